@@ -1,0 +1,1 @@
+"""FROM MACHINES TO PROFILES, and back."""

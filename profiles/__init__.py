@@ -1,0 +1,1 @@
+"""EVERY NUMBER, with unit and source. Loaders only, no physics."""

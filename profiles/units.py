@@ -1,0 +1,13 @@
+"""Named conversions. Inside: seconds, bytes, FLOP, tokens, USD. Milliseconds only at the edges."""
+
+US = 1e-6
+MS = 1e-3
+KILO = 1e3
+MEGA = 1e6
+GIGA = 1e9
+TERA = 1e12
+MiB = 2.0**20
+GiB = 2.0**30
+HOUR_S = 3600.0
+BF16_BYTES = 2
+FP32_BYTES = 4

@@ -1,0 +1,1 @@
+"""THE MODEL. Pure: no files, torch, pandas, plots or printing."""
