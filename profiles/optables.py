@@ -1,0 +1,302 @@
+"""Measured operator times of one GPU: what ran, on which sizes, and how far to trust it.
+
+The files under ``ops/<gpu>/`` are matrices: key columns, a ``source`` letter explained in
+``meta.toml``, then one column of microseconds per size. ``dflash-sim calibrate import-silicon``
+writes them; nothing else should.
+"""
+
+import csv
+import hashlib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import log
+from pathlib import Path
+from typing import Any
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.interp import GemmCurve, GemmGrid, Line, Sheet
+from dflash_sim.profiles.units import US
+
+FILES = ("attention.csv", "comm.csv", "gdn.csv", "gemm.csv", "meta.toml", "moe.csv")
+BACKENDS = ("trtllm_mha", "fa3", "flashinfer", "triton")  # first one measured is the default
+KEPT = 1 << 16  # remembered lookups per kind; a KV length is rarely asked twice
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One operator's time and the evidence behind it.
+
+    Parameters
+    ----------
+    seconds : time of one call [s]
+    evidence : ``measured`` between points of a table, ``fitted`` past them or on a nearby shape
+    rel_err : typical relative error, from held-out table points [1]
+    """
+
+    seconds: float
+    evidence: str
+    rel_err: float
+
+
+FREE = Timing(seconds=0.0, evidence="measured", rel_err=0.0)
+
+
+@dataclass(frozen=True)
+class _Trust:
+    measured: float
+    fitted: float
+
+    def timing(self, found: tuple[float, bool]) -> Timing:
+        seconds, inside = found
+        return Timing(
+            seconds=seconds,
+            evidence="measured" if inside else "fitted",
+            rel_err=self.measured if inside else self.fitted,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class OpTables:
+    """Operator times of one GPU model; per-rank shapes go in, seconds come out.
+
+    Every lookup answers ``None`` when nothing comparable was measured, except :meth:`gemm`,
+    which falls back to its fitted curve.
+    """
+
+    device: str
+    digest: str
+    meta: dict[str, Any]
+    _gemm: GemmGrid
+    _moe: dict[tuple[str, ...], Line]
+    _decode: dict[tuple[str, ...], Sheet]
+    _prefill: dict[tuple[str, ...], Sheet]
+    _gdn: dict[tuple[str, ...], Sheet]
+    _comm: dict[tuple[str, ...], Line]
+    _trust: dict[str, _Trust] = field(repr=False)
+
+    @classmethod
+    def load(cls, device: str, *, profiles_dirs: Sequence[str | Path] = ()) -> "OpTables | None":
+        """Tables of ``device``, or ``None`` when it has none.
+
+        Parameters
+        ----------
+        device : GPU name, such as ``b200``
+        profiles_dirs : searched for ``ops/<device>/`` before the built-in profiles
+        """
+        for root in (*map(Path, profiles_dirs), Path(__file__).parent):
+            folder = root / "ops" / device
+            if (folder / "meta.toml").is_file():
+                return _load(device, folder)
+        return None
+
+    def gemm(self, *, m: int, n: int, k: int) -> Timing:
+        """Time of a bf16 ``[m, k] x [k, n]`` product."""
+        return _gemm(self, m, n, k)
+
+    def moe(
+        self,
+        *,
+        tokens: int,
+        experts: int,
+        top_k: int,
+        hidden: int,
+        inter: int,
+        tp: int,
+        distribution: str = "power_law_1.2",
+    ) -> Timing | None:
+        """Time of one rank's routed experts: top-k choice, two grouped products, weighted sum.
+
+        The router's own product is not included.
+
+        Parameters
+        ----------
+        tokens : rows entering the layer [token]
+        experts, top_k, hidden, inter : the layer before sharding [1]
+        tp : ranks sharing each expert's ``inter`` columns [1]
+        distribution : how tokens spread over experts: ``balanced`` or ``power_law_<alpha>``
+        """
+        shape = (experts, top_k, hidden, inter, tp)
+        line = self._moe.get((*map(str, shape), distribution))
+        return None if line is None else self._trust["moe"].timing(line.at(tokens))
+
+    def decode_attention(
+        self,
+        *,
+        batch: float,
+        kv_len: float,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        window: int = 0,
+        backend: str | None = None,
+    ) -> Timing | None:
+        """Time of one layer's attention with one query per request, on one rank.
+
+        Parameters
+        ----------
+        batch : requests [1]
+        kv_len : cached tokens per request, the new one included [token]
+        heads, kv_heads : of this rank [1]
+        head_dim : width of a head [1]
+        window : sliding window, 0 for none [token]
+        backend : kernel family; the default is the first of :data:`BACKENDS` with this shape
+        """
+        return _attention(self, "decode", batch, kv_len, heads, kv_heads, head_dim, window, backend)
+
+    def prefill_attention(
+        self, *, batch: int, seq: int, heads: int, kv_heads: int, head_dim: int, window: int = 0
+    ) -> Timing | None:
+        """Time of one layer's causal attention over ``batch`` fresh prompts of ``seq`` tokens."""
+        return _attention(self, "prefill", batch, seq, heads, kv_heads, head_dim, window, None)
+
+    def gdn_decode(self, *, batch: float, v_heads: int, k_heads: int) -> Timing | None:
+        """Time of one gated-delta-rule step for ``batch`` requests, linear between batches."""
+        return self._gdn_at("recurrent_decode", 1, batch, v_heads, k_heads)
+
+    def gdn_conv(self, *, tokens: int, v_heads: int, k_heads: int) -> Timing | None:
+        """Time of the causal convolution's one-token state update for ``tokens`` requests."""
+        return self._gdn_at("conv_update", 1, tokens, v_heads, k_heads)
+
+    def gdn_prefill(self, *, batch: int, seq: int, v_heads: int, k_heads: int) -> Timing | None:
+        """Time of the chunked gated delta rule over ``batch`` prompts of ``seq`` tokens."""
+        return self._gdn_at("chunk_prefill", seq, batch, v_heads, k_heads)
+
+    def gdn_prefill_conv(
+        self, *, batch: int, seq: int, v_heads: int, k_heads: int
+    ) -> Timing | None:
+        """Time of the causal convolution over ``batch`` prompts of ``seq`` tokens."""
+        return self._gdn_at("conv_prefill", seq, batch, v_heads, k_heads)
+
+    def all_reduce(self, *, nbytes: float, gpus: int) -> Timing | None:
+        """Time to sum ``nbytes`` [byte] over ``gpus`` in one node, inside a CUDA graph."""
+        return self._comm_at("all_reduce", nbytes, gpus)
+
+    def all_gather(self, *, nbytes: float, gpus: int) -> Timing | None:
+        """Time to gather a result of ``nbytes`` [byte] on every GPU; each brings its share."""
+        return self._comm_at("all_gather", nbytes, gpus)
+
+    def _gdn_at(
+        self, kernel: str, seq: float, batch: float, v_heads: int, k_heads: int
+    ) -> Timing | None:
+        sheet = self._gdn.get((kernel, str(v_heads), str(k_heads)))
+        return None if sheet is None else self._trust["gdn"].timing(sheet.at(seq, batch))
+
+    def _comm_at(self, op: str, nbytes: float, gpus: int) -> Timing | None:
+        if gpus == 1:
+            return FREE
+        line = self._comm.get((op, str(gpus)))
+        return None if line is None else self._trust["comm"].timing(line.at(nbytes))
+
+
+@lru_cache(maxsize=KEPT)
+def _gemm(tables: OpTables, m: int, n: int, k: int) -> Timing:
+    return tables._trust["gemm"].timing(tables._gemm.at(m=m, n=n, k=k))
+
+
+@lru_cache(maxsize=KEPT)
+def _attention(
+    tables: OpTables,
+    phase: str,
+    batch: float,
+    length: float,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int,
+    backend: str | None,
+) -> Timing | None:
+    sheets = tables._decode if phase == "decode" else tables._prefill
+    wanted = (heads, kv_heads, head_dim, window, backend)
+    key = _nearest(sheets, heads, kv_heads, head_dim, window, backend)
+    if key is None and window:
+        # Reading only the window's tokens costs what a cache of that length costs.
+        length = min(length, window)
+        key = _nearest(sheets, heads, kv_heads, head_dim, 0, backend)
+    if key is None:
+        return None
+    exact = (int(key[1]), int(key[2]), int(key[3]), int(key[4])) == wanted[:4]
+    same_kernel = backend is None or key[0] == backend
+    seconds, inside = sheets[key].at(batch, length)
+    return tables._trust["attention"].timing((seconds, inside and exact and same_kernel))
+
+
+def _nearest(
+    sheets: dict[tuple[str, ...], Sheet],
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int,
+    backend: str | None,
+) -> tuple[str, ...] | None:
+    """Key with this cache shape: wanted kernel, else default one; nearest query heads."""
+    cache = (str(kv_heads), str(head_dim), str(window))
+    found = [key for key in sheets if key[2:] == cache]
+    order = {name: rank for rank, name in enumerate(BACKENDS)}
+
+    def distance(key: tuple[str, ...]) -> tuple[bool, int, float, str]:
+        return (
+            backend is not None and key[0] != backend,
+            order.get(key[0], len(order)),
+            round(abs(log(int(key[1]) / heads)), 6),
+            key[0],
+        )
+
+    return min(found, key=distance, default=None)
+
+
+def _load(device: str, folder: Path) -> OpTables:
+    try:
+        raw = {name: (folder / name).read_bytes() for name in FILES}
+        meta = tomllib.loads(raw["meta.toml"].decode())
+        curve = GemmCurve(**meta["gemm"]["curve"])
+        m, gemm = _matrix(raw["gemm.csv"])
+        return OpTables(
+            device=device,
+            digest=hashlib.sha256(b"".join(raw[name] for name in FILES)).hexdigest()[:12],
+            meta=meta,
+            _gemm=GemmGrid(
+                [int(v) for v in m], {(int(n), int(k)): t for (n, k), t in gemm.items()}, curve
+            ),
+            _moe={key[:-1]: line for key, line in _lines(raw["moe.csv"]).items()},
+            _decode=_sheets(raw["attention.csv"], head="decode"),
+            _prefill=_sheets(raw["attention.csv"], head="prefill"),
+            _gdn=_sheets(raw["gdn.csv"], linear=True),
+            _comm=_lines(raw["comm.csv"]),
+            _trust={
+                family: _Trust(**meta[family]["error"])
+                for family in ("gemm", "moe", "attention", "gdn", "comm")
+            },
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"cannot read the operator tables in {folder}: {error}"
+        raise UsageError(msg) from error
+
+
+def _matrix(raw: bytes) -> tuple[list[float], dict[tuple[str, ...], list[float | None]]]:
+    """Sizes of the time columns, and key columns to times [s]."""
+    rows = csv.reader(raw.decode().splitlines())
+    header = next(rows)
+    first = header.index("source") + 1
+    axis = [float(name.rpartition("=")[2]) for name in header[first:]]
+    return axis, {
+        tuple(row[: first - 1]): [float(cell) * US if cell else None for cell in row[first:]]
+        for row in rows
+    }
+
+
+def _lines(raw: bytes) -> dict[tuple[str, ...], Line]:
+    axis, rows = _matrix(raw)
+    return {key: Line(axis, times) for key, times in rows.items()}
+
+
+def _sheets(raw: bytes, *, head: str = "", linear: bool = False) -> dict[tuple[str, ...], Sheet]:
+    """Sheets keyed by every column but the last key, which becomes the sheet's first axis."""
+    axis, rows = _matrix(raw)
+    grouped: dict[tuple[str, ...], dict[float, Line]] = {}
+    for key, times in rows.items():
+        if not head or key[0] == head:
+            name = key[1:-1] if head else key[:-1]
+            grouped.setdefault(name, {})[float(key[-1])] = Line(axis, times, linear=linear)
+    return {name: Sheet(lines) for name, lines in grouped.items()}
