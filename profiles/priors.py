@@ -1,0 +1,59 @@
+"""Priors on acceptance, from profiles/acceptance/priors.toml."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from dflash_sim.profiles.errors import unknown
+
+_PRIORS = Path(__file__).parent / "acceptance" / "priors.toml"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A Gaussian prior on one dimensionless number, and where it comes from."""
+
+    mean: float
+    sd: float
+    source: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class AcceptancePriors:
+    """What to assume about acceptance beyond the accept lengths given.
+
+    Parameters
+    ----------
+    theta : variance between requests of the factor on the rejection rate [1]
+    accept_length_error : relative standard error of one published accept length [1]
+    beta : decay of acceptance along the block, by drafting method
+    """
+
+    theta: float
+    accept_length_error: float
+    beta: Mapping[str, Prior]
+
+    def beta_of(self, method: str) -> Prior:
+        """The prior on beta of a drafting method such as ``dflash`` or ``mtp``."""
+        if method not in self.beta:
+            raise unknown(kind="drafting method", value=method, allowed=self.beta)
+        return self.beta[method]
+
+
+@cache
+def load_acceptance_priors() -> AcceptancePriors:
+    """Read the priors shipped with the package."""
+    sheet = tomllib.loads(_PRIORS.read_text())
+    beta = {
+        method: Prior(mean=p["mean"], sd=p["sd"], source=p["source"], evidence=p["evidence"])
+        for method, p in sheet["beta"].items()
+    }
+    return AcceptancePriors(
+        theta=sheet["theta"]["value"],
+        accept_length_error=sheet["accept_length_error"]["value"],
+        beta=MappingProxyType(beta),
+    )
