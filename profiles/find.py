@@ -1,0 +1,103 @@
+"""Find sheets by name: in the user's folders first, then among those shipped.
+
+A name is looked up in ``profiles_dirs``, then in the folders of ``DFLASH_SIM_PROFILES``, then
+in the package; the first match wins.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from dflash_sim.profiles.errors import UsageError, unknown
+
+ENV = "DFLASH_SIM_PROFILES"
+FOLDERS = {
+    "gpus": ("devices", ".toml"),
+    "nodes": ("nodes", ".toml"),
+    "models": ("models", ".json"),
+    "drafters": ("drafters", "-dflash.json"),
+    "eagle3": ("drafters", "-eagle3.json"),
+    "datasets": ("workloads", ".toml"),
+}
+Dirs = tuple[Path, ...]
+
+
+def roots(profiles_dirs: Dirs = ()) -> tuple[Path, ...]:
+    """Folders that are searched, the user's first."""
+    given = [*profiles_dirs, *map(Path, filter(None, os.environ.get(ENV, "").split(os.pathsep)))]
+    for folder in given:
+        if not folder.is_dir():
+            msg = f"profiles folder '{folder}' does not exist (from --profiles or {ENV})"
+            raise UsageError(msg)
+    return (*given, Path(str(files("dflash_sim.profiles"))))
+
+
+def sheets(folder: str, suffix: str, profiles_dirs: Dirs = ()) -> Iterator[Path]:
+    """Every sheet of ``folder``, in order of precedence."""
+    for root in roots(profiles_dirs):
+        yield from sorted((root / folder).glob(f"*{suffix}"))
+
+
+def sheet_names(folder: str, suffix: str, profiles_dirs: Dirs = ()) -> list[str]:
+    """Names of the sheets in ``folder``, sorted."""
+    return sorted({path.stem for path in sheets(folder, suffix, profiles_dirs)})
+
+
+def names(kind: str, profiles_dirs: Dirs = ()) -> list[str]:
+    """Names that can be loaded; ``kind`` is a key of :data:`FOLDERS`."""
+    if kind not in FOLDERS:
+        what = "kind of sheet"
+        raise unknown(what, kind, FOLDERS)
+    return sheet_names(*FOLDERS[kind], profiles_dirs)
+
+
+def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) -> Path | None:
+    """The first sheet of ``folder`` called ``name`` or with that alias, in any case."""
+    wanted = name.lower()
+    for root in roots(profiles_dirs):
+        paths = sorted((root / folder).glob(f"*{suffix}"))
+        for path in paths:
+            if path.stem.lower() == wanted:
+                return path
+        for path in paths:
+            if wanted in aliases(path):
+                return path
+    return None
+
+
+def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
+    """As :func:`find_sheet` for a ``kind``, but an unknown name is an error that lists names."""
+    path = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
+    if path is None:
+        singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
+        raise unknown(singular, name, names(kind, profiles_dirs))
+    return path
+
+
+def aliases(path: Path) -> set[str]:
+    """Other names of a sheet, lower case; ``Org/Name`` is known as ``Name`` too."""
+    raw = read_sheet(path)
+    listed = raw.get("aliases", raw.get("_aliases", []))
+    if not isinstance(listed, list):
+        msg = f"{path}: aliases must be a list"
+        raise UsageError(msg)
+    full = {str(alias).lower() for alias in listed}
+    return full | {alias.rsplit("/", 1)[-1] for alias in full}
+
+
+def read_sheet(path: Path) -> dict[str, Any]:
+    """A TOML or JSON file as a dict."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad text, TOML or JSON
+        msg = f"cannot read {path}: {error}"
+        raise UsageError(msg) from error
+    if not isinstance(raw, dict):
+        msg = f"{path}: expected an object, got {type(raw).__name__}"
+        raise UsageError(msg)
+    return raw

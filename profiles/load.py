@@ -1,0 +1,313 @@
+"""Read a sheet by name. Where names are looked up is in :mod:`dflash_sim.profiles.find`."""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dflash_sim.profiles.errors import MissingProfileError, UsageError
+from dflash_sim.profiles.find import (
+    FOLDERS,
+    Dirs,
+    aliases,
+    find_sheet,
+    names,
+    read_sheet,
+    require_sheet,
+    roots,
+    sheet_names,
+    sheets,
+)
+from dflash_sim.profiles.shapes import (
+    DrafterShape,
+    Eagle3Shape,
+    ModelShape,
+    parse_drafter,
+    parse_eagle3,
+    parse_model,
+)
+from dflash_sim.profiles.sheets import (
+    EVIDENCE,
+    UNITS,
+    AcceptancePoint,
+    Dataset,
+    Device,
+    LengthModel,
+    Node,
+    PriceRange,
+    PublishedPoint,
+    Quantity,
+    SurvivalPoint,
+)
+
+__all__ = [
+    "default_drafter",
+    "default_node",
+    "find_sheet",
+    "load_acceptance",
+    "load_dataset",
+    "load_device",
+    "load_drafter",
+    "load_eagle3",
+    "load_model",
+    "load_node",
+    "load_published",
+    "load_survival",
+    "names",
+    "quantities",
+    "sheet_names",
+]
+
+_Row = TypeVar("_Row")
+
+
+def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
+    """The GPU called ``name``, such as ``b200``."""
+    sheet = _Sheet(require_sheet("gpus", name, profiles_dirs))
+    rent = sheet.raw.get("price", {})
+    return Device(
+        name=sheet.path.stem,
+        title=sheet.text("title"),
+        vendor=sheet.text("vendor"),
+        aliases=tuple(sheet.raw.get("aliases", ())),
+        bf16_flop_s=sheet["bf16"],
+        fp8_flop_s=sheet.get("fp8"),
+        fp4_flop_s=sheet.get("fp4"),
+        mem_bytes=sheet["mem"],
+        mem_bw_byte_s=sheet["mem_bw"],
+        mem_bw_eff=sheet["mem_bw_eff"],
+        link_byte_s=sheet["link"],
+        sm_count=int(sheet["sm_count"]),
+        tdp_w=sheet["tdp"],
+        l2_bytes=sheet.get("l2"),
+        price=PriceRange(
+            low=sheet.get("price.low"),
+            typical=sheet.get("price.typical"),
+            high=sheet.get("price.high"),
+            source=rent.get("source", "none found"),
+        ),
+        quantities=sheet.quantities,
+    )
+
+
+def load_node(name: str, profiles_dirs: Dirs = ()) -> Node:
+    """The node called ``name``, such as ``b200x8``."""
+    sheet = _Sheet(require_sheet("nodes", name, profiles_dirs))
+    return Node(
+        name=sheet.path.stem,
+        device=sheet.text("device"),
+        num_gpus=int(sheet["num_gpus"]),
+        interconnect=sheet.text("interconnect"),
+        link_byte_s=sheet["link"],
+        p2p_latency_s=sheet["p2p_latency"],
+        quantities=sheet.quantities,
+    )
+
+
+def default_node(device: str, profiles_dirs: Dirs = ()) -> Node:
+    """The node a GPU usually comes in: the first sheet that names it."""
+    wanted = require_sheet("gpus", device, profiles_dirs).stem
+    for path in sheets("nodes", ".toml", profiles_dirs):
+        if read_sheet(path).get("device") == wanted:
+            return load_node(path.stem, profiles_dirs)
+    have = ", ".join(names("nodes", profiles_dirs))
+    msg = f"no node sheet for GPU '{wanted}'; have: {have}. Write nodes/{wanted}x8.toml"
+    raise MissingProfileError(msg)
+
+
+def load_model(name: str, profiles_dirs: Dirs = ()) -> ModelShape:
+    """A target model by name, Hugging Face id, or path to a ``config.json`` or its folder."""
+    return _network("models", name, profiles_dirs, parse_model)
+
+
+def load_drafter(name: str, profiles_dirs: Dirs = ()) -> DrafterShape:
+    """A DFlash drafter by name, Hugging Face id or path."""
+    return _network("drafters", name, profiles_dirs, parse_drafter)
+
+
+def default_drafter(model: str, profiles_dirs: Dirs = ()) -> DrafterShape:
+    """The DFlash drafter made for ``model``: the first whose ``target`` it is."""
+    path = _made_for("drafters", model, profiles_dirs)
+    return _parse(path, path.stem, parse_drafter)
+
+
+def load_eagle3(model: str, profiles_dirs: Dirs = ()) -> Eagle3Shape:
+    """The EAGLE-3 head made for ``model``; or the head itself, by name or path."""
+    if find_sheet("models", model, ".json", profiles_dirs) is None:
+        return _network("eagle3", model, profiles_dirs, parse_eagle3)
+    path = _made_for("eagle3", model, profiles_dirs)
+    return _parse(path, path.stem, parse_eagle3)
+
+
+def load_dataset(name: str, profiles_dirs: Dirs = ()) -> Dataset:
+    """A workload, such as ``humaneval``."""
+    sheet = _Sheet(require_sheet("datasets", name, profiles_dirs))
+    turns = int(sheet["turns"])
+    return Dataset(
+        name=sheet.path.stem,
+        title=sheet.text("title"),
+        aliases=tuple(sheet.raw.get("aliases", ())),
+        num_prompts=int(sheet["num_prompts"]),
+        turns=turns,
+        isl=tuple(sheet.lengths(f"isl_{turn}") for turn in range(1, turns + 1)),
+        osl={True: sheet.lengths("osl_thinking"), False: sheet.lengths("osl_plain")},
+        max_new_tokens=int(sheet["max_new_tokens"]),
+        min_turns=int(sheet["min_turns"]),
+        radix_cache=bool(sheet.raw.get("radix_cache", True)),
+        quantities=sheet.quantities,
+    )
+
+
+def load_acceptance(profiles_dirs: Dirs = ()) -> tuple[AcceptancePoint, ...]:
+    """Published mean accept lengths, the user's rows first."""
+    return tuple(_rows(AcceptancePoint, "acceptance/accept_length.csv", profiles_dirs))
+
+
+def load_survival(profiles_dirs: Dirs = ()) -> tuple[SurvivalPoint, ...]:
+    """Published acceptance by draft position, the user's rows first."""
+    return tuple(_rows(SurvivalPoint, "acceptance/positions.csv", profiles_dirs))
+
+
+def load_published(profiles_dirs: Dirs = ()) -> tuple[PublishedPoint, ...]:
+    """Published throughput with complete conditions, the user's rows first."""
+    return tuple(_rows(PublishedPoint, "published/throughput.csv", profiles_dirs))
+
+
+def quantities(raw: Mapping[str, Any], path: Path) -> dict[str, Quantity]:
+    """Every quantity in a parsed sheet, by dotted name; one without unit or source is refused.
+
+    A table with ``value`` is one quantity. ``[price]`` is three that share a source.
+    """
+    found: dict[str, Quantity] = {}
+    for key, table in raw.items():
+        if not isinstance(table, Mapping):
+            continue
+        if "value" in table:
+            found[key] = _quantity(table, table["value"], f"{path}: [{key}]")
+        elif key == "price":
+            for end in ("low", "typical", "high"):
+                if end in table:
+                    found[f"price.{end}"] = _quantity(table, table[end], f"{path}: [price] {end}")
+        else:
+            found |= {f"{key}.{k}": q for k, q in quantities(table, path).items()}
+    return found
+
+
+def _quantity(table: Mapping[str, Any], value: object, where: str) -> Quantity:
+    rel_err = table.get("rel_err", 0.0)
+    for what, number in (("value", value), ("rel_err", rel_err)):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            msg = f"{where}: {what} is {number!r}; expected a number"
+            raise UsageError(msg)
+    for what, allowed in (("unit", UNITS), ("evidence", EVIDENCE)):
+        if table.get(what) not in allowed:
+            msg = f"{where}: {what} is {table.get(what)!r}; expected one of {', '.join(allowed)}"
+            raise UsageError(msg)
+    source = table.get("source")
+    if not isinstance(source, str) or not source.strip():
+        msg = f"{where}: no source; say where the number is from"
+        raise UsageError(msg)
+    return Quantity(float(value), table["unit"], source, table["evidence"], float(rel_err))  # type: ignore[arg-type]
+
+
+class _Sheet:
+    """A TOML sheet whose quantities are read in SI by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.raw = read_sheet(path)
+        self.quantities = quantities(self.raw, path)
+
+    def __getitem__(self, key: str) -> float:
+        return self.quantity(key).si
+
+    def get(self, key: str) -> float | None:
+        return self.quantities[key].si if key in self.quantities else None
+
+    def quantity(self, key: str) -> Quantity:
+        if key not in self.quantities:
+            msg = f"{self.path}: no [{key}]"
+            raise UsageError(msg)
+        return self.quantities[key]
+
+    def lengths(self, key: str) -> LengthModel:
+        return LengthModel(self.quantity(f"{key}.mean"), self.quantity(f"{key}.sd"))
+
+    def text(self, key: str) -> str:
+        value = self.raw.get(key)
+        if not isinstance(value, str):
+            msg = f"{self.path}: {key} is {value!r}; expected a string"
+            raise UsageError(msg)
+        return value
+
+
+_Shape = TypeVar("_Shape", ModelShape, DrafterShape, Eagle3Shape)
+
+
+def _network(kind: str, name: str, profiles_dirs: Dirs, parse: Callable[..., _Shape]) -> _Shape:
+    sheet = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
+    path = sheet or _as_path(name) or require_sheet(kind, name, profiles_dirs)
+    label = path.stem if path.name != "config.json" else path.resolve().parent.name
+    return _parse(path, label, parse)
+
+
+def _parse(path: Path, label: str, parse: Callable[..., _Shape]) -> _Shape:
+    config = read_sheet(path)
+    return parse(config, name=label, source=str(config.get("_source", path)))
+
+
+def _as_path(name: str) -> Path | None:
+    """The config file that ``name`` points to, if it is a path rather than a name."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path / "config.json"
+    explicit = name.endswith(".json") or name.startswith((".", "/", "~"))
+    return path if explicit or path.is_file() else None
+
+
+def _made_for(kind: str, model: str, profiles_dirs: Dirs) -> Path:
+    """The first drafter sheet of ``kind`` whose target is ``model``."""
+    target = require_sheet("models", model, profiles_dirs)
+    known_as = {target.stem.lower(), *aliases(target)}
+    for path in sheets(*FOLDERS[kind], profiles_dirs):
+        if str(read_sheet(path).get("target", "")).lower() in known_as:
+            return path
+    have = ", ".join(names(kind, profiles_dirs))
+    msg = f"no drafter of kind {kind} is known for '{target.stem}'; have: {have}"
+    raise MissingProfileError(msg)
+
+
+def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:
+    """Rows of a table as ``record``, from every folder that has one; urls by ``source_id``."""
+    for root in roots(profiles_dirs):
+        urls = {row["source_id"]: row["url"] for row in _csv(root / "published/sources.csv")}
+        for number, row in enumerate(_csv(root / file), start=2):
+            row.setdefault("url", urls.get(row.get("source_id") or "", ""))
+            try:
+                yield record(**{f.name: _CELL[str(f.type)](row[f.name]) for f in fields(record)})  # type: ignore[arg-type]
+            except (KeyError, ValueError) as error:
+                msg = (
+                    f"{root / file}, line {number}: {error!r}; expected columns {_columns(record)}"
+                )
+                raise UsageError(msg) from error
+
+
+def _csv(path: Path) -> Iterator[dict[str, str]]:
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as lines:
+            yield from csv.DictReader(lines)
+
+
+def _yes_no(cell: str) -> bool | None:
+    return {"yes": True, "no": False, "": None}[cell]
+
+
+_CELL: dict[str, Callable[[str], Any]] = {
+    "<class 'str'>": str,
+    "<class 'int'>": int,
+    "<class 'float'>": float,
+    "float | None": lambda cell: float(cell) if cell else None,
+    "bool | None": _yes_no,
+    "tuple[str, ...]": lambda cell: tuple(cell.split()),
+}

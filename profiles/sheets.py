@@ -1,0 +1,262 @@
+"""What a sheet holds: quantities with unit, source and evidence, and the records built on them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from dflash_sim.profiles import units
+from dflash_sim.profiles.errors import UsageError
+
+Evidence = Literal["measured", "fitted", "roofline", "assumed", "datasheet", "published"]
+EVIDENCE: tuple[Evidence, ...] = (
+    "measured",
+    "fitted",
+    "roofline",
+    "assumed",
+    "datasheet",
+    "published",
+)
+UNITS = {
+    "1": 1.0,
+    "token": 1.0,
+    "request": 1.0,
+    "turn": 1.0,
+    "FLOP/s": 1.0,
+    "TFLOP/s": units.TERA,
+    "byte/s": 1.0,
+    "GB/s": units.GIGA,
+    "TB/s": units.TERA,
+    "byte": 1.0,
+    "MB": units.MEGA,
+    "GB": units.GIGA,
+    "MiB": units.MiB,
+    "GiB": units.GiB,
+    "s": 1.0,
+    "ms": units.MS,
+    "us": units.US,
+    "W": 1.0,
+    "USD/h": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number as its source gives it.
+
+    Parameters
+    ----------
+    value, unit
+        As written in the sheet; :attr:`si` converts.
+    source
+        Where it is from.
+    evidence
+        One of :data:`EVIDENCE`.
+    rel_err
+        Relative standard error, 0 when not stated.
+    """
+
+    value: float
+    unit: str
+    source: str
+    evidence: str
+    rel_err: float = 0.0
+
+    @property
+    def si(self) -> float:
+        """The value in seconds, bytes, FLOP, tokens, watts or USD per hour."""
+        if self.unit not in UNITS:
+            msg = f"unknown unit '{self.unit}' ({self.source}); have: {', '.join(UNITS)}"
+            raise UsageError(msg)
+        return self.value * UNITS[self.unit]
+
+
+@dataclass(frozen=True)
+class PriceRange:
+    """Rent of one GPU [USD/h]; None where no price was found."""
+
+    low: float | None
+    typical: float | None
+    high: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU.
+
+    Parameters
+    ----------
+    bf16_flop_s, fp8_flop_s, fp4_flop_s
+        Dense peak rates [FLOP/s]; None where the hardware has no such format.
+    mem_bytes
+        Usable memory [byte].
+    mem_bw_byte_s, mem_bw_eff
+        Peak memory bandwidth [byte/s], and the fraction of it a kernel reaches [1].
+    link_byte_s
+        To its peers, one direction [byte/s].
+    sm_count
+        Streaming multiprocessors, or compute units.
+    tdp_w
+        Board power [W].
+    l2_bytes
+        Last-level cache [byte], None if not known.
+    quantities
+        Every number of the sheet with its source.
+    """
+
+    name: str
+    title: str
+    vendor: str
+    aliases: tuple[str, ...]
+    bf16_flop_s: float
+    fp8_flop_s: float | None
+    fp4_flop_s: float | None
+    mem_bytes: float
+    mem_bw_byte_s: float
+    mem_bw_eff: float
+    link_byte_s: float
+    sm_count: int
+    tdp_w: float
+    l2_bytes: float | None
+    price: PriceRange
+    quantities: Mapping[str, Quantity]
+
+
+@dataclass(frozen=True)
+class Node:
+    """GPUs that one tensor-parallel group may span.
+
+    Parameters
+    ----------
+    link_byte_s
+        Per GPU to its peers, one direction [byte/s].
+    p2p_latency_s
+        Of one peer-to-peer message [s].
+    """
+
+    name: str
+    device: str
+    num_gpus: int
+    interconnect: str
+    link_byte_s: float
+    p2p_latency_s: float
+    quantities: Mapping[str, Quantity]
+
+
+@dataclass(frozen=True)
+class LengthModel:
+    """Token lengths, log-normal with these moments [token]."""
+
+    mean: Quantity
+    sd: Quantity
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A benchmark workload: how many prompts, how long, and how the answers are.
+
+    Parameters
+    ----------
+    num_prompts
+        Distinct conversations.
+    turns
+        Generation turns of each; a later turn's prompt holds the earlier answers.
+    isl
+        Prompt length of each turn, without earlier turns [token].
+    osl
+        Answer length by ``thinking``, before the cap [token].
+    max_new_tokens
+        Cap on an answer [token].
+    min_turns
+        Above concurrency 1 the whole workload is repeated until this many turns.
+    radix_cache
+        Whether repeated prompts and earlier turns hit the prefix cache.
+    """
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    num_prompts: int
+    turns: int
+    isl: tuple[LengthModel, ...]
+    osl: Mapping[bool, LengthModel]
+    max_new_tokens: int
+    min_turns: int
+    radix_cache: bool
+    quantities: Mapping[str, Quantity]
+
+    def copies(self, conc: int) -> int:
+        """Whole copies of the workload that one run at concurrency ``conc`` serves."""
+        if conc == 1:
+            return 1
+        return -(-self.min_turns // (self.num_prompts * self.turns))
+
+
+@dataclass(frozen=True)
+class AcceptancePoint:
+    """A published mean accept length (tokens per verify step, the bonus token included).
+
+    ``block`` is the verify width: k MTP or EAGLE steps are k + 1. ``estimator`` is
+    ``request_mean`` (mean over requests or turns) or ``cycle`` (tokens over cycles).
+    ``thinking`` is None where the source does not say.
+    """
+
+    model: str
+    drafter: str
+    method: str
+    block: int
+    dataset: str
+    thinking: bool | None
+    accept_len: float
+    estimator: str
+    source_id: str
+    url: str
+    notes: str
+
+
+@dataclass(frozen=True)
+class SurvivalPoint:
+    """Published probability that at least ``position`` drafts (1-based) are accepted in a step.
+
+    ``kind`` is how the source gave it: ``survival``, ``histogram``, or ``conditional``
+    (multiplied up here).
+    """
+
+    model: str
+    drafter: str
+    method: str
+    block: int
+    dataset: str
+    thinking: bool | None
+    position: int
+    survival: float
+    kind: str
+    source_id: str
+    url: str
+
+
+@dataclass(frozen=True)
+class PublishedPoint:
+    """A published throughput [token/s, all requests and GPUs] with its conditions.
+
+    ``fitted_what`` names the parameters fitted on this row; an accuracy table may not use it.
+    """
+
+    source_id: str
+    url: str
+    model: str
+    drafter: str
+    method: str
+    block: int
+    gpu: str
+    num_gpus: int
+    tp: int
+    engine_mode: str
+    dataset: str
+    conc: int
+    max_new_tokens: int
+    thinking: bool | None
+    output_tok_s: float
+    accept_len: float | None
+    fitted_what: tuple[str, ...]
+    notes: str
