@@ -287,9 +287,8 @@ def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:
             try:
                 yield record(**{f.name: _CELL[str(f.type)](row[f.name]) for f in fields(record)})  # type: ignore[arg-type]
             except (KeyError, ValueError) as error:
-                msg = (
-                    f"{root / file}, line {number}: {error!r}; expected columns {_columns(record)}"
-                )
+                want = ", ".join(f.name for f in fields(record))
+                msg = f"{root / file}, line {number}: {error!r}; expected columns {want}"
                 raise UsageError(msg) from error
 
 
