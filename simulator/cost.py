@@ -1,0 +1,220 @@
+"""Op -> Cost: the measured table first, then its fitted curve, then the roofline.
+
+Every cost says what it rests on, and sums keep the shares, so a result can report how much of
+its step time was measured.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from dflash_sim.profiles.enginesheet import EngineSheet
+from dflash_sim.profiles.optables import OpTables, Timing
+from dflash_sim.profiles.sheets import Device
+from dflash_sim.simulator.ops import (
+    Attention,
+    Call,
+    Collective,
+    Elementwise,
+    GdnConv,
+    GdnPrefill,
+    GdnRecurrent,
+    Gemm,
+    Moe,
+    Op,
+    PrefillAttention,
+)
+
+EVIDENCE = ("measured", "fitted", "roofline", "assumed")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds by evidence, and the part of them spent in collectives."""
+
+    by_evidence: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    comm_s: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.by_evidence)
+
+    def __add__(self, other: "Cost") -> "Cost":
+        both = zip(self.by_evidence, other.by_evidence, strict=True)
+        a, b, c, d = (x + y for x, y in both)
+        return Cost((a, b, c, d), self.comm_s + other.comm_s)
+
+    def as_array(self) -> np.ndarray:
+        """``[measured, fitted, roofline, assumed, comm]`` [s], for interpolation."""
+        return np.array([*self.by_evidence, self.comm_s])
+
+    @staticmethod
+    def of(seconds: float, evidence: str, *, comm: bool = False) -> "Cost":
+        slots = [0.0, 0.0, 0.0, 0.0]
+        slots[EVIDENCE.index(evidence)] = seconds
+        a, b, c, d = slots
+        return Cost((a, b, c, d), seconds if comm else 0.0)
+
+
+@dataclass
+class CostModel:
+    """Prices ops on one device with one engine version.
+
+    Parameters
+    ----------
+    device, engine, tables
+        The sheets; ``tables`` is None where nothing was measured, and everything is roofline.
+    """
+
+    device: Device
+    engine: EngineSheet
+    tables: OpTables | None
+    moe_distribution: str = "power_law_1.2"
+    backend: str | None = None
+    _memo: dict[Op, Cost] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _elementwise_byte_s(self) -> float:
+        return self.device.mem_bw_byte_s * self.engine["elementwise_bw_eff"]
+
+    @cached_property
+    def _kernel_s(self) -> dict[str, float]:
+        e = self.engine
+        fixed = {"small": e["small_kernel"], "norm": e["norm_kernel"], "router": e["router_kernel"]}
+        return {kind: s + e["graph_node_gap"] for kind, s in fixed.items()}
+
+    def op(self, op: Op) -> Cost:
+        """The cost of one launch, the gap to the next kernel included."""
+        cost = self._memo.get(op)
+        if cost is None:
+            cost = self._memo[op] = self._price(op)
+        return cost
+
+    def calls(self, calls: list[Call]) -> Cost:
+        """The cost of a pass: launches in sequence; a hidden call counts by its exposed share."""
+        total = np.zeros(5)
+        for call in calls:
+            share = self.engine[call.exposed] if call.exposed else 1.0
+            total += call.count * share * self.op(call.op).as_array()
+        m, f, r, a, comm = (float(x) for x in total)
+        return Cost((m, f, r, a), comm)
+
+    def _price(self, op: Op) -> Cost:
+        if isinstance(op, Elementwise):
+            return Cost.of(self._kernel_s[op.kind] + op.nbytes / self._elementwise_byte_s, "assumed")
+        if isinstance(op, Collective):
+            return self._collective(op)
+        timing = self._lookup(op)
+        gap = Cost.of(self.engine["graph_node_gap"], "assumed")
+        if timing is None:
+            return Cost.of(self._roofline_s(op), "roofline") + gap
+        return Cost.of(timing.seconds, timing.evidence) + gap
+
+    def _roofline_s(self, op: Op) -> float:
+        move = op.nbytes / (self.device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
+        compute = op.flops / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
+        return self.engine["roofline_launch"] + max(move, compute)
+
+    def _collective(self, op: Collective) -> Cost:
+        gap = Cost.of(self.engine["graph_node_gap"], "assumed", comm=True)
+        timing = None
+        if self.tables is not None:
+            look = self.tables.all_reduce if op.kind == "all_reduce" else self.tables.all_gather
+            timing = look(nbytes=op.nbytes, gpus=op.gpus)
+        if timing is not None:
+            return Cost.of(timing.seconds, timing.evidence, comm=True) + gap
+        # Ring or direct exchange: each rank sends (n-1)/n of the data, twice for an all-reduce.
+        passes = 2 if op.kind == "all_reduce" else 1
+        sent = passes * op.nbytes * (op.gpus - 1) / op.gpus
+        wire = sent / (self.device.link_byte_s * self.engine["weight_stream_bw_eff"])
+        return Cost.of(2 * self.engine["roofline_launch"] + wire, "roofline", comm=True) + gap
+
+    def _lookup(self, op: Op) -> Timing | None:
+        if self.tables is None:
+            return None
+        t = self.tables
+        match op:
+            case Gemm(m=m, n=n, k=k):
+                return t.gemm(m=m, n=n, k=k)
+            case Moe():
+                return t.moe(
+                    tokens=op.tokens,
+                    experts=op.experts,
+                    top_k=op.top_k,
+                    hidden=op.hidden,
+                    inter=op.inter,
+                    tp=op.tp,
+                    distribution=self.moe_distribution,
+                )
+            case Attention():
+                return self._attention(t, op)
+            case PrefillAttention():
+                return self._prefill_attention(t, op)
+            case GdnRecurrent():
+                return t.gdn_decode(
+                    batch=op.state_traffic, v_heads=op.v_heads, k_heads=op.k_heads
+                )
+            case GdnConv():
+                return t.gdn_conv(tokens=op.tokens, v_heads=op.v_heads, k_heads=op.k_heads)
+            case GdnPrefill():
+                return _both(
+                    t.gdn_prefill(
+                        batch=op.requests, seq=op.seq, v_heads=op.v_heads, k_heads=op.k_heads
+                    ),
+                    t.gdn_prefill_conv(
+                        batch=op.requests, seq=op.seq, v_heads=op.v_heads, k_heads=op.k_heads
+                    ),
+                )
+        return None
+
+    def _attention(self, t: OpTables, op: Attention) -> Timing | None:
+        """The decode kernel at equal KV; several query rows cost a factor, or their FLOPs."""
+        timing = t.decode_attention(
+            batch=op.requests,
+            kv_len=op.kv_len,
+            heads=op.heads,
+            kv_heads=op.kv_heads,
+            head_dim=op.head_dim,
+            window=op.window,
+            backend=self.backend,
+        )
+        if timing is None and op.window:
+            timing = t.decode_attention(
+                batch=op.requests,
+                kv_len=op.kv_len,
+                heads=op.heads,
+                kv_heads=op.kv_heads,
+                head_dim=op.head_dim,
+                backend=self.backend,
+            )
+        if timing is None or op.rows == 1:
+            return timing
+        compute = op.flops / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
+        wide = max(timing.seconds * self.engine["verify_attention_factor"], compute)
+        return Timing(wide, "fitted", timing.rel_err)
+
+    def _prefill_attention(self, t: OpTables, op: PrefillAttention) -> Timing | None:
+        """The context kernel of the new tokens, scaled by FLOPs where a prefix is attended too."""
+        timing = t.prefill_attention(
+            batch=op.requests,
+            seq=max(1, round(op.seq)),
+            heads=op.heads,
+            kv_heads=op.kv_heads,
+            head_dim=op.head_dim,
+            window=op.window,
+        )
+        if timing is None or not op.prefix:
+            return timing
+        extra = op.flops - PrefillAttention(
+            op.name, op.requests, op.seq, 0.0, op.heads, op.kv_heads, op.head_dim, op.window
+        ).flops
+        more = extra / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
+        return Timing(timing.seconds + more, "fitted", timing.rel_err)
+
+
+def _both(a: Timing | None, b: Timing | None) -> Timing | None:
+    if a is None or b is None:
+        return None
+    evidence = a.evidence if a.evidence == b.evidence else "fitted"
+    return Timing(a.seconds + b.seconds, evidence, max(a.rel_err, b.rel_err))

@@ -1,0 +1,115 @@
+"""A method's cycle as phases: which passes run, how often, under how many CUDA graphs.
+
+============== =======================================================================
+none           decode
+mtp            (k-1) MTP steps, verify k+1, GDN commit, draft-extend k+1
+eagle3         (k-1) EAGLE-3 steps, verify k+1, GDN commit, draft-extend k+1
+dflash         draft block of B rows, draft head of B-1 rows, verify B, GDN commit,
+               materialise B (KV injection)
+injection-only B-1 autoregressive drafter steps with injected KV, verify B, materialise B
+diffusion-only draft block and head, verify B, fc of the features (input conditioning only)
+============== =======================================================================
+
+The last two are the ablations of the DFlash paper (arXiv 2602.06036, table 9).
+"""
+
+from dataclasses import dataclass
+
+from dflash_sim.profiles.shapes import DrafterShape, Eagle3Shape, ModelShape
+from dflash_sim.simulator import graph
+from dflash_sim.simulator.graph import Rows
+from dflash_sim.simulator.ops import Call
+
+METHODS = ("none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only")
+BLOCK_METHODS = ("dflash", "injection-only", "diffusion-only")
+PHASES = ("draft", "verify", "commit", "materialise")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Passes that run back to back; ``graphs`` CUDA graphs are replayed for them."""
+
+    name: str
+    calls: list[Call]
+    graphs: int
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One method on one target: builds the phases of a decode cycle and of a prefill.
+
+    Parameters
+    ----------
+    block
+        Verify rows per request: 1 for ``none``, k+1 for chains, B for DFlash.
+    window
+        Draft attention sees at most this many committed tokens (``--speculative-draft-window-size``).
+    """
+
+    method: str
+    model: ModelShape
+    tp: int
+    block: int
+    drafter: DrafterShape | None = None
+    eagle: Eagle3Shape | None = None
+    window: int | None = None
+
+    def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
+        """Phases of one cycle of ``requests`` running requests with ``ctx`` cached tokens each."""
+        one, wide = Rows(requests, 1, ctx), Rows(requests, self.block, ctx)
+        target = graph.target_forward(self.model, tp=self.tp, size=wide)
+        if self.method == "none":
+            return (Phase("verify", target, 1),)
+        commit = Phase("commit", graph.gdn_commit(self.model, tp=self.tp, requests=requests), 0)
+        draft, tail = self._draft(one, wide)
+        return (draft, Phase("verify", target, 1), commit, tail)
+
+    def _draft(self, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
+        """The phases before and after verification."""
+        tp, model, steps = self.tp, self.model, self.block - 1
+        if self.method == "mtp":
+            chain = graph.mtp_step(model, tp=tp, size=one) * (steps - 1)
+            extend = graph.mtp_step(model, tp=tp, size=wide)
+            return Phase("draft", chain, int(steps > 1)), Phase("materialise", extend, 1)
+        if self.method == "eagle3":
+            step = graph.eagle3_step(self._eagle, tp=tp, size=one, fuse_features=False)
+            extend = graph.eagle3_step(self._eagle, tp=tp, size=wide, fuse_features=True)
+            return Phase("draft", step * (steps - 1), int(steps > 1)), Phase("materialise", extend, 1)
+        inject = graph.materialise(self._drafter, tp=tp, tokens=wide.tokens)
+        if self.method == "injection-only":
+            step = self._block(one) + graph.draft_head(model, tp=tp, rows=one.tokens)
+            return Phase("draft", step * steps, 1), Phase("materialise", inject, 0)
+        head = graph.draft_head(model, tp=tp, rows=wide.requests * steps)
+        draft = Phase("draft", self._block(wide) + head, 1)
+        if self.method == "diffusion-only":
+            inject = inject[:2]
+        return draft, Phase("materialise", inject, 0)
+
+    def _block(self, size: Rows) -> list[Call]:
+        return graph.draft_block(
+            self._drafter, self.model, tp=self.tp, size=size, window=self.window
+        )
+
+    def prefill(self, *, requests: int, seq: int, prefix: float) -> tuple[Phase, ...]:
+        """Phases of a prefill of ``seq`` new tokens per request; draft KV is filled for all of them."""
+        size = Rows(requests, seq, prefix, prefill=True)
+        phases = [Phase("verify", graph.target_forward(self.model, tp=self.tp, size=size), 0)]
+        if self.method == "mtp":
+            fill = graph.mtp_step(self.model, tp=self.tp, size=size)
+        elif self.method == "eagle3":
+            fill = graph.eagle3_step(self._eagle, tp=self.tp, size=size, fuse_features=True)
+        elif self.method in BLOCK_METHODS:
+            fill = graph.materialise(self._drafter, tp=self.tp, tokens=size.tokens)
+        else:
+            fill = []
+        return (*phases, Phase("materialise", fill, 0))
+
+    @property
+    def _drafter(self) -> DrafterShape:
+        assert self.drafter is not None
+        return self.drafter
+
+    @property
+    def _eagle(self) -> Eagle3Shape:
+        assert self.eagle is not None
+        return self.eagle

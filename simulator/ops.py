@@ -1,0 +1,248 @@
+"""Operators with exact per-rank shapes: what a pass is made of.
+
+An :class:`Op` says what is computed, never how long it takes: ``cost.py`` prices it,
+``calibrate measure`` times it, and the layers in ``kernels/`` are checked to be it.
+"""
+
+from dataclasses import dataclass
+
+from dflash_sim.profiles.units import BF16_BYTES, GDN_CHUNK_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """``[m, k] @ [k, n]`` in bf16 on one rank."""
+
+    name: str
+    m: int
+    n: int
+    k: int
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.m * self.n * self.k
+
+    @property
+    def nbytes(self) -> float:
+        return float(BF16_BYTES * (self.m * self.k + self.n * self.k + self.m * self.n))
+
+
+@dataclass(frozen=True, slots=True)
+class Moe:
+    """Routed experts (gate_up, activation, down, weighted sum) for ``tokens`` rows; ``inter`` is unsharded."""
+
+    name: str
+    tokens: int
+    experts: int
+    top_k: int
+    hidden: int
+    inter: int
+    tp: int
+    weight_bytes_per_param: float = BF16_BYTES
+
+    @property
+    def flops(self) -> float:
+        return 6.0 * self.tokens * self.top_k * self.hidden * self.inter / self.tp
+
+    @property
+    def experts_touched(self) -> float:
+        """Expected distinct experts, E(1 - (1 - k/E)^T): exact for uniform independent routing."""
+        return self.experts * (1.0 - (1.0 - self.top_k / self.experts) ** self.tokens)
+
+    @property
+    def nbytes(self) -> float:
+        weights = 3 * self.experts_touched * self.hidden * self.inter / self.tp
+        rows = self.tokens * (2 * self.hidden + 3 * self.top_k * self.inter / self.tp)
+        return weights * self.weight_bytes_per_param + rows * BF16_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Paged attention of ``rows`` query rows per request over ``ctx`` cached tokens plus the rows.
+
+    ``rows=1`` is decoding; more rows are verification or a draft block. The KV of a request is
+    read once whatever the rows.
+    """
+
+    name: str
+    requests: int
+    rows: int
+    ctx: float
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int = 0
+    causal: bool = True
+
+    @property
+    def kv_len(self) -> float:
+        seen = self.ctx + self.rows
+        return min(seen, self.window + self.rows) if self.window else seen
+
+    @property
+    def flops(self) -> float:
+        return 4.0 * self.requests * self.rows * self.kv_len * self.heads * self.head_dim
+
+    @property
+    def nbytes(self) -> float:
+        kv = 2 * self.kv_len * self.kv_heads * self.head_dim
+        qo = 2 * self.rows * self.heads * self.head_dim
+        return float(BF16_BYTES * self.requests * (kv + qo))
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillAttention:
+    """Causal attention of ``seq`` new tokens per request over ``prefix`` cached ones."""
+
+    name: str
+    requests: int
+    seq: float
+    prefix: float
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int = 0
+
+    @property
+    def flops(self) -> float:
+        mean_kv = self.prefix + (self.seq + 1) / 2
+        if self.window:
+            mean_kv = min(mean_kv, self.window)
+        return 4.0 * self.requests * self.seq * mean_kv * self.heads * self.head_dim
+
+    @property
+    def nbytes(self) -> float:
+        kv = 2 * (self.prefix + self.seq) * self.kv_heads * self.head_dim
+        qo = 2 * self.seq * self.heads * self.head_dim
+        return float(BF16_BYTES * self.requests * (kv + qo))
+
+
+@dataclass(frozen=True, slots=True)
+class GdnRecurrent:
+    """Gated delta rule, recurrent form: state read once per request, a state written per row.
+
+    Decoding writes one state; verification writes one after each of ``rows`` positions, so that
+    the accepted one can be committed (SGLang's intermediate SSM states).
+    """
+
+    name: str
+    requests: int
+    rows: int
+    v_heads: int
+    k_heads: int
+    head_k_dim: int
+    head_v_dim: int
+
+    @property
+    def state_bytes(self) -> float:
+        """One request's fp32 state on this rank."""
+        return 4.0 * self.v_heads * self.head_k_dim * self.head_v_dim
+
+    @property
+    def state_traffic(self) -> float:
+        """State reads and writes in units of one decode step of one request (a read and a write)."""
+        return self.requests * (1 + self.rows) / 2
+
+    @property
+    def flops(self) -> float:
+        return 6.0 * self.requests * self.rows * self.v_heads * self.head_k_dim * self.head_v_dim
+
+    @property
+    def nbytes(self) -> float:
+        return 2.0 * self.state_traffic * self.state_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GdnConv:
+    """Causal conv1d update of ``tokens`` rows with its state."""
+
+    name: str
+    tokens: int
+    v_heads: int
+    k_heads: int
+    conv_dim: int
+    conv_kernel: int
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.tokens * self.conv_dim * self.conv_kernel
+
+    @property
+    def nbytes(self) -> float:
+        return float(BF16_BYTES * self.tokens * self.conv_dim * (2 + 2 * (self.conv_kernel - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class GdnPrefill:
+    """Chunked gated delta rule and its conv1d over ``seq`` tokens of each request."""
+
+    name: str
+    requests: int
+    seq: float
+    v_heads: int
+    k_heads: int
+    head_k_dim: int
+    head_v_dim: int
+    conv_dim: int
+
+    @property
+    def flops(self) -> float:
+        wide = self.head_k_dim + GDN_CHUNK_TOKENS
+        return 4.0 * self.requests * self.seq * self.v_heads * self.head_v_dim * wide
+
+    @property
+    def nbytes(self) -> float:
+        return float(BF16_BYTES * self.requests * self.seq * 4 * self.conv_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """A memory-bound kernel: norms, RoPE, gates, activations, copies, argmax."""
+
+    name: str
+    nbytes: float
+    kind: str = "small"  # small | norm | router
+
+    @property
+    def flops(self) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """An all-reduce of, or all-gather into, ``nbytes`` over ``gpus`` ranks."""
+
+    name: str
+    kind: str  # all_reduce | all_gather
+    nbytes: float
+    gpus: int
+
+    @property
+    def flops(self) -> float:
+        return 0.0
+
+
+Op = (
+    Gemm
+    | Moe
+    | Attention
+    | PrefillAttention
+    | GdnRecurrent
+    | GdnConv
+    | GdnPrefill
+    | Elementwise
+    | Collective
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """``count`` launches of one op in a pass, or of a hidden share of one.
+
+    ``exposed`` is 1 for ordinary kernels; the name of an engine constant (a share between 0 and
+    1) for kernels that run beside others on a second stream.
+    """
+
+    op: Op
+    count: int
+    exposed: str = ""

@@ -1,0 +1,121 @@
+"""What is asked: one :class:`Scenario`, validated, with every default visible.
+
+Field names follow SGLang's flags where a flag exists. With nothing but ``gpu``, ``block`` and
+``conc`` it means the launch setup of 15 June 2026: Qwen3.5-397B-A17B in bf16, eight GPUs, TP 8,
+DFlash with the overlap scheduler, HumanEval with thinking and 4,096 new tokens at most.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.cycle import BLOCK_METHODS
+
+Method = Literal["none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only"]
+EngineMode = Literal["v1", "v2-sync", "v2"]
+
+Count = Annotated[int, Field(ge=1, le=10**7)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
+class Scenario(BaseModel):
+    """One question to the simulator."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    gpu: str = Field("b200", description="GPU kind")
+    num_gpus: Count | None = Field(None, description="GPUs of the server; default: tp")
+    tp: Count | None = Field(None, description="tensor-parallel size; default: num_gpus, else 8 for the 397B launch model, else the fewest that hold the weights")
+    model: str = Field("qwen3.5-397b-a17b", description="target model: name, HF id, or config.json")
+    draft_model: str | None = Field(None, description="drafter; default: the one made for the model")
+    dtype: Literal["bfloat16"] = Field("bfloat16", description="weights and KV cache")
+    method: Method = Field("dflash", description="speculative method")
+    block: int | None = Field(None, ge=2, le=1024, description="verify window B: 1 anchor + B-1 drafts; default: the drafter's trained block")
+    steps: int | None = Field(None, ge=1, le=1023, description="draft steps k of mtp and eagle3 (verify k+1)")
+    window: Count | None = Field(None, description="draft attention window [token]; default: the drafter's")
+    acceptance: str | None = Field(None, description="acceptance model; default: published for model, method and dataset")
+    engine: str = Field("sglang-0.5.13", description="engine sheet")
+    engine_mode: EngineMode = Field("v2", description="v1, v2-sync or v2 (overlap)")
+    attention_backend: str | None = Field(None, description="target attention backend; default by GPU")
+    max_running_requests: Count | None = Field(None, description="request cap; default: from memory (48 with speculation)")
+    mem_fraction_static: Fraction | None = Field(None, description="share of GPU memory for weights and caches")
+    chunked_prefill_size: Count | None = Field(None, description="prefill tokens per step; default by GPU memory")
+    cuda_graph_max_bs: Count | None = Field(None, description="largest captured batch; default by GPU memory")
+    page_size: Count | None = Field(None, description="KV page [token]; default by attention backend")
+    min_free_slots_delay: int | None = Field(None, ge=0, description="hold prefills until this many slots are free")
+    radix_cache: bool = Field(True, description="prefix cache")
+    dataset: str | None = Field("humaneval", description="workload; None with isl and osl")
+    thinking: bool = Field(True, description="thinking mode of the dataset's answers")
+    isl: Count | None = Field(None, description="fixed input length [token]")
+    osl: Count | None = Field(None, description="fixed output length [token]")
+    max_new_tokens: Count = Field(4096, description="cap on generated tokens")
+    conc: Count | None = Field(None, description="requests in flight (closed loop); default 1")
+    rate: Positive | None = Field(None, description="arrivals per second (open loop)")
+    burstiness: Positive = Field(1.0, description="gamma shape of arrivals; 1 is Poisson")
+    num_prompts: Count | None = Field(None, description="requests to run; default: the card harness")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="random seed")
+    runs: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent runs")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed_lengths_replace_the_dataset(cls, data: Any) -> Any:
+        if isinstance(data, dict) and (data.get("isl") or data.get("osl")):
+            if data.get("dataset"):
+                msg = "dataset and isl/osl exclude each other; give one"
+                raise ValueError(msg)
+            return {**data, "dataset": None}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Scenario":
+        for problem in self._problems():
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> list[str]:
+        found = []
+        if (self.isl is None) != (self.osl is None):
+            found.append("isl and osl go together; give both")
+        if self.dataset is None and self.isl is None:
+            found.append("no workload; give a dataset, or isl and osl")
+        if self.conc is not None and self.rate is not None:
+            found.append("conc (closed loop) and rate (open loop) exclude each other; give one")
+        if self.method == "none" and (self.block or self.steps or self.draft_model):
+            found.append("method none takes no block, steps or draft_model; drop them")
+        if self.method in BLOCK_METHODS and self.steps is not None:
+            found.append(f"method {self.method} takes block, not steps")
+        if self.method in ("mtp", "eagle3") and self.block and self.steps:
+            found.append(f"method {self.method}: give steps k or block k+1, not both")
+        if self.method in ("none", "mtp", "eagle3") and self.window is not None:
+            found.append(f"window applies to DFlash drafters, not to method {self.method}")
+        if self.method == "none" and self.acceptance is not None:
+            found.append("method none has no acceptance; drop it")
+        return found
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that name the scenario, whatever the order of its fields."""
+        text = json.dumps(self.model_dump(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @classmethod
+    def parse(cls, **fields: Any) -> "Scenario":
+        """Build a scenario; a bad field becomes a one-line :class:`UsageError`."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise UsageError(_one_line(error, cls)) from None
+
+
+def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown field '{where}'. Have: {', '.join(cls.model_fields)}."
+    if not where:
+        return str(first["msg"]).removeprefix("Value error, ") + "."
+    return f"{where}: got {first['input']!r}; {first['msg'].lower()}."

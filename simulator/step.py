@@ -1,0 +1,179 @@
+"""GPU time of whole steps, tabulated once per batch size so that a step costs a table look-up.
+
+Attention is the only op whose time depends on the context, and nearly linearly; so each padded
+batch size is priced on a grid of contexts and interpolated in between. Both engines read the
+same table, the leap engine for thousands of steps at once.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dflash_sim.profiles.enginesheet import EngineSheet
+from dflash_sim.simulator.cost import CostModel
+from dflash_sim.simulator.cycle import PHASES, Cycle, Phase
+
+COMPONENTS = 5  # measured, fitted, roofline, assumed, comm: Cost.as_array
+_FIRST_CTX, _FIRST_SEQ = 2**7, 2**4
+
+
+@dataclass(frozen=True)
+class BatchTable:
+    """One padded batch size: seconds on a grid of mean contexts.
+
+    ``parts[phase, component, node]`` adds up to ``total[node]`` over the four evidences;
+    ``head`` is the part before the verified lengths are known, ``tail`` the rest.
+    """
+
+    padded: int
+    ctx: np.ndarray
+    parts: np.ndarray
+    total: np.ndarray
+    draft: np.ndarray
+    tail: np.ndarray
+
+    def __post_init__(self) -> None:
+        # The event engine looks up one step at a time: plain lists are faster than arrays there.
+        object.__setattr__(self, "_nodes", self.ctx.tolist())
+        object.__setattr__(self, "_seconds", self.total.tolist())
+
+    def seconds(self, ctx: float) -> float:
+        """GPU seconds of one step at mean context ``ctx`` [token]."""
+        nodes: list[float] = self._nodes  # type: ignore[attr-defined]
+        y: list[float] = self._seconds  # type: ignore[attr-defined]
+        i = bisect_left(nodes, ctx)
+        if i == 0:
+            return y[0]
+        if i == len(nodes):
+            return y[-1]
+        x0 = nodes[i - 1]
+        return y[i - 1] + (y[i] - y[i - 1]) / (nodes[i] - x0) * (ctx - x0)
+
+
+def padded_size(sizes: tuple[int, ...], batch: int, max_bs: int) -> int:
+    """The captured graph size that runs ``batch`` requests; ``batch`` itself beyond the largest."""
+    i = bisect_left(sizes, batch)
+    return sizes[i] if i < len(sizes) and sizes[i] <= max_bs else batch
+
+
+@dataclass
+class StepModel:
+    """GPU seconds of decode cycles and prefills of one scenario.
+
+    Parameters
+    ----------
+    graph_sizes, graph_max_bs
+        Captured batch sizes; a batch is padded up to the next one.
+    max_ctx
+        Longest context that can occur [token]; the grid ends there.
+    v1
+        The V1 worker: eager argmax and unfused accept on top.
+    """
+
+    cycle: Cycle
+    cost: CostModel
+    graph_sizes: tuple[int, ...]
+    graph_max_bs: int
+    max_ctx: int
+    v1: bool = False
+    _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
+    _prefill: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    @property
+    def engine(self) -> EngineSheet:
+        return self.cost.engine
+
+    def table(self, batch: int) -> BatchTable:
+        """The table of ``batch`` running requests (priced on first use)."""
+        found = self._tables.get(batch)
+        if found is None:
+            found = self._tables[batch] = self._build(batch)
+        return found
+
+    def _build(self, batch: int) -> BatchTable:
+        padded = padded_size(self.graph_sizes, batch, self.graph_max_bs)
+        nodes = [0, _FIRST_CTX]
+        while nodes[-1] < self.max_ctx:
+            nodes.append(2 * nodes[-1])
+        parts = np.zeros((len(PHASES), COMPONENTS, len(nodes)))
+        for j, ctx in enumerate(nodes):
+            # Padded rows compute but point at an empty slot: their share of the KV is dropped.
+            phases = self.cycle.decode(requests=padded, ctx=ctx * batch / padded)
+            for phase in phases:
+                parts[PHASES.index(phase.name), :, j] += self._phase(phase)
+            parts[PHASES.index("commit"), 3, j] += self._eager_s(batch)
+        total = parts[:, :4].sum(axis=(0, 1))
+        by_phase = parts[:, :4].sum(axis=1)
+        draft = by_phase[PHASES.index("draft")]
+        tail = by_phase[PHASES.index("materialise")]
+        return BatchTable(padded, np.array(nodes, float), parts, total, draft, tail)
+
+    def _phase(self, phase: Phase) -> np.ndarray:
+        cost = self.cost.calls(phase.calls).as_array()
+        cost[3] += phase.graphs * self.engine["graph_launch_gap"]
+        return cost
+
+    def _eager_s(self, batch: int) -> float:
+        """Kernels outside the graphs: sampling, accept, bookkeeping, copies."""
+        e = self.engine
+        if self.cycle.method == "none":
+            return e["step_eager_plain"]
+        extra = e["v1_eager_extra"] if self.v1 else 0.0
+        return e["step_eager_spec"] + batch * e["step_eager_spec_per_request"] + extra
+
+    def decode_s(self, batch: int, kv_tokens: float) -> float:
+        """GPU seconds of one cycle of ``batch`` requests holding ``kv_tokens`` in all."""
+        return self.table(batch).seconds(kv_tokens / batch)
+
+    def decode_array(self, batch: int, kv_tokens: np.ndarray) -> np.ndarray:
+        """:meth:`decode_s` for many steps of one batch."""
+        t = self.table(batch)
+        return np.interp(kv_tokens / batch, t.ctx, t.total)
+
+    def tail_s(self, batch: int, kv_tokens: float) -> float:
+        """GPU seconds after the accepted lengths are published (KV materialisation, draft-extend)."""
+        t = self.table(batch)
+        return float(np.interp(kv_tokens / batch, t.ctx, t.tail))
+
+    def draft_s(self, batch: int, kv_tokens: float) -> float:
+        """GPU seconds of the draft phase."""
+        t = self.table(batch)
+        return float(np.interp(kv_tokens / batch, t.ctx, t.draft))
+
+    def prefill_parts(self, *, requests: int, tokens: int, prefix: float) -> np.ndarray:
+        """``[measured, fitted, roofline, assumed, comm]`` [s] of one prefill batch.
+
+        Priced at the nearest power of two of requests, linear in tokens between grid points.
+        """
+        power = 1 << (max(1, requests) - 1).bit_length()
+        seq = max(1.0, tokens / power)
+        nodes, cost = self._prefill_table(power)
+        if seq > nodes[-1]:
+            parts = self._price_prefill(power, int(np.ceil(seq)))
+        else:
+            parts = np.array([np.interp(seq, nodes, row) for row in cost])
+        if prefix:
+            with_prefix = self._price_prefill(power, int(np.ceil(seq)), prefix)
+            parts = parts + with_prefix - self._price_prefill(power, int(np.ceil(seq)))
+        return parts
+
+    def prefill_s(self, *, requests: int, tokens: int, prefix: float = 0.0) -> float:
+        """GPU seconds of a prefill batch of ``tokens`` new tokens in all."""
+        return float(self.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)[:4].sum())
+
+    def _prefill_table(self, requests: int) -> tuple[np.ndarray, np.ndarray]:
+        if requests not in self._prefill:
+            nodes = [1] + [_FIRST_SEQ << i for i in range(9)]
+            cost = np.array([self._price_prefill(requests, seq) for seq in nodes]).T
+            self._prefill[requests] = (np.array(nodes, float), cost)
+        return self._prefill[requests]
+
+    def _price_prefill(self, requests: int, seq: int, prefix: float = 0.0) -> np.ndarray:
+        phases = self.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
+        calls = [call for phase in phases for call in phase.calls]
+        cost = self.cost.calls(calls).as_array()
+        launches = sum(call.count for call in calls) * self.engine["prefill_eager_launch"]
+        cost[3] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound
+        cost[3] += self.engine["step_eager_plain"]
+        return cost

@@ -1,0 +1,146 @@
+"""Requests: lengths, prefix-cache hits, and when each one arrives.
+
+A :class:`Workload` is drawn before the engine runs, so two scenarios with one seed see the same
+requests (common random numbers). Closed loop: ``conc`` clients each send their next turn when
+the previous answer has come back. Open loop: arrival times are given.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dflash_sim.profiles.sheets import Dataset, LengthModel
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One run's requests, in the order clients take them.
+
+    Parameters
+    ----------
+    isl, osl
+        Prompt tokens and generated tokens, the one sampled by the prefill included.
+    cached
+        Prompt tokens found in the prefix cache.
+    measured
+        False for the warm-down requests behind the tail.
+    follow
+        Index of the next turn of the same conversation, or -1.
+    arrival_s
+        Open loop: arrival times [s]. None: closed loop of ``conc`` clients.
+    """
+
+    isl: np.ndarray
+    osl: np.ndarray
+    cached: np.ndarray
+    measured: np.ndarray
+    follow: np.ndarray
+    conc: int
+    arrival_s: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.isl)
+
+    @property
+    def heads(self) -> list[int]:
+        """First turns, in order."""
+        later = set(self.follow[self.follow >= 0].tolist())
+        return [i for i in range(len(self)) if i not in later]
+
+
+def _lengths(d: LengthModel, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Log-normal token counts with the moments of the sheet."""
+    mean, sd = d.mean.si, d.sd.si
+    var = np.log1p((sd / mean) ** 2)
+    return rng.lognormal(np.log(mean) - var / 2, np.sqrt(var), n)
+
+
+def _whole(lengths: np.ndarray, cap: int | None = None) -> np.ndarray:
+    whole = np.maximum(1, np.rint(lengths)).astype(np.int64)
+    return whole if cap is None else np.minimum(whole, cap)
+
+
+def card_workload(
+    dataset: Dataset,
+    *,
+    thinking: bool,
+    conc: int,
+    max_new_tokens: int,
+    cache_unit: int,
+    num_prompts: int | None,
+    rng: np.random.Generator,
+) -> Workload:
+    """The model cards' harness (published.md section 2c of the card's own benchmark).
+
+    One copy of the data set at concurrency 1; above, whole copies until ``dataset.min_turns``
+    generation turns; then ``conc`` warm-down samples that are not measured. Repeated prompts hit
+    the prefix cache in units of ``cache_unit`` tokens (0: no cache).
+    """
+    turns = dataset.turns
+    isl = np.column_stack(
+        [_whole(_lengths(dataset.isl[t], dataset.num_prompts, rng)) for t in range(turns)]
+    )
+    answer = dataset.osl[thinking]
+    osl = np.column_stack(
+        [_whole(_lengths(answer, dataset.num_prompts, rng), max_new_tokens) for _ in range(turns)]
+    )
+    samples = num_prompts or dataset.copies(conc) * dataset.num_prompts
+    order = np.arange(samples + (conc if conc > 1 else 0))
+    prompt = order % dataset.num_prompts
+    again = order >= dataset.num_prompts
+    cached = np.zeros((len(order), turns), np.int64)
+    if cache_unit:
+        # The last token is always computed, and only whole units are kept.
+        whole = (isl - 1) // cache_unit * cache_unit
+        cached[again] = whole[prompt[again]]
+        if turns > 1:
+            cached[:, 1:] = np.maximum(cached[:, 1:], whole[prompt, :-1])
+    ids = np.arange(order.size * turns).reshape(-1, turns)
+    follow = np.full(ids.shape, -1)
+    follow[:, :-1] = ids[:, 1:]
+    return Workload(
+        isl=isl[prompt].ravel(),
+        osl=osl[prompt].ravel(),
+        cached=cached.ravel(),
+        measured=np.repeat(order < samples, turns),
+        follow=follow.ravel(),
+        conc=conc,
+    )
+
+
+def fixed_workload(*, isl: int, osl: int, requests: int, conc: int) -> Workload:
+    """``requests`` equal requests from ``conc`` closed-loop clients, without warm-down."""
+    n = np.full(requests, 1, np.int64)
+    return Workload(
+        isl=n * isl,
+        osl=n * osl,
+        cached=n * 0,
+        measured=n.astype(bool),
+        follow=-n,
+        conc=conc,
+    )
+
+
+def open_loop(
+    workload: Workload, *, rate: float, burstiness: float, rng: np.random.Generator
+) -> Workload:
+    """The same requests with gamma inter-arrival times (shape 1 is Poisson), all of them measured.
+
+    Parameters
+    ----------
+    rate
+        Mean arrivals per second [1/s].
+    burstiness
+        Gamma shape, as vLLM's ``--burstiness``: below 1 is burstier than Poisson.
+    """
+    gaps = rng.gamma(burstiness, 1.0 / (rate * burstiness), len(workload))
+    n = len(workload)
+    return Workload(
+        isl=workload.isl,
+        osl=workload.osl,
+        cached=workload.cached,
+        measured=np.ones(n, bool),
+        follow=np.full(n, -1),
+        conc=n,
+        arrival_s=np.cumsum(gaps),
+    )
