@@ -8,7 +8,7 @@ cycle, and differences between block sizes are not noise.
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -168,7 +168,7 @@ class SglangSimulated:
 
     value: float
     block: int
-    method: Literal["match-expected", "multinomial"] = "match-expected"
+    method: str = "match-expected"
     shared_batch_draw: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -257,12 +257,14 @@ def draw_runs(acceptance: Acceptance, rng: np.random.Generator, tokens: npt.Arra
     mean = acceptance.survival().mean_accept_length
     drawn: list[Commits] = []
     counts: list[npt.NDArray[np.int64]] = []
-    for group, stream in zip(groups, rng.spawn(len(groups)), strict=True):
+    seeds = rng.integers(np.iinfo(np.int64).max, size=len(groups)).tolist()
+    for group, seed in zip(groups, seeds, strict=True):
         width = math.ceil(group.max() / mean) + 1
         while True:
             width += math.ceil(width / 2)
-            fresh = np.random.default_rng(stream.bit_generator.seed_seq)  # type: ignore[attr-defined]
-            commits = acceptance.draw(fresh, requests=group.size, cycles=width)
+            commits = acceptance.draw(
+                np.random.default_rng(seed), requests=group.size, cycles=width
+            )
             done = np.cumsum(commits, axis=1, dtype=np.int32)
             if np.all(done[:, -1] >= group):
                 break

@@ -45,7 +45,7 @@ def gauss_newton(
 
     def jacobian(x: Floats) -> Floats:
         sides = [residuals(x + d) - residuals(x - d) for d in np.eye(x.size) * step]
-        return np.stack(sides, axis=1) / (2 * step)
+        return np.asarray(np.stack(sides, axis=1) / (2 * step))
 
     damping = 0.0
     r, j = residuals(x), jacobian(x)

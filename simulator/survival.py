@@ -65,19 +65,19 @@ class Survival:
         weights = np.asarray(pmf, dtype=np.float64)
         tail = np.cumsum(weights[::-1])[::-1]
         if np.any(weights < 0) or not tail[0] > 0:
-            msg = f"counts of accepted drafts must be >= 0 with a positive sum, got {pmf}"
+            msg = f"counts of accepted drafts must be >= 0 with a positive sum, got {weights}"
             raise UsageError(msg)
         return cls(tail[1:] / tail[0])
 
     @classmethod
     def geometric(cls, a: float, gamma: int) -> "Survival":
         """Every draft accepted with probability ``a`` given the one before (Leviathan 2023)."""
-        return cls(a ** _positions(gamma))
+        return cls.table(a ** _positions(gamma))
 
     @classmethod
     def weibull(cls, q: float, beta: float, gamma: int) -> "Survival":
         """``S_k = q^(k^beta)``: geometric at beta = 1, decaying along the block above it."""
-        return cls(q ** (_positions(gamma) ** beta))
+        return cls.table(q ** (_positions(gamma) ** beta))
 
     @classmethod
     def frailty_weibull(cls, lam: float, beta: float, theta: float, gamma: int) -> "Survival":
@@ -88,14 +88,14 @@ class Survival:
     def beta_geometric(cls, a: float, b: float, gamma: int) -> "Survival":
         """Geometric whose acceptance is Beta(a, b) per cycle; hazards ``(a+k-1)/(a+b+k-1)``."""
         k = _positions(gamma)
-        return cls(np.cumprod((a + k - 1) / (a + b + k - 1)))
+        return cls.table(np.cumprod((a + k - 1) / (a + b + k - 1)))
 
     @classmethod
     def min_variance(cls, accept_length: float, gamma: int) -> "Survival":
         """Only floor and ceil of the accept length occur (the engines' synthetic acceptance)."""
         if not 1 <= accept_length <= gamma + 1:
             raise _outside(accept_length, gamma + 1)
-        return cls(np.clip(accept_length - _positions(gamma), 0, 1))
+        return cls.table(np.clip(accept_length - _positions(gamma), 0, 1))
 
     @classmethod
     def from_accept_lengths(cls, accept_lengths: Mapping[int, float]) -> "Survival":
@@ -140,13 +140,14 @@ class Survival:
     @property
     def pmf(self) -> Floats:
         """P(accepted = j) for j = 0..gamma."""
-        return -np.diff(self.s, prepend=1, append=0)
+        return np.asarray(-np.diff(self.s, prepend=1, append=0))
 
     @property
     def hazards(self) -> Floats:
         """Conditional acceptance P(accepted >= k | accepted >= k-1); 0 where never reached."""
         before = np.concatenate([np.ones(1), self.s[:-1]])[: self.gamma]
-        return np.divide(self.s, before, out=np.zeros_like(self.s), where=before > 0)
+        hazards: Floats = np.divide(self.s, before, out=np.zeros_like(self.s), where=before > 0)
+        return hazards
 
     @property
     def full_block_prob(self) -> float:
@@ -361,7 +362,7 @@ def fit_many(
     start = fit_one(accept_length, block, beta=prior_mean, theta=theta)
     x, information = gauss_newton(residuals, np.array([math.log(start.lam), prior_mean]))
     params = FrailtyWeibull(lam=math.exp(x[0]), beta=float(x[1]), theta=theta)
-    return Fit(params=params, covariance=np.linalg.inv(information))
+    return Fit(params=params, covariance=np.asarray(np.linalg.inv(information), np.float64))
 
 
 def _positions(gamma: int) -> Floats:
