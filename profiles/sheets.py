@@ -160,9 +160,9 @@ class Dataset:
     num_prompts
         Distinct conversations.
     turns
-        Generation turns of each; a later turn's prompt holds the earlier answers.
+        Generation turns of each conversation.
     isl
-        Prompt length of each turn, without earlier turns [token].
+        Whole prompt of each turn, earlier turns without their reasoning included [token].
     osl
         Answer length by ``thinking``, before the cap [token].
     max_new_tokens
@@ -198,7 +198,7 @@ class AcceptancePoint:
 
     ``block`` is the verify width: k MTP or EAGLE steps are k + 1. ``estimator`` is
     ``request_mean`` (mean over requests or turns) or ``cycle`` (tokens over cycles).
-    ``thinking`` is None where the source does not say.
+    ``thinking`` and ``temperature`` are None where the source does not say.
     """
 
     model: str
@@ -207,6 +207,7 @@ class AcceptancePoint:
     block: int
     dataset: str
     thinking: bool | None
+    temperature: float | None
     accept_len: float
     estimator: str
     source_id: str
