@@ -47,7 +47,7 @@ def cycles_pmf(s: npt.ArrayLike, tokens: int) -> Floats:
     for j in range(tokens):
         unfinished[j] = alive.sum()
         alive = np.convolve(alive, pmf)[:tokens]
-    return np.asarray(-np.diff(unfinished, prepend=1), dtype=np.float64)
+    return np.concatenate([np.ones(1), unfinished[:-1]]) - unfinished
 
 
 def overshoot_pmf(s: npt.ArrayLike) -> Floats:
