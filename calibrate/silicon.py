@@ -4,22 +4,24 @@ The package is NVIDIA's, Apache-2.0; see NOTICE. Only its parquet files are read
 """
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dflash_sim.calibrate import silicon_tables as tables
+from dflash_sim.calibrate import silicon_families as families
 from dflash_sim.calibrate.silicon_fit import (
     Miss,
     curve_misses,
+    edge_miss,
     fit_curve,
-    gemm_misses,
-    line_misses,
+    grid_miss,
+    line_miss,
     rounded,
 )
 from dflash_sim.calibrate.silicon_source import Library, open_library
-from dflash_sim.calibrate.silicon_tables import Table
-from dflash_sim.profiles.interp import GemmCurve
+from dflash_sim.calibrate.silicon_table import Table
+from dflash_sim.profiles.interp import GemmCurve, Line
 
 HEADER = (
     "# Derived from NVIDIA aiconfigurator-core (Apache-2.0); see NOTICE.\n"
@@ -39,7 +41,7 @@ class ImportReport:
     cells : family to number of times kept
     curve : the fitted GEMM curve
     curve_miss : error of the curve alone, by region
-    held_out : family to error of interpolation on points it had not seen
+    held_out : kind of operator to error of interpolation on points it had not seen
     notes : family to what the cleaning did
     """
 
@@ -60,7 +62,7 @@ def import_silicon(
     data_dir: str | Path | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> ImportReport:
-    """Write ``out_dir/ops/<gpu>/`` from the tables of ``system``; the same input, the same bytes.
+    """Write ``out_dir/ops/<gpu>/`` from the tables of ``system``; same input, same bytes.
 
     Parameters
     ----------
@@ -72,16 +74,16 @@ def import_silicon(
     tell = on_progress or (lambda line: None)
     library = open_library(system, data_dir)
     tell(f"{library.system}: gemm")
-    gemm, cells = tables.gemm(library)
+    gemm, cells = families.gemm(library)
     curve = fit_curve(cells)
-    families = [gemm]
-    for read in (tables.moe, tables.attention, tables.gdn, tables.comm):
+    tables = [gemm]
+    for read in (families.moe, families.attention, families.gdn, families.comm):
         tell(f"{library.system}: {read.__name__}")
-        families.append(read(library))
+        tables.append(read(library))
     curve_miss = curve_misses(curve, cells)
-    held_out = {table.family: _held_out(table, curve) for table in families}
-    meta = _meta(library, families, curve, curve_miss, held_out)
-    files = {f"{table.family}.csv": table.csv() for table in families} | {"meta.toml": meta}
+    held_out = _held_out(tables, curve)
+    files = {f"{table.family}.csv": table.csv() for table in tables}
+    files["meta.toml"] = _meta(library, tables, curve, curve_miss, held_out)
     folder = Path(out_dir) / "ops" / library.gpu
     _write(folder, files)
     tell(f"{library.system}: wrote {folder}")
@@ -90,73 +92,83 @@ def import_silicon(
         system=library.system,
         folder=folder,
         files={name: len(text) for name, text in files.items()},
-        cells={table.family: table.cells for table in families},
+        cells={table.family: table.cells for table in tables},
         curve=curve,
         curve_miss=curve_miss,
         held_out=held_out,
-        notes={table.family: table.notes for table in families},
+        notes={table.family: table.notes for table in tables},
     )
 
 
-def _held_out(table: Table, curve: GemmCurve) -> Miss:
-    if table.family != "gemm":
-        return line_misses(table.lines(), linear=table.family == "gdn")
-    axis = table.axis
-    grid = {(n, k): [row.get(m) for m in axis] for (n, k), row in table.times.items()}
-    return gemm_misses(axis, grid, curve)
+def _held_out(tables: Sequence[Table], curve: GemmCurve) -> dict[str, Miss]:
+    """Interpolation error by kind of operator, such as ``attention.decode``."""
+    found = {}
+    for table in tables:
+        axis = table.axis
+        if table.family == "gemm":
+            grid = {(n, k): [row.get(m) for m in axis] for (n, k), row in table.times.items()}
+            found["gemm"] = grid_miss(axis, grid, curve)
+            found["gemm.past_edge"] = edge_miss(axis, grid, curve)
+            continue
+        kinds: dict[str, list[Line]] = defaultdict(list)
+        for key, row in table.times.items():
+            kind = table.family if table.family == "moe" else f"{table.family}.{key[0]}"
+            kinds[kind].append(Line(axis, [row.get(x) for x in axis]))
+        for kind in sorted(kinds):
+            found[kind] = line_miss(kinds[kind], power=kind == "attention.prefill")
+    return found
 
 
 def _meta(
     library: Library,
-    families: Sequence[Table],
+    tables: Sequence[Table],
     curve: GemmCurve,
     curve_miss: Mapping[str, Miss],
     held_out: Mapping[str, Miss],
 ) -> str:
     text = HEADER + _toml(
-        "",
-        {"format": 1, "gpu": library.gpu, "system": library.system, "origin": library.origin},
+        {"format": 1, "gpu": library.gpu, "system": library.system, "origin": library.origin}
     )
-    for table in families:
-        name, miss = table.family, held_out[table.family]
-        text += _toml(name, {"rows": len(table.times), "cells": table.cells, **table.notes})
-        if name == "gemm":
-            text += _toml("gemm.curve", asdict(curve))
-            for region, found in curve_miss.items():
-                text += _toml(f"gemm.curve_error.{region}", _rounded(found))
-        text += _toml(f"{name}.held_out", _rounded(miss))
-        text += _toml(f"{name}.error", _trust(table, miss))
-    for table in families:
+    for table in tables:
+        text += _section(table.family, {"cells": table.cells, **table.notes})
+    text += _section("gemm.curve", asdict(curve))
+    text += _section("gemm.curve_error", {name: asdict(m) for name, m in curve_miss.items()})
+    text += "\n# How far lookups miss points held out of the table.\n"
+    text += _section("held_out", {f'"{kind}"': asdict(m) for kind, m in held_out.items()})
+    text += "\n# What a lookup reports: between points, and past them or on a nearby shape.\n"
+    text += _section("rel_err", _rel_err(tables[0], held_out))
+    for table in tables:
         for source in table.sources:
-            text += "\n[[sources]]\n" + _toml("", {"family": table.family, **asdict(source)})
+            text += "\n[[sources]]\n" + _toml({"family": table.family, **asdict(source)})
     return text
 
 
-def _trust(table: Table, miss: Miss) -> dict[str, float]:
-    """Relative error to attach to a lookup on the table and off it."""
-    if table.family == "gemm":
-        second = table.notes["median_second_over_best"]
-        return {"measured": rounded(float(str(second)) - 1, 3), "fitted": rounded(miss.median, 3)}
-    return {"measured": rounded(miss.median, 3), "fitted": rounded(miss.p90, 3)}
+def _rel_err(gemm: Table, held_out: Mapping[str, Miss]) -> dict[str, object]:
+    """On a measured shape, and off it; a measured GEMM is as sure as two frameworks agree."""
+    agree = rounded(float(str(gemm.notes["second_fastest_median_ratio"])) - 1, 3)
+    off = {kind: miss.p90 for kind, miss in held_out.items()}
+    on = {kind: miss.median for kind, miss in held_out.items()}
+    off["gemm"], off["gemm.past_edge"] = on["gemm"], on["gemm.past_edge"]
+    on["gemm"] = on["gemm.past_edge"] = agree
+    return {f'"{kind}"': {"measured": on[kind], "fitted": off[kind]} for kind in on}
 
 
-def _rounded(miss: Miss) -> dict[str, float | int]:
-    return {
-        "points": miss.points,
-        "median": rounded(miss.median, 3),
-        "p90": rounded(miss.p90, 3),
-    }
+def _section(name: str, values: Mapping[str, object]) -> str:
+    return f"\n[{name}]\n{_toml(values)}"
 
 
-def _toml(section: str, values: Mapping[str, object]) -> str:
-    lines = [f"\n[{section}]"] if section else []
-    for key, value in values.items():
-        if isinstance(value, list):
-            items = "".join(f'\n    "{item}",' for item in value)
-            lines.append(f"{key} = [{items}\n]" if value else f"{key} = []")
-        else:
-            lines.append(f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}")
-    return "\n".join(lines) + "\n"
+def _toml(values: Mapping[str, object]) -> str:
+    return "".join(f"{key} = {_value(value)}\n" for key, value in values.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list):
+        return "[" + "".join(f'\n    "{item}",' for item in value) + ("\n]" if value else "]")
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {item}" for key, item in value.items()) + " }"
+    return str(value)
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

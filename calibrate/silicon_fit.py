@@ -1,27 +1,29 @@
 """Constants of the GEMM curve, and how far interpolation misses points it has not seen."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from math import log
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dflash_sim.profiles.interp import GemmCurve, GemmGrid, Line, Sheet
+from dflash_sim.profiles.interp import GemmCurve, GemmGrid, Line
 from dflash_sim.profiles.units import BF16_BYTES, MEGA
 
-FIT_MAX_M = 512  # beyond it arithmetic rules and the verify step never goes
+FIT_MAX_M = 512  # a verify step seldom has more rows, and past it arithmetic alone decides
 FIT_MIN_NK = 512
-BIG_WEIGHT_BYTES = 16 * MEGA  # smaller weights are launch-bound and partly cached
-START = (3e-6, 3e12, 1e15, 2.0)
+BIG_WEIGHT_BYTES = 16 * MEGA  # smaller weights are launch-bound
+FULL_RATE = 4096  # every side this long or more runs at the arithmetic rate
+START = (3e-6, 3e12, 2.0)
+TIGHT = 1e-14  # so that four digits do not depend on the solver's last step
 
 FloatArray = NDArray[np.float64]
-Cells = Mapping[tuple[int, int, int], float]
+GemmCells = Mapping[tuple[int, int, int], float]
+GemmTimes = Mapping[tuple[int, int], Sequence[float | None]]
 
 
 @dataclass(frozen=True)
 class Miss:
-    """Absolute relative errors of a prediction.
+    """Relative errors of a prediction, without sign.
 
     Parameters
     ----------
@@ -34,16 +36,13 @@ class Miss:
     p90: float
 
     @classmethod
-    def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> "Miss":
-        """Errors of ``predicted`` against ``measured``."""
-        if not measured:
+    def of(cls, pairs: Iterable[tuple[float, float]]) -> "Miss":
+        """Errors over (predicted, measured) pairs."""
+        error = np.array([abs(predicted / measured - 1) for predicted, measured in pairs])
+        if not error.size:
             return cls(points=0, median=0.0, p90=0.0)
-        error = np.abs(np.asarray(predicted) / np.asarray(measured) - 1)
-        return cls(
-            points=len(measured),
-            median=float(np.median(error)),
-            p90=float(np.quantile(error, 0.9)),
-        )
+        median, p90 = (rounded(float(np.quantile(error, q)), 3) for q in (0.5, 0.9))
+        return cls(points=error.size, median=median, p90=p90)
 
 
 def rounded(value: float, digits: int = 4) -> float:
@@ -51,8 +50,10 @@ def rounded(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def fit_curve(cells: Cells) -> GemmCurve:
-    """Curve through the cells with small M and large N, K; robust to outliers.
+def fit_curve(cells: GemmCells) -> GemmCurve:
+    """Curve through the cells with small M and large N, K, in relative error, outliers damped.
+
+    Small M says little about the arithmetic rate: it is the median of the largest products.
 
     Parameters
     ----------
@@ -60,23 +61,32 @@ def fit_curve(cells: Cells) -> GemmCurve:
     """
     from scipy.optimize import least_squares
 
-    chosen = {key: t for key, t in cells.items() if in_fit(key)}
-    m, n, k = np.array(sorted(chosen), dtype=float).T
-    measured = np.log([chosen[key] for key in sorted(chosen)])
-    log_traffic = np.log(BF16_BYTES * (m * k + n * k + m * n))
-    log_work = np.log(2 * m * n * k)
+    work = [2.0 * m * n * k / t for (m, n, k), t in cells.items() if min(m, n, k) >= FULL_RATE]
+    rate = float(np.median(work))
+    chosen = sorted(key for key in cells if in_fit(key))
+    m, n, k = np.array(chosen, dtype=float).T
+    log_time = np.log([cells[key] for key in chosen])
+    log_bytes = np.log(BF16_BYTES * (m * k + n * k + m * n))
+    log_math = np.log(2 * m * n * k / rate)
 
     def residual(point: FloatArray) -> FloatArray:
-        floor, bandwidth, rate, log_knee = point
+        floor, bandwidth, log_knee = point
         knee = np.exp(log_knee)
-        knees = np.logaddexp(knee * (log_traffic - bandwidth), knee * (log_work - rate)) / knee
-        return np.logaddexp(floor, knees) - measured
+        slope = np.logaddexp(knee * (log_bytes - bandwidth), knee * log_math) / knee
+        return np.asarray(np.logaddexp(floor, slope) - log_time)
 
     best = least_squares(
-        residual, np.log(START), loss="soft_l1", f_scale=0.05, xtol=1e-14, ftol=1e-14, gtol=1e-14
+        residual,
+        np.log(START),
+        bounds=([-np.inf, -np.inf, 0.0], np.inf),  # knee 1: nothing overlaps
+        loss="soft_l1",
+        f_scale=0.05,
+        xtol=TIGHT,
+        ftol=TIGHT,
+        gtol=TIGHT,
     )
-    floor, bandwidth, rate, knee = (rounded(float(v)) for v in np.exp(best.x))
-    return GemmCurve(floor_s=floor, bw_byte_s=bandwidth, rate_flop_s=rate, knee=knee)
+    floor, bandwidth, knee = (rounded(float(v)) for v in np.exp(best.x))
+    return GemmCurve(floor_s=floor, bw_byte_s=bandwidth, rate_flop_s=rounded(rate), knee=knee)
 
 
 def in_fit(key: tuple[int, int, int]) -> bool:
@@ -85,8 +95,8 @@ def in_fit(key: tuple[int, int, int]) -> bool:
     return m <= FIT_MAX_M and min(n, k) >= FIT_MIN_NK
 
 
-def curve_misses(curve: GemmCurve, cells: Cells) -> dict[str, Miss]:
-    """How far the curve alone is off: where it was fitted, on big weights, and at large M."""
+def curve_misses(curve: GemmCurve, cells: GemmCells) -> dict[str, Miss]:
+    """How far the curve alone is off: where it was fitted, on big weights, at large M."""
     regions: dict[str, list[tuple[float, float]]] = {"fit": [], "big_weights": [], "large_m": []}
     for (m, n, k), measured in cells.items():
         pair = (curve.seconds(m=m, n=n, k=k), measured)
@@ -94,75 +104,50 @@ def curve_misses(curve: GemmCurve, cells: Cells) -> dict[str, Miss]:
             regions["fit"].append(pair)
             if BF16_BYTES * n * k > BIG_WEIGHT_BYTES:
                 regions["big_weights"].append(pair)
-        elif m > FIT_MAX_M and min(n, k) >= FIT_MIN_NK:
+        elif min(n, k) >= FIT_MIN_NK:
             regions["large_m"].append(pair)
-    return {name: Miss.of(*_columns(pairs)) for name, pairs in regions.items()}
+    return {name: Miss.of(pairs) for name, pairs in regions.items()}
 
 
-def gemm_misses(
-    m: Sequence[int],
-    table: Mapping[tuple[int, int], Sequence[float | None]],
-    curve: GemmCurve,
-) -> Miss:
-    """Predict the (n, k) left out when every other n and k is dropped from the grid."""
-    ns = sorted({n for n, _ in table})
-    ks = sorted({k for _, k in table})
-    kept = {*_every_other(ns)}, {*_every_other(ks)}
-    grid = GemmGrid(m, {key: t for key, t in table.items() if _in(key, kept)}, curve)
-    pairs = [
-        (grid.at(m=mi, n=n, k=k)[0], t)
-        for (n, k), times in table.items()
-        if not _in((n, k), kept)
-        for mi, t in zip(m, times, strict=True)
-        if t is not None
-    ]
-    return Miss.of(*_columns(pairs))
+def grid_miss(m: Sequence[int], table: GemmTimes, curve: GemmCurve) -> Miss:
+    """Predict the shapes left out when every other n and k is dropped from the grid."""
+    ns, ks = (sorted({key[i] for key in table}) for i in (0, 1))
+    kept_n, kept_k = {*ns[::2], ns[-1]}, {*ks[::2], ks[-1]}
+    kept = {key for key in table if key[0] in kept_n and key[1] in kept_k}
+    return _left_out(m, table, curve, kept=kept, asked=table.keys() - kept)
 
 
-def line_misses(lines: Sequence[Line], *, linear: bool = False) -> Miss:
+def edge_miss(m: Sequence[int], table: GemmTimes, curve: GemmCurve) -> Miss:
+    """Predict the largest n and k from a grid that ends at a quarter of them."""
+    last_n, last_k = (max(key[i] for key in table) for i in (0, 1))
+    kept = {(n, k) for n, k in table if 4 * n <= last_n and 4 * k <= last_k}
+    asked = {(n, k) for n, k in table if (n == last_n) != (k == last_k) and min(n, k) > FIT_MIN_NK}
+    return _left_out(m, table, curve, kept=kept, asked=asked - kept if kept else set())
+
+
+def line_miss(lines: Sequence[Line], *, power: bool = False) -> Miss:
     """Predict each interior point of each line from its two neighbours."""
     pairs = []
     for line in lines:
         for i in range(1, len(line.x) - 1):
-            ends = Line(line.x[i - 1 : i + 2 : 2], line.seconds[i - 1 : i + 2 : 2], linear=linear)
+            around = slice(i - 1, i + 2, 2)
+            ends = Line(line.x[around], line.seconds[around], power=power)
             pairs.append((ends.at(line.x[i])[0], line.seconds[i]))
-    return Miss.of(*_columns(pairs))
+    return Miss.of(pairs)
 
 
-def sheet_misses(sheets: Sequence[Sheet], *, linear: bool = False) -> Miss:
-    """Predict each interior point of each line of each sheet from its two neighbours."""
-    return line_misses([line for sheet in sheets for line in sheet.lines], linear=linear)
-
-
-def spikes(line: Line, factor: float) -> list[int]:
-    """Interior points slower than both neighbours by ``factor``: no load explains them."""
-    t = line.seconds
-    return [i for i in range(1, len(t) - 1) if t[i] > factor * max(t[i - 1], t[i + 1])]
-
-
-def curve_record(curve: GemmCurve) -> dict[str, float]:
-    """Constants as they are written to ``meta.toml``."""
-    return asdict(curve)
-
-
-def spread(values: Sequence[float]) -> float:
-    """Second smallest over smallest: what a lucky minimum may hide."""
-    low, second = sorted(values)[:2]
-    return second / low
-
-
-def geometric_middle(before: float, after: float) -> float:
-    """Mean of two times on a log scale [s]."""
-    return float(np.exp((log(before) + log(after)) / 2))
-
-
-def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [p for p, _ in pairs], [m for _, m in pairs]
-
-
-def _every_other(axis: Sequence[int]) -> list[int]:
-    return [*axis[::2], axis[-1]]
-
-
-def _in(key: tuple[int, int], kept: tuple[set[int], set[int]]) -> bool:
-    return key[0] in kept[0] and key[1] in kept[1]
+def _left_out(
+    m: Sequence[int],
+    table: GemmTimes,
+    curve: GemmCurve,
+    *,
+    kept: set[tuple[int, int]],
+    asked: set[tuple[int, int]],
+) -> Miss:
+    grid = GemmGrid(m, {key: table[key] for key in kept}, curve)
+    return Miss.of(
+        (grid.at(m=rows, n=n, k=k)[0], seconds)
+        for n, k in sorted(asked)
+        for rows, seconds in zip(m, table[n, k], strict=True)
+        if seconds is not None
+    )

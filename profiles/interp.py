@@ -1,33 +1,18 @@
 """Interpolation between measured points.
 
 Plain Python on purpose: a lookup is one number, and ``bisect`` on a tuple beats an array.
-Every rule here stays between its two neighbours, so a table that rises is read as one that rises.
+Times are joined by straight lines, because work is a launch plus bytes over bandwidth; held-out
+points say so too. Every rule stays between its neighbours, so a rising table is read as rising.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 
 from dflash_sim.profiles.units import BF16_BYTES
 
-
-def bracket(axis: Sequence[float], log_axis: Sequence[float], x: float) -> tuple[int, int, float]:
-    """Neighbours of ``x`` and the weight of the upper one in log space, clamped to the axis."""
-    if x <= axis[0]:
-        return 0, 0, 0.0
-    if x >= axis[-1]:
-        return len(axis) - 1, len(axis) - 1, 0.0
-    hi = bisect_right(axis, x)
-    lo = hi - 1
-    if axis[lo] == x:
-        return lo, lo, 0.0
-    return lo, hi, (log(x) - log_axis[lo]) / (log_axis[hi] - log_axis[lo])
-
-
-def beyond(x: float, x0: float, x1: float, y0: float, y1: float) -> float:
-    """Straight line through the last two points: past them the work grows with the bytes."""
-    return y1 + max(0.0, (y1 - y0) / (x1 - x0)) * (x - x1)
+Found = tuple[float, bool]
 
 
 class Line:
@@ -37,34 +22,32 @@ class Line:
     ----------
     x : sizes, rising [1]
     seconds : time at each size [s]; ``None`` where nothing was measured
-    linear : join points with straight lines instead of power laws
+    power : join points by power laws, for work that grows faster than its size
     """
 
-    __slots__ = ("_linear", "_log_x", "seconds", "x")
+    __slots__ = ("_power", "seconds", "x")
 
     def __init__(
-        self, x: Sequence[float], seconds: Sequence[float | None], *, linear: bool = False
+        self, x: Sequence[float], seconds: Sequence[float | None], *, power: bool = False
     ) -> None:
         known = [(a, b) for a, b in zip(x, seconds, strict=True) if b is not None]
         self.x = tuple(a for a, _ in known)
         self.seconds = tuple(b for _, b in known)
-        self._log_x = tuple(log(a) for a in self.x)
-        self._linear = linear
+        self._power = power
 
-    def at(self, x: float) -> tuple[float, bool]:
+    def at(self, x: float) -> Found:
         """Time at ``x`` [s], and whether ``x`` lies inside the measured range."""
-        t = self.seconds
-        if x > self.x[-1]:
-            if len(t) == 1:
-                return t[0] * x / self.x[0], False
-            return beyond(x, self.x[-2], self.x[-1], t[-2], t[-1]), False
-        lo, hi, weight = bracket(self.x, self._log_x, x)
-        if lo == hi:
-            return t[lo], x >= self.x[0]
-        if self._linear:
-            weight = (x - self.x[lo]) / (self.x[hi] - self.x[lo])
-            return t[lo] + weight * (t[hi] - t[lo]), True
-        return t[lo] * (t[hi] / t[lo]) ** weight, True
+        axis, t = self.x, self.seconds
+        hi = bisect_left(axis, x)
+        if hi < len(axis) and axis[hi] == x:
+            return t[hi], True
+        if hi == 0:
+            return t[0], False
+        if len(axis) == 1:
+            return t[0] * x / axis[0], False
+        hi = min(hi, len(axis) - 1)
+        join = _power_law if self._power else _straight
+        return join(x, axis[hi - 1], axis[hi], t[hi - 1], t[hi]), x <= axis[-1]
 
 
 class Sheet:
@@ -81,24 +64,19 @@ class Sheet:
         self._across = tuple(sorted(lines))
         self.lines = tuple(lines[a] for a in self._across)
 
-    def at(self, across: float, along: float) -> tuple[float, bool]:
+    def at(self, across: float, along: float) -> Found:
         """Time at (``across``, ``along``) [s], and whether every point used was measured."""
         axis = self._across
-        hi = min(bisect_right(axis, across), len(axis) - 1)
-        lo = max(hi - 1, 0)
-        if across <= axis[0]:
-            seconds, inside = self.lines[0].at(along)
-            return seconds, inside and across == axis[0]
-        t0, inside0 = self.lines[lo].at(along)
+        hi = bisect_left(axis, across)
+        if hi < len(axis) and axis[hi] == across:
+            return self.lines[hi].at(along)
+        if hi == 0 or len(axis) == 1:
+            return self.lines[0].at(along)[0], False
+        hi = min(hi, len(axis) - 1)
+        t0, inside0 = self.lines[hi - 1].at(along)
         t1, inside1 = self.lines[hi].at(along)
-        if across == axis[lo]:
-            return t0, inside0
-        if across == axis[hi]:
-            return t1, inside1
-        if across > axis[hi]:
-            return beyond(across, axis[lo], axis[hi], t0, t1) if lo < hi else t1, False
-        weight = log(across / axis[lo]) / log(axis[hi] / axis[lo])
-        return t0 * (t1 / t0) ** weight, inside0 and inside1
+        inside = inside0 and inside1 and across <= axis[-1]
+        return _straight(across, axis[hi - 1], axis[hi], t0, t1), inside
 
 
 @dataclass(frozen=True)
@@ -122,7 +100,9 @@ class GemmCurve:
         """Time of a bf16 ``[m, k] x [k, n]`` product [s]."""
         memory_s = BF16_BYTES * (m * k + n * k + m * n) / self.bw_byte_s
         math_s = 2 * m * n * k / self.rate_flop_s
-        return float(self.floor_s + (memory_s**self.knee + math_s**self.knee) ** (1 / self.knee))
+        slow, fast = max(memory_s, math_s), min(memory_s, math_s)
+        knee: float = (1 + (fast / slow) ** self.knee) ** (1 / self.knee)
+        return self.floor_s + slow * knee
 
 
 class GemmGrid:
@@ -149,24 +129,25 @@ class GemmGrid:
         self._m = tuple(m)
         self._n = tuple(sorted({n for n, _ in table}))
         self._k = tuple(sorted({k for _, k in table}))
-        self._log_m, self._log_n, self._log_k = (
-            tuple(log(v) for v in axis) for axis in (self._m, self._n, self._k)
-        )
 
-    def at(self, *, m: float, n: float, k: float) -> tuple[float, bool]:
-        """Time [s], and whether this ``(n, k)`` was measured."""
+    def covers(self, *, n: int, k: int) -> bool:
+        """Whether (n, k) lies between measured shapes."""
+        return n <= self._n[-1] and k <= self._k[-1]
+
+    def at(self, *, m: float, n: int, k: int) -> Found:
+        """Time [s], and whether this (n, k) was measured at row counts around ``m``."""
         total = weights = 0.0
-        for mi, wm in _ends(bracket(self._m, self._log_m, m)):
-            for ni, wn in _ends(bracket(self._n, self._log_n, n)):
-                for ki, wk in _ends(bracket(self._k, self._log_k, k)):
+        for mi, wm in _ends(self._m, m):
+            for ni, wn in _ends(self._n, n):
+                for ki, wk in _ends(self._k, k):
                     ratio = self._log_ratio(mi, self._n[ni], self._k[ki])
                     if ratio is not None:
-                        weight = wm * wn * wk
-                        total += weight * ratio
-                        weights += weight
+                        total += wm * wn * wk * ratio
+                        weights += wm * wn * wk
         base = self.curve.seconds(m=m, n=n, k=k)
-        measured = (n, k) in self.table and self._m[0] <= m <= self._m[-1] and weights > 0
-        return (base * exp(total / weights) if weights else base), measured
+        if not weights:
+            return base, False
+        return base * exp(total / weights), (n, k) in self.table and m <= self._m[-1]
 
     def _log_ratio(self, mi: int, n: int, k: int) -> float | None:
         times = self.table.get((n, k))
@@ -176,6 +157,24 @@ class GemmGrid:
         return log(seconds / self.curve.seconds(m=self._m[mi], n=n, k=k))
 
 
-def _ends(found: tuple[int, int, float]) -> tuple[tuple[int, float], ...]:
-    lo, hi, weight = found
-    return ((lo, 1.0),) if lo == hi else ((lo, 1 - weight), (hi, weight))
+def _ends(axis: Sequence[float], x: float) -> tuple[tuple[int, float], ...]:
+    """Neighbours of ``x`` with their weights in log space, clamped to the axis."""
+    hi = bisect_right(axis, x)
+    if hi == 0:
+        return ((0, 1.0),)
+    if hi == len(axis) or axis[hi - 1] == x:
+        return ((hi - 1, 1.0),)
+    upper = log(x / axis[hi - 1]) / log(axis[hi] / axis[hi - 1])
+    return ((hi - 1, 1 - upper), (hi, upper))
+
+
+def _straight(x: float, x0: float, x1: float, y0: float, y1: float) -> float:
+    """Line through two points; past the second it does not fall."""
+    slope = (y1 - y0) / (x1 - x0)
+    return y0 + slope * (x - x0) if x <= x1 else y1 + max(0.0, slope) * (x - x1)
+
+
+def _power_law(x: float, x0: float, x1: float, y0: float, y1: float) -> float:
+    """Power law through two points; past the second it does not fall."""
+    power = log(y1 / y0) / log(x1 / x0)
+    return y0 * exp(power * log(x / x0)) if x <= x1 else y1 * exp(max(0.0, power) * log(x / x1))

@@ -9,18 +9,21 @@ import csv
 import hashlib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from math import log
 from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.interp import GemmCurve, GemmGrid, Line, Sheet
+from dflash_sim.profiles.find import roots
+from dflash_sim.profiles.interp import Found, GemmCurve, GemmGrid, Line, Sheet
 from dflash_sim.profiles.units import US
 
 FILES = ("attention.csv", "comm.csv", "gdn.csv", "gemm.csv", "meta.toml", "moe.csv")
-BACKENDS = ("trtllm_mha", "fa3", "flashinfer", "triton")  # first one measured is the default
+# Attention kernels by preference: the first one measured for a shape is its default.
+BACKENDS = ("trtllm_mha", "fa3", "flash_attention", "flashinfer", "triton")
+Key = tuple[str, ...]
 KEPT = 1 << 16  # remembered lookups per kind; a KV length is rarely asked twice
 
 
@@ -43,20 +46,6 @@ class Timing:
 FREE = Timing(seconds=0.0, evidence="measured", rel_err=0.0)
 
 
-@dataclass(frozen=True)
-class _Trust:
-    measured: float
-    fitted: float
-
-    def timing(self, found: tuple[float, bool]) -> Timing:
-        seconds, inside = found
-        return Timing(
-            seconds=seconds,
-            evidence="measured" if inside else "fitted",
-            rel_err=self.measured if inside else self.fitted,
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class OpTables:
     """Operator times of one GPU model; per-rank shapes go in, seconds come out.
@@ -69,12 +58,11 @@ class OpTables:
     digest: str
     meta: dict[str, Any]
     _gemm: GemmGrid
-    _moe: dict[tuple[str, ...], Line]
-    _decode: dict[tuple[str, ...], Sheet]
-    _prefill: dict[tuple[str, ...], Sheet]
-    _gdn: dict[tuple[str, ...], Sheet]
-    _comm: dict[tuple[str, ...], Line]
-    _trust: dict[str, _Trust] = field(repr=False)
+    _moe: dict[Key, Line]
+    _attention: dict[str, dict[Key, Sheet]]
+    _gdn: dict[Key, Sheet]
+    _comm: dict[Key, Line]
+    _rel_err: dict[str, dict[str, float]]
 
     @classmethod
     def load(cls, device: str, *, profiles_dirs: Sequence[str | Path] = ()) -> "OpTables | None":
@@ -83,9 +71,9 @@ class OpTables:
         Parameters
         ----------
         device : GPU name, such as ``b200``
-        profiles_dirs : searched for ``ops/<device>/`` before the built-in profiles
+        profiles_dirs : searched for ``ops/<device>/`` before the shipped profiles
         """
-        for root in (*map(Path, profiles_dirs), Path(__file__).parent):
+        for root in roots(tuple(map(Path, profiles_dirs))):
             folder = root / "ops" / device
             if (folder / "meta.toml").is_file():
                 return _load(device, folder)
@@ -119,7 +107,7 @@ class OpTables:
         """
         shape = (experts, top_k, hidden, inter, tp)
         line = self._moe.get((*map(str, shape), distribution))
-        return None if line is None else self._trust["moe"].timing(line.at(tokens))
+        return None if line is None else self._timing("moe", line.at(tokens))
 
     def decode_attention(
         self,
@@ -181,18 +169,25 @@ class OpTables:
         self, kernel: str, seq: float, batch: float, v_heads: int, k_heads: int
     ) -> Timing | None:
         sheet = self._gdn.get((kernel, str(v_heads), str(k_heads)))
-        return None if sheet is None else self._trust["gdn"].timing(sheet.at(seq, batch))
+        return None if sheet is None else self._timing(f"gdn.{kernel}", sheet.at(seq, batch))
 
     def _comm_at(self, op: str, nbytes: float, gpus: int) -> Timing | None:
         if gpus == 1:
             return FREE
         line = self._comm.get((op, str(gpus)))
-        return None if line is None else self._trust["comm"].timing(line.at(nbytes))
+        return None if line is None else self._timing(f"comm.{op}", line.at(nbytes))
+
+    def _timing(self, kind: str, found: Found) -> Timing:
+        seconds, inside = found
+        evidence = "measured" if inside else "fitted"
+        return Timing(seconds=seconds, evidence=evidence, rel_err=self._rel_err[kind][evidence])
 
 
 @lru_cache(maxsize=KEPT)
 def _gemm(tables: OpTables, m: int, n: int, k: int) -> Timing:
-    return tables._trust["gemm"].timing(tables._gemm.at(m=m, n=n, k=k))
+    grid = tables._gemm
+    kind = "gemm" if grid.covers(n=n, k=k) else "gemm.past_edge"
+    return tables._timing(kind, grid.at(m=m, n=n, k=k))
 
 
 @lru_cache(maxsize=KEPT)
@@ -207,35 +202,35 @@ def _attention(
     window: int,
     backend: str | None,
 ) -> Timing | None:
-    sheets = tables._decode if phase == "decode" else tables._prefill
-    wanted = (heads, kv_heads, head_dim, window, backend)
-    key = _nearest(sheets, heads, kv_heads, head_dim, window, backend)
-    if key is None and window:
+    key = _nearest(tables, phase, heads, kv_heads, head_dim, window, backend)
+    narrowed = key is None and window > 0
+    if narrowed:
         # Reading only the window's tokens costs what a cache of that length costs.
-        length = min(length, window)
-        key = _nearest(sheets, heads, kv_heads, head_dim, 0, backend)
+        key = _nearest(tables, phase, heads, kv_heads, head_dim, 0, backend)
     if key is None:
         return None
-    exact = (int(key[1]), int(key[2]), int(key[3]), int(key[4])) == wanted[:4]
-    same_kernel = backend is None or key[0] == backend
-    seconds, inside = sheets[key].at(batch, length)
-    return tables._trust["attention"].timing((seconds, inside and exact and same_kernel))
+    sheet = tables._attention[phase][key]
+    seconds, inside = sheet.at(batch, min(length, window) if narrowed else length)
+    same = key[0] == (backend or key[0]) and int(key[1]) == heads
+    cut = narrowed and length > window
+    return tables._timing(f"attention.{phase}", (seconds, inside and same and not cut))
 
 
+@lru_cache(maxsize=KEPT)
 def _nearest(
-    sheets: dict[tuple[str, ...], Sheet],
+    tables: OpTables,
+    phase: str,
     heads: int,
     kv_heads: int,
     head_dim: int,
     window: int,
     backend: str | None,
-) -> tuple[str, ...] | None:
+) -> Key | None:
     """Key with this cache shape: wanted kernel, else default one; nearest query heads."""
     cache = (str(kv_heads), str(head_dim), str(window))
-    found = [key for key in sheets if key[2:] == cache]
     order = {name: rank for rank, name in enumerate(BACKENDS)}
 
-    def distance(key: tuple[str, ...]) -> tuple[bool, int, float, str]:
+    def distance(key: Key) -> tuple[bool, int, float, str]:
         return (
             backend is not None and key[0] != backend,
             order.get(key[0], len(order)),
@@ -243,6 +238,7 @@ def _nearest(
             key[0],
         )
 
+    found = (key for key in tables._attention[phase] if key[2:] == cache)
     return min(found, key=distance, default=None)
 
 
@@ -260,21 +256,20 @@ def _load(device: str, folder: Path) -> OpTables:
                 [int(v) for v in m], {(int(n), int(k)): t for (n, k), t in gemm.items()}, curve
             ),
             _moe={key[:-1]: line for key, line in _lines(raw["moe.csv"]).items()},
-            _decode=_sheets(raw["attention.csv"], head="decode"),
-            _prefill=_sheets(raw["attention.csv"], head="prefill"),
-            _gdn=_sheets(raw["gdn.csv"], linear=True),
-            _comm=_lines(raw["comm.csv"]),
-            _trust={
-                family: _Trust(**meta[family]["error"])
-                for family in ("gemm", "moe", "attention", "gdn", "comm")
+            _attention={
+                "decode": _sheets(raw["attention.csv"], head="decode"),
+                "prefill": _sheets(raw["attention.csv"], head="prefill", power=True),
             },
+            _gdn=_sheets(raw["gdn.csv"]),
+            _comm=_lines(raw["comm.csv"]),
+            _rel_err=meta["rel_err"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"cannot read the operator tables in {folder}: {error}"
         raise UsageError(msg) from error
 
 
-def _matrix(raw: bytes) -> tuple[list[float], dict[tuple[str, ...], list[float | None]]]:
+def _matrix(raw: bytes) -> tuple[list[float], dict[Key, list[float | None]]]:
     """Sizes of the time columns, and key columns to times [s]."""
     rows = csv.reader(raw.decode().splitlines())
     header = next(rows)
@@ -286,17 +281,17 @@ def _matrix(raw: bytes) -> tuple[list[float], dict[tuple[str, ...], list[float |
     }
 
 
-def _lines(raw: bytes) -> dict[tuple[str, ...], Line]:
+def _lines(raw: bytes) -> dict[Key, Line]:
     axis, rows = _matrix(raw)
     return {key: Line(axis, times) for key, times in rows.items()}
 
 
-def _sheets(raw: bytes, *, head: str = "", linear: bool = False) -> dict[tuple[str, ...], Sheet]:
+def _sheets(raw: bytes, *, head: str = "", power: bool = False) -> dict[Key, Sheet]:
     """Sheets keyed by every column but the last key, which becomes the sheet's first axis."""
     axis, rows = _matrix(raw)
-    grouped: dict[tuple[str, ...], dict[float, Line]] = {}
+    grouped: dict[Key, dict[float, Line]] = {}
     for key, times in rows.items():
         if not head or key[0] == head:
             name = key[1:-1] if head else key[:-1]
-            grouped.setdefault(name, {})[float(key[-1])] = Line(axis, times, linear=linear)
+            grouped.setdefault(name, {})[float(key[-1])] = Line(axis, times, power=power)
     return {name: Sheet(lines) for name, lines in grouped.items()}
