@@ -59,7 +59,7 @@ __all__ = [
     "sheet_names",
 ]
 
-_Row = TypeVar("_Row")
+_Row = TypeVar("_Row", AcceptancePoint, SurvivalPoint, PublishedPoint)
 
 
 def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
@@ -254,6 +254,9 @@ def _network(kind: str, name: str, profiles_dirs: Dirs, parse: Callable[..., _Sh
 
 def _parse(path: Path, label: str, parse: Callable[..., _Shape]) -> _Shape:
     config = read_sheet(path)
+    beside = path.with_name("hf_quant_config.json")  # where ModelOpt says what it quantized
+    if path.name == "config.json" and beside.is_file():
+        config["quantization_config"] = read_sheet(beside).get("quantization")
     return parse(config, name=label, source=str(config.get("_source", path)))
 
 

@@ -211,10 +211,10 @@ def _check_dtype(f: _Fields, *, experts_may_be_mxfp4: bool) -> str:
     quantization = f.nested(f.first("quantization_config", "compression_config"))
     if not quantization.config:
         return dtype
-    method = quantization.text("quant_method", default="unnamed")
+    method = quantization.text(quantization.first("quant_method", "quant_algo"), default="unnamed")
     if method == "mxfp4" and experts_may_be_mxfp4:
         return method
-    msg = f"config of {f.name}: quantization '{method}' is not modelled; have: {', '.join(allowed)}"
+    msg = f"config of {f.name}: quantization {method!r} is not modelled; have: {', '.join(allowed)}"
     raise UsageError(msg)
 
 
