@@ -57,3 +57,36 @@ def load_acceptance_priors() -> AcceptancePriors:
         accept_length_error=sheet["accept_length_error"]["value"],
         beta=MappingProxyType(beta),
     )
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that lend each other accept lengths, and from which sources."""
+
+    name: str
+    members: tuple[str, ...]
+    sources: tuple[str, ...]
+    rel_err: float
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Which published source speaks for a model."""
+
+    order: tuple[str, ...]
+    families: tuple[Family, ...]
+
+    def rank(self, source_id: str) -> int:
+        """Position in the order of preference; unlisted sources are last."""
+        return self.order.index(source_id) if source_id in self.order else len(self.order)
+
+
+@cache
+def load_preference() -> Preference:
+    """Read the order of preference shipped with the package."""
+    raw = tomllib.loads((_PRIORS.parent / "preference.toml").read_text(encoding="utf-8"))
+    families = tuple(
+        Family(f["name"], tuple(f["members"]), tuple(f["sources"]), f["rel_err"])
+        for f in raw["families"]
+    )
+    return Preference(tuple(raw["order"]), families)

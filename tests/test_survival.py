@@ -4,10 +4,7 @@ Statistical checks use fixed seeds and four standard errors or p > 1e-4, and eac
 on a wrong model.
 """
 
-import csv
 import math
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +22,6 @@ from dflash_sim.simulator.survival import (
     fit_two,
 )
 
-DATA = Path(__file__).parent / "data"
 PRIORS = load_acceptance_priors()
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)
@@ -209,95 +205,3 @@ def coverage(stated: float) -> tuple[float, float]:
 def test_ninety_per_cent_intervals_hold_the_truth() -> None:
     assert all(0.83 <= share <= 0.96 for share in coverage(1.0))
     assert all(share < 0.7 for share in coverage(0.5))
-
-
-def published_lengths(method: str) -> dict[tuple[str, ...], dict[int, float]]:
-    cells: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
-    with (DATA / "acceptance_lengths.csv").open() as file:
-        for row in csv.DictReader(file):
-            if row["method"] == method:
-                key = (row["version"], row["model"], row["dataset"])
-                cells[key][int(row["block"])] = float(row["accept_length"])
-    return cells
-
-
-def published_positions(model: str) -> dict[tuple[str, str], tuple[np.ndarray, float]]:
-    cells = defaultdict(list)
-    with (DATA / "acceptance_positions.csv").open() as file:
-        for row in csv.DictReader(file):
-            if row["model"] == model:
-                cells[row["method"], row["dataset"]].append(row)
-    column = "survival" if cells and next(iter(cells.values()))[0]["survival"] else "conditional"
-    return {
-        key: (np.array([float(r[column]) for r in rows]), float(rows[0]["accept_length"]))
-        for key, rows in cells.items()
-    }
-
-
-def rms(x: list[float]) -> float:
-    return math.sqrt(np.mean(np.square(x)))
-
-
-def test_weibull_from_blocks_8_and_16_predicts_block_4() -> None:
-    cells = [c for c in published_lengths("dflash").values() if 4 in c]
-    weibull = [fit_two(c[8], 8, c[16], 16).accept_length(4) / c[4] - 1 for c in cells]
-    geometric = [fit_one(c[8], 8, beta=1.0).accept_length(4) / c[4] - 1 for c in cells]
-    assert len(cells) == 20
-    assert rms(weibull) < 0.025
-    assert rms(geometric) > 0.028
-
-
-def test_geometric_from_block_8_overshoots_block_16() -> None:
-    cells = published_lengths("dflash").values()
-    excess = [fit_one(c[8], 8, beta=1.0).accept_length(16) / c[16] - 1 for c in cells]
-    assert np.mean(excess) > 0.05
-
-
-def test_prior_on_beta_is_the_spread_of_published_pairs() -> None:
-    betas = [fit_two(c[8], 8, c[16], 16).beta for c in published_lengths("dflash").values()]
-    prior = PRIORS.beta["dflash"]
-    assert len(betas) == 31
-    assert (np.mean(betas), np.std(betas, ddof=1)) == pytest.approx(
-        (prior.mean, prior.sd), abs=0.01
-    )
-
-
-def test_golden_mtp_curve_gives_its_prior() -> None:
-    cells = published_lengths("mtp")
-    on = next(c for (_, _, dataset), c in cells.items() if dataset.endswith("thinking_on"))
-    fit = fit_many([(b, al, 0.03) for b, al in on.items()], beta_prior=(1.0, 100.0))
-    assert fit.params.beta == pytest.approx(PRIORS.beta["mtp"].mean, abs=0.03)
-    assert max(abs(fit.params.accept_length(b) - al) for b, al in on.items()) < 0.05
-
-
-def test_golden_accept_lengths_difference_to_a_survival_within_noise() -> None:
-    for curve in published_lengths("mtp").values():
-        raw = np.diff([1.0, *(curve[b] for b in sorted(curve))])
-        assert np.all((raw >= -0.05) & (raw <= 1))
-        assert np.abs(Survival.from_accept_lengths(curve).s - raw).max() < 0.05
-
-
-def test_full_block_share_of_the_paper() -> None:
-    """The DFlash paper (arXiv 2602.06036): 35.7 % full blocks at accept length 5.21, block 8."""
-    prior = PRIORS.beta["dflash"]
-    weibull = fit_one(5.21, 8, beta=prior.mean).survival(7).full_block_prob
-    geometric = fit_one(5.21, 8, beta=1.0).survival(7).full_block_prob
-    assert weibull == pytest.approx(0.357, abs=0.015)
-    assert geometric != pytest.approx(0.357, abs=0.015)
-
-
-def test_vllm_per_position_acceptance_is_survival() -> None:
-    cells = published_positions("gemma-4-31B-it")
-    assert len(cells) == 9
-    for rates, accept_length in cells.values():
-        assert Survival.table(rates).mean_accept_length == pytest.approx(accept_length, abs=0.01)
-        conditional = np.cumprod(rates)
-        assert 1 + conditional.sum() < accept_length - 0.3
-
-
-def test_dspark_conditionals_multiply_to_its_accept_lengths() -> None:
-    cells = published_positions("Qwen3-4B")
-    assert len(cells) == 9
-    for rates, accept_length in cells.values():
-        assert 1 + np.cumprod(rates).sum() == pytest.approx(accept_length, rel=0.01)
-        assert 1 + rates.sum() > accept_length * 1.05
