@@ -53,7 +53,8 @@ def cycles_pmf(s: npt.ArrayLike, tokens: int) -> Floats:
 def overshoot_pmf(s: npt.ArrayLike) -> Floats:
     """P(the last commit overshoots by r tokens), r = 0..gamma, of a long request: ``S_r / mu``."""
     s = np.asarray(s, dtype=np.float64)
-    return np.concatenate([np.ones(1), s]) / (1 + s.sum())
+    reach: Floats = np.concatenate([np.ones(1), s])
+    return reach / (1 + float(s.sum()))
 
 
 def request_accept_length(s: npt.ArrayLike, tokens: npt.ArrayLike) -> Floats:
