@@ -2,7 +2,9 @@
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,12 +67,11 @@ _Row = TypeVar("_Row", AcceptancePoint, SurvivalPoint, PublishedPoint)
 def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
     """The GPU called ``name``, such as ``b200``."""
     sheet = _Sheet(require_sheet("gpus", name, profiles_dirs))
-    rent = sheet.raw.get("price", {})
     return Device(
         name=sheet.path.stem,
         title=sheet.text("title"),
         vendor=sheet.text("vendor"),
-        aliases=tuple(sheet.raw.get("aliases", ())),
+        aliases=sheet.words("aliases"),
         bf16_flop_s=sheet["bf16"],
         fp8_flop_s=sheet.get("fp8"),
         fp4_flop_s=sheet.get("fp4"),
@@ -85,7 +86,7 @@ def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
             low=sheet.get("price.low"),
             typical=sheet.get("price.typical"),
             high=sheet.get("price.high"),
-            source=rent.get("source", "none found"),
+            source=next((q.source for k, q in sheet.quantities.items() if k[:6] == "price."), ""),
         ),
         quantities=sheet.quantities,
     )
@@ -147,7 +148,7 @@ def load_dataset(name: str, profiles_dirs: Dirs = ()) -> Dataset:
     return Dataset(
         name=sheet.path.stem,
         title=sheet.text("title"),
-        aliases=tuple(sheet.raw.get("aliases", ())),
+        aliases=sheet.words("aliases"),
         num_prompts=int(sheet["num_prompts"]),
         turns=turns,
         isl=tuple(sheet.lengths(f"isl_{turn}") for turn in range(1, turns + 1)),
@@ -195,20 +196,31 @@ def quantities(raw: Mapping[str, Any], path: Path) -> dict[str, Quantity]:
 
 
 def _quantity(table: Mapping[str, Any], value: object, where: str) -> Quantity:
-    rel_err = table.get("rel_err", 0.0)
-    for what, number in (("value", value), ("rel_err", rel_err)):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            msg = f"{where}: {what} is {number!r}; expected a number"
-            raise UsageError(msg)
     for what, allowed in (("unit", UNITS), ("evidence", EVIDENCE)):
-        if table.get(what) not in allowed:
-            msg = f"{where}: {what} is {table.get(what)!r}; expected one of {', '.join(allowed)}"
+        word = table.get(what)
+        if not isinstance(word, str) or word not in allowed:
+            msg = f"{where}: {what} is {word!r}; expected one of {', '.join(allowed)}"
             raise UsageError(msg)
     source = table.get("source")
     if not isinstance(source, str) or not source.strip():
         msg = f"{where}: no source; say where the number is from"
         raise UsageError(msg)
-    return Quantity(float(value), table["unit"], source, table["evidence"], float(rel_err))  # type: ignore[arg-type]
+    return Quantity(
+        value=_finite(value, f"{where}: value"),
+        unit=table["unit"],
+        source=source,
+        evidence=table["evidence"],
+        rel_err=_finite(table.get("rel_err", 0.0), f"{where}: rel_err"),
+    )
+
+
+def _finite(value: object, where: str) -> float:
+    if isinstance(value, float) or type(value) is int:
+        with suppress(OverflowError):
+            if isfinite(value):
+                return float(value)
+    msg = f"{where} is {value!r}; expected a finite number"
+    raise UsageError(msg)
 
 
 class _Sheet:
@@ -220,10 +232,14 @@ class _Sheet:
         self.quantities = quantities(self.raw, path)
 
     def __getitem__(self, key: str) -> float:
-        return self.quantity(key).si
+        quantity = self.quantity(key)
+        if quantity.value <= 0:
+            msg = f"{self.path}: [{key}] is {quantity.value:g}; expected a positive number"
+            raise UsageError(msg)
+        return quantity.si
 
     def get(self, key: str) -> float | None:
-        return self.quantities[key].si if key in self.quantities else None
+        return self[key] if key in self.quantities else None
 
     def quantity(self, key: str) -> Quantity:
         if key not in self.quantities:
@@ -233,6 +249,13 @@ class _Sheet:
 
     def lengths(self, key: str) -> LengthModel:
         return LengthModel(self.quantity(f"{key}.mean"), self.quantity(f"{key}.sd"))
+
+    def words(self, key: str) -> tuple[str, ...]:
+        value = self.raw.get(key, [])
+        if not isinstance(value, list):
+            msg = f"{self.path}: {key} is {value!r}; expected a list"
+            raise UsageError(msg)
+        return tuple(map(str, value))
 
     def text(self, key: str) -> str:
         value = self.raw.get(key)
@@ -271,45 +294,54 @@ def _as_path(name: str) -> Path | None:
 
 def _made_for(kind: str, model: str, profiles_dirs: Dirs) -> Path:
     """The first drafter sheet of ``kind`` whose target is ``model``."""
-    target = require_sheet("models", model, profiles_dirs)
-    known_as = {target.stem.lower(), *aliases(target)}
+    known_as = {model.lower()}
+    if not _as_path(model):
+        target = require_sheet("models", model, profiles_dirs)
+        known_as = {target.stem.lower(), *aliases(target)}
     for path in sheets(*FOLDERS[kind], profiles_dirs):
         if str(read_sheet(path).get("target", "")).lower() in known_as:
             return path
+    what = {"drafters": "DFlash drafter", "eagle3": "EAGLE-3 head"}[kind]
     have = ", ".join(names(kind, profiles_dirs))
-    msg = f"no drafter of kind {kind} is known for '{target.stem}'; have: {have}"
+    msg = f"no {what} is known for '{model}'; have: {have}. Name one, or pass a path to its config"
     raise MissingProfileError(msg)
 
 
 def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:
     """Rows of a table as ``record``, from every folder that has one; urls by ``source_id``."""
     for root in roots(profiles_dirs):
-        urls = {row["source_id"]: row["url"] for row in _csv(root / "published/sources.csv")}
+        sources = list(_csv(root / "published/sources.csv"))
+        urls = {row.get("source_id"): row.get("url", "") for row in sources}
         for number, row in enumerate(_csv(root / file), start=2):
-            row.setdefault("url", urls.get(row.get("source_id") or "", ""))
+            row.setdefault("url", urls.get(row.get("source_id"), ""))
             try:
-                yield record(**{f.name: _CELL[str(f.type)](row[f.name]) for f in fields(record)})  # type: ignore[arg-type]
-            except (KeyError, ValueError) as error:
+                yield record(**{f.name: _CELL[f.type](row[f.name]) for f in fields(record)})
+            except (KeyError, TypeError, ValueError) as error:
                 want = ", ".join(f.name for f in fields(record))
                 msg = f"{root / file}, line {number}: {error!r}; expected columns {want}"
                 raise UsageError(msg) from error
 
 
 def _csv(path: Path) -> Iterator[dict[str, str]]:
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="") as lines:
+    if not path.is_file():
+        return
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets write the mark
             yield from csv.DictReader(lines)
+    except (csv.Error, UnicodeDecodeError) as error:
+        msg = f"cannot read {path}: {error}"
+        raise UsageError(msg) from error
 
 
 def _yes_no(cell: str) -> bool | None:
     return {"yes": True, "no": False, "": None}[cell]
 
 
-_CELL: dict[str, Callable[[str], Any]] = {
-    "<class 'str'>": str,
-    "<class 'int'>": int,
-    "<class 'float'>": float,
-    "float | None": lambda cell: float(cell) if cell else None,
-    "bool | None": _yes_no,
-    "tuple[str, ...]": lambda cell: tuple(cell.split()),
+_CELL: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    int: int,
+    float: float,
+    float | None: lambda cell: float(cell) if cell else None,
+    bool | None: _yes_no,
+    tuple[str, ...]: lambda cell: tuple(cell.split()),
 }

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dflash_sim.profiles.errors import MissingProfileError, UsageError
 from dflash_sim.profiles.find import ENV, FOLDERS, read_sheet
@@ -98,6 +100,36 @@ def test_a_careless_number_is_refused(table: dict[str, Any], complaint: str) -> 
         quantities({"mem_bw": table}, Path("mine.toml"))
 
 
+TOML_VALUES = st.sampled_from(
+    ["1", "-1", "0", "nan", "inf", "1e400", "true", '"x"', "[1]", "{}", '"TB/s"', '"assumed"']
+)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(line=st.integers(0, 70), value=TOML_VALUES, cut=st.booleans())
+def test_a_damaged_sheet_is_refused_in_words(
+    tmp_path: Path, line: int, value: str, cut: bool
+) -> None:
+    """One line changed or cut: the sheet still loads or the complaint names it."""
+    for folder, name, load in (
+        ("devices", "b200", load_device),
+        ("nodes", "b200x8", load_node),
+        ("workloads", "gsm8k", load_dataset),
+    ):
+        lines = (BUILT_IN / folder / f"{name}.toml").read_text().splitlines()
+        at = line % len(lines)
+        key, equals, _ = lines[at].partition(" = ")
+        lines[at] = "" if cut or not equals else f"{key} = {value}"
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "damaged.toml").write_text("\n".join(lines))
+        try:
+            load("damaged", (tmp_path,))
+        except UsageError as error:
+            assert "damaged.toml" in str(error)  # noqa: PT017
+
+
 def test_every_name_loads() -> None:
     loaders = {
         "gpus": load_device,
@@ -128,12 +160,12 @@ def test_device_in_si() -> None:
 def test_devices_are_plausible() -> None:
     for name in names("gpus"):
         gpu = load_device(name)
+        assert (gpu.price.low is None) == (gpu.price.source == "")
         ridge = gpu.bf16_flop_s / gpu.mem_bw_byte_s
         assert 100 < ridge < 500, name  # FLOP per byte where compute and memory take as long
         price = gpu.price
         have = [p for p in (price.low, price.typical, price.high) if p is not None]
         assert have == sorted(have)
-        assert price.source
         node = default_node(name)
         assert node.device == name
         assert node.link_byte_s == gpu.link_byte_s
@@ -181,6 +213,14 @@ def test_unknown_names_suggest() -> None:
         load_eagle3("gpt-oss-20b")
 
 
+def test_a_model_by_path_needs_its_drafter_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text((BUILT_IN / "models/qwen3-8b.json").read_text())
+    assert load_model(str(path)).params
+    with pytest.raises(MissingProfileError, match="no DFlash drafter is known for"):
+        default_drafter(str(path))
+
+
 def test_names_are_unambiguous() -> None:
     for kind, (folder, suffix) in FOLDERS.items():
         seen: Counter[str] = Counter()
@@ -221,7 +261,14 @@ def test_user_rows_come_first(tmp_path: Path) -> None:
     points = load_acceptance((tmp_path,))
     assert points[0].accept_len == 5.5
     assert points[1:] == load_acceptance()
-    table.write_text(f"{header}\n{row.replace('8,', 'eight,')}\n")
+    for bad in (row.replace("8,", "eight,"), "mine,mine", row.replace("yes", "maybe")):
+        table.write_text(f"{header}\n{bad}\n")
+        with pytest.raises(UsageError, match=r"accept_length.csv, line 2: "):
+            load_acceptance((tmp_path,))
+    table.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"cannot read .*accept_length.csv"):
+        load_acceptance((tmp_path,))
+    table.write_text(f"{header}\n{row.replace('8,', 'eight,')}\n", encoding="utf-8-sig")
     with pytest.raises(UsageError, match=r"accept_length.csv, line 2: .*expected columns model"):
         load_acceptance((tmp_path,))
 
