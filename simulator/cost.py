@@ -26,6 +26,7 @@ from dflash_sim.simulator.ops import (
     PrefillAttention,
 )
 
+BALANCED, SKEWED = "balanced", "power_law_1.2"
 EVIDENCE = ("measured", "fitted", "roofline", "assumed")
 
 
@@ -70,7 +71,6 @@ class CostModel:
     device: Device
     engine: EngineSheet
     tables: OpTables | None
-    moe_distribution: str = "power_law_1.2"
     backend: str | None = None
     _memo: dict[Op, Cost] = field(default_factory=dict, repr=False)
 
@@ -81,7 +81,7 @@ class CostModel:
     @cached_property
     def _kernel_s(self) -> dict[str, float]:
         e = self.engine
-        fixed = {"small": e["small_kernel"], "norm": e["norm_kernel"], "router": e["router_kernel"]}
+        fixed = {"small": e["small_kernel"], "norm": e["norm_kernel"]}
         return {kind: s + e["graph_node_gap"] for kind, s in fixed.items()}
 
     def op(self, op: Op) -> Cost:
@@ -114,7 +114,10 @@ class CostModel:
     def _roofline_s(self, op: Op) -> float:
         move = op.nbytes / (self.device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
         compute = op.flops / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
-        return self.engine["roofline_launch"] + max(move, compute)
+        launch = self.engine["roofline_launch"]
+        if isinstance(op, Moe):
+            launch += self.engine["router_kernel"]  # the tables time the top-k choice with the experts
+        return launch + max(move, compute)
 
     def _collective(self, op: Collective) -> Cost:
         gap = Cost.of(self.engine["graph_node_gap"], "assumed", comm=True)
@@ -138,15 +141,7 @@ class CostModel:
             case Gemm(m=m, n=n, k=k):
                 return t.gemm(m=m, n=n, k=k)
             case Moe():
-                return t.moe(
-                    tokens=op.tokens,
-                    experts=op.experts,
-                    top_k=op.top_k,
-                    hidden=op.hidden,
-                    inter=op.inter,
-                    tp=op.tp,
-                    distribution=self.moe_distribution,
-                )
+                return self._moe(t, op)
             case Attention():
                 return self._attention(t, op)
             case PrefillAttention():
@@ -167,6 +162,38 @@ class CostModel:
                     ),
                 )
         return None
+
+    def _moe(self, t: OpTables, op: Moe) -> Timing | None:
+        """Between uniform independent routing and the skewed table, by ``expert_skew``.
+
+        The balanced table spreads T tokens over min(E, kT) experts, more than independent
+        routing touches: it is read at the T that touches as many, plus the row cost beyond
+        saturation.
+        """
+        skewed = self._moe_table(t, op, op.tokens, SKEWED)
+        if skewed is None:
+            return None
+        all_hot = op.experts / op.top_k
+        reached = self._moe_table(t, op, op.experts_touched / op.top_k, BALANCED)
+        rows = self._moe_table(t, op, op.tokens, BALANCED)
+        hot = self._moe_table(t, op, min(float(op.tokens), all_hot), BALANCED)
+        if reached is None or rows is None or hot is None:
+            return skewed
+        uniform = reached.seconds + max(0.0, rows.seconds - hot.seconds)
+        skew = self.engine["expert_skew"]
+        seconds = uniform ** (1 - skew) * skewed.seconds**skew
+        return Timing(seconds, skewed.evidence, skewed.rel_err)
+
+    def _moe_table(self, t: OpTables, op: Moe, tokens: float, distribution: str) -> Timing | None:
+        return t.moe(
+            tokens=tokens,
+            experts=op.experts,
+            top_k=op.top_k,
+            hidden=op.hidden,
+            inter=op.inter,
+            tp=op.tp,
+            distribution=distribution,
+        )
 
     def _attention(self, t: OpTables, op: Attention) -> Timing | None:
         """The decode kernel at equal KV; several query rows cost a factor, or their FLOPs."""

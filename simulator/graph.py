@@ -132,7 +132,7 @@ def dense_mlp(intermediate: int, *, hidden: int, tp: int, tokens: int, count: in
 
 
 def moe_mlp(mlp: MoeMlp, *, hidden: int, tp: int, tokens: int, count: int) -> list[Call]:
-    """Router, routed experts, and the shared expert on its own stream."""
+    """Router, top-k choice with the routed experts, and the shared expert on its own stream."""
     width = MXFP4_BYTES_PER_PARAM if mlp.expert_dtype == "mxfp4" else float(BF16_BYTES)
     routed = Moe(
         "routed_experts", tokens, mlp.num_experts, mlp.top_k, hidden, mlp.intermediate, tp, width
@@ -140,7 +140,6 @@ def moe_mlp(mlp: MoeMlp, *, hidden: int, tp: int, tokens: int, count: int) -> li
     calls = [
         _norm("post_attention_norm", tokens, hidden, count),
         Call(Gemm("router", tokens, mlp.num_experts, hidden), count),
-        Call(Elementwise("router_topk", FP32_BYTES * tokens * mlp.num_experts, "router"), count),
         Call(routed, count),
         *_all_reduce("moe_all_reduce", tokens, hidden, tp, count),
     ]

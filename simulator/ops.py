@@ -29,7 +29,10 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True)
 class Moe:
-    """Routed experts (gate_up, activation, down, weighted sum) for ``tokens`` rows; ``inter`` is unsharded."""
+    """Top-k choice and routed experts (gate_up, activation, down, weighted sum) for ``tokens`` rows.
+
+    ``inter`` is unsharded; the router's own product is a separate :class:`Gemm`.
+    """
 
     name: str
     tokens: int
@@ -201,7 +204,7 @@ class Elementwise:
 
     name: str
     nbytes: float
-    kind: str = "small"  # small | norm | router
+    kind: str = "small"  # small | norm
 
     @property
     def flops(self) -> float:

@@ -1,0 +1,194 @@
+"""Records -> what a benchmark prints, under the names of ``sglang.bench_serving``.
+
+TPOT is (e2e - ttft) / (output tokens - 1); ITL is the gap between two chunks of one request, and
+with speculation one chunk is one verify step.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.profiles.units import MS
+from dflash_sim.simulator.acceptance import AcceptLengths, accept_lengths
+from dflash_sim.simulator.cycle import PHASES
+from dflash_sim.simulator.hosttime import HostTime
+from dflash_sim.simulator.records import DECODE, PREFILL, Run
+from dflash_sim.simulator.step import StepModel
+from dflash_sim.simulator.workload import Workload
+
+QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+LATENCIES = ("ttft", "tpot", "itl", "e2e_latency")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run in numbers: ``values`` by result-schema name, and its histogram of accepted drafts."""
+
+    values: dict[str, float]
+    evidence_s: Floats
+    accept_histogram: npt.NDArray[np.int64]
+
+
+def summarise(
+    run: Run,
+    workload: Workload,
+    *,
+    step: StepModel,
+    host: HostTime,
+    commits: npt.NDArray[np.integer] | None,
+) -> Summary:
+    """Reduce one run.
+
+    Parameters
+    ----------
+    commits
+        ``[requests, cycles]`` commit lengths, for the accept histogram; None without speculation.
+    """
+    done = workload.measured & np.isfinite(run.finish_s)
+    start_s = float(np.nanmin(run.arrival_s))
+    duration_s = float(run.finish_s[done].max()) - start_s
+    osl, isl = workload.osl[done], workload.isl[done]
+    e2e = run.finish_s[done] - run.arrival_s[done]
+    values: dict[str, float] = {
+        "duration": duration_s,
+        "completed": float(done.sum()),
+        "total_input_tokens": float(isl.sum()),
+        "total_output_tokens": float(osl.sum()),
+        "request_throughput": done.sum() / duration_s,
+        "input_throughput": isl.sum() / duration_s,
+        "output_throughput": osl.sum() / duration_s,
+        "total_throughput": (isl.sum() + osl.sum()) / duration_s,
+        "concurrency": e2e.sum() / duration_s,
+        "retractions": float(run.retractions),
+    }
+    ttft = run.first_token_s[done] - run.arrival_s[done]
+    many = osl > 1
+    tpot = (e2e - ttft)[many] / (osl[many] - 1)
+    gaps, weights = inter_token_gaps(run)
+    for name, sample, weight in (
+        ("ttft", ttft, None),
+        ("tpot", tpot, None),
+        ("itl", gaps, weights),
+        ("e2e_latency", e2e, None),
+    ):
+        values |= _latency(name, sample, weight)
+    histogram = np.zeros(1, np.int64)
+    if commits is not None:
+        accepted = _accepted(commits, run.cycles, done)
+        histogram = np.bincount(accepted, minlength=step.cycle.block)
+        lengths = accept_lengths(osl, run.cycles[done], int(accepted.sum()))
+        values |= _accept_values(lengths, step.cycle.block)
+        values["verify_steps"] = float(run.cycles[done].sum())
+    shares, evidence_s = step_anatomy(run, step=step, host=host)
+    return Summary(values | shares, evidence_s, histogram)
+
+
+def _accept_values(lengths: AcceptLengths, block: int) -> dict[str, float]:
+    return {
+        "accept_length": lengths.al_request_mean,
+        "accept_length_cycle": lengths.al_cycle,
+        "accept_length_token_weighted": lengths.al_token_weighted,
+        "accept_length_harmonic": lengths.al_harmonic,
+        "accept_rate": (lengths.al_cycle - 1) / (block - 1),
+    }
+
+
+def _accepted(
+    commits: npt.NDArray[np.integer], cycles: npt.NDArray[np.int64], done: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.integer]:
+    """Accepted drafts of every cycle of the answered requests."""
+    rows = commits[done]
+    used = np.arange(rows.shape[1]) < cycles[done][:, None]
+    return rows[used] - 1
+
+
+def inter_token_gaps(run: Run) -> tuple[Floats, Floats]:
+    """Gaps between consecutive decode emissions, each weighted by the requests that saw it."""
+    decode = run.kind == DECODE
+    emit, batch = run.emit_s[decode], run.batch[decode]
+    if len(emit) < 2:
+        return np.zeros(1), np.ones(1)
+    return np.diff(emit), np.minimum(batch[1:], batch[:-1]).astype(float)
+
+
+def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, float]:
+    if not len(sample):
+        sample, weight = np.zeros(1), None
+    if weight is None:
+        mean, std = float(sample.mean()), float(sample.std())
+        points = np.quantile(sample, list(QUANTILES.values()))
+    else:
+        mean = float(np.average(sample, weights=weight))
+        std = float(np.sqrt(np.average((sample - mean) ** 2, weights=weight)))
+        order = np.argsort(sample, kind="stable")
+        share = np.cumsum(weight[order]) / weight.sum()
+        at = np.searchsorted(share, list(QUANTILES.values()))
+        points = sample[order][np.minimum(at, len(sample) - 1)]
+    out = {f"mean_{name}_ms": mean / MS, f"std_{name}_ms": std / MS}
+    return out | {
+        f"{q}_{name}_ms": float(p) / MS for q, p in zip(QUANTILES, points, strict=True)
+    }
+
+
+def step_anatomy(
+    run: Run, *, step: StepModel, host: HostTime
+) -> tuple[dict[str, float], Floats]:
+    """Where a decode step goes, and the seconds of the whole run by evidence.
+
+    Returns mean milliseconds per decode cycle: GPU phases, communication inside them, host work
+    and the part of it the GPU waited for, and the period between results.
+    """
+    decode = run.kind == DECODE
+    parts = np.zeros((len(PHASES), 5))
+    for batch in np.unique(run.batch[decode]):
+        rows = decode & (run.batch == batch)
+        table = step.table(int(batch))
+        ctx = run.kv_tokens[rows] / batch
+        for p in range(len(PHASES)):
+            for k in range(5):
+                if table.parts[p, k].any():
+                    parts[p, k] += np.interp(ctx, table.ctx, table.parts[p, k]).sum()
+    evidence = parts[:, :4].sum(axis=0)
+    prefills = np.flatnonzero(run.kind == PREFILL)
+    keys = np.stack([run.batch, run.kv_tokens, run.prefix.astype(np.int64)], axis=1)[prefills]
+    if len(keys):
+        kinds, count = np.unique(keys, axis=0, return_counts=True)
+        for (requests, tokens, prefix), n in zip(kinds.tolist(), count.tolist(), strict=True):
+            priced = step.prefill_parts(requests=requests, tokens=tokens, prefix=float(prefix))
+            evidence = evidence + n * priced[:4]
+    idle = np.maximum(0.0, np.diff(run.gpu_end_s, prepend=0.0) - run.gpu_s)
+    idle[run.after_idle] = 0.0
+    exposed = idle[decode]
+    busy_s = run.gpu_s.sum()
+    span_s = float(run.gpu_end_s[-1] - run.gpu_start_s[0])
+    n = max(1, int(decode.sum()))
+    work = _host_work_s(run.batch[decode], step, host)
+    evidence = evidence + np.array([0.0, 0.0, 0.0, idle.sum()])
+    return {
+        "step_ms": float((run.gpu_s[decode] + exposed).mean() / MS) if decode.any() else 0.0,
+        "draft_ms": float(parts[PHASES.index("draft"), :4].sum() / n / MS),
+        "verify_ms": float(parts[PHASES.index("verify"), :4].sum() / n / MS),
+        "commit_ms": float(parts[PHASES.index("commit"), :4].sum() / n / MS),
+        "materialise_ms": float(parts[PHASES.index("materialise"), :4].sum() / n / MS),
+        "comm_ms": float(parts[:, 4].sum() / n / MS),
+        "host_ms": float(work.mean() / MS) if decode.any() else 0.0,
+        "host_exposed_ms": float(exposed.mean() / MS) if decode.any() else 0.0,
+        "prefill_share": float(run.gpu_s[prefills].sum() / max(busy_s, 1e-300)),
+        "gpu_busy": float(min(1.0, busy_s / span_s)) if span_s else 1.0,
+        "mean_batch": float(run.batch[decode].mean()) if decode.any() else 0.0,
+    }, evidence
+
+
+def _host_work_s(batch: npt.NDArray[np.int64], step: StepModel, host: HostTime) -> Floats:
+    """Host seconds of each decode iteration, hidden or not."""
+    fixed = host.recv_s + host.schedule_s + host.process_s
+    per_request = host.schedule_per_request_s + host.process_per_request_s
+    if step.v1 and step.cycle.method != "none":
+        fixed += host.prepare_draft_s + host.prepare_verify_s + host.syncs_s + host.accept_s
+        per_request += host.accept_per_request_s
+    else:
+        fixed += host.first_launch_s + host.rest_launch_s + host.d2h_s
+    return fixed + per_request * batch.astype(float)

@@ -1,0 +1,263 @@
+"""Scenario -> Result: draw the workload, run an engine, reduce, compare with plain decoding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_dataset, load_published
+from dflash_sim.profiles.sheets import PublishedPoint
+from dflash_sim.profiles.units import GIGA
+from dflash_sim.simulator.commits import NoSpeculation
+from dflash_sim.simulator.cost import EVIDENCE
+from dflash_sim.simulator.draws import Draws, draw_commits
+from dflash_sim.simulator.engine import EventEngine, Interval
+from dflash_sim.simulator.expected import Expectation, expected_acceptance
+from dflash_sim.simulator.leap import LeapEngine, refusal
+from dflash_sim.simulator.metrics import Summary, summarise
+from dflash_sim.simulator.records import Run
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.workload import Workload, card_workload, fixed_workload, open_loop
+
+# Two-sided 95 % points of Student's t by degrees of freedom (any statistics table).
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class Result:
+    """A prediction.
+
+    Parameters
+    ----------
+    values
+        Means over runs, by result-schema name (milliseconds and tokens per second).
+    output_throughput_ci95
+        95 % interval of the mean over runs [token/s]; None with one run.
+    baseline
+        The same scenario without speculation; None for plain decoding.
+    evidence
+        Shares of the simulated time that are measured, fitted, roofline and assumed [1].
+    published
+        The nearest published point of the same scenario, and our relative error against it.
+    """
+
+    scenario: Scenario
+    setup: Setup
+    expectation: Expectation | None
+    values: dict[str, float]
+    output_throughput_ci95: tuple[float, float] | None
+    evidence: dict[str, float]
+    accept_histogram: list[int]
+    baseline: "Result | None" = None
+    published: PublishedPoint | None = None
+    warnings: tuple[str, ...] = ()
+    engine_used: str = "leap"
+    per_run: list[dict[str, float]] = field(default_factory=list, repr=False)
+
+    @property
+    def speedup(self) -> float | None:
+        """Throughput over plain decoding."""
+        if self.baseline is None:
+            return None
+        return self.values["output_throughput"] / self.baseline.values["output_throughput"]
+
+    @property
+    def published_error(self) -> float | None:
+        """Relative error of the throughput against the published point."""
+        if self.published is None:
+            return None
+        return self.values["output_throughput"] / self.published.output_tok_s - 1
+
+
+def build_workload(setup: Setup, rng_lengths: np.random.Generator, rng_arrivals: np.random.Generator) -> Workload:
+    """The requests of one run."""
+    s = setup.scenario
+    conc = s.conc or 1
+    if s.dataset is None:
+        assert s.isl is not None
+        assert s.osl is not None
+        per_client = setup.engine.defaults["requests_per_client"]
+        n = s.num_prompts or max(setup.engine.defaults["min_requests"], per_client * conc)
+        work = fixed_workload(isl=s.isl, osl=min(s.osl, s.max_new_tokens), requests=n, conc=conc)
+    else:
+        work = card_workload(
+            load_dataset(s.dataset),
+            thinking=s.thinking,
+            conc=conc if s.rate is None else 1,
+            max_new_tokens=s.max_new_tokens,
+            cache_unit=setup.cache_unit,
+            num_prompts=s.num_prompts,
+            rng=rng_lengths,
+        )
+    if s.rate is None:
+        return work
+    return open_loop(work, rate=s.rate, burstiness=s.burstiness, rng=rng_arrivals)
+
+
+def run_engine(
+    setup: Setup,
+    workload: Workload,
+    draws: Draws,
+    *,
+    engine: str = "auto",
+    on_interval: Interval | None = None,
+) -> Run:
+    """One run on the leap engine, or on the event engine where leap refuses.
+
+    Parameters
+    ----------
+    engine
+        ``auto``, ``leap`` (an error where it refuses) or ``event``.
+    on_interval
+        Timeline callback; needs the event engine.
+    """
+    parts: dict[str, Any] = {
+        "step": setup.step,
+        "host": setup.host,
+        "limits": setup.limits,
+        "workload": workload,
+        "draws": draws,
+        "mode": setup.scenario.engine_mode,
+        "host_length_sync": setup.host_length_sync,
+        "turnaround_s": setup.engine["client_turnaround"],
+    }
+    why = refusal(setup.limits, draws)
+    if engine == "leap" and why:
+        msg = f"the leap engine refuses this scenario: {why}. Use the event engine."
+        raise UsageError(msg)
+    if engine == "event" or on_interval is not None or (engine == "auto" and why):
+        return EventEngine(**parts, on_interval=on_interval).run()
+    return LeapEngine(**parts).run()
+
+
+def simulate(setup: Setup, expectation: Expectation | None, *, run: int, engine: str = "auto") -> tuple[Summary, Run]:
+    """Run number ``run`` of a scenario: its own streams of lengths, arrivals and acceptance."""
+    seeds = np.random.SeedSequence([setup.scenario.seed, run]).spawn(3)
+    lengths, arrivals, acceptance = (np.random.default_rng(s) for s in seeds)
+    workload = build_workload(setup, lengths, arrivals)
+    law = expectation.acceptance if expectation else NoSpeculation()
+    draws = draw_commits(law, workload, acceptance)
+    record = run_engine(setup, workload, draws, engine=engine)
+    shown = draws.commits if setup.speculative and not draws.shared else None
+    summary = summarise(record, workload, step=setup.step, host=setup.host, commits=shown)
+    return summary, record
+
+
+def predict(
+    scenario: Scenario,
+    *,
+    engine: str = "auto",
+    with_baseline: bool = True,
+    setup: Setup | None = None,
+    on_run: Callable[[int], None] | None = None,
+) -> Result:
+    """Answer a scenario.
+
+    Parameters
+    ----------
+    engine
+        ``auto``, ``leap`` or ``event``.
+    with_baseline
+        Also predict plain decoding, for the speed-up.
+    setup
+        A resolved scenario, to reuse its price tables or changed constants.
+    on_run
+        Called with the number of each finished run.
+    """
+    setup = setup or resolve(scenario)
+    expectation = None
+    if setup.speculative:
+        expectation = expected_acceptance(
+            model=setup.model.name,
+            method=scenario.method,
+            block=setup.block,
+            dataset=load_dataset(scenario.dataset).name if scenario.dataset else None,
+            thinking=scenario.thinking,
+            text=scenario.acceptance,
+        )
+    summaries, used = [], "leap"
+    for run in range(scenario.runs):
+        summary, record = simulate(setup, expectation, run=run, engine=engine)
+        summaries.append(summary)
+        used = record.engine
+        if on_run is not None:
+            on_run(run)
+    baseline = None
+    if with_baseline and setup.speculative:
+        baseline = predict(_plain(scenario, setup), engine=engine, with_baseline=False)
+    evidence = sum(s.evidence_s for s in summaries)
+    warnings = list(setup.warnings)
+    if setup.tables is None:
+        warnings.append(
+            f"no operator times for {setup.device.name}: every kernel is a roofline estimate"
+        )
+    if expectation is not None and expectation.evidence == "assumed" and not scenario.acceptance:
+        warnings.append(f"acceptance is {expectation.source}, +-{expectation.rel_err:.0%}")
+    result = Result(
+        scenario=scenario,
+        setup=setup,
+        expectation=expectation,
+        values=_means(summaries),
+        output_throughput_ci95=_interval([s.values["output_throughput"] for s in summaries]),
+        evidence=dict(zip(EVIDENCE, (evidence / evidence.sum()).tolist(), strict=True)),
+        accept_histogram=_histogram(summaries),
+        baseline=baseline,
+        warnings=tuple(warnings),
+        engine_used=used,
+        per_run=[s.values for s in summaries],
+    )
+    return replace(result, published=nearest_published(result))
+
+
+def _plain(scenario: Scenario, setup: Setup) -> Scenario:
+    """The same question without speculation; V1 and V2-sync name speculative workers only."""
+    fields = scenario.model_dump()
+    dropped = {"block": None, "steps": None, "draft_model": None, "window": None, "acceptance": None}
+    return Scenario.parse(
+        **(fields | dropped | {"method": "none", "engine_mode": "v2", "tp": setup.tp})
+    )
+
+
+def _means(summaries: list[Summary]) -> dict[str, float]:
+    names = summaries[0].values
+    return {n: float(np.mean([s.values[n] for s in summaries])) for n in names}
+
+
+def _histogram(summaries: list[Summary]) -> list[int]:
+    return [int(x) for x in sum(s.accept_histogram for s in summaries)]
+
+
+def _interval(sample: list[float]) -> tuple[float, float] | None:
+    n = len(sample)
+    if n < 2:
+        return None
+    t = _T95[n - 2] if n - 2 < len(_T95) else _Z95
+    half = t * float(np.std(sample, ddof=1)) / n**0.5
+    mean = float(np.mean(sample))
+    return mean - half, mean + half
+
+
+def nearest_published(result: Result) -> PublishedPoint | None:
+    """The published row with the same model, GPUs, method, block, data set and concurrency."""
+    s, setup = result.scenario, result.setup
+    if s.dataset is None or s.conc is None:
+        return None
+    mode = {"v1": "spec_v1", "v2": "spec_v2", "v2-sync": "spec_v2_sync"}[s.engine_mode]
+    dataset = load_dataset(s.dataset).name
+    for p in load_published():
+        same = (p.model, p.gpu, p.tp, p.method, p.block, p.dataset, p.conc) == (
+            setup.model.name, setup.device.name, setup.tp, s.method, setup.block, dataset, s.conc,
+        )  # fmt: skip
+        if same and p.thinking in (s.thinking, None) and p.max_new_tokens == s.max_new_tokens:
+            if s.method == "none" or p.engine_mode in (mode, "unknown"):
+                return p
+    return None
+
+
+def gigabytes(nbytes: float) -> float:
+    """Bytes in decimal gigabytes, as GPU sheets count."""
+    return nbytes / GIGA

@@ -1,0 +1,290 @@
+"""Scenario -> everything an engine needs: sheets loaded, shapes checked, memory divided."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from dflash_sim.profiles.enginesheet import EngineSheet, load_engine
+from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError, unknown
+from dflash_sim.profiles.load import (
+    default_drafter,
+    default_node,
+    load_device,
+    load_drafter,
+    load_eagle3,
+    load_model,
+)
+from dflash_sim.profiles.optables import OpTables
+from dflash_sim.profiles.shapes import DrafterShape, Eagle3Shape, ModelShape, check_tp
+from dflash_sim.profiles.sheets import Device, Node
+from dflash_sim.simulator.cost import CostModel
+from dflash_sim.simulator.cycle import BLOCK_METHODS, Cycle
+from dflash_sim.simulator.hosttime import HostTime
+from dflash_sim.simulator.memory import MemoryPlan, draft_bytes, plan_memory
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.scheduler import Limits
+from dflash_sim.simulator.step import StepModel
+
+TP_SIZES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A scenario with every default filled in and every sheet loaded."""
+
+    scenario: Scenario
+    device: Device
+    node: Node
+    engine: EngineSheet
+    model: ModelShape
+    drafter: DrafterShape | None
+    eagle: Eagle3Shape | None
+    tp: int
+    num_gpus: int
+    block: int
+    window: int | None
+    backend: str
+    memory: MemoryPlan
+    limits: Limits
+    graph_max_bs: int
+    warnings: tuple[str, ...]
+
+    @property
+    def speculative(self) -> bool:
+        return self.scenario.method != "none"
+
+    @property
+    def host_length_sync(self) -> bool:
+        return self.backend in self.engine.attention["host_length_sync"]
+
+    @property
+    def cache_unit(self) -> int:
+        """Tokens per unit of prefix reuse: a page, or a state checkpoint of hybrid models; 0 is off."""
+        if not self.scenario.radix_cache:
+            return 0
+        if self.model.gdn_layers:
+            return int(self.engine.defaults["mamba_track_interval"])
+        return self.limits.page_size
+
+    @property
+    def draft_name(self) -> str | None:
+        """The drafting network in words."""
+        if self.scenario.method == "mtp":
+            return f"{self.model.name} (native MTP)"
+        part = self.drafter or self.eagle
+        return part.name if part else None
+
+    @cached_property
+    def host(self) -> HostTime:
+        return HostTime.from_sheet(self.engine)
+
+    @cached_property
+    def tables(self) -> OpTables | None:
+        return OpTables.load(self.device.name)
+
+    @cached_property
+    def step(self) -> StepModel:
+        kind = "spec" if self.speculative else "plain"
+        s = self.scenario
+        return StepModel(
+            cycle=Cycle(
+                method=s.method,
+                model=self.model,
+                tp=self.tp,
+                block=self.block,
+                drafter=self.drafter,
+                eagle=self.eagle,
+                window=self.window,
+            ),
+            cost=CostModel(self.device, self.engine, self.tables, backend=self.backend),
+            graph_sizes=self.engine.graph_sizes[kind],
+            graph_max_bs=self.graph_max_bs,
+            max_ctx=2 * s.max_new_tokens,
+            v1=s.engine_mode == "v1",
+        )
+
+
+def resolve(scenario: Scenario, *, engine: EngineSheet | None = None) -> Setup:
+    """Load and check everything a scenario names.
+
+    Raises
+    ------
+    UsageError, InfeasibleError, MissingProfileError
+        In the words of :mod:`dflash_sim.profiles.errors`.
+    """
+    s = scenario
+    device = load_device(s.gpu)
+    engine = engine or load_engine(s.engine)
+    model = load_model(s.model)
+    drafter, eagle = _draft_network(s)
+    block = _block(s, drafter)
+    node = default_node(device.name)
+    tp, num_gpus = _parallel(s, device, engine, model, node)
+    check_tp(model, tp)
+    if drafter is not None:
+        check_tp(drafter, tp)
+    backend = _backend(s, device, engine)
+    by_memory = engine.memory_class(device.mem_bytes)
+    overlap = s.engine_mode == "v2"
+    draft_weights, draft_kv = draft_bytes(s.method, model, drafter, eagle, tp)
+    memory = plan_memory(
+        device=device,
+        engine=engine,
+        model=model,
+        tp=tp,
+        method=s.method,
+        block=block,
+        overlap=overlap,
+        draft_weight_bytes=draft_weights,
+        draft_kv_bytes=draft_kv,
+        mem_fraction=s.mem_fraction_static or engine.defaults["mem_fraction_static"],
+        requested=s.max_running_requests,
+    )
+    limits = _limits(s, engine, memory, by_memory, backend, block, model)
+    return Setup(
+        scenario=s,
+        device=device,
+        node=node,
+        engine=engine,
+        model=model,
+        drafter=drafter,
+        eagle=eagle,
+        tp=tp,
+        num_gpus=num_gpus,
+        block=block,
+        window=s.window,
+        backend=backend,
+        memory=memory,
+        limits=limits,
+        graph_max_bs=s.cuda_graph_max_bs or by_memory["cuda_graph_max_bs"],
+        warnings=tuple(_warnings(s, memory, model, tp, num_gpus)),
+    )
+
+
+def _draft_network(s: Scenario) -> tuple[DrafterShape | None, Eagle3Shape | None]:
+    if s.method in BLOCK_METHODS:
+        return (load_drafter(s.draft_model) if s.draft_model else default_drafter(s.model)), None
+    if s.method == "eagle3":
+        return None, load_eagle3(s.draft_model or s.model)
+    if s.method == "mtp":
+        model = load_model(s.model)
+        if model.mtp_layer is None:
+            msg = (
+                f"{model.name} has no native MTP layer; methods for it: none, eagle3, dflash. "
+                "Try --method dflash."
+            )
+            raise UsageError(msg)
+    return None, None
+
+
+def _block(s: Scenario, drafter: DrafterShape | None) -> int:
+    if s.method == "none":
+        return 1
+    if drafter is None:
+        if s.block is None and s.steps is None:
+            msg = f"method {s.method} needs its draft steps; give --steps k, such as --steps 3."
+            raise UsageError(msg)
+        return s.block or (s.steps or 0) + 1
+    block = s.block or drafter.block_size
+    if block > drafter.block_size:
+        msg = (
+            f"block {block} is above the {drafter.block_size} that {drafter.name} was trained for; "
+            f"allowed: 2 to {drafter.block_size}. Try --block {drafter.block_size}."
+        )
+        raise UsageError(msg)
+    return block
+
+
+def _parallel(
+    s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, node: Node
+) -> tuple[int, int]:
+    """TP and GPU count: given, or the fewest GPUs whose static memory holds the weights twice over."""
+    tp = s.tp or s.num_gpus or _default_tp(s, device, engine, model)
+    num_gpus = s.num_gpus or tp
+    if tp not in TP_SIZES:
+        raise UsageError(f"tp {tp} is not supported; allowed: {', '.join(map(str, TP_SIZES))}.")
+    if num_gpus != tp:
+        msg = (
+            f"num_gpus {num_gpus} and tp {tp} differ; one server of tp GPUs is simulated. "
+            f"Give --tp {num_gpus}, or drop --num-gpus."
+        )
+        raise UsageError(msg)
+    if tp > node.num_gpus:
+        raise InfeasibleError(
+            f"tp {tp} spans more than one {node.name} node of {node.num_gpus} GPUs; "
+            f"give --tp {node.num_gpus} or less."
+        )
+    return tp, num_gpus
+
+
+def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:
+    static = device.mem_bytes * engine.defaults["mem_fraction_static"]
+    for tp in TP_SIZES:
+        try:
+            check_tp(model, tp)
+        except DflashSimError:
+            continue
+        if model.weight_bytes(tp) < static * engine.defaults["weight_share_for_default_tp"]:
+            return tp
+    return TP_SIZES[-1]
+
+
+def _backend(s: Scenario, device: Device, engine: EngineSheet) -> str:
+    known = engine.attention["backends"]
+    if s.attention_backend is not None:
+        if s.attention_backend not in known:
+            raise unknown("attention backend", s.attention_backend, known)
+        return s.attention_backend
+    return str(engine.attention["by_gpu"].get(device.name, engine.attention["other"]))
+
+
+def _limits(
+    s: Scenario,
+    engine: EngineSheet,
+    memory: MemoryPlan,
+    by_memory: object,
+    backend: str,
+    block: int,
+    model: ModelShape,
+) -> Limits:
+    assert isinstance(by_memory, dict)
+    d = engine.defaults
+    page = s.page_size or d["page_size_by_backend"].get(backend, d["page_size"])
+    longest = _longest_prompt(s, d) + s.max_new_tokens + 2 * block + page
+    ratio_init = d["new_token_ratio_init"]
+    ratio_min = ratio_init * d["new_token_ratio_min_factor"]
+    running = min(memory.max_running_requests, s.conc or memory.max_running_requests)
+    delay = s.min_free_slots_delay
+    return Limits(
+        max_running_requests=memory.max_running_requests,
+        max_prefill_tokens=d["max_prefill_tokens"],
+        chunked_prefill_size=s.chunked_prefill_size or by_memory["chunked_prefill_size"],
+        kv_tokens=memory.kv_tokens,
+        page_size=page,
+        block=block,
+        speculative=s.method != "none",
+        max_new_tokens=min(s.max_new_tokens, s.osl) if s.osl else s.max_new_tokens,
+        clip_max_new_tokens=d["clip_max_new_tokens"],
+        min_free_slots_delay=d["min_free_slots_delay"] if delay is None else delay,
+        new_token_ratio_init=ratio_init,
+        new_token_ratio_min=ratio_min,
+        new_token_ratio_decay=(ratio_init - ratio_min) / d["new_token_ratio_decay_steps"],
+        retract_decode_steps=d["retract_decode_steps"],
+        kv_tight=running * longest > memory.kv_tokens,
+    )
+
+
+def _longest_prompt(s: Scenario, defaults: object) -> int:
+    assert isinstance(defaults, dict)
+    return s.isl or int(defaults["longest_dataset_prompt"])
+
+
+def _warnings(
+    s: Scenario, memory: MemoryPlan, model: ModelShape, tp: int, num_gpus: int
+) -> list[str]:
+    out = []
+    if s.conc is not None and s.conc > memory.max_running_requests:
+        out.append(
+            f"only {memory.max_running_requests} of {s.conc} requests run at once "
+            f"({memory.cap_cause}); the rest wait"
+        )
+    return out
