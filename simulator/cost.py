@@ -4,6 +4,7 @@ Every cost says what it rests on, and sums keep the shares, so a result can repo
 its step time was measured.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -81,8 +82,8 @@ class CostModel:
     @cached_property
     def _kernel_s(self) -> dict[str, float]:
         e = self.engine
-        fixed = {"small": e["small_kernel"], "norm": e["norm_kernel"]}
-        return {kind: s + e["graph_node_gap"] for kind, s in fixed.items()}
+        kinds = ("small", "norm", "vocab")
+        return {kind: e[f"{kind}_kernel"] + e["graph_node_gap"] for kind in kinds}
 
     def op(self, op: Op) -> Cost:
         """The cost of one launch, the gap to the next kernel included."""
@@ -91,7 +92,7 @@ class CostModel:
             cost = self._memo[op] = self._price(op)
         return cost
 
-    def calls(self, calls: list[Call]) -> Cost:
+    def calls(self, calls: Sequence[Call[Op]]) -> Cost:
         """The cost of a pass: launches in sequence; a hidden call counts by its exposed share."""
         total = np.zeros(5)
         for call in calls:

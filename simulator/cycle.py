@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from dflash_sim.profiles.shapes import DrafterShape, Eagle3Shape, ModelShape
 from dflash_sim.simulator import graph
 from dflash_sim.simulator.graph import Rows
-from dflash_sim.simulator.ops import Call
+from dflash_sim.simulator.ops import AnyCall
 
 METHODS = ("none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only")
 BLOCK_METHODS = ("dflash", "injection-only", "diffusion-only")
@@ -30,7 +30,7 @@ class Phase:
     """Passes that run back to back; ``graphs`` CUDA graphs are replayed for them."""
 
     name: str
-    calls: list[Call]
+    calls: list[AnyCall]
     graphs: int
 
 
@@ -85,7 +85,7 @@ class Cycle:
             inject = inject[:2]
         return draft, Phase("materialise", inject, 0)
 
-    def _block(self, size: Rows) -> list[Call]:
+    def _block(self, size: Rows) -> list[AnyCall]:
         return graph.draft_block(
             self._drafter, self.model, tp=self.tp, size=size, window=self.window
         )

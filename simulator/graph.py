@@ -5,7 +5,7 @@ runs ``requests * rows`` token rows. Every shape is one tensor-parallel rank's. 
 kernel boundaries follow SGLang's Qwen3, Qwen3.5 and DFlash model files.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dflash_sim.profiles.shapes import (
     AttentionShape,
@@ -18,6 +18,7 @@ from dflash_sim.profiles.shapes import (
 )
 from dflash_sim.profiles.units import BF16_BYTES, FP32_BYTES, MXFP4_BYTES_PER_PARAM
 from dflash_sim.simulator.ops import (
+    AnyCall,
     Attention,
     Call,
     Collective,
@@ -44,16 +45,16 @@ class Rows:
         return self.requests * self.rows
 
 
-def _norm(name: str, tokens: int, hidden: int, count: int = 1) -> Call:
+def _norm(name: str, tokens: int, hidden: int, count: int = 1) -> AnyCall:
     """Fused residual add and RMSNorm: two tensors in, two out."""
     return Call(Elementwise(name, 4.0 * BF16_BYTES * tokens * hidden, "norm"), count)
 
 
-def _small(name: str, elements: float, count: int = 1) -> Call:
+def _small(name: str, elements: float, count: int = 1) -> AnyCall:
     return Call(Elementwise(name, BF16_BYTES * elements), count)
 
 
-def _all_reduce(name: str, tokens: int, hidden: int, tp: int, count: int) -> list[Call]:
+def _all_reduce(name: str, tokens: int, hidden: int, tp: int, count: int) -> list[AnyCall]:
     if tp == 1:
         return []
     return [Call(Collective(name, "all_reduce", float(BF16_BYTES * tokens * hidden), tp), count)]
@@ -61,7 +62,7 @@ def _all_reduce(name: str, tokens: int, hidden: int, tp: int, count: int) -> lis
 
 def attention_mixer(
     a: AttentionShape, *, hidden: int, tp: int, size: Rows, count: int, input_width: int = 0
-) -> list[Call]:
+) -> list[AnyCall]:
     """Norm to output projection of ``count`` attention layers; ``input_width`` overrides the fan-in."""
     t, d = size.tokens, a.head_dim
     heads, kv = a.num_heads // tp, max(1, a.num_kv_heads // tp)
@@ -89,7 +90,7 @@ def attention_mixer(
     return calls
 
 
-def gdn_mixer(g: GdnShape, *, hidden: int, tp: int, size: Rows, count: int) -> list[Call]:
+def gdn_mixer(g: GdnShape, *, hidden: int, tp: int, size: Rows, count: int) -> list[AnyCall]:
     """Gated delta net: projections, conv, recurrence, gated norm, output projection."""
     t = size.tokens
     v_heads, k_heads = g.num_v_heads // tp, max(1, g.num_k_heads // tp)
@@ -111,7 +112,7 @@ def gdn_mixer(g: GdnShape, *, hidden: int, tp: int, size: Rows, count: int) -> l
     return [*calls, Call(update, count), Call(rule, count)]
 
 
-def gdn_commit(model: ModelShape, *, tp: int, requests: int) -> list[Call]:
+def gdn_commit(model: ModelShape, *, tp: int, requests: int) -> list[AnyCall]:
     """Copy the accepted position's state of every GDN layer into the live slot (one fused kernel)."""
     if not model.gdn_layers:
         return []
@@ -119,7 +120,7 @@ def gdn_commit(model: ModelShape, *, tp: int, requests: int) -> list[Call]:
     return [Call(Elementwise("gdn_state_commit", moved), 1)]
 
 
-def dense_mlp(intermediate: int, *, hidden: int, tp: int, tokens: int, count: int) -> list[Call]:
+def dense_mlp(intermediate: int, *, hidden: int, tp: int, tokens: int, count: int) -> list[AnyCall]:
     """SwiGLU: gate_up, activation, down."""
     inter = intermediate // tp
     return [
@@ -131,7 +132,7 @@ def dense_mlp(intermediate: int, *, hidden: int, tp: int, tokens: int, count: in
     ]
 
 
-def moe_mlp(mlp: MoeMlp, *, hidden: int, tp: int, tokens: int, count: int) -> list[Call]:
+def moe_mlp(mlp: MoeMlp, *, hidden: int, tp: int, tokens: int, count: int) -> list[AnyCall]:
     """Router, top-k choice with the routed experts, and the shared expert on its own stream."""
     width = MXFP4_BYTES_PER_PARAM if mlp.expert_dtype == "mxfp4" else float(BF16_BYTES)
     routed = Moe(
@@ -156,7 +157,7 @@ def moe_mlp(mlp: MoeMlp, *, hidden: int, tp: int, tokens: int, count: int) -> li
     return calls
 
 
-def layers(layer: LayerShape, *, hidden: int, tp: int, size: Rows, count: int) -> list[Call]:
+def layers(layer: LayerShape, *, hidden: int, tp: int, size: Rows, count: int) -> list[AnyCall]:
     """``count`` identical decoder layers."""
     if isinstance(layer.mixer, GdnShape):
         mixer = gdn_mixer(layer.mixer, hidden=hidden, tp=tp, size=size, count=count)
@@ -170,7 +171,7 @@ def layers(layer: LayerShape, *, hidden: int, tp: int, size: Rows, count: int) -
     return mixer + mlp
 
 
-def embedding(model: ModelShape, *, tp: int, tokens: int) -> list[Call]:
+def embedding(model: ModelShape, *, tp: int, tokens: int) -> list[AnyCall]:
     """Vocabulary-parallel lookup."""
     return [
         _small("embedding", 2.0 * tokens * model.hidden),
@@ -178,21 +179,21 @@ def embedding(model: ModelShape, *, tp: int, tokens: int) -> list[Call]:
     ]
 
 
-def target_head(model: ModelShape, *, tp: int, tokens: int) -> list[Call]:
+def target_head(model: ModelShape, *, tp: int, tokens: int) -> list[AnyCall]:
     """Final norm, vocabulary-parallel lm_head, gather of all logits, fp32 copy, argmax."""
     logits = float(tokens * model.vocab)
     calls = [
         _norm("final_norm", tokens, model.hidden),
         Call(Gemm("lm_head", tokens, model.vocab // tp, model.hidden), 1),
         Call(Elementwise("logits_cast", (BF16_BYTES + FP32_BYTES) * logits), 1),
-        Call(Elementwise("argmax", FP32_BYTES * logits), 1),
+        Call(Elementwise("argmax", FP32_BYTES * logits, "vocab"), 1),
     ]
     if tp > 1:
         calls.append(Call(Collective("logits_all_gather", "all_gather", BF16_BYTES * logits, tp), 1))
     return calls
 
 
-def target_forward(model: ModelShape, *, tp: int, size: Rows) -> list[Call]:
+def target_forward(model: ModelShape, *, tp: int, size: Rows) -> list[AnyCall]:
     """The target model on decode, verify or prefill rows, with its head.
 
     A prefill samples one token per request, so its head sees ``requests`` rows.
@@ -206,30 +207,28 @@ def target_forward(model: ModelShape, *, tp: int, size: Rows) -> list[Call]:
 
 def draft_block(
     drafter: DrafterShape, model: ModelShape, *, tp: int, size: Rows, window: int | None = None
-) -> list[Call]:
+) -> list[AnyCall]:
     """One DFlash forward: ``size.rows`` positions (anchor and masks) through all draft layers."""
     calls = embedding(model, tp=tp, tokens=size.tokens)
     groups: dict[AttentionShape, int] = {}
     for shape in drafter.layers:
         groups[shape] = groups.get(shape, 0) + 1
     for shape, count in groups.items():
-        seen = size
-        if window is not None:
-            seen = Rows(size.requests, size.rows, min(size.ctx, float(window)))
-        calls += attention_mixer(shape, hidden=drafter.hidden, tp=tp, size=seen, count=count)
+        sees = shape if window is None else replace(shape, window=min(window, shape.window or window))
+        calls += attention_mixer(sees, hidden=drafter.hidden, tp=tp, size=size, count=count)
         calls += dense_mlp(
             drafter.intermediate, hidden=drafter.hidden, tp=tp, tokens=size.tokens, count=count
         )
     return calls
 
 
-def draft_head(model: ModelShape, *, tp: int, rows: int) -> list[Call]:
+def draft_head(model: ModelShape, *, tp: int, rows: int) -> list[AnyCall]:
     """Draft logits and vocabulary-parallel argmax: only (max, id) pairs cross the ranks."""
     local = float(rows * (model.vocab // tp))
     calls = [
         _norm("draft_final_norm", rows, model.hidden),
         Call(Gemm("draft_lm_head", rows, model.vocab // tp, model.hidden), 1),
-        Call(Elementwise("draft_argmax", BF16_BYTES * local), 1),
+        Call(Elementwise("draft_argmax", BF16_BYTES * local, "vocab"), 1),
     ]
     if tp > 1:
         pair = Collective("draft_argmax_all_gather", "all_gather", float(FP32_BYTES * rows * tp), tp)
@@ -237,7 +236,7 @@ def draft_head(model: ModelShape, *, tp: int, rows: int) -> list[Call]:
     return calls
 
 
-def materialise(drafter: DrafterShape, *, tp: int, tokens: int) -> list[Call]:
+def materialise(drafter: DrafterShape, *, tp: int, tokens: int) -> list[AnyCall]:
     """KV injection: target features -> fc -> norm -> K and V of every draft layer, written to its cache.
 
     fc and norm are replicated on every rank; one batched GEMM serves all layers.
@@ -255,7 +254,7 @@ def materialise(drafter: DrafterShape, *, tp: int, tokens: int) -> list[Call]:
     ]
 
 
-def mtp_step(model: ModelShape, *, tp: int, size: Rows) -> list[Call]:
+def mtp_step(model: ModelShape, *, tp: int, size: Rows) -> list[AnyCall]:
     """One forward of the native MTP layer with its head: a draft step, or draft-extend when rows > 1."""
     full = next(la for la in model.layers if isinstance(la.mixer, AttentionShape))
     t = size.tokens
@@ -267,10 +266,11 @@ def mtp_step(model: ModelShape, *, tp: int, size: Rows) -> list[Call]:
         Call(Gemm("mtp_fc", t, model.hidden, 2 * model.hidden), 1),
         *layers(full, hidden=model.hidden, tp=tp, size=size, count=1),
         *target_head(model, tp=tp, tokens=t),
+        Call(Elementwise("draft_softmax", 2.0 * FP32_BYTES * t * model.vocab, "vocab"), 1),
     ]
 
 
-def eagle3_step(head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool) -> list[Call]:
+def eagle3_step(head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool) -> list[AnyCall]:
     """One forward of the EAGLE-3 layer; ``fuse_features`` adds the 3H -> H projection (draft-extend)."""
     t, hidden = size.tokens, head.hidden
     rows = float(t * head.draft_vocab)
@@ -285,7 +285,8 @@ def eagle3_step(head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool) 
         _norm("eagle_final_norm", t, hidden),
         Call(Gemm("eagle_lm_head", t, head.draft_vocab // tp, hidden), 1),
         Call(Elementwise("eagle_logits_cast", (BF16_BYTES + FP32_BYTES) * rows), 1),
-        Call(Elementwise("eagle_topk", FP32_BYTES * rows), 1),
+        Call(Elementwise("eagle_softmax", 2.0 * FP32_BYTES * rows, "vocab"), 1),
+        Call(Elementwise("eagle_topk", FP32_BYTES * rows, "vocab"), 1),
     ]
     if fuse_features:
         calls.append(Call(Gemm("eagle_fc", t, hidden, 3 * hidden), 1))

@@ -4,7 +4,8 @@ An :class:`Op` says what is computed, never how long it takes: ``cost.py`` price
 ``calibrate measure`` times it, and the layers in ``kernels/`` are checked to be it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from dflash_sim.profiles.units import BF16_BYTES, GDN_CHUNK_TOKENS
 
@@ -76,6 +77,10 @@ class Attention:
     head_dim: int
     window: int = 0
     causal: bool = True
+
+    def at(self, ctx: float) -> "Attention":
+        """The same attention over another context."""
+        return replace(self, ctx=ctx)
 
     @property
     def kv_len(self) -> float:
@@ -204,7 +209,7 @@ class Elementwise:
 
     name: str
     nbytes: float
-    kind: str = "small"  # small | norm
+    kind: str = "small"  # small | norm | vocab
 
     @property
     def flops(self) -> float:
@@ -238,14 +243,27 @@ Op = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """``count`` launches of one op in a pass, or of a hidden share of one.
+O_co = TypeVar("O_co", bound=Op, covariant=True)
 
-    ``exposed`` is 1 for ordinary kernels; the name of an engine constant (a share between 0 and
-    1) for kernels that run beside others on a second stream.
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[O_co]):
+    """``count`` launches of one op in a pass.
+
+    ``exposed`` is empty for ordinary kernels; for kernels that run beside others on a second
+    stream it names the engine constant that says which share of their time shows.
     """
 
-    op: Op
+    op: O_co
     count: int
     exposed: str = ""
+
+
+AnyCall = Call[Op]
+AttentionCall = Call[Attention]
+
+
+def split_attention(calls: list[AnyCall]) -> tuple[list[AttentionCall], list[AnyCall]]:
+    """``(attention over a cache, everything else)``: only the former depends on the context."""
+    attention = [Call(c.op, c.count, c.exposed) for c in calls if isinstance(c.op, Attention)]
+    return attention, [c for c in calls if not isinstance(c.op, Attention)]

@@ -12,10 +12,11 @@ import numpy as np
 
 from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.simulator.cost import CostModel
-from dflash_sim.simulator.cycle import PHASES, Cycle, Phase
+from dflash_sim.simulator.cycle import PHASES, Cycle
+from dflash_sim.simulator.ops import AttentionCall, Call, split_attention
 
 COMPONENTS = 5  # measured, fitted, roofline, assumed, comm: Cost.as_array
-_FIRST_CTX, _FIRST_SEQ = 2**7, 2**4
+_FIRST_CTX = 2**7
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ class StepModel:
     max_ctx: int
     v1: bool = False
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
-    _prefill: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
+    _fixed: dict[int, list[tuple[int, np.ndarray, list[AttentionCall]]]] = field(
+        default_factory=dict, repr=False
+    )
+    _prefill: dict[tuple[int, int, float], np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def engine(self) -> EngineSheet:
@@ -97,29 +101,37 @@ class StepModel:
         while nodes[-1] < self.max_ctx:
             nodes.append(2 * nodes[-1])
         parts = np.zeros((len(PHASES), COMPONENTS, len(nodes)))
-        for j, ctx in enumerate(nodes):
-            # Padded rows compute but point at an empty slot: their share of the KV is dropped.
-            phases = self.cycle.decode(requests=padded, ctx=ctx * batch / padded)
-            for phase in phases:
-                parts[PHASES.index(phase.name), :, j] += self._phase(phase)
-            parts[PHASES.index("commit"), 3, j] += self._eager_s(batch)
+        for row, fixed, attention in self._passes(padded):
+            parts[row] += fixed[:, None]
+            for j, ctx in enumerate(nodes):
+                # Padded rows compute but point at an empty slot: they hold no context.
+                seen = [Call(c.op.at(ctx * batch / padded), c.count) for c in attention]
+                parts[row, :, j] += self.cost.calls(seen).as_array()
+        parts[PHASES.index("commit"), 3] += self._eager_s(batch)
         total = parts[:, :4].sum(axis=(0, 1))
         by_phase = parts[:, :4].sum(axis=1)
         draft = by_phase[PHASES.index("draft")]
         tail = by_phase[PHASES.index("materialise")]
         return BatchTable(padded, np.array(nodes, float), parts, total, draft, tail)
 
-    def _phase(self, phase: Phase) -> np.ndarray:
-        cost = self.cost.calls(phase.calls).as_array()
-        cost[3] += phase.graphs * self.engine["graph_launch_gap"]
-        return cost
+    def _passes(self, padded: int) -> list[tuple[int, np.ndarray, list[AttentionCall]]]:
+        """For each phase its row, its cost without attention, and its attention calls."""
+        if padded not in self._fixed:
+            rows = []
+            for phase in self.cycle.decode(requests=padded, ctx=0):
+                attention, rest = split_attention(phase.calls)
+                fixed = self.cost.calls(rest).as_array()
+                fixed[3] += phase.graphs * self.engine["graph_launch_gap"]
+                rows.append((PHASES.index(phase.name), fixed, attention))
+            self._fixed[padded] = rows
+        return self._fixed[padded]
 
     def _eager_s(self, batch: int) -> float:
         """Kernels outside the graphs: sampling, accept, bookkeeping, copies."""
         e = self.engine
         if self.cycle.method == "none":
             return e["step_eager_plain"]
-        extra = e["v1_eager_extra"] if self.v1 else 0.0
+        extra = e["cycle_residue"] + (e["v1_eager_extra"] if self.v1 else 0.0)
         return e["step_eager_spec"] + batch * e["step_eager_spec_per_request"] + extra
 
     def decode_s(self, batch: int, kv_tokens: float) -> float:
@@ -144,36 +156,29 @@ class StepModel:
     def prefill_parts(self, *, requests: int, tokens: int, prefix: float) -> np.ndarray:
         """``[measured, fitted, roofline, assumed, comm]`` [s] of one prefill batch.
 
-        Priced at the nearest power of two of requests, linear in tokens between grid points.
+        Priced at the next power of two of requests, linear in tokens between powers of two.
         """
         power = 1 << (max(1, requests) - 1).bit_length()
         seq = max(1.0, tokens / power)
-        nodes, cost = self._prefill_table(power)
-        if seq > nodes[-1]:
-            parts = self._price_prefill(power, int(np.ceil(seq)))
-        else:
-            parts = np.array([np.interp(seq, nodes, row) for row in cost])
-        if prefix:
-            with_prefix = self._price_prefill(power, int(np.ceil(seq)), prefix)
-            parts = parts + with_prefix - self._price_prefill(power, int(np.ceil(seq)))
+        low = 1 << int(np.log2(seq))
+        parts = self._price_prefill(power, low, prefix)
+        if low < seq:
+            high = self._price_prefill(power, 2 * low, prefix)
+            parts = parts + (high - parts) * (seq / low - 1)
         return parts
 
     def prefill_s(self, *, requests: int, tokens: int, prefix: float = 0.0) -> float:
         """GPU seconds of a prefill batch of ``tokens`` new tokens in all."""
         return float(self.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)[:4].sum())
 
-    def _prefill_table(self, requests: int) -> tuple[np.ndarray, np.ndarray]:
-        if requests not in self._prefill:
-            nodes = [1] + [_FIRST_SEQ << i for i in range(9)]
-            cost = np.array([self._price_prefill(requests, seq) for seq in nodes]).T
-            self._prefill[requests] = (np.array(nodes, float), cost)
-        return self._prefill[requests]
-
-    def _price_prefill(self, requests: int, seq: int, prefix: float = 0.0) -> np.ndarray:
-        phases = self.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
-        calls = [call for phase in phases for call in phase.calls]
-        cost = self.cost.calls(calls).as_array()
-        launches = sum(call.count for call in calls) * self.engine["prefill_eager_launch"]
-        cost[3] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound
-        cost[3] += self.engine["step_eager_plain"]
-        return cost
+    def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:
+        key = (requests, seq, prefix)
+        if key not in self._prefill:
+            phases = self.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
+            calls = [call for phase in phases for call in phase.calls]
+            cost = self.cost.calls(calls).as_array()
+            launches = sum(call.count for call in calls) * self.engine["prefill_eager_launch"]
+            cost[3] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound
+            cost[3] += self.engine["step_eager_plain"]
+            self._prefill[key] = cost
+        return self._prefill[key]
