@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dflash_sim.profiles.errors import MissingProfileError
 from dflash_sim.profiles.interp import GemmCurve, GemmGrid, Line
 from dflash_sim.profiles.units import BF16_BYTES, MEGA
 
@@ -61,9 +62,12 @@ def fit_curve(cells: GemmCells) -> GemmCurve:
     """
     from scipy.optimize import least_squares
 
-    work = [2.0 * m * n * k / t for (m, n, k), t in cells.items() if min(m, n, k) >= FULL_RATE]
-    rate = float(np.median(work))
     chosen = sorted(key for key in cells if in_fit(key))
+    work = [2.0 * m * n * k / t for (m, n, k), t in cells.items() if min(m, n, k) >= FULL_RATE]
+    if not chosen or not work:
+        msg = f"a GEMM curve needs M <= {FIT_MAX_M} with N, K >= {FIT_MIN_NK}, and all {FULL_RATE}"
+        raise MissingProfileError(msg)
+    rate = float(np.median(work))
     m, n, k = np.array(chosen, dtype=float).T
     log_time = np.log([cells[key] for key in chosen])
     log_bytes = np.log(BF16_BYTES * (m * k + n * k + m * n))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,9 @@ def open_library(system: str, data_dir: str | Path | None) -> Library:
 def read_rows(
     path: Path, columns: Sequence[str], where: Mapping[str, Iterable[object]]
 ) -> list[Row]:
-    """Rows of ``path`` as tuples of ``columns``, kept where each column has a wanted value.
+    """Rows of ``path`` as tuples of ``columns``, the last a time; ``where`` lists wanted values.
 
-    A column the file lacks reads as 0: old tables have no sliding window.
+    Old tables have no sliding window: a missing ``window_size`` reads as 0.
     """
     try:
         import pyarrow as pa
@@ -114,21 +115,30 @@ def read_rows(
         raise MissingProfileError(msg) from error
     try:
         table = pq.read_table(path)
+        for name in {*columns, *where} - {*table.column_names, "window_size"}:
+            msg = f"{path} has no column {name}"
+            raise UsageError(msg)
         for name, wanted in where.items():
-            if name in table.column_names:
-                values = pa.array(sorted(wanted, key=str))
-                table = table.filter(pc.is_in(table[name], values.cast(table[name].type)))
+            values = pa.array(sorted(wanted, key=str)).cast(table[name].type)
+            table = table.filter(pc.is_in(table[name], values))
         zeros = [0] * table.num_rows
         read = [table[c].to_pylist() if c in table.column_names else zeros for c in columns]
     except (pa.ArrowException, OSError) as error:
         msg = f"cannot read {path}: {str(error).splitlines()[0]}"
         raise UsageError(msg) from error
-    return list(zip(*read, strict=True))
+    rows = list(zip(*read, strict=True))
+    if any(None in row or not 0 < row[-1] < inf for row in rows):  # latency comes last
+        msg = f"{path} has a time that is not a positive number, or an empty cell"
+        raise UsageError(msg)
+    return rows
 
 
 def version_key(text: str) -> tuple[tuple[int, ...], bool, tuple[int, ...]]:
-    """Order of versions: numbers first, a release after its own candidates."""
-    release, mark, rest = re.fullmatch(r"([\d.]*\d)\.?([a-z]*)(.*)", text).groups()  # type: ignore[union-attr]
+    """Order of versions: numbers first, a release after its own candidates; others before all."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)*)\.?([a-z]*)(.*)", text)
+    if found is None:
+        return (), False, ()
+    release, mark, rest = found.groups()
     return (
         tuple(int(part) for part in release.split(".")),
         mark not in {"rc", "dev"},

@@ -18,7 +18,7 @@ from dflash_sim.profiles.errors import MissingProfileError
 from dflash_sim.profiles.units import MEGA, MS, US
 
 SPIKE = 1.5
-PAST_ANY_CACHE_BYTES = 500 * MEGA  # the largest L2 here holds 126 MB
+PAST_ANY_CACHE_BYTES = 500 * MEGA  # the largest L2 here holds 128 MB
 
 Key = tuple[Any, ...]
 Times = dict[Key, dict[int, float]]

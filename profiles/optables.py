@@ -1,11 +1,9 @@
 """Measured operator times of one GPU: what ran, on which sizes, and how far to trust it.
 
-The files under ``ops/<gpu>/`` are matrices: key columns, a ``source`` letter explained in
-``meta.toml``, then one column of microseconds per size. ``dflash-sim calibrate import-silicon``
-writes them; nothing else should.
+``dflash-sim calibrate import-silicon`` writes the files under ``ops/<gpu>/``; their ``meta.toml``
+says where each number came from, what was changed, and how far lookups miss held-out points.
 """
 
-import csv
 import hashlib
 import tomllib
 from collections.abc import Sequence
@@ -18,12 +16,12 @@ from typing import Any
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import roots
 from dflash_sim.profiles.interp import Found, GemmCurve, GemmGrid, Line, Sheet
-from dflash_sim.profiles.units import US
+from dflash_sim.profiles.opfile import Key, Matrix
 
-FILES = ("attention.csv", "comm.csv", "gdn.csv", "gemm.csv", "meta.toml", "moe.csv")
+FAMILIES = ("gemm", "moe", "attention", "gdn", "comm")
+FILES = (*(f"{family}.csv" for family in FAMILIES), "meta.toml")
 # Attention kernels by preference: the first one measured for a shape is its default.
 BACKENDS = ("trtllm_mha", "fa3", "flash_attention", "flashinfer", "triton")
-Key = tuple[str, ...]
 KEPT = 1 << 16  # remembered lookups per kind; a KV length is rarely asked twice
 
 
@@ -246,52 +244,27 @@ def _load(device: str, folder: Path) -> OpTables:
     try:
         raw = {name: (folder / name).read_bytes() for name in FILES}
         meta = tomllib.loads(raw["meta.toml"].decode())
-        curve = GemmCurve(**meta["gemm"]["curve"])
-        m, gemm = _matrix(raw["gemm.csv"])
+        gemm, moe, attention, gdn, comm = (
+            Matrix(raw[f"{family}.csv"], cells=meta[family]["cells"]) for family in FAMILIES
+        )
         return OpTables(
             device=device,
             digest=hashlib.sha256(b"".join(raw[name] for name in FILES)).hexdigest()[:12],
             meta=meta,
             _gemm=GemmGrid(
-                [int(v) for v in m], {(int(n), int(k)): t for (n, k), t in gemm.items()}, curve
+                [int(m) for m in gemm.axis],
+                {(int(n), int(k)): times for (n, k), times in gemm.rows.items()},
+                GemmCurve(**meta["gemm"]["curve"]),
             ),
-            _moe={key[:-1]: line for key, line in _lines(raw["moe.csv"]).items()},
+            _moe={key[:-1]: line for key, line in moe.lines().items()},
             _attention={
-                "decode": _sheets(raw["attention.csv"], head="decode"),
-                "prefill": _sheets(raw["attention.csv"], head="prefill", power=True),
+                "decode": attention.sheets(first="decode"),
+                "prefill": attention.sheets(first="prefill", power=True),
             },
-            _gdn=_sheets(raw["gdn.csv"]),
-            _comm=_lines(raw["comm.csv"]),
+            _gdn=gdn.sheets(),
+            _comm=comm.lines(),
             _rel_err=meta["rel_err"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"cannot read the operator tables in {folder}: {error}"
         raise UsageError(msg) from error
-
-
-def _matrix(raw: bytes) -> tuple[list[float], dict[Key, list[float | None]]]:
-    """Sizes of the time columns, and key columns to times [s]."""
-    rows = csv.reader(raw.decode().splitlines())
-    header = next(rows)
-    first = header.index("source") + 1
-    axis = [float(name.rpartition("=")[2]) for name in header[first:]]
-    return axis, {
-        tuple(row[: first - 1]): [float(cell) * US if cell else None for cell in row[first:]]
-        for row in rows
-    }
-
-
-def _lines(raw: bytes) -> dict[Key, Line]:
-    axis, rows = _matrix(raw)
-    return {key: Line(axis, times) for key, times in rows.items()}
-
-
-def _sheets(raw: bytes, *, head: str = "", power: bool = False) -> dict[Key, Sheet]:
-    """Sheets keyed by every column but the last key, which becomes the sheet's first axis."""
-    axis, rows = _matrix(raw)
-    grouped: dict[Key, dict[float, Line]] = {}
-    for key, times in rows.items():
-        if not head or key[0] == head:
-            name = key[1:-1] if head else key[:-1]
-            grouped.setdefault(name, {})[float(key[-1])] = Line(axis, times, power=power)
-    return {name: Sheet(lines) for name, lines in grouped.items()}
