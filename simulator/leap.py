@@ -6,8 +6,10 @@ a per-step timeline with one slice. Between two changes of the batch the times o
 follow from cumulative sums. Same draws, same policy, same times as ``engine.py``.
 """
 
+from array import array
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +20,9 @@ from dflash_sim.simulator.scheduler import Limits, PrefillBatch, Req, Scheduler
 from dflash_sim.simulator.step import StepModel
 from dflash_sim.simulator.workload import Workload
 
-_SCALAR_STEPS = 2**3  # shorter leaps are stepped one by one: cheaper than numpy's call overhead
+_SCALAR_STEPS = 2**5  # shorter leaps are stepped in Python: cheaper than numpy's call overhead
 _CHUNK = 2**14
+_FOREVER = float("inf")
 
 
 def refusal(limits: Limits, draws: Draws) -> str | None:
@@ -43,31 +46,31 @@ class _Clock:
 
 @dataclass(slots=True)
 class _Pending:
-    """The launched iteration whose result the host has not processed (overlap only)."""
+    """The launched iteration whose result the host has not processed."""
 
     batch: int
     finishing: list[Req]
-    first_tokens: tuple[Req, ...]
-    index: int
+    first_tokens: tuple[Req, ...] = ()
 
 
-class _Log:
-    """Iteration columns that grow in place."""
+class _Columns:
+    """Iterations as growing columns; emissions follow in the same order, one behind."""
 
     def __init__(self) -> None:
-        self.size = 0
-        self.ints = np.zeros((3, _CHUNK), np.int64)  # kind, batch, kv
-        self.floats = np.zeros((5, _CHUNK))  # prefix, gpu_s, start, end, emit
-        self.idle = np.zeros(_CHUNK, bool)
+        self.kind, self.batch, self.kv, self.idle = (array("q") for _ in range(4))
+        self.prefix, self.gpu_s, self.start, self.end, self.emit = (array("d") for _ in range(5))
 
-    def reserve(self, n: int) -> int:
-        start = self.size
-        self.size += n
-        while self.size > self.ints.shape[1]:
-            self.ints = np.concatenate([self.ints, np.zeros_like(self.ints)], axis=1)
-            self.floats = np.concatenate([self.floats, np.zeros_like(self.floats)], axis=1)
-            self.idle = np.concatenate([self.idle, np.zeros_like(self.idle)])
-        return start
+    def launch(self, kind: int, batch: int, n: int, *, prefix: float, idle: bool) -> None:
+        """What ``n`` iterations of one batch have in common."""
+        self.kind.extend(array("q", (kind,)) * n)
+        self.batch.extend(array("q", (batch,)) * n)
+        self.prefix.extend(array("d", (prefix,)) * n)
+        self.idle.append(idle)
+        self.idle.extend(array("q", (0,)) * (n - 1))
+
+
+def _extend(column: "array[Any]", values: np.ndarray) -> None:
+    column.frombytes(np.ascontiguousarray(values).view(np.uint8))
 
 
 @dataclass
@@ -87,7 +90,7 @@ class LeapEngine:
     def __post_init__(self) -> None:
         n = len(self.workload)
         self.scheduler = Scheduler(self.limits)
-        self.log = _Log()
+        self.log = _Columns()
         self.first_token_s = [float("nan")] * n
         self.finish_s = [float("nan")] * n
         self.arrival_s = [float("nan")] * n
@@ -97,6 +100,7 @@ class LeapEngine:
         self.ends: list[tuple[int, int, Req]] = []  # (step after the last, rid, request)
         self.pending: _Pending | None = None
         self._idle = True
+        self._shrunk = False
         self._heads = iter(self.workload.heads)
         self._left = int(self.workload.measured.sum())
         self._measured = self.workload.measured.tolist()
@@ -126,7 +130,9 @@ class LeapEngine:
         decide = c.host + self.host.recv_s
         self._receive(decide)
         s = self.scheduler
-        s.filter_finished()
+        if self._shrunk:
+            s.filter_finished()
+            self._shrunk = False
         prefill = s.get_new_batch_prefill()
         if prefill is not None:
             s.merge(prefill)
@@ -165,7 +171,7 @@ class LeapEngine:
         heappush(self.arrivals, (at, rid))
 
     def _finish(self, req: Req, now: float) -> None:
-        req.done = True
+        req.done = self._shrunk = True
         rid = req.rid
         self.finish_s[rid] = now
         self._left -= self._measured[rid]
@@ -196,7 +202,7 @@ class LeapEngine:
         self.pending = None
         if p is None:
             return
-        self.log.floats[4, p.index] = now
+        self.log.emit.append(now)
         for req in p.first_tokens:
             self.first_token_s[req.rid] = now
         for req in p.finishing:
@@ -206,23 +212,22 @@ class LeapEngine:
 
     def _prefill(self, batch: PrefillBatch) -> None:
         ready = tuple(r for r in batch.reqs if r is not batch.chunked)
-        gpu_s = self.step.prefill_s(
-            requests=len(batch.reqs), tokens=batch.tokens, prefix=batch.prefix
-        )
-        index = self._note(PREFILL, len(batch.reqs), batch.tokens, batch.prefix)
+        n = len(batch.reqs)
+        gpu_s = self.step.prefill_s(requests=n, tokens=batch.tokens, prefix=batch.prefix)
         for req in ready:
             self._admit(req)
         finishing = [r for r in ready if not self._cycles[r.rid]]
-        pending = _Pending(len(batch.reqs), finishing, ready, index)
-        self._step_once(index, len(batch.reqs), gpu_s, 0.0, pending, speculative=False)
+        self._note(PREFILL, n, 1, prefix=batch.prefix)
+        self.log.kv.append(batch.tokens)
+        new = _Pending(n, finishing, ready)
+        if self.mode == "v2":
+            self._overlapped(n, [gpu_s], None, _FOREVER, new, received=True)
+        else:
+            self._chained(n, np.array([gpu_s]), new, speculative=False)
 
-    def _note(self, kind: int, batch: int, kv: int, prefix: float) -> int:
-        i = self.log.reserve(1)
-        self.log.ints[:, i] = kind, batch, kv
-        self.log.floats[0, i] = prefix
-        self.log.idle[i] = self._idle
+    def _note(self, kind: int, batch: int, n: int, *, prefix: float = 0.0) -> None:
+        self.log.launch(kind, batch, n, prefix=prefix, idle=self._idle)
         self._idle = False
-        return i
 
     def _decode(self, batch: int) -> None:
         """Decode until a request ends or one that could be admitted arrives."""
@@ -233,14 +238,14 @@ class LeapEngine:
             while self.steps + 2 > len(self.kv):
                 self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
             self.kv[self.steps] += sum(self._tail_kv(r) for r in wasted)
-        until = float("inf")
+        until = _FOREVER
         if self.arrivals and not self.scheduler.batch_is_full and self._could_admit():
             until = self.arrivals[0][0]
         kv = self.kv[self.steps : self.steps + steps]
-        if steps <= _SCALAR_STEPS:
-            done = self._step_each(batch, kv.tolist(), until, received=True)
+        if self.mode == "v2":
+            done = self._decode_overlapped(batch, kv, until)
         else:
-            done = self._leap(batch, kv, until)
+            done = self._decode_chained(batch, kv, until)
         self.steps += done
         self._collect_finished()
 
@@ -253,184 +258,211 @@ class LeapEngine:
         finishing = []
         while self.ends and self.ends[0][0] <= self.steps:
             finishing.append(heappop(self.ends)[2])
-        if not finishing:
-            return
+        if len(finishing) > 1:
+            finishing.sort(key=self.scheduler.running.index)
         if self.pending is not None:
-            self.pending.finishing = sorted(finishing, key=self.scheduler.running.index)
+            self.pending.finishing = finishing
             return
-        for req in sorted(finishing, key=self.scheduler.running.index):
+        for req in finishing:
             self._finish(req, self.clock.host)
 
-    def _step_each(self, batch: int, kv: list[int], until: float, *, received: bool) -> int:
-        """Decode one step at a time; stops before a loop that would receive at ``until``."""
-        spec = self.limits.speculative
-        for j, tokens in enumerate(kv):
-            if (j or not received) and self.clock.host + self.host.recv_s >= until:
-                return j
-            index = self._note(DECODE, batch, tokens, 0.0)
-            gpu_s = self.step.decode_s(batch, tokens)
-            tail_s = 0.0
-            if spec and self.host_length_sync:
-                tail_s = self.step.tail_s(batch, tokens)
-            pending = _Pending(batch, [], (), index)
-            self._step_once(index, batch, gpu_s, tail_s, pending, speculative=spec)
-        return len(kv)
+    # ---- overlap -------------------------------------------------------------------------
 
-    def _step_once(
-        self, i: int, batch: int, gpu_s: float, tail_s: float, new: _Pending, *, speculative: bool
-    ) -> None:
-        """One iteration of any kind in any mode: the recurrence the event engine walks."""
-        c, h = self.clock, self.host
-        floats = self.log.floats
-        scheduled = c.host + h.recv_s + h.get_next_batch(batch)
-        if self.mode == "v1" and speculative:
-            start = scheduled + h.prepare_draft_s
-            end = start + gpu_s + h.prepare_verify_s + h.v1_accept(batch)
-            floats[1:4, i] = gpu_s, start, end
-            c.gpu = end
-            c.host = end + h.process(batch)
-            self.pending = new
-            self._settle(c.host)
-            return
-        if self.mode == "v2" and self.host_length_sync and speculative and self.pending is not None:
-            scheduled = max(scheduled, c.publish)
-        enqueued = scheduled + h.first_launch_s
-        launched = enqueued + h.rest_launch_s
-        start = max(c.gpu, enqueued)
-        end = max(start + gpu_s, launched)
-        copied = max(end, c.copy) + h.d2h_s
-        floats[1:4, i] = gpu_s, start, end
-        if self.mode == "v2":
-            c.publish = start + gpu_s - tail_s + h.d2h_s
-            host = launched
-            if self.pending is not None:
-                host = max(launched, c.copy) + h.process(self.pending.batch)
-                self._settle(host)
-            c.host, c.gpu, c.copy = host, end, copied
-            self.pending = new
-            return
-        c.gpu, c.copy = end, copied
-        c.host = copied + h.process(batch)
-        self.pending = new
-        self._settle(c.host)
-
-    def _leap(self, batch: int, kv: np.ndarray, until: float) -> int:
-        """Decode many steps of one batch at once."""
-        gpu_s = self.step.decode_array(batch, kv)
-        if self.mode != "v2":
-            return self._leap_chain(batch, kv, gpu_s, until)
-        h = self.host
+    def _decode_overlapped(self, batch: int, kv: np.ndarray, until: float) -> int:
+        """Steps of one batch under overlap; returns how many were launched."""
+        if len(kv) <= _SCALAR_STEPS or self._syncs:
+            return self._walk(batch, kv, until, received=True)
         # Two steps bring the pipeline into the steady state of this batch.
-        lead = self._step_each(batch, kv[:2].tolist(), until, received=True)
+        lead = self._walk(batch, kv[:2], until, received=True)
         if lead < 2:
             return lead
-        pre = h.recv_s + h.get_next_batch(batch) + h.first_launch_s
-        process = h.process(batch)
-        rest = gpu_s[1:]
-        gpu_bound = max(h.d2h_s + process + pre, process + pre + h.rest_launch_s, h.d2h_s)
-        if rest.min() >= gpu_bound and not self.host_length_sync and self._gpu_led(pre):
-            return 2 + self._leap_gpu_bound(batch, kv[2:], gpu_s[2:], process, until)
-        return 2 + self._step_each(batch, kv[2:].tolist(), until, received=False)
+        kv = kv[2:]
+        gpu_s = self.step.decode_array(batch, kv)
+        if self._gpu_bound(batch, float(gpu_s.min())):
+            return 2 + self._leap(batch, kv, gpu_s, until)
+        return 2 + self._walk(batch, kv, until, received=False)
 
-    def _gpu_led(self, pre: float) -> bool:
-        """Whether the host runs ahead: the next launch is enqueued before the GPU is free."""
-        c = self.clock
-        launched = c.host + pre + self.host.rest_launch_s
-        in_step = c.copy == c.gpu + self.host.d2h_s
-        return c.host + pre <= c.gpu and launched <= c.copy and in_step
+    @property
+    def _syncs(self) -> bool:
+        return self.host_length_sync and self.limits.speculative
 
-    def _leap_gpu_bound(
-        self, batch: int, kv: np.ndarray, gpu_s: np.ndarray, process: float, until: float
+    def _walk(self, batch: int, kv: np.ndarray, until: float, *, received: bool) -> int:
+        """Steps one at a time."""
+        tails = None
+        if self._syncs:
+            tails = [self.step.tail_s(batch, k) for k in kv.tolist()]
+        if len(kv) > 2:
+            gpu_s = self.step.decode_array(batch, kv).tolist()
+        else:
+            gpu_s = [self.step.decode_s(batch, k) for k in kv.tolist()]
+        done = self._overlapped(
+            batch, gpu_s, tails, until, _Pending(batch, []), received=received
+        )
+        if done:
+            self._note(DECODE, batch, done)
+            self.log.kv.extend(kv[:done].tolist())
+        return done
+
+    def _overlapped(
+        self,
+        batch: int,
+        gpu_s: list[float],
+        tail_s: list[float] | None,
+        until: float,
+        last: _Pending,
+        *,
+        received: bool,
     ) -> int:
-        """Steps back to back on the GPU; the host waits for each result one step later."""
+        """The recurrence of the overlapped loop; stops before a loop that receives at ``until``.
+
+        The loop that launches step j begins when the result of step j-2 has been processed, and
+        processes the result of step j-1.
+        """
+        c, h, log = self.clock, self.host, self.log
+        host, gpu, copy = c.host, c.gpu, c.copy
+        to_launch = h.recv_s + h.get_next_batch(batch)
+        process = h.process(batch)
+        for j, seconds in enumerate(gpu_s):
+            if (j or not received) and host + h.recv_s >= until:
+                del gpu_s[j:]
+                break
+            scheduled = host + to_launch
+            if tail_s is not None and self.pending is not None:
+                scheduled = max(scheduled, c.publish)
+            enqueued = scheduled + h.first_launch_s
+            launched = enqueued + h.rest_launch_s
+            start = gpu if gpu > enqueued else enqueued
+            gpu = start + seconds
+            c.publish = gpu - (tail_s[j] if tail_s else 0.0) + h.d2h_s
+            if gpu < launched:
+                gpu = launched
+            log.start.append(start)
+            log.end.append(gpu)
+            before = self.pending
+            host = launched
+            if before is not None:
+                host = max(launched, copy)
+                if before.batch == batch and not before.finishing and not before.first_tokens:
+                    host += process
+                    log.emit.append(host)
+                else:
+                    host += h.process(before.batch)
+                    self._settle(host)
+            copy = (gpu if gpu > copy else copy) + h.d2h_s
+            self.pending = last
+        log.gpu_s.extend(gpu_s)
+        c.host, c.gpu, c.copy = host, gpu, copy
+        return len(gpu_s)
+
+    def _gpu_bound(self, batch: int, shortest_s: float) -> bool:
+        """Whether the host stays ahead for steps of at least ``shortest_s``, from here on."""
+        c, h = self.clock, self.host
+        to_enqueue = h.recv_s + h.get_next_batch(batch) + h.first_launch_s
+        process = h.process(batch)
+        enough = max(h.d2h_s + process + to_enqueue, process + to_enqueue + h.rest_launch_s)
+        ahead = c.host + to_enqueue <= c.gpu
+        waits = c.host + to_enqueue + h.rest_launch_s <= c.copy
+        in_step = c.copy == c.gpu + h.d2h_s
+        return shortest_s >= max(enough, h.d2h_s) and ahead and waits and in_step
+
+    def _leap(self, batch: int, kv: np.ndarray, gpu_s: np.ndarray, until: float) -> int:
+        """Steps back to back on the GPU: the host waits for each result one step later."""
         c, h = self.clock, self.host
         ends = c.gpu + np.cumsum(gpu_s)
         copies = ends + h.d2h_s
-        # The loop that launches step j+1 begins when the result of step j-1 is processed.
-        hosts = np.concatenate(([c.copy], copies[:-1])) + process
+        hosts = np.empty_like(ends)
+        hosts[0] = c.copy
+        hosts[1:] = copies[:-1]
+        hosts += h.process(batch)
         n = len(gpu_s)
-        if until < float("inf"):
+        if until < _FOREVER:
             begins = np.concatenate(([c.host], hosts[:-1]))
             n = int(np.searchsorted(begins + h.recv_s, until, side="left"))
             if n == 0:
                 return 0
-        i = self.log.reserve(n)
-        stop = i + n
-        self.log.ints[0, i:stop], self.log.ints[1, i:stop] = DECODE, batch
-        self.log.ints[2, i:stop] = kv[:n]
-        floats = self.log.floats
-        floats[1, i:stop] = gpu_s[:n]
-        floats[2, i] = c.gpu
-        floats[2, i + 1 : stop] = ends[: n - 1]
-        floats[3, i:stop] = ends[:n]
-        assert self.pending is not None
-        floats[4, self.pending.index] = hosts[0]
-        floats[4, i : stop - 1] = hosts[1:n]
+        log = self.log
+        self._note(DECODE, batch, n)
+        log.start.append(c.gpu)
+        _extend(log.kv, kv[:n])
+        _extend(log.gpu_s, gpu_s[:n])
+        _extend(log.start, ends[: n - 1])
+        _extend(log.end, ends[:n])
+        _extend(log.emit, hosts[:n])
         c.gpu, c.copy, c.host = float(ends[n - 1]), float(copies[n - 1]), float(hosts[n - 1])
         c.publish = c.copy
-        self.pending = _Pending(batch, [], (), stop - 1)
         return n
 
-    def _leap_chain(self, batch: int, kv: np.ndarray, gpu_s: np.ndarray, until: float) -> int:
-        """Without overlap every iteration is a sum; ``until`` cuts the chain."""
+    # ---- no overlap ----------------------------------------------------------------------
+
+    def _decode_chained(self, batch: int, kv: np.ndarray, until: float) -> int:
+        """Steps of one batch in V1 or V2-sync; returns how many were launched."""
+        gpu_s = self.step.decode_array(batch, kv)
+        done = self._chained(
+            batch, gpu_s, _Pending(batch, []), speculative=self.limits.speculative, until=until
+        )
+        self._note(DECODE, batch, done)
+        _extend(self.log.kv, kv[:done])
+        return done
+
+    def _chained(
+        self,
+        batch: int,
+        gpu_s: np.ndarray,
+        last: _Pending,
+        *,
+        speculative: bool,
+        until: float = _FOREVER,
+    ) -> int:
+        """Without overlap an iteration is a sum of host and GPU time; ``until`` cuts the chain."""
         c, h = self.clock, self.host
         before = h.recv_s + h.get_next_batch(batch)
-        process = h.process(batch)
-        if self.mode == "v1" and self.limits.speculative:
-            start_after = before + h.prepare_draft_s
+        after = h.process(batch)
+        if self.mode == "v1" and speculative:
+            before += h.prepare_draft_s
             on_gpu = gpu_s + (h.prepare_verify_s + h.v1_accept(batch))
-            after = process
         else:
-            start_after = before + h.first_launch_s
+            before += h.first_launch_s
             on_gpu = np.maximum(gpu_s, h.rest_launch_s)
-            after = h.d2h_s + process
-        loops = c.host + np.cumsum(start_after + on_gpu + after)
+            after += h.d2h_s
+        loops = c.host + np.cumsum(before + on_gpu + after)
         n = len(gpu_s)
-        if until < float("inf"):
-            begins = np.concatenate(([c.host], loops[:-1]))
+        begins = np.concatenate(([c.host], loops[:-1]))
+        if until < _FOREVER:
             n = int(np.searchsorted(begins + h.recv_s, until, side="left"))
-        begins = np.concatenate(([c.host], loops[: n - 1]))
-        i = self.log.reserve(n)
-        stop = i + n
-        self.log.ints[0, i:stop], self.log.ints[1, i:stop] = DECODE, batch
-        self.log.ints[2, i:stop] = kv[:n]
-        self.log.idle[i] = self._idle
-        self._idle = False
-        floats = self.log.floats
-        floats[1, i:stop] = gpu_s[:n]
-        floats[2, i:stop] = begins + start_after
-        floats[3, i:stop] = begins + start_after + on_gpu[:n]
-        floats[4, i:stop] = loops[:n]
-        c.host, c.gpu = float(loops[n - 1]), float(floats[3, stop - 1])
-        c.copy = c.gpu + h.d2h_s
+        starts = begins[:n] + before
+        ends = starts + on_gpu[:n]
+        log = self.log
+        _extend(log.gpu_s, gpu_s[:n])
+        _extend(log.start, starts)
+        _extend(log.end, ends)
+        _extend(log.emit, loops[: n - 1])
+        c.host, c.gpu = float(loops[n - 1]), float(ends[-1])
+        self.pending = last
+        self._settle(c.host)
         return n
 
     def _run(self) -> Run:
-        n = self.log.size
-        emitted = np.ones(n, bool)
-        if self.pending is not None:
-            emitted[self.pending.index] = False
+        log = self.log
+        n = len(log.emit)  # a last iteration still on the GPU is dropped
         finish = np.array(self.finish_s)
         done = np.isfinite(finish)
-        rows = np.arange(len(done))
         cycles = np.where(done, self.draws.cycles, 0)
-        kind, batch, kv = (row[:n][emitted] for row in self.log.ints)
-        prefix, gpu_s, start, end, emit = (row[:n][emitted] for row in self.log.floats)
+        committed = self.draws.before[np.arange(len(done)), cycles]
         return Run(
             arrival_s=np.array(self.arrival_s),
             first_token_s=np.array(self.first_token_s),
             finish_s=finish,
             cycles=cycles,
-            committed=np.where(done, self.draws.before[rows, cycles], 0).astype(np.int64),
-            kind=kind,
-            batch=batch,
-            kv_tokens=kv,
-            prefix=prefix,
-            gpu_s=gpu_s,
-            gpu_start_s=start,
-            gpu_end_s=end,
-            emit_s=emit,
-            after_idle=self.log.idle[:n][emitted],
+            committed=np.where(done, committed, 0).astype(np.int64),
+            kind=np.array(log.kind)[:n],
+            batch=np.array(log.batch)[:n],
+            kv_tokens=np.array(log.kv)[:n],
+            prefix=np.array(log.prefix)[:n],
+            gpu_s=np.array(log.gpu_s)[:n],
+            gpu_start_s=np.array(log.start)[:n],
+            gpu_end_s=np.array(log.end)[:n],
+            emit_s=np.array(log.emit),
+            after_idle=np.array(log.idle, dtype=bool)[:n],
             retractions=0,
             engine="leap",
         )
