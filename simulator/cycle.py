@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from dflash_sim.profiles.shapes import DrafterShape, Eagle3Shape, ModelShape
 from dflash_sim.simulator import graph
 from dflash_sim.simulator.graph import Rows
-from dflash_sim.simulator.ops import AnyCall
+from dflash_sim.simulator.ops import AnyCall, Call, Elementwise
 
 METHODS = ("none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only")
 BLOCK_METHODS = ("dflash", "injection-only", "diffusion-only")
@@ -44,6 +44,8 @@ class Cycle:
         Verify rows per request: 1 for ``none``, k+1 for chains, B for DFlash.
     window
         Draft attention sees at most this many committed tokens (``--speculative-draft-window-size``).
+    chain_kernels
+        Small kernels per step of a sequential draft: SGLang's ``select_top_k_tokens``.
     """
 
     method: str
@@ -53,6 +55,7 @@ class Cycle:
     drafter: DrafterShape | None = None
     eagle: Eagle3Shape | None = None
     window: int | None = None
+    chain_kernels: int = 0
 
     def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
         """Phases of one cycle of ``requests`` running requests with ``ctx`` cached tokens each."""
@@ -67,13 +70,14 @@ class Cycle:
     def _draft(self, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
         """The phases before and after verification."""
         tp, model, steps = self.tp, self.model, self.block - 1
+        select: list[AnyCall] = [Call(Elementwise("select_top_k_tokens", 0.0), self.chain_kernels)]
         if self.method == "mtp":
-            chain = graph.mtp_step(model, tp=tp, size=one) * (steps - 1)
-            extend = graph.mtp_step(model, tp=tp, size=wide)
+            chain = (graph.mtp_step(model, tp=tp, size=one) + select) * (steps - 1)
+            extend = graph.mtp_step(model, tp=tp, size=wide) + select
             return Phase("draft", chain, int(steps > 1)), Phase("materialise", extend, 1)
         if self.method == "eagle3":
-            step = graph.eagle3_step(self._eagle, tp=tp, size=one, fuse_features=False)
-            extend = graph.eagle3_step(self._eagle, tp=tp, size=wide, fuse_features=True)
+            step = graph.eagle3_step(self._eagle, tp=tp, size=one, fuse_features=False) + select
+            extend = graph.eagle3_step(self._eagle, tp=tp, size=wide, fuse_features=True) + select
             return Phase("draft", step * (steps - 1), int(steps > 1)), Phase("materialise", extend, 1)
         inject = graph.materialise(self._drafter, tp=tp, tokens=wide.tokens)
         if self.method == "injection-only":

@@ -14,6 +14,9 @@ from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import BF16_BYTES, GIGA
 
 
+TP_SIZES = (1, 2, 4, 8)
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """Bytes per GPU, and what they allow.
@@ -125,9 +128,9 @@ def _default_cap(method: str, requested: int | None, defaults: object) -> tuple[
 def _too_big(
     device: Device, model: ModelShape, tp: int, short: float, static: float, draft: int
 ) -> str:
-    fits = [n for n in (1, 2, 4, 8, 16) if model.weight_bytes(n) + draft < static and n > tp]
-    remedy = f"; --tp {fits[0]} would" if fits else "; no TP up to 16 would"
+    fits = [n for n in TP_SIZES if model.weight_bytes(n) + draft < static and n > tp]
+    remedy = f"; --tp {fits[0]} would" if fits else f"; no TP up to {TP_SIZES[-1]} does"
     return (
         f"{model.name} does not fit on {device.name} at tp {tp}: {short / GIGA:.1f} GB short of "
-        f"{static / GIGA:.1f} GB static memory per GPU{remedy}. See: dflash-sim list gpus."
+        f"{static / GIGA:.1f} GB static memory per GPU{remedy}. Larger GPUs: dflash-sim list gpus."
     )

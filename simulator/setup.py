@@ -19,13 +19,10 @@ from dflash_sim.profiles.sheets import Device, Node
 from dflash_sim.simulator.cost import CostModel
 from dflash_sim.simulator.cycle import BLOCK_METHODS, Cycle
 from dflash_sim.simulator.hosttime import HostTime
-from dflash_sim.simulator.memory import MemoryPlan, draft_bytes, plan_memory
+from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, draft_bytes, plan_memory
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.scheduler import Limits
 from dflash_sim.simulator.step import StepModel
-
-TP_SIZES = (1, 2, 4, 8)
-
 
 @dataclass(frozen=True)
 class Setup:
@@ -94,6 +91,7 @@ class Setup:
                 drafter=self.drafter,
                 eagle=self.eagle,
                 window=self.window,
+                chain_kernels=round(self.engine["chain_step_kernels"]),
             ),
             cost=CostModel(self.device, self.engine, self.tables, backend=self.backend),
             graph_sizes=self.engine.graph_sizes[kind],
@@ -201,7 +199,8 @@ def _parallel(
     tp = s.tp or s.num_gpus or _default_tp(s, device, engine, model)
     num_gpus = s.num_gpus or tp
     if tp not in TP_SIZES:
-        raise UsageError(f"tp {tp} is not supported; allowed: {', '.join(map(str, TP_SIZES))}.")
+        msg = f"tp {tp} is not supported; allowed: {', '.join(map(str, TP_SIZES))}."
+        raise UsageError(msg)
     if num_gpus != tp:
         msg = (
             f"num_gpus {num_gpus} and tp {tp} differ; one server of tp GPUs is simulated. "
@@ -209,10 +208,11 @@ def _parallel(
         )
         raise UsageError(msg)
     if tp > node.num_gpus:
-        raise InfeasibleError(
+        msg = (
             f"tp {tp} spans more than one {node.name} node of {node.num_gpus} GPUs; "
             f"give --tp {node.num_gpus} or less."
         )
+        raise InfeasibleError(msg)
     return tp, num_gpus
 
 
