@@ -21,6 +21,7 @@ from dflash_sim.simulator.step import StepModel
 from dflash_sim.simulator.workload import Workload
 
 _SCALAR_STEPS = 2**5  # shorter leaps are stepped in Python: cheaper than numpy's call overhead
+_FEW_STEPS = 2**3  # of which the price is looked up one by one
 _CHUNK = 2**14
 _FOREVER = float("inf")
 
@@ -54,19 +55,22 @@ class _Pending:
 
 
 class _Columns:
-    """Iterations as growing columns; emissions follow in the same order, one behind."""
+    """Iterations as growing columns; emissions follow in the same order, one behind.
+
+    What the iterations of one leap have in common is kept once per leap, in ``spans``.
+    """
 
     def __init__(self) -> None:
-        self.kind, self.batch, self.kv, self.idle = (array("q") for _ in range(4))
-        self.prefix, self.gpu_s, self.start, self.end, self.emit = (array("d") for _ in range(5))
+        self.spans: list[tuple[int, int, float, bool, int]] = []  # kind, batch, prefix, idle, n
+        self.kv = array("q")
+        self.gpu_s, self.start, self.end, self.emit = (array("d") for _ in range(4))
 
-    def launch(self, kind: int, batch: int, n: int, *, prefix: float, idle: bool) -> None:
-        """What ``n`` iterations of one batch have in common."""
-        self.kind.extend(array("q", (kind,)) * n)
-        self.batch.extend(array("q", (batch,)) * n)
-        self.prefix.extend(array("d", (prefix,)) * n)
-        self.idle.append(idle)
-        self.idle.extend(array("q", (0,)) * (n - 1))
+    def expand(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """``kind, batch, prefix, after_idle`` by iteration."""
+        kind, batch, prefix, idle, n = (np.array(c) for c in zip(*self.spans, strict=True))
+        after_idle = np.zeros(n.sum(), bool)
+        after_idle[np.cumsum(n) - n] = idle
+        return np.repeat(kind, n), np.repeat(batch, n), np.repeat(prefix, n), after_idle
 
 
 def _extend(column: "array[Any]", values: np.ndarray) -> None:
@@ -99,6 +103,7 @@ class LeapEngine:
         self.steps = 0
         self.ends: list[tuple[int, int, Req]] = []  # (step after the last, rid, request)
         self.pending: _Pending | None = None
+        self._syncs = self.host_length_sync and self.limits.speculative
         self._idle = True
         self._shrunk = False
         self._heads = iter(self.workload.heads)
@@ -226,7 +231,7 @@ class LeapEngine:
             self._chained(n, np.array([gpu_s]), new, speculative=False)
 
     def _note(self, kind: int, batch: int, n: int, *, prefix: float = 0.0) -> None:
-        self.log.launch(kind, batch, n, prefix=prefix, idle=self._idle)
+        self.log.spans.append((kind, batch, prefix, self._idle, n))
         self._idle = False
 
     def _decode(self, batch: int) -> None:
@@ -282,25 +287,23 @@ class LeapEngine:
             return 2 + self._leap(batch, kv, gpu_s, until)
         return 2 + self._walk(batch, kv, until, received=False)
 
-    @property
-    def _syncs(self) -> bool:
-        return self.host_length_sync and self.limits.speculative
-
     def _walk(self, batch: int, kv: np.ndarray, until: float, *, received: bool) -> int:
         """Steps one at a time."""
         tails = None
         if self._syncs:
-            tails = [self.step.tail_s(batch, k) for k in kv.tolist()]
-        if len(kv) > 2:
+            tails = [self.step.tail_s(batch, k) for k in kv]
+        cached = kv.tolist()
+        if len(cached) > _FEW_STEPS:
             gpu_s = self.step.decode_array(batch, kv).tolist()
         else:
-            gpu_s = [self.step.decode_s(batch, k) for k in kv.tolist()]
+            seconds = self.step.table(batch).seconds
+            gpu_s = [seconds(k / batch) for k in cached]
         done = self._overlapped(
             batch, gpu_s, tails, until, _Pending(batch, []), received=received
         )
         if done:
             self._note(DECODE, batch, done)
-            self.log.kv.extend(kv[:done].tolist())
+            self.log.kv.extend(cached[:done])
         return done
 
     def _overlapped(
@@ -448,21 +451,22 @@ class LeapEngine:
         done = np.isfinite(finish)
         cycles = np.where(done, self.draws.cycles, 0)
         committed = self.draws.before[np.arange(len(done)), cycles]
+        kind, batch, prefix, after_idle = log.expand()
         return Run(
             arrival_s=np.array(self.arrival_s),
             first_token_s=np.array(self.first_token_s),
             finish_s=finish,
             cycles=cycles,
             committed=np.where(done, committed, 0).astype(np.int64),
-            kind=np.array(log.kind)[:n],
-            batch=np.array(log.batch)[:n],
+            kind=kind[:n],
+            batch=batch[:n],
             kv_tokens=np.array(log.kv)[:n],
-            prefix=np.array(log.prefix)[:n],
+            prefix=prefix[:n],
             gpu_s=np.array(log.gpu_s)[:n],
             gpu_start_s=np.array(log.start)[:n],
             gpu_end_s=np.array(log.end)[:n],
             emit_s=np.array(log.emit),
-            after_idle=np.array(log.idle, dtype=bool)[:n],
+            after_idle=after_idle[:n],
             retractions=0,
             engine="leap",
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from dflash_sim.profiles.units import GIGA
 from dflash_sim.simulator.commits import NoSpeculation
 from dflash_sim.simulator.cost import EVIDENCE
 from dflash_sim.simulator.draws import Draws, draw_commits
-from dflash_sim.simulator.engine import EventEngine, Interval
 from dflash_sim.simulator.expected import Expectation, expected_acceptance
 from dflash_sim.simulator.leap import LeapEngine, refusal
 from dflash_sim.simulator.metrics import Summary, summarise
@@ -21,6 +20,9 @@ from dflash_sim.simulator.records import Run
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.workload import Workload, card_workload, fixed_workload, open_loop
+
+if TYPE_CHECKING:
+    from dflash_sim.simulator.engine import Interval
 
 # Two-sided 95 % points of Student's t by degrees of freedom (any statistics table).
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -104,7 +106,7 @@ def run_engine(
     draws: Draws,
     *,
     engine: str = "auto",
-    on_interval: Interval | None = None,
+    on_interval: "Interval | None" = None,
 ) -> Run:
     """One run on the leap engine, or on the event engine where leap refuses.
 
@@ -130,6 +132,9 @@ def run_engine(
         msg = f"the leap engine refuses this scenario: {why}. Use the event engine."
         raise UsageError(msg)
     if engine == "event" or on_interval is not None or (engine == "auto" and why):
+        # SimPy is imported only where it runs: it is a tenth of a cold answer.
+        from dflash_sim.simulator.engine import EventEngine
+
         return EventEngine(**parts, on_interval=on_interval).run()
     return LeapEngine(**parts).run()
 
@@ -188,7 +193,8 @@ def predict(
             on_run(run)
     baseline = None
     if with_baseline and setup.speculative:
-        baseline = predict(_plain(scenario, setup), engine=engine, with_baseline=False)
+        plain = resolve(_plain(scenario, setup), engine=setup.engine, tables=setup.tables)
+        baseline = predict(plain.scenario, engine=engine, with_baseline=False, setup=plain)
     evidence = sum(s.evidence_s for s in summaries)
     warnings = list(setup.warnings)
     if setup.tables is None:

@@ -43,6 +43,7 @@ class Setup:
     memory: MemoryPlan
     limits: Limits
     graph_max_bs: int
+    tables: OpTables | None
     warnings: tuple[str, ...]
 
     @property
@@ -75,10 +76,6 @@ class Setup:
         return HostTime.from_sheet(self.engine)
 
     @cached_property
-    def tables(self) -> OpTables | None:
-        return OpTables.load(self.device.name)
-
-    @cached_property
     def step(self) -> StepModel:
         kind = "spec" if self.speculative else "plain"
         s = self.scenario
@@ -101,8 +98,12 @@ class Setup:
         )
 
 
-def resolve(scenario: Scenario, *, engine: EngineSheet | None = None) -> Setup:
+def resolve(
+    scenario: Scenario, *, engine: EngineSheet | None = None, tables: OpTables | None = None
+) -> Setup:
     """Load and check everything a scenario names.
+
+    ``engine`` and ``tables`` replace the sheets on disk: changed constants, or tables at hand.
 
     Raises
     ------
@@ -154,6 +155,7 @@ def resolve(scenario: Scenario, *, engine: EngineSheet | None = None) -> Setup:
         memory=memory,
         limits=limits,
         graph_max_bs=s.cuda_graph_max_bs or by_memory["cuda_graph_max_bs"],
+        tables=tables or OpTables.load(device.name),
         warnings=tuple(_warnings(s, memory, model, tp, num_gpus)),
     )
 

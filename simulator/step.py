@@ -83,6 +83,7 @@ class StepModel:
         default_factory=dict, repr=False
     )
     _prefill: dict[tuple[int, int, float], np.ndarray] = field(default_factory=dict, repr=False)
+    _prefill_s: dict[tuple[int, int, float], float] = field(default_factory=dict, repr=False)
 
     @property
     def engine(self) -> EngineSheet:
@@ -169,7 +170,11 @@ class StepModel:
 
     def prefill_s(self, *, requests: int, tokens: int, prefix: float = 0.0) -> float:
         """GPU seconds of a prefill batch of ``tokens`` new tokens in all."""
-        return float(self.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)[:4].sum())
+        key = (requests, tokens, prefix)
+        if key not in self._prefill_s:
+            parts = self.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)
+            self._prefill_s[key] = float(parts[:4].sum())
+        return self._prefill_s[key]
 
     def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:
         key = (requests, seq, prefix)
