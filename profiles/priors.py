@@ -74,6 +74,7 @@ class Preference:
     """Which published source speaks for a model."""
 
     order: tuple[str, ...]
+    ablations: Mapping[str, str]
     families: tuple[Family, ...]
 
     def rank(self, source_id: str) -> int:
@@ -89,4 +90,4 @@ def load_preference() -> Preference:
         Family(f["name"], tuple(f["members"]), tuple(f["sources"]), f["rel_err"])
         for f in raw["families"]
     )
-    return Preference(tuple(raw["order"]), families)
+    return Preference(tuple(raw["order"]), MappingProxyType(raw["ablations"]), families)

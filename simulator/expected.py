@@ -19,7 +19,7 @@ from dflash_sim.simulator.acceptance import Acceptance, ParametricAcceptance, pa
 from dflash_sim.simulator.survival import FrailtyWeibull, fit_many, fit_one, fit_two
 
 CARD_DATASETS = ("gsm8k", "math500", "humaneval", "mbpp", "mt-bench")
-_TREES = {"injection-only": "ablation", "diffusion-only": "ablation"}
+_ABLATION = "ablation"  # how the published rows name drafters that were trained for one
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,20 @@ def _for_dataset(
     block: int,
     priors: AcceptancePriors,
 ) -> _Found | None:
-    rows = [
-        p
-        for p in load_acceptance()
-        if p.method == method and p.dataset == dataset and p.thinking in (thinking, None)
+    about = [
+        p for p in load_acceptance() if p.dataset == dataset and p.thinking in (thinking, None)
     ]
+    rows = [p for p in about if p.method == method and not p.drafter.startswith(_ABLATION)]
     own = _one_source([p for p in rows if p.model == model], block)
     if own:
         params = _fit(own, law, priors)
         return params, f"published: {own[0].source_id}", "published", priors.accept_length_error
+    ablation = load_preference().ablations.get(method)
+    own = _one_source([p for p in about if p.model == model and p.drafter == ablation], block)
+    if own:
+        params = _fit(own, law, priors)
+        source = f"published: {own[0].source_id} ({ablation})"
+        return params, source, "assumed", priors.accept_length_error
     for family in load_preference().families:
         if model in family.members:
             return _borrow(rows, family, law, block, priors)
