@@ -1,0 +1,30 @@
+# make check    what must hold before a commit, in the current environment
+# .ci/run       the same from nothing, in a fresh virtual environment
+PYTHON ?= python
+
+.PHONY: check test bench docs wheel clean
+
+check:
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+test:
+	pytest
+
+bench:
+	pytest -m bench -s tests/bench
+
+docs:
+	$(PYTHON) docs/generate.py
+
+# The wheel is built from the unpacked sdist: nothing left behind in build/ can get in.
+wheel:
+	rm -rf dist
+	$(PYTHON) -m build
+
+# A strict editable install lives in build/: install again afterwards.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
