@@ -40,7 +40,7 @@ class EngineSheet:
         changed = dict(self.constants)
         for name, value in si_values.items():
             if name not in changed:
-                raise unknown("engine constant", name, changed)
+                raise unknown(kind="engine constant", value=name, allowed=changed)
             old = changed[name]
             changed[name] = replace(old, value=value / UNITS[old.unit])
         return replace(self, constants=changed)
@@ -61,7 +61,7 @@ def load_engine(name: str) -> EngineSheet:
     """The engine sheet called ``name``, such as ``sglang-0.5.13``."""
     path = find_sheet("engines", name, ".toml")
     if path is None:
-        raise unknown("engine", name, sheet_names("engines", ".toml"))
+        raise unknown(kind="engine", value=name, allowed=sheet_names("engines", ".toml"))
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     constants = {}
     for key, q in raw["constants"].items():

@@ -84,7 +84,7 @@ class OpTables:
     def moe(
         self,
         *,
-        tokens: int,
+        tokens: float,
         experts: int,
         top_k: int,
         hidden: int,
@@ -145,12 +145,12 @@ class OpTables:
         """Time of the causal convolution's one-token state update for ``tokens`` requests."""
         return self._gdn_at("conv_update", 1, tokens, v_heads, k_heads)
 
-    def gdn_prefill(self, *, batch: int, seq: int, v_heads: int, k_heads: int) -> Timing | None:
+    def gdn_prefill(self, *, batch: int, seq: float, v_heads: int, k_heads: int) -> Timing | None:
         """Time of the chunked gated delta rule over ``batch`` prompts of ``seq`` tokens."""
         return self._gdn_at("chunk_prefill", seq, batch, v_heads, k_heads)
 
     def gdn_prefill_conv(
-        self, *, batch: int, seq: int, v_heads: int, k_heads: int
+        self, *, batch: int, seq: float, v_heads: int, k_heads: int
     ) -> Timing | None:
         """Time of the causal convolution over ``batch`` prompts of ``seq`` tokens."""
         return self._gdn_at("conv_prefill", seq, batch, v_heads, k_heads)

@@ -103,7 +103,9 @@ class CostModel:
 
     def _price(self, op: Op) -> Cost:
         if isinstance(op, Elementwise):
-            return Cost.of(self._kernel_s[op.kind] + op.nbytes / self._elementwise_byte_s, "assumed")
+            return Cost.of(
+                self._kernel_s[op.kind] + op.nbytes / self._elementwise_byte_s, "assumed"
+            )
         if isinstance(op, Collective):
             return self._collective(op)
         timing = self._lookup(op)
@@ -117,7 +119,9 @@ class CostModel:
         compute = op.flops / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
         launch = self.engine["roofline_launch"]
         if isinstance(op, Moe):
-            launch += self.engine["router_kernel"]  # the tables time the top-k choice with the experts
+            launch += self.engine[
+                "router_kernel"
+            ]  # the tables time the top-k choice with the experts
         return launch + max(move, compute)
 
     def _collective(self, op: Collective) -> Cost:
@@ -148,9 +152,7 @@ class CostModel:
             case PrefillAttention():
                 return self._prefill_attention(t, op)
             case GdnRecurrent():
-                return t.gdn_decode(
-                    batch=op.state_traffic, v_heads=op.v_heads, k_heads=op.k_heads
-                )
+                return t.gdn_decode(batch=op.state_traffic, v_heads=op.v_heads, k_heads=op.k_heads)
             case GdnConv():
                 return t.gdn_conv(tokens=op.tokens, v_heads=op.v_heads, k_heads=op.k_heads)
             case GdnPrefill():
@@ -234,9 +236,12 @@ class CostModel:
         )
         if timing is None or not op.prefix:
             return timing
-        extra = op.flops - PrefillAttention(
-            op.name, op.requests, op.seq, 0.0, op.heads, op.kv_heads, op.head_dim, op.window
-        ).flops
+        extra = (
+            op.flops
+            - PrefillAttention(
+                op.name, op.requests, op.seq, 0.0, op.heads, op.kv_heads, op.head_dim, op.window
+            ).flops
+        )
         more = extra / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
         return Timing(timing.seconds + more, "fitted", timing.rel_err)
 

@@ -43,7 +43,7 @@ class Cycle:
     block
         Verify rows per request: 1 for ``none``, k+1 for chains, B for DFlash.
     window
-        Draft attention sees at most this many committed tokens (``--speculative-draft-window-size``).
+        Committed tokens that draft attention sees (``--speculative-draft-window-size``).
     chain_kernels
         Small kernels per step of a sequential draft: SGLang's ``select_top_k_tokens``.
     """
@@ -78,7 +78,9 @@ class Cycle:
         if self.method == "eagle3":
             step = graph.eagle3_step(self._eagle, tp=tp, size=one, fuse_features=False) + select
             extend = graph.eagle3_step(self._eagle, tp=tp, size=wide, fuse_features=True) + select
-            return Phase("draft", step * (steps - 1), int(steps > 1)), Phase("materialise", extend, 1)
+            return Phase("draft", step * (steps - 1), int(steps > 1)), Phase(
+                "materialise", extend, 1
+            )
         inject = graph.materialise(self._drafter, tp=tp, tokens=wide.tokens)
         if self.method == "injection-only":
             step = self._block(one) + graph.draft_head(model, tp=tp, rows=one.tokens)
@@ -95,7 +97,7 @@ class Cycle:
         )
 
     def prefill(self, *, requests: int, seq: int, prefix: float) -> tuple[Phase, ...]:
-        """Phases of a prefill of ``seq`` new tokens per request; draft KV is filled for all of them."""
+        """Phases of a prefill of ``seq`` new tokens per request, their draft KV included."""
         size = Rows(requests, seq, prefix, prefill=True)
         phases = [Phase("verify", graph.target_forward(self.model, tp=self.tp, size=size), 0)]
         if self.method == "mtp":

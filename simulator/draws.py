@@ -46,7 +46,9 @@ def draw_commits(acceptance: Acceptance, workload: Workload, rng: np.random.Gene
     if acceptance.block == 1:
         longest = int(need.max(initial=0)) + 2
         ones = np.broadcast_to(np.int8(1), (len(workload), longest))
-        steps = np.broadcast_to(np.arange(longest + 1, dtype=np.int32), (len(workload), longest + 1))
+        steps = np.broadcast_to(
+            np.arange(longest + 1, dtype=np.int32), (len(workload), longest + 1)
+        )
         return Draws(ones, steps, need.astype(np.int64))
     runs = draw_runs(acceptance, rng, need)
     # The row of a finished request runs once more under overlap.

@@ -211,7 +211,7 @@ class EventEngine:
         )
 
     def _process(self, batch: Batch) -> Steps:
-        """``process_batch_result``: stop checks and streaming; rows of finished requests are skipped."""
+        """``process_batch_result``: stop checks, streaming; finished requests are skipped."""
         yield from self._spend("process_batch_result", self.host.process(len(batch)))
         now = self.env.now
         self.log.emit(batch.index, now)

@@ -31,6 +31,7 @@ from dflash_sim.simulator.ops import (
     PrefillAttention,
 )
 
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The size of a pass: requests, query rows of each, cached tokens of each."""
@@ -63,7 +64,7 @@ def _all_reduce(name: str, tokens: int, hidden: int, tp: int, count: int) -> lis
 def attention_mixer(
     a: AttentionShape, *, hidden: int, tp: int, size: Rows, count: int, input_width: int = 0
 ) -> list[AnyCall]:
-    """Norm to output projection of ``count`` attention layers; ``input_width`` overrides the fan-in."""
+    """``count`` attention layers, norm to output projection; ``input_width`` replaces the fan-in."""
     t, d = size.tokens, a.head_dim
     heads, kv = a.num_heads // tp, max(1, a.num_kv_heads // tp)
     q_width = heads * d * (2 if a.gated else 1)
@@ -113,7 +114,7 @@ def gdn_mixer(g: GdnShape, *, hidden: int, tp: int, size: Rows, count: int) -> l
 
 
 def gdn_commit(model: ModelShape, *, tp: int, requests: int) -> list[AnyCall]:
-    """Copy the accepted position's state of every GDN layer into the live slot (one fused kernel)."""
+    """Copy the accepted position's state of every GDN layer into the live slot, in one kernel."""
     if not model.gdn_layers:
         return []
     moved = 2.0 * requests * model.gdn_state_bytes / tp
@@ -189,7 +190,9 @@ def target_head(model: ModelShape, *, tp: int, tokens: int) -> list[AnyCall]:
         Call(Elementwise("argmax", FP32_BYTES * logits, "vocab"), 1),
     ]
     if tp > 1:
-        calls.append(Call(Collective("logits_all_gather", "all_gather", BF16_BYTES * logits, tp), 1))
+        calls.append(
+            Call(Collective("logits_all_gather", "all_gather", BF16_BYTES * logits, tp), 1)
+        )
     return calls
 
 
@@ -214,7 +217,9 @@ def draft_block(
     for shape in drafter.layers:
         groups[shape] = groups.get(shape, 0) + 1
     for shape, count in groups.items():
-        sees = shape if window is None else replace(shape, window=min(window, shape.window or window))
+        sees = (
+            shape if window is None else replace(shape, window=min(window, shape.window or window))
+        )
         calls += attention_mixer(sees, hidden=drafter.hidden, tp=tp, size=size, count=count)
         calls += dense_mlp(
             drafter.intermediate, hidden=drafter.hidden, tp=tp, tokens=size.tokens, count=count
@@ -231,13 +236,15 @@ def draft_head(model: ModelShape, *, tp: int, rows: int) -> list[AnyCall]:
         Call(Elementwise("draft_argmax", BF16_BYTES * local, "vocab"), 1),
     ]
     if tp > 1:
-        pair = Collective("draft_argmax_all_gather", "all_gather", float(FP32_BYTES * rows * tp), tp)
+        pair = Collective(
+            "draft_argmax_all_gather", "all_gather", float(FP32_BYTES * rows * tp), tp
+        )
         calls.append(Call(pair, 2))
     return calls
 
 
 def materialise(drafter: DrafterShape, *, tp: int, tokens: int) -> list[AnyCall]:
-    """KV injection: target features -> fc -> norm -> K and V of every draft layer, written to its cache.
+    """KV injection: target features -> fc -> norm -> K and V of every draft layer -> its cache.
 
     fc and norm are replicated on every rank; one batched GEMM serves all layers.
     """
@@ -255,7 +262,7 @@ def materialise(drafter: DrafterShape, *, tp: int, tokens: int) -> list[AnyCall]
 
 
 def mtp_step(model: ModelShape, *, tp: int, size: Rows) -> list[AnyCall]:
-    """One forward of the native MTP layer with its head: a draft step, or draft-extend when rows > 1."""
+    """One forward of the native MTP layer and its head: a draft step, or draft-extend if rows > 1."""
     full = next(la for la in model.layers if isinstance(la.mixer, AttentionShape))
     t = size.tokens
     return [
@@ -271,7 +278,7 @@ def mtp_step(model: ModelShape, *, tp: int, size: Rows) -> list[AnyCall]:
 
 
 def eagle3_step(head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool) -> list[AnyCall]:
-    """One forward of the EAGLE-3 layer; ``fuse_features`` adds the 3H -> H projection (draft-extend)."""
+    """One forward of the EAGLE-3 layer; ``fuse_features`` adds draft-extend's 3H -> H projection."""
     t, hidden = size.tokens, head.hidden
     rows = float(t * head.draft_vocab)
     calls = [

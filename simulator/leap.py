@@ -74,7 +74,7 @@ class _Columns:
 
 
 def _extend(column: "array[Any]", values: np.ndarray) -> None:
-    column.frombytes(np.ascontiguousarray(values).view(np.uint8))
+    column.frombytes(values.tobytes())
 
 
 @dataclass
@@ -298,9 +298,7 @@ class LeapEngine:
         else:
             seconds = self.step.table(batch).seconds
             gpu_s = [seconds(k / batch) for k in cached]
-        done = self._overlapped(
-            batch, gpu_s, tails, until, _Pending(batch, []), received=received
-        )
+        done = self._overlapped(batch, gpu_s, tails, until, _Pending(batch, []), received=received)
         if done:
             self._note(DECODE, batch, done)
             self.log.kv.extend(cached[:done])

@@ -13,7 +13,6 @@ from dflash_sim.profiles.shapes import AttentionShape, DrafterShape, Eagle3Shape
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import BF16_BYTES, GIGA
 
-
 TP_SIZES = (1, 2, 4, 8)
 
 
@@ -36,7 +35,7 @@ class MemoryPlan:
 
 
 def kv_bytes_per_rank(layers: tuple[AttentionShape, ...], tp: int) -> int:
-    """KV bytes of one token on one rank; KV heads are replicated when there are fewer than ranks."""
+    """KV bytes of one token on one rank; with fewer KV heads than ranks they are replicated."""
     return sum(2 * max(1, a.num_kv_heads // tp) * a.head_dim * BF16_BYTES for a in layers)
 
 

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Summary:
-    """One run in numbers: ``values`` by result-schema name, and its histogram of accepted drafts."""
+    """One run in numbers: ``values`` by result-schema name, and a histogram of accepted drafts."""
 
     values: dict[str, float]
     evidence_s: Floats
@@ -128,14 +128,10 @@ def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, floa
         at = np.searchsorted(share, list(QUANTILES.values()))
         points = sample[order][np.minimum(at, len(sample) - 1)]
     out = {f"mean_{name}_ms": mean / MS, f"std_{name}_ms": std / MS}
-    return out | {
-        f"{q}_{name}_ms": float(p) / MS for q, p in zip(QUANTILES, points, strict=True)
-    }
+    return out | {f"{q}_{name}_ms": float(p) / MS for q, p in zip(QUANTILES, points, strict=True)}
 
 
-def step_anatomy(
-    run: Run, *, step: StepModel, host: HostTime
-) -> tuple[dict[str, float], Floats]:
+def step_anatomy(run: Run, *, step: StepModel, host: HostTime) -> tuple[dict[str, float], Floats]:
     """Where a decode step goes, and the seconds of the whole run by evidence.
 
     Returns mean milliseconds per decode cycle: GPU phases, communication inside them, host work

@@ -30,7 +30,7 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True)
 class Moe:
-    """Top-k choice and routed experts (gate_up, activation, down, weighted sum) for ``tokens`` rows.
+    """Top-k choice and routed experts (gate_up, activation, down, weighted sum).
 
     ``inter`` is unsharded; the router's own product is a separate :class:`Gemm`.
     """
@@ -148,7 +148,7 @@ class GdnRecurrent:
 
     @property
     def state_traffic(self) -> float:
-        """State reads and writes in units of one decode step of one request (a read and a write)."""
+        """State reads and writes, in decode steps of one request (a read and a write)."""
         return self.requests * (1 + self.rows) / 2
 
     @property

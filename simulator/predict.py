@@ -75,7 +75,9 @@ class Result:
         return self.values["output_throughput"] / self.published.output_tok_s - 1
 
 
-def build_workload(setup: Setup, rng_lengths: np.random.Generator, rng_arrivals: np.random.Generator) -> Workload:
+def build_workload(
+    setup: Setup, rng_lengths: np.random.Generator, rng_arrivals: np.random.Generator
+) -> Workload:
     """The requests of one run."""
     s = setup.scenario
     conc = s.conc or 1
@@ -139,7 +141,9 @@ def run_engine(
     return LeapEngine(**parts).run()
 
 
-def simulate(setup: Setup, expectation: Expectation | None, *, run: int, engine: str = "auto") -> tuple[Summary, Run]:
+def simulate(
+    setup: Setup, expectation: Expectation | None, *, run: int, engine: str = "auto"
+) -> tuple[Summary, Run]:
     """Run number ``run`` of a scenario: its own streams of lengths, arrivals and acceptance."""
     seeds = np.random.SeedSequence([setup.scenario.seed, run]).spawn(3)
     lengths, arrivals, acceptance = (np.random.default_rng(s) for s in seeds)
@@ -195,7 +199,7 @@ def predict(
     if with_baseline and setup.speculative:
         plain = resolve(_plain(scenario, setup), engine=setup.engine, tables=setup.tables)
         baseline = predict(plain.scenario, engine=engine, with_baseline=False, setup=plain)
-    evidence = sum(s.evidence_s for s in summaries)
+    evidence = np.sum([s.evidence_s for s in summaries], axis=0)
     warnings = list(setup.warnings)
     if setup.tables is None:
         warnings.append(
@@ -222,7 +226,13 @@ def predict(
 def _plain(scenario: Scenario, setup: Setup) -> Scenario:
     """The same question without speculation; V1 and V2-sync name speculative workers only."""
     fields = scenario.model_dump()
-    dropped = {"block": None, "steps": None, "draft_model": None, "window": None, "acceptance": None}
+    dropped = {
+        "block": None,
+        "steps": None,
+        "draft_model": None,
+        "window": None,
+        "acceptance": None,
+    }
     return Scenario.parse(
         **(fields | dropped | {"method": "none", "engine_mode": "v2", "tp": setup.tp})
     )
@@ -234,7 +244,8 @@ def _means(summaries: list[Summary]) -> dict[str, float]:
 
 
 def _histogram(summaries: list[Summary]) -> list[int]:
-    return [int(x) for x in sum(s.accept_histogram for s in summaries)]
+    total = np.sum([s.accept_histogram for s in summaries], axis=0)
+    return [int(x) for x in total]
 
 
 def _interval(sample: list[float]) -> tuple[float, float] | None:
@@ -258,9 +269,9 @@ def nearest_published(result: Result) -> PublishedPoint | None:
         same = (p.model, p.gpu, p.tp, p.method, p.block, p.dataset, p.conc) == (
             setup.model.name, setup.device.name, setup.tp, s.method, setup.block, dataset, s.conc,
         )  # fmt: skip
-        if same and p.thinking in (s.thinking, None) and p.max_new_tokens == s.max_new_tokens:
-            if s.method == "none" or p.engine_mode in (mode, "unknown"):
-                return p
+        same = same and p.thinking in (s.thinking, None) and p.max_new_tokens == s.max_new_tokens
+        if same and (s.method == "none" or p.engine_mode in (mode, "unknown")):
+            return p
     return None
 
 

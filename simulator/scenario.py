@@ -29,24 +29,54 @@ class Scenario(BaseModel):
 
     gpu: str = Field("b200", description="GPU kind")
     num_gpus: Count | None = Field(None, description="GPUs of the server; default: tp")
-    tp: Count | None = Field(None, description="tensor-parallel size; default: num_gpus, else 8 for the 397B launch model, else the fewest that hold the weights")
+    tp: Count | None = Field(
+        None,
+        description="tensor-parallel size; default: num_gpus, else the fewest that hold the model",
+    )
     model: str = Field("qwen3.5-397b-a17b", description="target model: name, HF id, or config.json")
-    draft_model: str | None = Field(None, description="drafter; default: the one made for the model")
+    draft_model: str | None = Field(
+        None, description="drafter; default: the one made for the model"
+    )
     dtype: Literal["bfloat16"] = Field("bfloat16", description="weights and KV cache")
     method: Method = Field("dflash", description="speculative method")
-    block: int | None = Field(None, ge=2, le=1024, description="verify window B: 1 anchor + B-1 drafts; default: the drafter's trained block")
-    steps: int | None = Field(None, ge=1, le=1023, description="draft steps k of mtp and eagle3 (verify k+1)")
-    window: Count | None = Field(None, description="draft attention window [token]; default: the drafter's")
-    acceptance: str | None = Field(None, description="acceptance model; default: published for model, method and dataset")
+    block: int | None = Field(
+        None,
+        ge=2,
+        le=1024,
+        description="verify window B: 1 anchor + B-1 drafts; default: the drafter's trained block",
+    )
+    steps: int | None = Field(
+        None, ge=1, le=1023, description="draft steps k of mtp and eagle3 (verify k+1)"
+    )
+    window: Count | None = Field(
+        None, description="draft attention window [token]; default: the drafter's"
+    )
+    acceptance: str | None = Field(
+        None, description="acceptance model; default: published for model, method and dataset"
+    )
     engine: str = Field("sglang-0.5.13", description="engine sheet")
     engine_mode: EngineMode = Field("v2", description="v1, v2-sync or v2 (overlap)")
-    attention_backend: str | None = Field(None, description="target attention backend; default by GPU")
-    max_running_requests: Count | None = Field(None, description="request cap; default: from memory (48 with speculation)")
-    mem_fraction_static: Fraction | None = Field(None, description="share of GPU memory for weights and caches")
-    chunked_prefill_size: Count | None = Field(None, description="prefill tokens per step; default by GPU memory")
-    cuda_graph_max_bs: Count | None = Field(None, description="largest captured batch; default by GPU memory")
-    page_size: Count | None = Field(None, description="KV page [token]; default by attention backend")
-    min_free_slots_delay: int | None = Field(None, ge=0, description="hold prefills until this many slots are free")
+    attention_backend: str | None = Field(
+        None, description="target attention backend; default by GPU"
+    )
+    max_running_requests: Count | None = Field(
+        None, description="request cap; default: from memory (48 with speculation)"
+    )
+    mem_fraction_static: Fraction | None = Field(
+        None, description="share of GPU memory for weights and caches"
+    )
+    chunked_prefill_size: Count | None = Field(
+        None, description="prefill tokens per step; default by GPU memory"
+    )
+    cuda_graph_max_bs: Count | None = Field(
+        None, description="largest captured batch; default by GPU memory"
+    )
+    page_size: Count | None = Field(
+        None, description="KV page [token]; default by attention backend"
+    )
+    min_free_slots_delay: int | None = Field(
+        None, ge=0, description="hold prefills until this many slots are free"
+    )
     radix_cache: bool = Field(True, description="prefix cache")
     dataset: str | None = Field("humaneval", description="workload; None with isl and osl")
     thinking: bool = Field(True, description="thinking mode of the dataset's answers")
@@ -56,7 +86,9 @@ class Scenario(BaseModel):
     conc: Count | None = Field(None, description="requests in flight (closed loop); default 1")
     rate: Positive | None = Field(None, description="arrivals per second (open loop)")
     burstiness: Positive = Field(1.0, description="gamma shape of arrivals; 1 is Poisson")
-    num_prompts: Count | None = Field(None, description="requests to run; default: the card harness")
+    num_prompts: Count | None = Field(
+        None, description="requests to run; default: the card harness"
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="random seed")
     runs: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent runs")
 

@@ -45,8 +45,8 @@ class Req:
     """
 
     __slots__ = (
-        "cached", "chunk_done", "commits", "done", "epoch", "generated", "isl", "kv", "launched", "osl",
-        "prompt", "rid", "seen",
+        "cached", "chunk_done", "commits", "done", "epoch", "generated", "isl",
+        "kv", "launched", "osl", "prompt", "rid", "seen",
     )  # fmt: skip
 
     def __init__(self, rid: int, *, isl: int, osl: int, cached: int, commits: list[int]) -> None:

@@ -24,6 +24,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.scheduler import Limits
 from dflash_sim.simulator.step import StepModel
 
+
 @dataclass(frozen=True)
 class Setup:
     """A scenario with every default filled in and every sheet loaded."""
@@ -56,7 +57,7 @@ class Setup:
 
     @property
     def cache_unit(self) -> int:
-        """Tokens per unit of prefix reuse: a page, or a state checkpoint of hybrid models; 0 is off."""
+        """Tokens per unit of prefix reuse: a page, or a hybrid model's state checkpoint; 0 is off."""
         if not self.scenario.radix_cache:
             return 0
         if self.model.gdn_layers:
@@ -197,7 +198,7 @@ def _block(s: Scenario, drafter: DrafterShape | None) -> int:
 def _parallel(
     s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, node: Node
 ) -> tuple[int, int]:
-    """TP and GPU count: given, or the fewest GPUs whose static memory holds the weights twice over."""
+    """TP and GPU count: given, or the fewest GPUs that hold the weights with room to spare."""
     tp = s.tp or s.num_gpus or _default_tp(s, device, engine, model)
     num_gpus = s.num_gpus or tp
     if tp not in TP_SIZES:
@@ -234,7 +235,7 @@ def _backend(s: Scenario, device: Device, engine: EngineSheet) -> str:
     known = engine.attention["backends"]
     if s.attention_backend is not None:
         if s.attention_backend not in known:
-            raise unknown("attention backend", s.attention_backend, known)
+            raise unknown(kind="attention backend", value=s.attention_backend, allowed=known)
         return s.attention_backend
     return str(engine.attention["by_gpu"].get(device.name, engine.attention["other"]))
 

@@ -142,10 +142,11 @@ class StepModel:
     def decode_array(self, batch: int, kv_tokens: np.ndarray) -> np.ndarray:
         """:meth:`decode_s` for many steps of one batch."""
         t = self.table(batch)
-        return np.interp(kv_tokens / batch, t.ctx, t.total)
+        seconds: np.ndarray = np.interp(kv_tokens / batch, t.ctx, t.total)
+        return seconds
 
     def tail_s(self, batch: int, kv_tokens: float) -> float:
-        """GPU seconds after the accepted lengths are published (KV materialisation, draft-extend)."""
+        """GPU seconds after the accepted lengths are published: materialisation, draft-extend."""
         t = self.table(batch)
         return float(np.interp(kv_tokens / batch, t.ctx, t.tail))
 

@@ -52,7 +52,8 @@ def _lengths(d: LengthModel, n: int, rng: np.random.Generator) -> np.ndarray:
     """Log-normal token counts with the moments of the sheet."""
     mean, sd = d.mean.si, d.sd.si
     var = np.log1p((sd / mean) ** 2)
-    return rng.lognormal(np.log(mean) - var / 2, np.sqrt(var), n)
+    lengths: np.ndarray = rng.lognormal(np.log(mean) - var / 2, np.sqrt(var), n)
+    return lengths
 
 
 def _whole(lengths: np.ndarray, cap: int | None = None) -> np.ndarray:

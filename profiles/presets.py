@@ -1,0 +1,60 @@
+"""Presets: whole scenarios by name, with the page that published them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.find import Dirs, find_sheet, sheet_names
+
+FOLDER, SUFFIX = "presets", ".yaml"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named scenario.
+
+    Parameters
+    ----------
+    title, source
+        What it is, and where its conditions are published.
+    scenario
+        Scenario fields; a list is a grid.
+    """
+
+    name: str
+    title: str
+    source: str
+    scenario: Mapping[str, Any]
+
+
+def preset_names(profiles_dirs: Dirs = ()) -> list[str]:
+    """Presets that can be loaded, sorted."""
+    return sheet_names(FOLDER, SUFFIX, profiles_dirs)
+
+
+def load_preset(name: str, profiles_dirs: Dirs = ()) -> Preset:
+    """The preset called ``name``, or a file ending in ``.yaml`` such as ``--print-config`` writes."""
+    if name.endswith((".yaml", ".yml")):
+        return _read(Path(name).expanduser())
+    path = find_sheet(FOLDER, name, SUFFIX, profiles_dirs)
+    if path is None:
+        raise unknown("preset", name, preset_names(profiles_dirs))
+    return _read(path)
+
+
+def _read(path: Path) -> Preset:
+    import yaml  # 20 ms that only a preset needs
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        msg = f"cannot read preset {path}: {' '.join(str(error).split())}"
+        raise UsageError(msg) from error
+    fields = raw.get("scenario") if isinstance(raw, dict) else None
+    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+        msg = f"preset {path}: no 'scenario:' with fields below it, such as 'gpu: b200'"
+        raise UsageError(msg)
+    title, source = raw.get("title", path.stem), raw.get("source", str(path))
+    return Preset(path.stem, str(title), str(source), fields)

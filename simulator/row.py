@@ -1,0 +1,169 @@
+"""Result -> one flat row under the names of ``sglang.bench_serving``; strict JSON.
+
+``profiles/schema.csv`` describes every field. Milliseconds, gigabytes and tokens per second here.
+"""
+
+from importlib.metadata import version
+from math import isfinite
+
+from dflash_sim.profiles.schema import load_schema
+from dflash_sim.profiles.units import GIGA, HOUR_S, MEGA
+from dflash_sim.simulator.predict import Result
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup
+
+SCHEMA_VERSION = 1
+# How SGLang spells --speculative-algorithm; it has none for the ablations.
+ALGORITHMS = {"dflash": "DFLASH", "eagle3": "EAGLE3", "mtp": "NEXTN"}
+
+Cell = str | int | float | list[str] | list[int] | list[float] | dict[str, float] | None
+Row = dict[str, Cell]
+
+
+def to_row(result: Result, *, tag: str | None = None) -> Row:
+    """One prediction as a flat row, fields in the order of the schema.
+
+    Floats are rounded to six decimals, which is nanoseconds of latency.
+    """
+    setup = result.setup
+    values = {name: _number(value) for name, value in result.values.items()}
+    filled = (
+        _identity(result.scenario, tag)
+        | _scenario(result.scenario)
+        | _resolved(setup)
+        | _memory(setup)
+        | values
+        | _trust(result)
+        | _comparison(result)
+        | _money(setup, result.values["output_throughput"])
+        | {"simulator": result.engine_used}
+    )
+    filled["output_tput_per_gpu"] = _number(result.values["output_throughput"] / setup.num_gpus)
+    return _blank() | filled
+
+
+def failed_row(scenario: Scenario, error: Exception, *, tag: str | None = None) -> Row:
+    """The row of a scenario without an answer: what was asked, and why not."""
+    filled = _identity(scenario, tag) | _scenario(scenario) | {"error": str(error), "warnings": []}
+    return _blank() | filled
+
+
+def _blank() -> Row:
+    return dict.fromkeys(field.name for field in load_schema())
+
+
+def _number(value: float | None) -> float | None:
+    return round(value, 6) if value is not None and isfinite(value) else None
+
+
+def _identity(s: Scenario, tag: str | None) -> Row:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "predicted",
+        "tag": tag,
+        "scenario_hash": s.hash,
+        "dflash_sim_version": version("dflash-sim"),
+        "seed": s.seed,
+        "replications": s.runs,
+    }
+
+
+def _scenario(s: Scenario) -> Row:
+    engine, _, engine_version = s.engine.partition("-")
+    closed = s.rate is None
+    return {
+        "gpu": s.gpu,
+        "num_gpus": s.num_gpus,
+        "tp": s.tp,
+        "model": s.model,
+        "draft_model": s.draft_model,
+        "method": s.method,
+        "speculative_algorithm": ALGORITHMS.get(s.method),
+        "block": s.block,
+        "steps": s.steps,
+        "window": s.window,
+        "engine": engine,
+        "engine_version": engine_version,
+        "engine_mode": s.engine_mode,
+        "overlap": s.engine_mode == "v2",
+        "attention_backend": s.attention_backend,
+        "dtype": s.dtype,
+        "dataset_name": s.dataset,
+        "thinking": s.thinking if s.dataset else None,
+        "isl": s.isl,
+        "osl": s.osl,
+        "max_new_tokens": s.max_new_tokens,
+        "max_concurrency": (s.conc or 1) if closed else None,
+        "request_rate": s.rate,
+        "burstiness": s.burstiness,
+        "num_prompts": s.num_prompts,
+    }
+
+
+def _resolved(setup: Setup) -> Row:
+    """What the scenario left open, as it was filled in."""
+    chain = setup.scenario.method in ("mtp", "eagle3")
+    return {
+        "profile_hash": setup.tables.digest if setup.tables else "none",
+        "gpu": setup.device.name,
+        "num_gpus": setup.num_gpus,
+        "tp": setup.tp,
+        "model": setup.model.name,
+        "draft_model": setup.draft_name,
+        "block": setup.block,
+        "steps": setup.block - 1 if chain else None,
+        "attention_backend": setup.backend,
+    }
+
+
+def _memory(setup: Setup) -> Row:
+    m = setup.memory
+    return {
+        "weight_gb": _number(m.weight_bytes / GIGA),
+        "draft_weight_gb": _number(m.draft_weight_bytes / GIGA),
+        "kv_gb": _number(m.kv_tokens * m.kv_bytes_per_token / GIGA),
+        "kv_tokens": m.kv_tokens,
+        "gdn_state_gb": _number(m.gdn_bytes / GIGA),
+        "max_running_requests": m.max_running_requests,
+        "max_running_requests_cause": m.cap_cause,
+    }
+
+
+def _trust(result: Result) -> Row:
+    interval = result.output_throughput_ci95
+    return {
+        "accept_histogram": result.accept_histogram if result.expectation else None,
+        "acceptance_source": result.expectation.source if result.expectation else None,
+        "source_share": {name: round(share, 6) for name, share in result.evidence.items()},
+        "output_throughput_ci95": [round(end, 6) for end in interval] if interval else None,
+        "warnings": list(result.warnings),
+    }
+
+
+def _comparison(result: Result) -> Row:
+    row: Row = {}
+    if result.baseline is not None:
+        row["baseline_output_throughput"] = _number(result.baseline.values["output_throughput"])
+        row["speedup"] = _number(result.speedup)
+    if result.published is not None:
+        row["published_source"] = result.published.source_id
+        row["published_url"] = result.published.url
+        row["published_output_throughput"] = result.published.output_tok_s
+        row["published_error"] = _number(result.published_error)
+        row["published_fitted"] = list(result.published.fitted_what)
+    return row
+
+
+def _money(setup: Setup, output_tok_s: float) -> Row:
+    price = setup.device.price
+    ends = {"low": price.low, "typical": price.typical, "high": price.high}
+    per_hour = {end: setup.num_gpus * usd for end, usd in ends.items() if usd is not None}
+    if not per_hour:
+        return {}
+    million_tokens_h = output_tok_s * HOUR_S / MEGA
+    return {
+        "usd_per_hour": {end: round(usd, 6) for end, usd in per_hour.items()},
+        "usd_per_mtok_out": {
+            end: round(usd / million_tokens_h, 6) for end, usd in per_hour.items()
+        },
+    }
