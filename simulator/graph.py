@@ -64,7 +64,7 @@ def _all_reduce(name: str, tokens: int, hidden: int, tp: int, count: int) -> lis
 def attention_mixer(
     a: AttentionShape, *, hidden: int, tp: int, size: Rows, count: int, input_width: int = 0
 ) -> list[AnyCall]:
-    """``count`` attention layers, norm to output projection; ``input_width`` replaces the fan-in."""
+    """``count`` attention layers, norm to output projection; ``input_width`` sets the fan-in."""
     t, d = size.tokens, a.head_dim
     heads, kv = a.num_heads // tp, max(1, a.num_kv_heads // tp)
     q_width = heads * d * (2 if a.gated else 1)
@@ -262,7 +262,7 @@ def materialise(drafter: DrafterShape, *, tp: int, tokens: int) -> list[AnyCall]
 
 
 def mtp_step(model: ModelShape, *, tp: int, size: Rows) -> list[AnyCall]:
-    """One forward of the native MTP layer and its head: a draft step, or draft-extend if rows > 1."""
+    """One forward of the native MTP layer and head: a draft step, or draft-extend if rows > 1."""
     full = next(la for la in model.layers if isinstance(la.mixer, AttentionShape))
     t = size.tokens
     return [
@@ -278,7 +278,7 @@ def mtp_step(model: ModelShape, *, tp: int, size: Rows) -> list[AnyCall]:
 
 
 def eagle3_step(head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool) -> list[AnyCall]:
-    """One forward of the EAGLE-3 layer; ``fuse_features`` adds draft-extend's 3H -> H projection."""
+    """One forward of the EAGLE-3 layer; ``fuse_features`` adds its 3H -> H product."""
     t, hidden = size.tokens, head.hidden
     rows = float(t * head.draft_vocab)
     calls = [

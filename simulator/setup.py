@@ -57,7 +57,7 @@ class Setup:
 
     @property
     def cache_unit(self) -> int:
-        """Tokens per unit of prefix reuse: a page, or a hybrid model's state checkpoint; 0 is off."""
+        """Tokens per unit of prefix reuse: a page, or a hybrid state checkpoint; 0 is off."""
         if not self.scenario.radix_cache:
             return 0
         if self.model.gdn_layers:

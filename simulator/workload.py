@@ -57,7 +57,7 @@ def _lengths(d: LengthModel, n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _whole(lengths: np.ndarray, cap: int | None = None) -> np.ndarray:
-    whole = np.maximum(1, np.rint(lengths)).astype(np.int64)
+    whole: np.ndarray = np.maximum(1, np.rint(lengths)).astype(np.int64)
     return whole if cap is None else np.minimum(whole, cap)
 
 
