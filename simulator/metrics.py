@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.acceptance import AcceptLengths, accept_lengths
 from dflash_sim.simulator.cycle import PHASES
+from dflash_sim.simulator.draws import Draws
 from dflash_sim.simulator.hosttime import HostTime
 from dflash_sim.simulator.records import DECODE, PREFILL, Run
 from dflash_sim.simulator.step import StepModel
@@ -38,14 +39,14 @@ def summarise(
     *,
     step: StepModel,
     host: HostTime,
-    commits: npt.NDArray[np.integer] | None,
+    draws: Draws | None,
 ) -> Summary:
     """Reduce one run.
 
     Parameters
     ----------
-    commits
-        ``[requests, cycles]`` commit lengths, for the accept histogram; None without speculation.
+    draws
+        The commits, for the accept histogram; None without speculation.
     """
     done = workload.measured & np.isfinite(run.finish_s)
     start_s = float(np.nanmin(run.arrival_s))
@@ -76,12 +77,12 @@ def summarise(
     ):
         values |= _latency(name, sample, weight)
     histogram = np.zeros(1, np.int64)
-    if commits is not None:
-        accepted = _accepted(commits, run.cycles, done)
-        histogram = np.bincount(accepted, minlength=step.cycle.block)
-        lengths = accept_lengths(osl, run.cycles[done], int(accepted.sum()))
+    if draws is not None:
+        histogram = np.bincount(_accepted(draws, run, done), minlength=step.cycle.block)
+        cycles, committed = run.cycles[done], run.committed[done]
+        lengths = accept_lengths(osl, cycles, int((committed - cycles).sum()))
         values |= _accept_values(lengths, step.cycle.block)
-        values["verify_steps"] = float(run.cycles[done].sum())
+        values["verify_steps"] = float(cycles.sum())
     shares, evidence_s = step_anatomy(run, step=step, host=host)
     return Summary(values | shares, evidence_s, histogram)
 
@@ -96,13 +97,12 @@ def _accept_values(lengths: AcceptLengths, block: int) -> dict[str, float]:
     }
 
 
-def _accepted(
-    commits: npt.NDArray[np.integer], cycles: npt.NDArray[np.int64], done: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.integer]:
-    """Accepted drafts of every cycle of the answered requests."""
-    rows = commits[done]
-    used = np.arange(rows.shape[1]) < cycles[done][:, None]
-    return rows[used] - 1
+def _accepted(draws: Draws, run: Run, done: npt.NDArray[np.bool_]) -> npt.NDArray[np.integer]:
+    """Accepted drafts of every cycle of the answered requests, or of every step if shared."""
+    if draws.shared:
+        return draws.commits[0, : int((run.kind == DECODE).sum())] - 1
+    rows = draws.commits[done]
+    return rows[np.arange(rows.shape[1]) < run.cycles[done][:, None]] - 1
 
 
 def inter_token_gaps(run: Run) -> tuple[Floats, Floats]:

@@ -119,17 +119,18 @@ def run_engine(
     on_interval
         Timeline callback; needs the event engine.
     """
+    limits = setup.limits.for_workload(longest_prompt=int(workload.isl.max()), conc=workload.conc)
     parts: dict[str, Any] = {
         "step": setup.step,
         "host": setup.host,
-        "limits": setup.limits,
+        "limits": limits,
         "workload": workload,
         "draws": draws,
         "mode": setup.scenario.engine_mode,
         "host_length_sync": setup.host_length_sync,
         "turnaround_s": setup.engine["client_turnaround"],
     }
-    why = refusal(setup.limits, draws)
+    why = refusal(limits, draws)
     if engine == "leap" and why:
         msg = f"the leap engine refuses this scenario: {why}. Use the event engine."
         raise UsageError(msg)
@@ -151,8 +152,8 @@ def simulate(
     law = expectation.acceptance if expectation else NoSpeculation()
     draws = draw_commits(law, workload, acceptance)
     record = run_engine(setup, workload, draws, engine=engine)
-    shown = draws.commits if setup.speculative and not draws.shared else None
-    summary = summarise(record, workload, step=setup.step, host=setup.host, commits=shown)
+    shown = draws if setup.speculative else None
+    summary = summarise(record, workload, step=setup.step, host=setup.host, draws=shown)
     return summary, record
 
 

@@ -5,7 +5,7 @@ engines call this one policy; they differ only in how they let time pass.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,13 @@ class Limits:
     new_token_ratio_min: float
     new_token_ratio_decay: float
     retract_decode_steps: int
-    kv_tight: bool
+    kv_tight: bool = True
+
+    def for_workload(self, *, longest_prompt: int, conc: int) -> "Limits":
+        """These limits, knowing the longest prompt [token] and the most requests in flight."""
+        each = longest_prompt + self.max_new_tokens + 2 * self.block + self.page_size
+        running = min(self.max_running_requests, conc)
+        return replace(self, kv_tight=running * each > self.kv_tokens)
 
     def page_ceil(self, tokens: int) -> int:
         """``tokens`` rounded up to whole KV pages."""

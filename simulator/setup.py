@@ -252,10 +252,8 @@ def _limits(
     assert isinstance(by_memory, dict)
     d = engine.defaults
     page = s.page_size or d["page_size_by_backend"].get(backend, d["page_size"])
-    longest = _longest_prompt(s, d) + s.max_new_tokens + 2 * block + page
     ratio_init = d["new_token_ratio_init"]
     ratio_min = ratio_init * d["new_token_ratio_min_factor"]
-    running = min(memory.max_running_requests, s.conc or memory.max_running_requests)
     delay = s.min_free_slots_delay
     return Limits(
         max_running_requests=memory.max_running_requests,
@@ -272,13 +270,7 @@ def _limits(
         new_token_ratio_min=ratio_min,
         new_token_ratio_decay=(ratio_init - ratio_min) / d["new_token_ratio_decay_steps"],
         retract_decode_steps=d["retract_decode_steps"],
-        kv_tight=running * longest > memory.kv_tokens,
     )
-
-
-def _longest_prompt(s: Scenario, defaults: object) -> int:
-    assert isinstance(defaults, dict)
-    return s.isl or int(defaults["longest_dataset_prompt"])
 
 
 def _warnings(
