@@ -74,8 +74,9 @@ def card_workload(
     """The model cards' harness (published.md section 2c of the card's own benchmark).
 
     One copy of the data set at concurrency 1; above, whole copies until ``dataset.min_turns``
-    generation turns; then ``conc`` warm-down samples that are not measured. Repeated prompts hit
-    the prefix cache in units of ``cache_unit`` tokens (0: no cache).
+    generation turns; then ``conc`` warm-down samples that are not measured. With ``num_prompts``
+    just those, as ``bench_serving`` does, and the tail drains. Repeated prompts hit the prefix
+    cache in units of ``cache_unit`` tokens (0: no cache).
     """
     turns = dataset.turns
     isl = np.column_stack(
@@ -86,7 +87,8 @@ def card_workload(
         [_whole(_lengths(answer, dataset.num_prompts, rng), max_new_tokens) for _ in range(turns)]
     )
     samples = num_prompts or dataset.copies(conc) * dataset.num_prompts
-    order = np.arange(samples + (conc if conc > 1 else 0))
+    behind = conc if num_prompts is None and conc > 1 else 0
+    order = np.arange(samples + behind)
     prompt = order % dataset.num_prompts
     again = order >= dataset.num_prompts
     cached = np.zeros((len(order), turns), np.int64)
