@@ -45,8 +45,10 @@ def unknown(kind: str, value: str, allowed: Iterable[str], hint: str = "") -> Us
     "unknown GPU 'b20'; did you mean b200? Have: b200, h100."
     """
     names = sorted(allowed)
-    near = get_close_matches(value.lower(), [n.lower() for n in names], n=2, cutoff=0.5)
-    close = [n for n in names if n.lower() in near]
-    guess = f" did you mean {' or '.join(close)}?" if close else ""
-    msg = f"unknown {kind} '{value}';{guess} Have: {', '.join(names)}.{' ' + hint if hint else ''}"
+    wanted = value.lower()
+    near = get_close_matches(wanted, [n.lower() for n in names], n=2, cutoff=0.6)
+    begun = [n for n in names if wanted and n.lower().startswith(wanted)]
+    close = begun[:2] or [n for n in names if n.lower() in near]
+    guess = f"; did you mean {' or '.join(close)}?" if close else "."
+    msg = f"unknown {kind} '{value}'{guess} Have: {', '.join(names)}.{' ' + hint if hint else ''}"
     return UsageError(msg)

@@ -95,7 +95,7 @@ def read_sheet(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:  # ValueError: bad text, TOML or JSON
-        msg = f"cannot read {path}: {error}"
+        msg = f"cannot read {path}: {error}; correct it or name another."
         raise UsageError(msg) from error
     if not isinstance(raw, dict):
         msg = f"{path}: expected an object, got {type(raw).__name__}"

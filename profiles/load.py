@@ -286,10 +286,16 @@ def _parse(path: Path, label: str, parse: Callable[..., _Shape]) -> _Shape:
 def _as_path(name: str) -> Path | None:
     """The config file that ``name`` points to, if it is a path rather than a name."""
     path = Path(name).expanduser()
-    if path.is_dir():
-        return path / "config.json"
     explicit = name.endswith(".json") or name.startswith((".", "/", "~"))
-    return path if explicit or path.is_file() else None
+    if path.is_dir():
+        path, explicit = path / "config.json", True
+    if explicit and not path.is_file():
+        msg = (
+            f"cannot read {path}: no such file; give a Hugging Face config.json, its folder, "
+            "or a name from: dflash-sim list models."
+        )
+        raise UsageError(msg)
+    return path if path.is_file() else None
 
 
 def _made_for(kind: str, model: str, profiles_dirs: Dirs) -> Path:

@@ -7,11 +7,11 @@ DFlash with the overlap scheduler, HumanEval with thinking and 4,096 new tokens 
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.simulator.cycle import BLOCK_METHODS
 
 Method = Literal["none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only"]
@@ -63,7 +63,7 @@ class Scenario(BaseModel):
         None, description="request cap; default: from memory (48 with speculation)"
     )
     mem_fraction_static: Fraction | None = Field(
-        None, description="share of GPU memory for weights and caches"
+        None, description="share of GPU memory for weights and caches; default: the engine's"
     )
     chunked_prefill_size: Count | None = Field(
         None, description="prefill tokens per step; default by GPU memory"
@@ -75,7 +75,9 @@ class Scenario(BaseModel):
         None, description="KV page [token]; default by attention backend"
     )
     min_free_slots_delay: int | None = Field(
-        None, ge=0, description="hold prefills until this many slots are free"
+        None,
+        ge=0,
+        description="hold prefills until this many slots are free; default: the engine's",
     )
     radix_cache: bool = Field(True, description="prefix cache")
     dataset: str | None = Field("humaneval", description="workload; None with isl and osl")
@@ -119,11 +121,11 @@ class Scenario(BaseModel):
         if self.method == "none" and (self.block or self.steps or self.draft_model):
             found.append("method none takes no block, steps or draft_model; drop them")
         if self.method in BLOCK_METHODS and self.steps is not None:
-            found.append(f"method {self.method} takes block, not steps")
+            found.append(f"method {self.method} takes block, not steps; give --block")
         if self.method in ("mtp", "eagle3") and self.block and self.steps:
             found.append(f"method {self.method}: give steps k or block k+1, not both")
         if self.method in ("none", "mtp", "eagle3") and self.window is not None:
-            found.append(f"window applies to DFlash drafters, not to method {self.method}")
+            found.append(f"window applies to DFlash drafters, not to method {self.method}; drop it")
         if self.method == "none" and self.acceptance is not None:
             found.append("method none has no acceptance; drop it")
         return found
@@ -145,9 +147,18 @@ class Scenario(BaseModel):
 
 def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
     first = error.errors()[0]
-    where = ".".join(str(p) for p in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown field '{where}'. Have: {', '.join(cls.model_fields)}."
-    if not where:
+    if not first["loc"]:
         return str(first["msg"]).removeprefix("Value error, ") + "."
-    return f"{where}: got {first['input']!r}; {first['msg'].lower()}."
+    name, value = str(first["loc"][0]), first["input"]
+    if first["type"] == "extra_forbidden":
+        return str(unknown(kind="field", value=name, allowed=cls.model_fields))
+    field = cls.model_fields[name]
+    if first["type"] == "literal_error":
+        allowed = get_args(field.annotation)
+        return str(unknown(kind=name.replace("_", " "), value=str(value), allowed=allowed))
+    otherwise = (field.description or "").partition("default")[2].strip(": ")
+    if field.default is not None:
+        otherwise = str(field.default)
+    flag = "--" + name.replace("_", "-")
+    left_out = f" Left out, it is {otherwise}." if otherwise else ""
+    return f"{flag} {value}: {first['msg'].lower()}.{left_out}"

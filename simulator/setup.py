@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dflash_sim.profiles.enginesheet import EngineSheet, load_engine
-from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError, unknown
+from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
 from dflash_sim.profiles.load import (
     default_drafter,
     default_node,
@@ -201,8 +201,9 @@ def _parallel(
     """TP and GPU count: given, or the fewest GPUs that hold the weights with room to spare."""
     tp = s.tp or s.num_gpus or _default_tp(s, device, engine, model)
     num_gpus = s.num_gpus or tp
-    if tp not in TP_SIZES:
-        msg = f"tp {tp} is not supported; allowed: {', '.join(map(str, TP_SIZES))}."
+    if tp not in TP_SIZES or not _splits(model, tp):
+        works = ", ".join(str(n) for n in TP_SIZES if _splits(model, n))
+        msg = f"tp {tp} is not possible for {model.name}; allowed: {works}. Give one to --tp."
         raise UsageError(msg)
     if num_gpus != tp:
         msg = (
@@ -219,12 +220,18 @@ def _parallel(
     return tp, num_gpus
 
 
+def _splits(model: ModelShape, tp: int) -> bool:
+    try:
+        check_tp(model, tp)
+    except UsageError:
+        return False
+    return True
+
+
 def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:
     static = device.mem_bytes * engine.defaults["mem_fraction_static"]
     for tp in TP_SIZES:
-        try:
-            check_tp(model, tp)
-        except DflashSimError:
+        if not _splits(model, tp):
             continue
         if model.weight_bytes(tp) < static * engine.defaults["weight_share_for_default_tp"]:
             return tp
@@ -252,13 +259,20 @@ def _limits(
     assert isinstance(by_memory, dict)
     d = engine.defaults
     page = s.page_size or d["page_size_by_backend"].get(backend, d["page_size"])
+    chunk = s.chunked_prefill_size or by_memory["chunked_prefill_size"]
+    if chunk % page:
+        msg = (
+            f"chunked_prefill_size {chunk} is not a multiple of the {page}-token KV page; "
+            f"try --chunked-prefill-size {(chunk // page + 1) * page}."
+        )
+        raise UsageError(msg)
     ratio_init = d["new_token_ratio_init"]
     ratio_min = ratio_init * d["new_token_ratio_min_factor"]
     delay = s.min_free_slots_delay
     return Limits(
         max_running_requests=memory.max_running_requests,
         max_prefill_tokens=d["max_prefill_tokens"],
-        chunked_prefill_size=s.chunked_prefill_size or by_memory["chunked_prefill_size"],
+        chunked_prefill_size=chunk,
         kv_tokens=memory.kv_tokens,
         page_size=page,
         block=block,
