@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.find import Dirs, find_sheet, sheet_names
+from dflash_sim.profiles.find import Dirs, sheet_names, sheets
 
 FOLDER, SUFFIX = "presets", ".yaml"
 
@@ -35,13 +35,13 @@ def preset_names(profiles_dirs: Dirs = ()) -> list[str]:
 
 
 def load_preset(name: str, profiles_dirs: Dirs = ()) -> Preset:
-    """The preset called ``name``, or a file ending in ``.yaml`` such as ``--print-config`` writes."""
+    """The preset called ``name``, or a ``.yaml`` file such as ``--print-config`` writes."""
     if name.endswith((".yaml", ".yml")):
         return _read(Path(name).expanduser())
-    path = find_sheet(FOLDER, name, SUFFIX, profiles_dirs)
-    if path is None:
-        raise unknown("preset", name, preset_names(profiles_dirs))
-    return _read(path)
+    for path in sheets(FOLDER, SUFFIX, profiles_dirs):
+        if path.stem.lower() == name.lower():
+            return _read(path)
+    raise unknown(kind="preset", value=name, allowed=preset_names(profiles_dirs))
 
 
 def _read(path: Path) -> Preset:

@@ -13,6 +13,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
 
 SCHEMA_VERSION = 1
+DECIMALS = 6  # of every float: nanoseconds of latency, a millionth of a token per second
 # How SGLang spells --speculative-algorithm; it has none for the ablations.
 ALGORITHMS = {"dflash": "DFLASH", "eagle3": "EAGLE3", "mtp": "NEXTN"}
 
@@ -23,7 +24,7 @@ Row = dict[str, Cell]
 def to_row(result: Result, *, tag: str | None = None) -> Row:
     """One prediction as a flat row, fields in the order of the schema.
 
-    Floats are rounded to six decimals, which is nanoseconds of latency.
+    Floats are rounded to ``DECIMALS``, and what is not finite is null.
     """
     setup = result.setup
     values = {name: _number(value) for name, value in result.values.items()}
@@ -53,7 +54,7 @@ def _blank() -> Row:
 
 
 def _number(value: float | None) -> float | None:
-    return round(value, 6) if value is not None and isfinite(value) else None
+    return round(value, DECIMALS) if value is not None and isfinite(value) else None
 
 
 def _identity(s: Scenario, tag: str | None) -> Row:
@@ -121,7 +122,7 @@ def _memory(setup: Setup) -> Row:
     return {
         "weight_gb": _number(m.weight_bytes / GIGA),
         "draft_weight_gb": _number(m.draft_weight_bytes / GIGA),
-        "kv_gb": _number(m.kv_tokens * m.kv_bytes_per_token / GIGA),
+        "kv_gb": _number(m.kv_bytes / GIGA),
         "kv_tokens": m.kv_tokens,
         "gdn_state_gb": _number(m.gdn_bytes / GIGA),
         "max_running_requests": m.max_running_requests,
@@ -134,8 +135,8 @@ def _trust(result: Result) -> Row:
     return {
         "accept_histogram": result.accept_histogram if result.expectation else None,
         "acceptance_source": result.expectation.source if result.expectation else None,
-        "source_share": {name: round(share, 6) for name, share in result.evidence.items()},
-        "output_throughput_ci95": [round(end, 6) for end in interval] if interval else None,
+        "source_share": {name: round(share, DECIMALS) for name, share in result.evidence.items()},
+        "output_throughput_ci95": [round(end, DECIMALS) for end in interval] if interval else None,
         "warnings": list(result.warnings),
     }
 
@@ -162,8 +163,8 @@ def _money(setup: Setup, output_tok_s: float) -> Row:
         return {}
     million_tokens_h = output_tok_s * HOUR_S / MEGA
     return {
-        "usd_per_hour": {end: round(usd, 6) for end, usd in per_hour.items()},
+        "usd_per_hour": {end: round(usd, DECIMALS) for end, usd in per_hour.items()},
         "usd_per_mtok_out": {
-            end: round(usd / million_tokens_h, 6) for end, usd in per_hour.items()
+            end: round(usd / million_tokens_h, DECIMALS) for end, usd in per_hour.items()
         },
     }

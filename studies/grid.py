@@ -1,0 +1,90 @@
+"""Many scenarios answered one after the other."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, MissingProfileError
+from dflash_sim.simulator.predict import Result, predict
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+
+# What plain decoding does not depend on: scenarios that differ in these share a baseline.
+_OF_SPECULATION = {"method", "block", "steps", "draft_model", "window", "acceptance", "engine_mode"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A scenario with its result, or with the reason why there is none."""
+
+    scenario: Scenario
+    outcome: Result | DflashSimError
+
+    @property
+    def result(self) -> Result | None:
+        return self.outcome if isinstance(self.outcome, Result) else None
+
+    @property
+    def error(self) -> DflashSimError | None:
+        return None if isinstance(self.outcome, Result) else self.outcome
+
+
+def answers(
+    scenarios: Sequence[Scenario],
+    *,
+    simulator: str = "auto",
+    with_baseline: bool = True,
+    on_run: Callable[[int], None] | None = None,
+) -> Iterator[Answer]:
+    """Answer scenarios in order; each plain-decoding baseline is predicted once.
+
+    Parameters
+    ----------
+    simulator
+        ``auto``, ``leap`` or ``event``.
+    on_run
+        Called with the number of each finished run.
+
+    Raises
+    ------
+    UsageError
+        At once, before any run: a scenario is malformed. What does not fit, or what nothing is
+        known about, becomes an answer.
+    """
+    setups = [_setup(scenario) for scenario in scenarios]
+    baselines: dict[str, Result] = {}
+    for scenario, setup in zip(scenarios, setups, strict=True):
+        if not isinstance(setup, Setup):
+            yield Answer(scenario, setup)
+            continue
+        key = _baseline_key(setup)
+        try:
+            result = predict(
+                scenario,
+                engine=simulator,
+                with_baseline=with_baseline and key not in baselines,
+                setup=setup,
+                on_run=on_run,
+            )
+        except (InfeasibleError, MissingProfileError) as error:
+            yield Answer(scenario, error)
+            continue
+        if not setup.speculative:
+            if scenario.engine_mode == "v2":
+                baselines.setdefault(key, result)
+        elif result.baseline is not None:
+            baselines[key] = result.baseline
+        elif with_baseline:
+            result = replace(result, baseline=baselines[key])
+        yield Answer(scenario, result)
+
+
+def _setup(scenario: Scenario) -> Setup | DflashSimError:
+    try:
+        return resolve(scenario)
+    except (InfeasibleError, MissingProfileError) as error:
+        return error
+
+
+def _baseline_key(setup: Setup) -> str:
+    fields = setup.scenario.model_dump(exclude=_OF_SPECULATION | {"tp", "num_gpus"})
+    return f"{setup.tp} {sorted(fields.items())}"

@@ -1,0 +1,83 @@
+"""Lists and ranges of a flag: ``1,2,4``, ``1-32:x2`` (times two), ``8-16:4`` (steps), ``1-8``."""
+
+import re
+from decimal import Decimal
+
+from dflash_sim.profiles.errors import UsageError
+
+MOST = 1000  # values of one flag; more is a typing error
+_NUMBER = r"\d{0,15}\.?\d{1,15}(?:[eE][+-]?\d{1,2})?"
+_RANGE = re.compile(rf"({_NUMBER})-({_NUMBER})(?::(x?)({_NUMBER}))?")
+_WHOLE = "a whole number above 0"
+_REAL = "a number above 0"
+
+
+def whole_numbers(flag: str, text: str) -> list[int]:
+    """The values of an integer flag.
+
+    Examples
+    --------
+    >>> whole_numbers("--conc", "1-32:x2")
+    [1, 2, 4, 8, 16, 32]
+    >>> whole_numbers("--block", "8-16:4,2")
+    [8, 12, 16, 2]
+    """
+    values = _values(flag, text, _WHOLE)
+    for value in values:
+        if value != value.to_integral_value():
+            raise _refuse(flag, text, f"{value} is not {_WHOLE}")
+    return [int(value) for value in values]
+
+
+def real_numbers(flag: str, text: str) -> list[float]:
+    """The values of a flag that takes numbers such as ``0.5,1.5`` or ``1-8:x2``."""
+    return [float(value) for value in _values(flag, text, _REAL)]
+
+
+def words(flag: str, text: str) -> list[str]:
+    """The values of a flag that takes names."""
+    values = [part.strip() for part in text.split(",")]
+    if not all(values):
+        raise _refuse(flag, text, "a name is missing", form="names separated by commas")
+    return list(dict.fromkeys(values))
+
+
+def _values(flag: str, text: str, what: str) -> list[Decimal]:
+    values: list[Decimal] = []
+    for part in text.replace(" ", "").split(","):
+        found = _RANGE.fullmatch(part)
+        if found:
+            values += _spread(flag, text, *found.groups())
+        elif re.fullmatch(_NUMBER, part):
+            values.append(Decimal(part))
+        else:
+            raise _refuse(flag, text, f"'{part}' is not {what}")
+        if len(values) > MOST:
+            raise _refuse(flag, text, f"it has more than {MOST} values")
+    for value in values:
+        if not value:
+            raise _refuse(flag, text, f"{value} is not {what}")
+    return list(dict.fromkeys(values))
+
+
+def _spread(
+    flag: str, text: str, first: str, last: str, times: str | None, step: str | None
+) -> list[Decimal]:
+    """The values of one range; decimal, so that 0.1-0.3:0.1 has three."""
+    value, end, by = Decimal(first), Decimal(last), Decimal(step or 1)
+    if value > end:
+        raise _refuse(flag, text, f"the range {first}-{last} runs backwards")
+    if times and (by <= 1 or not value):
+        raise _refuse(flag, text, f"times {step} from {first} never arrives")
+    if not by:
+        raise _refuse(flag, text, "a step of 0 never arrives")
+    values: list[Decimal] = []
+    while value <= end and len(values) <= MOST:
+        values.append(value)
+        value = value * by if times else value + by
+    return values
+
+
+def _refuse(flag: str, text: str, why: str, form: str = "") -> UsageError:
+    form = form or "a number, a list 1,2,4 or a range 1-32:x2 (times 2), 8-16:4 (steps of 4), 1-8"
+    return UsageError(f"{flag} {text or repr(text)}: {why}; give {form}.")
