@@ -76,14 +76,10 @@ class CostModel:
     _memo: dict[Op, Cost] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def _elementwise_byte_s(self) -> float:
-        return self.device.mem_bw_byte_s * self.engine["elementwise_bw_eff"]
-
-    @cached_property
     def _kernel_s(self) -> dict[str, float]:
         e = self.engine
-        kinds = ("small", "norm", "vocab")
-        return {kind: e[f"{kind}_kernel"] + e["graph_node_gap"] for kind in kinds}
+        fixed = {"small": "small", "norm": "norm", "vocab": "vocab", "stream": "small"}
+        return {kind: e[f"{k}_kernel"] + e["graph_node_gap"] for kind, k in fixed.items()}
 
     def op(self, op: Op) -> Cost:
         """The cost of one launch, the gap to the next kernel included."""
@@ -103,9 +99,9 @@ class CostModel:
 
     def _price(self, op: Op) -> Cost:
         if isinstance(op, Elementwise):
-            return Cost.of(
-                self._kernel_s[op.kind] + op.nbytes / self._elementwise_byte_s, "assumed"
-            )
+            rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
+            move = op.nbytes / (self.device.mem_bw_byte_s * self.engine[rate])
+            return Cost.of(self._kernel_s[op.kind] + move, "assumed")
         if isinstance(op, Collective):
             return self._collective(op)
         timing = self._lookup(op)

@@ -118,7 +118,7 @@ def gdn_commit(model: ModelShape, *, tp: int, requests: int) -> list[AnyCall]:
     if not model.gdn_layers:
         return []
     moved = 2.0 * requests * model.gdn_state_bytes / tp
-    return [Call(Elementwise("gdn_state_commit", moved), 1)]
+    return [Call(Elementwise("gdn_state_commit", moved, "stream"), 1)]
 
 
 def dense_mlp(intermediate: int, *, hidden: int, tp: int, tokens: int, count: int) -> list[AnyCall]:

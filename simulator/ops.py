@@ -209,7 +209,7 @@ class Elementwise:
 
     name: str
     nbytes: float
-    kind: str = "small"  # small | norm | vocab
+    kind: str = "small"  # small | norm | vocab | stream (long copies)
 
     @property
     def flops(self) -> float:
