@@ -19,7 +19,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "tensors a kernel reads and writes": {3, 4},
         "features of an EAGLE-3 head: three layers": {3},
     },
-    "leap": {"array growth, columns, leaps worth a numpy call": {4, 5, 14}},
+    "leap": {"array growth": {14}},
     "memory": {"TP sizes that kernels are built for": {4, 8}},
     "metrics": {
         "quantiles": {0.5, 0.9, 0.95, 0.99},
@@ -31,6 +31,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "FLOPs per element: two products, three matrices": {4, 6},
         "matrices of an MLP, projections of a scan": {3, 4},
     },
+    "pipeline": {"columns, leaps worth a numpy call": {3, 4, 5}},
     "predict": {
         "Student's t at 95 %, by degrees of freedom": {
             12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 1.96,
@@ -40,6 +41,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     },
     "records": {"columns of an iteration": {6}},
     "renewal": {"third power of a mean": {3}},
+    "row": {"decimals of a rounded figure": {6}},
     "scenario": {
         "the card's cap and number of runs": {4096, 5},
         "bounds of what a user may type": {1000, 1023, 1024, 10, 7, 63},
@@ -55,10 +57,10 @@ UNITS_BY_NAME = {
         accept_len accept_length accept_length_error al1 al2 al_cycle al_harmonic al_request_mean
         al_token_weighted beta burstiness knee lam load mem_bw_eff mem_fraction
         new_token_ratio new_token_ratio_decay new_token_ratio_init new_token_ratio_min p90 q
-        rel_err survival temperature theta
+        rel_err scale survival temperature theta
     """,
-    "token": "batch ctx cycles kv_len kv_tokens prefix seq tokens",
-    "second": "seconds",
+    "token": "batch ctx cycles isl kv_len kv_tokens osl prefix seq tokens",
+    "second": "copy gpu host publish seconds until",
     "byte": "kv_bytes_per_token nbytes weight_bytes_per_param",
     "bit": "bits",
     "1/second": "rate",

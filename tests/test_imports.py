@@ -131,7 +131,7 @@ except SystemExit:
 """
     loaded = loaded_by(code)
     assert "typer" in loaded
-    assert loaded & (HEAVY | {"numpy", "pydantic", "simpy", "yaml"}) == set()
+    assert loaded & (HEAVY | {"numpy", "simpy", "yaml"}) == set()
 
 
 def test_predict_loads_no_scipy() -> None:
