@@ -97,7 +97,8 @@ def card_workload(
         whole = (isl - 1) // cache_unit * cache_unit
         cached[again] = whole[prompt[again]]
         if turns > 1:
-            cached[:, 1:] = np.maximum(cached[:, 1:], whole[prompt, :-1])
+            shared = np.minimum(whole[prompt, :-1], whole[prompt, 1:])
+            cached[:, 1:] = np.maximum(cached[:, 1:], shared)
     ids = np.arange(order.size * turns).reshape(-1, turns)
     follow = np.full(ids.shape, -1)
     follow[:, :-1] = ids[:, 1:]
