@@ -68,7 +68,7 @@ def summarise(
     ttft = run.first_token_s[done] - run.arrival_s[done]
     many = osl > 1
     tpot = (e2e - ttft)[many] / (osl[many] - 1)
-    gaps, weights = inter_token_gaps(run)
+    gaps, weights = inter_token_gaps(run, done)
     for name, sample, weight in (
         ("ttft", ttft, None),
         ("tpot", tpot, None),
@@ -105,13 +105,22 @@ def _accepted(draws: Draws, run: Run, done: npt.NDArray[np.bool_]) -> npt.NDArra
     return rows[np.arange(rows.shape[1]) < run.cycles[done][:, None]] - 1
 
 
-def inter_token_gaps(run: Run) -> tuple[Floats, Floats]:
-    """Gaps between consecutive decode emissions, each weighted by the requests that saw it."""
-    decode = run.kind == DECODE
-    emit, batch = run.emit_s[decode], run.batch[decode]
-    if len(emit) < 2:
-        return np.zeros(1), np.ones(1)
-    return np.diff(emit), np.minimum(batch[1:], batch[:-1]).astype(float)
+def inter_token_gaps(run: Run, done: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Gaps between chunks of one answer, each with the number of ``done`` requests that saw it.
+
+    A request is in every decode step from its first token to its last, if it is not retracted.
+    """
+    emit = run.emit_s[run.kind == DECODE]
+    chunked = done & (run.cycles > 0)
+    first_token_s = run.first_token_s[chunked]
+    first = np.searchsorted(emit, first_token_s, side="right")
+    last = np.searchsorted(emit, run.finish_s[chunked], side="right") - 1
+    seen = np.bincount(first + 1, minlength=len(emit) + 1)
+    seen -= np.bincount(last + 1, minlength=len(emit) + 1)
+    inner = np.cumsum(seen)[1 : len(emit)]
+    gaps = np.concatenate([np.diff(emit), emit[first] - first_token_s])
+    weights = np.concatenate([inner, np.ones(first.size)])
+    return gaps[weights > 0], weights[weights > 0]
 
 
 def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, float]:
@@ -149,11 +158,12 @@ def step_anatomy(run: Run, *, step: StepModel, host: HostTime) -> tuple[dict[str
                     parts[p, k] += np.interp(ctx, table.ctx, table.parts[p, k]).sum()
     evidence = parts[:, :4].sum(axis=0)
     prefills = np.flatnonzero(run.kind == PREFILL)
-    keys = np.stack([run.batch, run.kv_tokens, run.prefix.astype(np.int64)], axis=1)[prefills]
+    keys = np.stack([run.batch, run.kv_tokens, run.prefix], axis=1)[prefills]
     if len(keys):
         kinds, count = np.unique(keys, axis=0, return_counts=True)
         for (requests, tokens, prefix), n in zip(kinds.tolist(), count.tolist(), strict=True):
-            priced = step.prefill_parts(requests=requests, tokens=tokens, prefix=float(prefix))
+            shape = {"requests": int(requests), "tokens": int(tokens)}
+            priced = step.prefill_parts(**shape, prefix=prefix)
             evidence = evidence + n * priced[:4]
     idle = np.maximum(0.0, np.diff(run.gpu_end_s, prepend=0.0) - run.gpu_s)
     idle[run.after_idle] = 0.0

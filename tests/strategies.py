@@ -1,6 +1,7 @@
 """Random systems for the two engines: small enough to run in milliseconds, odd in every way."""
 
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,14 @@ class SyntheticStep:
     draft_share: float = 0.0
     tail_share: float = 0.0
     v1: bool = False
+    block: int = 1
     nodes: tuple[float, ...] = (0.0, 64.0, 1e6)
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def cycle(self) -> SimpleNamespace:
+        """What a summary asks of a cycle."""
+        return SimpleNamespace(block=self.block, method="dflash" if self.block > 1 else "none")
 
     def table(self, batch: int) -> BatchTable:
         if batch not in self._tables:
@@ -271,4 +278,40 @@ def systems(
         chunked_prefill_size=page * draw(st.sampled_from([1, 5, 64, 4096])),
         max_prefill_tokens=draw(st.sampled_from([2, 100, 16384])),
         page_size=page,
+    )
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> System:
+    """More requests than the KV cache holds at once."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    conc = draw(st.integers(2, 8))
+    osl = rng.integers(1, draw(st.sampled_from([80, 20])) + 1, draw(st.integers(conc, 3 * conc)))
+    isl = rng.integers(1, 60, osl.size)
+    block = draw(st.sampled_from([4, 1, 8]))
+    page = draw(st.sampled_from([1, 16]))
+    longest = 60 + 80 + 2 * block + page
+    law = None if block == 1 else ParametricAcceptance(FrailtyWeibull(0.4, 1.1, 0.1), block)
+    return System.of(
+        replace(closed(osl, conc=conc), isl=isl),
+        SyntheticStep(
+            fixed_s=4e-3 * rng.uniform(0.5, 1),
+            prefill_per_token_s=1e-5,
+            tail_share=0.05,
+            draft_share=0.1,
+        ),
+        acceptance=law,
+        seed=int(rng.integers(2**31)),
+        host=draw(hosts(1e-3)),
+        mode=draw(st.sampled_from(["v2", "v2-sync", "v1"])),
+        host_length_sync=draw(st.booleans()),
+        kv_tight=True,
+        kv_tokens=int(longest * draw(st.floats(1.0, 3.0))),
+        page_size=page,
+        chunked_prefill_size=draw(st.sampled_from([4096, 64])),
+        max_running_requests=draw(st.sampled_from([64, 3])),
+        max_new_tokens=80,
+        clip_max_new_tokens=80,
+        new_token_ratio_init=draw(st.sampled_from([0.1, 0.7])),
+        new_token_ratio_min=0.05,
     )

@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from strategies import SyntheticStep, System, closed, hosts, limits
+from strategies import SyntheticStep, System, closed, crowded, limits
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.commits import FixedAcceptance, ParametricAcceptance, SglangSimulated
+from dflash_sim.simulator.commits import FixedAcceptance, SglangSimulated
 from dflash_sim.simulator.leap import refusal
 from dflash_sim.simulator.records import PREFILL, Run
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.scheduler import Req, Scheduler
 from dflash_sim.simulator.setup import resolve
-from dflash_sim.simulator.survival import FrailtyWeibull
 
 STEP = SyntheticStep(fixed_s=4e-3, prefill_per_token_s=1e-5)
 
@@ -181,37 +179,6 @@ def test_reservation_is_two_blocks_ahead_of_what_the_host_knows(
     s = Scheduler(limits(block=8 if speculative else 1, speculative=speculative, page_size=16))
     assert s._reserved(req(0, 100, generated=0)) == -(-(100 + ahead) // 16) * 16
     assert s._reserved(req(0, 100, generated=41)) == -(-(140 + ahead) // 16) * 16
-
-
-@st.composite
-def crowded(draw: st.DrawFn) -> System:
-    """More requests than the KV cache holds at once."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    conc = draw(st.integers(2, 8))
-    osl = rng.integers(1, draw(st.sampled_from([80, 20])) + 1, draw(st.integers(conc, 3 * conc)))
-    isl = rng.integers(1, 60, osl.size)
-    block = draw(st.sampled_from([4, 1, 8]))
-    page = draw(st.sampled_from([1, 16]))
-    longest = 60 + 80 + 2 * block + page
-    law = None if block == 1 else ParametricAcceptance(FrailtyWeibull(0.4, 1.1, 0.1), block)
-    return System.of(
-        replace(closed(osl, conc=conc), isl=isl),
-        replace(STEP, fixed_s=4e-3 * rng.uniform(0.5, 1), tail_share=0.05, draft_share=0.1),
-        acceptance=law,
-        seed=int(rng.integers(2**31)),
-        host=draw(hosts(1e-3)),
-        mode=draw(st.sampled_from(["v2", "v2-sync", "v1"])),
-        host_length_sync=draw(st.booleans()),
-        kv_tight=True,
-        kv_tokens=int(longest * draw(st.floats(1.0, 3.0))),
-        page_size=page,
-        chunked_prefill_size=draw(st.sampled_from([4096, 64])),
-        max_running_requests=draw(st.sampled_from([64, 3])),
-        max_new_tokens=80,
-        clip_max_new_tokens=80,
-        new_token_ratio_init=draw(st.sampled_from([0.1, 0.7])),
-        new_token_ratio_min=0.05,
-    )
 
 
 class Watched(Scheduler):
