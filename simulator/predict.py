@@ -119,7 +119,9 @@ def run_engine(
     on_interval
         Timeline callback; needs the event engine.
     """
-    limits = setup.limits.for_workload(longest_prompt=int(workload.isl.max()), conc=workload.conc)
+    longest = int(workload.isl.max())
+    setup.step.reach(longest + setup.limits.max_new_tokens + setup.block)
+    limits = setup.limits.for_workload(longest_prompt=longest, conc=workload.conc)
     parts: dict[str, Any] = {
         "step": setup.step,
         "host": setup.host,

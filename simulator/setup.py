@@ -94,7 +94,7 @@ class Setup:
             cost=CostModel(self.device, self.engine, self.tables, backend=self.backend),
             graph_sizes=self.engine.graph_sizes[kind],
             graph_max_bs=self.graph_max_bs,
-            max_ctx=2 * s.max_new_tokens,
+            max_ctx=(s.isl or 0) + 2 * s.max_new_tokens,
             v1=s.engine_mode == "v1",
         )
 

@@ -89,6 +89,12 @@ class StepModel:
     def engine(self) -> EngineSheet:
         return self.cost.engine
 
+    def reach(self, ctx: int) -> None:
+        """Extend the tables to contexts of ``ctx`` tokens, if they end before."""
+        if ctx > self.max_ctx:
+            self.max_ctx = ctx
+            self._tables.clear()
+
     def table(self, batch: int) -> BatchTable:
         """The table of ``batch`` running requests (priced on first use)."""
         found = self._tables.get(batch)
