@@ -71,7 +71,6 @@ def _identity(s: Scenario, tag: str | None) -> Row:
 
 def _scenario(s: Scenario) -> Row:
     engine, _, engine_version = s.engine.partition("-")
-    closed = s.rate is None
     return {
         "gpu": s.gpu,
         "num_gpus": s.num_gpus,
@@ -94,7 +93,7 @@ def _scenario(s: Scenario) -> Row:
         "isl": s.isl,
         "osl": s.osl,
         "max_new_tokens": s.max_new_tokens,
-        "max_concurrency": (s.conc or 1) if closed else None,
+        "max_concurrency": s.conc,
         "request_rate": s.rate,
         "burstiness": s.burstiness,
         "num_prompts": s.num_prompts,

@@ -85,7 +85,7 @@ class Scenario(BaseModel):
     isl: Count | None = Field(None, description="fixed input length [token]")
     osl: Count | None = Field(None, description="fixed output length [token]")
     max_new_tokens: Count = Field(4096, description="cap on generated tokens")
-    conc: Count | None = Field(None, description="requests in flight (closed loop); default 1")
+    conc: Count | None = Field(None, description="requests in flight; 1 without a rate")
     rate: Positive | None = Field(None, description="arrivals per second (open loop)")
     burstiness: Positive = Field(1.0, description="gamma shape of arrivals; 1 is Poisson")
     num_prompts: Count | None = Field(
@@ -96,13 +96,19 @@ class Scenario(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fixed_lengths_replace_the_dataset(cls, data: Any) -> Any:
-        if isinstance(data, dict) and (data.get("isl") or data.get("osl")):
+    def _workload_defaults(cls, data: Any) -> Any:
+        """Fixed lengths replace the data set; a closed loop has one request in flight."""
+        if not isinstance(data, dict):
+            return data
+        filled = dict(data)
+        if data.get("isl") or data.get("osl"):
             if data.get("dataset"):
                 msg = "dataset and isl/osl exclude each other; give one"
                 raise ValueError(msg)
-            return {**data, "dataset": None}
-        return data
+            filled["dataset"] = None
+        if data.get("conc") is None and data.get("rate") is None:
+            filled["conc"] = 1
+        return filled
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scenario":

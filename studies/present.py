@@ -131,7 +131,7 @@ def _title(result: Result) -> Iterator[str]:
     yield method_title(setup)
     yield f"{setup.num_gpus} x {setup.device.name}, TP {setup.tp}"
     yield workload_title(s)
-    yield f"{number(s.rate)} requests/s" if s.rate else f"{s.conc or 1:,} in flight"
+    yield f"{number(s.rate)} requests/s" if s.rate else f"{s.conc:,} in flight"
 
 
 def workload_title(s: Scenario) -> str:
@@ -287,7 +287,7 @@ def effective(result: Result) -> dict[str, Any]:
         "page_size": setup.limits.page_size,
         "min_free_slots_delay": setup.limits.min_free_slots_delay,
         "thinking": s.thinking if s.dataset else None,
-        "conc": None if s.rate else s.conc or 1,
+        "conc": s.conc,
         "burstiness": s.burstiness if s.rate else None,
         "num_prompts": s.num_prompts or round(result.values["completed"]),
     }
