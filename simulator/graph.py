@@ -265,6 +265,7 @@ def mtp_step(model: ModelShape, *, tp: int, size: Rows) -> list[AnyCall]:
     """One forward of the native MTP layer and head: a draft step, or draft-extend if rows > 1."""
     full = next(la for la in model.layers if isinstance(la.mixer, AttentionShape))
     t = size.tokens
+    head_rows = size.requests if size.prefill else t
     return [
         *embedding(model, tp=tp, tokens=t),
         _norm("mtp_embed_norm", t, model.hidden),
@@ -272,15 +273,16 @@ def mtp_step(model: ModelShape, *, tp: int, size: Rows) -> list[AnyCall]:
         _small("mtp_concat", 4.0 * t * model.hidden),
         Call(Gemm("mtp_fc", t, model.hidden, 2 * model.hidden), 1),
         *layers(full, hidden=model.hidden, tp=tp, size=size, count=1),
-        *target_head(model, tp=tp, tokens=t),
-        Call(Elementwise("draft_softmax", 2.0 * FP32_BYTES * t * model.vocab, "vocab"), 1),
+        *target_head(model, tp=tp, tokens=head_rows),
+        Call(Elementwise("draft_softmax", 2.0 * FP32_BYTES * head_rows * model.vocab, "vocab"), 1),
     ]
 
 
 def eagle3_step(head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool) -> list[AnyCall]:
     """One forward of the EAGLE-3 layer; ``fuse_features`` adds its 3H -> H product."""
     t, hidden = size.tokens, head.hidden
-    rows = float(t * head.draft_vocab)
+    head_rows = size.requests if size.prefill else t
+    logits = float(head_rows * head.draft_vocab)
     calls = [
         _small("eagle_embedding", 2.0 * t * hidden),
         _norm("eagle_embed_norm", t, hidden),
@@ -289,15 +291,15 @@ def eagle3_step(head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool) 
             head.attention, hidden=hidden, tp=tp, size=size, count=1, input_width=2 * hidden
         ),
         *dense_mlp(head.intermediate, hidden=hidden, tp=tp, tokens=t, count=1),
-        _norm("eagle_final_norm", t, hidden),
-        Call(Gemm("eagle_lm_head", t, head.draft_vocab // tp, hidden), 1),
-        Call(Elementwise("eagle_logits_cast", (BF16_BYTES + FP32_BYTES) * rows), 1),
-        Call(Elementwise("eagle_softmax", 2.0 * FP32_BYTES * rows, "vocab"), 1),
-        Call(Elementwise("eagle_topk", FP32_BYTES * rows, "vocab"), 1),
+        _norm("eagle_final_norm", head_rows, hidden),
+        Call(Gemm("eagle_lm_head", head_rows, head.draft_vocab // tp, hidden), 1),
+        Call(Elementwise("eagle_logits_cast", (BF16_BYTES + FP32_BYTES) * logits), 1),
+        Call(Elementwise("eagle_softmax", 2.0 * FP32_BYTES * logits, "vocab"), 1),
+        Call(Elementwise("eagle_topk", FP32_BYTES * logits, "vocab"), 1),
     ]
     if fuse_features:
         calls.append(Call(Gemm("eagle_fc", t, hidden, 3 * hidden), 1))
     if tp > 1:
-        gather = Collective("eagle_logits_all_gather", "all_gather", BF16_BYTES * rows, tp)
+        gather = Collective("eagle_logits_all_gather", "all_gather", BF16_BYTES * logits, tp)
         calls.append(Call(gather, 1))
     return calls
