@@ -1,0 +1,57 @@
+"""Time per token of plain decoding, measured by others on an earlier build of the engine.
+
+The points are InferenceX results that aiconfigurator-core 0.12 ships in ``silicon_sample.csv``;
+``id`` is the row there. Lengths are taken as exact.
+"""
+
+import csv
+from dataclasses import dataclass
+from importlib.resources import files
+
+from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class ServingPoint:
+    """Mean latencies [ms] of ``conc`` clients in a closed loop."""
+
+    id: str
+    model: str
+    gpu: str
+    tp: int
+    isl: int
+    osl: int
+    conc: int
+    ttft_ms: float
+    tpot_ms: float
+
+
+def serving_points() -> tuple[ServingPoint, ...]:
+    """The points in ``profiles/published/serving.csv``."""
+    text = files("dflash_sim.profiles").joinpath("published/serving.csv").read_text("utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return tuple(
+        ServingPoint(
+            *(r["id"], r["model"], r["gpu"]),
+            *(int(r[name]) for name in ("tp", "isl", "osl", "conc")),
+            *(float(r[name]) for name in ("ttft_ms", "tpot_ms")),
+        )
+        for r in rows
+    )
+
+
+def predicted_tpot_ms(point: ServingPoint) -> float:
+    """Mean time per output token of the same closed loop [ms]."""
+    scenario = Scenario.parse(
+        gpu=point.gpu,
+        model=point.model,
+        tp=point.tp,
+        method="none",
+        isl=point.isl,
+        osl=point.osl,
+        max_new_tokens=point.osl,
+        conc=point.conc,
+        runs=1,
+    )
+    return predict(scenario, with_baseline=False).values["mean_tpot_ms"]
