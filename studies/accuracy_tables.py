@@ -59,10 +59,12 @@ def short(model: str) -> str:
 
 
 def percent(share: float) -> str:
+    """A share as text."""
     return f"{100 * share:.1f} %"
 
 
 def signed(error: float) -> str:
+    """An error as text, with its sign."""
     return f"{100 * error:+.1f} %"
 
 
