@@ -132,12 +132,12 @@ class Scheduler:
         while (self.chunked_req or self.waiting) and len(reqs) < self.free_slots:
             req = self.chunked_req or self.waiting[0]
             extend = req.prompt - req.chunk_done
-            if lim.kv_tight and req is not self.chunked_req:
-                ahead = min(lim.max_new_tokens, lim.clip_max_new_tokens)
-                if extend + ahead + lim.page_size >= rem_total and (reqs or self.running):
-                    self.batch_is_full = True
-                    break
-            if reqs and extend > rem_input:
+            ahead = self._may_generate(req)
+            new = lim.kv_tight and req is not self.chunked_req and (reqs or self.running)
+            if new and extend + ahead + lim.page_size >= rem_total:
+                self.batch_is_full = True
+                break
+            if reqs and lim.page_ceil(extend) >= rem_input:
                 break
             take = min(extend, rem_chunk)
             if take < extend:
@@ -154,7 +154,7 @@ class Scheduler:
             reqs.append(req)
             rem_chunk -= lim.page_ceil(take)
             rem_input -= lim.page_ceil(take)
-            rem_total -= take + lim.max_new_tokens + lim.page_size
+            rem_total -= lim.page_ceil(take) + ahead + lim.page_size
             if req.chunk_done < req.prompt:
                 last_chunked = self.chunked_req = req
                 break
@@ -171,10 +171,14 @@ class Scheduler:
     def _rem_total(self) -> float:
         lim = self.limits
         used = sum(self._reserved(r) for r in self.running)
-        soon = sum(
-            min(lim.max_new_tokens - r.generated, lim.clip_max_new_tokens) for r in self.running
-        )
+        if self.chunked_req is not None:
+            used += self.chunked_req.cached + self.chunked_req.chunk_done
+        soon = sum(self._may_generate(r) for r in self.running)
         return lim.kv_tokens - used - soon * self.new_token_ratio
+
+    def _may_generate(self, r: Req) -> int:
+        """Tokens that ``r`` may still generate, as far as SGLang plans ahead."""
+        return min(self.limits.max_new_tokens - r.generated, self.limits.clip_max_new_tokens)
 
     def _reserved(self, r: Req) -> int:
         """KV slots held: what the host knows to be committed, plus two blocks with speculation."""

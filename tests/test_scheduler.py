@@ -74,9 +74,12 @@ def test_no_more_than_the_free_slots_are_admitted_in_order() -> None:
 
 def test_prompt_budget() -> None:
     """``max_prefill_tokens`` holds back a second prompt, never the first."""
-    s = scheduler([req(0, 300), req(1, 40), req(2, 61), req(3, 40)], max_prefill_tokens=100)
-    assert [prefilled(s) for _ in range(3)] == [[0], [1], [2]]
-    assert prefilled(s) == [3]
+    lengths = [300, 40, 60, 39, 40, 30]
+    s = scheduler([req(i, n) for i, n in enumerate(lengths)], max_prefill_tokens=100)
+    assert [prefilled(s) for _ in range(4)] == [[0], [1], [2, 3], [4, 5]]
+    pages = [req(i, 33) for i in range(4)]
+    s = scheduler(pages, max_prefill_tokens=192, page_size=64)  # three pages, the last not filled
+    assert prefilled(s) == [0, 1]
 
 
 def test_chunks_are_page_aligned_and_come_first() -> None:
@@ -139,6 +142,23 @@ def test_admission_counts_what_runners_may_still_take() -> None:
     s = scheduler([req(1, 203)], [runner], **tight(kv_tokens=400))
     assert prefilled(s) is None
     assert s.batch_is_full
+
+
+def test_a_retracted_request_asks_for_what_it_has_not_generated() -> None:
+    """Its 60 tokens are in the prompt now; it may generate 40 more, and 203 slots are too many."""
+    runner, back = req(0, 20, generated=20), req(1, 201 - 60, generated=60)
+    back.prompt = back.isl + back.generated
+    assert prefilled(scheduler([back], [runner], **tight(kv_tokens=345))) == [1]
+    assert prefilled(scheduler([req(2, 201)], [runner], **tight(kv_tokens=345))) is None
+
+
+def test_a_prompt_in_chunks_holds_what_is_computed() -> None:
+    s = scheduler([req(0, 150), req(1, 100)], **tight(kv_tokens=400, chunked_prefill_size=120))
+    for expected in ([0], [0]):  # 120 + 30 computed: 250 left, less 100 that it may generate
+        assert prefilled(s) == expected
+    assert s.batch_is_full
+    roomy = scheduler([req(0, 150), req(1, 100)], **tight(kv_tokens=500, chunked_prefill_size=120))
+    assert [prefilled(roomy) for _ in range(2)] == [[0], [0, 1]]
 
 
 def test_a_lone_request_is_always_admitted() -> None:
