@@ -186,7 +186,7 @@ class EventEngine:
         if self.draws.shared:
             commit = int(self.draws.commits[0, self.decode_steps])
             for r in reqs:
-                r.commits.append(commit)
+                r.commits[r.launched :] = [commit]  # what a retracted step drew is void
         for r in reqs:
             total += r.kv
             r.kv += r.commits[r.launched] if r.launched < len(r.commits) else 1

@@ -11,6 +11,7 @@ from strategies import SyntheticStep, System, closed, crowded, limits
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.commits import FixedAcceptance, SglangSimulated
+from dflash_sim.simulator.engine import EventEngine
 from dflash_sim.simulator.leap import refusal
 from dflash_sim.simulator.records import PREFILL, Run
 from dflash_sim.simulator.scenario import Scenario
@@ -299,3 +300,31 @@ def test_a_chunk_smaller_than_a_page_is_refused() -> None:
     """No prompt would ever be prefilled."""
     with pytest.raises(UsageError, match=r"chunked_prefill_size 96 .* 64-token KV page"):
         resolve(Scenario.parse(gpu="b200", chunked_prefill_size=96))
+
+
+class SharedDraw(EventEngine):
+    """Checks that the rows of a step commit what the step drew."""
+
+    def _advance(self, reqs: tuple[Req, ...]) -> int:
+        step = self.decode_steps
+        cached = super()._advance(reqs)
+        assert {r.commits[r.launched - 1] for r in reqs} == {self.draws.commits[0, step]}
+        return cached
+
+
+@pytest.mark.parametrize("mode", ["v2", "v2-sync"])
+def test_one_commit_for_the_whole_batch_also_after_retraction(mode: str) -> None:
+    system = System.of(
+        replace(closed(np.full(8, 80), conc=8), arrival_s=np.arange(8) * STEP.fixed_s),
+        STEP,
+        acceptance=SglangSimulated(2.5, 4),
+        mode=mode,
+        kv_tight=True,
+        kv_tokens=230,
+        max_new_tokens=80,
+        new_token_ratio_init=0.1,
+        new_token_ratio_min=0.05,
+    )
+    run = SharedDraw(**system.parts).run()
+    assert run.retractions > 0
+    assert np.isfinite(run.finish_s).all()
