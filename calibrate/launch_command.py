@@ -86,6 +86,7 @@ _ONLY: Mapping[str, tuple[str, ...]] = {
 _SWITCHES: Mapping[str, tuple[str, Any]] = {
     "--disable-overlap-schedule": ("engine_mode", "v2-sync"),
     "--disable-radix-cache": ("radix_cache", False),
+    "--disable-cuda-graph": ("cuda_graph_max_bs", 0),
 }
 # About serving rather than speed: nothing to model, nothing to warn about.
 _SERVING = frozenset({

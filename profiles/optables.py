@@ -22,6 +22,7 @@ FAMILIES = ("gemm", "moe", "attention", "gdn", "comm")
 FILES = (*(f"{family}.csv" for family in FAMILIES), "meta.toml")
 # Attention kernels by preference: the first one measured for a shape is its default.
 BACKENDS = ("trtllm_mha", "fa3", "flash_attention", "flashinfer", "triton")
+EXPERT_DTYPES = {"mxfp4": "w4a16_mxfp4"}  # as Hugging Face names them, as the tables do
 KEPT = 1 << 16  # remembered lookups per kind; a KV length is rarely asked twice
 
 
@@ -91,6 +92,7 @@ class OpTables:
         inter: int,
         tp: int,
         distribution: str = "power_law_1.2",
+        dtype: str = "bfloat16",
     ) -> Timing | None:
         """Time of one rank's routed experts: top-k choice, two grouped products, weighted sum.
 
@@ -102,9 +104,10 @@ class OpTables:
         experts, top_k, hidden, inter : the layer before sharding [1]
         tp : ranks sharing each expert's ``inter`` columns [1]
         distribution : how tokens spread over experts: ``balanced`` or ``power_law_<alpha>``
+        dtype : of the expert weights: ``bfloat16`` or ``mxfp4``
         """
         shape = (experts, top_k, hidden, inter, tp)
-        line = self._moe.get((*map(str, shape), distribution))
+        line = self._moe.get((*map(str, shape), distribution, EXPERT_DTYPES.get(dtype, dtype)))
         return None if line is None else self._timing("moe", line.at(tokens))
 
     def decode_attention(
@@ -256,7 +259,7 @@ def _load(device: str, folder: Path) -> OpTables:
                 {(int(n), int(k)): times for (n, k), times in gemm.rows.items()},
                 GemmCurve(**meta["gemm"]["curve"]),
             ),
-            _moe={key[:-1]: line for key, line in moe.lines().items()},
+            _moe=moe.lines(),
             _attention={
                 "decode": attention.sheets(first="decode"),
                 "prefill": attention.sheets(first="prefill", power=True),

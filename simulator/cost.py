@@ -33,10 +33,11 @@ EVIDENCE = ("measured", "fitted", "roofline", "assumed")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds by evidence, and the part of them spent in collectives."""
+    """Seconds by evidence, and the parts of them in collectives and between kernels."""
 
     by_evidence: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     comm_s: float = 0.0
+    idle_s: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -45,18 +46,18 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         both = zip(self.by_evidence, other.by_evidence, strict=True)
         a, b, c, d = (x + y for x, y in both)
-        return Cost((a, b, c, d), self.comm_s + other.comm_s)
+        return Cost((a, b, c, d), self.comm_s + other.comm_s, self.idle_s + other.idle_s)
 
     def as_array(self) -> np.ndarray:
-        """``[measured, fitted, roofline, assumed, comm]`` [s], for interpolation."""
-        return np.array([*self.by_evidence, self.comm_s])
+        """``[measured, fitted, roofline, assumed, comm, idle]`` [s], for interpolation."""
+        return np.array([*self.by_evidence, self.comm_s, self.idle_s])
 
     @staticmethod
-    def of(seconds: float, evidence: str, *, comm: bool = False) -> "Cost":
+    def of(seconds: float, evidence: str, *, comm: bool = False, idle: bool = False) -> "Cost":
         slots = [0.0, 0.0, 0.0, 0.0]
         slots[EVIDENCE.index(evidence)] = seconds
         a, b, c, d = slots
-        return Cost((a, b, c, d), seconds if comm else 0.0)
+        return Cost((a, b, c, d), seconds if comm else 0.0, seconds if idle else 0.0)
 
 
 @dataclass
@@ -77,9 +78,12 @@ class CostModel:
 
     @cached_property
     def _kernel_s(self) -> dict[str, float]:
-        e = self.engine
         fixed = {"small": "small", "norm": "norm", "vocab": "vocab", "stream": "small"}
-        return {kind: e[f"{k}_kernel"] + e["graph_node_gap"] for kind, k in fixed.items()}
+        return {kind: self.engine[f"{k}_kernel"] for kind, k in fixed.items()}
+
+    @cached_property
+    def _gap(self) -> Cost:
+        return Cost.of(self.engine["graph_node_gap"], "assumed", idle=True)
 
     def op(self, op: Op) -> Cost:
         """The cost of one launch, the gap to the next kernel included."""
@@ -90,49 +94,45 @@ class CostModel:
 
     def calls(self, calls: Sequence[Call[Op]]) -> Cost:
         """The cost of a pass: launches in sequence; a hidden call counts by its exposed share."""
-        total = np.zeros(5)
+        total = np.zeros(6)
         for call in calls:
             share = self.engine[call.exposed] if call.exposed else 1.0
             total += call.count * share * self.op(call.op).as_array()
-        m, f, r, a, comm = (float(x) for x in total)
-        return Cost((m, f, r, a), comm)
+        m, f, r, a, comm, idle = (float(x) for x in total)
+        return Cost((m, f, r, a), comm, idle)
 
     def _price(self, op: Op) -> Cost:
         if isinstance(op, Elementwise):
             rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
             move = op.nbytes / (self.device.mem_bw_byte_s * self.engine[rate])
-            return Cost.of(self._kernel_s[op.kind] + move, "assumed")
+            return Cost.of(self._kernel_s[op.kind] + move, "assumed") + self._gap
         if isinstance(op, Collective):
             return self._collective(op)
         timing = self._lookup(op)
-        gap = Cost.of(self.engine["graph_node_gap"], "assumed")
         if timing is None:
-            return Cost.of(self._roofline_s(op), "roofline") + gap
-        return Cost.of(timing.seconds, timing.evidence) + gap
+            return Cost.of(self._roofline_s(op), "roofline") + self._gap
+        return Cost.of(timing.seconds, timing.evidence) + self._gap
 
     def _roofline_s(self, op: Op) -> float:
         move = op.nbytes / (self.device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
         compute = op.flops / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
         launch = self.engine["roofline_launch"]
         if isinstance(op, Moe):
-            launch += self.engine[
-                "router_kernel"
-            ]  # the tables time the top-k choice with the experts
+            launch += self.engine["router_kernel"]  # the tables time top-k choice with experts
         return launch + max(move, compute)
 
     def _collective(self, op: Collective) -> Cost:
-        gap = Cost.of(self.engine["graph_node_gap"], "assumed", comm=True)
         timing = None
         if self.tables is not None:
             look = self.tables.all_reduce if op.kind == "all_reduce" else self.tables.all_gather
             timing = look(nbytes=op.nbytes, gpus=op.gpus)
         if timing is not None:
-            return Cost.of(timing.seconds, timing.evidence, comm=True) + gap
+            return Cost.of(timing.seconds, timing.evidence, comm=True) + self._gap
         # Ring or direct exchange: each rank sends (n-1)/n of the data, twice for an all-reduce.
         passes = 2 if op.kind == "all_reduce" else 1
         sent = passes * op.nbytes * (op.gpus - 1) / op.gpus
         wire = sent / (self.device.link_byte_s * self.engine["weight_stream_bw_eff"])
-        return Cost.of(2 * self.engine["roofline_launch"] + wire, "roofline", comm=True) + gap
+        return Cost.of(2 * self.engine["roofline_launch"] + wire, "roofline", comm=True) + self._gap
 
     def _lookup(self, op: Op) -> Timing | None:
         if self.tables is None:
@@ -148,7 +148,10 @@ class CostModel:
             case PrefillAttention():
                 return self._prefill_attention(t, op)
             case GdnRecurrent():
-                return t.gdn_decode(batch=op.state_traffic, v_heads=op.v_heads, k_heads=op.k_heads)
+                return _as_verify(
+                    t.gdn_decode(batch=op.state_traffic, v_heads=op.v_heads, k_heads=op.k_heads),
+                    op.rows,
+                )
             case GdnConv():
                 return t.gdn_conv(tokens=op.tokens, v_heads=op.v_heads, k_heads=op.k_heads)
             case GdnPrefill():
@@ -181,7 +184,7 @@ class CostModel:
         uniform = reached.seconds + max(0.0, rows.seconds - hot.seconds)
         skew = self.engine["expert_skew"]
         seconds = uniform ** (1 - skew) * skewed.seconds**skew
-        return Timing(seconds, skewed.evidence, skewed.rel_err)
+        return Timing(seconds, skewed.evidence if skew == 1 else "fitted", skewed.rel_err)
 
     def _moe_table(self, t: OpTables, op: Moe, tokens: float, distribution: str) -> Timing | None:
         return t.moe(
@@ -192,6 +195,7 @@ class CostModel:
             inter=op.inter,
             tp=op.tp,
             distribution=distribution,
+            dtype=op.dtype,
         )
 
     def _attention(self, t: OpTables, op: Attention) -> Timing | None:
@@ -240,6 +244,13 @@ class CostModel:
         )
         more = extra / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
         return Timing(timing.seconds + more, "fitted", timing.rel_err)
+
+
+def _as_verify(decode: Timing | None, rows: int) -> Timing | None:
+    """A decode timing read for several rows per request is no measurement of that kernel."""
+    if decode is None or rows == 1:
+        return decode
+    return Timing(decode.seconds, "fitted", decode.rel_err)
 
 
 def _both(a: Timing | None, b: Timing | None) -> Timing | None:

@@ -22,7 +22,7 @@ from dflash_sim.simulator.ops import AnyCall, Call, Elementwise
 
 METHODS = ("none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only")
 BLOCK_METHODS = ("dflash", "injection-only", "diffusion-only")
-PHASES = ("draft", "verify", "commit", "materialise")
+PHASES = ("draft", "verify", "commit", "materialise", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,11 @@ class Phase:
     name: str
     calls: list[AnyCall]
     graphs: int
+
+    @property
+    def launches(self) -> int:
+        """Kernels launched."""
+        return sum(call.count for call in self.calls)
 
 
 @dataclass(frozen=True)

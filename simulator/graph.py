@@ -16,7 +16,7 @@ from dflash_sim.profiles.shapes import (
     ModelShape,
     MoeMlp,
 )
-from dflash_sim.profiles.units import BF16_BYTES, FP32_BYTES, MXFP4_BYTES_PER_PARAM
+from dflash_sim.profiles.units import BF16_BYTES, FP32_BYTES
 from dflash_sim.simulator.ops import (
     AnyCall,
     Attention,
@@ -135,9 +135,15 @@ def dense_mlp(intermediate: int, *, hidden: int, tp: int, tokens: int, count: in
 
 def moe_mlp(mlp: MoeMlp, *, hidden: int, tp: int, tokens: int, count: int) -> list[AnyCall]:
     """Router, top-k choice with the routed experts, and the shared expert on its own stream."""
-    width = MXFP4_BYTES_PER_PARAM if mlp.expert_dtype == "mxfp4" else float(BF16_BYTES)
     routed = Moe(
-        "routed_experts", tokens, mlp.num_experts, mlp.top_k, hidden, mlp.intermediate, tp, width
+        "routed_experts",
+        tokens=tokens,
+        experts=mlp.num_experts,
+        top_k=mlp.top_k,
+        hidden=hidden,
+        inter=mlp.intermediate,
+        tp=tp,
+        dtype=mlp.expert_dtype,
     )
     calls = [
         _norm("post_attention_norm", tokens, hidden, count),
@@ -257,7 +263,7 @@ def materialise(drafter: DrafterShape, *, tp: int, tokens: int) -> list[AnyCall]
         _norm("hidden_norm", tokens, drafter.hidden),
         Call(Gemm("kv_proj", tokens, width, drafter.hidden), 1),
         _small("k_norm_rope", float(tokens * width)),
-        _small("kv_write", 2.0 * tokens * width, len(drafter.layers)),
+        _small("kv_write", 2.0 * tokens * width / len(drafter.layers), len(drafter.layers)),
     ]
 
 
@@ -285,6 +291,7 @@ def eagle3_step(head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool) 
     logits = float(head_rows * head.draft_vocab)
     calls = [
         _small("eagle_embedding", 2.0 * t * hidden),
+        *_all_reduce("eagle_embedding_all_reduce", t, hidden, tp, 1),
         _norm("eagle_embed_norm", t, hidden),
         _small("eagle_concat", 4.0 * t * hidden),
         *attention_mixer(

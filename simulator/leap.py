@@ -71,6 +71,7 @@ class LeapEngine:
         self._osl = self.workload.osl.tolist()
         self._cached = self.workload.cached.tolist()
         self._cycles = self.draws.cycles.tolist()
+        self._final_kv = list(self._isl)
 
     def run(self) -> Run:
         """Run until the last measured request has been answered."""
@@ -145,13 +146,12 @@ class LeapEngine:
         n, start = self._cycles[req.rid], self.steps
         while start + n + 2 > len(self.kv):
             self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
-        self.kv[start : start + n] += self.draws.before[req.rid, :n]
-        self.kv[start : start + n] += req.isl
+        before = self.draws.before(req.rid)
+        before += req.isl
+        self.kv[start : start + n] += before[:n]
+        self._final_kv[req.rid] = int(before[n])
         if n:
             heappush(self.ends, (start + n, req.rid, req))
-
-    def _tail_kv(self, req: Req) -> int:
-        return req.isl + int(self.draws.before[req.rid, self._cycles[req.rid]])
 
     def _settle(self, result: Pending, now: float) -> None:
         """The host has processed a result."""
@@ -178,7 +178,7 @@ class LeapEngine:
         if wasted:
             while self.steps + 2 > len(self.kv):
                 self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
-            self.kv[self.steps] += sum(self._tail_kv(r) for r in wasted)
+            self.kv[self.steps] += sum(self._final_kv[r.rid] for r in wasted)
         until = FOREVER
         if self.arrivals and not self.scheduler.batch_is_full and self._could_admit():
             until = self.arrivals[0][0]
@@ -209,7 +209,7 @@ class LeapEngine:
         finish = np.array(self.finish_s)
         done = np.isfinite(finish)
         cycles = np.where(done, self.draws.cycles, 0)
-        committed = self.draws.before[np.arange(len(done)), cycles]
+        committed = np.array(self._final_kv) - self.workload.isl
         kind, batch, prefix, after_idle = log.expand()
         return Run(
             arrival_s=np.array(self.arrival_s),

@@ -5,7 +5,9 @@ between GDN state slots and KV by ``mamba_full_memory_ratio``; with speculation 
 request also owns scratch for one recurrent state per verified position.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError
@@ -63,6 +65,7 @@ def plan_memory(
     method: str,
     block: int,
     overlap: bool,
+    radix_cache: bool,
     draft_weight_bytes: int,
     draft_kv_bytes: int,
     mem_fraction: float,
@@ -86,7 +89,7 @@ def plan_memory(
     if model.gdn_layers:
         ratio = defaults["mamba_full_memory_ratio"]
         gdn = rest * ratio / (1 + ratio)
-        slots = defaults["mamba_slots_per_request" if overlap else "mamba_slots_per_request_sync"]
+        slots = _state_slots(defaults, overlap=overlap, radix_cache=radix_cache)
         scratch = block * model.gdn_ssm_bytes / tp if method != "none" else 0.0
         by_state = int(gdn // (slots * model.gdn_state_bytes / tp + scratch))
         if by_state < cap:
@@ -115,6 +118,13 @@ def plan_memory(
     )
 
 
+def _state_slots(defaults: Mapping[str, Any], *, overlap: bool, radix_cache: bool) -> int:
+    """GDN state slots per running request: live, and those that feed the prefix cache."""
+    if not radix_cache:
+        return int(defaults["mamba_slots_per_request_no_radix"])
+    return int(defaults["mamba_slots_per_request" if overlap else "mamba_slots_per_request_sync"])
+
+
 def _default_cap(method: str, requested: int | None, defaults: object) -> tuple[int, str]:
     assert isinstance(defaults, dict)
     if requested is not None:
@@ -131,5 +141,5 @@ def _too_big(
     remedy = f"; --tp {fits[0]} would" if fits else f"; no TP up to {TP_SIZES[-1]} does"
     return (
         f"{model.name} does not fit on {device.name} at tp {tp}: {short / GIGA:.1f} GB short of "
-        f"{static / GIGA:.1f} GB static memory per GPU{remedy}. Larger GPUs: dflash-sim list gpus."
+        f"{static / GIGA:.1f} GB static memory per GPU{remedy}."
     )

@@ -1,7 +1,8 @@
 """Records -> what a benchmark prints, under the names of ``sglang.bench_serving``.
 
 TPOT is (e2e - ttft) / (output tokens - 1); ITL is the gap between two chunks of one request, and
-with speculation one chunk is one verify step.
+with speculation one chunk is one verify step of several tokens. ``bench_serving``'s native backend
+divides such a gap by its tokens; its OpenAI backends, vLLM and this module do not.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from dflash_sim.simulator.cycle import PHASES
 from dflash_sim.simulator.draws import Draws
 from dflash_sim.simulator.hosttime import HostTime
 from dflash_sim.simulator.records import DECODE, PREFILL, Run
-from dflash_sim.simulator.step import StepModel
+from dflash_sim.simulator.step import COMPONENTS, StepModel
 from dflash_sim.simulator.workload import Workload
 
 QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -144,19 +145,21 @@ def step_anatomy(run: Run, *, step: StepModel, host: HostTime) -> tuple[dict[str
     """Where a decode step goes, and the seconds of the whole run by evidence.
 
     Returns mean milliseconds per decode cycle: GPU phases, communication inside them, host work
-    and the part of it the GPU waited for, and the period between results.
+    and the part of it the GPU waited for, and the period between results. ``gpu_busy`` leaves out
+    the gaps between kernels and graphs.
     """
     decode = run.kind == DECODE
-    parts = np.zeros((len(PHASES), 5))
+    parts = np.zeros((len(PHASES), COMPONENTS))
     for batch in np.unique(run.batch[decode]):
         rows = decode & (run.batch == batch)
         table = step.table(int(batch))
         ctx = run.kv_tokens[rows] / batch
         for p in range(len(PHASES)):
-            for k in range(5):
+            for k in range(COMPONENTS):
                 if table.parts[p, k].any():
                     parts[p, k] += np.interp(ctx, table.ctx, table.parts[p, k]).sum()
     evidence = parts[:, :4].sum(axis=0)
+    between_s = float(parts[:, 5].sum())
     prefills = np.flatnonzero(run.kind == PREFILL)
     keys = np.stack([run.batch, run.kv_tokens, run.prefix], axis=1)[prefills]
     if len(keys):
@@ -165,10 +168,12 @@ def step_anatomy(run: Run, *, step: StepModel, host: HostTime) -> tuple[dict[str
             shape = {"requests": int(requests), "tokens": int(tokens)}
             priced = step.prefill_parts(**shape, prefix=prefix)
             evidence = evidence + n * priced[:4]
+            between_s += n * priced[5]
     idle = np.maximum(0.0, np.diff(run.gpu_end_s, prepend=0.0) - run.gpu_s)
     idle[run.after_idle] = 0.0
     exposed = idle[decode]
-    busy_s = run.gpu_s.sum()
+    work_s = run.gpu_s.sum()
+    busy_s = work_s - between_s
     span_s = float(run.gpu_end_s[-1] - run.gpu_start_s[0])
     n = max(1, int(decode.sum()))
     work = _host_work_s(run.batch[decode], step, host)
@@ -179,11 +184,12 @@ def step_anatomy(run: Run, *, step: StepModel, host: HostTime) -> tuple[dict[str
         "verify_ms": float(parts[PHASES.index("verify"), :4].sum() / n / MS),
         "commit_ms": float(parts[PHASES.index("commit"), :4].sum() / n / MS),
         "materialise_ms": float(parts[PHASES.index("materialise"), :4].sum() / n / MS),
+        "other_ms": float(parts[PHASES.index("other"), :4].sum() / n / MS),
         "comm_ms": float(parts[:, 4].sum() / n / MS),
         "host_ms": float(work.mean() / MS) if decode.any() else 0.0,
         "host_exposed_ms": float(exposed.mean() / MS) if decode.any() else 0.0,
-        "prefill_share": float(run.gpu_s[prefills].sum() / max(busy_s, 1e-300)),
-        "gpu_busy": float(min(1.0, busy_s / span_s)) if span_s else 1.0,
+        "prefill_share": float(run.gpu_s[prefills].sum() / work_s) if work_s else 0.0,
+        "gpu_busy": float(busy_s / span_s) if span_s else 1.0,
         "mean_batch": float(run.batch[decode].mean()) if decode.any() else 0.0,
     }, evidence
 

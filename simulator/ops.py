@@ -7,7 +7,7 @@ An :class:`Op` says what is computed, never how long it takes: ``cost.py`` price
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from dflash_sim.profiles.units import BF16_BYTES, GDN_CHUNK_TOKENS
+from dflash_sim.profiles.units import BF16_BYTES, GDN_CHUNK_TOKENS, MXFP4_BYTES_PER_PARAM
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Moe:
     hidden: int
     inter: int
     tp: int
-    weight_bytes_per_param: float = BF16_BYTES
+    dtype: str = "bfloat16"
 
     @property
     def flops(self) -> float:
@@ -57,7 +57,8 @@ class Moe:
     def nbytes(self) -> float:
         weights = 3 * self.experts_touched * self.hidden * self.inter / self.tp
         rows = self.tokens * (2 * self.hidden + 3 * self.top_k * self.inter / self.tp)
-        return weights * self.weight_bytes_per_param + rows * BF16_BYTES
+        per_param = MXFP4_BYTES_PER_PARAM if self.dtype == "mxfp4" else BF16_BYTES
+        return weights * per_param + rows * BF16_BYTES
 
 
 @dataclass(frozen=True, slots=True)

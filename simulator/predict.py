@@ -24,7 +24,8 @@ from dflash_sim.simulator.workload import Workload, card_workload, fixed_workloa
 if TYPE_CHECKING:
     from dflash_sim.simulator.engine import Interval
 
-# Two-sided 95 % points of Student's t by degrees of freedom (any statistics table).
+# Two-sided 95 % points of Student's t by degrees of freedom (any statistics table), and of the
+# normal law, which the first terms of Fisher's expansion correct from there on.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _Z95 = 1.96
 
@@ -80,26 +81,43 @@ def build_workload(
 ) -> Workload:
     """The requests of one run."""
     s = setup.scenario
-    conc = s.conc or 1
+    defaults = setup.engine.defaults
     if s.dataset is None:
         assert s.isl is not None
         assert s.osl is not None
-        per_client = setup.engine.defaults["requests_per_client"]
-        n = s.num_prompts or max(setup.engine.defaults["min_requests"], per_client * conc)
-        work = fixed_workload(isl=s.isl, osl=min(s.osl, s.max_new_tokens), requests=n, conc=conc)
+        few = max(defaults["min_requests"], defaults["requests_per_client"] * (s.conc or 0))
+        count = s.num_prompts or (few if s.rate is None else defaults["min_requests_open_loop"])
+        osl = min(s.osl, s.max_new_tokens)
+        work = fixed_workload(isl=s.isl, osl=osl, requests=count, conc=s.conc or count)
     else:
+        dataset = load_dataset(s.dataset)
+        enough = dataset.num_prompts * dataset.copies(conc=2)
         work = card_workload(
-            load_dataset(s.dataset),
+            dataset,
             thinking=s.thinking,
-            conc=conc if s.rate is None else 1,
+            conc=s.conc or 1,
             max_new_tokens=s.max_new_tokens,
             cache_unit=setup.cache_unit,
-            num_prompts=s.num_prompts,
+            num_prompts=s.num_prompts or (None if s.rate is None else enough),
             rng=rng_lengths,
         )
+    _refuse_endless(setup, work)
     if s.rate is None:
         return work
     return open_loop(work, rate=s.rate, burstiness=s.burstiness, rng=rng_arrivals)
+
+
+def _refuse_endless(setup: Setup, work: Workload) -> None:
+    """Plain decoding takes a step per token: more steps than memory holds are refused."""
+    most, many = (int(setup.engine.defaults[k]) for k in ("max_iterations", "max_requests"))
+    steps = int(work.osl.sum()) // min(work.conc, setup.limits.max_running_requests)
+    if steps > most or len(work) > many:
+        fits = max(1, min(len(work) * most // max(1, steps), many))
+        msg = (
+            f"{len(work):,} requests mean up to {steps:,} decode steps in one run; at most "
+            f"{many:,} requests and {most:,} steps are simulated. Try --num-prompts {fits}."
+        )
+        raise UsageError(msg)
 
 
 def run_engine(
@@ -255,7 +273,8 @@ def _interval(sample: list[float]) -> tuple[float, float] | None:
     n = len(sample)
     if n < 2:
         return None
-    t = _T95[n - 2] if n - 2 < len(_T95) else _Z95
+    fisher = _Z95 + (_Z95**3 + _Z95) / (4 * (n - 1))
+    t = _T95[n - 2] if n - 2 < len(_T95) else fisher
     half = t * float(np.std(sample, ddof=1)) / n**0.5
     mean = float(np.mean(sample))
     return mean - half, mean + half

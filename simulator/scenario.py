@@ -68,8 +68,8 @@ class Scenario(BaseModel):
     chunked_prefill_size: Count | None = Field(
         None, description="prefill tokens per step; default by GPU memory"
     )
-    cuda_graph_max_bs: Count | None = Field(
-        None, description="largest captured batch; default by GPU memory"
+    cuda_graph_max_bs: int | None = Field(
+        None, ge=0, description="largest captured batch, 0 for none; default by GPU memory"
     )
     page_size: Count | None = Field(
         None, description="KV page [token]; default by attention backend"

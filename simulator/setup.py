@@ -12,6 +12,7 @@ from dflash_sim.profiles.load import (
     load_drafter,
     load_eagle3,
     load_model,
+    names,
 )
 from dflash_sim.profiles.optables import OpTables
 from dflash_sim.profiles.shapes import DrafterShape, Eagle3Shape, ModelShape, check_tp
@@ -53,7 +54,10 @@ class Setup:
 
     @property
     def host_length_sync(self) -> bool:
-        return self.backend in self.engine.attention["host_length_sync"]
+        kind = "none" if not self.speculative else "chain"
+        if self.scenario.method in BLOCK_METHODS:
+            kind = "block"
+        return self.backend in self.engine.attention["host_length_sync"][kind]
 
     @property
     def cache_unit(self) -> int:
@@ -124,21 +128,27 @@ def resolve(
         check_tp(drafter, tp)
     backend = _backend(s, device, engine)
     by_memory = engine.memory_class(device.mem_bytes)
-    overlap = s.engine_mode == "v2"
     draft_weights, draft_kv = draft_bytes(s.method, model, drafter, eagle, tp)
-    memory = plan_memory(
-        device=device,
-        engine=engine,
-        model=model,
-        tp=tp,
-        method=s.method,
-        block=block,
-        overlap=overlap,
-        draft_weight_bytes=draft_weights,
-        draft_kv_bytes=draft_kv,
-        mem_fraction=s.mem_fraction_static or engine.defaults["mem_fraction_static"],
-        requested=s.max_running_requests,
-    )
+    fraction = s.mem_fraction_static or engine.defaults["mem_fraction_static"]
+    try:
+        memory = plan_memory(
+            device=device,
+            engine=engine,
+            model=model,
+            tp=tp,
+            method=s.method,
+            block=block,
+            overlap=s.engine_mode == "v2",
+            radix_cache=s.radix_cache,
+            draft_weight_bytes=draft_weights,
+            draft_kv_bytes=draft_kv,
+            mem_fraction=fraction,
+            requested=s.max_running_requests,
+        )
+    except InfeasibleError as error:
+        needed = (model.weight_bytes(TP_SIZES[-1]) + draft_weights) / fraction
+        msg = f"{error}{_roomier(device, needed)}"
+        raise InfeasibleError(msg) from None
     limits = _limits(s, engine, memory, by_memory, backend, block, model)
     return Setup(
         scenario=s,
@@ -155,7 +165,9 @@ def resolve(
         backend=backend,
         memory=memory,
         limits=limits,
-        graph_max_bs=s.cuda_graph_max_bs or by_memory["cuda_graph_max_bs"],
+        graph_max_bs=by_memory["cuda_graph_max_bs"]
+        if s.cuda_graph_max_bs is None
+        else s.cuda_graph_max_bs,
         tables=tables or OpTables.load(device.name),
         warnings=tuple(_warnings(s, memory, model, tp, num_gpus)),
     )
@@ -284,6 +296,17 @@ def _limits(
         new_token_ratio_min=ratio_min,
         new_token_ratio_decay=(ratio_init - ratio_min) / d["new_token_ratio_decay_steps"],
         retract_decode_steps=d["retract_decode_steps"],
+    )
+
+
+def _roomier(device: Device, needed: float) -> str:
+    """GPUs that would hold ``needed`` bytes each, smallest first, in words."""
+    larger = [d for d in map(load_device, names("gpus")) if d.mem_bytes > needed]
+    if device.mem_bytes > needed or not larger:
+        return ""
+    larger.sort(key=lambda d: (d.mem_bytes, d.name))
+    return (
+        f" Or --gpu {larger[0].name}: dflash-sim list gpus has {len(larger)} that are large enough."
     )
 
 

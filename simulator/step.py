@@ -15,7 +15,7 @@ from dflash_sim.simulator.cost import CostModel
 from dflash_sim.simulator.cycle import PHASES, Cycle
 from dflash_sim.simulator.ops import AttentionCall, Call, split_attention
 
-COMPONENTS = 5  # measured, fitted, roofline, assumed, comm: Cost.as_array
+COMPONENTS = 6  # measured, fitted, roofline, assumed, comm, idle: Cost.as_array
 _FIRST_CTX = 2**7
 
 
@@ -79,6 +79,7 @@ class StepModel:
     max_ctx: int
     v1: bool = False
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
+    _launches: dict[int, int] = field(default_factory=dict, repr=False)
     _fixed: dict[int, list[tuple[int, np.ndarray, list[AttentionCall]]]] = field(
         default_factory=dict, repr=False
     )
@@ -114,7 +115,7 @@ class StepModel:
                 # Padded rows compute but point at an empty slot: they hold no context.
                 seen = [Call(c.op.at(ctx * batch / padded), c.count) for c in attention]
                 parts[row, :, j] += self.cost.calls(seen).as_array()
-        parts[PHASES.index("commit"), 3] += self._eager_s(batch)
+        self._add_eager(parts, batch, padded)
         total = parts[:, :4].sum(axis=(0, 1))
         by_phase = parts[:, :4].sum(axis=1)
         draft = by_phase[PHASES.index("draft")]
@@ -128,18 +129,29 @@ class StepModel:
             for phase in self.cycle.decode(requests=padded, ctx=0):
                 attention, rest = split_attention(phase.calls)
                 fixed = self.cost.calls(rest).as_array()
-                fixed[3] += phase.graphs * self.engine["graph_launch_gap"]
+                fixed[[3, 5]] += phase.graphs * self.engine["graph_launch_gap"]
+                self._launches[padded] = self._launches.get(padded, 0) + phase.launches
                 rows.append((PHASES.index(phase.name), fixed, attention))
             self._fixed[padded] = rows
         return self._fixed[padded]
 
-    def _eager_s(self, batch: int) -> float:
-        """Kernels outside the graphs: sampling, accept, bookkeeping, copies."""
+    def _eager_s(self, batch: int) -> tuple[float, float]:
+        """``(work, idle)`` outside the graphs: sampling, accept, bookkeeping; the residue."""
         e = self.engine
         if self.cycle.method == "none":
-            return e["step_eager_plain"]
-        extra = e["cycle_residue"] + (e["v1_eager_extra"] if self.v1 else 0.0)
-        return e["step_eager_spec"] + batch * e["step_eager_spec_per_request"] + extra
+            return e["step_eager_plain"], 0.0
+        work = e["step_eager_spec"] + batch * e["step_eager_spec_per_request"]
+        return work + (e["v1_eager_extra"] if self.v1 else 0.0), e["cycle_residue"]
+
+    def _add_eager(self, parts: np.ndarray, batch: int, padded: int) -> None:
+        """What runs outside the graphs; without a graph, no step is shorter than its launches."""
+        other = parts[PHASES.index("other")]
+        work, idle = self._eager_s(batch)
+        other[3] += work + idle
+        other[5] += idle
+        if padded not in self.graph_sizes or padded > self.graph_max_bs:
+            floor = self._launches[padded] * self.engine["eager_launch"]
+            other[[3, 5]] += np.maximum(0.0, floor - parts[:, :4].sum(axis=(0, 1)))
 
     def decode_s(self, batch: int, kv_tokens: float) -> float:
         """GPU seconds of one cycle of ``batch`` requests holding ``kv_tokens`` in all."""
@@ -162,7 +174,7 @@ class StepModel:
         return float(np.interp(kv_tokens / batch, t.ctx, t.draft))
 
     def prefill_parts(self, *, requests: int, tokens: int, prefix: float) -> np.ndarray:
-        """``[measured, fitted, roofline, assumed, comm]`` [s] of one prefill batch.
+        """``[measured, fitted, roofline, assumed, comm, idle]`` [s] of one prefill batch.
 
         Priced at the next power of two of requests, linear in tokens between powers of two.
         """
@@ -189,8 +201,8 @@ class StepModel:
             phases = self.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
             calls = [call for phase in phases for call in phase.calls]
             cost = self.cost.calls(calls).as_array()
-            launches = sum(call.count for call in calls) * self.engine["prefill_eager_launch"]
-            cost[3] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound
+            launches = sum(call.count for call in calls) * self.engine["eager_launch"]
+            cost[[3, 5]] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound
             cost[3] += self.engine["step_eager_plain"]
             self._prefill[key] = cost
         return self._prefill[key]

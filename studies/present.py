@@ -38,6 +38,7 @@ _PHASES = (
     ("verify_ms", "verify", "█", "blue"),
     ("commit_ms", "commit", "▒", "magenta"),
     ("materialise_ms", "materialise", "▚", "green"),
+    ("other_ms", "outside graphs", "·", "yellow"),
     ("host_exposed_ms", "exposed host", "░", "red"),
 )
 _PANELS = {
@@ -156,7 +157,9 @@ def _headline(result: Result) -> Table:
     if result.output_throughput_ci95:
         low, high = map(number, result.output_throughput_ci95)
         runs = result.scenario.runs
-        throughput.append(f"   [{low}, {high}]: 95 % over {runs} runs", style="not bold default")
+        throughput.append(
+            f"   [{low}, {high}]: 95 % over {runs} runs, seeds only", style="not bold default"
+        )
     rows: list[tuple[str, RenderableType]] = [("Throughput", throughput)]
     if result.baseline is not None and result.speedup is not None:
         speedup = Text(f"{result.speedup:.2f} x", style=STRONG)

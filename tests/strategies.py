@@ -82,7 +82,7 @@ class SyntheticStep:
     ) -> npt.NDArray[np.float64]:
         rows = tokens + prefix * requests / 8
         seconds = self.prefill_fixed_s + self.prefill_per_token_s * rows
-        return np.array([0.0, 0.0, 0.0, seconds, 0.0])
+        return np.array([0.0, 0.0, 0.0, seconds, 0.0, 0.0])
 
     def prefill_s(self, *, requests: int, tokens: int, prefix: float = 0.0) -> float:
         return float(self.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)[3])

@@ -94,7 +94,7 @@ class TestAnswers:
         assert "\x1b" not in page
         assert "\nsources: measured " in page
         for word in ("Throughput", "Speed-up", "Published", "TTFT", "TPOT", "ITL", "E2E", "GPU",
-            "request mean", "per step", "token weighted", "harmonic", "draft", "verify", "commit",
+            "request mean", "per step", "token weighted", "harmonic", "draft", "verify", "outside",
             "materialise", "exposed", "communication", "hidden", "Memory", "Capacity", "Cost",
             "Acceptance", "Scenario", "SGL_PR23000"):  # fmt: skip
             assert word in page, word
@@ -464,7 +464,7 @@ MISTAKES = [
     ("--method dflsh", 2, ["unknown method 'dflsh'", "did you mean dflash?", "eagle3"]),
     ("--engine sglang", 2, ["unknown engine", "did you mean sglang-0.5.13?"]),
     ("--engine-mode v3", 2, ["unknown engine mode 'v3'", "Have: v1, v2, v2-sync"]),
-    ("--attention-backend fa4", 2, ["unknown attention backend", "did you mean fa3?"]),
+    ("--attention-backend fa33", 2, ["unknown attention backend", "did you mean fa3?"]),
     ("--preset lmsys", 2, ["unknown preset", "did you mean lmsys-2026-06-15"]),
     ("--preset {tmp}/absent.yaml", 2, ["cannot read preset", "absent.yaml"]),
     ("--preset {tmp}/broken.yaml", 2, ["cannot read preset", "broken.yaml"]),
@@ -476,7 +476,8 @@ MISTAKES = [
     ("--tp 3", 2, ["tp 3", "qwen3.5-397b-a17b", "allowed: 1, 2, 4, 8", "--tp"]),
     ("--tp 2 --method none --model {tmp}/odd", 2, ["tp 2", "odd", "allowed: 1.", "--tp"]),
     ("--num-gpus 4 --tp 8", 2, ["num_gpus 4 and tp 8 differ", "--tp 4"]),
-    ("--gpu h100", 1, ["does not fit on h100 at tp 8", "31.2 GB short", "dflash-sim list gpus"]),
+    ("--gpu h100", 1, ["does not fit on h100 at tp 8", "31.2 GB short", "--gpu h200"]),
+    ("--conc 1 --num-prompts 40000", 2, ["40,000 requests", "at most", "--num-prompts"]),
     ("--tp 4", 1, ["44.6 GB short", "--tp 8 would"]),
     ("--block 32", 2, ["block 32", "16 that qwen3.5-397b-a17b-dflash", "2 to 16", "--block 16"]),
     ("--block 1", 2, ["--block 1", "greater than or equal to 2", "the drafter's trained block"]),

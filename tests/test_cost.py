@@ -18,11 +18,20 @@ from dflash_sim.simulator.cycle import PHASES
 from dflash_sim.simulator.draws import draw_commits
 from dflash_sim.simulator.graph import Rows
 from dflash_sim.simulator.metrics import step_anatomy
-from dflash_sim.simulator.ops import Attention, Call, Collective, Elementwise, Gemm, Moe, Op
+from dflash_sim.simulator.ops import (
+    Attention,
+    Call,
+    Collective,
+    Elementwise,
+    GdnRecurrent,
+    Gemm,
+    Moe,
+    Op,
+)
 from dflash_sim.simulator.predict import run_engine
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
-from dflash_sim.simulator.step import BatchTable, padded_size
+from dflash_sim.simulator.step import COMPONENTS, BatchTable, padded_size
 from dflash_sim.simulator.workload import fixed_workload
 
 ENGINE = load_engine("sglang-0.5.13")
@@ -108,7 +117,8 @@ def test_only_collectives_are_communication() -> None:
         cm = cost_model("b200", measured=measured)
         reduce = Collective("r", "all_reduce", 1e6, 8)
         calls: list[Call[Op]] = [Call(reduce, 2), Call(Gemm("g", 8, 64, 64), 1)]
-        assert cm.calls(calls).comm_s == pytest.approx(2 * cm.op(reduce).seconds)
+        on_the_wire = cm.op(reduce).seconds - ENGINE["graph_node_gap"]
+        assert cm.calls(calls).comm_s == pytest.approx(2 * on_the_wire)
 
 
 def test_every_launch_pays_the_gap_to_the_next() -> None:
@@ -180,7 +190,7 @@ def test_verifying_is_cheaper_than_as_many_requests() -> None:
 def priced_s(s: Setup, batch: int, ctx: float) -> float:
     """One cycle priced op by op."""
     padded = s.step.table(batch).padded
-    total = s.step._eager_s(batch)
+    total = sum(s.step._eager_s(batch))
     for phase in s.step.cycle.decode(requests=padded, ctx=ctx * batch / padded):
         total += s.step.cost.calls(phase.calls).seconds
         total += phase.graphs * s.engine["graph_launch_gap"]
@@ -206,7 +216,7 @@ def test_step_tables_are_the_prices(fields: dict[str, Any]) -> None:
 )
 def test_the_scalar_look_up_is_numpys(times: list[float], ctx: float) -> None:
     nodes, total = np.arange(len(times)) * 300.0, np.array(times)
-    t = BatchTable(1, nodes, np.zeros((4, 5, len(times))), total, total, total)
+    t = BatchTable(1, nodes, np.zeros((len(PHASES), COMPONENTS, len(times))), total, total, total)
     assert t.seconds(ctx) == pytest.approx(float(np.interp(ctx, nodes, total)), rel=1e-12)
 
 
@@ -230,13 +240,44 @@ def test_batches_are_padded_to_a_captured_graph() -> None:
     assert ten - nine == pytest.approx(ENGINE["step_eager_spec_per_request"])
 
 
+def test_expert_times_are_those_of_their_dtype() -> None:
+    """gpt-oss has measured times for MXFP4 experts, none for the same experts in bf16."""
+    cm = cost_model("b200")
+    shape = {"experts": 128, "top_k": 4, "hidden": 2880, "inter": 2880, "tp": 1}
+    mxfp4, bf16 = (cm.op(Moe("e", tokens=8, **shape, dtype=d)) for d in ("mxfp4", "bfloat16"))
+    assert mxfp4.by_evidence[EVIDENCE.index("roofline")] == 0
+    assert bf16.by_evidence[EVIDENCE.index("roofline")] > 0
+
+
+def test_what_is_read_between_tables_is_not_measured() -> None:
+    """A mix of two expert popularities, and a decode scan read for verification, are fitted."""
+    cm = cost_model("b200")
+    moe = Moe("e", tokens=32, experts=512, top_k=10, hidden=4096, inter=1024, tp=8)
+    scan = {"v_heads": 8, "k_heads": 2, "head_k_dim": 128, "head_v_dim": 128}
+    measured = EVIDENCE.index("measured")
+    assert cm.op(moe).by_evidence[measured] == 0
+    assert cm.op(GdnRecurrent("g", 4, 1, **scan)).by_evidence[measured] > 0
+    assert cm.op(GdnRecurrent("g", 4, 16, **scan)).by_evidence[measured] == 0
+
+
+def test_without_a_graph_a_step_takes_its_launches() -> None:
+    """Smaller graphs are never faster; a launch-bound step lasts as long as launching it."""
+    fields = {"gpu": "b200", "model": "qwen3-8b", "tp": 1, "method": "none", "block": None}
+    captured, eager = (setup(**fields, cuda_graph_max_bs=n).step for n in (32, 0))
+    for batch in (1, 8, 32):
+        assert eager.table(batch).seconds(100.0) >= captured.table(batch).seconds(100.0)
+    calls = sum(p.launches for p in eager.cycle.decode(requests=1, ctx=0))
+    floor = calls * ENGINE["eager_launch"]
+    assert eager.table(1).seconds(0.0) >= floor
+
+
 def test_prefill_is_exact_on_powers_of_two() -> None:
     s = setup(gpu="h200", model="qwen3-8b", tp=1)
     for requests, seq, prefix in ((1, 128, 0.0), (4, 512, 0.0), (2, 256, 64.0)):
         phases = s.step.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
         calls = [c for p in phases for c in p.calls]
         priced = s.step.cost.calls(calls).seconds
-        floor = sum(c.count for c in calls) * s.engine["prefill_eager_launch"]
+        floor = sum(c.count for c in calls) * s.engine["eager_launch"]
         expected = max(priced, floor) + s.engine["step_eager_plain"]
         got = s.step.prefill_s(requests=requests, tokens=requests * seq, prefix=prefix)
         assert got == pytest.approx(expected, rel=1e-12)

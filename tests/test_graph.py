@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dflash_sim.profiles.load import default_drafter, load_drafter, load_eagle3, load_model
 from dflash_sim.profiles.shapes import AttentionShape, DrafterShape, ModelShape, MoeMlp
+from dflash_sim.profiles.units import BF16_BYTES, MXFP4_BYTES_PER_PARAM
 from dflash_sim.simulator import graph
 from dflash_sim.simulator.cycle import PHASES, Cycle
 from dflash_sim.simulator.graph import Rows
@@ -40,6 +41,8 @@ MODELS = (
     "llama-3.1-8b",
 )
 BIG = "qwen3.5-397b-a17b"
+
+BYTES_PER_PARAM = {"bfloat16": BF16_BYTES, "mxfp4": MXFP4_BYTES_PER_PARAM}
 
 
 @cache
@@ -83,7 +86,7 @@ def test_weights_read_are_the_weights_stored(name: str, tp: int) -> None:
         if isinstance(c.op, Gemm):
             read += c.count * 2 * c.op.n * c.op.k
         elif isinstance(c.op, Moe):
-            per_expert = 3 * c.op.hidden * c.op.inter / tp * c.op.weight_bytes_per_param
+            per_expert = 3 * c.op.hidden * c.op.inter / tp * BYTES_PER_PARAM[c.op.dtype]
             read += c.count * c.op.experts * per_expert
     lookup = 0 if m.tied_embeddings else 2 * m.vocab * m.hidden // tp
     assert read == pytest.approx(m.weight_bytes(tp) - lookup, rel=5e-3)
@@ -374,3 +377,10 @@ def test_attention_is_what_depends_on_the_context() -> None:
     assert [c.op.at(9e3) for c in near_seen] == [c.op for c in far_seen]
     full = sum(isinstance(x.mixer, AttentionShape) for x in model(BIG).layers)
     assert sum(c.count for c in far_seen) == full
+
+
+def test_kv_injection_writes_each_key_and_value_once() -> None:
+    drafter, tokens = default_drafter("qwen3-8b"), 48
+    calls = graph.materialise(drafter, tp=1, tokens=tokens)
+    written = sum(c.op.nbytes * c.count for c in calls if c.op.name == "kv_write")
+    assert written == 2 * tokens * drafter.kv_bytes_per_token  # read once, written once

@@ -14,7 +14,7 @@ VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 # Numbers that simulator/ may hold besides 0, 1 and 2. None has a unit that could be measured.
 PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "commits": {"requests that share a random stream, smallest exponent": {1024, 10}},
-    "cost": {"evidences and communication: Cost.as_array": {5}},
+    "cost": {"components of Cost.as_array": {6}},
     "graph": {
         "tensors a kernel reads and writes": {3, 4},
         "features of an EAGLE-3 head: three layers": {3},
@@ -24,7 +24,6 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "metrics": {
         "quantiles": {0.5, 0.9, 0.95, 0.99},
         "index of Cost.as_array": {4, 5},
-        "not zero": {1e-300},
     },
     "numerics": {"iterations, nodes and brackets of solvers": {0.5, 6, 32, 64}},
     "ops": {
@@ -38,6 +37,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         },
         "random streams: lengths, arrivals, acceptance": {3},
         "square root": {0.5},
+        "Fisher's expansion of Student's t": {3, 4},
     },
     "records": {"columns of an iteration": {6}},
     "renewal": {"third power of a mean": {3}},
@@ -47,7 +47,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "bounds of what a user may type": {1000, 1023, 1024, 10, 7, 63},
         "digits of a hash": {12},
     },
-    "step": {"index of Cost.as_array": {3, 4, 5}, "first context of a grid": {7}},
+    "step": {"index of Cost.as_array": {3, 4, 5, 6}, "first context of a grid": {7}},
     "survival": {"beyond it a step function": {64}},
 }  # fmt: skip
 
@@ -61,7 +61,7 @@ UNITS_BY_NAME = {
     """,
     "token": "batch ctx cycles isl kv_len kv_tokens osl prefix seq tokens",
     "second": "copy gpu host publish seconds until",
-    "byte": "kv_bytes_per_token nbytes weight_bytes_per_param",
+    "byte": "kv_bytes_per_token nbytes",
     "bit": "bits",
     "1/second": "rate",
     "USD/hour": "high low typical",

@@ -25,6 +25,7 @@ def plan(
     method: str = "dflash",
     block: int = 16,
     overlap: bool = True,
+    radix_cache: bool = True,
     fraction: float = 0.8,
     requested: int | None = None,
 ) -> MemoryPlan:
@@ -39,6 +40,7 @@ def plan(
         method=method,
         block=block if method != "none" else 1,
         overlap=overlap,
+        radix_cache=radix_cache,
         draft_weight_bytes=weights,
         draft_kv_bytes=kv,
         mem_fraction=fraction,
@@ -190,3 +192,9 @@ def test_weights_that_leave_no_room_for_a_request() -> None:
         plan(fraction=barely + 1e-3)
     with pytest.raises(InfeasibleError, match="does not fit"):
         plan(fraction=barely - 1e-3)
+
+
+def test_without_a_prefix_cache_a_request_needs_one_state_slot() -> None:
+    on, off = (plan(gpu="h200", radix_cache=r) for r in (True, False))
+    assert (on.cap_cause, off.cap_cause) == ("GDN state slots", "GDN state slots")
+    assert off.max_running_requests > on.max_running_requests
