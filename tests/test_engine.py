@@ -158,6 +158,23 @@ def test_the_sheets_host_times_are_what_overlap_removed(conc: int, removed_s: fl
     assert v1_s - period_s(gpu_s, host, "v2", batch=conc) == pytest.approx(removed_s, rel=0.2)
 
 
+@settings(max_examples=40)
+@given(gpu_s=TIMES, host=hosts(3e-3))
+def test_the_first_token_waits_for_the_next_launch(gpu_s: float, host: HostTime) -> None:
+    """Under overlap: ``max(prefill end + c, next batch enqueued) + p``; else the chain of one loop."""
+    step = SyntheticStep(fixed_s=1e-3, prefill_fixed_s=gpu_s)
+    h = host
+    launched = h.recv_s + h.get_next_batch(1) + h.first_launch_s
+    ended = launched + max(gpu_s, h.rest_launch_s)
+    expected = {
+        "v2": max(ended + h.d2h_s, 2 * (launched + h.rest_launch_s)) + h.process(1),
+        "v2-sync": ended + h.d2h_s + h.process(1),
+    }
+    for mode, first_s in expected.items():
+        run = System.of(closed([5], conc=1), step, host=host, mode=mode).event()
+        assert run.first_token_s[0] == pytest.approx(first_s, rel=1e-12)
+
+
 # ---- conservation ------------------------------------------------------------------------
 
 
