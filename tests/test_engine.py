@@ -161,7 +161,7 @@ def test_the_sheets_host_times_are_what_overlap_removed(conc: int, removed_s: fl
 @settings(max_examples=40)
 @given(gpu_s=TIMES, host=hosts(3e-3))
 def test_the_first_token_waits_for_the_next_launch(gpu_s: float, host: HostTime) -> None:
-    """Under overlap: ``max(prefill end + c, next batch enqueued) + p``; else the chain of one loop."""
+    """Under overlap ``max(prefill end + c, next batch enqueued) + p``; else one loop's chain."""
     step = SyntheticStep(fixed_s=1e-3, prefill_fixed_s=gpu_s)
     h = host
     launched = h.recv_s + h.get_next_batch(1) + h.first_launch_s
