@@ -1,0 +1,192 @@
+"""Names as people write them -> names of sheets; what no sheet stands for is refused by name."""
+
+import csv
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
+from dflash_sim.profiles.find import FOLDERS, aliases, roots
+from dflash_sim.profiles.load import (
+    default_drafter,
+    load_dataset,
+    load_device,
+    load_eagle3,
+    load_model,
+)
+from dflash_sim.profiles.units import GIGA
+
+METHODS = {
+    "none": "none",
+    "baseline": "none",
+    "off": "none",
+    "dflash": "dflash",
+    "mtp": "mtp",
+    "nextn": "mtp",
+    "eagle3": "eagle3",
+    "eagle-3": "eagle3",
+    "injection-only": "injection-only",
+    "diffusion-only": "diffusion-only",
+}
+# Words about the same chip. PCIe, NVL and counts are not among them: those are other machines.
+_SAME_CHIP = re.compile(r"nvidia|sxm\d?|hbm\d?e?|oam|blackwell|hopper|server|edition|gpu|\d+gb")
+_SIZE_GB = re.compile(r"(\d+) ?GB\b", re.IGNORECASE)
+_SIZE_TOLERANCE = 0.12  # decimal and binary gigabytes, nominal and usable memory
+_LENGTHS = re.compile(
+    r"(?:random|fixed|in=|\bin\b)\D*?(\d{2,})\s*(?:in)?\W*(?:out=)?\W*(\d{2,})", re.IGNORECASE
+)
+_UNSTATED = {"", "unstated", "unknown", "n/a", "na", "-"}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a data set's name says: a sheet, or fixed lengths [token]; all None if unknown."""
+
+    dataset: str | None = None
+    isl: int | None = None
+    osl: int | None = None
+
+
+class Names:
+    """Every sheet's name and aliases, read once."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, dict[str, str]] = {}
+        self._networks: dict[tuple[str, str], str | None] = {}
+        self._sources: dict[str, dict[str, str]] | None = None
+
+    def find(self, kind: str, name: str) -> str | None:
+        """The sheet of ``kind`` (a key of ``profiles.find.FOLDERS``) with that name or alias."""
+        return self._table(kind).get(name.strip().lower())
+
+    def _table(self, kind: str) -> dict[str, str]:
+        if kind not in self._tables:
+            folder, suffix = FOLDERS[kind]
+            table = self._tables[kind] = {}
+            for root in roots():
+                paths = sorted((root / folder).glob(f"*{suffix}"))
+                for path in paths:
+                    table.setdefault(path.stem.lower(), path.stem)
+                for path in paths:
+                    for alias in aliases(path):
+                        table.setdefault(alias, path.stem)
+        return self._tables[kind]
+
+    def published(self, source_id: str) -> Mapping[str, str]:
+        """What ``published/sources.csv`` says of a source, the user's first; else nothing."""
+        if self._sources is None:
+            self._sources = {}
+            for root in roots():
+                path = root / "published" / "sources.csv"
+                if path.is_file():
+                    for row in csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()):
+                        self._sources.setdefault(row.get("source_id", ""), row)
+        return self._sources.get(source_id, {})
+
+    def _unknown(self, kind: str, what: str, name: str, hint: str) -> UsageError:
+        return unknown(what, name, set(self._table(kind).values()), hint)
+
+    def gpu(self, text: str) -> tuple[str, int | None]:
+        """``b200, 8`` for ``8x NVIDIA B200``; a size that is not the sheet's is another GPU."""
+        plain = re.sub(r"\([^)]*\)", " ", text).lower()
+        counted = re.match(r"\s*(\d{1,4}) ?[x×*] ?(?=[a-z])", plain)  # noqa: RUF001
+        words = re.sub(r"[\s_/-]+", " ", plain[counted.end() if counted else 0 :]).split()
+        while words and words[0] == "nvidia":
+            words.pop(0)
+        found = None
+        while words and found is None:
+            found = self.find("gpus", "-".join(words)) or self.find("gpus", "_".join(words))
+            if found is None and not _SAME_CHIP.fullmatch(words.pop()):
+                break
+        hint = "Write devices/<name>.toml for another."
+        if found is None:
+            kind, what = "gpus", "GPU"
+            raise self._unknown(kind, what, text, hint)
+        held = load_device(found).mem_bytes / GIGA
+        for size in map(float, _SIZE_GB.findall(text)):
+            if not size or abs(held / size - 1) > _SIZE_TOLERANCE:
+                msg = f"'{text}' is not the {found} sheet, which has {held:.0f} GB. {hint}"
+                raise UsageError(msg)
+        return found, int(counted[1]) if counted else None
+
+    def model(self, text: str) -> str:
+        """``qwen3-8b`` for ``Qwen/Qwen3-8B`` or a folder of that name."""
+        found = self.find("models", text) or self.find("models", _last(text))
+        if found:
+            return found
+        with suppress(OSError, ValueError):  # a text that is no path
+            if "/" in text and Path(text, "config.json").is_file():
+                return text
+        kind, what = "models", "model"
+        raise self._unknown(kind, what, text, "Write models/<name>.json for another.")
+
+    def drafter(self, text: str) -> str | None:
+        """The DFlash drafter or EAGLE-3 head meant; None if no sheet has that name."""
+        bare = re.sub(r"\([^)]*\)", " ", text)
+        bare = re.sub(r"@(?!orig)[\w.]+", " ", bare).strip()
+        last = _last(bare.split()[-1]) if bare else ""
+        for name in (bare, last, re.sub(r"(?i)-b\d+$", "", last)):
+            if found := self.find("drafters", name) or self.find("eagle3", name):
+                old = re.search(r"(?i)\borig", text)  # replaced since under the same name
+                return None if old else found
+        return None
+
+    def method(self, text: str) -> str:
+        """``none``, ``mtp``, ``eagle3`` or ``dflash``."""
+        found = METHODS.get(text.strip().lower())
+        if found is None:
+            what = "method"
+            hint = "Trees, samplers and other drafters are not simulated."
+            raise unknown(what, text, METHODS, hint)
+        return found
+
+    def check_network(self, method: str, model: str) -> None:
+        """Refuse a method for which no drafting network of the model is known."""
+        if (method, model) not in self._networks:
+            self._networks[method, model] = _missing_network(method, model)
+        if reason := self._networks[method, model]:
+            raise UsageError(reason)
+
+    def workload(self, text: str) -> Workload:
+        """A data set's sheet, or the lengths in ``random 8192in/1024out``."""
+        bare = re.sub(r"\([^)]*\)", " ", text).strip()
+        for name in (text, bare, re.sub(r"(?i)\s+(?:\w+\s+)?split$", "", bare)):
+            if found := self.find("datasets", name):
+                return Workload(dataset=found)
+        if lengths := _LENGTHS.search(text):
+            return Workload(isl=int(lengths[1]), osl=int(lengths[2]))
+        return Workload()
+
+    def unknown_workload(self, text: str) -> UsageError:
+        """The complaint about a data set without sheet or lengths."""
+        kind, what = "datasets", "dataset"
+        hint = "Write workloads/<name>.toml, or give isl and osl."
+        return self._unknown(kind, what, text, hint)
+
+    def mean_isl(self, dataset: str) -> int:
+        """Mean prompt of a data set's first turn [token]."""
+        return round(load_dataset(dataset).isl[0].mean.si)
+
+
+def stated(text: str | None) -> str | None:
+    """The text, or None where it says that it is not stated."""
+    return None if text is None or text.strip().lower() in _UNSTATED else text.strip()
+
+
+def _last(text: str) -> str:
+    return text.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _missing_network(method: str, model: str) -> str | None:
+    try:
+        if method == "eagle3":
+            load_eagle3(model)
+        elif method == "mtp" and load_model(model).mtp_layer is None:
+            return f"method mtp: {model} has no native MTP layer"
+        elif method not in ("none", "mtp"):
+            default_drafter(model)
+    except DflashSimError as error:
+        return f"method {method}: {error}"
+    return None
