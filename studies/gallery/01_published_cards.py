@@ -60,7 +60,8 @@ def tables(*, runs: int, jobs: int) -> list[Table]:
 
 
 def _progress(done: int) -> None:
-    print(f"\r{done} rows", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(f"\r{done} rows", end="", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -70,7 +71,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     text = text_of(tables(runs=args.runs, jobs=args.jobs))
-    print(file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     if args.write:
         OUT.write_text(text, encoding="utf-8")
         PAGE.write_text(refresh(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
