@@ -509,13 +509,13 @@ JSON = st.recursive(
 
 
 class TestFuzz:
-    @settings(max_examples=120)
+    @settings(max_examples=80)
     @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
     def test_any_bytes(self, tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
         report = written(tmp_path_factory.getbasetemp(), text, "fuzz", **PRESET)
         assert report.read >= 1
 
-    @settings(max_examples=250)
+    @settings(max_examples=150)
     @given(st.data())
     def test_damaged_records(
         self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
