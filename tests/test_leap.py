@@ -77,9 +77,8 @@ def host(system: System, **changed: float) -> System:
     return system.but(host=replace(system.host, **changed))
 
 
-def held_back(system: System) -> System:
-    delay = system.limits.min_free_slots_delay + 1
-    return system.but(limits=replace(system.limits, min_free_slots_delay=delay))
+def one_slot(system: System) -> System:
+    return system.but(limits=replace(system.limits, max_running_requests=1))
 
 
 MISTAKES: dict[str, Callable[[System], System]] = {
@@ -87,7 +86,7 @@ MISTAKES: dict[str, Callable[[System], System]] = {
     "launches are free": lambda s: host(s, rest_launch_s=0.0),
     "copies are free": lambda s: host(s, d2h_s=0.0),
     "lengths are not awaited": lambda s: s.but(host_length_sync=False),
-    "one more slot is held back": held_back,
+    "one request at a time": one_slot,
     "one more cycle each": lambda s: s.but(draws=replace(s.draws, cycles=s.draws.cycles + 1)),
     "no overlap": lambda s: s.but(mode="v2-sync"),
 }
