@@ -209,15 +209,6 @@ class CostModel:
             window=op.window,
             backend=self.backend,
         )
-        if timing is None and op.window:
-            timing = t.decode_attention(
-                batch=op.requests,
-                kv_len=op.kv_len,
-                heads=op.heads,
-                kv_heads=op.kv_heads,
-                head_dim=op.head_dim,
-                backend=self.backend,
-            )
         if timing is None or op.rows == 1:
             return timing
         compute = op.flops / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])

@@ -75,7 +75,6 @@ class EventEngine:
         self.arrivals: list[tuple[float, int]] = []
         self.forward_stream: simpy.Store = simpy.Store(self.env)
         self.copy_stream: simpy.Store = simpy.Store(self.env)
-        self.last_gpu_end_s = 0.0
         self.decode_steps = 0
         self._heads = iter(self.workload.heads)
         self._left = int(self.workload.measured.sum())

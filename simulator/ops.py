@@ -77,7 +77,6 @@ class Attention:
     kv_heads: int
     head_dim: int
     window: int = 0
-    causal: bool = True
 
     def at(self, ctx: float) -> "Attention":
         """The same attention over another context."""

@@ -9,7 +9,6 @@ import numpy as np
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_dataset, load_published
 from dflash_sim.profiles.sheets import PublishedPoint
-from dflash_sim.profiles.units import GIGA
 from dflash_sim.simulator.commits import NoSpeculation
 from dflash_sim.simulator.cost import EVIDENCE
 from dflash_sim.simulator.draws import Draws, draw_commits
@@ -295,8 +294,3 @@ def nearest_published(result: Result) -> PublishedPoint | None:
         if same and (s.method == "none" or p.engine_mode in (mode, "unknown")):
             return p
     return None
-
-
-def gigabytes(nbytes: float) -> float:
-    """Bytes in decimal gigabytes, as GPU sheets count."""
-    return nbytes / GIGA
