@@ -280,9 +280,9 @@ def _interval(sample: list[float]) -> tuple[float, float] | None:
 
 
 def nearest_published(result: Result) -> PublishedPoint | None:
-    """The published row with the same model, GPUs, method, block, data set and concurrency."""
+    """The published row of this very scenario; none where the acceptance is made up."""
     s, setup = result.scenario, result.setup
-    if s.dataset is None or s.conc is None:
+    if s.dataset is None or s.conc is None or s.acceptance is not None:
         return None
     mode = {"v1": "spec_v1", "v2": "spec_v2", "v2-sync": "spec_v2_sync"}[s.engine_mode]
     dataset = load_dataset(s.dataset).name

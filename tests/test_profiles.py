@@ -1,6 +1,8 @@
 """Every sheet parses, every number says where it is from, and published tables are whole."""
 
+import csv
 import os
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -484,3 +486,18 @@ def test_tables_stay_small() -> None:
 
 def test_engine_sheets_can_be_found() -> None:
     assert sheet_names("nowhere", ".toml") == []
+
+
+def test_every_source_cited_by_id_can_be_followed() -> None:
+    """Ids such as VP_GH200_KERNELS, in sheets and pages, have a row with an address."""
+    root = Path(__file__).parents[1]
+    with (root / "profiles/published/sources.csv").open(encoding="utf-8", newline="") as f:
+        known = {row["source_id"]: row["url"] for row in csv.DictReader(f)}
+    pages = [*root.glob("profiles/engines/*.toml"), *root.glob("docs/explanation/*.md")]
+    cited = {
+        word
+        for page in pages
+        for word in re.findall(r"\b(?:VP|MODAL|HF|SGL|PAPER|LAMBDA)_\w+", page.read_text("utf-8"))
+    }
+    assert len(cited) > 5
+    assert {word for word in cited if not known.get(word, "").startswith("https://")} == set()
