@@ -309,7 +309,10 @@ def _made_for(kind: str, model: str, profiles_dirs: Dirs) -> Path:
             return path
     what = {"drafters": "DFlash drafter", "eagle3": "EAGLE-3 head"}[kind]
     have = ", ".join(names(kind, profiles_dirs))
-    msg = f"no {what} is known for '{model}'; have: {have}. Name one, or pass a path to its config"
+    msg = (
+        f"no {what} is known for '{model}'; have: {have}. Name one, pass a path to its config, "
+        "or ask for --method none"
+    )
     raise MissingProfileError(msg)
 
 

@@ -63,7 +63,8 @@ def expected_acceptance(
         where = f"on {dataset}" if dataset else "on any card data set"
         msg = (
             f"no accept length is published for {model} with {method} at block {block} {where} "
-            f"(thinking {'on' if thinking else 'off'}); give one, such as --acceptance al:4.5."
+            f"(thinking {'on' if thinking else 'off'}); published: {_known(model, method)}. "
+            "Or give one, such as --acceptance al:4.5."
         )
         raise MissingProfileError(msg)
     if len(known) == 1 and dataset:
@@ -74,6 +75,17 @@ def expected_acceptance(
     params = fit_one(mean, block, beta=priors.beta_of(law).mean, theta=priors.theta)
     source = f"mean of {len(known)} data sets; no data set was named"
     return Expectation(ParametricAcceptance(params, block), source, "assumed", spread)
+
+
+def _known(model: str, method: str) -> str:
+    """Data sets with a published accept length, in the words of the flags."""
+    rows = {
+        (p.dataset, p.thinking)
+        for p in load_acceptance()
+        if (p.model, p.method) == (model, method) and p.dataset in CARD_DATASETS
+    }
+    flag = {True: " --thinking", False: " --no-thinking", None: ""}
+    return ", ".join(sorted(f"{d}{flag[t]}" for d, t in rows)) or "nothing for this pair"
 
 
 _Found = tuple[FrailtyWeibull, str, str, float]

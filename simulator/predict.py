@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.load import load_dataset, load_published
+from dflash_sim.profiles.load import load_dataset, load_drafter, load_model, load_published
 from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.commits import NoSpeculation
 from dflash_sim.simulator.cost import EVIDENCE
@@ -240,7 +240,11 @@ def predict(
         engine_used=used,
         per_run=[s.values for s in summaries],
     )
-    return replace(result, published=nearest_published(result))
+    return replace(
+        result,
+        published=nearest_published(result),
+        warnings=(*warnings, *_overload(result)),
+    )
 
 
 def _plain(scenario: Scenario, setup: Setup) -> Scenario:
@@ -280,9 +284,9 @@ def _interval(sample: list[float]) -> tuple[float, float] | None:
 
 
 def nearest_published(result: Result) -> PublishedPoint | None:
-    """The published row of this very scenario; none where the acceptance is made up."""
+    """The published row of this very scenario; none where an override makes it another one."""
     s, setup = result.scenario, result.setup
-    if s.dataset is None or s.conc is None or s.acceptance is not None:
+    if s.dataset is None or s.conc is None or not _as_published(s, setup):
         return None
     mode = {"v1": "spec_v1", "v2": "spec_v2", "v2-sync": "spec_v2_sync"}[s.engine_mode]
     dataset = load_dataset(s.dataset).name
@@ -294,3 +298,37 @@ def nearest_published(result: Result) -> PublishedPoint | None:
         if same and (s.method == "none" or p.engine_mode in (mode, "unknown")):
             return p
     return None
+
+
+def _as_published(s: Scenario, setup: Setup) -> bool:
+    """Whether nothing that the published rows do not say was changed from its default."""
+    own = load_drafter(s.draft_model).target if s.draft_model and setup.drafter else s.model
+    return (
+        s.acceptance is None
+        and s.window is None
+        and s.radix_cache
+        and s.min_free_slots_delay is None
+        and s.mem_fraction_static in (None, setup.engine.defaults["mem_fraction_static"])
+        and setup.backend == setup.default_backend
+        and setup.limits.max_running_requests >= (s.conc or 1)
+        and setup.graph_max_bs >= (s.conc or 1)
+        and load_model(own).name == setup.model.name
+    )
+
+
+def _overload(result: Result) -> list[str]:
+    """What an open loop or a full KV cache did to the run, in words."""
+    s, v, gpu = result.scenario, result.values, result.setup.device.name
+    out = []
+    served = v["request_throughput"]
+    if s.rate is not None and served < result.setup.engine.defaults["keeps_up_share"] * s.rate:
+        out.append(
+            f"{gpu}: {s.rate:g} requests/s arrive and {served:.2g} are served; "
+            "the queue grows, and latencies depend on the length of the run"
+        )
+    if v["retractions"]:
+        out.append(
+            f"{gpu}: the KV cache ran out ({v['retractions']:.0f} retractions a run); "
+            f"{v['mean_batch']:.1f} requests ran at once on average"
+        )
+    return out

@@ -60,6 +60,11 @@ class Setup:
         return self.backend in self.engine.attention["host_length_sync"][kind]
 
     @property
+    def default_backend(self) -> str:
+        """Target attention backend of this GPU when none is named."""
+        return _default_backend(self.device, self.engine)
+
+    @property
     def cache_unit(self) -> int:
         """Tokens per unit of prefix reuse: a page, or a hybrid state checkpoint; 0 is off."""
         if not self.scenario.radix_cache:
@@ -125,6 +130,7 @@ def resolve(
     tp, num_gpus = _parallel(s, device, engine, model, node)
     check_tp(model, tp)
     if drafter is not None:
+        _check_fits(drafter, model)
         check_tp(drafter, tp)
     backend = _backend(s, device, engine)
     by_memory = engine.memory_class(device.mem_bytes)
@@ -169,7 +175,7 @@ def resolve(
         if s.cuda_graph_max_bs is None
         else s.cuda_graph_max_bs,
         tables=tables or OpTables.load(device.name),
-        warnings=tuple(_warnings(s, memory, model, tp, num_gpus)),
+        warnings=tuple(_warnings(s, memory, device, engine)),
     )
 
 
@@ -256,6 +262,10 @@ def _backend(s: Scenario, device: Device, engine: EngineSheet) -> str:
         if s.attention_backend not in known:
             raise unknown(kind="attention backend", value=s.attention_backend, allowed=known)
         return s.attention_backend
+    return _default_backend(device, engine)
+
+
+def _default_backend(device: Device, engine: EngineSheet) -> str:
     return str(engine.attention["by_gpu"].get(device.name, engine.attention["other"]))
 
 
@@ -310,13 +320,26 @@ def _roomier(device: Device, needed: float) -> str:
     )
 
 
-def _warnings(
-    s: Scenario, memory: MemoryPlan, model: ModelShape, tp: int, num_gpus: int
-) -> list[str]:
+def _warnings(s: Scenario, memory: MemoryPlan, device: Device, engine: EngineSheet) -> list[str]:
     out = []
     if s.conc is not None and s.conc > memory.max_running_requests:
         out.append(
-            f"only {memory.max_running_requests} of {s.conc} requests run at once "
+            f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
             f"({memory.cap_cause}); the rest wait"
         )
+    if device.name not in engine.defaults["confirmed_gpus"]:
+        out.append(f"{device.name}: no measurement there has confirmed a prediction yet")
     return out
+
+
+def _check_fits(drafter: DrafterShape, model: ModelShape) -> None:
+    """A DFlash drafter reads the target's features and shares its vocabulary."""
+    reads = max(drafter.target_layer_ids, default=0)
+    if drafter.hidden == model.hidden and reads < len(model.layers):
+        return
+    msg = (
+        f"drafter {drafter.name} reads {drafter.hidden}-wide features up to layer {reads}; "
+        f"{model.name} is {model.hidden} wide and has {len(model.layers)} layers. "
+        "Give a drafter made for it with --draft-model, or --method none."
+    )
+    raise UsageError(msg)

@@ -22,8 +22,14 @@ def chosen_format(form: str | None, output: Path | None) -> str:
     if form is not None:
         return form
     if output is not None:
-        suffix = output.suffix.removeprefix(".")
-        return suffix if suffix in FORMATS else "table" if suffix == "txt" else "jsonl"
+        suffix = output.suffix.removeprefix(".").replace("txt", "table")
+        if suffix and suffix not in FORMATS:
+            msg = (
+                f"output {output}: no format is called '{suffix}'; allowed endings: .json, .jsonl, "
+                ".csv, .txt. Rename it, or give --format."
+            )
+            raise UsageError(msg)
+        return suffix or "jsonl"
     return "table" if sys.stdout.isatty() else "jsonl"
 
 

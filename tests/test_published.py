@@ -170,3 +170,34 @@ def test_all_card_rows_within_eight_percent() -> None:
     stats = error_stats(evaluate(card_rows(), runs=1))
     assert stats.n == 112
     assert stats.mape < 0.08
+
+
+# -- what may stand beside a published number
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {},
+        {"acceptance": "al:5"},
+        {"max_running_requests": 8},
+        {"mem_fraction_static": 0.75},
+        {"attention_backend": "triton"},
+        {"radix_cache": False},
+        {"cuda_graph_max_bs": 4},
+    ],
+    ids=str,
+)
+def test_only_the_published_scenario_is_compared(override: dict[str, object]) -> None:
+    fields = {"gpu": "b200", "block": 16, "conc": 32, "runs": 1, **override}
+    found = predict(Scenario.parse(**fields), with_baseline=False).published
+    assert (found is not None) == (not override)
+
+
+def test_an_overloaded_server_says_so() -> None:
+    fields = {"gpu": "b200", "model": "qwen3-8b", "isl": 500, "osl": 100, "num_prompts": 300}
+    said = [
+        any("queue grows" in w for w in predict(Scenario.parse(**fields, rate=r, runs=1)).warnings)
+        for r in (0.5, 500.0)
+    ]
+    assert said == [False, True]
