@@ -161,7 +161,7 @@ def step_anatomy(run: Run, *, step: StepModel, host: HostTime) -> tuple[dict[str
     evidence = parts[:, :4].sum(axis=0)
     between_s = float(parts[:, 5].sum())
     prefills = np.flatnonzero(run.kind == PREFILL)
-    keys = np.stack([run.batch, run.kv_tokens, run.prefix], axis=1)[prefills]
+    keys = np.stack([c[prefills] for c in (run.batch, run.kv_tokens, run.prefix)], axis=1)
     if len(keys):
         kinds, count = np.unique(keys, axis=0, return_counts=True)
         for (requests, tokens, prefix), n in zip(kinds.tolist(), count.tolist(), strict=True):
