@@ -119,9 +119,9 @@ def inter_token_gaps(run: Run, done: npt.NDArray[np.bool_]) -> tuple[Floats, Flo
     seen = np.bincount(first + 1, minlength=len(emit) + 1)
     seen -= np.bincount(last + 1, minlength=len(emit) + 1)
     inner = np.cumsum(seen)[1 : len(emit)]
-    gaps = np.concatenate([np.diff(emit), emit[first] - first_token_s])
-    weights = np.concatenate([inner, np.ones(first.size)])
-    return gaps[weights > 0], weights[weights > 0]
+    keep = inner > 0
+    gaps = np.concatenate([np.diff(emit)[keep], emit[first] - first_token_s])
+    return gaps, np.concatenate([inner[keep], np.ones(first.size)])
 
 
 def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, float]:
