@@ -16,7 +16,8 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dflash_sim.cli import ENGINE_NAMES, KINDS, app, run
+from dflash_sim.cli import ENGINE_NAMES, app, run
+from dflash_sim.commands.listing import KINDS
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.presets import load_preset, preset_names
 from dflash_sim.profiles.schema import load_schema

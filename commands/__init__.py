@@ -1,0 +1,1 @@
+"""The commands: each parses, asks one question of the packages, and prints."""

@@ -1,0 +1,32 @@
+"""``dflash-sim list``."""
+
+from typing import Annotated
+
+import typer
+
+from dflash_sim.commands.options import Format, Profiles, completer, use_profiles
+
+KINDS = ("gpus", "models", "drafters", "datasets", "presets", "engines", "tables")
+
+
+def list_(
+    kind: Annotated[
+        str,
+        typer.Argument(help=", ".join(KINDS), autocompletion=completer(lambda: KINDS)),
+    ],
+    profiles: Profiles = None,
+    form: Format = None,
+) -> None:
+    """List what can be named: GPUs, models, drafters, data sets, presets, engines, tables."""
+    from dflash_sim.profiles.errors import unknown
+    from dflash_sim.studies.export import as_text, chosen_format
+    from dflash_sim.studies.listing import rows, table
+    from dflash_sim.studies.terminal import as_page, deliver
+
+    if kind not in KINDS:
+        raise unknown(kind="kind of list", value=kind, allowed=KINDS)
+    use_profiles(profiles)
+    shape = chosen_format(form, None)
+    found = rows(kind)
+    text = as_page(table(found), to_file=False) if shape == "table" else as_text(found, shape)
+    deliver(text)

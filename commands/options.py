@@ -1,0 +1,116 @@
+"""What the commands share: kinds of options, their completion, and words to the user."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+PROGRAM = "dflash-sim"
+
+
+def completer(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Shell completion of the last name in a comma-separated list."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        try:
+            return [before + comma + name for name in known() if name.startswith(last)]
+        except Exception:
+            return []  # a broken sheet must not print a traceback into the prompt
+
+    return complete
+
+
+def sheets(kind: str) -> Callable[[str], list[str]]:
+    """Completion with the names of one kind of sheet."""
+
+    def known() -> list[str]:
+        from dflash_sim.profiles.find import names
+        from dflash_sim.profiles.presets import preset_names
+
+        return preset_names() if kind == "presets" else names(kind)
+
+    return completer(known)
+
+
+def option(panel: str, help: str, *names: str, **rest: Any) -> Any:
+    """An option under a heading of the help."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **rest)
+
+
+def swept(panel: str, help: str, complete: Callable[[str], list[str]] | None = None) -> Any:
+    """An option that takes a list, and a range where it takes numbers."""
+    metavar = "NAMES" if complete else "RANGE"
+    return option(panel, help, autocompletion=complete, metavar=metavar)
+
+
+def number(panel: str, help: str) -> Any:
+    """An option whose text the scenario reads, so that every bad number is refused alike."""
+    return option(panel, help, metavar="N")
+
+
+HARDWARE, MODEL, SPECULATION = "Hardware", "Model", "Speculation"
+ENGINE, WORKLOAD, OUTPUT = "Engine", "Workload", "Output"
+METHODS = ("none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only")
+MODES = ("v1", "v2-sync", "v2")
+FORMATS = ("table", "json", "jsonl", "csv")
+SIMULATORS = ("auto", "leap", "event")
+Str: TypeAlias = str | None
+Bool: TypeAlias = bool | None
+File: TypeAlias = Path | None
+Profiles = Annotated[
+    list[Path] | None,
+    option(OUTPUT, "Look for sheets here first; repeatable", metavar="DIR"),
+]
+Format = Annotated[
+    Str,
+    option(
+        OUTPUT,
+        "table (default on a terminal), json, jsonl (default in a pipe) or csv",
+        "--format",
+        autocompletion=completer(lambda: FORMATS),
+    ),
+]
+
+
+def show_help(ctx: typer.Context, value: bool) -> None:
+    """Print the help and stop."""
+    if value:
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+
+
+# Typer loads pydantic to read a group's own --help when it is not given; a default spares that.
+Help = Annotated[
+    bool,
+    typer.Option(
+        "--help", "-h", help="Show this message", is_eager=True, callback=show_help, metavar=""
+    ),
+]
+
+
+def use_profiles(folders: Sequence[Path] | None) -> None:
+    """Search the user's folders before the sheets that are shipped."""
+    if folders:
+        from dflash_sim.profiles.errors import UsageError
+        from dflash_sim.profiles.find import ENV
+
+        for folder in folders:
+            if not folder.is_dir():
+                msg = f"--profiles {folder}: no such directory; give one that holds sheets."
+                raise UsageError(msg)
+        before = [os.environ[ENV]] if os.environ.get(ENV) else []
+        os.environ[ENV] = os.pathsep.join([*map(str, folders), *before])
+
+
+def tell(line: str) -> None:
+    """A line to the user, apart from the answer."""
+    print(line, file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """A warning, marked as one."""
+    tell(f"{PROGRAM}: warning: {text}")
