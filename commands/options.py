@@ -74,6 +74,12 @@ Format = Annotated[
         autocompletion=completer(lambda: FORMATS),
     ),
 ]
+Output = Annotated[
+    File, option(OUTPUT, "Write here, whole or not at all", "--output", "-o", metavar="FILE")
+]
+PrintConfig = Annotated[
+    bool, option(OUTPUT, "Show where every value is from", "--print-config", metavar="")
+]
 
 
 def show_help(ctx: typer.Context, value: bool) -> None:

@@ -1,0 +1,140 @@
+"""The options that make a scenario, shared by every command that asks about one."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
+
+from dflash_sim.commands.options import (
+    ENGINE,
+    HARDWARE,
+    METHODS,
+    MODEL,
+    MODES,
+    OUTPUT,
+    SPECULATION,
+    WORKLOAD,
+    Bool,
+    Profiles,
+    Str,
+    completer,
+    number,
+    option,
+    sheets,
+    swept,
+    use_profiles,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from dflash_sim.simulator.scenario import Scenario
+    from dflash_sim.studies.question import Given
+
+Flags: TypeAlias = Mapping[str, Any]
+
+
+class ScenarioOptions:
+    """Every option of :class:`Scenario`, and where to start from; None where it is left out."""
+
+    gpu: Annotated[Str, swept(HARDWARE, "GPU kind", sheets("gpus"))]
+    num_gpus: Annotated[Str, number(HARDWARE, "GPUs of the server")]
+    tp: Annotated[Str, swept(HARDWARE, "Tensor-parallel size")]
+    model: Annotated[
+        Str,
+        option(
+            MODEL,
+            "Target: a name, Hugging Face id, or path of a config.json",
+            autocompletion=sheets("models"),
+        ),
+    ]
+    draft_model: Annotated[
+        Str, option(MODEL, "Drafter, in the same forms", autocompletion=sheets("drafters"))
+    ]
+    method: Annotated[Str, swept(SPECULATION, ", ".join(METHODS), completer(lambda: METHODS))]
+    block: Annotated[Str, swept(SPECULATION, "Verify window: 1 anchor and B-1 drafts")]
+    steps: Annotated[Str, swept(SPECULATION, "Draft steps of mtp and eagle3")]
+    window: Annotated[Str, number(SPECULATION, "Draft attention window, tokens")]
+    acceptance: Annotated[
+        Str, option(SPECULATION, "Such as al:6.6, table:0.9,0.8 or sglang-simulated:3.2")
+    ]
+    engine: Annotated[Str, option(ENGINE, "Engine sheet")]
+    engine_mode: Annotated[
+        Str, swept(ENGINE, "v1, v2-sync or v2 (overlap)", completer(lambda: MODES))
+    ]
+    attention_backend: Annotated[Str, option(ENGINE, "Attention kernels of the target")]
+    max_running_requests: Annotated[Str, number(ENGINE, "Cap on requests in a batch")]
+    mem_fraction_static: Annotated[Str, number(ENGINE, "Share of memory for weights and caches")]
+    chunked_prefill_size: Annotated[Str, number(ENGINE, "Prefill tokens per step")]
+    cuda_graph_max_bs: Annotated[Str, number(ENGINE, "Largest captured batch")]
+    page_size: Annotated[Str, number(ENGINE, "Tokens per KV page")]
+    min_free_slots_delay: Annotated[
+        Str, number(ENGINE, "Hold prefills until so many slots are free")
+    ]
+    radix_cache: Annotated[Bool, option(ENGINE, "Prefix cache", metavar="")]
+    conc: Annotated[Str, swept(WORKLOAD, "Requests in flight (closed loop)")]
+    dataset: Annotated[Str, swept(WORKLOAD, "Prompts and answers", sheets("datasets"))]
+    thinking: Annotated[Bool, option(WORKLOAD, "Mode of the answers", metavar="")]
+    isl: Annotated[Str, swept(WORKLOAD, "Fixed input length, in place of a data set")]
+    osl: Annotated[Str, swept(WORKLOAD, "Fixed output length")]
+    max_new_tokens: Annotated[Str, number(WORKLOAD, "Cap on an answer, tokens")]
+    rate: Annotated[Str, swept(WORKLOAD, "Arrivals per second (open loop)")]
+    burstiness: Annotated[Str, number(WORKLOAD, "Gamma shape of arrivals; 1: Poisson")]
+    num_prompts: Annotated[Str, swept(WORKLOAD, "Requests, in place of the card's rule")]
+    seed: Annotated[Str, number(WORKLOAD, "Random seed")]
+    runs: Annotated[Str, number(WORKLOAD, "Independent runs")]
+    preset: Annotated[
+        Str,
+        option(
+            OUTPUT,
+            "Start from a named scenario, or a .yaml file of one",
+            autocompletion=sheets("presets"),
+        ),
+    ]
+    from_launch: Annotated[
+        Str, option(OUTPUT, "Start from a launch command", metavar='"python -m sglang..."')
+    ]
+    profiles: Profiles
+
+
+def takes_scenario(command: Callable[..., None]) -> Callable[..., None]:
+    """Put the scenario's options before a command's own; their values are its first argument."""
+    hints = get_type_hints(ScenarioOptions, include_extras=True)
+    by_name = inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter(name, by_name, default=None, annotation=hint)
+        for name, hint in hints.items()
+    ]
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    @wraps(command)
+    def call(**values: Any) -> None:
+        flags = {name: values.pop(name) for name in hints}
+        command(flags, **values)
+
+    call.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    return call
+
+
+def what_is_asked(flags: Flags) -> "dict[str, Given]":
+    """Every field that is set, and the layer it is from; what is not modelled is said."""
+    from dflash_sim.studies.question import ask
+
+    use_profiles(flags["profiles"])
+    asked, ignored = ask(flags, preset=flags["preset"], from_launch=flags["from_launch"])
+    if ignored:
+        warn(f"--from-launch: not modelled, ignored: {', '.join(ignored)}")
+    return asked
+
+
+def only_scenario(asked: "Mapping[str, Given]") -> "Scenario":
+    """The scenario, for a command that takes no list of them."""
+    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.studies.question import scenarios
+
+    found = scenarios(asked)
+    if len(found) > 1:
+        several = [name for name, given in asked.items() if isinstance(given.value, list)]
+        flags = " and ".join("--" + name.replace("_", "-") for name in several)
+        msg = f"{len(found)} scenarios, of several values of {flags}; one is taken. Give one value."
+        raise UsageError(msg)
+    return found[0]
