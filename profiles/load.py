@@ -72,6 +72,7 @@ def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
         title=sheet.text("title"),
         vendor=sheet.text("vendor"),
         aliases=sheet.words("aliases"),
+        tables_from=sheet.text("tables_from") if "tables_from" in sheet.raw else None,
         bf16_flop_s=sheet["bf16"],
         fp8_flop_s=sheet.get("fp8"),
         fp4_flop_s=sheet.get("fp4"),

@@ -100,6 +100,8 @@ class Device:
         Board power [W].
     l2_bytes
         Last-level cache [byte], None if not known.
+    tables_from
+        The GPU whose operator times stand in where this one has none of its own.
     quantities
         Every number of the sheet with its source.
     """
@@ -108,6 +110,7 @@ class Device:
     title: str
     vendor: str
     aliases: tuple[str, ...]
+    tables_from: str | None
     bf16_flop_s: float
     fp8_flop_s: float | None
     fp4_flop_s: float | None

@@ -68,12 +68,16 @@ class CostModel:
     ----------
     device, engine, tables
         The sheets; ``tables`` is None where nothing was measured, and everything is roofline.
+    lender
+        The GPU that ``tables`` were measured on, where that is another one: a time is multiplied
+        by the ratio of its op's rooflines on the two, and counts as fitted.
     """
 
     device: Device
     engine: EngineSheet
     tables: OpTables | None
     backend: str | None = None
+    lender: Device | None = None
     _memo: dict[Op, Cost] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -110,12 +114,19 @@ class CostModel:
             return self._collective(op)
         timing = self._lookup(op)
         if timing is None:
-            return Cost.of(self._roofline_s(op), "roofline") + self._gap
+            return Cost.of(self._roofline_s(op, self.device), "roofline") + self._gap
+        if self.lender is not None:
+            ratio = self._roofline_s(op, self.device) / self._roofline_s(op, self.lender)
+            timing = Timing(ratio * timing.seconds, "fitted", timing.rel_err)
         return Cost.of(timing.seconds, timing.evidence) + self._gap
 
-    def _roofline_s(self, op: Op) -> float:
-        move = op.nbytes / (self.device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
-        compute = op.flops / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
+    @property
+    def _timed_on(self) -> Device:
+        return self.lender or self.device
+
+    def _roofline_s(self, op: Op, device: Device) -> float:
+        move = op.nbytes / (device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
+        compute = op.flops / (device.bf16_flop_s * self.engine["matmul_flop_eff"])
         launch = self.engine["roofline_launch"]
         if isinstance(op, Moe):
             launch += self.engine["router_kernel"]  # the tables time top-k choice with experts
@@ -126,13 +137,20 @@ class CostModel:
         if self.tables is not None:
             look = self.tables.all_reduce if op.kind == "all_reduce" else self.tables.all_gather
             timing = look(nbytes=op.nbytes, gpus=op.gpus)
-        if timing is not None:
-            return Cost.of(timing.seconds, timing.evidence, comm=True) + self._gap
+        here_s = self._exchange_s(op, self.device)
+        if timing is None:
+            return Cost.of(here_s, "roofline", comm=True) + self._gap
+        if self.lender is not None:
+            ratio = here_s / self._exchange_s(op, self.lender)
+            timing = Timing(ratio * timing.seconds, "fitted", timing.rel_err)
+        return Cost.of(timing.seconds, timing.evidence, comm=True) + self._gap
+
+    def _exchange_s(self, op: Collective, device: Device) -> float:
         # Ring or direct exchange: each rank sends (n-1)/n of the data, twice for an all-reduce.
         passes = 2 if op.kind == "all_reduce" else 1
         sent = passes * op.nbytes * (op.gpus - 1) / op.gpus
-        wire = sent / (self.device.link_byte_s * self.engine["weight_stream_bw_eff"])
-        return Cost.of(2 * self.engine["roofline_launch"] + wire, "roofline", comm=True) + self._gap
+        wire = sent / (device.link_byte_s * self.engine["weight_stream_bw_eff"])
+        return 2 * self.engine["roofline_launch"] + wire
 
     def _lookup(self, op: Op) -> Timing | None:
         if self.tables is None:
@@ -211,7 +229,7 @@ class CostModel:
         )
         if timing is None or op.rows == 1:
             return timing
-        compute = op.flops / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
+        compute = op.flops / (self._timed_on.bf16_flop_s * self.engine["matmul_flop_eff"])
         wide = max(timing.seconds * self.engine["verify_attention_factor"], compute)
         return Timing(wide, "fitted", timing.rel_err)
 
@@ -233,7 +251,7 @@ class CostModel:
                 op.name, op.requests, op.seq, 0.0, op.heads, op.kv_heads, op.head_dim, op.window
             ).flops
         )
-        more = extra / (self.device.bf16_flop_s * self.engine["matmul_flop_eff"])
+        more = extra / (self._timed_on.bf16_flop_s * self.engine["matmul_flop_eff"])
         return Timing(timing.seconds + more, "fitted", timing.rel_err)
 
 

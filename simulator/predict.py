@@ -225,6 +225,11 @@ def predict(
         warnings.append(
             f"no operator times for {setup.device.name}: every kernel is a roofline estimate"
         )
+    if setup.lender is not None:
+        warnings.append(
+            f"no operator times for {setup.device.name}: those of {setup.lender.name} are scaled "
+            "by the rates of the two sheets"
+        )
     if expectation is not None and expectation.evidence == "assumed" and not scenario.acceptance:
         warnings.append(f"acceptance is {expectation.source}, +-{expectation.rel_err:.0%}")
     result = Result(

@@ -46,6 +46,7 @@ class Setup:
     limits: Limits
     graph_max_bs: int
     tables: OpTables | None
+    lender: Device | None
     warnings: tuple[str, ...]
 
     @property
@@ -100,7 +101,13 @@ class Setup:
                 window=self.window,
                 chain_kernels=round(self.engine["chain_step_kernels"]),
             ),
-            cost=CostModel(self.device, self.engine, self.tables, backend=self.backend),
+            cost=CostModel(
+                self.device,
+                self.engine,
+                self.tables,
+                backend=self.backend,
+                lender=self.lender,
+            ),
             graph_sizes=self.engine.graph_sizes[kind],
             graph_max_bs=self.graph_max_bs,
             max_ctx=(s.isl or 0) + 2 * s.max_new_tokens,
@@ -156,6 +163,7 @@ def resolve(
         msg = f"{error}{_roomier(device, needed)}"
         raise InfeasibleError(msg) from None
     limits = _limits(s, engine, memory, by_memory, backend, block, model)
+    tables = tables or find_tables(device)
     return Setup(
         scenario=s,
         device=device,
@@ -174,9 +182,16 @@ def resolve(
         graph_max_bs=by_memory["cuda_graph_max_bs"]
         if s.cuda_graph_max_bs is None
         else s.cuda_graph_max_bs,
-        tables=tables or OpTables.load(device.name),
+        tables=tables,
+        lender=load_device(tables.device) if tables and tables.device != device.name else None,
         warnings=tuple(_warnings(s, memory, device, engine)),
     )
+
+
+def find_tables(device: Device) -> OpTables | None:
+    """Operator times of a GPU, else of the one that its sheet names to stand in."""
+    own = OpTables.load(device.name)
+    return own or (OpTables.load(device.tables_from) if device.tables_from else None)
 
 
 def _draft_network(s: Scenario) -> tuple[DrafterShape | None, Eagle3Shape | None]:
