@@ -136,16 +136,66 @@ def gdn_prefill(
     return torch.cat(outputs, 2).transpose(1, 2).to(v.dtype), live.to(state.dtype)
 
 
+def conv_extend(x: Tensor, weight: Tensor, pool: Tensor, slots: Tensor) -> Tensor:
+    """:func:`causal_conv1d` after ``pool[slots]`` [S, C, K - 1], which moves on past the rows."""
+    out, after = causal_conv1d(x, weight, pool[slots])
+    pool[slots] = after.to(pool.dtype)
+    return out
+
+
+def conv_verify(x: Tensor, weight: Tensor, pool: Tensor, slots: Tensor, scratch: Tensor) -> Tensor:
+    """:func:`causal_conv1d` after ``pool[slots]``, which stays; windows go to ``scratch``.
+
+    ``scratch`` is [>= R, >= B, C, K - 1]; its first R x B entries are written.
+    """
+    before = pool[slots]
+    scratch[: x.shape[0], : x.shape[1]] = conv_windows(x, before)
+    return causal_conv1d(x, weight, before)[0]
+
+
+def gdn_extend(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, pool: Tensor, slots: Tensor
+) -> Tensor:
+    """The delta rule from ``pool[slots]`` [S, Hv, Dk, Dv], which moves on past the rows.
+
+    Token by token for a single row, in chunks for more; ``slots`` is [R] int64.
+    """
+    rule = gdn_decode if v.shape[1] == 1 else gdn_prefill
+    out, after = rule(q, k, v, g, beta, pool[slots])
+    pool[slots] = after
+    return out
+
+
+def gdn_verify_slots(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    pool: Tensor,
+    slots: Tensor,
+    scratch: Tensor,
+) -> Tensor:
+    """:func:`gdn_verify` from ``pool[slots]``, which stays; the states go to ``scratch``.
+
+    ``scratch`` is [>= R, >= B, Hv, Dk, Dv]; its first R x B entries are written.
+    """
+    out, states = gdn_verify(q, k, v, g, beta, pool[slots])
+    scratch[: v.shape[0], : v.shape[1]] = states
+    return out
+
+
 def commit_states(pool: Tensor, scratch: Tensor, slots: Tensor, commit_len: Tensor) -> None:
     """Copy the state after each request's last committed row into its live slot, in place.
 
     Parameters
     ----------
     pool : [L, S, ...], the live states of ``L`` layers and ``S`` slots
-    scratch : [L, R, B, ...], what verify stored (delta-rule states or :func:`conv_windows`)
+    scratch : [L, >= R, B, ...], what verify stored (delta-rule states or :func:`conv_windows`)
     slots : [R] int64, distinct where ``commit_len > 0``
     commit_len : [R] integer, rows kept, 0..B; 0 leaves the slot as it is (a padded request)
     """
-    kept = (commit_len > 0).nonzero()[:, 0]
-    last = commit_len[kept].to(torch.int64) - 1
-    pool[:, slots[kept]] = scratch[:, kept, last].to(pool.dtype)
+    last = commit_len.to(torch.int64).clamp(min=1) - 1
+    request = torch.arange(slots.shape[0], device=slots.device)
+    moved = (commit_len > 0).view(-1, *[1] * (pool.dim() - 2))
+    pool[:, slots] = torch.where(moved, scratch[:, request, last].to(pool.dtype), pool[:, slots])
