@@ -20,7 +20,8 @@ from dflash_sim.simulator.step import StepModel
 from dflash_sim.simulator.workload import Workload
 
 Steps = Generator[simpy.Event, Any, None]
-Interval = Callable[[str, str, float, float], None]
+Interval = Callable[[str, str, float, float, int], None]
+Count = Callable[[str, float, int], None]
 
 
 @dataclass(eq=False)
@@ -55,7 +56,12 @@ class EventEngine:
     turnaround_s
         Closed loop: from a finished answer to the client's next request [s].
     on_interval
-        Called with ``(lane, name, start_s, end_s)`` of every stage, for timelines.
+        Called with ``(lane, name, start_s, end_s, iteration)`` of every stage, for timelines.
+    on_count
+        Called with ``(name, at_s, value)``: requests running and tokens cached when a step is
+        chosen, drafts accepted when its result has been processed.
+    stop_after
+        Iterations to launch at most; None is to the end.
     """
 
     step: StepModel
@@ -67,6 +73,8 @@ class EventEngine:
     host_length_sync: bool = False
     turnaround_s: float = 0.0
     on_interval: Interval | None = None
+    on_count: Count | None = None
+    stop_after: int | None = None
     env: simpy.Environment = field(default_factory=simpy.Environment)
 
     def __post_init__(self) -> None:
@@ -93,24 +101,29 @@ class EventEngine:
         self.env.run(until=self.env.process(loop()))
         return self.log.run(self.scheduler.retractions, "event")
 
+    @property
+    def _unfinished(self) -> bool:
+        return self._left > 0 and self.log.launched != self.stop_after
+
     # ---- the host thread -----------------------------------------------------------------
 
     def event_loop_normal(self) -> Steps:
         """V1 and V2 without overlap: one batch at a time, host and GPU in one chain."""
-        while self._left:
-            yield from self._spend("recv_requests", self.host.recv_s)
+        while self._unfinished:
+            yield from self._spend("recv_requests", self.host.recv_s, self.log.launched)
             self.recv_requests()
             batch = self.get_next_batch_to_run()
             if batch is None:
                 yield from self._idle()
                 continue
-            yield from self._spend("get_next_batch", self.host.get_next_batch(len(batch)))
+            n, k = len(batch), batch.index
+            yield from self._spend("get_next_batch", self.host.get_next_batch(n), k)
             if self.mode == "v1" and batch.prefill is None and self.limits.speculative:
                 yield from self._v1_cycle(batch)
             else:
-                yield from self._spend("run_batch", self.host.first_launch_s)
+                yield from self._spend("run_batch", self.host.first_launch_s, k)
                 self.forward_stream.put(batch)
-                yield from self._spend("run_batch", self.host.rest_launch_s)
+                yield from self._spend("run_batch", self.host.rest_launch_s, k)
                 batch.launched.succeed()
                 yield batch.copy_done
             yield from self._process(batch)
@@ -118,17 +131,18 @@ class EventEngine:
     def event_loop_overlap(self) -> Steps:
         """V2: launch batch k, then process the result of batch k-1 while the GPU runs."""
         last: Batch | None = None
-        while self._left:
-            yield from self._spend("recv_requests", self.host.recv_s)
+        while self._unfinished:
+            yield from self._spend("recv_requests", self.host.recv_s, self.log.launched)
             self.recv_requests()
             batch = self.get_next_batch_to_run()
             if batch is not None:
-                yield from self._spend("get_next_batch", self.host.get_next_batch(len(batch)))
+                n, k = len(batch), batch.index
+                yield from self._spend("get_next_batch", self.host.get_next_batch(n), k)
                 if self._needs_lengths(batch) and last is not None:
                     yield last.publish
-                yield from self._spend("run_batch", self.host.first_launch_s)
+                yield from self._spend("run_batch", self.host.first_launch_s, k)
                 self.forward_stream.put(batch)
-                yield from self._spend("run_batch", self.host.rest_launch_s)
+                yield from self._spend("run_batch", self.host.rest_launch_s, k)
                 batch.launched.succeed()
             if last is not None:
                 yield last.copy_done
@@ -167,6 +181,7 @@ class EventEngine:
         prefill = s.get_new_batch_prefill()
         if prefill is not None:
             s.merge(prefill)
+            self._tell_running()
             seconds = self.step.prefill_s(
                 requests=len(prefill.reqs), tokens=prefill.tokens, prefix=prefill.prefix
             )
@@ -175,9 +190,16 @@ class EventEngine:
             return None
         if self.limits.kv_tight:
             s.check_decode_mem()
+        self._tell_running()
         reqs = tuple(s.running)
         kv = self._advance(reqs)
         return self._batch(reqs, None, self.step.decode_s(len(reqs), kv), kv)
+
+    def _tell_running(self) -> None:
+        if self.on_count is not None:
+            running, now = self.scheduler.running, self.env.now
+            self.on_count("running_requests", now, len(running))
+            self.on_count("kv_tokens", now, sum(r.kv for r in running))
 
     def _advance(self, reqs: tuple[Req, ...]) -> int:
         """Launch one cycle of every row; returns the tokens cached on the GPU before it."""
@@ -211,10 +233,13 @@ class EventEngine:
 
     def _process(self, batch: Batch) -> Steps:
         """``process_batch_result``: stop checks, streaming; finished requests are skipped."""
-        yield from self._spend("process_batch_result", self.host.process(len(batch)))
+        seconds = self.host.process(len(batch))
+        yield from self._spend("process_batch_result", seconds, batch.index)
         now = self.env.now
         self.log.emit(batch.index, now)
         prefill = batch.prefill
+        if self.on_count is not None and prefill is None and self.limits.speculative:
+            self.on_count("accepted_tokens", now, self._accepted(batch))
         for i, r in enumerate(batch.reqs):
             if r.done or (batch.epochs and batch.epochs[i] != r.epoch):
                 continue
@@ -229,6 +254,12 @@ class EventEngine:
                     self.log.first_token_s[r.rid] = now
             if r.generated >= r.osl:
                 self._finish(r, now)
+
+    def _accepted(self, batch: Batch) -> int:
+        """Drafts that a step's result accepts, for requests that have not ended."""
+        epochs = batch.epochs or tuple(r.epoch for r in batch.reqs)
+        rows = zip(batch.reqs, epochs, strict=True)
+        return sum(r.commits[r.seen] - 1 for r, e in rows if e == r.epoch and not r.done)
 
     def _finish(self, r: Req, now: float) -> None:
         r.done = True
@@ -261,11 +292,11 @@ class EventEngine:
         if wait > 0:
             yield self.env.timeout(wait)
 
-    def _spend(self, stage: str, seconds: float) -> Steps:
+    def _spend(self, stage: str, seconds: float, iteration: int) -> Steps:
         start = self.env.now
         yield self.env.timeout(seconds)
         if self.on_interval is not None:
-            self.on_interval("host", stage, start, self.env.now)
+            self.on_interval("host", stage, start, self.env.now, iteration)
 
     # ---- the GPU -------------------------------------------------------------------------
 
@@ -284,7 +315,7 @@ class EventEngine:
             self.log.gpu(batch.index, start, self.env.now)
             if self.on_interval is not None:
                 name = "prefill" if batch.prefill else "decode"
-                self.on_interval("gpu", name, start, self.env.now)
+                self.on_interval("gpu", name, start, self.env.now, batch.index)
             self.copy_stream.put(batch)
 
     def _publish(self, batch: Batch) -> Steps:
@@ -300,22 +331,23 @@ class EventEngine:
             yield self.env.timeout(self.host.d2h_s)
             batch.copy_done.succeed()
             if self.on_interval is not None:
-                self.on_interval("copy", "result", start, self.env.now)
+                self.on_interval("copy", "result", start, self.env.now, batch.index)
 
     def _v1_cycle(self, batch: Batch) -> Steps:
         """The V1 worker: host and GPU take turns within the cycle."""
         draft_s = self.step.draft_s(len(batch), self.log.kv_tokens[batch.index])
-        yield from self._spend("prepare_draft", self.host.prepare_draft_s)
+        k = batch.index
+        yield from self._spend("prepare_draft", self.host.prepare_draft_s, k)
         start = self.env.now
-        yield from self._on_gpu("draft", draft_s)
-        yield from self._spend("prepare_verify", self.host.prepare_verify_s)
-        yield from self._on_gpu("verify", batch.gpu_s - draft_s - batch.tail_s)
-        yield from self._spend("accept", self.host.v1_accept(len(batch)))
-        yield from self._on_gpu("materialise", batch.tail_s)
-        self.log.gpu(batch.index, start, self.env.now)
+        yield from self._on_gpu("draft", draft_s, k)
+        yield from self._spend("prepare_verify", self.host.prepare_verify_s, k)
+        yield from self._on_gpu("verify", batch.gpu_s - draft_s - batch.tail_s, k)
+        yield from self._spend("accept", self.host.v1_accept(len(batch)), k)
+        yield from self._on_gpu("materialise", batch.tail_s, k)
+        self.log.gpu(k, start, self.env.now)
 
-    def _on_gpu(self, name: str, seconds: float) -> Steps:
+    def _on_gpu(self, name: str, seconds: float, iteration: int) -> Steps:
         start = self.env.now
         yield self.env.timeout(seconds)
         if self.on_interval is not None:
-            self.on_interval("gpu", name, start, self.env.now)
+            self.on_interval("gpu", name, start, self.env.now, iteration)

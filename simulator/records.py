@@ -72,6 +72,11 @@ class RunLog:
         self.emit_s: list[float] = []
         self._after_idle = True
 
+    @property
+    def launched(self) -> int:
+        """Iterations launched so far."""
+        return len(self.kv_tokens)
+
     def idle(self) -> None:
         """The next launch follows a pause."""
         self._after_idle = True

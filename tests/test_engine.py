@@ -187,7 +187,7 @@ class Census:
         self.last_s = 0.0
         self.lanes: dict[str, list[tuple[str, float, float]]] = {"host": [], "gpu": [], "copy": []}
 
-    def __call__(self, lane: str, name: str, start_s: float, end_s: float) -> None:
+    def __call__(self, lane: str, name: str, start_s: float, end_s: float, _: int) -> None:
         self.lanes[lane].append((name, start_s, end_s))
         if lane == "host":
             self.count(end_s)
