@@ -39,8 +39,8 @@ def causal_conv1d(x: Tensor, weight: Tensor, state: Tensor | None = None) -> tup
     Prefill, decode (``T = 1``) and verify are the same sum. For verify, take the state after each
     row from :func:`conv_windows`.
     """
-    rows, channels, width = x.shape[0], *weight.shape
-    before = x.new_zeros(rows, channels, width - 1) if state is None else state.to(x.dtype)
+    channels, width = weight.shape
+    before = x.new_zeros(x.shape[0], channels, width - 1) if state is None else state.to(x.dtype)
     acc = wide(x.dtype)
     stream = torch.cat([before, x.transpose(1, 2)], dim=-1)
     summed = conv1d(stream.to(acc), weight.to(acc)[:, None], groups=channels)
@@ -192,7 +192,7 @@ def commit_states(pool: Tensor, scratch: Tensor, slots: Tensor, commit_len: Tens
     ----------
     pool : [L, S, ...], the live states of ``L`` layers and ``S`` slots
     scratch : [L, >= R, B, ...], what verify stored (delta-rule states or :func:`conv_windows`)
-    slots : [R] int64, distinct where ``commit_len > 0``
+    slots : [R] int64; the slot of a request with ``commit_len > 0`` appears once
     commit_len : [R] integer, rows kept, 0..B; 0 leaves the slot as it is (a padded request)
     """
     last = commit_len.to(torch.int64).clamp(min=1) - 1

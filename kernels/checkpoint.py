@@ -1,0 +1,149 @@
+"""Where weights come from: a folder of safetensors, a dictionary, or a random generator."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from zlib import crc32
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dflash_sim.profiles.errors import UsageError
+
+Range = tuple[int, int]
+
+
+class Misfit(Exception):  # noqa: N818
+    """A tensor that is not there, or not as described; collected by a ``Shard``."""
+
+
+class Source(Protocol):
+    """Something that holds tensors by name."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        ...
+
+    def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:
+        """The given ranges of a tensor along ``dim``, one after the other.
+
+        Raises :class:`Misfit` unless the whole tensor has ``shape``.
+        """
+        ...
+
+
+def _fitting(name: str, got: Sequence[int], wanted: tuple[int, ...]) -> None:
+    if tuple(got) != wanted:
+        msg = f"{name} is {list(got)}, expected {list(wanted)}"
+        raise Misfit(msg)
+
+
+class Tensors:
+    """Tensors already in memory, such as a ``state_dict``."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self.tensors
+
+    def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:
+        """A copy of the ranges."""
+        if name not in self.tensors:
+            msg = f"{name} is missing"
+            raise Misfit(msg)
+        whole = self.tensors[name].detach()
+        _fitting(name, whole.shape, shape)
+        return torch.cat([whole.narrow(dim, a, b - a) for a, b in ranges], dim)
+
+
+class RandomTensors:
+    """Any tensor asked for, drawn from its name: a network of a given shape, without a download.
+
+    Weights have standard deviation ``scale``; those of norms, whose names hold "norm", lie around
+    ``norm``. A shard is drawn on its own, so ranks do not hold parts of one network.
+    """
+
+    def __init__(
+        self, *, scale: float = 0.02, norm: float = 1.0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.scale = scale
+        self.norm = norm
+        self.device = torch.device(device)
+
+    def has(self, name: str) -> bool:
+        """Always."""
+        return True
+
+    def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:
+        """Normal numbers, the same for the same name and ranges."""
+        size = list(shape)
+        size[dim] = sum(b - a for a, b in ranges)
+        seed = crc32(f"{name} {ranges}".encode())
+        draw = torch.Generator(self.device).manual_seed(seed)
+        drawn = torch.randn(size, generator=draw, device=self.device).mul_(self.scale)
+        return drawn.add_(self.norm) if "norm" in name else drawn
+
+
+class SafetensorsFolder:
+    """A checkpoint folder as Hugging Face lays it out; nothing is unpickled."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._open: dict[Path, Any] = {}
+        self._files = self._index()
+
+    def config(self) -> dict[str, Any]:
+        """The parsed ``config.json``."""
+        return self._json(self.path / "config.json")
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self._files
+
+    def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:
+        """Only the bytes of the ranges."""
+        if name not in self._files:
+            msg = f"{name} is missing"
+            raise Misfit(msg)
+        part = self._handle(self._files[name]).get_slice(name)
+        _fitting(name, part.get_shape(), shape)
+        lead = (slice(None),) * dim
+        cuts: list[Tensor] = [part[(*lead, slice(a, b))] for a, b in ranges]
+        return torch.cat(cuts, dim)
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            msg = f"{path}: cannot be read as JSON: {error}"
+            raise UsageError(msg) from error
+        if not isinstance(found, dict):
+            msg = f"{path}: expected a JSON object"
+            raise UsageError(msg)
+        return found
+
+    def _index(self) -> dict[str, Path]:
+        index = self.path / "model.safetensors.index.json"
+        if index.is_file():
+            listed = self._json(index).get("weight_map", {})
+            return {name: self.path / file for name, file in listed.items()}
+        files = sorted(self.path.glob("*.safetensors"))
+        if not files:
+            pickled = any(self.path.glob("*.bin")) or any(self.path.glob("*.pt"))
+            why = "pickled weights are not read; convert them" if pickled else "is it a checkpoint?"
+            msg = f"{self.path}: no *.safetensors in it: {why}"
+            raise UsageError(msg)
+        return {name: file for file in files for name in self._handle(file).keys()}  # noqa: SIM118
+
+    def _handle(self, file: Path) -> Any:
+        if file not in self._open:
+            try:
+                self._open[file] = safe_open(file, framework="pt", device="cpu")
+            except (OSError, SafetensorError) as error:
+                msg = f"{file}: cannot be read as safetensors: {error}"
+                raise UsageError(msg) from error
+        return self._open[file]
