@@ -39,7 +39,7 @@ class GatedDeltaNet:
         self.backend, tp = shard.rank.backend, shard.rank.tp
         self.key_dim, self.value_dim = shape.key_dim // tp, shape.value_dim // tp
         heads, exact = shape.num_v_heads, wide(shard.rank.dtype)
-        grouped = shard.has("in_proj_qkvz.weight")
+        grouped = shard.has("in_proj_qkvz.weight") and not shard.has("in_proj_qkv.weight")
         read = _grouped_projections if grouped else _plain_projections
         self.in_qkvz, self.in_ba = read(shape, shard, hidden)
         conv = (shape.conv_dim, 1, shape.conv_kernel)
