@@ -21,7 +21,9 @@ from dflash_sim.profiles.load import (
 )
 from dflash_sim.profiles.optables import OpTables
 from dflash_sim.profiles.presets import load_preset, preset_names
+from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import GIGA, KILO, TERA
+from dflash_sim.simulator.setup import find_tables
 from dflash_sim.studies.present import LABEL
 
 Rows = Iterator[dict[str, Any]]
@@ -61,9 +63,16 @@ def _gpus() -> Rows:
             "bf16_tflop_s": round(gpu.bf16_flop_s / TERA),
             "usd_per_hour": gpu.price.typical or gpu.price.low,
             "node": default_node(name).name,
-            "op_times": "measured" if OpTables.load(name) else "roofline",
+            "op_times": _op_times(gpu),
             "title": gpu.title,
         }
+
+
+def _op_times(gpu: Device) -> str:
+    tables = find_tables(gpu)
+    if tables is None:
+        return "roofline"
+    return "measured" if tables.device == gpu.name else f"{tables.device}'s, scaled"
 
 
 def _models() -> Rows:

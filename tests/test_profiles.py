@@ -304,7 +304,7 @@ def test_malformed_config(tmp_path: Path, text: str) -> None:
 def test_card_harness_turns() -> None:
     """Turns served at c=32: 1,319, 1,500, 1,148, 1,028 and 1,120 on the cards."""
     turns = {}
-    for name in names("datasets"):
+    for name in set(names("datasets")) - {"vp-mixed-v2"}:  # not on a card
         d = load_dataset(name)
         assert d.copies(1) == 1
         turns[name] = d.copies(32) * d.num_prompts * d.turns

@@ -1,0 +1,44 @@
+"""GH200: phases of a DFlash cycle and closed-loop throughput, published and predicted.
+
+Prints the tables of the two GH200 sections of docs/explanation/accuracy.md; ``--write`` updates the
+.out beside this file.
+
+    python studies/gallery/02_gh200_phases.py [--write]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dflash_sim.studies import gh200, phases_page
+from dflash_sim.studies.phases_why import Facts
+from dflash_sim.studies.texttable import Table, text_of
+
+OUT = Path(__file__).with_suffix(".out")
+
+
+def tables() -> list[Table]:
+    """All tables of the study."""
+    served = []
+    for row in gh200.rows():
+        served.append(gh200.served(row))
+        if sys.stderr.isatty():
+            print(f"\r{len(served)} rows", end="", file=sys.stderr, flush=True)
+    return [*phases_page.tables(Facts.now()), gh200.by_server(served), gh200.every_row(served)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    text = text_of(tables())
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if args.write:
+        OUT.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
