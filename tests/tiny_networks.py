@@ -84,19 +84,22 @@ def eagle3_spec(**changes: Any) -> Eagle3Spec:
 
 
 class Drawn:
-    """Any tensor asked for, whole and the same for every rank, in float64."""
+    """Any tensor asked for, whole and the same for every rank, in float64.
 
-    def __init__(self, seed: int = 0, spread: float = 0.2) -> None:
-        self.seed, self.spread = seed, spread
+    Projections of Qwen3-Next are there fused by key head, as in its checkpoints.
+    """
+
+    def __init__(self, family: str = "") -> None:
+        self.apart = family != "qwen3_next"
         self.made: dict[str, Tensor] = {}
 
     def has(self, name: str) -> bool:
-        return not name.endswith("d2t")
+        return self.apart if name.endswith("in_proj_qkv.weight") else not name.endswith("d2t")
 
     def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:
         if name not in self.made:
-            draw = torch.Generator().manual_seed(crc32(name.encode()) + self.seed)
-            drawn = torch.randn(shape, generator=draw, dtype=torch.float64) * self.spread
+            draw = torch.Generator().manual_seed(crc32(name.encode()))
+            drawn = torch.randn(shape, generator=draw, dtype=torch.float64) * 0.2
             self.made[name] = drawn + 1 if "norm" in name else drawn
         return Tensors(self.made).read(name, shape, dim, ranges)
 
