@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,8 @@ class EngineSheet:
     """One engine version.
 
     ``engine["graph_node_gap"]`` is a constant in SI units; ``engine.constants`` holds value,
-    unit, source and error as written in the sheet.
+    unit, source and error as written in the sheet. ``read`` are the constants looked up so far:
+    what an answer rests on.
     """
 
     name: str
@@ -26,6 +27,8 @@ class EngineSheet:
     defaults: Mapping[str, Any]
     graph_sizes: Mapping[str, tuple[int, ...]]
     attention: Mapping[str, Any]
+    fit: Mapping[str, Any]
+    read: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @cached_property
     def si(self) -> dict[str, float]:
@@ -33,17 +36,19 @@ class EngineSheet:
         return {name: q.si for name, q in self.constants.items()}
 
     def __getitem__(self, name: str) -> float:
+        self.read.add(name)
         return self.si[name]
 
-    def with_constants(self, **si_values: float) -> "EngineSheet":
+    def with_constants(self, *, evidence: str | None = None, **si_values: float) -> "EngineSheet":
         """A copy with constants replaced, in SI units (what fits and tests need)."""
         changed = dict(self.constants)
         for name, value in si_values.items():
             if name not in changed:
                 raise unknown(kind="engine constant", value=name, allowed=changed)
             old = changed[name]
-            changed[name] = replace(old, value=value / UNITS[old.unit])
-        return replace(self, constants=changed)
+            value /= UNITS[old.unit]
+            changed[name] = replace(old, value=value, evidence=evidence or old.evidence)
+        return replace(self, constants=changed, read=set())
 
     def memory_class(self, mem_bytes: float) -> Mapping[str, Any]:
         """Defaults that SGLang picks by GPU memory (chunked prefill, graph sizes)."""
@@ -75,4 +80,5 @@ def load_engine(name: str) -> EngineSheet:
         defaults=raw["defaults"],
         graph_sizes={k: _sizes(raw["graph_sizes"][k]) for k in ("spec", "plain")},
         attention=raw["attention"],
+        fit=raw["fit"],
     )

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -29,13 +29,20 @@ class AcceptancePriors:
     Parameters
     ----------
     theta : variance between requests of the factor on the rejection rate [1]
+    theta_by_dataset : the same where a data set is known to differ [1]
     accept_length_error : relative standard error of one published accept length [1]
     beta : decay of acceptance along the block, by drafting method
     """
 
     theta: float
+    theta_by_dataset: Mapping[str, float]
     accept_length_error: float
     beta: Mapping[str, Prior]
+
+    def on(self, dataset: str | None) -> "AcceptancePriors":
+        """The priors for the prompts of one data set."""
+        theta = self.theta_by_dataset.get(dataset or "", self.theta)
+        return replace(self, theta=theta)
 
     def beta_of(self, method: str) -> Prior:
         """The prior on beta of a drafting method such as ``dflash`` or ``mtp``."""
@@ -54,6 +61,7 @@ def load_acceptance_priors() -> AcceptancePriors:
     }
     return AcceptancePriors(
         theta=sheet["theta"]["value"],
+        theta_by_dataset={k: v["value"] for k, v in sheet["theta"]["by_dataset"].items()},
         accept_length_error=sheet["accept_length_error"]["value"],
         beta=MappingProxyType(beta),
     )

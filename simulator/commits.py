@@ -46,11 +46,24 @@ class Acceptance(Protocol):
 
 @dataclass(frozen=True)
 class ParametricAcceptance:
-    """The frailty Weibull: each request draws its own factor on the rejection rate first."""
+    """The frailty Weibull: each request draws its own factor on the rejection rate first.
+
+    Parameters
+    ----------
+    length_correlation
+        Rank correlation of a request's length with its acceptance: above 0 long answers accept
+        more. The mean over requests stays, tokens over cycles moves [1].
+    """
 
     params: FrailtyWeibull
     block: int
+    length_correlation: float = 0.0
     shared_batch_draw: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.length_correlation <= 1:
+            msg = f"length correlation {self.length_correlation} is outside [-1, 1]"
+            raise UsageError(msg)
 
     @property
     def name(self) -> str:
@@ -61,11 +74,29 @@ class ParametricAcceptance:
         return self.params.survival(self.block - 1)
 
     def draw(self, rng: np.random.Generator, *, requests: int, cycles: int) -> Commits:
-        factors = None
-        if self.params.theta > 0:
-            factors = rng.standard_gamma(1 / self.params.theta, requests) * self.params.theta
+        factors = self._factors(rng, requests) if self.params.theta > 0 else None
         hazards = self.params.cumulative_hazard(self.block - 1)
         return _invert(rng, hazards, requests=requests, cycles=cycles, factors=factors)
+
+    def rows_by_length(self, seed: int, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Which row of the draw seeded with ``seed`` serves each request, given its length.
+
+        The rows are dealt out again, a Gaussian copula between length and acceptance; what each
+        row holds does not change, so the mean over requests does not either.
+        """
+        n = tokens.size
+        factors = self._factors(np.random.default_rng(seed), n)
+        noise = np.random.default_rng([seed, 1])
+        by_length = np.empty(n)
+        by_length[np.lexsort((noise.random(n), tokens))] = np.sort(noise.standard_normal(n))
+        rho = self.length_correlation
+        score = rho * by_length + math.sqrt(1 - rho**2) * noise.standard_normal(n)
+        rows = np.empty(n, np.int64)
+        rows[np.argsort(score, kind="stable")] = np.argsort(-factors, kind="stable")
+        return rows
+
+    def _factors(self, rng: np.random.Generator, requests: int) -> Floats:
+        return rng.standard_gamma(1 / self.params.theta, requests) * self.params.theta
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,6 +296,8 @@ def draw_runs(acceptance: Acceptance, rng: np.random.Generator, tokens: npt.Arra
             commits = acceptance.draw(
                 np.random.default_rng(seed), requests=group.size, cycles=width
             )
+            if isinstance(acceptance, ParametricAcceptance) and acceptance.length_correlation:
+                commits = commits[acceptance.rows_by_length(seed, group)]
             done = np.cumsum(commits, axis=1, dtype=np.int32)
             if np.all(done[:, -1] >= group):
                 break

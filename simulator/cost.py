@@ -25,9 +25,10 @@ from dflash_sim.simulator.ops import (
     Moe,
     Op,
     PrefillAttention,
+    experts_touched,
 )
 
-BALANCED, SKEWED = "balanced", "power_law_1.2"
+BALANCED = "balanced"
 EVIDENCE = ("measured", "fitted", "roofline", "assumed")
 
 
@@ -118,7 +119,10 @@ class CostModel:
         if self.lender is not None:
             ratio = self._roofline_s(op, self.device) / self._roofline_s(op, self.lender)
             timing = Timing(ratio * timing.seconds, "fitted", timing.rel_err)
-        return Cost.of(timing.seconds, timing.evidence) + self._gap
+        factor = self.engine["table_factor"]
+        if isinstance(op, GdnRecurrent) and op.rows > 1:
+            factor *= self.engine["gdn_verify_factor"]
+        return Cost.of(factor * timing.seconds, timing.evidence) + self._gap
 
     @property
     def _timed_on(self) -> Device:
@@ -143,7 +147,8 @@ class CostModel:
         if self.lender is not None:
             ratio = here_s / self._exchange_s(op, self.lender)
             timing = Timing(ratio * timing.seconds, "fitted", timing.rel_err)
-        return Cost.of(timing.seconds, timing.evidence, comm=True) + self._gap
+        seconds = self.engine["collective_factor"] * timing.seconds
+        return Cost.of(seconds, timing.evidence, comm=True) + self._gap
 
     def _exchange_s(self, op: Collective, device: Device) -> float:
         # Ring or direct exchange: each rank sends (n-1)/n of the data, twice for an all-reduce.
@@ -184,27 +189,24 @@ class CostModel:
         return None
 
     def _moe(self, t: OpTables, op: Moe) -> Timing | None:
-        """Between uniform independent routing and the skewed table, by ``expert_skew``.
+        """The balanced table, read at the token count that touches as many experts.
 
-        The balanced table spreads T tokens over min(E, kT) experts, more than independent
-        routing touches: it is read at the T that touches as many, plus the row cost beyond
-        saturation.
+        It spreads T tokens over min(E, kT) experts, more than routing by popularity touches; the
+        work of further rows once all experts are in use comes on top.
         """
-        skewed = self._moe_table(t, op, op.tokens, SKEWED)
-        if skewed is None:
-            return None
-        all_hot = op.experts / op.top_k
-        reached = self._moe_table(t, op, op.experts_touched / op.top_k, BALANCED)
-        rows = self._moe_table(t, op, op.tokens, BALANCED)
-        hot = self._moe_table(t, op, min(float(op.tokens), all_hot), BALANCED)
+        unrelated = op.independent(self.engine["expert_overlap"])
+        touched = experts_touched(
+            op.experts, op.top_k, tokens=unrelated, skew=self.engine["expert_skew"]
+        )
+        reached = self._moe_table(t, op, touched / op.top_k)
+        rows = self._moe_table(t, op, op.tokens)
+        hot = self._moe_table(t, op, min(float(op.tokens), op.experts / op.top_k))
         if reached is None or rows is None or hot is None:
-            return skewed
-        uniform = reached.seconds + max(0.0, rows.seconds - hot.seconds)
-        skew = self.engine["expert_skew"]
-        seconds = uniform ** (1 - skew) * skewed.seconds**skew
-        return Timing(seconds, skewed.evidence if skew == 1 else "fitted", skewed.rel_err)
+            return None
+        seconds = reached.seconds + max(0.0, rows.seconds - hot.seconds)
+        return Timing(seconds, reached.evidence if op.tokens == 1 else "fitted", reached.rel_err)
 
-    def _moe_table(self, t: OpTables, op: Moe, tokens: float, distribution: str) -> Timing | None:
+    def _moe_table(self, t: OpTables, op: Moe, tokens: float) -> Timing | None:
         return t.moe(
             tokens=tokens,
             experts=op.experts,
@@ -212,7 +214,7 @@ class CostModel:
             hidden=op.hidden,
             inter=op.inter,
             tp=op.tp,
-            distribution=distribution,
+            distribution=BALANCED,
             dtype=op.dtype,
         )
 

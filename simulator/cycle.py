@@ -27,11 +27,15 @@ PHASES = ("draft", "verify", "commit", "materialise", "other")
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Passes that run back to back; ``graphs`` CUDA graphs are replayed for them."""
+    """Passes that run back to back; ``graphs`` CUDA graphs are replayed for them.
+
+    ``steps`` is the length of a sequential draft: each step waits for the token before it.
+    """
 
     name: str
     calls: list[AnyCall]
     graphs: int
+    steps: int = 0
 
     @property
     def launches(self) -> int:
@@ -62,6 +66,11 @@ class Cycle:
     window: int | None = None
     chain_kernels: int = 0
 
+    @property
+    def sequential(self) -> bool:
+        """Whether drafts are made one after the other, with a draft-extend after verification."""
+        return self.method in ("mtp", "eagle3")
+
     def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
         """Phases of one cycle of ``requests`` running requests with ``ctx`` cached tokens each."""
         one, wide = Rows(requests, 1, ctx), Rows(requests, self.block, ctx)
@@ -79,17 +88,17 @@ class Cycle:
         if self.method == "mtp":
             chain = (graph.mtp_step(model, tp=tp, size=one) + select) * (steps - 1)
             extend = graph.mtp_step(model, tp=tp, size=wide) + select
-            return Phase("draft", chain, int(steps > 1)), Phase("materialise", extend, 1)
+            return Phase("draft", chain, int(steps > 1), steps - 1), Phase(
+                "materialise", extend, 1, 1
+            )
         if self.method == "eagle3":
             step = graph.eagle3_step(self._eagle, tp=tp, size=one, fuse_features=False) + select
             extend = graph.eagle3_step(self._eagle, tp=tp, size=wide, fuse_features=True) + select
-            return Phase("draft", step * (steps - 1), int(steps > 1)), Phase(
-                "materialise", extend, 1
-            )
+            return _chain(step * (steps - 1), extend, steps)
         inject = graph.materialise(self._drafter, tp=tp, tokens=wide.tokens)
         if self.method == "injection-only":
             step = self._block(one) + graph.draft_head(model, tp=tp, rows=one.tokens)
-            return Phase("draft", step * steps, 1), Phase("materialise", inject, 0)
+            return Phase("draft", step * steps, 1, steps), Phase("materialise", inject, 0)
         head = graph.draft_head(model, tp=tp, rows=wide.requests * steps)
         draft = Phase("draft", self._block(wide) + head, 1)
         if self.method == "diffusion-only":
@@ -124,3 +133,9 @@ class Cycle:
     def _eagle(self) -> Eagle3Shape:
         assert self.eagle is not None
         return self.eagle
+
+
+def _chain(draft: list[AnyCall], extend: list[AnyCall], steps: int) -> tuple[Phase, Phase]:
+    """A sequential draft: the extend after verification makes its first token."""
+    first = Phase("materialise", extend, graphs=1, steps=1)
+    return Phase("draft", draft, graphs=int(steps > 1), steps=steps - 1), first

@@ -1,8 +1,9 @@
 """The acceptance to expect: what was published for a model, or what its siblings suggest."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from dflash_sim.profiles.priors import (
 )
 from dflash_sim.profiles.sheets import AcceptancePoint
 from dflash_sim.simulator.acceptance import Acceptance, ParametricAcceptance, parse_acceptance
-from dflash_sim.simulator.survival import FrailtyWeibull, fit_many, fit_one, fit_two
+from dflash_sim.simulator.survival import MAX_BETA, FrailtyWeibull, fit_many, fit_one, fit_two
 
 CARD_DATASETS = ("gsm8k", "math500", "humaneval", "mbpp", "mt-bench")
 _ABLATION = "ablation"  # how the published rows name drafters that were trained for one
@@ -30,6 +31,25 @@ class Expectation:
     source: str
     evidence: str
     rel_err: float
+
+    def adjusted(
+        self, *, rejection: float = 0.0, decay: float = 0.0, correlation: float = 0.0
+    ) -> "Expectation":
+        """The same with other parameters, where the law has them.
+
+        Parameters
+        ----------
+        rejection : log of the factor on the rejection rate [1]
+        decay : what adds to beta [1]
+        correlation : of answer length and acceptance [1]
+        """
+        law = self.acceptance
+        if not isinstance(law, ParametricAcceptance):
+            return self
+        p = law.params
+        beta = min(max(p.beta + decay, 0.0), float(MAX_BETA))
+        moved = FrailtyWeibull(lam=p.lam * math.exp(rejection), beta=beta, theta=p.theta)
+        return replace(self, acceptance=replace(law, params=moved, length_correlation=correlation))
 
 
 def expected_acceptance(
@@ -51,7 +71,7 @@ def expected_acceptance(
     MissingProfileError
         Nothing is published; says how to give an acceptance.
     """
-    priors = load_acceptance_priors()
+    priors = load_acceptance_priors().on(dataset)
     law = method if method in priors.beta else "dflash"
     if text is not None:
         acceptance = parse_acceptance(text, block=block, priors=priors, method=law)

@@ -51,6 +51,12 @@ def _norm(name: str, tokens: int, hidden: int, count: int = 1) -> AnyCall:
     return Call(Elementwise(name, 4.0 * BF16_BYTES * tokens * hidden, "norm"), count)
 
 
+def _layer_norm(name: str, size: Rows, hidden: int, tp: int, count: int) -> AnyCall:
+    """The norm before a mixer or MLP: after an all-reduce of decode rows it runs inside it."""
+    norm = _norm(name, size.tokens, hidden, count)
+    return replace(norm, exposed="fused_norm_exposed") if tp > 1 and not size.prefill else norm
+
+
 def _small(name: str, elements: float, count: int = 1) -> AnyCall:
     return Call(Elementwise(name, BF16_BYTES * elements), count)
 
@@ -78,7 +84,7 @@ def attention_mixer(
             "attention", size.requests, size.rows, size.ctx, heads, kv, d, a.window or 0
         )
     calls = [
-        _norm("input_norm", t, hidden, count),
+        _layer_norm("input_norm", size, hidden, tp, count),
         Call(Gemm("qkv_proj", t, q_width + 2 * kv * d, input_width or hidden), count),
         _small("qk_norm_rope", 2.0 * t * (heads + kv) * d, count),
         _small("kv_write", 4.0 * t * kv * d, count),
@@ -97,7 +103,7 @@ def gdn_mixer(g: GdnShape, *, hidden: int, tp: int, size: Rows, count: int) -> l
     v_heads, k_heads = g.num_v_heads // tp, max(1, g.num_k_heads // tp)
     value, conv = v_heads * g.head_v_dim, g.conv_dim // tp
     calls = [
-        _norm("input_norm", t, hidden, count),
+        _layer_norm("input_norm", size, hidden, tp, count),
         Call(Gemm("in_proj_qkvz", t, conv + value, hidden), count),
         Call(Gemm("in_proj_ba", t, 2 * v_heads, hidden), count),
         _small("gated_norm", 3.0 * t * value, count),
@@ -121,11 +127,11 @@ def gdn_commit(model: ModelShape, *, tp: int, requests: int) -> list[AnyCall]:
     return [Call(Elementwise("gdn_state_commit", moved, "stream"), 1)]
 
 
-def dense_mlp(intermediate: int, *, hidden: int, tp: int, tokens: int, count: int) -> list[AnyCall]:
+def dense_mlp(intermediate: int, *, hidden: int, tp: int, size: Rows, count: int) -> list[AnyCall]:
     """SwiGLU: gate_up, activation, down."""
-    inter = intermediate // tp
+    inter, tokens = intermediate // tp, size.tokens
     return [
-        _norm("post_attention_norm", tokens, hidden, count),
+        _layer_norm("post_attention_norm", size, hidden, tp, count),
         Call(Gemm("gate_up_proj", tokens, 2 * inter, hidden), count),
         _small("activation", 3.0 * tokens * inter, count),
         Call(Gemm("down_proj", tokens, hidden, inter), count),
@@ -133,8 +139,9 @@ def dense_mlp(intermediate: int, *, hidden: int, tp: int, tokens: int, count: in
     ]
 
 
-def moe_mlp(mlp: MoeMlp, *, hidden: int, tp: int, tokens: int, count: int) -> list[AnyCall]:
+def moe_mlp(mlp: MoeMlp, *, hidden: int, tp: int, size: Rows, count: int) -> list[AnyCall]:
     """Router, top-k choice with the routed experts, and the shared expert on its own stream."""
+    tokens = size.tokens
     routed = Moe(
         "routed_experts",
         tokens=tokens,
@@ -144,9 +151,10 @@ def moe_mlp(mlp: MoeMlp, *, hidden: int, tp: int, tokens: int, count: int) -> li
         inter=mlp.intermediate,
         tp=tp,
         dtype=mlp.expert_dtype,
+        rows=size.rows,
     )
     calls = [
-        _norm("post_attention_norm", tokens, hidden, count),
+        _layer_norm("post_attention_norm", size, hidden, tp, count),
         Call(Gemm("router", tokens, mlp.num_experts, hidden), count),
         Call(routed, count),
         *_all_reduce("moe_all_reduce", tokens, hidden, tp, count),
@@ -171,10 +179,10 @@ def layers(layer: LayerShape, *, hidden: int, tp: int, size: Rows, count: int) -
     else:
         mixer = attention_mixer(layer.mixer, hidden=hidden, tp=tp, size=size, count=count)
     if isinstance(layer.mlp, MoeMlp):
-        mlp = moe_mlp(layer.mlp, hidden=hidden, tp=tp, tokens=size.tokens, count=count)
+        mlp = moe_mlp(layer.mlp, hidden=hidden, tp=tp, size=size, count=count)
     else:
         inter = layer.mlp.intermediate
-        mlp = dense_mlp(inter, hidden=hidden, tp=tp, tokens=size.tokens, count=count)
+        mlp = dense_mlp(inter, hidden=hidden, tp=tp, size=size, count=count)
     return mixer + mlp
 
 
@@ -228,7 +236,7 @@ def draft_block(
         )
         calls += attention_mixer(sees, hidden=drafter.hidden, tp=tp, size=size, count=count)
         calls += dense_mlp(
-            drafter.intermediate, hidden=drafter.hidden, tp=tp, tokens=size.tokens, count=count
+            drafter.intermediate, hidden=drafter.hidden, tp=tp, size=size, count=count
         )
     return calls
 
@@ -297,7 +305,7 @@ def eagle3_step(head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool) 
         *attention_mixer(
             head.attention, hidden=hidden, tp=tp, size=size, count=1, input_width=2 * hidden
         ),
-        *dense_mlp(head.intermediate, hidden=hidden, tp=tp, tokens=t, count=1),
+        *dense_mlp(head.intermediate, hidden=hidden, tp=tp, size=size, count=1),
         _norm("eagle_final_norm", head_rows, hidden),
         Call(Gemm("eagle_lm_head", head_rows, head.draft_vocab // tp, hidden), 1),
         Call(Elementwise("eagle_logits_cast", (BF16_BYTES + FP32_BYTES) * logits), 1),

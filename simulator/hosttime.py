@@ -36,20 +36,21 @@ class HostTime:
 
     @classmethod
     def from_sheet(cls, engine: EngineSheet) -> "HostTime":
+        slow = engine["time_factor"]
         return cls(
-            recv_s=engine["recv_requests"],
-            schedule_s=engine["get_next_batch"],
-            schedule_per_request_s=engine["get_next_batch_per_request"],
-            first_launch_s=engine["run_batch_first"],
-            rest_launch_s=engine["run_batch_rest"],
-            process_s=engine["process_batch_result"],
-            process_per_request_s=engine["process_batch_result_per_request"],
-            d2h_s=engine["d2h_sync"],
-            prepare_draft_s=engine["v1_prepare_draft"],
-            prepare_verify_s=engine["v1_prepare_verify"],
-            accept_s=engine["v1_accept"],
-            accept_per_request_s=engine["v1_accept_per_request"],
-            syncs_s=engine["v1_syncs"] * engine["d2h_sync"],
+            recv_s=slow * engine["recv_requests"],
+            schedule_s=slow * engine["get_next_batch"],
+            schedule_per_request_s=slow * engine["get_next_batch_per_request"],
+            first_launch_s=slow * engine["run_batch_first"],
+            rest_launch_s=slow * engine["run_batch_rest"],
+            process_s=slow * engine["process_batch_result"],
+            process_per_request_s=slow * engine["process_batch_result_per_request"],
+            d2h_s=slow * engine["d2h_sync"],
+            prepare_draft_s=slow * engine["v1_prepare_draft"],
+            prepare_verify_s=slow * engine["v1_prepare_verify"],
+            accept_s=slow * engine["v1_accept"],
+            accept_per_request_s=slow * engine["v1_accept_per_request"],
+            syncs_s=slow * engine["v1_syncs"] * engine["d2h_sync"],
         )
 
     def get_next_batch(self, batch: int) -> float:

@@ -13,7 +13,7 @@ from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.shapes import AttentionShape, DrafterShape, Eagle3Shape, ModelShape
 from dflash_sim.profiles.sheets import Device
-from dflash_sim.profiles.units import BF16_BYTES, GIGA
+from dflash_sim.profiles.units import BF16_BYTES, GIGA, GiB, MiB
 
 TP_SIZES = (1, 2, 4, 8)
 
@@ -116,6 +116,26 @@ def plan_memory(
         max_running_requests=cap,
         cap_cause=cause,
     )
+
+
+def default_mem_fraction(
+    device: Device, defaults: Mapping[str, Any], *, chunk: int, graph_max_bs: int, tp: int
+) -> float:
+    """Share of GPU memory for weights and caches when none is given.
+
+    Parameters
+    ----------
+    chunk
+        Prefill tokens per step.
+    graph_max_bs
+        Largest captured batch.
+    """
+    d = defaults["outside_static"]
+    outside = d["base"] + d["per_chunk_token"] * max(chunk, d["least_chunk"])
+    outside += d["per_tp"] * tp + d["per_graph_request"] * graph_max_bs
+    if device.mem_bytes > d["large_gpu_gib"] * GiB:
+        outside = max(outside, d["least_on_large_gpu"])
+    return float(1 - outside * MiB / device.mem_bytes)
 
 
 def _state_slots(defaults: Mapping[str, Any], *, overlap: bool, radix_cache: bool) -> int:

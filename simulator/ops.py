@@ -5,9 +5,14 @@ An :class:`Op` says what is computed, never how long it takes: ``cost.py`` price
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from dflash_sim.profiles.units import BF16_BYTES, GDN_CHUNK_TOKENS, MXFP4_BYTES_PER_PARAM
+
+POPULARITY_NODES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,34 @@ class Gemm:
         return float(BF16_BYTES * (self.m * self.k + self.n * self.k + self.m * self.n))
 
 
+@cache
+def _popularity(skew: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of a log-normal popularity of mean 1."""
+    z, weight = np.polynomial.hermite_e.hermegauss(POPULARITY_NODES)
+    return np.exp(skew * z - skew**2 / 2), weight / weight.sum()
+
+
+def experts_touched(experts: int, top_k: int, *, tokens: float, skew: float) -> float:
+    """Expected distinct experts of unrelated tokens, ``sum_e 1 - (1 - p_e)^T``.
+
+    Parameters
+    ----------
+    skew
+        Standard deviation of the log of an expert's popularity; 0 is uniform, where
+        ``E(1 - (1 - k/E)^T)`` is exact for a choice without replacement [1].
+    """
+    popularity, weight = _popularity(skew)
+    chosen = np.minimum(popularity * top_k / experts, 1.0)
+    touched = experts * float(weight @ (1.0 - (1.0 - chosen) ** tokens))
+    return max(touched, float(top_k))
+
+
 @dataclass(frozen=True, slots=True)
 class Moe:
     """Top-k choice and routed experts (gate_up, activation, down, weighted sum).
 
-    ``inter`` is unsharded; the router's own product is a separate :class:`Gemm`.
+    ``inter`` is unsharded; the router's own product is a separate :class:`Gemm`. ``rows`` tokens
+    each belong to one request: neighbours in one text share experts, different requests do not.
     """
 
     name: str
@@ -43,6 +71,15 @@ class Moe:
     inter: int
     tp: int
     dtype: str = "bfloat16"
+    rows: int = 1
+
+    def independent(self, overlap: float) -> float:
+        """Tokens of as many different texts that would touch as many experts.
+
+        Each row beyond a request's first counts ``1 - overlap``.
+        """
+        requests = self.tokens / self.rows
+        return requests * (1 + (self.rows - 1) * (1 - overlap))
 
     @property
     def flops(self) -> float:

@@ -2,26 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_dataset, load_drafter, load_model, load_published
 from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.commits import NoSpeculation
 from dflash_sim.simulator.cost import EVIDENCE
-from dflash_sim.simulator.draws import Draws, draw_commits
+from dflash_sim.simulator.draws import draw_commits
 from dflash_sim.simulator.expected import Expectation, expected_acceptance
-from dflash_sim.simulator.leap import LeapEngine, refusal
 from dflash_sim.simulator.metrics import Summary, summarise
 from dflash_sim.simulator.records import Run
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
-from dflash_sim.simulator.workload import Workload, card_workload, fixed_workload, open_loop
-
-if TYPE_CHECKING:
-    from dflash_sim.simulator.engine import Interval
+from dflash_sim.simulator.trial import build_workload, run_engine
 
 # Two-sided 95 % points of Student's t by degrees of freedom (any statistics table), and of the
 # normal law, which the first terms of Fisher's expansion correct from there on.
@@ -73,92 +67,6 @@ class Result:
         if self.published is None:
             return None
         return self.values["output_throughput"] / self.published.output_tok_s - 1
-
-
-def build_workload(
-    setup: Setup, rng_lengths: np.random.Generator, rng_arrivals: np.random.Generator
-) -> Workload:
-    """The requests of one run."""
-    s = setup.scenario
-    defaults = setup.engine.defaults
-    if s.dataset is None:
-        assert s.isl is not None
-        assert s.osl is not None
-        few = max(defaults["min_requests"], defaults["requests_per_client"] * (s.conc or 0))
-        count = s.num_prompts or (few if s.rate is None else defaults["min_requests_open_loop"])
-        osl = min(s.osl, s.max_new_tokens)
-        work = fixed_workload(isl=s.isl, osl=osl, requests=count, conc=s.conc or count)
-    else:
-        dataset = load_dataset(s.dataset)
-        enough = dataset.num_prompts * dataset.copies(conc=2)
-        work = card_workload(
-            dataset,
-            thinking=s.thinking,
-            conc=s.conc or 1,
-            max_new_tokens=s.max_new_tokens,
-            cache_unit=setup.cache_unit,
-            num_prompts=s.num_prompts or (None if s.rate is None else enough),
-            rng=rng_lengths,
-        )
-    _refuse_endless(setup, work)
-    if s.rate is None:
-        return work
-    return open_loop(work, rate=s.rate, burstiness=s.burstiness, rng=rng_arrivals)
-
-
-def _refuse_endless(setup: Setup, work: Workload) -> None:
-    """Plain decoding takes a step per token: more steps than memory holds are refused."""
-    most, many = (int(setup.engine.defaults[k]) for k in ("max_iterations", "max_requests"))
-    steps = int(work.osl.sum()) // min(work.conc, setup.limits.max_running_requests)
-    if steps > most or len(work) > many:
-        fits = max(1, min(len(work) * most // max(1, steps), many))
-        msg = (
-            f"{len(work):,} requests mean up to {steps:,} decode steps in one run; at most "
-            f"{many:,} requests and {most:,} steps are simulated. Try --num-prompts {fits}."
-        )
-        raise UsageError(msg)
-
-
-def run_engine(
-    setup: Setup,
-    workload: Workload,
-    draws: Draws,
-    *,
-    engine: str = "auto",
-    on_interval: "Interval | None" = None,
-) -> Run:
-    """One run on the leap engine, or on the event engine where leap refuses.
-
-    Parameters
-    ----------
-    engine
-        ``auto``, ``leap`` (an error where it refuses) or ``event``.
-    on_interval
-        Timeline callback; needs the event engine.
-    """
-    longest = int(workload.isl.max())
-    setup.step.reach(longest + setup.limits.max_new_tokens + setup.block)
-    limits = setup.limits.for_workload(longest_prompt=longest, conc=workload.conc)
-    parts: dict[str, Any] = {
-        "step": setup.step,
-        "host": setup.host,
-        "limits": limits,
-        "workload": workload,
-        "draws": draws,
-        "mode": setup.scenario.engine_mode,
-        "host_length_sync": setup.host_length_sync,
-        "turnaround_s": setup.engine["client_turnaround"],
-    }
-    why = refusal(limits, draws)
-    if engine == "leap" and why:
-        msg = f"the leap engine refuses this scenario: {why}. Use the event engine."
-        raise UsageError(msg)
-    if engine == "event" or on_interval is not None or (engine == "auto" and why):
-        # SimPy is imported only where it runs: it is a tenth of a cold answer.
-        from dflash_sim.simulator.engine import EventEngine
-
-        return EventEngine(**parts, on_interval=on_interval).run()
-    return LeapEngine(**parts).run()
 
 
 def simulate(
@@ -313,7 +221,6 @@ def _as_published(s: Scenario, setup: Setup) -> bool:
         and s.window is None
         and s.radix_cache
         and s.min_free_slots_delay is None
-        and s.mem_fraction_static in (None, setup.engine.defaults["mem_fraction_static"])
         and setup.backend == setup.default_backend
         and setup.limits.max_running_requests >= (s.conc or 1)
         and setup.graph_max_bs >= (s.conc or 1)

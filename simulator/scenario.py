@@ -55,6 +55,12 @@ class Scenario(BaseModel):
         None, description="acceptance model; default: published for model, method and dataset"
     )
     engine: str = Field("sglang-0.5.13", description="engine sheet")
+    calibration: str = Field(
+        "shipped", description="fitted constants: shipped, none, or a file of calibrate fit"
+    )
+    generation: str | None = Field(
+        None, description="build of the engine; default: the one of the engine sheet"
+    )
     engine_mode: EngineMode = Field("v2", description="v1, v2-sync or v2 (overlap)")
     attention_backend: str | None = Field(
         None, description="target attention backend; default by GPU"

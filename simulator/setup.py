@@ -20,7 +20,13 @@ from dflash_sim.profiles.sheets import Device, Node
 from dflash_sim.simulator.cost import CostModel
 from dflash_sim.simulator.cycle import BLOCK_METHODS, Cycle
 from dflash_sim.simulator.hosttime import HostTime
-from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, draft_bytes, plan_memory
+from dflash_sim.simulator.memory import (
+    TP_SIZES,
+    MemoryPlan,
+    default_mem_fraction,
+    draft_bytes,
+    plan_memory,
+)
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.scheduler import Limits
 from dflash_sim.simulator.step import StepModel
@@ -45,6 +51,7 @@ class Setup:
     memory: MemoryPlan
     limits: Limits
     graph_max_bs: int
+    mem_fraction: float
     tables: OpTables | None
     lender: Device | None
     warnings: tuple[str, ...]
@@ -142,7 +149,13 @@ def resolve(
     backend = _backend(s, device, engine)
     by_memory = engine.memory_class(device.mem_bytes)
     draft_weights, draft_kv = draft_bytes(s.method, model, drafter, eagle, tp)
-    fraction = s.mem_fraction_static or engine.defaults["mem_fraction_static"]
+    chunk = s.chunked_prefill_size or by_memory["chunked_prefill_size"]
+    graph_max_bs = s.cuda_graph_max_bs
+    if graph_max_bs is None:
+        graph_max_bs = by_memory["cuda_graph_max_bs"]
+    fraction = s.mem_fraction_static or default_mem_fraction(
+        device, engine.defaults, chunk=chunk, graph_max_bs=graph_max_bs, tp=tp
+    )
     try:
         memory = plan_memory(
             device=device,
@@ -162,7 +175,7 @@ def resolve(
         needed = (model.weight_bytes(TP_SIZES[-1]) + draft_weights) / fraction
         msg = f"{error}{_roomier(device, needed)}"
         raise InfeasibleError(msg) from None
-    limits = _limits(s, engine, memory, by_memory, backend, block, model)
+    limits = _limits(s, engine, memory, chunk, backend, block, model)
     tables = tables or find_tables(device)
     return Setup(
         scenario=s,
@@ -179,9 +192,8 @@ def resolve(
         backend=backend,
         memory=memory,
         limits=limits,
-        graph_max_bs=by_memory["cuda_graph_max_bs"]
-        if s.cuda_graph_max_bs is None
-        else s.cuda_graph_max_bs,
+        graph_max_bs=graph_max_bs,
+        mem_fraction=fraction,
         tables=tables,
         lender=load_device(tables.device) if tables and tables.device != device.name else None,
         warnings=tuple(_warnings(s, memory, device, engine)),
@@ -262,10 +274,18 @@ def _splits(model: ModelShape, tp: int) -> bool:
 
 
 def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:
-    static = device.mem_bytes * engine.defaults["mem_fraction_static"]
+    by_memory = engine.memory_class(device.mem_bytes)
     for tp in TP_SIZES:
         if not _splits(model, tp):
             continue
+        fraction = s.mem_fraction_static or default_mem_fraction(
+            device,
+            engine.defaults,
+            chunk=by_memory["chunked_prefill_size"],
+            graph_max_bs=by_memory["cuda_graph_max_bs"],
+            tp=tp,
+        )
+        static = fraction * device.mem_bytes
         if model.weight_bytes(tp) < static * engine.defaults["weight_share_for_default_tp"]:
             return tp
     return TP_SIZES[-1]
@@ -288,15 +308,13 @@ def _limits(
     s: Scenario,
     engine: EngineSheet,
     memory: MemoryPlan,
-    by_memory: object,
+    chunk: int,
     backend: str,
     block: int,
     model: ModelShape,
 ) -> Limits:
-    assert isinstance(by_memory, dict)
     d = engine.defaults
     page = s.page_size or d["page_size_by_backend"].get(backend, d["page_size"])
-    chunk = s.chunked_prefill_size or by_memory["chunked_prefill_size"]
     if chunk % page:
         msg = (
             f"chunked_prefill_size {chunk} is not a multiple of the {page}-token KV page; "

@@ -116,6 +116,7 @@ class StepModel:
                 seen = [Call(c.op.at(ctx * batch / padded), c.count) for c in attention]
                 parts[row, :, j] += self.cost.calls(seen).as_array()
         self._add_eager(parts, batch, padded)
+        parts *= self.engine["time_factor"]
         total = parts[:, :4].sum(axis=(0, 1))
         by_phase = parts[:, :4].sum(axis=1)
         draft = by_phase[PHASES.index("draft")]
@@ -130,6 +131,7 @@ class StepModel:
                 attention, rest = split_attention(phase.calls)
                 fixed = self.cost.calls(rest).as_array()
                 fixed[[3, 5]] += phase.graphs * self.engine["graph_launch_gap"]
+                fixed[[3, 5]] += phase.steps * self.engine["chain_step_gap"]
                 self._launches[padded] = self._launches.get(padded, 0) + phase.launches
                 rows.append((PHASES.index(phase.name), fixed, attention))
             self._fixed[padded] = rows
@@ -138,10 +140,13 @@ class StepModel:
     def _eager_s(self, batch: int) -> tuple[float, float]:
         """``(work, idle)`` outside the graphs: sampling, accept, bookkeeping; the residue."""
         e = self.engine
+        residue = e["cycle_residue"] + batch * e["cycle_residue_per_request"]
         if self.cycle.method == "none":
-            return e["step_eager_plain"], 0.0
+            return e["step_eager_plain"], residue
         work = e["step_eager_spec"] + batch * e["step_eager_spec_per_request"]
-        return work + (e["v1_eager_extra"] if self.v1 else 0.0), e["cycle_residue"]
+        if self.cycle.sequential:
+            work += batch * e["chain_extend_per_request"]
+        return work + (e["v1_eager_extra"] if self.v1 else 0.0), residue
 
     def _add_eager(self, parts: np.ndarray, batch: int, padded: int) -> None:
         """What runs outside the graphs; without a graph, no step is shorter than its launches."""
@@ -204,5 +209,5 @@ class StepModel:
             launches = sum(call.count for call in calls) * self.engine["eager_launch"]
             cost[[3, 5]] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound
             cost[3] += self.engine["step_eager_plain"]
-            self._prefill[key] = cost
+            self._prefill[key] = cost * self.engine["prefill_factor"] * self.engine["time_factor"]
         return self._prefill[key]

@@ -112,6 +112,28 @@ def card_workload(
     )
 
 
+def shortened(workload: Workload, turns: int) -> Workload:
+    """The first ``turns`` turns or a few more, whole conversations, with as much warm-down."""
+    behind = int((~workload.measured).sum())
+    keep = turns
+    while keep < len(workload) and keep in workload.follow:
+        keep += 1
+    if keep + behind >= len(workload):
+        return workload
+    n = keep + behind
+    while n < len(workload) and n in workload.follow:
+        n += 1
+    return Workload(
+        isl=workload.isl[:n],
+        osl=workload.osl[:n],
+        cached=workload.cached[:n],
+        measured=np.arange(n) < keep,
+        follow=workload.follow[:n],
+        conc=workload.conc,
+        arrival_s=None if workload.arrival_s is None else workload.arrival_s[:n],
+    )
+
+
 def fixed_workload(*, isl: int, osl: int, requests: int, conc: int) -> Workload:
     """``requests`` equal requests from ``conc`` closed-loop clients, without warm-down."""
     n = np.full(requests, 1, np.int64)

@@ -75,7 +75,7 @@ _PANELS = {
 def present(result: Result, *, given: Collection[str] = ()) -> RenderableType:
     """The page of one result; scenario fields in ``given`` are marked, the others are defaults."""
     parts: list[RenderableType] = [
-        Text(" · ".join(_title(result)), style=STRONG),
+        Text(title(result), style=STRONG),
         Text(),
         _headline(result),
         Text(),
@@ -88,6 +88,11 @@ def present(result: Result, *, given: Collection[str] = ()) -> RenderableType:
     parts += [Text(f"warning: {w}", style="yellow") for w in result.warnings if said not in w]
     parts.append(Text(f"sources: {shares(result.evidence)}"))
     return Group(*parts)
+
+
+def title(result: Result) -> str:
+    """Model, method, machine and load in words."""
+    return " · ".join(_title(result))
 
 
 def method_title(setup: Setup) -> str:
@@ -284,7 +289,7 @@ def effective(result: Result) -> dict[str, Any]:
         "window": s.window or own_window,
         "attention_backend": setup.backend,
         "max_running_requests": setup.memory.max_running_requests,
-        "mem_fraction_static": s.mem_fraction_static or defaults["mem_fraction_static"],
+        "mem_fraction_static": setup.mem_fraction,
         "chunked_prefill_size": setup.limits.chunked_prefill_size,
         "cuda_graph_max_bs": setup.graph_max_bs,
         "page_size": setup.limits.page_size,

@@ -181,7 +181,6 @@ def test_all_card_rows_within_eight_percent() -> None:
         {},
         {"acceptance": "al:5"},
         {"max_running_requests": 8},
-        {"mem_fraction_static": 0.75},
         {"attention_backend": "triton"},
         {"radix_cache": False},
         {"cuda_graph_max_bs": 4},

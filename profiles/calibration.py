@@ -1,0 +1,243 @@
+"""Calibrations: what a fit to measured throughput found, and how certain it is."""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.profiles.enginesheet import EngineSheet
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import find_sheet
+
+KINDS = ("constant", "correlation", "rejection", "decay", "generation")
+SCALES = ("log", "logit", "atanh", "linear")
+FORMAT = 1
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One unknown of a fit, with a Gaussian prior on a scale where it has no bounds.
+
+    Parameters
+    ----------
+    kind
+        ``constant`` of the engine sheet; ``correlation`` of answer length and acceptance, by data
+        set; ``rejection`` and ``decay`` of acceptance, by cell: the log of the factor on the
+        rejection rate, and what adds to beta; ``generation``: time factor of another build.
+    key
+        The constant, data set, cell or generation.
+    scale
+        ``log``, ``logit``, ``atanh`` or ``linear``.
+    prior, sd
+        Mean and standard deviation on that scale [1].
+    """
+
+    kind: str
+    key: str
+    scale: str
+    prior: float
+    sd: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.key}"
+
+    def value(self, x: float) -> float:
+        """The number at ``x`` on the unbounded scale (SI for constants)."""
+        if self.scale == "log":
+            return math.exp(x)
+        if self.scale == "logit":
+            return 1 / (1 + math.exp(-x))
+        return math.tanh(x) if self.scale == "atanh" else x
+
+
+def cell(model: str, method: str, dataset: str, thinking: bool) -> str:
+    """The name of an acceptance cell."""
+    return f"{model}/{method}/{dataset}/{'thinking' if thinking else 'plain'}"
+
+
+def constant_prior(engine: EngineSheet, name: str) -> Parameter:
+    """The prior of an engine constant: its sheet's value and relative error."""
+    quantity = engine.constants[name]
+    scale = "logit" if name in engine.fit["shares"] else "log"
+    if scale == "logit":
+        odds = quantity.value / (1 - quantity.value)
+        return Parameter(
+            "constant", name, scale, math.log(odds), quantity.rel_err / (1 - quantity.value)
+        )
+    return Parameter("constant", name, scale, math.log(quantity.si), quantity.rel_err)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The outcome of a fit.
+
+    Parameters
+    ----------
+    name, engine
+        The calibration, and the engine sheet whose constants it refines.
+    parameters, mean, covariance
+        Unknowns, posterior mean and covariance on their unbounded scales.
+    discrepancy
+        Relative standard deviation of what the model gets wrong in one setting whatever its
+        constants, and the part of it that differs by row [1].
+    rows
+        Names of the observations it was fitted on.
+    about
+        Date, sources, and what else a reader should know.
+    """
+
+    name: str
+    engine: str
+    parameters: tuple[Parameter, ...]
+    mean: Floats
+    covariance: Floats
+    discrepancy: tuple[float, float]
+    rows: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Numbers by parameter name, in SI."""
+        pairs = zip(self.parameters, self.mean.tolist(), strict=True)
+        return {p.name: p.value(x) for p, x in pairs}
+
+    @property
+    def sd(self) -> Floats:
+        """Posterior standard deviations on the unbounded scales."""
+        return np.sqrt(np.diagonal(self.covariance))
+
+    @property
+    def generations(self) -> tuple[str, ...]:
+        """Builds with a time factor of their own."""
+        return tuple(p.key for p in self.parameters if p.kind == "generation")
+
+    def applied(self, engine: EngineSheet) -> EngineSheet:
+        """The engine sheet with the fitted constants."""
+        values = self.values
+        found = {p.key: values[p.name] for p in self.parameters if p.kind == "constant"}
+        return engine.with_constants(evidence="fitted", **found)
+
+    def to_toml(self) -> str:
+        """Text that :func:`read_calibration` reads back."""
+        lines = [
+            f"format = {FORMAT}",
+            f"name = {json.dumps(self.name)}",
+            f"engine = {json.dumps(self.engine)}",
+            f"discrepancy = [{self.discrepancy[0]:.5g}, {self.discrepancy[1]:.5g}]",
+            "",
+            "[about]",
+            *(f"{key} = {json.dumps(value)}" for key, value in self.about.items()),
+            "",
+        ]
+        for p, x, sd in zip(self.parameters, self.mean.tolist(), self.sd.tolist(), strict=True):
+            lines += [
+                "[[parameters]]",
+                f"kind = {json.dumps(p.kind)}",
+                f"key = {json.dumps(p.key)}",
+                f"value = {p.value(x):.6g}",
+                f"scale = {json.dumps(p.scale)}",
+                f"mean = {x:.8g}",
+                f"sd = {sd:.4g}",
+                f"prior = [{p.prior:.8g}, {p.sd:.6g}]",
+                "",
+            ]
+        unit = self.covariance / np.outer(self.sd, self.sd)
+        lines.append("# Correlations of the above, the lower triangle by rows.")
+        lines.append("[posterior]\ncorrelation = [")
+        for i, row in enumerate(unit):
+            lines.append("  [" + ", ".join(f"{c:.3g}" for c in row[:i]) + "],")
+        lines += ["]", f"rows = {json.dumps(list(self.rows), indent=1)}", ""]
+        return "\n".join(lines)
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read a calibration file.
+
+    Raises
+    ------
+    UsageError
+        It is no calibration, or not one of this version.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            msg = f"{path}: calibration format {raw['format']}; this version reads {FORMAT}. "
+            raise UsageError(msg + 'Make it anew with "dflash-sim calibrate fit".')
+        return _from(raw)
+    except OSError as error:
+        msg = f"calibration {path}: {error.strerror or error}; make one with "
+        raise UsageError(msg + '"dflash-sim calibrate fit".') from error
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        msg = f"{path} is no calibration ({error}); make one with "
+        raise UsageError(msg + '"dflash-sim calibrate fit".') from error
+
+
+def _from(raw: Mapping[str, Any]) -> Calibration:
+    parameters, mean, sd = [], [], []
+    for p in raw["parameters"]:
+        if p["kind"] not in KINDS or p["scale"] not in SCALES:
+            msg = f"parameter of kind {p['kind']!r} on scale {p['scale']!r}"
+            raise ValueError(msg)
+        prior, prior_sd = p["prior"]
+        parameters.append(Parameter(p["kind"], p["key"], p["scale"], float(prior), float(prior_sd)))
+        mean.append(float(p["mean"]))
+        sd.append(float(p["sd"]))
+    covariance = _covariance(sd, raw["posterior"]["correlation"])
+    first, second = raw["discrepancy"]
+    return Calibration(
+        name=raw["name"],
+        engine=raw["engine"],
+        parameters=tuple(parameters),
+        mean=np.array(mean),
+        covariance=covariance,
+        discrepancy=(float(first), float(second)),
+        rows=tuple(raw["posterior"]["rows"]),
+        about=raw["about"],
+    )
+
+
+def _covariance(sd: Sequence[float], lower: Sequence[Sequence[float]]) -> Floats:
+    unit = np.eye(len(sd))
+    for i, row in enumerate(lower):
+        unit[i, :i] = unit[:i, i] = row[:i]
+    scaled = unit * np.outer(sd, sd)
+    # Rounded correlations may be a shade outside the positive ones.
+    values, vectors = np.linalg.eigh(scaled)
+    found: Floats = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    return found
+
+
+@cache
+def load_calibration(name: str, engine: str) -> Calibration | None:
+    """The calibration called ``name``: ``none``, ``shipped`` (None where there is none), or a file.
+
+    Raises
+    ------
+    UsageError
+        The file is no calibration, or one of another engine.
+    """
+    if name == "none":
+        return None
+    if name == "shipped":
+        path = find_sheet("calibrations", engine, ".toml")
+        return None if path is None else read_calibration(path)
+    found = read_calibration(Path(name))
+    if found.engine != engine:
+        msg = (
+            f"calibration {name} is for {found.engine}, not {engine}; give --engine {found.engine}."
+        )
+        raise UsageError(msg)
+    return found

@@ -1,0 +1,180 @@
+"""How the answer to a scenario moves with engine constants and acceptance.
+
+A fit needs this for hundreds of observations, an interval for one prediction. The same requests
+and the same latent acceptance are run again (common random numbers), on a short workload where
+only the slope is wanted: slopes hardly depend on how many requests there are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.profiles.calibration import Parameter, cell
+from dflash_sim.profiles.enginesheet import EngineSheet
+from dflash_sim.profiles.load import load_dataset
+from dflash_sim.simulator.commits import NoSpeculation
+from dflash_sim.simulator.draws import Draws, draw_commits
+from dflash_sim.simulator.expected import Expectation, expected_acceptance
+from dflash_sim.simulator.records import Run
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.trial import build_workload, run_engine
+from dflash_sim.simulator.workload import Workload, shortened
+
+METRICS = (
+    "output_throughput",
+    "accept_length",
+    "mean_tpot_ms",
+    "mean_ttft_ms",
+    "mean_e2e_latency_ms",
+)
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Requests:
+    """One run's requests and the stream that its acceptance is drawn from."""
+
+    workload: Workload
+    stream: np.random.SeedSequence
+
+    def draws(self, expectation: Expectation | None) -> Draws:
+        law = expectation.acceptance if expectation else NoSpeculation()
+        return draw_commits(law, self.workload, np.random.default_rng(self.stream))
+
+    def first(self, turns: int) -> "Requests":
+        return replace(self, workload=shortened(self.workload, turns))
+
+
+def requests_of(setup: Setup, run: int) -> Requests:
+    """The requests of run number ``run``, as :func:`predict.simulate` draws them."""
+    lengths, arrivals, acceptance = np.random.SeedSequence([setup.scenario.seed, run]).spawn(3)
+    work = build_workload(setup, np.random.default_rng(lengths), np.random.default_rng(arrivals))
+    return Requests(work, acceptance)
+
+
+def log_metrics(run: Run, workload: Workload) -> Floats:
+    """Logarithms of ``METRICS`` over the measured requests, in SI."""
+    done = workload.measured & np.isfinite(run.finish_s)
+    osl = workload.osl[done]
+    e2e = run.finish_s[done] - run.arrival_s[done]
+    ttft = run.first_token_s[done] - run.arrival_s[done]
+    many = osl > 1
+    tpot = (e2e - ttft)[many] / (osl[many] - 1)
+    span = float(run.finish_s[done].max() - np.nanmin(run.arrival_s))
+    tiny = np.finfo(float).tiny
+    verified = run.cycles[done] > 0
+    lengths = osl[verified] / run.cycles[done][verified]
+    means = (
+        osl.sum() / span,
+        lengths.mean() if verified.any() else 1.0,
+        tpot.mean() if many.any() else tiny,
+        ttft.mean(),
+        e2e.mean(),
+    )
+    return np.log(np.maximum(np.array(means, dtype=float), tiny))
+
+
+class Response:
+    """One scenario, answered for other constants and other acceptance.
+
+    Parameters
+    ----------
+    setup
+        The scenario, resolved with the engine sheet that the parameters start from.
+    waves
+        Turns per client in the short workload that slopes are taken on.
+    """
+
+    def __init__(self, setup: Setup, *, waves: int) -> None:
+        self.setup = setup
+        s = setup.scenario
+        self.dataset = load_dataset(s.dataset).name if s.dataset else None
+        self.expectation = None
+        if setup.speculative:
+            self.expectation = expected_acceptance(
+                model=setup.model.name,
+                method=s.method,
+                block=setup.block,
+                dataset=self.dataset,
+                thinking=s.thinking,
+                text=s.acceptance,
+            )
+        self._waves = waves
+
+    @property
+    def cell(self) -> str | None:
+        """The acceptance cell; none without speculation, or where acceptance is given."""
+        s = self.setup.scenario
+        if self.expectation is None or self.dataset is None or s.acceptance is not None:
+            return None
+        return cell(self.setup.model.name, s.method, self.dataset, s.thinking)
+
+    @cached_property
+    def _short(self) -> Requests:
+        whole = requests_of(self.setup, 0)
+        return whole.first(self._waves * max(whole.workload.conc, 2))
+
+    def answer(self, values: Mapping[str, float], *, runs: int) -> Floats:
+        """Logarithms of ``METRICS`` on the full workload, the mean over runs."""
+        return np.mean(
+            [self._run(requests_of(self.setup, run), values) for run in range(runs)], axis=0
+        )
+
+    def slopes(
+        self, parameters: Sequence[Parameter], at: Floats, steps: Floats
+    ) -> npt.NDArray[np.float64]:
+        """d log metric / d parameter, shape [metrics, parameters], by differences.
+
+        Parameters
+        ----------
+        at, steps
+            Where, and how far, on the parameters' unbounded scales.
+        """
+        values = {p.name: p.value(x) for p, x in zip(parameters, at.tolist(), strict=True)}
+        base = self._run(self._short, values)
+        out = np.zeros((len(METRICS), len(parameters)))
+        for i, (p, x, h) in enumerate(zip(parameters, at.tolist(), steps.tolist(), strict=True)):
+            if self._concerns(p):
+                there = self._run(self._short, values | {p.name: p.value(x + h)})
+                out[:, i] = (there - base) / h
+        return out
+
+    def _concerns(self, p: Parameter) -> bool:
+        if p.kind == "constant":
+            return p.key in self._read
+        if p.kind == "correlation":
+            return self.expectation is not None and p.key == self.dataset
+        return p.key in (self.cell, self.setup.scenario.generation)
+
+    def _run(self, requests: Requests, values: Mapping[str, float]) -> Floats:
+        engine = self.engine(values)
+        setup = replace(self.setup, engine=engine)
+        draws = requests.draws(self.expected(values))
+        record = run_engine(setup, requests.workload, draws)
+        self._read = engine.read
+        return log_metrics(record, requests.workload)
+
+    def engine(self, values: Mapping[str, float]) -> EngineSheet:
+        """The engine sheet with the constants among ``values``."""
+        found = {
+            name.removeprefix("constant:"): v
+            for name, v in values.items()
+            if name.startswith("constant:")
+        }
+        factor = values.get(f"generation:{self.setup.scenario.generation}", 1.0)
+        return self.setup.engine.with_constants(**({"time_factor": factor} | found))
+
+    def expected(self, values: Mapping[str, float]) -> Expectation | None:
+        """The acceptance with the parameters among ``values``."""
+        if self.expectation is None:
+            return None
+        where = self.cell
+        return self.expectation.adjusted(
+            rejection=values.get(f"rejection:{where}", 0.0),
+            decay=values.get(f"decay:{where}", 0.0),
+            correlation=values.get(f"correlation:{self.dataset}", 0.0),
+        )

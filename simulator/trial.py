@@ -1,0 +1,99 @@
+"""One run of a scenario: its requests, and the engine that serves them."""
+
+from typing import Any
+
+import numpy as np
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_dataset
+from dflash_sim.simulator.draws import Draws
+from dflash_sim.simulator.leap import LeapEngine, refusal
+from dflash_sim.simulator.records import Run
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.workload import Workload, card_workload, fixed_workload, open_loop
+
+
+def build_workload(
+    setup: Setup, rng_lengths: np.random.Generator, rng_arrivals: np.random.Generator
+) -> Workload:
+    """The requests of one run."""
+    s = setup.scenario
+    defaults = setup.engine.defaults
+    if s.dataset is None:
+        assert s.isl is not None
+        assert s.osl is not None
+        few = max(defaults["min_requests"], defaults["requests_per_client"] * (s.conc or 0))
+        count = s.num_prompts or (few if s.rate is None else defaults["min_requests_open_loop"])
+        osl = min(s.osl, s.max_new_tokens)
+        work = fixed_workload(isl=s.isl, osl=osl, requests=count, conc=s.conc or count)
+    else:
+        dataset = load_dataset(s.dataset)
+        enough = dataset.num_prompts * dataset.copies(conc=2)
+        work = card_workload(
+            dataset,
+            thinking=s.thinking,
+            conc=s.conc or 1,
+            max_new_tokens=s.max_new_tokens,
+            cache_unit=setup.cache_unit,
+            num_prompts=s.num_prompts or (None if s.rate is None else enough),
+            rng=rng_lengths,
+        )
+    _refuse_endless(setup, work)
+    if s.rate is None:
+        return work
+    return open_loop(work, rate=s.rate, burstiness=s.burstiness, rng=rng_arrivals)
+
+
+def _refuse_endless(setup: Setup, work: Workload) -> None:
+    """Plain decoding takes a step per token: more steps than memory holds are refused."""
+    most, many = (int(setup.engine.defaults[k]) for k in ("max_iterations", "max_requests"))
+    steps = int(work.osl.sum()) // min(work.conc, setup.limits.max_running_requests)
+    if steps > most or len(work) > many:
+        fits = max(1, min(len(work) * most // max(1, steps), many))
+        msg = (
+            f"{len(work):,} requests mean up to {steps:,} decode steps in one run; at most "
+            f"{many:,} requests and {most:,} steps are simulated. Try --num-prompts {fits}."
+        )
+        raise UsageError(msg)
+
+
+def run_engine(
+    setup: Setup,
+    workload: Workload,
+    draws: Draws,
+    *,
+    engine: str = "auto",
+    **watch: Any,
+) -> Run:
+    """One run on the leap engine, or on the event engine where leap refuses.
+
+    Parameters
+    ----------
+    engine
+        ``auto``, ``leap`` (an error where it refuses) or ``event``.
+    watch
+        What only the event engine takes: ``on_interval``, ``on_count``, ``stop_after``.
+    """
+    longest = int(workload.isl.max())
+    setup.step.reach(longest + setup.limits.max_new_tokens + setup.block)
+    limits = setup.limits.for_workload(longest_prompt=longest, conc=workload.conc)
+    parts: dict[str, Any] = {
+        "step": setup.step,
+        "host": setup.host,
+        "limits": limits,
+        "workload": workload,
+        "draws": draws,
+        "mode": setup.scenario.engine_mode,
+        "host_length_sync": setup.host_length_sync,
+        "turnaround_s": setup.engine["client_turnaround"],
+    }
+    why = refusal(limits, draws)
+    if engine == "leap" and why:
+        msg = f"the leap engine refuses this scenario: {why}. Use the event engine."
+        raise UsageError(msg)
+    if engine == "event" or watch or (engine == "auto" and why):
+        # SimPy is imported only where it runs: it is a tenth of a cold answer.
+        from dflash_sim.simulator.engine import EventEngine
+
+        return EventEngine(**parts, **watch).run()
+    return LeapEngine(**parts).run()
