@@ -48,8 +48,9 @@ DECODE_MAX_BATCH = 512
 PREFILL_MAX_BATCH = 8
 GDN_HEADS = ((64, 16), (48, 16), (32, 16))  # (value heads, key heads) before sharding
 GDN_STATE_BYTES = 128 * 128 * FP32_BYTES  # of one value head
+GDN_SHARED_KERNEL = "fused_recurrent_gated_delta_rule_packed_decode"
 GDN_KERNELS = {
-    "fused_recurrent_gated_delta_rule_packed_decode": "recurrent_decode",
+    GDN_SHARED_KERNEL: "recurrent_decode",
     "fused_recurrent_gated_delta_rule": "recurrent_decode",
     "causal_conv1d_update": "conv_update",
     "chunk_gated_delta_rule": "chunk_prefill",
@@ -127,7 +128,10 @@ def attention(library: Library) -> Table:
 
 
 def gdn(library: Library) -> Table:
-    """SGLang's gated delta net: decode by batch, prefill by batch and length."""
+    """SGLang's gated delta net: decode by batch, prefill by batch and length.
+
+    vLLM times the very same decode kernel: it stands in where SGLang's run was disturbed.
+    """
     tally = Tally(library, "gdn")
     shards = {(v // tp, max(1, k // tp)) for v, k in GDN_HEADS for tp in SHARDS}
     path = library.newest("linear_attention", "sglang", "gdn_perf.parquet")
@@ -142,6 +146,12 @@ def gdn(library: Library) -> Table:
                 if (v, k) in shards
             ),
         )
+    other = library.newest("linear_attention", "vllm", "gdn_perf.parquet")
+    if other is not None:
+        columns = ("num_v_heads", "num_k_heads", "batch_size", "latency")
+        rows = read_rows(other, columns, {"kernel_source": [GDN_SHARED_KERNEL]})
+        named = ((("recurrent_decode", v, k, 1), batch, time_ms) for v, k, batch, time_ms in rows)
+        tally.mend(other, named)
     return tally.table(("kernel", "v_heads", "k_heads", "seq"), "batch", _state_bytes)
 
 

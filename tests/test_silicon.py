@@ -108,6 +108,14 @@ class TestRows:
             "all_reduce/8 at 8192: 40 us between 5 and 6"
         ]
 
+    def test_a_disturbed_row_takes_the_same_kernel_timed_under_vllm(self, imported):
+        report, tables = imported
+        rows = {tuple(r.split(",")[:3]): r.split(",")[4:] for r in _lines(report, "gdn.csv")[1:]}
+        assert rows["recurrent_decode", "16", "4"] == ["svv", "5", "6.5", "9"]
+        assert rows["recurrent_decode", "8", "2"] == ["s", "5", "6", "8"]  # within 1.3: left alone
+        assert tables.gdn_decode(batch=4, v_heads=16, k_heads=4).seconds == pytest.approx(9 * US)
+        assert report.notes["gdn"]["mended"] == ["recurrent_decode/16/4/1 at 4: 30 us, elsewhere 9"]
+
     def test_every_source_is_named_with_its_digest(self, imported, data_dir):
         _, tables = imported
         listed = {s["path"]: s["sha256"] for s in tables.meta["sources"]}
