@@ -1,0 +1,199 @@
+"""The house style of charts: axes, marks, intervals, the layout that all figures share.
+
+A colour is the name of a custom property of ``report.css``, and the page's script looks it up: one
+figure serves a light page, a dark one and paper. Each colour comes with a mark and a dash, for
+whoever cannot tell two colours apart.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Protocol, TypeVar
+
+from dflash_sim.profiles.errors import UsageError
+
+try:
+    import plotly.graph_objects as go
+    from plotly.offline import get_plotlyjs
+except ModuleNotFoundError as error:
+    msg = 'a report needs plotly, which is not installed: pip install "dflash-sim[report]".'
+    raise UsageError(msg) from error
+
+__all__ = [
+    "TEMPLATE",
+    "Axis",
+    "area",
+    "dash",
+    "error_bars",
+    "get_plotlyjs",
+    "go",
+    "grouped",
+    "mark",
+    "plain",
+    "series",
+]
+
+SERIES = 6  # --series-1 to --series-6 of report.css
+_MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_AREA_OPACITY = 0.16
+_FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "var(--ink)"}
+_AXIS = {
+    "automargin": True,
+    "gridcolor": "var(--grid)",
+    "linecolor": "var(--axis)",
+    "showline": True,
+    "ticks": "outside",
+    "ticklen": 4,
+    "tickcolor": "var(--axis)",
+    "title": {"standoff": 12, "font": _FONT},
+    "zeroline": False,
+    "zerolinecolor": "var(--muted)",
+}
+TEMPLATE: dict[str, Any] = {
+    "layout": {
+        "height": 420,
+        "hovermode": "closest",
+        "margin": {"l": 64, "r": 24, "t": 56, "b": 56},
+        "paper_bgcolor": "var(--page)",
+        "plot_bgcolor": "var(--page)",
+        "colorway": [f"var(--series-{i + 1})" for i in range(SERIES)],
+        "font": _FONT,
+        "hoverlabel": {
+            "align": "left",
+            "bgcolor": "var(--raised)",
+            "bordercolor": "var(--axis)",
+            "font": _FONT,
+        },
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "yref": "paper",
+        },
+        "modebar": {
+            "bgcolor": "var(--clear)",
+            "color": "var(--axis)",
+            "activecolor": "var(--ink)",
+        },
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis shows.
+
+    Parameters
+    ----------
+    title
+        The quantity, such as ``"output throughput"``.
+    unit
+        Printed in brackets behind it; empty for a count.
+    log
+        Logarithmic.
+    """
+
+    title: str
+    unit: str = ""
+    log: bool = False
+
+    def layout(self, before: str = "", **more: Any) -> dict[str, Any]:
+        """Plotly's words for it; ``before`` goes in front of the title."""
+        unit = f" [{self.unit}]" if self.unit else ""
+        kind = {"type": "log", "dtick": "D2"} if self.log else {}
+        title = plain(f"{before} {self.title}{unit}".strip())
+        return {"title": {"text": title}, "tickformat": "~s" if self.log else "", **kind, **more}
+
+
+def plain(text: str) -> str:
+    """Text that plotly shows as it is: it would read tags."""
+    return escape(text, quote=False)
+
+
+class Grouped(Protocol):
+    """Anything that belongs to a group by name."""
+
+    @property
+    def group(self) -> str:
+        """Name of the group."""
+
+
+G = TypeVar("G", bound=Grouped)
+
+
+def grouped(things: Iterable[G], order: Sequence[str]) -> list[tuple[int, str, list[G]]]:
+    """The groups of things, each with its place among the series, its name and its members.
+
+    The groups in ``order`` have the first places, whether anything belongs to them or not.
+    """
+    groups: dict[str, list[G]] = {name: [] for name in order}
+    for thing in things:
+        groups.setdefault(thing.group, []).append(thing)
+    return [(i, name, members) for i, (name, members) in enumerate(groups.items()) if members]
+
+
+def series(i: int) -> str:
+    """Colour of the series that is ``i``-th in order."""
+    return f"var(--series-{i % SERIES + 1})"
+
+
+def dash(i: int) -> str:
+    """Dash of its line."""
+    return _DASHES[i % len(_DASHES)]
+
+
+def mark(i: int, *, hollow: bool = False) -> dict[str, Any]:
+    """Its mark: after six series the colours begin again, hollow."""
+    open_ = "-open" if hollow or i >= SERIES else ""
+    edge = {"color": series(i) if open_ else "var(--page)", "width": 1.5 if open_ else 0.5}
+    return {
+        "color": series(i),
+        "symbol": _MARKS[i % len(_MARKS)] + open_,
+        "size": 8,
+        "opacity": 0.9,
+        "line": edge,
+    }
+
+
+def error_bars(
+    middle: Sequence[float],
+    low: Sequence[float | None],
+    high: Sequence[float | None],
+    *,
+    color: str,
+) -> dict[str, Any]:
+    """Whiskers from ``low`` to ``high``; none where an end is missing."""
+    both = list(zip(middle, low, high, strict=True))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [0 if b is None or a is None else max(b - m, 0) for m, a, b in both],
+        "arrayminus": [0 if b is None or a is None else max(m - a, 0) for m, a, b in both],
+        "color": color,
+        "thickness": 1,
+        "width": 0,
+        "visible": any(a is not None and b is not None for _, a, b in both),
+    }
+
+
+def area(
+    x: Sequence[float], low: Sequence[float], high: Sequence[float], *, color: str, **more: Any
+) -> dict[str, Any]:
+    """The area between two curves, as a trace."""
+    return {
+        "x": [*x, *reversed(x)],
+        "y": [*low, *reversed(high)],
+        "mode": "lines",
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": color,
+        "opacity": _AREA_OPACITY,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        **more,
+    }
