@@ -1,14 +1,14 @@
 """Observations a fit can use, and what is unknown in them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.calibrate.observations import Observation
-from dflash_sim.profiles.calibration import Parameter, constant_prior
+from dflash_sim.profiles.calibration import KINDS, Parameter, constant_prior
 from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.priors import load_acceptance_priors
@@ -108,34 +108,11 @@ def _row(observation: Observation, engine: EngineSheet) -> Row:
 def unknowns(rows: Sequence[Row], engine: EngineSheet) -> tuple[Parameter, ...]:
     """What the rows can speak about: constants, data sets, acceptance cells, other builds."""
     responses = [row.response(engine) for row in rows]
-    found = [constant_prior(engine, name) for name in engine.fit["free"]]
-    priors = engine.fit["priors"]
-    datasets = sorted({r.dataset for r in responses if r.dataset and r.cell})
-    found += [Parameter("correlation", d, "atanh", 0.0, priors["correlation"]) for d in datasets]
-    cells: dict[str, Response] = {}
-    for r in responses:
-        name = r.cell
-        if name and (name not in cells or r.setup.block > cells[name].setup.block):
-            cells[name] = r
-    for name, r in sorted(cells.items()):
-        found += _acceptance_priors(name, r, priors)
-    builds = sorted({r.setup.scenario.generation for r in responses if r.setup.scenario.generation})
-    found += [Parameter("generation", b, "log", 0.0, priors["generation"]) for b in builds]
-    return tuple(found)
-
-
-def _acceptance_priors(name: str, r: Response, priors: Mapping[str, float]) -> list[Parameter]:
-    """A cell's freedom, from the relative error of the accept length at its largest block."""
-    assert r.expectation is not None
-    h = priors["decay"]
-    lengths = [
-        e.acceptance.survival().mean_accept_length
-        for e in (r.expectation, r.expectation.adjusted(rejection=h))
-    ]
-    slope = abs(math.log(lengths[1] / lengths[0])) / h
-    spread = r.expectation.rel_err / max(slope, h)
-    decay = priors["decay" if r.expectation.evidence == "published" else "decay_borrowed"]
-    return [
-        Parameter("rejection", name, "linear", 0.0, spread),
-        Parameter("decay", name, "linear", 0.0, decay),
-    ]
+    found = {p.name: p for p in (constant_prior(engine, name) for name in engine.fit["free"])}
+    # The largest block of a cell says most about how free its acceptance is.
+    for r in sorted(responses, key=lambda r: -r.setup.block):
+        for p in r.own_parameters():
+            found.setdefault(p.name, p)
+    order = {kind: i for i, kind in enumerate(KINDS)}
+    names = sorted(found, key=lambda n: (order[found[n].kind], found[n].kind != "constant" and n))
+    return tuple(found[name] for name in names)

@@ -124,10 +124,12 @@ class Calibration:
         """Builds with a time factor of their own."""
         return tuple(p.key for p in self.parameters if p.kind == "generation")
 
-    def applied(self, engine: EngineSheet) -> EngineSheet:
-        """The engine sheet with the fitted constants."""
+    def applied(self, engine: EngineSheet, generation: str | None = None) -> EngineSheet:
+        """The engine sheet with the fitted constants, for a build if its time factor is known."""
         values = self.values
         found = {p.key: values[p.name] for p in self.parameters if p.kind == "constant"}
+        if generation in self.generations:
+            found["time_factor"] = values[f"generation:{generation}"]
         return engine.with_constants(evidence="fitted", **found)
 
     def to_toml(self) -> str:

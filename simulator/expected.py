@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dflash_sim.profiles.calibration import Calibration, cell
 from dflash_sim.profiles.errors import MissingProfileError
 from dflash_sim.profiles.load import load_acceptance
 from dflash_sim.profiles.priors import (
@@ -106,6 +107,32 @@ def _known(model: str, method: str) -> str:
     }
     flag = {True: " --thinking", False: " --no-thinking", None: ""}
     return ", ".join(sorted(f"{d}{flag[t]}" for d, t in rows)) or "nothing for this pair"
+
+
+def calibrated(
+    expectation: Expectation,
+    calibration: Calibration | None,
+    *,
+    model: str,
+    method: str,
+    dataset: str | None,
+    thinking: bool,
+    given: bool,
+) -> Expectation:
+    """The acceptance as a fit to throughput refined it; a ``given`` one keeps its accept length."""
+    if calibration is None or dataset is None:
+        return expectation
+    values = calibration.values
+    where = cell(model, method, dataset, thinking)
+    refined = not given and f"rejection:{where}" in values
+    adjusted = expectation.adjusted(
+        rejection=values[f"rejection:{where}"] if refined else 0.0,
+        decay=values.get(f"decay:{where}", 0.0) if refined else 0.0,
+        correlation=values.get(f"correlation:{dataset}", 0.0),
+    )
+    if not refined:
+        return adjusted
+    return replace(adjusted, source=f"{adjusted.source}, refined by a fit to throughput")
 
 
 _Found = tuple[FrailtyWeibull, str, str, float]

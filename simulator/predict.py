@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.commits import NoSpeculation
 from dflash_sim.simulator.cost import EVIDENCE
 from dflash_sim.simulator.draws import draw_commits
-from dflash_sim.simulator.expected import Expectation, expected_acceptance
+from dflash_sim.simulator.expected import Expectation, calibrated, expected_acceptance
 from dflash_sim.simulator.metrics import Summary, summarise
 from dflash_sim.simulator.records import Run
 from dflash_sim.simulator.scenario import Scenario
@@ -108,14 +109,7 @@ def predict(
     setup = setup or resolve(scenario)
     expectation = None
     if setup.speculative:
-        expectation = expected_acceptance(
-            model=setup.model.name,
-            method=scenario.method,
-            block=setup.block,
-            dataset=load_dataset(scenario.dataset).name if scenario.dataset else None,
-            thinking=scenario.thinking,
-            text=scenario.acceptance,
-        )
+        expectation = _expectation(setup)
     summaries, used = [], "leap"
     for run in range(scenario.runs):
         summary, record = simulate(setup, expectation, run=run, engine=engine)
@@ -125,7 +119,12 @@ def predict(
             on_run(run)
     baseline = None
     if with_baseline and setup.speculative:
-        plain = resolve(_plain(scenario, setup), engine=setup.engine, tables=setup.tables)
+        plain = resolve(
+            _plain(scenario, setup),
+            engine=setup.engine,
+            tables=setup.tables,
+            calibration=setup.calibration,
+        )
         baseline = predict(plain.scenario, engine=engine, with_baseline=False, setup=plain)
     evidence = np.sum([s.evidence_s for s in summaries], axis=0)
     warnings = list(setup.warnings)
@@ -158,6 +157,18 @@ def predict(
         published=nearest_published(result),
         warnings=(*warnings, *_overload(result)),
     )
+
+
+def _expectation(setup: Setup) -> Expectation:
+    s = setup.scenario
+    about: dict[str, Any] = {
+        "model": setup.model.name,
+        "method": s.method,
+        "dataset": load_dataset(s.dataset).name if s.dataset else None,
+        "thinking": s.thinking,
+    }
+    found = expected_acceptance(**about, block=setup.block, text=s.acceptance)
+    return calibrated(found, setup.calibration, **about, given=s.acceptance is not None)
 
 
 def _plain(scenario: Scenario, setup: Setup) -> Scenario:

@@ -5,6 +5,7 @@ and the same latent acceptance are run again (common random numbers), on a short
 only the slope is wanted: slopes hardly depend on how many requests there are.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -112,6 +113,29 @@ class Response:
         if self.expectation is None or self.dataset is None or s.acceptance is not None:
             return None
         return cell(self.setup.model.name, s.method, self.dataset, s.thinking)
+
+    def own_parameters(self) -> list[Parameter]:
+        """What is unknown about this scenario's acceptance and build, with its priors."""
+        engine = self.setup.engine
+        priors, build = engine.fit["priors"], self.setup.scenario.generation
+        found = []
+        if build not in (None, engine.fit["generation"]):
+            found.append(Parameter("generation", str(build), "log", 0.0, priors["generation"]))
+        if self.expectation is None or self.cell is None:
+            return found
+        # A cell is as free as the relative error of its accept length says.
+        h, bent = priors["decay"], self.expectation.adjusted(rejection=priors["decay"])
+        lengths = [e.acceptance.survival().mean_accept_length for e in (self.expectation, bent)]
+        slope = abs(math.log(lengths[1] / lengths[0])) / h
+        spread = self.expectation.rel_err / max(slope, h)
+        published = self.expectation.evidence == "published"
+        decay = priors["decay" if published else "decay_borrowed"]
+        return [
+            *found,
+            Parameter("correlation", str(self.dataset), "atanh", 0.0, priors["correlation"]),
+            Parameter("rejection", self.cell, "linear", 0.0, spread),
+            Parameter("decay", self.cell, "linear", 0.0, decay),
+        ]
 
     @cached_property
     def _short(self) -> Requests:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from dflash_sim.profiles.calibration import Calibration, load_calibration
 from dflash_sim.profiles.enginesheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
 from dflash_sim.profiles.load import (
@@ -55,6 +56,7 @@ class Setup:
     tables: OpTables | None
     lender: Device | None
     warnings: tuple[str, ...]
+    calibration: Calibration | None = None
 
     @property
     def speculative(self) -> bool:
@@ -123,11 +125,16 @@ class Setup:
 
 
 def resolve(
-    scenario: Scenario, *, engine: EngineSheet | None = None, tables: OpTables | None = None
+    scenario: Scenario,
+    *,
+    engine: EngineSheet | None = None,
+    tables: OpTables | None = None,
+    calibration: Calibration | None = None,
 ) -> Setup:
     """Load and check everything a scenario names.
 
-    ``engine`` and ``tables`` replace the sheets on disk: changed constants, or tables at hand.
+    ``engine`` and ``tables`` replace the sheets on disk: changed constants, or tables at hand. With
+    an ``engine`` its constants stand, and ``calibration`` says how certain they are, if anything.
 
     Raises
     ------
@@ -136,7 +143,11 @@ def resolve(
     """
     s = scenario
     device = load_device(s.gpu)
-    engine = engine or load_engine(s.engine)
+    if engine is None:
+        engine = load_engine(s.engine)
+        calibration = calibration or load_calibration(s.calibration, engine.name)
+        if calibration is not None:
+            engine = calibration.applied(engine, s.generation)
     model = load_model(s.model)
     drafter, eagle = _draft_network(s)
     block = _block(s, drafter)
@@ -196,7 +207,8 @@ def resolve(
         mem_fraction=fraction,
         tables=tables,
         lender=load_device(tables.device) if tables and tables.device != device.name else None,
-        warnings=tuple(_warnings(s, memory, device, engine)),
+        warnings=tuple(_warnings(s, memory, device, engine, calibration)),
+        calibration=calibration,
     )
 
 
@@ -353,8 +365,20 @@ def _roomier(device: Device, needed: float) -> str:
     )
 
 
-def _warnings(s: Scenario, memory: MemoryPlan, device: Device, engine: EngineSheet) -> list[str]:
+def _warnings(
+    s: Scenario,
+    memory: MemoryPlan,
+    device: Device,
+    engine: EngineSheet,
+    calibration: Calibration | None,
+) -> list[str]:
     out = []
+    if not known_build(s.generation, engine, calibration):
+        spread = engine.fit["priors"]["generation"]
+        out.append(
+            f"build {s.generation} is not among the fitted ones; predicted as "
+            f"{engine.fit['generation']}, and the interval allows for +-{spread:.0%} more"
+        )
     if s.conc is not None and s.conc > memory.max_running_requests:
         out.append(
             f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
@@ -363,6 +387,14 @@ def _warnings(s: Scenario, memory: MemoryPlan, device: Device, engine: EngineShe
     if device.name not in engine.defaults["confirmed_gpus"]:
         out.append(f"{device.name}: no measurement there has confirmed a prediction yet")
     return out
+
+
+def known_build(
+    generation: str | None, engine: EngineSheet, calibration: Calibration | None
+) -> bool:
+    """Whether the constants are of this build, or relative to it."""
+    own = generation in (None, engine.fit["generation"])
+    return own or (calibration is not None and generation in calibration.generations)
 
 
 def _check_fits(drafter: DrafterShape, model: ModelShape) -> None:
