@@ -58,6 +58,7 @@ METHODS = ("none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only"
 MODES = ("v1", "v2-sync", "v2")
 FORMATS = ("table", "json", "jsonl", "csv")
 SIMULATORS = ("auto", "leap", "event")
+INTERVALS = ("90", "none")
 Str: TypeAlias = str | None
 Bool: TypeAlias = bool | None
 File: TypeAlias = Path | None

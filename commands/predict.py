@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dflash_sim.commands.options import (
+    INTERVALS,
     OUTPUT,
     SIMULATORS,
     Format,
@@ -35,6 +36,9 @@ def predict(
     no_baseline: Annotated[
         bool, option(OUTPUT, "Skip plain decoding", "--no-baseline", metavar="")
     ] = False,
+    interval: Annotated[
+        str, option(OUTPUT, "90, or none for speed", autocompletion=completer(lambda: INTERVALS))
+    ] = INTERVALS[0],
     tag: Annotated[Str, option(OUTPUT, "Label of the rows")] = None,
     form: Format = None,
     output: Output = None,
@@ -53,6 +57,8 @@ def predict(
 
     if simulator not in SIMULATORS:
         raise unknown(kind="--simulator", value=simulator, allowed=SIMULATORS)
+    if interval not in INTERVALS:
+        raise unknown(kind="--interval", value=interval, allowed=INTERVALS)
     shape = chosen_format(form, output)
     if output == Path("-"):
         output = None
@@ -68,6 +74,7 @@ def predict(
             points,
             simulator=simulator,
             with_baseline=not no_baseline,
+            with_interval=interval != "none",
             on_run=progress.advance,
         )
         found = list(work)

@@ -58,6 +58,10 @@ class ScenarioOptions:
         Str, option(SPECULATION, "Such as al:6.6, table:0.9,0.8 or sglang-simulated:3.2")
     ]
     engine: Annotated[Str, option(ENGINE, "Engine sheet")]
+    calibration: Annotated[
+        Str, option(ENGINE, "Fitted constants: shipped, none, or a file of calibrate fit")
+    ]
+    generation: Annotated[Str, option(ENGINE, "Build of the engine, if not the sheet's")]
     engine_mode: Annotated[
         Str, swept(ENGINE, "v1, v2-sync or v2 (overlap)", completer(lambda: MODES))
     ]

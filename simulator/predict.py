@@ -12,16 +12,12 @@ from dflash_sim.simulator.commits import NoSpeculation
 from dflash_sim.simulator.cost import EVIDENCE
 from dflash_sim.simulator.draws import draw_commits
 from dflash_sim.simulator.expected import Expectation, calibrated, expected_acceptance
+from dflash_sim.simulator.interval import Sensitivity, intervals, sensitivity
 from dflash_sim.simulator.metrics import Summary, summarise
 from dflash_sim.simulator.records import Run
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import build_workload, run_engine
-
-# Two-sided 95 % points of Student's t by degrees of freedom (any statistics table), and of the
-# normal law, which the first terms of Fisher's expansion correct from there on.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_Z95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -32,8 +28,10 @@ class Result:
     ----------
     values
         Means over runs, by result-schema name (milliseconds and tokens per second).
-    output_throughput_ci95
-        95 % interval of the mean over runs [token/s]; None with one run.
+    sensitivity
+        How the metrics answer to what is uncertain; None if not asked for.
+    intervals
+        90 % intervals of a measurement, by metric name and ``speedup``; empty if not asked for.
     baseline
         The same scenario without speculation; None for plain decoding.
     evidence
@@ -46,9 +44,10 @@ class Result:
     setup: Setup
     expectation: Expectation | None
     values: dict[str, float]
-    output_throughput_ci95: tuple[float, float] | None
     evidence: dict[str, float]
     accept_histogram: list[int]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    sensitivity: Sensitivity | None = field(default=None, repr=False)
     baseline: "Result | None" = None
     published: PublishedPoint | None = None
     warnings: tuple[str, ...] = ()
@@ -61,6 +60,15 @@ class Result:
         if self.baseline is None:
             return None
         return self.values["output_throughput"] / self.baseline.values["output_throughput"]
+
+    @property
+    def published_fitted(self) -> tuple[str, ...]:
+        """What was fitted on the published point, so that it proves nothing."""
+        point, fit = self.published, self.setup.calibration
+        if point is None:
+            return ()
+        used = fit is not None and point.source_id in fit.about.get("sources", ())
+        return (*point.fitted_what, *(["the shipped calibration"] if used else []))
 
     @property
     def published_error(self) -> float | None:
@@ -90,6 +98,8 @@ def predict(
     *,
     engine: str = "auto",
     with_baseline: bool = True,
+    with_interval: bool = True,
+    baseline: "Result | None" = None,
     setup: Setup | None = None,
     on_run: Callable[[int], None] | None = None,
 ) -> Result:
@@ -101,6 +111,10 @@ def predict(
         ``auto``, ``leap`` or ``event``.
     with_baseline
         Also predict plain decoding, for the speed-up.
+    with_interval
+        Also the 90 % intervals, which take some dozen short runs more.
+    baseline
+        The prediction of plain decoding, where it is known already.
     setup
         A resolved scenario, to reuse its price tables or changed constants.
     on_run
@@ -117,15 +131,20 @@ def predict(
         used = record.engine
         if on_run is not None:
             on_run(run)
-    baseline = None
-    if with_baseline and setup.speculative:
+    if baseline is None and with_baseline and setup.speculative:
         plain = resolve(
             _plain(scenario, setup),
             engine=setup.engine,
             tables=setup.tables,
             calibration=setup.calibration,
         )
-        baseline = predict(plain.scenario, engine=engine, with_baseline=False, setup=plain)
+        baseline = predict(
+            plain.scenario,
+            engine=engine,
+            with_baseline=False,
+            with_interval=with_interval,
+            setup=plain,
+        )
     evidence = np.sum([s.evidence_s for s in summaries], axis=0)
     warnings = list(setup.warnings)
     if setup.tables is None:
@@ -139,18 +158,30 @@ def predict(
         )
     if expectation is not None and expectation.evidence == "assumed" and not scenario.acceptance:
         warnings.append(f"acceptance is {expectation.source}, +-{expectation.rel_err:.0%}")
+    per_run = [s.values for s in summaries]
+    own, found = None, {}
+    if with_interval:
+        own = sensitivity(setup)
+        found = intervals(
+            setup,
+            own,
+            per_run,
+            plain=baseline.sensitivity if baseline else None,
+            plain_runs=baseline.per_run if baseline else (),
+        )
     result = Result(
         scenario=scenario,
         setup=setup,
         expectation=expectation,
         values=_means(summaries),
-        output_throughput_ci95=_interval([s.values["output_throughput"] for s in summaries]),
         evidence=dict(zip(EVIDENCE, (evidence / evidence.sum()).tolist(), strict=True)),
         accept_histogram=_histogram(summaries),
+        intervals=found,
+        sensitivity=own,
         baseline=baseline,
         warnings=tuple(warnings),
         engine_used=used,
-        per_run=[s.values for s in summaries],
+        per_run=per_run,
     )
     return replace(
         result,
@@ -194,17 +225,6 @@ def _means(summaries: list[Summary]) -> dict[str, float]:
 def _histogram(summaries: list[Summary]) -> list[int]:
     total = np.sum([s.accept_histogram for s in summaries], axis=0)
     return [int(x) for x in total]
-
-
-def _interval(sample: list[float]) -> tuple[float, float] | None:
-    n = len(sample)
-    if n < 2:
-        return None
-    fisher = _Z95 + (_Z95**3 + _Z95) / (4 * (n - 1))
-    t = _T95[n - 2] if n - 2 < len(_T95) else fisher
-    half = t * float(np.std(sample, ddof=1)) / n**0.5
-    mean = float(np.mean(sample))
-    return mean - half, mean + half
 
 
 def nearest_published(result: Result) -> PublishedPoint | None:

@@ -9,10 +9,12 @@ from math import isfinite
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.profiles.units import GIGA, HOUR_S, MEGA
 from dflash_sim.simulator.predict import Result
+from dflash_sim.simulator.response import METRICS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
 
 SCHEMA_VERSION = 1
+INTERVALS = (*METRICS, "speedup")
 DECIMALS = 6  # of every float: nanoseconds of latency, a millionth of a token per second
 # How SGLang spells --speculative-algorithm; it has none for the ablations.
 ALGORITHMS = {"dflash": "DFLASH", "eagle3": "EAGLE3", "mtp": "NEXTN"}
@@ -129,13 +131,18 @@ def _memory(setup: Setup) -> Row:
     }
 
 
+def _ends(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else [round(end, DECIMALS) for end in interval]
+
+
 def _trust(result: Result) -> Row:
-    interval = result.output_throughput_ci95
+    calibration = result.setup.calibration
     return {
         "accept_histogram": result.accept_histogram if result.expectation else None,
         "acceptance_source": result.expectation.source if result.expectation else None,
         "source_share": {name: round(share, DECIMALS) for name, share in result.evidence.items()},
-        "output_throughput_ci95": [round(end, DECIMALS) for end in interval] if interval else None,
+        **{f"{name}_ci90": _ends(result.intervals.get(name)) for name in INTERVALS},
+        "calibration": calibration.name if calibration else "none",
         "warnings": list(result.warnings),
     }
 
@@ -150,7 +157,7 @@ def _comparison(result: Result) -> Row:
         row["published_url"] = result.published.url
         row["published_output_throughput"] = result.published.output_tok_s
         row["published_error"] = _number(result.published_error)
-        row["published_fitted"] = list(result.published.fitted_what)
+        row["published_fitted"] = list(result.published_fitted)
     return row
 
 

@@ -1,7 +1,7 @@
 """Many scenarios answered one after the other."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, MissingProfileError
 from dflash_sim.simulator.predict import Result, predict
@@ -33,12 +33,15 @@ def answers(
     *,
     simulator: str = "auto",
     with_baseline: bool = True,
+    with_interval: bool = True,
     on_run: Callable[[int], None] | None = None,
 ) -> Iterator[Answer]:
     """Answer scenarios in order; each plain-decoding baseline is predicted once.
 
     Parameters
     ----------
+    with_interval
+        Also the 90 % intervals.
     simulator
         ``auto``, ``leap`` or ``event``.
     on_run
@@ -61,7 +64,9 @@ def answers(
             result = predict(
                 scenario,
                 engine=simulator,
-                with_baseline=with_baseline and key not in baselines,
+                with_baseline=with_baseline,
+                with_interval=with_interval,
+                baseline=baselines.get(key) if with_baseline and setup.speculative else None,
                 setup=setup,
                 on_run=on_run,
             )
@@ -73,8 +78,6 @@ def answers(
                 baselines.setdefault(key, result)
         elif result.baseline is not None:
             baselines[key] = result.baseline
-        elif with_baseline:
-            result = replace(result, baseline=baselines[key])
         yield Answer(scenario, result)
 
 

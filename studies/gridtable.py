@@ -101,7 +101,7 @@ def _cell(value: Cell) -> str:
 
 
 def _found(row: Row) -> list[str]:
-    interval = row["output_throughput_ci95"]
+    interval = row["output_throughput_ci90"]
     low, high = interval if isinstance(interval, list) else (None, None)
     half = (high - low) / 2 if isinstance(low, float) and isinstance(high, float) else None
     error = row["published_error"]

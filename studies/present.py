@@ -124,7 +124,7 @@ def published_note(result: Result) -> str:
     if point is None or error is None:
         return "no published point for this scenario"
     side = "above" if error >= 0 else "below"
-    use = ", ".join(point.fitted_what)
+    use = ", ".join(result.published_fitted)
     fitted = f"used to fit {use}" if use else "not used for fitting"
     length = f", accept length {point.accept_len:.2f}" if point.accept_len else ""
     measured = f"{number(point.output_tok_s)} tok/s{length} ({point.source_id}, {fitted})"
@@ -159,17 +159,17 @@ def _rows(rows: Iterable[tuple[str, RenderableType]]) -> Table:
 def _headline(result: Result) -> Table:
     tok_s = result.values["output_throughput"]
     throughput = Text(f"{number(tok_s)} tok/s", style="bold green")
-    if result.output_throughput_ci95:
-        low, high = map(number, result.output_throughput_ci95)
-        runs = result.scenario.runs
-        throughput.append(
-            f"   [{low}, {high}]: 95 % over {runs} runs, seeds only", style="not bold default"
-        )
+    if "output_throughput" in result.intervals:
+        low, high = map(number, result.intervals["output_throughput"])
+        throughput.append(f"   90 % interval {low} to {high}", style="not bold default")
     rows: list[tuple[str, RenderableType]] = [("Throughput", throughput)]
     if result.baseline is not None and result.speedup is not None:
         speedup = Text(f"{result.speedup:.2f} x", style=STRONG)
         plain = number(result.baseline.values["output_throughput"])
-        speedup.append(f"   plain decoding gives {plain} tok/s", style="not bold")
+        if "speedup" in result.intervals:
+            low, high = (f"{end:.2f}" for end in result.intervals["speedup"])
+            speedup.append(f"   90 % interval {low} to {high}", style="not bold")
+        speedup.append(f"; plain decoding gives {plain} tok/s", style="not bold")
         rows.append(("Speed-up", speedup))
     rows.append(("Published", Text(published_note(result))))
     if result.published is not None:
