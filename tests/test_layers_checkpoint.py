@@ -1,6 +1,7 @@
 """Checkpoints: what is read from where, and what is said when it does not fit."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,10 @@ def test_what_is_not_written_is_refused_by_name(changes: dict[str, object], said
 def test_a_target_without_mtp_has_no_mtp_head() -> None:
     with pytest.raises(UsageError, match="no MTP layer"):
         MtpHead(target_spec("qwen3"), Drawn(), tokens=8)
+
+
+def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = Path(__file__).parents[1] / "kernels" / "README.md"
+    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "torch.Size([16]) torch.Size([16, 128])\n"

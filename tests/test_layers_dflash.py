@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 torch = pytest.importorskip("torch", reason="the layers are written in torch")
+pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 
 from tiny_networks import (  # noqa: E402
     DOUBLE,

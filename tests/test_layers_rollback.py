@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 
 torch = pytest.importorskip("torch", reason="the layers are written in torch")
+pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402

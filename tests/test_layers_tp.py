@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 torch = pytest.importorskip("torch", reason="the layers are written in torch")
+pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 
 from tiny_networks import (  # noqa: E402
     HIDDEN,

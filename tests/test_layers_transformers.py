@@ -30,7 +30,7 @@ from dflash_sim.kernels.checkpoint import SafetensorsFolder, Tensors  # noqa: E4
 from dflash_sim.kernels.cycle import Dflash, Running  # noqa: E402
 from dflash_sim.kernels.drafter import Drafter  # noqa: E402
 from dflash_sim.kernels.model import TargetModel  # noqa: E402
-from dflash_sim.kernels.rank import ALONE  # noqa: E402
+from dflash_sim.kernels.rank import ALONE, Rank  # noqa: E402
 from dflash_sim.kernels.spec import read_target  # noqa: E402
 
 CLASSES = {
@@ -105,6 +105,22 @@ def test_a_saved_checkpoint_is_the_same_network(family: str, tmp_path: Path) -> 
     ids = random_ids(2, 12)
     ours = Runner(TargetModel(spec, folder, tokens=32), ALONE)
     assert (ours.run(ids) - theirs(ids).logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_5_text"])
+@torch.no_grad()
+def test_half_precision_loses_no_more(family: str) -> None:
+    """In bfloat16, the distance to float32 is that of transformers in bfloat16."""
+    theirs, half = oracle(family), Rank(dtype=torch.bfloat16)
+    spec = read_target(theirs.config.to_dict(), family)
+    ours = Runner(TargetModel(spec, Tensors(theirs.state_dict()), half, tokens=32), half)
+    ids, everything = random_ids(2, 24), torch.tensor([8, 8])
+    exact = theirs(ids).logits
+    rounded = theirs.to(torch.bfloat16)(ids).logits.float()
+    parts = [ours.extend(ids[:, :8]), ours.verify(ids[:, 8:16], everything)]
+    got = torch.cat([*parts, ours.extend(ids[:, 16:])], 1)
+    assert got.dtype == torch.bfloat16
+    assert (got.float() - exact).abs().mean() < 1.5 * (rounded - exact).abs().mean()
 
 
 @torch.no_grad()
