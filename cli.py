@@ -11,6 +11,7 @@ from dflash_sim.commands.calibrate import app as calibrate
 from dflash_sim.commands.listing import list_
 from dflash_sim.commands.options import PROGRAM, Help, tell
 from dflash_sim.commands.predict import predict
+from dflash_sim.commands.trace import trace
 
 # What SGLang and its benchmark call our options: accepted everywhere, shown nowhere.
 ENGINE_NAMES = {
@@ -43,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _our_name},
 )
 app.command()(predict)
+app.command()(trace)
 app.command("list")(list_)
 app.add_typer(calibrate, name="calibrate")
 
