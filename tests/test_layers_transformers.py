@@ -223,9 +223,9 @@ def test_the_whole_loop(
     """
     vocab, new = 6, 60
     theirs = oracle("qwen3", vocab_size=vocab)
-    helper = assistant(["full_attention"] * 2, block=4, vocab=vocab)
+    their_drafter = assistant(["full_attention"] * 2, block=4, vocab=vocab)
     scramble(theirs, seeds[0])
-    scramble(helper, seeds[1])
+    scramble(their_drafter, seeds[1])
     prompt = random_ids(1, 9, vocab=vocab - 1)
     proposed = record_candidates(monkeypatch)
     greedy = {
@@ -235,7 +235,7 @@ def test_the_whole_loop(
         "eos_token_id": None,
         "pad_token_id": 0,
     }
-    drafting = {"assistant_model": helper, "speculation_type": "dflash"}
+    drafting = {"assistant_model": their_drafter, "speculation_type": "dflash"}
     out = theirs.generate(prompt, **greedy, **drafting)[0, 9:].tolist()
     assert out == theirs.generate(prompt, **greedy)[0, 9:].tolist()
 
@@ -246,7 +246,7 @@ def test_the_whole_loop(
         block_size=4,
         dflash_config={"target_layer_ids": [0, 2], "mask_token_id": vocab - 1},
     )
-    drafter = Drafter(size, drafter_weights(helper), tokens=96)
+    drafter = Drafter(size, drafter_weights(their_drafter), tokens=96)
     pages = {"pages": 26, "page_size": PAGE}
     loop = Dflash(
         target,
