@@ -87,10 +87,13 @@ class ParametricAcceptance:
         n = tokens.size
         factors = self._factors(np.random.default_rng(seed), n)
         noise = np.random.default_rng([seed, 1])
-        by_length = np.empty(n)
-        by_length[np.lexsort((noise.random(n), tokens))] = np.sort(noise.standard_normal(n))
+        normal = np.sort(noise.standard_normal(n))
+        by_length, by_acceptance = np.empty(n), np.empty(n)
+        by_length[np.lexsort((noise.random(n), tokens))] = normal
+        # Without correlation every request keeps its own row: slopes at 0 are not noise.
+        by_acceptance[np.argsort(-factors, kind="stable")] = normal
         rho = self.length_correlation
-        score = rho * by_length + math.sqrt(1 - rho**2) * noise.standard_normal(n)
+        score = rho * by_length + math.sqrt(1 - rho**2) * by_acceptance
         rows = np.empty(n, np.int64)
         rows[np.argsort(score, kind="stable")] = np.argsort(-factors, kind="stable")
         return rows

@@ -41,7 +41,7 @@ class Expectation:
         Parameters
         ----------
         rejection : log of the factor on the rejection rate [1]
-        decay : what adds to beta [1]
+        decay : what adds to beta, about the position that 1/e of the cycles reach [1]
         correlation : of answer length and acceptance [1]
         """
         law = self.acceptance
@@ -49,7 +49,10 @@ class Expectation:
             return self
         p = law.params
         beta = min(max(p.beta + decay, 0.0), float(MAX_BETA))
-        moved = FrailtyWeibull(lam=p.lam * math.exp(rejection), beta=beta, theta=p.theta)
+        # The bend turns about the position that 1/e of the cycles reach: accept lengths stay.
+        pivot = p.lam ** (-1 / p.beta) if 0 < p.lam < math.inf and p.beta > 0 else 1.0
+        lam = p.lam * math.exp(rejection) * pivot ** (p.beta - beta)
+        moved = FrailtyWeibull(lam=lam, beta=beta, theta=p.theta)
         return replace(self, acceptance=replace(law, params=moved, length_correlation=correlation))
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dflash_sim.profiles.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.simulator.response import METRICS, Response
-from dflash_sim.simulator.setup import Setup, known_build
+from dflash_sim.simulator.setup import Setup
 
 LEVEL = 0.9
 _Z90 = 1.645  # two-sided 90 % point of the normal law
@@ -105,8 +105,6 @@ def unmodelled(setup: Setup) -> float:
         parts.append(priors["roofline_gpu"])
     elif setup.device.name not in engine.defaults["confirmed_gpus"]:
         parts.append(priors["unconfirmed_gpu"])
-    if not known_build(setup.scenario.generation, engine, calibration):
-        parts.append(priors["generation"])
     return float(sum(p**2 for p in parts))
 
 

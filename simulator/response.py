@@ -189,8 +189,10 @@ class Response:
             for name, v in values.items()
             if name.startswith("constant:")
         }
-        factor = values.get(f"generation:{self.setup.scenario.generation}", 1.0)
-        return self.setup.engine.with_constants(**({"time_factor": factor} | found))
+        build = f"generation:{self.setup.scenario.generation}"
+        if build in values:
+            found["time_factor"] = values[build]
+        return self.setup.engine.with_constants(**found)
 
     def expected(self, values: Mapping[str, float]) -> Expectation | None:
         """The acceptance with the parameters among ``values``."""

@@ -113,8 +113,12 @@ def card_workload(
 
 
 def shortened(workload: Workload, turns: int) -> Workload:
-    """The first ``turns`` turns or a few more, whole conversations, with as much warm-down."""
-    behind = int((~workload.measured).sum())
+    """The first ``turns`` turns or a few more, whole conversations, and warm-down behind them.
+
+    The warm-down keeps clients busy until the last measured turn has ended, in workloads that
+    drain too: the drain of a short run would weigh more than that of the whole.
+    """
+    behind = max(int((~workload.measured).sum()), workload.conc if workload.conc > 1 else 0)
     keep = turns
     while keep < len(workload) and keep in workload.follow:
         keep += 1

@@ -1,0 +1,120 @@
+"""``dflash-sim validate``."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from dflash_sim.commands.options import (
+    OUTPUT,
+    File,
+    Format,
+    Profiles,
+    Str,
+    completer,
+    number,
+    option,
+    tell,
+    use_profiles,
+)
+
+if TYPE_CHECKING:
+    from dflash_sim.calibrate.observations import ReadReport
+    from dflash_sim.calibrate.validation import Validation
+
+ROWS = "Rows"
+LEAVE_OUT = ("model", "method", "gpu", "dataset", "source")
+
+
+def validate(
+    observations: Annotated[
+        list[Path] | None,
+        option(ROWS, "Benchmark files; default: the published rows of this build", metavar="FILE"),
+    ] = None,
+    fit_on: Annotated[Str, option(ROWS, 'Fit these rows, such as "concurrency==1"')] = None,
+    test_on: Annotated[Str, option(ROWS, "Predict these; default: all that are not fitted")] = None,
+    leave_out: Annotated[
+        Str,
+        option(
+            ROWS,
+            f"Predict each of {', '.join(LEAVE_OUT)} from the others",
+            autocompletion=completer(lambda: LEAVE_OUT),
+        ),
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        option(ROWS, "Stands in where a row does not say; repeatable", metavar="KEY=VALUE"),
+    ] = None,
+    calibration: Annotated[
+        Str, option(ROWS, "Without a fit: shipped, none, or a file of calibrate fit")
+    ] = None,
+    allow_partial: Annotated[
+        bool, option(ROWS, "Go on if some rows cannot be used", metavar="")
+    ] = False,
+    engine: Annotated[str, option(ROWS, "Engine sheet with the priors")] = "sglang-0.5.13",
+    jobs: Annotated[Str, number(OUTPUT, "Processes; default: all cores")] = None,
+    report: Annotated[
+        File, option(OUTPUT, "Also write a page with plots", "--report", metavar="FILE.html")
+    ] = None,
+    profiles: Profiles = None,
+    form: Format = None,
+    output: Annotated[
+        File, option(OUTPUT, "Write here, whole or not at all", "--output", "-o", metavar="FILE")
+    ] = None,
+) -> None:
+    """Predict measured rows from constants that were fitted without them.
+
+    With nothing given: every model of the published rows from the others. A row is never both
+    fitted and tested.
+    """
+    from dflash_sim.studies.export import as_text, check_writable, chosen_format
+    from dflash_sim.studies.terminal import deliver
+    from dflash_sim.studies.texttable import text_of
+    from dflash_sim.studies.validate import Question, Rows, answer
+    from dflash_sim.studies.validation_tables import as_rows, tables
+
+    use_profiles(profiles)
+    shape = chosen_format(form, output)
+    for path in (report, output):
+        if path is not None:
+            check_writable(path)
+    if report is not None:
+        from dflash_sim.studies import validation_report
+    rows = Rows.read(observations, engine=engine, assume=assume, allow_partial=allow_partial)
+    _say(rows.report, rows.refused)
+    question = Question.of(
+        fit_on=fit_on, test_on=test_on, leave_out=leave_out, calibration=calibration
+    )
+    found = answer(question, rows, jobs=_jobs(jobs))
+    _say_fits(found)
+    if shape == "table":
+        deliver(text_of(tables(found)), output)
+    else:
+        deliver(as_text(as_rows(found), shape), output)
+    if report is not None:
+        validation_report.write(found, report, read=rows.report.counts)
+        tell(f"wrote {report}")
+
+
+def _jobs(text: str | None) -> int:
+    from dflash_sim.studies.ranges import whole_numbers
+
+    if text is None:
+        return os.cpu_count() or 1
+    return int(whole_numbers(text, "--jobs")[0])
+
+
+def _say(report: "ReadReport", refused: list[tuple[str, str]]) -> None:
+    """The counts, always; what was refused, and what was assumed."""
+    tell(report.counts + (f"; {len(refused)} more cannot be simulated" if refused else ""))
+    for where, why in [*report.refused, *refused][:10]:
+        tell(f"  refused {where}: {why}")
+    for note in report.notes:
+        tell(f"  {note}")
+
+
+def _say_fits(found: "Validation") -> None:
+    for fit in found.fits:
+        left = "" if fit.converged else "; not converged"
+        tell(f"fitted {len(fit.rows)} rows without {fit.calibration.name}{left}")
+        for row, error in fit.outliers:
+            tell(f"  outlier {row.name}: {100 * error:+.1f} %")
