@@ -158,7 +158,6 @@ CASES = [
     case("norm-rope-write 8B", projection, 512, 32, 8, 128, rotated=128),
     case("KV injection 35B", injection, 512, 6, 8, 128),
     case("GDN 397B tp8 c1", delta_net, 1, 2, 8),
-    case("GDN 35B c4", delta_net, 4, 16, 32),
     case("GDN 35B c32", delta_net, 32, 16, 32),
     case("GDN 35B decode c32", delta_net, 32, 16, 32, rows=1),
     case("MoE 397B tp8 16 tokens", experts, 16, 10, 512, 4096, 128),

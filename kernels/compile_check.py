@@ -85,7 +85,12 @@ def specialise(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tup
     hints: dict[tuple[int], Any] = {}
     for index, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        special = not parameter.do_not_specialize
+        if (
+            parameter.is_constexpr
+            or value is None
+            or (special and type(value) is int and value == 1)
+        ):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         elif isinstance(value, Tensor):
             signature[parameter.name] = POINTERS[value.dtype]
@@ -94,7 +99,7 @@ def specialise(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tup
             signature[parameter.name] = "fp32"
         else:
             signature[parameter.name] = "i32" if -WORD <= value < WORD else "i64"
-            if value % 16 == 0:
+            if special and value % 16 == 0:
                 hints[(index,)] = [["tt.divisibility", 16]]
     return signature, constants, hints
 

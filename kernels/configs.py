@@ -50,7 +50,7 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-# What the instruction set can name. Blackwell's ptxas stops at 168 with four warps, and spills.
+# What an instruction can name. Left alone, ptxas may stop earlier and spill, for occupancy.
 MOST_REGISTERS = 255
 
 
@@ -65,7 +65,7 @@ class AttentionTile:
     per_sm: int
 
 
-def attention_tile(*, rows: int, head_dim: int, item_bytes: int) -> AttentionTile:
+def attention_tile(machine: Machine, *, rows: int, head_dim: int, item_bytes: int) -> AttentionTile:
     """The tile for ``rows`` packed queries (block rows x query heads per KV head).
 
     Up to 16 rows take the small instruction (``mma.sync``); more are padded to the 64 or 128 that
@@ -75,12 +75,14 @@ def attention_tile(*, rows: int, head_dim: int, item_bytes: int) -> AttentionTil
     if item_bytes > 2:
         return AttentionTile(16, 16, 8, 1, 1)
     deep = head_dim > 128
-    stages = 2 if deep else 3
     if rows <= 16:
-        return AttentionTile(16, 64, 4, stages, 2)
+        return AttentionTile(16, 64, 4, 2 if deep else 3, 2)
     if rows <= 64:
-        return AttentionTile(64, 64, 8, stages, 1) if deep else AttentionTile(64, 64, 4, stages, 2)
-    return AttentionTile(128, 64, 8, stages, 1)
+        return AttentionTile(64, 64, 8, 2, 1) if deep else AttentionTile(64, 64, 4, 3, 2)
+    if deep and machine.arch < BLACKWELL:
+        # Sums of 128 x 256 fill the registers, which Hopper has no tensor memory to spare.
+        return AttentionTile(128, 32, 8, 5, 1)
+    return AttentionTile(128, 64, 8, 2 if deep else 3, 1)
 
 
 # Keys per split below which writing and reading a partial sum costs more than it saves.
@@ -140,6 +142,7 @@ class GdnTile:
     columns: int
     warps: int
     stages: int
+    registers: int
 
 
 def gdn_tile(machine: Machine, *, heads: int, value_dim: int) -> GdnTile:
@@ -148,10 +151,9 @@ def gdn_tile(machine: Machine, *, heads: int, value_dim: int) -> GdnTile:
     Wide tiles write whole cache lines. Narrow ones are more programs, and keep the sum over key
     dimensions inside one warp: right for few requests.
     """
-    for columns, warps in ((32, 4), (16, 2)):
-        if columns <= value_dim and heads * (value_dim // columns) >= 4 * machine.sms:
-            return GdnTile(columns, warps, 3)
-    return GdnTile(min(8, value_dim), 1, 3)
+    if value_dim % 32 == 0 and heads * (value_dim // 32) >= 2 * machine.sms:
+        return GdnTile(32, 4, 3, 128)
+    return GdnTile(min(8, value_dim), 1, 3, 128)
 
 
 # More rows than this of one request are a prefill: matrix products beat walking them.

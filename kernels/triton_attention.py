@@ -27,7 +27,7 @@ from dflash_sim.kernels.configs import (
 from dflash_sim.kernels.triton_launch import launch, target
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _attend(
     q: tl.tensor,
     k_pool: tl.tensor,
@@ -46,12 +46,13 @@ def _attend(
     gate_row: tl.tensor,
     gate_head: tl.tensor,
     scale: tl.tensor,
+    splits: tl.tensor,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
     CAUSAL: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     LEAST_BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
@@ -76,7 +77,7 @@ def _attend(
     if WINDOW > 0:
         begin = tl.maximum(0, seq - block_rows + first_row // GROUP - WINDOW + 1)
     aligned = begin // KEYS * KEYS
-    blocks = tl.maximum(tl.cdiv(tl.cdiv(end - aligned, KEYS), SPLITS), LEAST_BLOCKS)
+    blocks = tl.maximum(tl.cdiv(tl.cdiv(end - aligned, KEYS), splits), LEAST_BLOCKS)
     low = aligned + split * blocks * KEYS
     high = tl.minimum(end, low + blocks * KEYS)
 
@@ -92,9 +93,10 @@ def _attend(
         key = start + tl.arange(0, KEYS)
         held = (key >= begin) & (key < high)
         if PAGE % KEYS == 0:
-            slot = tl.load(pages + start // PAGE).to(tl.int64) * PAGE + key % PAGE
+            page = tl.load(pages + start // PAGE)
         else:
-            slot = tl.load(pages + key // PAGE, mask=held, other=0).to(tl.int64) * PAGE + key % PAGE
+            page = tl.load(pages + key // PAGE, mask=held, other=0)
+        slot = page.to(tl.int64) * PAGE + key % PAGE
         place = (slot * kv_heads + kv_head) * HEAD_DIM
         keys = tl.load(k_pool + place[None, :] + dim[:, None], mask=held[None, :], other=0.0)
         scores = tl.dot(queries, keys, input_precision="ieee") * scale
@@ -119,7 +121,7 @@ def _attend(
     answer = mixed / tl.where(total > 0, total, 1.0)[:, None]
     inside = row < packed
     query_head = token * (kv_heads * GROUP) + head
-    if SPLITS == 1:
+    if not SPLIT:
         if gate is not None:
             level = tl.load(
                 gate + (token * gate_row + head * gate_head)[:, None] + dim,
@@ -130,7 +132,7 @@ def _attend(
         place_out = out + (query_head * HEAD_DIM)[:, None] + dim
         tl.store(place_out, answer.to(out.dtype.element_ty), mask=inside[:, None])
     else:
-        part = query_head * SPLITS + split
+        part = query_head * splits + split
         tl.store(log_sum + part, best + tl.log2(total), mask=inside)
         tl.store(
             partial + (part * HEAD_DIM)[:, None] + dim,
@@ -139,7 +141,7 @@ def _attend(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _join(
     partial: tl.tensor,
     log_sum: tl.tensor,
@@ -148,20 +150,20 @@ def _join(
     heads: tl.tensor,
     gate_row: tl.tensor,
     gate_head: tl.tensor,
+    splits: tl.tensor,
     HEAD_DIM: tl.constexpr,
     COLUMNS: tl.constexpr,
-    SPLITS: tl.constexpr,
     SPLIT_BLOCK: tl.constexpr,
 ):
     query_head = tl.program_id(0).to(tl.int64)
     dim = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     part = tl.arange(0, SPLIT_BLOCK)
-    sums = tl.load(log_sum + query_head * SPLITS + part, mask=part < SPLITS, other=float("-inf"))
+    sums = tl.load(log_sum + query_head * splits + part, mask=part < splits, other=float("-inf"))
     peak = tl.max(sums, 0)
     weights = tl.exp2(sums - tl.where(peak == float("-inf"), 0.0, peak))
     # A part that saw nothing was not written.
     parts = tl.load(
-        partial + (query_head * SPLITS + part)[:, None] * HEAD_DIM + dim,
+        partial + (query_head * splits + part)[:, None] * HEAD_DIM + dim,
         mask=(weights > 0)[:, None],
         other=0.0,
     )
@@ -200,13 +202,16 @@ def block_attention(
     requests, rows, heads, head_dim = q.shape
     page, kv_heads = k_pool.shape[1:3]
     group = heads // kv_heads
-    tile = attention_tile(rows=rows * group, head_dim=head_dim, item_bytes=q.element_size())
+    machine = target(q)
+    tile = attention_tile(
+        machine, rows=rows * group, head_dim=head_dim, item_bytes=q.element_size()
+    )
     tiles = ceil_div(rows * group, tile.rows)
     reach = page_table.shape[1] * page
     if window is not None:
         reach = min(reach, window + rows)
     programs = requests * kv_heads * tiles
-    parts = splits or attention_splits(target(q), tile, programs=programs, keys=reach)
+    parts = splits or attention_splits(machine, tile, programs=programs, keys=reach)
     q = dense_rows(q)
     gate = None if gate is None else dense_rows(gate)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -239,12 +244,13 @@ def block_attention(
         gate_row=gate_row,
         gate_head=gate_head,
         scale=scale * math.log2(math.e),
+        splits=parts,
         GROUP=group,
         HEAD_DIM=head_dim,
         PAGE=page,
         WINDOW=window or 0,
         CAUSAL=causal,
-        SPLITS=parts,
+        SPLIT=parts > 1,
         LEAST_BLOCKS=2 if parts > 1 else 1,
         ROWS=tile.rows,
         KEYS=tile.keys,
@@ -262,9 +268,9 @@ def block_attention(
             heads=heads,
             gate_row=gate_row,
             gate_head=gate_head,
+            splits=parts,
             HEAD_DIM=head_dim,
             COLUMNS=columns,
-            SPLITS=parts,
             SPLIT_BLOCK=power_of_two(parts),
         )
     return out

@@ -16,7 +16,12 @@ import triton.language as tl
 from torch import Tensor
 
 from dflash_sim.kernels import ref_gdn
-from dflash_sim.kernels.configs import COPY_BLOCK, RECURRENT_ROWS, ceil_div, gdn_tile
+from dflash_sim.kernels.configs import (
+    COPY_BLOCK,
+    RECURRENT_ROWS,
+    ceil_div,
+    gdn_tile,
+)
 from dflash_sim.kernels.ref_gdn import L2_EPS
 from dflash_sim.kernels.triton_launch import launch, target
 from dflash_sim.profiles.errors import UsageError
@@ -140,6 +145,7 @@ def _start(
         _delta_rule,
         (value_dim // tile.columns, value_heads, requests),
         warps=tile.warps,
+        registers=tile.registers,
         q=q,
         k=k,
         v=v,

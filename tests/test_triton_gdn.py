@@ -16,6 +16,7 @@ CASES = {
     "grouped heads": {},
     "equal heads": {"key_heads": 4},
     "pool of slots": {"pooled": True},
+    "wide tile": {"dim": 32},
     "one row": {"rows": 1},
     "one request": {"requests": 1, "dim": 32, "heads": 2, "key_heads": 1},
 }
