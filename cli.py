@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dflash_sim.commands.calibrate import app as calibrate
+from dflash_sim.commands.explain import explain
 from dflash_sim.commands.listing import list_
 from dflash_sim.commands.options import PROGRAM, Help, tell
 from dflash_sim.commands.predict import predict
@@ -44,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _our_name},
 )
 app.command()(predict)
+app.command()(explain)
 app.command()(trace)
 app.command("list")(list_)
 app.add_typer(calibrate, name="calibrate")

@@ -66,7 +66,7 @@ def simulated_trace(scenario: Scenario, *, iterations: int, skip: int = 0) -> Tr
         The window holds more events than a viewer takes, or begins after the run.
     """
     once = scenario.model_copy(update={"runs": 1})
-    result = predict(once, with_baseline=False)
+    result = predict(once, with_baseline=False, with_interval=False)
     setup = result.setup
     batch = min(scenario.conc or 1, setup.limits.max_running_requests)
     _refuse_large(setup.step, batch, iterations)

@@ -1,0 +1,48 @@
+"""``dflash-sim explain``."""
+
+from pathlib import Path
+
+from dflash_sim.commands.options import Format, Output, PrintConfig
+from dflash_sim.commands.scenario_options import (
+    Flags,
+    only_scenario,
+    takes_scenario,
+    what_is_asked,
+)
+
+
+@takes_scenario
+def explain(
+    flags: Flags, *, form: Format = None, output: Output = None, print_config: PrintConfig = False
+) -> None:
+    """Say why: from plain decoding to the answer, where its time goes, what would change it.
+
+    One scenario, in the words of "dflash-sim predict". It takes ten times as long.
+    """
+    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.studies.explain import explain as answer
+    from dflash_sim.studies.explain import simulations, to_json
+    from dflash_sim.studies.explain_page import explanation_page
+    from dflash_sim.studies.export import as_text, check_writable, chosen_format
+    from dflash_sim.studies.question import as_yaml
+    from dflash_sim.studies.terminal import Progress, as_page, deliver
+
+    shape = chosen_format(form, output)
+    if shape == "csv":
+        msg = "an explanation is no table of rows: --format csv is not for it. Give json, or table."
+        raise UsageError(msg)
+    if output == Path("-"):
+        output = None
+    if output is not None:
+        check_writable(output)
+    asked = what_is_asked(flags)
+    scenario = only_scenario(asked)
+    if print_config:
+        deliver(as_yaml(asked), output)
+        return
+    with Progress(simulations(scenario)) as progress:
+        found = answer(scenario, on_run=progress.advance)
+    if shape == "table":
+        deliver(as_page(explanation_page(found), to_file=output is not None), output)
+    else:
+        deliver(as_text([to_json(found)], shape), output)
