@@ -58,9 +58,12 @@ def _why(e: Explanation) -> str:
     return f"From plain decoding to this: {e.speedup:.2f} x {faster}"
 
 
+def _unit(e: Explanation) -> str:
+    return "tok/s each" if e.result.scenario.rate else "tok/s"
+
+
 def _waterfall(e: Explanation) -> FittedTable:
-    one = "tok/s each" if e.result.scenario.rate else "tok/s"
-    heads = ("change", one, "factor", "", "why")
+    heads = ("change", _unit(e), "factor", "", "why")
     table = FittedTable(heads, frozenset(("change", "", "why")), spare=("",), folded="why")
     low = min(r.speed_tok_s for r in e.rungs)
     span = log(max(r.speed_tok_s for r in e.rungs) / low) or 1.0
@@ -155,7 +158,7 @@ def _break_even(e: Explanation, even: BreakEven) -> Iterator[RenderableType]:
         words = f"{even.accept_length:.2f} tokens a step equal plain decoding at block {block}"
         yield Text(f"{words}; {expected:.2f} are expected.")
     yield Text(_range_words(even))
-    table = FittedTable(("block", "accept length", "tok/s", "x plain"), frozenset())
+    table = FittedTable(("block", "accept length", _unit(e), "x plain"), frozenset())
     for b in even.blocks:
         cells = (str(b.block), f"{b.accept_length:.2f}", number(b.speed_tok_s), f"{b.speedup:.2f}")
         table.add(*(Text(cell, style=STRONG if b is even.best else "") for cell in cells))
