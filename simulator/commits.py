@@ -70,6 +70,11 @@ class ParametricAcceptance:
         p = self.params
         return f"weibull:q={p.q:.4g},beta={p.beta:.4g},theta={p.theta:.4g}"
 
+    @property
+    def by_length(self) -> bool:
+        """Whether a request's length says something about it; not where all requests are alike."""
+        return self.length_correlation != 0 and self.params.theta > 0
+
     def survival(self) -> Survival:
         return self.params.survival(self.block - 1)
 
@@ -299,7 +304,7 @@ def draw_runs(acceptance: Acceptance, rng: np.random.Generator, tokens: npt.Arra
             commits = acceptance.draw(
                 np.random.default_rng(seed), requests=group.size, cycles=width
             )
-            if isinstance(acceptance, ParametricAcceptance) and acceptance.length_correlation:
+            if isinstance(acceptance, ParametricAcceptance) and acceptance.by_length:
                 commits = commits[acceptance.rows_by_length(seed, group)]
             done = np.cumsum(commits, axis=1, dtype=np.int32)
             if np.all(done[:, -1] >= group):
