@@ -129,7 +129,8 @@ class CostModel:
         return self.lender or self.device
 
     def _roofline_s(self, op: Op, device: Device) -> float:
-        move = op.nbytes / (device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
+        nbytes = op.nbytes_of(self._touched(op)) if isinstance(op, Moe) else op.nbytes
+        move = nbytes / (device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
         compute = op.flops / (device.bf16_flop_s * self.engine["matmul_flop_eff"])
         launch = self.engine["roofline_launch"]
         if isinstance(op, Moe):
@@ -194,17 +195,19 @@ class CostModel:
         It spreads T tokens over min(E, kT) experts, more than routing by popularity touches; the
         work of further rows once all experts are in use comes on top.
         """
-        unrelated = op.independent(self.engine["expert_overlap"])
-        touched = experts_touched(
-            op.experts, op.top_k, tokens=unrelated, skew=self.engine["expert_skew"]
-        )
-        reached = self._moe_table(t, op, touched / op.top_k)
+        reached = self._moe_table(t, op, self._touched(op) / op.top_k)
         rows = self._moe_table(t, op, op.tokens)
         hot = self._moe_table(t, op, min(float(op.tokens), op.experts / op.top_k))
         if reached is None or rows is None or hot is None:
             return None
         seconds = reached.seconds + max(0.0, rows.seconds - hot.seconds)
         return Timing(seconds, reached.evidence if op.tokens == 1 else "fitted", reached.rel_err)
+
+    def _touched(self, op: Moe) -> float:
+        """Distinct experts of the tokens of ``op``, by popularity and by what a text repeats."""
+        unrelated = op.independent(self.engine["expert_overlap"])
+        skew = self.engine["expert_skew"]
+        return experts_touched(op.experts, op.top_k, tokens=unrelated, skew=skew)
 
     def _moe_table(self, t: OpTables, op: Moe, tokens: float) -> Timing | None:
         return t.moe(

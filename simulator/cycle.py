@@ -86,11 +86,9 @@ class Cycle:
         tp, model, steps = self.tp, self.model, self.block - 1
         select: list[AnyCall] = [Call(Elementwise("select_top_k_tokens", 0.0), self.chain_kernels)]
         if self.method == "mtp":
-            chain = (graph.mtp_step(model, tp=tp, size=one) + select) * (steps - 1)
+            step = graph.mtp_step(model, tp=tp, size=one) + select
             extend = graph.mtp_step(model, tp=tp, size=wide) + select
-            return Phase("draft", chain, int(steps > 1), steps - 1), Phase(
-                "materialise", extend, 1, 1
-            )
+            return _chain(step * (steps - 1), extend, steps)
         if self.method == "eagle3":
             step = graph.eagle3_step(self._eagle, tp=tp, size=one, fuse_features=False) + select
             extend = graph.eagle3_step(self._eagle, tp=tp, size=wide, fuse_features=True) + select

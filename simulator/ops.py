@@ -92,7 +92,11 @@ class Moe:
 
     @property
     def nbytes(self) -> float:
-        weights = 3 * self.experts_touched * self.hidden * self.inter / self.tp
+        return self.nbytes_of(self.experts_touched)
+
+    def nbytes_of(self, touched: float) -> float:
+        """Bytes moved where ``touched`` experts are read."""
+        weights = 3 * touched * self.hidden * self.inter / self.tp
         rows = self.tokens * (2 * self.hidden + 3 * self.top_k * self.inter / self.tp)
         per_param = MXFP4_BYTES_PER_PARAM if self.dtype == "mxfp4" else BF16_BYTES
         return weights * per_param + rows * BF16_BYTES
