@@ -184,6 +184,7 @@ def _setup(
         block=block,
         conc=conc,
         attention_backend=attention,
+        calibration="none",  # the priors: nothing fitted to another GPU's benchmarks
     )
     return resolve(scenario)
 
