@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dflash_sim.commands.calibrate import app as calibrate
+from dflash_sim.commands.compare import compare
 from dflash_sim.commands.explain import explain
 from dflash_sim.commands.listing import list_
 from dflash_sim.commands.options import PROGRAM, Help, tell
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(explain)
 app.command()(trace)
+app.command()(compare)
 app.command("list")(list_)
 app.add_typer(calibrate, name="calibrate")
 
