@@ -19,6 +19,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "tensors a kernel reads and writes": {3, 4},
         "features of an EAGLE-3 head: three layers": {3},
     },
+    "interval": {"level, and its point of the normal law": {0.9, 1.645}},
     "leap": {"array growth": {14}},
     "memory": {"TP sizes that kernels are built for": {4, 8}},
     "metrics": {
@@ -29,18 +30,13 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "ops": {
         "FLOPs per element: two products, three matrices": {4, 6},
         "matrices of an MLP, projections of a scan": {3, 4},
+        "nodes of a quadrature": {24},
     },
     "pipeline": {"columns, leaps worth a numpy call": {3, 4, 5}},
-    "predict": {
-        "Student's t at 95 %, by degrees of freedom": {
-            12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 1.96,
-        },
-        "random streams: lengths, arrivals, acceptance": {3},
-        "square root": {0.5},
-        "Fisher's expansion of Student's t": {3, 4},
-    },
+    "predict": {"random streams: lengths, arrivals, acceptance": {3}},
     "records": {"columns of an iteration": {6}},
     "renewal": {"third power of a mean": {3}},
+    "response": {"random streams: lengths, arrivals, acceptance": {3}},
     "row": {"decimals of a rounded figure": {6}},
     "scenario": {
         "the card's cap and number of runs": {4096, 5},
@@ -55,17 +51,19 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
 UNITS_BY_NAME = {
     "1": """
         accept_len accept_length accept_length_error al1 al2 al_cycle al_harmonic al_request_mean
-        al_token_weighted beta burstiness knee lam load mem_bw_eff mem_fraction
-        new_token_ratio new_token_ratio_decay new_token_ratio_init new_token_ratio_min p90 q
-        rel_err scale survival temperature theta
+        al_token_weighted beta bias burstiness chance correlation coverage decay error knee lam
+        length_correlation load mape mem_bw_eff mem_fraction new_token_ratio new_token_ratio_decay
+        new_token_ratio_init new_token_ratio_min offset overlap p90 p95 prior_sd pull q range_ratio
+        rejection rel_err scale skew survival temperature theta touched
     """,
+    "token/second": "predicted",
     "token": "batch ctx cycles isl kv_len kv_tokens osl prefix seq tokens",
     "second": "copy gpu host publish seconds until",
     "byte": "kv_bytes_per_token nbytes",
     "bit": "bits",
     "1/second": "rate",
     "USD/hour": "high low typical",
-    "of the quantity it belongs to": "a across along b k m mean median n sd value x",
+    "of the quantity it belongs to": "a across along b k m mean median n prior sd value x",
 }
 SUFFIXES = ("_s", "_bytes", "_byte_s", "_flops", "_flop_s", "_tok_s", "_usd", "_ms", "_w")
 

@@ -276,7 +276,7 @@ def test_evidence_shares_sum_to_one() -> None:
     assert sum(result.evidence.values()) == pytest.approx(1, abs=1e-12)
     assert result.speedup is not None
     assert result.speedup > 1
-    low, high = result.output_throughput_ci95 or (0, 0)
+    low, high = result.intervals["output_throughput"]
     assert low < result.values["output_throughput"] < high
 
 
