@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from dflash_sim.profiles.enginesheet import load_engine
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.load import default_drafter, load_device, load_eagle3, load_model
-from dflash_sim.simulator.memory import MemoryPlan, draft_bytes, kv_bytes_per_rank, plan_memory
+from dflash_sim.profiles.units import MiB
+from dflash_sim.simulator.memory import (
+    MemoryPlan,
+    default_mem_fraction,
+    draft_bytes,
+    kv_bytes_per_rank,
+    plan_memory,
+)
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 
@@ -158,6 +165,46 @@ def test_a_drafter_costs_cache() -> None:
         assert with_drafter.kv_bytes_per_token - without.kv_bytes_per_token == extra
     ratio = plan("qwen3-8b", tp=1).kv_tokens / plan("qwen3-8b", tp=1, method="none").kv_tokens
     assert ratio == pytest.approx(147_456 / (147_456 + 20_480), rel=0.02)
+
+
+# ---- the static share --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tp", "outside_mib", "of_mib"),
+    [
+        ("b200", 8, 512 + 16384 * 1.5 + 1024 + 2 * 512, 180 * 1024),
+        ("h100", 1, 512 + 8192 * 1.5 + 128 + 2 * 256, 80 * 1024),
+        ("h100", 8, 512 + 8192 * 1.5 + 1024 + 2 * 256, 80 * 1024),
+        ("l40s", 2, 512 + 4096 * 1.5 + 256 + 2 * 32, 46068),
+    ],
+)
+def test_the_static_share_is_what_sglang_leaves(
+    gpu: str, tp: int, outside_mib: float, of_mib: int
+) -> None:
+    """512 MiB, 1.5 per token of a prefill chunk, 128 per rank, 2 per captured request."""
+    asked = {"gpu": gpu, "tp": tp, "model": "qwen3-8b", "method": "none"}
+    setup = resolve(Scenario.parse(**asked))
+    assert setup.mem_fraction == pytest.approx(1 - outside_mib / of_mib, rel=1e-12)
+    assert setup.memory.static_bytes == pytest.approx((of_mib - outside_mib) * MiB)
+    given_ = resolve(Scenario.parse(**asked, mem_fraction_static=0.5))
+    assert given_.mem_fraction == 0.5
+
+
+def test_large_gpus_leave_ten_gibibytes_at_least() -> None:
+    """And a short chunk counts as 2,048 tokens. A chunk above costs every token more."""
+    defaults = ENGINE.defaults
+
+    def outside_mib(gpu: str, chunk: int, graph_max_bs: int = 8) -> float:
+        device = load_device(gpu)
+        share = default_mem_fraction(device, defaults, chunk=chunk, graph_max_bs=graph_max_bs, tp=1)
+        return (1 - share) * device.mem_bytes / MiB
+
+    assert outside_mib("h100", 2048) == pytest.approx(10 * 1024)
+    assert outside_mib("l40s", 2048) == pytest.approx(512 + 2048 * 1.5 + 128 + 16)
+    assert outside_mib("l40s", 512) == outside_mib("l40s", 2048)
+    assert outside_mib("h100", 16384) - outside_mib("h100", 8192) == pytest.approx(8192 * 1.5)
+    assert outside_mib("h100", 8192, 136) - outside_mib("h100", 8192) == pytest.approx(256)
 
 
 # ---- what does not fit -------------------------------------------------------------------

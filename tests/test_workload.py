@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import workloads
 
 from dflash_sim.profiles.load import load_dataset
 from dflash_sim.profiles.sheets import Dataset, LengthModel
-from dflash_sim.simulator.workload import Workload, card_workload, fixed_workload, open_loop
+from dflash_sim.simulator.workload import (
+    Workload,
+    card_workload,
+    fixed_workload,
+    open_loop,
+    shortened,
+)
 
 CARDS = ("gsm8k", "math500", "humaneval", "mbpp", "mt-bench")
 
@@ -128,3 +135,44 @@ def test_the_same_seed_asks_for_the_same_requests() -> None:
     np.testing.assert_array_equal(one.isl[:n], two.isl[:n])
     np.testing.assert_array_equal(one.osl[:n], two.osl[:n])
     assert (card("gsm8k", seed=10).osl[:50] != one.osl[:50]).any()
+
+
+# ---- the first turns of a workload -------------------------------------------------------
+
+FIELDS = ("isl", "osl", "cached", "follow", "arrival_s")
+
+
+@settings(max_examples=200)
+@given(work=workloads(conc=4, step_s=1e-3, longest=40), turns=st.integers(1, 80))
+def test_a_short_workload_keeps_whole_conversations_and_its_warm_down(
+    work: Workload, turns: int
+) -> None:
+    short = shortened(work, turns)
+    n, kept = len(short), int(short.measured.sum())
+    behind = max(len(work) - int(work.measured.sum()), work.conc)
+    for name in FIELDS:
+        whole, part = getattr(work, name), getattr(short, name)
+        assert (part is None and whole is None) or (part == whole[:n]).all()
+    assert short.conc == work.conc
+    # No conversation is cut, neither at the end nor where measuring stops.
+    assert (short.follow < n).all()
+    assert {int(f) for f in short.follow[:kept] if f >= 0} <= set(range(kept))
+    assert (short.measured == (np.arange(n) < kept)).all()
+    # A few turns more than asked for, at most the rest of a conversation each time.
+    longest = int((work.follow >= 0).sum() / max(1, len(work.heads))) + 1
+    assert min(turns, int(work.measured.sum())) <= kept
+    if short is not work:
+        assert n - kept >= behind  # clients stay busy until the last measured turn
+        assert kept < turns + longest
+        assert n - kept < behind + longest
+        assert n < len(work)
+
+
+def test_a_short_card_run_measures_what_it_is_asked_to() -> None:
+    """Two turns each: five turns are six; eight clients, so eight conversations behind."""
+    work = card("mt-bench", conc=8)
+    short = shortened(work, 5)
+    assert int(short.measured.sum()) == 6
+    assert len(short) == 6 + 16
+    assert shortened(work, len(work)) is work
+    assert shortened(card("humaneval", conc=1), 7).measured.tolist() == [True] * 7
