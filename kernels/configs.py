@@ -65,24 +65,22 @@ class AttentionTile:
     per_sm: int
 
 
-def attention_tile(machine: Machine, *, rows: int, head_dim: int, item_bytes: int) -> AttentionTile:
+def attention_tile(*, rows: int, head_dim: int, item_bytes: int) -> AttentionTile:
     """The tile for ``rows`` packed queries (block rows x query heads per KV head).
 
     Up to 16 rows take the small instruction (``mma.sync``); more are padded to the 64 or 128 that
     ``wgmma`` and ``tcgen05`` work on, which is free while keys and values come from memory.
-    float32 (``item_bytes`` 4) has no such instruction, and small tiles.
+    float32 (``item_bytes`` 4) has no such instruction, and small tiles. Three stages or more, so
+    that loads overlap products inside a program too.
     """
+    deep = head_dim > 128
     if item_bytes > 2:
         return AttentionTile(16, 16, 8, 1, 1)
-    deep = head_dim > 128
     if rows <= 16:
-        return AttentionTile(16, 64, 4, 2 if deep else 3, 2)
+        return AttentionTile(16, 32, 4, 4, 2) if deep else AttentionTile(16, 64, 4, 3, 2)
     if rows <= 64:
-        return AttentionTile(64, 64, 8, 2, 1) if deep else AttentionTile(64, 64, 4, 3, 2)
-    if deep and machine.arch < BLACKWELL:
-        # Sums of 128 x 256 fill the registers, which Hopper has no tensor memory to spare.
-        return AttentionTile(128, 32, 8, 5, 1)
-    return AttentionTile(128, 64, 8, 2 if deep else 3, 1)
+        return AttentionTile(64, 64, 8, 3, 1) if deep else AttentionTile(64, 64, 4, 3, 2)
+    return AttentionTile(128, 32, 8, 4, 1) if deep else AttentionTile(128, 64, 8, 3, 1)
 
 
 # Keys per split below which writing and reading a partial sum costs more than it saves.
@@ -184,10 +182,12 @@ def expert_tile(
     """
     each = pairs / max(1, min(experts, pairs))
     rows = 16 if each <= 8 else 32 if each <= 24 else 64
-    features = 64 if gated else 128
     if item_bytes > 2:
         return ExpertTile(rows, 64, 32, 4, 2)
-    return ExpertTile(rows, features, 128 if inner % 128 == 0 else 64, 4, 3)
+    depth = 128 if inner % 128 == 0 and inner > 128 else 64
+    # Room for stages that a short inner dimension never fills would be taken from other programs.
+    stages = min(3, ceil_div(inner, depth) + 1)
+    return ExpertTile(rows, 64 if gated else 128, depth, 4, stages)
 
 
 # The counting sort: pairs that a program places, pairs it compares them with at a time, pairs that

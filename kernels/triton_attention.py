@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dflash_sim.kernels.configs import (
+    LEAST_SPLIT_KEYS,
     MOST_REGISTERS,
     attention_splits,
     attention_tile,
@@ -89,14 +90,16 @@ def _attend(
     total = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, HEAD_DIM], tl.float32)
     pages = page_table + request.to(tl.int64) * table_row
+    # One page for all keys of a step, or one each; read a step early, so that only the keys' and
+    # values' own loads are left to overlap with the products.
+    lane = 0 if PAGE % KEYS == 0 else tl.arange(0, KEYS)
+    page = tl.load(pages + (low + lane) // PAGE, mask=low + lane < high, other=0)
     for start in range(low, high, KEYS):
         key = start + tl.arange(0, KEYS)
         held = (key >= begin) & (key < high)
-        if PAGE % KEYS == 0:
-            page = tl.load(pages + start // PAGE)
-        else:
-            page = tl.load(pages + key // PAGE, mask=held, other=0)
         slot = page.to(tl.int64) * PAGE + key % PAGE
+        ahead = start + KEYS + lane
+        page = tl.load(pages + ahead // PAGE, mask=ahead < high, other=0)
         place = (slot * kv_heads + kv_head) * HEAD_DIM
         keys = tl.load(k_pool + place[None, :] + dim[:, None], mask=held[None, :], other=0.0)
         scores = tl.dot(queries, keys, input_precision="ieee") * scale
@@ -202,16 +205,13 @@ def block_attention(
     requests, rows, heads, head_dim = q.shape
     page, kv_heads = k_pool.shape[1:3]
     group = heads // kv_heads
-    machine = target(q)
-    tile = attention_tile(
-        machine, rows=rows * group, head_dim=head_dim, item_bytes=q.element_size()
-    )
+    tile = attention_tile(rows=rows * group, head_dim=head_dim, item_bytes=q.element_size())
     tiles = ceil_div(rows * group, tile.rows)
     reach = page_table.shape[1] * page
     if window is not None:
         reach = min(reach, window + rows)
     programs = requests * kv_heads * tiles
-    parts = splits or attention_splits(machine, tile, programs=programs, keys=reach)
+    parts = splits or attention_splits(target(q), tile, programs=programs, keys=reach)
     q = dense_rows(q)
     gate = None if gate is None else dense_rows(gate)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -251,7 +251,7 @@ def block_attention(
         WINDOW=window or 0,
         CAUSAL=causal,
         SPLIT=parts > 1,
-        LEAST_BLOCKS=2 if parts > 1 else 1,
+        LEAST_BLOCKS=ceil_div(LEAST_SPLIT_KEYS, tile.keys) if parts > 1 else 1,
         ROWS=tile.rows,
         KEYS=tile.keys,
     )

@@ -104,10 +104,12 @@ def _expert_product(
     INNER: tl.constexpr,
 ):
     tile = tl.program_id(1)
+    # All three before the branch: one wait for memory instead of two.
     count = tl.load(tile_rows + tile)
+    expert = tl.load(tile_expert + tile).to(tl.int64)
+    first = tl.load(tile_first + tile)
     if count > 0:
-        expert = tl.load(tile_expert + tile).to(tl.int64)
-        place = tl.load(tile_first + tile) + tl.arange(0, ROWS)
+        place = first + tl.arange(0, ROWS)
         held = tl.arange(0, ROWS) < count
         pair = tl.load(order + place, mask=held, other=0)
         # Gate and up read tokens and write in expert order; down reads that and writes by token.
@@ -130,11 +132,13 @@ def _expert_product(
             else:
                 left_mask = real[:, None] & inside[None, :]
                 right_mask = held[None, :] & inside[:, None]
-            rows = tl.load(right, mask=right_mask, other=0.0)
+            # Weights first: rows must wait for the sort's answer.
             gate = tl.load(left, mask=left_mask, other=0.0)
-            product = tl.dot(gate, rows, product, input_precision="ieee")
             if GATED:
                 up = tl.load(left + up_offset, mask=left_mask, other=0.0)
+            rows = tl.load(right, mask=right_mask, other=0.0)
+            product = tl.dot(gate, rows, product, input_precision="ieee")
+            if GATED:
                 up_product = tl.dot(up, rows, up_product, input_precision="ieee")
             left += INNER
             right += INNER

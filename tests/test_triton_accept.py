@@ -20,6 +20,8 @@ def outcomes(requests: int, rows: int, device: str) -> "tuple[torch.Tensor, torc
     for request in range(requests):
         kept = request % (rows + 1)
         answer[request, :kept] = draft[request, 1 : kept + 1] if kept < rows else answer[request]
+        if kept == rows - 1:  # a bonus that is token 0, which is nobody's next proposal
+            answer[request, -1] = 0
         if kept == rows:  # every proposal but the first matches
             answer[request, 1:-1] = draft[request, 2:]
     return draft.to(device), answer.to(device)
@@ -76,7 +78,7 @@ def check_argmax(device: str, dtype: str, *, rows: int, width: int) -> None:
 
 
 ACCEPTS = [(7, 5), (20, 16), (1, 1), (3, 2)]
-WIDTHS = [(3, 5000), (2, 7), (2, 4096), (6, 12001)]
+WIDTHS = [(3, 5000), (2, 7), (2, 4096), (9, 12001)]
 
 
 @pytest.mark.parametrize(("requests", "rows"), ACCEPTS)

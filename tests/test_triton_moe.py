@@ -22,7 +22,7 @@ PLAIN = {
 CASES = {
     "few rows each": {},
     "one token": {"tokens": 1},
-    "an expert has two tiles": {"tokens": 20, "top_k": 1, "experts": 2, "skew": True},
+    "an expert has two tiles": {"tokens": 20, "top_k": 1, "skew": True},
     "wider tiles": {"tokens": 50, "experts": 3, "hidden": 64},
     "odd sizes": {"hidden": 72, "inter": 24},
     "experts elsewhere": {"first": 2},

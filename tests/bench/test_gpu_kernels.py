@@ -36,7 +36,11 @@ from dflash_sim.kernels import (  # noqa: E402
 )
 from dflash_sim.profiles.optables import OpTables  # noqa: E402
 
-pytestmark = [pytest.mark.gpu, pytest.mark.bench]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.bench,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 BLOCK, DTYPE, DEVICE = 16, torch.bfloat16, "cuda"
 BACKENDS = {
