@@ -14,6 +14,7 @@ from dflash_sim.commands.listing import list_
 from dflash_sim.commands.options import PROGRAM, Help, tell
 from dflash_sim.commands.predict import predict
 from dflash_sim.commands.trace import trace
+from dflash_sim.commands.validate import validate
 
 # What SGLang and its benchmark call our options: accepted everywhere, shown nowhere.
 ENGINE_NAMES = {
@@ -31,6 +32,7 @@ ENGINE_NAMES = {
     "dataset-name": "dataset",
     "random-input-len": "isl",
     "random-output-len": "osl",
+    "random-range-ratio": "range-ratio",
 }
 
 
@@ -49,6 +51,7 @@ app.command()(predict)
 app.command()(explain)
 app.command()(trace)
 app.command()(compare)
+app.command()(validate)
 app.command("list")(list_)
 app.add_typer(calibrate, name="calibrate")
 

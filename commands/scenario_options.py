@@ -80,6 +80,9 @@ class ScenarioOptions:
     thinking: Annotated[Bool, option(WORKLOAD, "Mode of the answers", metavar="")]
     isl: Annotated[Str, swept(WORKLOAD, "Fixed input length, in place of a data set")]
     osl: Annotated[Str, swept(WORKLOAD, "Fixed output length")]
+    range_ratio: Annotated[
+        Str, number(WORKLOAD, "Fixed lengths vary between this share and all of them")
+    ]
     max_new_tokens: Annotated[Str, number(WORKLOAD, "Cap on an answer, tokens")]
     rate: Annotated[Str, swept(WORKLOAD, "Arrivals per second (open loop)")]
     burstiness: Annotated[Str, number(WORKLOAD, "Gamma shape of arrivals; 1: Poisson")]

@@ -90,6 +90,13 @@ class Scenario(BaseModel):
     thinking: bool = Field(True, description="thinking mode of the dataset's answers")
     isl: Count | None = Field(None, description="fixed input length [token]")
     osl: Count | None = Field(None, description="fixed output length [token]")
+    range_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="fixed lengths are uniform between this share and all of isl and osl",
+    )
     max_new_tokens: Count = Field(4096, description="cap on generated tokens")
     conc: Count | None = Field(None, description="requests in flight; 1 without a rate")
     rate: Positive | None = Field(None, description="arrivals per second (open loop)")
@@ -128,6 +135,8 @@ class Scenario(BaseModel):
             found.append("isl and osl go together; give both")
         if self.dataset is None and self.isl is None:
             found.append("no workload; give a dataset, or isl and osl")
+        if self.range_ratio != 1 and self.isl is None:
+            found.append("range_ratio is about isl and osl; give them, or drop it")
         if self.conc is not None and self.rate is not None:
             found.append("conc (closed loop) and rate (open loop) exclude each other; give one")
         if self.method == "none" and (self.block or self.steps or self.draft_model):

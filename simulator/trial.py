@@ -25,7 +25,14 @@ def build_workload(
         few = max(defaults["min_requests"], defaults["requests_per_client"] * (s.conc or 0))
         count = s.num_prompts or (few if s.rate is None else defaults["min_requests_open_loop"])
         osl = min(s.osl, s.max_new_tokens)
-        work = fixed_workload(isl=s.isl, osl=osl, requests=count, conc=s.conc or count)
+        work = fixed_workload(
+            isl=s.isl,
+            osl=osl,
+            requests=count,
+            conc=s.conc or count,
+            range_ratio=s.range_ratio,
+            rng=rng_lengths,
+        )
     else:
         dataset = load_dataset(s.dataset)
         enough = dataset.num_prompts * dataset.copies(conc=2)

@@ -138,12 +138,36 @@ def shortened(workload: Workload, turns: int) -> Workload:
     )
 
 
-def fixed_workload(*, isl: int, osl: int, requests: int, conc: int) -> Workload:
-    """``requests`` equal requests from ``conc`` closed-loop clients, without warm-down."""
+def fixed_workload(
+    *,
+    isl: int,
+    osl: int,
+    requests: int,
+    conc: int,
+    range_ratio: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> Workload:
+    """``requests`` requests from ``conc`` closed-loop clients, without warm-down.
+
+    Parameters
+    ----------
+    range_ratio
+        Lengths are uniform between this share and all of ``isl`` and ``osl``, as ``bench_serving
+        --random-range-ratio`` draws them; 1 makes all requests equal [1].
+    rng
+        Needed where lengths differ.
+    """
     n = np.full(requests, 1, np.int64)
+    lengths = [n * isl, n * osl]
+    if range_ratio < 1:
+        assert rng is not None
+        lengths = [
+            rng.integers(max(1, int(x * range_ratio)), x, requests, endpoint=True)
+            for x in (isl, osl)
+        ]
     return Workload(
-        isl=n * isl,
-        osl=n * osl,
+        isl=lengths[0],
+        osl=lengths[1],
         cached=n * 0,
         measured=n.astype(bool),
         follow=-n,

@@ -180,7 +180,8 @@ def predict_row(row: PublishedPoint, *, runs: int, variant: Variant = AS_SHIPPED
     engine = load_engine(scenario.engine).with_constants(**dict(variant.constants))
     with _answers_times(variant.osl_scale, scenario.dataset):
         setup = resolve(scenario, engine=engine)
-        values = predict(scenario, with_baseline=False, setup=setup).values
+        found = predict(scenario, with_baseline=False, with_interval=False, setup=setup)
+        values = found.values
     return Outcome(row, values["output_throughput"], values.get("accept_length", 1.0))
 
 

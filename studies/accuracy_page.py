@@ -5,6 +5,8 @@ The prose is written by hand. A table or a figure of ours stands between ``<!-- 
 """
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 
 from dflash_sim.studies.texttable import Table, parse_tables
 
@@ -12,26 +14,41 @@ _SLOT = re.compile(r"<!-- (\w[\w -]*) -->.*?<!-- / -->", re.DOTALL)
 
 
 def refresh(page: str, text: str) -> str:
-    """The page with every table and figure taken from a printed study.
+    """The page with every table and figure that a printed study has.
 
     Parameters
     ----------
     page
         The page as it is.
     text
-        Output of ``studies/gallery/01_published_cards.py``.
+        Output of ``studies/gallery/01_published_cards.py`` or of another study.
     """
-    found = values(text)
-    return _SLOT.sub(lambda slot: f"<!-- {slot[1]} -->{found[slot[1]]}<!-- / -->", page)
+    return fill(page, values(text))
+
+
+def fill(page: str, found: Mapping[str, str]) -> str:
+    """The page with the slots that are found; the others stay as they are."""
+
+    def current(slot: re.Match[str]) -> str:
+        return f"<!-- {slot[1]} -->{found[slot[1]]}<!-- / -->" if slot[1] in found else slot[0]
+
+    return _SLOT.sub(current, page)
 
 
 def values(text: str) -> dict[str, str]:
     """Everything the page may name: tables by title, and the figures in its sentences."""
     tables = {t.title: t for t in parse_tables(text)}
+    found = {name: f"\n\n{table.markdown()}\n\n" for name, table in tables.items()}
+    for figures in (_cards, _held_out):
+        with suppress(KeyError):
+            found |= figures(tables)
+    return found
+
+
+def _cards(tables: Mapping[str, Table]) -> dict[str, str]:
     head, ranked = tables["headline"], tables["pairs ranked right"]
     plain, conditions = tables["plain decoding on B200"], tables["conditions"]
-    lines = {name: f"\n\n{table.markdown()}\n\n" for name, table in tables.items()}
-    return lines | {
+    return {
         "rows": head.cell("all", "rows"),
         "MAPE": head.cell("all", "MAPE"),
         "bias": head.cell("all", "bias"),
@@ -41,14 +58,32 @@ def values(text: str) -> dict[str, str]:
         "ranked by accept length": ranked.cell("longer accept length", "share"),
         "plain current": plain.cell("current cards", "MAPE"),
         "plain all builds": plain.cell("all builds", "MAPE"),
-        "serving bias": _mean_percent(tables["ms per token in February 2026"], "error"),
+        "TPOT error": tables["latency errors"].rows[0][3],
+        "TPOT error with factor": tables["latency errors"].rows[1][3],
+        "TTFT error": tables["latency errors"].rows[2][3],
         "runs": conditions.cell("runs", "value"),
         "seed": conditions.cell("seed", "value"),
         "engine": conditions.cell("engine", "value"),
     }
 
 
-def _mean_percent(table: Table, column: str) -> str:
-    cells = [row[table.head.index(column)] for row in table.rows]
-    numbers = [float(re.sub(r"[ %]", "", cell)) for cell in cells]
-    return f"{sum(numbers) / len(numbers):+.1f} %"
+def _held_out(tables: Mapping[str, Table]) -> dict[str, str]:
+    models = tables["held out by model: held-out rows"]
+    clients = tables["32 clients from one: held-out rows"]
+    pairs = tables["held out by model: pairs ranked right"]
+    fit, fitted = tables["fit"], tables["fitted rows"]
+    columns = {"MAPE": "MAPE", "bias": "bias", "p95": "p95", "coverage": "inside 90 %"}
+    found = {f"held {name}": models.cell("all", column) for name, column in columns.items()}
+    return found | {
+        "held rows": models.cell("all", "rows"),
+        "held plain": models.cell("plain decoding", "MAPE"),
+        "held speculative": models.cell("speculative", "MAPE"),
+        "held ranked": pairs.cell("predicted throughput", "share"),
+        "held pairs": pairs.cell("predicted throughput", "pairs"),
+        "clients MAPE": clients.cell("all", "MAPE"),
+        "clients coverage": clients.cell("all", "inside 90 %"),
+        "joint MAPE": fitted.cell("all", "MAPE"),
+        "free constants": fit.cell("engine constants", "value"),
+        "free correlations": fit.cell("correlations of data sets", "value"),
+        "cells": fit.cell("acceptance cells", "value"),
+    }

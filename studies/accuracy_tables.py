@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from dflash_sim.studies.accuracy import ErrorStats, Outcome, error_stats, grouped, ranked_right
-from dflash_sim.studies.serving import ServingPoint
+from dflash_sim.studies.serving import Latencies
 from dflash_sim.studies.texttable import Table
 
 _STATS = ("rows", "MAPE", "bias", "median", "p95")
+_BUILDS = ("of June 2026", "with factor")
 _SHORT = {
     "qwen3.6-35b-a3b": "35B",
     "qwen3.5-397b-a17b": "397B",
@@ -244,12 +245,27 @@ def all_plain(*groups: Sequence[Outcome]) -> Table:
     return Table("plain decoding on B200", ("rows of", *_STATS), tuple(rows))
 
 
-def serving(points: Sequence[tuple[ServingPoint, float]]) -> Table:
-    """Time per output token against measured ones."""
-    rows = []
-    for p, tpot_ms in points:
-        question = (p.id, str(p.isl), str(p.osl), str(p.conc))
-        error = signed(tpot_ms / p.tpot_ms - 1)
-        rows.append((*question, f"{p.tpot_ms:.2f}", f"{tpot_ms:.2f}", error))
-    head = ("id", "isl", "osl", "c", "measured", "predicted", "error")
-    return Table("ms per token in February 2026", head, tuple(rows))
+def serving(found: Sequence[tuple[Latencies, Latencies]]) -> list[Table]:
+    """Latencies against measured ones, as on our build and with the factor of theirs."""
+    rows, errors = [], {}
+    for ours, theirs in found:
+        p = ours.point
+        cells = []
+        for name in ("tpot", "ttft"):
+            seen = getattr(p, f"{name}_ms")
+            misses = [getattr(x, f"{name}_ms") / seen - 1 for x in (ours, theirs)]
+            for build, miss in zip(_BUILDS, misses, strict=True):
+                errors.setdefault((name.upper(), build), []).append(miss)
+            cells += [f"{seen:.2f}", f"{getattr(ours, f'{name}_ms'):.2f}", *map(signed, misses)]
+        rows.append((str(p.isl), str(p.osl), str(p.conc), *cells))
+    head = ["isl", "osl", "c"]
+    for name in ("TPOT", "TTFT"):
+        head += [f"{name} measured", "predicted", "error", f"{_BUILDS[1]}"]
+    sums = [
+        (name, build, str(len(e)), percent(float(np.mean(np.abs(e)))), signed(float(np.mean(e))))
+        for (name, build), e in errors.items()
+    ]
+    return [
+        Table("latencies in February 2026", tuple(head), tuple(rows)),
+        Table("latency errors", ("metric", "constants", "rows", "MAPE", "bias"), tuple(sums)),
+    ]

@@ -19,6 +19,7 @@ from dflash_sim.studies.texttable import Table
 SOURCE = "VP_GH200_TUNING"
 # Its common flags: --mem-fraction-static .85 --max-running-requests 128; cap64 in a note is 64.
 _MEM_FRACTION, _RUNNING, _FEWER_RUNNING = 0.85, 128, 64
+BY_SERVER = "GH200 closed loop"
 _LEAST_REQUESTS, _REQUESTS_PER_CLIENT = 32, 4
 
 
@@ -73,7 +74,7 @@ def scenario_of(row: PublishedPoint, *, runs: int = 1) -> Scenario:
 
 def served(row: PublishedPoint, *, runs: int = 1) -> Served:
     """Predict one row."""
-    result = predict(scenario_of(row, runs=runs), with_baseline=False)
+    result = predict(scenario_of(row, runs=runs), with_baseline=False, with_interval=False)
     tok_s, ttft = result.values["output_throughput"], result.values["mean_ttft_ms"]
     return Served(row, tok_s, ttft, result.setup.limits.max_running_requests)
 

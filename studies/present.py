@@ -276,7 +276,6 @@ def _word(value: Any) -> str:
 def effective(result: Result) -> dict[str, Any]:
     """Every scenario field as it was run; None where it does not apply."""
     s, setup = result.scenario, result.setup
-    defaults = setup.engine.defaults
     own_window = "drafter's" if setup.drafter is not None else None
     return s.model_dump() | {
         "gpu": setup.device.name,

@@ -36,7 +36,7 @@ SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
 }
 _NUMBERS = ("num_gpus", "window", "max_running_requests", "mem_fraction_static",
     "chunked_prefill_size", "cuda_graph_max_bs", "page_size", "min_free_slots_delay",
-    "max_new_tokens", "burstiness", "seed", "runs")  # fmt: skip
+    "max_new_tokens", "range_ratio", "burstiness", "seed", "runs")  # fmt: skip
 FLAGS = {name: "--" + name.replace("_", "-") for name in Scenario.model_fields}
 _EXCLUDES = {
     "isl": ("dataset",),

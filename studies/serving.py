@@ -1,7 +1,7 @@
 """Time per token of plain decoding, measured by others on an earlier build of the engine.
 
 The points are InferenceX results that aiconfigurator-core 0.12 ships in ``silicon_sample.csv``;
-``id`` is the row there. Lengths are taken as exact.
+``id`` is the row there. Lengths vary as in that benchmark.
 """
 
 import csv
@@ -10,6 +10,8 @@ from importlib.resources import files
 
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
+
+RANGE_RATIO = 0.8  # of InferenceX's benchmark: lengths are uniform between this share and all
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,18 @@ def serving_points() -> tuple[ServingPoint, ...]:
     )
 
 
-def predicted_tpot_ms(point: ServingPoint) -> float:
-    """Mean time per output token of the same closed loop [ms]."""
+@dataclass(frozen=True)
+class Latencies:
+    """A point and its prediction [ms]; without speculation an inter-token gap is a TPOT."""
+
+    point: ServingPoint
+    ttft_ms: float
+    tpot_ms: float
+    itl_ms: float
+
+
+def predicted_latencies(point: ServingPoint, *, generation: str | None) -> Latencies:
+    """Mean latencies of the same closed loop, as on the fitted build or on another one."""
     scenario = Scenario.parse(
         gpu=point.gpu,
         model=point.model,
@@ -51,7 +63,10 @@ def predicted_tpot_ms(point: ServingPoint) -> float:
         isl=point.isl,
         osl=point.osl,
         max_new_tokens=point.osl,
+        range_ratio=RANGE_RATIO,
         conc=point.conc,
+        generation=generation,
         runs=1,
     )
-    return predict(scenario, with_baseline=False).values["mean_tpot_ms"]
+    values = predict(scenario, with_baseline=False, with_interval=False).values
+    return Latencies(point, *(values[f"mean_{name}_ms"] for name in ("ttft", "tpot", "itl")))

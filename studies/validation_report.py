@@ -37,12 +37,12 @@ def write(validation: Validation, path: Path, *, read: str) -> None:
         scatter_against([_point(o) for o in found], order=order),
         "Each point is one measured row; bars are 90 % intervals.",
     )
-    report.section("Residuals", "A level whose rows lie to one side is one the model gets wrong.")
-    for factor in _STRIPS:
-        groups = by_factor(found, factor)
-        if len(groups) > 1:
-            strips = {level: [_point(o) for o in group] for level, group in groups.items()}
-            report.figure(residual_strips(strips, factor=factor, order=order), f"By {factor}.")
+    strips = {f: g for f in _STRIPS if len(g := by_factor(found, f)) > 1}
+    if strips:
+        report.section("Residuals", "A level whose rows lie to one side is one we get wrong.")
+    for factor, groups in strips.items():
+        points = {level: [_point(o) for o in group] for level, group in groups.items()}
+        report.figure(residual_strips(points, factor=factor, order=order), f"By {factor}.")
     _beside_peers(report, found)
     report.section("Numbers")
     for table in tables(validation):

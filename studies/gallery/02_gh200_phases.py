@@ -1,7 +1,7 @@
 """GH200: phases of a DFlash cycle and closed-loop throughput, published and predicted.
 
 Prints the tables of the two GH200 sections of docs/explanation/accuracy.md; ``--write`` updates the
-.out beside this file.
+.out beside this file and the page.
 
     python studies/gallery/02_gh200_phases.py [--write]
 """
@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 from dflash_sim.studies import gh200, phases_page
+from dflash_sim.studies.accuracy_page import fill
 from dflash_sim.studies.phases_why import Facts
 from dflash_sim.studies.texttable import Table, text_of
 
 OUT = Path(__file__).with_suffix(".out")
+PAGE = Path(__file__).parents[2] / "docs/explanation/accuracy.md"
 
 
 def tables() -> list[Table]:
@@ -27,15 +29,23 @@ def tables() -> list[Table]:
     return [*phases_page.tables(Facts.now()), gh200.by_server(served), gh200.every_row(served)]
 
 
+def sections(found: list[Table]) -> str:
+    """The two sections of the page as Markdown."""
+    closed_loop = next(t for t in found if t.title == gh200.BY_SERVER)
+    return f"\n\n{phases_page.section()}\n\n{gh200.section(closed_loop)}\n\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    text = text_of(tables())
+    found = tables()
+    text = text_of(found)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if args.write:
         OUT.write_text(text, encoding="utf-8")
+        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), {"gh200": sections(found)}), "utf-8")
     else:
         print(text, end="")
 
