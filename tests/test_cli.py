@@ -101,9 +101,10 @@ class TestAnswers:
             assert word in page, word
         if columns >= 100:
             assert len(page.splitlines()) <= 45
+            absent = "steps isl osl range_ratio rate burstiness acceptance".split()
             for name in Scenario.model_fields:
                 # Every field that applies is shown, with its default.
-                if name not in ("steps", "isl", "osl", "rate", "burstiness", "acceptance"):
+                if name not in absent:
                     assert f"{name} " in page, name
 
     def test_shares_add_up_to_a_hundred(self, answer: Answer) -> None:
