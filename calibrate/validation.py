@@ -154,10 +154,11 @@ def held_out(
     engine: EngineSheet,
     held: str,
     jobs: int,
-    start: Calibration | None = None,
     on_row: Callable[[], None] | None = None,
 ) -> tuple[Fit, list[Outcome]]:
     """Fit on some rows and predict others.
+
+    The fit starts at the priors: one that had seen the other rows would tell of them.
 
     Raises
     ------
@@ -165,7 +166,7 @@ def held_out(
         A row is in both sets.
     """
     refuse_overlap(fitted, tested)
-    found = fit(fitted, engine=engine, name=held, jobs=jobs, start=start, on_row=on_row)
+    found = fit(fitted, engine=engine, name=held, jobs=jobs, on_row=on_row)
     return found, predicted(tested, found.calibration, engine=engine, held=held, jobs=jobs)
 
 
@@ -187,7 +188,6 @@ def leave_one_out(
     *,
     engine: EngineSheet,
     jobs: int,
-    start: Calibration | None = None,
     on_row: Callable[[], None] | None = None,
 ) -> Validation:
     """Every level of a factor predicted from all the others.
@@ -208,9 +208,7 @@ def leave_one_out(
         inside = [str(row.observation.value(factor)) == level for row in rows]
         fitted = [row for row, out in zip(rows, inside, strict=True) if not out]
         tested = [row for row, out in zip(rows, inside, strict=True) if out]
-        found, some = held_out(
-            fitted, tested, engine=engine, held=level, jobs=jobs, start=start, on_row=on_row
-        )
+        found, some = held_out(fitted, tested, engine=engine, held=level, jobs=jobs, on_row=on_row)
         fits.append(found)
         outcomes += some
     return Validation(

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from dflash_sim.calibrate.builds import with_builds
-from dflash_sim.calibrate.fit import Fit, fit
+from dflash_sim.calibrate.fit import fit
 from dflash_sim.calibrate.fit_rows import Row, rows_of
 from dflash_sim.calibrate.observations import parse_filter
 from dflash_sim.calibrate.readers import read_observations
@@ -49,10 +49,8 @@ def study(engine: EngineSheet, jobs: int) -> tuple[list[Table], Calibration]:
         about={"sources": sources},
         on_row=_Count("joint"),
     )
-    models = leave_one_out(
-        home, "model", engine=engine, jobs=jobs, start=joint.calibration, on_row=_Count("models")
-    )
-    clients = _one_client(home, joint, engine, jobs)
+    models = leave_one_out(home, "model", engine=engine, jobs=jobs, on_row=_Count("models"))
+    clients = _one_client(home, engine, jobs)
     old = predicted(others, joint.calibration, engine=engine, held="", jobs=jobs)
     shipped = with_builds(joint.calibration, old, engine.fit["priors"]["generation"])
     tables = [
@@ -69,7 +67,7 @@ def study(engine: EngineSheet, jobs: int) -> tuple[list[Table], Calibration]:
     return tables, shipped
 
 
-def _one_client(rows: list[Row], joint: Fit, engine: EngineSheet, jobs: int) -> Validation:
+def _one_client(rows: list[Row], engine: EngineSheet, jobs: int) -> Validation:
     alone, many = parse_filter("concurrency==1"), parse_filter("concurrency==32")
     found, outcomes = held_out(
         [row for row in rows if alone(row.observation)],
@@ -77,7 +75,6 @@ def _one_client(rows: list[Row], joint: Fit, engine: EngineSheet, jobs: int) -> 
         engine=engine,
         held="c=32",
         jobs=jobs,
-        start=joint.calibration,
         on_row=_Count("clients"),
     )
     text = "32 clients from constants fitted on one"
