@@ -249,6 +249,7 @@ def _as_published(s: Scenario, setup: Setup) -> bool:
     own = load_drafter(s.draft_model).target if s.draft_model and setup.drafter else s.model
     return (
         s.acceptance is None
+        and s.generation in (None, setup.engine.fit["generation"])
         and s.window is None
         and s.radix_cache
         and s.min_free_slots_delay is None
