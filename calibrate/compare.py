@@ -186,8 +186,7 @@ def _build(row: Observation) -> str | None:
     """The row's build of the engine; None for the one that the engine sheet is of."""
     name = row.fields.get("engine", Scenario.model_fields["engine"].default)
     engine = load_engine(name)
-    own = (engine.fit["generation"], engine.name.rpartition("-")[2])
-    return None if row.generation in own else row.generation
+    return None if engine.is_home(row.generation) else row.generation
 
 
 def _predicted(

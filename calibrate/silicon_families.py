@@ -148,8 +148,8 @@ def gdn(library: Library) -> Table:
         )
     other = library.newest("linear_attention", "vllm", "gdn_perf.parquet")
     if other is not None:
-        columns = ("num_v_heads", "num_k_heads", "batch_size", "latency")
-        rows = read_rows(other, columns, {"kernel_source": [GDN_SHARED_KERNEL]})
+        fewer = ("num_v_heads", "num_k_heads", "batch_size", "latency")
+        rows = read_rows(other, fewer, {"kernel_source": [GDN_SHARED_KERNEL]})
         named = ((("recurrent_decode", v, k, 1), batch, time_ms) for v, k, batch, time_ms in rows)
         tally.mend(other, named)
     return tally.table(("kernel", "v_heads", "k_heads", "seq"), "batch", _state_bytes)

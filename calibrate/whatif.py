@@ -196,7 +196,7 @@ class Trials:
 def _engine(engine: EngineSheet, change: Change) -> EngineSheet:
     if change.host != 1:
         longer = {name: change.host * engine[name] for name in _HOST}
-        engine = engine.with_constants(evidence=None, **longer)
+        engine = engine.with_constants(**longer)
     if change.wait_s:
         away_s = engine["client_turnaround"] + change.wait_s
         engine = engine.with_constants(client_turnaround=away_s)

@@ -39,8 +39,19 @@ class EngineSheet:
         self.read.add(name)
         return self.si[name]
 
-    def with_constants(self, *, evidence: str | None = None, **si_values: float) -> "EngineSheet":
+    def with_constants(self, **si_values: float) -> "EngineSheet":
         """A copy with constants replaced, in SI units (what fits and tests need)."""
+        return self._replaced(si_values, evidence=None)
+
+    def fitted(self, si_values: Mapping[str, float]) -> "EngineSheet":
+        """The same for constants that a fit found, which are evidence of another kind."""
+        return self._replaced(si_values, evidence="fitted")
+
+    def is_home(self, build: str | None) -> bool:
+        """Whether the constants are of this build: named by its date or by its version."""
+        return build in (None, self.fit["generation"], self.name.rpartition("-")[2])
+
+    def _replaced(self, si_values: Mapping[str, float], *, evidence: str | None) -> "EngineSheet":
         changed = dict(self.constants)
         for name, value in si_values.items():
             if name not in changed:

@@ -76,7 +76,8 @@ def log_metrics(run: Run, workload: Workload) -> Floats:
         ttft.mean(),
         e2e.mean(),
     )
-    return np.log(np.maximum(np.array(means, dtype=float), tiny))
+    logs: Floats = np.log(np.maximum(np.array(means, dtype=float), tiny))
+    return logs
 
 
 class Response:
@@ -110,7 +111,7 @@ class Response:
     def cell(self) -> str | None:
         """The acceptance cell; none without speculation, or where acceptance is given."""
         s = self.setup.scenario
-        if self.expectation is None or self.dataset is None or s.acceptance is not None:
+        if self.expectation is None or s.acceptance is not None:
             return None
         return cell(self.setup.model.name, s.method, self.dataset, s.thinking)
 
@@ -119,7 +120,7 @@ class Response:
         engine = self.setup.engine
         priors, build = engine.fit["priors"], self.setup.scenario.generation
         found = []
-        if build not in (None, engine.fit["generation"]):
+        if not engine.is_home(build):
             found.append(Parameter("generation", str(build), "log", 0.0, priors["generation"]))
         if self.expectation is None or self.cell is None:
             return found
@@ -130,9 +131,11 @@ class Response:
         spread = self.expectation.rel_err / max(slope, h)
         published = self.expectation.evidence == "published"
         decay = priors["decay" if published else "decay_borrowed"]
+        if self.dataset is not None:
+            tied = Parameter("correlation", self.dataset, "atanh", 0.0, priors["correlation"])
+            found.append(tied)
         return [
             *found,
-            Parameter("correlation", str(self.dataset), "atanh", 0.0, priors["correlation"]),
             Parameter("rejection", self.cell, "linear", 0.0, spread),
             Parameter("decay", self.cell, "linear", 0.0, decay),
         ]
@@ -144,9 +147,9 @@ class Response:
 
     def answer(self, values: Mapping[str, float], *, runs: int) -> Floats:
         """Logarithms of ``METRICS`` on the full workload, the mean over runs."""
-        return np.mean(
-            [self._run(requests_of(self.setup, run), values) for run in range(runs)], axis=0
-        )
+        each = [self._run(requests_of(self.setup, run), values) for run in range(runs)]
+        mean: Floats = np.mean(each, axis=0)
+        return mean
 
     def slopes(
         self, parameters: Sequence[Parameter], at: Floats, steps: Floats

@@ -393,8 +393,7 @@ def known_build(
     generation: str | None, engine: EngineSheet, calibration: Calibration | None
 ) -> bool:
     """Whether the constants are of this build, or relative to it."""
-    own = generation in (None, engine.fit["generation"])
-    return own or (calibration is not None and generation in calibration.generations)
+    return engine.is_home(generation) or (calibration is not None and generation in calibration.generations)
 
 
 def _check_fits(drafter: DrafterShape, model: ModelShape) -> None:

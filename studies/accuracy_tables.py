@@ -247,7 +247,8 @@ def all_plain(*groups: Sequence[Outcome]) -> Table:
 
 def serving(found: Sequence[tuple[Latencies, Latencies]]) -> list[Table]:
     """Latencies against measured ones, as on our build and with the factor of theirs."""
-    rows, errors = [], {}
+    rows = []
+    errors: dict[tuple[str, str], list[float]] = {}
     for ours, theirs in found:
         p = ours.point
         cells = []

@@ -165,7 +165,7 @@ def host_stages(engine: EngineSheet) -> set[str]:
 def with_host(engine: EngineSheet, factor: float) -> EngineSheet:
     """The engine with every stage of the scheduler thread ``factor`` times as long."""
     stages = {name: factor * engine[name] for name in host_stages(engine)}
-    return engine.with_constants(evidence=None, **stages)
+    return engine.with_constants(**stages)
 
 
 def changed(scenario: Scenario, **fields: Any) -> Scenario:
