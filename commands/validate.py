@@ -100,7 +100,7 @@ def _jobs(text: str | None) -> int:
 
     if text is None:
         return os.cpu_count() or 1
-    return int(whole_numbers(text, "--jobs")[0])
+    return int(whole_numbers("--jobs", text)[0])
 
 
 def _say(report: "ReadReport", refused: list[tuple[str, str]]) -> None:
