@@ -48,7 +48,7 @@ def validate(
         Str, option(ROWS, "Without a fit: shipped, none, or a file of calibrate fit")
     ] = None,
     allow_partial: Annotated[
-        bool, option(ROWS, "Go on if some rows cannot be used", metavar="")
+        bool, option(ROWS, "Go on if some rows cannot be used", "--allow-partial", metavar="")
     ] = False,
     engine: Annotated[str, option(ROWS, "Engine sheet with the priors")] = "sglang-0.5.13",
     jobs: Annotated[Str, number(OUTPUT, "Processes; default: all cores")] = None,

@@ -20,6 +20,7 @@ import typer
 
 from dflash_sim.cli import app
 from dflash_sim.cli import run as run_cli
+from dflash_sim.commands.scenario_options import ScenarioOptions
 from dflash_sim.profiles.schema import load_schema
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +103,9 @@ def _engine(path: Path) -> Iterator[list[str]]:
 # ---- cli.md ------------------------------------------------------------------------------
 
 
+SCENARIO = set(ScenarioOptions.__annotations__)
+
+
 def cli() -> str:
     """Commands and their flags."""
     intro = [
@@ -120,6 +124,9 @@ def _command(command: Any, path: str) -> Iterator[list[str]]:
     yield [f"## {path}"]
     yield inspect.cleandoc(command.help or "").splitlines()
     shown = [p for p in command.params if not getattr(p, "hidden", False)]
+    if path != "dflash-sim predict" and {p.name for p in shown} >= SCENARIO:
+        yield ["All flags of [predict](#dflash-sim-predict) that make a scenario, and:"]
+        shown = [p for p in shown if p.name not in SCENARIO]
     arguments = [p for p in shown if p.param_type_name == "argument"]
     if arguments:
         rows = [[code((p.metavar or p.name).upper()), "", _help(p)] for p in arguments]
