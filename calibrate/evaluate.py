@@ -1,5 +1,6 @@
 """Answers and slopes of many rows at once, on all cores."""
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
@@ -8,12 +9,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.calibrate.fit_rows import Row
+from dflash_sim.calibrate.fit_rows import Row, TablesByGpu
 from dflash_sim.profiles.calibration import Parameter
 from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.simulator.response import Response
 
 Floats = npt.NDArray[np.float64]
+Task = tuple[int, Floats]  # a row, and where
 # How far a slope looks, on the parameter's unbounded scale: in prior sds, or as it is.
 _STEP_SDS = 0.3
 _STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05, "generation": 0.05}
@@ -28,40 +30,44 @@ class _Worker:
     ) -> None:
         self.rows, self.engine, self.parameters = rows, engine, parameters
         self.responses: dict[int, Response] = {}
+        self.tables: TablesByGpu = {}
         self.steps = np.array(
             [_STEPS.get(p.kind, _STEP_SDS * p.sd) for p in parameters], dtype=float
         )
 
     def response(self, i: int) -> Response:
         if i not in self.responses:
-            self.responses[i] = self.rows[i].response(self.engine)
+            self.responses[i] = self.rows[i].response(self.engine, self.tables)
         return self.responses[i]
 
-    def answer(self, i: int, x: Floats) -> Floats:
+    def answer(self, task: Task) -> Floats:
+        i, x = task
         values = {p.name: p.value(v) for p, v in zip(self.parameters, x.tolist(), strict=True)}
         runs = _ALONE_RUNS if self.rows[i].scenario.conc == 1 else 1
         return self.response(i).answer(values, runs=runs)
 
-    def slopes(self, i: int, x: Floats) -> Floats:
+    def slopes(self, task: Task) -> Floats:
+        i, x = task
         return self.response(i).slopes(self.parameters, x, self.steps)
 
 
-_worker: _Worker | None = None
+_worker: _Worker | None = None  # in a process of the pool
 
 
 def _start(*parts: Any) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is answered once, by the parent
     _worker = _Worker(*parts)
 
 
-def _answer(task: tuple[int, Floats]) -> Floats:
+def _answer(task: Task) -> Floats:
     assert _worker is not None
-    return _worker.answer(*task)
+    return _worker.answer(task)
 
 
-def _slopes(task: tuple[int, Floats]) -> Floats:
+def _slopes(task: Task) -> Floats:
     assert _worker is not None
-    return _worker.slopes(*task)
+    return _worker.slopes(task)
 
 
 class Evaluator:
@@ -85,12 +91,11 @@ class Evaluator:
         self._parts = (list(rows), engine, tuple(parameters))
         self._jobs, self._on_row = jobs, on_row
         self._pool: ProcessPoolExecutor | None = None
+        self._here = _Worker(*self._parts)  # where there is no pool
 
     def __enter__(self) -> Self:
         if self._jobs > 1:
             self._pool = ProcessPoolExecutor(self._jobs, initializer=_start, initargs=self._parts)
-        else:
-            _start(*self._parts)
         return self
 
     def __exit__(
@@ -104,13 +109,13 @@ class Evaluator:
 
     def answers(self, x: Floats) -> Floats:
         """Logs of the metrics, shape [rows, metrics]."""
-        return self._all(_answer, x)
+        return self._all(_answer if self._pool else self._here.answer, x)
 
     def slopes(self, x: Floats) -> Floats:
         """Their derivatives, shape [rows, metrics, parameters]."""
-        return self._all(_slopes, x)
+        return self._all(_slopes if self._pool else self._here.slopes, x)
 
-    def _all(self, work: Callable[[tuple[int, Floats]], Floats], x: Floats) -> Floats:
+    def _all(self, work: Callable[[Task], Floats], x: Floats) -> Floats:
         tasks = [(i, x) for i in range(len(self._parts[0]))]
         chunk = max(1, len(tasks) // (8 * self._jobs))
         done: Iterable[Floats] = (

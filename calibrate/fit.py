@@ -4,31 +4,61 @@ With ``y`` the logs of what was measured and ``f(x)`` the simulator's at the par
 fit minimises ``(y - f)' S^-1 (y - f) + sum ((x - prior) / sd)^2`` by Gauss-Newton steps. ``S``
 holds the error of each row and the model's own discrepancy, one part shared by the rows of a
 setting (a model, method, block and concurrency), which five data sets do not average away. Both
-parts are the most likely ones given the rows (the evidence of the linearised model). Rows that
-lie far out count less (Huber) and are named.
+parts are the likeliest ones given the rows, the unknowns integrated out. A row far from what the
+others say is taken to be as noisy as it looks, and named.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import product
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.calibrate.evaluate import Evaluator
-from dflash_sim.calibrate.fit_rows import ACCEPT_LENGTH, THROUGHPUT, Row, unknowns
+from dflash_sim.calibrate.fit_rows import THROUGHPUT, Row, unknowns
+from dflash_sim.calibrate.identify import alike, learned
+from dflash_sim.calibrate.linear import Linear, Problem, Spread
+from dflash_sim.calibrate.structure import SUSPECT, Pattern, patterns
 from dflash_sim.profiles.calibration import Calibration, Parameter
 from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.response import METRICS
 
 Floats = npt.NDArray[np.float64]
 
-_FAR = 3.5  # prior sds beyond which no constant goes
-_HUBER = 2.5  # sds beyond which a row counts less
-_OUTLIER = 3.0  # sds beyond which it is named
-_CONVERGED = 0.1  # posterior sds that the last step may have
-_DISCREPANCIES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)
+PASSES = 12  # over the rows, in a typical fit
+_CONVERGED = 0.1  # posterior sds that are left to go
+_STRIDE = 2.0  # prior sds that no constant exceeds in one step
+_BENT = 0.3  # prior sds from where slopes were taken: as far as their differences look
+_SHARES = (1.0, 0.5, 0.25)  # of a step that is too far
+
+
+class Price(Protocol):
+    """Answers to rows at given parameters, as :class:`~.evaluate.Evaluator` gives them."""
+
+    def answers(self, x: Floats) -> Floats:
+        """Logs of the metrics, shape [rows, metrics]."""
+
+    def slopes(self, x: Floats) -> Floats:
+        """Their derivatives, shape [rows, metrics, parameters]."""
+
+
+class Outlier(NamedTuple):
+    """A row whose ``metric`` lies far from what the other rows say, so that it counts for less.
+
+    Parameters
+    ----------
+    error
+        Predicted from the others, relative to measured, less one [1].
+    pull
+        The same in standard deviations [1].
+    """
+
+    row: Row
+    error: float
+    pull: float
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -39,82 +69,49 @@ class Fit:
     ----------
     errors
         Relative error of the throughput of each row at the end, in the order of ``rows``.
+    left_out
+        The same, were the row predicted from all others.
     pulls
-        The same in standard deviations, before outliers were discounted.
+        The latter in standard deviations, before outliers were discounted.
+    discounted
+        Rows that lie far out, the worst first.
+    patterns
+        Of what is left over, by factor, the least likely first.
     converged
-        Whether the last step was small.
+        Whether little was left to go.
     steps
-        Largest move of each iteration in posterior standard deviations.
+        What each step had to go, in posterior standard deviations of the parameter furthest off.
     """
 
     calibration: Calibration
     rows: tuple[Row, ...]
     errors: Floats
+    left_out: Floats
     pulls: Floats
+    discounted: tuple[Outlier, ...]
+    patterns: tuple[Pattern, ...]
     converged: bool
     steps: tuple[float, ...]
 
     @property
     def outliers(self) -> list[tuple[Row, float]]:
-        """Rows far from the fit, with their relative error, the worst first."""
-        far = [i for i in np.argsort(-np.abs(self.pulls)) if abs(self.pulls[i]) > _OUTLIER]
-        return [(self.rows[i], float(self.errors[i])) for i in far]
+        """Rows whose throughput was discounted, with its relative error, the worst first."""
+        return [(o.row, o.error) for o in self.discounted if o.metric == METRICS[THROUGHPUT]]
+
+    @property
+    def suspect(self) -> list[Pattern]:
+        """Patterns that a right model would hardly leave."""
+        return [p for p in self.patterns if p.chance < SUSPECT]
 
     @property
     def learned(self) -> dict[str, float]:
         """By parameter, the share of its prior variance that the rows removed."""
-        c = self.calibration
-        prior = np.array([p.sd for p in c.parameters])
-        share = 1 - (c.sd / prior) ** 2
-        return {p.name: float(s) for p, s in zip(c.parameters, share, strict=True)}
+        return learned(self.calibration)
 
     @property
     def undetermined(self) -> list[tuple[str, str, float]]:
         """Pairs of parameters that the rows cannot tell apart, and their correlation."""
-        c = self.calibration
-        unit = c.covariance / np.outer(c.sd, c.sd)
-        pairs = []
-        for i, j in zip(*np.triu_indices(len(unit), 1), strict=True):
-            if abs(unit[i, j]) > 0.9:
-                names = c.parameters[i].name, c.parameters[j].name
-                pairs.append((*names, float(unit[i, j])))
-        return sorted(pairs, key=lambda p: -abs(p[2]))
-
-
-@dataclass
-class Problem:
-    """The rows as one vector: throughputs, then the accept lengths that were measured."""
-
-    rows: Sequence[Row]
-    parameters: tuple[Parameter, ...]
-    index: list[tuple[int, int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        n = range(len(self.rows))
-        self.index = [(i, THROUGHPUT) for i in n]
-        self.index += [
-            (i, ACCEPT_LENGTH) for i in n if np.isfinite(self.rows[i].logs[ACCEPT_LENGTH])
-        ]
-        self.y = np.array([self.rows[i].logs[m] for i, m in self.index])
-        self.noise = np.array([self.rows[i].errors[m] for i, m in self.index])
-        self.prior = np.array([p.prior for p in self.parameters])
-        self.sd = np.array([p.sd for p in self.parameters])
-        settings = [(*self.rows[i].setting, m) for i, m in self.index]
-        self.shared = np.array([[a == b for b in settings] for a in settings], dtype=float)
-        self.modelled = np.array([m == THROUGHPUT for _, m in self.index], dtype=float)
-
-    def take(self, answers: Floats) -> Floats:
-        """From arrays by row and metric to the vector of the problem."""
-        return np.array([answers[i, m] for i, m in self.index])
-
-    def spread(self, discrepancy: tuple[float, float], weights: Floats) -> Floats:
-        """Covariance of the residuals; accept lengths carry their own error only."""
-        shared, own = discrepancy
-        m = self.modelled
-        total = shared**2 * self.shared * np.outer(m, m)
-        total[np.diag_indices_from(total)] += (own * m) ** 2 + self.noise**2
-        scale = 1 / np.sqrt(weights)
-        return total * np.outer(scale, scale)
+        return alike(self.calibration)
 
 
 def fit(
@@ -138,6 +135,8 @@ def fit(
         Processes; the result does not depend on it.
     start
         A fit nearby, such as one to more rows: begin there.
+    on_row
+        Called for each row in each of about ``PASSES`` passes.
 
     Raises
     ------
@@ -148,45 +147,44 @@ def fit(
         msg = "no row to fit; see the reasons above, or widen --fit-on"
         raise UsageError(msg)
     parameters = unknowns(rows, engine)
-    problem = Problem(rows, parameters)
-    x = _start(problem, start)
-    weights = np.ones(len(problem.y))
-    steps: list[float] = []
     with Evaluator(rows, engine, parameters, jobs=jobs, on_row=on_row) as price:
-        f = problem.take(price.answers(x))
-        slopes = problem.take(price.slopes(x))
-        discrepancy = (_DISCREPANCIES[3], _DISCREPANCIES[3])
-        for iteration in range(iterations):
-            if iteration in (2, 4):  # the slopes have moved with the constants
-                slopes = problem.take(price.slopes(x))
-            discrepancy = _likely_discrepancy(problem, f, slopes, x, weights)
-            moved, covariance = _solve(problem, f, slopes, x, discrepancy, weights)
-            moved, f = _search(problem, price, x, moved, f, discrepancy, weights)
-            steps.append(float(np.max(np.abs(moved - x) / np.sqrt(np.diagonal(covariance)))))
-            x = moved
-            weights = _weights(problem, f, discrepancy)
-            if steps[-1] < _CONVERGED and iteration > 0:
-                break
-    pulls = _pulls(problem, f, discrepancy)
-    n = len(rows)
-    found = Calibration(
+        found = solve(rows, parameters, price, iterations=iterations, start=start)
+    named = replace(
+        found.calibration,
         name=name,
         engine=engine.name,
-        parameters=parameters,
-        mean=x,
-        covariance=covariance,
-        discrepancy=discrepancy,
-        rows=tuple(row.observation.row for row in rows),
-        about=about or {},
+        about=(about or {}) | found.calibration.about,
     )
-    return Fit(
-        calibration=found,
-        rows=tuple(rows),
-        errors=np.expm1(f - problem.y)[:n],
-        pulls=pulls[:n],
-        converged=steps[-1] < _CONVERGED,
-        steps=tuple(steps),
-    )
+    return replace(found, calibration=named)
+
+
+def solve(
+    rows: Sequence[Row],
+    parameters: Sequence[Parameter],
+    price: Price,
+    *,
+    iterations: int = 8,
+    start: Calibration | None = None,
+) -> Fit:
+    """The fit of some parameters to rows, whatever prices them."""
+    problem = Problem(rows, parameters)
+    at = x = _start(problem, start)
+    f, slopes = problem.take(price.answers(x)), problem.take(price.slopes(x))
+    steps: list[float] = []
+    while True:
+        if np.max(np.abs(x - at) / problem.sd) > _BENT:
+            at, slopes = x, problem.take(price.slopes(x))
+        line = Linear(problem, x, f, slopes)
+        spread = line.likely()
+        goal, covariance = line.posterior(spread)
+        steps.append(float(np.max(np.abs(goal - x) / np.sqrt(np.diagonal(covariance)))))
+        if steps[-1] < _CONVERGED or len(steps) > iterations:
+            break
+        there = _search(line, price, goal, spread)
+        if there is None:  # as far as slopes lead
+            break
+        x, f = there
+    return _outcome(line, spread, covariance, tuple(steps))
 
 
 def _start(problem: Problem, start: Calibration | None) -> Floats:
@@ -197,69 +195,57 @@ def _start(problem: Problem, start: Calibration | None) -> Floats:
     return np.array([known.get(p.name, p.prior) for p in problem.parameters])
 
 
-def _solve(
-    problem: Problem,
-    f: Floats,
-    slopes: Floats,
-    x: Floats,
-    discrepancy: tuple[float, float],
-    weights: Floats,
-) -> tuple[Floats, Floats]:
-    """The minimum of the linearised objective, and the posterior covariance there."""
-    inverse = np.linalg.inv(problem.spread(discrepancy, weights))
-    information = slopes.T @ inverse @ slopes + np.diag(1 / problem.sd**2)
-    pull = slopes.T @ inverse @ (problem.y - f) - (x - problem.prior) / problem.sd**2
-    covariance = np.linalg.inv(information)
-    far = _FAR * problem.sd
-    moved = np.clip(x + covariance @ pull, problem.prior - far, problem.prior + far)
-    return moved, covariance
-
-
 def _search(
-    problem: Problem,
-    price: Evaluator,
-    x: Floats,
-    moved: Floats,
-    f: Floats,
-    discrepancy: tuple[float, float],
-    weights: Floats,
-) -> tuple[Floats, Floats]:
-    """Go the whole way if the objective falls, else half of it, twice at most."""
-    inverse = np.linalg.inv(problem.spread(discrepancy, weights))
-
-    def objective(at: Floats, answers: Floats) -> float:
-        miss = problem.y - answers
-        return float(miss @ inverse @ miss + (((at - problem.prior) / problem.sd) ** 2).sum())
-
-    before = objective(x, f)
-    for share in (1.0, 0.5, 0.25):
-        there = x + share * (moved - x)
-        answers = problem.take(price.answers(there))
-        if objective(there, answers) <= before:
+    line: Linear, price: Price, goal: Floats, spread: Spread
+) -> tuple[Floats, Floats] | None:
+    """Go the whole way if the objective falls, else less of it; None where it never falls."""
+    step = goal - line.x
+    step /= max(1.0, float(np.max(np.abs(step) / line.problem.sd)) / _STRIDE)
+    before = line.objective(line.x, line.f, spread)
+    for share in _SHARES:
+        there = line.x + share * step
+        answers = line.problem.take(price.answers(there))
+        if line.objective(there, answers, spread) < before:
             return there, answers
-    return x, f
+    return None
 
 
-def _likely_discrepancy(
-    problem: Problem, f: Floats, slopes: Floats, x: Floats, weights: Floats
-) -> tuple[float, float]:
-    """The pair with the highest evidence, the parameters integrated out of the linear model."""
-    miss = problem.y - f - slopes @ (problem.prior - x)
-    explained = slopes @ np.diag(problem.sd**2) @ slopes.T
-
-    def evidence(pair: tuple[float, float]) -> float:
-        total = explained + problem.spread(pair, weights)
-        sign, log_det = np.linalg.slogdet(total)
-        return float(-log_det - miss @ np.linalg.solve(total, miss)) if sign > 0 else -np.inf
-
-    return max(product(_DISCREPANCIES, _DISCREPANCIES), key=evidence)
-
-
-def _pulls(problem: Problem, f: Floats, discrepancy: tuple[float, float]) -> Floats:
-    spread = np.diagonal(problem.spread(discrepancy, np.ones(len(problem.y))))
-    return np.asarray((f - problem.y) / np.sqrt(spread), dtype=float)
-
-
-def _weights(problem: Problem, f: Floats, discrepancy: tuple[float, float]) -> Floats:
-    far = np.abs(_pulls(problem, f, discrepancy))
-    return np.minimum(1.0, _HUBER / np.maximum(far, _HUBER))
+def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[float, ...]) -> Fit:
+    problem = line.problem
+    n = len(problem.rows)
+    away, sd = line.apart(spread)
+    far = [i for i in np.argsort(-np.abs(away / sd)) if spread.slack[i] > 0]
+    discounted = tuple(
+        Outlier(
+            row=problem.rows[problem.index[i][0]],
+            error=float(np.expm1(-away[i])),
+            pull=float(-away[i] / sd[i]),
+            metric=METRICS[problem.index[i][1]],
+        )
+        for i in far
+    )
+    converged = steps[-1] < _CONVERGED
+    found = Calibration(
+        name="",
+        engine="",
+        parameters=problem.parameters,
+        mean=line.x,
+        covariance=covariance,
+        discrepancy=spread.discrepancy,
+        rows=tuple(row.observation.row for row in problem.rows),
+        about={
+            "converged": converged,
+            "outliers": list(dict.fromkeys(o.row.observation.row for o in discounted)),
+        },
+    )
+    return Fit(
+        calibration=found,
+        rows=problem.rows,
+        errors=np.expm1(line.f - problem.y)[:n],
+        left_out=np.expm1(-away)[:n],
+        pulls=(-away / sd)[:n],
+        discounted=discounted,
+        patterns=tuple(patterns(problem.rows, line, spread)),
+        converged=converged,
+        steps=steps,
+    )

@@ -1,12 +1,31 @@
 """``dflash-sim calibrate``: make profiles from measurements."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dflash_sim.commands.options import PROGRAM, Help, tell
+from dflash_sim.commands.options import (
+    OUTPUT,
+    PROGRAM,
+    Format,
+    Help,
+    Profiles,
+    Str,
+    option,
+    sheets,
+    tell,
+    use_profiles,
+)
+
+if TYPE_CHECKING:
+    from dflash_sim.studies.fitting import Chosen
+
+ROWS = "Rows"
+_SHOWN = 10  # refused rows that are listed
+_INTERRUPTED = 130
 
 app = typer.Typer(no_args_is_help=True, add_help_option=False)
 
@@ -42,3 +61,76 @@ def import_silicon(
         lines.append(f"    {what:<20} {100 * miss.median:5.1f} % {100 * miss.p90:6.1f} %")
     deliver("\n".join(lines) + "\n")
     tell(f"use it with: {PROGRAM} predict --profiles {out}")
+
+
+@app.command("fit")
+def fit(
+    observations: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Benchmark results of any tool that is known, told by their keys",
+            metavar="FILE...",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        option(OUTPUT, "The constants, for --calibration", "--output", "-o", metavar="FILE.toml"),
+    ],
+    fit_on: Annotated[
+        Str, option(ROWS, 'Only these rows, such as "concurrency==1"; default: all')
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        option(ROWS, "Stands in where a row does not say; repeatable", metavar="KEY=VALUE"),
+    ] = None,
+    allow_partial: Annotated[
+        bool, option(ROWS, "Fit what can be fitted if some rows cannot", metavar="")
+    ] = False,
+    name: Annotated[Str, option(OUTPUT, "Of the calibration; default: the file's")] = None,
+    engine: Annotated[
+        str, option(ROWS, "Engine sheet with the priors", autocompletion=sheets("engines"))
+    ] = "sglang-0.5.13",
+    jobs: Annotated[
+        int | None, option(OUTPUT, "Processes; default: all cores", min=1, metavar="N")
+    ] = None,
+    profiles: Profiles = None,
+    form: Format = None,
+) -> None:
+    """Fit engine constants and acceptance to measured throughput, with their errors.
+
+    The priors of the engine sheet hold where the rows say nothing. Use the result with
+    "dflash-sim predict --calibration FILE.toml"; see what it is worth with "dflash-sim validate".
+    """
+    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.studies.export import as_text, check_writable, chosen_format
+    from dflash_sim.studies.fit_page import page, summary
+    from dflash_sim.studies.fitting import choose, require, run_fit
+    from dflash_sim.studies.terminal import deliver
+
+    use_profiles(profiles)
+    check_writable(output)
+    shape = chosen_format(form, None)
+    if shape == "csv":
+        msg = "a fit is no table of rows: --format csv is not for it. Give json, or table."
+        raise UsageError(msg)
+    try:
+        chosen = choose(observations, engine=engine, fit_on=fit_on, assume=assume or ())
+        _tell(chosen)
+        require(chosen, allow_partial=allow_partial)
+        found = run_fit(chosen, name=name or output.stem, jobs=jobs or os.cpu_count() or 1)
+    except KeyboardInterrupt:
+        tell("interrupted: nothing was written")
+        raise typer.Exit(_INTERRUPTED) from None
+    deliver(found.calibration.to_toml(), output)
+    deliver(page(found, chosen) if shape == "table" else as_text([summary(found, chosen)], shape))
+
+
+def _tell(chosen: "Chosen") -> None:
+    """What became of every row, and what had to be assumed."""
+    tell(chosen.counts)
+    for where, why in chosen.refused[:_SHOWN]:
+        tell(f"  refused {where}: {why}")
+    if len(chosen.refused) > _SHOWN:
+        tell(f"  and {len(chosen.refused) - _SHOWN} more")
+    for note in chosen.read.notes:
+        tell(f"  {note}")

@@ -60,8 +60,10 @@ class Parameter:
         return math.tanh(x) if self.scale == "atanh" else x
 
 
-def cell(model: str, method: str, dataset: str, thinking: bool) -> str:
-    """The name of an acceptance cell."""
+def cell(model: str, method: str, dataset: str | None, thinking: bool) -> str:
+    """The name of an acceptance cell; prompts of fixed length are of no data set."""
+    if dataset is None:
+        return f"{model}/{method}/no data set"
     return f"{model}/{method}/{dataset}/{'thinking' if thinking else 'plain'}"
 
 
@@ -130,29 +132,29 @@ class Calibration:
         found = {p.key: values[p.name] for p in self.parameters if p.kind == "constant"}
         if generation in self.generations:
             found["time_factor"] = values[f"generation:{generation}"]
-        return engine.with_constants(evidence="fitted", **found)
+        return engine.fitted(found)
 
     def to_toml(self) -> str:
         """Text that :func:`read_calibration` reads back."""
         lines = [
             f"format = {FORMAT}",
-            f"name = {json.dumps(self.name)}",
-            f"engine = {json.dumps(self.engine)}",
+            f"name = {_quoted(self.name)}",
+            f"engine = {_quoted(self.engine)}",
             f"discrepancy = [{self.discrepancy[0]:.5g}, {self.discrepancy[1]:.5g}]",
             "",
             "[about]",
-            *(f"{key} = {json.dumps(value)}" for key, value in self.about.items()),
+            *(f"{key} = {_quoted(value)}" for key, value in self.about.items()),
             "",
         ]
         for p, x, sd in zip(self.parameters, self.mean.tolist(), self.sd.tolist(), strict=True):
             lines += [
                 "[[parameters]]",
-                f"kind = {json.dumps(p.kind)}",
-                f"key = {json.dumps(p.key)}",
+                f"kind = {_quoted(p.kind)}",
+                f"key = {_quoted(p.key)}",
                 f"value = {p.value(x):.6g}",
-                f"scale = {json.dumps(p.scale)}",
+                f"scale = {_quoted(p.scale)}",
                 f"mean = {x:.8g}",
-                f"sd = {sd:.4g}",
+                f"sd = {sd:.6g}",
                 f"prior = [{p.prior:.8g}, {p.sd:.6g}]",
                 "",
             ]
@@ -160,9 +162,14 @@ class Calibration:
         lines.append("# Correlations of the above, the lower triangle by rows.")
         lines.append("[posterior]\ncorrelation = [")
         for i, row in enumerate(unit):
-            lines.append("  [" + ", ".join(f"{c:.3g}" for c in row[:i]) + "],")
-        lines += ["]", f"rows = {json.dumps(list(self.rows), indent=1)}", ""]
+            lines.append("  [" + ", ".join(f"{c:.6g}" for c in row[:i]) + "],")
+        lines += ["]", f"rows = {_quoted(list(self.rows), indent=1)}", ""]
         return "\n".join(lines)
+
+
+def _quoted(value: Any, indent: int | None = None) -> str:
+    """Words, truths and lists of them in JSON, which is TOML but for what it does to an emoji."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -215,10 +222,11 @@ def _covariance(sd: Sequence[float], lower: Sequence[Sequence[float]]) -> Floats
     unit = np.eye(len(sd))
     for i, row in enumerate(lower):
         unit[i, :i] = unit[:i, i] = row[:i]
-    scaled = unit * np.outer(sd, sd)
     # Rounded correlations may be a shade outside the positive ones.
-    values, vectors = np.linalg.eigh(scaled)
-    found: Floats = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    values, vectors = np.linalg.eigh(unit)
+    if values.min() < 0:
+        unit = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    found: Floats = unit * np.outer(sd, sd)
     return found
 
 

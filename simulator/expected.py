@@ -123,7 +123,7 @@ def calibrated(
     given: bool,
 ) -> Expectation:
     """The acceptance as a fit to throughput refined it; a ``given`` one keeps its accept length."""
-    if calibration is None or dataset is None:
+    if calibration is None:
         return expectation
     values = calibration.values
     where = cell(model, method, dataset, thinking)
