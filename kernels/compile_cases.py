@@ -76,12 +76,25 @@ def attention(
 def projection(tokens: int, heads: int, kv_heads: int, head_dim: int, *, rotated: int) -> None:
     """Norm, rotation and KV write of slices of one projection."""
     sizes = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
-    merged = meta(tokens, sum(sizes)).split(sizes, dim=1)
+    merged = torch.split(meta(tokens, sum(sizes)), sizes, dim=1)
     pool, weight = meta(MAX_TOKENS, 1, kv_heads, head_dim), meta(head_dim)
     table, place = real32(MAX_TOKENS, rotated // 2), index64(tokens)
-    qkv = (x.view(tokens, -1, head_dim) for x in merged)
-    tables = (weight, weight, table, table)
-    qk_norm_rope_write(*qkv, *tables, place, pool, pool, place, eps=1e-6, zero_centred=True)
+    q, k, v = (x.view(tokens, -1, head_dim) for x in merged)
+    qk_norm_rope_write(
+        q,
+        k,
+        v,
+        weight,
+        weight,
+        table,
+        table,
+        place,
+        pool,
+        pool,
+        place,
+        eps=1e-6,
+        zero_centred=True,
+    )
 
 
 def injection(tokens: int, layers: int, kv_heads: int, head_dim: int) -> None:
@@ -97,15 +110,15 @@ def delta_net(requests: int, key_heads: int, heads: int, *, rows: int = BLOCK) -
     """Verify and commit, or decode where there is one row."""
     dim = 128
     sizes = [key_heads * dim, key_heads * dim, heads * dim]
-    mixed = meta(requests, rows, sum(sizes)).split(sizes, dim=-1)
-    qkv = [x.unflatten(-1, (-1, dim)) for x in mixed]
-    gates = [real32(requests, rows, heads)] * 2
+    mixed = torch.split(meta(requests, rows, sum(sizes)), sizes, dim=-1)
+    q, k, v = (x.view(requests, rows, -1, dim) for x in mixed)
+    gate = real32(requests, rows, heads)
     pool, slots = real32(1, 64, heads, dim, dim), index64(requests)
     if rows == 1:
-        gdn_extend(*qkv, *gates, pool[0], slots)
+        gdn_extend(q, k, v, gate, gate, pool[0], slots)
         return
     scratch = real32(1, requests, rows, heads, dim, dim)
-    gdn_verify_slots(*qkv, *gates, pool[0], slots, scratch[0])
+    gdn_verify_slots(q, k, v, gate, gate, pool[0], slots, scratch[0])
     commit_states(pool, scratch, slots, index32(requests))
 
 

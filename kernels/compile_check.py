@@ -110,10 +110,12 @@ def disassemble(cubin: bytes) -> tuple[str, str]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, sass = (
-            subprocess.run([*command, file.name], capture_output=True, text=True, check=True).stdout
-            for command in ([tools / "cuobjdump", "-res-usage"], [tools / "nvdisasm", "-ndf", "-c"])
-        )
+
+        def ask(tool: str, *options: str) -> str:
+            command = [str(tools / tool), *options, file.name]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+        usage, sass = ask("cuobjdump", "-res-usage"), ask("nvdisasm", "-ndf", "-c")
     return usage, sass
 
 

@@ -66,7 +66,7 @@ def _accept(
     PAGE: tl.constexpr,
     REQUESTS: tl.constexpr,
     ABSENT: tl.constexpr,
-):
+) -> None:
     request = tl.program_id(0) * REQUESTS + tl.arange(0, REQUESTS)
     step = tl.arange(0, ROW_BLOCK)[None, :]
     live = request < requests
@@ -113,10 +113,19 @@ def _start(
     requests, rows = draft.shape
     commit = None
     if context_lens is not None:
-        block = [torch.empty_like(draft, dtype=torch.int64) for _ in range(4)]
-        commit = Commit(torch.empty_like(context_lens, dtype=torch.int64), *block)
-    lens = [draft.new_empty(requests, dtype=torch.int32) for _ in range(2)]
-    accepted = Accepted(*lens, draft.new_empty(requests), torch.empty_like(draft))
+        commit = Commit(
+            context_lens=torch.empty_like(context_lens, dtype=torch.int64),
+            kept_slots=torch.empty_like(draft),
+            ids=torch.empty_like(draft),
+            positions=torch.empty_like(draft),
+            slots=torch.empty_like(draft),
+        )
+    accepted = Accepted(
+        accept_len=draft.new_empty(requests, dtype=torch.int32),
+        commit_len=draft.new_empty(requests, dtype=torch.int32),
+        bonus=draft.new_empty(requests),
+        tokens=torch.empty_like(draft),
+    )
     launch(
         _accept,
         (ceil_div(requests, ACCEPT_REQUESTS),),
@@ -186,7 +195,7 @@ def _part_argmax(
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
     STEPS: tl.constexpr,
-):
+) -> None:
     row = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * BLOCK * STEPS
     high = tl.full([BLOCK], float("-inf"), tl.float32)
@@ -214,7 +223,7 @@ def _join_argmax(
     first_id: tl.tensor,
     SPLITS: tl.constexpr,
     SPLIT_BLOCK: tl.constexpr,
-):
+) -> None:
     row = tl.program_id(0)
     part = tl.arange(0, SPLIT_BLOCK)
     here = part < SPLITS

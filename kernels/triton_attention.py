@@ -57,7 +57,7 @@ def _attend(
     LEAST_BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
-):
+) -> None:
     kv_head = tl.program_id(0) % kv_heads
     first_row = tl.program_id(0) // kv_heads * ROWS
     split = tl.program_id(1)
@@ -157,7 +157,7 @@ def _join(
     HEAD_DIM: tl.constexpr,
     COLUMNS: tl.constexpr,
     SPLIT_BLOCK: tl.constexpr,
-):
+) -> None:
     query_head = tl.program_id(0).to(tl.int64)
     dim = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     part = tl.arange(0, SPLIT_BLOCK)

@@ -52,7 +52,7 @@ def _delta_rule(
     COLUMNS: tl.constexpr,
     KEEP: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     head = tl.program_id(1)
     request = tl.program_id(2).to(tl.int64)
     key_dim = tl.arange(0, KEY_DIM)
@@ -102,7 +102,7 @@ def _commit(
     scratch_request: tl.tensor,
     size: tl.tensor,
     BLOCK: tl.constexpr,
-):
+) -> None:
     request = tl.program_id(1)
     layer = tl.program_id(2).to(tl.int64)
     kept = tl.load(commit_len + request)

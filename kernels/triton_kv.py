@@ -32,7 +32,7 @@ def _turn(
     HALF: tl.constexpr,
     REST: tl.constexpr,
     ZERO_CENTRED: tl.constexpr,
-):
+) -> None:
     pair = tl.arange(0, HALF)
     mask = live[:, None]
     a = tl.load(source[:, None] + pair, mask=mask, other=0.0).to(tl.float32)
@@ -92,7 +92,7 @@ def _norm_rope_write(
     ZERO_CENTRED: tl.constexpr,
     ROWS: tl.constexpr,
     VALUE_BLOCK: tl.constexpr,
-):
+) -> None:
     kv_programs = tl.cdiv(tokens * KV_HEADS, ROWS)
     program = tl.program_id(0)
     layer = tl.program_id(1).to(tl.int64)

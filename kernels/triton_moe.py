@@ -44,7 +44,7 @@ def _route(
     PLACED: tl.constexpr,
     COMPARED: tl.constexpr,
     COUNTED: tl.constexpr,
-):
+) -> None:
     program = tl.program_id(0)
     if program == 0:
         # The tiles of every expert, in order. Pairs of experts elsewhere fall into bin COUNT.
@@ -102,7 +102,7 @@ def _expert_product(
     ROWS: tl.constexpr,
     FEATURES: tl.constexpr,
     INNER: tl.constexpr,
-):
+) -> None:
     tile = tl.program_id(1)
     # All three before the branch: one wait for memory instead of two.
     count = tl.load(tile_rows + tile)
@@ -158,7 +158,7 @@ def _weighted_sum(
     COUNT: tl.constexpr,
     TOP_K: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     token = tl.program_id(1).to(tl.int64)
     feature = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     real = feature < features
