@@ -153,7 +153,7 @@ def fit(
         found.calibration,
         name=name,
         engine=engine.name,
-        about=(about or {}) | found.calibration.about,
+        about={**(about or {}), **found.calibration.about},
     )
     return replace(found, calibration=named)
 

@@ -108,6 +108,10 @@ class Linear:
         """Covariance of ``miss``."""
         return self.explained + self.problem.residual(spread)
 
+    def precision(self, spread: Spread) -> Floats:
+        """The inverse of that."""
+        return np.asarray(np.linalg.inv(self.covariance(spread)), dtype=float)
+
     def evidence(self, spread: Spread) -> float:
         """Log density of the rows and of the discrepancy, the unknowns integrated out [1]."""
         root = np.linalg.cholesky(self.covariance(spread))
@@ -147,9 +151,10 @@ class Linear:
 
     def apart(self, spread: Spread) -> tuple[Floats, Floats]:
         """``(away, sd)``: each entry less what all others say of it, and how well they can."""
-        inverse = np.linalg.inv(self.covariance(spread))
+        inverse = self.precision(spread)
         alone = np.diagonal(inverse)
-        return inverse @ self.miss / alone, np.sqrt(1 / alone - spread.slack)
+        away: Floats = inverse @ self.miss / alone
+        return away, np.sqrt(1 / alone - spread.slack)
 
     def posterior(self, spread: Spread) -> tuple[Floats, Floats]:
         """Mean and covariance of the unknowns."""
@@ -157,7 +162,7 @@ class Linear:
         weighed = np.linalg.solve(p.residual(spread), self.slopes)
         information = weighed.T @ self.slopes + np.diag(1 / p.sd**2)
         pull = weighed.T @ (p.y - self.f) - (self.x - p.prior) / p.sd**2
-        covariance = np.linalg.inv(information)
+        covariance = np.asarray(np.linalg.inv(information), dtype=float)
         return self.x + covariance @ pull, covariance
 
     def objective(self, x: Floats, f: Floats, spread: Spread) -> float:

@@ -45,7 +45,7 @@ class Pattern:
 
 def patterns(rows: Sequence[Row], line: Linear, spread: Spread) -> list[Pattern]:
     """One per factor with two groups or more, the least likely first."""
-    inverse = np.linalg.inv(line.covariance(spread))
+    inverse = line.precision(spread)
     names: dict[tuple[int, ...], list[str]] = {}
     for factor in rows[0].factors if rows else ():
         groups = [row.factors[factor] for row in rows]
