@@ -46,6 +46,8 @@ def with_builds(
         parameters=(*calibration.parameters, *parameters),
         mean=np.array([*calibration.mean, *mean]),
         covariance=covariance,
+        about=calibration.about
+        | {"build_sources": sorted({o.row.observation.source for o in outcomes})},
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROWS = "Rows"
 LEAVE_OUT = ("model", "method", "gpu", "dataset", "source")
+_SHOWN = 10  # refused rows that are listed
 
 
 def validate(
@@ -79,11 +80,11 @@ def validate(
             check_writable(path)
     if report is not None:
         from dflash_sim.studies import validation_report
-    rows = Rows.read(observations, engine=engine, assume=assume, allow_partial=allow_partial)
-    _say(rows.report, rows.refused)
     question = Question.of(
         fit_on=fit_on, test_on=test_on, leave_out=leave_out, calibration=calibration
     )
+    rows = Rows.read(observations, engine=engine, assume=assume, allow_partial=allow_partial)
+    _say(rows.report, rows.refused)
     found = answer(question, rows, jobs=_jobs(jobs))
     _say_fits(found)
     if shape == "table":
@@ -106,8 +107,11 @@ def _jobs(text: str | None) -> int:
 def _say(report: "ReadReport", refused: list[tuple[str, str]]) -> None:
     """The counts, always; what was refused, and what was assumed."""
     tell(report.counts + (f"; {len(refused)} more cannot be simulated" if refused else ""))
-    for where, why in [*report.refused, *refused][:10]:
+    lost = [*report.refused, *refused]
+    for where, why in lost[:_SHOWN]:
         tell(f"  refused {where}: {why}")
+    if len(lost) > _SHOWN:
+        tell(f"  and {len(lost) - _SHOWN} more")
     for note in report.notes:
         tell(f"  {note}")
 

@@ -31,12 +31,14 @@ class AcceptancePriors:
     theta : variance between requests of the factor on the rejection rate [1]
     theta_by_dataset : the same where a data set is known to differ [1]
     accept_length_error : relative standard error of one published accept length [1]
+    data_set_spread : relative standard deviation of accept lengths between data sets [1]
     beta : decay of acceptance along the block, by drafting method
     """
 
     theta: float
     theta_by_dataset: Mapping[str, float]
     accept_length_error: float
+    data_set_spread: float
     beta: Mapping[str, Prior]
 
     def on(self, dataset: str | None) -> "AcceptancePriors":
@@ -63,6 +65,7 @@ def load_acceptance_priors() -> AcceptancePriors:
         theta=sheet["theta"]["value"],
         theta_by_dataset={k: v["value"] for k, v in sheet["theta"]["by_dataset"].items()},
         accept_length_error=sheet["accept_length_error"]["value"],
+        data_set_spread=sheet["data_set_spread"]["value"],
         beta=MappingProxyType(beta),
     )
 

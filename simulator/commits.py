@@ -51,8 +51,8 @@ class ParametricAcceptance:
     Parameters
     ----------
     length_correlation
-        Rank correlation of a request's length with its acceptance: above 0 long answers accept
-        more. The mean over requests stays, tokens over cycles moves [1].
+        Of the normal scores of a request's length and of its acceptance: above 0 long answers
+        accept more. The mean over requests stays, tokens over cycles moves [1].
     """
 
     params: FrailtyWeibull

@@ -96,9 +96,12 @@ def expected_acceptance(
         return Expectation(ParametricAcceptance(params, block), source, evidence, err)
     mean = float(np.exp(np.mean([np.log(p.accept_length(block)) for p, *_ in known])))
     spread = float(np.std([np.log(p.accept_length(block)) for p, *_ in known]))
+    # One data set shows no spread, two hardly any; and each has its own error.
+    err = math.hypot(max(spread, priors.data_set_spread), max(err for *_, err in known))
     params = fit_one(mean, block, beta=priors.beta_of(law).mean, theta=priors.theta)
-    source = f"mean of {len(known)} data sets; no data set was named"
-    return Expectation(ParametricAcceptance(params, block), source, "assumed", spread)
+    sets = "1 data set" if len(known) == 1 else f"{len(known)} data sets"
+    source = f"mean of {sets}; no data set was named"
+    return Expectation(ParametricAcceptance(params, block), source, "assumed", err)
 
 
 def _known(model: str, method: str) -> str:

@@ -85,7 +85,7 @@ def uncertain(
         mean = [float(calibration.mean[i]) for i in keep]
         covariance = calibration.covariance[np.ix_(keep, keep)]
     known = {p.name for p in fitted}
-    names = engine.fit["uncertain"] if calibration else engine.fit["free"] + engine.fit["uncertain"]
+    names = engine.fit["free"] + engine.fit["uncertain"]
     rest = [constant_prior(engine, name) for name in names] + response.own_parameters()
     rest = [p for p in rest if p.name not in known]
     sizes = len(fitted), len(fitted) + len(rest)
@@ -97,15 +97,20 @@ def uncertain(
 
 def unmodelled(setup: Setup) -> float:
     """Variance of log throughput that no parameter explains."""
-    engine, calibration = setup.engine, setup.calibration
-    priors = engine.fit["priors"]
-    parts = list(calibration.discrepancy if calibration else engine.fit["discrepancy"])
-    parts.append(engine.fit["observation_rel_err"])
+    priors = setup.engine.fit["priors"]
+    gpu = 0.0
     if setup.tables is None:
-        parts.append(priors["roofline_gpu"])
-    elif setup.device.name not in engine.defaults["confirmed_gpus"]:
-        parts.append(priors["unconfirmed_gpu"])
-    return float(sum(p**2 for p in parts))
+        gpu = priors["roofline_gpu"]
+    elif setup.device.name not in setup.engine.defaults["confirmed_gpus"]:
+        gpu = priors["unconfirmed_gpu"]
+    return float(misfit(setup) + gpu**2)
+
+
+def misfit(setup: Setup) -> float:
+    """The part of it that each setting has of its own: discrepancy and error of measurement."""
+    fit, calibration = setup.engine.fit, setup.calibration
+    parts = calibration.discrepancy if calibration else fit["discrepancy"]
+    return float(sum(p**2 for p in (*parts, fit["observation_rel_err"])))
 
 
 def intervals(
@@ -137,7 +142,8 @@ def intervals(
         out[metric] = _around(float(np.mean([r[metric] for r in runs])), variance)
     if plain is not None:
         throughput = METRICS[0]
-        variance = own.ratio_variance(throughput, plain) + extra
+        # Both settings are off on their own; a GPU's error is shared.
+        variance = own.ratio_variance(throughput, plain) + extra + misfit(setup)
         variance += _scatter(runs, throughput) + _scatter(plain_runs, throughput)
         means = [np.mean([r[throughput] for r in each]) for each in (runs, plain_runs)]
         out["speedup"] = _around(float(means[0] / means[1]), variance)

@@ -148,6 +148,8 @@ def answer(question: Question, rows: Rows, *, jobs: int) -> Validation:
             tested = [row for row in rows.rows if row not in fitted]
         if not tested:
             msg = "--fit-on selects every row: nothing is left to predict; narrow it"
+            if question.test_on is not None:
+                msg = "--test-on selects no row; see the conditions that rows have in the file"
             raise UsageError(msg)
         found, outcomes = held_out(
             fitted, tested, engine=rows.engine, held="the test rows", jobs=jobs, on_row=done
@@ -159,7 +161,8 @@ def answer(question: Question, rows: Rows, *, jobs: int) -> Validation:
 def _with_constants(name: str, tested: Sequence[Row], engine: EngineSheet, jobs: int) -> Validation:
     """Rows that a finished calibration has not seen."""
     calibration = load_calibration(name, engine.name)
-    seen = set(calibration.about.get("sources", ())) if calibration else set()
+    about = calibration.about if calibration else {}
+    seen = {*about.get("sources", ()), *about.get("build_sources", ())}
     known = [row for row in tested if row.observation.source in seen]
     if known:
         msg = (

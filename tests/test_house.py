@@ -51,8 +51,8 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
 UNITS_BY_NAME = {
     "1": """
         accept_len accept_length accept_length_error al1 al2 al_cycle al_harmonic al_request_mean
-        al_token_weighted beta bias burstiness chance correlation coverage decay error knee lam
-        learned length_correlation load mape mem_bw_eff mem_fraction new_token_ratio
+        al_token_weighted beta bias burstiness chance correlation coverage data_set_spread decay
+        error knee lam learned length_correlation load mape mem_bw_eff mem_fraction new_token_ratio
         new_token_ratio_decay new_token_ratio_init new_token_ratio_min offset overlap p90 p95
         prior_sd pull q range_ratio rejection rel_err scale skew survival temperature theta touched
     """,

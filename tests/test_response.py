@@ -8,6 +8,8 @@ import pytest
 
 from dflash_sim.profiles.calibration import Parameter, constant_prior
 from dflash_sim.profiles.enginesheet import load_engine
+from dflash_sim.profiles.priors import load_acceptance_priors
+from dflash_sim.simulator.expected import expected_acceptance
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.response import METRICS, Response, requests_of
 from dflash_sim.simulator.scenario import Scenario
@@ -152,3 +154,11 @@ def test_a_cell_is_as_free_as_its_accept_length_is_uncertain() -> None:
         for x in (-rejection.sd, rejection.sd)
     ]
     assert math.log(lengths[0] / lengths[1]) / 2 == pytest.approx(expectation.rel_err, rel=0.05)
+
+
+@pytest.mark.parametrize("model", ["qwen3-4b", "qwen3-8b", "qwen3.5-397b-a17b"])
+def test_prompts_of_no_data_set_are_less_certain_than_any(model: str) -> None:
+    """One published data set says nothing of the spread between data sets."""
+    about: dict[str, Any] = {"model": model, "method": "dflash", "block": 16, "thinking": True}
+    least = load_acceptance_priors().data_set_spread
+    assert expected_acceptance(**about, dataset=None).rel_err > least

@@ -26,7 +26,7 @@ from dflash_sim.cli import run
 from dflash_sim.profiles.calibration import load_calibration
 from dflash_sim.profiles.enginesheet import load_engine
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.interval import intervals, sensitivity, unmodelled
+from dflash_sim.simulator.interval import intervals, misfit, sensitivity, unmodelled
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
@@ -112,6 +112,7 @@ def test_builds_leave_the_constants_alone() -> None:
     more = with_builds(shipped, [other], 0.2)
     n = len(shipped.parameters)
     assert "test build" in more.generations
+    assert more.about["build_sources"] == [other.row.observation.source]
     assert np.array_equal(more.mean[:n], shipped.mean)
     assert np.array_equal(more.covariance[:n, :n], shipped.covariance)
     assert not more.covariance[:n, n:].any()
@@ -215,6 +216,8 @@ def test_a_ratio_shares_what_is_uncertain() -> None:
           for r in (result, result.baseline))
     )  # fmt: skip
     assert math.log(high / low) < apart
+    # Each of the two settings has the discrepancy of a setting.
+    assert math.log(high / low) > 2 * 1.645 * math.sqrt(2 * misfit(result.setup))
 
 
 def test_variance_by_hand() -> None:
