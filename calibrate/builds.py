@@ -1,7 +1,7 @@
 """Other builds of an engine: one time factor each, relative to the build that was fitted.
 
 A factor on all GPU and host time moves the log of a throughput by minus its log, so its posterior
-has a closed form, and rows of an old build never move the constants of the new one.
+has a closed form, and rows of an old build need not move the constants of the new one.
 """
 
 from collections import defaultdict

@@ -121,7 +121,6 @@ def fit(
     name: str,
     jobs: int = 1,
     iterations: int = 8,
-    start: Calibration | None = None,
     about: dict[str, Any] | None = None,
     on_row: Callable[[], None] | None = None,
 ) -> Fit:
@@ -133,8 +132,6 @@ def fit(
         The sheet with the priors.
     jobs
         Processes; the result does not depend on it.
-    start
-        A fit nearby, such as one to more rows: begin there.
     on_row
         Called for each row in each of about ``PASSES`` passes.
 
@@ -148,14 +145,23 @@ def fit(
         raise UsageError(msg)
     parameters = unknowns(rows, engine)
     with Evaluator(rows, engine, parameters, jobs=jobs, on_row=on_row) as price:
-        found = solve(rows, parameters, price, iterations=iterations, start=start)
+        found = solve(rows, parameters, price, iterations=iterations)
     named = replace(
         found.calibration,
         name=name,
         engine=engine.name,
-        about={**(about or {}), **found.calibration.about},
+        about={**_told(rows), **(about or {}), **found.calibration.about},
     )
     return replace(found, calibration=named)
+
+
+def _told(rows: Sequence[Row]) -> dict[str, Any]:
+    """The GPUs that rows were measured on, and their build if it is one other than the sheet's."""
+    found: dict[str, Any] = {"gpus": sorted({row.scenario.gpu for row in rows})}
+    builds = {row.scenario.generation for row in rows}
+    if len(builds) == 1 and (build := builds.pop()) is not None:
+        found["generation"] = build
+    return found
 
 
 def solve(
@@ -164,11 +170,10 @@ def solve(
     price: Price,
     *,
     iterations: int = 8,
-    start: Calibration | None = None,
 ) -> Fit:
     """The fit of some parameters to rows, whatever prices them."""
     problem = Problem(rows, parameters)
-    at = x = _start(problem, start)
+    at = x = problem.prior
     f, slopes = problem.take(price.answers(x)), problem.take(price.slopes(x))
     steps: list[float] = []
     while True:
@@ -185,14 +190,6 @@ def solve(
             break
         x, f = there
     return _outcome(line, spread, covariance, tuple(steps))
-
-
-def _start(problem: Problem, start: Calibration | None) -> Floats:
-    known = {}
-    if start is not None:
-        names = (p.name for p in start.parameters)
-        known = dict(zip(names, start.mean.tolist(), strict=True))
-    return np.array([known.get(p.name, p.prior) for p in problem.parameters])
 
 
 def _search(
@@ -242,7 +239,7 @@ def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[floa
         calibration=found,
         rows=problem.rows,
         errors=np.expm1(line.f - problem.y)[:n],
-        left_out=np.expm1(-away)[:n],
+        left_out=np.expm1(-line.unseen(spread))[:n],
         pulls=(-away / sd)[:n],
         discounted=discounted,
         patterns=tuple(patterns(problem.rows, line, spread)),

@@ -13,7 +13,7 @@ from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.optables import OpTables
 from dflash_sim.profiles.priors import load_acceptance_priors
-from dflash_sim.simulator.response import METRICS, Response
+from dflash_sim.simulator.response import METRICS, Response, requests_of
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 
@@ -119,6 +119,7 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu) -> Ro
     fields = dict(observation.fields) | {"runs": 1, "calibration": "none"}
     scenario = Scenario.parse(**fields, generation=None if engine.is_home(build) else build)
     response = _response(scenario, engine, read)
+    requests_of(response.setup, 0)  # an endless workload is refused here, with the row's name
     least = {
         THROUGHPUT: engine.fit["observation_rel_err"],
         ACCEPT_LENGTH: load_acceptance_priors().accept_length_error,

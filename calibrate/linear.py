@@ -156,6 +156,17 @@ class Linear:
         away: Floats = inverse @ self.miss / alone
         return away, np.sqrt(1 / alone - spread.slack)
 
+    def unseen(self, spread: Spread) -> Floats:
+        """Each entry less what the unknowns would be without it say of it.
+
+        Other rows of its setting then tell of the constants, not of the setting's own deviation,
+        which no prediction knows.
+        """
+        inverse, prior = self.precision(spread), self.explained
+        weights = inverse @ self.miss
+        told = prior @ weights - np.diagonal(prior @ inverse) * weights / np.diagonal(inverse)
+        return np.asarray(self.miss - told)
+
     def posterior(self, spread: Spread) -> tuple[Floats, Floats]:
         """Mean and covariance of the unknowns."""
         p = self.problem

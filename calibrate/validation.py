@@ -129,14 +129,16 @@ def by_factor(outcomes: Iterable[Outcome], factor: str) -> dict[str, list[Outcom
 
 
 def ranked_right(outcomes: Iterable[Outcome]) -> tuple[int, int]:
-    """``(right, pairs)`` of configurations that share all but method and block.
+    """``(right, pairs)`` of configurations that share all but method, block and engine mode.
 
     Only pairs whose observed throughputs differ by more than ``MIN_GAP``.
     """
     groups: dict[Hashable, list[Outcome]] = defaultdict(list)
     for o in outcomes:
         s = o.row.scenario
-        groups[s.model, s.gpu, s.tp, s.dataset, s.isl, s.osl, s.conc, s.rate, s.thinking].append(o)
+        groups[
+            s.model, s.gpu, s.tp, s.dataset, s.isl, s.osl, s.conc, s.rate, s.thinking, s.generation
+        ].append(o)
     right = pairs = 0
     for group in groups.values():
         for pair in combinations(group, 2):

@@ -119,6 +119,6 @@ def _say(report: "ReadReport", refused: list[tuple[str, str]]) -> None:
 def _say_fits(found: "Validation") -> None:
     for fit in found.fits:
         left = "" if fit.converged else "; not converged"
-        tell(f"fitted {len(fit.rows)} rows without {fit.calibration.name}{left}")
+        tell(f"fitted {len(fit.rows)} rows to predict {fit.calibration.name}{left}")
         for row, error in fit.outliers:
             tell(f"  outlier {row.name}: {100 * error:+.1f} %")

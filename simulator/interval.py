@@ -16,9 +16,12 @@ import numpy.typing as npt
 from dflash_sim.profiles.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.simulator.response import METRICS, Response
-from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.setup import Setup, confirmed
 
 LEVEL = 0.9
+# Nothing says how far these are off: no fit is to them, and the one server that publishes them
+# differs by far more than any parameter allows.
+UNJUDGED = ("mean_ttft_ms",)
 _Z90 = 1.645  # two-sided 90 % point of the normal law
 _STEP_SDS = 1 / 2  # how far a slope looks, in standard deviations
 _WAVES = 2
@@ -101,7 +104,7 @@ def unmodelled(setup: Setup) -> float:
     gpu = 0.0
     if setup.tables is None:
         gpu = priors["roofline_gpu"]
-    elif setup.device.name not in setup.engine.defaults["confirmed_gpus"]:
+    elif not confirmed(setup.device, setup.engine, setup.calibration):
         gpu = priors["unconfirmed_gpu"]
     return float(misfit(setup) + gpu**2)
 
@@ -135,7 +138,7 @@ def intervals(
     extra = unmodelled(setup)
     out = {}
     for metric in METRICS:
-        if metric == "accept_length" and not setup.speculative:
+        if metric in UNJUDGED or (metric == "accept_length" and not setup.speculative):
             continue
         beyond = 0.0 if metric == "accept_length" else extra
         variance = own.variance(metric) + beyond + _scatter(runs, metric)

@@ -68,7 +68,7 @@ class Result:
         if point is None:
             return ()
         used = fit is not None and point.source_id in fit.about.get("sources", ())
-        return (*point.fitted_what, *(["the shipped calibration"] if used else []))
+        return (*point.fitted_what, *([f"calibration {fit.name}"] if fit and used else []))
 
     @property
     def published_error(self) -> float | None:

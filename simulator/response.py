@@ -122,7 +122,12 @@ class Response:
         found = []
         if not engine.is_home(build):
             found.append(Parameter("generation", str(build), "log", 0.0, priors["generation"]))
-        if self.expectation is None or self.cell is None:
+        if self.expectation is None:
+            return found
+        if self.dataset is not None:
+            tied = Parameter("correlation", self.dataset, "atanh", 0.0, priors["correlation"])
+            found.append(tied)
+        if self.cell is None:
             return found
         # A cell is as free as the relative error of its accept length says.
         h, bent = priors["decay"], self.expectation.adjusted(rejection=priors["decay"])
@@ -131,9 +136,6 @@ class Response:
         spread = self.expectation.rel_err / max(slope, h)
         published = self.expectation.evidence == "published"
         decay = priors["decay" if published else "decay_borrowed"]
-        if self.dataset is not None:
-            tied = Parameter("correlation", self.dataset, "atanh", 0.0, priors["correlation"])
-            found.append(tied)
         return [
             *found,
             Parameter("rejection", self.cell, "linear", 0.0, spread),

@@ -8,13 +8,14 @@ from math import isfinite
 
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.profiles.units import GIGA, HOUR_S, MEGA
+from dflash_sim.simulator.interval import UNJUDGED
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.response import METRICS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
 
 SCHEMA_VERSION = 1
-INTERVALS = (*METRICS, "speedup")
+INTERVALS = (*(m for m in METRICS if m not in UNJUDGED), "speedup")
 DECIMALS = 6  # of every float: nanoseconds of latency, a millionth of a token per second
 # How SGLang spells --speculative-algorithm; it has none for the ablations.
 ALGORITHMS = {"dflash": "DFLASH", "eagle3": "EAGLE3", "mtp": "NEXTN"}

@@ -147,6 +147,8 @@ def resolve(
         engine = load_engine(s.engine)
         calibration = calibration or load_calibration(s.calibration, engine.name)
         if calibration is not None:
+            if s.generation is None and "generation" in calibration.about:
+                s = s.model_copy(update={"generation": calibration.about["generation"]})
             engine = calibration.applied(engine, s.generation)
     model = load_model(s.model)
     drafter, eagle = _draft_network(s)
@@ -384,16 +386,24 @@ def _warnings(
             f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
             f"({memory.cap_cause}); the rest wait"
         )
-    if device.name not in engine.defaults["confirmed_gpus"]:
+    if not confirmed(device, engine, calibration):
         out.append(f"{device.name}: no measurement there has confirmed a prediction yet")
     return out
+
+
+def confirmed(device: Device, engine: EngineSheet, calibration: Calibration | None) -> bool:
+    """Whether measurements on this GPU stand behind the constants."""
+    fitted = calibration.about.get("gpus", ()) if calibration else ()
+    return device.name in (*engine.defaults["confirmed_gpus"], *fitted)
 
 
 def known_build(
     generation: str | None, engine: EngineSheet, calibration: Calibration | None
 ) -> bool:
     """Whether the constants are of this build, or relative to it."""
-    return engine.is_home(generation) or (calibration is not None and generation in calibration.generations)
+    return engine.is_home(generation) or (
+        calibration is not None and generation in calibration.generations
+    )
 
 
 def _check_fits(drafter: DrafterShape, model: ModelShape) -> None:

@@ -15,8 +15,10 @@ from dflash_sim.studies.texttable import Table
 from dflash_sim.studies.validation_tables import percent, signed
 
 
-def conditions(fit: Fit, read: ReadReport, refused: Sequence[tuple[str, str]]) -> Table:
-    """What was read, and how the fit ended."""
+def conditions(
+    fit: Fit, read: ReadReport, refused: Sequence[tuple[str, str]], others: int
+) -> Table:
+    """What was read, and how the fit ended; ``others`` are rows of other builds."""
     c = fit.calibration
     counts = Counter(p.kind for p in c.parameters)
     cells = len({p.key for p in c.parameters if p.kind == "rejection"})
@@ -24,6 +26,8 @@ def conditions(fit: Fit, read: ReadReport, refused: Sequence[tuple[str, str]]) -
         ("rows read", f"{read.read}"),
         ("refused", f"{len(read.refused) + len(refused)}"),
         ("fitted", f"{len(fit.rows)}"),
+        ("of other builds", f"{others}"),
+        ("of other GPUs", f"{read.used - len(refused) - len(fit.rows) - others}"),
         ("engine constants", f"{counts['constant']}"),
         ("correlations of data sets", f"{counts['correlation']}"),
         ("acceptance cells", f"{cells}"),

@@ -144,8 +144,7 @@ def _all(result: Result, replay: Replay) -> Iterator[Elasticity]:
     hidden = host_stages(engine) if abs(host.elasticity) < LEAST else set()
     for name in sorted(_read(setup, law, few) - hidden):
         sides = [
-            replace(setup, engine=engine.with_constants(**{name: k * engine[name]}))
-            for k in _SIDES
+            replace(setup, engine=engine.with_constants(**{name: k * engine[name]})) for k in _SIDES
         ]
         yield _elasticity(name, engine.constants[name], few, sides, law)
 

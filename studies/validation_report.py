@@ -91,7 +91,7 @@ def _constants(report: Report, fit: Fit) -> None:
             share = percent(fit.learned[p.name])
             lines.append((p.name, f"{p.value(p.prior):.4g}", f"{p.value(x):.4g}", ends, share))
     head = ("parameter (SI)", "prior", "fitted", "one sd", "learned")
-    caption = f"Fitted on {len(fit.rows)} rows, without {c.name}."
+    caption = f"Fitted on {len(fit.rows)} rows, to predict {c.name}."
     _table(report, Table(caption, head, tuple(lines)))
 
 

@@ -262,9 +262,7 @@ def test_slopes_are_derivatives() -> None:
     few = replay.shorter(8)
     sides = []
     for k in (1 + STEP / 2, 1 / (1 + STEP / 2)):
-        other = replace(
-            result.setup, engine=engine.with_constants(**{name: k * engine[name]})
-        )
+        other = replace(result.setup, engine=engine.with_constants(**{name: k * engine[name]}))
         sides.append(log(few.speed(other, result.expectation)))
     slope = (sides[0] - sides[1]) / (2 * log(1 + STEP / 2))
     assert found[name] == pytest.approx(slope, rel=0.02)

@@ -54,7 +54,7 @@ def study(engine: EngineSheet, jobs: int) -> tuple[list[Table], Calibration]:
     old = predicted(others, joint.calibration, engine=engine, held="", jobs=jobs)
     shipped = with_builds(joint.calibration, old, engine.fit["priors"]["generation"])
     tables = [
-        fits.conditions(joint, read, refused),
+        fits.conditions(joint, read, refused, len(others)),
         *_renamed("held out by model", show.tables(models)),
         *_renamed("32 clients from one", show.tables(clients)),
         fits.fitted_rows(joint),
