@@ -128,7 +128,7 @@ def test_requests_are_those_of_the_run() -> None:
     [
         (CARD | {"method": "none"}, set()),
         (CARD | {"block": 16}, {"correlation", "rejection", "decay"}),
-        (CARD | {"block": 16, "acceptance": "al:5"}, set()),
+        (CARD | {"block": 16, "acceptance": "al:5"}, {"correlation"}),
         (CARD | {"block": 16, "generation": "2026-02"},
             {"generation", "correlation", "rejection", "decay"}),
         (CARD | {"block": 16, "generation": ENGINE.fit["generation"]},
