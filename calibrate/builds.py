@@ -41,13 +41,13 @@ def with_builds(
     covariance = np.zeros((size + len(mean), size + len(mean)))
     covariance[:size, :size] = calibration.covariance
     covariance[range(size, size + len(mean)), range(size, size + len(mean))] = variance
+    sources = sorted({o.row.observation.source for o in outcomes})
     return replace(
         calibration,
         parameters=(*calibration.parameters, *parameters),
         mean=np.array([*calibration.mean, *mean]),
         covariance=covariance,
-        about=calibration.about
-        | {"build_sources": sorted({o.row.observation.source for o in outcomes})},
+        about={**calibration.about, "build_sources": sources},
     )
 
 
