@@ -66,6 +66,7 @@ def scenario_of(row: PublishedPoint, *, runs: int = 1) -> Scenario:
         "max_running_requests": _FEWER_RUNNING if "cap64" in row.notes else _RUNNING,
         "mem_fraction_static": _MEM_FRACTION,
         "runs": runs,
+        "calibration": "none",
     }
     if row.method != "none":
         fields["block"] = row.block
