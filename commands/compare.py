@@ -78,6 +78,7 @@ def compare(
     from dflash_sim.profiles.errors import UsageError, unknown
     from dflash_sim.studies.export import check_writable, chosen_format
     from dflash_sim.studies.terminal import Progress
+    from dflash_sim.studies.validate import assumptions
 
     use_profiles(profiles)
     if simulator not in SIMULATORS:
@@ -91,7 +92,7 @@ def compare(
     output = None if output == Path("-") else output
     if output is not None:
         check_writable(output)
-    assumed = _assumptions(assume or [])
+    assumed = assumptions(assume or [])
     read = read_observations(files, assumed)
     _tell(read, assumed)
     rows, remarks = joined(_usable(read, on, allow_partial=allow_partial))
@@ -110,21 +111,6 @@ def compare(
             progress.advance(len(found))
     _report(found, shape, output)
     _judge(found, fail_above)
-
-
-def _assumptions(words: Sequence[str]) -> dict[str, str]:
-    from dflash_sim.profiles.errors import UsageError
-
-    found: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not value.strip() or name in found:
-            why = "given twice" if name in found else "expected KEY=VALUE, such as gpu=b200"
-            msg = f"--assume {word}: {why}."
-            raise UsageError(msg)
-        found[name] = value.strip()
-    return found
 
 
 def _tell(read: "ReadReport", assumed: dict[str, str]) -> None:

@@ -67,15 +67,23 @@ class Rows:
         return [row for row in self.rows if selection(row.observation)]
 
 
-def assumptions(pairs: Sequence[str]) -> dict[str, str]:
-    """``key=value`` words as scenario fields."""
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals and value):
-            msg = f"--assume {pair}: write KEY=VALUE, such as gpu=b200"
+def assumptions(words: Sequence[str]) -> dict[str, str]:
+    """``KEY=VALUE`` words as scenario fields.
+
+    Raises
+    ------
+    UsageError
+        A word is none, or names a key again.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not value.strip() or name in found:
+            why = "given twice" if name in found else "expected KEY=VALUE, such as gpu=b200"
+            msg = f"--assume {word}: {why}."
             raise UsageError(msg)
-        found[key.replace("-", "_")] = value
+        found[name] = value.strip()
     return found
 
 
