@@ -62,18 +62,7 @@ class Outcome:
     @property
     def factors(self) -> dict[str, str]:
         """What errors are grouped by."""
-        s = self.row.scenario
-        width = s.block or (s.steps or 0) + 1
-        return {
-            "method": s.method,
-            "concurrency": str(s.conc) if s.conc else f"{s.rate:g}/s",
-            "model": s.model,
-            "block": "none" if s.method == "none" else str(width),
-            "data set": s.dataset or f"{s.isl}/{s.osl}",
-            "GPU": s.gpu,
-            "mode": s.engine_mode,
-            "left out": self.held,
-        }
+        return {**self.row.factors, "left out": self.held}
 
 
 @dataclass(frozen=True)
