@@ -19,6 +19,7 @@ Task = tuple[int, Floats]  # a row, and where
 # How far a slope looks, on the parameter's unbounded scale: in prior sds, or as it is.
 _STEP_SDS = 0.3
 _STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05, "generation": 0.05}
+_WHOLE = ("correlation",)  # of a few requests it is chance
 _ALONE_RUNS = 2  # a client alone sends few requests: two runs halve the noise of their lengths
 
 
@@ -48,7 +49,7 @@ class _Worker:
 
     def slopes(self, task: Task) -> Floats:
         i, x = task
-        return self.response(i).slopes(self.parameters, x, self.steps)
+        return self.response(i).slopes(self.parameters, x, self.steps, whole=_WHOLE)
 
 
 _worker: _Worker | None = None  # in a process of the pool

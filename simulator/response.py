@@ -6,7 +6,7 @@ only the slope is wanted: slopes hardly depend on how many requests there are.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -154,7 +154,12 @@ class Response:
         return mean
 
     def slopes(
-        self, parameters: Sequence[Parameter], at: Floats, steps: Floats
+        self,
+        parameters: Sequence[Parameter],
+        at: Floats,
+        steps: Floats,
+        *,
+        whole: Collection[str] = (),
     ) -> npt.NDArray[np.float64]:
         """d log metric / d parameter, shape [metrics, parameters], by differences.
 
@@ -162,14 +167,20 @@ class Response:
         ----------
         at, steps
             Where, and how far, on the parameters' unbounded scales.
+        whole
+            Kinds of parameters whose slopes are taken on the full workload.
         """
         values = {p.name: p.value(x) for p, x in zip(parameters, at.tolist(), strict=True)}
-        base = self._run(self._short, values)
+        bases = {False: self._run(self._short, values)}
         out = np.zeros((len(METRICS), len(parameters)))
         for i, (p, x, h) in enumerate(zip(parameters, at.tolist(), steps.tolist(), strict=True)):
             if self._concerns(p):
-                there = self._run(self._short, values | {p.name: p.value(x + h)})
-                out[:, i] = (there - base) / h
+                full = p.kind in whole
+                requests = requests_of(self.setup, 0) if full else self._short
+                if full not in bases:
+                    bases[full] = self._run(requests, values)
+                there = self._run(requests, values | {p.name: p.value(x + h)})
+                out[:, i] = (there - bases[full]) / h
         return out
 
     def _concerns(self, p: Parameter) -> bool:

@@ -196,17 +196,25 @@ class TestStraightLines:
         assert ("constant:a", "constant:b") in [pair[:2] for pair in found.undetermined]
         assert found.learned["constant:c"] > 0.5
 
-    def test_where_no_step_helps_it_has_not_converged(self) -> None:
-        """Slopes of the wrong sign lead nowhere, and that is said."""
+    def test_answers_correct_slopes(self) -> None:
+        """Slopes of half the size lead to the same constants, only later, and that is said."""
 
-        class Uphill(Lines):
+        class Flat(Lines):
             def slopes(self, x: Floats) -> Floats:
-                return -super().slopes(x)
+                return super().slopes(x) / 2
 
-        found = solve(draw([10])[1], UNKNOWN, Uphill(LINES.matrix))
-        assert not found.converged
-        assert found.steps[-1] > 0.1
-        assert found.calibration.about["converged"] is False
+        rows = draw([10])[1]
+        right, hasty, patient = (
+            solve(rows, UNKNOWN, price, iterations=most)
+            for price, most in ((LINES, 9), (Flat(LINES.matrix), 1), (Flat(LINES.matrix), 30))
+        )
+        assert not hasty.converged
+        assert hasty.steps[-1] > 0.2
+        assert hasty.calibration.about["converged"] is False
+        assert patient.converged
+        assert len(patient.steps) > len(right.steps)
+        away = np.abs(patient.calibration.mean - right.calibration.mean)
+        assert max(away / right.calibration.sd) < 0.5
 
 
 # ---- the simulator itself -----------------------------------------------------------------------
