@@ -12,14 +12,10 @@ import numpy.typing as npt
 from dflash_sim.calibrate.fit_rows import Row, TablesByGpu
 from dflash_sim.profiles.calibration import Parameter
 from dflash_sim.profiles.enginesheet import EngineSheet
-from dflash_sim.simulator.response import Response
+from dflash_sim.simulator.response import WHOLE, Response, slope_steps
 
 Floats = npt.NDArray[np.float64]
 Task = tuple[int, Floats]  # a row, and where
-# How far a slope looks, on the parameter's unbounded scale: in prior sds, or as it is.
-_STEP_SDS = 0.3
-_STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05, "generation": 0.05}
-_WHOLE = ("correlation",)  # of a few requests it is chance
 _ALONE_RUNS = 2  # a client alone sends few requests: two runs halve the noise of their lengths
 
 
@@ -32,9 +28,7 @@ class _Worker:
         self.rows, self.engine, self.parameters = rows, engine, parameters
         self.responses: dict[int, Response] = {}
         self.tables: TablesByGpu = {}
-        self.steps = np.array(
-            [_STEPS.get(p.kind, _STEP_SDS * p.sd) for p in parameters], dtype=float
-        )
+        self.steps = slope_steps(parameters)
 
     def response(self, i: int) -> Response:
         if i not in self.responses:
@@ -49,7 +43,7 @@ class _Worker:
 
     def slopes(self, task: Task) -> Floats:
         i, x = task
-        return self.response(i).slopes(self.parameters, x, self.steps, whole=_WHOLE)
+        return self.response(i).slopes(self.parameters, x, self.steps, whole=WHOLE)
 
 
 _worker: _Worker | None = None  # in a process of the pool

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dflash_sim.profiles.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.enginesheet import EngineSheet
-from dflash_sim.simulator.response import METRICS, Response
+from dflash_sim.simulator.response import METRICS, WHOLE, Response, slope_steps
 from dflash_sim.simulator.setup import Setup, confirmed
 
 LEVEL = 0.9
@@ -23,8 +23,7 @@ LEVEL = 0.9
 # differs by far more than any parameter allows.
 UNJUDGED = ("mean_ttft_ms",)
 _Z90 = 1.645  # two-sided 90 % point of the normal law
-_STEP_SDS = 1 / 2  # how far a slope looks, in standard deviations
-_WAVES = 2
+_WAVES = 4
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,8 +64,7 @@ def sensitivity(setup: Setup) -> Sensitivity:
     """The sensitivity of a resolved scenario, by a few dozen short runs."""
     response = Response(setup, waves=_WAVES)
     parameters, mean, covariance = uncertain(response, setup.engine, setup.calibration)
-    sds = np.sqrt(np.diagonal(covariance))
-    slopes = response.slopes(parameters, mean, np.maximum(_STEP_SDS * sds, np.finfo(float).eps))
+    slopes = response.slopes(parameters, mean, slope_steps(parameters), whole=WHOLE)
     names = [p.name for p in parameters]
     by_metric = tuple(dict(zip(names, row, strict=True)) for row in slopes.tolist())
     return Sensitivity(by_metric, tuple(parameters), covariance)

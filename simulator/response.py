@@ -33,6 +33,17 @@ METRICS = (
 )
 
 Floats = npt.NDArray[np.float64]
+# How far a slope looks, on the parameter's unbounded scale: in prior sds, or as it is. A shorter
+# step meets single batches that the scheduler forms otherwise.
+_STEP_SDS = 0.3
+_STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05, "generation": 0.05}
+WHOLE = ("correlation",)  # of a few requests it is chance
+
+
+def slope_steps(parameters: Sequence[Parameter]) -> Floats:
+    """How far to look for the slope of each parameter."""
+    steps = [_STEPS.get(p.kind, _STEP_SDS * p.sd) for p in parameters]
+    return np.array(steps, dtype=float)
 
 
 @dataclass(frozen=True)
