@@ -196,7 +196,8 @@ def test_an_interval_can_be_left_out() -> None:
 def test_a_given_accept_length_is_not_uncertain() -> None:
     """What a law took from a card has the card's error; what the user gave has none."""
     base = {"model": "qwen3-8b", "method": "dflash", "block": 16, "dataset": "gsm8k",
-            "thinking": False, "max_new_tokens": 2048, "num_prompts": 64, "tp": 1}  # fmt: skip
+            "thinking": False, "max_new_tokens": 2048, "num_prompts": 64, "tp": 1,
+            "calibration": "none"}  # fmt: skip
     variances = [
         sensitivity(resolve(Scenario.parse(**base, acceptance=a))).variance("output_throughput")
         for a in ("al:6.4", None)
