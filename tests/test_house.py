@@ -19,7 +19,10 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "tensors a kernel reads and writes": {3, 4},
         "features of an EAGLE-3 head: three layers": {3},
     },
-    "interval": {"level, and its point of the normal law": {0.9, 1.645}},
+    "interval": {
+        "level, and its point of the normal law": {0.9, 1.645},
+        "turns per client in a short run": {4},
+    },
     "leap": {"array growth": {14}},
     "memory": {"TP sizes that kernels are built for": {4, 8}},
     "metrics": {
@@ -36,7 +39,10 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "predict": {"random streams: lengths, arrivals, acceptance": {3}},
     "records": {"columns of an iteration": {6}},
     "renewal": {"third power of a mean": {3}},
-    "response": {"random streams: lengths, arrivals, acceptance": {3}},
+    "response": {
+        "random streams: lengths, arrivals, acceptance": {3},
+        "steps of a slope": {0.05, 0.1, 0.3},
+    },
     "row": {"decimals of a rounded figure": {6}},
     "scenario": {
         "the card's cap and number of runs": {4096, 5},
