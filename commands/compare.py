@@ -189,4 +189,5 @@ def _judge(found: "Sequence[Comparison]", fail_above: float | None) -> None:
         tell(f"off by more than {fail_above:g} %: {'; '.join(off)}")
         raise typer.Exit(1)
     if not errors:
-        warn("--fail-above: no row has a throughput to compare")
+        tell("--fail-above: no row has a throughput to compare")
+        raise typer.Exit(1)
