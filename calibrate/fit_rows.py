@@ -54,12 +54,13 @@ class Row:
         """The row in words: where it is, and its scenario."""
         s, f = self.scenario, self.factors
         size = "" if s.method == "none" else f" {self.width}"
+        tp = f" tp {s.tp}" if s.tp else ""
         mode = f" {s.engine_mode}" if s.engine_mode != "v2" else ""
         build = f" build {s.generation}" if s.generation else ""
         load = f"c={s.conc}" if s.conc else f["concurrency"]
         return (
             f"{self.observation.row}: {s.model} {s.method}{size} {f['data set']} {load}"
-            f" {s.gpu} tp {s.tp}{mode}{build}"
+            f" {s.gpu}{tp}{mode}{build}"
         )
 
     @property

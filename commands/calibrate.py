@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dflash_sim.studies.fitting import Chosen
 
 ROWS = "Rows"
-_SHOWN = 10  # refused rows that are listed
+_SHOWN = 10  # reasons that are listed
 _INTERRUPTED = 130
 
 app = typer.Typer(no_args_is_help=True, add_help_option=False)
@@ -128,9 +128,13 @@ def fit(
 def _tell(chosen: "Chosen") -> None:
     """What became of every row, and what had to be assumed."""
     tell(chosen.counts)
-    for where, why in chosen.refused[:_SHOWN]:
-        tell(f"  refused {where}: {why}")
-    if len(chosen.refused) > _SHOWN:
-        tell(f"  and {len(chosen.refused) - _SHOWN} more")
+    reasons: dict[str, list[str]] = {}
+    for where, why in chosen.refused:
+        reasons.setdefault(why, []).append(where)
+    for why, places in list(reasons.items())[:_SHOWN]:
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        tell(f"  refused {places[0]}{more}: {why}")
+    if len(reasons) > _SHOWN:
+        tell(f"  and {len(reasons) - _SHOWN} reasons more")
     for note in chosen.read.notes:
         tell(f"  {note}")

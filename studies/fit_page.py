@@ -16,7 +16,7 @@ from dflash_sim.studies.texttable import Table, text_of
 from dflash_sim.studies.validation_tables import percent, signed
 
 _MOVED = 1.0  # prior sds: what an acceptance cell may move without a word
-_MOST = 8  # lines about what is left open
+_MOST, _PARTS = 6, 3  # lines about what is left open, parameters in each
 
 
 def page(fit: Fit, chosen: Chosen) -> str:
@@ -99,19 +99,22 @@ def outliers(fit: Fit) -> Table:
 
 
 def unsettled(fit: Fit) -> Table:
-    """Combinations of parameters that other values would fit as well."""
-    lines = []
-    for direction in open_directions(fit.calibration):
-        up = [_short(name) for name, weight in direction.parts if weight > 0]
-        down = [_short(name) for name, weight in direction.parts if weight < 0]
-        words = ", ".join(up) + " up" + (f" with {', '.join(down)} down" if down else "")
+    """Combinations of parameters that other values would fit as well; engine constants first."""
+    lines = [
+        (f"{_short(a)} {'+' if r > 0 else '-'} {_short(b)}", f"correlation {r:+.2f}")
+        for a, b, r in fit.undetermined
+    ]
+    every = open_directions(fit.calibration)
+    every.sort(key=lambda d: all(not name.startswith("constant:") for name, _ in d.parts))
+    for direction in every:
+        signed_parts = [f"{'-+'[w > 0]} {_short(name)}" for name, w in direction.parts[:_PARTS]]
+        more = " ..." if len(direction.parts) > _PARTS else ""
+        words = " ".join(signed_parts).removeprefix("+ ") + more
         lines.append((words, f"{percent(direction.learned)} learned"))
-    for a, b, r in fit.undetermined:
-        lines.append((f"{_short(a)} and {_short(b)}", f"correlation {r:+.2f}"))
-    more = len(lines) - _MOST
-    if more > 0:
-        lines[_MOST:] = [(f"and {more} more", "-")]
-    return Table("not told apart by these rows", ("what", "how far"), tuple(lines))
+    hidden = len(lines) - _MOST
+    if hidden > 0:
+        lines[_MOST:] = [(f"and {hidden} more", "-")]
+    return Table("not told apart by these rows", ("combination", "how far"), tuple(lines))
 
 
 def remarks(fit: Fit) -> Iterator[str]:
@@ -130,8 +133,8 @@ def remarks(fit: Fit) -> Iterator[str]:
         yield (
             f"PATTERN: the {p.rows} rows of {p.factor} {p.group} are predicted "
             f"{percent(abs(p.offset))} too {side} whatever the constants "
-            f"(by chance: {percent(p.chance)}). The model is wrong there, and the constants are "
-            "bent by it."
+            f"(by chance: {100 * p.chance:.2g} %). The model or those rows are wrong, and the "
+            "constants are bent by it."
         )
     if fit.patterns and not fit.suspect:
         looked = ", ".join(p.factor for p in fit.patterns)
@@ -208,7 +211,7 @@ def _learned(p: Parameter, sd: float) -> str:
 
 def _short(name: str) -> str:
     kind, _, key = name.partition(":")
-    return key if kind == "constant" else f"{kind} of {key}"
+    return key if kind == "constant" else f"{kind}:{key}"
 
 
 def _worst(e: Any) -> float:

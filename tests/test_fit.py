@@ -29,6 +29,7 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.response import METRICS
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.fit_page import outliers, remarks, unsettled
 
 DATA = Path(__file__).parent / "data/readers"
 Z90 = 1.645
@@ -395,6 +396,29 @@ class TestFiles:
             load_calibration(str(path), "sglang-9")
         with pytest.raises(UsageError, match="make one with"):
             load_calibration(str(tmp_path / "none.toml"), "sglang-0.5.13")
+
+
+class TestPage:
+    def test_what_is_wrong_is_said(self) -> None:
+        bias = np.select([CONC == 1, CONC == 32], [0.12, -0.12], 0.0)
+        rows = draw([12], bias)[1]
+        rows[7] = replace(rows[7], logs=rows[7].logs + 0.5)
+        wrong = solve(rows, UNKNOWN, LINES, iterations=0)
+        said = " ".join(remarks(wrong))
+        assert "PATTERN: the 18 rows of concurrency" in said
+        assert "NOT CONVERGED" in said
+        assert outliers(wrong).rows[0][0].startswith("t.csv:7: qwen3-8b dflash 8 mbpp c=32 b200")
+        right = " ".join(remarks(solved(draw([13])[1])))
+        assert "no pattern is left over by" in right
+        assert "converged: " in right
+
+    def test_what_trades_off_is_signed(self) -> None:
+        """Two constants with the same slopes: one up, the other down."""
+        two = tuple(Parameter("constant", name, "log", 0.0, 3.0) for name in "ab")
+        found = solve(draw([14])[1], two, Lines(LINES.matrix[:, [0, 0]]))
+        table = unsettled(found)
+        assert [words for words, _ in table.rows] == ["a - b", "a - b"]
+        assert table.rows[0][1].startswith("correlation -1")
 
 
 # ---- the command --------------------------------------------------------------------------------
