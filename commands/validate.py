@@ -11,7 +11,6 @@ from dflash_sim.commands.options import (
     Profiles,
     Str,
     completer,
-    number,
     option,
     tell,
     use_profiles,
@@ -52,7 +51,9 @@ def validate(
         bool, option(ROWS, "Go on if some rows cannot be used", "--allow-partial", metavar="")
     ] = False,
     engine: Annotated[str, option(ROWS, "Engine sheet with the priors")] = "sglang-0.5.13",
-    jobs: Annotated[Str, number(OUTPUT, "Processes; default: all cores")] = None,
+    jobs: Annotated[
+        int | None, option(OUTPUT, "Processes; default: all cores", min=1, metavar="N")
+    ] = None,
     report: Annotated[
         File, option(OUTPUT, "Also write a page with plots", "--report", metavar="FILE.html")
     ] = None,
@@ -85,7 +86,7 @@ def validate(
     )
     rows = Rows.read(observations, engine=engine, assume=assume, allow_partial=allow_partial)
     _say(rows.report, rows.refused)
-    found = answer(question, rows, jobs=_jobs(jobs))
+    found = answer(question, rows, jobs=jobs or os.cpu_count() or 1)
     _say_fits(found)
     if shape == "table":
         deliver(text_of(tables(found)), output)
@@ -94,14 +95,6 @@ def validate(
     if report is not None:
         validation_report.write(found, report, read=rows.report.counts)
         tell(f"wrote {report}")
-
-
-def _jobs(text: str | None) -> int:
-    from dflash_sim.studies.ranges import whole_numbers
-
-    if text is None:
-        return os.cpu_count() or 1
-    return int(whole_numbers("--jobs", text)[0])
 
 
 def _say(report: "ReadReport", refused: list[tuple[str, str]]) -> None:

@@ -18,7 +18,6 @@ from dflash_sim.profiles.enginesheet import EngineSheet
 from dflash_sim.simulator.response import METRICS, WHOLE, Response, slope_steps
 from dflash_sim.simulator.setup import Setup, confirmed
 
-LEVEL = 0.9
 # Nothing says how far these are off: no fit is to them, and the one server that publishes them
 # differs by far more than any parameter allows.
 UNJUDGED = ("mean_ttft_ms",)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from dflash_sim.calibrate.fit import PASSES
 from dflash_sim.calibrate.fit_rows import Row, rows_of
 from dflash_sim.calibrate.observations import ReadReport, Selection, parse_filter
 from dflash_sim.calibrate.readers import read_observations
@@ -13,8 +14,6 @@ from dflash_sim.profiles.calibration import load_calibration
 from dflash_sim.profiles.enginesheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.studies.terminal import Progress
-
-_SHIPPED_FIT = 20  # evaluations of all rows that a fit takes, about; for the progress bar
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def answer(question: Question, rows: Rows, *, jobs: int) -> Validation:
     tested = rows.where(question.test_on) if question.test_on else rows.rows
     if question.calibration is not None:
         return _with_constants(question.calibration, tested, rows.engine, jobs)
-    with Progress(_SHIPPED_FIT * len(rows.rows)) as progress:
+    with Progress(PASSES * len(rows.rows)) as progress:
 
         def done() -> None:
             progress.advance(0)

@@ -20,7 +20,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "features of an EAGLE-3 head: three layers": {3},
     },
     "interval": {
-        "level, and its point of the normal law": {0.9, 1.645},
+        "90 % point of the normal law": {1.645},
         "turns per client in a short run": {4},
     },
     "leap": {"array growth": {14}},
