@@ -12,7 +12,10 @@ from dflash_sim.commands.compare import compare
 from dflash_sim.commands.explain import explain
 from dflash_sim.commands.listing import list_
 from dflash_sim.commands.options import PROGRAM, Help, tell
+from dflash_sim.commands.plan import plan
 from dflash_sim.commands.predict import predict
+from dflash_sim.commands.run import run as run_
+from dflash_sim.commands.sweep import sweep
 from dflash_sim.commands.trace import trace
 from dflash_sim.commands.validate import validate
 
@@ -48,10 +51,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _our_name},
 )
 app.command()(predict)
+app.command()(sweep)
+app.command()(plan)
 app.command()(explain)
 app.command()(trace)
 app.command()(compare)
 app.command()(validate)
+app.command("run")(run_)
 app.command("list")(list_)
 app.add_typer(calibrate, name="calibrate")
 

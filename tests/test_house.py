@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("profiles", "simulator", "calibrate", "studies", "kernels")
+PACKAGES = ("profiles", "simulator", "calibrate", "studies", "kernels", "realrun")
 LONG, TOO_LONG = 250, 420
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 

@@ -1,0 +1,5 @@
+"""``dflash-sim plan``."""
+
+
+def plan() -> None:
+    """Not here yet."""

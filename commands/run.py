@@ -1,0 +1,5 @@
+"""``dflash-sim run``."""
+
+
+def run() -> None:
+    """Not here yet."""

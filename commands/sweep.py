@@ -1,0 +1,5 @@
+"""``dflash-sim sweep``."""
+
+
+def sweep() -> None:
+    """Not here yet."""
