@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,34 @@ def write_whole(path: Path, text: str) -> None:
     """Put ``text`` at ``path`` in one step; a failure leaves what was there."""
     path = path.resolve()
     check_writable(path)
-    try:
-        if path.exists() and not path.is_file():  # a pipe or device is written, never replaced
+    if path.exists() and not path.is_file():  # a pipe or device is written, never replaced
+        with _refused(path):
             path.write_text(text, encoding="utf-8")
-            return
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        return
+    with replacement(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def replacement(path: Path) -> Iterator[Path]:
+    """A scratch file beside ``path`` that takes its place in the end, unless something fails."""
+    with _refused(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        os.close(handle)
+        scratch = Path(name)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-                out.write(text)
-            Path(scratch).chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
-            Path(scratch).replace(path)
+            yield scratch
+            scratch.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+            scratch.replace(path)
         finally:
-            Path(scratch).unlink(missing_ok=True)
+            scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """An error of the operating system, in the words of the command."""
+    try:
+        yield
     except OSError as error:
         msg = f"cannot write {path}: {error.strerror or error}; choose another place with -o."
         raise UsageError(msg) from error

@@ -1,6 +1,6 @@
 """Many scenarios answered one after the other."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, MissingProfileError
@@ -9,7 +9,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 
 # What plain decoding does not depend on: scenarios that differ in these share a baseline.
-_OF_SPECULATION = {"method", "block", "steps", "draft_model", "window", "acceptance", "engine_mode"}
+OF_SPECULATION = {"method", "block", "steps", "draft_model", "window", "acceptance", "engine_mode"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ def answers(
     simulator: str = "auto",
     with_baseline: bool = True,
     with_interval: bool = True,
+    baselines: MutableMapping[str, Result] | None = None,
     on_run: Callable[[int], None] | None = None,
 ) -> Iterator[Answer]:
     """Answer scenarios in order; each plain-decoding baseline is predicted once.
@@ -44,6 +45,8 @@ def answers(
         Also the 90 % intervals.
     simulator
         ``auto``, ``leap`` or ``event``.
+    baselines
+        Where to keep them, for calls that follow.
     on_run
         Called with the number of each finished run.
 
@@ -54,7 +57,7 @@ def answers(
         known about, becomes an answer.
     """
     setups = [_setup(scenario) for scenario in scenarios]
-    baselines: dict[str, Result] = {}
+    baselines = {} if baselines is None else baselines
     for scenario, setup in zip(scenarios, setups, strict=True):
         if not isinstance(setup, Setup):
             yield Answer(scenario, setup)
@@ -89,5 +92,5 @@ def _setup(scenario: Scenario) -> Setup | DflashSimError:
 
 
 def _baseline_key(setup: Setup) -> str:
-    fields = setup.scenario.model_dump(exclude=_OF_SPECULATION | {"tp", "num_gpus"})
+    fields = setup.scenario.model_dump(exclude=OF_SPECULATION | {"tp", "num_gpus"})
     return f"{setup.tp} {sorted(fields.items())}"

@@ -6,7 +6,7 @@ preset's data set, ``--gpu`` the attention backend that went with the preset's G
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -125,11 +125,7 @@ def _number(text: str) -> int | float | str:
 
 
 def scenarios(asked: Mapping[str, Given]) -> list[Scenario]:
-    """Every combination of the values asked for, without duplicates.
-
-    Of several methods each takes only the fields that apply to it: ``--method none,dflash --block
-    8,16`` is three scenarios. A single method refuses what it cannot take.
-    """
+    """Every combination of the values asked for, as :func:`combinations` has them."""
     fields = {name: given.value for name, given in asked.items()}
     axes = {n: fields.pop(n) for n in SWEEPABLE if isinstance(fields.get(n), list)}
     size = 1
@@ -139,14 +135,31 @@ def scenarios(asked: Mapping[str, Given]) -> list[Scenario]:
         several = ", ".join(f"{len(v)} x {FLAGS[n]}" for n, v in axes.items())
         msg = f"a grid of {size:,} points ({several}); at most {MOST:,}. Ask for fewer values."
         raise UsageError(msg)
-    found: dict[str, Scenario] = {}
+    return [combination(fields, axes, values) for values in combinations(fields, axes)]
+
+
+def combinations(
+    fields: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
+) -> Iterator[tuple[Any, ...]]:
+    """Values of the axes, the first axis outermost; no scenario comes twice.
+
+    Of several methods each takes only the fields that apply to it: ``--method none,dflash --block
+    8,16`` is three scenarios. A single method refuses what it cannot take.
+    """
+    seen: set[str] = set()
     for values in product(*axes.values()):
-        point = fields | dict(zip(axes, values, strict=True))
-        if "method" in axes:
-            point = _applicable(point)
-        scenario = Scenario.parse(**point)
-        found.setdefault(scenario.hash, scenario)
-    return list(found.values())
+        name = combination(fields, axes, values).hash
+        if name not in seen:
+            seen.add(name)
+            yield values
+
+
+def combination(
+    fields: Mapping[str, Any], axes: Mapping[str, Sequence[Any]], values: Sequence[Any]
+) -> Scenario:
+    """The scenario of fixed fields and one value of each axis."""
+    point = {**fields, **dict(zip(axes, values, strict=True))}
+    return Scenario.parse(**(_applicable(point) if "method" in axes else point))
 
 
 def _applicable(point: dict[str, Any]) -> dict[str, Any]:

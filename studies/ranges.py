@@ -12,8 +12,8 @@ _WHOLE = "a whole number above 0"
 _REAL = "a number above 0"
 
 
-def whole_numbers(flag: str, text: str) -> list[int]:
-    """The values of an integer flag.
+def whole_numbers(flag: str, text: str, *, zero: bool = False) -> list[int]:
+    """The values of an integer flag, which may be 0 if ``zero`` says so.
 
     Examples
     --------
@@ -22,16 +22,16 @@ def whole_numbers(flag: str, text: str) -> list[int]:
     >>> whole_numbers("--block", "8-16:4,2")
     [8, 12, 16, 2]
     """
-    values = _values(flag, text, _WHOLE)
+    values = _values(flag, text, _WHOLE, zero=zero)
     for value in values:
         if value != value.to_integral_value():
             raise _refuse(flag, text, f"{value} is not {_WHOLE}")
     return [int(value) for value in values]
 
 
-def real_numbers(flag: str, text: str) -> list[float]:
+def real_numbers(flag: str, text: str, *, zero: bool = False) -> list[float]:
     """The values of a flag that takes numbers such as ``0.5,1.5`` or ``1-8:x2``."""
-    return [float(value) for value in _values(flag, text, _REAL)]
+    return [float(value) for value in _values(flag, text, _REAL, zero=zero)]
 
 
 def words(flag: str, text: str) -> list[str]:
@@ -42,7 +42,7 @@ def words(flag: str, text: str) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def _values(flag: str, text: str, what: str) -> list[Decimal]:
+def _values(flag: str, text: str, what: str, *, zero: bool) -> list[Decimal]:
     values: list[Decimal] = []
     for part in text.replace(" ", "").split(","):
         found = _RANGE.fullmatch(part)
@@ -55,7 +55,7 @@ def _values(flag: str, text: str, what: str) -> list[Decimal]:
         if len(values) > MOST:
             raise _refuse(flag, text, f"it has more than {MOST} values")
     for value in values:
-        if not value:
+        if not value and not zero:
             raise _refuse(flag, text, f"{value} is not {what}")
     return list(dict.fromkeys(values))
 
