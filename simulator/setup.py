@@ -28,6 +28,7 @@ from dflash_sim.simulator.memory import (
     draft_bytes,
     plan_memory,
 )
+from dflash_sim.simulator.parallel import parallel
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.scheduler import Limits
 from dflash_sim.simulator.step import StepModel
@@ -154,7 +155,7 @@ def resolve(
     drafter, eagle = _draft_network(s)
     block = _block(s, drafter)
     node = default_node(device.name)
-    tp, num_gpus = _parallel(s, device, engine, model, node)
+    tp, num_gpus = parallel(s, device, engine, model, node)
     check_tp(model, tp)
     if drafter is not None:
         _check_fits(drafter, model)
@@ -252,57 +253,6 @@ def _block(s: Scenario, drafter: DrafterShape | None) -> int:
         )
         raise UsageError(msg)
     return block
-
-
-def _parallel(
-    s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, node: Node
-) -> tuple[int, int]:
-    """TP and GPU count: given, or the fewest GPUs that hold the weights with room to spare."""
-    tp = s.tp or s.num_gpus or _default_tp(s, device, engine, model)
-    num_gpus = s.num_gpus or tp
-    if tp not in TP_SIZES or not _splits(model, tp):
-        works = ", ".join(str(n) for n in TP_SIZES if _splits(model, n))
-        msg = f"tp {tp} is not possible for {model.name}; allowed: {works}. Give one to --tp."
-        raise UsageError(msg)
-    if num_gpus != tp:
-        msg = (
-            f"num_gpus {num_gpus} and tp {tp} differ; one server of tp GPUs is simulated. "
-            f"Give --tp {num_gpus}, or drop --num-gpus."
-        )
-        raise UsageError(msg)
-    if tp > node.num_gpus:
-        msg = (
-            f"tp {tp} spans more than one {node.name} node of {node.num_gpus} GPUs; "
-            f"give --tp {node.num_gpus} or less."
-        )
-        raise InfeasibleError(msg)
-    return tp, num_gpus
-
-
-def _splits(model: ModelShape, tp: int) -> bool:
-    try:
-        check_tp(model, tp)
-    except UsageError:
-        return False
-    return True
-
-
-def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:
-    by_memory = engine.memory_class(device.mem_bytes)
-    for tp in TP_SIZES:
-        if not _splits(model, tp):
-            continue
-        fraction = s.mem_fraction_static or default_mem_fraction(
-            device,
-            engine.defaults,
-            chunk=by_memory["chunked_prefill_size"],
-            graph_max_bs=by_memory["cuda_graph_max_bs"],
-            tp=tp,
-        )
-        static = fraction * device.mem_bytes
-        if model.weight_bytes(tp) < static * engine.defaults["weight_share_for_default_tp"]:
-            return tp
-    return TP_SIZES[-1]
 
 
 def _backend(s: Scenario, device: Device, engine: EngineSheet) -> str:
