@@ -180,11 +180,14 @@ class LeapEngine:
                 self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
             self.kv[self.steps] += sum(self._final_kv[r.rid] for r in wasted)
         until = FOREVER
-        if self.arrivals and not self.scheduler.batch_is_full and self._could_admit():
-            until = self.arrivals[0][0]
+        if not self.scheduler.batch_is_full and self._could_admit():
+            until = self._next_arrival_s()
         kv = self.kv[self.steps : self.steps + steps]
         self.steps += self.pipeline.decode(batch, kv, until)
         self._collect_finished()
+
+    def _next_arrival_s(self) -> float:
+        return self.arrivals[0][0] if self.arrivals else FOREVER
 
     def _could_admit(self) -> bool:
         free = self.scheduler.free_slots

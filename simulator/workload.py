@@ -198,3 +198,23 @@ def open_loop(
         conc=n,
         arrival_s=np.cumsum(gaps),
     )
+
+
+def given_requests(
+    *,
+    arrival_s: np.ndarray,
+    isl: np.ndarray,
+    osl: np.ndarray,
+    cached: np.ndarray | None = None,
+) -> Workload:
+    """Requests of a trace: an open loop with these arrival times [s] and lengths [token]."""
+    n = len(arrival_s)
+    return Workload(
+        isl=np.asarray(isl, np.int64),
+        osl=np.asarray(osl, np.int64),
+        cached=np.zeros(n, np.int64) if cached is None else np.asarray(cached, np.int64),
+        measured=np.ones(n, bool),
+        follow=np.full(n, -1),
+        conc=n,
+        arrival_s=np.asarray(arrival_s, float),
+    )
