@@ -23,7 +23,7 @@ CPU_CACHE_BYTES = 2**25  # where the system does not say
 
 @dataclass(frozen=True)
 class Sample:
-    """Repeated times of one call [s]; ``spread`` is half the quartiles' distance over the median."""
+    """Repeated times of one call; ``spread`` is half the quartiles' distance over the median."""
 
     median_s: float
     mean_s: float

@@ -24,9 +24,7 @@ def can_time(device: str, ranks: int) -> bool:
     return device == "cpu" or torch.cuda.device_count() >= ranks
 
 
-def time_collectives(
-    ops: Sequence[Collective], *, device: str, dtype: torch.dtype
-) -> list[Sample]:
+def time_collectives(ops: Sequence[Collective], *, device: str, dtype: torch.dtype) -> list[Sample]:
     """Wall time of each op; all are of the same number of ranks.
 
     Raises

@@ -33,8 +33,8 @@ from dflash_sim.calibrate.machine import (
     megabytes,
 )
 from dflash_sim.calibrate.op_cases import FUSED, Maker, Surroundings, tensors_bytes
-from dflash_sim.calibrate.passes import Network, fitting_layers
 from dflash_sim.calibrate.pass_items import PassItem, pass_items, timed_item
+from dflash_sim.calibrate.passes import Network, fitting_layers
 from dflash_sim.calibrate.subject import Subject, costs_nothing, key_of, shape_of
 from dflash_sim.kernels.backend import REFERENCE, Backend
 from dflash_sim.profiles.errors import InfeasibleError
@@ -265,8 +265,10 @@ class Measurement:
         document = {
             "format": FORMAT,
             "version": VERSION,
-            "machine": {**machine, "clocks": [r.get("clocks") for r in results.values()
-                                              if r.get("clocks")]},
+            "machine": {
+                **machine,
+                "clocks": [r.get("clocks") for r in results.values() if r.get("clocks")],
+            },
             "device": {**device_sheet(self.device), **_values(results["rates"])},
             "host": _values(results["host"]),
             "scope": self._scope(),
@@ -280,9 +282,7 @@ class Measurement:
             },
             "ops": ops,
             "passes": [],
-            "skipped": [
-                {"op": key, "why": r["why"]} for key, r in results.items() if "why" in r
-            ],
+            "skipped": [{"op": key, "why": r["why"]} for key, r in results.items() if "why" in r],
         }
         document["passes"] = list(self._pass_rows(document, results))
         return document
@@ -364,4 +364,3 @@ def to_text(document: Mapping[str, Any]) -> str:
         lines = ",\n  ".join(json.dumps(row) for row in document[name])
         text += f',\n "{name}": [\n  {lines}\n ]' if lines else f',\n "{name}": []'
     return text + "\n}\n"
-

@@ -137,9 +137,7 @@ class Maker:
 
     def _prefill_attention(self, op: PrefillAttention, at: Surroundings) -> Calls:
         rows = round(op.seq)
-        return self._paged(
-            op, requests=op.requests, rows=rows, keys=round(op.prefix) + rows, at=at
-        )
+        return self._paged(op, requests=op.requests, rows=rows, keys=round(op.prefix) + rows, at=at)
 
     def _paged(
         self,

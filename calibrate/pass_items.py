@@ -1,4 +1,4 @@
-"""The passes to time, and each beside its ops: what the simulator calls a phase, in the same sizes."""
+"""The passes to time, each beside its ops: what the simulator calls a phase, in its sizes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -43,9 +43,10 @@ class Mute(OneRank):
 
 
 def fitting_layers(model: ModelShape, *, tp: int, itemsize: int, free_bytes: float) -> int:
-    """Layers of ``model`` whose weights fit, whole periods of its kinds of layers; all if possible."""
+    """Layers whose weights fit: all, or whole periods of the kinds of layers."""
     kinds = [type(layer.mixer) for layer in model.layers]
-    period = next((p for p in range(1, len(kinds)) if kinds == (kinds[:p] * len(kinds))[: len(kinds)]), 1)
+    repeats = (p for p in range(1, len(kinds)) if kinds[p:] == kinds[:-p])
+    period = next(repeats, len(kinds))
     per_layer = model.weight_bytes(tp) * itemsize / 2 / len(model.layers)
     fit = int(ROOM * free_bytes / per_layer)
     return len(kinds) if fit >= len(kinds) else max(period, fit // period * period)
@@ -164,7 +165,7 @@ class Network:
         return {"mtp-draft": steps, "mtp-materialise": lambda: forward(wide)}
 
     def prefill(self, requests: int, seq: int) -> Runs:
-        """Reading ``seq`` new tokens of each request, injection included where there is a drafter."""
+        """Reading ``seq`` new tokens of each request, and injecting them into a drafter."""
         pools = self.caches(requests, seq, 0)
         at, ids = pools.at(seq), self._ids(requests * seq)
 

@@ -183,8 +183,9 @@ def shape_of(op: Op) -> dict[str, object]:
 
 def key_of(op: Op) -> str:
     """One word for an op of this shape; two ops of one key take the same time."""
-    fields = ",".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
-                      for k, v in shape_of(op).items())
+    fields = ",".join(
+        f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in shape_of(op).items()
+    )
     return f"{type(op).__name__}({fields})"
 
 

@@ -1,7 +1,8 @@
 """A profile that ``dflash-sim calibrate measure`` wrote: one machine's times of ops and passes.
 
-One JSON file. ``ops`` are times by shape, ``passes`` whole passes beside the sum of their ops, which
-tells the time between the ops; ``machine`` says on what it ran, ``skipped`` what did not run and why.
+One JSON file. ``ops`` are times by shape, ``passes`` whole passes beside the sum of their ops,
+which tells the time between the ops; ``machine`` says on what it ran, ``skipped`` what did not run
+and why.
 """
 
 import hashlib

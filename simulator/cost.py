@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from dflash_sim.profiles.enginesheet import EngineSheet
+from dflash_sim.profiles.measured import MeasuredProfile
 from dflash_sim.profiles.optables import OpTables, Timing
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.ops import (
@@ -72,6 +73,9 @@ class CostModel:
     lender
         The GPU that ``tables`` were measured on, where that is another one: a time is multiplied
         by the ratio of its op's rooflines on the two, and counts as fitted.
+    measured
+        Times of this machine's own kernels, where they were taken: they come before the tables,
+        and need no constant of the engine.
     """
 
     device: Device
@@ -79,6 +83,7 @@ class CostModel:
     tables: OpTables | None
     backend: str | None = None
     lender: Device | None = None
+    measured: MeasuredProfile | None = None
     _memo: dict[Op, Cost] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -97,16 +102,31 @@ class CostModel:
             cost = self._memo[op] = self._price(op)
         return cost
 
-    def calls(self, calls: Sequence[Call[Op]]) -> Cost:
-        """The cost of a pass: launches in sequence; a hidden call counts by its exposed share."""
+    def calls(self, calls: Sequence[Call[Op]], between: float = 1.0) -> Cost:
+        """The cost of a pass: launches in sequence; a hidden call counts by its exposed share.
+
+        ``between`` is the time of a measured pass over the sum of its ops [1]. What of it is hidden
+        was measured too.
+        """
         total = np.zeros(6)
         for call in calls:
+            if self.has_own(call.op):
+                total += call.count * between * self.op(call.op).as_array()
+                continue
             share = self.engine[call.exposed] if call.exposed else 1.0
             total += call.count * share * self.op(call.op).as_array()
         m, f, r, a, comm, idle = (float(x) for x in total)
         return Cost((m, f, r, a), comm, idle)
 
+    def has_own(self, op: Op) -> bool:
+        """Whether this machine's own kernel was timed; collectives are no part of such a pass."""
+        own = self.measured is not None and self.measured.timing(op) is not None
+        return own and not isinstance(op, Collective)
+
     def _price(self, op: Op) -> Cost:
+        own = self.measured.timing(op) if self.measured is not None else None
+        if own is not None:
+            return Cost.of(own.seconds, own.evidence, comm=isinstance(op, Collective))
         if isinstance(op, Elementwise):
             rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
             move = op.nbytes / (self.device.mem_bw_byte_s * self.engine[rate])

@@ -99,7 +99,7 @@ def unmodelled(setup: Setup) -> float:
     """Variance of log throughput that no parameter explains."""
     priors = setup.engine.fit["priors"]
     gpu = 0.0
-    if setup.tables is None:
+    if setup.tables is None and setup.measured is None:
         gpu = priors["roofline_gpu"]
     elif not confirmed(setup.device, setup.engine, setup.calibration):
         gpu = priors["unconfirmed_gpu"]

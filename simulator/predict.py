@@ -147,7 +147,7 @@ def predict(
         )
     evidence = np.sum([s.evidence_s for s in summaries], axis=0)
     warnings = list(setup.warnings)
-    if setup.tables is None:
+    if setup.tables is None and setup.measured is None:
         warnings.append(
             f"no operator times for {setup.device.name}: every kernel is a roofline estimate"
         )

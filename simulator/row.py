@@ -106,8 +106,9 @@ def _scenario(s: Scenario) -> Row:
 def _resolved(setup: Setup) -> Row:
     """What the scenario left open, as it was filled in."""
     chain = setup.scenario.method in ("mtp", "eagle3")
+    source = setup.measured or setup.tables
     return {
-        "profile_hash": setup.tables.digest if setup.tables else "none",
+        "profile_hash": source.digest if source else "none",
         "gpu": setup.device.name,
         "num_gpus": setup.num_gpus,
         "tp": setup.tp,

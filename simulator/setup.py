@@ -5,21 +5,26 @@ from functools import cached_property
 
 from dflash_sim.profiles.calibration import Calibration, load_calibration
 from dflash_sim.profiles.enginesheet import EngineSheet, load_engine
-from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
+from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.load import (
-    default_drafter,
     default_node,
     load_device,
-    load_drafter,
-    load_eagle3,
     load_model,
-    names,
 )
+from dflash_sim.profiles.measured import MeasuredProfile, is_profile, load_measured
 from dflash_sim.profiles.optables import OpTables
 from dflash_sim.profiles.shapes import DrafterShape, Eagle3Shape, ModelShape, check_tp
 from dflash_sim.profiles.sheets import Device, Node
 from dflash_sim.simulator.cost import CostModel
 from dflash_sim.simulator.cycle import BLOCK_METHODS, Cycle
+from dflash_sim.simulator.defaults import (
+    backend_of,
+    default_backend,
+    draft_network,
+    limits_of,
+    roomier,
+    verify_rows,
+)
 from dflash_sim.simulator.hosttime import HostTime
 from dflash_sim.simulator.memory import (
     TP_SIZES,
@@ -58,6 +63,7 @@ class Setup:
     lender: Device | None
     warnings: tuple[str, ...]
     calibration: Calibration | None = None
+    measured: MeasuredProfile | None = None
 
     @property
     def speculative(self) -> bool:
@@ -73,7 +79,7 @@ class Setup:
     @property
     def default_backend(self) -> str:
         """Target attention backend of this GPU when none is named."""
-        return _default_backend(self.device, self.engine)
+        return default_backend(self.device, self.engine)
 
     @property
     def cache_unit(self) -> int:
@@ -117,6 +123,7 @@ class Setup:
                 self.tables,
                 backend=self.backend,
                 lender=self.lender,
+                measured=self.measured,
             ),
             graph_sizes=self.engine.graph_sizes[kind],
             graph_max_bs=self.graph_max_bs,
@@ -143,7 +150,8 @@ def resolve(
         In the words of :mod:`dflash_sim.profiles.errors`.
     """
     s = scenario
-    device = load_device(s.gpu)
+    measured = load_measured(s.gpu) if is_profile(s.gpu) else None
+    device = measured.as_device() if measured else load_device(s.gpu)
     if engine is None:
         engine = load_engine(s.engine)
         calibration = calibration or load_calibration(s.calibration, engine.name)
@@ -152,15 +160,15 @@ def resolve(
                 s = s.model_copy(update={"generation": calibration.about["generation"]})
             engine = calibration.applied(engine, s.generation)
     model = load_model(s.model)
-    drafter, eagle = _draft_network(s)
-    block = _block(s, drafter)
-    node = default_node(device.name)
+    drafter, eagle = draft_network(s)
+    block = verify_rows(s, drafter)
+    node = _node(device, measured)
     tp, num_gpus = parallel(s, device, engine, model, node)
     check_tp(model, tp)
     if drafter is not None:
         _check_fits(drafter, model)
         check_tp(drafter, tp)
-    backend = _backend(s, device, engine)
+    backend = backend_of(s, device, engine)
     by_memory = engine.memory_class(device.mem_bytes)
     draft_weights, draft_kv = draft_bytes(s.method, model, drafter, eagle, tp)
     chunk = s.chunked_prefill_size or by_memory["chunked_prefill_size"]
@@ -187,9 +195,9 @@ def resolve(
         )
     except InfeasibleError as error:
         needed = (model.weight_bytes(TP_SIZES[-1]) + draft_weights) / fraction
-        msg = f"{error}{_roomier(device, needed)}"
+        msg = f"{error}{roomier(device, needed)}"
         raise InfeasibleError(msg) from None
-    limits = _limits(s, engine, memory, chunk, backend, block, model)
+    limits = limits_of(s, engine, memory, chunk, backend, block, model)
     tables = tables or find_tables(device)
     return Setup(
         scenario=s,
@@ -210,9 +218,18 @@ def resolve(
         mem_fraction=fraction,
         tables=tables,
         lender=load_device(tables.device) if tables and tables.device != device.name else None,
-        warnings=tuple(_warnings(s, memory, device, engine, calibration)),
+        warnings=tuple(
+            _warnings(s, memory, device, engine, calibration, measured=measured, model=model, tp=tp)
+        ),
         calibration=calibration,
+        measured=measured,
     )
+
+
+def _node(device: Device, measured: MeasuredProfile | None) -> Node:
+    if measured is not None and measured.path.stem == device.name:
+        return measured.as_node(device)
+    return default_node(device.name)
 
 
 def find_tables(device: Device) -> OpTables | None:
@@ -221,110 +238,23 @@ def find_tables(device: Device) -> OpTables | None:
     return own or (OpTables.load(device.tables_from) if device.tables_from else None)
 
 
-def _draft_network(s: Scenario) -> tuple[DrafterShape | None, Eagle3Shape | None]:
-    if s.method in BLOCK_METHODS:
-        return (load_drafter(s.draft_model) if s.draft_model else default_drafter(s.model)), None
-    if s.method == "eagle3":
-        return None, load_eagle3(s.draft_model or s.model)
-    if s.method == "mtp":
-        model = load_model(s.model)
-        if model.mtp_layer is None:
-            msg = (
-                f"{model.name} has no native MTP layer; methods for it: none, eagle3, dflash. "
-                "Try --method dflash."
-            )
-            raise UsageError(msg)
-    return None, None
-
-
-def _block(s: Scenario, drafter: DrafterShape | None) -> int:
-    if s.method == "none":
-        return 1
-    if drafter is None:
-        if s.block is None and s.steps is None:
-            msg = f"method {s.method} needs its draft steps; give --steps k, such as --steps 3."
-            raise UsageError(msg)
-        return s.block or (s.steps or 0) + 1
-    block = s.block or drafter.block_size
-    if block > drafter.block_size:
-        msg = (
-            f"block {block} is above the {drafter.block_size} that {drafter.name} was trained for; "
-            f"allowed: 2 to {drafter.block_size}. Try --block {drafter.block_size}."
-        )
-        raise UsageError(msg)
-    return block
-
-
-def _backend(s: Scenario, device: Device, engine: EngineSheet) -> str:
-    known = engine.attention["backends"]
-    if s.attention_backend is not None:
-        if s.attention_backend not in known:
-            raise unknown(kind="attention backend", value=s.attention_backend, allowed=known)
-        return s.attention_backend
-    return _default_backend(device, engine)
-
-
-def _default_backend(device: Device, engine: EngineSheet) -> str:
-    return str(engine.attention["by_gpu"].get(device.name, engine.attention["other"]))
-
-
-def _limits(
-    s: Scenario,
-    engine: EngineSheet,
-    memory: MemoryPlan,
-    chunk: int,
-    backend: str,
-    block: int,
-    model: ModelShape,
-) -> Limits:
-    d = engine.defaults
-    page = s.page_size or d["page_size_by_backend"].get(backend, d["page_size"])
-    if chunk % page:
-        msg = (
-            f"chunked_prefill_size {chunk} is not a multiple of the {page}-token KV page; "
-            f"try --chunked-prefill-size {(chunk // page + 1) * page}."
-        )
-        raise UsageError(msg)
-    ratio_init = d["new_token_ratio_init"]
-    ratio_min = ratio_init * d["new_token_ratio_min_factor"]
-    delay = s.min_free_slots_delay
-    return Limits(
-        max_running_requests=memory.max_running_requests,
-        max_prefill_tokens=d["max_prefill_tokens"],
-        chunked_prefill_size=chunk,
-        kv_tokens=memory.kv_tokens,
-        page_size=page,
-        block=block,
-        speculative=s.method != "none",
-        max_new_tokens=min(s.max_new_tokens, s.osl) if s.osl else s.max_new_tokens,
-        clip_max_new_tokens=d["clip_max_new_tokens"],
-        min_free_slots_delay=d["min_free_slots_delay"] if delay is None else delay,
-        new_token_ratio_init=ratio_init,
-        new_token_ratio_min=ratio_min,
-        new_token_ratio_decay=(ratio_init - ratio_min) / d["new_token_ratio_decay_steps"],
-        retract_decode_steps=d["retract_decode_steps"],
-    )
-
-
-def _roomier(device: Device, needed: float) -> str:
-    """GPUs that would hold ``needed`` bytes each, smallest first, in words."""
-    larger = [d for d in map(load_device, names("gpus")) if d.mem_bytes > needed]
-    if device.mem_bytes > needed or not larger:
-        return ""
-    larger.sort(key=lambda d: (d.mem_bytes, d.name))
-    return (
-        f" Or --gpu {larger[0].name}: dflash-sim list gpus has {len(larger)} that are large enough."
-    )
-
-
 def _warnings(
     s: Scenario,
     memory: MemoryPlan,
     device: Device,
     engine: EngineSheet,
     calibration: Calibration | None,
+    *,
+    measured: MeasuredProfile | None,
+    model: ModelShape,
+    tp: int,
 ) -> list[str]:
     out = []
+    if measured is not None and not measured.covers(model=model.name, tp=tp):
+        out.append(
+            f"{measured.path.name} was measured for {measured.scope['model']} on "
+            f"{measured.scope['tp']} ranks: what this run has not in common with it is not measured"
+        )
     if not known_build(s.generation, engine, calibration):
         spread = engine.fit["priors"]["generation"]
         out.append(
@@ -336,7 +266,7 @@ def _warnings(
             f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
             f"({memory.cap_cause}); the rest wait"
         )
-    if not confirmed(device, engine, calibration):
+    if measured is None and not confirmed(device, engine, calibration):
         out.append(f"{device.name}: no measurement there has confirmed a prediction yet")
     return out
 

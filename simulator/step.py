@@ -80,7 +80,7 @@ class StepModel:
     v1: bool = False
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
     _launches: dict[int, int] = field(default_factory=dict, repr=False)
-    _fixed: dict[int, list[tuple[int, np.ndarray, list[AttentionCall]]]] = field(
+    _fixed: dict[int, list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]] = field(
         default_factory=dict, repr=False
     )
     _prefill: dict[tuple[int, int, float], np.ndarray] = field(default_factory=dict, repr=False)
@@ -109,12 +109,15 @@ class StepModel:
         while nodes[-1] < self.max_ctx:
             nodes.append(2 * nodes[-1])
         parts = np.zeros((len(PHASES), COMPONENTS, len(nodes)))
-        for row, fixed, attention in self._passes(padded):
+        for row, fixed, own, attention in self._passes(padded):
             parts[row] += fixed[:, None]
             for j, ctx in enumerate(nodes):
                 # Padded rows compute but point at an empty slot: they hold no context.
-                seen = [Call(c.op.at(ctx * batch / padded), c.count) for c in attention]
-                parts[row, :, j] += self.cost.calls(seen).as_array()
+                mean = ctx * batch / padded
+                seen = [Call(c.op.at(mean), c.count) for c in attention]
+                between = self._between(PHASES[row], padded, mean)
+                parts[row, :, j] += self.cost.calls(seen, between).as_array()
+                parts[row, :, j] += (between - 1.0) * own
         self._add_eager(parts, batch, padded)
         parts *= self.engine["time_factor"]
         total = parts[:, :4].sum(axis=(0, 1))
@@ -123,17 +126,31 @@ class StepModel:
         tail = by_phase[PHASES.index("materialise")]
         return BatchTable(padded, np.array(nodes, float), parts, total, draft, tail)
 
-    def _passes(self, padded: int) -> list[tuple[int, np.ndarray, list[AttentionCall]]]:
-        """For each phase its row, its cost without attention, and its attention calls."""
+    def _between(self, phase: str, requests: int, ctx: float) -> float:
+        """Time of a measured pass over the sum of its ops; 1 where none was measured."""
+        if self.cost.measured is None or not self._covered:
+            return 1.0
+        name = f"mtp-{phase}" if self.cycle.sequential and phase != "verify" else phase
+        rows = self.cycle.block
+        return self.cost.measured.pass_factor(name, requests=requests, rows=rows, ctx=ctx)
+
+    @property
+    def _covered(self) -> bool:
+        c, measured = self.cycle, self.cost.measured
+        return measured is not None and measured.covers(model=c.model.name, tp=c.tp)
+
+    def _passes(self, padded: int) -> list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]:
+        """For each phase its row, its cost without attention, the measured part, and attention."""
         if padded not in self._fixed:
             rows = []
             for phase in self.cycle.decode(requests=padded, ctx=0):
                 attention, rest = split_attention(phase.calls)
                 fixed = self.cost.calls(rest).as_array()
+                own = self.cost.calls([c for c in rest if self.cost.has_own(c.op)]).as_array()
                 fixed[[3, 5]] += phase.graphs * self.engine["graph_launch_gap"]
                 fixed[[3, 5]] += phase.steps * self.engine["chain_step_gap"]
                 self._launches[padded] = self._launches.get(padded, 0) + phase.launches
-                rows.append((PHASES.index(phase.name), fixed, attention))
+                rows.append((PHASES.index(phase.name), fixed, own, attention))
             self._fixed[padded] = rows
         return self._fixed[padded]
 
@@ -205,7 +222,12 @@ class StepModel:
         if key not in self._prefill:
             phases = self.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
             calls = [call for phase in phases for call in phase.calls]
-            cost = self.cost.calls(calls).as_array()
+            between = 1.0
+            if self.cost.measured is not None and self._covered:
+                between = self.cost.measured.pass_factor(
+                    "prefill", requests=requests, rows=seq, ctx=prefix
+                )
+            cost = self.cost.calls(calls, between).as_array()
             launches = sum(call.count for call in calls) * self.engine["eager_launch"]
             cost[[3, 5]] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound
             cost[3] += self.engine["step_eager_plain"]

@@ -57,8 +57,8 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
 UNITS_BY_NAME = {
     "1": """
         accept_len accept_length accept_length_error al1 al2 al_cycle al_harmonic al_request_mean
-        al_token_weighted beta bias burstiness chance correlation coverage data_set_spread decay
-        error knee lam learned length_correlation load mape mem_bw_eff mem_fraction new_token_ratio
+        al_token_weighted beta between bias burstiness chance correlation coverage data_set_spread
+        decay drift error knee lam learned length_correlation load mape mem_bw_eff mem_fraction new_token_ratio
         new_token_ratio_decay new_token_ratio_init new_token_ratio_min offset overlap p90 p95
         prior_sd pull q range_ratio rejection rel_err scale skew survival temperature theta touched
     """,
@@ -67,6 +67,7 @@ UNITS_BY_NAME = {
     "second": "copy gpu host publish seconds until",
     "byte": "kv_bytes_per_token nbytes",
     "bit": "bits",
+    "FLOP": "flops",
     "1/second": "rate",
     "USD/hour": "high low typical",
     "of the quantity it belongs to": "a across along b k m mean median n prior sd value x",
