@@ -75,7 +75,7 @@ def write_whole(path: Path, text: str) -> None:
     path = path.resolve()
     check_writable(path)
     if path.exists() and not path.is_file():  # a pipe or device is written, never replaced
-        with _refused(path):
+        with writing(path):
             path.write_text(text, encoding="utf-8")
         return
     with replacement(path) as scratch:
@@ -85,7 +85,7 @@ def write_whole(path: Path, text: str) -> None:
 @contextmanager
 def replacement(path: Path) -> Iterator[Path]:
     """A scratch file beside ``path`` that takes its place in the end, unless something fails."""
-    with _refused(path):
+    with writing(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         os.close(handle)
         scratch = Path(name)
@@ -98,8 +98,8 @@ def replacement(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _refused(path: Path) -> Iterator[None]:
-    """An error of the operating system, in the words of the command."""
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes ``path``: an error of the operating system becomes one line."""
     try:
         yield
     except OSError as error:
