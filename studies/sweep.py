@@ -1,0 +1,120 @@
+"""Every point of a study answered once, whoever does the work and however often it is stopped."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.simulator.row import Row
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.study import Point, Study
+from dflash_sim.studies.sweep_folder import Shard
+from dflash_sim.studies.sweep_workers import Bug, Crew, Lost, Task
+
+_TRIES = 2  # of a point whose worker was lost
+_DEALT_WHOLE = 2  # groups per shard from which on they are not split
+
+
+def part(points: Sequence[Point], shard: Shard) -> list[Point]:
+    """The points of one shard: whole groups, or single points where there are few groups."""
+    order = {group: i for i, group in enumerate(dict.fromkeys(p.group for p in points))}
+    whole = len(order) >= _DEALT_WHOLE * shard.of
+    return [
+        point
+        for point in points
+        if (order[point.group] if whole else point.number) % shard.of == shard.number - 1
+    ]
+
+
+class Queue:
+    """Points to be answered; a worker stays with a group, then helps where most is left."""
+
+    def __init__(self, points: Iterable[Point]) -> None:
+        self.groups: dict[tuple[Any, ...], deque[Point]] = {}
+        self.at: dict[int, tuple[Any, ...]] = {}
+        for point in points:
+            self.groups.setdefault(point.group, deque()).append(point)
+        self.fresh = deque(self.groups)
+
+    def take(self, worker: int) -> Point | None:
+        """The next point for a worker; None if all are taken."""
+        group = self.at.get(worker)
+        if group is None or not self.groups.get(group):
+            group = self._another()
+            if group is None:
+                return None
+            self.at[worker] = group
+        return self.groups[group].popleft()
+
+    def _another(self) -> tuple[Any, ...] | None:
+        while self.fresh:
+            group = self.fresh.popleft()
+            if self.groups[group]:
+                return group
+        fullest = max(self.groups, key=lambda g: len(self.groups[g]), default=None)
+        return fullest if fullest is not None and self.groups[fullest] else None
+
+    def put_back(self, point: Point) -> None:
+        """A point to be answered again, soon."""
+        self.groups[point.group].appendleft(point)
+
+
+def answer_all(
+    study: Study,
+    points: Collection[Point],
+    crew: Crew,
+    *,
+    write: Callable[[int, Row], None],
+) -> None:
+    """Answer points; each is written as soon as its row is there.
+
+    Parameters
+    ----------
+    write
+        Called with the number of a point and its row.
+
+    Raises
+    ------
+    DflashSimError
+        Workers were lost. Every row that came is written.
+    RuntimeError
+        A bug, with the traceback of the worker.
+    """
+    queue, in_flight, idle = Queue(points), dict[int, Point](), set[int]()
+    losses: Counter[int] = Counter()
+    left = len(points)
+    with crew:
+        while left:
+            worker, word = crew.heard()
+            point = in_flight.pop(worker, None)
+            if isinstance(word, Bug):
+                asked = study.scenario(point).model_dump_json() if point else "the start"
+                msg = f"a bug, met at {asked}\n{word.trace}"
+                raise RuntimeError(msg)
+            if isinstance(word, Lost):
+                if point is not None:
+                    losses[point.number] += 1
+                    _refuse_a_third(study.scenario(point), losses[point.number], word.why)
+                    queue.put_back(point)
+            else:
+                if point is not None and word is not None:
+                    write(point.number, word)
+                    left -= 1
+                idle.add(worker)
+            for free in sorted(idle):
+                point = queue.take(free)
+                if point is None:
+                    break
+                idle.remove(free)
+                in_flight[free] = point
+                crew.give(free, Task(point.number, point.group, study.scenario(point)))
+
+
+def _refuse_a_third(scenario: Scenario, losses: int, why: str) -> None:
+    """A point that ends two workers would end them all."""
+    if losses >= _TRIES:
+        msg = (
+            f"{losses} workers were lost at {scenario.model_dump_json(exclude_unset=True)}: {why}. "
+            "The points before it are kept; go on with --resume and fewer --jobs."
+        )
+        raise DflashSimError(msg)

@@ -1,0 +1,168 @@
+"""Workers of a Ray cluster: one actor for each CPU, driven as the processes of one machine are."""
+
+import os
+import re
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.find import ENV
+from dflash_sim.simulator.row import Row
+from dflash_sim.studies.fingerprint import fingerprint
+from dflash_sim.studies.sweep_workers import Bug, How, Lost, Task, Word, Worker, all_lost
+
+INSTALL = 'pip install "dflash-sim[cluster]"'
+_PATIENCE_S = 5.0  # for an address to answer at all
+_ADDRESS = re.compile(r"(?:ray://)?(\[[^\]]+\]|[^:/\[\]]+):(\d{1,5})")
+
+
+class RayWorker:
+    """A :class:`Worker` on another machine, which must have the same program and sheets."""
+
+    def __init__(self, how: How, profiles: str, folder: str) -> None:
+        os.environ[ENV] = profiles
+        with suppress(OSError):  # files of the study are named from where the sweep was started
+            os.chdir(folder)
+        self.worker = Worker(how)
+
+    def hello(self, files: Sequence[Path]) -> tuple[str, str, str]:
+        """Node, host name and fingerprint."""
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        return node, socket.gethostname(), fingerprint(path for path in files if path.is_file())
+
+    def answer(self, task: Task) -> Row | Bug:
+        """The row of a task."""
+        return self.worker.answer(task)
+
+
+class RayCluster:
+    """Actors of a cluster; those that are lost give their point back.
+
+    Parameters
+    ----------
+    address
+        Of ``ray.init``: ``ray://host:10001``, ``host:6379``, or None for the cluster of this
+        machine, which is begun if there is none.
+    jobs
+        Actors at most; None for one on each CPU.
+    files
+        What the study names, which every machine must have.
+    say
+        Told what was found.
+    """
+
+    def __init__(
+        self,
+        how: How,
+        *,
+        address: str | None,
+        jobs: int | None,
+        files: Sequence[Path],
+        say: Callable[[str], None],
+    ) -> None:
+        self.how, self.address, self.jobs = how, address, jobs
+        self.files, self.say = list(files), say
+        self.program = fingerprint(files)
+        self.workers: dict[int, Any] = {}
+        self.refs: dict[Any, int] = {}
+        self.nodes: dict[int, tuple[str, str]] = {}
+        self.why = ""
+
+    def __enter__(self) -> Self:
+        self.ray = connect(self.address)
+        profiles = os.pathsep.join(
+            str(Path(p).absolute()) for p in os.environ.get(ENV, "").split(os.pathsep) if p
+        )
+        actor = self.ray.remote(num_cpus=1, max_restarts=0)(RayWorker)
+        cpus = int(self.ray.cluster_resources().get("CPU", 0))
+        if not cpus:
+            msg = f"the Ray cluster at {self.address or 'this machine'} has no CPU for workers."
+            raise UsageError(msg)
+        for number in range(min(self.jobs or cpus, cpus)):
+            worker = actor.remote(self.how, profiles, str(Path.cwd()))
+            self.workers[number] = worker
+            self.refs[worker.hello.remote(self.files)] = number
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers.values():
+            with suppress(Exception):
+                self.ray.kill(worker)
+        self.ray.shutdown()
+
+    def give(self, worker: int, task: Task) -> None:
+        """Send a task."""
+        self.refs[self.workers[worker].answer.remote(task)] = worker
+
+    def heard(self) -> tuple[int, Word]:
+        """The next word of any actor; a new one is asked for its program first."""
+        if not self.refs:
+            raise all_lost(self.why)
+        (ref, *_), _ = self.ray.wait(list(self.refs), num_returns=1)
+        number = self.refs.pop(ref)
+        try:
+            word = self.ray.get(ref)
+        except self.ray.exceptions.RayActorError as error:
+            self.workers.pop(number)
+            self.why = " ".join(str(error).split())[:200]
+            return number, Lost(self.why)
+        if number not in self.nodes:
+            self._welcome(number, *word)
+            return number, None
+        found: Row | Bug = word
+        return number, found
+
+    def _welcome(self, number: int, node: str, host: str, program: str) -> None:
+        if program != self.program:
+            msg = (
+                f"{host} has dflash-sim {program}, and this machine {self.program}: another "
+                "version, other sheets, or files of the study that differ or are missing. "
+                "Install the same on every machine."
+            )
+            raise UsageError(msg)
+        self.nodes[number] = (node, host)
+        if len(self.nodes) == len(self.workers):
+            count = len({node for node, _ in self.nodes.values()})
+            self.say(f"{len(self.nodes)} workers on {count} Ray nodes")
+
+
+def connect(address: str | None) -> Any:
+    """The ``ray`` module, connected; an address that does not answer is found out in seconds."""
+    try:
+        import ray
+    except ImportError as error:
+        msg = f"--cluster ray needs Ray: {INSTALL}"
+        raise UsageError(msg) from error
+    if address is not None:
+        _knock(address)
+    try:
+        ray.init(
+            address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False
+        )
+    except Exception as error:  # Ray raises many kinds, down to plain RuntimeError
+        why = " ".join(str(error).split())[:300]
+        msg = f"no Ray cluster at {address or 'this machine'}: {why}"
+        raise UsageError(msg) from error
+    return ray
+
+
+def _knock(address: str) -> None:
+    """Ray tries an address for a minute, and logs all the while."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        msg = f"--address {address}: not HOST:PORT or ray://HOST:PORT, such as ray://head:10001."
+        raise UsageError(msg)
+    host, port = found[1].strip("[]"), int(found[2])
+    try:
+        socket.create_connection((host, port), timeout=_PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        msg = (
+            f"no Ray cluster answers at {address}: {error}. Start one with "
+            '"ray start --head", or leave --cluster out for this machine alone.'
+        )
+        raise UsageError(msg) from error
