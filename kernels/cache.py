@@ -56,18 +56,23 @@ def place(
     rows: int,
     page_size: int,
     keep_states: bool = False,
+    lengths: Tensor | None = None,
 ) -> Placement:
     """``rows`` new rows for each request, after ``context_lens`` [R] committed tokens.
 
-    No value is read on the host, so the same calls can be captured in a CUDA graph.
+    Rows from ``lengths`` [R] on fill up a shorter prompt: they write nothing, and earlier rows
+    do not see them. No value is read on the host, so the same calls can be captured in a graph.
     """
     steps = torch.arange(rows, device=context_lens.device)
     positions = context_lens.to(torch.int64)[:, None] + steps
+    slots = slots_at(page_table, positions, page_size)
+    if lengths is not None:
+        slots = slots.masked_fill(steps >= lengths[:, None], -1)
     return Placement(
         requests=page_table.shape[0],
         rows=rows,
         positions=positions.flatten(),
-        slots=slots_at(page_table, positions, page_size).flatten(),
+        slots=slots.flatten(),
         page_table=page_table,
         seq_lens=(context_lens + rows).to(torch.int32),
         state_slots=state_slots,

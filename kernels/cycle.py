@@ -1,10 +1,12 @@
-"""A target and its drafter over shared pages: prefill, decode, and one DFlash cycle.
+"""A target and what drafts for it over shared pages: prefill, then draft, verify, accept, commit.
 
-The cycle in SGLang's order: block, draft, verify, accept, commit of delta-net states, KV
-materialisation of the verified rows. Nothing is read on the host.
+The cycle in SGLang's order: draft, verify, accept, commit of delta-net states, and what the drafter
+learns from the verified rows (DFlash: their KV). Nothing is read on the host.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,14 +29,26 @@ class Running:
     context_lens : [R] int64, tokens whose KV is committed; the anchor's place [tokens]
     page_table : [R, max_pages] int32
     state_slots : [R] int64
+    first_draft, carried : [R] int64 and [R, H], what a draft head left for the next chain
+    keys : [R] int64, whose random numbers a request draws
     """
 
     anchor: Tensor
     context_lens: Tensor
     page_table: Tensor
     state_slots: Tensor
+    first_draft: Tensor | None = None
+    carried: Tensor | None = None
+    keys: Tensor | None = None
 
-    def rows(self, rows: int, page_size: int, *, keep_states: bool = False) -> Placement:
+    def rows(
+        self,
+        rows: int,
+        page_size: int,
+        *,
+        keep_states: bool = False,
+        lengths: Tensor | None = None,
+    ) -> Placement:
         """``rows`` new rows of every request, from the anchor's place on."""
         return place(
             self.page_table,
@@ -43,11 +57,151 @@ class Running:
             rows=rows,
             page_size=page_size,
             keep_states=keep_states,
+            lengths=lengths,
         )
 
 
-class Dflash:
-    """Speculative decoding of one rank; greedy.
+@dataclass(frozen=True)
+class Verified:
+    """One verify pass: what it ran on [R, B], where, and what the target said."""
+
+    draft: Tensor
+    at: Placement
+    out: Hidden
+
+
+class Judge(Protocol):
+    """Decides which drafted tokens are kept, and what follows them."""
+
+    def __call__(self, target: TargetModel, verified: Verified, running: Running) -> Accepted:
+        """The tokens that every request gains."""
+        ...
+
+
+def greedy(target: TargetModel, verified: Verified, running: Running) -> Accepted:
+    """Keep proposals while each is what the target would have said."""
+    answer = target.argmax(verified.out.final).view_as(verified.draft)
+    return target.backend.greedy_accept(verified.draft, answer)
+
+
+class Plain:
+    """Decoding of one rank without a drafter: a cycle of one row.
+
+    Methods with a drafter override :meth:`draft` and :meth:`learn`.
+
+    Parameters
+    ----------
+    rows
+        Verify width, the anchor included [tokens].
+    taps
+        Target layers whose outputs the drafter reads.
+    judge
+        How tokens are accepted.
+    """
+
+    def __init__(
+        self,
+        target: TargetModel,
+        target_cache: Cache,
+        *,
+        rows: int = 1,
+        taps: Sequence[int] = (),
+        judge: Judge = greedy,
+    ) -> None:
+        self.target, self.target_cache = target, target_cache
+        self.block_rows, self.taps, self.judge = rows, taps, judge
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a page, in both networks' pools."""
+        return self.target_cache.kv.page_size
+
+    def prefill(
+        self,
+        ids: Tensor,
+        running: Running,
+        *,
+        lengths: Tensor | None = None,
+        following: Tensor | None = None,
+    ) -> Running:
+        """Read ``ids`` [R, n] after each request's context; the anchor is what the target says.
+
+        Parameters
+        ----------
+        lengths : [R], tokens of each request where not all ``n`` (not with delta nets)
+        following : [R] int64, the token after these where the prompt goes on, else negative
+        """
+        requests, rows = ids.shape
+        at = running.rows(rows, self.page_size, lengths=lengths)
+        out = self.target(ids.flatten(), at, self.target_cache, self.taps)
+        if lengths is None:
+            lengths = torch.full_like(running.context_lens, rows)
+        last = out.final.view(requests, rows, -1)[torch.arange(requests), lengths - 1]
+        end = Verified(ids.gather(1, lengths[:, None] - 1), at, Hidden(last, None))
+        spot = replace(running, context_lens=running.context_lens + lengths - 1)
+        anchor = self.judge(self.target, end, spot).bonus
+        if following is not None:
+            anchor = torch.where(following >= 0, following, anchor)
+        tokens = torch.cat([ids[:, 1:], anchor[:, None]], 1)
+        tokens = tokens.scatter(1, lengths[:, None] - 1, anchor[:, None])
+        after = replace(running, anchor=anchor, context_lens=running.context_lens + lengths)
+        return self.learn(after, out, at, tokens, lengths)
+
+    def decode(self, running: Running) -> Running:
+        """One token for every request, without the drafter, whose KV falls behind."""
+        at = running.rows(1, self.page_size)
+        out = self.target(running.anchor, at, self.target_cache)
+        anchor = self.target.argmax(out.final)
+        return replace(running, anchor=anchor, context_lens=running.context_lens + 1)
+
+    def cycle(self, running: Running) -> tuple[Running, Accepted]:
+        """Draft, verify and accept: the requests after it, and what each of them gained."""
+        verified = self.verify(self.propose(running), running)
+        accepted = self.judge(self.target, verified, running)
+        return self.commit(running, verified, accepted), accepted
+
+    def propose(self, running: Running) -> Tensor:
+        """The anchor and ``B - 1`` proposals [R, B]."""
+        return self.draft(running, running.rows(self.block_rows, self.page_size))
+
+    def draft(self, running: Running, at: Placement) -> Tensor:
+        """The anchor and ``B - 1`` proposals [R, B], for the block that stands ``at``."""
+        return running.anchor[:, None]
+
+    def verify(self, draft: Tensor, running: Running) -> Verified:
+        """The target's pass over the block."""
+        speculative = draft.shape[1] > 1
+        at = running.rows(draft.shape[1], self.page_size, keep_states=speculative)
+        return Verified(draft, at, self.target(draft.flatten(), at, self.target_cache, self.taps))
+
+    def commit(self, running: Running, verified: Verified, accepted: Accepted) -> Running:
+        """Make the accepted rows part of the context; the drafter learns from them."""
+        states, at = self.target_cache.gdn, verified.at
+        if states is not None and at.keep_states:
+            states.commit(running.state_slots, accepted.commit_len, self.target.backend)
+        after = replace(
+            running,
+            anchor=accepted.bonus,
+            context_lens=running.context_lens + accepted.commit_len,
+        )
+        return self.learn(after, verified.out, at, accepted.tokens, accepted.commit_len)
+
+    def learn(
+        self, running: Running, out: Hidden, at: Placement, tokens: Tensor, lengths: Tensor
+    ) -> Running:
+        """What the drafter takes from a pass of the target.
+
+        Parameters
+        ----------
+        running : the requests after the pass
+        tokens : [R, B] int64, the token that follows each row
+        lengths : [R], rows that were committed
+        """
+        return running
+
+
+class Dflash(Plain):
+    """Speculative decoding with a block drafter.
 
     Parameters
     ----------
@@ -66,40 +220,22 @@ class Dflash:
         *,
         rows: int | None = None,
         mask_id: int | None = None,
+        judge: Judge = greedy,
     ) -> None:
-        self.target, self.drafter = target, drafter
-        self.target_cache, self.drafter_cache = target_cache, drafter_cache
-        self.taps = drafter.spec.shape.target_layer_ids
-        self.block_rows = rows or drafter.spec.shape.block_size
+        shape = drafter.spec.shape
+        super().__init__(
+            target,
+            target_cache,
+            rows=rows or shape.block_size,
+            taps=shape.target_layer_ids,
+            judge=judge,
+        )
+        self.drafter, self.drafter_cache = drafter, drafter_cache
         mask = drafter.spec.mask_id if mask_id is None else mask_id
         if mask is None:
-            msg = f"{drafter.spec.shape.name}: its config names no mask_token_id; give one"
+            msg = f"{shape.name}: its config names no mask_token_id; give one"
             raise UsageError(msg)
         self.mask_id = mask
-
-    @property
-    def page_size(self) -> int:
-        """Tokens of a page, in both networks' pools."""
-        return self.target_cache.kv.page_size
-
-    def prefill(self, ids: Tensor, running: Running) -> Running:
-        """Read ``ids`` [R, n] after each request's context; the anchor is what the target says."""
-        at = running.rows(ids.shape[1], self.page_size)
-        out = self.target(ids.flatten(), at, self.target_cache, self.taps)
-        self.materialise(out, at)
-        last = out.final.view(*ids.shape, -1)[:, -1]
-        return replace(
-            running,
-            anchor=self.target.argmax(last),
-            context_lens=running.context_lens + ids.shape[1],
-        )
-
-    def decode(self, running: Running) -> Running:
-        """One token for every request, without the drafter, whose KV falls behind."""
-        at = running.rows(1, self.page_size)
-        out = self.target(running.anchor, at, self.target_cache)
-        anchor = self.target.argmax(out.final)
-        return replace(running, anchor=anchor, context_lens=running.context_lens + 1)
 
     def draft(self, running: Running, at: Placement) -> Tensor:
         """The anchor and ``B - 1`` proposals [R, B]: one pass of the drafter over the block."""
@@ -111,29 +247,14 @@ class Dflash:
         proposals = self.target.argmax(hidden[:, 1:].flatten(0, 1))
         return torch.cat([ids[:, :1], proposals.view(at.requests, -1)], dim=1)
 
-    def cycle(self, running: Running) -> tuple[Running, Accepted]:
-        """Draft, verify and accept: the requests after it, and what each of them gained."""
-        at = running.rows(self.block_rows, self.page_size, keep_states=True)
-        draft = self.draft(running, at)
-        out = self.target(draft.flatten(), at, self.target_cache, self.taps)
-        answer = self.target.argmax(out.final).view_as(draft)
-        accepted = self.target.backend.greedy_accept(draft, answer)
-        if self.target_cache.gdn is not None:
-            self.target_cache.gdn.commit(
-                running.state_slots, accepted.commit_len, self.target.backend
-            )
-        self.materialise(out, at, accepted.commit_len)
-        context_lens = running.context_lens + accepted.commit_len
-        return replace(running, anchor=accepted.bonus, context_lens=context_lens), accepted
-
-    def materialise(self, out: Hidden, at: Placement, commit_len: Tensor | None = None) -> None:
-        """Write the drafter's KV from captured features; of committed rows only, if so told."""
+    def learn(
+        self, running: Running, out: Hidden, at: Placement, tokens: Tensor, lengths: Tensor
+    ) -> Running:
+        """Write the drafter's KV of the committed rows from the captured features."""
         if out.features is None:
             msg = "the target ran without captured layers"
             raise ValueError(msg)
-        slots = at.slots
-        if commit_len is not None:
-            step = torch.arange(at.rows, device=slots.device)
-            kept = (step < commit_len[:, None]).flatten()
-            slots = slots.masked_fill(~kept, -1)
+        step = torch.arange(at.rows, device=at.slots.device)
+        slots = at.slots.masked_fill((step >= lengths[:, None]).flatten(), -1)
         self.drafter.materialise(out.features, at.positions, slots, self.drafter_cache)
+        return running

@@ -1,0 +1,189 @@
+"""The scheduler's end of its workers: commands out, results in, and what can go wrong between."""
+
+import pickle
+import select
+import signal
+import warnings
+from contextlib import suppress
+from ctypes import c_long
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from dflash_sim.realrun.faults import WorkerLostError
+from dflash_sim.realrun.messages import Command, Failure, Ready, Result, Stop
+from dflash_sim.realrun.nullworker import build_null
+from dflash_sim.realrun.setup import Fitted
+from dflash_sim.realrun.worker import build_worker, work
+
+GRACE_S = 0.5  # in which the cause of a failure may show after its effects on other ranks
+GOODBYE_S = 2.0  # for a worker to stop by itself
+START_S = 600.0  # for weights to be read
+
+
+class Crew:
+    """Worker processes, one per rank, for the time of a ``with`` block.
+
+    On a CPU they are forked; on GPUs spawned, because CUDA does not survive a fork.
+    """
+
+    def __init__(self, fitted: Fitted) -> None:
+        self.fitted = fitted
+        self.processes: list[BaseProcess] = []
+        self.links: list[Connection] = []
+        self._poll = select.poll()
+        self._failed = False
+
+    def __enter__(self) -> "Crew":
+        self._folder = TemporaryDirectory(prefix="dflash-sim-")
+        try:
+            self._start()
+            for _ in range(self.tp):
+                self._hear(Ready, START_S)
+        except BaseException:
+            self._failed = True
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._failed = self._failed or error is not None
+        self.close()
+
+    @property
+    def tp(self) -> int:
+        """Ranks."""
+        return self.fitted.setup.tp
+
+    def _start(self) -> None:
+        setup = self.fitted.setup
+        forks = setup.device == "cpu"
+        context: Any = get_context("fork" if forks else "spawn")
+        self.beats = context.RawArray(c_long, setup.tp)
+        meeting = Path(self._folder.name) / "meeting"
+        build = build_null if setup.null else build_worker
+        for rank in range(setup.tp):
+            ours, theirs = context.Pipe()
+            self.links.append(ours)
+            process = context.Process(
+                target=work,
+                args=(rank, self.fitted, theirs, meeting.as_uri(), self.beats, build),
+                kwargs={"inherited": list(self.links) if forks else []},
+                name=f"dflash-sim-rank-{rank}",
+                daemon=True,
+            )
+            with warnings.catch_warnings():
+                # Python 3.12 warns of forks beside threads; the workers take that into account.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
+            theirs.close()
+            self.processes.append(process)
+            self._poll.register(ours.fileno(), select.POLLIN)
+            self._poll.register(process.sentinel, select.POLLIN)
+
+    def send(self, command: Command) -> None:
+        """Tell every rank."""
+        message = pickle.dumps(command, pickle.HIGHEST_PROTOCOL)
+        try:
+            for link in self.links:
+                link.send_bytes(message)
+        except OSError:
+            self._lost()
+
+    def receive(self) -> Result:
+        """The answer to the oldest command not yet answered; waits for it."""
+        result: Result = self._hear(Result, self.fitted.setup.timeout_s)
+        return result
+
+    def _hear(self, kind: type, patience_s: float) -> Any:
+        first = self.links[0]
+        until = monotonic() + patience_s
+        while True:
+            ready = {fd for fd, _ in self._poll.poll(1000 * max(0.0, until - monotonic()))}
+            if not ready:
+                self._silent(patience_s)
+            for link in (first, *self.links[1:]):
+                if link.fileno() not in ready:
+                    continue
+                with suppress(EOFError, OSError):
+                    message = pickle.loads(link.recv_bytes())
+                    if isinstance(message, kind):
+                        return message
+                    self._lost(message)
+            self._lost()
+
+    def _lost(self, first: object = None) -> None:
+        """Find who failed: one that died without a word before one that complains of others."""
+        complaints = [first] if isinstance(first, Failure) else []
+        until = monotonic() + GRACE_S
+        while monotonic() < until and not self._dead():
+            complaints += self._complaints()
+            select.select([], [], [], GRACE_S / 10)
+        complaints += self._complaints()
+        told = {c.rank for c in complaints}
+        for rank, code in self._dead().items():
+            if rank not in told:
+                msg = f"rank {rank}: {_ending(code)}"
+                raise WorkerLostError(msg)
+        if complaints:
+            cause = min(complaints, key=lambda c: c.at_s)
+            msg = f"rank {cause.rank}: {cause.message}"
+            raise WorkerLostError(msg) from RuntimeError(cause.trace)
+        msg = "a worker closed its pipe"
+        raise WorkerLostError(msg)
+
+    def _complaints(self) -> list[Failure]:
+        heard = []
+        for link in self.links:
+            with suppress(EOFError, OSError):
+                while link.poll(0):
+                    message = pickle.loads(link.recv_bytes())
+                    heard += [message] if isinstance(message, Failure) else []
+        return heard
+
+    def _dead(self) -> dict[int, int]:
+        """Exit codes by rank of processes that ended."""
+        codes = {rank: p.exitcode for rank, p in enumerate(self.processes)}
+        return {rank: code for rank, code in codes.items() if code is not None}
+
+    def _silent(self, patience_s: float) -> None:
+        """Nobody answers: the rank that began the fewest collectives is where it hangs."""
+        counts = list(self.beats)
+        rank = counts.index(min(counts))
+        msg = f"rank {rank}: no answer within {patience_s:g} s"
+        raise WorkerLostError(msg)
+
+    def close(self) -> None:
+        """Stop all workers; kill those that do not."""
+        if not self._failed:
+            with suppress(WorkerLostError, OSError):
+                self.send(Stop())
+            for process in self.processes:
+                process.join(GOODBYE_S)
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
+            process.close()
+        for link in self.links:
+            link.close()
+        self.processes, self.links = [], []
+        self._folder.cleanup()
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"

@@ -1,0 +1,126 @@
+"""What a real run leaves behind: one record per request, one per engine iteration.
+
+Times are seconds from the start of the run, by the machine's monotonic clock. Stages and lanes have
+the names of the simulated engine's timeline.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dflash_sim.simulator.records import DECODE, PREFILL
+
+Interval = tuple[str, str, float, float, int]
+Span = tuple[str, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One answered request.
+
+    Parameters
+    ----------
+    prompt, output
+        Token ids; ``output`` ends with the stop token if there was one.
+    commits
+        Tokens that each verify step committed, the bonus included, before the last was cut.
+    """
+
+    rid: int
+    prompt: tuple[int, ...]
+    output: tuple[int, ...]
+    commits: tuple[int, ...]
+    arrival_s: float
+    first_token_s: float
+    finish_s: float
+
+
+@dataclass(kw_only=True)
+class Iteration:
+    """One launched batch.
+
+    Parameters
+    ----------
+    kind
+        ``DECODE`` or ``PREFILL`` of :mod:`dflash_sim.simulator.records`.
+    batch, tokens
+        Requests, and new tokens the target read (prefill: of the prompts).
+    kv_tokens, wasted, accepted
+        Decode: tokens cached before it, rows of requests that had ended, drafts accepted.
+    host
+        Stages ``(name, start_s, end_s)`` of the scheduler; ``wait`` is for the result.
+    gpu
+        Phases of rank 0 of the same form: ``prefill``, or draft, verify, accept, materialise.
+    comm_s
+        Of them in collectives [s].
+    """
+
+    index: int
+    kind: int
+    batch: int
+    tokens: int
+    kv_tokens: int = 0
+    wasted: int = 0
+    accepted: int = 0
+    host: list[Span] = field(default_factory=list)
+    gpu: list[Span] = field(default_factory=list)
+    comm_s: float = 0.0
+
+    @property
+    def gpu_start_s(self) -> float:
+        """When rank 0 began."""
+        return self.gpu[0][1]
+
+    @property
+    def gpu_end_s(self) -> float:
+        """When rank 0 was done."""
+        return self.gpu[-1][2]
+
+    @property
+    def emit_s(self) -> float:
+        """When its tokens left the scheduler."""
+        return self.host[-1][2]
+
+    def stage_s(self, name: str) -> float:
+        """Time the scheduler spent in a stage [s]."""
+        return sum(end - start for stage, start, end in self.host if stage == name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outcome of a run: what was answered, and every iteration whose result was processed."""
+
+    answers: tuple[Answer, ...]
+    iterations: tuple[Iteration, ...]
+    asked: int
+    duration_s: float
+    mode: str
+
+    @property
+    def decodes(self) -> tuple[Iteration, ...]:
+        """Decode iterations."""
+        return tuple(i for i in self.iterations if i.kind == DECODE)
+
+    @property
+    def prefills(self) -> tuple[Iteration, ...]:
+        """Prefill iterations."""
+        return tuple(i for i in self.iterations if i.kind == PREFILL)
+
+    @property
+    def output_tok_s(self) -> float:
+        """Generated tokens over duration [token/s]."""
+        made = sum(len(a.output) for a in self.answers)
+        return made / self.duration_s if self.duration_s else 0.0
+
+    @property
+    def accept_length(self) -> float:
+        """Tokens per verify step, the bonus included, over all steps."""
+        commits = [n for a in self.answers for n in a.commits]
+        return sum(commits) / len(commits) if commits else float("nan")
+
+    def intervals(self) -> Iterator[Interval]:
+        """``(lane, name, start_s, end_s, iteration)``, as the event engine tells them."""
+        for i in self.iterations:
+            for name, start, end in i.host:
+                yield "host", name, start, end, i.index
+            for name, start, end in i.gpu:
+                yield "gpu", name, start, end, i.index

@@ -1,0 +1,209 @@
+"""One rank's process: it takes commands from a pipe, and rank 0 answers them.
+
+The scheduler is in a process of its own, because a thread would wait for the same interpreter.
+"""
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from ctypes import Array, c_long
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from dflash_sim.kernels.backend import REFERENCE, Backend
+from dflash_sim.kernels.comm import OneRank
+from dflash_sim.kernels.cycle import Verified, greedy
+from dflash_sim.kernels.rank import Rank
+from dflash_sim.kernels.ref_accept import assemble
+from dflash_sim.realrun.comm import ProcessRank
+from dflash_sim.realrun.device import Device
+from dflash_sim.realrun.messages import (
+    Command,
+    Commit,
+    Decode,
+    Draft,
+    Failure,
+    Prefill,
+    Ready,
+    Result,
+    Stop,
+    Verify,
+)
+from dflash_sim.realrun.setup import Fitted
+
+PR_SET_PDEATHSIG = 1
+
+
+class Executor(Protocol):
+    """What answers commands."""
+
+    def run(self, command: Command) -> Result:
+        """Do what is asked."""
+        ...
+
+
+class Worker:
+    """The executor of one rank; results are read on the host before the next command."""
+
+    def __init__(self, device: Device, comm: OneRank | ProcessRank) -> None:
+        self.device, self.comm = device, comm
+        self._verified: Verified | None = None
+
+    def run(self, command: Command) -> Result:
+        """Do what is asked, and read what came of it."""
+        before = getattr(self.comm, "spent_s", 0.0)
+        tokens, lens, draft = self._answer(command)
+        spent = getattr(self.comm, "spent_s", 0.0) - before
+        return Result(tokens, lens, draft, self.device.spans.noted, spent)
+
+    def _answer(self, command: Command) -> tuple[list[list[int]], list[int], list[list[int]]]:
+        device = self.device
+        match command:
+            case Prefill(rows, joins, pages):
+                device.join(joins)
+                device.map_pages(pages)
+                return device.prefill(rows)[:, None].tolist(), [1] * len(rows), []
+            case Decode(slots, pages):
+                device.map_pages(pages)
+                accepted = device.cycle(device.slots_of(slots))
+                return accepted.tokens.tolist(), accepted.commit_len.tolist(), []
+            case Draft(slots, pages):
+                device.map_pages(pages)
+                self._draft = device.draft(device.slots_of(slots))
+                return [], [], self._draft.tolist()
+            case Verify():
+                return self._verify()
+            case Commit(commit_len, bonus):
+                self._commit(commit_len, bonus)
+        return [], [], []
+
+    def _verify(self) -> tuple[list[list[int]], list[int], list[list[int]]]:
+        """V1: the host finds what a greedy verify accepts; other verdicts are told to it."""
+        device = self.device
+        device.spans.begin()
+        self._verified = verified = device.verify(self._draft)
+        draft = verified.draft.tolist()
+        if device.method.judge is greedy:
+            answer = device.method.target.argmax(verified.out.final).view_as(verified.draft)
+            return answer.tolist(), [], draft
+        accepted = device.judge(verified)
+        return accepted.tokens.tolist(), accepted.commit_len.tolist(), draft
+
+    def _commit(self, commit_len: tuple[int, ...], bonus: tuple[int, ...]) -> None:
+        assert self._verified is not None
+        self.device.spans.begin()
+        draft = self._verified.draft
+        kept, last = (torch.tensor(x, device=draft.device) for x in (commit_len, bonus))
+        self.device.commit(self._verified, assemble(draft, kept - 1, last))
+
+
+def work(
+    rank: int,
+    fitted: Fitted,
+    link: Connection,
+    rendezvous: str,
+    beats: "Array[c_long]",
+    build: Callable[[Fitted, int, str, Any], Executor],
+    inherited: Sequence[Connection] = (),
+) -> None:
+    """The life of a worker process; an error is told to the scheduler.
+
+    Parameters
+    ----------
+    rendezvous
+        Where the ranks meet, an ``init_method`` of ``torch.distributed``.
+    build
+        Makes the executor: :func:`build_worker`, or another for the scheduler's own time.
+    inherited
+        The scheduler's ends of pipes that a fork copied; held open, they would hide its end.
+    """
+    torch.set_num_threads(1)  # first: after a fork, more threads than one would wait for ever
+    prepare_process(on_cpu=fitted.setup.device == "cpu")
+    for end in inherited:
+        end.close()
+    try:
+        executor = build(fitted, rank, rendezvous, beats)
+        say(link, Ready(rank))
+        while not isinstance(command := pickle.loads(link.recv_bytes()), Stop):
+            result = executor.run(command)
+            if rank == 0:
+                say(link, result)
+    except EOFError:
+        pass  # the scheduler is gone
+    except BaseException as error:
+        with suppress(OSError):
+            trace = traceback.format_exc()
+            say(link, Failure(rank, perf_counter(), describe(error), trace))
+    finally:
+        link.close()
+        os._exit(0)  # neither the parent's exit handlers nor a peer's silence may hold it up
+
+
+def say(link: Connection, message: object) -> None:
+    """Send a message, faster than ``Connection.send``."""
+    link.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+def describe(error: BaseException) -> str:
+    """One line; running out of memory is called that."""
+    line = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in line:
+        return f"out of memory ({line})"
+    return line
+
+
+def prepare_process(*, on_cpu: bool) -> None:
+    """Ctrl-C is the scheduler's to handle; without it there is no reason to live."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        with suppress(OSError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if on_cpu:  # ranks that share cores then do not preempt each other inside collectives
+            with suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def build_worker(fitted: Fitted, rank: int, rendezvous: str, beats: "Array[c_long]") -> Worker:
+    """Join the group, read the weights, make the pools."""
+    setup = fitted.setup
+    cuda = setup.device == "cuda"
+    device = torch.device("cuda", rank % torch.cuda.device_count()) if cuda else "cpu"
+    if cuda:
+        torch.cuda.set_device(device)
+    comm: OneRank | ProcessRank = OneRank()
+    if setup.tp > 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            init_method=rendezvous,
+            rank=rank,
+            world_size=setup.tp,
+            timeout=timedelta(seconds=setup.timeout_s),
+        )
+        comm = ProcessRank(rank, setup.tp, beats)
+    here = Rank(
+        comm=comm,
+        dtype=getattr(torch, setup.dtype),
+        device=device,
+        backend=backend_for(cuda=cuda),
+    )
+    return Worker(Device(fitted, here), comm)
+
+
+def backend_for(*, cuda: bool) -> Backend:
+    """Triton kernels on a GPU."""
+    if not cuda:
+        return REFERENCE
+    from dflash_sim.kernels.triton_backend import TRITON
+
+    return TRITON
