@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dflash_sim.commands.measure import compare_profiles, measure
 from dflash_sim.commands.options import (
     OUTPUT,
     PROGRAM,
@@ -28,6 +29,8 @@ _SHOWN = 10  # reasons that are listed
 _INTERRUPTED = 130
 
 app = typer.Typer(no_args_is_help=True, add_help_option=False)
+app.command()(measure)
+app.command("compare-profiles")(compare_profiles)
 
 
 @app.callback()

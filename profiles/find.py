@@ -23,6 +23,7 @@ FOLDERS = {
     "eagle3": ("drafters", "-eagle3.json"),
     "datasets": ("workloads", ".toml"),
 }
+PAIRED = {"models": "target", "drafters": "dflash", "eagle3": "eagle3"}  # folders of a pair
 Dirs = tuple[Path, ...]
 
 
@@ -76,6 +77,15 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
         raise unknown(singular, name, names(kind, profiles_dirs))
     return path
+
+
+def find_in_pair(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path | None:
+    """The config of a network of the trained pair called ``name``, such as ``tiny``."""
+    for root in roots(profiles_dirs):
+        path = root / "pairs" / name.lower() / PAIRED[kind] / "config.json"
+        if path.is_file():
+            return path
+    return None
 
 
 def aliases(path: Path) -> set[str]:

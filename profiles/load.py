@@ -13,6 +13,7 @@ from dflash_sim.profiles.find import (
     FOLDERS,
     Dirs,
     aliases,
+    find_in_pair,
     find_sheet,
     names,
     read_sheet,
@@ -46,6 +47,8 @@ from dflash_sim.profiles.sheets import (
 __all__ = [
     "default_drafter",
     "default_node",
+    "find_drafter",
+    "find_network",
     "find_sheet",
     "load_acceptance",
     "load_dataset",
@@ -130,16 +133,15 @@ def load_drafter(name: str, profiles_dirs: Dirs = ()) -> DrafterShape:
 
 def default_drafter(model: str, profiles_dirs: Dirs = ()) -> DrafterShape:
     """The DFlash drafter made for ``model``: the first whose ``target`` it is."""
-    path = _made_for("drafters", model, profiles_dirs)
-    return _parse(path, path.stem, parse_drafter)
+    return _parse(*find_drafter("drafters", model, profiles_dirs), parse_drafter)
 
 
 def load_eagle3(model: str, profiles_dirs: Dirs = ()) -> Eagle3Shape:
     """The EAGLE-3 head made for ``model``; or the head itself, by name or path."""
-    if find_sheet("models", model, ".json", profiles_dirs) is None:
+    paired = find_in_pair("models", model, profiles_dirs)
+    if paired is None and find_sheet("models", model, ".json", profiles_dirs) is None:
         return _network("eagle3", model, profiles_dirs, parse_eagle3)
-    path = _made_for("eagle3", model, profiles_dirs)
-    return _parse(path, path.stem, parse_eagle3)
+    return _parse(*find_drafter("eagle3", model, profiles_dirs), parse_eagle3)
 
 
 def load_dataset(name: str, profiles_dirs: Dirs = ()) -> Dataset:
@@ -269,10 +271,22 @@ class _Sheet:
 _Shape = TypeVar("_Shape", ModelShape, DrafterShape, Eagle3Shape)
 
 
-def _network(kind: str, name: str, profiles_dirs: Dirs, parse: Callable[..., _Shape]) -> _Shape:
+def find_network(kind: str, name: str, profiles_dirs: Dirs = ()) -> tuple[Path, str]:
+    """The config of a network and what to call it: a sheet, a trained pair's, or a path's.
+
+    ``kind`` is ``models``, ``drafters`` or ``eagle3``.
+    """
+    paired = find_in_pair(kind, name, profiles_dirs)
+    if paired is not None:
+        label = name.lower() if kind == "models" else f"{name.lower()}-{paired.parent.name}"
+        return paired, label
     sheet = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
     path = sheet or _as_path(name) or require_sheet(kind, name, profiles_dirs)
-    label = path.stem if path.name != "config.json" else path.resolve().parent.name
+    return path, path.stem if path.name != "config.json" else path.resolve().parent.name
+
+
+def _network(kind: str, name: str, profiles_dirs: Dirs, parse: Callable[..., _Shape]) -> _Shape:
+    path, label = find_network(kind, name, profiles_dirs)
     return _parse(path, label, parse)
 
 
@@ -297,6 +311,17 @@ def _as_path(name: str) -> Path | None:
         )
         raise UsageError(msg)
     return path if path.is_file() else None
+
+
+def find_drafter(kind: str, model: str, profiles_dirs: Dirs = ()) -> tuple[Path, str]:
+    """The config of the drafter made for ``model`` and its name: its pair's, or the first sheet.
+
+    ``kind`` is ``drafters`` or ``eagle3``.
+    """
+    if find_in_pair(kind, model, profiles_dirs) is not None:
+        return find_network(kind, model, profiles_dirs)
+    path = _made_for(kind, model, profiles_dirs)
+    return path, path.stem
 
 
 def _made_for(kind: str, model: str, profiles_dirs: Dirs) -> Path:

@@ -118,6 +118,13 @@ class CostModel:
         m, f, r, a, comm, idle = (float(x) for x in total)
         return Cost((m, f, r, a), comm, idle)
 
+    def table_time(self, op: Op) -> Timing | None:
+        """What the tables say of ``op``, before any constant of the engine; None if nothing."""
+        if isinstance(op, Collective) and self.tables is not None:
+            look = self.tables.all_reduce if op.kind == "all_reduce" else self.tables.all_gather
+            return look(nbytes=op.nbytes, gpus=op.gpus)
+        return self._lookup(op)
+
     def has_own(self, op: Op) -> bool:
         """Whether this machine's own kernel was timed; collectives are no part of such a pass."""
         own = self.measured is not None and self.measured.timing(op) is not None
@@ -158,10 +165,7 @@ class CostModel:
         return launch + max(move, compute)
 
     def _collective(self, op: Collective) -> Cost:
-        timing = None
-        if self.tables is not None:
-            look = self.tables.all_reduce if op.kind == "all_reduce" else self.tables.all_gather
-            timing = look(nbytes=op.nbytes, gpus=op.gpus)
+        timing = self.table_time(op)
         here_s = self._exchange_s(op, self.device)
         if timing is None:
             return Cost.of(here_s, "roofline", comm=True) + self._gap
