@@ -57,6 +57,12 @@ class ScenarioOptions:
     acceptance: Annotated[
         Str, option(SPECULATION, "Such as al:6.6, table:0.9,0.8 or sglang-simulated:3.2")
     ]
+    policy: Annotated[
+        Str,
+        option(
+            SPECULATION, "Verify width: fixed, ema, confidence, oracle, table:[[1,8,15],[9,64,7]]"
+        ),
+    ]
     engine: Annotated[Str, option(ENGINE, "Engine sheet")]
     calibration: Annotated[
         Str, option(ENGINE, "Fitted constants: shipped, none, or a file of calibrate fit")

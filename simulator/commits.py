@@ -276,17 +276,25 @@ class Runs:
     """Commits of requests, each until its tokens are out.
 
     ``commits[r, :cycles[r]]`` sum to at least the tokens request r needs, and would not without
-    the last; what follows in the row is past the end of the request.
+    the last; what follows in the row is past the end of the request. Of a whole run (``whole``)
+    there is a cycle for every token: a width that is chosen later commits less of each.
     """
 
     commits: Commits
     cycles: npt.NDArray[np.int64]
 
 
-def draw_runs(acceptance: Acceptance, rng: np.random.Generator, tokens: npt.ArrayLike) -> Runs:
+def draw_runs(
+    acceptance: Acceptance,
+    rng: np.random.Generator,
+    tokens: npt.ArrayLike,
+    *,
+    whole: bool = False,
+) -> Runs:
     """Draw every commit of requests that need ``tokens`` from verify cycles [token].
 
-    The prefill token is not among them. One seed gives nested runs for different blocks.
+    The prefill token is not among them. One seed gives nested runs for different blocks; with
+    ``whole`` each goes on until a commit of one token per cycle would be enough.
     """
     if acceptance.shared_batch_draw:
         msg = f"{acceptance.name} draws per step, not per request"
@@ -300,7 +308,7 @@ def draw_runs(acceptance: Acceptance, rng: np.random.Generator, tokens: npt.Arra
     for group, seed in zip(groups, seeds, strict=True):
         width = math.ceil(group.max() / mean) + 1
         while True:
-            width += math.ceil(width / 2)
+            width = max(1, int(group.max())) if whole else width + math.ceil(width / 2)
             commits = acceptance.draw(
                 np.random.default_rng(seed), requests=group.size, cycles=width
             )
@@ -310,7 +318,8 @@ def draw_runs(acceptance: Acceptance, rng: np.random.Generator, tokens: npt.Arra
             if np.all(done[:, -1] >= group):
                 break
         drawn.append(commits)
-        counts.append(np.where(group > 0, 1 + (done < group[:, None]).sum(axis=1), 0))
+        cut = np.where(group > 0, 1 + (done < group[:, None]).sum(axis=1), 0)
+        counts.append(group if whole else cut)
     width = max((int(c.max()) for c in counts), default=0)
     padded = np.ones((need.size, width), dtype=_dtype(acceptance.block))
     for i, commits in enumerate(drawn):

@@ -10,7 +10,8 @@ injection-only B-1 autoregressive drafter steps with injected KV, verify B, mate
 diffusion-only draft block and head, verify B, fc of the features (input conditioning only)
 ============== =======================================================================
 
-The last two are the ablations of the DFlash paper (arXiv 2602.06036, table 9).
+The last two are the ablations of the DFlash paper (arXiv 2602.06036, table 9). A policy may choose
+width 1 for a cycle: nothing is drafted, and the drafter's cache is kept up to date.
 """
 
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ class Cycle:
     def _draft(self, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
         """The phases before and after verification."""
         tp, model, steps = self.tp, self.model, self.block - 1
+        if not steps:
+            return Phase("draft", [], 0), self._keep_up(wide)
         select: list[AnyCall] = [Call(Elementwise("select_top_k_tokens", 0.0), self.chain_kernels)]
         if self.method == "mtp":
             step = graph.mtp_step(model, tp=tp, size=one) + select
@@ -102,6 +105,16 @@ class Cycle:
         if self.method == "diffusion-only":
             inject = inject[:2]
         return draft, Phase("materialise", inject, 0)
+
+    def _keep_up(self, size: Rows) -> Phase:
+        """What a cycle without drafts spends so that the next one can draft."""
+        if self.method == "mtp":
+            return Phase("materialise", graph.mtp_step(self.model, tp=self.tp, size=size), 1)
+        if self.method == "eagle3":
+            fill = graph.eagle3_step(self._eagle, tp=self.tp, size=size, fuse_features=True)
+            return Phase("materialise", fill, 1)
+        fill = graph.materialise(self._drafter, tp=self.tp, tokens=size.tokens)
+        return Phase("materialise", fill[:2] if self.method == "diffusion-only" else fill, 0)
 
     def _block(self, size: Rows) -> list[AnyCall]:
         return graph.draft_block(

@@ -193,7 +193,7 @@ class EventEngine:
         self._tell_running()
         reqs = tuple(s.running)
         kv = self._advance(reqs)
-        return self._batch(reqs, None, self.step.decode_s(len(reqs), kv), kv)
+        return self._batch(reqs, None, self._decode_s(len(reqs), kv), kv)
 
     def _tell_running(self) -> None:
         if self.on_count is not None:
@@ -224,7 +224,7 @@ class EventEngine:
         tail = 0.0
         if prefill is None and self.limits.speculative:
             needs_tail = self.host_length_sync or self.mode == "v1"
-            tail = self.step.tail_s(len(reqs), kv) if needs_tail else 0.0
+            tail = self._tail_s(len(reqs), kv) if needs_tail else 0.0
         epochs = tuple(r.epoch for r in reqs) if self.limits.kv_tight else ()
         env = self.env
         return Batch(
@@ -238,8 +238,8 @@ class EventEngine:
         now = self.env.now
         self.log.emit(batch.index, now)
         prefill = batch.prefill
-        if self.on_count is not None and prefill is None and self.limits.speculative:
-            self.on_count("accepted_tokens", now, self._accepted(batch))
+        if prefill is None and self.limits.speculative:
+            self._verified(batch)
         for i, r in enumerate(batch.reqs):
             if r.done or (batch.epochs and batch.epochs[i] != r.epoch):
                 continue
@@ -255,11 +255,27 @@ class EventEngine:
             if r.generated >= r.osl:
                 self._finish(r, now)
 
-    def _accepted(self, batch: Batch) -> int:
-        """Drafts that a step's result accepts, for requests that have not ended."""
+    def _verified(self, batch: Batch) -> None:
+        """A step's result is on the host."""
+        if self.on_count is not None:
+            self.on_count("accepted_tokens", self.env.now, sum(self._accepted(batch)))
+
+    def _accepted(self, batch: Batch) -> list[int]:
+        """Drafts that a step's result accepts of each request that has not ended."""
         epochs = batch.epochs or tuple(r.epoch for r in batch.reqs)
         rows = zip(batch.reqs, epochs, strict=True)
-        return sum(r.commits[r.seen] - 1 for r, e in rows if e == r.epoch and not r.done)
+        return [r.commits[r.seen] - 1 for r, e in rows if e == r.epoch and not r.done]
+
+    # ---- prices of the step about to be launched -----------------------------------------
+
+    def _decode_s(self, batch: int, kv: int) -> float:
+        return self.step.decode_s(batch, kv)
+
+    def _tail_s(self, batch: int, kv: int) -> float:
+        return self.step.tail_s(batch, kv)
+
+    def _draft_s(self, batch: int, kv: int) -> float:
+        return self.step.draft_s(batch, kv)
 
     def _finish(self, r: Req, now: float) -> None:
         r.done = True
@@ -335,7 +351,7 @@ class EventEngine:
 
     def _v1_cycle(self, batch: Batch) -> Steps:
         """The V1 worker: host and GPU take turns within the cycle."""
-        draft_s = self.step.draft_s(len(batch), self.log.kv_tokens[batch.index])
+        draft_s = self._draft_s(len(batch), self.log.kv_tokens[batch.index])
         k = batch.index
         yield from self._spend("prepare_draft", self.host.prepare_draft_s, k)
         start = self.env.now

@@ -5,7 +5,8 @@ with speculation one chunk is one verify step of several tokens. ``bench_serving
 divides such a gap by its tokens; its OpenAI backends, vLLM and this module do not.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,9 @@ from dflash_sim.simulator.acceptance import AcceptLengths, accept_lengths
 from dflash_sim.simulator.cycle import PHASES
 from dflash_sim.simulator.draws import Draws
 from dflash_sim.simulator.hosttime import HostTime
-from dflash_sim.simulator.records import DECODE, PREFILL, Run
-from dflash_sim.simulator.step import COMPONENTS, StepModel
+from dflash_sim.simulator.records import DECODE, PREFILL, AdaptiveRun, Run
+from dflash_sim.simulator.step import COMPONENTS, BatchTable, StepModel
+from dflash_sim.simulator.widths import WidthSteps
 from dflash_sim.simulator.workload import Workload
 
 QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -38,7 +40,7 @@ def summarise(
     run: Run,
     workload: Workload,
     *,
-    step: StepModel,
+    step: StepModel | WidthSteps,
     host: HostTime,
     draws: Draws | None,
 ) -> Summary:
@@ -100,6 +102,8 @@ def _accept_values(lengths: AcceptLengths, block: int) -> dict[str, float]:
 
 def _accepted(draws: Draws, run: Run, done: npt.NDArray[np.bool_]) -> npt.NDArray[np.integer]:
     """Accepted drafts of every cycle of the answered requests, or of every step if shared."""
+    if isinstance(run, AdaptiveRun):
+        draws = replace(draws, commits=run.commits)
     if draws.shared:
         return draws.commits[0, : int((run.kind == DECODE).sum())] - 1
     rows = draws.commits[done]
@@ -141,7 +145,9 @@ def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, floa
     return out | {f"{q}_{name}_ms": float(p) / MS for q, p in zip(QUANTILES, points, strict=True)}
 
 
-def step_anatomy(run: Run, *, step: StepModel, host: HostTime) -> tuple[dict[str, float], Floats]:
+def step_anatomy(
+    run: Run, *, step: StepModel | WidthSteps, host: HostTime
+) -> tuple[dict[str, float], Floats]:
     """Where a decode step goes, and the seconds of the whole run by evidence.
 
     Returns mean milliseconds per decode cycle: GPU phases, communication inside them, host work
@@ -150,10 +156,8 @@ def step_anatomy(run: Run, *, step: StepModel, host: HostTime) -> tuple[dict[str
     """
     decode = run.kind == DECODE
     parts = np.zeros((len(PHASES), COMPONENTS))
-    for batch in np.unique(run.batch[decode]):
-        rows = decode & (run.batch == batch)
-        table = step.table(int(batch))
-        ctx = run.kv_tokens[rows] / batch
+    for table, rows in _priced_by(run, step, decode):
+        ctx = run.kv_tokens[rows] / run.batch[rows]
         for p in range(len(PHASES)):
             for k in range(COMPONENTS):
                 if table.parts[p, k].any():
@@ -194,7 +198,25 @@ def step_anatomy(run: Run, *, step: StepModel, host: HostTime) -> tuple[dict[str
     }, evidence
 
 
-def _host_work_s(batch: npt.NDArray[np.int64], step: StepModel, host: HostTime) -> Floats:
+def _priced_by(
+    run: Run, step: StepModel | WidthSteps, decode: npt.NDArray[np.bool_]
+) -> Iterator[tuple[BatchTable, npt.NDArray[np.bool_]]]:
+    """Tables, and the decode iterations that each prices."""
+    if isinstance(run, AdaptiveRun):
+        assert isinstance(step, WidthSteps)
+        keys = np.stack([run.batch, run.rows, run.drafted], axis=1)
+        kinds, which = np.unique(keys, axis=0, return_inverse=True)
+        for i in np.unique(which[decode]).tolist():
+            batch, rows, drafted = kinds[i].tolist()
+            yield step.mixed_table(batch, rows=rows, drafted=drafted), decode & (which == i)
+        return
+    for batch in np.unique(run.batch[decode]):
+        yield step.table(int(batch)), decode & (run.batch == batch)
+
+
+def _host_work_s(
+    batch: npt.NDArray[np.int64], step: StepModel | WidthSteps, host: HostTime
+) -> Floats:
     """Host seconds of each decode iteration, hidden or not."""
     fixed = host.recv_s + host.schedule_s + host.process_s
     per_request = host.schedule_per_request_s + host.process_per_request_s

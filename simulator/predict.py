@@ -10,7 +10,7 @@ from dflash_sim.profiles.load import load_dataset, load_drafter, load_model, loa
 from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.commits import NoSpeculation
 from dflash_sim.simulator.cost import EVIDENCE
-from dflash_sim.simulator.draws import draw_commits
+from dflash_sim.simulator.draws import draw_commits, draw_latent
 from dflash_sim.simulator.expected import Expectation, calibrated, expected_acceptance
 from dflash_sim.simulator.interval import Sensitivity, intervals, sensitivity
 from dflash_sim.simulator.metrics import Summary, summarise
@@ -86,10 +86,14 @@ def simulate(
     lengths, arrivals, acceptance = (np.random.default_rng(s) for s in seeds)
     workload = build_workload(setup, lengths, arrivals)
     law = expectation.acceptance if expectation else NoSpeculation()
-    draws = draw_commits(law, workload, acceptance)
+    if setup.policy is None:
+        draws = draw_commits(law, workload, acceptance)
+    else:
+        draws = draw_latent(law, workload, acceptance, spread=setup.policy.spread)
     record = run_engine(setup, workload, draws, engine=engine)
     shown = draws if setup.speculative else None
-    summary = summarise(record, workload, step=setup.step, host=setup.host, draws=shown)
+    step = setup.step if setup.policy is None else setup.widths
+    summary = summarise(record, workload, step=step, host=setup.host, draws=shown)
     return summary, record
 
 
@@ -161,7 +165,8 @@ def predict(
     per_run = [s.values for s in summaries]
     own, found = None, {}
     if with_interval:
-        own = sensitivity(setup)
+        # How an answer moves with what is uncertain is taken at the full width.
+        own = sensitivity(replace(setup, policy=None))
         found = intervals(
             setup,
             own,
@@ -211,6 +216,7 @@ def _plain(scenario: Scenario, setup: Setup) -> Scenario:
         "draft_model": None,
         "window": None,
         "acceptance": None,
+        "policy": "fixed",
     }
     return Scenario.parse(
         **(fields | dropped | {"method": "none", "engine_mode": "v2", "tp": setup.tp})
@@ -249,6 +255,7 @@ def _as_published(s: Scenario, setup: Setup) -> bool:
     own = load_drafter(s.draft_model).target if s.draft_model and setup.drafter else s.model
     return (
         s.acceptance is None
+        and setup.policy is None
         and s.generation in (None, setup.engine.fit["generation"])
         and s.window is None
         and s.radix_cache

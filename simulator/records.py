@@ -52,6 +52,23 @@ class Run:
     engine: str
 
 
+@dataclass(frozen=True)
+class AdaptiveRun(Run):
+    """A run whose verify widths a policy chose.
+
+    Parameters
+    ----------
+    rows, drafted
+        By iteration: tokens verified, and the width drafted before; 0 in a prefill.
+    commits
+        By request and cycle: tokens committed, up to the end of its ``cycles``.
+    """
+
+    rows: Ints
+    drafted: Ints
+    commits: Ints
+
+
 class RunLog:
     """A :class:`Run` being written by the event engine."""
 

@@ -54,6 +54,11 @@ class Scenario(BaseModel):
     acceptance: str | None = Field(
         None, description="acceptance model; default: published for model, method and dataset"
     )
+    policy: str = Field(
+        "fixed",
+        description="verify width: fixed (the block), ema, table:[[1,8,15],[9,64,7]], confidence "
+        "or oracle",
+    )
     engine: str = Field("sglang-0.5.13", description="engine sheet")
     calibration: str = Field(
         "shipped", description="fitted constants: shipped, none, or a file of calibrate fit"
@@ -149,6 +154,8 @@ class Scenario(BaseModel):
             found.append(f"window applies to DFlash drafters, not to method {self.method}; drop it")
         if self.method == "none" and self.acceptance is not None:
             found.append("method none has no acceptance; drop it")
+        if self.method == "none" and self.policy != "fixed":
+            found.append("method none verifies nothing; drop the policy")
         return found
 
     @property

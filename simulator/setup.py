@@ -34,9 +34,12 @@ from dflash_sim.simulator.memory import (
     plan_memory,
 )
 from dflash_sim.simulator.parallel import parallel
+from dflash_sim.simulator.policy import parse_policy
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.scheduler import Limits
 from dflash_sim.simulator.step import StepModel
+from dflash_sim.simulator.verifyplan import Policy
+from dflash_sim.simulator.widths import WidthSteps
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Setup:
     lender: Device | None
     warnings: tuple[str, ...]
     calibration: Calibration | None = None
+    policy: Policy | None = None
     measured: MeasuredProfile | None = None
 
     @property
@@ -130,6 +134,11 @@ class Setup:
             max_ctx=(s.isl or 0) + 2 * s.max_new_tokens,
             v1=s.engine_mode == "v1",
         )
+
+    @cached_property
+    def widths(self) -> WidthSteps:
+        """Prices of every verify width up to the block, for policies."""
+        return WidthSteps(self.step)
 
 
 def resolve(
@@ -222,6 +231,7 @@ def resolve(
             _warnings(s, memory, device, engine, calibration, measured=measured, model=model, tp=tp)
         ),
         calibration=calibration,
+        policy=parse_policy(s.policy, block=block),
         measured=measured,
     )
 

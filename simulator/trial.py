@@ -82,7 +82,7 @@ def run_engine(
         What only the event engine takes: ``on_interval``, ``on_count``, ``stop_after``.
     """
     longest = int(workload.isl.max())
-    setup.step.reach(longest + setup.limits.max_new_tokens + setup.block)
+    setup.widths.reach(longest + setup.limits.max_new_tokens + setup.block)
     limits = setup.limits.for_workload(longest_prompt=longest, conc=workload.conc)
     parts: dict[str, Any] = {
         "step": setup.step,
@@ -94,12 +94,25 @@ def run_engine(
         "host_length_sync": setup.host_length_sync,
         "turnaround_s": setup.engine["client_turnaround"],
     }
+    if setup.policy is not None and not draws.latent:
+        msg = (
+            f"policy {setup.scenario.policy} is answered by predict, compare and sweep; this "
+            "question is about a fixed width. Drop --policy, or give --policy fixed."
+        )
+        raise UsageError(msg)
     why = refusal(limits, draws)
+    if setup.policy is not None:
+        why = f"policy {setup.scenario.policy} chooses a verify width in every step"
     if engine == "leap" and why:
         msg = f"the leap engine refuses this scenario: {why}. Use the event engine."
         raise UsageError(msg)
     if engine == "event" or watch or (engine == "auto" and why):
         # SimPy is imported only where it runs: it is a tenth of a cold answer.
+        if setup.policy is not None:
+            from dflash_sim.simulator.adaptive import AdaptiveEngine
+
+            parts |= {"widths": setup.widths, "policy": setup.policy}
+            return AdaptiveEngine(**parts, **watch).run()
         from dflash_sim.simulator.engine import EventEngine
 
         return EventEngine(**parts, **watch).run()

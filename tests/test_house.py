@@ -51,11 +51,13 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     },
     "step": {"index of Cost.as_array": {3, 4, 5, 6}, "first context of a grid": {7}},
     "survival": {"beyond it a step function": {64}},
+    "widths": {"index of Cost.as_array": {4}},
 }  # fmt: skip
 
 # Float arguments whose name is not a unit suffix, and what they are in.
 UNITS_BY_NAME = {
     "1": """
+        alpha spread
         accept_len accept_length accept_length_error al1 al2 al_cycle al_harmonic al_request_mean
         al_token_weighted beta between bias burstiness chance correlation coverage data_set_spread
         decay drift error knee lam learned length_correlation load mape mem_bw_eff mem_fraction new_token_ratio
@@ -63,7 +65,10 @@ UNITS_BY_NAME = {
         prior_sd pull q range_ratio rejection rel_err scale skew survival temperature theta touched
     """,
     "token/second": "predicted",
-    "token": "batch ctx cycles isl kv_len kv_tokens osl prefix seq tokens",
+    "token": """
+        batch ctx cycles down_hysteresis isl kv_len kv_tokens osl own_down_hysteresis
+        own_up_hysteresis prefix seq tokens up_hysteresis
+    """,
     "second": "copy gpu host publish seconds until",
     "byte": "kv_bytes_per_token nbytes",
     "bit": "bits",
