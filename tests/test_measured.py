@@ -1,0 +1,179 @@
+"""Measured profiles: what they say between points, how they price a pass, what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.measured import AXES, Grid, is_profile, load_measured
+from dflash_sim.simulator import ops
+from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
+
+ROW = {"seconds": 1e-5, "mean_s": 1.1e-5, "spread": 0.02, "nbytes": 1e6, "flops": 1e6}
+
+
+def gemm(m: int, seconds: float, *, n: int = 64, k: int = 32) -> dict[str, Any]:
+    return {"kind": "Gemm", "shape": {"n": n, "k": k, "m": m}, **ROW, "seconds": seconds}
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """A profile of two products and a verify pass that takes 1.5 times its ops."""
+    base: dict[str, Any] = {
+        "format": "dflash-sim profile",
+        "version": 1,
+        "machine": {"device": "cpu"},
+        "device": {
+            "title": "a machine",
+            "mem_bytes": 6.4e10,
+            "copy_byte_s": 2e10,
+            "matmul_flop_s": 1e11,
+            "sheet": None,
+        },
+        "host": {"eager_launch_s": 1e-6},
+        "scope": {"model": "qwen3-8b", "drafter": None, "tp": 1, "dtype": "float32"},
+        "made": {"on": "2026-11-22", "seconds": 1.0, "quick": True, "drift": 0.0},
+        "ops": [gemm(1, 1e-5), gemm(4, 4e-5)],
+        "passes": [],
+        "skipped": [],
+    }
+    return base | changes
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "mine.profile"
+    path.write_text(json.dumps(document(**changes)), encoding="utf-8")
+    return path
+
+
+# ---- between points ----------------------------------------------------------------------
+
+
+@given(st.floats(1, 64), st.floats(0, 4096), st.floats(1, 16))
+def test_a_grid_gives_back_what_is_linear_in_each_axis(
+    requests: float, ctx: float, rows: float
+) -> None:
+    def truth(b: float, n: float, c: float) -> float:
+        return 3.0 + b * n * (2.0 + c / 100)
+
+    nodes = [(b, n, c) for b in (1, 8, 16) for n in (1, 4, 64) for c in (0, 512, 4096)]
+    grid = Grid({tuple(map(float, node)): truth(*node) for node in nodes})
+    seconds, inside = grid.time((rows, requests, ctx))
+    assert inside
+    assert seconds == pytest.approx(truth(rows, requests, ctx), rel=1e-9)
+
+
+def test_outside_its_points_a_grid_says_so() -> None:
+    grid = Grid({(1.0,): 2.0, (2.0,): 3.0})
+    assert grid.time((1.5,)) == (2.5, True)
+    assert grid.time((4.0,)) == (5.0, False)  # goes on as it went
+    assert grid.time((0.5,)) == (2.0, False)  # a launch does not shrink
+    assert Grid({(1.0,): 2.0}).time((7.0,)) == (2.0, False)
+
+
+def test_every_kind_of_op_has_axes() -> None:
+    kinds = {c.__name__ for c in ops.Op.__args__}
+    assert set(AXES) == kinds
+    for name, (same, axes) in AXES.items():
+        assert set(same) | set(axes) <= set(getattr(ops, name).__dataclass_fields__)
+
+
+# ---- what predicts -----------------------------------------------------------------------
+
+
+def test_a_profile_answers_for_its_shapes_and_no_others(tmp_path: Path) -> None:
+    profile = load_measured(write(tmp_path))
+    found = profile.timing(ops.Gemm("any", 2, 64, 32))
+    assert found is not None
+    assert (found.seconds, found.evidence) == (pytest.approx(2e-5), "measured")
+    assert profile.timing(ops.Gemm("any", 8, 64, 32)).evidence == "fitted"  # type: ignore[union-attr]
+    assert profile.timing(ops.Gemm("any", 2, 64, 33)) is None
+
+
+def small_scenario(gpu: str) -> Scenario:
+    return Scenario(
+        gpu=gpu, model="qwen3-8b", method="none", tp=1, conc=1, isl=8, osl=8, num_prompts=2, runs=1
+    )
+
+
+def test_a_profile_prices_what_it_holds_and_a_pass_by_its_own_time(tmp_path: Path) -> None:
+    plain = resolve(small_scenario("h200"))
+    calls = plain.step.cycle.decode(requests=1, ctx=64)[0].calls
+    rows = {c.op: c for c in calls if isinstance(c.op, ops.Gemm)}
+    timed = [gemm(op.m, 1e-4, n=op.n, k=op.k) for op in rows]
+    shape = {"requests": 1, "rows": 1, "ctx": 64.0, "unmeasured": 0}
+    verify = {"phase": "verify", **shape, "seconds": 3.0, "ops_s": 2.0}
+    device = document()["device"] | {"sheet": "h200"}
+    once = write(tmp_path, ops=timed, device=device)
+    setup = resolve(small_scenario(str(once)))
+    gemm_s = sum(1e-4 * c.count for c in rows.values())
+    measured = setup.step.table(1).parts[:, 0].sum(axis=0)
+    assert measured[0] >= gemm_s
+    assert setup.device.name == "h200"
+    assert setup.tables is not None  # for what was not measured
+
+    slower = resolve(
+        small_scenario(str(write(tmp_path, ops=timed, device=device, passes=[verify])))
+    )
+    more = slower.step.table(1).total - setup.step.table(1).total
+    assert more == pytest.approx(0.5 * gemm_s * setup.engine["time_factor"])
+
+
+def test_an_unknown_machine_is_its_own_gpu(tmp_path: Path) -> None:
+    result = predict(small_scenario(str(write(tmp_path))), with_interval=False)
+    assert result.setup.device.name == "mine"
+    assert result.setup.node.num_gpus == 1
+
+
+def test_another_model_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, device=document()["device"] | {"sheet": "b200"})
+    setup = resolve(small_scenario(str(path)).model_copy(update={"model": "qwen3-4b"}))
+    assert any("was measured for qwen3-8b" in w for w in setup.warnings)
+    assert setup.measured is not None
+    assert not setup.measured.covers(model="qwen3-4b", tp=1)
+
+
+# ---- bad files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"format": "something"}, "is no profile"),
+        ({"version": 9}, "version 9"),
+        ({"ops": [gemm(1, -1.0)]}, "missing or wrong value"),
+        ({"ops": [{**gemm(1, 1e-5), "kind": "Gem"}]}, "missing or wrong value"),
+        ({"passes": [{"phase": "verify"}]}, "missing or wrong value"),
+    ],
+)
+def test_a_wrong_profile_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    path = write(tmp_path, **changes)
+    with pytest.raises(UsageError, match=said):
+        load_measured(path)
+
+
+def test_a_missing_or_cut_profile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="calibrate measure"):
+        load_measured(tmp_path / "none.profile")
+    path = write(tmp_path)
+    path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
+    with pytest.raises(UsageError, match="is no profile"):
+        load_measured(path)
+
+
+def test_a_gpu_is_told_from_a_profile(tmp_path: Path) -> None:
+    assert not is_profile("b200")
+    assert is_profile("my.profile")
+    assert is_profile(str(write(tmp_path)))
+
+
+def test_the_spread_is_its_error(tmp_path: Path) -> None:
+    profile = load_measured(write(tmp_path))
+    assert profile.rel_err == 0.02
+    assert replace(profile, ops=()).rel_err == 0.0
