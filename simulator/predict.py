@@ -127,7 +127,7 @@ def predict(
     setup = setup or resolve(scenario)
     expectation = None
     if setup.speculative:
-        expectation = _expectation(setup)
+        expectation = expectation_of(setup)
     summaries, used = [], "leap"
     for run in range(scenario.runs):
         summary, record = simulate(setup, expectation, run=run, engine=engine)
@@ -195,7 +195,8 @@ def predict(
     )
 
 
-def _expectation(setup: Setup) -> Expectation:
+def expectation_of(setup: Setup) -> Expectation:
+    """The acceptance that a scenario gives, or what is published for it, calibrated."""
     s = setup.scenario
     about: dict[str, Any] = {
         "model": setup.model.name,

@@ -1,6 +1,6 @@
 """Scenario -> everything an engine needs: sheets loaded, shapes checked, memory divided."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dflash_sim.profiles.calibration import Calibration, load_calibration
@@ -139,6 +139,12 @@ class Setup:
     def widths(self) -> WidthSteps:
         """Prices of every verify width up to the block, for policies."""
         return WidthSteps(self.step)
+
+    def under(self, policy: Policy | None, limits: Limits | None = None) -> "Setup":
+        """The same server under another policy, or other limits; prices are shared."""
+        other = replace(self, policy=policy, limits=limits or self.limits)
+        other.__dict__.update(host=self.host, step=self.step, widths=self.widths)
+        return other
 
 
 def resolve(
