@@ -1,0 +1,168 @@
+"""The requests a fleet is planned for: a trace, or a rate of arrivals for some minutes."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.calibrate.read_traces import Trace
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_dataset
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.workload import (
+    Workload,
+    card_workload,
+    fixed_workload,
+    given_requests,
+    open_loop,
+)
+
+MOST_REQUESTS = 200_000  # a run holds all of their commits in memory
+DURATION_S = 600.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One list of requests for each run.
+
+    Parameters
+    ----------
+    name
+        What it is, in words.
+    notes
+        What was assumed about it.
+    """
+
+    name: str
+    runs: tuple[Workload, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """Mean arrivals per second of the first run."""
+        return (len(self.runs[0]) - 1) / self.span_s if self.span_s else float(len(self.runs[0]))
+
+    @property
+    def span_s(self) -> float:
+        """From the first to the last arrival of the first run [s]."""
+        at = self.runs[0].arrival_s
+        assert at is not None
+        return float(at[-1] - at[0])
+
+    @property
+    def mean_isl(self) -> float:
+        return float(self.runs[0].isl.mean())
+
+    @property
+    def mean_osl(self) -> float:
+        return float(self.runs[0].osl.mean())
+
+
+def faster(workload: Workload, times: float) -> Workload:
+    """The same requests, arriving so many times as fast."""
+    assert workload.arrival_s is not None
+    return replace(workload, arrival_s=workload.arrival_s / times)
+
+
+def of_rate(scenario: Scenario, *, duration_s: float = DURATION_S) -> Demand:
+    """Poisson arrivals (gamma with ``burstiness``) of a data set's or fixed lengths.
+
+    All rates of one seed see the same requests, with gaps in proportion. No prompt is found in a
+    prefix cache.
+    """
+    s = scenario
+    assert s.rate is not None
+    n = s.num_prompts or max(1, round(s.rate * duration_s))
+    _refuse_too_many(n, f"--rate {s.rate:g} for {duration_s:g} s")
+    runs = []
+    for run in range(s.runs):
+        lengths, arrivals, _ = np.random.SeedSequence([s.seed, run]).spawn(3)
+        work = _lengths(s, n, np.random.default_rng(lengths))
+        rng = np.random.default_rng(arrivals)
+        work = open_loop(work, rate=s.rate, burstiness=s.burstiness, rng=rng)
+        runs.append(replace(work, cached=np.zeros(n, np.int64)))
+    what = s.dataset or f"{s.isl:,} in, {s.osl:,} out"
+    seconds = n / s.rate
+    return Demand(
+        f"{s.rate:g} requests/s for {seconds:,.0f} s, {what}",
+        tuple(runs),
+        ("no prompt is found in a prefix cache",),
+    )
+
+
+def of_trace(trace: Trace, scenario: Scenario, *, capped: bool) -> Demand:
+    """The requests of a trace; without times of its own they arrive at the scenario's rate.
+
+    Parameters
+    ----------
+    capped
+        Answers end at the scenario's ``max_new_tokens``.
+    """
+    n, s = len(trace), scenario
+    _refuse_too_many(n, f"trace {trace.name}")
+    osl = np.minimum(trace.osl, s.max_new_tokens) if capped else trace.osl
+    notes = [*trace.notes, "no prompt is found in a prefix cache"]
+    if trace.arrival_s is not None:
+        work = given_requests(arrival_s=trace.arrival_s, isl=trace.isl, osl=osl)
+        return Demand(f"trace {trace.name} ({trace.form})", (work,) * s.runs, tuple(notes))
+    if s.rate is None:
+        msg = f"trace {trace.name} has lengths and no times; say how fast they come with --rate."
+        raise UsageError(msg)
+    notes.append("the trace has no times; arrivals are drawn")
+    at_once = given_requests(arrival_s=np.zeros(n), isl=trace.isl, osl=osl)
+    runs = []
+    for run in range(s.runs):
+        _, arrivals, _ = np.random.SeedSequence([s.seed, run]).spawn(3)
+        rng = np.random.default_rng(arrivals)
+        runs.append(open_loop(at_once, rate=s.rate, burstiness=s.burstiness, rng=rng))
+    return Demand(f"lengths of {trace.name} at {s.rate:g} requests/s", tuple(runs), tuple(notes))
+
+
+def busiest(trace: Trace, seconds: float) -> Trace:
+    """The stretch of ``seconds`` in which most requests arrive."""
+    at = trace.arrival_s
+    if at is None:
+        msg = f"trace {trace.name} has no times, so no busiest stretch; drop --busiest."
+        raise UsageError(msg)
+    count = np.searchsorted(at, at + seconds, side="left") - np.arange(len(at))
+    first = int(np.argmax(count))
+    rows = slice(first, first + int(count[first]))
+    note = f"the busiest {seconds:g} s: {int(count[first]):,} of {len(at):,} requests"
+    return replace(
+        trace,
+        arrival_s=at[rows] - at[first],
+        isl=trace.isl[rows],
+        osl=trace.osl[rows],
+        notes=(*trace.notes, note),
+    )
+
+
+def _lengths(s: Scenario, n: int, rng: np.random.Generator) -> Workload:
+    if s.dataset is None:
+        assert s.isl is not None
+        assert s.osl is not None
+        osl = min(s.osl, s.max_new_tokens)
+        return fixed_workload(
+            isl=s.isl, osl=osl, requests=n, conc=n, range_ratio=s.range_ratio, rng=rng
+        )
+    dataset = load_dataset(s.dataset)
+    work = card_workload(
+        dataset,
+        thinking=s.thinking,
+        conc=1,
+        max_new_tokens=s.max_new_tokens,
+        cache_unit=0,
+        num_prompts=-(-n // dataset.turns),
+        rng=rng,
+    )
+    none: npt.NDArray[np.int64] = np.zeros(n, np.int64)
+    return given_requests(arrival_s=none, isl=work.isl[:n], osl=work.osl[:n])
+
+
+def _refuse_too_many(n: int, what: str) -> None:
+    if n > MOST_REQUESTS:
+        msg = (
+            f"{what} is {n:,} requests; at most {MOST_REQUESTS:,} are simulated at once. "
+            "Take the busiest hour of a trace with --busiest 3600, or fewer with --num-prompts."
+        )
+        raise UsageError(msg)

@@ -1,0 +1,224 @@
+"""Does a fleet meet its objective? Simulations of candidates, with what can be kept between them."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.load import load_dataset
+from dflash_sim.simulator.commits import NoSpeculation
+from dflash_sim.simulator.draws import Draws, draw_commits
+from dflash_sim.simulator.expected import Expectation, calibrated, expected_acceptance
+from dflash_sim.simulator.fleet import Service, serve
+from dflash_sim.simulator.interval import sensitivity, unmodelled
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.workload import Workload
+from dflash_sim.studies.demand import Demand, faster
+from dflash_sim.studies.slo import Kept, Slo, kept
+
+_HELD_BYTES = 400_000_000  # of commits, in each process
+_AT_CONC = 32  # requests in flight at which the uncertainty of time is taken
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is planned.
+
+    Parameters
+    ----------
+    candidates
+        One server each, fleets of which are compared.
+    confidence
+        Probability that the objective is met, over what is uncertain of the prediction [1].
+    max_gpus
+        Fleets are no larger.
+    """
+
+    candidates: tuple[Scenario, ...]
+    demand: Demand
+    slo: Slo
+    router: str = "round-robin"
+    confidence: float = 0.9
+    max_gpus: int = 512
+
+    def __post_init__(self) -> None:
+        if not 1 / 2 <= self.confidence < 1:
+            msg = f"--confidence {self.confidence:g}: it is at least 0.5 and below 1, such as 0.9."
+            raise UsageError(msg)
+        if self.max_gpus < 1:
+            msg = f"--max-gpus {self.max_gpus}: a fleet has at least one GPU."
+            raise UsageError(msg)
+
+    @property
+    def z(self) -> float:
+        """Standard deviations that the confidence asks for."""
+        return NormalDist().inv_cdf(self.confidence)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One simulation, judged: what broke, or nothing; empty where it is met."""
+
+    broke: str = ""
+
+    @property
+    def met(self) -> bool:
+        return not self.broke
+
+
+class Judge:
+    """Simulates candidates of one question; in one process.
+
+    A candidate is named by its place in the question.
+    """
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self._setups: dict[int, Setup | DflashSimError] = {}
+        self._slow: dict[int, float] = {}
+        self._draws: OrderedDict[tuple[object, ...], Draws] = OrderedDict()
+
+    def setup(self, i: int) -> Setup:
+        """The candidate, resolved; what it raises is raised again."""
+        if i not in self._setups:
+            try:
+                self._setups[i] = resolve(self.question.candidates[i])
+            except DflashSimError as error:
+                self._setups[i] = error
+        found = self._setups[i]
+        if isinstance(found, DflashSimError):
+            raise found
+        return found
+
+    def expectation(self, i: int) -> Expectation | None:
+        """The acceptance to expect; none without speculation."""
+        setup = self.setup(i)
+        if not setup.speculative:
+            return None
+        s = setup.scenario
+        about = {
+            "model": setup.model.name,
+            "method": s.method,
+            "dataset": load_dataset(s.dataset).name if s.dataset else None,
+            "thinking": s.thinking,
+        }
+        law = expected_acceptance(**about, block=setup.block, text=s.acceptance)
+        given = s.acceptance is not None
+        return calibrated(law, setup.calibration, **about, given=given)
+
+    def least_spread(self, i: int) -> float:
+        """A lower bound of :meth:`spread`, at no cost [1]."""
+        return math.sqrt(unmodelled(self.setup(i)))
+
+    def spread(self, i: int) -> float:
+        """One standard deviation of the log of throughput, as ``predict`` has it [1]."""
+        if i not in self._slow:
+            setup = self.setup(i)
+            one = resolve(
+                self._held(setup),
+                engine=setup.engine,
+                tables=setup.tables,
+                calibration=setup.calibration,
+            )
+            variance = sensitivity(one).variance("output_throughput")
+            self._slow[i] = math.sqrt(variance + unmodelled(setup))
+        return self._slow[i]
+
+    def _held(self, setup: Setup) -> Scenario:
+        """A closed loop of the same kind of requests."""
+        s, demand = setup.scenario, self.question.demand
+        conc = min(_AT_CONC, setup.limits.max_running_requests)
+        fields = s.model_dump() | {"rate": None, "conc": conc, "num_prompts": None, "runs": 1}
+        if s.dataset is None:
+            osl = max(2, round(demand.mean_osl))
+            fields |= {"isl": max(1, round(demand.mean_isl)), "osl": osl, "range_ratio": 1.0}
+        return Scenario.parse(**fields)
+
+    def slow(self, i: int) -> float:
+        """How much longer than predicted all times are, at the quantile of the confidence [1]."""
+        return math.exp(self.question.z * self.spread(i))
+
+    def draws(self, i: int, run: int) -> Draws:
+        """The commits of a run, shared by candidates of one method and block."""
+        s = self.setup(i).scenario
+        key = (s.model, s.draft_model, s.method, self.setup(i).block, s.acceptance, run)
+        if key not in self._draws:
+            law = self.expectation(i)
+            _, _, stream = np.random.SeedSequence([s.seed, run]).spawn(3)
+            self._draws[key] = draw_commits(
+                law.acceptance if law else NoSpeculation(),
+                self.question.demand.runs[run],
+                np.random.default_rng(stream),
+            )
+            while sum(d.commits.nbytes for d in self._draws.values()) > _HELD_BYTES:
+                if len(self._draws) == 1:
+                    break
+                self._draws.popitem(last=False)
+        self._draws.move_to_end(key)
+        return self._draws[key]
+
+    def workload(self, run: int, *, slow: float = 1.0, times: float = 1.0) -> Workload:
+        """The requests of a run, ``times`` as fast, as a ``slow`` engine sees them."""
+        return faster(self.question.demand.runs[run], times * slow)
+
+    def serve(
+        self,
+        i: int,
+        replicas: int,
+        *,
+        run: int = 0,
+        slow: float = 1.0,
+        times: float = 1.0,
+        early: bool = False,
+    ) -> Service:
+        """Simulate a fleet.
+
+        Parameters
+        ----------
+        slow
+            All times are so many times as long as predicted [1].
+        times
+            Requests arrive so many times as fast [1].
+        early
+            Stop as soon as the objective is missed.
+        """
+        work = self.workload(run, slow=slow, times=times)
+        tally = self.question.slo.tally(len(work), slow=slow, early=early)
+        router = self.question.router
+        draws = self.draws(i, run)
+        return serve(self.setup(i), work, draws, replicas=replicas, router=router, tally=tally)
+
+    def kept(self, service: Service, *, slow: float = 1.0) -> Kept:
+        """How far a whole simulation kept the objective."""
+        return kept(service, self.question.demand.runs[0], self.question.slo, slow=slow)
+
+    def verdict(
+        self, i: int, replicas: int, *, slow: float, run: int = 0, times: float = 1.0
+    ) -> Verdict:
+        """Whether one run of a fleet meets the objective."""
+        service = self.serve(i, replicas, run=run, slow=slow, times=times, early=True)
+        if service.kv_ran_out:
+            return Verdict("kv")
+        if service.tally.over:
+            late: Mapping[str, int] = service.tally.late
+            return Verdict(max(late, key=lambda name: late[name]))
+        if self.question.slo.must_keep_up and self._falls_behind(i, service, replicas):
+            return Verdict("queue")
+        return Verdict()
+
+    def _falls_behind(self, i: int, service: Service, replicas: int) -> bool:
+        """More wait when the last request arrives than may, or than are about to start."""
+        n = len(service.arrival_s)
+        waiting = int((service.first_token_s > service.arrival_s[-1]).sum())
+        room = replicas * self.setup(i).limits.max_running_requests
+        return waiting > max(self.question.slo.budget(n), room)
+
+    def meets(self, i: int, replicas: int, *, slow: float) -> bool:
+        """Whether every run meets it."""
+        runs = range(len(self.question.demand.runs))
+        return all(self.verdict(i, replicas, slow=slow, run=run).met for run in runs)
