@@ -118,7 +118,7 @@ class Batching:
         return tuple(mapped)
 
     def release(self, req: Req) -> None:
-        """A finished request gives back what it held. Work in flight runs before any new owner's."""
+        """A finished request gives back what it held; work in flight precedes a new owner's."""
         self.promised -= self._most_pages(req)
         self.pages.give_back(req.pages)
         self.slots.give_back([req.slot])

@@ -1,7 +1,7 @@
 """One rank: its networks, its pools, and the requests it holds, by slot.
 
-Anchors, lengths, page tables, KV and delta-net states stay here. The scheduler says which slots run,
-and never waits for a length.
+Anchors, lengths, page tables, KV and delta-net states stay here. The scheduler says which slots
+run, and never waits for a length.
 """
 
 from collections.abc import Sequence
@@ -194,7 +194,8 @@ class Device:
         self.anchor[slots] = after.anchor
         self.lens[slots] = after.context_lens
         if self.fitted.setup.method in CHAINS:
-            assert after.first_draft is not None and after.carried is not None
+            assert after.first_draft is not None
+            assert after.carried is not None
             self.first_draft[slots] = after.first_draft
             self.carried[slots] = after.carried
         if not self.on_cpu:

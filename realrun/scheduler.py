@@ -1,7 +1,7 @@
 """The scheduler loop: SGLang's, over real workers.
 
-:meth:`Scheduler.event_loop_normal` and :meth:`Scheduler.event_loop_overlap` read like their namesakes in
-the simulated engine, and their stages have the same names.
+:meth:`Scheduler.event_loop_normal` and :meth:`Scheduler.event_loop_overlap` read like their
+namesakes in the simulated engine, and their stages have the same names.
 """
 
 from collections import deque
