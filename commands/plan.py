@@ -1,5 +1,117 @@
 """``dflash-sim plan``."""
 
+import os
+from pathlib import Path
+from typing import Annotated, Any
 
-def plan() -> None:
-    """Not here yet."""
+import typer
+
+from dflash_sim.commands.options import (
+    OUTPUT,
+    File,
+    Format,
+    Output,
+    PrintConfig,
+    Str,
+    completer,
+    number,
+    option,
+)
+from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
+
+OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
+ROUTERS = ("round-robin", "least-loaded")
+TUNABLE = ("block",)
+RUNS = 3
+
+
+@takes_scenario
+def plan(
+    flags: Flags,
+    *,
+    trace: Annotated[
+        Str, option(DEMAND, "Requests of a file: mooncake, burstgpt, qwen, sglang, vidur or csv",
+                    metavar="FILE[:FORMAT]")
+    ] = None,
+    time_unit: Annotated[Str, option(DEMAND, "Of the trace's times: s, ms, us or ns")] = None,
+    busiest: Annotated[Str, number(DEMAND, "Only the busiest seconds of the trace")] = None,
+    duration: Annotated[Str, number(DEMAND, "Seconds of arrivals at --rate [600]")] = None,
+    ttft: Annotated[Str, number(OBJECTIVE, "Limit on time to first token, ms")] = None,
+    tpot: Annotated[Str, number(OBJECTIVE, "Limit on time per output token, ms")] = None,
+    e2e: Annotated[Str, number(OBJECTIVE, "Limit on the whole answer, ms")] = None,
+    percentile: Annotated[
+        Str, number(OBJECTIVE, "Percent of the requests that keep each limit [95]")
+    ] = None,
+    confidence: Annotated[
+        Str, number(OBJECTIVE, "Over what is uncertain of the prediction [0.9]")
+    ] = None,
+    router: Annotated[
+        str, option(SEARCH, ", ".join(ROUTERS), autocompletion=completer(lambda: ROUTERS))
+    ] = ROUTERS[0],
+    max_gpus: Annotated[Str, number(SEARCH, "Largest fleet [512]")] = None,
+    jobs: Annotated[Str, number(SEARCH, "Processes [all cores]")] = None,
+    tune: Annotated[
+        Str,
+        option(SEARCH, "block: the best block by batch size, no fleet",
+               autocompletion=completer(lambda: TUNABLE)),
+    ] = None,
+    report: Annotated[File, option(OUTPUT, "Write an HTML report here", metavar="FILE")] = None,
+    form: Format = None,
+    output: Output = None,
+    print_config: PrintConfig = False,
+) -> None:  # fmt: skip
+    """Find the fewest GPUs, and the cheapest, that keep latencies for a rate or a trace.
+
+    Lists of --gpu, --tp, --method, --block, --steps and --max-running-requests are candidates;
+    each is a server, and fleets of it stand behind a router. By default b200 and h200, TP 1 to 8,
+    plain decoding and DFlash.
+    """
+    from dflash_sim.studies.export import as_text, check_writable, chosen_format
+    from dflash_sim.studies.plan import plan as answer
+    from dflash_sim.studies.plan_page import PlanPage, plan_rows, to_json
+    from dflash_sim.studies.plan_question import numbers_of, question
+    from dflash_sim.studies.terminal import Progress, as_page, deliver
+
+    shape = chosen_format(form, output)
+    if output == Path("-"):
+        output = None
+    for target in filter(None, (output, report)):
+        check_writable(target)
+    if report is not None:
+        from dflash_sim.studies.plan_report import write_report
+    own = numbers_of(
+        ttft=ttft, tpot=tpot, e2e=e2e, percentile=percentile, confidence=confidence,
+        busiest=busiest, duration=duration, max_gpus=max_gpus, jobs=jobs,
+    )  # fmt: skip
+    several = flags["max_running_requests"]
+    asked = what_is_asked({**flags, "max_running_requests": None})
+    if tune is not None:
+        _tune(tune, asked, output)
+        return
+    made = question(
+        asked, caps=several, trace=trace, time_unit=time_unit, router=router, **own.of_question()
+    )
+    if print_config:
+        from dflash_sim.studies.question import as_yaml
+
+        deliver(as_yaml(asked), output)
+        return
+    processes = own.whole("jobs") or os.cpu_count() or 1
+    with Progress(2 * len(made.candidates)) as progress:
+        found = answer(made, jobs=processes, on_step=progress.advance)
+    if report is not None:
+        write_report(report, found)
+    if shape == "table":
+        deliver(as_page(PlanPage(found), to_file=output is not None), output)
+    else:
+        rows = plan_rows(found) if shape == "csv" else [to_json(found)]
+        deliver(as_text(rows, shape), output)
+
+
+def _tune(what: str, asked: Any, output: Path | None) -> None:
+    """Hand over to the tuner."""
+    from dflash_sim.profiles.errors import unknown
+
+    if what not in TUNABLE:
+        raise unknown(kind="--tune", value=what, allowed=TUNABLE)
+    raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Does a fleet meet its objective? Simulations of candidates, with what can be kept between them."""
+"""Does a fleet meet its objective? Simulations of candidates, and what is kept between them."""
 
 import math
 from collections import OrderedDict

@@ -143,9 +143,7 @@ def plan(
         answer = {name: key[-1] for name, key in best.items()}
         replicas = {s.index: s.replicas for s in solved if s.replicas is not None}
         winners = sorted(set(answer.values()))
-        fleets = dict(
-            zip(winners, each(examine, [(i, replicas[i]) for i in winners]), strict=True)
-        )
+        fleets = dict(zip(winners, each(examine, [(i, replicas[i]) for i in winners]), strict=True))
     return Plan(question, tuple(surveys), tuple(solved), answer, fleets)
 
 
@@ -311,7 +309,7 @@ _judge: Judge | None = None
 
 
 def _start(question: Question) -> None:
-    global _judge  # noqa: PLW0603
+    global _judge
     _judge = Judge(question)
 
 

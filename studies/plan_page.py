@@ -1,0 +1,343 @@
+"""A plan as a page of terminal text, and as data."""
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from math import isfinite
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from dflash_sim.profiles.units import HOUR_S, MEGA, MS
+from dflash_sim.studies.fittedtable import FittedTable
+from dflash_sim.studies.fleet import Fleet
+from dflash_sim.studies.plan import ENDS, Plan, Solved, Survey
+from dflash_sim.studies.present import LABEL, STRONG, number, percent
+from dflash_sim.studies.slo import WORDS
+
+SCHEMA_VERSION = 1
+# TTFT of plain decoding of the 397B on 8 x B200 was so much too short, of 15 measured rows:
+# studies/gallery/01_published_cards.out, "latencies in February 2026". A test compares.
+TTFT_SHORT = (0.60, 0.86)
+_DECIMALS = 6
+_SHOWN = 12  # candidates in the table; the others are counted
+_INDENT = 13
+
+
+class PlanPage:
+    """The answer first, then what it rests on, then the candidates."""
+
+    def __init__(self, found: Plan) -> None:
+        self.found = found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        q = self.found.question
+        model = self.found.fewest.setup.model.name
+        yield Text(f"{model} · {q.demand.name}", style=STRONG)
+        yield Text(f"{q.slo}; {q.router} router", style=STRONG)
+        yield Text()
+        for role, fleet in roles(self.found):
+            yield from _fleet(role, fleet, self.found)
+            yield Text()
+        yield _candidates(self.found)
+        for line in footnotes(self.found):
+            yield Text(line, style="dim")
+        for line in warnings(self.found):
+            yield Text(f"warning: {line}", style="yellow")
+
+
+def roles(found: Plan) -> list[tuple[str, Fleet]]:
+    """The best fleets, each once, with what they are best at."""
+    words = {"gpus": "Fewest GPUs"} | {end: f"Cheapest at {end} prices" for end in ENDS}
+    by_fleet: dict[int, list[str]] = {}
+    for objective, index in found.best.items():
+        by_fleet.setdefault(index, []).append(objective)
+    out = []
+    for index, objectives in by_fleet.items():
+        ends = [o for o in objectives if o in ENDS]
+        role = words["gpus"] if "gpus" in objectives else ""
+        if len(ends) == len([e for e in ENDS if e in found.best]) and ends:
+            role = f"{role} and cheapest" if role else "Cheapest"
+        elif ends:
+            at = f"cheapest at {' and '.join(ends)} prices"
+            role = f"{role}, {at}" if role else at.capitalize()
+        out.append((role, found.fleets[index]))
+    return out
+
+
+def _fleet(role: str, fleet: Fleet, found: Plan) -> Iterator[RenderableType]:
+    q = found.question
+    yield Text.assemble((f"{role}: ", STRONG), (fleet.title, "bold green"))
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(style=LABEL, min_width=_INDENT, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, content in facts(fleet, found):
+        grid.add_row(Text(f" {label}"), content)
+    yield grid
+    table = FittedTable(heads=(" Latency [ms]", *_latency_heads(q)), words=frozenset())
+    for row in latency_rows(fleet, found):
+        table.add(f"  {row[0]}", *row[1:])
+    yield table
+
+
+def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
+    """What is said about a fleet, label by label."""
+    q = found.question
+    runs = len(q.demand.runs)
+    sure = percent_of(q.confidence)
+    each = "the run" if runs == 1 else f"each of {runs} runs"
+    rows = [("GPUs", f"{fleet.gpus:,}")]
+    for label, prices in (("USD/h", fleet.usd_per_hour), ("USD/M tokens", fleet.usd_per_mtok_out)):
+        rows.append((label, ", ".join(f"{number(p)} ({e})" for e, p in prices.items()) or "-"))
+    rows += [
+        (
+            "Confidence",
+            f"met at {sure} in {each}: with all times {fleet.slow:.3f} x the predicted (one sd of "
+            f"their log is {fleet.spread:.3f}); up to {fleet.patience:.2f} x it still is "
+            f"({percent_of(min(fleet.confidence, 0.999))}"
+            f"{' or more' if fleet.confidence > 0.999 else ''})",
+        ),
+        (
+            "Goodput",
+            f"{number(fleet.expected.goodput)} requests/s keep every limit "
+            f"({percent(fleet.expected.all_limits)}); {number(fleet.sure.goodput)} at {sure}",
+        ),
+        ("Headroom", f"{100 * (fleet.headroom - 1):.0f} % more requests at {sure}"),
+        ("Binds", fleet.binds),
+    ]
+    m = fleet.setup.memory
+    rows.append(("Server", f"{m.max_running_requests:,} requests ({m.cap_cause}), "
+        f"{m.kv_tokens:,} tokens; {fleet.load.mean_batch:.1f} at once on average"))  # fmt: skip
+    return rows
+
+
+def percent_of(share: float) -> str:
+    """A probability in percent, without decimals that say nothing."""
+    return f"{100 * share:.4g} %"
+
+
+def _latency_heads(q: Any) -> tuple[str, ...]:
+    p = f"p{q.slo.percentile:g}"
+    return ("limit", f"{p} predicted", f"{p} at {percent_of(q.confidence)}", "within")
+
+
+def latency_rows(fleet: Fleet, found: Plan) -> list[tuple[str, ...]]:
+    """Each latency: its limit, its percentile as predicted and slowed, and who keeps it."""
+    slo = found.question.slo
+    rows = []
+    for name, word in WORDS.items():
+        limit = slo.limits_s.get(name)
+        rows.append(
+            (
+                word,
+                "-" if limit is None else f"{limit / MS:,.6g}",
+                *(number(k.quantile_s[name] / MS) for k in (fleet.expected, fleet.sure)),
+                "-" if limit is None else percent(fleet.sure.share[name]),
+            )
+        )
+    return rows
+
+
+def _candidates(found: Plan) -> RenderableType:
+    table = FittedTable(
+        heads=("gpu", "tp", "method", "block", "cap", "servers", "GPUs", "USD/h", "USD/M tokens"),
+        words=frozenset({"gpu", "method"}),
+        spare=("cap",),
+    )
+    shown = candidate_rows(found)
+    for row in shown[:_SHOWN]:
+        table.add(*row)
+    parts: list[RenderableType] = [table]
+    if len(shown) > _SHOWN:
+        parts.append(Text(f"and {len(shown) - _SHOWN} more", style="dim"))
+    return Group(*parts)
+
+
+def ordered(found: Plan) -> list[tuple[Survey, Solved]]:
+    """Candidates that were searched: found ones by GPUs, then those that are larger."""
+    surveys = {s.index: s for s in found.surveys}
+    pairs = [(surveys[s.index], s) for s in found.solved]
+
+    def place(pair: tuple[Survey, Solved]) -> tuple[Any, ...]:
+        s, r = pair
+        size = (r.replicas if r.replicas is not None else r.failed + 1) * s.tp
+        return r.replicas is None, size, s.usd("typical", size) or 0.0, s.index
+
+    return sorted(pairs, key=place)
+
+
+def candidate_rows(found: Plan) -> list[tuple[str, ...]]:
+    """Cells of each candidate; what was given up says how large it would be at least."""
+    rate = found.fewest.output_tok_s * HOUR_S / MEGA
+    rows = []
+    for s, r in ordered(found):
+        c = found.question.candidates[s.index]
+        setup = (
+            c.gpu,
+            str(s.tp),
+            c.method,
+            str(c.block or "-"),
+            str(c.max_running_requests or "-"),
+        )
+        if r.replicas is None:
+            least = r.failed + 1
+            rows.append((*setup, f">= {least:,}", f">= {least * s.tp:,}", "-", "-"))
+            continue
+        usd = s.usd("typical", r.replicas)
+        money = ("-", "-") if usd is None else (number(usd), number(usd / rate))
+        rows.append((*setup, f"{r.replicas:,}", f"{r.replicas * s.tp:,}", *money))
+    return rows
+
+
+def footnotes(found: Plan) -> list[str]:
+    """How to read the table, and what is not in it."""
+    out = [
+        "USD at typical prices; >=: given up there, no better than the best by GPUs or any price"
+    ]
+    reasons = list(dict.fromkeys(str(s.error) for s in found.surveys if s.error is not None))
+    count = sum(s.error is not None for s in found.surveys)
+    if reasons:
+        out.append(f"{count} left out, such as: {reasons[0]}")
+    out += [f"assumed: {note}" for note in found.question.demand.notes]
+    return out
+
+
+def warnings(found: Plan) -> list[str]:
+    """What to distrust, each once."""
+    out: list[str] = []
+    for _, fleet in roles(found):
+        out += fleet.setup.warnings
+        if fleet.setup.tables is None:
+            out.append(f"no operator times for {fleet.setup.device.name}: a roofline estimate")
+        limit = found.question.slo.ttft_s
+        if limit is not None:
+            out.append(ttft_warning(limit / fleet.expected.quantile_s["ttft"]))
+    priced = {s.index for s in found.surveys if s.price and s.price.typical is not None}
+    unpriced = [s.index for s in found.surveys if s.error is None and s.index not in priced]
+    gpus = dict.fromkeys(found.question.candidates[i].gpu for i in unpriced)
+    if gpus:
+        out.append(f"no typical price is known of {', '.join(gpus)}: not among the cheapest")
+    return list(dict.fromkeys(out))
+
+
+def ttft_warning(margin: float) -> str:
+    """What a verdict on TTFT is worth.
+
+    Parameters
+    ----------
+    margin
+        The limit over the predicted percentile [1].
+    """
+    low, high = (1 / (1 - x) for x in TTFT_SHORT)
+    return (
+        f"TTFT was predicted {TTFT_SHORT[0]:.0%} to {TTFT_SHORT[1]:.0%} too short where it was "
+        "measured (plain decoding, 397B, 8 x b200), and has no interval. Its limit is "
+        f"{margin:.1f} x the prediction here; those rows ask for {low:.1f} to {high:.1f} x"
+    ).replace("%", " %")
+
+
+def to_json(found: Plan) -> dict[str, Any]:
+    """The plan as strict JSON."""
+    q = found.question
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "plan",
+        "dflash_sim_version": version("dflash-sim"),
+        "model": found.fewest.setup.model.name,
+        "demand": {
+            "name": q.demand.name,
+            "requests": len(q.demand.runs[0]),
+            "rate": _round(q.demand.rate),
+            "span_s": _round(q.demand.span_s),
+            "mean_isl": _round(q.demand.mean_isl),
+            "mean_osl": _round(q.demand.mean_osl),
+            "runs": len(q.demand.runs),
+            "seed": q.candidates[0].seed,
+            "notes": list(q.demand.notes),
+        },
+        "slo": {
+            **{f"{name}_ms": _round(x / MS) for name, x in q.slo.limits_s.items()},
+            "percentile": q.slo.percentile,
+        },
+        "confidence": q.confidence,
+        "router": q.router,
+        "max_gpus": q.max_gpus,
+        "best": {name: found.best[name] for name in found.best},
+        "fleets": {str(i): fleet_json(fleet) for i, fleet in sorted(found.fleets.items())},
+        "candidates": [_candidate_json(found, s) for s in found.surveys],
+        "warnings": warnings(found),
+    }
+
+
+def fleet_json(f: Fleet) -> dict[str, Any]:
+    """One examined fleet."""
+    s = f.setup
+    return {
+        "gpu": s.device.name,
+        "tp": s.tp,
+        "method": s.scenario.method,
+        "block": s.block if s.speculative else None,
+        "draft_model": s.draft_name,
+        "replicas": f.replicas,
+        "num_gpus": f.gpus,
+        "usd_per_hour": {e: _round(x) for e, x in f.usd_per_hour.items()},
+        "usd_per_mtok_out": {e: _round(x) for e, x in f.usd_per_mtok_out.items()},
+        "output_throughput": _round(f.output_tok_s),
+        "time_factor": _round(f.slow),
+        "time_log_sd": _round(f.spread),
+        "holds_to_time_factor": _round(f.patience),
+        "confidence": _round(f.confidence),
+        "headroom": _round(f.headroom),
+        "breaks_first": f.breaks or None,
+        "binds": f.binds,
+        **{
+            f"{when}": {
+                "percentile_ms": {n: _round(x / MS) for n, x in kept.quantile_s.items()},
+                "slo_attainment_by_metric": {n: _round(x) for n, x in kept.share.items()},
+                "slo_attainment": _round(kept.all_limits),
+                "request_goodput": _round(kept.goodput),
+            }
+            for when, kept in (("predicted", f.expected), ("at_confidence", f.sure))
+        },
+        "mean_batch": _round(f.load.mean_batch),
+        "max_running_requests": s.memory.max_running_requests,
+        "max_running_requests_cause": s.memory.cap_cause,
+        "kv_tokens": s.memory.kv_tokens,
+        "kv_peak_share": _round(f.load.kv),
+        "prefill_share": _round(f.load.prefill),
+        "host_exposed_share": _round(f.load.host),
+        "accept_histogram": list(f.accept_histogram) or None,
+        "calibration": s.calibration.name if s.calibration else "none",
+        "scenario_hash": s.scenario.hash,
+    }
+
+
+def _candidate_json(found: Plan, s: Survey) -> dict[str, Any]:
+    c = found.question.candidates[s.index]
+    solved = next((r for r in found.solved if r.index == s.index), None)
+    replicas = solved.replicas if solved else None
+    usd = {end: s.usd(end, replicas) for end in ENDS} if replicas else {}
+    return {
+        "index": s.index,
+        "gpu": c.gpu,
+        "tp": s.tp or c.tp,
+        "method": c.method,
+        "block": c.block,
+        "steps": c.steps,
+        "max_running_requests": c.max_running_requests,
+        "replicas": replicas,
+        "num_gpus": replicas * s.tp if replicas else None,
+        "replicas_that_fail": solved.failed if solved else None,
+        "usd_per_hour": {end: _round(x) for end, x in usd.items() if x is not None} or None,
+        "error": str(s.error) if s.error is not None else None,
+    }
+
+
+def plan_rows(found: Plan) -> Sequence[dict[str, Any]]:
+    """Candidates as flat rows, for CSV."""
+    return [_candidate_json(found, s) for s in found.surveys]
+
+
+def _round(x: float) -> float | None:
+    return round(float(x), _DECIMALS) if isfinite(x) else None

@@ -1,0 +1,167 @@
+"""What ``plan`` is asked: candidates, demand and objective, from flags."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from dflash_sim.calibrate.read_traces import named, read_trace
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.units import MS
+from dflash_sim.simulator.fleet import ROUTERS
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.demand import DURATION_S, Demand, busiest, of_rate, of_trace
+from dflash_sim.studies.judge import Question
+from dflash_sim.studies.question import Given, scenarios
+from dflash_sim.studies.ranges import whole_numbers
+from dflash_sim.studies.slo import Slo
+
+RUNS = 3
+DEFAULTS: Mapping[str, Any] = {
+    "gpu": ["b200", "h200"],
+    "tp": [1, 2, 4, 8],
+    "method": ["none", "dflash"],
+    "runs": RUNS,
+}
+_ONE = ("rate", "isl", "osl", "dataset", "num_prompts", "engine_mode")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers of ``plan``'s own flags, as far as they are given."""
+
+    values: Mapping[str, float]
+
+    def whole(self, name: str) -> int | None:
+        """A whole number above 0, if given."""
+        value = self.values.get(name)
+        if value is not None and value != int(value):
+            msg = f"--{name.replace('_', '-')} {value:g}: it is a whole number above 0."
+            raise UsageError(msg)
+        return None if value is None else int(value)
+
+    def of_question(self) -> dict[str, Any]:
+        """Arguments of :func:`question`."""
+        given = self.values
+        limits = {f"{n}_s": given[n] * MS for n in ("ttft", "tpot", "e2e") if n in given}
+        slo = Slo(**limits, percentile=given.get("percentile", Slo.percentile))
+        out: dict[str, Any] = {"slo": slo, "busiest_s": given.get("busiest")}
+        out["duration_s"] = given.get("duration", DURATION_S)
+        out["confidence"] = given.get("confidence", Question.confidence)
+        out["max_gpus"] = self.whole("max_gpus") or Question.max_gpus
+        return out
+
+
+def numbers_of(**texts: str | None) -> Numbers:
+    """Read flags that are numbers above 0."""
+    values = {}
+    for name, text in texts.items():
+        if text is None:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not 0 < value < float("inf"):
+            msg = f"--{name.replace('_', '-')} {text}: it is a number above 0."
+            raise UsageError(msg)
+        values[name] = value
+    return Numbers(values)
+
+
+def question(
+    asked: Mapping[str, Given],
+    *,
+    caps: str | None,
+    trace: str | None,
+    time_unit: str | None,
+    router: str,
+    slo: Slo,
+    busiest_s: float | None,
+    duration_s: float,
+    confidence: float,
+    max_gpus: int,
+) -> Question:
+    """The question that flags ask.
+
+    Parameters
+    ----------
+    asked
+        Scenario fields; lists are candidates.
+    caps
+        Request caps to try, as text.
+    trace
+        ``FILE[:format]``.
+    """
+    if router not in ROUTERS:
+        raise unknown(kind="--router", value=router, allowed=ROUTERS)
+    fields = {n: g for n, g in asked.items() if n != "conc" or g.origin == "flag"}
+    if "conc" in fields:
+        msg = "a plan is for arrivals: --conc is not for it. Give --rate, or --trace."
+        raise UsageError(msg)
+    for name in _ONE:
+        if name in fields and isinstance(fields[name].value, list):
+            msg = f"--{name.replace('_', '-')}: a plan takes one value, as candidates share it."
+            raise UsageError(msg)
+    policy = fields.get("policy")
+    if policy is not None and policy.value != "fixed":
+        msg = "fleets are planned with a fixed verify width; drop --policy."
+        raise UsageError(msg)
+    for name, value in DEFAULTS.items():
+        if name not in fields and not (name == "tp" and "num_gpus" in fields):
+            fields[name] = Given(value, "default of plan")
+    if trace is None and "rate" not in fields:
+        msg = "what is the demand? Give --rate 50 (requests a second), or --trace FILE."
+        raise UsageError(msg)
+    if trace is None and (busiest_s is not None or time_unit is not None):
+        msg = "--busiest and --time-unit are about a trace; give --trace FILE, or drop them."
+        raise UsageError(msg)
+    demand = None
+    if trace is not None:
+        fields, demand = _traced(fields, trace, time_unit, busiest_s)
+    points = _with_caps(scenarios(fields), caps)
+    if demand is None:
+        demand = of_rate(points[0], duration_s=duration_s)
+    return Question(tuple(points), demand, slo, router, confidence, max_gpus)
+
+
+def _traced(
+    fields: dict[str, Given], spec: str, time_unit: str | None, busiest_s: float | None
+) -> tuple[dict[str, Given], Demand]:
+    """Fields that go with a trace, and its requests."""
+    path, form = named(spec)
+    trace = read_trace(path, form=form, time_unit=time_unit)
+    if busiest_s is not None:
+        trace = busiest(trace, busiest_s)
+    if trace.arrival_s is not None and "rate" in fields:
+        msg = f"trace {trace.name} has times of its own: --rate is not for it; drop one of them."
+        raise UsageError(msg)
+    for name in ("isl", "osl", "num_prompts"):
+        if name in fields:
+            msg = f"trace {trace.name} has lengths of its own; drop --{name.replace('_', '-')}."
+            raise UsageError(msg)
+    capped = "max_new_tokens" in fields
+    about: dict[str, Any] = {}
+    if not capped:
+        about["max_new_tokens"] = int(trace.osl.max())
+    if "dataset" not in fields:  # which would name the law of acceptance
+        about |= {"dataset": None, "isl": int(trace.isl.max()), "osl": int(trace.osl.max())}
+    if trace.arrival_s is not None:
+        span_s = float(trace.arrival_s[-1])
+        about["rate"] = len(trace) / span_s if span_s else float(len(trace))
+    fields = fields | {name: Given(value, "trace") for name, value in about.items()}
+    one = {name: g for name, g in fields.items() if not isinstance(g.value, list)}
+    return fields, of_trace(
+        trace, scenarios({**one, "method": Given("none", "")})[0], capped=capped
+    )
+
+
+def _with_caps(points: list[Scenario], caps: str | None) -> list[Scenario]:
+    """Each candidate with each cap on running requests."""
+    if caps is None:
+        return points
+    values = whole_numbers("--max-running-requests", caps)
+    return [
+        Scenario.parse(**(s.model_dump() | {"max_running_requests": cap}))
+        for s, cap in product(points, values)
+    ]
