@@ -84,19 +84,28 @@ def summarise(
         histogram = np.bincount(_accepted(draws, run, done), minlength=step.cycle.block)
         cycles, committed = run.cycles[done], run.committed[done]
         lengths = accept_lengths(osl, cycles, int((committed - cycles).sum()))
-        values |= _accept_values(lengths, step.cycle.block)
+        values |= _accept_values(lengths, _mean_width(run, step.cycle.block))
         values["verify_steps"] = float(cycles.sum())
     shares, evidence_s = step_anatomy(run, step=step, host=host)
     return Summary(values | shares, evidence_s, histogram)
 
 
-def _accept_values(lengths: AcceptLengths, block: int) -> dict[str, float]:
+def _mean_width(run: Run, block: int) -> float:
+    """Tokens verified per request and step [token]."""
+    if not isinstance(run, AdaptiveRun):
+        return block
+    decode = run.kind == DECODE
+    return float(run.rows[decode].sum() / run.batch[decode].sum())
+
+
+def _accept_values(lengths: AcceptLengths, width: float) -> dict[str, float]:
     return {
         "accept_length": lengths.al_request_mean,
         "accept_length_cycle": lengths.al_cycle,
         "accept_length_token_weighted": lengths.al_token_weighted,
         "accept_length_harmonic": lengths.al_harmonic,
-        "accept_rate": (lengths.al_cycle - 1) / (block - 1),
+        "accept_rate": (lengths.al_cycle - 1) / (width - 1) if width > 1 else 0.0,
+        "verify_width": float(width),
     }
 
 

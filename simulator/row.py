@@ -85,6 +85,7 @@ def _scenario(s: Scenario) -> Row:
         "block": s.block,
         "steps": s.steps,
         "window": s.window,
+        "policy": s.policy,
         "engine": engine,
         "engine_version": engine_version,
         "engine_mode": s.engine_mode,

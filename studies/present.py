@@ -43,7 +43,7 @@ _PHASES = (
 )
 _PANELS = {
     "target": ("model", "dtype", "gpu", "num_gpus", "tp"),
-    "speculation": ("method", "draft_model", "block", "steps", "window", "acceptance"),
+    "speculation": ("method", "draft_model", "block", "steps", "window", "acceptance", "policy"),
     "engine": (
         "engine",
         "calibration",
@@ -289,6 +289,7 @@ def effective(result: Result) -> dict[str, Any]:
         "block": setup.block if setup.speculative else None,
         "steps": setup.block - 1 if s.method in ("mtp", "eagle3") else None,
         "window": s.window or own_window,
+        "policy": s.policy if setup.speculative else None,
         "calibration": setup.calibration.name if setup.calibration else "none",
         "generation": s.generation or setup.engine.fit["generation"],
         "attention_backend": setup.backend,
