@@ -4,8 +4,10 @@ Times are seconds from the start of the run, by the machine's monotonic clock. S
 the names of the simulated engine's timeline.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from dflash_sim.simulator.records import DECODE, PREFILL
 
@@ -23,6 +25,8 @@ class Answer:
         Token ids; ``output`` ends with the stop token if there was one.
     commits
         Tokens that each verify step committed, the bonus included, before the last was cut.
+    chunk_s
+        When each step's tokens left the scheduler; the first is the prefill's.
     """
 
     rid: int
@@ -30,8 +34,34 @@ class Answer:
     output: tuple[int, ...]
     commits: tuple[int, ...]
     arrival_s: float
-    first_token_s: float
     finish_s: float
+    chunk_s: tuple[float, ...]
+
+    @property
+    def first_token_s(self) -> float:
+        """When the first token left the scheduler."""
+        return self.chunk_s[0]
+
+    def acceptance(self, rows: int) -> dict[str, Any]:
+        """AIPerf's ``SpecDecodeAcceptanceRecord``, for a verify width of ``rows`` tokens.
+
+        Its identities: the histogram counts the steps, and weighed holds the accepted drafts.
+        """
+        accepted = [n - 1 for n in self.commits]
+        steps, drafted = len(accepted), (rows - 1) * len(accepted)
+        return {
+            "engine": "dflash-sim run",
+            "request_id": str(self.rid),
+            "mean_acceptance_length": sum(self.commits) / steps if steps else 0.0,
+            "draft_acceptance_rate": sum(accepted) / drafted if drafted else 0.0,
+            "acceptance_histogram": {str(j): n for j, n in sorted(Counter(accepted).items())},
+            "num_accepted_draft_tokens": sum(accepted),
+            "num_draft_tokens": drafted,
+            "num_spec_steps": steps,
+            "num_spec_tokens": rows - 1,
+            "completion_tokens": len(self.output),
+            "per_step_accepted": accepted,
+        }
 
 
 @dataclass(kw_only=True)
@@ -118,9 +148,14 @@ class Run:
         return sum(commits) / len(commits) if commits else float("nan")
 
     def intervals(self) -> Iterator[Interval]:
-        """``(lane, name, start_s, end_s, iteration)``, as the event engine tells them."""
+        """``(lane, name, start_s, end_s, iteration)``, as the event engine tells them.
+
+        Where a step runs in one go it encloses its phases.
+        """
         for i in self.iterations:
             for name, start, end in i.host:
                 yield "host", name, start, end, i.index
+            if i.kind == DECODE and not any(name == "prepare_draft" for name, *_ in i.host):
+                yield "gpu", "decode", i.gpu_start_s, i.gpu_end_s, i.index
             for name, start, end in i.gpu:
                 yield "gpu", name, start, end, i.index

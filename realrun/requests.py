@@ -30,8 +30,8 @@ class Req:
     """One request as the scheduler sees it; ``committed`` lags one step behind the device in V2."""
 
     __slots__ = (
-        "arrival_s", "chunk_done", "commits", "committed", "done", "first_token_s", "max_new",
-        "output", "pages", "prompt", "rid", "slot", "stop",
+        "arrival_s", "chunk_done", "chunk_s", "commits", "committed", "done", "max_new", "output",
+        "pages", "prompt", "rid", "slot", "stop",
     )  # fmt: skip
 
     def __init__(self, rid: int, request: Request, arrival_s: float) -> None:
@@ -40,7 +40,7 @@ class Req:
         self.max_new = request.max_new_tokens
         self.stop = request.stop
         self.arrival_s = arrival_s
-        self.first_token_s = float("nan")
+        self.chunk_s: list[float] = []
         self.slot = 0
         self.pages: list[int] = []
         self.chunk_done = 0

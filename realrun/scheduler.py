@@ -71,7 +71,7 @@ class Scheduler:
         self.on_answer = on_answer
         self.requests = requests
         self.closed = conc is not None
-        order = range(len(requests))
+        order = list(range(len(requests)))
         if not self.closed:
             order = sorted(order, key=lambda rid: requests[rid].arrival_s or 0.0)
         self.unsent = deque(order)
@@ -222,8 +222,7 @@ class Scheduler:
         self._other_work(len(batch))
         now = self._now()
         for r in heard:
-            if prefill is not None:
-                r.first_token_s = now
+            r.chunk_s.append(now)
             if r.done:
                 self._answer(r, now)
         note.host.append(("process_batch_result", start, self._now()))
@@ -237,8 +236,8 @@ class Scheduler:
             output=tuple(r.output),
             commits=tuple(r.commits),
             arrival_s=r.arrival_s,
-            first_token_s=r.first_token_s,
             finish_s=now_s,
+            chunk_s=tuple(r.chunk_s),
         )
         self.answers.append(answer)
         if self.on_answer is not None:

@@ -1,0 +1,90 @@
+"""A real run as one flat row of the result schema, ``kind`` observed; strict JSON."""
+
+from importlib.metadata import version
+from math import isfinite
+
+from dflash_sim.profiles.schema import load_schema
+from dflash_sim.realrun.journal import Answer, Run
+from dflash_sim.realrun.setup import Fitted
+from dflash_sim.realrun.summary import summarise
+
+SCHEMA_VERSION = 1
+DECIMALS = 6  # of every float, as in a predicted row
+ALGORITHMS = {"dflash": "DFLASH", "eagle3": "EAGLE3", "mtp": "NEXTN"}
+Cell = str | int | float | list[str] | list[int] | None
+Row = dict[str, Cell]
+
+
+def observed_row(
+    fitted: Fitted, run: Run, *, conc: int | None, machine: str, tag: str | None = None
+) -> Row:
+    """One run under the names of a predicted row; what it does not know is null.
+
+    Parameters
+    ----------
+    machine
+        What it ran on, as a name.
+    """
+    setup = fitted.setup
+    chain = setup.method in ("mtp", "eagle3")
+    blank: Row = dict.fromkeys(field.name for field in load_schema())
+    known: Row = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "observed",
+        "tag": tag,
+        "dflash_sim_version": version("dflash-sim"),
+        "seed": setup.seed,
+        "replications": 1,
+        "gpu": machine,
+        "num_gpus": setup.tp,
+        "tp": setup.tp,
+        "model": setup.target.name,
+        "draft_model": setup.drafter.name if setup.drafter is not None else None,
+        "method": setup.method,
+        "speculative_algorithm": ALGORITHMS.get(setup.method),
+        "block": fitted.rows,
+        "steps": fitted.rows - 1 if chain else None,
+        "engine": "dflash-sim",
+        "engine_version": version("dflash-sim"),
+        "engine_mode": setup.mode,
+        "overlap": setup.mode == "v2",
+        "dtype": setup.dtype,
+        "max_concurrency": conc,
+        "num_prompts": run.asked,
+        "max_running_requests": setup.max_running_requests,
+        "kv_tokens": fitted.pages * setup.page_size,
+        "acceptance_source": _acceptance(fitted),
+        "warnings": [],
+    }
+    values = summarise(run, fitted.rows)
+    known |= {name: _plain(value) for name, value in values.items()}
+    if run.answers:
+        known["output_tput_per_gpu"] = _plain(run.output_tok_s / setup.tp)
+    return blank | known
+
+
+def request_record(answer: Answer, rows: int) -> dict[str, object]:
+    """One request: AIPerf's acceptance record, and times from the start of the run [s]."""
+    return answer.acceptance(rows) | {
+        "prompt_tokens": len(answer.prompt),
+        "arrival_s": answer.arrival_s,
+        "first_token_s": answer.first_token_s,
+        "finish_s": answer.finish_s,
+        "chunk_s": list(answer.chunk_s),
+        "output_ids": list(answer.output),
+    }
+
+
+def _acceptance(fitted: Fitted) -> str | None:
+    setup = fitted.setup
+    if setup.method == "none":
+        return None
+    if setup.accept_length is not None:
+        return f"imposed: {setup.accept_length:g} tokens a step"
+    return "as it was"
+
+
+def _plain(value: float | list[int]) -> Cell:
+    if isinstance(value, list):
+        return value
+    return round(value, DECIMALS) if isfinite(value) else None
