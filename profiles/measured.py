@@ -181,9 +181,12 @@ class MeasuredProfile:
         """Whether its passes are of this network on so many ranks."""
         return self.scope.get("model") == model and self.scope.get("tp") == tp
 
-    def pass_factor(self, phase: str, *, requests: int, rows: int, ctx: float) -> float:
-        """Time of a pass over the sum of its ops: what lies between them, and warmer caches."""
-        grid = self._factors.get(phase)
+    def pass_factor(self, *phases: str, requests: int, rows: int, ctx: float) -> float:
+        """Time of a pass over the sum of its ops: what lies between them, and warmer caches.
+
+        Of the first of ``phases`` that was measured; 1 where none was.
+        """
+        grid = next((self._factors[name] for name in phases if name in self._factors), None)
         return grid.time((rows, requests, ctx))[0] if grid is not None else 1.0
 
     @cached_property

@@ -115,7 +115,8 @@ class StepModel:
                 # Padded rows compute but point at an empty slot: they hold no context.
                 mean = ctx * batch / padded
                 seen = [Call(c.op.at(mean), c.count) for c in attention]
-                between = self._between(PHASES[row], padded, mean)
+                size = {"requests": padded, "rows": self.cycle.block, "ctx": mean}
+                between = self._between(PHASES[row], **size)
                 parts[row, :, j] += self.cost.calls(seen, between).as_array()
                 parts[row, :, j] += (between - 1.0) * own
         self._add_eager(parts, batch, padded)
@@ -126,18 +127,15 @@ class StepModel:
         tail = by_phase[PHASES.index("materialise")]
         return BatchTable(padded, np.array(nodes, float), parts, total, draft, tail)
 
-    def _between(self, phase: str, requests: int, ctx: float) -> float:
+    def _between(self, phase: str, *, requests: int, rows: int, ctx: float) -> float:
         """Time of a measured pass over the sum of its ops; 1 where none was measured."""
-        if self.cost.measured is None or not self._covered:
+        own, c = self.cost.measured, self.cycle
+        if own is None or not own.covers(model=c.model.name, tp=c.tp):
             return 1.0
-        name = f"mtp-{phase}" if self.cycle.sequential and phase != "verify" else phase
-        rows = self.cycle.block
-        return self.cost.measured.pass_factor(name, requests=requests, rows=rows, ctx=ctx)
-
-    @property
-    def _covered(self) -> bool:
-        c, measured = self.cycle, self.cost.measured
-        return measured is not None and measured.covers(model=c.model.name, tp=c.tp)
+        names = [f"{c.method}-{phase}"]
+        if not c.sequential or phase in ("verify", "commit", "prefill"):
+            names.append(phase)  # a chain's own passes are no one else's
+        return own.pass_factor(*names, requests=requests, rows=rows, ctx=ctx)
 
     def _passes(self, padded: int) -> list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]:
         """For each phase its row, its cost without attention, the measured part, and attention."""
@@ -222,11 +220,7 @@ class StepModel:
         if key not in self._prefill:
             phases = self.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
             calls = [call for phase in phases for call in phase.calls]
-            between = 1.0
-            if self.cost.measured is not None and self._covered:
-                between = self.cost.measured.pass_factor(
-                    "prefill", requests=requests, rows=seq, ctx=prefix
-                )
+            between = self._between("prefill", requests=requests, rows=seq, ctx=prefix)
             cost = self.cost.calls(calls, between).as_array()
             launches = sum(call.count for call in calls) * self.engine["eager_launch"]
             cost[[3, 5]] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound

@@ -1,0 +1,344 @@
+"""Measure this machine, predict a run of our own engine, run it, compare.
+
+Prompts are split in halves. On the first the acceptance is seen; the second is predicted and then
+run. Answers have a given length, so that every configuration makes the same tokens.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dflash_sim.calibrate.realengine import PAGE, HostStages, host_stages, real_engine
+from dflash_sim.calibrate.rehearsal import Rehearsed, Size, rehearse
+from dflash_sim.profiles.measured import MeasuredPass, MeasuredProfile
+from dflash_sim.realrun.journal import Run
+from dflash_sim.realrun.launch import serve
+from dflash_sim.realrun.requests import Request
+from dflash_sim.realrun.setup import Setup as RealSetup
+from dflash_sim.simulator.cycle import Cycle
+from dflash_sim.simulator.draws import Draws
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.trial import run_engine
+from dflash_sim.simulator.workload import Workload
+
+PREDICTED_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Config:
+    """One point of the grid; ``rows`` is the verify width."""
+
+    method: str
+    rows: int
+    conc: int
+    mode: str
+
+    @property
+    def drafting(self) -> tuple[str, int]:
+        """What decides acceptance and passes."""
+        return self.method, self.rows
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        width = {"none": "plain", "mtp": f"MTP {self.rows - 1}"}
+        return width.get(self.method, f"{self.method} {self.rows}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One configuration, predicted and run; throughput in [token/s].
+
+    Parameters
+    ----------
+    drift : relative change of the canary across the real run [1]
+    accept_predicted, accept_observed : tokens per verify step, the bonus included [1]
+    """
+
+    config: Config
+    predicted_tok_s: float
+    observed_tok_s: float
+    accept_predicted: float
+    accept_observed: float
+    drift: float
+
+    @property
+    def error(self) -> float:
+        """Of the predicted throughput [1]."""
+        return self.predicted_tok_s / self.observed_tok_s - 1
+
+
+@dataclass
+class ClosedLoop:
+    """The whole comparison on one machine.
+
+    Parameters
+    ----------
+    model
+        What the scenario calls the target.
+    real
+        What is run, its method aside; ``drafter`` is that of DFlash.
+    prompts
+        Token ids; every second one is for calibration.
+    new_tokens
+        Length of every answer [tokens].
+    profile
+        Of this machine and model: the times of ops that passes are made of.
+    canary
+        Seconds of a fixed piece of work.
+    """
+
+    model: str
+    real: RealSetup
+    prompts: Sequence[tuple[int, ...]]
+    new_tokens: int
+    profile: MeasuredProfile
+    canary: Callable[[], float]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.seen = self.prompts[::2]
+        self.held_out = self.prompts[1::2]
+        self._rehearsed: dict[tuple[str, int], Rehearsed] = {}
+        self._commits: dict[tuple[str, int], list[tuple[int, ...]]] = {}
+        self._stages: dict[tuple[str, str, int], HostStages] = {}
+
+    # ---- calibration ---------------------------------------------------------------------
+
+    def setup(self, config: Config) -> RealSetup:
+        """What is run for a configuration."""
+        chain = config.method in ("mtp", "eagle3")
+        return replace(
+            self.real,
+            method=config.method,
+            mode=config.mode,
+            block=config.rows if config.method == "dflash" else None,
+            steps=config.rows - 1 if chain else None,
+            drafter=self.real.drafter if config.method in ("dflash", "eagle3") else None,
+            page_size=PAGE,
+        )
+
+    def calibrate(self, config: Config, batches: Sequence[int]) -> None:
+        """All that is measured for the prediction of a configuration."""
+        key, setup = config.drafting, self.setup(config)
+        if key not in self._rehearsed:
+            sizes = [Size(n, length) for n in batches for length in self._lengths()]
+            most = replace(setup, mode="v2", max_running_requests=max(batches))
+            self._rehearsed[key] = rehearse(most, sizes)
+        if config.method != "none" and key not in self._commits:
+            run = serve(replace(setup, mode="v2"), self._requests(self.seen), conc=max(batches))
+            self._commits[key] = [answer.commits for answer in run.answers if answer.commits]
+        staged = (config.method, config.mode, config.rows)
+        if staged not in self._stages:
+            asked = self._requests(self.seen)[: 2 * max(batches)]
+            null = replace(setup, null=True)
+            self._stages[staged] = host_stages([serve(null, asked, conc=n) for n in batches])
+
+    def _lengths(self) -> list[int]:
+        """Lengths to time: those of the prompts, and contexts to the end of an answer."""
+        have = [len(p) for p in self.prompts]
+        last = max(have) + self.new_tokens - max(8, self.new_tokens // 4)
+        return sorted({min(have), round(statistics.median(have)), max(have), last})
+
+    def _requests(self, prompts: Sequence[tuple[int, ...]]) -> list[Request]:
+        return [Request(prompt=p, max_new_tokens=self.new_tokens) for p in prompts]
+
+    # ---- prediction ----------------------------------------------------------------------
+
+    def predict(self, config: Config) -> tuple[float, float]:
+        """Throughput [token/s] and accept length of the held-out prompts."""
+        setup = self._simulated(config)
+        workload = self._workload(config)
+        rng = np.random.default_rng(self.seed)
+        rates, lengths = [], []
+        for _ in range(PREDICTED_RUNS if config.method != "none" else 1):
+            draws = self._draws(config, len(workload), rng)
+            run = run_engine(setup, workload, draws, engine="event")
+            rates.append(float(workload.osl.sum()) / float(run.finish_s.max()))
+            taken = draws.commits[:, : draws.cycles.max()]
+            mask = np.arange(taken.shape[1]) < draws.cycles[:, None]
+            lengths.append(float(taken[mask].mean()))
+        return statistics.fmean(rates), statistics.fmean(lengths)
+
+    def _simulated(self, config: Config) -> Setup:
+        rehearsed = self._rehearsed[config.drafting]
+        stages = self._stages[config.method, config.mode, config.rows]
+        engine = real_engine(stages, rehearsed.overheads)
+        work_s, each_s = self.real.host_work_s, self.real.host_work_per_request_s
+        engine = engine.with_constants(
+            process_batch_result=engine["process_batch_result"] + work_s,
+            process_batch_result_per_request=engine["process_batch_result_per_request"] + each_s,
+        )
+        chain = config.method in ("mtp", "eagle3")
+        scenario = Scenario.parse(
+            gpu=str(self.profile.path),
+            model=self.model,
+            tp=1,
+            method=config.method,
+            block=config.rows if config.method == "dflash" else None,
+            steps=config.rows - 1 if chain else None,
+            engine_mode=config.mode,
+            isl=max(map(len, self.prompts)),
+            osl=self.new_tokens,
+            conc=config.conc,
+            page_size=PAGE,
+            max_running_requests=config.conc,
+            chunked_prefill_size=8192,
+            radix_cache=False,
+            runs=1,
+        )
+        found = resolve(scenario, engine=engine)
+        return replace(found, measured=self._with_passes(config, rehearsed))
+
+    def _with_passes(self, config: Config, rehearsed: Rehearsed) -> MeasuredProfile:
+        """The profile with the passes as the engine's own workers ran them."""
+        cycle = self._cycle(config)
+        rows: dict[tuple[str, int, int, float], float] = {}
+        for p in rehearsed.passes:
+            phase = "verify" if p.phase == "accept" else p.phase  # the head is part of the pass
+            key = phase, p.requests, p.rows, p.ctx
+            rows[key] = rows.get(key, 0.0) + p.seconds
+        passes = []
+        for (phase, n, width, ctx), seconds in rows.items():
+            ops_s = self._ops_s(cycle, phase, n, width, ctx)
+            if ops_s > 0:
+                name = f"{config.method}-{phase}"
+                passes.append(MeasuredPass(name, n, width, ctx, seconds, ops_s, 0))
+        return replace(self.profile, passes=tuple(passes))
+
+    def _cycle(self, config: Config) -> Cycle:
+        found = resolve(
+            Scenario.parse(
+                gpu=str(self.profile.path),
+                model=self.model,
+                tp=1,
+                method=config.method,
+                block=config.rows if config.method == "dflash" else None,
+                steps=config.rows - 1 if config.method in ("mtp", "eagle3") else None,
+                isl=16,
+                osl=16,
+            )
+        )
+        return found.step.cycle
+
+    def _ops_s(self, cycle: Cycle, phase: str, n: int, rows: int, ctx: float) -> float:
+        """The ops of a phase, as the simulator will sum them [s]."""
+        if phase == "prefill":
+            phases = cycle.prefill(requests=n, seq=rows, prefix=0.0)
+            calls = [c for part in phases for c in part.calls]
+        else:
+            parts = cycle.decode(requests=n, ctx=ctx)
+            calls = [c for part in parts if part.name == phase for c in part.calls]
+        times = [(self.profile.timing(c.op), c.count) for c in calls]
+        return sum(t.seconds * count for t, count in times if t is not None)
+
+    def _workload(self, config: Config) -> Workload:
+        n = len(self.held_out)
+        ones = np.ones(n, np.int64)
+        return Workload(
+            isl=np.array([len(p) for p in self.held_out]),
+            osl=ones * self.new_tokens,
+            cached=ones * 0,
+            measured=ones.astype(bool),
+            follow=-ones,
+            conc=config.conc,
+        )
+
+    def _draws(self, config: Config, requests: int, rng: np.random.Generator) -> Draws:
+        """Commits of each request: those of a random one that was seen, whole.
+
+        That keeps what differs by request and what lasts from step to step.
+        """
+        need = self.new_tokens - 1
+        if config.method == "none":
+            ones = np.ones((requests, need + 2), np.int8)
+            return Draws(ones, np.full(requests, need, np.int64))
+        seen = self._commits[config.drafting]
+        rows, cycles = [], []
+        for _ in range(requests):
+            row: list[int] = []
+            while sum(row) < need:
+                row += seen[int(rng.integers(len(seen)))]
+            used = int(np.searchsorted(np.cumsum(row), need) + 1)
+            rows.append(row[:used])
+            cycles.append(used)
+        wide = max(cycles) + 2
+        commits = np.ones((requests, wide), np.int8)
+        for i, row in enumerate(rows):
+            commits[i, : len(row)] = row
+        return Draws(commits, np.array(cycles, np.int64))
+
+    # ---- reality -------------------------------------------------------------------------
+
+    def run(self, config: Config) -> tuple[Run, float]:
+        """The held-out prompts for real, and how far the machine drifted meanwhile [1]."""
+        before = self.canary()
+        run = serve(self.setup(config), self._requests(self.held_out), conc=config.conc)
+        after = self.canary()
+        return run, abs(after / before - 1)
+
+    def outcomes(self, configs: Sequence[Config]) -> Iterator[Outcome]:
+        """Measure, predict, run, for one configuration after the other."""
+        batches = sorted({c.conc for c in configs} | {1, 2})
+        for config in configs:
+            self.calibrate(config, batches)
+            predicted, accept = self.predict(config)
+            run, drift = self.run(config)
+            yield Outcome(config, predicted, run.output_tok_s, accept, run.accept_length, drift)
+
+
+def grid(
+    *,
+    blocks: Sequence[int],
+    steps: Sequence[int],
+    concs: Sequence[int],
+    modes: Sequence[str],
+) -> list[Config]:
+    """Plain decoding, DFlash and MTP at every concurrency and mode."""
+    widths = [("none", 1), *(("dflash", b) for b in blocks), *(("mtp", k + 1) for k in steps)]
+    return [Config(m, rows, c, mode) for m, rows in widths for c in concs for mode in modes]
+
+
+def machine_scalar(outcomes: Sequence[Outcome]) -> float:
+    """Observed over predicted throughput of plain decoding of one request: one number fitted."""
+    plain = [o for o in outcomes if o.config.method == "none"]
+    least = min(o.config.conc for o in plain)
+    alone = [o for o in plain if o.config.conc == least]
+    ratios = [o.observed_tok_s / o.predicted_tok_s for o in alone]
+    return statistics.geometric_mean(ratios)
+
+
+def speedups(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, float, float]]:
+    """Each drafting outcome with its predicted and observed speed-up over plain decoding."""
+    plain: Mapping[tuple[int, str], Outcome] = {
+        (o.config.conc, o.config.mode): o for o in outcomes if o.config.method == "none"
+    }
+    for o in outcomes:
+        base = plain.get((o.config.conc, o.config.mode))
+        if o.config.method != "none" and base is not None:
+            yield (
+                o,
+                o.predicted_tok_s / base.predicted_tok_s,
+                o.observed_tok_s / base.observed_tok_s,
+            )
+
+
+def as_row(o: Outcome) -> dict[str, Any]:
+    """Flat, for files."""
+    return {
+        "method": o.config.method,
+        "rows": o.config.rows,
+        "conc": o.config.conc,
+        "engine_mode": o.config.mode,
+        "predicted_output_throughput": o.predicted_tok_s,
+        "observed_output_throughput": o.observed_tok_s,
+        "error": o.error,
+        "accept_length_predicted": o.accept_predicted,
+        "accept_length_observed": o.accept_observed,
+        "canary_drift": o.drift,
+    }
+
