@@ -8,8 +8,7 @@ import numpy.typing as npt
 from dflash_sim.simulator.engine import Batch, EventEngine
 from dflash_sim.simulator.records import AdaptiveRun, Run
 from dflash_sim.simulator.scheduler import PrefillBatch, Req
-from dflash_sim.simulator.verifyplan import Plan, Policy
-from dflash_sim.simulator.widths import WidthSteps
+from dflash_sim.simulator.verifyplan import Plan, Policy, Prices
 
 
 @dataclass
@@ -24,7 +23,7 @@ class AdaptiveEngine(EventEngine):
         What chooses; ``draws`` are of the latent run, which the widths cut.
     """
 
-    widths: WidthSteps | None = None
+    widths: Prices | None = None
     policy: Policy | None = None
 
     def __post_init__(self) -> None:

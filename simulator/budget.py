@@ -8,8 +8,7 @@ import numpy.typing as npt
 
 from dflash_sim.simulator.draws import Draws
 from dflash_sim.simulator.scheduler import Req
-from dflash_sim.simulator.verifyplan import Plan
-from dflash_sim.simulator.widths import WidthSteps
+from dflash_sim.simulator.verifyplan import Plan, Prices
 
 
 @dataclass(frozen=True)
@@ -26,22 +25,22 @@ class Confidence:
     spread: float
     lag: int
 
-    def start(self, steps: WidthSteps, draws: Draws) -> "ConfidencePlanner":
-        return ConfidencePlanner(steps, draws, self.lag)
+    def start(self, prices: Prices, draws: Draws) -> "ConfidencePlanner":
+        return ConfidencePlanner(prices, draws, self.lag)
 
 
 @dataclass
 class ConfidencePlanner:
     """Sizes and deals out the budget of each step."""
 
-    steps: WidthSteps
+    prices: Prices
     draws: Draws
     lag: int
 
     def plan(self, reqs: Sequence[Req], kv_tokens: int) -> Plan:
         head = self.draws.head
         assert head is not None
-        n, block = len(reqs), self.steps.block
+        n, block = len(reqs), self.prices.block
         rows = np.array([r.rid for r in reqs])
         cycles = np.array([r.launched for r in reqs])
         now = head.survival(rows, cycles)
@@ -49,7 +48,7 @@ class ConfidencePlanner:
         if self.lag:
             old = head.survival(rows, np.maximum(cycles - self.lag, 0))
             past = np.where((cycles >= self.lag)[:, None], old, 1.0)
-        rest, draft = self.steps.curve(n, kv_tokens)
+        rest, draft = self.prices.curve(n, kv_tokens)
         budget = best_budget(past, rest + draft[block - 1])
         return Plan((1 + top_slots(now, budget)).tolist(), block)
 
@@ -91,27 +90,27 @@ class Oracle:
 
     spread: float | None = None
 
-    def start(self, steps: WidthSteps, draws: Draws) -> "OraclePlanner":
-        return OraclePlanner(steps, draws)
+    def start(self, prices: Prices, draws: Draws) -> "OraclePlanner":
+        return OraclePlanner(prices, draws)
 
 
 @dataclass
 class OraclePlanner:
     """An oracle at work; ``done`` holds tokens and seconds so far, by batch size."""
 
-    steps: WidthSteps
+    prices: Prices
     draws: Draws
     done: dict[int, tuple[float, float]] = field(default_factory=dict)
     _widths: npt.NDArray[np.int64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._widths = np.arange(1, self.steps.block + 1)
+        self._widths = np.arange(1, self.prices.block + 1)
 
     def plan(self, reqs: Sequence[Req], kv_tokens: int) -> Plan:
         n = len(reqs)
         runs = self.draws.commits[[r.rid for r in reqs], [r.launched for r in reqs]].astype(int)
         useful = np.minimum.outer(self._widths, runs).sum(axis=1) - n  # drafts, by width
-        rest, draft = self.steps.curve(n, kv_tokens)
+        rest, draft = self.prices.curve(n, kv_tokens)
         drafts = np.arange(int(useful[-1]) + 1)
         width = 1 + np.searchsorted(useful, drafts)  # the narrowest that has so many to accept
         seconds = rest[: len(drafts)] + draft[width - 1]

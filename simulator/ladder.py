@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from dflash_sim.profiles.policies import LadderSlot
 from dflash_sim.simulator.draws import Draws
 from dflash_sim.simulator.scheduler import Req
-from dflash_sim.simulator.step import padded_size
-from dflash_sim.simulator.verifyplan import Plan
-from dflash_sim.simulator.widths import WidthSteps
+from dflash_sim.simulator.verifyplan import Plan, Prices
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class EmaLadder:
     warmup_batches: int
     spread: float | None = None
 
-    def start(self, steps: WidthSteps, draws: Draws) -> "EmaClimber":
-        return EmaClimber(self, steps.full.graph_sizes, steps.full.graph_max_bs, steps.block - 1)
+    def start(self, prices: Prices, draws: Draws) -> "EmaClimber":
+        return EmaClimber(self, prices)
 
 
 @dataclass
@@ -46,24 +44,22 @@ class _Slot:
 
 @dataclass
 class EmaClimber:
-    """The ladders of one run. ``first`` is where they start, if it is one of their rungs."""
+    """The ladders of one run; they start at the block's drafts, or in the middle."""
 
     policy: EmaLadder
-    graph_sizes: tuple[int, ...]
-    graph_max_bs: int
-    first: int
+    prices: Prices
 
     def __post_init__(self) -> None:
         self.slots = [self._slot(ladder) for ladder in self.policy.slots]
 
     def _slot(self, ladder: LadderSlot) -> _Slot:
-        rungs = ladder.drafts
-        start = self.first if self.first in rungs else rungs[len(rungs) // 2]
+        rungs, most = ladder.drafts, self.prices.block - 1
+        start = most if most in rungs else rungs[len(rungs) // 2]
         return _Slot(ladder, start, start - 1.0)
 
     def slot(self, batch: int) -> _Slot:
         """The ladder of a batch: the last whose ``least_batch`` its graph reaches."""
-        padded = padded_size(self.graph_sizes, batch, self.graph_max_bs)
+        padded = self.prices.graph_of(batch)
         reached = [s for s in self.slots if s.ladder.least_batch <= padded]
         return reached[-1] if reached else self.slots[0]
 

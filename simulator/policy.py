@@ -25,8 +25,7 @@ from dflash_sim.simulator.budget import Confidence, Oracle
 from dflash_sim.simulator.draws import Draws
 from dflash_sim.simulator.ladder import EmaLadder
 from dflash_sim.simulator.scheduler import Req
-from dflash_sim.simulator.verifyplan import Plan, Policy
-from dflash_sim.simulator.widths import WidthSteps
+from dflash_sim.simulator.verifyplan import Plan, Policy, Prices
 
 FORMS = {
     "fixed": "fixed",
@@ -49,7 +48,7 @@ class BatchTable:
     rows: tuple[tuple[int, int, int], ...]
     spread: float | None = None
 
-    def start(self, steps: WidthSteps, draws: Draws) -> "BatchTable":
+    def start(self, prices: Prices, draws: Draws) -> "BatchTable":
         return self
 
     def plan(self, reqs: Sequence[Req], kv_tokens: int) -> Plan:

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from dflash_sim.simulator.draws import Draws
 from dflash_sim.simulator.scheduler import Req
-from dflash_sim.simulator.widths import WidthSteps
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,29 @@ class Plan:
         return cls([width] * batch, width)
 
 
+class Prices(Protocol):
+    """GPU seconds of cycles of any width; :class:`~dflash_sim.simulator.widths.WidthSteps`."""
+
+    @property
+    def block(self) -> int:
+        """The widest verify [token]."""
+
+    def graph_of(self, batch: int) -> int:
+        """Requests that the graph of a batch computes."""
+
+    def decode_s(self, batch: int, kv_tokens: float, *, rows: int, drafted: int) -> float:
+        """GPU seconds of a cycle that verifies ``rows`` in all, after a draft of ``drafted``."""
+
+    def tail_s(self, batch: int, kv_tokens: float, *, rows: int) -> float:
+        """GPU seconds after the accepted lengths are published."""
+
+    def draft_s(self, batch: int, kv_tokens: float, *, drafted: int) -> float:
+        """GPU seconds of the draft phase."""
+
+    def curve(self, batch: int, kv_tokens: float) -> tuple[Floats, Floats]:
+        """Seconds but for the draft by rows, from one per request; of the draft, from width 1."""
+
+
 class Chooser(Protocol):
     """A policy at work in one run."""
 
@@ -44,5 +71,5 @@ class Policy(Protocol):
     def spread(self) -> float | None:
         """Of the confidences it asks for [1]; None asks for none."""
 
-    def start(self, steps: WidthSteps, draws: Draws) -> Chooser:
+    def start(self, prices: Prices, draws: Draws) -> Chooser:
         """Begin a run."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.simulator.cycle import PHASES, Cycle
-from dflash_sim.simulator.step import BatchTable, StepModel
+from dflash_sim.simulator.step import BatchTable, StepModel, padded_size
 
 Floats = npt.NDArray[np.float64]
 _DRAFT = PHASES.index("draft")
@@ -46,6 +46,10 @@ class WidthSteps:
         for model in self._models.values():
             model.reach(ctx)
         self._stacks = {b: s for b, s in self._stacks.items() if s[0][-1] >= ctx}
+
+    def graph_of(self, batch: int) -> int:
+        """Requests that the graph of a batch computes."""
+        return padded_size(self.full.graph_sizes, batch, self.full.graph_max_bs)
 
     def at(self, width: int) -> StepModel:
         """The step model of one uniform width."""
