@@ -167,12 +167,12 @@ def _crew(
     if cluster != "ray" and address is not None:
         msg = f"--cluster {cluster} and --address {address}: two addresses; give one."
         raise UsageError(msg)
-    from dflash_sim.studies.sweep_ray import RayCluster
+    from dflash_sim.studies.sweep_ray import RayCluster, connect
 
-    where = address if cluster == "ray" else cluster
+    ray = connect(address if cluster == "ray" else cluster)
     return lambda points: RayCluster(
         how,
-        address=where,
+        ray=ray,
         jobs=min(jobs or points, points),
         files=folder.study.files(),
         say=tell,

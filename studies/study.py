@@ -90,7 +90,7 @@ def load_study(path: Path | None, sets: Sequence[str], *, preset: str | None = N
         Where to start from, in place of the file's own.
     """
     file = _read(path) if path is not None else {}
-    layers = [("--set", _settings(sets))]
+    layers: list[tuple[str, Mapping[str, Any]]] = [("--set", _settings(sets))]
     if path is not None:
         layers.append((f"study {path}", _fields(path, file)))
     preset = preset or file.get("preset")
@@ -145,7 +145,8 @@ def _fields(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
             if name in found:
                 msg = f"{where}: {name} is below 'scenario:' already; give it once."
                 raise UsageError(msg)
-            found[_known(str(name))] = _values(f"{where}, {name}:", str(name), value)
+            known = _known(str(name))
+            found[known] = _values(f"{where}, {name}:", known, value)
     return found
 
 
@@ -153,14 +154,14 @@ def _settings(sets: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for word in sets:
         name, equals, text = word.partition("=")
-        name = name.strip().replace("-", "_")
         if not equals:
             msg = f"--set {word}: no value; give a field and its values, such as block=4,8,16."
             raise UsageError(msg)
+        name = _known(name.strip().replace("-", "_"))
         if name in found:
             msg = f"--set {name} comes twice; give its values in one list, {name}=..."
             raise UsageError(msg)
-        found[_known(name)] = _values(f"--set {name}", name, text)
+        found[name] = _values(f"--set {name}", name, text)
     return found
 
 

@@ -92,6 +92,7 @@ def answer_all(
                 msg = f"a bug, met at {asked}\n{word.trace}"
                 raise RuntimeError(msg)
             if isinstance(word, Lost):
+                idle.discard(worker)
                 if point is not None:
                     losses[point.number] += 1
                     _refuse_a_third(study.scenario(point), losses[point.number], word.why)

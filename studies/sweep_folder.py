@@ -81,7 +81,7 @@ class SweepFolder:
     def refuse_begun(self, shard: Shard) -> None:
         """Refuse to go on with points that are there: that takes a --resume."""
         begun = self._journals() if shard.of == 1 else [self._journal(shard)]
-        if any(path.exists() for path in begun):
+        if any(path.exists() and path.stat().st_size for path in begun):
             msg = (
                 f"{self.path} holds {len(self.done()):,} of the {len(self.points):,} points of "
                 "this study; go on with --resume, or choose another folder with -o."
@@ -181,12 +181,10 @@ class Journal:
 
     def __enter__(self) -> Self:
         with writing(self.path):
-            self.file = self.path.open("a+b", buffering=0)
-        self.file.seek(0)
-        self.size = 0
-        for line in self.file:
-            self.size += len(line) if line.endswith(b"\n") else 0
-        os.ftruncate(self.file.fileno(), self.size)
+            self.file = self.path.open("ab", buffering=0)
+            with self.path.open("rb") as lines:
+                self.size = sum(len(line) for line in lines if line.endswith(b"\n"))
+            os.ftruncate(self.file.fileno(), self.size)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,5 +1,6 @@
 """Workers of a Ray cluster: one actor for each CPU, driven as the processes of one machine are."""
 
+import logging
 import os
 import re
 import socket
@@ -16,6 +17,9 @@ from dflash_sim.studies.sweep_workers import Bug, How, Lost, Task, Word, Worker,
 
 INSTALL = 'pip install "dflash-sim[cluster]"'
 _PATIENCE_S = 5.0  # for an address to answer at all
+# Of HTTP/2: what a client sends first, and what tells a server's answer.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_FRAME_HEADER, _FRAME_TYPE, _SETTINGS = 9, 3, b"\4"
 _ADDRESS = re.compile(r"(?:ray://)?(\[[^\]]+\]|[^:/\[\]]+):(\d{1,5})")
 
 
@@ -45,9 +49,8 @@ class RayCluster:
 
     Parameters
     ----------
-    address
-        Of ``ray.init``: ``ray://host:10001``, ``host:6379``, or None for the cluster of this
-        machine, which is begun if there is none.
+    ray
+        The module, connected.
     jobs
         Actors at most; None for one on each CPU.
     files
@@ -60,12 +63,12 @@ class RayCluster:
         self,
         how: How,
         *,
-        address: str | None,
+        ray: Any,
         jobs: int | None,
         files: Sequence[Path],
         say: Callable[[str], None],
     ) -> None:
-        self.how, self.address, self.jobs = how, address, jobs
+        self.how, self.ray, self.jobs = how, ray, jobs
         self.files, self.say = list(files), say
         self.program = fingerprint(files)
         self.workers: dict[int, Any] = {}
@@ -74,14 +77,13 @@ class RayCluster:
         self.why = ""
 
     def __enter__(self) -> Self:
-        self.ray = connect(self.address)
         profiles = os.pathsep.join(
             str(Path(p).absolute()) for p in os.environ.get(ENV, "").split(os.pathsep) if p
         )
         actor = self.ray.remote(num_cpus=1, max_restarts=0)(RayWorker)
         cpus = int(self.ray.cluster_resources().get("CPU", 0))
         if not cpus:
-            msg = f"the Ray cluster at {self.address or 'this machine'} has no CPU for workers."
+            msg = "the Ray cluster has no CPU for workers; add a machine, or leave --cluster out."
             raise UsageError(msg)
         for number in range(min(self.jobs or cpus, cpus)):
             worker = actor.remote(self.how, profiles, str(Path.cwd()))
@@ -132,17 +134,28 @@ class RayCluster:
 
 
 def connect(address: str | None) -> Any:
-    """The ``ray`` module, connected; an address that does not answer is found out in seconds."""
+    """The ``ray`` module, connected; an address that does not answer is found out in seconds.
+
+    Parameters
+    ----------
+    address
+        ``ray://host:10001`` from outside of a cluster, ``host:6379`` from within, or None for the
+        cluster of this machine, which is begun if there is none.
+    """
     try:
         import ray
     except ImportError as error:
         msg = f"--cluster ray needs Ray: {INSTALL}"
         raise UsageError(msg) from error
+    address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
         _knock(address)
     try:
         ray.init(
-            address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
         )
     except Exception as error:  # Ray raises many kinds, down to plain RuntimeError
         why = " ".join(str(error).split())[:300]
@@ -152,17 +165,29 @@ def connect(address: str | None) -> Any:
 
 
 def _knock(address: str) -> None:
-    """Ray tries an address for a minute, and logs all the while."""
+    """Find out whether gRPC is spoken there; Ray itself tries for minutes, and logs all the while.
+
+    A gRPC server greets with a SETTINGS frame, whoever asks (RFC 9113, section 3.4).
+    """
+    if address in ("auto", "local"):
+        return
     found = _ADDRESS.fullmatch(address)
     if found is None:
-        msg = f"--address {address}: not HOST:PORT or ray://HOST:PORT, such as ray://head:10001."
+        msg = f"Ray address {address}: not HOST:PORT or ray://HOST:PORT, such as ray://head:10001."
         raise UsageError(msg)
     host, port = found[1].strip("[]"), int(found[2])
     try:
-        socket.create_connection((host, port), timeout=_PATIENCE_S).close()
+        with socket.create_connection((host, port), timeout=_PATIENCE_S) as line:
+            line.sendall(_GREETING)
+            heard = line.recv(_FRAME_HEADER)
     except (OSError, OverflowError) as error:
-        msg = (
-            f"no Ray cluster answers at {address}: {error}. Start one with "
-            '"ray start --head", or leave --cluster out for this machine alone.'
-        )
-        raise UsageError(msg) from error
+        why = str(error)
+    else:
+        if heard[_FRAME_TYPE : _FRAME_TYPE + 1] == _SETTINGS or "RAY_USE_TLS" in os.environ:
+            return
+        why = "what listens there is something else"
+    msg = (
+        f"no Ray cluster answers at {address}: {why}. Start one with "
+        '"ray start --head", or leave --cluster out for this machine alone.'
+    )
+    raise UsageError(msg)

@@ -144,7 +144,7 @@ class Processes:
             self.workers[number] = (process, ours)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_error: object) -> None:
         for process, pipe in self.workers.values():
             pipe.close()
             process.terminate()
@@ -161,7 +161,7 @@ class Processes:
         if not self.workers:
             raise all_lost(self.why)
         pipes = {pipe: number for number, (_, pipe) in self.workers.items()}
-        ready = wait(pipes)[0]
+        ready = wait(list(pipes))[0]
         assert isinstance(ready, Connection)
         number = pipes[ready]
         try:
