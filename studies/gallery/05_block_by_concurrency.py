@@ -8,6 +8,7 @@ HumanEval, at most 64 requests at once; then every data set of the cards.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from dflash_sim.simulator.predict import Result
 from dflash_sim.studies import exhibit as ex
@@ -62,7 +63,12 @@ def by_dataset() -> Iterator[ex.Part]:
     for model, conc in CARDS:
         pairs = []
         for i, dataset in enumerate(DATASETS):
-            asked = {"model": model, "conc": conc, "dataset": dataset, "interval": False}
+            asked: dict[str, Any] = {
+                "model": model,
+                "conc": conc,
+                "dataset": dataset,
+                "interval": False,
+            }
             narrow, wide = (ex.predicted(block=block, **asked) for block in (8, 16))
             ours, theirs = ex.ratio(wide, narrow), ex.published_ratio(wide, narrow)
             lines[i] += (ex.times(ours), ex.times(theirs))
@@ -84,7 +90,11 @@ def story() -> Iterator[ex.Part]:
     for model in (LARGE, SMALL):
         found = []
         for conc in CLIENTS:
-            asked = {"model": model, "conc": conc, "max_running_requests": CLIENTS[-1]}
+            asked: dict[str, Any] = {
+                "model": model,
+                "conc": conc,
+                "max_running_requests": CLIENTS[-1],
+            }
             narrow, wide = (ex.predicted(block=block, **asked) for block in (8, 16))
             found.append((narrow, ex.predicted(block=12, interval=False, **asked), wide))
             shown += found[-1]
@@ -93,7 +103,7 @@ def story() -> Iterator[ex.Part]:
     yield (
         "step x: how much longer the step of block 16 is. at once: requests that run, block 8 / "
         "block 16. States of linear attention are kept for every row of a block; where they do "
-        "not fit, requests wait, and the wider block loses by memory."
+        "not fit, requests wait."
     )
     yield from by_dataset()
     yield ex.rests_on(shown)

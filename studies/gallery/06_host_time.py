@@ -50,9 +50,9 @@ def line(where: tuple[str, int, str], found: Pair) -> tuple[str, ...]:
 def waiting(setup: Setup, plan_s: float = 0.0) -> Result:
     """The answer with a backend that waits for lengths, then plans for ``plan_s``."""
     engine = setup.engine
-    sync = engine.attention["host_length_sync"] | {"block": [setup.backend]}
+    sync = {**engine.attention["host_length_sync"], "block": [setup.backend]}
     engine = engine.with_constants(run_batch_first=engine["run_batch_first"] + plan_s)
-    engine = replace(engine, attention=engine.attention | {"host_length_sync": sync})
+    engine = replace(engine, attention={**engine.attention, "host_length_sync": sync})
     other = replace(setup, engine=engine)
     return predict(setup.scenario, with_baseline=False, with_interval=False, setup=other)
 
@@ -83,6 +83,12 @@ def verdict(found: Mapping[tuple[str, int, str], Pair]) -> str:
     """V1 against V2 in words."""
     gain = {where: ex.ratio(v2, v1) for where, (v1, v2) in found.items()}
     most, least = (pick(gain, key=lambda where: gain[where]) for pick in (max, min))
+
+    def place(where: tuple[str, int, str]) -> str:
+        model, conc, gpu = where
+        step_ms = found[where][1].values["step_ms"]
+        return f"{model} on {gpu} at c={conc} ({gain[where]:.2f} x, a step of {step_ms:.1f} ms)"
+
     said = []
     for conc in CLIENTS:
         here = [pair for (_, c, _), pair in found.items() if c == conc]
@@ -94,9 +100,8 @@ def verdict(found: Mapping[tuple[str, int, str], Pair]) -> str:
             f"tenth where its step takes over {long_ms:.0f} ms."
         )
     said.append(
-        f"So the gain is the larger the shorter the step: {gain[most]:.2f} x for {most[0]} on "
-        f"{most[2]} at c={most[1]}, {gain[least]:.2f} x for {least[0]} on {least[2]} at "
-        f"c={least[1]}. The host stages of V1 are those of {SMALL} on B200 everywhere: this part "
+        f"The gain is largest for {place(most)}, and smallest for {place(least)}. The host stages "
+        f"of V1 are those of {SMALL} on B200 everywhere: this part "
         "is not confirmed elsewhere."
     )
     return " ".join(said)

@@ -8,6 +8,7 @@ more than they draft. The card of Qwen3.6-35B-A3B, which is complete, stands bes
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dflash_sim.simulator.predict import Result
 from dflash_sim.studies import exhibit as ex
@@ -63,7 +64,7 @@ def story() -> Iterator[ex.Part]:
     shown: list[Result] = []
     for model in MODELS:
         for conc in CLIENTS:
-            asked = {"model": model, "conc": conc, "interval": False}
+            asked: dict[str, Any] = {"model": model, "conc": conc, "interval": False}
             mtp = [ex.predicted(method="mtp", steps=k, **asked) for k in DRAFTS]
             dflash = [ex.predicted(block=k + 1, **asked) for k in DRAFTS]
             rows = zip(DRAFTS, mtp, dflash, strict=True)

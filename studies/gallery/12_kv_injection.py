@@ -37,7 +37,7 @@ def answer(method: str, dataset: str) -> Result:
     """A variant with the accept length that the paper gives."""
     name, _ = VARIANTS[method]
     rows = [p for p in load_acceptance() if (p.drafter, p.dataset) == (name, dataset)]
-    given = {"acceptance": f"al:{rows[0].accept_len}", "block": rows[0].block}
+    given: dict[str, Any] = {"acceptance": f"al:{rows[0].accept_len}", "block": rows[0].block}
     return ex.predicted(baseline=True, method=method, dataset=dataset, **given, **ASKED)
 
 
@@ -73,8 +73,8 @@ def story() -> Iterator[ex.Part]:
     yield Table("Qwen3-4B, one H200, c=1, block 8", HEAD, lines)
     same = 0
     for i, dataset in enumerate(DATASETS):
-        ours = sorted(VARIANTS, key=lambda m: ex.tok_s(found[dataset][m]))
-        same += ours == sorted(VARIANTS, key=lambda m: VARIANTS[m][1][i])
+        order = sorted(VARIANTS, key=lambda m: ex.tok_s(found[dataset][m]))
+        same += order == sorted(VARIANTS, key=lambda m: VARIANTS[m][1][i])
     one = found[DATASETS[0]]
     ours = {m: [ex.ratio(found[d][m], found[d]["dflash"]) for d in DATASETS] for m in VARIANTS}
     base = VARIANTS["dflash"][1]
