@@ -68,6 +68,7 @@ def plan(
     """
     from dflash_sim.studies.export import as_text, check_writable, chosen_format
     from dflash_sim.studies.plan import plan as answer
+    from dflash_sim.studies.plan import steps
     from dflash_sim.studies.plan_page import PlanPage, plan_rows, to_json
     from dflash_sim.studies.plan_question import numbers_of, question
     from dflash_sim.studies.terminal import Progress, as_page, deliver
@@ -97,7 +98,7 @@ def plan(
         deliver(as_yaml(asked), output)
         return
     processes = own.whole("jobs") or os.cpu_count() or 1
-    with Progress(2 * len(made.candidates)) as progress:
+    with Progress(steps(made)) as progress:
         found = answer(made, jobs=processes, on_step=progress.advance)
     if report is not None:
         write_report(report, found)

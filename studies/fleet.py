@@ -1,27 +1,27 @@
 """A fleet that was found, looked at closely: what it keeps, what it costs, how much more it takes.
 
-Headroom and patience are found on the first run, by bisection.
+How far it can be pushed is found on the first run, by bisection.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
-from dflash_sim.simulator.fleet import Service
+from dflash_sim.simulator.draws import Draws
+from dflash_sim.simulator.fleet import Service, serve, subset
 from dflash_sim.simulator.records import DECODE, PREFILL
-from dflash_sim.simulator.replica import Replica
+from dflash_sim.simulator.replica import Replica, Tally
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.judge import Judge
 from dflash_sim.studies.present import method_title
-from dflash_sim.studies.slo import WORDS, Kept
+from dflash_sim.studies.slo import WORDS, Kept, kept
 
 ENDS = ("low", "typical", "high")
-MOST_TIMES = 4.0  # headroom beyond is not looked for
-_CLOSE = 0.02
+_STEPS = (1.04, 1.15, 1.4, 2.0, 3.0)  # beyond the last no limit is looked for
 _MOSTLY = 0.5  # of the time, and it binds
 _ALONE = 400  # requests that are served one by one to see the best that a server can do
 _APART_S = 1e4
@@ -147,25 +147,58 @@ class Nearest:
         )
 
 
-def examine(judge: Judge, i: int, replicas: int) -> Fleet:
-    """Look closely at a fleet."""
-    setup, spread, slow = judge.setup(i), judge.spread(i), judge.slow(i)
-    service = judge.serve(i, replicas)
-    expected = judge.kept(service)
-    load = load_of(service, setup)
-    sure = judge.kept(judge.serve(i, replicas, slow=slow), slow=slow)
+@dataclass(frozen=True)
+class Limit:
+    """How far a fleet can be pushed: the last factor that is fine, and the first that is not."""
 
-    def faster_is_fine(times: float) -> bool:
-        return judge.verdict(i, replicas, slow=slow, times=times).met
+    good: float
+    bad: float
 
-    def longer_is_fine(times: float) -> bool:
+
+def limit_of(judge: Judge, i: int, replicas: int, faster: bool) -> Limit:
+    """Requests may come so many times as ``faster``, or times be as long, by the first run."""
+    slow = judge.slow(i)
+
+    def fine(times: float) -> bool:
+        if faster:
+            return judge.verdict(i, replicas, slow=slow, times=times).met
         return judge.verdict(i, replicas, slow=slow * times).met
 
-    headroom, beyond = largest(faster_is_fine)
-    patience, _ = largest(longer_is_fine)
-    broken = judge.verdict(i, replicas, slow=slow, times=beyond)
-    stopped = judge.serve(i, replicas, slow=slow, times=beyond, early=True)
-    confidence = NormalDist().cdf(math.log(slow * patience) / spread)
+    return largest(fine)
+
+
+def largest(fine: Callable[[float], bool]) -> Limit:
+    """The largest factor from 1 up that is fine, to 4 %."""
+    good, steps = 1.0, iter(_STEPS)
+    for bad in steps:
+        if not fine(bad):
+            break
+        good = bad
+    else:
+        return Limit(good, good * _STEPS[0])
+    while bad / good > _STEPS[0]:
+        middle = math.sqrt(good * bad)
+        if fine(middle):
+            good = middle
+        else:
+            bad = middle
+    return Limit(good, bad)
+
+
+def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -> Fleet:
+    """Look closely at a fleet.
+
+    Parameters
+    ----------
+    faster, longer
+        How much faster requests may come, and how much longer times may be.
+    """
+    setup, spread, slow = judge.setup(i), judge.spread(i), judge.slow(i)
+    service = judge.serve(i, replicas)
+    load = load_of(service, setup)
+    sure = judge.kept(judge.serve(i, replicas, slow=slow), slow=slow)
+    broken, broke = judge.broken(i, replicas, slow=slow, times=faster.bad)
+    patience = slow * longer.good
     work = judge.question.demand.runs[0]
     span_s = float(np.nanmax(service.finish_s) - service.arrival_s[0])
     return Fleet(
@@ -174,33 +207,17 @@ def examine(judge: Judge, i: int, replicas: int) -> Fleet:
         replicas=replicas,
         spread=spread,
         slow=slow,
-        expected=expected,
+        expected=judge.kept(service),
         sure=sure,
         load=load,
-        headroom=headroom,
-        patience=slow * patience,
-        confidence=confidence,
-        breaks=broken.broke,
-        binds=binds(broken.broke, load_of(stopped, setup), setup),
+        headroom=faster.good,
+        patience=patience,
+        confidence=NormalDist().cdf(math.log(patience) / spread),
+        breaks=broke.broke,
+        binds=binds(broke.broke, load_of(broken, setup), setup),
         output_tok_s=float(work.osl.sum()) / span_s,
         accept_histogram=_histogram(judge, i, setup),
     )
-
-
-def largest(fine: Callable[[float], bool]) -> tuple[float, float]:
-    """``(last factor that is fine, first that is not)`` from 1 up, to 2 %."""
-    good, bad = 1.0, 1 + 2 * _CLOSE
-    while fine(bad):
-        good, bad = bad, bad * (bad / good) ** 2
-        if good >= MOST_TIMES:
-            return MOST_TIMES, bad
-    while bad / good > 1 + _CLOSE:
-        middle = math.sqrt(good * bad)
-        if fine(middle):
-            good = middle
-        else:
-            bad = middle
-    return good, bad
 
 
 def load_of(service: Service, setup: Setup) -> Load:
@@ -279,13 +296,6 @@ def nearest(judge: Judge, i: int) -> Nearest:
 
 
 def _alone(judge: Judge, i: int) -> Kept:
-    from dataclasses import replace
-
-    from dflash_sim.simulator.draws import Draws
-    from dflash_sim.simulator.fleet import serve, subset
-    from dflash_sim.simulator.replica import Tally
-    from dflash_sim.studies.slo import kept
-
     work, draws, slow = judge.question.demand.runs[0], judge.draws(i, 0), judge.slow(i)
     rows = np.unique(np.linspace(0, len(work) - 1, min(len(work), _ALONE)).astype(int))
     apart = replace(subset(work, rows), arrival_s=_APART_S * np.arange(len(rows)))
@@ -302,9 +312,3 @@ def _histogram(judge: Judge, i: int, setup: Setup) -> tuple[int, ...]:
     mask = np.arange(draws.commits.shape[1]) < draws.cycles[:, None]
     counts = np.bincount(draws.commits[mask] - 1, minlength=setup.block)
     return tuple(int(n) for n in counts)
-
-
-def confidence_words(fleets: Sequence[Fleet]) -> str:
-    """How the confidence was reached."""
-    worst = max(fleets, key=lambda f: f.slow)
-    return f"times {worst.slow:.2f} x as long as predicted"

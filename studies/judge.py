@@ -9,12 +9,12 @@ from statistics import NormalDist
 import numpy as np
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError
-from dflash_sim.profiles.load import load_dataset
 from dflash_sim.simulator.commits import NoSpeculation
 from dflash_sim.simulator.draws import Draws, draw_commits
-from dflash_sim.simulator.expected import Expectation, calibrated, expected_acceptance
+from dflash_sim.simulator.expected import Expectation
 from dflash_sim.simulator.fleet import Service, serve
 from dflash_sim.simulator.interval import sensitivity, unmodelled
+from dflash_sim.simulator.predict import expectation_of
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.workload import Workload
@@ -97,19 +97,7 @@ class Judge:
 
     def expectation(self, i: int) -> Expectation | None:
         """The acceptance to expect; none without speculation."""
-        setup = self.setup(i)
-        if not setup.speculative:
-            return None
-        s = setup.scenario
-        about = {
-            "model": setup.model.name,
-            "method": s.method,
-            "dataset": load_dataset(s.dataset).name if s.dataset else None,
-            "thinking": s.thinking,
-        }
-        law = expected_acceptance(**about, block=setup.block, text=s.acceptance)
-        given = s.acceptance is not None
-        return calibrated(law, setup.calibration, **about, given=given)
+        return expectation_of(self.setup(i)) if self.setup(i).speculative else None
 
     def least_spread(self, i: int) -> float:
         """A lower bound of :meth:`spread`, at no cost [1]."""
@@ -201,15 +189,22 @@ class Judge:
         self, i: int, replicas: int, *, slow: float, run: int = 0, times: float = 1.0
     ) -> Verdict:
         """Whether one run of a fleet meets the objective."""
+        return self.broken(i, replicas, slow=slow, run=run, times=times)[1]
+
+    def broken(
+        self, i: int, replicas: int, *, slow: float, run: int = 0, times: float = 1.0
+    ) -> tuple[Service, Verdict]:
+        """The same with the simulation, which stops where the objective is missed."""
         service = self.serve(i, replicas, run=run, slow=slow, times=times, early=True)
+        broke = ""
         if service.kv_ran_out:
-            return Verdict("kv")
-        if service.tally.over:
+            broke = "kv"
+        elif service.tally.over:
             late: Mapping[str, int] = service.tally.late
-            return Verdict(max(late, key=lambda name: late[name]))
-        if self.question.slo.must_keep_up and self._falls_behind(i, service, replicas):
-            return Verdict("queue")
-        return Verdict()
+            broke = max(late, key=lambda name: late[name])
+        elif self.question.slo.must_keep_up and self._falls_behind(i, service, replicas):
+            broke = "queue"
+        return service, Verdict(broke)
 
     def _falls_behind(self, i: int, service: Service, replicas: int) -> bool:
         """More wait when the last request arrives than may, or than are about to start."""

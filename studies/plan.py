@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError
 from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.studies.fleet import Fleet, Nearest, examine, nearest
+from dflash_sim.studies.fleet import Fleet, Nearest, examine, limit_of, nearest
 from dflash_sim.studies.judge import Judge, Question
 
 ENDS = ("low", "typical", "high")
 OBJECTIVES = ("gpus", *ENDS)
 _ROUND = 8  # candidates that are tried against the same best fleet
+_LOOKS = 3 * len(OBJECTIVES)  # at most, at the best fleets
 _FULL = 0.9  # of a server's capacity that an estimate uses
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -33,17 +34,22 @@ class Survey:
 
     Parameters
     ----------
-    guess
-        Estimated replicas; None where one request alone seems too slow.
+    need
+        Estimated servers, not rounded; None where one request alone seems too slow [1].
     """
 
     index: int
     tp: int = 0
     price: PriceRange | None = None
-    guess: int | None = None
+    need: float | None = None
     error: DflashSimError | None = None
 
-    def usd(self, end: str, replicas: int) -> float | None:
+    @property
+    def guess(self) -> int | None:
+        """Estimated replicas."""
+        return None if self.need is None else max(1, round(self.need))
+
+    def usd(self, end: str, replicas: float) -> float | None:
         """Rent of a fleet [USD/h]."""
         each = getattr(self.price, end) if self.price else None
         return None if each is None else each * replicas * self.tp
@@ -98,6 +104,11 @@ class Plan:
         return None if found is None else self.fleets[found]
 
 
+def steps(question: Question) -> int:
+    """Parts of the work: an estimate and a search of each candidate, and looks at the best."""
+    return 2 * len(question.candidates) + _LOOKS
+
+
 def plan(
     question: Question, *, jobs: int = 1, on_step: Callable[[int], None] | None = None
 ) -> Plan:
@@ -108,7 +119,7 @@ def plan(
     jobs
         Processes.
     on_step
-        Called twice for every candidate, as its estimate and its search are done.
+        Called :func:`steps` times, as parts of the work are done.
 
     Raises
     ------
@@ -125,7 +136,7 @@ def plan(
         open_ = [s for s in surveys if s.error is None]
         if not open_:
             raise next(s.error for s in surveys if s.error is not None)
-        best: dict[str, tuple[Any, ...]] = {}
+        best: Best = {}
         solved: list[Solved] = []
         for batch in _rounds(_ordered(open_)):
             most = {s.index: _worth(s, best, question.max_gpus // s.tp) for s in batch}
@@ -140,10 +151,10 @@ def plan(
         if not best:
             closest = min(each(nearest, [(s.index,) for s in open_]), key=lambda n: n.excess)
             raise InfeasibleError(_nothing(question, closest, open_))
-        answer = {name: key[-1] for name, key in best.items()}
+        answer = {name: index for name, (_, index) in best.items()}
         replicas = {s.index: s.replicas for s in solved if s.replicas is not None}
-        winners = sorted(set(answer.values()))
-        fleets = dict(zip(winners, each(examine, [(i, replicas[i]) for i in winners]), strict=True))
+        sizes = {i: replicas[i] for i in sorted(set(answer.values()))}
+        fleets = _examined(each, sizes, tell)
     return Plan(question, tuple(surveys), tuple(solved), answer, fleets)
 
 
@@ -171,8 +182,8 @@ def survey(judge: Judge, i: int) -> Survey:
         return Survey(i, error=error)
 
 
-def estimate(judge: Judge, i: int, setup: Setup) -> int | None:
-    """Replicas by the steady state of full batches; None where one request alone is too slow."""
+def estimate(judge: Judge, i: int, setup: Setup) -> float | None:
+    """Servers by the steady state of full batches; None where one request alone is too slow."""
     demand, slo = judge.question.demand, judge.question.slo
     law = judge.expectation(i)
     length = law.acceptance.survival().mean_accept_length if law else 1.0
@@ -191,7 +202,7 @@ def estimate(judge: Judge, i: int, setup: Setup) -> int | None:
         if not kept:
             break
         best, batch = max(best, rate), 2 * batch
-    return max(1, round(demand.rate / (best * _FULL))) if best else None
+    return demand.rate / (best * _FULL) if best else None
 
 
 def solve(judge: Judge, i: int, guess: int | None, most: int) -> Solved:
@@ -235,26 +246,32 @@ def _exp(x: float) -> float:
 # ---- the best so far -------------------------------------------------------------------------
 
 
-def _key(s: Survey, objective: str, replicas: int) -> tuple[Any, ...] | None:
-    """What is compared: less is better; the last entry is the candidate."""
+Key = tuple[float, float]
+
+
+def _key(s: Survey, objective: str, replicas: float) -> Key | None:
+    """What is compared: less is better; of equal fleets the first that was searched stays."""
     gpus = replicas * s.tp
     typical = s.usd("typical", replicas)
     if objective == "gpus":
-        return gpus, float("inf") if typical is None else typical, s.index
+        return gpus, float("inf") if typical is None else typical
     usd = s.usd(objective, replicas)
-    return None if usd is None else (usd, gpus, s.index)
+    return None if usd is None else (usd, gpus)
 
 
-def _improve(best: dict[str, tuple[Any, ...]], s: Survey, found: Solved) -> None:
+Best = dict[str, tuple[Key, int]]  # by objective: its key, and the candidate
+
+
+def _improve(best: Best, s: Survey, found: Solved) -> None:
     if found.replicas is None:
         return
     for objective in OBJECTIVES:
         key = _key(s, objective, found.replicas)
-        if key is not None and (objective not in best or key < best[objective]):
-            best[objective] = key
+        if key is not None and (objective not in best or key < best[objective][0]):
+            best[objective] = key, s.index
 
 
-def _worth(s: Survey, best: dict[str, tuple[Any, ...]], most: int) -> int:
+def _worth(s: Survey, best: Best, most: int) -> int:
     """The largest fleet of a candidate that would be better by any objective."""
     good, bad = 0, most + 1
     while bad - good > 1:
@@ -266,10 +283,10 @@ def _worth(s: Survey, best: dict[str, tuple[Any, ...]], most: int) -> int:
     return good
 
 
-def _better(s: Survey, best: dict[str, tuple[Any, ...]], replicas: int) -> bool:
+def _better(s: Survey, best: Best, replicas: int) -> bool:
     for objective in OBJECTIVES:
         key = _key(s, objective, replicas)
-        if key is not None and (objective not in best or key < best[objective]):
+        if key is not None and (objective not in best or key < best[objective][0]):
             return True
     return False
 
@@ -278,11 +295,10 @@ def _ordered(surveys: Sequence[Survey]) -> list[Survey]:
     """The most promising first, by GPUs and by price in turn."""
 
     def by(objective: str) -> list[Survey]:
-        far = float("inf"), float("inf")
-
-        def promise(s: Survey) -> tuple[Any, ...]:
-            key = _key(s, objective, s.guess) if s.guess is not None else None
-            return (*(key[:-1] if key else far), s.index)
+        def promise(s: Survey) -> tuple[float, ...]:
+            far = float("inf"), float("inf")
+            key = None if s.need is None else _key(s, objective, s.need)
+            return (*(key or far), s.index)
 
         return sorted(surveys, key=promise)
 
@@ -301,6 +317,25 @@ def _nothing(question: Question, closest: Nearest, surveys: Sequence[Survey]) ->
     sizes = f"{question.max_gpus:,} GPUs"
     tried = f"{len(surveys)} kind{'s' if len(surveys) > 1 else ''} of server"
     return f"no fleet of up to {sizes} meets {question.slo} ({tried} tried). {closest}"
+
+
+def _examined(
+    each: "Each[Any]", sizes: dict[int, int], tell: Callable[[int], object]
+) -> dict[int, Fleet]:
+    """Look closely at the best fleets, the limits of each apart from the rest."""
+    kinds = [(i, r, faster) for i, r in sizes.items() for faster in (True, False)]
+    limits = {}
+    for kind, limit in zip(kinds, each(limit_of, kinds), strict=True):
+        limits[kind] = limit
+        tell(kind[0])
+    tasks = [(i, r, limits[i, r, True], limits[i, r, False]) for i, r in sizes.items()]
+    fleets = {}
+    for fleet in each(examine, tasks):
+        fleets[fleet.index] = fleet
+        tell(fleet.index)
+    for _ in range(_LOOKS - len(kinds) - len(tasks)):
+        tell(0)
+    return fleets
 
 
 # ---- processes -------------------------------------------------------------------------------

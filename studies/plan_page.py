@@ -210,9 +210,10 @@ def warnings(found: Plan) -> list[str]:
         out += fleet.setup.warnings
         if fleet.setup.tables is None:
             out.append(f"no operator times for {fleet.setup.device.name}: a roofline estimate")
-        limit = found.question.slo.ttft_s
-        if limit is not None:
-            out.append(ttft_warning(limit / fleet.expected.quantile_s["ttft"]))
+    limit = found.question.slo.ttft_s
+    if limit is not None:
+        fleets = found.fleets.values()
+        out.append(ttft_warning(limit / max(f.expected.quantile_s["ttft"] for f in fleets)))
     priced = {s.index for s in found.surveys if s.price and s.price.typical is not None}
     unpriced = [s.index for s in found.surveys if s.error is None and s.index not in priced]
     gpus = dict.fromkeys(found.question.candidates[i].gpu for i in unpriced)
@@ -233,7 +234,7 @@ def ttft_warning(margin: float) -> str:
     return (
         f"TTFT was predicted {TTFT_SHORT[0]:.0%} to {TTFT_SHORT[1]:.0%} too short where it was "
         "measured (plain decoding, 397B, 8 x b200), and has no interval. Its limit is "
-        f"{margin:.1f} x the prediction here; those rows ask for {low:.1f} to {high:.1f} x"
+        f"at least {margin:.1f} x the prediction here; those rows ask for {low:.1f} to {high:.1f} x"
     ).replace("%", " %")
 
 
