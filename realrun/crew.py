@@ -13,13 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from dflash_sim.realrun.faults import WorkerLostError
 from dflash_sim.realrun.messages import Command, Failure, Ready, Result, Stop
 from dflash_sim.realrun.nullworker import build_null
 from dflash_sim.realrun.setup import Fitted
-from dflash_sim.realrun.worker import build_worker, work
+from dflash_sim.realrun.torchrun import Torchrun
+from dflash_sim.realrun.worker import Build, build_worker, work
 
 GRACE_S = 0.5  # in which the cause of a failure may show after its effects on other ranks
 GOODBYE_S = 2.0  # for a worker to stop by itself
@@ -29,12 +30,13 @@ START_S = 600.0  # for weights to be read
 class Crew:
     """Worker processes, one per rank, for the time of a ``with`` block.
 
-    On a CPU they are forked; on GPUs spawned, because CUDA does not survive a fork.
+    On a CPU they are forked; on GPUs spawned, because CUDA does not survive a fork. Under
+    ``torchrun`` only rank 0's is ours; the others call in.
     """
 
     def __init__(self, fitted: Fitted) -> None:
         self.fitted = fitted
-        self.processes: list[BaseProcess] = []
+        self.processes: dict[int, BaseProcess] = {}
         self.links: list[Connection] = []
         self._poll = select.poll()
         self._failed = False
@@ -43,7 +45,7 @@ class Crew:
         self._folder = TemporaryDirectory(prefix="dflash-sim-")
         try:
             self._start()
-            for _ in range(self.tp):
+            for _ in self.links:
                 self._hear(Ready, START_S)
         except BaseException:
             self._failed = True
@@ -60,25 +62,22 @@ class Crew:
         self._failed = self._failed or error is not None
         self.close()
 
-    @property
-    def tp(self) -> int:
-        """Ranks."""
-        return self.fitted.setup.tp
-
     def _start(self) -> None:
-        setup = self.fitted.setup
+        setup, torchrun = self.fitted.setup, Torchrun.of_environment()
         forks = setup.device == "cpu"
         context: Any = get_context("fork" if forks else "spawn")
         self.beats = context.RawArray(c_long, setup.tp)
-        meeting = Path(self._folder.name) / "meeting"
-        build = build_null if setup.null else build_worker
-        for rank in range(setup.tp):
+        meeting = (Path(self._folder.name) / "meeting").as_uri()
+        callers: list[Connection] = []
+        if torchrun is not None:
+            meeting, callers = torchrun.meeting, torchrun.callers()
+        for rank in range(setup.tp - len(callers)):
             ours, theirs = context.Pipe()
             self.links.append(ours)
             process = context.Process(
                 target=work,
-                args=(rank, self.fitted, theirs, meeting.as_uri(), self.beats, build),
-                kwargs={"inherited": list(self.links) if forks else []},
+                args=(rank, self.fitted, theirs, meeting, self.beats, builder(self.fitted)),
+                kwargs={"inherited": [*self.links, *callers] if forks else []},
                 name=f"dflash-sim-rank-{rank}",
                 daemon=True,
             )
@@ -87,9 +86,11 @@ class Crew:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
             theirs.close()
-            self.processes.append(process)
-            self._poll.register(ours.fileno(), select.POLLIN)
+            self.processes[rank] = process
             self._poll.register(process.sentinel, select.POLLIN)
+        self.links += callers
+        for link in self.links:
+            self._poll.register(link.fileno(), select.POLLIN)
 
     def send(self, command: Command) -> None:
         """Tell every rank."""
@@ -106,13 +107,12 @@ class Crew:
         return result
 
     def _hear(self, kind: type, patience_s: float) -> Any:
-        first = self.links[0]
         until = monotonic() + patience_s
         while True:
             ready = {fd for fd, _ in self._poll.poll(1000 * max(0.0, until - monotonic()))}
             if not ready:
                 self._silent(patience_s)
-            for link in (first, *self.links[1:]):
+            for link in self.links:
                 if link.fileno() not in ready:
                     continue
                 with suppress(EOFError, OSError):
@@ -139,7 +139,7 @@ class Crew:
             cause = min(complaints, key=lambda c: c.at_s)
             msg = f"rank {cause.rank}: {cause.message}"
             raise WorkerLostError(msg) from RuntimeError(cause.trace)
-        msg = "a worker closed its pipe"
+        msg = f"rank {self._hung_up()}: it is gone"
         raise WorkerLostError(msg)
 
     def _complaints(self) -> list[Failure]:
@@ -151,9 +151,17 @@ class Crew:
                     heard += [message] if isinstance(message, Failure) else []
         return heard
 
+    def _hung_up(self) -> int:
+        """The first rank whose pipe has no other end."""
+        waiting = select.poll()
+        for link in self.links:
+            waiting.register(link.fileno(), select.POLLHUP)
+        gone = {fd for fd, event in waiting.poll(0) if event & select.POLLHUP}
+        return next((r for r, link in enumerate(self.links) if link.fileno() in gone), 0)
+
     def _dead(self) -> dict[int, int]:
         """Exit codes by rank of processes that ended."""
-        codes = {rank: p.exitcode for rank, p in enumerate(self.processes)}
+        codes = {rank: p.exitcode for rank, p in self.processes.items()}
         return {rank: code for rank, code in codes.items() if code is not None}
 
     def _silent(self, patience_s: float) -> None:
@@ -168,17 +176,28 @@ class Crew:
         if not self._failed:
             with suppress(WorkerLostError, OSError):
                 self.send(Stop())
-            for process in self.processes:
+            for process in self.processes.values():
                 process.join(GOODBYE_S)
-        for process in self.processes:
+        for process in self.processes.values():
             if process.is_alive():
                 process.kill()
             process.join()
             process.close()
         for link in self.links:
             link.close()
-        self.processes, self.links = [], []
+        self.processes, self.links = {}, []
         self._folder.cleanup()
+
+
+def builder(fitted: Fitted) -> Build:
+    """What makes the executors of this run."""
+    return build_null if fitted.setup.null else build_worker
+
+
+def enlist(fitted: Fitted, torchrun: Torchrun) -> NoReturn:
+    """Be a worker of another process's scheduler until that is done."""
+    beats = (c_long * torchrun.size)()
+    work(torchrun.rank, fitted, torchrun.call(), torchrun.meeting, beats, builder(fitted))
 
 
 def _ending(code: int) -> str:

@@ -115,6 +115,12 @@ class Device:
         self.scatter(slots, after)
         return after.anchor
 
+    def begin(self) -> None:
+        """A cycle begins: what cannot be in a captured graph."""
+        self.spans.begin()
+        if isinstance(self.method.judge, Synthetic):
+            self.method.judge.draw()
+
     def cycle(self, slots: Tensor) -> Accepted:
         """Draft, verify, accept and commit for the requests in ``slots`` [R] int64."""
         draft = self.draft(slots)
@@ -125,11 +131,8 @@ class Device:
 
     def draft(self, slots: Tensor) -> Tensor:
         """What is drafted [R, B]; opens a cycle of these requests."""
-        self.spans.begin()
         running = self.gather(slots, ahead=self.method.block_rows)
         self._open = slots, running
-        if isinstance(self.method.judge, Synthetic):
-            self.method.judge.draw()
         draft = self.method.propose(running)
         if self.method.block_rows > 1:
             self.spans.mark("draft")

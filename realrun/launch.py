@@ -9,12 +9,13 @@ from dflash_sim.kernels.model import TargetModel
 from dflash_sim.kernels.rank import Rank
 from dflash_sim.kernels.spec import DrafterSpec, Eagle3Spec
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.realrun.crew import Crew
+from dflash_sim.realrun.crew import Crew, enlist
 from dflash_sim.realrun.faults import InterruptedRunError, RunFailedError, WorkerLostError
 from dflash_sim.realrun.journal import Answer, Run
 from dflash_sim.realrun.requests import Request
 from dflash_sim.realrun.scheduler import Scheduler
 from dflash_sim.realrun.setup import Fitted, Setup, fit
+from dflash_sim.realrun.torchrun import Torchrun
 
 
 def serve(
@@ -25,6 +26,8 @@ def serve(
     on_answer: Callable[[Answer], None] | None = None,
 ) -> Run:
     """Answer ``requests``; the workers live for as long as this takes.
+
+    Under ``torchrun``, a process of rank 1 and up does not return from this.
 
     Parameters
     ----------
@@ -43,6 +46,13 @@ def serve(
     """
     fitted = fit_requests(setup, requests, conc)
     check_weights(fitted)
+    torchrun = Torchrun.of_environment()
+    if torchrun is not None:
+        if torchrun.size != setup.tp:
+            msg = f"torchrun started {torchrun.size} ranks, tp is {setup.tp}"
+            raise UsageError(msg)
+        if torchrun.rank > 0:
+            enlist(fitted, torchrun)
     scheduler: Scheduler | None = None
     try:
         with Crew(fitted) as crew:

@@ -15,7 +15,7 @@ from ctypes import Array, c_long
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,9 @@ class Executor(Protocol):
         ...
 
 
+Build: TypeAlias = Callable[[Fitted, int, str, Any], Executor]
+
+
 class Worker:
     """The executor of one rank; results are read on the host before the next command."""
 
@@ -75,10 +78,12 @@ class Worker:
                 return device.prefill(rows)[:, None].tolist(), [1] * len(rows), []
             case Decode(slots, pages):
                 device.map_pages(pages)
+                device.begin()
                 accepted = device.cycle(device.slots_of(slots))
                 return accepted.tokens.tolist(), accepted.commit_len.tolist(), []
             case Draft(slots, pages):
                 device.map_pages(pages)
+                device.begin()
                 self._draft = device.draft(device.slots_of(slots))
                 return [], [], self._draft.tolist()
             case Verify():
@@ -113,9 +118,9 @@ def work(
     link: Connection,
     rendezvous: str,
     beats: "Array[c_long]",
-    build: Callable[[Fitted, int, str, Any], Executor],
+    build: Build,
     inherited: Sequence[Connection] = (),
-) -> None:
+) -> NoReturn:
     """The life of a worker process; an error is told to the scheduler.
 
     Parameters
@@ -132,12 +137,8 @@ def work(
     for end in inherited:
         end.close()
     try:
-        executor = build(fitted, rank, rendezvous, beats)
-        say(link, Ready(rank))
-        while not isinstance(command := pickle.loads(link.recv_bytes()), Stop):
-            result = executor.run(command)
-            if rank == 0:
-                say(link, result)
+        with torch.inference_mode():
+            attend(link, build(fitted, rank, rendezvous, beats), rank)
     except EOFError:
         pass  # the scheduler is gone
     except BaseException as error:
@@ -147,6 +148,15 @@ def work(
     finally:
         link.close()
         os._exit(0)  # neither the parent's exit handlers nor a peer's silence may hold it up
+
+
+def attend(link: Connection, executor: Executor, rank: int) -> None:
+    """Do what is asked until there is no more; rank 0 answers."""
+    say(link, Ready(rank))
+    while not isinstance(command := pickle.loads(link.recv_bytes()), Stop):
+        result = executor.run(command)
+        if rank == 0:
+            say(link, result)
 
 
 def say(link: Connection, message: object) -> None:
