@@ -2,9 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from dflash_sim.commands.options import (
     OUTPUT,
@@ -16,13 +14,18 @@ from dflash_sim.commands.options import (
     completer,
     number,
     option,
+    tell,
 )
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dflash_sim.studies.question import Given
 
 OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
 ROUTERS = ("round-robin", "least-loaded")
 TUNABLE = ("block",)
-RUNS = 3
 
 
 @takes_scenario
@@ -52,7 +55,7 @@ def plan(
     jobs: Annotated[Str, number(SEARCH, "Processes [all cores]")] = None,
     tune: Annotated[
         Str,
-        option(SEARCH, "block: the best block by batch size, no fleet",
+        option(SEARCH, "block: the best block by batch size for vLLM; -o a cost table for SGLang",
                autocompletion=completer(lambda: TUNABLE)),
     ] = None,
     report: Annotated[File, option(OUTPUT, "Write an HTML report here", metavar="FILE")] = None,
@@ -109,10 +112,20 @@ def plan(
         deliver(as_text(rows, shape), output)
 
 
-def _tune(what: str, asked: Any, output: Path | None) -> None:
-    """Hand over to the tuner."""
+def _tune(what: str, asked: "Mapping[str, Given]", output: Path | None) -> None:
+    """The best block by batch size: what it was chosen from, and words for a server."""
+    import json
+
     from dflash_sim.profiles.errors import unknown
+    from dflash_sim.studies.plan_question import tunable
+    from dflash_sim.studies.terminal import deliver
+    from dflash_sim.studies.tune import tune_block
 
     if what not in TUNABLE:
         raise unknown(kind="--tune", value=what, allowed=TUNABLE)
-    raise typer.Exit(1)
+    scenario, blocks = tunable(asked)
+    tuned = tune_block(scenario, blocks=blocks)
+    tell(tuned.table().text())
+    deliver(json.dumps(tuned.as_vllm()) + "\n")
+    if output is not None:
+        deliver(tuned.as_sglang_json() + "\n", output)

@@ -21,7 +21,7 @@ from dflash_sim.simulator.workload import Workload
 from dflash_sim.studies.demand import Demand, faster
 from dflash_sim.studies.slo import Kept, Slo, kept
 
-_HELD_BYTES = 400_000_000  # of commits, in each process
+_HELD_BYTES = 250_000_000  # of commits, in each process
 _AT_CONC = 32  # requests in flight at which the uncertainty of time is taken
 
 
@@ -71,6 +71,16 @@ class Verdict:
         return not self.broke
 
 
+def held(scenario: Scenario, demand: Demand, conc: int) -> Scenario:
+    """A closed loop of ``conc`` requests of the same kind on one server."""
+    fields = scenario.model_dump() | {"rate": None, "conc": conc, "num_prompts": None, "runs": 1}
+    if scenario.dataset is None:
+        osl = max(2, round(demand.mean_osl))
+        isl = max(1, round(demand.mean_isl))
+        fields |= {"isl": isl, "osl": osl, "range_ratio": 1.0}
+    return Scenario.parse(**fields)
+
+
 class Judge:
     """Simulates candidates of one question; in one process.
 
@@ -107,8 +117,9 @@ class Judge:
         """One standard deviation of the log of throughput, as ``predict`` has it [1]."""
         if i not in self._slow:
             setup = self.setup(i)
+            conc = min(_AT_CONC, setup.limits.max_running_requests)
             one = resolve(
-                self._held(setup),
+                held(setup.scenario, self.question.demand, conc),
                 engine=setup.engine,
                 tables=setup.tables,
                 calibration=setup.calibration,
@@ -116,16 +127,6 @@ class Judge:
             variance = sensitivity(one).variance("output_throughput")
             self._slow[i] = math.sqrt(variance + unmodelled(setup))
         return self._slow[i]
-
-    def _held(self, setup: Setup) -> Scenario:
-        """A closed loop of the same kind of requests."""
-        s, demand = setup.scenario, self.question.demand
-        conc = min(_AT_CONC, setup.limits.max_running_requests)
-        fields = s.model_dump() | {"rate": None, "conc": conc, "num_prompts": None, "runs": 1}
-        if s.dataset is None:
-            osl = max(2, round(demand.mean_osl))
-            fields |= {"isl": max(1, round(demand.mean_isl)), "osl": osl, "range_ratio": 1.0}
-        return Scenario.parse(**fields)
 
     def slow(self, i: int) -> float:
         """How much longer than predicted all times are, at the quantile of the confidence [1]."""

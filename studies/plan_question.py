@@ -69,6 +69,20 @@ def numbers_of(**texts: str | None) -> Numbers:
     return Numbers(values)
 
 
+def tunable(asked: Mapping[str, Given]) -> tuple[Scenario, list[int] | None]:
+    """The one scenario whose block is tuned, and the blocks to try, if any are given."""
+    fields = dict(asked)
+    given = fields.pop("block", None)
+    blocks = None
+    if given is not None:
+        blocks = given.value if isinstance(given.value, list) else [given.value]
+    points = scenarios(fields)
+    if len(points) > 1:
+        msg = f"--tune block is for one server, and {len(points)} were given; give one value each."
+        raise UsageError(msg)
+    return points[0], blocks
+
+
 def question(
     asked: Mapping[str, Given],
     *,
