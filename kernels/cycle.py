@@ -136,7 +136,8 @@ class Plain:
         out = self.target(ids.flatten(), at, self.target_cache, self.taps)
         if lengths is None:
             lengths = torch.full_like(running.context_lens, rows)
-        last = out.final.view(requests, rows, -1)[torch.arange(requests), lengths - 1]
+        request = torch.arange(requests, device=ids.device)
+        last = out.final.view(requests, rows, -1)[request, lengths - 1]
         end = Verified(ids.gather(1, lengths[:, None] - 1), at, Hidden(last, None))
         spot = replace(running, context_lens=running.context_lens + lengths - 1)
         anchor = self.judge(self.target, end, spot).bonus

@@ -4,11 +4,12 @@ from ctypes import Array, c_long
 from random import Random
 from time import perf_counter
 
+from dflash_sim.realrun.executor import Executor
 from dflash_sim.realrun.messages import Command, Commit, Decode, Draft, Prefill, Result, Verify
 from dflash_sim.realrun.setup import Fitted
 
 
-class NullWorker:
+class NullWorker(Executor):
     """Answers at once, with random tokens and commit lengths."""
 
     def __init__(self, fitted: Fitted) -> None:

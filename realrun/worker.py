@@ -5,7 +5,6 @@ The scheduler is in a process of its own, because a thread would wait for the sa
 
 import ctypes
 import os
-import pickle
 import signal
 import sys
 import traceback
@@ -15,7 +14,7 @@ from ctypes import Array, c_long
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -27,6 +26,7 @@ from dflash_sim.kernels.rank import Rank
 from dflash_sim.kernels.ref_accept import assemble
 from dflash_sim.realrun.comm import ProcessRank
 from dflash_sim.realrun.device import Device
+from dflash_sim.realrun.executor import Executor, say
 from dflash_sim.realrun.messages import (
     Command,
     Commit,
@@ -36,7 +36,6 @@ from dflash_sim.realrun.messages import (
     Prefill,
     Ready,
     Result,
-    Stop,
     Verify,
 )
 from dflash_sim.realrun.setup import Fitted
@@ -44,18 +43,10 @@ from dflash_sim.realrun.setup import Fitted
 PR_SET_PDEATHSIG = 1
 
 
-class Executor(Protocol):
-    """What answers commands."""
-
-    def run(self, command: Command) -> Result:
-        """Do what is asked."""
-        ...
-
-
 Build: TypeAlias = Callable[[Fitted, int, str, Any], Executor]
 
 
-class Worker:
+class Worker(Executor):
     """The executor of one rank; results are read on the host before the next command."""
 
     def __init__(self, device: Device, comm: OneRank | ProcessRank) -> None:
@@ -138,7 +129,9 @@ def work(
         end.close()
     try:
         with torch.inference_mode():
-            attend(link, build(fitted, rank, rendezvous, beats), rank)
+            executor = build(fitted, rank, rendezvous, beats)
+            say(link, Ready(rank))
+            executor.attend(link, rank)
     except EOFError:
         pass  # the scheduler is gone
     except BaseException as error:
@@ -148,20 +141,6 @@ def work(
     finally:
         link.close()
         os._exit(0)  # neither the parent's exit handlers nor a peer's silence may hold it up
-
-
-def attend(link: Connection, executor: Executor, rank: int) -> None:
-    """Do what is asked until there is no more; rank 0 answers."""
-    say(link, Ready(rank))
-    while not isinstance(command := pickle.loads(link.recv_bytes()), Stop):
-        result = executor.run(command)
-        if rank == 0:
-            say(link, result)
-
-
-def say(link: Connection, message: object) -> None:
-    """Send a message, faster than ``Connection.send``."""
-    link.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
 
 def describe(error: BaseException) -> str:
@@ -207,6 +186,10 @@ def build_worker(fitted: Fitted, rank: int, rendezvous: str, beats: "Array[c_lon
         device=device,
         backend=backend_for(cuda=cuda),
     )
+    if cuda:
+        from dflash_sim.realrun.gpu import GpuWorker
+
+        return GpuWorker(Device(fitted, here), comm)
     return Worker(Device(fitted, here), comm)
 
 

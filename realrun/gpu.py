@@ -1,0 +1,160 @@
+"""The executor of a rank on a GPU: results are copied beside the work, and steps are captured.
+
+Work is enqueued, not awaited: while a step runs, the next command is taken, and a result is sent
+when its copy has landed. Nothing here has been run on a GPU yet.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dflash_sim.kernels.comm import OneRank
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.realrun.comm import ProcessRank
+from dflash_sim.realrun.device import Device
+from dflash_sim.realrun.executor import hear, say
+from dflash_sim.realrun.messages import Decode, Prefill, Result, Stop
+from dflash_sim.realrun.worker import Worker
+
+cuda: Any = torch.cuda  # streams and events are not annotated
+LOOK_S = 20e-6  # how long to wait for a command before looking at the GPU again
+WARM_UPS = 3  # of a step before it is captured: kernels are compiled, libraries set up
+
+
+def graph_sizes(most: int) -> list[int]:
+    """Batch sizes that SGLang captures with speculation, up to the first that holds ``most``."""
+    sizes = [*range(1, 9), *range(10, 33, 2), *range(40, 65, 4), *range(72, 257, 8)]
+    return [*(n for n in sizes if n < most), next((n for n in sizes if n >= most), most)]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A result that is on its way to the host."""
+
+    tokens: Tensor
+    commit_len: Tensor
+    begun: Any
+    ended: Any
+    landed: Any
+    name: str
+
+
+class GpuWorker(Worker):
+    """As :class:`Worker`, with overlap on the device."""
+
+    def __init__(self, device: Device, comm: OneRank | ProcessRank) -> None:
+        super().__init__(device, comm)
+        self.copies = cuda.Stream()
+        self.zero = cuda.Event(enable_timing=True)
+        self.zero.record()
+        cuda.synchronize()
+        self.zero_s = perf_counter()
+        setup = device.fitted.setup
+        self.graphs: dict[int, Callable[[Tensor], tuple[Tensor, Tensor]]] = {}
+        if setup.cuda_graphs:
+            self._capture(setup.max_running_requests)
+
+    def attend(self, link: Connection, rank: int) -> None:
+        """Do what is asked without waiting for the GPU; results are sent as they land."""
+        pending: deque[Pending] = deque()
+        while True:
+            while pending and not link.poll(LOOK_S):
+                if pending[0].landed.query():
+                    self._send(link, pending.popleft(), rank)
+            command = hear(link)
+            if isinstance(command, Prefill | Decode):
+                pending.append(self.enqueue(command))
+                continue
+            while pending:
+                pending[0].landed.synchronize()
+                self._send(link, pending.popleft(), rank)
+            if isinstance(command, Stop):
+                return
+            result = self.run(command)
+            if rank == 0:
+                say(link, result)
+
+    def _send(self, link: Connection, pending: Pending, rank: int) -> None:
+        if rank == 0:
+            say(link, self.result(pending))
+
+    def enqueue(self, command: Prefill | Decode) -> Pending:
+        """Begin, and have the result copied when it is there."""
+        begun, ended = (cuda.Event(enable_timing=True) for _ in range(2))
+        landed, device = cuda.Event(), self.device
+        device.map_pages(command.pages)
+        if isinstance(command, Prefill):
+            device.join(command.joins)
+            begun.record()
+            tokens = device.prefill(command.rows)[:, None]
+            commit_len = torch.ones_like(tokens[:, 0])
+        else:
+            device.begin()
+            begun.record()
+            tokens, commit_len = self._cycle(command.slots)
+        ended.record()
+        self.copies.wait_stream(cuda.current_stream())
+        with cuda.stream(self.copies):
+            here = [x.to("cpu", non_blocking=True) for x in (tokens, commit_len)]
+            landed.record()
+        for x in (tokens, commit_len):
+            x.record_stream(self.copies)
+        name = "prefill" if isinstance(command, Prefill) else "decode"
+        return Pending(here[0], here[1], begun, ended, landed, name)
+
+    def result(self, pending: Pending) -> Result:
+        """What has landed, with its time on the GPU by the host's clock."""
+        start, end = (
+            self.zero_s + 1e-3 * self.zero.elapsed_time(e) for e in (pending.begun, pending.ended)
+        )
+        spans = [(pending.name, start, end)]
+        return Result(pending.tokens.tolist(), pending.commit_len.tolist(), [], spans, 0.0)
+
+    def _cycle(self, slots: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        size = next((n for n in self.graphs if n >= len(slots)), None)
+        if size is None:
+            accepted = self.device.cycle(self.device.slots_of(slots))
+            return accepted.tokens, accepted.commit_len
+        padded = (*slots, *(0,) * (size - len(slots)))
+        tokens, commit_len = self.graphs[size](self.device.slots_of(padded))
+        # Clones: the next replay writes where this one did.
+        return tokens[: len(slots)].clone(), commit_len[: len(slots)].clone()
+
+    def _capture(self, most: int) -> None:
+        """A graph of one step per batch size; padded rows are in slot 0, which nobody reads."""
+        setup, pool = self.device.fitted.setup, None
+        if setup.method == "eagle3" or setup.temperature > 0:
+            msg = "steps of eagle3 and sampled steps wait for the host: no --cuda-graphs with them"
+            raise UsageError(msg)
+        for size in reversed(graph_sizes(most)):
+            slots = torch.zeros(size, dtype=torch.int64, device=self.device.rank.device)
+            side = cuda.Stream()
+            side.wait_stream(cuda.current_stream())
+            with cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    self.device.cycle(slots)
+            cuda.current_stream().wait_stream(side)
+            graph = cuda.CUDAGraph()
+            # Other threads, such as NCCL's watchdog, may call CUDA meanwhile.
+            with cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                accepted = self.device.cycle(slots)
+            pool = graph.pool()
+            self.graphs[size] = _replayed(graph, slots, accepted.tokens, accepted.commit_len)
+        self.graphs = dict(sorted(self.graphs.items()))
+
+
+def _replayed(
+    graph: Any, slots: Tensor, tokens: Tensor, commit_len: Tensor
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def replay(now: Tensor) -> tuple[Tensor, Tensor]:
+        slots.copy_(now)
+        graph.replay()
+        return tokens, commit_len
+
+    return replay
