@@ -142,7 +142,7 @@ class ClosedLoop:
         """Lengths to time: those of the prompts, and contexts to the end of an answer."""
         have = [len(p) for p in self.prompts]
         last = max(have) + self.new_tokens - max(8, self.new_tokens // 4)
-        return sorted({min(have), round(statistics.median(have)), max(have), last})
+        return sorted({min(have), max(have), last})
 
     def _requests(self, prompts: Sequence[tuple[int, ...]]) -> list[Request]:
         return [Request(prompt=p, max_new_tokens=self.new_tokens) for p in prompts]
@@ -341,4 +341,3 @@ def as_row(o: Outcome) -> dict[str, Any]:
         "accept_length_observed": o.accept_observed,
         "canary_drift": o.drift,
     }
-

@@ -350,9 +350,9 @@ def _tidy(device: str) -> None:
 
 
 def _our_version() -> str:
-    from dflash_sim import __version__
+    from importlib.metadata import version
 
-    return __version__
+    return version("dflash-sim")
 
 
 def to_text(document: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Our own engine as an engine sheet: its host stages measured, what SGLang has and it has not, zero.
+"""Our own engine as an engine sheet: host stages measured, what only SGLang has is zero.
 
 The sheet of SGLang gives the form; nothing of its values is left but what is no time.
 """
@@ -84,7 +84,7 @@ def real_engine(stages: HostStages, overheads: Overheads) -> EngineSheet:
 
 
 def _v1(stages: HostStages, overheads: Overheads, queued: float) -> dict[str, float]:
-    """Three round trips; the residue that the simulator adds to the passes is taken off the last."""
+    """Three round trips; the residue that is added to the passes is taken off the last."""
     draft, verify, commit = (
         line({n: trips[i] for n, trips in overheads.v1.items()}) for i in range(3)
     )

@@ -7,11 +7,20 @@ time of pipes and bookkeeping.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dflash_sim.realrun.crew import Crew
-from dflash_sim.realrun.messages import GOES_ON, Command, Commit, Decode, Draft, Prefill, Result, Verify
+from dflash_sim.realrun.messages import (
+    GOES_ON,
+    Command,
+    Commit,
+    Decode,
+    Draft,
+    Prefill,
+    Result,
+    Verify,
+)
 from dflash_sim.realrun.scheduler import accept_on_host
 from dflash_sim.realrun.setup import Fitted, Setup, fit
 
@@ -161,12 +170,10 @@ def _mean(times: Sequence[float]) -> float:
 
 
 def line(points: dict[int, float]) -> tuple[float, float]:
-    """Fixed part and part per request of times by batch size, by least squares, neither negative."""
+    """Fixed part and part per request of times by batch size: least squares, none negative."""
     if len(points) == 1:
         return next(iter(points.values())), 0.0
     fitted = statistics.linear_regression(list(points), list(points.values()))
     slope = max(0.0, fitted.slope)
     fixed = statistics.fmean(y - slope * x for x, y in points.items())
     return max(0.0, fixed), slope
-
-

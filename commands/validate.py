@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dflash_sim.calibrate.observations import ReadReport
     from dflash_sim.calibrate.validation import Validation
 
-ROWS = "Rows"
+ROWS, REAL = "Rows", "Real runs"
 LEAVE_OUT = ("model", "method", "gpu", "dataset", "source")
 _SHOWN = 10  # refused rows that are listed
 
@@ -57,16 +57,38 @@ def validate(
     report: Annotated[
         File, option(OUTPUT, "Also write a page with plots", "--report", metavar="FILE.html")
     ] = None,
+    real: Annotated[
+        bool,
+        option(REAL, "Measure this machine, predict our own engine, run it", "--real", metavar=""),
+    ] = False,
+    model: Annotated[str, option(REAL, "A trained pair", show_default=True)] = "tiny",
+    blocks: Annotated[str, option(REAL, "Verify widths of DFlash", show_default=True)] = "4,8,16",
+    mtp_steps: Annotated[str, option(REAL, "Draft steps of MTP", show_default=True)] = "3",
+    concs: Annotated[str, option(REAL, "Requests in flight", show_default=True)] = "1,4,8",
+    modes: Annotated[str, option(REAL, "Engine modes", show_default=True)] = "v1,v2",
+    num_prompts: Annotated[
+        int, option(REAL, "Half of them to calibrate, half to run", min=4, show_default=True)
+    ] = 64,
+    max_new_tokens: Annotated[
+        int, option(REAL, "Tokens of every answer", min=8, show_default=True)
+    ] = 96,
+    host_work_ms: Annotated[
+        float, option(REAL, "Other host work per step, such as detokenisation", min=0)
+    ] = 0.0,
+    profile: Annotated[
+        File, option(REAL, "Of this machine; made if it is not there", metavar="FILE")
+    ] = None,
     profiles: Profiles = None,
     form: Format = None,
     output: Annotated[
         File, option(OUTPUT, "Write here, whole or not at all", "--output", "-o", metavar="FILE")
     ] = None,
 ) -> None:
-    """Predict measured rows from constants that were fitted without them.
+    """Predict what was measured, from constants that were fitted without it.
 
     With nothing given: every model of the published rows from the others. A row is never both
-    fitted and tested.
+    fitted and tested. With --real, the rows are made here: ops and passes of this machine are
+    measured, runs of our own engine are predicted from them, and run.
     """
     from dflash_sim.studies.export import as_text, check_writable, chosen_format
     from dflash_sim.studies.terminal import deliver
@@ -79,6 +101,22 @@ def validate(
     for path in (report, output):
         if path is not None:
             check_writable(path)
+    if real:
+        from dflash_sim.commands.validate_real import RealOptions, validate_real
+
+        asked = RealOptions(
+            model=model,
+            blocks=blocks,
+            steps=mtp_steps,
+            concs=concs,
+            modes=modes,
+            prompts=num_prompts,
+            new_tokens=max_new_tokens,
+            host_work_ms=host_work_ms,
+            profile=profile,
+        )
+        validate_real(asked, shape=shape, output=output, report=report)
+        return
     if report is not None:
         from dflash_sim.studies import validation_report
     question = Question.of(

@@ -63,17 +63,31 @@ class Grid:
     def time(self, point: Point) -> tuple[float, bool]:
         """Seconds at ``point``, and whether it lies between measured ones."""
         x, rest = point[0], point[1:]
-        i = min(max(bisect_left(self.at, x), 1), len(self.at) - 1)
-        if len(self.at) == 1 or x == self.at[i]:
-            i = 0 if len(self.at) == 1 else i
-            seconds, inside = self._node(i, rest)
-            return seconds, inside and x == self.at[i]
+        i = bisect_left(self.at, x)
+        if i < len(self.at) and x == self.at[i]:
+            return self._node(i, rest)
+        if len(self.at) == 1:
+            return self._node(0, rest)[0], False
+        i = min(max(i, 1), len(self.at) - 1)
         (low, a), (high, b) = self._node(i - 1, rest), self._node(i, rest)
         x0, x1 = self.at[i - 1], self.at[i]
         inside = a and b and x0 <= x <= x1
         # Below the first point nothing gets cheaper: launches do not shrink with their work.
         share = max(0.0, (x - x0) / (x1 - x0))
         return max(low + (high - low) * share, 0.0), inside
+
+    def value(self, point: Point) -> float:
+        """What is between the measured points; beyond them, that of the nearest."""
+        x, rest = min(max(point[0], self.at[0]), self.at[-1]), point[1:]
+        i = bisect_left(self.at, x)
+        if x == self.at[i]:
+            return self._value(i, rest)
+        low, high = self._value(i - 1, rest), self._value(i, rest)
+        x0, x1 = self.at[i - 1], self.at[i]
+        return low + (high - low) * (x - x0) / (x1 - x0)
+
+    def _value(self, i: int, rest: Point) -> float:
+        return self.below[i].value(rest) if rest else self.seconds[i]
 
     def _node(self, i: int, rest: Point) -> tuple[float, bool]:
         return self.below[i].time(rest) if rest else (self.seconds[i], True)
@@ -187,7 +201,7 @@ class MeasuredProfile:
         Of the first of ``phases`` that was measured; 1 where none was.
         """
         grid = next((self._factors[name] for name in phases if name in self._factors), None)
-        return grid.time((rows, requests, ctx))[0] if grid is not None else 1.0
+        return grid.value((rows, requests, ctx)) if grid is not None else 1.0
 
     @cached_property
     def _factors(self) -> dict[str, Grid]:

@@ -115,8 +115,9 @@ class StepModel:
                 # Padded rows compute but point at an empty slot: they hold no context.
                 mean = ctx * batch / padded
                 seen = [Call(c.op.at(mean), c.count) for c in attention]
-                size = {"requests": padded, "rows": self.cycle.block, "ctx": mean}
-                between = self._between(PHASES[row], **size)
+                between = self._between(
+                    PHASES[row], requests=padded, rows=self.cycle.block, ctx=mean
+                )
                 parts[row, :, j] += self.cost.calls(seen, between).as_array()
                 parts[row, :, j] += (between - 1.0) * own
         self._add_eager(parts, batch, padded)

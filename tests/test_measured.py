@@ -75,6 +75,7 @@ def test_outside_its_points_a_grid_says_so() -> None:
     assert grid.time((4.0,)) == (5.0, False)  # goes on as it went
     assert grid.time((0.5,)) == (2.0, False)  # a launch does not shrink
     assert Grid({(1.0,): 2.0}).time((7.0,)) == (2.0, False)
+    assert [grid.value((x,)) for x in (0.5, 1.5, 4.0)] == [2.0, 2.5, 3.0]  # a ratio stays
 
 
 def test_every_kind_of_op_has_axes() -> None:

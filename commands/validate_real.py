@@ -1,0 +1,196 @@
+"""``dflash-sim validate --real``: this machine measured, predicted, run and compared."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from dflash_sim.commands.options import tell, warn
+from dflash_sim.commands.torch_needed import need_torch
+
+if TYPE_CHECKING:
+    from dflash_sim.calibrate.closedloop import ClosedLoop, Config, Outcome
+    from dflash_sim.profiles.measured import MeasuredProfile
+
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class RealOptions:
+    """What ``validate`` was given that concerns a real run.
+
+    Parameters
+    ----------
+    model : a trained pair, such as ``tiny``
+    grid : lists as typed: verify widths, MTP steps, concurrencies, modes
+    profile : an existing profile of this machine; else it is measured first
+    """
+
+    model: str
+    blocks: str
+    steps: str
+    concs: str
+    modes: str
+    prompts: int
+    new_tokens: int
+    host_work_ms: float
+    profile: Path | None
+
+
+def validate_real(o: RealOptions, *, shape: str, output: Path | None, report: Path | None) -> None:
+    """Measure, predict, run, compare; every row is told as it is done."""
+    need_torch("validate --real")
+    from dflash_sim.calibrate.closedloop import grid
+
+    configs = grid(
+        blocks=_numbers(o.blocks, "--blocks", least=2),
+        steps=_numbers(o.steps, "--mtp-steps", least=2),
+        concs=_numbers(o.concs, "--concs", least=1),
+        modes=_modes(o.modes),
+    )
+    with tempfile.TemporaryDirectory(prefix="dflash-sim-") as scratch:
+        profile = _profile(o, o.profile or Path(scratch) / "here.profile")
+        found = _outcomes(_loop(o, profile), configs, shape, output)
+    _conclude(found, o, shape=shape, output=output, report=report, profile=profile)
+
+
+def _outcomes(
+    loop: "ClosedLoop", configs: "list[Config]", shape: str, output: Path | None
+) -> "list[Outcome]":
+    """All of them; if that breaks off, what there is is put out before."""
+    from dflash_sim.realrun.faults import RunFailedError
+
+    found: list[Outcome] = []
+    try:
+        for outcome in loop.outcomes(configs):
+            found.append(outcome)
+            c = outcome.config
+            tell(
+                f"{len(found)}/{len(configs)} {c.name}, c={c.conc}, {c.mode}: predicted "
+                f"{outcome.predicted_tok_s:.0f}, ran {outcome.observed_tok_s:.0f} tok/s, "
+                f"{100 * outcome.error:+.1f} %"
+            )
+    except (KeyboardInterrupt, RunFailedError) as error:
+        if not found:
+            raise
+        what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        warn(f"{what}; what follows is {len(found)} of {len(configs)} configurations")
+        _deliver(found, shape, output)
+        raise typer.Exit(_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1) from None
+    return found
+
+
+def _conclude(
+    found: "list[Outcome]",
+    o: RealOptions,
+    *,
+    shape: str,
+    output: Path | None,
+    report: Path | None,
+    profile: "MeasuredProfile",
+) -> None:
+    from dflash_sim.calibrate.closedloop import as_row
+    from dflash_sim.studies.export import as_text
+    from dflash_sim.studies.real_tables import DRIFT, tables
+    from dflash_sim.studies.terminal import deliver
+    from dflash_sim.studies.texttable import text_of
+
+    if shape == "table":
+        deliver(text_of(tables(found)), output)
+    else:
+        deliver(as_text([as_row(x) for x in found], shape), output)
+    if report is not None:
+        from dflash_sim.studies.real_tables import write_report
+
+        write_report(found, report, machine=str(profile.device["title"]), model=o.model)
+        tell(f"wrote {report}")
+    moved = sum(x.drift > DRIFT for x in found)
+    if moved:
+        warn(
+            f"in {moved} of {len(found)} runs the machine drifted by more than {DRIFT:.0%} "
+            "(marked !): something else ran on it. Their errors say little."
+        )
+
+
+def _deliver(found: "list[Outcome]", shape: str, output: Path | None) -> None:
+    from dflash_sim.calibrate.closedloop import as_row
+    from dflash_sim.studies.export import as_text
+    from dflash_sim.studies.terminal import deliver
+
+    deliver(as_text([as_row(x) for x in found], "jsonl" if shape == "table" else shape), output)
+
+
+def _profile(o: RealOptions, path: Path) -> "MeasuredProfile":
+    """The profile of this machine at ``path``; it is measured now if there is none."""
+    from dflash_sim.calibrate.machine import choose_dtype
+    from dflash_sim.calibrate.measure import Measurement, to_text
+    from dflash_sim.calibrate.subjects import load_subject
+    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.profiles.measured import load_measured
+    from dflash_sim.studies.export import check_writable, write_whole
+
+    if not path.exists():
+        check_writable(path)
+        tell(f"measuring the ops of {o.model} on this machine; --profile FILE keeps them")
+        subject, name = load_subject(o.model, None, tp=1, device="cpu", quick=True)
+        job = Measurement(subject, "cpu", choose_dtype(None, "cpu"), name, quick=True)
+        write_whole(path, to_text(job.run(path).profile))
+        path.with_name(path.name + ".partial").unlink(missing_ok=True)
+    found = load_measured(path)
+    if not found.covers(model=o.model, tp=1):
+        msg = (
+            f"{path} was measured for {found.scope['model']}, not for {o.model} on one rank; "
+            f"measure: dflash-sim calibrate measure --model {o.model} -o {path}."
+        )
+        raise UsageError(msg)
+    return found
+
+
+def _loop(o: RealOptions, profile: "MeasuredProfile") -> "ClosedLoop":
+    import torch
+
+    from dflash_sim.calibrate.clock import Canary, CpuClock
+    from dflash_sim.calibrate.closedloop import ClosedLoop
+    from dflash_sim.kernels.spec import read_target
+    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.profiles.units import MS
+    from dflash_sim.realrun.networks import Network
+    from dflash_sim.realrun.prompts import read_prompts, shipped
+    from dflash_sim.realrun.setup import Setup
+
+    pair = shipped(o.model)
+    target, drafter = Network.folder(pair / "target"), Network.folder(pair / "dflash")
+    vocab = read_target(target.config, target.name).shape.vocab
+    prompts = read_prompts(pair / "prompts.jsonl", vocab)[: o.prompts]
+    if len(prompts) < 2 * max(_numbers(o.concs, "--concs", least=1)):
+        msg = (
+            f"{len(prompts)} prompts are too few for {o.concs} requests in flight: half of them "
+            "are run. Give more with --num-prompts, or lower --concs."
+        )
+        raise UsageError(msg)
+    setup = Setup(target=target, drafter=drafter, host_work_s=o.host_work_ms * MS)
+    canary = Canary(CpuClock(), torch.float32)
+    return ClosedLoop(o.model, setup, prompts, o.new_tokens, profile, canary.seconds)
+
+
+def _numbers(text: str, flag: str, *, least: int) -> list[int]:
+    from dflash_sim.profiles.errors import UsageError
+
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) >= least for part in parts):
+        msg = f"{flag} {text}: expected numbers from {least} on, such as {flag} {least},8."
+        raise UsageError(msg)
+    return [int(part) for part in parts]
+
+
+def _modes(text: str) -> list[str]:
+    from dflash_sim.commands.options import MODES
+    from dflash_sim.profiles.errors import unknown
+
+    modes = [part.strip() for part in text.split(",")]
+    for mode in modes:
+        if mode not in MODES:
+            raise unknown(kind="--modes", value=mode, allowed=MODES)
+    return modes

@@ -1,0 +1,171 @@
+"""What the closed loop found, as tables and as one HTML page."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dflash_sim.calibrate.closedloop import Outcome, machine_scalar, speedups
+from dflash_sim.studies.texttable import Table
+
+DRIFT = 0.05  # of the canary across a run: beyond it the machine was not the one that was measured
+NEAR = 0.03  # methods whose observed speeds differ less are not put in order
+
+
+def steady(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those during which the machine stayed the same."""
+    return [o for o in outcomes if o.drift <= DRIFT]
+
+
+def tables(outcomes: Sequence[Outcome]) -> list[Table]:
+    """Every configuration, then what they say together."""
+    return [_rows(outcomes), _speedups(outcomes), _summary(outcomes)]
+
+
+def _rows(outcomes: Sequence[Outcome]) -> Table:
+    scalar = machine_scalar(outcomes)
+    lines = [
+        (
+            o.config.name,
+            str(o.config.conc),
+            o.config.mode,
+            f"{o.predicted_tok_s:.0f}",
+            f"{o.observed_tok_s:.0f}",
+            _signed(o.error),
+            _signed(o.predicted_tok_s * scalar / o.observed_tok_s - 1),
+            f"{o.accept_predicted:.2f}",
+            f"{o.accept_observed:.2f}",
+            f"{o.drift:.1%}" + (" !" if o.drift > DRIFT else ""),
+        )
+        for o in outcomes
+    ]
+    head = (
+        "method", "conc", "mode", "predicted", "observed", "error", "scaled", "accept pred",
+        "accept obs", "drift",
+    )  # fmt: skip
+    return Table("predicted and real throughput, tok/s", head, tuple(lines))
+
+
+def _speedups(outcomes: Sequence[Outcome]) -> Table:
+    lines = [
+        (o.config.name, str(o.config.conc), o.config.mode, f"{p:.2f}", f"{s:.2f}",
+         _signed(p / s - 1))
+        for o, p, s in speedups(outcomes)
+    ]  # fmt: skip
+    head = ("method", "conc", "mode", "predicted", "observed", "error")
+    return Table("speed-up over plain decoding", head, tuple(lines))
+
+
+def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """The numbers that a target can be held against [1]."""
+    scalar = machine_scalar(outcomes)
+    raw = [abs(o.error) for o in outcomes]
+    scaled = [abs(o.predicted_tok_s * scalar / o.observed_tok_s - 1) for o in outcomes]
+    ratios = [abs(p / s - 1) for _, p, s in speedups(outcomes)]
+    right, pairs = _ordered(outcomes)
+    gains = _overlap_gains(outcomes)
+    return {
+        "mape": statistics.fmean(raw),
+        "worst": max(raw),
+        "mape_scaled": statistics.fmean(scaled),
+        "worst_scaled": max(scaled),
+        "scalar": scalar,
+        "speedup_mape": statistics.fmean(ratios) if ratios else 0.0,
+        "pairs_right": float(right),
+        "pairs": float(pairs),
+        "overlap_gap": max((abs(p - s) for p, s in gains), default=0.0),
+    }
+
+
+def _summary(outcomes: Sequence[Outcome]) -> Table:
+    f = figures(outcomes)
+    lines = [
+        ("configurations", str(len(outcomes))),
+        ("of them on a steady machine", str(len(steady(outcomes)))),
+        ("MAPE, from the profile alone", f"{f['mape']:.1%}"),
+        ("worst", f"{f['worst']:.1%}"),
+        (
+            f"MAPE, with one scalar ({f['scalar']:.3f}) from plain decoding",
+            f"{f['mape_scaled']:.1%}",
+        ),
+        ("worst with it", f"{f['worst_scaled']:.1%}"),
+        ("speed-up over plain, MAPE", f"{f['speedup_mape']:.1%}"),
+        (f"pairs of methods in the right order (of {f['pairs']:.0f})", f"{f['pairs_right']:.0f}"),
+        ("V2 over V1, largest gap of the gains in points", f"{100 * f['overlap_gap']:.1f}"),
+    ]
+    return Table("together", ("figure", "value"), tuple(lines))
+
+
+def _ordered(outcomes: Sequence[Outcome]) -> tuple[int, int]:
+    """Pairs of methods at one concurrency and mode that are predicted in the right order."""
+    right = pairs = 0
+    for i, a in enumerate(outcomes):
+        for b in outcomes[i + 1 :]:
+            same = (a.config.conc, a.config.mode) == (b.config.conc, b.config.mode)
+            apart = abs(a.observed_tok_s / b.observed_tok_s - 1) > NEAR
+            if same and apart:
+                pairs += 1
+                first = a.observed_tok_s > b.observed_tok_s
+                right += first == (a.predicted_tok_s > b.predicted_tok_s)
+    return right, pairs
+
+
+def _overlap_gains(outcomes: Sequence[Outcome]) -> list[tuple[float, float]]:
+    """Gain of V2 over V1, predicted and observed [1]."""
+    of: Mapping[Any, Outcome] = {
+        (o.config.method, o.config.rows, o.config.conc, o.config.mode): o for o in outcomes
+    }
+    found = []
+    for o in outcomes:
+        c = o.config
+        other = of.get((c.method, c.rows, c.conc, "v2"))
+        if c.mode == "v1" and other is not None:
+            found.append(
+                (
+                    other.predicted_tok_s / o.predicted_tok_s - 1,
+                    other.observed_tok_s / o.observed_tok_s - 1,
+                )
+            )
+    return found
+
+
+def write_report(outcomes: Sequence[Outcome], path: Path, *, machine: str, model: str) -> None:
+    """One self-contained page: predicted against observed, residuals, the tables."""
+    from dflash_sim.studies.errorcharts import Point, residual_strips, scatter_against
+    from dflash_sim.studies.report import Report
+
+    f = figures(outcomes)
+    lead = (
+        f"{len(outcomes)} configurations of our own engine, measured, predicted and run on one "
+        f"machine. Mean absolute error {f['mape']:.1%} from the measured profile alone, "
+        f"{f['mape_scaled']:.1%} with one scalar; worst {f['worst']:.1%}."
+    )
+    report = Report("The closed loop: predicted against real runs", lead)
+    report.facts({"Machine": machine, "Model": model, "Scalar": f"{f['scalar']:.3f}"})
+    points = [
+        Point(
+            name=f"{o.config.name} c={o.config.conc} {o.config.mode}",
+            group=o.config.name,
+            observed=o.observed_tok_s,
+            predicted=o.predicted_tok_s,
+        )
+        for o in outcomes
+    ]
+    order = list(dict.fromkeys(p.group for p in points))
+    report.section("Predicted against observed")
+    report.figure(scatter_against(points, order=order), "Each point is one configuration.")
+    report.section("Residuals")
+    for factor, level in (("concurrency", "conc"), ("mode", "mode")):
+        strips: dict[str, list[Point]] = {}
+        for o, p in zip(outcomes, points, strict=True):
+            strips.setdefault(str(getattr(o.config, level)), []).append(p)
+        if len(strips) > 1:
+            report.figure(residual_strips(strips, factor=factor, order=order), f"By {factor}.")
+    report.section("Numbers")
+    for table in tables(outcomes):
+        report.table(table.head, table.rows, table.title)
+    report.write(path)
+
+
+def _signed(x: float) -> str:
+    return f"{100 * x:+.1f} %"

@@ -1,0 +1,184 @@
+"""The closed loop: what is rehearsed prices a step, what was seen is drawn, errors add up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="runs torch layers")
+pytest.importorskip("safetensors", reason="layers are built from checkpoints")
+
+from tiny_networks import BASE, EXTRA, drafter_spec, target_spec  # noqa: E402
+
+from dflash_sim.calibrate.closedloop import (  # noqa: E402
+    ClosedLoop,
+    Config,
+    Outcome,
+    grid,
+    machine_scalar,
+    speedups,
+)
+from dflash_sim.calibrate.measure import Measurement, to_text  # noqa: E402
+from dflash_sim.calibrate.realengine import HostStages, real_engine  # noqa: E402
+from dflash_sim.calibrate.rehearsal import Overheads, Rehearsed, TimedPass, line  # noqa: E402
+from dflash_sim.calibrate.subject import Sizes, Subject  # noqa: E402
+from dflash_sim.profiles.measured import load_measured  # noqa: E402
+from dflash_sim.realrun.networks import Network  # noqa: E402
+from dflash_sim.realrun.setup import Setup  # noqa: E402
+from dflash_sim.studies.real_tables import figures, tables  # noqa: E402
+
+FAMILY = "qwen3_5_text"
+TARGET = BASE | EXTRA[FAMILY] | {"model_type": FAMILY, "layer_types": ["full_attention"] * 4}
+DRAFTER = BASE | {
+    "model_type": "qwen3",
+    "num_hidden_layers": 3,
+    "block_size": 5,
+    "dflash_config": {"target_layer_ids": [0, 2], "mask_token_id": 95},
+}
+NEW_TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A pair of random networks, its profile of a few sizes, and all of one small grid."""
+    folder = tmp_path_factory.mktemp("profiles")
+    for part, config in (("target", TARGET), ("dflash", DRAFTER)):
+        (folder / "pairs/small" / part).mkdir(parents=True)
+        text = json.dumps(config)
+        (folder / "pairs/small" / part / "config.json").write_text(text, encoding="utf-8")
+    sizes = Sizes(requests=(1, 2), blocks=(4,), steps=(2,), ctx=(24,), prefills=((2, 16),))
+    target = target_spec(FAMILY, layer_types=["full_attention"] * 4)
+    subject = Subject(target, drafter_spec(), 1, sizes)
+    name = {"model": "small", "drafter": "small-dflash"}
+    path = folder / "here.profile"
+    profile = Measurement(subject, "cpu", torch.float32, name, quick=True).run(path).profile
+    path.write_text(to_text(profile), encoding="utf-8")
+    real = Setup(target=Network.random(TARGET, "small"), drafter=Network.random(DRAFTER, "d"))
+    prompts = [tuple(range(10, 10 + n)) for n in (8, 8, 12, 12, 20, 20, 16, 16)]
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DFLASH_SIM_PROFILES", str(folder))
+    yield ClosedLoop("small", real, prompts, NEW_TOKENS, load_measured(path), lambda: 1.0)
+    patch.undo()
+
+
+def test_every_configuration_is_measured_predicted_and_run(loop: ClosedLoop) -> None:
+    configs = grid(blocks=[4], steps=[2], concs=[1, 2], modes=["v1", "v2"])
+    found = list(loop.outcomes(configs))
+    assert [o.config for o in found] == configs
+    for o in found:
+        assert o.predicted_tok_s > 0
+        assert o.observed_tok_s > 0
+        assert 1 <= o.accept_observed <= o.config.rows
+    text = "\n".join(t.text() for t in tables(found))
+    assert "MAPE, from the profile alone" in text
+
+
+PHASES = {"none": ("verify",), "dflash": ("draft", "verify", "materialise")}
+PHASES["mtp"] = PHASES["dflash"]
+
+
+@pytest.mark.parametrize(("method", "rows"), [("none", 1), ("dflash", 4), ("mtp", 3)])
+def test_a_simulated_step_takes_what_was_rehearsed(
+    loop: ClosedLoop, monkeypatch: pytest.MonkeyPatch, method: str, rows: int
+) -> None:
+    """With ``accept`` times too: they are of the verify pass."""
+
+    def seconds(n: int, ctx: float) -> float:
+        return 1e-3 + 1e-4 * n + 1e-6 * ctx
+
+    passes = [
+        TimedPass(phase, n, rows, float(ctx), seconds(n, ctx))
+        for phase in (*PHASES[method], "accept")
+        for n in (1, 2, 4)
+        for ctx in (0, 128, 256)
+    ]
+    passes += [TimedPass("prefill", n, s, 0.0, 1e-4 * n * s) for n in (1, 2) for s in (8, 16)]
+    overheads = Overheads(queued={1: 2e-4, 4: 5e-4}, alone={1: 3e-4, 4: 6e-4})
+    config = Config(method, rows, 2, "v2")
+    known = Rehearsed(tuple(passes), overheads)
+    monkeypatch.setattr(loop, "_rehearsed", {config.drafting: known})
+    monkeypatch.setattr(loop, "_stages", {(method, "v2", rows): HostStages({})})
+    step = loop._simulated(config).step
+    parts = len(PHASES[method]) + 1
+    for n in (1, 2, 4):
+        for ctx in (0, 128):
+            expected = parts * seconds(n, ctx) + 1e-4 + 1e-4 * n
+            assert step.decode_s(n, n * ctx) == pytest.approx(expected, rel=1e-6)
+    assert step.prefill_s(requests=2, tokens=32) == pytest.approx(1e-4 * 32, rel=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=30), min_size=1), st.integers(0))
+def test_draws_are_what_was_seen(seen: list[list[int]], seed: int) -> None:
+    loop = ClosedLoop.__new__(ClosedLoop)
+    loop.new_tokens = 40
+    loop._commits = {("dflash", 4): [tuple(row) for row in seen]}
+    rng = np.random.default_rng(seed)
+    draws = loop._draws(Config("dflash", 4, 2, "v2"), 5, rng)
+    for i, used in enumerate(draws.cycles):
+        row = draws.commits[i, :used]
+        assert row.sum() >= 39 > row[:-1].sum()
+        assert any(tuple(row[: len(s)]) == tuple(s[: len(row)]) for s in seen)
+
+
+def outcome(config: Config, predicted: float, observed: float) -> Outcome:
+    return Outcome(config, predicted, observed, 1.0, 1.0, 0.0)
+
+
+def test_one_scalar_mends_a_machine_that_is_slower_throughout() -> None:
+    found = [
+        outcome(c, 120.0 * (1 + c.rows), 100.0 * (1 + c.rows))
+        for c in grid(blocks=[4, 8], steps=[3], concs=[1, 4], modes=["v1", "v2"])
+    ]
+    assert machine_scalar(found) == pytest.approx(1 / 1.2)
+    f = figures(found)
+    assert f["mape"] == pytest.approx(0.2)
+    assert f["mape_scaled"] == pytest.approx(0.0, abs=1e-12)
+    assert f["speedup_mape"] == pytest.approx(0.0, abs=1e-12)
+    assert f["pairs_right"] == f["pairs"] > 0
+    assert len(list(speedups(found))) == 12
+
+
+def test_a_wrong_order_and_a_wrong_gain_show() -> None:
+    fast, slow = Config("dflash", 8, 1, "v2"), Config("none", 1, 1, "v2")
+    f = figures([outcome(slow, 100, 100), outcome(fast, 90, 200)])
+    assert (f["pairs"], f["pairs_right"]) == (1, 0)
+    before = Config("none", 1, 1, "v1")
+    f = figures([outcome(before, 100, 100), outcome(slow, 130, 110)])
+    assert f["overlap_gap"] == pytest.approx(0.2)
+
+
+def test_lines_have_no_negative_part() -> None:
+    assert line({1: 3.0, 2: 5.0, 4: 9.0}) == pytest.approx((1.0, 2.0))
+    fixed, slope = line({1: 5.0, 2: 4.0, 8: 3.0})
+    assert (fixed, slope) == (pytest.approx(4.0), 0.0)
+    assert line({4: 2.0}) == (2.0, 0.0)
+
+
+def test_our_engine_has_nothing_of_sglang_s_times() -> None:
+    stages = HostStages({"process_batch_result": (1e-4, 1e-5), "recv_requests": (2e-6, 0.0)})
+    overheads = Overheads(queued={1: 1e-4, 2: 1e-4}, alone={1: 3e-4, 2: 3e-4})
+    engine = real_engine(stages, overheads)
+    assert engine["graph_launch_gap"] == engine["client_turnaround"] == engine["small_kernel"] == 0
+    assert engine["process_batch_result"] == 1e-4
+    assert engine["d2h_sync"] == pytest.approx(2e-4)
+    assert engine["cycle_residue"] == pytest.approx(1e-4)
+    assert engine.graph_sizes["spec"][:3] == (1, 2, 3)  # nothing is padded
+
+
+def test_the_page_of_a_closed_loop_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="reports have plots")
+    from dflash_sim.studies.real_tables import write_report
+
+    found = [
+        outcome(c, 110.0 * c.rows, 100.0 * c.rows)
+        for c in grid(blocks=[4], steps=[3], concs=[1, 4], modes=["v1", "v2"])
+    ]
+    write_report(found, tmp_path / "real.html", machine="a laptop", model="tiny")
+    page = (tmp_path / "real.html").read_text(encoding="utf-8")
+    assert "The closed loop" in page
+    assert "a laptop" in page
