@@ -235,8 +235,12 @@ def _histogram(summaries: list[Summary]) -> list[int]:
 
 
 def nearest_published(result: Result) -> PublishedPoint | None:
-    """The published row of this very scenario; none where an override makes it another one."""
+    """The published row of this very scenario; none where an override makes it another one.
+
+    First releases of a model on another build are none either.
+    """
     s, setup = result.scenario, result.setup
+    elsewhere = setup.calibration.about.get("build_sources", ()) if setup.calibration else ()
     if s.dataset is None or s.conc is None or not _as_published(s, setup):
         return None
     mode = {"v1": "spec_v1", "v2": "spec_v2", "v2-sync": "spec_v2_sync"}[s.engine_mode]
@@ -246,6 +250,7 @@ def nearest_published(result: Result) -> PublishedPoint | None:
             setup.model.name, setup.device.name, setup.tp, s.method, setup.block, dataset, s.conc,
         )  # fmt: skip
         same = same and p.thinking in (s.thinking, None) and p.max_new_tokens == s.max_new_tokens
+        same = same and p.source_id not in elsewhere
         if same and (s.method == "none" or p.engine_mode in (mode, "unknown")):
             return p
     return None

@@ -12,7 +12,6 @@ from math import exp, log
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.interval import intervals
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
@@ -75,16 +74,9 @@ def tok_s(result: Result) -> float:
     return result.values["output_throughput"]
 
 
-def published(result: Result) -> PublishedPoint | None:
-    """The published row of the same scenario on the same build; first releases are another one."""
-    point, fit = result.published, result.setup.calibration
-    elsewhere = fit.about.get("build_sources", ()) if fit else ()
-    return point if point and point.source_id not in elsewhere else None
-
-
 def error(result: Result) -> float | None:
     """Predicted over published, minus one [1]."""
-    point = published(result)
+    point = result.published
     return tok_s(result) / point.output_tok_s - 1 if point else None
 
 
@@ -107,7 +99,7 @@ def ratio_span(result: Result, other: Result) -> Span:
 
 def published_ratio(result: Result, other: Result) -> float | None:
     """The same of the published rows, where there are both."""
-    one, two = published(result), published(other)
+    one, two = result.published, other.published
     return one.output_tok_s / two.output_tok_s if one and two else None
 
 
@@ -164,7 +156,7 @@ def rests_on(results: Sequence[Result]) -> str:
     errors = [e for r in results if (e := error(r)) is not None]
     if not errors:
         return " ".join([*said, "Nothing published is among these scenarios."])
-    fitted = sum(bool(r.published_fitted) for r in results if published(r))
+    fitted = sum(bool(r.published_fitted) for r in results if r.published)
     off = sum(map(abs, errors)) / len(errors)
     said.append(
         f"{len(errors)} of the predictions have a published row, {fitted} of which the shipped "

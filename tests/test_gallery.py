@@ -160,10 +160,10 @@ def test_published_is_of_the_same_build() -> None:
         "num_prompts": 16,
     }
     home, first_release = (exhibit.predicted(conc=conc, **asked) for conc in (1, 16))
-    point = exhibit.published(home)
+    point = home.published
     assert point is not None
     assert point.source_id == "HF_Q36_35B_retrain"
-    assert exhibit.published(first_release) is None
+    assert first_release.published is None
     assert exhibit.error(first_release) is None
     assert exhibit.published_ratio(home, first_release) is None
 

@@ -29,7 +29,7 @@ def table(result: Result, rungs: tuple[Rung, ...]) -> Table:
     lines = []
     for rung in rungs:
         end = ends.get(rung.name)
-        point = ex.published(end) if end else None
+        point = end.published if end else None
         seen = number(point.output_tok_s) if point else ex.NOTHING
         missed = ex.signed(ex.error(end) if end else None)
         of_plain = ex.times(rung.speed_tok_s / rungs[0].speed_tok_s)

@@ -29,7 +29,7 @@ def drafting_ms(result: Result) -> float:
 
 def cells(result: Result) -> tuple[str, ...]:
     """A point beside its published row."""
-    point = ex.published(result)
+    point = result.published
     seen = number(point.output_tok_s) if point else ex.NOTHING
     return (number(ex.tok_s(result)), seen, ex.signed(ex.error(result)),
             f"{drafting_ms(result):.2f}")  # fmt: skip
@@ -42,7 +42,7 @@ def best(results: Sequence[Result]) -> Result:
 
 def published_best(results: Sequence[Result]) -> float | None:
     """The fastest published row [token/s]."""
-    return max((p.output_tok_s for r in results if (p := ex.published(r))), default=None)
+    return max((p.output_tok_s for r in results if (p := r.published)), default=None)
 
 
 def verdict(mtp: Sequence[Result], dflash: Sequence[Result]) -> str:
