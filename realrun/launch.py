@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from dflash_sim.kernels.comm import OneRank
 from dflash_sim.kernels.drafter import Drafter
 from dflash_sim.kernels.heads import Eagle3Head, MtpHead
 from dflash_sim.kernels.model import TargetModel
@@ -93,10 +94,17 @@ def fit_requests(setup: Setup, requests: Sequence[Request], conc: int | None) ->
     return fitted
 
 
+class FirstOf(OneRank):
+    """The first rank of a group that is not there yet: enough to cut weights."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
 def check_weights(fitted: Fitted) -> None:
     """Build every network without its values: what is missing or misshapen is named here."""
     setup, tokens = fitted.setup, 1
-    outline = Rank(device="meta")
+    outline = Rank(comm=FirstOf(setup.tp), device="meta")
     TargetModel(fitted.target, setup.target.outline(), outline, tokens=tokens)
     if setup.method == "mtp":
         MtpHead(fitted.target, setup.target.outline(), outline, tokens=tokens)
