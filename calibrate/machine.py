@@ -3,7 +3,9 @@
 import os
 import platform
 import sys
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,45 @@ def free_bytes(device: str) -> float:
         return float(found.split()[1]) * 2**10
     except (OSError, StopIteration, ValueError):
         return float(_ram_bytes())
+
+
+@dataclass
+class Neighbours:
+    """How much of this machine's processors others took meanwhile, the hypervisor included.
+
+    ``share`` is None where the system does not tell (it does on Linux).
+    """
+
+    share: float | None = None
+
+    def __enter__(self) -> "Neighbours":
+        self._at = time.monotonic(), _busy_s(), _own_s()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        (begin, before, own), after = self._at, _busy_s()
+        if before is None or after is None:
+            return
+        others = after - before - (_own_s() - own)
+        cores = os.cpu_count() or 1
+        self.share = max(0.0, others / (cores * max(time.monotonic() - begin, 1e-9)))
+
+
+def _busy_s() -> float | None:
+    """Seconds that all processors worked, stolen ones included; idle and waiting left out."""
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, irq, soft, steal = map(int, line.split()[1:9])
+    ticks = user + nice + system + irq + soft + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    """Processor time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _ram_bytes() -> int:

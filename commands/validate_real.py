@@ -93,7 +93,7 @@ def _conclude(
 ) -> None:
     from dflash_sim.calibrate.closedloop import as_row
     from dflash_sim.studies.export import as_text
-    from dflash_sim.studies.real_tables import DRIFT, tables
+    from dflash_sim.studies.real_tables import tables
     from dflash_sim.studies.terminal import deliver
     from dflash_sim.studies.texttable import text_of
 
@@ -106,11 +106,11 @@ def _conclude(
 
         write_report(found, report, machine=str(profile.device["title"]), model=o.model)
         tell(f"wrote {report}")
-    moved = sum(x.drift > DRIFT for x in found)
+    moved = sum(not x.steady for x in found)
     if moved:
         warn(
-            f"in {moved} of {len(found)} runs the machine drifted by more than {DRIFT:.0%} "
-            "(marked !): something else ran on it. Their errors say little."
+            f"{moved} of {len(found)} runs were disturbed (marked !): others used the processors, "
+            "or their speed changed. Their errors say little; try again on a quiet machine."
         )
 
 

@@ -8,13 +8,7 @@ from typing import Any
 from dflash_sim.calibrate.closedloop import Outcome, machine_scalar, speedups
 from dflash_sim.studies.texttable import Table
 
-DRIFT = 0.05  # of the canary across a run: beyond it the machine was not the one that was measured
 NEAR = 0.03  # methods whose observed speeds differ less are not put in order
-
-
-def steady(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those during which the machine stayed the same."""
-    return [o for o in outcomes if o.drift <= DRIFT]
 
 
 def tables(outcomes: Sequence[Outcome]) -> list[Table]:
@@ -35,13 +29,13 @@ def _rows(outcomes: Sequence[Outcome]) -> Table:
             _signed(o.predicted_tok_s * scalar / o.observed_tok_s - 1),
             f"{o.accept_predicted:.2f}",
             f"{o.accept_observed:.2f}",
-            f"{o.drift:.1%}" + (" !" if o.drift > DRIFT else ""),
+            f"{max(o.drift, o.others):.1%}" + ("" if o.steady else " !"),
         )
         for o in outcomes
     ]
     head = (
         "method", "conc", "mode", "predicted", "observed", "error", "scaled", "accept pred",
-        "accept obs", "drift",
+        "accept obs", "disturbed",
     )  # fmt: skip
     return Table("predicted and real throughput, tok/s", head, tuple(lines))
 
@@ -81,7 +75,7 @@ def _summary(outcomes: Sequence[Outcome]) -> Table:
     f = figures(outcomes)
     lines = [
         ("configurations", str(len(outcomes))),
-        ("of them on a steady machine", str(len(steady(outcomes)))),
+        ("of them undisturbed", str(sum(o.steady for o in outcomes))),
         ("MAPE, from the profile alone", f"{f['mape']:.1%}"),
         ("worst", f"{f['worst']:.1%}"),
         (
