@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from dflash_sim.profiles.errors import InfeasibleError, MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.presets import load_preset
+from dflash_sim.simulator.predict import expectation_of
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.grid import OF_SPECULATION
@@ -68,7 +69,9 @@ class Study:
             if point.number == 0 or names - seen:
                 seen |= names
                 try:
-                    resolve(self.scenario(point))
+                    setup = resolve(self.scenario(point))
+                    if setup.speculative:
+                        expectation_of(setup)
                 except (InfeasibleError, MissingProfileError):
                     continue  # an answer, if not a happy one
 
@@ -223,5 +226,5 @@ def _switches(where: str, text: str) -> list[Any]:
 
 
 def _laws(_where: str, text: str) -> list[Any]:
-    """Acceptance models; the commas inside ``table:0.9,0.8`` separate no models."""
-    return re.split(r"\s*,\s*(?=[A-Za-z])", text.strip())
+    """Acceptance models; the commas inside ``al:6.6,beta=1.1`` separate no models."""
+    return re.split(r"\s*,\s*(?=[a-z][a-z-]*(?::|,|$))", text.strip())

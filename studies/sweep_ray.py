@@ -130,7 +130,7 @@ class RayCluster:
         self.nodes[number] = (node, host)
         if len(self.nodes) == len(self.workers):
             count = len({node for node, _ in self.nodes.values()})
-            self.say(f"{len(self.nodes)} workers on {count} Ray nodes")
+            self.say(f"{len(self.nodes)} workers on {count} Ray node{'s' if count > 1 else ''}")
 
 
 def connect(address: str | None) -> Any:

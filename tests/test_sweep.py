@@ -1,8 +1,10 @@
 """Sweeps: the same rows whoever answers, nothing lost or repeated, and one line per mistake."""
 
 import csv
+import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,7 +28,7 @@ from dflash_sim.studies.study import Point, Study, load_study
 from dflash_sim.studies.sweep import Queue, answer_all, part
 from dflash_sim.studies.sweep_folder import Journal, Shard, SweepFolder
 from dflash_sim.studies.sweep_lock import Lock
-from dflash_sim.studies.sweep_progress import pace
+from dflash_sim.studies.sweep_progress import SweepProgress, pace
 from dflash_sim.studies.sweep_rows import write_rows
 from dflash_sim.studies.sweep_workers import Bug, How, Lost, Processes, Task, Word
 
@@ -355,6 +357,7 @@ class TestBadInput:
             (["--set=block=8-4"], "runs backwards"),
             (["--set=block=4", "--set=block=8"], "comes twice"),
             (["--set=gpu=b200,b20"], "unknown GPU 'b20'; did you mean b200"),
+            (["--set=acceptance=al:6,la:7"], "unknown acceptance 'la'"),
             (["--set=thinking=maybe"], "neither true nor false"),
             (["--set=conc=1-999", "--set=seed=0-999"], "at most 100,000"),
             (["--set=block=4", "--shard=0/3"], "--shard 0/3"),
@@ -478,16 +481,16 @@ class TestStudy:
 
     def test_every_field_can_be_swept(self) -> None:
         words = ["seed=0-2", "thinking=true,false", "mem_fraction_static=0.7-0.8:0.1",
-            "acceptance=table:0.9,0.8,al:6.5", "min-free-slots-delay=0,4"]  # fmt: skip
+            "acceptance=table:0.9,0.8,al:8=5,16=6,beta=1.1,none", "min-free-slots-delay=0,4"]  # fmt: skip
         study = load_study(None, words)
         assert study.axes == {
-            "acceptance": ["table:0.9,0.8", "al:6.5"],
+            "acceptance": ["table:0.9,0.8", "al:8=5,16=6,beta=1.1", "none"],
             "mem_fraction_static": [0.7, 0.8],
             "min_free_slots_delay": [0, 4],
             "thinking": [True, False],
             "seed": [0, 1, 2],
         }
-        assert len(study.points()) == 3 * 2 * 2 * 2 * 2
+        assert len(study.points()) == 3 * 2 * 2 * 2 * 3
         assert set(SWEEPABLE) < set(Scenario.model_fields)
 
     def test_methods_take_what_applies_to_them(self) -> None:
@@ -591,6 +594,35 @@ class TestCrews:
             assert (worker, word.why) == (0, "killed by SIGKILL, as when memory runs out")
             with pytest.raises(DflashSimError, match="no worker is left"):
                 crew.heard()
+
+
+class TestProgress:
+    def test_in_a_log(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with SweepProgress(total=4, done=1) as progress:
+            progress.advance()
+            assert capsys.readouterr().err == ""  # not yet
+            monkeypatch.setattr("dflash_sim.studies.sweep_progress._LOG_EVERY_S", 0)
+            progress.advance()
+        assert re.fullmatch(r"3 of 4 points, .* points/s, 0 s left\n", capsys.readouterr().err)
+
+    def test_on_a_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        screen = Screen()
+        monkeypatch.setattr(sys, "stderr", screen)
+        with SweepProgress(total=4, done=1) as progress:
+            progress.advance()
+            progress.advance()
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+        assert "3/4" in shown
+        assert re.search(r"points/s, 0 s left", shown)
+
+
+class Screen(io.StringIO):
+    """What a terminal would show."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_pace() -> None:
