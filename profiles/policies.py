@@ -38,6 +38,7 @@ class PolicySheet:
     own_up_hysteresis, own_down_hysteresis : of a ladder that a user writes down [token]
     spread : variance of what a confidence head sees of a cycle [1]
     lag : steps that the confidences behind a budget are old
+    smoothing : weight of past confidences against the newest, in sizing a budget [1]
     """
 
     alpha: float
@@ -48,6 +49,7 @@ class PolicySheet:
     own_down_hysteresis: float
     spread: float
     lag: int
+    smoothing: float
 
 
 @cache
@@ -66,4 +68,5 @@ def load_policies() -> PolicySheet:
         own_down_hysteresis=ema["own_ladder"]["down_hysteresis"],
         spread=confidence["spread"],
         lag=confidence["lag"]["steps"],
+        smoothing=confidence["smoothing"]["value"],
     )

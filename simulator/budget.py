@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.simulator.draws import Draws
+from dflash_sim.simulator.draws import ConfidenceHead, Draws
 from dflash_sim.simulator.scheduler import Req
 from dflash_sim.simulator.verifyplan import Plan, Prices
 
@@ -15,42 +15,58 @@ from dflash_sim.simulator.verifyplan import Plan, Prices
 class Confidence:
     """The drafts of the highest survival, as many as maximise expected tokens per second.
 
-    The budget is sized from confidences ``lag`` steps old, since the host is ahead of the GPU, and
-    dealt out by those of now. A request without a past counts as certain, as in SGLang.
+    The host is ahead of the GPU: a budget is sized from each request's moving mean of survival,
+    the newest of it ``lag`` steps old, and its slots are dealt out by the survival of now. A
+    request without a past counts as certain. (vLLM smooths the factors of survival; here one
+    factor rules a whole cycle, and a product of means would fall short of the mean.)
 
-    Source: DSpark (arXiv 2607.05147) algorithm 1, ``dspark_planner.py`` in
-    ``sglang/srt/speculative/dspark_components``, and vLLM's adaptive verification.
+    Source: DSpark (arXiv 2607.05147) algorithm 1, and ``adaptive_verification.py`` of vLLM pull
+    request 47808.
+
+    Parameters
+    ----------
+    smoothing : weight of past confidences against the newest [1]
     """
 
     spread: float
     lag: int
+    smoothing: float
 
     def start(self, prices: Prices, draws: Draws) -> "ConfidencePlanner":
-        return ConfidencePlanner(prices, draws, self.lag)
+        return ConfidencePlanner(self, prices, draws)
 
 
 @dataclass
 class ConfidencePlanner:
-    """Sizes and deals out the budget of each step."""
+    """Sizes and deals out the budget of each step; ``mean`` holds what it has seen by request."""
 
+    policy: Confidence
     prices: Prices
     draws: Draws
-    lag: int
+
+    def __post_init__(self) -> None:
+        self.mean = np.ones((len(self.draws.cycles), self.prices.block - 1))
 
     def plan(self, reqs: Sequence[Req], kv_tokens: int) -> Plan:
         head = self.draws.head
         assert head is not None
-        n, block = len(reqs), self.prices.block
         rows = np.array([r.rid for r in reqs])
         cycles = np.array([r.launched for r in reqs])
-        now = head.survival(rows, cycles)
-        past = now
-        if self.lag:
-            old = head.survival(rows, np.maximum(cycles - self.lag, 0))
-            past = np.where((cycles >= self.lag)[:, None], old, 1.0)
-        rest, draft = self.prices.curve(n, kv_tokens)
-        budget = best_budget(past, rest + draft[block - 1])
-        return Plan((1 + top_slots(now, budget)).tolist(), block)
+        rest, draft = self.prices.curve(len(reqs), kv_tokens)
+        past = self._seen(head, rows, cycles - self.policy.lag)
+        budget = best_budget(past, rest + draft[-1])
+        widths = 1 + top_slots(head.survival(rows, cycles), budget)
+        return Plan(widths.tolist(), self.prices.block)
+
+    def _seen(
+        self, head: ConfidenceHead, rows: npt.NDArray[np.int64], newest: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        """Fold in the newest confidences that have arrived."""
+        there = newest >= 0
+        old = self.policy.smoothing
+        arrived = head.survival(rows[there], newest[there])
+        self.mean[rows[there]] = old * self.mean[rows[there]] + (1 - old) * arrived
+        return self.mean[rows]
 
     def processed(self, batch: int, accepted: Sequence[int]) -> None:
         """Confidences come from the draft, not from what was accepted."""

@@ -98,7 +98,8 @@ def _build(kind: str, body: str, *, block: int, sheet: PolicySheet) -> Policy | 
         case "table":
             return BatchTable(_table(body, block))
         case "confidence":
-            return Confidence(_spread(body) if body else sheet.spread, sheet.lag)
+            spread = _spread(body) if body else sheet.spread
+            return Confidence(spread, sheet.lag, sheet.smoothing)
         case _:
             msg = f"it takes no value, got '{body}'"
             raise UsageError(msg)
