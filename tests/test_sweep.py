@@ -480,8 +480,13 @@ class TestStudy:
         assert "conc" not in study.fields
 
     def test_every_field_can_be_swept(self) -> None:
-        words = ["seed=0-2", "thinking=true,false", "mem_fraction_static=0.7-0.8:0.1",
-            "acceptance=table:0.9,0.8,al:8=5,16=6,beta=1.1,none", "min-free-slots-delay=0,4"]  # fmt: skip
+        words = [
+            "seed=0-2",
+            "thinking=true,false",
+            "mem_fraction_static=0.7-0.8:0.1",
+            "acceptance=table:0.9,0.8,al:8=5,16=6,beta=1.1,none",
+            "min-free-slots-delay=0,4",
+        ]
         study = load_study(None, words)
         assert study.axes == {
             "acceptance": ["table:0.9,0.8", "al:8=5,16=6,beta=1.1", "none"],
