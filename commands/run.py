@@ -28,7 +28,6 @@ from dflash_sim.commands.options import (
 if TYPE_CHECKING:
     from dflash_sim.realrun.journal import Answer, Run
     from dflash_sim.realrun.networks import Network
-    from dflash_sim.realrun.requests import Request
     from dflash_sim.realrun.setup import Fitted, Setup
 
 REAL_METHODS = ("none", "mtp", "eagle3", "dflash")
@@ -97,6 +96,9 @@ def run(
         int | None, option(WORKLOAD, "Random prompts of so many tokens", metavar="N", min=1)
     ] = None,
     max_new_tokens: Annotated[int, option(WORKLOAD, "Cap on an answer, tokens", metavar="N")] = 128,
+    ignore_eos: Annotated[
+        bool, option(WORKLOAD, "Answer to the cap", "--ignore-eos", metavar="")
+    ] = False,
     seed: Annotated[int, option(WORKLOAD, "Random seed", metavar="N")] = 0,
     timeout: Annotated[
         float, option(ENGINE, "A worker that is silent for longer is lost, seconds", metavar="S")
@@ -120,6 +122,7 @@ def run(
 
     try:
         from dflash_sim.realrun.launch import fit_requests, serve
+        from dflash_sim.realrun.requests import Request
         from dflash_sim.realrun.setup import Setup
     except ImportError as error:
         msg = f"run needs torch and safetensors ({error}); pip install 'dflash-sim[gpu]'"
@@ -152,7 +155,10 @@ def run(
         timeout_s=timeout,
         cuda_graphs=cuda_graphs,
     )
-    asked = _requests(made, model, prompts, isl, count=num_prompts, cap=max_new_tokens)
+    texts = _texts(made, model, prompts, isl, count=num_prompts)
+    # What is imposed may hold any token.
+    stop = frozenset[int]() if ignore_eos or accept_length else target.end_tokens
+    asked = [Request(prompt=t, max_new_tokens=max_new_tokens, stop=stop) for t in texts]
     fitted = fit_requests(made, asked, conc)
     failure: RunFailedError | None = None
     with _recorder(requests, fitted.rows) as record:
@@ -180,7 +186,7 @@ def _networks(
     folder = Path(model)
     if model == "tiny" and not folder.exists():
         pair = shipped(model)
-        folder, drafter = pair / "target", drafter or pair / "dflash"
+        folder, drafter = pair / "target", drafter or pair / method
     target, drafts = Network.folder(folder), None
     if drafter is not None and method in ("dflash", "eagle3"):
         drafts = Network.folder(drafter)
@@ -190,14 +196,13 @@ def _networks(
     return target, drafts
 
 
-def _requests(
-    made: "Setup", model: str, prompts: Path | None, isl: int | None, *, count: int, cap: int
-) -> "list[Request]":
-    """``count`` requests; prompts are taken in turn."""
+def _texts(
+    made: "Setup", model: str, prompts: Path | None, isl: int | None, *, count: int
+) -> list[tuple[int, ...]]:
+    """``count`` prompts, taken in turn."""
     from dflash_sim.kernels.spec import read_target
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.realrun.prompts import random_prompts, read_prompts, shipped
-    from dflash_sim.realrun.requests import Request
 
     vocab = read_target(made.target.config, made.target.name).shape.vocab
     if prompts is None and isl is None and model == "tiny":
@@ -209,7 +214,7 @@ def _requests(
     else:
         msg = "give one of --prompts FILE and --isl N"
         raise UsageError(msg)
-    return [Request(prompt=texts[i % len(texts)], max_new_tokens=cap) for i in range(count)]
+    return [texts[i % len(texts)] for i in range(count)]
 
 
 @contextmanager

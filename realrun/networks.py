@@ -58,6 +58,12 @@ class Network:
         """A network of a given shape without weights of its own, for times only."""
         return cls(config, name)
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer, as the config says."""
+        named = {**self.config, **(self.config.get("text_config") or {})}.get("eos_token_id")
+        return frozenset(named if isinstance(named, list) else [] if named is None else [named])
+
     def weights(self, device: torch.device | str) -> Source:
         """Where to read the weights from, in this process."""
         if self.source is not None:
