@@ -103,7 +103,7 @@ def test_a_worker_that_cannot_start() -> None:
         fall()
         return method
 
-    with pytest.raises(RunFailedError, match="rank 0: ValueError.*nothing had been answered"):
+    with pytest.raises(RunFailedError, match=r"rank 0: ValueError.*nothing had been answered"):
         serve(setup(wrap=wrap), ASKED, conc=3)
 
 

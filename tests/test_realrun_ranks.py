@@ -39,7 +39,7 @@ def ran(method: str, **changes: Any) -> Run:
     ("method", "mode"), [("none", "v2"), ("mtp", "v1"), ("eagle3", "v2"), ("dflash", "v2-sync")]
 )
 def test_every_number_of_ranks_says_the_same(method: str, mode: str, tp: int) -> None:
-    """A hybrid model with experts, float32; delta-net heads and key-value heads are cut or copied."""
+    """A hybrid model with experts, float32; heads are cut, two key-value heads copied."""
     run = ran(method, mode=mode, tp=tp)
     assert tuple(a.output for a in run.answers) == answers()
     if method != "none":
