@@ -90,7 +90,7 @@ class Judge:
     def __init__(self, question: Question) -> None:
         self.question = question
         self._setups: dict[int, Setup | DflashSimError] = {}
-        self._slow: dict[int, float] = {}
+        self._spread: dict[int, float] = {}
         self._draws: OrderedDict[tuple[object, ...], Draws] = OrderedDict()
 
     def setup(self, i: int) -> Setup:
@@ -115,7 +115,7 @@ class Judge:
 
     def spread(self, i: int) -> float:
         """One standard deviation of the log of throughput, as ``predict`` has it [1]."""
-        if i not in self._slow:
+        if i not in self._spread:
             setup = self.setup(i)
             conc = min(_AT_CONC, setup.limits.max_running_requests)
             one = resolve(
@@ -125,8 +125,8 @@ class Judge:
                 calibration=setup.calibration,
             )
             variance = sensitivity(one).variance("output_throughput")
-            self._slow[i] = math.sqrt(variance + unmodelled(setup))
-        return self._slow[i]
+            self._spread[i] = math.sqrt(variance + unmodelled(setup))
+        return self._spread[i]
 
     def slow(self, i: int) -> float:
         """How much longer than predicted all times are, at the quantile of the confidence [1]."""

@@ -23,6 +23,7 @@ DEFAULTS: Mapping[str, Any] = {
     "method": ["none", "dflash"],
     "runs": RUNS,
 }
+_DEMANDED = ("rate", "dataset", "isl", "osl", "max_new_tokens", "burstiness", "seed", "runs")
 _ONE = ("rate", "isl", "osl", "dataset", "num_prompts", "engine_mode")
 
 
@@ -164,10 +165,9 @@ def _traced(
         span_s = float(trace.arrival_s[-1])
         about["rate"] = len(trace) / span_s if span_s else float(len(trace))
     fields = fields | {name: Given(value, "trace") for name, value in about.items()}
-    one = {name: g for name, g in fields.items() if not isinstance(g.value, list)}
-    return fields, of_trace(
-        trace, scenarios({**one, "method": Given("none", "")})[0], capped=capped
-    )
+    own = {name: g for name, g in fields.items() if name in _DEMANDED}
+    scenario = scenarios({**own, "method": Given("none", "")})[0]
+    return fields, of_trace(trace, scenario, capped=capped)
 
 
 def _with_caps(points: list[Scenario], caps: str | None) -> list[Scenario]:
