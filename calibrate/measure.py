@@ -38,11 +38,10 @@ from dflash_sim.calibrate.passes import Network, fitting_layers
 from dflash_sim.calibrate.subject import Subject, costs_nothing, key_of, shape_of
 from dflash_sim.kernels.backend import REFERENCE, Backend
 from dflash_sim.profiles.errors import InfeasibleError
-from dflash_sim.profiles.measured import FORMAT, VERSION
+from dflash_sim.profiles.measured import FORMAT, FUSED_S, VERSION
 from dflash_sim.simulator.ops import Op
 
 DRIFT = 0.05  # of the canary: beyond it the machine was not the same all along
-LEAST_S = 1e-9  # of an op: a clock's tick, and what a fused op takes
 OutOfMemory = (torch.OutOfMemoryError, MemoryError)
 
 
@@ -197,7 +196,7 @@ class Measurement:
             if calls is None:
                 return _why("no kernel of ours does it")
             if calls == FUSED:
-                return _timed(op, Sample(LEAST_S, LEAST_S, 0.0, 0), self.dtype)
+                return _timed(op, Sample(FUSED_S, FUSED_S, 0.0, 0), self.dtype)
             assert not isinstance(calls, str)
             return _timed(op, self.clock.sample(calls), self.dtype)
         except OutOfMemory:
@@ -314,7 +313,7 @@ def _timed(op: Op, sample: Sample, dtype: torch.dtype) -> dict[str, Any]:
         "timed": {
             "kind": type(op).__name__,
             "shape": shape_of(op),
-            "seconds": max(sample.median_s, LEAST_S),
+            "seconds": max(sample.median_s, FUSED_S),
             "mean_s": sample.mean_s,
             "spread": sample.spread,
             "nbytes": tensors_bytes(op, dtype.itemsize),

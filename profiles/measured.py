@@ -18,10 +18,11 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import Dirs
 from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.optables import Timing
-from dflash_sim.profiles.sheets import Device, Node, PriceRange
+from dflash_sim.profiles.sheets import Device, Node, PriceRange, Quantity
 
 FORMAT, VERSION = "dflash-sim profile", 1
 SUFFIX = ".profile"
+FUSED_S = 1e-9  # what stands for the time of an op that is done inside another one
 OUTSIDE = 2.0  # an extrapolated time is trusted this much less
 
 # Kind of op -> the fields that must agree, and those between which times are interpolated.
@@ -180,6 +181,11 @@ class MeasuredProfile:
             self._found[op] = self._look_up(op)
         return self._found[op]
 
+    def fuses(self, op: Any) -> bool:
+        """Whether the machine's kernels do ``op`` inside another one."""
+        found = self.timing(op)
+        return found is not None and found.seconds <= FUSED_S
+
     def _look_up(self, op: Any) -> Timing | None:
         kind = type(op).__name__
         same, axes = AXES[kind]
@@ -216,7 +222,7 @@ class MeasuredProfile:
         base = self.device.get("sheet")
         if base:
             return replace(load_device(str(base), profiles_dirs), title=str(self.device["title"]))
-        rate = float(self.device["matmul_flop_s"])
+        rate, copy = (float(self.device[name]) for name in ("matmul_flop_s", "copy_byte_s"))
         return Device(
             name=self.path.stem,
             title=str(self.device["title"]),
@@ -227,15 +233,22 @@ class MeasuredProfile:
             fp8_flop_s=None,
             fp4_flop_s=None,
             mem_bytes=float(self.device["mem_bytes"]),
-            mem_bw_byte_s=float(self.device["copy_byte_s"]),
+            mem_bw_byte_s=copy,
             mem_bw_eff=1.0,
-            link_byte_s=float(self.device["copy_byte_s"]),
+            link_byte_s=copy,
             sm_count=int(self.device.get("sm_count", 1)),
             tdp_w=0.0,
             l2_bytes=self.device.get("l2_bytes"),
             price=PriceRange(None, None, None, ""),
-            quantities={},
+            quantities={
+                "bf16": self._quantity(rate, "FLOP/s"),
+                "mem_bw": self._quantity(copy, "byte/s"),
+                "link": Quantity(copy, "byte/s", "assumed: that of its memory", "assumed", 1.0),
+            },
         )
+
+    def _quantity(self, value: float, unit: str) -> Quantity:
+        return Quantity(value, unit, f"measured in {self.path.name}", "measured", self.rel_err)
 
     def as_node(self, device: Device) -> Node:
         """A node of as many of them as the profile was made for."""

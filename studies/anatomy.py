@@ -98,7 +98,8 @@ def anatomy(setup: Setup, *, requests: int, ctx: float) -> Anatomy:
         calls = built[name].calls if name in built else []
         found = list(_ops(setup, name, calls, ctx * requests / table.padded))
         rest = seconds - sum(op.seconds for op in found)
-        ops += [*found, OpTime(name, BETWEEN if found else OUTSIDE, 0, rest, "assumed")]
+        known = "measured" if found and setup.measured else "assumed"
+        ops += [*found, OpTime(name, BETWEEN if found else OUTSIDE, 0, rest, known)]
     return Anatomy(requests, ctx, tuple(phases), tuple(ops))
 
 
@@ -107,6 +108,8 @@ def _ops(setup: Setup, phase: str, calls: list[AnyCall], ctx: float) -> Iterator
     groups: dict[str, list[AnyCall]] = {}
     for call in calls:
         op = call.op.at(ctx) if isinstance(call.op, Attention) else call.op
+        if setup.measured is not None and setup.measured.fuses(op):
+            continue
         groups.setdefault(op.name, []).append(Call(op, call.count, call.exposed))
     for name, same in groups.items():
         yield _one(setup, phase, name, same)

@@ -129,7 +129,10 @@ def _quoted(part: str, quantity: Quantity) -> Ground:
 
 
 def _operators(setup: Setup) -> Ground:
-    t = setup.tables
+    t, own = setup.tables, setup.measured
+    if own is not None:
+        source = f"{len(own.ops)} times of this machine's own kernels in {own.path.name}"
+        return Ground("operator times", "measured", f"{source}, {own.made['on']}; {own.digest}")
     if t is None:
         return Ground("operator times", "roofline", f"no table for {setup.device.name}")
     cells = sum(f["cells"] for f in t.meta.values() if isinstance(f, Mapping) and "cells" in f)

@@ -11,7 +11,7 @@ from rich.text import Text
 from dflash_sim.profiles.enginesheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_device
-from dflash_sim.profiles.measured import MeasuredProfile, is_profile, load_measured
+from dflash_sim.profiles.measured import FUSED_S, MeasuredProfile, is_profile, load_measured
 from dflash_sim.profiles.optables import Timing
 from dflash_sim.profiles.units import US
 from dflash_sim.simulator import ops
@@ -99,7 +99,7 @@ def _ops(profile: MeasuredProfile) -> Iterable[ops.Op]:
     """The measured ops as the simulator names them; what was fused into another is left out."""
     for row in profile.ops:
         fields = dict(row.shape)
-        if row.kind == "Elementwise" or row.mean_s < 2e-9:
+        if row.kind == "Elementwise" or row.seconds <= FUSED_S:
             continue  # SGLang's tables have no such kernels
         fields.setdefault("name", row.kind)
         yield getattr(ops, row.kind)(**fields)
