@@ -47,8 +47,8 @@ class Queue:
         return self.groups[group].popleft()
 
     def _another(self) -> tuple[Any, ...] | None:
-        while self.fresh:
-            group = self.fresh.popleft()
+        while self.fresh:  # from the end, where ranges have their slow points: short ones come last
+            group = self.fresh.pop()
             if self.groups[group]:
                 return group
         fullest = max(self.groups, key=lambda g: len(self.groups[g]), default=None)

@@ -563,9 +563,9 @@ class TestCrews:
         points = [Point(i, (), (i // 3,)) for i in range(9)]
         queue = Queue(points)
         taken = [queue.take(worker) for worker in (0, 1, 0, 1, 0, 1)]
-        assert [p.number for p in taken if p] == [0, 3, 1, 4, 2, 5]
+        assert [p.number for p in taken if p] == [6, 3, 7, 4, 8, 5]
         left = [queue.take(worker) for worker in (0, 1, 0, 1)]
-        assert [p.number if p else None for p in left] == [6, 7, 8, None]
+        assert [p.number if p else None for p in left] == [0, 1, 2, None]
 
     def test_a_bug_is_not_hidden(self) -> None:
         crew = Fickle(1, [])

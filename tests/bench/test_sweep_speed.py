@@ -13,7 +13,7 @@ pytestmark = pytest.mark.bench
 
 GALLERY = Path(__file__).parents[2] / "studies/gallery"
 STUDY = [
-    "--set=dataset=humaneval,gsm8k",
+    "--set=dataset=humaneval,gsm8k,mbpp",
     "--set=conc=1-32:x2",
     str(GALLERY / "block_by_concurrency.yaml"),
 ]
