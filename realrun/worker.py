@@ -19,8 +19,8 @@ from typing import Any, NoReturn, TypeAlias
 import torch
 import torch.distributed as dist
 
-from dflash_sim.kernels.backend import REFERENCE, Backend
-from dflash_sim.kernels.comm import OneRank
+from dflash_sim.kernels.comm import Comm, OneRank
+from dflash_sim.kernels.cpu_backend import CPU
 from dflash_sim.kernels.cycle import Verified, greedy
 from dflash_sim.kernels.rank import Rank
 from dflash_sim.kernels.ref_accept import assemble
@@ -38,7 +38,7 @@ from dflash_sim.realrun.messages import (
     Result,
     Verify,
 )
-from dflash_sim.realrun.setup import Fitted
+from dflash_sim.realrun.setup import Fitted, Setup
 
 PR_SET_PDEATHSIG = 1
 
@@ -180,12 +180,7 @@ def build_worker(fitted: Fitted, rank: int, rendezvous: str, beats: "Array[c_lon
             timeout=timedelta(seconds=setup.timeout_s),
         )
         comm = ProcessRank(rank, setup.tp, beats)
-    here = Rank(
-        comm=comm,
-        dtype=getattr(torch, setup.dtype),
-        device=device,
-        backend=backend_for(cuda=cuda),
-    )
+    here = rank_of(setup, comm, device)
     if cuda:
         from dflash_sim.realrun.gpu import GpuWorker
 
@@ -193,10 +188,11 @@ def build_worker(fitted: Fitted, rank: int, rendezvous: str, beats: "Array[c_lon
     return Worker(Device(fitted, here), comm)
 
 
-def backend_for(*, cuda: bool) -> Backend:
-    """Triton kernels on a GPU."""
-    if not cuda:
-        return REFERENCE
-    from dflash_sim.kernels.triton_backend import TRITON
+def rank_of(setup: Setup, comm: Comm, device: torch.device | str) -> Rank:
+    """What layers are built with: Triton kernels on a GPU, few calls of torch on a CPU."""
+    backend = CPU
+    if setup.device == "cuda":
+        from dflash_sim.kernels.triton_backend import TRITON
 
-    return TRITON
+        backend = TRITON
+    return Rank(comm=comm, dtype=getattr(torch, setup.dtype), device=device, backend=backend)

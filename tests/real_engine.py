@@ -24,8 +24,8 @@ from dflash_sim.realrun.networks import Network
 from dflash_sim.realrun.nullworker import NullWorker
 from dflash_sim.realrun.requests import Request
 from dflash_sim.realrun.scheduler import Scheduler
-from dflash_sim.realrun.setup import Setup
-from dflash_sim.realrun.worker import Worker
+from dflash_sim.realrun.setup import Fitted, Setup
+from dflash_sim.realrun.worker import Worker, rank_of
 
 # Everything divides by 8 ranks; two key-value heads are copied.
 EIGHT = {
@@ -135,11 +135,17 @@ class Inline:
         return self.results.popleft()
 
 
+def inline_worker(fitted: Fitted) -> Worker:
+    """The worker of one rank, in this process."""
+    comm = OneRank()
+    return Worker(Device(fitted, rank_of(fitted.setup, comm, "cpu")), comm)
+
+
 def serve_inline(
     made: Setup, requests: Sequence[Request], *, conc: int | None = None
 ) -> tuple[Run, Scheduler]:
     """As ``serve``, without processes."""
     fitted = fit_requests(made, requests, conc)
-    worker = NullWorker(fitted) if made.null else Worker(Device(fitted, ALONE), OneRank())
+    worker = NullWorker(fitted) if made.null else inline_worker(fitted)
     scheduler = Scheduler(fitted, Inline(worker), requests, conc=conc)
     return scheduler.run(), scheduler

@@ -1,0 +1,198 @@
+"""The ops a layer calls, in few torch calls: on a CPU a small op costs its dispatch.
+
+What each op takes and returns is said at its reference; shapes there. Nothing waits for a value,
+and what is not to be written goes to page 0, which belongs to nobody.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from dflash_sim.kernels.backend import REFERENCE
+from dflash_sim.kernels.ref_attention import gather_pages, visible_keys
+from dflash_sim.kernels.ref_draft import project_kv
+from dflash_sim.kernels.ref_norm_rope import wide
+
+
+def rms_norm(x: Tensor, weight: Tensor, *, eps: float, zero_centred: bool = False) -> Tensor:
+    """As :func:`~dflash_sim.kernels.ref_norm_rope.rms_norm`, fused."""
+    factor = weight + 1 if zero_centred else weight
+    return torch.rms_norm(x, x.shape[-1:], factor, eps)
+
+
+def add_rms_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, *, eps: float, zero_centred: bool = False
+) -> tuple[Tensor, Tensor]:
+    """As :func:`~dflash_sim.kernels.ref_norm_rope.add_rms_norm`."""
+    total = x + residual
+    return rms_norm(total, weight, eps=eps, zero_centred=zero_centred), total
+
+
+def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, *, eps: float) -> Tensor:
+    """As :func:`~dflash_sim.kernels.ref_norm_rope.gated_rms_norm`."""
+    return rms_norm(x, weight, eps=eps) * silu(gate)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of heads ``x`` [..., T, H, D], ``cos`` and ``sin`` [T, 1, rot / 2]."""
+    half = cos.shape[-1]
+    a, b = x[..., :half], x[..., half : 2 * half]
+    turned = [a * cos - b * sin, b * cos + a * sin]
+    return torch.cat([*turned, x[..., 2 * half :]] if 2 * half < x.shape[-1] else turned, -1)
+
+
+def write(new: Tensor, pool: Tensor, slots: Tensor) -> None:
+    """Store ``new`` [T, Hkv, D] at ``slots``; negative ones end up in page 0."""
+    pool.view(-1, *pool.shape[-2:]).index_copy_(0, slots.clamp(min=0), new.to(pool.dtype))
+
+
+def qk_norm_rope_write(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    cos_table: Tensor,
+    sin_table: Tensor,
+    positions: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    slots: Tensor,
+    *,
+    eps: float,
+    zero_centred: bool = False,
+) -> Tensor:
+    """As :func:`~dflash_sim.kernels.ref_norm_rope.qk_norm_rope_write`; queries and keys at once."""
+    normed = torch.cat(
+        [
+            rms_norm(q, q_weight, eps=eps, zero_centred=zero_centred),
+            rms_norm(k, k_weight, eps=eps, zero_centred=zero_centred),
+        ],
+        1,
+    )
+    turned = rotate(normed, cos_table[positions][:, None], sin_table[positions][:, None])
+    heads = q.shape[1]
+    write(turned[:, heads:], k_pool, slots)
+    write(v, v_pool, slots)
+    return turned[:, :heads]
+
+
+class Masks:
+    """What rows may see, as numbers to be added to scores; kept for the layers of one pass.
+
+    They are the same in every layer that is given the same lengths, the very tensor: it is held
+    here, so no other can be taken for it.
+    """
+
+    def __init__(self) -> None:
+        self.seq_lens: Tensor | None = None
+        self.made: dict[tuple[object, ...], tuple[Tensor, Tensor | None]] = {}
+
+    def of(
+        self,
+        seq_lens: Tensor,
+        *,
+        rows: int,
+        keys: int,
+        causal: bool,
+        window: int | None,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor | None]:
+        """``(added, blind)``: [R, rows, keys] in ``dtype``; rows that see nothing, if there are."""
+        if seq_lens is not self.seq_lens:
+            self.seq_lens, self.made = seq_lens, {}
+        key = rows, keys, causal, window, dtype
+        if key not in self.made:
+            seen = visible_keys(seq_lens, rows=rows, keys=keys, causal=causal, window=window)
+            blind = ~seen.any(-1)
+            added = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+            self.made[key] = added, blind if bool(blind.any()) else None
+        return self.made[key]
+
+
+masks = Masks()
+
+
+def block_attention(
+    q: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    page_table: Tensor,
+    seq_lens: Tensor,
+    *,
+    causal: bool,
+    scale: float,
+    window: int | None = None,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """As :func:`~dflash_sim.kernels.ref_attention.block_attention`, in two batched products.
+
+    Values that nobody sees must be finite, as pools that began with zeros are.
+    """
+    acc = wide(q.dtype)
+    requests, rows, heads, dim = q.shape
+    kv_heads = k_pool.shape[-2]
+    group = heads // kv_heads
+    k = gather_pages(k_pool, page_table).to(acc).permute(0, 2, 3, 1)  # [R, Hkv, D, keys]
+    v = gather_pages(v_pool, page_table).to(acc).transpose(1, 2)  # [R, Hkv, keys, D]
+    keys = v.shape[2]
+    added, blind = masks.of(seq_lens, rows=rows, keys=keys, causal=causal, window=window, dtype=acc)
+    packed = (q.to(acc) * scale).view(requests, rows, kv_heads, group, dim)
+    packed = packed.permute(0, 2, 3, 1, 4).reshape(requests, kv_heads, group * rows, dim)
+    scores = (packed @ k).view(requests, kv_heads, group, rows, keys)
+    weights = torch.softmax(scores.add_(added[:, None, None]), -1)
+    if blind is not None:
+        weights = weights.masked_fill(blind[:, None, None, :, None], 0)
+    out = weights.view(requests, kv_heads, group * rows, keys) @ v
+    out = out.view(requests, kv_heads, group, rows, dim).permute(0, 3, 1, 2, 4).reshape(q.shape)
+    return (out if gate is None else out * torch.sigmoid(gate.to(acc))).to(q.dtype)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """As :func:`~dflash_sim.kernels.ref_moe.swiglu`."""
+    gate, up = gate_up.chunk(2, -1)
+    return silu(gate) * up
+
+
+def materialise(
+    context: Tensor,
+    kv_weight: Tensor,
+    k_norm: Tensor,
+    cos_table: Tensor,
+    sin_table: Tensor,
+    positions: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    slots: Tensor,
+    *,
+    eps: float,
+) -> None:
+    """As :func:`~dflash_sim.kernels.ref_draft.materialise`, all layers at once."""
+    keys, values = project_kv(context, kv_weight, k_pool.shape[-2])
+    normed = torch.rms_norm(keys, keys.shape[-1:], None, eps) * k_norm[:, None, None]
+    turned = rotate(normed, cos_table[positions][:, None], sin_table[positions][:, None])
+    places = slots.clamp(min=0)
+    for new, pool in ((turned, k_pool), (values, v_pool)):
+        flat = pool.view(pool.shape[0], -1, *pool.shape[-2:])
+        flat.index_copy_(1, places, new.to(pool.dtype))
+
+
+def local_argmax(logits: Tensor, first_id: int) -> tuple[Tensor, Tensor]:
+    """As :func:`~dflash_sim.kernels.ref_draft.local_argmax`; ``max`` takes the first of equals."""
+    best, index = logits.max(-1)
+    return best, index + first_id
+
+
+CPU = replace(
+    REFERENCE,
+    rms_norm=rms_norm,
+    add_rms_norm=add_rms_norm,
+    gated_rms_norm=gated_rms_norm,
+    qk_norm_rope_write=qk_norm_rope_write,
+    block_attention=block_attention,
+    swiglu=swiglu,
+    materialise=materialise,
+    local_argmax=local_argmax,
+)
