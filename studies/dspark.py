@@ -103,7 +103,9 @@ class Prices:
     stairs: bool = False
     cliff: bool = False
     block: int = MOST + 1
-    _cache: dict[tuple[int, int], Floats] = field(default_factory=dict, repr=False, compare=False)
+    _curves: dict[int, tuple[Floats, Floats]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def verify_s(self, tokens: npt.ArrayLike) -> Floats:
         """Seconds to verify so many tokens."""
@@ -138,13 +140,12 @@ class Prices:
         return self.drafting_s(batch) if drafted > 1 else 0.0
 
     def curve(self, batch: int, kv_tokens: float) -> tuple[Floats, Floats]:
-        key = (batch, 0)
-        if key not in self._cache:
-            self._cache[key] = self.verify_s(np.arange(batch, batch * self.block + 1))
+        if batch not in self._curves:
             draft = np.full(self.block, self.drafting_s(batch))
             draft[0] = 0.0
-            self._cache[batch, 1] = draft
-        return self._cache[key], self._cache[batch, 1]
+            rows = np.arange(batch, batch * self.block + 1)
+            self._curves[batch] = self.verify_s(rows), draft
+        return self._curves[batch]
 
     def prefill_s(self, *, requests: int, tokens: int, prefix: float = 0.0) -> float:
         """Nothing is published of it."""
