@@ -9,7 +9,8 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 
 # What plain decoding does not depend on: scenarios that differ in these share a baseline.
-OF_SPECULATION = {"method", "block", "steps", "draft_model", "window", "acceptance", "engine_mode"}
+OF_SPECULATION = {"method", "block", "steps", "draft_model", "window", "acceptance", "policy",
+    "engine_mode"}  # fmt: skip
 
 
 @dataclass(frozen=True)

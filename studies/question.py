@@ -53,7 +53,7 @@ _EXCLUDES = {
 _BELONGS = {
     "gpu": ("attention_backend",),
     "model": ("draft_model",),
-    "method": ("block", "steps", "draft_model", "window", "acceptance"),
+    "method": ("block", "steps", "draft_model", "window", "acceptance", "policy"),
 }
 _CHAINS = ("mtp", "eagle3")
 _PLAIN_WORD = re.compile(r"[A-Za-z][\w./-]*")
@@ -167,7 +167,7 @@ def _applicable(point: dict[str, Any]) -> dict[str, Any]:
     method = point["method"]
     dropped: set[str] = set()
     if method == "none":
-        dropped = {"block", "steps", "draft_model", "window", "acceptance", "engine_mode"}
+        dropped = {"block", "steps", "draft_model", "window", "acceptance", "policy", "engine_mode"}
     elif method in _CHAINS:
         dropped = {"window", *(["block"] if "steps" in point else [])}
         dropped |= {"draft_model"} if method == "mtp" else set()

@@ -57,7 +57,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
 # Float arguments whose name is not a unit suffix, and what they are in.
 UNITS_BY_NAME = {
     "1": """
-        alpha computing each measured simulated smoothing spread streaming
+        alpha smoothing spread
         accept_len accept_length accept_length_error al1 al2 al_cycle al_harmonic al_request_mean
         al_token_weighted beta between bias burstiness chance correlation coverage data_set_spread
         decay drift error knee lam learned length_correlation load mape mem_bw_eff mem_fraction new_token_ratio
