@@ -61,7 +61,14 @@ class SweepFolder:
         content = read_study(path)
         study = Study(content["scenario"], content["grid"])
         about = {k: v for k, v in content.items() if k not in _OF_STUDY}
-        return cls(path, study, about=about)
+        folder = cls(path, study, about=about)
+        if digest(folder.names) != content.get("points_hash"):
+            msg = (
+                f"{path} was begun by dflash-sim {about.get('program', 'of another kind')}, which "
+                "has other points for its study; go on with that program."
+            )
+            raise UsageError(msg)
+        return folder
 
     def claim(self, *, resume: bool) -> None:
         """Begin here, or find this very study here; refuse a folder that holds something else."""
@@ -220,10 +227,11 @@ def read_study(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         msg = f"cannot read {path}: {error}; choose another folder with -o."
         raise UsageError(msg) from error
-    if not isinstance(found, dict) or not {"scenario", "grid"} <= found.keys():
+    parts = [found.get(n) for n in ("scenario", "grid")] if isinstance(found, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
         msg = f"{path} describes no study; choose another folder with -o."
         raise UsageError(msg)
-    return found
+    return dict(found)
 
 
 def digest(names: Sequence[str]) -> str:

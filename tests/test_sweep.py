@@ -463,6 +463,24 @@ class TestBadInput:
         code, told = sweep("-o", "a", "--merge")
         assert (code, "a line that is no point of this study" in told) == (2, True)
 
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("{", "cannot read runs/study.json"),
+            ("[]", "describes no study"),
+            ('{"scenario": {}, "grid": [1]}', "describes no study"),
+            ('{"scenario": {"blok": 1}, "grid": {}}', "unknown field 'blok'"),
+            ('{"scenario": {}, "grid": {}, "program": "9.9"}', "was begun by dflash-sim 9.9"),
+        ],
+    )
+    def test_a_study_that_was_edited(self, sweep: Call, text: str, said: str) -> None:
+        Path("runs").mkdir()
+        Path("runs/study.json").write_text(text)
+        code, told = sweep("-o", "runs", "--merge")
+        assert code == 2
+        assert said in told
+        assert sweep(*GRID, *SMALL, *QUICK, "-o", "runs")[0] == 2
+
 
 class TestStudy:
     def test_the_one_of_the_gallery(self) -> None:
