@@ -162,3 +162,9 @@ def prompts(count: int, *, seed: int, held_out: bool = True) -> list[str]:
         if text[:cut] not in found and cut <= most:
             found.append(text[:cut])
     return found[:count]
+
+
+def kind_of(prompt: str) -> str:
+    """Which of :data:`KINDS` a prompt opens."""
+    openings = {"#": module, "d": function, "u": dialogue, "T": story, "l": log}
+    return openings[prompt[0]].__name__

@@ -1,6 +1,6 @@
 """Train the tiny pair of profiles/pairs/tiny from nothing, and measure it: one command, 2 cores.
 
-    python studies/training/tiny_pair.py [--out DIR] [--threads 2]
+    python studies/training/tiny_pair.py [--out DIR] [--measure-only]
 
 A byte-level Qwen3.5 of four full-attention layers with an MTP layer, a DFlash drafter for blocks
 of up to 16, and an EAGLE-3 head; the text comes from tiny_corpus.py beside this file.
@@ -32,7 +32,8 @@ from dflash_sim.kernels.spec import read_drafter, read_eagle3, read_target
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "profiles/pairs/tiny"
 VOCAB, HIDDEN, LAYERS, MASK = 264, 128, 4, 257
-SEED, DOCUMENTS = 1, 6000
+SEED, DOCUMENTS, PROMPTS = 1, 6000, 160
+MEASURED, NEW = 64, 192  # prompts, and new tokens of each
 TAPS, BLOCKS = (1, 2, 3), (4, 8, 16)
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -255,44 +256,49 @@ def measured(out: Path, prompts: list[list[int]], new: int) -> Iterator[tuple[st
     yield "eagle3, 3 steps", Chain(target, eagle3, count, 3, TAPS).run(prompts, new)
 
 
+def show(out: Path, held: list[str], new: int) -> None:
+    """Print accept lengths, overall and by kind of prompt, and some of the text."""
+    prompts = [list(prompt.encode()) for prompt in held]
+    kinds = [kind.__name__ for kind in corpus.KINDS]
+    print(f"\ntokens per verify{'all':>8}" + "".join(f"{kind:>10}" for kind in kinds))
+    plain: list[list[int]] = []
+    for method, outcome in measured(out, prompts, new):
+        plain = plain or outcome.texts
+        by_kind: dict[str, list[int]] = {kind: [] for kind in kinds}
+        for prompt, gained in zip(held, outcome.gained, strict=True):
+            by_kind[corpus.kind_of(prompt)] += gained
+        means = "".join(f"{sum(n) / len(n):10.2f}" for n in by_kind.values())
+        same = sum(a == b for a, b in zip(plain, outcome.texts, strict=True))
+        print(f"{method:17}{outcome.accept_length:8.2f}{means}  same text {same}/{len(plain)}")
+    for prompt, said in list(zip(held, plain, strict=True))[: len(kinds)]:
+        text = bytes(t if t < corpus.EOS else ord("~") for t in said).decode(errors="replace")
+        print(f"\n>>> {prompt}|{text}")
+
+
 def main() -> None:
     """Train, save, measure."""
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--out", type=Path, default=OUT)
-    ask.add_argument("--threads", type=int, default=2)
-    ask.add_argument("--scale", type=float, default=1.0, help="of the number of steps")
+    ask.add_argument("--threads", type=int, default=1, help="other sums, so other weights")
+    ask.add_argument("--measure-only", action="store_true")
     given = ask.parse_args()
     torch.set_num_threads(given.threads)
-    begun = time.monotonic()
-    text = tokens_of(corpus.documents(DOCUMENTS, seed=SEED))
-    weights = train_target(
-        text, short=int(1200 * given.scale), long=int(500 * given.scale), seed=SEED + 1
-    )
-    said = said_by(weights, requests=112, new=384, seed=SEED + 2)
-    print(f"the target said {len(said)} tokens, {time.monotonic() - begun:.0f} s", flush=True)
-    dflash, eagle3 = train_drafters(
-        weights, text, said, steps=int(900 * given.scale), seed=SEED + 3
-    )
-    save(given.out / "target", TARGET, weights)
-    save(given.out / "dflash", DFLASH, dflash)
-    save(given.out / "eagle3", EAGLE3, eagle3)
-    print(f"trained in {time.monotonic() - begun:.0f} s", flush=True)
-    held = corpus.prompts(160, seed=SEED + 4)
-    lines = [json.dumps({"prompt": prompt}) + "\n" for prompt in held]
-    (given.out / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
-    prompts = [list(prompt.encode()) for prompt in held[:64]]
-    plain: list[list[int]] = []
-    for method, outcome in measured(given.out, prompts, 192):
-        plain = plain or outcome.texts
-        same = sum(a == b for a, b in zip(plain, outcome.texts, strict=True))
-        print(
-            f"{method:18} {outcome.accept_length:5.2f} tokens per verify, {same}/{len(plain)} same"
-        )
-    for prompt, said_after in list(zip(held, plain, strict=False))[:5]:
-        shown = bytes(t if t < corpus.EOS else ord("~") for t in said_after).decode(
-            errors="replace"
-        )
-        print(f"\n>>> {prompt}|{shown}")
+    held = corpus.prompts(PROMPTS, seed=SEED + 4)
+    if not given.measure_only:
+        begun = time.monotonic()
+        text = tokens_of(corpus.documents(DOCUMENTS, seed=SEED))
+        weights = train_target(text, short=1200, long=500, seed=SEED + 1)
+        said = said_by(weights, requests=112, new=384, seed=SEED + 2)
+        print(f"the target said {len(said)} tokens, {time.monotonic() - begun:.0f} s", flush=True)
+        dflash, eagle3 = train_drafters(weights, text, said, steps=900, seed=SEED + 3)
+        save(given.out / "target", TARGET, weights)
+        save(given.out / "dflash", DFLASH, dflash)
+        save(given.out / "eagle3", EAGLE3, eagle3)
+        lines = [json.dumps({"prompt": prompt}) + "\n" for prompt in held]
+        (given.out / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+        took_s, cpu_s = time.monotonic() - begun, time.process_time()
+        print(f"trained in {took_s:.0f} s, {cpu_s:.0f} s of CPU time", flush=True)
+    show(given.out, held[:MEASURED], NEW)
 
 
 if __name__ == "__main__":
