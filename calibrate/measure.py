@@ -36,7 +36,7 @@ from dflash_sim.calibrate.op_cases import FUSED, Maker, Surroundings, tensors_by
 from dflash_sim.calibrate.pass_items import PassItem, pass_items, timed_item
 from dflash_sim.calibrate.passes import Network, fitting_layers
 from dflash_sim.calibrate.subject import Subject, costs_nothing, key_of, shape_of
-from dflash_sim.kernels.backend import REFERENCE, Backend
+from dflash_sim.kernels.backends import backend_for
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.measured import FORMAT, FUSED_S, VERSION
 from dflash_sim.simulator.ops import Op
@@ -86,7 +86,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         self.clock: Clock = clock_for(self.device, quick=self.quick)
-        self.backend = _backend(self.device)
+        self.backend = backend_for(cuda=self.device == "cuda")
         itemsize = self.dtype.itemsize
         weights = self.subject.model.weight_bytes(self.subject.tp) * itemsize / 2
         self.maker = Maker(
@@ -298,14 +298,6 @@ class Measurement:
             found = results[item.key]
             if "seconds" in found:
                 yield from as_rows(profile, self.subject, item, found["seconds"], found["layers"])
-
-
-def _backend(device: str) -> Backend:
-    if device == "cpu":
-        return REFERENCE
-    from dflash_sim.kernels.triton_backend import TRITON
-
-    return TRITON
 
 
 def _timed(op: Op, sample: Sample, dtype: torch.dtype) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from typing import Any, NoReturn, TypeAlias
 import torch
 import torch.distributed as dist
 
+from dflash_sim.kernels.backends import backend_for
 from dflash_sim.kernels.comm import Comm, OneRank
-from dflash_sim.kernels.cpu_backend import CPU
 from dflash_sim.kernels.cycle import Verified, greedy
 from dflash_sim.kernels.rank import Rank
 from dflash_sim.kernels.ref_accept import assemble
@@ -190,9 +190,5 @@ def build_worker(fitted: Fitted, rank: int, rendezvous: str, beats: "Array[c_lon
 
 def rank_of(setup: Setup, comm: Comm, device: torch.device | str) -> Rank:
     """What layers are built with: Triton kernels on a GPU, few calls of torch on a CPU."""
-    backend = CPU
-    if setup.device == "cuda":
-        from dflash_sim.kernels.triton_backend import TRITON
-
-        backend = TRITON
+    backend = backend_for(cuda=setup.device == "cuda")
     return Rank(comm=comm, dtype=getattr(torch, setup.dtype), device=device, backend=backend)

@@ -1,0 +1,13 @@
+"""Which ops run where: few torch calls on a CPU, Triton kernels on a GPU."""
+
+from dflash_sim.kernels.backend import Backend
+from dflash_sim.kernels.cpu_backend import CPU
+
+
+def backend_for(*, cuda: bool) -> Backend:
+    """The fastest ops that we have for a device; Triton is imported only where it runs."""
+    if not cuda:
+        return CPU
+    from dflash_sim.kernels.triton_backend import TRITON
+
+    return TRITON
