@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -226,13 +226,18 @@ def _recorder(path: Path | None, rows: int) -> "Iterator[Callable[[Answer], None
     from dflash_sim.realrun.row import request_record
     from dflash_sim.studies.export import writing
 
-    with writing(path), path.open("w", encoding="utf-8", newline="\n") as lines:
+    with ExitStack() as opened, writing(path):
+        files: list[TextIO] = []
 
         def record(answer: "Answer") -> None:
-            lines.write(json.dumps(request_record(answer, rows), allow_nan=False) + "\n")
-            lines.flush()
+            if not files:  # not sooner: ranks that torchrun started share the name
+                files.append(opened.enter_context(path.open("w", encoding="utf-8", newline="\n")))
+            files[0].write(json.dumps(request_record(answer, rows), allow_nan=False) + "\n")
+            files[0].flush()
 
         yield record
+        if not files:
+            path.write_text("", encoding="utf-8")
     tell(f"wrote {path}")
 
 

@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from time import monotonic
 from types import TracebackType
@@ -187,6 +188,9 @@ class Crew:
             link.close()
         self.processes, self.links = {}, []
         self._folder.cleanup()
+        torchrun = Torchrun.of_environment()
+        if torchrun is not None:
+            rmtree(torchrun.folder, ignore_errors=True)
 
 
 def builder(fitted: Fitted) -> Build:
