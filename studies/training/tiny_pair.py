@@ -171,7 +171,7 @@ class Training:
     def end(self) -> None:
         """No more gradients; what is stored is what is used."""
         for weight in self.weights:
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad_(False)
             weight.copy_(weight.half().float())
 
 
