@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -28,7 +29,8 @@ from dflash_sim.commands.options import (
 if TYPE_CHECKING:
     from dflash_sim.realrun.journal import Answer, Run
     from dflash_sim.realrun.networks import Network
-    from dflash_sim.realrun.setup import Fitted, Setup
+    from dflash_sim.realrun.row import Row
+    from dflash_sim.realrun.setup import Setup
 
 REAL_METHODS = ("none", "mtp", "eagle3", "dflash")
 
@@ -87,7 +89,11 @@ def run(
     host_work_ms: Annotated[
         float, option(ENGINE, "Other host work per step, such as detokenisation", metavar="MS")
     ] = 0.0,
-    conc: Annotated[int, option(WORKLOAD, "Requests in flight", metavar="N")] = 1,
+    conc: Annotated[int, option(WORKLOAD, "Requests in flight at most", metavar="N", min=1)] = 1,
+    rate: Annotated[
+        float | None,
+        option(WORKLOAD, "Arrivals per second (open loop), waiting beyond --conc", metavar="R"),
+    ] = None,
     num_prompts: Annotated[int, option(WORKLOAD, "Requests", metavar="N", min=1)] = 16,
     prompts: Annotated[File, option(WORKLOAD, 'JSON lines of {"prompt": ids}', metavar="FILE")] = (
         None
@@ -122,7 +128,9 @@ def run(
 
     try:
         from dflash_sim.realrun.launch import fit_requests, serve
+        from dflash_sim.realrun.prompts import poisson_arrivals
         from dflash_sim.realrun.requests import Request
+        from dflash_sim.realrun.row import observed_row
         from dflash_sim.realrun.setup import Setup
     except ImportError as error:
         msg = f"run needs torch and safetensors ({error}); pip install 'dflash-sim[gpu]'"
@@ -159,17 +167,25 @@ def run(
     # What is imposed may hold any token.
     stop = frozenset[int]() if ignore_eos or accept_length else target.end_tokens
     asked = [Request(prompt=t, max_new_tokens=max_new_tokens, stop=stop) for t in texts]
-    fitted = fit_requests(made, asked, conc)
+    if rate is not None:
+        if not rate > 0:
+            msg = f"--rate {rate:g}: arrivals per second must be positive"
+            raise UsageError(msg)
+        moments = poisson_arrivals(len(asked), rate=rate, seed=seed)
+        asked = [replace(r, arrival_s=at) for r, at in zip(asked, moments, strict=True)]
+    flight = conc if rate is None else None
+    fitted = fit_requests(made, asked, flight)
     failure: RunFailedError | None = None
     with _recorder(requests, fitted.rows) as record:
         try:
-            done = serve(made, asked, conc=conc, on_answer=record)
+            done = serve(made, asked, conc=flight, on_answer=record)
         except RunFailedError as error:
             failure = error
             if error.run is None:
                 raise
             done = error.run
-    _report(fitted, done, conc=conc, tag=tag, output=output)
+    row = observed_row(fitted, done, asked, conc=flight, machine=device, rate=rate, tag=tag)
+    _report(row, done, output)
     if trace is not None:
         _write_trace(done, trace, title=f"{made.target.name} {method} tp{tp} (real)")
     if failure is not None:
@@ -241,15 +257,11 @@ def _recorder(path: Path | None, rows: int) -> "Iterator[Callable[[Answer], None
     tell(f"wrote {path}")
 
 
-def _report(
-    fitted: "Fitted", done: "Run", *, conc: int, tag: str | None, output: Path | None
-) -> None:
+def _report(row: "Row", done: "Run", output: Path | None) -> None:
     """A short table on stdout; the row in a file."""
-    from dflash_sim.realrun.row import observed_row
     from dflash_sim.studies.export import as_text, write_whole
     from dflash_sim.studies.texttable import Table, text_of
 
-    row = observed_row(fitted, done, conc=conc, machine=fitted.setup.device, tag=tag)
     shown = (
         ("answered", f"{len(done.answers)} of {done.asked}"),
         ("output token/s", _figure(row["output_throughput"], 1)),
@@ -262,7 +274,8 @@ def _report(
         ("mean TTFT ms", _figure(row["mean_ttft_ms"], 2)),
         ("mean TPOT ms", _figure(row["mean_tpot_ms"], 3)),
     )
-    title = f"{row['model']}, {row['method']}, {row['engine_mode']}, {conc} in flight"
+    load = "open loop" if row["max_concurrency"] is None else f"{row['max_concurrency']} in flight"
+    title = f"{row['model']}, {row['method']}, {row['engine_mode']}, {load}"
     typer.echo(text_of([Table(title, ("figure", "measured"), shown)]), nl=False)
     if output is not None:
         write_whole(output, as_text([row], "jsonl"))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -49,6 +50,12 @@ def _ids(said: Any, where: str, vocab: int) -> tuple[int, ...]:
     if isinstance(said, str):
         msg += "; text is read for byte-level vocabularies alone, tokenise it first"
     raise UsageError(msg)
+
+
+def poisson_arrivals(count: int, *, rate: float, seed: int) -> list[float]:
+    """Moments of ``count`` arrivals, ``rate`` of them per second on average [s]."""
+    draw = Random(seed)
+    return list(accumulate(draw.expovariate(rate) for _ in range(count)))
 
 
 def random_prompts(count: int, *, tokens: int, vocab: int, seed: int) -> list[tuple[int, ...]]:

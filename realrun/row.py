@@ -1,10 +1,12 @@
 """A real run as one flat row of the result schema, ``kind`` observed; strict JSON."""
 
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from math import isfinite
 
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.realrun.journal import Answer, Run
+from dflash_sim.realrun.requests import Request
 from dflash_sim.realrun.setup import Fitted
 from dflash_sim.realrun.summary import summarise
 
@@ -16,12 +18,21 @@ Row = dict[str, Cell]
 
 
 def observed_row(
-    fitted: Fitted, run: Run, *, conc: int | None, machine: str, tag: str | None = None
+    fitted: Fitted,
+    run: Run,
+    asked: Sequence[Request],
+    *,
+    conc: int | None,
+    machine: str,
+    rate: float | None = None,
+    tag: str | None = None,
 ) -> Row:
     """One run under the names of a predicted row; what it does not know is null.
 
     Parameters
     ----------
+    conc, rate
+        Requests in flight of a closed loop; arrivals of an open one [1/s].
     machine
         What it ran on, as a name.
     """
@@ -49,7 +60,10 @@ def observed_row(
         "engine_mode": setup.mode,
         "overlap": setup.mode == "v2",
         "dtype": setup.dtype,
+        "isl": _common(len(r.prompt) for r in asked),
+        "max_new_tokens": _common(r.max_new_tokens for r in asked),
         "max_concurrency": conc,
+        "request_rate": rate,
         "num_prompts": run.asked,
         "max_running_requests": setup.max_running_requests,
         "kv_tokens": fitted.pages * setup.page_size,
@@ -61,6 +75,11 @@ def observed_row(
     if run.answers:
         known["output_tput_per_gpu"] = _plain(run.output_tok_s / setup.tp)
     return blank | known
+
+
+def _common(values: Iterable[int]) -> int | None:
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
 
 
 def request_record(answer: Answer, rows: int) -> dict[str, object]:

@@ -146,7 +146,8 @@ def work(
 def describe(error: BaseException) -> str:
     """One line; running out of memory is called that."""
     line = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in line:
+    refused = "allocate memory" in line or "not enough memory" in line
+    if refused or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return f"out of memory ({line})"
     return line
 

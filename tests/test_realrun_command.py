@@ -83,6 +83,17 @@ def test_imposed_acceptance_with_random_weights(tmp_path: Path) -> None:
     assert row["acceptance_source"] == "imposed: 2.5 tokens a step"
 
 
+def test_an_open_loop(tmp_path: Path) -> None:
+    files = [tmp_path / "row.jsonl", tmp_path / "requests.jsonl"]
+    args = ["--rate", "50", "-o", str(files[0]), "--requests", str(files[1])]
+    assert cli([*SMALL, *args]) == 0
+    [row] = rows(files[0])
+    assert (row["request_rate"], row["max_concurrency"], row["completed"]) == (50, None, 4)
+    arrivals = [r["arrival_s"] for r in sorted(rows(files[1]), key=lambda r: r["request_id"])]
+    assert arrivals == sorted(arrivals)
+    assert arrivals[0] > 0
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -91,6 +102,7 @@ def test_imposed_acceptance_with_random_weights(tmp_path: Path) -> None:
         (["--prompts", "x.jsonl"], "x.jsonl: cannot be read"),
         (["--block", "99"], "block 99 is not in 2..16"),
         (["--tp", "3"], "tp=3"),
+        (["--rate", "0"], "must be positive"),
         (["--method", "turbo"], "unknown method 'turbo'"),
         (["-o", "no/such/folder.jsonl"], "no/such is no directory"),
     ],
