@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.cli import run
@@ -38,7 +38,7 @@ FIXED |= {"acceptance": "al:3"}
 SMALL = [f"--set={name}={value}" for name, value in FIXED.items()]
 GRID = ["--set=block=4,8", "--set=conc=1-4:x2"]
 QUICK = ["--no-baseline", "--interval=none", "--jobs=1"]
-POINTS, KILLS = 6, 2
+POINTS = 6
 Call = Callable[..., tuple[int, str]]
 
 
@@ -148,15 +148,18 @@ class TestStopAndGoOn:
         assert sweep(*words, "--resume")[0] == 0
         assert journal.stat().st_mtime_ns == written
 
-    def test_killed_at_any_moment(self) -> None:
-        words = [*GRID, "--set=seed=0-3", *SMALL, *QUICK[:2], "-o", "runs"]
+    @pytest.mark.parametrize(
+        ("most", "seeds"), [(1, 2), pytest.param(8, 12, marks=pytest.mark.slow)]
+    )
+    def test_killed_at_any_moment(self, most: int, seeds: int) -> None:
+        words = [*GRID, f"--set=seed=0-{seeds - 1}", *SMALL, *QUICK[:2], "-o", "runs"]
         command = [sys.executable, "-m", "dflash_sim", "sweep", *words, "--jobs=2"]
         kills, before, more = 0, 0, list[str]()
         while True:
             child = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
-            while kills < KILLS and written() < before + 2 and child.poll() is None:
+            while kills < most and written() < before + 2 and child.poll() is None:
                 time.sleep(0.005)
-            if kills < KILLS:
+            if kills < most:
                 child.kill()
             told = child.communicate()[1]
             if child.returncode == 0:
@@ -164,14 +167,15 @@ class TestStopAndGoOn:
             assert child.returncode == -signal.SIGKILL, told
             assert written() >= before  # nothing is lost
             kills, before, more = kills + 1, written(), ["--resume"]
-        assert kills == KILLS
+        assert kills == most
         assert "took over" in told
-        assert sorted(numbers("runs")) == list(range(4 * POINTS))
+        assert sorted(numbers("runs")) == list(range(seeds * POINTS))
         left = [*words, "--jobs=1"]
         left[left.index("runs")] = "straight"
         assert run(["sweep", *left]) == 0
         assert files("runs") == files("straight")
 
+    @settings(max_examples=40)
     @given(cut=st.integers(0, 2000), count=st.integers(1, 8))
     def test_a_journal_cut_anywhere(self, cut: int, count: int, tmp_path_factory: Any) -> None:
         folder = SweepFolder(tmp_path_factory.mktemp("cut"), STUDY, about={})
