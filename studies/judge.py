@@ -91,6 +91,7 @@ class Judge:
         self.question = question
         self._setups: dict[int, Setup | DflashSimError] = {}
         self._spread: dict[int, float] = {}
+        self._expectations: dict[tuple[object, ...], Expectation] = {}
         self._draws: OrderedDict[tuple[object, ...], Draws] = OrderedDict()
 
     def setup(self, i: int) -> Setup:
@@ -107,7 +108,18 @@ class Judge:
 
     def expectation(self, i: int) -> Expectation | None:
         """The acceptance to expect; none without speculation."""
-        return expectation_of(self.setup(i)) if self.setup(i).speculative else None
+        setup = self.setup(i)
+        if not setup.speculative:
+            return None
+        key = self._law(setup)
+        if key not in self._expectations:
+            self._expectations[key] = expectation_of(setup)
+        return self._expectations[key]
+
+    def _law(self, setup: Setup) -> tuple[object, ...]:
+        """What acceptance depends on: candidates that share it share their draws too."""
+        s = setup.scenario
+        return s.model, s.draft_model, s.method, setup.block, s.acceptance
 
     def least_spread(self, i: int) -> float:
         """A lower bound of :meth:`spread`, at no cost [1]."""
@@ -134,11 +146,10 @@ class Judge:
 
     def draws(self, i: int, run: int) -> Draws:
         """The commits of a run, shared by candidates of one method and block."""
-        s = self.setup(i).scenario
-        key = (s.model, s.draft_model, s.method, self.setup(i).block, s.acceptance, run)
+        key = (*self._law(self.setup(i)), run)
         if key not in self._draws:
             law = self.expectation(i)
-            _, _, stream = np.random.SeedSequence([s.seed, run]).spawn(3)
+            _, _, stream = np.random.SeedSequence([self.setup(i).scenario.seed, run]).spawn(3)
             self._draws[key] = draw_commits(
                 law.acceptance if law else NoSpeculation(),
                 self.question.demand.runs[run],
