@@ -1,13 +1,13 @@
 """Who decides how many tokens each request verifies: a width per batch, or one per request.
 
-======================= ======================================================================
-fixed                   the scenario's block, always
-ema[:1,3,7]             SGLang's ladder: a moving mean of accepted drafts picks the draft count
+========================= ====================================================================
+fixed                     the scenario's block, always
+ema[:1,3,7]               SGLang's ladder, climbed by a moving mean of accepted drafts
 table:[[1,8,15],[9,64,7]] vLLM's table: drafts by batch size
-confidence[:2]          DSpark and vLLM's adaptive verification: the drafts that a confidence
-                        head trusts most, as many as pay for themselves in this step
-oracle                  knows what would be accepted, and verifies that as far as it pays
-======================= ======================================================================
+confidence[:2]            DSpark and vLLM's adaptive verification: the drafts that a confidence
+                          head trusts most, as many as pay for themselves in this step
+oracle                    knows what would be accepted, and verifies that as far as it pays
+========================= ====================================================================
 
 Draft counts are written as engines write them: a verify width is one more. A policy is plain
 data; :meth:`Policy.start` gives what decides during one run.
@@ -75,12 +75,13 @@ def parse_policy(text: str, *, block: int, sheet: PolicySheet | None = None) -> 
     >>> parse_policy("table:[[1,8,15],[9,64,7]]", block=16).drafts(9)
     7
     """
-    sheet = sheet or load_policies()
+    if text == "fixed":
+        return None
     kind, _, body = text.strip().partition(":")
     if kind not in FORMS:
         raise unknown(kind="policy", value=kind, allowed=FORMS, hint=f"Such as {FORMS['table']}.")
     try:
-        return _build(kind, body, block=block, sheet=sheet)
+        return _build(kind, body, block=block, sheet=sheet or load_policies())
     except UsageError as error:
         msg = f"policy '{text}': {str(error).rstrip('.')}. Write it as {FORMS[kind]}."
         raise UsageError(msg) from error
