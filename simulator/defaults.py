@@ -108,10 +108,10 @@ def limits_of(
     )
 
 
-def roomier(device: Device, needed: float) -> str:
-    """GPUs that would hold ``needed`` bytes each, smallest first, in words."""
-    larger = [d for d in map(load_device, names("gpus")) if d.mem_bytes > needed]
-    if device.mem_bytes > needed or not larger:
+def roomier(device: Device, needed_bytes: float) -> str:
+    """GPUs that would hold ``needed_bytes`` each, smallest first, in words."""
+    larger = [d for d in map(load_device, names("gpus")) if d.mem_bytes > needed_bytes]
+    if device.mem_bytes > needed_bytes or not larger:
         return ""
     larger.sort(key=lambda d: (d.mem_bytes, d.name))
     return (

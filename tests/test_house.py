@@ -57,12 +57,13 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
 # Float arguments whose name is not a unit suffix, and what they are in.
 UNITS_BY_NAME = {
     "1": """
-        alpha smoothing spread
-        accept_len accept_length accept_length_error al1 al2 al_cycle al_harmonic al_request_mean
-        al_token_weighted beta between bias burstiness chance correlation coverage data_set_spread
-        decay drift error knee lam learned length_correlation load mape mem_bw_eff mem_fraction new_token_ratio
-        new_token_ratio_decay new_token_ratio_init new_token_ratio_min offset overlap p90 p95
-        prior_sd pull q range_ratio rejection rel_err scale skew survival temperature theta touched
+        accept_len accept_length accept_length_error accept_observed accept_predicted al1 al2
+        al_cycle al_harmonic al_request_mean al_token_weighted alpha beta between bias burstiness
+        chance correlation coverage data_set_spread decay drift error knee lam learned
+        length_correlation load mape mem_bw_eff mem_fraction new_token_ratio new_token_ratio_decay
+        new_token_ratio_init new_token_ratio_min offset others overlap p90 p95 prior_sd pull q
+        range_ratio rejection rel_err scale share skew smoothing spread survival temperature theta
+        touched
     """,
     "token/second": "predicted",
     "token": """

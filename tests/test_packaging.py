@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-NOT_SHIPPED = {"tests", "docs", "studies/gallery"}
+NOT_SHIPPED = {"tests", "docs", "studies/gallery", "studies/training"}
 DATA = {".toml", ".csv", ".json", ".yaml", ".yml"}
 MAX_WHEEL_BYTES = 5_000_000
 LEFTOVERS = shutil.ignore_patterns(
