@@ -4,7 +4,7 @@ How far it can be pushed is found on the first run, by bisection.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -13,10 +13,11 @@ import numpy as np
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
 from dflash_sim.simulator.draws import Draws
 from dflash_sim.simulator.fleet import Service, serve, subset
+from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.records import DECODE, PREFILL
 from dflash_sim.simulator.replica import Replica, Tally
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.studies.judge import Judge
+from dflash_sim.studies.judge import Judge, held
 from dflash_sim.studies.present import method_title
 from dflash_sim.studies.slo import WORDS, Kept, kept
 
@@ -72,6 +73,10 @@ class Fleet:
         Probability of that [1].
     binds
         What stops it from taking more, in words.
+    evidence
+        Shares of the time of a server as busy as these that are measured, fitted, ... [1].
+    acceptance
+        Where accept lengths are from; empty without speculation.
     """
 
     index: int
@@ -89,6 +94,8 @@ class Fleet:
     binds: str
     output_tok_s: float
     accept_histogram: tuple[int, ...]
+    evidence: Mapping[str, float]
+    acceptance: str
 
     @property
     def gpus(self) -> int:
@@ -199,7 +206,7 @@ def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -
     sure = judge.kept(judge.serve(i, replicas, slow=slow), slow=slow)
     broken, broke = judge.broken(i, replicas, slow=slow, times=faster.bad)
     patience = slow * longer.good
-    work = judge.question.demand.runs[0]
+    work, law = judge.question.demand.runs[0], judge.expectation(i)
     span_s = float(np.nanmax(service.finish_s) - service.arrival_s[0])
     return Fleet(
         index=i,
@@ -217,7 +224,15 @@ def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -
         binds=binds(broke.broke, load_of(broken, setup), setup),
         output_tok_s=float(work.osl.sum()) / span_s,
         accept_histogram=_histogram(judge, i, setup),
+        evidence=_evidence(judge, setup, load),
+        acceptance=law.source if law else "",
     )
+
+
+def _evidence(judge: Judge, setup: Setup, load: Load) -> dict[str, float]:
+    conc = min(max(1, round(load.mean_batch)), setup.limits.max_running_requests)
+    one = held(setup.scenario, judge.question.demand, conc)
+    return predict(one, with_baseline=False, with_interval=False).evidence
 
 
 def load_of(service: Service, setup: Setup) -> Load:

@@ -13,7 +13,7 @@ from dflash_sim.profiles.units import HOUR_S, MEGA, MS
 from dflash_sim.studies.fittedtable import FittedTable
 from dflash_sim.studies.fleet import Fleet
 from dflash_sim.studies.plan import ENDS, Plan, Solved, Survey
-from dflash_sim.studies.present import LABEL, STRONG, number, percent
+from dflash_sim.studies.present import LABEL, STRONG, number, percent, shares
 from dflash_sim.studies.slo import WORDS
 
 SCHEMA_VERSION = 1
@@ -45,6 +45,7 @@ class PlanPage:
             yield Text(line, style="dim")
         for line in warnings(self.found):
             yield Text(f"warning: {line}", style="yellow")
+        yield Text(sources(self.found))
 
 
 def roles(found: Plan) -> list[tuple[str, Fleet]]:
@@ -107,6 +108,8 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
         ("Binds", fleet.binds),
     ]
     m = fleet.setup.memory
+    if fleet.acceptance:
+        rows.append(("Acceptance", fleet.acceptance))
     rows.append(("Server", f"{m.max_running_requests:,} requests ({m.cap_cause}), "
         f"{m.kv_tokens:,} tokens; {fleet.load.mean_batch:.1f} at once on average"))  # fmt: skip
     return rows
@@ -222,6 +225,12 @@ def warnings(found: Plan) -> list[str]:
     return list(dict.fromkeys(out))
 
 
+def sources(found: Plan) -> str:
+    """What the best fleets rest on, on average."""
+    each = [fleet.evidence for fleet in found.fleets.values()]
+    return f"sources: {shares({k: sum(e[k] for e in each) / len(each) for k in each[0]})}"
+
+
 def ttft_warning(margin: float) -> str:
     """What a verdict on TTFT is worth.
 
@@ -309,6 +318,8 @@ def fleet_json(f: Fleet) -> dict[str, Any]:
         "prefill_share": _round(f.load.prefill),
         "host_exposed_share": _round(f.load.host),
         "accept_histogram": list(f.accept_histogram) or None,
+        "acceptance_source": f.acceptance or None,
+        "source_share": {name: _round(x) for name, x in f.evidence.items()},
         "calibration": s.calibration.name if s.calibration else "none",
         "scenario_hash": s.scenario.hash,
     }
