@@ -4,6 +4,7 @@ import pickle
 import select
 import signal
 import warnings
+from collections.abc import Set
 from contextlib import suppress
 from ctypes import c_long
 from multiprocessing import get_context
@@ -16,6 +17,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, NoReturn
 
+from dflash_sim.realrun.cores import apart, keep_to
 from dflash_sim.realrun.faults import WorkerLostError
 from dflash_sim.realrun.messages import Command, Failure, Ready, Result, Stop
 from dflash_sim.realrun.nullworker import build_null
@@ -41,6 +43,7 @@ class Crew:
         self.links: list[Connection] = []
         self._poll = select.poll()
         self._failed = False
+        self._before: Set[int] | None = None
 
     def __enter__(self) -> "Crew":
         self._folder = TemporaryDirectory(prefix="dflash-sim-")
@@ -70,6 +73,7 @@ class Crew:
         self.beats = context.RawArray(c_long, setup.tp)
         meeting = (Path(self._folder.name) / "meeting").as_uri()
         callers: list[Connection] = []
+        cores = apart(setup.tp) if forks else None
         if torchrun is not None:
             meeting, callers = torchrun.meeting, torchrun.callers()
         for rank in range(setup.tp - len(callers)):
@@ -78,7 +82,10 @@ class Crew:
             process = context.Process(
                 target=work,
                 args=(rank, self.fitted, theirs, meeting, self.beats, builder(self.fitted)),
-                kwargs={"inherited": [*self.links, *callers] if forks else []},
+                kwargs={
+                    "inherited": [*self.links, *callers] if forks else [],
+                    "cores": cores and cores[1],
+                },
                 name=f"dflash-sim-rank-{rank}",
                 daemon=True,
             )
@@ -89,6 +96,7 @@ class Crew:
             theirs.close()
             self.processes[rank] = process
             self._poll.register(process.sentinel, select.POLLIN)
+        self._before = keep_to(cores and cores[0])
         self.links += callers
         for link in self.links:
             self._poll.register(link.fileno(), select.POLLIN)
@@ -187,6 +195,7 @@ class Crew:
         for link in self.links:
             link.close()
         self.processes, self.links = {}, []
+        keep_to(self._before)
         self._folder.cleanup()
         torchrun = Torchrun.of_environment()
         if torchrun is not None:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from ctypes import Array, c_long
 from datetime import timedelta
@@ -25,6 +25,7 @@ from dflash_sim.kernels.cycle import Verified, greedy
 from dflash_sim.kernels.rank import Rank
 from dflash_sim.kernels.ref_accept import assemble
 from dflash_sim.realrun.comm import ProcessRank
+from dflash_sim.realrun.cores import keep_to
 from dflash_sim.realrun.device import Device
 from dflash_sim.realrun.executor import Executor, say
 from dflash_sim.realrun.messages import (
@@ -111,6 +112,7 @@ def work(
     beats: "Array[c_long]",
     build: Build,
     inherited: Sequence[Connection] = (),
+    cores: Set[int] | None = None,
 ) -> NoReturn:
     """The life of a worker process; an error is told to the scheduler.
 
@@ -122,9 +124,12 @@ def work(
         Makes the executor: :func:`build_worker`, or another for the scheduler's own time.
     inherited
         The scheduler's ends of pipes that a fork copied; held open, they would hide its end.
+    cores
+        Where to run.
     """
     torch.set_num_threads(1)  # first: after a fork, more threads than one would wait for ever
     prepare_process(on_cpu=fitted.setup.device == "cpu")
+    keep_to(cores)
     for end in inherited:
         end.close()
     try:

@@ -1,0 +1,29 @@
+"""Which processor cores the scheduler and the workers have.
+
+A result wakes the scheduler, and the kernel likes to run it where its waker runs. Then the worker
+stands still, and there is no overlap. With a core to spare they are kept apart.
+"""
+
+import os
+from collections.abc import Set
+
+LINUX = hasattr(os, "sched_setaffinity")
+
+
+def apart(ranks: int) -> tuple[Set[int], Set[int]] | None:
+    """Cores of the scheduler, and of ``ranks`` workers; None where there are too few."""
+    if not LINUX:
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) <= ranks:
+        return None
+    return {cores[0]}, {*cores[1:]}
+
+
+def keep_to(cores: Set[int] | None) -> Set[int] | None:
+    """Keep this thread to ``cores``; returns where it was before. None is to leave it."""
+    if cores is None or not LINUX:
+        return None
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    return before
