@@ -93,7 +93,7 @@ class ClosedLoop:
     real
         What is run, its method aside; ``drafter`` is that of DFlash.
     prompts
-        Token ids; every second one is for calibration.
+        Token ids; a random half is for calibration.
     new_tokens
         Length of every answer [tokens].
     profile
@@ -111,8 +111,10 @@ class ClosedLoop:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.seen = self.prompts[::2]
-        self.held_out = self.prompts[1::2]
+        order = np.random.default_rng(self.seed).permutation(len(self.prompts)).tolist()
+        half = len(order) // 2
+        self.seen = [self.prompts[i] for i in order[:half]]
+        self.held_out = [self.prompts[i] for i in order[half:]]
         self._rehearsed: dict[tuple[str, int], Rehearsed] = {}
         self._commits: dict[tuple[str, int], list[tuple[int, ...]]] = {}
         self._stages: dict[tuple[str, str, int], HostStages] = {}

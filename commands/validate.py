@@ -68,7 +68,7 @@ def validate(
     modes: Annotated[str, option(REAL, "Engine modes", show_default=True)] = "v1,v2",
     num_prompts: Annotated[
         int, option(REAL, "Half of them to calibrate, half to run", min=4, show_default=True)
-    ] = 64,
+    ] = 128,
     max_new_tokens: Annotated[
         int, option(REAL, "Tokens of every answer", min=8, show_default=True)
     ] = 96,
