@@ -72,8 +72,9 @@ def plan(
     from dflash_sim.studies.export import as_text, check_writable, chosen_format
     from dflash_sim.studies.plan import plan as answer
     from dflash_sim.studies.plan import steps
-    from dflash_sim.studies.plan_page import PlanPage, plan_rows, to_json
+    from dflash_sim.studies.plan_page import PlanPage
     from dflash_sim.studies.plan_question import numbers_of, question
+    from dflash_sim.studies.plan_rows import plan_rows, to_json
     from dflash_sim.studies.terminal import Progress, as_page, deliver
 
     shape = chosen_format(form, output)

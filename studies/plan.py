@@ -6,70 +6,19 @@ if that fails, so do all smaller ones. Which fleets are simulated does not depen
 processes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import Any, TypeVar
 
-from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError
-from dflash_sim.profiles.sheets import PriceRange
-from dflash_sim.simulator.setup import Setup
+from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.studies.fleet import Fleet, Nearest, examine, limit_of, nearest
-from dflash_sim.studies.judge import Judge, Question
+from dflash_sim.studies.judge import Question
+from dflash_sim.studies.plan_search import Solved, Survey, solve, survey
+from dflash_sim.studies.plan_workers import Each, workers
 
 ENDS = ("low", "typical", "high")
 OBJECTIVES = ("gpus", *ENDS)
 _ROUND = 8  # candidates that are tried against the same best fleet
 _LOOKS = 3 * len(OBJECTIVES)  # at most, at the best fleets
-_FULL = 0.9  # of a server's capacity that an estimate uses
-
-T, R = TypeVar("T"), TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Survey:
-    """A candidate before any simulation: its size and price, or why it is out.
-
-    Parameters
-    ----------
-    need
-        Estimated servers, not rounded; None where one request alone seems too slow [1].
-    """
-
-    index: int
-    tp: int = 0
-    price: PriceRange | None = None
-    need: float | None = None
-    error: DflashSimError | None = None
-
-    @property
-    def guess(self) -> int | None:
-        """Estimated replicas."""
-        return None if self.need is None else max(1, round(self.need))
-
-    def usd(self, end: str, replicas: float) -> float | None:
-        """Rent of a fleet [USD/h]."""
-        each = getattr(self.price, end) if self.price else None
-        return None if each is None else each * replicas * self.tp
-
-
-@dataclass(frozen=True)
-class Solved:
-    """What a search found of one candidate.
-
-    Parameters
-    ----------
-    replicas
-        The fewest that meet the objective; None where they are more than was of interest.
-    failed
-        The largest fleet that was seen to fail, in replicas.
-    """
-
-    index: int
-    replicas: int | None
-    failed: int
 
 
 @dataclass(frozen=True)
@@ -128,7 +77,7 @@ def plan(
     """
     tell = on_step or (lambda _: None)
     count = len(question.candidates)
-    with _workers(question, jobs) as each:
+    with workers(question, jobs) as each:
         surveys = []
         for found in each(survey, [(i,) for i in range(count)]):
             surveys.append(found)
@@ -149,98 +98,14 @@ def plan(
             if s.error is not None:
                 tell(s.index)
         if not best:
-            closest = min(each(nearest, [(s.index,) for s in open_]), key=lambda n: n.excess)
+            alone = each(nearest, [(s.index,) for s in open_])
+            closest = min(alone, key=lambda n: n.excess)
             raise InfeasibleError(_nothing(question, closest, open_))
         answer = {name: index for name, (_, index) in best.items()}
         replicas = {s.index: s.replicas for s in solved if s.replicas is not None}
         sizes = {i: replicas[i] for i in sorted(set(answer.values()))}
         fleets = _examined(each, sizes, tell)
     return Plan(question, tuple(surveys), tuple(solved), answer, fleets)
-
-
-def brute_force(question: Question, *, most: int) -> dict[int, int | None]:
-    """The fewest replicas of every candidate, each number tried from one up; for small cases."""
-    judge = Judge(question)
-    found: dict[int, int | None] = {}
-    for i in range(len(question.candidates)):
-        sizes = range(1, most + 1)
-        slow = judge.slow(i)
-        found[i] = next((r for r in sizes if judge.meets(i, r, slow=slow)), None)
-    return found
-
-
-# ---- one candidate ---------------------------------------------------------------------------
-
-
-def survey(judge: Judge, i: int) -> Survey:
-    """Resolve a candidate and estimate the size of its fleet."""
-    try:
-        setup = judge.setup(i)
-        judge.expectation(i)
-        return Survey(i, setup.tp, setup.device.price, estimate(judge, i, setup))
-    except DflashSimError as error:
-        return Survey(i, error=error)
-
-
-def estimate(judge: Judge, i: int, setup: Setup) -> float | None:
-    """Servers by the steady state of full batches; None where one request alone is too slow."""
-    demand, slo = judge.question.demand, judge.question.slo
-    law = judge.expectation(i)
-    length = law.acceptance.survival().mean_accept_length if law else 1.0
-    cycles = max(0.0, demand.mean_osl - 1) / length
-    longest = int(max(w.isl.max() for w in demand.runs))
-    setup.step.reach(longest + setup.limits.max_new_tokens + setup.block)
-    prefill_s = setup.step.prefill_s(requests=1, tokens=max(1, round(demand.mean_isl)))
-    ctx = demand.mean_isl + demand.mean_osl / 2
-    best, batch = 0.0, 1
-    while batch <= min(setup.limits.max_running_requests, int(setup.limits.kv_tokens / ctx)):
-        step_s = setup.step.decode_s(batch, batch * ctx)
-        rate = 1 / (prefill_s + cycles * step_s / batch)
-        slowed = 1 + prefill_s * rate
-        kept = step_s / length * slowed <= (slo.tpot_s or float("inf"))
-        kept = kept and prefill_s + cycles * step_s * slowed <= (slo.e2e_s or float("inf"))
-        if not kept:
-            break
-        best, batch = max(best, rate), 2 * batch
-    return demand.rate / (best * _FULL) if best else None
-
-
-def solve(judge: Judge, i: int, guess: int | None, most: int) -> Solved:
-    """The fewest replicas up to ``most``, from a guess outwards, then by bisection."""
-    if most < 1:
-        return Solved(i, None, 0)
-    if guess is None or guess > most:
-        # Short of the whole uncertainty already: fails at little cost.
-        least = judge.question.z * judge.least_spread(i)
-        if not judge.meets(i, most, slow=_exp(least)):
-            return Solved(i, None, most)
-    slow = judge.slow(i)
-
-    def met(replicas: int) -> bool:
-        return judge.meets(i, replicas, slow=slow)
-
-    bad, good = 0, most + 1
-    probe = min(guess or most, most)
-    stride = 1
-    while bad < probe < good:
-        if met(probe):
-            good, probe = probe, probe - stride
-        else:
-            bad, probe = probe, min(probe + stride, most) if good > most else probe
-        stride *= 2
-    while good - bad > 1:
-        middle = (good + bad) // 2
-        if met(middle):
-            good = middle
-        else:
-            bad = middle
-    return Solved(i, good if good <= most else None, bad)
-
-
-def _exp(x: float) -> float:
-    from math import exp
-
-    return exp(x)
 
 
 # ---- the best so far -------------------------------------------------------------------------
@@ -319,9 +184,7 @@ def _nothing(question: Question, closest: Nearest, surveys: Sequence[Survey]) ->
     return f"no fleet of up to {sizes} meets {question.slo} ({tried} tried). {closest}"
 
 
-def _examined(
-    each: "Each[Any]", sizes: dict[int, int], tell: Callable[[int], object]
-) -> dict[int, Fleet]:
+def _examined(each: Each, sizes: dict[int, int], tell: Callable[[int], object]) -> dict[int, Fleet]:
     """Look closely at the best fleets, the limits of each apart from the rest."""
     kinds = [(i, r, faster) for i, r in sizes.items() for faster in (True, False)]
     limits = {}
@@ -336,38 +199,3 @@ def _examined(
     for _ in range(_LOOKS - len(kinds) - len(tasks)):
         tell(0)
     return fleets
-
-
-# ---- processes -------------------------------------------------------------------------------
-
-_judge: Judge | None = None
-
-
-def _start(question: Question) -> None:
-    global _judge
-    _judge = Judge(question)
-
-
-def _call(task: tuple[Callable[..., Any], tuple[Any, ...]]) -> Any:
-    assert _judge is not None
-    work, arguments = task
-    return work(_judge, *arguments)
-
-
-Each = Callable[[Callable[..., R], Iterable[tuple[Any, ...]]], Iterable[R]]
-
-
-@contextmanager
-def _workers(question: Question, jobs: int) -> "Iterator[Each[Any]]":
-    """Apply a function of a judge to arguments, in order, here or in other processes."""
-    if jobs < 1:
-        msg = f"--jobs {jobs}: at least one process is needed."
-        raise UsageError(msg)
-    if jobs == 1:
-        judge = Judge(question)
-        yield lambda work, tasks: (work(judge, *arguments) for arguments in tasks)
-        return
-    with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_start, initargs=(question,)
-    ) as pool:
-        yield lambda work, tasks: pool.map(_call, [(work, arguments) for arguments in tasks])

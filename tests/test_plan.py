@@ -21,16 +21,10 @@ from dflash_sim.simulator.workload import given_requests
 from dflash_sim.studies.demand import Demand, faster, of_rate
 from dflash_sim.studies.fleet import largest
 from dflash_sim.studies.judge import Judge, Question
-from dflash_sim.studies.plan import (
-    ENDS,
-    OBJECTIVES,
-    Plan,
-    brute_force,
-    plan,
-    solve,
-    survey,
-)
-from dflash_sim.studies.plan_page import TTFT_SHORT, to_json
+from dflash_sim.studies.plan import ENDS, OBJECTIVES, Plan, plan
+from dflash_sim.studies.plan_page import TTFT_SHORT
+from dflash_sim.studies.plan_rows import to_json
+from dflash_sim.studies.plan_search import brute_force, solve, survey
 from dflash_sim.studies.slo import Slo, kept
 
 ROOT = Path(__file__).parents[1]

@@ -18,8 +18,9 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies import exhibit as ex
 from dflash_sim.studies.demand import busiest, of_trace
 from dflash_sim.studies.judge import Judge, Question
-from dflash_sim.studies.plan import Plan, plan, solve
+from dflash_sim.studies.plan import Plan, plan
 from dflash_sim.studies.plan_page import candidate_rows, roles, sources, ttft_warning
+from dflash_sim.studies.plan_search import solve
 from dflash_sim.studies.present import number
 from dflash_sim.studies.slo import Slo
 from dflash_sim.studies.texttable import Table

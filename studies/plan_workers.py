@@ -1,0 +1,57 @@
+"""Where a plan's simulations run: in this process, or spread over several."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any, Protocol, TypeVar
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.studies.judge import Judge, Question
+
+_judge: Judge | None = None
+
+
+def _start(question: Question) -> None:
+    global _judge
+    _judge = Judge(question)
+
+
+def _call(task: tuple[Callable[..., Any], tuple[Any, ...]]) -> Any:
+    assert _judge is not None
+    work, arguments = task
+    return work(_judge, *arguments)
+
+
+R = TypeVar("R")
+
+
+class Each(Protocol):
+    """Applies a function of a judge to many arguments, in order."""
+
+    def __call__(self, work: Callable[..., R], tasks: Iterable[tuple[Any, ...]]) -> Iterable[R]:
+        """Results, as they are ready."""
+
+
+@contextmanager
+def workers(question: Question, jobs: int) -> Iterator[Each]:
+    """Judges of a question: one here, or one in each of several processes."""
+    if jobs < 1:
+        msg = f"--jobs {jobs}: at least one process is needed."
+        raise UsageError(msg)
+    if jobs == 1:
+        judge = Judge(question)
+
+        def here(work: Callable[..., R], tasks: Iterable[tuple[Any, ...]]) -> Iterable[R]:
+            return (work(judge, *arguments) for arguments in tasks)
+
+        yield here
+        return
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_start, initargs=(question,)
+    ) as pool:
+
+        def there(work: Callable[..., R], tasks: Iterable[tuple[Any, ...]]) -> Iterable[R]:
+            return pool.map(_call, [(work, arguments) for arguments in tasks])
+
+        yield there
