@@ -128,7 +128,7 @@ def work(
         Where to run.
     """
     torch.set_num_threads(1)  # first: after a fork, more threads than one would wait for ever
-    prepare_process(on_cpu=fitted.setup.device == "cpu")
+    prepare_process(crowded=fitted.setup.device == "cpu" and fitted.setup.tp > 1)
     keep_to(cores)
     for end in inherited:
         end.close()
@@ -157,13 +157,16 @@ def describe(error: BaseException) -> str:
     return line
 
 
-def prepare_process(*, on_cpu: bool) -> None:
-    """Ctrl-C is the scheduler's to handle; without it there is no reason to live."""
+def prepare_process(*, crowded: bool) -> None:
+    """Ctrl-C is the scheduler's to handle; without it there is no reason to live.
+
+    Ranks that share cores shall not preempt each other inside collectives: ``SCHED_BATCH``.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         with suppress(OSError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if on_cpu:  # ranks that share cores then do not preempt each other inside collectives
+        if crowded:
             with suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 

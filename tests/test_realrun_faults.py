@@ -85,7 +85,7 @@ def children() -> set[int]:
 )
 def test_a_failure_names_its_rank(how: Callable[[], None], said: str, tp: int) -> None:
     """The last rank fails; with two, the first only waits for it, or complains of it."""
-    before = children()
+    before, cores = children(), os.sched_getaffinity(0)
     made = setup(tp=tp, wrap=failing(tp - 1, how), timeout_s=1.5)
     with pytest.raises(
         RunFailedError, match=f"rank {tp - 1}: .*{said}.*; 1 of 3 requests"
@@ -96,6 +96,7 @@ def test_a_failure_names_its_rank(how: Callable[[], None], said: str, tp: int) -
     assert [len(a.output) for a in run.answers] == [4]
     assert len(run.decodes) >= 4
     assert children() == before
+    assert os.sched_getaffinity(0) == cores
 
 
 def test_a_worker_that_cannot_start() -> None:

@@ -1,5 +1,6 @@
 """Processes, one per rank, over gloo: the same tokens as one rank's."""
 
+import os
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 from real_engine import greedy_text, knowing, setup, target  # noqa: E402
 from tiny_networks import random_ids  # noqa: E402
 
+from dflash_sim.realrun.cores import apart  # noqa: E402
 from dflash_sim.realrun.journal import Answer, Run  # noqa: E402
 from dflash_sim.realrun.launch import serve  # noqa: E402
 from dflash_sim.realrun.requests import Request  # noqa: E402
@@ -64,6 +66,20 @@ def test_sampled_text_does_not_depend_on_the_ranks() -> None:
         return [a.output for a in serve(made, asked, conc=2).answers]
 
     assert sampled(2) == sampled(1)
+
+
+def test_scheduler_and_workers_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a core to spare; the caller is then where it was before."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 7})
+    assert apart(2) == ({2}, {3, 7})
+    assert apart(3) is None
+    monkeypatch.undo()
+    everywhere = os.sched_getaffinity(0)
+    during: list[set[int]] = []
+    serve(setup(), ASKED, conc=1, on_answer=lambda _: during.append(os.sched_getaffinity(0)))
+    expected = apart(1)
+    assert set(map(frozenset, during)) == {frozenset(expected[0] if expected else everywhere)}
+    assert os.sched_getaffinity(0) == everywhere
 
 
 def test_answers_are_told_as_they_come() -> None:
