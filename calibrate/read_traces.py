@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.read_json import json_records
 from dflash_sim.calibrate.read_values import short
+from dflash_sim.calibrate.trace_formats import FORMATS, TraceFormat
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError, unknown
 
@@ -58,101 +59,6 @@ class Trace:
         return len(self.isl)
 
 
-@dataclass(frozen=True)
-class TraceFormat:
-    """How one tool writes a request.
-
-    Parameters
-    ----------
-    needs
-        Fields that tell it from the others.
-    time, isl, osl
-        Names of the three that are read; ``time`` is empty where there is none.
-    unit
-        Of the timestamps.
-    may
-        Other fields it is known to have.
-    table
-        Written as CSV; otherwise one JSON object a line.
-    failed
-        An answer of no tokens is a failed request, left out.
-    strict
-        Fields that are not known are refused.
-    """
-
-    name: str
-    needs: frozenset[str]
-    time: str
-    isl: str
-    osl: str
-    unit: str = "s"
-    may: frozenset[str] = frozenset()
-    table: bool = False
-    failed: bool = False
-    strict: bool = False
-
-
-def _fields(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_JSON_LENGTHS = ("input_length", "output_length")
-FORMATS = {
-    f.name: f
-    for f in (
-        TraceFormat(
-            "qwen",
-            _fields("chat_id timestamp input_length output_length"),
-            "timestamp",
-            *_JSON_LENGTHS,
-            may=_fields("parent_chat_id type turn hash_ids"),
-        ),
-        TraceFormat(
-            "mooncake",
-            _fields("timestamp input_length output_length"),
-            "timestamp",
-            *_JSON_LENGTHS,
-            unit="ms",
-            may=_fields("hash_ids session_id priority delay"),
-        ),
-        TraceFormat(
-            "burstgpt",
-            frozenset({"Timestamp", "Request tokens", "Response tokens"}),
-            "Timestamp",
-            "Request tokens",
-            "Response tokens",
-            may=frozenset({"Session ID", "Elapsed time", "Model", "Total tokens", "Log Type"}),
-            table=True,
-            failed=True,
-        ),
-        TraceFormat(
-            "csv",
-            _fields("arrival_s isl osl"),
-            "arrival_s",
-            "isl",
-            "osl",
-            table=True,
-            strict=True,
-        ),
-        TraceFormat(
-            "vidur",
-            _fields("arrived_at num_prefill_tokens num_decode_tokens"),
-            "arrived_at",
-            "num_prefill_tokens",
-            "num_decode_tokens",
-            may=_fields("num_total_tokens pd_ratio"),
-            table=True,
-        ),
-        TraceFormat(
-            "sglang",
-            _fields("prompt_len output_len"),
-            "",
-            "prompt_len",
-            "output_len",
-            may=_fields("timestamp conversations conversation"),
-        ),
-    )
-}
 _DETAILS = ("input_lens", "output_lens")  # of bench_serving --output-details
 
 
@@ -194,7 +100,7 @@ def read_trace(path: Path, *, form: str | None = None, time_unit: str | None = N
         raise unknown(kind="trace format", value=form, allowed=FORMATS)
     text, name = _text(path), path.name
     is_json = re.match(r"\s*[\[{]", text) is not None
-    rows = _from_json(text, name) if is_json else _from_csv(text, name)
+    rows = _from_json(text, name) if is_json else _from_csv(text, name, form)
     kind = _format(rows, form, name, table=not is_json)
     notes: list[str] = []
     rows = _without_failures(rows, kind, notes)
@@ -249,10 +155,12 @@ def _from_json(text: str, name: str) -> Rows:
     return rows
 
 
-def _from_csv(text: str, name: str) -> Rows:
+def _from_csv(text: str, name: str, form: str | None) -> Rows:
     reader = csv.DictReader(io.StringIO(text), restkey="", skipinitialspace=True)
     head = [h.strip() for h in reader.fieldnames or ()]
     reader.fieldnames = head
+    top = [(f"{name}:1", dict.fromkeys(head))]
+    found = _format(top, form, name, table=True)
     rows: list[tuple[str, Mapping[str, Any]]] = []
     for row in reader:
         where = f"{name}:{reader.line_num}"
@@ -261,7 +169,6 @@ def _from_csv(text: str, name: str) -> Rows:
             raise UsageError(msg)
         rows.append((where, row))
     if not rows:
-        found = _format([(f"{name}:1", dict.fromkeys(head))], None, name, table=True)
         msg = f"trace {name}: a header of {found.name} and no requests."
         raise UsageError(msg)
     return rows
@@ -270,12 +177,13 @@ def _from_csv(text: str, name: str) -> Rows:
 def _format(rows: Rows, form: str | None, name: str, *, table: bool) -> TraceFormat:
     where, first = rows[0]
     fields = {str(k) for k in first}
+    seen = short(", ".join(sorted(fields)))
     if form is not None:
         kind = FORMATS[form]
         missing = sorted(kind.needs - fields)
         if missing or kind.table != table:
             what = f"no {missing[0]}" if missing else "not a table" if kind.table else "a table"
-            msg = f"trace {where}: {form} was named, but it has {what}; it has {short(fields)}."
+            msg = f"trace {where}: {form} was named, but it has {what}; it has {seen}."
             raise UsageError(msg)
     else:
         fits = [f for f in FORMATS.values() if f.needs <= fields and f.table == table]
@@ -284,7 +192,6 @@ def _format(rows: Rows, form: str | None, name: str, *, table: bool) -> TraceFor
             text = "" if not fields & {"conversations", "conversation", "messages"} else (
                 " It has texts; give lengths in tokens, as prompt_len and output_len."
             )  # fmt: skip
-            seen = short(", ".join(sorted(fields)))
             msg = f"trace {name}: no known format has the fields {seen}.{text} Known: {known}."
             raise UsageError(msg)
         kind = fits[0]

@@ -87,7 +87,8 @@ def plan(
             raise next(s.error for s in surveys if s.error is not None)
         best: Best = {}
         solved: list[Solved] = []
-        for batch in _rounds(_ordered(open_)):
+        for few in _rounds(_ordered(open_)):
+            batch = sorted(few, key=lambda s: _law(question, s))
             most = {s.index: _worth(s, best, question.max_gpus // s.tp) for s in batch}
             tasks = [(s.index, s.guess, most[s.index]) for s in batch]
             for result in each(solve, tasks):
@@ -169,6 +170,12 @@ def _ordered(surveys: Sequence[Survey]) -> list[Survey]:
 
     turns = [s for pair in zip(by("gpus"), by("typical"), strict=True) for s in pair]
     return list({s.index: s for s in turns}.values())
+
+
+def _law(question: Question, s: Survey) -> tuple[str, int]:
+    """Neighbours of one law of acceptance share their draws."""
+    scenario = question.candidates[s.index]
+    return scenario.method, scenario.block or scenario.steps or 0
 
 
 def _rounds(surveys: Sequence[Survey]) -> Iterator[Sequence[Survey]]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dflash_sim.calibrate.read_traces import FORMATS, Trace, named, read_trace
+from dflash_sim.calibrate.read_traces import Trace, named, read_trace
+from dflash_sim.calibrate.trace_formats import FORMATS
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.demand import MOST_REQUESTS, busiest, of_trace

@@ -1,0 +1,100 @@
+"""How other tools write the requests of a trace."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TraceFormat:
+    """How one tool writes a request.
+
+    Parameters
+    ----------
+    needs
+        Fields that tell it from the others.
+    time, isl, osl
+        Names of the three that are read; ``time`` is empty where there is none.
+    unit
+        Of the timestamps.
+    may
+        Other fields it is known to have.
+    table
+        Written as CSV; otherwise one JSON object a line.
+    failed
+        An answer of no tokens is a failed request, left out.
+    strict
+        Fields that are not known are refused.
+    """
+
+    name: str
+    needs: frozenset[str]
+    time: str
+    isl: str
+    osl: str
+    unit: str = "s"
+    may: frozenset[str] = frozenset()
+    table: bool = False
+    failed: bool = False
+    strict: bool = False
+
+
+def _fields(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_JSON_LENGTHS = ("input_length", "output_length")
+FORMATS = {
+    f.name: f
+    for f in (
+        TraceFormat(
+            "qwen",
+            _fields("chat_id timestamp input_length output_length"),
+            "timestamp",
+            *_JSON_LENGTHS,
+            may=_fields("parent_chat_id type turn hash_ids"),
+        ),
+        TraceFormat(
+            "mooncake",
+            _fields("timestamp input_length output_length"),
+            "timestamp",
+            *_JSON_LENGTHS,
+            unit="ms",
+            may=_fields("hash_ids session_id priority delay"),
+        ),
+        TraceFormat(
+            "burstgpt",
+            frozenset({"Timestamp", "Request tokens", "Response tokens"}),
+            "Timestamp",
+            "Request tokens",
+            "Response tokens",
+            may=frozenset({"Session ID", "Elapsed time", "Model", "Total tokens", "Log Type"}),
+            table=True,
+            failed=True,
+        ),
+        TraceFormat(
+            "csv",
+            _fields("arrival_s isl osl"),
+            "arrival_s",
+            "isl",
+            "osl",
+            table=True,
+            strict=True,
+        ),
+        TraceFormat(
+            "vidur",
+            _fields("arrived_at num_prefill_tokens num_decode_tokens"),
+            "arrived_at",
+            "num_prefill_tokens",
+            "num_decode_tokens",
+            may=_fields("num_total_tokens pd_ratio"),
+            table=True,
+        ),
+        TraceFormat(
+            "sglang",
+            _fields("prompt_len output_len"),
+            "",
+            "prompt_len",
+            "output_len",
+            may=_fields("timestamp conversations conversation"),
+        ),
+    )
+}
