@@ -94,10 +94,11 @@ class Scheduler:
         return self.so_far()
 
     def so_far(self) -> Run:
-        """What has been done until now."""
+        """What has been done until now; a step whose result was not processed is dropped."""
+        done = (i for i in self.iterations if i.host and i.host[-1][0] == "process_batch_result")
         return Run(
             answers=tuple(sorted(self.answers, key=lambda a: a.rid)),
-            iterations=tuple(i for i in self.iterations if i.gpu),
+            iterations=tuple(done),
             asked=len(self.requests),
             duration_s=max((a.finish_s for a in self.answers), default=0.0),
             mode=self.mode,
