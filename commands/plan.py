@@ -52,7 +52,7 @@ def plan(
         str, option(SEARCH, ", ".join(ROUTERS), autocompletion=completer(lambda: ROUTERS))
     ] = ROUTERS[0],
     max_gpus: Annotated[Str, number(SEARCH, "Largest fleet [512]")] = None,
-    jobs: Annotated[Str, number(SEARCH, "Processes [all cores]")] = None,
+    jobs: Annotated[Str, number(SEARCH, "Processes; all cores if left out")] = None,
     tune: Annotated[
         Str,
         option(SEARCH, "block: the best block by batch size for vLLM; -o a cost table for SGLang",

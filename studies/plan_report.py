@@ -98,7 +98,8 @@ def _fleets(report: Report, found: Plan) -> None:
         report.text(f"{role}: {fleet.title}.")
         report.facts(dict(facts(fleet, found)))
         head = ("latency", "limit, ms", f"{p} predicted, ms", f"{p} at {sure}, ms", "keep it")
-        report.table(head, latency_rows(fleet, found), f"{role}: latencies.")
+        rows = [_filled(row) for row in latency_rows(fleet, found)]
+        report.table(head, rows, f"{role}: latencies.")
 
 
 def _behaviours(found: Plan) -> tuple[list[Behaviour], list[Behaviour]]:
@@ -269,7 +270,13 @@ def _banded(
 def _candidates(report: Report, found: Plan) -> None:
     report.section("Every candidate", "\n\n".join(footnotes(found)))
     head = ("gpu", "tp", "method", "block", "cap", "servers", "GPUs", "USD/h", "USD/M tokens")
-    report.table(head, candidate_rows(found), "Fewest servers that meet the objective.")
+    rows = [_filled(row) for row in candidate_rows(found)]
+    report.table(head, rows, "Fewest servers that meet the objective.")
+
+
+def _filled(row: Sequence[str]) -> list[str | None]:
+    """Empty cells as a report has them."""
+    return [None if cell == "-" else cell for cell in row]
 
 
 def _evidence(report: Report, found: Plan, shown: Sequence[Behaviour]) -> None:
