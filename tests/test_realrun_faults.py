@@ -142,12 +142,13 @@ def gone(group: int) -> bool:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_the_scheduler(stop: signal.Signals) -> None:
+def test_no_process_outlives_the_scheduler(stop: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C reaches the whole group and ends with what was done; a kill leaves no orphan."""
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)],
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
         start_new_session=True,
     ) as started:
         assert started.stdout is not None
