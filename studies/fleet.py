@@ -73,6 +73,8 @@ class Fleet:
         Probability of that [1].
     binds
         What stops it from taking more, in words.
+    output_tok_s
+        Tokens that the demand asks for [token/s].
     evidence
         Shares of the time of a server as busy as these that are measured, fitted, ... [1].
     acceptance
@@ -206,8 +208,7 @@ def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -
     sure = judge.kept(judge.serve(i, replicas, slow=slow), slow=slow)
     broken, broke = judge.broken(i, replicas, slow=slow, times=faster.bad)
     patience = slow * longer.good
-    work, law = judge.question.demand.runs[0], judge.expectation(i)
-    span_s = float(np.nanmax(service.finish_s) - service.arrival_s[0])
+    demand, law = judge.question.demand, judge.expectation(i)
     return Fleet(
         index=i,
         setup=setup,
@@ -222,7 +223,7 @@ def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -
         confidence=NormalDist().cdf(math.log(patience) / spread),
         breaks=broke.broke,
         binds=binds(broke.broke, load_of(broken, setup), setup),
-        output_tok_s=float(work.osl.sum()) / span_s,
+        output_tok_s=demand.rate * demand.mean_osl,
         accept_histogram=_histogram(judge, i, setup),
         evidence=_evidence(judge, setup, load),
         acceptance=law.source if law else "",

@@ -86,7 +86,7 @@ class Kept:
     all_limits
         Share of the requests that keep every limit at once [1].
     goodput
-        Those requests per second.
+        Those requests per second of arrivals; of the whole time where all arrive at once.
     waiting
         Requests without a first token when the last one arrives.
     """
@@ -126,12 +126,14 @@ def kept(service: Service, workload: Workload, slo: Slo, *, slow: float) -> Kept
             ok = filled <= slo.limits_s[name]
             share[name] = float(ok.mean())
             good &= ok
-    last = service.arrival_s[-1]
-    end = float(np.nanmax(service.finish_s)) if good.any() else np.inf
+    first, last = float(service.arrival_s[0]), float(service.arrival_s[-1])
+    span = slow * (last - first) * n / max(1, n - 1)
+    if not span:
+        span = slow * (float(np.nanmax(service.finish_s)) - first) if good.any() else np.inf
     return Kept(
         quantile_s=quantile,
         share=share,
         all_limits=float(good.mean()),
-        goodput=float(good.sum() / (slow * (end - service.arrival_s[0]))),
+        goodput=float(good.sum() / span),
         waiting=int((~(service.first_token_s <= last)).sum()),
     )

@@ -236,7 +236,7 @@ def test_goodput_counts_what_keeps_every_limit() -> None:
     assert found.quantile_s == pytest.approx({"ttft": 0.5, "tpot": 0.05, "e2e": 2.5})
     twice = kept(service, work, Slo(ttft_s=4.0, tpot_s=0.1, percentile=50), slow=2.0)
     assert twice.share == {"ttft": 1.0, "tpot": 0.5}
-    assert twice.goodput == pytest.approx(1 / 31)
+    assert twice.goodput == pytest.approx(1 / 40)
 
 
 def test_a_growing_queue_is_seen_without_a_limit_on_it() -> None:
