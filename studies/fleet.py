@@ -177,15 +177,17 @@ def limit_of(judge: Judge, i: int, replicas: int, faster: bool) -> Limit:
 
 
 def largest(fine: Callable[[float], bool]) -> Limit:
-    """The largest factor from 1 up that is fine, to 4 %."""
-    good, steps = 1.0, iter(_STEPS)
-    for bad in steps:
-        if not fine(bad):
+    """The largest factor from 1 up that is fine, to 4 %.
+
+    From above, as what is far from fine shows so early.
+    """
+    good, bad = 1.0, _STEPS[-1] * _STEPS[0]
+    for factor in reversed(_STEPS):
+        if fine(factor):
+            good = factor
             break
-        good = bad
-    else:
-        return Limit(good, good * _STEPS[0])
-    while bad / good > _STEPS[0]:
+        bad = factor
+    while good < _STEPS[-1] and bad / good > _STEPS[0]:
         middle = math.sqrt(good * bad)
         if fine(middle):
             good = middle

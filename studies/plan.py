@@ -17,7 +17,8 @@ from dflash_sim.studies.plan_workers import Each, workers
 
 ENDS = ("low", "typical", "high")
 OBJECTIVES = ("gpus", *ENDS)
-_ROUND = 8  # candidates that are tried against the same best fleet
+_ROUND = 24  # candidates that are tried against the same best fleet
+_TOGETHER = 3  # of them that share draws, in one process
 _LOOKS = 3 * len(OBJECTIVES)  # at most, at the best fleets
 
 
@@ -91,7 +92,7 @@ def plan(
             batch = sorted(few, key=lambda s: _law(question, s))
             most = {s.index: _worth(s, best, question.max_gpus // s.tp) for s in batch}
             tasks = [(s.index, s.guess, most[s.index]) for s in batch]
-            for result in each(solve, tasks):
+            for result in each(solve, tasks, together=_TOGETHER if len(tasks) == _ROUND else 1):
                 solved.append(result)
                 tell(result.index)
                 _improve(best, surveys[result.index], result)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dflash_sim.calibrate.read_traces import named, read_trace
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.fleet import ROUTERS
 from dflash_sim.simulator.scenario import Scenario
@@ -135,6 +136,8 @@ def question(
     if trace is not None:
         fields, demand = _traced(fields, trace, time_unit, busiest_s)
     points = _with_caps(scenarios(fields), caps)
+    for gpu in {s.gpu: None for s in points}:
+        load_device(gpu)  # a name that is mistyped is no candidate that does not fit
     if demand is None:
         demand = of_rate(points[0], duration_s=duration_s)
     return Question(tuple(points), demand, slo, router, confidence, max_gpus)

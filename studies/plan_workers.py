@@ -29,8 +29,10 @@ R = TypeVar("R")
 class Each(Protocol):
     """Applies a function of a judge to many arguments, in order."""
 
-    def __call__(self, work: Callable[..., R], tasks: Iterable[tuple[Any, ...]]) -> Iterable[R]:
-        """Results, as they are ready."""
+    def __call__(
+        self, work: Callable[..., R], tasks: Iterable[tuple[Any, ...]], *, together: int = 1
+    ) -> Iterable[R]:
+        """Results, as they are ready; ``together`` neighbours go to one process."""
 
 
 @contextmanager
@@ -42,7 +44,9 @@ def workers(question: Question, jobs: int) -> Iterator[Each]:
     if jobs == 1:
         judge = Judge(question)
 
-        def here(work: Callable[..., R], tasks: Iterable[tuple[Any, ...]]) -> Iterable[R]:
+        def here(
+            work: Callable[..., R], tasks: Iterable[tuple[Any, ...]], *, together: int = 1
+        ) -> Iterable[R]:
             return (work(judge, *arguments) for arguments in tasks)
 
         yield here
@@ -51,7 +55,10 @@ def workers(question: Question, jobs: int) -> Iterator[Each]:
         jobs, mp_context=get_context("spawn"), initializer=_start, initargs=(question,)
     ) as pool:
 
-        def there(work: Callable[..., R], tasks: Iterable[tuple[Any, ...]]) -> Iterable[R]:
-            return pool.map(_call, [(work, arguments) for arguments in tasks])
+        def there(
+            work: Callable[..., R], tasks: Iterable[tuple[Any, ...]], *, together: int = 1
+        ) -> Iterable[R]:
+            calls = [(work, arguments) for arguments in tasks]
+            return pool.map(_call, calls, chunksize=together)
 
         yield there

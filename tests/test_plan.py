@@ -346,7 +346,7 @@ def test_a_trace_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ([*RATE, "--conc", "3"], 2, "--conc is not for it"),
         (["--rate", "1,2"], 2, "--rate: a plan takes one value"),
         ([*RATE, "--busiest", "60"], 2, "are about a trace"),
-        ([*RATE, "--gpu", "h201"], 2, "unknown GPU 'h201'"),
+        ([*RATE, "--gpu", "h200,h201"], 2, "unknown GPU 'h201'"),
         (["--trace", "/nowhere.csv"], 2, "it cannot be read"),
         ([*RATE, "--tune", "tp"], 2, "unknown --tune 'tp'"),
         ([*RATE, "--max-running-requests", "a"], 2, "--max-running-requests a"),
