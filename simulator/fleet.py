@@ -75,8 +75,8 @@ def serve(
     Raises
     ------
     UsageError
-        The router is unknown, the workload has no arrival times or they run backwards, or the
-        acceptance is drawn for whole batches.
+        The router is unknown, the workload has no arrival times or they run backwards, or
+        commits depend on batches.
     """
     if router not in ROUTERS:
         raise unknown(kind="--router", value=router, allowed=ROUTERS)
@@ -84,8 +84,11 @@ def serve(
     if arrival_s is None or (np.diff(arrival_s) < 0).any():
         msg = "a fleet serves requests with arrival times, in order."
         raise UsageError(msg)
-    if draws.shared:
-        msg = "acceptance drawn for whole batches has no fleet; give one per request, as al:4.5."
+    if draws.shared or draws.latent:
+        msg = (
+            "a fleet needs commits that do not depend on its batches: an acceptance per request, "
+            "such as al:4.5, and a fixed verify width."
+        )
         raise UsageError(msg)
     setup.step.reach(int(workload.isl.max()) + setup.limits.max_new_tokens + setup.block)
     return serve_with(parts(setup, workload), workload, draws, replicas, router, tally)

@@ -1,5 +1,6 @@
 """A fleet is its replicas and its router: the same answers as event engines behind a real one."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SyntheticStep, System, acceptances, hosts
 
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.commits import NoSpeculation
+from dflash_sim.simulator.draws import draw_commits
 from dflash_sim.simulator.engine import EventEngine, Steps
-from dflash_sim.simulator.fleet import ROUTERS, Service, serve_with
+from dflash_sim.simulator.fleet import ROUTERS, Service, serve, serve_with
 from dflash_sim.simulator.replica import Tally
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.workload import given_requests
 
 
@@ -165,3 +171,38 @@ def test_tight_kv_is_decided_alike(router: str, fleet: tuple[System, int]) -> No
     assert found.kv_ran_out == (expected.retractions > 0)
     if not found.kv_ran_out:
         assert_same(found, expected)
+
+
+def test_what_a_fleet_cannot_serve_is_refused() -> None:
+    setup = resolve(Scenario.parse(model="qwen3-8b", gpu="h200", method="none", isl=9, osl=9))
+    work = given_requests(
+        arrival_s=np.array([0.0, 1.0]), isl=np.array([9, 9]), osl=np.array([9, 9])
+    )
+    draws = draw_commits(NoSpeculation(), work, np.random.default_rng(0))
+
+    def ask(**changed: Any) -> Service:
+        about: dict[str, Any] = {"workload": work, "draws": draws, "router": "round-robin"}
+        return serve(setup, **about | changed, replicas=2, tally=Tally({}))
+
+    assert np.isfinite(ask().finish_s).all()
+    with pytest.raises(UsageError, match="did you mean round-robin"):
+        ask(router="round")
+    with pytest.raises(UsageError, match="in order"):
+        ask(workload=replace(work, arrival_s=np.array([1.0, 0.0])))
+    with pytest.raises(UsageError, match="in order"):
+        ask(workload=replace(work, arrival_s=None))
+    with pytest.raises(UsageError, match="do not depend on its batches"):
+        ask(draws=replace(draws, shared=True))
+
+
+def test_a_hopeless_run_stops_early() -> None:
+    """One request may be late; the simulation ends with the second that is."""
+    setup = resolve(Scenario.parse(model="qwen3-8b", gpu="h200", method="none", isl=9, osl=9))
+    n = 500
+    work = given_requests(arrival_s=np.zeros(n), isl=np.full(n, 9), osl=np.full(n, 50))
+    draws = draw_commits(NoSpeculation(), work, np.random.default_rng(0))
+    tally = Tally({"tpot": 1e-6}, budget=1)
+    found = serve(setup, work, draws, replicas=4, router="round-robin", tally=tally)
+    assert found.stopped
+    assert tally.late["tpot"] < n
+    assert not np.isfinite(found.finish_s).all()
