@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from dflash_sim.calibrate.clock import Sample
 from dflash_sim.profiles.errors import InfeasibleError
@@ -35,16 +36,14 @@ def time_collectives(ops: Sequence[Collective], *, device: str, dtype: torch.dty
     ranks = ops[0].gpus
     with tempfile.TemporaryDirectory() as folder:
         args = (ranks, folder, device, dtype, [(op.kind, op.nbytes) for op in ops])
-        context = torch.multiprocessing.start_processes(
-            _rank, args=args, nprocs=ranks, join=False, start_method="spawn"
-        )
+        context = start_processes(_rank, args=args, nprocs=ranks, join=False, start_method="spawn")
         try:
             deadline = time.monotonic() + PATIENCE_S
             while not context.join(timeout=1.0):
                 if time.monotonic() > deadline:
                     msg = f"collectives of {ranks} ranks took more than {PATIENCE_S} s"
                     raise InfeasibleError(msg)
-        except torch.multiprocessing.ProcessException as error:
+        except ProcessException as error:
             last = str(error).strip().splitlines()[-1]
             msg = f"rank {error.error_index} of the collectives failed: {last}"
             raise InfeasibleError(msg) from error

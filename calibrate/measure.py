@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from dflash_sim.calibrate.machine import (
 from dflash_sim.calibrate.op_cases import FUSED, Maker, Surroundings, tensors_bytes
 from dflash_sim.calibrate.pass_items import PassItem, pass_items, timed_item
 from dflash_sim.calibrate.passes import Network, fitting_layers
-from dflash_sim.calibrate.subject import Subject, costs_nothing, key_of, shape_of
+from dflash_sim.calibrate.subject import Subject, costs_nothing, shape_of
 from dflash_sim.kernels.backends import backend_for
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.measured import FORMAT, FUSED_S, VERSION
@@ -150,7 +151,7 @@ class Measurement:
         note("host", self._host)
         self._watch(journal, canary)
         for key, (op, at) in ops.items():
-            note(key, lambda op=op, at=at: self._op(op, at))  # type: ignore[misc]
+            note(key, partial(self._op, op, at))
         self._collectives(journal, note)
         self._watch(journal, canary)
         if any(item.key not in journal.results for item in passes):
@@ -214,19 +215,18 @@ class Measurement:
         ranks = self.subject.tp
         if not can_time(self.device, ranks):
             why = f"needs {ranks} GPUs, {torch.cuda.device_count()} are here"
-            for key, op in left.items():
-                note(key, lambda op=op: {**_why(why), "op": key_of(op)})  # type: ignore[misc]
+            for key in left:
+                note(key, partial(_why, why))
             return
         try:
             ops = list(left.values())
             samples = time_collectives(ops, device=self.device, dtype=self.dtype)
         except InfeasibleError as error:
-            failed = _why(str(error))
             for key in left:
-                note(key, lambda: failed)
+                note(key, partial(_why, str(error)))
             return
         for (key, op), sample in zip(left.items(), samples, strict=True):
-            note(key, lambda op=op, s=sample: _timed(op, s, self.dtype))  # type: ignore[misc]
+            note(key, partial(_timed, op, sample, self.dtype))
 
     def _passes(self, items: list[PassItem], note: Callable[..., None]) -> None:
         itemsize = self.dtype.itemsize
@@ -240,10 +240,10 @@ class Measurement:
             network = Network(self.subject, self.backend, self.dtype, self.clock.device, layers)
         except OutOfMemory:
             for item in items:
-                note(item.key, lambda: _why("out of memory for the weights of a pass"))
+                note(item.key, partial(_why, "out of memory for the weights of a pass"))
             return
         for item in items:
-            note(item.key, lambda item=item: self._pass(network, item))  # type: ignore[misc]
+            note(item.key, partial(self._pass, network, item))
 
     def _pass(self, network: Network, item: PassItem) -> dict[str, Any]:
         try:

@@ -23,7 +23,7 @@ from dflash_sim.kernels.drafter import Drafter
 from dflash_sim.kernels.heads import MtpHead
 from dflash_sim.kernels.model import TargetModel
 from dflash_sim.kernels.rank import Rank
-from dflash_sim.profiles.shapes import ModelShape
+from dflash_sim.profiles.shapes import LayerShape, ModelShape
 
 Runs = Mapping[str, Callable[[], object]]
 PAGE = 16
@@ -75,7 +75,9 @@ class Network:
         spec = replace(s.target, shape=cut(s.model, self.layers))
         source, tokens = RandomTensors(device=self.device), s.sizes.longest + 1
         self.target = TargetModel(spec, source, self.rank, tokens=tokens)
-        self.drafter = s.drafter and Drafter(s.drafter, source, self.rank, tokens=tokens)
+        self.drafter: Drafter | None = None
+        if s.drafter is not None:
+            self.drafter = Drafter(s.drafter, source, self.rank, tokens=tokens)
         self.mtp = MtpHead(spec, source, self.rank, tokens=tokens) if s.model.mtp_layer else None
         self.taps: tuple[int, ...] = ()
         if s.drafter is not None:
@@ -180,7 +182,7 @@ class Network:
 
     def kinds(self) -> list[int]:
         """The first layer of each kind."""
-        seen = {}
+        seen: dict[LayerShape, int] = {}
         for i, layer in enumerate(self.shape.layers):
             seen.setdefault(layer, i)
         return list(seen.values())

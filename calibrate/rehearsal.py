@@ -77,7 +77,8 @@ def rehearse(setup: Setup, sizes: Sequence[Size]) -> Rehearsed:
     room = (2 * WARM_UP + STEPS + 2 * ALONE + 2) * rows
     longest = max(size.prompt for size in sizes)
     fitted = fit(setup, longest_prompt=longest, longest_text=longest + room)
-    overheads, passes = Overheads(), []
+    overheads = Overheads()
+    passes: list[TimedPass] = []
     with Crew(fitted) as crew:
         stage = Stage(fitted, crew)
         for size in sizes:

@@ -52,15 +52,13 @@ class Sizes:
 def default_sizes(device: str, *, quick: bool) -> Sizes:
     """Sizes that bracket what is asked of a server, or of a laptop."""
     if device == "cpu":
-        few = (1, 4, 8) if quick else (1, 2, 4, 8)
-        seqs = (32, 256) if quick else (16, 32, 64, 128, 256)
+        few: tuple[int, ...] = (1, 4, 8) if quick else (1, 2, 4, 8)
+        seqs: tuple[int, ...] = (32, 256) if quick else (16, 32, 64, 128, 256)
         return Sizes(few, (4, 8, 16), (3,), (64, 320), tuple((n, s) for n in few for s in seqs))
-    few = (1, 8, 32) if quick else (1, 2, 4, 8, 16, 32)
-    ctx = (1024, 8192) if quick else (512, 2048, 8192)
-    seqs = (512, 2048) if quick else (128, 512, 2048)
-    batches = (1,) if quick else (1, 4)
-    widths, steps = ((16,), ()) if quick else ((4, 8, 16), (3,))
-    return Sizes(few, widths, steps, ctx, tuple((n, s) for n in batches for s in seqs))
+    if quick:
+        return Sizes((1, 8, 32), (16,), (), (1024, 8192), ((1, 512), (1, 2048)))
+    prefills = tuple((n, s) for n in (1, 4) for s in (128, 512, 2048))
+    return Sizes((1, 2, 4, 8, 16, 32), (4, 8, 16), (3,), (512, 2048, 8192), prefills)
 
 
 @dataclass(frozen=True)

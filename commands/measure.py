@@ -24,6 +24,9 @@ from dflash_sim.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from dflash_sim.calibrate.subject import Subject
 
 _INTERRUPTED = 130
@@ -119,14 +122,13 @@ def _say(subject: "Subject", device: str) -> None:
         tell(f"{subject.model.name}, {drafter}, one rank of {subject.tp}, on {device}")
 
 
-def _conclude(profile: "dict[str, object]", output: Path) -> None:
+def _conclude(profile: "Mapping[str, Any]", output: Path) -> None:
     """What is in it, what is not, and what to type next."""
     from dflash_sim.studies.measured_page import page
     from dflash_sim.studies.terminal import as_page, deliver
 
     deliver(as_page(page(profile), to_file=False))
     skipped = profile["skipped"]
-    assert isinstance(skipped, list)
     for row in skipped[:_SHOWN]:
         tell(f"  not measured: {row['op']}: {row['why']}")
     if len(skipped) > _SHOWN:
