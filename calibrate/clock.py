@@ -13,6 +13,8 @@ from typing import Protocol
 
 import torch
 
+from dflash_sim.kernels.heap import keep_heap
+
 Calls = Sequence[Callable[[], object]]
 COLD_CACHES = 2  # working set of rotating copies, in last-level caches
 MOST_COPIES = 64
@@ -106,6 +108,7 @@ class CpuClock:
 
     def __init__(self, batches: int = 9, least_s: float = 4e-3) -> None:
         torch.set_num_threads(1)
+        keep_heap()
         self.device, self.batches, self.least_s = torch.device("cpu"), batches, least_s
         self.cache_bytes = float(_cpu_cache_bytes())
 

@@ -7,7 +7,7 @@ run. Answers have a given length, so that every configuration makes the same tok
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.workload import Workload
 
+T = TypeVar("T")
 PREDICTED_RUNS = 5
 DRIFT, OTHERS = 0.05, 0.05  # of the canary, of the processors: beyond it a run says little
 TRIES = 3
@@ -140,7 +141,7 @@ class ClosedLoop:
         if key not in self._rehearsed:
             sizes = [Size(n, length) for n in batches for length in self._lengths()]
             most = replace(setup, mode="v2", max_running_requests=max(batches))
-            self._rehearsed[key] = rehearse(most, sizes)
+            self._rehearsed[key] = quietly(lambda: rehearse(most, sizes))
         if config.method != "none" and key not in self._commits:
             run = serve(replace(setup, mode="v2"), self._requests(self.seen), conc=max(batches))
             self._commits[key] = [answer.commits for answer in run.answers if answer.commits]
@@ -148,7 +149,8 @@ class ClosedLoop:
         if staged not in self._stages:
             asked = self._requests(self.seen)[: 2 * max(batches)]
             null = replace(setup, null=True)
-            self._stages[staged] = host_stages([serve(null, asked, conc=n) for n in batches])
+            runs = quietly(lambda: [serve(null, asked, conc=n) for n in batches])
+            self._stages[staged] = host_stages(runs)
 
     def _lengths(self) -> list[int]:
         """Lengths to time: those of the prompts, and contexts to the end of an answer."""
@@ -313,6 +315,18 @@ class ClosedLoop:
         for config in configs:
             self.calibrate(config, batches)
             yield self.outcome(config)
+
+
+def quietly(measure: Callable[[], T]) -> T:
+    """A measurement that others disturbed is taken again, a few times; the quietest counts."""
+    found: list[tuple[float, int, T]] = []
+    for turn in range(TRIES):
+        with Neighbours() as neighbours:
+            result = measure()
+        found.append((neighbours.share or 0.0, turn, result))
+        if found[-1][0] <= OTHERS:
+            break
+    return min(found, key=lambda x: x[:2])[2]
 
 
 def grid(

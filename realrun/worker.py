@@ -22,6 +22,7 @@ import torch.distributed as dist
 from dflash_sim.kernels.backends import backend_for
 from dflash_sim.kernels.comm import Comm, OneRank
 from dflash_sim.kernels.cycle import Verified, greedy
+from dflash_sim.kernels.heap import keep_heap
 from dflash_sim.kernels.rank import Rank
 from dflash_sim.kernels.ref_accept import assemble
 from dflash_sim.realrun.comm import ProcessRank
@@ -163,6 +164,7 @@ def prepare_process(*, crowded: bool) -> None:
     Ranks that share cores shall not preempt each other inside collectives: ``SCHED_BATCH``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_heap()
     if sys.platform == "linux":
         with suppress(OSError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
