@@ -7,19 +7,29 @@ from pathlib import Path
 
 from dflash_sim.profiles.find import roots
 
-_CODE = ("simulator", "profiles", "calibrate")
+PACKAGE = Path(__file__).parents[1]
+_CODE = ("simulator", "calibrate", "studies")
+_LIBRARIES = ("numpy",)  # whose generators and sums rows are made of
 
 
-def fingerprint(files: Iterable[Path] = ()) -> str:
-    """The version, and twelve hex digits of the code, every sheet and ``files``.
+def fingerprint(files: Iterable[Path] = (), *, package: Path = PACKAGE) -> str:
+    """The version, and twelve hex digits of the code, every sheet, numpy's version and ``files``.
 
     Rows of two machines, or of two days, belong together where it is the same.
+
+    Parameters
+    ----------
+    package : where the code and the shipped sheets are
     """
-    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    digest = hashlib.sha256()
+    for name in _LIBRARIES:
+        digest.update(f"{name} {version(name)}".encode())
     for name in _CODE:
         _add(digest, package / name, sorted((package / name).glob("*.py")))
-    folders = sorted(path.name for path in (package / "profiles").iterdir() if path.is_dir())
-    for root in roots():
+    shipped = package / "profiles"
+    _add(digest, shipped, sorted(shipped.rglob("*.*")))
+    folders = sorted(path.name for path in shipped.iterdir() if path.is_dir())
+    for root in roots()[:-1]:  # the user's; of these only what sheets are read from
         _add(digest, root, [p for name in folders for p in sorted((root / name).rglob("*.*"))])
     for path in files:
         digest.update(path.read_bytes())
