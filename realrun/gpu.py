@@ -15,22 +15,16 @@ import torch
 from torch import Tensor
 
 from dflash_sim.kernels.comm import OneRank
-from dflash_sim.profiles.errors import UsageError
 from dflash_sim.realrun.comm import ProcessRank
 from dflash_sim.realrun.device import Device
 from dflash_sim.realrun.executor import hear, say
+from dflash_sim.realrun.graphs import graph_sizes
 from dflash_sim.realrun.messages import Decode, Prefill, Result, Stop
 from dflash_sim.realrun.worker import Worker
 
 cuda: Any = torch.cuda  # streams and events are not annotated
 LOOK_S = 20e-6  # how long to wait for a command before looking at the GPU again
 WARM_UPS = 3  # of a step before it is captured: kernels are compiled, libraries set up
-
-
-def graph_sizes(most: int) -> list[int]:
-    """Batch sizes that SGLang captures with speculation, up to the first that holds ``most``."""
-    sizes = [*range(1, 9), *range(10, 33, 2), *range(40, 65, 4), *range(72, 257, 8)]
-    return [*(n for n in sizes if n < most), next((n for n in sizes if n >= most), most)]
 
 
 @dataclass(frozen=True)
@@ -128,10 +122,7 @@ class GpuWorker(Worker):
 
     def _capture(self, most: int) -> None:
         """A graph of one step per batch size; padded rows are in slot 0, which nobody reads."""
-        setup, pool = self.device.fitted.setup, None
-        if setup.method == "eagle3" or setup.temperature > 0:
-            msg = "steps of eagle3 and sampled steps wait for the host: no --cuda-graphs with them"
-            raise UsageError(msg)
+        pool = None
         for size in reversed(graph_sizes(most)):
             slots = torch.zeros(size, dtype=torch.int64, device=self.device.rank.device)
             side = cuda.Stream()

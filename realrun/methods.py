@@ -26,9 +26,9 @@ def build_method(fitted: Fitted, rank: Rank) -> Plain:
         "page_size": setup.page_size,
         "rank": rank,
     }
-    running = setup.max_running_requests
+    slots, requests = setup.max_running_requests + 1, fitted.widest_batch
     target = TargetModel(fitted.target, setup.target.weights(rank.device), rank, tokens=tokens)
-    cache = Cache.for_target(shape, slots=running + 1, requests=running, rows=fitted.rows, **pool)
+    cache = Cache.for_target(shape, slots=slots, requests=requests, rows=fitted.rows, **pool)
     judge, steps = build_judge(fitted, rank), fitted.rows - 1
     method = Plain(target, cache, judge=judge)
     if setup.method == "mtp":

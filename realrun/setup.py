@@ -13,6 +13,7 @@ from dflash_sim.kernels.spec import (
     read_target,
 )
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
+from dflash_sim.realrun.graphs import graph_sizes
 from dflash_sim.realrun.networks import Network
 
 METHODS = ("none", "mtp", "eagle3", "dflash")
@@ -111,6 +112,12 @@ class Fitted:
         """Columns of the page table: padded prefill rows may stand past the longest text."""
         return -(-(self.longest + self.widest_prefill) // self.setup.page_size)
 
+    @property
+    def widest_batch(self) -> int:
+        """Requests of the largest decode step, padding of a captured one included."""
+        most = self.setup.max_running_requests
+        return graph_sizes(most)[-1] if self.setup.cuda_graphs else most
+
 
 def fit(setup: Setup, *, longest_prompt: int, longest_text: int) -> Fitted:
     """Check that the parts belong together, before any weight is read.
@@ -169,6 +176,22 @@ def _check_choices(setup: Setup) -> None:
     if setup.temperature < 0:
         msg = f"temperature is {setup.temperature:g}; it must not be negative"
         raise UsageError(msg)
+    if setup.cuda_graphs:
+        _check_graphs(setup)
+
+
+def _check_graphs(setup: Setup) -> None:
+    """Refuse captured steps where there is none to replay."""
+    reasons = {
+        "a CPU has no graphs to capture; give --device cuda": setup.device == "cpu",
+        "the host takes part in every cycle of v1; give --engine-mode v2": setup.mode == "v1",
+        "a step of eagle3 waits for the host": setup.method == "eagle3",
+        "a step that samples waits for the host; give --temperature 0": setup.temperature > 0,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            msg = f"--cuda-graphs cannot be had: {reason}"
+            raise UsageError(msg)
 
 
 def _rows(setup: Setup, drafter: DrafterSpec | Eagle3Spec | None) -> int:

@@ -7,10 +7,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="the engine is written in torch")
 pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 
+from real_engine import setup  # noqa: E402
 from tiny_networks import random_ids  # noqa: E402
 
-from dflash_sim.realrun.gpu import graph_sizes  # noqa: E402
-from dflash_sim.realrun.launch import serve  # noqa: E402
+from dflash_sim.kernels.rank import Rank  # noqa: E402
+from dflash_sim.realrun.graphs import graph_sizes  # noqa: E402
+from dflash_sim.realrun.launch import fit_requests, serve  # noqa: E402
+from dflash_sim.realrun.methods import build_method  # noqa: E402
 from dflash_sim.realrun.networks import Network  # noqa: E402
 from dflash_sim.realrun.prompts import shipped  # noqa: E402
 from dflash_sim.realrun.requests import Request  # noqa: E402
@@ -28,6 +31,20 @@ def test_captured_batch_sizes() -> None:
     assert graph_sizes(9) == [*range(1, 9), 10]
     assert graph_sizes(33) == [*range(1, 9), *range(10, 33, 2), 40]
     assert graph_sizes(1000)[-1] == 1000
+
+
+@pytest.mark.parametrize("conc", [1, 8, 9, 11, 33])
+@pytest.mark.parametrize("graphs", [False, True])
+def test_pools_hold_the_widest_step(conc: int, graphs: bool) -> None:
+    """What verify keeps of delta nets has room for every row, padded ones too; built on a CPU."""
+    changes = {"device": "cuda", "cuda_graphs": graphs, "max_running_requests": conc}
+    asked = [Request(prompt=(3, 1, 4), max_new_tokens=8)] * conc
+    fitted = fit_requests(setup("qwen3_5_text", "dflash", **changes), asked, conc)
+    states = build_method(fitted, Rank(device="cpu")).target_cache.gdn
+    assert states is not None
+    widest = graph_sizes(conc)[-1] if graphs else conc
+    for kept in (states.ssm_scratch, states.conv_scratch):
+        assert kept.shape[1:3] == (widest, fitted.rows)
 
 
 def ran(method: str, **changes: Any) -> list[tuple[int, ...]]:

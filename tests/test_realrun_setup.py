@@ -33,6 +33,10 @@ UNMASKED = {"target_layer_ids": [0, 2]}
 FAR_MASK = {"target_layer_ids": [0, 2], "mask_token_id": VOCAB}
 
 
+def captured(method: str, **changes: Any) -> Setup:
+    return setup("qwen3", method, device="cuda", cuda_graphs=True, **changes)
+
+
 @pytest.fixture(autouse=True)
 def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*_: object) -> None:
@@ -79,6 +83,10 @@ def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
         (setup("qwen3", "dflash", accept_length=6.0), UsageError, "not in 1..5"),
         (setup("qwen3", chunked_prefill_size=2), UsageError, "holds no page"),
         (setup("qwen3", kv_tokens=8), InfeasibleError, "the longest request needs"),
+        (setup("qwen3", cuda_graphs=True), UsageError, "a CPU has no graphs"),
+        (captured("dflash", mode="v1"), UsageError, "every cycle of v1"),
+        (captured("eagle3"), UsageError, "eagle3 waits for the host"),
+        (captured("dflash", temperature=0.7), UsageError, "a step that samples waits"),
     ],
 )
 def test_parts_that_do_not_fit(made: Setup, error: type[DflashSimError], said: str) -> None:
