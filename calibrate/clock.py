@@ -19,6 +19,8 @@ Calls = Sequence[Callable[[], object]]
 COLD_CACHES = 2  # working set of rotating copies, in last-level caches
 MOST_COPIES = 64
 COPY_BYTES = {"cuda": 2**30, "cpu": 2**26}
+LEAST_GRAPH_S, MOST_ROUNDS = 3e-4, 64  # beside it the launch of a graph is small
+BUSY_CYCLES = 200_000  # of a GPU's clock: about a tenth of a millisecond
 MATRIX = {"cuda": 8192, "cpu": 512}
 CPU_CACHE_BYTES = 2**25  # where the system does not say
 
@@ -67,9 +69,11 @@ class CudaClock:
 
     def sample(self, calls: Calls) -> Sample:
         """Time of one call inside a CUDA graph."""
-        graph = self.captured(calls)
-        times = [self._replay_s(graph) / len(calls) for _ in range(self.replays)]
-        return Sample.of(times)
+        once = self._replay_s(self.captured(calls))
+        rounds = max(1, min(MOST_ROUNDS, math.ceil(LEAST_GRAPH_S / max(once, 1e-6))))
+        graph = self.captured([*calls] * rounds)
+        each = rounds * len(calls)
+        return Sample.of([self._replay_s(graph) / each for _ in range(self.replays)])
 
     def captured(self, calls: Calls) -> "torch.cuda.CUDAGraph":
         """The calls as a graph; they run three times before, on a stream of their own."""
@@ -90,11 +94,17 @@ class CudaClock:
     @staticmethod
     def _replay_s(graph: "torch.cuda.CUDAGraph") -> float:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        keep_busy()
         begin.record()
         graph.replay()
         end.record()
         end.synchronize()
         return float(begin.elapsed_time(end)) / 1e3
+
+
+def keep_busy() -> None:
+    """Give the GPU something to do while the host submits what is timed next."""
+    torch.cuda._sleep(BUSY_CYCLES)
 
 
 class CpuClock:
@@ -148,7 +158,7 @@ def copies(nbytes: float, *, cache_bytes: float, network_bytes: float = math.inf
 
 def copy_byte_s(clock: Clock) -> float:
     """Bytes read and written per second by a plain copy larger than the cache."""
-    size = COPY_BYTES[clock.device.type]
+    size = max(COPY_BYTES[clock.device.type], 4 * int(clock.cache_bytes))
     source = torch.ones(size, dtype=torch.uint8, device=clock.device)
     goal = torch.empty_like(source)
     return 2 * size / clock.sample([lambda: goal.copy_(source)]).median_s

@@ -5,9 +5,9 @@ run. Answers have a given length, so that every configuration makes the same tok
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,8 @@ from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.workload import Workload
 
-T = TypeVar("T")
 PREDICTED_RUNS = 5
-DRIFT, OTHERS = 0.05, 0.05  # of the canary, of the processors: beyond it a run says little
+DRIFT, OTHERS = 0.05, 0.05  # of passes, of the processors: beyond it a run says little
 TRIES = 3
 
 
@@ -59,7 +58,7 @@ class Outcome:
 
     Parameters
     ----------
-    drift : relative change of the canary across the real run [1]
+    drift : how far the same passes, timed after the run, differ from before it [1]
     others : share of the processors that others took during it [1]
     accept_predicted, accept_observed : tokens per verify step, the bonus included [1]
     """
@@ -99,8 +98,6 @@ class ClosedLoop:
         Length of every answer [tokens].
     profile
         Of this machine and model: the times of ops that passes are made of.
-    canary
-        Seconds of a fixed piece of work.
     """
 
     model: str
@@ -108,7 +105,6 @@ class ClosedLoop:
     prompts: Sequence[tuple[int, ...]]
     new_tokens: int
     profile: MeasuredProfile
-    canary: Callable[[], float]
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -136,12 +132,9 @@ class ClosedLoop:
         )
 
     def calibrate(self, config: Config, batches: Sequence[int]) -> None:
-        """All that is measured for the prediction of a configuration."""
+        """All that is measured for the prediction of a configuration, its passes just now."""
         key, setup = config.drafting, self.setup(config)
-        if key not in self._rehearsed:
-            sizes = [Size(n, length) for n in batches for length in self._lengths()]
-            most = replace(setup, mode="v2", max_running_requests=max(batches))
-            self._rehearsed[key] = quietly(lambda: rehearse(most, sizes))
+        self._rehearsed[key] = self.rehearse(config, batches)
         if config.method != "none" and key not in self._commits:
             run = serve(replace(setup, mode="v2"), self._requests(self.seen), conc=max(batches))
             self._commits[key] = [answer.commits for answer in run.answers if answer.commits]
@@ -149,8 +142,14 @@ class ClosedLoop:
         if staged not in self._stages:
             asked = self._requests(self.seen)[: 2 * max(batches)]
             null = replace(setup, null=True)
-            runs = quietly(lambda: [serve(null, asked, conc=n) for n in batches])
-            self._stages[staged] = host_stages(runs)
+            self._stages[staged] = host_stages([serve(null, asked, conc=n) for n in batches])
+
+    def rehearse(self, config: Config, batches: Sequence[int]) -> Rehearsed:
+        """The passes of a configuration, at all batch sizes that its run can have."""
+        enough = [n for n in batches if n <= config.conc] or [config.conc]
+        sizes = [Size(n, length) for n in enough for length in self._lengths()]
+        most = replace(self.setup(config), mode="v2", max_running_requests=max(enough))
+        return rehearse(most, sizes)
 
     def _lengths(self) -> list[int]:
         """Lengths to time: those of the prompts, and contexts to the end of an answer."""
@@ -288,45 +287,47 @@ class ClosedLoop:
 
     # ---- reality -------------------------------------------------------------------------
 
-    def run(self, config: Config) -> tuple[Run, float, float]:
-        """The held-out prompts for real; drift of the machine, and what others took of it [1]."""
-        before = self.canary()
+    def run(self, config: Config) -> tuple[Run, float]:
+        """The held-out prompts for real, and what others took of the processors meanwhile [1]."""
         with Neighbours() as neighbours:
             run = serve(self.setup(config), self._requests(self.held_out), conc=config.conc)
-        return run, abs(self.canary() / before - 1), neighbours.share or 0.0
+        return run, neighbours.share or 0.0
 
-    def outcome(self, config: Config) -> Outcome:
-        """Predict and run; a run that the machine disturbed is run again, a few times."""
-        predicted, accept = self.predict(config)
+    def outcome(self, config: Config, batches: Sequence[int]) -> Outcome:
+        """Measure, predict, run, and measure again: did the machine stay what it was?
+
+        If it did not, or others used it, all of that is done again, a few times.
+        """
         found: list[Outcome] = []
         for _ in range(TRIES):
-            run, drift, others = self.run(config)
+            self.calibrate(config, batches)
+            predicted, accept = self.predict(config)
+            run, others = self.run(config)
+            drift = drifted(self._rehearsed[config.drafting], self.rehearse(config, batches))
             observed = run.output_tok_s, run.accept_length
             found.append(
                 Outcome(config, predicted, observed[0], accept, observed[1], drift, others)
             )
             if found[-1].steady:
                 break
-        return min(found, key=lambda o: (not o.steady, o.others, o.drift))
+        return min(found, key=lambda o: (not o.steady, max(o.others, o.drift)))
 
     def outcomes(self, configs: Sequence[Config]) -> Iterator[Outcome]:
         """Measure, predict, run, for one configuration after the other."""
         batches = sorted({c.conc for c in configs} | {1, 2})
         for config in configs:
-            self.calibrate(config, batches)
-            yield self.outcome(config)
+            yield self.outcome(config, batches)
 
 
-def quietly(measure: Callable[[], T]) -> T:
-    """A measurement that others disturbed is taken again, a few times; the quietest counts."""
-    found: list[tuple[float, int, T]] = []
-    for turn in range(TRIES):
-        with Neighbours() as neighbours:
-            result = measure()
-        found.append((neighbours.share or 0.0, turn, result))
-        if found[-1][0] <= OTHERS:
-            break
-    return min(found, key=lambda x: x[:2])[2]
+def drifted(before: Rehearsed, after: Rehearsed) -> float:
+    """How far passes have become slower or faster: the median of decode phases [1]."""
+    again = {(p.phase, p.requests, round(p.ctx)): p.seconds for p in after.passes}
+    ratios = [
+        again[key] / p.seconds
+        for p in before.passes
+        if p.phase != "prefill" and (key := (p.phase, p.requests, round(p.ctx))) in again
+    ]
+    return abs(statistics.median(ratios) - 1) if ratios else 0.0
 
 
 def grid(
@@ -377,6 +378,6 @@ def as_row(o: Outcome) -> dict[str, Any]:
         "error": o.error,
         "accept_length_predicted": o.accept_predicted,
         "accept_length_observed": o.accept_observed,
-        "canary_drift": o.drift,
+        "drift": o.drift,
         "others_share": o.others,
     }

@@ -50,7 +50,8 @@ class Journal:
         try:
             rows = [json.loads(line) for line in whole]
             found, results = (rows[0], rows[1:]) if rows else (self.about, [])
-            self.results = {row["key"]: row for row in results}
+            # What had no time is tried again: memory may be free now.
+            self.results = {row["key"]: row for row in results if "why" not in row}
         except (ValueError, KeyError, TypeError) as error:
             msg = f"{self.path} is damaged: {error!r}. Remove it to measure anew."
             raise UsageError(msg) from error

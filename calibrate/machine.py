@@ -88,13 +88,13 @@ def describe(device: str) -> dict[str, Any]:
 
 def identity(machine: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a header that must agree for two halves of a profile to fit together."""
-    return {k: v for k, v in machine.items() if k not in ("os", "gpus", "clocks_mhz")}
+    return {k: v for k, v in machine.items() if k not in ("os", "gpus", "clocks")}
 
 
-def clocks_mhz() -> dict[str, int] | None:
-    """SM and memory clock now [MHz], where the driver tells."""
+def clocks() -> dict[str, int] | None:
+    """SM clock now [MHz] and temperature [degree Celsius], where the driver tells."""
     try:
-        return {"sm": int(torch.cuda.clock_rate()), "temperature": int(torch.cuda.temperature())}
+        return {"sm_mhz": int(torch.cuda.clock_rate()), "celsius": int(torch.cuda.temperature())}
     except Exception:  # pynvml missing, or a driver that does not tell
         return None
 

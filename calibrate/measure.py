@@ -26,7 +26,7 @@ from dflash_sim.calibrate.clock import (
 from dflash_sim.calibrate.collectives import can_time, time_collectives
 from dflash_sim.calibrate.journal import Journal
 from dflash_sim.calibrate.machine import (
-    clocks_mhz,
+    clocks,
     describe,
     device_sheet,
     free_bytes,
@@ -36,7 +36,7 @@ from dflash_sim.calibrate.machine import (
 from dflash_sim.calibrate.op_cases import FUSED, Maker, Surroundings, tensors_bytes
 from dflash_sim.calibrate.pass_items import PassItem, pass_items, timed_item
 from dflash_sim.calibrate.passes import Network, fitting_layers
-from dflash_sim.calibrate.subject import Subject, costs_nothing, shape_of
+from dflash_sim.calibrate.subject import Subject, costs_nothing, key_of, shape_of
 from dflash_sim.kernels.backends import backend_for
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.measured import FORMAT, FUSED_S, VERSION
@@ -130,6 +130,7 @@ class Measurement:
             "machine": identity(machine),
             "sizes": asdict(self.subject.sizes),
             "quick": self.quick,
+            "dflash_sim": _our_version(),
         }
 
     def _scope(self) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class Measurement:
     def _all(self, journal: Journal) -> None:
         ops, comms = self.subject.ops(), self.subject.collectives()
         passes = list(pass_items(self.subject))
-        total = len(ops) + len(comms) + len(passes) + 4
+        total = len(ops) + len(comms) + len(passes) + 5
         torch.manual_seed(0)
 
         def note(key: str, make: Callable[[], Mapping[str, Any]]) -> None:
@@ -162,7 +163,7 @@ class Measurement:
         number = sum(key.startswith("canary") for key in journal.results)
         seen = {"seconds": canary.seconds()}
         if self.device == "cuda":
-            seen["clocks"] = clocks_mhz()  # type: ignore[assignment]
+            seen["clocks"] = clocks()  # type: ignore[assignment]
         journal.add(f"canary {number}", seen)
 
     def _rates(self) -> dict[str, Any]:
@@ -203,9 +204,20 @@ class Measurement:
         except OutOfMemory:
             return _why("out of memory")
         except RuntimeError as error:  # a kernel that this GPU or shape does not take
-            return _why(f"failed: {str(error).splitlines()[0][:200]}")
+            return self._failed(key_of(op), error)
         finally:
             _tidy(self.device)
+
+    def _failed(self, what: str, error: RuntimeError) -> dict[str, Any]:
+        """Why ``what`` has no time; after some errors a GPU does nothing any more."""
+        said = str(error).splitlines()[0][:200]
+        if self.device == "cuda":
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as broken:
+                msg = f"the GPU is unusable after {what}: {said}. Run this again to go on."
+                raise InfeasibleError(msg) from broken
+        return _why(f"failed: {said}")
 
     def _collectives(self, journal: Journal, note: Callable[..., None]) -> None:
         comms = self.subject.collectives()
@@ -251,7 +263,7 @@ class Measurement:
         except OutOfMemory:
             return _why("out of memory")
         except RuntimeError as error:
-            return _why(f"failed: {str(error).splitlines()[0][:200]}")
+            return self._failed(item.key, error)
         finally:
             _tidy(self.device)
 

@@ -31,6 +31,8 @@ from dflash_sim.simulator.ops import (
 
 FUSED = "fused"
 Calls = list[Callable[[], object]]
+FLOAT32 = torch.float32
+IN_FLOAT32 = {"argmax", "draft_softmax", "logits_cast", "gdn_state_commit"}  # whatever is measured
 PAGE = 16  # tokens of a KV page
 # Done inside another kernel: rotation writes KV, attention multiplies by the gate, the shared
 # expert's gate adds the routed ones.
@@ -164,7 +166,7 @@ class Maker:
                 self.rand(*pool),
                 table,
                 lens,
-                causal=at.causal,
+                causal=at.causal or op.window > 0,  # windowed draft layers see no later row
                 scale=op.head_dim**-0.5,
                 window=op.window or None,
                 gate=gate,
@@ -235,7 +237,7 @@ class Maker:
                 return self._argmax(op, at)
             case "draft_softmax":  # the simulator's are float32, read and written
                 rows = round(op.nbytes / 8 / at.vocab)
-                return self._streamed(partial(torch.softmax, dim=-1), rows, at.vocab)
+                return self._streamed(partial(torch.softmax, dim=-1), rows, at.vocab, FLOAT32)
             case "logits_cast":
                 rows = round(op.nbytes / 6 / at.vocab)
                 return self._streamed(torch.Tensor.float, rows, at.vocab)
@@ -248,9 +250,15 @@ class Maker:
                 return self._commit(op, at)
         return None
 
-    def _streamed(self, run: Callable[[Tensor], object], rows: int, width: int) -> Calls:
-        nbytes = self.rand(1).element_size() * rows * width
-        return [partial(run, self.rand(rows, width)) for _ in self._copies(nbytes)]
+    def _streamed(
+        self,
+        run: Callable[[Tensor], object],
+        rows: int,
+        width: int,
+        dtype: torch.dtype | None = None,
+    ) -> Calls:
+        nbytes = (dtype or self.dtype).itemsize * rows * width
+        return [partial(run, self.rand(rows, width, dtype=dtype)) for _ in self._copies(nbytes)]
 
     def _norm(self, tokens: int, hidden: int) -> Calls:
         x, weight = self.rand(tokens, hidden), self.rand(hidden)
@@ -325,7 +333,8 @@ class Maker:
         whole = op.name == "argmax"  # over gathered float32 logits; a draft's over this rank's part
         width = at.vocab if whole else at.vocab_here
         rows = max(1, round(op.nbytes / (4 if whole else 2) / width))
-        logits = [self.rand(rows, width) for _ in self._copies(4.0 * rows * width)]
+        kind = FLOAT32 if whole else None
+        logits = [self.rand(rows, width, dtype=kind) for _ in self._copies(4.0 * rows * width)]
         return [partial(self.backend.local_argmax, x, 0) for x in logits]
 
     def _shared_gate(self, at: Surroundings) -> Calls:
@@ -355,4 +364,5 @@ def _both(a: Callable[[], object], b: Callable[[], object]) -> Callable[[], obje
 
 def tensors_bytes(op: Op, itemsize: int) -> float:
     """What an op must move in the type that is measured; the simulator counts bfloat16 [byte]."""
-    return op.nbytes if isinstance(op, GdnRecurrent) else op.nbytes * itemsize / 2
+    exact = isinstance(op, GdnRecurrent) or op.name in IN_FLOAT32
+    return op.nbytes if exact else op.nbytes * itemsize / 2

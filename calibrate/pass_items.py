@@ -79,11 +79,10 @@ def as_rows(
     for phase, calls in _calls(subject, item, depth).items():
         if phase not in seconds:
             continue
-        times = [(profile.timing(c.op), c) for c in calls]
-        unmeasured = sum(
-            c.count for t, c in times if t is None and not isinstance(c.op, Collective)
-        )
-        local = [(t, c) for t, c in times if t is not None and not isinstance(c.op, Collective)]
+        ours = [c for c in calls if not isinstance(c.op, Collective) and profile.in_passes(c.op)]
+        times = [(profile.timing(c.op), c) for c in ours]
+        unmeasured = sum(c.count for t, c in times if t is None)
+        local = [(t, c) for t, c in times if t is not None]
         yield {
             "phase": phase,
             "requests": item.requests,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dflash_sim.calibrate.clock import Clock, CudaClock
+from dflash_sim.calibrate.clock import Clock, CudaClock, keep_busy
 from dflash_sim.calibrate.subject import Subject
 from dflash_sim.kernels.backend import Backend
 from dflash_sim.kernels.cache import Cache, Placement, place
@@ -89,8 +89,11 @@ class Network:
         """Of the layers that are here."""
         return self.target.spec.shape
 
-    def caches(self, requests: int, rows: int, ctx: int) -> "Pools":
-        """Pools for ``requests`` texts of ``ctx + rows`` tokens, their pages in random order."""
+    def caches(self, requests: int, rows: int, ctx: int, *, kept: int = 1) -> "Pools":
+        """Pools for ``requests`` texts of ``ctx + rows`` tokens, their pages in random order.
+
+        ``kept`` is the number of rows whose delta-net states a verify stores.
+        """
         each = -(-(ctx + rows) // PAGE)
         pages = requests * each + 1
         table = (1 + torch.randperm(pages - 1, device=self.device)).view(requests, each)
@@ -100,7 +103,7 @@ class Network:
             page_size=PAGE,
             slots=requests + 1,
             requests=requests,
-            rows=rows,
+            rows=kept,
             rank=self.rank,
         )
         extra = None
@@ -115,7 +118,7 @@ class Network:
 
     def cycle(self, requests: int, rows: int, ctx: int, *, drafting: bool = True) -> Runs:
         """Phases of a DFlash cycle of ``rows``; of verification alone where nothing is drafted."""
-        pools = self.caches(requests, rows, ctx)
+        pools = self.caches(requests, rows, ctx, kept=rows)
         at = pools.at(rows, keep=rows > 1)
         draft = self._ids(requests * rows)
         out: dict[str, Tensor] = {}
@@ -154,11 +157,13 @@ class Network:
         assert head is not None
         assert cache is not None
 
+        ids = self._ids(requests * rows)
+        hidden = torch.zeros(len(ids), self.shape.hidden, dtype=self.dtype, device=self.device)
+
         def forward(at: Placement) -> Tensor:
-            ids = self._ids(at.requests * at.rows)
-            hidden = torch.zeros(len(ids), self.shape.hidden, dtype=self.dtype, device=self.device)
-            x = self.target.vocabulary.embed(ids)
-            return self.target.argmax(head(x, hidden, at, cache))
+            rows_here = at.requests * at.rows
+            x = self.target.vocabulary.embed(ids[:rows_here])
+            return self.target.argmax(head(x, hidden[:rows_here], at, cache))
 
         def steps() -> None:
             for _ in range(rows - 2):
@@ -189,7 +194,7 @@ class Network:
 
     def single_layers(self, requests: int, rows: int, ctx: int) -> Runs:
         """One layer of each kind."""
-        pools = self.caches(requests, rows, ctx)
+        pools = self.caches(requests, rows, ctx, kept=rows)
         at = pools.at(rows, keep=rows > 1)
         size = (requests * rows, self.shape.hidden)
         x, residual = (torch.randn(size, dtype=self.dtype, device=self.device) for _ in range(2))
@@ -250,6 +255,7 @@ def _timed_graphs(clock: CudaClock, runs: Runs, repeats: int) -> dict[str, float
     times: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(WARM_UP + repeats):
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(graphs) + 1)]
+        keep_busy()
         marks[0].record()
         for mark, graph in zip(marks[1:], graphs.values(), strict=True):
             graph.replay()

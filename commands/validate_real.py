@@ -149,9 +149,6 @@ def _profile(o: RealOptions, path: Path) -> "MeasuredProfile":
 
 
 def _loop(o: RealOptions, profile: "MeasuredProfile") -> "ClosedLoop":
-    import torch
-
-    from dflash_sim.calibrate.clock import Canary, CpuClock
     from dflash_sim.calibrate.closedloop import ClosedLoop
     from dflash_sim.kernels.spec import read_target
     from dflash_sim.profiles.errors import UsageError
@@ -171,8 +168,7 @@ def _loop(o: RealOptions, profile: "MeasuredProfile") -> "ClosedLoop":
         )
         raise UsageError(msg)
     setup = Setup(target=target, drafter=drafter, host_work_s=o.host_work_ms * MS)
-    canary = Canary(CpuClock(), torch.float32)
-    return ClosedLoop(o.model, setup, prompts, o.new_tokens, profile, canary.seconds)
+    return ClosedLoop(o.model, setup, prompts, o.new_tokens, profile)
 
 
 def _numbers(text: str, flag: str, *, least: int) -> list[int]:

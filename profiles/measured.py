@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ from dflash_sim.profiles.sheets import Device, Node, PriceRange, Quantity
 FORMAT, VERSION = "dflash-sim profile", 1
 SUFFIX = ".profile"
 FUSED_S = 1e-9  # what stands for the time of an op that is done inside another one
+FAR = 4.0  # more work than this many times the nearest point's is not read off it
 OUTSIDE = 2.0  # an extrapolated time is trusted this much less
+# Ops of SGLang's passes that ours do not have: no part of what a pass takes beyond its ops.
+NOT_IN_PASSES = {"logits_cast", "draft_softmax"}
 
 # Kind of op -> the fields that must agree, and those between which times are interpolated.
 AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Gemm": (("n", "k"), ("m",)),
     "Moe": (("experts", "top_k", "hidden", "inter", "tp", "dtype"), ("tokens",)),
-    "Attention": (("heads", "kv_heads", "head_dim", "window"), ("rows", "requests", "ctx")),
+    "Attention": (("heads", "kv_heads", "head_dim", "window"), ("rows", "requests", "kv_len")),
     "PrefillAttention": (
         ("heads", "kv_heads", "head_dim", "window"),
         ("requests", "seq", "prefix"),
@@ -61,22 +65,6 @@ class Grid:
             else:
                 self.below.append(Grid(rest))
 
-    def time(self, point: Point) -> tuple[float, bool]:
-        """Seconds at ``point``, and whether it lies between measured ones."""
-        x, rest = point[0], point[1:]
-        i = bisect_left(self.at, x)
-        if i < len(self.at) and x == self.at[i]:
-            return self._node(i, rest)
-        if len(self.at) == 1:
-            return self._node(0, rest)[0], False
-        i = min(max(i, 1), len(self.at) - 1)
-        (low, a), (high, b) = self._node(i - 1, rest), self._node(i, rest)
-        x0, x1 = self.at[i - 1], self.at[i]
-        inside = a and b and x0 <= x <= x1
-        # Below the first point nothing gets cheaper: launches do not shrink with their work.
-        share = max(0.0, (x - x0) / (x1 - x0))
-        return max(low + (high - low) * share, 0.0), inside
-
     def value(self, point: Point) -> float:
         """What is between the measured points; beyond them, that of the nearest."""
         x, rest = min(max(point[0], self.at[0]), self.at[-1]), point[1:]
@@ -87,11 +75,18 @@ class Grid:
         x0, x1 = self.at[i - 1], self.at[i]
         return low + (high - low) * (x - x0) / (x1 - x0)
 
+    def nearest(self, point: Point) -> Point:
+        """The point itself between measured ones, else the nearest of them."""
+        x = min(max(point[0], self.at[0]), self.at[-1])
+        if not point[1:]:
+            return (x,)
+        i = bisect_left(self.at, x)
+        grids = self.below[i : i + 1] if x == self.at[i] else self.below[i - 1 : i + 1]
+        ends = [grid.nearest(point[1:]) for grid in grids]
+        return (x, *min(ends, key=lambda end: sum(map(abs, map(sub, end, point[1:])))))
+
     def _value(self, i: int, rest: Point) -> float:
         return self.below[i].value(rest) if rest else self.seconds[i]
-
-    def _node(self, i: int, rest: Point) -> tuple[float, bool]:
-        return self.below[i].time(rest) if rest else (self.seconds[i], True)
 
 
 @dataclass(frozen=True)
@@ -147,6 +142,16 @@ class MeasuredPass:
     unmeasured: int
 
 
+def _work(op: Any, near: Mapping[str, float]) -> float:
+    """Bytes or FLOPs of ``op``, whichever grew more, over those at the ``near`` sizes [1]."""
+    sizes = {name: type(getattr(op, name))(value) for name, value in near.items()}
+    if "kv_len" in sizes:
+        sizes["ctx"] = max(0.0, sizes.pop("kv_len") - sizes["rows"])
+    there = replace(op, **sizes)
+    ratios = [(op.nbytes, there.nbytes), (op.flops, there.flops)]
+    return max(here / then for here, then in ratios if then > 0)
+
+
 @dataclass(frozen=True, eq=False)
 class MeasuredProfile:
     """A parsed profile."""
@@ -192,10 +197,22 @@ class MeasuredProfile:
         grid = self._grids.get((kind, *(str(getattr(op, name)) for name in same)))
         if grid is None:
             return None
-        seconds, inside = grid.time(tuple(float(getattr(op, name)) for name in axes))
-        if inside:
+        asked = tuple(float(getattr(op, name)) for name in axes)
+        near = grid.nearest(asked)
+        seconds = grid.value(near)
+        if near == asked:
             return Timing(seconds, "measured", self.rel_err)
-        return Timing(seconds, "fitted", OUTSIDE * self.rel_err)
+        more = _work(op, dict(zip(axes, near, strict=True)))
+        if more > FAR:
+            return None
+        # Nothing gets cheaper than the smallest that was timed: launches do not shrink.
+        return Timing(seconds * max(1.0, more), "fitted", OUTSIDE * self.rel_err)
+
+    def in_passes(self, op: Any) -> bool:
+        """Whether the passes that were timed have this op."""
+        if op.name == "argmax" and self.scope["tp"] > 1:
+            return False  # of gathered logits; ours takes each rank's own
+        return op.name not in NOT_IN_PASSES
 
     def covers(self, *, model: str, tp: int) -> bool:
         """Whether its passes are of this network on so many ranks."""

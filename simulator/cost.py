@@ -5,7 +5,7 @@ its step time was measured.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -112,7 +112,7 @@ class CostModel:
         for call in calls:
             if self.has_own(call.op):
                 total += call.count * between * self.op(call.op).as_array()
-                continue
+                continue  # what of it is hidden beside others was measured too
             share = self.engine[call.exposed] if call.exposed else 1.0
             total += call.count * share * self.op(call.op).as_array()
         m, f, r, a, comm, idle = (float(x) for x in total)
@@ -126,12 +126,31 @@ class CostModel:
         return self._lookup(op)
 
     def has_own(self, op: Op) -> bool:
-        """Whether this machine's own kernel was timed; collectives are no part of such a pass."""
-        own = self.measured is not None and self.measured.timing(op) is not None
-        return own and not isinstance(op, Collective)
+        """Whether this machine's own kernel was timed, and is part of a timed pass."""
+        own = self.measured
+        if own is None or isinstance(op, Collective) or not own.in_passes(op):
+            return False
+        return own.timing(op) is not None
+
+    def _own(self, op: Op) -> Timing | None:
+        """This machine's own time; of experts, at the tokens that touch as many by chance."""
+        measured = self.measured
+        if measured is None or not isinstance(op, Moe):
+            return None if measured is None else measured.timing(op)
+        share = min(self._touched(op) / op.experts, 1 - 1 / op.experts)
+        missed = np.log1p(-op.top_k / op.experts)  # an expert by a token, by chance
+        reached = float(np.log1p(-share) / missed)
+        whole = float(np.log(1 / op.experts) / missed)  # about when all are in use
+        sizes = (reached, op.tokens, min(op.tokens, max(reached, whole)))
+        times = [measured.timing(replace(op, tokens=tokens)) for tokens in sizes]  # type: ignore[arg-type]
+        at, rows, hot = times
+        if at is None or rows is None or hot is None:
+            return None
+        seconds = at.seconds + max(0.0, rows.seconds - hot.seconds)
+        return Timing(seconds, at.evidence if op.rows == 1 else "fitted", at.rel_err)
 
     def _price(self, op: Op) -> Cost:
-        own = self.measured.timing(op) if self.measured is not None else None
+        own = self._own(op)
         if own is not None:
             return Cost.of(own.seconds, own.evidence, comm=isinstance(op, Collective))
         if isinstance(op, Elementwise):

@@ -102,6 +102,8 @@ def _ops(profile: MeasuredProfile) -> Iterable[ops.Op]:
         if row.kind == "Elementwise" or row.seconds <= FUSED_S:
             continue  # SGLang's tables have no such kernels
         fields.setdefault("name", row.kind)
+        if "kv_len" in fields:
+            fields["ctx"] = max(0.0, fields.pop("kv_len") - fields["rows"])
         yield getattr(ops, row.kind)(**fields)
 
 
@@ -122,7 +124,12 @@ def _shape(op: ops.Op) -> str:
     from dflash_sim.profiles.measured import AXES
 
     same, axes = AXES[type(op).__name__]
-    return " ".join(f"{name}={getattr(op, name)}" for name in (*same, *axes))
+    return " ".join(
+        f"{name}={getattr(op, name):g}"
+        if isinstance(getattr(op, name), float)
+        else f"{name}={getattr(op, name)}"
+        for name in (*same, *axes)
+    )
 
 
 def ratio_page(found: Compared) -> RenderableType:

@@ -18,6 +18,7 @@ from dflash_sim.calibrate.closedloop import (  # noqa: E402
     ClosedLoop,
     Config,
     Outcome,
+    drifted,
     grid,
     machine_scalar,
     speedups,
@@ -61,7 +62,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
     prompts = [tuple(range(10, 10 + n)) for n in (8, 8, 12, 12, 20, 20, 16, 16)]
     patch = pytest.MonkeyPatch()
     patch.setenv("DFLASH_SIM_PROFILES", str(folder))
-    yield ClosedLoop("small", real, prompts, NEW_TOKENS, load_measured(path), lambda: 1.0)
+    yield ClosedLoop("small", real, prompts, NEW_TOKENS, load_measured(path))
     patch.undo()
 
 
@@ -109,6 +110,15 @@ def test_a_simulated_step_takes_what_was_rehearsed(
             expected = parts * seconds(n, ctx) + 1e-4 + 1e-4 * n
             assert step.decode_s(n, n * ctx) == pytest.approx(expected, rel=1e-6)
     assert step.prefill_s(requests=2, tokens=32) == pytest.approx(1e-4 * 32, rel=1e-6)
+
+
+def test_a_machine_that_slowed_down_is_seen() -> None:
+    def rehearsed(factor: float) -> Rehearsed:
+        passes = [TimedPass("verify", n, 4, 20.0, factor * n * 1e-3) for n in (1, 2, 4)]
+        return Rehearsed((*passes, TimedPass("prefill", 1, 9, 0.0, 1.0)), Overheads())
+
+    assert drifted(rehearsed(1.0), rehearsed(1.3)) == pytest.approx(0.3)
+    assert drifted(rehearsed(1.0), rehearsed(1.0)) == 0.0
 
 
 @settings(deadline=None, max_examples=50)

@@ -17,8 +17,8 @@ from dflash_sim.calibrate.clock import CpuClock, Sample, copies  # noqa: E402
 from dflash_sim.calibrate.journal import Journal  # noqa: E402
 from dflash_sim.calibrate.machine import choose_device, choose_dtype, sheet_of  # noqa: E402
 from dflash_sim.calibrate.measure import Measurement, to_text  # noqa: E402
-from dflash_sim.calibrate.op_cases import FUSED, Maker  # noqa: E402
-from dflash_sim.calibrate.passes import fitting_layers  # noqa: E402
+from dflash_sim.calibrate.op_cases import FUSED, Maker, tensors_bytes  # noqa: E402
+from dflash_sim.calibrate.passes import Network, fitting_layers  # noqa: E402
 from dflash_sim.calibrate.subject import Sizes, Subject, costs_nothing  # noqa: E402
 from dflash_sim.calibrate.subjects import load_subject  # noqa: E402
 from dflash_sim.kernels.backend import REFERENCE  # noqa: E402
@@ -191,6 +191,30 @@ def test_collectives_of_two_ranks_are_timed(tmp_path: Path, fast: None) -> None:
     timed = [row for row in profile["ops"] if row["kind"] == "Collective"]
     assert {row["shape"]["kind"] for row in timed} == {"all_reduce", "all_gather"}
     assert all(row["shape"]["gpus"] == 2 and row["seconds"] > 1e-6 for row in timed)
+
+
+def test_prefills_keep_no_state_of_every_token() -> None:
+    """What a verify stores for its rows would be 48 GB for 2,048 tokens of the 397B."""
+    network = Network(subject(), REFERENCE, torch.float32, torch.device("cpu"), 4)
+    pools = network.caches(2, 64, 0)
+    assert pools.target.gdn is not None
+    assert pools.target.gdn.ssm_scratch.shape[2] == 1
+    network.prefill(2, 8)["prefill"]()
+
+
+def test_tensors_are_as_large_as_their_ops_say() -> None:
+    """Of what is moved by bytes alone; norms and rotations read weights besides."""
+    found = subject()
+    maker = Maker(REFERENCE, found.target.numerics, torch.float32, torch.device("cpu"), 1.0, 1.0)
+    for op, at in found.ops().values():
+        if op.name not in ("argmax", "activation"):
+            continue
+        calls = maker.calls(op, at)
+        assert calls is not None
+        assert not isinstance(calls, str)
+        (read,) = [x for x in calls[0].args if isinstance(x, torch.Tensor)]  # type: ignore[attr-defined]
+        share = 1.0 if op.name == "argmax" else 2 / 3  # gate and up are read, their product written
+        assert read.nbytes == pytest.approx(share * tensors_bytes(op, 4), rel=0.05)
 
 
 # ---- the clock ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Measured profiles: what they say between points, how they price a pass, what is refused."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.measured import AXES, Grid, is_profile, load_measured
+from dflash_sim.profiles.measured import AXES, Grid, is_profile, load_measured, parsed
 from dflash_sim.simulator import ops
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
@@ -64,25 +65,25 @@ def test_a_grid_gives_back_what_is_linear_in_each_axis(
 
     nodes = [(b, n, c) for b in (1, 8, 16) for n in (1, 4, 64) for c in (0, 512, 4096)]
     grid = Grid({tuple(map(float, node)): truth(*node) for node in nodes})
-    seconds, inside = grid.time((rows, requests, ctx))
-    assert inside
-    assert seconds == pytest.approx(truth(rows, requests, ctx), rel=1e-9)
+    asked = (rows, requests, ctx)
+    assert grid.nearest(asked) == asked
+    assert grid.value(asked) == pytest.approx(truth(*asked), rel=1e-9)
 
 
-def test_outside_its_points_a_grid_says_so() -> None:
+def test_outside_its_points_a_grid_gives_the_nearest() -> None:
     grid = Grid({(1.0,): 2.0, (2.0,): 3.0})
-    assert grid.time((1.5,)) == (2.5, True)
-    assert grid.time((4.0,)) == (5.0, False)  # goes on as it went
-    assert grid.time((0.5,)) == (2.0, False)  # a launch does not shrink
-    assert Grid({(1.0,): 2.0}).time((7.0,)) == (2.0, False)
-    assert [grid.value((x,)) for x in (0.5, 1.5, 4.0)] == [2.0, 2.5, 3.0]  # a ratio stays
+    assert [grid.value((x,)) for x in (0.5, 1.5, 4.0)] == [2.0, 2.5, 3.0]
+    assert [grid.nearest((x,)) for x in (0.5, 1.5, 4.0)] == [(1.0,), (1.5,), (2.0,)]
+    wide = Grid({(1.0, 5.0): 1.0, (2.0, 9.0): 2.0})  # each row has its own points
+    assert wide.nearest((1.0, 7.0)) == (1.0, 5.0)
+    assert wide.nearest((1.5, 8.0)) == (1.5, 9.0)
 
 
 def test_every_kind_of_op_has_axes() -> None:
     kinds = {c.__name__ for c in ops.Op.__args__}
     assert set(AXES) == kinds
     for name, (same, axes) in AXES.items():
-        assert set(same) | set(axes) <= set(getattr(ops, name).__dataclass_fields__)
+        assert all(hasattr(getattr(ops, name), field) for field in (*same, *axes))
 
 
 # ---- what predicts -----------------------------------------------------------------------
@@ -93,8 +94,56 @@ def test_a_profile_answers_for_its_shapes_and_no_others(tmp_path: Path) -> None:
     found = profile.timing(ops.Gemm("any", 2, 64, 32))
     assert found is not None
     assert (found.seconds, found.evidence) == (pytest.approx(2e-5), "measured")
-    assert profile.timing(ops.Gemm("any", 8, 64, 32)).evidence == "fitted"  # type: ignore[union-attr]
+    beyond = ops.Gemm("any", 8, 64, 32)
+    further = profile.timing(beyond)
+    assert further is not None
+    assert further.evidence == "fitted"
+    assert further.seconds == pytest.approx(4e-5 * beyond.flops / ops.Gemm("any", 4, 64, 32).flops)
+    assert profile.timing(ops.Gemm("any", 64, 64, 32)) is None  # 16 times the work is not read off
     assert profile.timing(ops.Gemm("any", 2, 64, 33)) is None
+
+
+@given(st.lists(st.integers(1, 4096), min_size=2, max_size=6, unique=True), st.floats(1, 9))
+def test_more_work_never_takes_less_time(sizes: list[int], noise: float) -> None:
+    """Beyond the points, whatever the noise between them."""
+    rows = [gemm(m, 1e-5 * (1 + noise * (i % 2))) for i, m in enumerate(sorted(sizes))]
+    profile = parsed(Path("x.profile"), document(ops=rows), "")
+    last, before = max(sizes), 0.0
+    for m in (last, last + 1, 2 * last, 3 * last):
+        found = profile.timing(ops.Gemm("any", m, 64, 32))
+        if found is None:
+            break
+        assert found.seconds >= before
+        before = found.seconds
+
+
+def test_a_window_is_looked_up_by_what_it_sees() -> None:
+    shape = {"heads": 8, "kv_heads": 2, "head_dim": 64, "window": 4096, "requests": 1}
+    rows = [
+        {"kind": "Attention", "shape": {**shape, "rows": 16, "kv_len": kv}, **ROW, "seconds": t}
+        for kv, t in ((2064.0, 5e-6), (4112.0, 9e-6))
+    ]
+    profile = parsed(Path("x.profile"), document(ops=rows), "")
+    far = profile.timing(ops.Attention("attention", 1, 16, 65536.0, 8, 2, 64, 4096))
+    assert far is not None
+    assert far.seconds == pytest.approx(9e-6)
+
+
+def test_experts_are_priced_at_what_they_touch(tmp_path: Path) -> None:
+    """The profile routes by chance; rows of one text share experts, so fewer are read."""
+    shape = {"experts": 64, "top_k": 4, "hidden": 64, "inter": 64, "tp": 1, "dtype": "bfloat16"}
+    rows = [
+        {"kind": "Moe", "shape": {**shape, "tokens": n}, **ROW, "seconds": 1e-6 * n}
+        for n in (1, 2, 4, 8, 16, 64)
+    ]
+    setup = resolve(small_scenario(str(write(tmp_path, ops=rows))))
+    cost = setup.step.cost
+    one_text = ops.Moe("routed", 16, 64, 4, 64, 64, 1, rows=16)
+    many = ops.Moe("routed", 16, 64, 4, 64, 64, 1, rows=1)
+    assert cost.op(one_text).seconds < cost.op(many).seconds
+    touched = cost._touched(one_text)
+    tokens = math.log1p(-touched / 64) / math.log1p(-4 / 64)
+    assert cost.op(one_text).seconds == pytest.approx(1e-6 * tokens, rel=1e-6)
 
 
 def small_scenario(gpu: str) -> Scenario:
