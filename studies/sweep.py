@@ -1,12 +1,11 @@
 """Every point of a study answered once, whoever does the work and however often it is stopped."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.simulator.row import Row
-from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.study import Point, Study
 from dflash_sim.studies.sweep_folder import Shard
 from dflash_sim.studies.sweep_workers import Bug, Crew, Lost, Task
@@ -68,6 +67,8 @@ def answer_all(
 ) -> None:
     """Answer points; each is written as soon as its row is there.
 
+    A point with a bug, or that ends two workers, is set aside, and the others are answered.
+
     Parameters
     ----------
     write
@@ -76,32 +77,36 @@ def answer_all(
     Raises
     ------
     DflashSimError
-        Workers were lost. Every row that came is written.
+        Points were set aside because workers were lost at them, or no worker is left. Every row
+        that came is written.
     RuntimeError
-        A bug, with the traceback of the worker.
+        Points were set aside because of a bug, with the traceback of the first.
     """
     queue, in_flight, idle = Queue(points), dict[int, Point](), set[int]()
     losses: Counter[int] = Counter()
+    aside: dict[int, Bug | Lost] = {}
     left = len(points)
     with crew:
         while left:
             worker, word = crew.heard()
             point = in_flight.pop(worker, None)
-            if isinstance(word, Bug):
-                asked = study.scenario(point).model_dump_json() if point else "the start"
-                msg = f"a bug, met at {asked}\n{word.trace}"
-                raise RuntimeError(msg)
             if isinstance(word, Lost):
                 idle.discard(worker)
-                if point is not None:
-                    losses[point.number] += 1
-                    _refuse_a_third(study.scenario(point), losses[point.number], word.why)
-                    queue.put_back(point)
             else:
-                if point is not None and word is not None:
-                    write(point.number, word)
-                    left -= 1
                 idle.add(worker)
+            if point is not None and isinstance(word, Lost):
+                losses[point.number] += 1
+                if losses[point.number] < _TRIES:
+                    queue.put_back(point)
+                else:
+                    aside[point.number] = word
+                    left -= 1
+            elif point is not None and isinstance(word, Bug):
+                aside[point.number] = word
+                left -= 1
+            elif point is not None and word is not None:
+                write(point.number, word)
+                left -= 1
             for free in sorted(idle):
                 point = queue.take(free)
                 if point is None:
@@ -109,13 +114,25 @@ def answer_all(
                 idle.remove(free)
                 in_flight[free] = point
                 crew.give(free, Task(point.number, point.group, study.scenario(point)))
+    if aside:
+        raise _set_aside(study, points, aside)
 
 
-def _refuse_a_third(scenario: Scenario, losses: int, why: str) -> None:
-    """A point that ends two workers would end them all."""
-    if losses >= _TRIES:
-        msg = (
-            f"{losses} workers were lost at {scenario.model_dump_json(exclude_unset=True)}: {why}. "
-            "The points before it are kept; go on with --resume and fewer --jobs."
-        )
-        raise DflashSimError(msg)
+def _set_aside(
+    study: Study, points: Collection[Point], aside: Mapping[int, Bug | Lost]
+) -> Exception:
+    """What happened, by the first bug, or else by the first loss."""
+    bugs = [number for number, why in aside.items() if isinstance(why, Bug)]
+    first = (bugs or list(aside))[0]
+    asked = next(study.scenario(p) for p in points if p.number == first)
+    where = asked.model_dump_json(exclude_unset=True)
+    count = (
+        f"{len(aside):,} of {len(points):,} points were set aside; the others are kept, and "
+        "--resume tries only these again"
+    )
+    why = aside[first]
+    if isinstance(why, Bug):
+        return RuntimeError(f"{count}. A bug, met at {where}\n{why.trace}")
+    return DflashSimError(
+        f"{count}, perhaps with fewer --jobs. {_TRIES} workers were lost at {where}: {why.why}."
+    )

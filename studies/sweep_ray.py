@@ -45,7 +45,7 @@ class RayWorker:
 
 
 class RayCluster:
-    """Actors of a cluster; those that are lost give their point back.
+    """Actors of a cluster; those that are lost give their point back, and the last is replaced.
 
     Parameters
     ----------
@@ -77,19 +77,22 @@ class RayCluster:
         self.why = ""
 
     def __enter__(self) -> Self:
-        profiles = os.pathsep.join(
-            str(Path(p).absolute()) for p in os.environ.get(ENV, "").split(os.pathsep) if p
-        )
-        actor = self.ray.remote(num_cpus=1, max_restarts=0)(RayWorker)
         cpus = int(self.ray.cluster_resources().get("CPU", 0))
         if not cpus:
             msg = "the Ray cluster has no CPU for workers; add a machine, or leave --cluster out."
             raise UsageError(msg)
         for number in range(min(self.jobs or cpus, cpus)):
-            worker = actor.remote(self.how, profiles, str(Path.cwd()))
-            self.workers[number] = worker
-            self.refs[worker.hello.remote(self.files)] = number
+            self._hire(number)
         return self
+
+    def _hire(self, number: int) -> None:
+        profiles = os.pathsep.join(
+            str(Path(p).absolute()) for p in os.environ.get(ENV, "").split(os.pathsep) if p
+        )
+        actor = self.ray.remote(num_cpus=1, max_restarts=0)(RayWorker)
+        worker = actor.remote(self.how, profiles, str(Path.cwd()))
+        self.workers[number] = worker
+        self.refs[worker.hello.remote(self.files)] = number
 
     def __exit__(self, *_: object) -> None:
         for worker in self.workers.values():
@@ -112,6 +115,8 @@ class RayCluster:
         except self.ray.exceptions.RayActorError as error:
             self.workers.pop(number)
             self.why = " ".join(str(error).split())[:200]
+            if not self.workers and number in self.nodes:
+                self._hire(1 + max(self.nodes))
             return number, Lost(self.why)
         if number not in self.nodes:
             self._welcome(number, *word)

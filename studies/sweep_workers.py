@@ -127,22 +127,29 @@ class Processes:
     They are spawned: a fork would copy the other workers' pipes, and a worker sees that its sweep
     is gone by the end of its own pipe; nor do threads, such as those of a progress bar, survive a
     fork. A worker starts once and then answers point after point, which pays for its start.
+
+    One that is lost is not replaced, which leaves the others its memory; the last one is, unless
+    it never began.
     """
 
     def __init__(self, how: How, jobs: int) -> None:
         self.how, self.jobs = how, jobs
         self.workers: dict[int, tuple[BaseProcess, Connection]] = {}
+        self.begun: set[int] = set()
         self.why = ""
 
     def __enter__(self) -> Self:
-        context = get_context("spawn")
         for number in range(self.jobs):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, self.how), daemon=True)
-            process.start()
-            theirs.close()
-            self.workers[number] = (process, ours)
+            self._hire(number)
         return self
+
+    def _hire(self, number: int) -> None:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.how), daemon=True)
+        process.start()
+        theirs.close()
+        self.workers[number] = (process, ours)
 
     def __exit__(self, *_error: object) -> None:
         for process, pipe in self.workers.values():
@@ -172,6 +179,10 @@ class Processes:
             process.join()
             self.why = _ending(process.exitcode)
             word = Lost(self.why)
+            if not self.workers and number in self.begun:
+                self._hire(number + self.jobs)
+        else:
+            self.begun.add(number)
         return number, word
 
 

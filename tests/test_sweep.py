@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dflash_sim.cli import run
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.grid import answers
 from dflash_sim.studies.question import SWEEPABLE
 from dflash_sim.studies.study import Point, Study, load_study
 from dflash_sim.studies.sweep import Queue, answer_all, part
@@ -542,11 +543,11 @@ class TestStudy:
 
 
 class Fickle:
-    """A crew of whom some are lost with the point they hold."""
+    """A crew of whom some are lost with the point they hold; some points are bugs for all."""
 
-    def __init__(self, size: int, losses: list[bool]) -> None:
+    def __init__(self, size: int, losses: list[bool], bugs: Collection[int] = ()) -> None:
         self.words: list[tuple[int, Word]] = [(worker, None) for worker in range(size)]
-        self.losses, self.alive = iter(losses), size
+        self.losses, self.alive, self.bugs = iter(losses), size, bugs
         self.given: list[int] = []
 
     def __enter__(self) -> "Fickle":
@@ -557,7 +558,9 @@ class Fickle:
 
     def give(self, worker: int, task: Task) -> None:
         self.given.append(task.number)
-        if self.alive > 1 and next(self.losses, False):
+        if task.number in self.bugs:
+            self.words.append((worker, Bug(f"Traceback: boom {task.number}")))
+        elif self.alive > 1 and next(self.losses, False):
             self.alive -= 1
             self.words.append((worker, Lost("gone")))
         else:
@@ -567,19 +570,45 @@ class Fickle:
         return self.words.pop(0)
 
 
+class Deadly(Processes):
+    """Processes that end whenever they are given a certain point."""
+
+    def __init__(self, how: How, jobs: int, *, point: int) -> None:
+        super().__init__(how, jobs)
+        self.point = point
+
+    def give(self, worker: int, task: Task) -> None:
+        if task.number == self.point:
+            self.workers[worker][0].kill()
+        else:
+            super().give(worker, task)
+
+
 class TestCrews:
-    @given(size=st.integers(1, 6), losses=st.lists(st.booleans(), max_size=12))
-    def test_every_point_is_written_once(self, size: int, losses: list[bool]) -> None:
+    @given(
+        size=st.integers(1, 6),
+        losses=st.lists(st.booleans(), max_size=12),
+        bugs=st.sets(st.integers(0, 7)),
+    )
+    def test_every_point_is_written_once_or_told(
+        self, size: int, losses: list[bool], bugs: set[int]
+    ) -> None:
         points, rows = STUDY.points(), list[int]()
-        crew = Fickle(size, losses)
-        unlucky = ""
+        crew = Fickle(size, losses, bugs)
+        told = ""
         try:
             answer_all(STUDY, points, crew, write=lambda number, _: rows.append(number))
-        except DflashSimError as error:
-            unlucky = str(error)
+        except (DflashSimError, RuntimeError) as error:
+            told = str(error)
+        assert set(crew.given) == set(range(8))  # whatever happened, each was tried
         assert len(rows) == len(set(rows))
-        assert unlucky.startswith("2 workers were lost at") or sorted(rows) == list(range(8))
-        assert not unlucky or max(map(crew.given.count, crew.given)) == 2
+        assert not bugs & set(rows)
+        aside = 8 - len(rows)
+        assert aside >= len(bugs)
+        assert told.startswith(f"{aside} of 8 points were set aside") == bool(aside)
+        assert ("a bug" in told.lower()) == bool(bugs)
+        assert ("2 workers were lost at" in told) == (aside > 0 and not bugs)
+        assert max(map(crew.given.count, crew.given)) <= 2
 
     def test_a_worker_stays_with_its_group(self) -> None:
         points = [Point(i, (), (i // 3,)) for i in range(9)]
@@ -590,10 +619,48 @@ class TestCrews:
         assert [p.number if p else None for p in left] == [0, 1, 2, None]
 
     def test_a_bug_is_not_hidden(self) -> None:
-        crew = Fickle(1, [])
-        crew.words.append((0, Bug("Traceback: boom")))
-        with pytest.raises(RuntimeError, match="boom"):
+        crew = Fickle(1, [], bugs={3, 5})
+        with pytest.raises(RuntimeError, match=r'2 of 8 .*"conc":\d(.|\n)*Traceback: boom [35]'):
             answer_all(STUDY, STUDY.points(), crew, write=lambda *_: None)
+
+    def test_a_bug_is_set_aside_and_tried_again(
+        self, sweep: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last group is begun first; a bug in it keeps no other from being answered."""
+        words = [*GRID, *SMALL, *QUICK, "-o", "runs"]
+        asked = list[tuple[int, int]]()
+
+        def with_bug(scenarios: list[Scenario], **options: Any) -> Any:
+            asked.extend((s.block or 0, s.conc or 0) for s in scenarios)
+            if asked[-1] == broken:
+                raise ZeroDivisionError
+            return answers(scenarios, **options)
+
+        monkeypatch.setattr("dflash_sim.studies.sweep_workers.answers", with_bug)
+        broken = (8, 4)
+        with pytest.raises(RuntimeError, match=r'1 of 6 (.|\n)*"conc":4(.|\n)*ZeroDivision'):
+            run(["sweep", *words])
+        assert sorted(asked) == [(b, c) for b in (4, 8) for c in (1, 2, 4)]
+        assert len(numbers("runs")) == POINTS - 1
+        asked.clear()
+        with pytest.raises(RuntimeError, match="1 of 1 points were set aside"):
+            run(["sweep", *words, "--resume"])
+        broken = (0, 0)
+        assert sweep(*words, "--resume")[0] == 0
+        assert asked == [(8, 4)] * 2
+        assert sorted(numbers("runs")) == list(range(POINTS))
+        assert sweep(*GRID, *SMALL, *QUICK, "-o", "straight")[0] == 0
+        assert files("runs") == files("straight")
+
+    def test_a_point_that_kills_its_worker_twice_is_set_aside(self) -> None:
+        """The last worker is replaced, so that the other points are answered all the same."""
+        crew, rows = Deadly(How(baseline=False, interval=False), 2, point=7), list[int]()
+        with pytest.raises(DflashSimError) as told:
+            answer_all(STUDY, STUDY.points(), crew, write=lambda number, _: rows.append(number))
+        assert sorted(rows) == list(range(7))
+        assert str(told.value).startswith("1 of 8 points were set aside")
+        assert '"conc":8' in str(told.value)
+        assert "killed by SIGKILL" in str(told.value)
 
     def test_a_killed_process_gives_its_point_back(self) -> None:
         crew, rows = Processes(How(baseline=False, interval=False), 2), dict[int, Any]()
