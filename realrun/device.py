@@ -205,4 +205,6 @@ class Device:
             self.lens[:1] = 0  # the slot of padded rows
 
     def _tensor(self, values: Sequence[object]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.rank.device)
+        """On the device; from pageable memory, the copy would wait for the step in flight."""
+        here = torch.tensor(values, dtype=torch.int64, pin_memory=not self.on_cpu)
+        return here if self.on_cpu else here.to(self.rank.device, non_blocking=True)

@@ -1,5 +1,6 @@
 """The same engine on GPUs: as many ranks as there are devices, captured steps too."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,14 +11,18 @@ pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 from real_engine import setup  # noqa: E402
 from tiny_networks import random_ids  # noqa: E402
 
+from dflash_sim.kernels.comm import OneRank  # noqa: E402
 from dflash_sim.kernels.rank import Rank  # noqa: E402
+from dflash_sim.realrun.device import Device  # noqa: E402
 from dflash_sim.realrun.graphs import graph_sizes  # noqa: E402
 from dflash_sim.realrun.launch import fit_requests, serve  # noqa: E402
+from dflash_sim.realrun.messages import GOES_ON, Decode, Prefill  # noqa: E402
 from dflash_sim.realrun.methods import build_method  # noqa: E402
 from dflash_sim.realrun.networks import Network  # noqa: E402
 from dflash_sim.realrun.prompts import shipped  # noqa: E402
 from dflash_sim.realrun.requests import Request  # noqa: E402
 from dflash_sim.realrun.setup import MODES, Setup  # noqa: E402
+from dflash_sim.realrun.worker import rank_of  # noqa: E402
 
 ASKED = [
     Request(prompt=tuple(random_ids(n, seed=n, vocab=256).tolist()), max_new_tokens=24)
@@ -47,12 +52,15 @@ def test_pools_hold_the_widest_step(conc: int, graphs: bool) -> None:
         assert kept.shape[1:3] == (widest, fitted.rows)
 
 
-def ran(method: str, **changes: Any) -> list[tuple[int, ...]]:
+def made_of(method: str, **changes: Any) -> Setup:
     pair = shipped("tiny")
     given = {"device": "cuda", "page_size": 16, "max_running_requests": 3} | changes
     drafter = Network.folder(pair / method) if method in ("dflash", "eagle3") else None
-    made = Setup(target=Network.folder(pair / "target"), drafter=drafter, method=method, **given)
-    return [a.output for a in serve(made, ASKED, conc=3).answers]
+    return Setup(target=Network.folder(pair / "target"), drafter=drafter, method=method, **given)
+
+
+def ran(method: str, **changes: Any) -> list[tuple[int, ...]]:
+    return [a.output for a in serve(made_of(method, **changes), ASKED, conc=3).answers]
 
 
 @pytest.mark.gpu
@@ -61,6 +69,37 @@ def test_a_gpu_says_what_a_cpu_says(method: str) -> None:
     """Every mode, float32; the text of plain decoding on the CPU."""
     want = ran("none", device="cpu")
     assert [ran(method, mode=mode) for mode in MODES] == [want] * 3
+
+
+@pytest.fixture
+def _no_waiting() -> Iterator[None]:
+    """Whatever makes the host wait for the GPU is an error from ``set_sync_debug_mode`` on."""
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.parametrize("method", ["none", "dflash", "mtp"])
+def test_a_step_is_enqueued_without_waiting(method: str) -> None:
+    """New pages and a new batch while a step is in flight; the second step finds all compiled."""
+    from dflash_sim.realrun.gpu import GpuWorker
+
+    fitted = fit_requests(made_of(method), ASKED, 3)
+    device = Device(fitted, rank_of(fitted.setup, OneRank(), torch.device("cuda", 0)))
+    with torch.inference_mode():
+        worker = GpuWorker(device, OneRank())
+        prompts = [(slot, ASKED[slot].prompt, GOES_ON) for slot in (1, 2)]
+        pages = tuple((slot, place, 4 * slot + place) for slot in (1, 2) for place in range(3))
+        first = worker.enqueue(Prefill(tuple(prompts), ((1, 0), (2, 1)), pages))
+        worker.enqueue(Decode((1, 2), ((1, 3, 7),)))
+        worker.enqueue(Decode((1,), ((1, 3, 7),)))
+        torch.cuda.set_sync_debug_mode("error")
+        last = worker.enqueue(Decode((1, 2), ((2, 3, 11),)))
+        torch.cuda.set_sync_debug_mode("default")
+        for pending in (first, last):
+            pending.landed.synchronize()
+            assert all(start <= end for _, start, end in worker.result(pending).spans)
 
 
 @pytest.mark.gpu
