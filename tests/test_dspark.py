@@ -1,7 +1,9 @@
 """The measured DSpark frontier: what it says itself, and what is simulated of it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,12 +130,46 @@ def test_the_engine_is_the_steady_state_but_for_ramp_and_drain(found: dict[Arm, 
 # ---- the scheduler -----------------------------------------------------------------------
 
 
-def test_adaptive_is_no_worse_than_the_best_fixed_count(found: dict[Arm, float]) -> None:
-    """Up to 256 requests; a single one's budget is sized from independent past confidences, which
-    costs it 1 %."""
-    for c in CONC:
-        best = max(found[d, c] for d in DRAFTS)
-        assert found[ADAPTIVE, c] > (best if c > 1 else 0.985 * best)
+@pytest.mark.parametrize(
+    "conc",
+    [
+        pytest.param(
+            c,
+            marks=[
+                pytest.mark.xfail(
+                    strict=True,
+                    reason="0.8 % behind: one request's budget is sized from independent past "
+                    "confidences, which know nothing of the draft it is for",
+                )
+            ]
+            * (c == 1),
+        )
+        for c in CONC
+    ],
+)
+def test_adaptive_is_no_worse_than_the_best_fixed_count(conc: int, found: dict[Arm, float]) -> None:
+    assert found[ADAPTIVE, conc] >= max(found[d, conc] for d in DRAFTS)
+
+
+def gains(of: Mapping[Arm, float]) -> list[float]:
+    """The scheduler over the best fixed count, by concurrency."""
+    return [of[ADAPTIVE, c] / max(of[d, c] for d in DRAFTS) for c in CONC]
+
+
+def test_the_gain_of_the_scheduler_is_not_predicted(found: dict[Arm, float]) -> None:
+    """It grows where the measured one vanishes. Should that change, the page is to say so."""
+    was, now = gains({arm: m.output_tok_s for arm, m in MEASURED.items()}), gains(found)
+    assert was[-1] < was[-2] < was[0] < max(was)
+    assert now == sorted(now)
+    assert np.corrcoef(was, now)[0, 1] < 0
+
+
+def test_the_page_says_what_is_simulated(found: dict[Arm, float]) -> None:
+    page = (Path(__file__).parents[1] / "docs/explanation/policies.md").read_text(encoding="utf-8")
+    measured = {arm: m.output_tok_s for arm, m in MEASURED.items()}
+    for kind, of in (("measured", measured), ("simulated", found)):
+        cells = (f"{100 * (gain - 1):+.1f} %" for gain in gains(of))
+        assert f"| {kind} | {' | '.join(cells)} |" in page
 
 
 def test_the_scheduler_stays_below_the_cliff() -> None:
