@@ -1,6 +1,7 @@
 """A rank's end of a ``torch.distributed`` group, and a count of how far it has come."""
 
 from ctypes import Array, c_long
+from math import nan
 from time import perf_counter
 from typing import Any
 
@@ -13,15 +14,16 @@ class ProcessRank:
     """One process of a group; gloo on CPUs, nccl on GPUs.
 
     ``beats[rank]`` counts collectives begun, so that whoever hangs can be told from who waits.
-    ``spent_s`` is the time in collectives [s]; on a GPU only their launch.
+    ``spent_s`` is the time in collectives [s]; on a GPU, where the host only launches them, no
+    number.
     """
 
     def __init__(self, rank: int, size: int, beats: "Array[c_long]") -> None:
         self.rank = rank
         self.size = size
         self.beats = beats
-        self.spent_s = 0.0
         self._native = dist.get_backend() == "nccl"
+        self.spent_s = nan if self._native else 0.0
         self._group: Any = dist.group.WORLD
 
     def all_gather(self, x: Tensor) -> Tensor:

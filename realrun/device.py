@@ -21,22 +21,26 @@ KV_STEP = 32  # tokens by which the context that attention reads grows on a CPU
 
 
 class Spans:
-    """When the phases of a command ran, by the monotonic clock [s]; on a GPU, were launched."""
+    """When the phases of a command ran, by the monotonic clock [s]."""
 
     def __init__(self) -> None:
-        self.noted: list[tuple[str, float, float]] = []
+        self._noted: list[tuple[str, float, float]] = []
         self._since = 0.0
 
     def begin(self) -> None:
         """A command begins."""
-        self.noted = []
+        self._noted = []
         self._since = perf_counter()
 
     def mark(self, name: str) -> None:
         """A phase ends here."""
         now = perf_counter()
-        self.noted.append((name, self._since, now))
+        self._noted.append((name, self._since, now))
         self._since = now
+
+    def read(self) -> list[tuple[str, float, float]]:
+        """``(name, start, end)`` of the phases since the command began."""
+        return self._noted
 
 
 class Device:

@@ -7,6 +7,7 @@ when its copy has landed. Nothing here has been run on a GPU yet.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import nan
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from dflash_sim.kernels.comm import OneRank
+from dflash_sim.profiles.units import MS
 from dflash_sim.realrun.comm import ProcessRank
-from dflash_sim.realrun.device import Device
+from dflash_sim.realrun.device import Device, Spans
 from dflash_sim.realrun.executor import hear, say
 from dflash_sim.realrun.graphs import graph_sizes
+from dflash_sim.realrun.journal import CAPTURED
 from dflash_sim.realrun.messages import Decode, Prefill, Result, Stop
 from dflash_sim.realrun.worker import Worker
 
@@ -27,16 +30,62 @@ LOOK_S = 20e-6  # how long to wait for a command before looking at the GPU again
 WARM_UPS = 3  # of a step before it is captured: kernels are compiled, libraries set up
 
 
+class EventSpans(Spans):
+    """When the phases of a command ran on the GPU: events of its stream, by the host's clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._events: list[tuple[str, Any]] = []
+        self._zero = _recorded()
+        cuda.synchronize()
+        self._zero_s = perf_counter()
+
+    def begin(self) -> None:
+        """A command begins."""
+        self._events = [("", _recorded())]
+
+    def mark(self, name: str) -> None:
+        """A phase ends here; within a captured step none can be told."""
+        if not cuda.is_current_stream_capturing():
+            self._events.append((name, _recorded()))
+
+    def take(self) -> list[tuple[str, Any]]:
+        """The events since the command began, for :meth:`between` when they have passed."""
+        return self._events
+
+    def between(self, events: list[tuple[str, Any]]) -> list[tuple[str, float, float]]:
+        """The phases between ``events`` that have passed."""
+        (_, last), *phases = events
+        now_s = self._zero_s + MS * self._zero.elapsed_time(last)
+        spans = []
+        for name, event in phases:
+            start_s, now_s = now_s, now_s + MS * last.elapsed_time(event)
+            spans.append((name, start_s, now_s))
+            last = event
+        # Elapsed times are float32: from an old zero they would be coarse.
+        self._zero, self._zero_s = last, now_s
+        return spans
+
+    def read(self) -> list[tuple[str, float, float]]:
+        """The phases since the command began; waits for their end."""
+        self._events[-1][1].synchronize()
+        return self.between(self._events)
+
+
+def _recorded() -> Any:
+    event = cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
 @dataclass(frozen=True)
 class Pending:
     """A result that is on its way to the host."""
 
     tokens: Tensor
     commit_len: Tensor
-    begun: Any
-    ended: Any
+    events: list[tuple[str, Any]]
     landed: Any
-    name: str
 
 
 class GpuWorker(Worker):
@@ -45,10 +94,7 @@ class GpuWorker(Worker):
     def __init__(self, device: Device, comm: OneRank | ProcessRank) -> None:
         super().__init__(device, comm)
         self.copies = cuda.Stream()
-        self.zero = cuda.Event(enable_timing=True)
-        self.zero.record()
-        cuda.synchronize()
-        self.zero_s = perf_counter()
+        self.spans = device.spans = EventSpans()
         setup = device.fitted.setup
         self.graphs: dict[int, Callable[[Tensor], tuple[Tensor, Tensor]]] = {}
         if setup.cuda_graphs:
@@ -80,35 +126,28 @@ class GpuWorker(Worker):
 
     def enqueue(self, command: Prefill | Decode) -> Pending:
         """Begin, and have the result copied when it is there."""
-        begun, ended = (cuda.Event(enable_timing=True) for _ in range(2))
         landed, device = cuda.Event(), self.device
         device.map_pages(command.pages)
         if isinstance(command, Prefill):
             device.join(command.joins)
-            begun.record()
             tokens = device.prefill(command.rows)[:, None]
             commit_len = torch.ones_like(tokens[:, 0])
         else:
             device.begin()
-            begun.record()
             tokens, commit_len = self._cycle(command.slots)
-        ended.record()
         self.copies.wait_stream(cuda.current_stream())
         with cuda.stream(self.copies):
             here = [x.to("cpu", non_blocking=True) for x in (tokens, commit_len)]
             landed.record()
         for x in (tokens, commit_len):
             x.record_stream(self.copies)
-        name = "prefill" if isinstance(command, Prefill) else "decode"
-        return Pending(here[0], here[1], begun, ended, landed, name)
+        return Pending(here[0], here[1], self.spans.take(), landed)
 
     def result(self, pending: Pending) -> Result:
         """What has landed, with its time on the GPU by the host's clock."""
-        start, end = (
-            self.zero_s + 1e-3 * self.zero.elapsed_time(e) for e in (pending.begun, pending.ended)
-        )
-        spans = [(pending.name, start, end)]
-        return Result(pending.tokens.tolist(), pending.commit_len.tolist(), [], spans, 0.0)
+        spans = self.spans.between(pending.events)
+        comm_s = 0.0 if self.comm.size == 1 else nan
+        return Result(pending.tokens.tolist(), pending.commit_len.tolist(), [], spans, comm_s)
 
     def _cycle(self, slots: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         size = next((n for n in self.graphs if n >= len(slots)), None)
@@ -118,7 +157,9 @@ class GpuWorker(Worker):
         padded = (*slots, *(0,) * (size - len(slots)))
         tokens, commit_len = self.graphs[size](self.device.slots_of(padded))
         # Clones: the next replay writes where this one did.
-        return tokens[: len(slots)].clone(), commit_len[: len(slots)].clone()
+        kept = tokens[: len(slots)].clone(), commit_len[: len(slots)].clone()
+        self.spans.mark(CAPTURED)
+        return kept
 
     def _capture(self, most: int) -> None:
         """A graph of one step per batch size; padded rows are in slot 0, which nobody reads."""

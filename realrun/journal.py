@@ -13,6 +13,7 @@ from dflash_sim.simulator.records import DECODE, PREFILL
 
 Interval = tuple[str, str, float, float, int]
 Span = tuple[str, float, float]
+CAPTURED = "decode"  # the only phase of a captured step: what is inside cannot be told apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +80,10 @@ class Iteration:
     host
         Stages ``(name, start_s, end_s)`` of the scheduler; ``wait`` is for the result.
     gpu
-        Phases of rank 0 of the same form: ``prefill``, or draft, verify, accept, materialise.
+        Phases of rank 0 of the same form: ``prefill``; draft, verify, accept, materialise; or one
+        ``decode`` that is all of a captured step.
     comm_s
-        Of them in collectives [s].
+        Of them in collectives [s]; nan where unknown.
     """
 
     index: int
@@ -109,6 +111,11 @@ class Iteration:
     def emit_s(self) -> float:
         """When its tokens left the scheduler."""
         return self.host[-1][2]
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether the time of a decode's phases is known."""
+        return any(name == "verify" for name, *_ in self.gpu)
 
     def stage_s(self, name: str) -> float:
         """Time the scheduler spent in a stage [s]."""
@@ -155,7 +162,8 @@ class Run:
         for i in self.iterations:
             for name, start, end in i.host:
                 yield "host", name, start, end, i.index
-            if i.kind == DECODE and not any(name == "prepare_draft" for name, *_ in i.host):
+            in_one_go = not any(name == "prepare_draft" for name, *_ in i.host)
+            if i.kind == DECODE and in_one_go and i.has_phases:
                 yield "gpu", "decode", i.gpu_start_s, i.gpu_end_s, i.index
             for name, start, end in i.gpu:
                 yield "gpu", name, start, end, i.index

@@ -51,7 +51,8 @@ class Result(NamedTuple):
     """What a worker's work brought: rank 0 answers every command with one.
 
     ``tokens`` [R][B] and ``commit_len`` [R]; of a V1 verify, ``draft`` too, and ``commit_len`` is
-    empty where the host shall find it. ``spans`` are phases by the monotonic clock [s].
+    empty where the host shall find it. ``spans`` are phases by the monotonic clock [s], or one
+    that is all of a captured step. ``comm_s``, of them in collectives [s], is nan where unknown.
     """
 
     tokens: list[list[int]]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from math import nan
 
 import numpy as np
 
@@ -76,12 +77,13 @@ def acceptance(run: Run, rows: int) -> Values:
 
 
 def anatomy(run: Run) -> Values:
-    """Where a decode step goes: means per step [ms], and shares."""
+    """Where a decode step goes: means per step [ms], and shares; nan where it is unknown."""
     decodes = run.decodes
     if not decodes:
         return {}
     n = len(decodes)
-    phases = dict.fromkeys(PHASES.values(), 0.0)
+    known = all(i.has_phases for i in decodes)
+    phases = dict.fromkeys(PHASES.values(), 0.0 if known else nan)
     for i in decodes:
         for name, start, end in i.gpu:
             if name in PHASES:

@@ -60,7 +60,7 @@ class Worker(Executor):
         before = getattr(self.comm, "spent_s", 0.0)
         tokens, lens, draft = self._answer(command)
         spent = getattr(self.comm, "spent_s", 0.0) - before
-        return Result(tokens, lens, draft, self.device.spans.noted, spent)
+        return Result(tokens, lens, draft, self.device.spans.read(), spent)
 
     def _answer(self, command: Command) -> tuple[list[list[int]], list[int], list[list[int]]]:
         device = self.device

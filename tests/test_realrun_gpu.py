@@ -1,5 +1,6 @@
 """The same engine on GPUs: as many ranks as there are devices, captured steps too."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from tiny_networks import random_ids  # noqa: E402
 
 from dflash_sim.kernels.comm import OneRank  # noqa: E402
 from dflash_sim.kernels.rank import Rank  # noqa: E402
+from dflash_sim.realrun import gpu  # noqa: E402
 from dflash_sim.realrun.device import Device  # noqa: E402
 from dflash_sim.realrun.graphs import graph_sizes  # noqa: E402
 from dflash_sim.realrun.launch import fit_requests, serve  # noqa: E402
@@ -52,6 +54,61 @@ def test_pools_hold_the_widest_step(conc: int, graphs: bool) -> None:
         assert kept.shape[1:3] == (widest, fitted.rows)
 
 
+class Clock:
+    """A GPU's events by a clock of our own, with what ``torch.cuda`` says of them."""
+
+    def __init__(self) -> None:
+        self.now_s, self.capturing = 0.0, False
+
+    def Event(self, *, enable_timing: bool) -> "Moment":  # noqa: N802
+        assert enable_timing
+        return Moment(self)
+
+    def is_current_stream_capturing(self) -> bool:
+        return self.capturing
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Moment:
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.at_s = clock, math.nan
+
+    def record(self) -> None:
+        self.at_s = self.clock.now_s
+
+    def synchronize(self) -> None:
+        assert self.at_s <= self.clock.now_s
+
+    def elapsed_time(self, end: "Moment") -> float:
+        """In milliseconds and float32, as CUDA tells it."""
+        return float(torch.tensor(1e3 * (end.at_s - self.at_s), dtype=torch.float32))
+
+
+def test_phases_are_read_from_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of steps over an hour, to the microsecond; while a graph is captured none is noted."""
+    clock = Clock()
+    monkeypatch.setattr(gpu, "cuda", clock)
+    monkeypatch.setattr(gpu, "perf_counter", lambda: 50.0)
+    spans = gpu.EventSpans()
+    for begun_s in (1.0, 2.0, *(float(x) for x in range(4, 3600, 4))):
+        clock.now_s = begun_s
+        spans.begin()
+        for name in ("draft", "verify"):
+            clock.now_s += 0.001
+            spans.mark(name)
+        clock.capturing = True
+        spans.mark("accept")
+        clock.capturing = False
+        clock.now_s += 0.5
+        starts = [50 + begun_s, 50 + begun_s + 0.001]
+        found = spans.read()
+        assert [name for name, *_ in found] == ["draft", "verify"]
+        assert [start for _, start, _ in found] == pytest.approx(starts, rel=0, abs=1e-4)
+        assert [b - a for _, a, b in found] == pytest.approx([0.001] * 2, rel=0, abs=1e-6)
+
+
 def made_of(method: str, **changes: Any) -> Setup:
     pair = shipped("tiny")
     given = {"device": "cuda", "page_size": 16, "max_running_requests": 3} | changes
@@ -83,12 +140,10 @@ def _no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("method", ["none", "dflash", "mtp"])
 def test_a_step_is_enqueued_without_waiting(method: str) -> None:
     """New pages and a new batch while a step is in flight; the second step finds all compiled."""
-    from dflash_sim.realrun.gpu import GpuWorker
-
     fitted = fit_requests(made_of(method), ASKED, 3)
     device = Device(fitted, rank_of(fitted.setup, OneRank(), torch.device("cuda", 0)))
     with torch.inference_mode():
-        worker = GpuWorker(device, OneRank())
+        worker = gpu.GpuWorker(device, OneRank())
         prompts = [(slot, ASKED[slot].prompt, GOES_ON) for slot in (1, 2)]
         pages = tuple((slot, place, 4 * slot + place) for slot in (1, 2) for place in range(3))
         first = worker.enqueue(Prefill(tuple(prompts), ((1, 0), (2, 1)), pages))
