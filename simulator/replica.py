@@ -33,23 +33,28 @@ class Tally:
     budget
         Requests that may be late by each metric; one more and the fleet fails. None: run to the
         end and count.
+    since_s
+        Requests that arrive before are served and not counted [s].
     """
 
     limits_s: Mapping[str, float]
     budget: int | None = None
+    since_s: float = 0.0
     late: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LATE, 0))
     over: bool = False
 
     def __post_init__(self) -> None:
         self.ttft_s, self.tpot_s, self.e2e_s = (self.limits_s.get(n, FOREVER) for n in LATE)
 
-    def first_token(self, after_s: float) -> None:
+    def first_token(self, *, arrived_s: float, after_s: float) -> None:
         """A request had its first token."""
-        if after_s > self.ttft_s:
+        if after_s > self.ttft_s and arrived_s >= self.since_s:
             self._count("ttft")
 
-    def answer(self, *, decode_s: float, whole_s: float, tokens: int) -> None:
+    def answer(self, *, arrived_s: float, decode_s: float, whole_s: float, tokens: int) -> None:
         """A request has been answered."""
+        if arrived_s < self.since_s:
+            return
         if tokens > 1 and decode_s > self.tpot_s * (tokens - 1):
             self._count("tpot")
         if whole_s > self.e2e_s:
@@ -178,7 +183,8 @@ class Replica(LeapEngine):
 
     def _settle(self, result: Pending, now: float) -> None:
         for req in result.first_tokens:
-            self.tally.first_token(now - self.arrival_s[req.rid])
+            arrived = self.arrival_s[req.rid]
+            self.tally.first_token(arrived_s=arrived, after_s=now - arrived)
         super()._settle(result, now)
 
     def _finish(self, req: Req, now: float) -> None:
@@ -187,7 +193,12 @@ class Replica(LeapEngine):
         first = self.first_token_s[rid]
         self._gone.append(rid)
         self.done_s.append(now)
-        self.tally.answer(decode_s=now - first, whole_s=now - arrived, tokens=self._osl[rid])
+        self.tally.answer(
+            arrived_s=arrived,
+            decode_s=now - first,
+            whole_s=now - arrived,
+            tokens=self._osl[rid],
+        )
         super()._finish(req, now)
 
     def _prefill(self, batch: PrefillBatch) -> None:

@@ -19,6 +19,9 @@ from dflash_sim.simulator.workload import (
 
 MOST_REQUESTS = 200_000  # a run holds all of their commits in memory
 DURATION_S = 600.0
+WARM_UP = 1 / 5  # of the requests of a rate, which find fleets emptier than they will be
+_WARM = f"{WARM_UP:.0%} of the requests".replace("%", " %")
+LEAD_IN_S = 600.0  # of a trace before its busiest stretch, at most
 
 
 @dataclass(frozen=True)
@@ -31,31 +34,42 @@ class Demand:
         What it is, in words.
     notes
         What was assumed about it.
+    lead
+        Requests at the start of every run that fill the fleet and are not judged.
+    steady
+        Whether it comes at one rate, so that no queue may grow.
     """
 
     name: str
     runs: tuple[Workload, ...]
     notes: tuple[str, ...] = ()
+    lead: int = 0
+    steady: bool = False
+
+    @property
+    def judged(self) -> int:
+        """Requests of a run that are judged."""
+        return len(self.runs[0]) - self.lead
 
     @property
     def rate(self) -> float:
-        """Mean arrivals per second of the first run."""
-        return (len(self.runs[0]) - 1) / self.span_s if self.span_s else float(len(self.runs[0]))
+        """Mean arrivals per second, of those that are judged, in the first run."""
+        return (self.judged - 1) / self.span_s if self.span_s else float(self.judged)
 
     @property
     def span_s(self) -> float:
-        """From the first to the last arrival of the first run [s]."""
+        """From the first to the last arrival that is judged, in the first run [s]."""
         at = self.runs[0].arrival_s
         assert at is not None
-        return float(at[-1] - at[0])
+        return float(at[-1] - at[self.lead])
 
     @property
     def mean_isl(self) -> float:
-        return float(self.runs[0].isl.mean())
+        return float(self.runs[0].isl[self.lead :].mean())
 
     @property
     def mean_osl(self) -> float:
-        return float(self.runs[0].osl.mean())
+        return float(self.runs[0].osl[self.lead :].mean())
 
 
 def faster(workload: Workload, times: float) -> Workload:
@@ -86,17 +100,21 @@ def of_rate(scenario: Scenario, *, duration_s: float = DURATION_S) -> Demand:
     return Demand(
         f"{s.rate:g} requests/s for {seconds:,.0f} s, {what}",
         tuple(runs),
-        ("no prompt is found in a prefix cache",),
+        ("no prompt is found in a prefix cache", f"the first {_WARM} fill the fleet, not judged"),
+        lead=int(n * WARM_UP),
+        steady=True,
     )
 
 
-def of_trace(trace: Trace, scenario: Scenario, *, capped: bool) -> Demand:
+def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -> Demand:
     """The requests of a trace; without times of its own they arrive at the scenario's rate.
 
     Parameters
     ----------
     capped
         Answers end at the scenario's ``max_new_tokens``.
+    lead
+        Requests at its start that are not judged.
     """
     n, s = len(trace), scenario
     _refuse_too_many(n, f"trace {trace.name}")
@@ -104,37 +122,62 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool) -> Demand:
     notes = [*trace.notes, "no prompt is found in a prefix cache"]
     if trace.arrival_s is not None:
         work = given_requests(arrival_s=trace.arrival_s, isl=trace.isl, osl=osl)
-        return Demand(f"trace {trace.name} ({trace.form})", (work,) * s.runs, tuple(notes))
+        name = f"trace {trace.name} ({trace.form})"
+        return Demand(name, (work,) * s.runs, tuple(notes), lead)
     if s.rate is None:
         msg = f"trace {trace.name} has lengths and no times; say how fast they come with --rate."
         raise UsageError(msg)
     notes.append("the trace has no times; arrivals are drawn")
+    notes.append(f"the first {_WARM} fill the fleet, not judged")
     at_once = given_requests(arrival_s=np.zeros(n), isl=trace.isl, osl=osl)
     runs = []
     for run in range(s.runs):
         _, arrivals, _ = np.random.SeedSequence([s.seed, run]).spawn(3)
         rng = np.random.default_rng(arrivals)
         runs.append(open_loop(at_once, rate=s.rate, burstiness=s.burstiness, rng=rng))
-    return Demand(f"lengths of {trace.name} at {s.rate:g} requests/s", tuple(runs), tuple(notes))
+    return Demand(
+        f"lengths of {trace.name} at {s.rate:g} requests/s",
+        tuple(runs),
+        tuple(notes),
+        lead=int(n * WARM_UP),
+        steady=True,
+    )
 
 
 def busiest(trace: Trace, seconds: float) -> Trace:
     """The stretch of ``seconds`` in which most requests arrive."""
+    return led_in(trace, seconds, lead_s=0.0)[0]
+
+
+def led_in(trace: Trace, seconds: float, *, lead_s: float | None = None) -> tuple[Trace, int]:
+    """The busiest stretch with what came before, and how many requests those are.
+
+    Parameters
+    ----------
+    lead_s
+        Of the trace before the stretch [s]; as long as the stretch, up to ``LEAD_IN_S``.
+    """
     at = trace.arrival_s
     if at is None:
         msg = f"trace {trace.name} has no times, so no busiest stretch; drop --busiest."
         raise UsageError(msg)
     count = np.searchsorted(at, at + seconds, side="left") - np.arange(len(at))
     first = int(np.argmax(count))
-    rows = slice(first, first + int(count[first]))
+    before_s = min(seconds, LEAD_IN_S) if lead_s is None else lead_s
+    start = int(np.searchsorted(at, at[first] - before_s)) if before_s else first
+    rows = slice(start, first + int(count[first]))
     note = f"the busiest {seconds:g} s: {int(count[first]):,} of {len(at):,} requests"
-    return replace(
+    notes = (*trace.notes, note)
+    if start < first:
+        notes = (*notes, f"{first - start:,} requests before it fill the fleet, not judged")
+    stretch = replace(
         trace,
-        arrival_s=at[rows] - at[first],
+        arrival_s=at[rows] - at[start],
         isl=trace.isl[rows],
         osl=trace.osl[rows],
-        notes=(*trace.notes, note),
+        notes=notes,
     )
+    return stretch, first - start
 
 
 def _lengths(s: Scenario, n: int, rng: np.random.Generator) -> Workload:

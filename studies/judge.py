@@ -22,6 +22,11 @@ from dflash_sim.studies.demand import Demand, faster
 from dflash_sim.studies.slo import Kept, Slo, kept
 
 _HELD_BYTES = 250_000_000  # of commits, in each process
+_BATCHES = 10  # of each half, whose means are nearly independent
+_MORE = 1 / 4  # of what was there; it doubles and more where all that comes too fast stays
+_SOME = 1 / 10  # of what is in flight, so that a short queue may become less short
+_SIGNIFICANT = 3.0  # standard errors
+_FILLED = 3.0  # times a mean answer, after which a fleet holds what it will hold
 _AT_CONC = 32  # requests in flight at which the uncertainty of time is taken
 
 
@@ -79,6 +84,34 @@ def held(scenario: Scenario, demand: Demand, conc: int) -> Scenario:
         isl = max(1, round(demand.mean_isl))
         fields |= {"isl": isl, "osl": osl, "range_ratio": 1.0}
     return Scenario.parse(**fields)
+
+
+def grows(service: Service, replicas: int, *, lead: int = 0) -> bool:
+    """Whether requests pile up, in the later half of those that are judged against the earlier.
+
+    More wait, or are in flight, by a quarter, by one a server, and by three standard errors of
+    batch means. What is in flight says nothing while a fleet still fills.
+    """
+    at = service.arrival_s
+    half = (len(at) - lead) // 2
+    if half < _BATCHES:
+        return False
+    came = np.arange(1, len(at) + 1)
+    decode_s = float(np.nanmean(service.finish_s - service.first_token_s))
+    fills = at[-1] - at[lead] < _FILLED * decode_s
+    in_flight = 0.0
+    for until_s in (service.finish_s, service.first_token_s):
+        there = came - np.searchsorted(np.sort(until_s), at, side="right")
+        early, late = (
+            np.array([part.mean() for part in np.array_split(x, _BATCHES)])
+            for x in (there[-2 * half : -half], there[-half:])
+        )
+        in_flight = in_flight or float(early.mean())
+        noise = math.sqrt((early.var(ddof=1) + late.var(ddof=1)) / _BATCHES)
+        least = max(_MORE * early.mean(), _SOME * in_flight, replicas, _SIGNIFICANT * noise)
+        if late.mean() - early.mean() > least and not (until_s is service.finish_s and fills):
+            return True
+    return False
 
 
 class Judge:
@@ -188,14 +221,19 @@ class Judge:
             Stop as soon as the objective is missed.
         """
         work = self.workload(run, slow=slow, times=times)
-        tally = self.question.slo.tally(len(work), slow=slow, early=early)
+        demand, since_s = self.question.demand, 0.0
+        if demand.lead:
+            assert work.arrival_s is not None
+            since_s = float(work.arrival_s[demand.lead])
+        tally = self.question.slo.tally(demand.judged, slow=slow, since_s=since_s, early=early)
         router = self.question.router
         draws = self.draws(i, run)
         return serve(self.setup(i), work, draws, replicas=replicas, router=router, tally=tally)
 
     def kept(self, service: Service, *, slow: float = 1.0) -> Kept:
         """How far a whole simulation kept the objective."""
-        return kept(service, self.question.demand.runs[0], self.question.slo, slow=slow)
+        demand = self.question.demand
+        return kept(service, demand.runs[0], self.question.slo, slow=slow, lead=demand.lead)
 
     def verdict(
         self, i: int, replicas: int, *, slow: float, run: int = 0, times: float = 1.0
@@ -214,13 +252,17 @@ class Judge:
         elif service.tally.over:
             late: Mapping[str, int] = service.tally.late
             broke = max(late, key=lambda name: late[name])
-        elif self.question.slo.must_keep_up and self._falls_behind(i, service, replicas):
+        elif self._falls_behind(i, service, replicas):
             broke = "queue"
         return service, Verdict(broke)
 
     def _falls_behind(self, i: int, service: Service, replicas: int) -> bool:
-        """More wait when the last request arrives than may, or than are about to start."""
-        n = len(service.arrival_s)
+        """Whether what waits grows, at one rate; else whether too many are left waiting."""
+        if self.question.demand.steady and grows(service, replicas, lead=self.question.demand.lead):
+            return True
+        if not self.question.slo.must_keep_up:
+            return False
+        n = self.question.demand.judged
         waiting = int((service.first_token_s > service.arrival_s[-1]).sum())
         room = replicas * self.setup(i).limits.max_running_requests
         return waiting > max(self.question.slo.budget(n), room)

@@ -18,6 +18,7 @@ from dflash_sim.studies.slo import WORDS
 # TTFT of plain decoding of the 397B on 8 x B200 was so much too short, of 15 measured rows:
 # studies/gallery/01_published_cards.out, "latencies in February 2026". A test compares.
 TTFT_SHORT = (0.60, 0.86)
+_SETTLED = 10  # mean answers that a rate should last
 _SHOWN = 12  # candidates in the table; the others are counted
 _INDENT = 13
 
@@ -210,6 +211,12 @@ def warnings(found: Plan) -> list[str]:
         out += fleet.setup.warnings
         if fleet.setup.tables is None:
             out.append(f"no operator times for {fleet.setup.device.name}: a roofline estimate")
+        span_s, answer_s = found.question.demand.span_s, fleet.sure.mean_e2e_s
+        if found.question.demand.steady and span_s < _SETTLED * answer_s:
+            out.append(
+                f"{number(span_s)} s are judged and an answer takes {number(answer_s)} s on "
+                "average: too short to see a queue grow; give a longer --duration"
+            )
     limit = found.question.slo.ttft_s
     if limit is not None:
         fleets = found.fleets.values()

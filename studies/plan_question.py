@@ -11,7 +11,7 @@ from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.fleet import ROUTERS
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.studies.demand import DURATION_S, Demand, busiest, of_rate, of_trace
+from dflash_sim.studies.demand import DURATION_S, Demand, led_in, of_rate, of_trace
 from dflash_sim.studies.judge import Question
 from dflash_sim.studies.question import Given, scenarios
 from dflash_sim.studies.ranges import whole_numbers
@@ -149,8 +149,9 @@ def _traced(
     """Fields that go with a trace, and its requests."""
     path, form = named(spec)
     trace = read_trace(path, form=form, time_unit=time_unit)
+    lead = 0
     if busiest_s is not None:
-        trace = busiest(trace, busiest_s)
+        trace, lead = led_in(trace, busiest_s)
     if trace.arrival_s is not None and "rate" in fields:
         msg = f"trace {trace.name} has times of its own: --rate is not for it; drop one of them."
         raise UsageError(msg)
@@ -170,7 +171,7 @@ def _traced(
     fields = fields | {name: Given(value, "trace") for name, value in about.items()}
     own = {name: g for name, g in fields.items() if name in _DEMANDED}
     scenario = scenarios({**own, "method": Given("none", "")})[0]
-    return fields, of_trace(trace, scenario, capped=capped)
+    return fields, of_trace(trace, scenario, capped=capped, lead=lead)
 
 
 def _with_caps(points: list[Scenario], caps: str | None) -> list[Scenario]:

@@ -66,7 +66,7 @@ def write_report(path: Path, found: Plan) -> None:
     report = Report(f"A fleet for {model}", lead)
     report.facts(
         {
-            "Demand": f"{q.demand.name}: {len(q.demand.runs[0]):,} requests, "
+            "Demand": f"{q.demand.name}: {q.demand.judged:,} requests, "
             f"{number(q.demand.rate)} a second, {q.demand.mean_isl:,.0f} tokens in and "
             f"{q.demand.mean_osl:,.0f} out on average",
             "Objective": str(q.slo),

@@ -25,7 +25,8 @@ def to_json(found: Plan) -> dict[str, Any]:
         "model": found.fewest.setup.model.name,
         "demand": {
             "name": q.demand.name,
-            "requests": len(q.demand.runs[0]),
+            "requests": q.demand.judged,
+            "lead_in_requests": q.demand.lead,
             "rate": _round(q.demand.rate),
             "span_s": _round(q.demand.span_s),
             "mean_isl": _round(q.demand.mean_isl),

@@ -22,7 +22,7 @@ WORDS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 class Slo:
     """Limits [s] that ``percentile`` percent of the requests keep, each limit for itself.
 
-    Without a limit on TTFT or E2E a queue could grow for ever: then a fleet must also keep up.
+    A fleet must also keep up: no limit may be kept only because the demand ends in time.
 
     Examples
     --------
@@ -67,10 +67,20 @@ class Slo:
         """How many of so many requests may break a limit."""
         return int(requests * (_HUNDRED - Decimal(str(self.percentile))) / _HUNDRED)
 
-    def tally(self, requests: int, *, slow: float, early: bool = True) -> Tally:
-        """A count of what is late, where all times are ``slow`` as long as simulated."""
+    def tally(
+        self, requests: int, *, slow: float, since_s: float = 0.0, early: bool = True
+    ) -> Tally:
+        """A count of what is late, where all times are ``slow`` as long as simulated.
+
+        Parameters
+        ----------
+        requests
+            That are judged.
+        since_s
+            When the first of them arrives [s].
+        """
         limits = {name: limit / slow for name, limit in self.limits_s.items()}
-        return Tally(limits, self.budget(requests) if early else None)
+        return Tally(limits, self.budget(requests) if early else None, since_s)
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ class Kept:
         Those requests per second of arrivals; of the whole time where all arrive at once.
     waiting
         Requests without a first token when the last one arrives.
+    mean_e2e_s
+        Of the requests that were answered [s].
     """
 
     quantile_s: Mapping[str, float]
@@ -96,6 +108,7 @@ class Kept:
     all_limits: float
     goodput: float
     waiting: int
+    mean_e2e_s: float
 
 
 def latencies_s(service: Service, workload: Workload, *, slow: float) -> dict[str, Floats]:
@@ -112,10 +125,16 @@ def latencies_s(service: Service, workload: Workload, *, slow: float) -> dict[st
     return {"ttft": slow * ttft, "tpot": slow * (e2e - ttft) / steps, "e2e": slow * e2e}
 
 
-def kept(service: Service, workload: Workload, slo: Slo, *, slow: float) -> Kept:
-    """Judge a whole simulation; what had no answer kept nothing."""
-    every = latencies_s(service, workload, slow=slow)
-    n = len(workload)
+def kept(service: Service, workload: Workload, slo: Slo, *, slow: float, lead: int = 0) -> Kept:
+    """Judge a whole simulation; what had no answer kept nothing.
+
+    Parameters
+    ----------
+    lead
+        Requests at the start that are not judged.
+    """
+    every = {n: x[lead:] for n, x in latencies_s(service, workload, slow=slow).items()}
+    n = len(workload) - lead
     good = np.isfinite(every["e2e"])
     rank = n - slo.budget(n) - 1
     share, quantile = {}, {}
@@ -126,7 +145,7 @@ def kept(service: Service, workload: Workload, slo: Slo, *, slow: float) -> Kept
             ok = filled <= slo.limits_s[name]
             share[name] = float(ok.mean())
             good &= ok
-    first, last = float(service.arrival_s[0]), float(service.arrival_s[-1])
+    first, last = float(service.arrival_s[lead]), float(service.arrival_s[-1])
     span = slow * (last - first) * n / max(1, n - 1)
     if not span:
         span = slow * (float(np.nanmax(service.finish_s)) - first) if good.any() else np.inf
@@ -136,4 +155,5 @@ def kept(service: Service, workload: Workload, slo: Slo, *, slow: float) -> Kept
         all_limits=float(good.mean()),
         goodput=float(good.sum() / span),
         waiting=int((~(service.first_token_s <= last)).sum()),
+        mean_e2e_s=float(np.nanmean(every["e2e"])) if np.isfinite(every["e2e"]).any() else np.inf,
     )

@@ -12,17 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dflash_sim.calibrate.read_traces import Trace
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.simulator.fleet import subset
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.workload import given_requests
-from dflash_sim.studies.demand import Demand, faster, of_rate
+from dflash_sim.studies.demand import Demand, faster, led_in, of_rate, of_trace
 from dflash_sim.studies.fleet import largest
 from dflash_sim.studies.judge import Judge, Question
 from dflash_sim.studies.plan import ENDS, OBJECTIVES, Plan, plan
-from dflash_sim.studies.plan_page import TTFT_SHORT
+from dflash_sim.studies.plan_page import TTFT_SHORT, warnings
 from dflash_sim.studies.plan_rows import to_json
 from dflash_sim.studies.plan_search import brute_force, solve, survey
 from dflash_sim.studies.slo import Slo, kept
@@ -248,6 +249,52 @@ def test_a_growing_queue_is_seen_without_a_limit_on_it() -> None:
     assert judge.verdict(0, 1, slow=slow).broke == "queue"
     assert judge.kept(judge.serve(0, 1, slow=slow), slow=slow).share["tpot"] > 0.95
     assert solve(judge, 0, None, MOST).replicas != 1
+
+
+@pytest.mark.parametrize(("rate", "grew"), [(20.0, False), (30.0, False), (42.0, True)])
+def test_a_queue_that_grows_is_seen_before_the_limit_breaks(rate: float, grew: bool) -> None:
+    """Ten minutes of too many requests end before 95 % of the answers take two minutes."""
+    server = SERVERS[1]
+    scenario = Scenario.parse(**MODEL, rate=rate, **server)
+    judge = Judge(Question((scenario,), of_rate(scenario), Slo(e2e_s=120.0)))
+    service, verdict = judge.broken(0, 1, slow=1.0)
+    assert judge.kept(service).share["e2e"] > 0.95
+    assert verdict.broke == ("queue" if grew else "")
+
+
+def test_requests_that_fill_the_fleet_are_not_judged() -> None:
+    """Ten that arrive at once and wait, then some that come one by one."""
+    at = np.append(np.zeros(10), 100.0 + 10 * np.arange(10))
+    work = given_requests(arrival_s=at, isl=np.full(20, 500), osl=np.full(20, 100))
+    server = {**SERVERS[1], "max_running_requests": 1}
+    scenario = Scenario.parse(**MODEL, rate=1.0, **server)
+
+    def verdict(lead: int) -> bool:
+        demand = Demand("some", (work,), lead=lead)
+        return Judge(Question((scenario,), demand, Slo(ttft_s=0.2))).verdict(0, 1, slow=1.0).met
+
+    assert verdict(10)
+    assert not verdict(0)
+
+
+def test_what_came_before_the_busiest_stretch_is_served_first() -> None:
+    at = np.array([0.0, 4.0, 9.7, 10.0, 10.2, 10.4, 30.0])
+    trace = Trace("t", "csv", at, np.full(7, 5), np.arange(1, 8))
+    stretch, lead = led_in(trace, 0.45)
+    assert stretch.osl.tolist() == [3, 4, 5, 6]
+    assert lead == 1
+    demand = of_trace(
+        stretch, Scenario.parse(method="none", rate=1.0, runs=1), capped=False, lead=1
+    )
+    assert demand.judged == 3
+    assert demand.span_s == pytest.approx(0.4)
+    assert demand.mean_osl == 5
+
+
+def test_a_rate_that_ends_too_soon_is_said() -> None:
+    short, long = (asked(20.0, Slo(tpot_s=0.02), n=n, servers=FEW) for n in (60, 600))
+    assert any("give a longer --duration" in line for line in warnings(plan(short)))
+    assert not any("give a longer --duration" in line for line in warnings(plan(long)))
 
 
 def test_what_binds_is_named() -> None:
