@@ -14,8 +14,7 @@ import numpy as np
 from dflash_sim.calibrate.machine import Neighbours
 from dflash_sim.calibrate.realengine import PAGE, HostStages, host_stages, real_engine
 from dflash_sim.calibrate.rehearsal import Rehearsed, Size, rehearse
-from dflash_sim.profiles.measured import MeasuredPass, MeasuredProfile
-from dflash_sim.realrun.journal import Run
+from dflash_sim.profiles.measured import FUSED_S, NOT_IN_PASSES, MeasuredPass, MeasuredProfile
 from dflash_sim.realrun.launch import serve
 from dflash_sim.realrun.requests import Request
 from dflash_sim.realrun.setup import Setup as RealSetup
@@ -58,6 +57,7 @@ class Outcome:
 
     Parameters
     ----------
+    predicted_tok_s, profile_tok_s : from passes that the workers rehearsed, and from the profile's
     drift : how far the same passes, timed after the run, differ from before it [1]
     others : share of the processors that others took during it [1]
     accept_predicted, accept_observed : tokens per verify step, the bonus included [1]
@@ -65,6 +65,7 @@ class Outcome:
 
     config: Config
     predicted_tok_s: float
+    profile_tok_s: float
     observed_tok_s: float
     accept_predicted: float
     accept_observed: float
@@ -110,11 +111,21 @@ class ClosedLoop:
     def __post_init__(self) -> None:
         order = np.random.default_rng(self.seed).permutation(len(self.prompts)).tolist()
         half = len(order) // 2
+        self.profile = self._of_our_engine(self.profile)
         self.seen = [self.prompts[i] for i in order[:half]]
         self.held_out = [self.prompts[i] for i in order[half:]]
         self._rehearsed: dict[tuple[str, int], Rehearsed] = {}
         self._commits: dict[tuple[str, int], list[tuple[int, ...]]] = {}
         self._stages: dict[tuple[str, str, int], HostStages] = {}
+
+    @staticmethod
+    def _of_our_engine(profile: MeasuredProfile) -> MeasuredProfile:
+        """The profile without what SGLang's passes have and ours have not."""
+        ops = tuple(
+            replace(op, seconds=FUSED_S) if op.shape.get("name") in NOT_IN_PASSES else op
+            for op in profile.ops
+        )
+        return replace(profile, ops=ops, _found={})
 
     # ---- calibration ---------------------------------------------------------------------
 
@@ -146,7 +157,7 @@ class ClosedLoop:
 
     def rehearse(self, config: Config, batches: Sequence[int]) -> Rehearsed:
         """The passes of a configuration, at all batch sizes that its run can have."""
-        enough = [n for n in batches if n <= config.conc] or [config.conc]
+        enough = [1] if config.conc == 1 else batches
         sizes = [Size(n, length) for n in enough for length in self._lengths()]
         most = replace(self.setup(config), mode="v2", max_running_requests=max(enough))
         return rehearse(most, sizes)
@@ -162,9 +173,13 @@ class ClosedLoop:
 
     # ---- prediction ----------------------------------------------------------------------
 
-    def predict(self, config: Config) -> tuple[float, float]:
-        """Throughput [token/s] and accept length of the held-out prompts."""
-        setup = self._simulated(config)
+    def predict(self, config: Config, *, rehearsed: bool = True) -> tuple[float, float]:
+        """Throughput [token/s] and accept length of the held-out prompts.
+
+        With ``rehearsed``, passes are as the engine's workers ran them just now; without, as
+        the profile has them, which was made before and outside the engine.
+        """
+        setup = self._simulated(config, rehearsed=rehearsed)
         workload = self._workload(config)
         rng = np.random.default_rng(self.seed)
         rates, lengths = [], []
@@ -177,10 +192,10 @@ class ClosedLoop:
             lengths.append(float(taken[mask].mean()))
         return statistics.fmean(rates), statistics.fmean(lengths)
 
-    def _simulated(self, config: Config) -> Setup:
-        rehearsed = self._rehearsed[config.drafting]
+    def _simulated(self, config: Config, *, rehearsed: bool = True) -> Setup:
+        known = self._rehearsed[config.drafting]
         stages = self._stages[config.method, config.mode, config.rows]
-        engine = real_engine(stages, rehearsed.overheads)
+        engine = real_engine(stages, known.overheads)
         work_s, each_s = self.real.host_work_s, self.real.host_work_per_request_s
         engine = engine.with_constants(
             process_batch_result=engine["process_batch_result"] + work_s,
@@ -205,7 +220,9 @@ class ClosedLoop:
             runs=1,
         )
         found = resolve(scenario, engine=engine)
-        return replace(found, measured=self._with_passes(config, rehearsed))
+        if not rehearsed:
+            return replace(found, measured=self.profile)
+        return replace(found, measured=self._with_passes(config, known))
 
     def _with_passes(self, config: Config, rehearsed: Rehearsed) -> MeasuredProfile:
         """The profile with the passes as the engine's own workers ran them."""
@@ -221,7 +238,7 @@ class ClosedLoop:
             if ops_s > 0:
                 name = f"{config.method}-{phase}"
                 passes.append(MeasuredPass(name, n, width, ctx, seconds, ops_s, 0))
-        return replace(self.profile, passes=tuple(passes))
+        return replace(self.profile, passes=tuple(passes), _found={})
 
     def _cycle(self, config: Config) -> Cycle:
         found = resolve(
@@ -246,7 +263,8 @@ class ClosedLoop:
         else:
             parts = cycle.decode(requests=n, ctx=ctx)
             calls = [c for part in parts if part.name == phase for c in part.calls]
-        times = [(self.profile.timing(c.op), c.count) for c in calls]
+        ours = [c for c in calls if self.profile.in_passes(c.op)]
+        times = [(self.profile.timing(c.op), c.count) for c in ours]
         return sum(t.seconds * count for t, count in times if t is not None)
 
     def _workload(self, config: Config) -> Workload:
@@ -287,12 +305,6 @@ class ClosedLoop:
 
     # ---- reality -------------------------------------------------------------------------
 
-    def run(self, config: Config) -> tuple[Run, float]:
-        """The held-out prompts for real, and what others took of the processors meanwhile [1]."""
-        with Neighbours() as neighbours:
-            run = serve(self.setup(config), self._requests(self.held_out), conc=config.conc)
-        return run, neighbours.share or 0.0
-
     def outcome(self, config: Config, batches: Sequence[int]) -> Outcome:
         """Measure, predict, run, and measure again: did the machine stay what it was?
 
@@ -300,21 +312,37 @@ class ClosedLoop:
         """
         found: list[Outcome] = []
         for _ in range(TRIES):
-            self.calibrate(config, batches)
-            predicted, accept = self.predict(config)
-            run, others = self.run(config)
-            drift = drifted(self._rehearsed[config.drafting], self.rehearse(config, batches))
-            observed = run.output_tok_s, run.accept_length
-            found.append(
-                Outcome(config, predicted, observed[0], accept, observed[1], drift, others)
-            )
+            found.append(self._once(config, batches))
             if found[-1].steady:
                 break
         return min(found, key=lambda o: (not o.steady, max(o.others, o.drift)))
 
+    def _once(self, config: Config, batches: Sequence[int]) -> Outcome:
+        with Neighbours() as neighbours:
+            self.calibrate(config, batches)
+            predicted, accept = self.predict(config)
+            plain, _ = self.predict(config, rehearsed=False)
+            run = serve(self.setup(config), self._requests(self.held_out), conc=config.conc)
+            drift = drifted(self._rehearsed[config.drafting], self.rehearse(config, batches))
+        return Outcome(
+            config=config,
+            predicted_tok_s=predicted,
+            profile_tok_s=plain,
+            observed_tok_s=run.output_tok_s,
+            accept_predicted=accept,
+            accept_observed=run.accept_length,
+            drift=drift,
+            others=neighbours.share or 0.0,
+        )
+
     def outcomes(self, configs: Sequence[Config]) -> Iterator[Outcome]:
-        """Measure, predict, run, for one configuration after the other."""
-        batches = sorted({c.conc for c in configs} | {1, 2})
+        """Measure, predict, run, for one configuration after the other.
+
+        Only the least and the greatest concurrency are rehearsed, and two: those between are
+        held out of the passes that are timed.
+        """
+        most = max(c.conc for c in configs)
+        batches = sorted({1, 2, most})
         for config in configs:
             yield self.outcome(config, batches)
 
@@ -343,12 +371,21 @@ def grid(
 
 
 def machine_scalar(outcomes: Sequence[Outcome]) -> float:
-    """Observed over predicted throughput of plain decoding of one request: one number fitted."""
+    """Observed over predicted throughput of plain decoding of one request: one number fitted.
+
+    From the profile's passes, as :func:`scaled` uses it.
+    """
     plain = [o for o in outcomes if o.config.method == "none"]
     least = min(o.config.conc for o in plain)
     alone = [o for o in plain if o.config.conc == least]
-    ratios = [o.observed_tok_s / o.predicted_tok_s for o in alone]
+    ratios = [o.observed_tok_s / o.profile_tok_s for o in alone]
     return statistics.geometric_mean(ratios)
+
+
+def is_fitted(o: Outcome, outcomes: Sequence[Outcome]) -> bool:
+    """Whether the scalar was fitted on this outcome, so that it proves nothing of it."""
+    least = min(x.config.conc for x in outcomes if x.config.method == "none")
+    return o.config.method == "none" and o.config.conc == least
 
 
 def speedups(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, float, float]]:
@@ -374,6 +411,7 @@ def as_row(o: Outcome) -> dict[str, Any]:
         "conc": o.config.conc,
         "engine_mode": o.config.mode,
         "predicted_output_throughput": o.predicted_tok_s,
+        "profile_output_throughput": o.profile_tok_s,
         "observed_output_throughput": o.observed_tok_s,
         "error": o.error,
         "accept_length_predicted": o.accept_predicted,

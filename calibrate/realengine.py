@@ -26,6 +26,7 @@ KEPT = (
 PAGE = 16
 MOST_REQUESTS = 512
 STAGES = ("recv_requests", "get_next_batch", "run_batch", "process_batch_result")
+BEFORE_LAUNCH = ("recv_requests", "get_next_batch", "run_batch")
 V1_STAGES = ("prepare_draft", "prepare_verify", "accept")
 
 
@@ -66,10 +67,11 @@ def real_engine(stages: HostStages, overheads: Overheads) -> EngineSheet:
     alone, _ = line(overheads.alone)
     trip = max(0.0, alone - queued)  # of which the passes know nothing: there and back
     values |= {
-        "recv_requests": sum(stages.at("recv_requests")),
+        "recv_requests": stages.at("recv_requests")[0],
         "get_next_batch": stages.at("get_next_batch")[0],
-        "get_next_batch_per_request": stages.at("get_next_batch")[1],
-        "run_batch_first": sum(stages.at("run_batch")),
+        # The simulator lets one stage before the launch grow with the batch: it stands for three.
+        "get_next_batch_per_request": sum(stages.at(name)[1] for name in BEFORE_LAUNCH),
+        "run_batch_first": stages.at("run_batch")[0],
         "process_batch_result": stages.at("process_batch_result")[0],
         "process_batch_result_per_request": stages.at("process_batch_result")[1],
         "d2h_sync": trip,
@@ -85,15 +87,15 @@ def real_engine(stages: HostStages, overheads: Overheads) -> EngineSheet:
 
 def _v1(stages: HostStages, overheads: Overheads, queued: float) -> dict[str, float]:
     """Three round trips; the residue that is added to the passes is taken off the last."""
-    draft, verify, commit = (
-        line({n: trips[i] for n, trips in overheads.v1.items()}) for i in range(3)
-    )
-    accept = stages.at("accept")
+    trips = [line({n: found[i] for n, found in overheads.v1.items()}) for i in range(3)]
+    draft, verify, commit = trips
+    accept, prepare, again = (stages.at(n) for n in ("accept", "prepare_draft", "prepare_verify"))
     return {
-        "v1_prepare_draft": sum(stages.at("prepare_draft")) + sum(draft),
-        "v1_prepare_verify": sum(stages.at("prepare_verify")) + sum(verify),
+        "v1_prepare_draft": prepare[0] + draft[0],
+        "v1_prepare_verify": again[0] + verify[0],
         "v1_accept": max(0.0, accept[0] + commit[0] - queued),
-        "v1_accept_per_request": accept[1] + commit[1],
+        # One stage grows with the batch; it stands for all of the cycle.
+        "v1_accept_per_request": sum(x[1] for x in (accept, prepare, again, *trips)),
     }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dflash_sim.realrun.crew import Crew
+from dflash_sim.realrun.faults import RunFailedError, WorkerLostError
 from dflash_sim.realrun.messages import (
     GOES_ON,
     Command,
@@ -79,10 +80,14 @@ def rehearse(setup: Setup, sizes: Sequence[Size]) -> Rehearsed:
     fitted = fit(setup, longest_prompt=longest, longest_text=longest + room)
     overheads = Overheads()
     passes: list[TimedPass] = []
-    with Crew(fitted) as crew:
-        stage = Stage(fitted, crew)
-        for size in sizes:
-            passes += stage.play(size, overheads)
+    try:
+        with Crew(fitted) as crew:
+            stage = Stage(fitted, crew)
+            for size in sizes:
+                passes += stage.play(size, overheads)
+    except WorkerLostError as lost:
+        msg = f"while passes were timed: {lost}"
+        raise RunFailedError(msg, None) from lost
     return Rehearsed(tuple(passes), overheads)
 
 
@@ -99,13 +104,16 @@ class Stage:
         for _ in range(WARM_UP):
             self._ask(self._prefill(size))
         reads = [self._ask(self._prefill(size)) for _ in range(PREFILLS)]
-        # What lies around a prefill's pass is part of it: the simulator has no other place for it.
-        yield TimedPass("prefill", n, size.prompt, 0.0, _mean([whole for whole, _ in reads]))
         step = Decode(tuple(range(1, n + 1)), ())
         done, queued = self._queued(step)
         overheads.queued[n] = _mean(queued)
         alone = [self._ask(step) for _ in range(ALONE)]
         overheads.alone[n] = _mean([whole - _busy(result) for whole, result in alone])
+        # What lies around a prefill's pass is part of it, but for the way there and back, which
+        # the simulator adds to every pass.
+        trip = max(0.0, overheads.alone[n] - overheads.queued[n])
+        read_s = _mean([whole for whole, _ in reads]) - trip
+        yield TimedPass("prefill", n, size.prompt, 0.0, read_s)
         ctx = size.prompt + _committed(done) / 2 / n
         names = dict.fromkeys(name for name, _, _ in done[0].spans)
         for name in names:

@@ -60,7 +60,7 @@ def _outcomes(
     loop: "ClosedLoop", configs: "list[Config]", shape: str, output: Path | None
 ) -> "list[Outcome]":
     """All of them; if that breaks off, what there is is put out before."""
-    from dflash_sim.realrun.faults import RunFailedError
+    from dflash_sim.profiles.errors import DflashSimError
 
     found: list[Outcome] = []
     try:
@@ -72,7 +72,7 @@ def _outcomes(
                 f"{outcome.predicted_tok_s:.0f}, ran {outcome.observed_tok_s:.0f} tok/s, "
                 f"{100 * outcome.error:+.1f} %"
             )
-    except (KeyboardInterrupt, RunFailedError) as error:
+    except (KeyboardInterrupt, DflashSimError) as error:
         if not found:
             raise
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)

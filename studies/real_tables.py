@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dflash_sim.calibrate.closedloop import Outcome, machine_scalar, speedups
+from dflash_sim.calibrate.closedloop import Outcome, is_fitted, machine_scalar, speedups
 from dflash_sim.studies.texttable import Table
 
 NEAR = 0.03  # methods whose observed speeds differ less are not put in order
@@ -23,10 +23,12 @@ def _rows(outcomes: Sequence[Outcome]) -> Table:
             o.config.name,
             str(o.config.conc),
             o.config.mode,
-            f"{o.predicted_tok_s:.0f}",
             f"{o.observed_tok_s:.0f}",
+            f"{o.profile_tok_s:.0f}",
+            _signed(o.profile_tok_s / o.observed_tok_s - 1),
+            "fitted" if is_fitted(o, outcomes) else _signed(_scaled_error(o, scalar)),
+            f"{o.predicted_tok_s:.0f}",
             _signed(o.error),
-            _signed(o.predicted_tok_s * scalar / o.observed_tok_s - 1),
             f"{o.accept_predicted:.2f}",
             f"{o.accept_observed:.2f}",
             f"{max(o.drift, o.others):.1%}" + ("" if o.steady else " !"),
@@ -34,10 +36,14 @@ def _rows(outcomes: Sequence[Outcome]) -> Table:
         for o in outcomes
     ]
     head = (
-        "method", "conc", "mode", "predicted", "observed", "error", "scaled", "accept pred",
-        "accept obs", "disturbed",
+        "method", "conc", "mode", "observed", "profile", "error", "scaled", "rehearsed",
+        "its error", "accept pred", "accept obs", "disturbed",
     )  # fmt: skip
-    return Table("predicted and real throughput, tok/s", head, tuple(lines))
+    return Table("real throughput and predictions, tok/s", head, tuple(lines))
+
+
+def _scaled_error(o: Outcome, scalar: float) -> float:
+    return o.profile_tok_s * scalar / o.observed_tok_s - 1
 
 
 def _speedups(outcomes: Sequence[Outcome]) -> Table:
@@ -47,23 +53,26 @@ def _speedups(outcomes: Sequence[Outcome]) -> Table:
         for o, p, s in speedups(outcomes)
     ]  # fmt: skip
     head = ("method", "conc", "mode", "predicted", "observed", "error")
-    return Table("speed-up over plain decoding", head, tuple(lines))
+    return Table("speed-up over plain decoding, from rehearsed passes", head, tuple(lines))
 
 
 def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """The numbers that a target can be held against [1]."""
     scalar = machine_scalar(outcomes)
-    raw = [abs(o.error) for o in outcomes]
-    scaled = [abs(o.predicted_tok_s * scalar / o.observed_tok_s - 1) for o in outcomes]
+    profile = [abs(o.profile_tok_s / o.observed_tok_s - 1) for o in outcomes]
+    scaled = [abs(_scaled_error(o, scalar)) for o in outcomes if not is_fitted(o, outcomes)]
+    rehearsed = [abs(o.error) for o in outcomes]
     ratios = [abs(p / s - 1) for _, p, s in speedups(outcomes)]
     right, pairs = _ordered(outcomes)
     gains = _overlap_gains(outcomes)
     return {
-        "mape": statistics.fmean(raw),
-        "worst": max(raw),
-        "mape_scaled": statistics.fmean(scaled),
-        "worst_scaled": max(scaled),
+        "mape_profile": statistics.fmean(profile),
+        "worst_profile": max(profile),
+        "mape_scaled": statistics.fmean(scaled) if scaled else 0.0,
+        "worst_scaled": max(scaled, default=0.0),
         "scalar": scalar,
+        "mape": statistics.fmean(rehearsed),
+        "worst": max(rehearsed),
         "speedup_mape": statistics.fmean(ratios) if ratios else 0.0,
         "pairs_right": float(right),
         "pairs": float(pairs),
@@ -76,13 +85,15 @@ def _summary(outcomes: Sequence[Outcome]) -> Table:
     lines = [
         ("configurations", str(len(outcomes))),
         ("of them undisturbed", str(sum(o.steady for o in outcomes))),
-        ("MAPE, from the profile alone", f"{f['mape']:.1%}"),
-        ("worst", f"{f['worst']:.1%}"),
+        ("MAPE, passes of the profile", f"{f['mape_profile']:.1%}"),
+        ("worst", f"{f['worst_profile']:.1%}"),
         (
-            f"MAPE, with one scalar ({f['scalar']:.3f}) from plain decoding",
+            f"MAPE, times {f['scalar']:.3f} fitted on plain c=1, elsewhere",
             f"{f['mape_scaled']:.1%}",
         ),
         ("worst with it", f"{f['worst_scaled']:.1%}"),
+        ("MAPE, passes rehearsed in the workers", f"{f['mape']:.1%}"),
+        ("worst with them", f"{f['worst']:.1%}"),
         ("speed-up over plain, MAPE", f"{f['speedup_mape']:.1%}"),
         (f"pairs of methods in the right order (of {f['pairs']:.0f})", f"{f['pairs_right']:.0f}"),
         ("V2 over V1, largest gap of the gains in points", f"{100 * f['overlap_gap']:.1f}"),
@@ -131,8 +142,9 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, machine: str, model
     f = figures(outcomes)
     lead = (
         f"{len(outcomes)} configurations of our own engine, measured, predicted and run on one "
-        f"machine. Mean absolute error {f['mape']:.1%} from the measured profile alone, "
-        f"{f['mape_scaled']:.1%} with one scalar; worst {f['worst']:.1%}."
+        f"machine. Mean absolute error {f['mape_profile']:.1%} from the measured profile, "
+        f"{f['mape_scaled']:.1%} with one scalar, {f['mape']:.1%} from passes rehearsed in the "
+        f"engine's own workers (worst {f['worst']:.1%})."
     )
     report = Report("The closed loop: predicted against real runs", lead)
     report.facts({"Machine": machine, "Model": model, "Scalar": f"{f['scalar']:.3f}"})

@@ -51,7 +51,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
         (folder / "pairs/small" / part).mkdir(parents=True)
         text = json.dumps(config)
         (folder / "pairs/small" / part / "config.json").write_text(text, encoding="utf-8")
-    sizes = Sizes(requests=(1, 2), blocks=(4,), steps=(2,), ctx=(24,), prefills=((2, 16),))
+    sizes = Sizes(requests=(1, 2), blocks=(4,), steps=(2,), ctx=(24, 120), prefills=((2, 16),))
     target = target_spec(FAMILY, layer_types=["full_attention"] * 4)
     subject = Subject(target, drafter_spec(), 1, sizes)
     name = {"model": "small", "drafter": "small-dflash"}
@@ -71,11 +71,11 @@ def test_every_configuration_is_measured_predicted_and_run(loop: ClosedLoop) -> 
     found = list(loop.outcomes(configs))
     assert [o.config for o in found] == configs
     for o in found:
-        assert o.predicted_tok_s > 0
+        assert min(o.predicted_tok_s, o.profile_tok_s) > 0
         assert o.observed_tok_s > 0
         assert 1 <= o.accept_observed <= o.config.rows
     text = "\n".join(t.text() for t in tables(found))
-    assert "MAPE, from the profile alone" in text
+    assert "MAPE, passes of the profile" in text
 
 
 PHASES = {"none": ("verify",), "dflash": ("draft", "verify", "materialise")}
@@ -108,7 +108,7 @@ def test_a_simulated_step_takes_what_was_rehearsed(
     for n in (1, 2, 4):
         for ctx in (0, 128):
             expected = parts * seconds(n, ctx) + 1e-4 + 1e-4 * n
-            assert step.decode_s(n, n * ctx) == pytest.approx(expected, rel=1e-6)
+            assert step.decode_s(n, n * ctx) == pytest.approx(expected, rel=1e-5)  # fused: 1 ns
     assert step.prefill_s(requests=2, tokens=32) == pytest.approx(1e-4 * 32, rel=1e-6)
 
 
@@ -136,7 +136,7 @@ def test_draws_are_what_was_seen(seen: list[list[int]], seed: int) -> None:
 
 
 def outcome(config: Config, predicted: float, observed: float) -> Outcome:
-    return Outcome(config, predicted, observed, 1.0, 1.0, 0.0)
+    return Outcome(config, predicted, predicted, observed, 1.0, 1.0, 0.0)
 
 
 def test_one_scalar_mends_a_machine_that_is_slower_throughout() -> None:
@@ -146,7 +146,7 @@ def test_one_scalar_mends_a_machine_that_is_slower_throughout() -> None:
     ]
     assert machine_scalar(found) == pytest.approx(1 / 1.2)
     f = figures(found)
-    assert f["mape"] == pytest.approx(0.2)
+    assert f["mape"] == f["mape_profile"] == pytest.approx(0.2)
     assert f["mape_scaled"] == pytest.approx(0.0, abs=1e-12)
     assert f["speedup_mape"] == pytest.approx(0.0, abs=1e-12)
     assert f["pairs_right"] == f["pairs"] > 0
