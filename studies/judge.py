@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -123,6 +124,7 @@ class Judge:
     def __init__(self, question: Question) -> None:
         self.question = question
         self._setups: dict[int, Setup | DflashSimError] = {}
+        self._stretched: dict[tuple[int, float], Setup] = {}
         self._spread: dict[int, float] = {}
         self._expectations: dict[tuple[object, ...], Expectation] = {}
         self._draws: OrderedDict[tuple[object, ...], Draws] = OrderedDict()
@@ -138,6 +140,21 @@ class Judge:
         if isinstance(found, DflashSimError):
             raise found
         return found
+
+    def stretched(self, i: int, prefill: float) -> Setup:
+        """The candidate with prefills that take ``prefill`` times as long."""
+        setup = self.setup(i)
+        if prefill == 1:
+            return setup
+        if (i, prefill) not in self._stretched:
+            factor = prefill * setup.engine["prefill_factor"]
+            self._stretched[i, prefill] = resolve(
+                setup.scenario,
+                engine=setup.engine.with_constants(prefill_factor=factor),
+                tables=setup.tables,
+                calibration=setup.calibration,
+            )
+        return self._stretched[i, prefill]
 
     def expectation(self, i: int) -> Expectation | None:
         """The acceptance to expect; none without speculation."""
@@ -207,6 +224,7 @@ class Judge:
         run: int = 0,
         slow: float = 1.0,
         times: float = 1.0,
+        prefill: float = 1.0,
         early: bool = False,
     ) -> Service:
         """Simulate a fleet.
@@ -217,6 +235,8 @@ class Judge:
             All times are so many times as long as predicted [1].
         times
             Requests arrive so many times as fast [1].
+        prefill
+            Prefills take so many times as long, beside ``slow`` [1].
         early
             Stop as soon as the objective is missed.
         """
@@ -228,24 +248,21 @@ class Judge:
         tally = self.question.slo.tally(demand.judged, slow=slow, since_s=since_s, early=early)
         router = self.question.router
         draws = self.draws(i, run)
-        return serve(self.setup(i), work, draws, replicas=replicas, router=router, tally=tally)
+        setup = self.stretched(i, prefill)
+        return serve(setup, work, draws, replicas=replicas, router=router, tally=tally)
 
     def kept(self, service: Service, *, slow: float = 1.0) -> Kept:
         """How far a whole simulation kept the objective."""
         demand = self.question.demand
         return kept(service, demand.runs[0], self.question.slo, slow=slow, lead=demand.lead)
 
-    def verdict(
-        self, i: int, replicas: int, *, slow: float, run: int = 0, times: float = 1.0
-    ) -> Verdict:
-        """Whether one run of a fleet meets the objective."""
-        return self.broken(i, replicas, slow=slow, run=run, times=times)[1]
+    def verdict(self, i: int, replicas: int, **how: Any) -> Verdict:
+        """Whether one run of a fleet meets the objective; ``how`` is :meth:`serve`'s."""
+        return self.broken(i, replicas, **how)[1]
 
-    def broken(
-        self, i: int, replicas: int, *, slow: float, run: int = 0, times: float = 1.0
-    ) -> tuple[Service, Verdict]:
+    def broken(self, i: int, replicas: int, **how: Any) -> tuple[Service, Verdict]:
         """The same with the simulation, which stops where the objective is missed."""
-        service = self.serve(i, replicas, run=run, slow=slow, times=times, early=True)
+        service = self.serve(i, replicas, **how, early=True)
         broke = ""
         if service.kv_ran_out:
             broke = "kv"
@@ -267,7 +284,8 @@ class Judge:
         room = replicas * self.setup(i).limits.max_running_requests
         return waiting > max(self.question.slo.budget(n), room)
 
-    def meets(self, i: int, replicas: int, *, slow: float) -> bool:
+    def meets(self, i: int, replicas: int, *, slow: float, prefill: float = 1.0) -> bool:
         """Whether every run meets it."""
         runs = range(len(self.question.demand.runs))
-        return all(self.verdict(i, replicas, slow=slow, run=run).met for run in runs)
+        how = {"slow": slow, "prefill": prefill}
+        return all(self.verdict(i, replicas, run=run, **how).met for run in runs)

@@ -8,16 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
+from dflash_sim.simulator.setup import confirmed
 from dflash_sim.studies.fittedtable import FittedTable
-from dflash_sim.studies.fleet import Fleet
+from dflash_sim.studies.fleet import TTFT_SHORT, Fleet
 from dflash_sim.studies.plan import ENDS, Plan
 from dflash_sim.studies.plan_search import Solved, Survey
 from dflash_sim.studies.present import LABEL, STRONG, number, percent, shares
 from dflash_sim.studies.slo import WORDS
 
-# TTFT of plain decoding of the 397B on 8 x B200 was so much too short, of 15 measured rows:
-# studies/gallery/01_published_cards.out, "latencies in February 2026". A test compares.
-TTFT_SHORT = (0.60, 0.86)
 _SETTLED = 10  # mean answers that a rate should last
 _SHOWN = 12  # candidates in the table; the others are counted
 _INDENT = 13
@@ -92,9 +90,9 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
     rows += [
         (
             "Confidence",
-            f"met at {sure} in {each}: with all times {fleet.slow:.3f} x the predicted (one sd of "
-            f"their log is {fleet.spread:.3f}); up to {fleet.patience:.2f} x it still is "
-            f"({percent_of(min(fleet.confidence, 0.999))}"
+            f"of TPOT and throughput: met at {sure} in {each}, with all times {fleet.slow:.3f} x "
+            f"the predicted (one sd of their log is {fleet.spread:.3f}); "
+            f"up to {fleet.patience:.2f} x it still is ({percent_of(min(fleet.confidence, 0.999))}"
             f"{' or more' if fleet.confidence > 0.999 else ''})",
         ),
         (
@@ -208,7 +206,12 @@ def warnings(found: Plan) -> list[str]:
     """What to distrust, each once."""
     out: list[str] = []
     for _, fleet in roles(found):
-        out += fleet.setup.warnings
+        setup = fleet.setup
+        known = confirmed(setup.device, setup.engine, setup.calibration)
+        told = () if known else (f"{setup.device.name}: no measurement there has confirmed",)
+        out += [w for w in setup.warnings if not w.startswith(told)]
+        if not known:
+            out.append(f"no measurement on {setup.device.name} has confirmed: {fleet.title}")
         if fleet.setup.tables is None:
             out.append(f"no operator times for {fleet.setup.device.name}: a roofline estimate")
         span_s, answer_s = found.question.demand.span_s, fleet.sure.mean_e2e_s
@@ -217,10 +220,8 @@ def warnings(found: Plan) -> list[str]:
                 f"{number(span_s)} s are judged and an answer takes {number(answer_s)} s on "
                 "average: too short to see a queue grow; give a longer --duration"
             )
-    limit = found.question.slo.ttft_s
-    if limit is not None:
-        fleets = found.fleets.values()
-        out.append(ttft_warning(limit / max(f.expected.quantile_s["ttft"] for f in fleets)))
+    if not found.question.slo.must_keep_up:
+        out.append(ttft_warning(found))
     priced = {s.index for s in found.surveys if s.price and s.price.typical is not None}
     unpriced = [s.index for s in found.surveys if s.error is None and s.index not in priced]
     gpus = dict.fromkeys(found.question.candidates[i].gpu for i in unpriced)
@@ -235,17 +236,20 @@ def sources(found: Plan) -> str:
     return f"sources: {shares({k: sum(e[k] for e in each) / len(each) for k in each[0]})}"
 
 
-def ttft_warning(margin: float) -> str:
-    """What a verdict on TTFT is worth.
-
-    Parameters
-    ----------
-    margin
-        The limit over the predicted percentile [1].
-    """
-    low, high = (1 / (1 - x) for x in TTFT_SHORT)
+def ttft_warning(found: Plan) -> str:
+    """What verdicts on TTFT and E2E are worth."""
+    low, high = TTFT_SHORT
+    told = [f"{fleet.title} {prefills(fleet)}" for fleet in found.fleets.values()]
     return (
-        f"TTFT was predicted {TTFT_SHORT[0]:.0%} to {TTFT_SHORT[1]:.0%} too short where it was "
-        "measured (plain decoding, 397B, 8 x b200), and has no interval. Its limit is "
-        f"at least {margin:.1f} x the prediction here; those rows ask for {low:.1f} to {high:.1f} x"
+        f"TTFT was predicted {low:.0%} to {high:.0%} too short where it was measured (plain "
+        "decoding, 397B, 8 x b200), and has no interval: the confidence is that of TPOT and "
+        f"throughput, not of TTFT, nor of its part of E2E. {'; '.join(told)}"
     ).replace("%", " %")
+
+
+def prefills(fleet: Fleet) -> str:
+    """Whether it keeps the objective where prefills are longer than predicted."""
+    return ", ".join(
+        f"{'keeps' if met else 'does not keep'} the objective with prefills {factor:.1f} x as long"
+        for factor, met in fleet.prefills.items()
+    )

@@ -19,7 +19,7 @@ from dflash_sim.studies import exhibit as ex
 from dflash_sim.studies.demand import busiest, of_trace
 from dflash_sim.studies.judge import Judge, Question
 from dflash_sim.studies.plan import Plan, plan
-from dflash_sim.studies.plan_page import candidate_rows, roles, sources, ttft_warning
+from dflash_sim.studies.plan_page import candidate_rows, roles, sources, warnings
 from dflash_sim.studies.plan_search import solve
 from dflash_sim.studies.present import number
 from dflash_sim.studies.slo import Slo
@@ -129,8 +129,8 @@ def story() -> Iterator[ex.Part]:
         "TTFT and TPOT above are those that 95 % do not exceed, at 90 % confidence, in ms."
     )
     yield from by_hour(trace, found)
-    margins = [SLO.limits_s["ttft"] / f.expected.quantile_s["ttft"] for f in found.fleets.values()]
-    yield f"{ttft_warning(min(margins))}."
+    for line in warnings(found):
+        yield f"Warning: {line}."
     lengths = dict.fromkeys(f.acceptance for f in found.fleets.values() if f.acceptance)
     yield f"The fleets' {sources(found)}. Accept lengths: {ex.listed([*lengths])}."
 
