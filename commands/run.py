@@ -184,7 +184,9 @@ def run(
             if error.run is None:
                 raise
             done = error.run
-    row = observed_row(fitted, done, asked, conc=flight, machine=device, rate=rate, tag=tag)
+    row = observed_row(
+        fitted, done, asked, conc=flight, machine=device, rate=rate, tag=tag, failure=failure
+    )
     _report(row, done, output)
     if trace is not None:
         _write_trace(done, trace, title=f"{made.target.name} {method} tp{tp} (real)")

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from math import isfinite
 
 from dflash_sim.profiles.schema import load_schema
+from dflash_sim.realrun.faults import RunFailedError
 from dflash_sim.realrun.journal import Answer, Run
 from dflash_sim.realrun.requests import Request
 from dflash_sim.realrun.setup import Fitted
@@ -26,6 +27,7 @@ def observed_row(
     machine: str,
     rate: float | None = None,
     tag: str | None = None,
+    failure: RunFailedError | None = None,
 ) -> Row:
     """One run under the names of a predicted row; what it does not know is null.
 
@@ -35,6 +37,8 @@ def observed_row(
         Requests in flight of a closed loop; arrivals of an open one [1/s].
     machine
         What it ran on, as a name.
+    failure
+        Why not all requests were answered.
     """
     setup = fitted.setup
     chain = setup.method in ("mtp", "eagle3")
@@ -68,7 +72,7 @@ def observed_row(
         "max_running_requests": setup.max_running_requests,
         "kv_tokens": fitted.pages * setup.page_size,
         "acceptance_source": _acceptance(fitted),
-        "warnings": [],
+        "warnings": [] if failure is None else [str(failure)],
     }
     values = summarise(run, fitted.rows)
     known |= {name: _plain(value) for name, value in values.items()}

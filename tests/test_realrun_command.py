@@ -138,7 +138,10 @@ def test_ctrl_c_leaves_whole_lines(tmp_path: Path) -> None:
     assert "requests had been answered" in said
     answered = rows(requests)
     assert len(answered) >= 1
-    assert rows(row)[0]["completed"] == len(answered)
+    [partial] = rows(row)
+    assert partial["completed"] == len(answered)
+    [warning] = partial["warnings"]
+    assert warning == f"stopped; {len(answered)} of 100000 requests had been answered"
 
 
 def test_ranks_that_somebody_else_started(tmp_path: Path) -> None:
