@@ -174,10 +174,13 @@ class Crew:
         return {rank: code for rank, code in codes.items() if code is not None}
 
     def _silent(self, patience_s: float) -> None:
-        """Nobody answers: the rank that began the fewest collectives is where it hangs."""
-        counts = list(self.beats)
-        rank = counts.index(min(counts))
-        msg = f"rank {rank}: no answer within {patience_s:g} s"
+        """Nobody answers: the rank that began the fewest collectives is where it hangs.
+
+        Ranks that somebody else started count for themselves, so there it cannot be told.
+        """
+        counts, foreign = list(self.beats), len(self.processes) < len(self.links)
+        who = "a rank" if foreign else f"rank {counts.index(min(counts))}"
+        msg = f"{who}: no answer within {patience_s:g} s"
         raise WorkerLostError(msg)
 
     def close(self) -> None:

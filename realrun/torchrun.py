@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic, sleep
 
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import DflashSimError, UsageError
 
 RETRY_S = 0.05
 PATIENCE_S = 120.0
@@ -58,11 +58,24 @@ class Torchrun:
             door.listen(self.size)
             door.settimeout(PATIENCE_S)
             links: dict[int, Connection] = {}
-            for _ in range(self.size - 1):
-                link = Connection(door.accept()[0].detach())
-                links[int.from_bytes(link.recv_bytes(), "big")] = link
+            try:
+                while len(links) < self.size - 1:
+                    link = Connection(door.accept()[0].detach())
+                    links[int.from_bytes(link.recv_bytes(), "big")] = link
+            except TimeoutError:
+                raise self._alone(set(links)) from None
         at.unlink()
         return [links[rank] for rank in sorted(links)]
+
+    def _alone(self, called: set[int]) -> DflashSimError:
+        """What to say when not all ranks have called."""
+        missing = ", ".join(str(rank) for rank in range(1, self.size) if rank not in called)
+        msg = (
+            f"rank 0 waited {PATIENCE_S:g} s in {self.folder} for ranks that torchrun started; "
+            f"not heard from: {missing}. See whether they ended with an error of their own, and "
+            "whether all have the same TMPDIR and command line"
+        )
+        return DflashSimError(msg)
 
     def call(self) -> Connection:
         """Rank 1 and up: a pipe to the scheduler."""

@@ -4,9 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,9 +21,14 @@ from real_engine import setup  # noqa: E402
 
 from dflash_sim.kernels.cache import Placement  # noqa: E402
 from dflash_sim.kernels.cycle import Plain, Running  # noqa: E402
-from dflash_sim.realrun.faults import RunFailedError  # noqa: E402
-from dflash_sim.realrun.launch import serve  # noqa: E402
+from dflash_sim.profiles.errors import DflashSimError, UsageError  # noqa: E402
+from dflash_sim.realrun import torchrun  # noqa: E402
+from dflash_sim.realrun.crew import Crew  # noqa: E402
+from dflash_sim.realrun.faults import RunFailedError, WorkerLostError  # noqa: E402
+from dflash_sim.realrun.launch import fit_requests, serve  # noqa: E402
 from dflash_sim.realrun.requests import Request  # noqa: E402
+from dflash_sim.realrun.row import observed_row  # noqa: E402
+from dflash_sim.realrun.torchrun import Torchrun  # noqa: E402
 
 ASKED = [Request(prompt=(3, 1, 4), max_new_tokens=n) for n in (4, 60, 60)]
 STEPS = 12  # cycles that a worker does before it fails: the first request is answered by then
@@ -95,8 +104,40 @@ def test_a_failure_names_its_rank(how: Callable[[], None], said: str, tp: int) -
     assert run is not None
     assert [len(a.output) for a in run.answers] == [4]
     assert len(run.decodes) >= 4
+    fitted = fit_requests(made, ASKED, 3)
+    row = observed_row(fitted, run, ASKED, conc=3, machine="cpu", failure=caught.value)
+    [warning] = row["warnings"]
+    assert said in warning
+    assert "1 of 3 requests had been answered" in warning
     assert children() == before
     assert os.sched_getaffinity(0) == cores
+
+
+def test_a_hang_among_ranks_of_torchrun_is_nobodys() -> None:
+    """Only rank 0's count is seen: the others' silence is not held against them."""
+    crew = Crew(fit_requests(setup(tp=3), ASKED, 3))
+    crew.beats = [7, 0, 0]
+    crew.links = cast("list[Connection]", [None] * 3)
+    crew.processes = dict.fromkeys(range(3), cast("BaseProcess", None))
+    with pytest.raises(WorkerLostError, match=r"^rank 1: no answer within 2 s"):
+        crew._silent(2.0)
+    del crew.processes[1], crew.processes[2]
+    with pytest.raises(WorkerLostError, match=r"^a rank: no answer within 2 s"):
+        crew._silent(2.0)
+
+
+def test_ranks_that_never_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is missing, how long it was waited for, and what to look at."""
+    monkeypatch.setattr(torchrun, "PATIENCE_S", 0.3)
+    group = Torchrun(0, 3, tmp_path / "meeting")
+    caller = threading.Thread(target=lambda: Torchrun(2, 3, group.folder).call().close())
+    caller.start()
+    with pytest.raises(
+        DflashSimError, match=r"waited 0\.3 s in .*; not heard from: 1\. .*TMPDIR"
+    ) as caught:
+        group.callers()
+    caller.join()
+    assert not isinstance(caught.value, UsageError)
 
 
 def test_a_worker_that_cannot_start() -> None:
