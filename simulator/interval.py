@@ -113,6 +113,14 @@ def misfit(setup: Setup) -> float:
     return float(sum(p**2 for p in (*parts, fit["observation_rel_err"])))
 
 
+def ratio_error(setup: Setup) -> float:
+    """How far the ratio of two settings of a server may be off at the least, at 90 % [1].
+
+    As the interval of ``speedup`` has it, but for the parameters that the two differ in.
+    """
+    return math.expm1(_Z90 * math.sqrt(unmodelled(setup) + misfit(setup)))
+
+
 def intervals(
     setup: Setup,
     own: Sensitivity,

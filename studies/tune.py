@@ -17,6 +17,7 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.commits import Acceptance, FixedAcceptance, draw_runs
 from dflash_sim.simulator.cycle import BLOCK_METHODS
 from dflash_sim.simulator.draws import draw_latent
+from dflash_sim.simulator.interval import ratio_error
 from dflash_sim.simulator.policy import BatchTable
 from dflash_sim.simulator.predict import expectation_of
 from dflash_sim.simulator.scenario import Scenario
@@ -29,6 +30,9 @@ WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 BATCHES = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256)
 _STEPS = 24  # of a batch: eight until the pipeline repeats, and those that are timed
 _LEAD = 8
+# Gain below which a batch keeps the width of the one before. Between the points of op tables times
+# are interpolated, from which the best of neighbouring batches goes to and fro by 0.5 to 2 %.
+CLEAR = 0.02
 _REQUESTS = 1024
 _CYCLES = 256
 
@@ -49,6 +53,8 @@ class Tuned:
         Tokens in the cache of each request, the mean while it decodes.
     widest
         The width that is drafted and verified where nothing is tuned.
+    error
+        How far a gain of one width over another may be off, at 90 % [1].
     additive
         The cost table of a confidence scheduler.
     """
@@ -60,6 +66,7 @@ class Tuned:
     accept_length: Floats
     ctx: int
     widest: int
+    error: float
     additive: "AdditiveCost"
     steps_per_s: Floats
 
@@ -69,15 +76,27 @@ class Tuned:
         at = np.argmax(self.tok_s, axis=1)
         return {b: self.widths[i] for b, i in zip(self.batches, at.tolist(), strict=True)}
 
+    @property
+    def chosen(self) -> dict[int, int]:
+        """The same, but changed from batch to batch, and from the widest, for a clear gain only."""
+        found: dict[int, int] = {}
+        at = self.widths.index(self.widest)
+        for batch, speeds in zip(self.batches, self.tok_s, strict=True):
+            if speeds.max() > (1 + CLEAR) * speeds[at]:
+                at = int(np.argmax(speeds))
+            found[batch] = self.widths[at]
+        return found
+
     def as_vllm(self) -> list[list[int]]:
         """``num_speculative_tokens_per_batch_size``: ``[[from batch, to batch, drafts], ...]``.
 
         A batch between two that were tried takes the larger one's, as a graph would be padded.
         """
         rows: list[list[int]] = []
+        chosen = self.chosen
         edges = [0, *self.batches]
         for below, batch in pairwise(edges):
-            drafts = self.best[batch] - 1
+            drafts = chosen[batch] - 1
             if rows and rows[-1][2] == drafts:
                 rows[-1][1] = batch
             else:
@@ -107,14 +126,20 @@ class Tuned:
         raise UsageError(msg)
 
     def table(self) -> Table:
-        """Throughput by batch and block, the best block, and what it gains over the widest."""
-        head = ("batch", *(f"block {w}" for w in self.widths), "best", "gain")
+        """Throughput by batch and block, the best, its gain over the widest, and what it is worth.
+
+        A gain that the model may be off by is told as such.
+        """
+        head = ("batch", *(f"block {w}" for w in self.widths), "best", "gain", "advice")
         rows = []
         for batch, speeds in zip(self.batches, self.tok_s, strict=True):
-            own = speeds[self.widths.index(self.widest)]
-            gain = f"{speeds.max() / own - 1:+.1%}"
-            best = str(self.best[batch])
-            rows.append((str(batch), *(f"{x:,.0f}" for x in speeds), best, gain))
+            gain = float(speeds.max() / speeds[self.widths.index(self.widest)]) - 1
+            if gain > self.error:
+                advice = f"block {self.chosen[batch]}"
+            else:
+                advice = f"{'within error: ' if gain else ''}keep block {self.widest}"
+            cells = (*(f"{x:,.0f}" for x in speeds), str(self.best[batch]), f"{gain:+.1%}", advice)
+            rows.append((str(batch), *cells))
         return Table("output tok/s by batch size", head, tuple(rows))
 
 
@@ -225,6 +250,7 @@ def tune_block(
         lengths,
         ctx,
         widest,
+        ratio_error(setup),
         _additive(setup, sizes, ctx),
         1 / periods[:, -1],
     )
