@@ -38,6 +38,8 @@ class Demand:
         Requests at the start of every run that fill the fleet and are not judged.
     steady
         Whether it comes at one rate, so that no queue may grow.
+    as_given
+        Whether lengths follow each other as in a file, perhaps in a pattern.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Demand:
     notes: tuple[str, ...] = ()
     lead: int = 0
     steady: bool = False
+    as_given: bool = False
 
     @property
     def judged(self) -> int:
@@ -123,7 +126,7 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
     if trace.arrival_s is not None:
         work = given_requests(arrival_s=trace.arrival_s, isl=trace.isl, osl=osl)
         name = f"trace {trace.name} ({trace.form})"
-        return Demand(name, (work,) * s.runs, tuple(notes), lead)
+        return Demand(name, (work,) * s.runs, tuple(notes), lead, as_given=True)
     if s.rate is None:
         msg = f"trace {trace.name} has lengths and no times; say how fast they come with --rate."
         raise UsageError(msg)
@@ -141,6 +144,7 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
         tuple(notes),
         lead=int(n * WARM_UP),
         steady=True,
+        as_given=True,
     )
 
 
@@ -199,7 +203,12 @@ def _lengths(s: Scenario, n: int, rng: np.random.Generator) -> Workload:
         rng=rng,
     )
     none: npt.NDArray[np.int64] = np.zeros(n, np.int64)
-    return given_requests(arrival_s=none, isl=work.isl[:n], osl=work.osl[:n])
+    # A data set comes over and over: in one order every server of a router would see its own part.
+    copy = dataset.num_prompts * dataset.turns
+    order = np.concatenate(
+        [rng.permutation(np.arange(at, min(at + copy, n))) for at in range(0, n, copy)]
+    )
+    return given_requests(arrival_s=none, isl=work.isl[order], osl=work.osl[order])
 
 
 def _refuse_too_many(n: int, what: str) -> None:

@@ -1,6 +1,7 @@
 """One kind of server: an estimate of its fleet, and the fewest that meet the objective."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import DflashSimError
@@ -8,6 +9,7 @@ from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.judge import Judge, Question
 
+_AT_MOST_FEWER = 2  # times fewer servers than estimated that could have the capacity
 _FULL = 0.9  # of a server's capacity that an estimate uses
 
 
@@ -100,19 +102,39 @@ def estimate(judge: Judge, i: int, setup: Setup) -> float | None:
 
 
 def solve(judge: Judge, i: int, guess: int | None, most: int) -> Solved:
-    """The fewest replicas up to ``most``, from a guess outwards, then by bisection."""
+    """The fewest replicas up to ``most``, from a guess outwards, then by bisection.
+
+    Where requests come in an order that is given, one server more may meet less: round robin cuts
+    a pattern of lengths otherwise. Then all smaller fleets are tried that could have the capacity.
+    """
     if most < 1:
         return Solved(i, None, 0)
+    patterned = judge.question.demand.as_given
     if guess is None or guess > most:
         # Short of the whole uncertainty already: fails at little cost.
         least = judge.question.z * judge.least_spread(i)
-        if not judge.meets(i, most, slow=math.exp(least)):
+        hopeless = guess is None or not patterned
+        if hopeless and not judge.meets(i, most, slow=math.exp(least)):
             return Solved(i, None, most)
     slow = judge.slow(i)
+    tried: dict[int, bool] = {}
 
     def met(replicas: int) -> bool:
-        return judge.meets(i, replicas, slow=slow)
+        if replicas not in tried:
+            tried[replicas] = judge.meets(i, replicas, slow=slow)
+        return tried[replicas]
 
+    good, bad = _fewest(met, guess, most)
+    if patterned:
+        least_size = max(1, (guess or good) // _AT_MOST_FEWER)
+        for replicas in range(good - 1, least_size - 1, -1):
+            good = replicas if met(replicas) else good
+        bad = good - 1
+    return Solved(i, good if good <= most else None, bad)
+
+
+def _fewest(met: Callable[[int], bool], guess: int | None, most: int) -> tuple[int, int]:
+    """A fleet that meets, and the next smaller one, which does not; ``most + 1`` is not tried."""
     bad, good = 0, most + 1
     probe = min(guess or most, most)
     stride = 1
@@ -128,4 +150,4 @@ def solve(judge: Judge, i: int, guess: int | None, most: int) -> Solved:
             good = middle
         else:
             bad = middle
-    return Solved(i, good if good <= most else None, bad)
+    return good, bad

@@ -20,10 +20,10 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.workload import given_requests
 from dflash_sim.studies.demand import Demand, faster, led_in, of_rate, of_trace
-from dflash_sim.studies.fleet import largest
+from dflash_sim.studies.fleet import TTFT_SHORT, largest
 from dflash_sim.studies.judge import Judge, Question
 from dflash_sim.studies.plan import ENDS, OBJECTIVES, Plan, plan
-from dflash_sim.studies.plan_page import TTFT_SHORT, warnings
+from dflash_sim.studies.plan_page import warnings
 from dflash_sim.studies.plan_rows import to_json
 from dflash_sim.studies.plan_search import brute_force, solve, survey
 from dflash_sim.studies.slo import Slo, kept
@@ -108,6 +108,26 @@ def test_a_plan_is_what_brute_force_finds(rate: float, slo: Slo, router: str) ->
             assert replicas == solved.replicas
         else:
             assert replicas is None or replicas > solved.failed
+
+
+def test_a_pattern_of_lengths_is_searched_like_brute_force() -> None:
+    """Every other prompt is long: an even number of servers sends all of those to half of them."""
+    n = 600
+    isl = np.where(np.arange(n) % 2, 50, 6000)
+    trace = Trace("t", "csv", np.arange(n) / 40, isl, np.full(n, 50))
+    fields = {"model": "qwen3-8b", "isl": 6000, "osl": 50, "rate": 40.0, "runs": 1}
+    scenario = Scenario.parse(**fields, **SERVERS[0])
+    demand = of_trace(trace, scenario, capped=False)
+    question = Question((scenario,), demand, Slo(ttft_s=0.3), max_gpus=MOST)
+    judge = Judge(question)
+    slow = judge.slow(0)
+    meets = [r for r in range(1, MOST + 1) if judge.meets(0, r, slow=slow)]
+    assert meets != list(range(meets[0], MOST + 1))  # a control: not monotone
+    assert brute_force(question, most=MOST) == {0: meets[0]}
+    assert plan(question).fewest.replicas == meets[0]
+    for most in range(1, MOST + 1):
+        found = solve(judge, 0, survey(judge, 0).guess, most).replicas
+        assert found == (meets[0] if meets[0] <= most else None)
 
 
 @pytest.mark.parametrize("slow", [1.0, 1.3])
@@ -327,6 +347,40 @@ def test_the_known_error_of_ttft_is_the_measured_one() -> None:
     assert (round(-max(errors), 2), round(-min(errors), 2)) == pytest.approx(TTFT_SHORT, abs=0.011)
 
 
+@pytest.mark.parametrize("slo", [Slo(ttft_s=0.1, tpot_s=0.02), Slo(e2e_s=1.0), Slo(tpot_s=0.02)])
+def test_longer_prefills_are_simulated(slo: Slo) -> None:
+    """By engines whose prefills do take that long; without a limit on them nothing is said."""
+    question = asked(20.0, slo, servers=FEW)
+    found = plan(question)
+    fleet = found.fewest
+    told = [line for line in warnings(found) if line.startswith("TTFT was predicted")]
+    if slo.must_keep_up:
+        assert not fleet.prefills
+        assert not told
+        return
+    assert "not of TTFT" in told[0]
+    assert list(fleet.prefills) == pytest.approx([1 / 0.4, 1 / 0.14])
+    judge = Judge(question)
+    as_is = judge.setup(0).step.prefill_s(requests=1, tokens=500)
+    for factor, met in fleet.prefills.items():
+        longer = judge.stretched(0, factor).step.prefill_s(requests=1, tokens=500)
+        assert longer == pytest.approx(factor * as_is)
+        service = judge.serve(0, fleet.replicas, slow=fleet.slow, prefill=factor)
+        kept_ = judge.kept(service, slow=fleet.slow)
+        assert met == (min(kept_.share.values()) >= 0.95)
+        words = "keeps" if met else "does not keep"
+        assert f"{words} the objective with prefills {factor:.1f} x" in told[0]
+
+
+def test_a_fleet_on_a_gpu_that_nothing_confirms_is_named() -> None:
+    found = plan(asked(20.0, Slo(tpot_s=0.05), servers=[SERVERS[1], SERVERS[3]]))
+    told = [line for line in warnings(found) if "has confirmed" in line]
+    seen = {f.setup.device.name: f.title for f in found.fleets.values()}
+    assert told
+    assert all(seen[gpu] in " ".join(told) for gpu in seen if gpu == "l40s")
+    assert not any("b200" in line for line in told)
+
+
 # ---- the command -------------------------------------------------------------------------
 
 COMMAND = ["plan", "--model", "qwen3-8b", "--isl", "500", "--osl", "100", "--gpu", "h200,l40s",
@@ -423,6 +477,13 @@ def test_a_tuned_block_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(len(row) == 3 for row in shown)
     assert shown[0][0] == 1
     assert {"bias_seconds", "alpha_seconds", "theta_seconds"} <= set(json.loads(out.read_text()))
+
+
+def test_copies_of_a_data_set_are_in_different_orders() -> None:
+    scenario = Scenario.parse(rate=1.0, num_prompts=2 * 164, dataset="humaneval")
+    one, two = of_rate(scenario).runs[0].osl.reshape(2, 164)
+    assert (one != two).any()
+    assert sorted(one) == sorted(two)
 
 
 def test_demands_of_two_rates_are_the_same_requests() -> None:
