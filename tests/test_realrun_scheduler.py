@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from functools import cache
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -12,15 +13,26 @@ pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from real_engine import greedy_text, knowing, serve_inline, setup, target  # noqa: E402
+from real_engine import (  # noqa: E402
+    Inline,
+    greedy_text,
+    inline_worker,
+    knowing,
+    serve_inline,
+    setup,
+    target,
+)
 from tiny_networks import random_ids  # noqa: E402
 
 from dflash_sim.profiles.errors import InfeasibleError  # noqa: E402
 from dflash_sim.realrun.journal import Run  # noqa: E402
+from dflash_sim.realrun.launch import fit_requests  # noqa: E402
+from dflash_sim.realrun.messages import Result  # noqa: E402
 from dflash_sim.realrun.pools import Pool  # noqa: E402
 from dflash_sim.realrun.requests import Request  # noqa: E402
 from dflash_sim.realrun.scheduler import Scheduler, accept_on_host  # noqa: E402
 from dflash_sim.realrun.setup import MODES  # noqa: E402
+from dflash_sim.realrun.worker import Worker  # noqa: E402
 
 
 def ask(*lengths: tuple[int, int]) -> tuple[Request, ...]:
@@ -76,6 +88,49 @@ def test_overlap_wastes_one_row_per_answer() -> None:
         at_the_end = sum(a.finish_s == last for a in run.answers)
         assert sum(i.wasted for i in run.iterations) == len(ASKED) - at_the_end
         assert all(i.wasted == 0 for i in told(ASKED, wrong=0.3, mode="v2-sync").iterations)
+
+
+class Watched(Inline):
+    """Workers that keep when each result was taken, and how many results nobody has taken."""
+
+    def __init__(self, executor: Worker) -> None:
+        super().__init__(executor)
+        self.taken_s: list[float] = []
+
+    def receive(self) -> Result:
+        self.taken_s.append(perf_counter())
+        return super().receive()
+
+
+@pytest.mark.parametrize("method", ["none", "dflash", "mtp"])
+def test_the_last_step_of_overlap_is_nobodys(method: str) -> None:
+    """It is awaited, but counts in no time, and the next run on the same workers sees none of it.
+
+    With delta nets, whose states it moved on in slots that the next run is given.
+    """
+    made = setup("qwen3_5_text", method, mode="v2")
+    asked = ask((4, 12), (9, 7), (6, 12))
+    fitted = fit_requests(made, asked, 2)
+    workers = Watched(inline_worker(fitted))
+    first = Scheduler(fitted, workers, asked, conc=2)
+    run = first.run()
+    assert not workers.results
+    assert first.launched == len(workers.taken_s) == len(run.iterations) + 1
+    assert first.begun_s + run.duration_s <= workers.taken_s[-1]
+    ended_s = max(i.emit_s for i in run.iterations)
+    assert max(i.gpu_end_s for i in run.iterations) <= run.duration_s <= ended_s
+    last = first.iterations[-1]
+    assert last.index not in {i.index for i in run.iterations}
+    assert last.gpu == []
+
+    others = ask((7, 11), (5, 9), (3, 12))
+    fresh, _ = serve_inline(made, others, conc=2)
+    again = Scheduler(fitted, workers, others, conc=2).run()
+    assert not workers.results
+    assert [a.output for a in again.answers] == [a.output for a in fresh.answers]
+    assert [a.commits for a in again.answers] == [a.commits for a in fresh.answers]
+    assert again.iterations[0].index == 0
+    assert all(start >= 0 for i in again.iterations for _, start, _ in (*i.host, *i.gpu))
 
 
 def test_the_lag_of_overlap() -> None:
