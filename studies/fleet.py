@@ -70,6 +70,8 @@ class Fleet:
         What it keeps with times as predicted, and at that confidence.
     headroom
         How many times the requests may come as fast, at that confidence [1].
+    unbroken
+        Whether no more requests were tried than ``headroom``.
     patience
         How many times as long as predicted all times may be [1].
     confidence
@@ -96,6 +98,7 @@ class Fleet:
     sure: Kept
     load: Load
     headroom: float
+    unbroken: bool
     patience: float
     confidence: float
     breaks: str
@@ -109,6 +112,12 @@ class Fleet:
     @property
     def gpus(self) -> int:
         return self.replicas * self.setup.tp
+
+    @property
+    def room(self) -> str:
+        """How many more requests it takes, in words."""
+        more = f"{100 * (self.headroom - 1):.0f} %"
+        return f"{more} or more" if self.unbroken else more
 
     @property
     def usd_per_hour(self) -> dict[str, float]:
@@ -165,10 +174,13 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Limit:
-    """How far a fleet can be pushed: the last factor that is fine, and the first that is not."""
+    """How far a fleet can be pushed: the last factor that is fine, and the first that is not.
+
+    No factor was seen that is not, if ``bad`` is None.
+    """
 
     good: float
-    bad: float
+    bad: float | None
 
 
 def limit_of(judge: Judge, i: int, replicas: int, faster: bool) -> Limit:
@@ -188,19 +200,19 @@ def largest(fine: Callable[[float], bool]) -> Limit:
 
     From above, as what is far from fine shows so early.
     """
-    good, bad = 1.0, _STEPS[-1] * _STEPS[0]
+    good, bad = 1.0, math.inf
     for factor in reversed(_STEPS):
         if fine(factor):
             good = factor
             break
         bad = factor
-    while good < _STEPS[-1] and bad / good > _STEPS[0]:
+    while math.isfinite(bad) and bad / good > _STEPS[0]:
         middle = math.sqrt(good * bad)
         if fine(middle):
             good = middle
         else:
             bad = middle
-    return Limit(good, bad)
+    return Limit(good, bad if math.isfinite(bad) else None)
 
 
 def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -> Fleet:
@@ -215,7 +227,10 @@ def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -
     service = judge.serve(i, replicas)
     load = load_of(service, setup)
     sure = judge.kept(judge.serve(i, replicas, slow=slow), slow=slow)
-    broken, broke = judge.broken(i, replicas, slow=slow, times=faster.bad)
+    breaks, what = "", f"nothing up to {_STEPS[-1]:g} x the requests"
+    if faster.bad is not None:
+        broken, broke = judge.broken(i, replicas, slow=slow, times=faster.bad)
+        breaks, what = broke.broke, binds(broke.broke, load_of(broken, setup), setup)
     patience = slow * longer.good
     demand, law = judge.question.demand, judge.expectation(i)
     return Fleet(
@@ -228,10 +243,11 @@ def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -
         sure=sure,
         load=load,
         headroom=faster.good,
+        unbroken=faster.bad is None,
         patience=patience,
         confidence=NormalDist().cdf(math.log(patience) / spread),
-        breaks=broke.broke,
-        binds=binds(broke.broke, load_of(broken, setup), setup),
+        breaks=breaks,
+        binds=what,
         output_tok_s=demand.rate * demand.mean_osl,
         accept_histogram=_histogram(judge, i, setup),
         evidence=_evidence(judge, setup, load),

@@ -100,7 +100,7 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
             f"{number(fleet.expected.goodput)} requests/s keep every limit "
             f"({percent(fleet.expected.all_limits)}); {number(fleet.sure.goodput)} at {sure}",
         ),
-        ("Headroom", f"{100 * (fleet.headroom - 1):.0f} % more requests at {sure}"),
+        ("Headroom", f"{fleet.room} more requests at {sure}".replace("more more", "more")),
         ("Binds", fleet.binds),
     ]
     m = fleet.setup.memory

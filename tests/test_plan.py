@@ -20,7 +20,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.workload import given_requests
 from dflash_sim.studies.demand import Demand, faster, led_in, of_rate, of_trace
-from dflash_sim.studies.fleet import TTFT_SHORT, largest
+from dflash_sim.studies.fleet import TTFT_SHORT, Limit, largest
 from dflash_sim.studies.judge import Judge, Question
 from dflash_sim.studies.plan import ENDS, OBJECTIVES, Plan, plan
 from dflash_sim.studies.plan_page import warnings
@@ -226,8 +226,23 @@ def test_a_limit_is_found(truth: float) -> None:
     found = largest(lambda times: times <= truth)
     assert found.good <= truth
     if truth < 3:
+        assert found.bad is not None
         assert found.bad > truth
         assert found.bad / found.good <= 1.041
+
+
+def test_what_was_not_tried_is_no_limit() -> None:
+    tried: list[float] = []
+
+    def fine(times: float) -> bool:
+        tried.append(times)
+        return True
+
+    assert largest(fine) == Limit(3.0, None)
+    assert max(tried) == 3.0
+    fleet = plan(asked(1.0, Slo(tpot_s=1.0), n=60, servers=FEW)).fewest
+    assert fleet.room == "200 % or more"
+    assert fleet.binds == "nothing up to 3 x the requests"
 
 
 def test_a_share_is_a_count() -> None:

@@ -81,7 +81,7 @@ def best(found: Plan) -> Table:
         usd = " to ".join(dict.fromkeys((*ends[:1], *ends[-1:]))) or ex.NOTHING
         sure = f.sure.quantile_s
         times = (number(sure["ttft"] / MS), number(sure["tpot"] / MS))
-        more = ex.share(f.headroom - 1)
+        more = f.room
         rows.append((role, f.title, str(f.gpus), usd, *times, more, f.binds))
     head = ("best at", "fleet", "GPUs", "USD/M tokens", "TTFT", "TPOT", "headroom", "binds")
     return Table("the busiest five minutes", head, tuple(rows))
