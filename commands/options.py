@@ -113,6 +113,14 @@ def use_profiles(folders: Sequence[Path] | None) -> None:
         os.environ[ENV] = os.pathsep.join([*map(str, folders), *before])
 
 
+def cores() -> int:
+    """Cores that this process may use, which in a job are not all."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
 def tell(line: str) -> None:
     """A line to the user, apart from the answer."""
     print(line, file=sys.stderr)

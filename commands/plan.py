@@ -1,8 +1,9 @@
 """``dflash-sim plan``."""
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from dflash_sim.commands.options import (
     OUTPUT,
@@ -12,6 +13,7 @@ from dflash_sim.commands.options import (
     PrintConfig,
     Str,
     completer,
+    cores,
     number,
     option,
     tell,
@@ -21,10 +23,9 @@ from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dflash_sim.studies.question import Given
-
 OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
 ROUTERS = ("round-robin", "least-loaded")
+_INTERRUPTED = 130
 TUNABLE = ("block",)
 
 
@@ -49,8 +50,10 @@ def plan(
         Str, number(OBJECTIVE, "Over what is uncertain of the prediction [0.9]")
     ] = None,
     router: Annotated[
-        str, option(SEARCH, ", ".join(ROUTERS), autocompletion=completer(lambda: ROUTERS))
-    ] = ROUTERS[0],
+        Str,
+        option(SEARCH, ", ".join(ROUTERS) + f" [{ROUTERS[0]}]",
+               autocompletion=completer(lambda: ROUTERS)),
+    ] = None,
     max_gpus: Annotated[Str, number(SEARCH, "Largest fleet [512]")] = None,
     jobs: Annotated[Str, number(SEARCH, "Processes; all cores if left out")] = None,
     tune: Annotated[
@@ -73,10 +76,18 @@ def plan(
     from dflash_sim.studies.plan import plan as answer
     from dflash_sim.studies.plan import steps
     from dflash_sim.studies.plan_page import PlanPage
-    from dflash_sim.studies.plan_question import numbers_of, question
+    from dflash_sim.studies.plan_question import config, numbers_of, question
     from dflash_sim.studies.plan_rows import plan_rows, to_json
     from dflash_sim.studies.terminal import Progress, as_page, deliver
 
+    if tune is not None:
+        _tune(tune, flags, output, refused={
+            "trace": trace, "time_unit": time_unit, "busiest": busiest, "duration": duration,
+            "ttft": ttft, "tpot": tpot, "e2e": e2e, "percentile": percentile,
+            "confidence": confidence, "router": router, "max_gpus": max_gpus, "jobs": jobs,
+            "report": report, "format": form, "print_config": print_config or None,
+        })  # fmt: skip
+        return
     shape = chosen_format(form, output)
     if output == Path("-"):
         output = None
@@ -90,20 +101,21 @@ def plan(
     )  # fmt: skip
     several = flags["max_running_requests"]
     asked = what_is_asked({**flags, "max_running_requests": None})
-    if tune is not None:
-        _tune(tune, asked, output)
-        return
-    made = question(
-        asked, caps=several, trace=trace, time_unit=time_unit, router=router, **own.of_question()
-    )
+    about: dict[str, Any] = {"caps": several, "trace": trace, "time_unit": time_unit}
+    about |= {"router": router or ROUTERS[0], **own.of_question()}
+    made = question(asked, **about)
     if print_config:
-        from dflash_sim.studies.question import as_yaml
-
-        deliver(as_yaml(asked), output)
+        words = {"trace": trace, "time_unit": time_unit, "router": router}
+        named = [name for name, value in words.items() if value is not None]
+        deliver(config(asked, given={*own.values, *named}, **about), output)
         return
-    processes = own.whole("jobs") or os.cpu_count() or 1
-    with Progress(steps(made)) as progress:
-        found = answer(made, jobs=processes, on_step=progress.advance)
+    processes = own.whole("jobs") or cores()
+    try:
+        with Progress(steps(made)) as progress:
+            found = answer(made, jobs=processes, on_step=progress.advance)
+    except KeyboardInterrupt:
+        tell("stopped; nothing was written")
+        raise typer.Exit(_INTERRUPTED) from None
     if report is not None:
         write_report(report, found)
     if shape == "table":
@@ -113,18 +125,27 @@ def plan(
         deliver(as_text(rows, shape), output)
 
 
-def _tune(what: str, asked: "Mapping[str, Given]", output: Path | None) -> None:
+def _tune(what: str, flags: Flags, output: Path | None, *, refused: "Mapping[str, Any]") -> None:
     """The best block by batch size: what it was chosen from, and words for a server."""
     import json
 
-    from dflash_sim.profiles.errors import unknown
+    from dflash_sim.profiles.errors import UsageError, unknown
+    from dflash_sim.studies.export import check_writable
     from dflash_sim.studies.plan_question import tunable
     from dflash_sim.studies.terminal import deliver
     from dflash_sim.studies.tune import tune_block
 
     if what not in TUNABLE:
         raise unknown(kind="--tune", value=what, allowed=TUNABLE)
-    scenario, blocks = tunable(asked)
+    given = ["--" + name.replace("_", "-") for name, value in refused.items() if value is not None]
+    if given:
+        msg = f"--tune {what} plans no fleet and takes no {', '.join(given)}: leave that out."
+        raise UsageError(msg)
+    if output == Path("-"):
+        output = None
+    if output is not None:
+        check_writable(output)
+    scenario, blocks = tunable(what_is_asked(flags))
     tuned = tune_block(scenario, blocks=blocks)
     tell(tuned.table().text())
     deliver(json.dumps(tuned.as_vllm()) + "\n")

@@ -1,6 +1,5 @@
 """``dflash-sim sweep``."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from dflash_sim.commands.options import (
     Profiles,
     Str,
     completer,
+    cores,
     option,
     sheets,
     tell,
@@ -160,7 +160,7 @@ def _crew(
         if address is not None:
             msg = f"--address {address}: what listens there? Give --cluster ray with it."
             raise UsageError(msg)
-        return lambda points: crew_of(how, min(jobs or _cores(), points))
+        return lambda points: crew_of(how, min(jobs or cores(), points))
     if cluster != "ray" and not cluster.startswith("ray://"):
         msg = f"--cluster {cluster}: the only kind is ray; give ray, or ray://HOST:PORT."
         raise UsageError(msg)
@@ -177,14 +177,6 @@ def _crew(
         files=folder.study.files(),
         say=tell,
     )
-
-
-def _cores() -> int:
-    """Cores that this process may use, which in a job are not all."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def _work(folder: "SweepFolder", shard: "Shard", hire: "Callable[[int], Crew]") -> None:

@@ -1,6 +1,7 @@
 """What ``plan`` is asked: candidates, demand and objective, from flags."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,7 +14,7 @@ from dflash_sim.simulator.fleet import ROUTERS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.demand import DURATION_S, Demand, led_in, of_rate, of_trace
 from dflash_sim.studies.judge import Question
-from dflash_sim.studies.question import Given, scenarios
+from dflash_sim.studies.question import Given, as_yaml, scenarios
 from dflash_sim.studies.ranges import whole_numbers
 from dflash_sim.studies.slo import Slo
 
@@ -111,6 +112,47 @@ def question(
     """
     if router not in ROUTERS:
         raise unknown(kind="--router", value=router, allowed=ROUTERS)
+    fields, demand = _planned(asked, trace, time_unit, busiest_s)
+    points = _with_caps(fields, caps)
+    for gpu in {s.gpu: None for s in points}:
+        load_device(gpu)  # a name that is mistyped is no candidate that does not fit
+    if demand is None:
+        demand = of_rate(points[0], duration_s=duration_s)
+    return Question(tuple(points), demand, slo, router, confidence, max_gpus)
+
+
+def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) -> str:
+    """What :func:`question` is asked, with its candidates, and where every value is from.
+
+    Parameters
+    ----------
+    given
+        Names of those that are from flags.
+    about
+        The other arguments of :func:`question`.
+    """
+    trace, unit, busiest_s = about["trace"], about["time_unit"], about["busiest_s"]
+    fields, _ = _planned(asked, trace, unit, busiest_s)
+    if about["caps"] is not None:
+        fields["max_running_requests"] = Given(_caps(about["caps"]), "flag")
+    slo: Slo = about["slo"]
+    own: dict[str, Any] = {n: None if trace is None else about[n] for n in ("trace", "time_unit")}
+    own["busiest"] = busiest_s
+    own["duration"] = about["duration_s"] if trace is None else None
+    limits = (slo.ttft_s, slo.tpot_s, slo.e2e_s)
+    own |= {n: x and x / MS for n, x in zip(("ttft", "tpot", "e2e"), limits, strict=True)}
+    own |= {"percentile": slo.percentile, "confidence": about["confidence"]}
+    own |= {"router": about["router"], "max_gpus": about["max_gpus"]}
+    rows = [(n, f"  {n}: {json.dumps(x)}") for n, x in own.items() if x is not None]
+    width = max(len(text) for _, text in rows)
+    told = [f"{text:<{width}}  # {'flag' if n in given else 'default'}\n" for n, text in rows]
+    return as_yaml(fields) + "plan:\n" + "".join(told)
+
+
+def _planned(
+    asked: Mapping[str, Given], trace: str | None, time_unit: str | None, busiest_s: float | None
+) -> tuple[dict[str, Given], Demand | None]:
+    """Fields with what a plan takes where nothing is given, and the requests of a trace."""
     fields = {n: g for n, g in asked.items() if n != "conc" or g.origin == "flag"}
     if "conc" in fields:
         msg = "a plan is for arrivals: --conc is not for it. Give --rate, or --trace."
@@ -135,12 +177,7 @@ def question(
     demand = None
     if trace is not None:
         fields, demand = _traced(fields, trace, time_unit, busiest_s)
-    points = _with_caps(scenarios(fields), caps)
-    for gpu in {s.gpu: None for s in points}:
-        load_device(gpu)  # a name that is mistyped is no candidate that does not fit
-    if demand is None:
-        demand = of_rate(points[0], duration_s=duration_s)
-    return Question(tuple(points), demand, slo, router, confidence, max_gpus)
+    return fields, demand
 
 
 def _traced(
@@ -174,12 +211,21 @@ def _traced(
     return fields, of_trace(trace, scenario, capped=capped, lead=lead)
 
 
-def _with_caps(points: list[Scenario], caps: str | None) -> list[Scenario]:
-    """Each candidate with each cap on running requests."""
-    if caps is None:
-        return points
-    values = whole_numbers("--max-running-requests", caps)
+def _caps(text: str) -> int | list[int]:
+    values: list[int] = whole_numbers("--max-running-requests", text)
+    return values if len(values) > 1 else values[0]
+
+
+def _with_caps(fields: Mapping[str, Given], caps: str | None) -> list[Scenario]:
+    """Each candidate with each cap on running requests, those of a preset if no others."""
+    fields = dict(fields)
+    own = fields.get("max_running_requests")
+    if caps is not None:
+        own = Given(_caps(caps), "flag")
+    if own is None or not isinstance(own.value, list):
+        return scenarios(fields if own is None else fields | {"max_running_requests": own})
+    fields.pop("max_running_requests", None)
     return [
         Scenario.parse(**(s.model_dump() | {"max_running_requests": cap}))
-        for s, cap in product(points, values)
+        for s, cap in product(scenarios(fields), own.value)
     ]

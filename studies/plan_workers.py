@@ -1,12 +1,14 @@
 """Where a plan's simulations run: in this process, or spread over several."""
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.studies.judge import Judge, Question
 
 _judge: Judge | None = None
@@ -14,6 +16,7 @@ _judge: Judge | None = None
 
 def _start(question: Question) -> None:
     global _judge
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a word
     _judge = Judge(question)
 
 
@@ -51,14 +54,23 @@ def workers(question: Question, jobs: int) -> Iterator[Each]:
 
         yield here
         return
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         jobs, mp_context=get_context("spawn"), initializer=_start, initargs=(question,)
-    ) as pool:
+    )
 
-        def there(
-            work: Callable[..., R], tasks: Iterable[tuple[Any, ...]], *, together: int = 1
-        ) -> Iterable[R]:
-            calls = [(work, arguments) for arguments in tasks]
-            return pool.map(_call, calls, chunksize=together)
+    def there(
+        work: Callable[..., R], tasks: Iterable[tuple[Any, ...]], *, together: int = 1
+    ) -> Iterable[R]:
+        calls = [(work, arguments) for arguments in tasks]
+        return pool.map(_call, calls, chunksize=together)
 
+    try:
         yield there
+    except BrokenProcessPool:
+        msg = (
+            f"one of {jobs} worker processes was killed, as when memory runs out; give fewer: "
+            "--jobs 1."
+        )
+        raise DflashSimError(msg) from None
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,7 +1,9 @@
 """Plans: as brute force has them, as event engines have them, and monotone in what is asked."""
 
 import json
+import os
 import re
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.calibrate.read_traces import Trace
 from dflash_sim.cli import run
-from dflash_sim.profiles.errors import InfeasibleError
+from dflash_sim.profiles.errors import DflashSimError, InfeasibleError
 from dflash_sim.simulator.fleet import subset
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.trial import run_engine
@@ -26,6 +29,7 @@ from dflash_sim.studies.plan import ENDS, OBJECTIVES, Plan, plan
 from dflash_sim.studies.plan_page import warnings
 from dflash_sim.studies.plan_rows import to_json
 from dflash_sim.studies.plan_search import brute_force, solve, survey
+from dflash_sim.studies.plan_workers import workers
 from dflash_sim.studies.slo import Slo, kept
 
 ROOT = Path(__file__).parents[1]
@@ -482,6 +486,74 @@ def test_what_cannot_be_planned_is_said(
     err = capsys.readouterr().err
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_what_a_plan_is_asked_is_shown_and_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["plan", "--model", "qwen3-8b", *RATE, "--isl", "500", "--osl", "100", "--tpot", "20",
+             "--max-running-requests", "4,8", "--router", "least-loaded"]  # fmt: skip
+    assert run([*flags, "--print-config"]) == 0
+    shown = capsys.readouterr().out
+    told = yaml.safe_load(shown)
+    scenario, own = told["scenario"], told["plan"]
+    assert scenario["gpu"] == ["b200", "h200"]
+    assert scenario["method"] == ["none", "dflash"]
+    assert scenario["max_running_requests"] == [4, 8]
+    assert scenario["runs"] == 3
+    assert own["tpot"] == 20
+    assert own["router"] == "least-loaded"
+    assert own["max_gpus"] == 512
+    assert "ttft" not in own
+    assert "# flag" in next(line for line in shown.splitlines() if "router:" in line)
+    path = tmp_path / "asked.yaml"
+    path.write_text(shown)
+    again = ["plan", "--preset", str(path), "--tpot", "20", "--router", "least-loaded"]
+    assert run([*again, "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == told
+
+
+def test_a_worker_that_is_killed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    question = asked(10.0, Slo(tpot_s=0.02), n=20, servers=FEW)
+    with pytest.raises(DflashSimError, match="--jobs 1"), workers(question, 2) as each:
+        list(each(_die, [(0,), (1,)]))
+
+
+def _die(_judge: Judge, _i: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_interrupted_plan_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> Plan:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dflash_sim.studies.plan.plan", interrupted)
+    assert run([*COMMAND, *RATE, "--tpot", "20"]) == 130
+    assert capsys.readouterr().err == "stopped; nothing was written\n"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--ttft", "3"], ["--report", "x.html"], ["--format", "json"], ["--jobs", "1"],
+     ["--trace", "x.csv"], ["--router", "round-robin"], ["--print-config"]],
+)  # fmt: skip
+def test_what_tuning_does_not_use_is_refused(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "--tune", "block", *flags]) == 2
+    assert f"takes no {flags[0]}" in capsys.readouterr().err
+
+
+def test_tuning_ends_at_the_cap(capsys: pytest.CaptureFixture[str]) -> None:
+    def largest_batch(cap: str) -> int:
+        flags = ["plan", "--tune", "block", "--block", "4,16", "--max-running-requests", cap]
+        assert run(flags) == 0
+        return int(json.loads(capsys.readouterr().out)[-1][1])
+
+    assert largest_batch("4") == 4
+    assert largest_batch("8") == 8
 
 
 def test_a_tuned_block_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
