@@ -5,13 +5,13 @@ run. Answers have a given length, so that every configuration makes the same tok
 """
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from dflash_sim.calibrate.machine import Neighbours
+from dflash_sim.calibrate.real_outcomes import Config, Outcome
 from dflash_sim.calibrate.realengine import PAGE, HostStages, host_stages, real_engine
 from dflash_sim.calibrate.rehearsal import Rehearsed, Size, rehearse
 from dflash_sim.profiles.measured import FUSED_S, NOT_IN_PASSES, MeasuredPass, MeasuredProfile
@@ -26,61 +26,7 @@ from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.workload import Workload
 
 PREDICTED_RUNS = 5
-DRIFT, OTHERS = 0.05, 0.05  # of passes, of the processors: beyond it a run says little
 TRIES = 3
-
-
-@dataclass(frozen=True)
-class Config:
-    """One point of the grid; ``rows`` is the verify width."""
-
-    method: str
-    rows: int
-    conc: int
-    mode: str
-
-    @property
-    def drafting(self) -> tuple[str, int]:
-        """What decides acceptance and passes."""
-        return self.method, self.rows
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        width = {"none": "plain", "mtp": f"MTP {self.rows - 1}"}
-        return width.get(self.method, f"{self.method} {self.rows}")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One configuration, predicted and run; throughput in [token/s].
-
-    Parameters
-    ----------
-    predicted_tok_s, profile_tok_s : from passes that the workers rehearsed, and from the profile's
-    drift : how far the same passes, timed after the run, differ from before it [1]
-    others : share of the processors that others took during it [1]
-    accept_predicted, accept_observed : tokens per verify step, the bonus included [1]
-    """
-
-    config: Config
-    predicted_tok_s: float
-    profile_tok_s: float
-    observed_tok_s: float
-    accept_predicted: float
-    accept_observed: float
-    drift: float
-    others: float = 0.0
-
-    @property
-    def steady(self) -> bool:
-        """Whether the machine was ours, and the same, while it ran."""
-        return self.drift <= DRIFT and self.others <= OTHERS
-
-    @property
-    def error(self) -> float:
-        """Of the predicted throughput [1]."""
-        return self.predicted_tok_s / self.observed_tok_s - 1
 
 
 @dataclass
@@ -356,66 +302,3 @@ def drifted(before: Rehearsed, after: Rehearsed) -> float:
         if p.phase != "prefill" and (key := (p.phase, p.requests, round(p.ctx))) in again
     ]
     return abs(statistics.median(ratios) - 1) if ratios else 0.0
-
-
-def grid(
-    *,
-    blocks: Sequence[int],
-    steps: Sequence[int],
-    concs: Sequence[int],
-    modes: Sequence[str],
-) -> list[Config]:
-    """Plain decoding, DFlash and MTP at every concurrency and mode."""
-    widths = [("none", 1), *(("dflash", b) for b in blocks), *(("mtp", k + 1) for k in steps)]
-    return [Config(m, rows, c, mode) for m, rows in widths for c in concs for mode in modes]
-
-
-def machine_scalar(outcomes: Sequence[Outcome]) -> float:
-    """Observed over predicted throughput of plain decoding of one request: one number fitted.
-
-    From the profile's passes, as :func:`scaled` uses it.
-    """
-    plain = [o for o in outcomes if o.config.method == "none"]
-    least = min(o.config.conc for o in plain)
-    alone = [o for o in plain if o.config.conc == least]
-    ratios = [o.observed_tok_s / o.profile_tok_s for o in alone]
-    return statistics.geometric_mean(ratios)
-
-
-def is_fitted(o: Outcome, outcomes: Sequence[Outcome]) -> bool:
-    """Whether the scalar was fitted on this outcome, so that it proves nothing of it."""
-    least = min(x.config.conc for x in outcomes if x.config.method == "none")
-    return o.config.method == "none" and o.config.conc == least
-
-
-def speedups(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, float, float]]:
-    """Each drafting outcome with its predicted and observed speed-up over plain decoding."""
-    plain: Mapping[tuple[int, str], Outcome] = {
-        (o.config.conc, o.config.mode): o for o in outcomes if o.config.method == "none"
-    }
-    for o in outcomes:
-        base = plain.get((o.config.conc, o.config.mode))
-        if o.config.method != "none" and base is not None:
-            yield (
-                o,
-                o.predicted_tok_s / base.predicted_tok_s,
-                o.observed_tok_s / base.observed_tok_s,
-            )
-
-
-def as_row(o: Outcome) -> dict[str, Any]:
-    """Flat, for files."""
-    return {
-        "method": o.config.method,
-        "rows": o.config.rows,
-        "conc": o.config.conc,
-        "engine_mode": o.config.mode,
-        "predicted_output_throughput": o.predicted_tok_s,
-        "profile_output_throughput": o.profile_tok_s,
-        "observed_output_throughput": o.observed_tok_s,
-        "error": o.error,
-        "accept_length_predicted": o.accept_predicted,
-        "accept_length_observed": o.accept_observed,
-        "drift": o.drift,
-        "others_share": o.others,
-    }

@@ -11,7 +11,8 @@ from dflash_sim.commands.options import tell, warn
 from dflash_sim.commands.torch_needed import need_torch
 
 if TYPE_CHECKING:
-    from dflash_sim.calibrate.closedloop import ClosedLoop, Config, Outcome
+    from dflash_sim.calibrate.closedloop import ClosedLoop
+    from dflash_sim.calibrate.real_outcomes import Config, Outcome
     from dflash_sim.profiles.measured import MeasuredProfile
 
 _INTERRUPTED = 130
@@ -42,7 +43,7 @@ class RealOptions:
 def validate_real(o: RealOptions, *, shape: str, output: Path | None, report: Path | None) -> None:
     """Measure, predict, run, compare; every row is told as it is done."""
     need_torch("validate --real")
-    from dflash_sim.calibrate.closedloop import grid
+    from dflash_sim.calibrate.real_outcomes import grid
 
     configs = grid(
         blocks=_numbers(o.blocks, "--blocks", least=2),
@@ -91,7 +92,7 @@ def _conclude(
     report: Path | None,
     profile: "MeasuredProfile",
 ) -> None:
-    from dflash_sim.calibrate.closedloop import as_row
+    from dflash_sim.calibrate.real_outcomes import as_row
     from dflash_sim.studies.export import as_text
     from dflash_sim.studies.real_tables import tables
     from dflash_sim.studies.terminal import deliver
@@ -115,7 +116,7 @@ def _conclude(
 
 
 def _deliver(found: "list[Outcome]", shape: str, output: Path | None) -> None:
-    from dflash_sim.calibrate.closedloop import as_row
+    from dflash_sim.calibrate.real_outcomes import as_row
     from dflash_sim.studies.export import as_text
     from dflash_sim.studies.terminal import deliver
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dflash_sim.calibrate.closedloop import Outcome, is_fitted, machine_scalar, speedups
+from dflash_sim.calibrate.real_outcomes import Outcome, is_fitted, machine_scalar, speedups
 from dflash_sim.studies.texttable import Table
 
 NEAR = 0.03  # methods whose observed speeds differ less are not put in order

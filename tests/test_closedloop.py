@@ -14,16 +14,15 @@ pytest.importorskip("safetensors", reason="layers are built from checkpoints")
 
 from tiny_networks import BASE, EXTRA, drafter_spec, target_spec  # noqa: E402
 
-from dflash_sim.calibrate.closedloop import (  # noqa: E402
-    ClosedLoop,
+from dflash_sim.calibrate.closedloop import ClosedLoop, drifted  # noqa: E402
+from dflash_sim.calibrate.measure import Measurement, to_text  # noqa: E402
+from dflash_sim.calibrate.real_outcomes import (  # noqa: E402
     Config,
     Outcome,
-    drifted,
     grid,
     machine_scalar,
     speedups,
 )
-from dflash_sim.calibrate.measure import Measurement, to_text  # noqa: E402
 from dflash_sim.calibrate.realengine import HostStages, real_engine  # noqa: E402
 from dflash_sim.calibrate.rehearsal import Overheads, Rehearsed, TimedPass, line  # noqa: E402
 from dflash_sim.calibrate.subject import Sizes, Subject  # noqa: E402
