@@ -27,7 +27,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.survival import FrailtyWeibull, Survival
 from dflash_sim.simulator.trial import run_engine
-from dflash_sim.simulator.verifyplan import Policy
+from dflash_sim.simulator.verifyplan import Plan, Policy
 from dflash_sim.simulator.workload import Workload
 
 Floats = npt.NDArray[np.float64]
@@ -444,6 +444,108 @@ def test_a_planner_does_not_peek() -> None:
     )
     assert seen != blind
     assert blind.widths == [1, 1, 1]
+
+
+Seen = tuple[tuple[tuple[int, int], ...], tuple[int, ...], int]
+
+
+@dataclass
+class Recorded:
+    """A policy whose plans are written down: requests with their cycles, widths, width drafted."""
+
+    policy: Policy
+    plans: list[Seen]
+
+    @property
+    def spread(self) -> float | None:
+        return self.policy.spread
+
+    def start(self, prices: Any, draws: Draws) -> "Recorded":
+        self.chooser = self.policy.start(prices, draws)
+        return self
+
+    def plan(self, reqs: Any, kv_tokens: int) -> Any:
+        plan = self.chooser.plan(reqs, kv_tokens)
+        asked = tuple((r.rid, r.launched) for r in reqs)
+        self.plans.append((asked, tuple(plan.widths), plan.drafted))
+        return plan
+
+    def processed(self, batch: int, accepted: Sequence[int]) -> None:
+        self.chooser.processed(batch, accepted)
+
+
+@dataclass
+class Peeking:
+    """Verifies as much as a cycle will commit, ``ahead`` cycles from now: what nobody may know."""
+
+    ahead: int
+    spread: float | None = None
+
+    def start(self, prices: Any, draws: Draws) -> "Peeking":
+        self.commits = draws.commits
+        return self
+
+    def plan(self, reqs: Any, kv_tokens: int) -> Plan:
+        last = self.commits.shape[1] - 1
+        at = [min(r.launched + self.ahead, last) for r in reqs]
+        return Plan([int(self.commits[r.rid, c]) for r, c in zip(reqs, at, strict=True)], BLOCK)
+
+    def processed(self, batch: int, accepted: Sequence[int]) -> None:
+        """It knew."""
+
+
+def with_another_future(draws: Draws, cycle: int) -> Draws:
+    """The same up to a cycle of each request, whose outcome and whatever follows is another."""
+    assert draws.head is not None
+    commits, factor = draws.commits.copy(), draws.head.factor.copy()
+    commits[:, cycle:] = BLOCK + 1 - commits[:, cycle:]  # never what it was: nine is odd
+    factor[:, cycle + 1 :] += 1
+    return replace(draws, commits=commits, head=replace(draws.head, factor=factor))
+
+
+def plans_until(policy: Policy, draws: Draws, work: Workload, cycle: int, mode: str) -> list[Seen]:
+    """Every plan of the engine up to the first of that cycle of any request."""
+    recorded = Recorded(policy, [])
+    serve(recorded, draws, work, mode=mode)
+    there = [max(c for _, c in asked) >= cycle for asked, *_ in recorded.plans]
+    return recorded.plans[: 1 + there.index(True) if any(there) else None]
+
+
+MODES = st.sampled_from(["v1", "v2-sync", "v2"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from([name for name in NAMES if name != "oracle"]),
+    mode=MODES,
+    conc=st.integers(1, 4),
+    cycle=st.integers(0, 30),
+    seed=st.integers(0, 2**16),
+)
+def test_plans_do_not_depend_on_what_comes(
+    name: str, mode: str, conc: int, cycle: int, seed: int
+) -> None:
+    """In the engine: what a cycle commits, and all that follows it, moves no plan up to it."""
+    work = closed(np.random.default_rng(seed).integers(2, 120, 3 * conc), conc=conc)
+    draws = latent_of(LAW, work, seed)
+    now, other = (
+        plans_until(policy_of(name), d, work, cycle, mode)
+        for d in (draws, with_another_future(draws, cycle))
+    )
+    assert now
+    assert now == other
+
+
+@settings(max_examples=20, deadline=None)
+@given(ahead=st.sampled_from([0, 1, 3]), mode=MODES, seed=st.integers(0, 2**16))
+def test_a_policy_that_peeks_is_found_out(ahead: int, mode: str, seed: int) -> None:
+    work = closed(np.full(4, 200), conc=2)
+    draws = latent_of(LAW, work, seed)
+    for policy in (Peeking(ahead), policy_of("oracle")):
+        now, other = (
+            plans_until(policy, d, work, 10, mode) for d in (draws, with_another_future(draws, 10))
+        )
+        assert now != other
 
 
 # ---- who is best -------------------------------------------------------------------------
