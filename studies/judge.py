@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -128,6 +128,13 @@ class Judge:
         self._spread: dict[int, float] = {}
         self._expectations: dict[tuple[object, ...], Expectation] = {}
         self._draws: OrderedDict[tuple[object, ...], Draws] = OrderedDict()
+
+    def of(self, demand: Demand) -> "Judge":
+        """A judge of the same servers under another demand, as uncertain as under this one."""
+        other = Judge(replace(self.question, demand=demand))
+        other._setups, other._stretched = self._setups, self._stretched
+        other._spread, other._expectations = self._spread, self._expectations
+        return other
 
     def setup(self, i: int) -> Setup:
         """The candidate, resolved; what it raises is raised again."""
