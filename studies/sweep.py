@@ -85,28 +85,25 @@ def answer_all(
     queue, in_flight, idle = Queue(points), dict[int, Point](), set[int]()
     losses: Counter[int] = Counter()
     aside: dict[int, Bug | Lost] = {}
-    left = len(points)
+    written = 0
     with crew:
-        while left:
+        while written + len(aside) < len(points):
             worker, word = crew.heard()
             point = in_flight.pop(worker, None)
             if isinstance(word, Lost):
                 idle.discard(worker)
             else:
                 idle.add(worker)
-            if point is not None and isinstance(word, Lost):
-                losses[point.number] += 1
-                if losses[point.number] < _TRIES:
-                    queue.put_back(point)
+            if point is not None and word is not None:
+                if isinstance(word, Lost | Bug):
+                    losses[point.number] += isinstance(word, Lost)
+                    if isinstance(word, Lost) and losses[point.number] < _TRIES:
+                        queue.put_back(point)
+                    else:
+                        aside[point.number] = word
                 else:
-                    aside[point.number] = word
-                    left -= 1
-            elif point is not None and isinstance(word, Bug):
-                aside[point.number] = word
-                left -= 1
-            elif point is not None and word is not None:
-                write(point.number, word)
-                left -= 1
+                    write(point.number, word)
+                    written += 1
             for free in sorted(idle):
                 point = queue.take(free)
                 if point is None:
