@@ -311,6 +311,8 @@ def binds(broke: str, load: Load, setup: Setup) -> str:
     """What stops a fleet, in words: memory, state slots, a cap, the host, or the GPUs."""
     memory = setup.memory
     late = f"{WORDS[broke]} breaks first; " if broke in WORDS else ""
+    if broke == "queue":
+        late = "the queue grows first; "
     if broke == "kv":
         return "memory: the KV cache would run out and running requests be thrown out"
     if load.full > _MOSTLY:
