@@ -149,7 +149,7 @@ def _work(op: Any, near: Mapping[str, float]) -> float:
         sizes["ctx"] = max(0.0, sizes.pop("kv_len") - sizes["rows"])
     there = replace(op, **sizes)
     ratios = [(op.nbytes, there.nbytes), (op.flops, there.flops)]
-    return max(here / then for here, then in ratios if then > 0)
+    return float(max(here / then for here, then in ratios if then > 0))
 
 
 @dataclass(frozen=True, eq=False)
