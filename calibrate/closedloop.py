@@ -15,6 +15,7 @@ from dflash_sim.calibrate.real_outcomes import Config, Outcome
 from dflash_sim.calibrate.realengine import PAGE, HostStages, host_stages, real_engine
 from dflash_sim.calibrate.rehearsal import Rehearsed, Size, rehearse
 from dflash_sim.profiles.measured import FUSED_S, NOT_IN_PASSES, MeasuredPass, MeasuredProfile
+from dflash_sim.realrun.journal import Run
 from dflash_sim.realrun.launch import serve
 from dflash_sim.realrun.requests import Request
 from dflash_sim.realrun.setup import Setup as RealSetup
@@ -27,6 +28,7 @@ from dflash_sim.simulator.workload import Workload
 
 PREDICTED_RUNS = 5
 TRIES = 3
+QUARTERS, ENOUGH = 4, 16  # steps of a quarter, to say what its median is
 
 
 @dataclass
@@ -269,7 +271,8 @@ class ClosedLoop:
             predicted, accept = self.predict(config)
             plain, _ = self.predict(config, rehearsed=False)
             run = serve(self.setup(config), self._requests(self.held_out), conc=config.conc)
-            drift = drifted(self._rehearsed[config.drafting], self.rehearse(config, batches))
+            again = self.rehearse(config, batches)
+            drift = max(drifted(self._rehearsed[config.drafting], again), unsteady(run))
         return Outcome(
             config=config,
             predicted_tok_s=predicted,
@@ -302,3 +305,21 @@ def drifted(before: Rehearsed, after: Rehearsed) -> float:
         if p.phase != "prefill" and (key := (p.phase, p.requests, round(p.ctx))) in again
     ]
     return abs(statistics.median(ratios) - 1) if ratios else 0.0
+
+
+def unsteady(run: Run) -> float:
+    """How far the steps of the quarters of a run differ, at its most frequent batch [1].
+
+    A machine that is slow for a while and fast again shows neither before the run nor after it.
+    """
+    sizes = [step.batch for step in run.decodes]
+    if not sizes:
+        return 0.0
+    usual = [s for s in run.decodes if s.batch == statistics.mode(sizes)]
+    times = [step.gpu_end_s - step.gpu_start_s for step in usual]
+    each = len(times) // QUARTERS
+    if each < ENOUGH:
+        return 0.0
+    middles = [statistics.median(times[i * each : (i + 1) * each]) for i in range(QUARTERS)]
+    # Contexts grow and start anew within each quarter: half of a difference is that of steps.
+    return (max(middles) / min(middles) - 1) / 2

@@ -14,7 +14,7 @@ pytest.importorskip("safetensors", reason="layers are built from checkpoints")
 
 from tiny_networks import BASE, EXTRA, drafter_spec, target_spec  # noqa: E402
 
-from dflash_sim.calibrate.closedloop import ClosedLoop, drifted  # noqa: E402
+from dflash_sim.calibrate.closedloop import ClosedLoop, drifted, unsteady  # noqa: E402
 from dflash_sim.calibrate.measure import Measurement, to_text  # noqa: E402
 from dflash_sim.calibrate.real_outcomes import (  # noqa: E402
     Config,
@@ -27,8 +27,10 @@ from dflash_sim.calibrate.realengine import HostStages, real_engine  # noqa: E40
 from dflash_sim.calibrate.rehearsal import Overheads, Rehearsed, TimedPass, line  # noqa: E402
 from dflash_sim.calibrate.subject import Sizes, Subject  # noqa: E402
 from dflash_sim.profiles.measured import load_measured  # noqa: E402
+from dflash_sim.realrun.journal import Iteration, Run  # noqa: E402
 from dflash_sim.realrun.networks import Network  # noqa: E402
 from dflash_sim.realrun.setup import Setup  # noqa: E402
+from dflash_sim.simulator.records import DECODE  # noqa: E402
 from dflash_sim.studies.real_tables import figures, tables  # noqa: E402
 
 FAMILY = "qwen3_5_text"
@@ -118,6 +120,21 @@ def test_a_machine_that_slowed_down_is_seen() -> None:
 
     assert drifted(rehearsed(1.0), rehearsed(1.3)) == pytest.approx(0.3)
     assert drifted(rehearsed(1.0), rehearsed(1.0)) == 0.0
+
+
+def test_a_run_that_was_slow_for_a_while_is_seen() -> None:
+    def run(factor: float) -> Run:
+        steps, now = [], 0.0
+        for i in range(100):
+            took = 1e-3 * (factor if 50 <= i < 75 else 1.0)
+            note = Iteration(index=i, kind=DECODE, batch=2, tokens=2)
+            note.gpu.append(("verify", now, now + took))
+            now += took
+            steps.append(note)
+        return Run((), tuple(steps), 0, now, "v2")
+
+    assert unsteady(run(1.0)) == pytest.approx(0.0, abs=1e-9)
+    assert unsteady(run(1.4)) == pytest.approx(0.2, rel=1e-6)
 
 
 @settings(deadline=None, max_examples=50)
