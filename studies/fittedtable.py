@@ -7,7 +7,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from dflash_sim.studies.present import LABEL
+from dflash_sim.studies.styles import LABEL
 
 _FOLDED = 24  # columns of the terminal that a folded column needs at least
 

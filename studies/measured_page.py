@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dflash_sim.profiles.units import GIGA, MS, TERA, US
 from dflash_sim.studies.fittedtable import FittedTable
-from dflash_sim.studies.present import STRONG
+from dflash_sim.studies.styles import STRONG
 
 _LARGE_BYTES = 2**26  # from here on the time is that of moving bytes
 _PASSES = ("verify", "draft", "materialise", "commit", "mtp-draft", "mtp-materialise", "prefill")

@@ -13,8 +13,8 @@ from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import to_row
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
+from dflash_sim.studies.styles import LABEL, STRONG
 
-LABEL, STRONG = "cyan", "bold"
 _INDENT = 14
 _BAR_CELLS = 60
 _METHODS = {

@@ -1,6 +1,8 @@
 """``calibrate measure`` on a CPU: every op has a kernel, results resume, passes are beside ops."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,20 @@ def test_tensors_are_as_large_as_their_ops_say() -> None:
         (read,) = [x for x in calls[0].args if isinstance(x, torch.Tensor)]  # type: ignore[attr-defined]
         share = 1.0 if op.name == "argmax" else 2 / 3  # gate and up are read, their product written
         assert read.nbytes == pytest.approx(share * tensors_bytes(op, 4), rel=0.05)
+
+
+def test_measuring_needs_no_pydantic_and_no_simpy() -> None:
+    """The GPU host has neither; what the command imports at its end counts too."""
+    code = """
+import sys
+import dflash_sim.calibrate.measure, dflash_sim.calibrate.subjects, dflash_sim.studies.measured_page
+import dflash_sim.studies.export, dflash_sim.studies.terminal
+print(sorted({m.split(".")[0] for m in sys.modules} & {"pydantic", "simpy"}))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert said.strip() == "[]"
 
 
 # ---- the clock ---------------------------------------------------------------------------

@@ -1,0 +1,3 @@
+"""How words stand out on a terminal."""
+
+LABEL, STRONG = "cyan", "bold"
