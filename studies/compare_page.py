@@ -11,15 +11,8 @@ from rich.text import Text
 from dflash_sim.calibrate.causes import CAUSES, Cause, Diagnosis, Share
 from dflash_sim.calibrate.compare import Amount, Comparison, Metric, Summary
 from dflash_sim.simulator.row import DECIMALS, failed_row, to_row
-from dflash_sim.studies.present import (
-    LABEL,
-    STRONG,
-    method_title,
-    number,
-    percent,
-    shares,
-    workload_title,
-)
+from dflash_sim.studies.present import method_title, number, percent, shares, workload_title
+from dflash_sim.studies.styles import LABEL, STRONG
 
 _IDENTITY = (
     "schema_version", "scenario_hash", "dflash_sim_version", "gpu", "num_gpus", "tp", "model",

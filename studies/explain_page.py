@@ -12,7 +12,8 @@ from dflash_sim.studies.anatomy import OpTime
 from dflash_sim.studies.breakeven import BreakEven
 from dflash_sim.studies.explain import Explanation
 from dflash_sim.studies.fittedtable import FittedTable
-from dflash_sim.studies.present import STRONG, number, percent, shares, title
+from dflash_sim.studies.present import number, percent, shares, title
+from dflash_sim.studies.styles import STRONG
 
 _BAR_CELLS = 20
 _LEAST_SHARE = 0.01  # of the step: smaller ops are summed up

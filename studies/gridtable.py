@@ -10,7 +10,8 @@ from rich.text import Text
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.simulator.row import Cell, Row, failed_row, to_row
 from dflash_sim.studies.grid import Answer
-from dflash_sim.studies.present import LABEL, STRONG, number, percent, shares
+from dflash_sim.studies.present import number, percent, shares
+from dflash_sim.studies.styles import LABEL, STRONG
 
 # Field of a row, and its heading in the table.
 _ASKED = {

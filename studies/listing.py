@@ -24,7 +24,7 @@ from dflash_sim.profiles.presets import load_preset, preset_names
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import GIGA, KILO, TERA
 from dflash_sim.simulator.setup import find_tables
-from dflash_sim.studies.present import LABEL
+from dflash_sim.studies.styles import LABEL
 
 Rows = Iterator[dict[str, Any]]
 

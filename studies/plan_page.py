@@ -13,8 +13,9 @@ from dflash_sim.studies.fittedtable import FittedTable
 from dflash_sim.studies.fleet import TTFT_SHORT, Fleet
 from dflash_sim.studies.plan import ENDS, Plan
 from dflash_sim.studies.plan_search import Solved, Survey
-from dflash_sim.studies.present import LABEL, STRONG, number, percent, shares
+from dflash_sim.studies.present import number, percent, shares
 from dflash_sim.studies.slo import WORDS
+from dflash_sim.studies.styles import LABEL, STRONG
 
 _SETTLED = 10  # mean answers that a rate should last
 _SHOWN = 12  # candidates in the table; the others are counted

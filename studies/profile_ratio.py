@@ -18,7 +18,7 @@ from dflash_sim.simulator import ops
 from dflash_sim.simulator.cost import CostModel
 from dflash_sim.simulator.setup import find_tables
 from dflash_sim.studies.fittedtable import FittedTable
-from dflash_sim.studies.present import STRONG
+from dflash_sim.studies.styles import STRONG
 
 _ENGINE = "sglang-0.5.13"  # whose attention kernels the tables of a GPU are read for
 _SHOWN = 10
