@@ -18,6 +18,7 @@ from dflash_sim.kernels.heap import keep_heap
 Calls = Sequence[Callable[[], object]]
 COLD_CACHES = 2  # working set of rotating copies, in last-level caches
 MOST_COPIES = 64
+KEPT = 0.9  # of repeated times
 COPY_BYTES = {"cuda": 2**30, "cpu": 2**26}
 LEAST_GRAPH_S, MOST_ROUNDS = 3e-4, 64  # beside it the launch of a graph is small
 BUSY_CYCLES = 200_000  # of a GPU's clock: about a tenth of a millisecond
@@ -145,6 +146,11 @@ def _cpu_cache_bytes() -> int:
             return int(f.read().strip().removesuffix("K")) * 2**10
     except (OSError, ValueError):
         return CPU_CACHE_BYTES
+
+
+def trimmed_mean(times: Sequence[float]) -> float:
+    """Mean without the slowest tenth: on a shared machine those are not this program's [s]."""
+    return statistics.fmean(sorted(times)[: max(1, round(KEPT * len(times)))])
 
 
 def copies(nbytes: float, *, cache_bytes: float, network_bytes: float = math.inf) -> int:

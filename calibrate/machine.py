@@ -88,7 +88,7 @@ def describe(device: str) -> dict[str, Any]:
 
 def identity(machine: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a header that must agree for two halves of a profile to fit together."""
-    return {k: v for k, v in machine.items() if k not in ("os", "gpus", "clocks")}
+    return {k: v for k, v in machine.items() if k not in ("os", "gpus")}
 
 
 def clocks() -> dict[str, int] | None:

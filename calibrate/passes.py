@@ -5,7 +5,6 @@ the phases of a cycle one after the other as an engine runs them. Weights are ra
 not here say nothing: collectives are timed apart.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dflash_sim.calibrate.clock import Clock, CudaClock, keep_busy
+from dflash_sim.calibrate.clock import Clock, CudaClock, keep_busy, trimmed_mean
 from dflash_sim.calibrate.subject import Subject
 from dflash_sim.kernels.backend import Backend
 from dflash_sim.kernels.cache import Cache, Placement, place
@@ -247,7 +246,7 @@ def timed(clock: Clock, runs: Runs, repeats: int = REPEATS) -> dict[str, float]:
             run()
             if i >= WARM_UP:
                 times[name].append(time.thread_time() - begin)
-    return {name: _trimmed(found) for name, found in times.items()}
+    return {name: trimmed_mean(found) for name, found in times.items()}
 
 
 def _timed_graphs(clock: CudaClock, runs: Runs, repeats: int) -> dict[str, float]:
@@ -264,9 +263,4 @@ def _timed_graphs(clock: CudaClock, runs: Runs, repeats: int) -> dict[str, float
         for name, a, b in zip(graphs, marks, marks[1:], strict=False):
             if i >= WARM_UP:
                 times[name].append(a.elapsed_time(b) / 1e3)
-    return {name: _trimmed(found) for name, found in times.items()}
-
-
-def _trimmed(times: list[float]) -> float:
-    kept = sorted(times)[: max(1, round(0.9 * len(times)))]
-    return statistics.fmean(kept)
+    return {name: trimmed_mean(found) for name, found in times.items()}

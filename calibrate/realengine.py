@@ -6,6 +6,7 @@ The sheet of SGLang gives the form; nothing of its values is left but what is no
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from dflash_sim.calibrate.clock import trimmed_mean
 from dflash_sim.calibrate.rehearsal import Overheads, line
 from dflash_sim.profiles.enginesheet import EngineSheet, load_engine
 from dflash_sim.realrun.journal import Run
@@ -52,7 +53,7 @@ def host_stages(runs: Sequence[Run]) -> HostStages:
                     times[name].setdefault(step.batch, []).append(step.stage_s(name))
     fitted = {}
     for name, by_batch in times.items():
-        enough = {n: _mean(found) for n, found in by_batch.items() if len(found) >= 8}
+        enough = {n: trimmed_mean(found) for n, found in by_batch.items() if len(found) >= 8}
         if enough:
             fitted[name] = line(enough)
     return HostStages(fitted)
@@ -97,8 +98,3 @@ def _v1(stages: HostStages, overheads: Overheads, queued: float) -> dict[str, fl
         # One stage grows with the batch; it stands for all of the cycle.
         "v1_accept_per_request": sum(x[1] for x in (accept, prepare, again, *trips)),
     }
-
-
-def _mean(times: Sequence[float]) -> float:
-    kept = sorted(times)[: max(1, round(0.9 * len(times)))]
-    return sum(kept) / len(kept)

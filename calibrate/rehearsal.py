@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from dflash_sim.calibrate.clock import trimmed_mean
 from dflash_sim.realrun.crew import Crew
 from dflash_sim.realrun.faults import RunFailedError, WorkerLostError
 from dflash_sim.realrun.messages import (
@@ -26,7 +27,6 @@ from dflash_sim.realrun.scheduler import accept_on_host
 from dflash_sim.realrun.setup import Fitted, Setup, fit
 
 STEPS, ALONE, PREFILLS, WARM_UP = 14, 6, 5, 2
-KEPT = 0.9  # of the times: on a shared machine the slowest are not this program's
 
 
 @dataclass(frozen=True)
@@ -106,19 +106,19 @@ class Stage:
         reads = [self._ask(self._prefill(size)) for _ in range(PREFILLS)]
         step = Decode(tuple(range(1, n + 1)), ())
         done, queued = self._queued(step)
-        overheads.queued[n] = _mean(queued)
+        overheads.queued[n] = trimmed_mean(queued)
         alone = [self._ask(step) for _ in range(ALONE)]
-        overheads.alone[n] = _mean([whole - _busy(result) for whole, result in alone])
+        overheads.alone[n] = trimmed_mean([whole - _busy(result) for whole, result in alone])
         # What lies around a prefill's pass is part of it, but for the way there and back, which
         # the simulator adds to every pass.
         trip = max(0.0, overheads.alone[n] - overheads.queued[n])
-        read_s = _mean([whole for whole, _ in reads]) - trip
+        read_s = trimmed_mean([whole for whole, _ in reads]) - trip
         yield TimedPass("prefill", n, size.prompt, 0.0, read_s)
         ctx = size.prompt + _committed(done) / 2 / n
         names = dict.fromkeys(name for name, _, _ in done[0].spans)
         for name in names:
             times = [end - start for r in done for what, start, end in r.spans if what == name]
-            yield TimedPass(name, n, rows, ctx, _mean(times))
+            yield TimedPass(name, n, rows, ctx, trimmed_mean(times))
         if rows > 1:
             overheads.v1[n] = self._v1(step.slots)
 
@@ -162,7 +162,7 @@ class Stage:
             d, v, k = (whole - _busy(result) for whole, result in (drafted, verified, kept))
             trips.append((d, v, k))
         first, second, third = zip(*trips[1:], strict=True)
-        return _mean(first), _mean(second), _mean(third)
+        return trimmed_mean(first), trimmed_mean(second), trimmed_mean(third)
 
 
 def _busy(result: Result) -> float:
@@ -171,11 +171,6 @@ def _busy(result: Result) -> float:
 
 def _committed(results: Sequence[Result]) -> int:
     return sum(sum(r.commit_len) for r in results)
-
-
-def _mean(times: Sequence[float]) -> float:
-    kept = sorted(times)[: max(1, round(KEPT * len(times)))]
-    return statistics.fmean(kept)
 
 
 def line(points: dict[int, float]) -> tuple[float, float]:

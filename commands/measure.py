@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from dflash_sim.calibrate.subject import Subject
 
 _INTERRUPTED = 130
-_DRIFTED = 1
 _SHOWN = 8
 
 
