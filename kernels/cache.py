@@ -18,11 +18,13 @@ from dflash_sim.profiles.shapes import AttentionShape, GdnShape, ModelShape
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the ``R x B`` rows of one pass stand, in the text and in the pools.
+    """Where the ``T = R x B`` rows of one pass stand, in the text and in the pools.
+
+    Texts of different lengths are packed, one after the other: :func:`pack`.
 
     Attributes
     ----------
-    requests, rows : ``R`` and ``B``
+    requests, rows : ``R`` and ``B``; B is 0 where texts are packed
     positions : [R B] int64, place in the text [tokens]
     slots : [R B] int64, place in the KV pools; negative is not written
     page_table : [R, max_pages] int32
@@ -30,6 +32,7 @@ class Placement:
     state_slots : [R] int64, slots of delta-net state
     keep_states : the live states stay and the state after each row is stored (verify);
         otherwise they move on past the rows (prefill, decode)
+    packed : one placement per text where they are packed
     """
 
     requests: int
@@ -40,6 +43,46 @@ class Placement:
     seq_lens: Tensor
     state_slots: Tensor
     keep_states: bool = False
+    packed: tuple["Placement", ...] = ()
+
+    @property
+    def parts(self) -> tuple["Placement", ...]:
+        """The parts whose requests have equally many rows, as attention and delta nets need."""
+        return self.packed or (self,)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The rows of ``x`` [T, ...] that belong to each part."""
+        return torch.split(x, [part.requests * part.rows for part in self.parts])
+
+    def last_of(self, lengths: Tensor) -> Tensor:
+        """[R], which of the T rows is the last of each request's first ``lengths`` [R]."""
+        device = self.positions.device
+        if self.packed:
+            rows = torch.tensor([part.rows for part in self.packed], device=device)
+            return rows.cumsum(0) - rows + lengths - 1
+        return torch.arange(self.requests, device=device) * self.rows + lengths - 1
+
+    def slots_of(self, lengths: Tensor) -> Tensor:
+        """The slots [T], negative from each request's row ``lengths`` [R] on."""
+        if self.packed:
+            each = zip(self.packed, lengths.split(1), strict=True)
+            return torch.cat([part.slots_of(length) for part, length in each])
+        step = torch.arange(self.rows, device=self.slots.device)
+        return self.slots.masked_fill((step >= lengths[:, None]).flatten(), -1)
+
+
+def pack(parts: Sequence[Placement]) -> Placement:
+    """One pass over texts of different lengths, one request each."""
+    return Placement(
+        requests=len(parts),
+        rows=0,
+        positions=torch.cat([part.positions for part in parts]),
+        slots=torch.cat([part.slots for part in parts]),
+        page_table=torch.cat([part.page_table for part in parts]),
+        seq_lens=torch.cat([part.seq_lens for part in parts]),
+        state_slots=torch.cat([part.state_slots for part in parts]),
+        packed=tuple(parts),
+    )
 
 
 def slots_at(page_table: Tensor, positions: Tensor, page_size: int) -> Tensor:
@@ -56,18 +99,14 @@ def place(
     rows: int,
     page_size: int,
     keep_states: bool = False,
-    lengths: Tensor | None = None,
 ) -> Placement:
     """``rows`` new rows for each request, after ``context_lens`` [R] committed tokens.
 
-    Rows from ``lengths`` [R] on fill up a shorter prompt: they write nothing, and earlier rows
-    do not see them. No value is read on the host, so the same calls can be captured in a graph.
+    No value is read on the host, so the same calls can be captured in a graph.
     """
     steps = torch.arange(rows, device=context_lens.device)
     positions = context_lens.to(torch.int64)[:, None] + steps
     slots = slots_at(page_table, positions, page_size)
-    if lengths is not None:
-        slots = slots.masked_fill(steps >= lengths[:, None], -1)
     return Placement(
         requests=page_table.shape[0],
         rows=rows,

@@ -63,9 +63,8 @@ class Chain(Plain):
         """
         x = self.target.vocabulary.embed(tokens.clamp(min=0).flatten())
         final, carried = self.head(x, self.features(out), at)
-        request = torch.arange(at.requests, device=tokens.device)
-        last = request * at.rows + lengths.to(torch.int64) - 1
-        every = at.rows <= self.block_rows
+        last = at.last_of(lengths)
+        every = len(x) <= at.requests * self.block_rows
         first = self.head_argmax(final)[last] if every else self.head_argmax(final[last])
         return replace(running, first_draft=first, carried=carried[last])
 

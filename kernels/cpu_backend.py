@@ -5,13 +5,14 @@ and what is not to be written goes to page 0, which belongs to nobody.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import scaled_dot_product_attention, silu
 
 from dflash_sim.kernels.backend import REFERENCE
-from dflash_sim.kernels.ref_attention import gather_pages, visible_keys
+from dflash_sim.kernels.ref_attention import visible_keys
 from dflash_sim.kernels.ref_draft import project_kv
 from dflash_sim.kernels.ref_norm_rope import wide
 
@@ -80,38 +81,40 @@ def qk_norm_rope_write(
 
 
 class Masks:
-    """What rows may see, as numbers to be added to scores; kept for the layers of one pass.
+    """What rows see of the keys before and among them, as numbers to be added to scores.
 
-    They are the same in every layer that is given the same lengths, the very tensor: it is held
-    here, so no other can be taken for it.
+    Counted from the last key it is the same for every context: one mask is kept for each kind of
+    rows, and shorter contexts use its end.
     """
 
     def __init__(self) -> None:
-        self.seq_lens: Tensor | None = None
-        self.made: dict[tuple[object, ...], tuple[Tensor, Tensor | None]] = {}
+        self.made: dict[tuple[object, ...], Tensor] = {}
 
     def of(
         self,
-        seq_lens: Tensor,
         *,
         rows: int,
+        group: int,
         keys: int,
         causal: bool,
         window: int | None,
         dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor | None]:
-        """``(added, blind)``: [R, rows, keys] in ``dtype``; rows that see nothing, if there are."""
-        if seq_lens is not self.seq_lens:
-            self.seq_lens, self.made = seq_lens, {}
-        key = rows, keys, causal, window, dtype
-        if key not in self.made:
-            seen = visible_keys(seq_lens, rows=rows, keys=keys, causal=causal, window=window)
-            blind = ~seen.any(-1)
-            added = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
-            self.made[key] = added, blind if bool(blind.any()) else None
-        return self.made[key]
+    ) -> Tensor | None:
+        """[group x rows, keys] in ``dtype``, or None where every row sees every key."""
+        if window is None and (rows == 1 or not causal):
+            return None
+        key = rows, group, causal, window, dtype
+        made = self.made.get(key)
+        if made is None or made.shape[1] < keys:
+            size = -(-max(keys, rows) // MASK_STEP) * MASK_STEP
+            end = torch.tensor([size])
+            seen = visible_keys(end, rows=rows, keys=size, causal=causal, window=window)[0]
+            made = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+            made = self.made[key] = made.repeat(group, 1)
+        return made[:, made.shape[1] - keys :]
 
 
+MASK_STEP = 512  # keys by which a mask grows
 masks = Masks()
 
 
@@ -127,25 +130,32 @@ def block_attention(
     window: int | None = None,
     gate: Tensor | None = None,
 ) -> Tensor:
-    """As :func:`~dflash_sim.kernels.ref_attention.block_attention`, in two batched products.
+    """As :func:`~dflash_sim.kernels.ref_attention.block_attention`, one request after the other.
 
-    Values that nobody sees must be finite, as pools that began with zeros are.
+    Each reads its own context and no more, so that it takes as long as in other company. The
+    query heads of one KV head are rows of one product.
     """
     acc = wide(q.dtype)
     requests, rows, heads, dim = q.shape
-    kv_heads = k_pool.shape[-2]
+    page_size, kv_heads = k_pool.shape[-3:-1]
     group = heads // kv_heads
-    k = gather_pages(k_pool, page_table).to(acc).permute(0, 2, 3, 1)  # [R, Hkv, D, keys]
-    v = gather_pages(v_pool, page_table).to(acc).transpose(1, 2)  # [R, Hkv, keys, D]
-    keys = v.shape[2]
-    added, blind = masks.of(seq_lens, rows=rows, keys=keys, causal=causal, window=window, dtype=acc)
-    packed = (q.to(acc) * scale).view(requests, rows, kv_heads, group, dim)
+    packed = q.to(acc).view(requests, rows, kv_heads, group, dim)
     packed = packed.permute(0, 2, 3, 1, 4).reshape(requests, kv_heads, group * rows, dim)
-    scores = (packed @ k).view(requests, kv_heads, group, rows, keys)
-    weights = torch.softmax(scores.add_(added[:, None, None]), -1)
-    if blind is not None:
-        weights = weights.masked_fill(blind[:, None, None, :, None], 0)
-    out = weights.view(requests, kv_heads, group * rows, keys) @ v
+    out = torch.zeros_like(packed)
+    how: dict[str, Any] = {"rows": rows, "group": group, "causal": causal, "window": window}
+    for i, keys in enumerate(seq_lens.tolist()):
+        if keys == 0:
+            continue
+        pages = page_table[i, : -(-keys // page_size)]
+        k, v = (
+            pool.index_select(0, pages).view(1, -1, kv_heads, dim)[:, :keys].transpose(1, 2).to(acc)
+            for pool in (k_pool, v_pool)
+        )
+        mask = masks.of(keys=keys, dtype=acc, **how)
+        one = slice(i, i + 1)
+        out[one] = scaled_dot_product_attention(packed[one], k, v, attn_mask=mask, scale=scale)
+        if keys < rows:  # the first rows stand before the text
+            out[i].view(kv_heads, group, rows, dim)[:, :, : rows - keys] = 0
     out = out.view(requests, kv_heads, group, rows, dim).permute(0, 3, 1, 2, 4).reshape(q.shape)
     return (out if gate is None else out * torch.sigmoid(gate.to(acc))).to(q.dtype)
 

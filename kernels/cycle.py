@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dflash_sim.kernels.cache import Cache, Placement, place
+from dflash_sim.kernels.cache import Cache, Placement, pack, place
 from dflash_sim.kernels.drafter import Drafter
 from dflash_sim.kernels.model import Hidden, TargetModel
 from dflash_sim.kernels.ref_accept import Accepted
@@ -41,14 +41,7 @@ class Running:
     carried: Tensor | None = None
     keys: Tensor | None = None
 
-    def rows(
-        self,
-        rows: int,
-        page_size: int,
-        *,
-        keep_states: bool = False,
-        lengths: Tensor | None = None,
-    ) -> Placement:
+    def rows(self, rows: int, page_size: int, *, keep_states: bool = False) -> Placement:
         """``rows`` new rows of every request, from the anchor's place on."""
         return place(
             self.page_table,
@@ -57,7 +50,23 @@ class Running:
             rows=rows,
             page_size=page_size,
             keep_states=keep_states,
-            lengths=lengths,
+        )
+
+    def texts(self, lengths: Sequence[int], page_size: int) -> Placement:
+        """So many new rows of each request: packed, unless they are equally many."""
+        if len(set(lengths)) == 1:
+            return self.rows(lengths[0], page_size)
+        return pack(
+            [
+                place(
+                    self.page_table[i : i + 1],
+                    self.context_lens[i : i + 1],
+                    self.state_slots[i : i + 1],
+                    rows=length,
+                    page_size=page_size,
+                )
+                for i, length in enumerate(lengths)
+            ]
         )
 
 
@@ -117,34 +126,23 @@ class Plain:
         return self.target_cache.kv.page_size
 
     def prefill(
-        self,
-        ids: Tensor,
-        running: Running,
-        *,
-        lengths: Tensor | None = None,
-        following: Tensor | None = None,
+        self, texts: Sequence[Tensor], running: Running, *, following: Tensor | None = None
     ) -> Running:
-        """Read ``ids`` [R, n] after each request's context; the anchor is what the target says.
+        """Read a text [n] int64 after each request's context; the anchor is what the target says.
 
-        Parameters
-        ----------
-        lengths : [R], tokens of each request where not all ``n`` (not with delta nets)
-        following : [R] int64, the token after these where the prompt goes on, else negative
+        ``following`` [R] int64 is the token after it where the prompt goes on, else negative.
         """
-        requests, rows = ids.shape
-        at = running.rows(rows, self.page_size, lengths=lengths)
-        out = self.target(ids.flatten(), at, self.target_cache, self.taps)
-        if lengths is None:
-            lengths = torch.full_like(running.context_lens, rows)
-        request = torch.arange(requests, device=ids.device)
-        last = out.final.view(requests, rows, -1)[request, lengths - 1]
-        end = Verified(ids.gather(1, lengths[:, None] - 1), at, Hidden(last, None))
+        rows = [len(text) for text in texts]
+        ids, at = torch.cat([*texts]), running.texts(rows, self.page_size)
+        out = self.target(ids, at, self.target_cache, self.taps)
+        lengths = torch.tensor(rows, device=ids.device)
+        ends = at.last_of(lengths)
+        end = Verified(ids[ends, None], at, Hidden(out.final[ends], None))
         spot = replace(running, context_lens=running.context_lens + lengths - 1)
         anchor = self.judge(self.target, end, spot).bonus
         if following is not None:
             anchor = torch.where(following >= 0, following, anchor)
-        tokens = torch.cat([ids[:, 1:], anchor[:, None]], 1)
-        tokens = tokens.scatter(1, lengths[:, None] - 1, anchor[:, None])
+        tokens = ids.roll(-1).index_copy(0, ends, anchor)
         after = replace(running, anchor=anchor, context_lens=running.context_lens + lengths)
         return self.learn(after, out, at, tokens, lengths)
 
@@ -195,7 +193,7 @@ class Plain:
         Parameters
         ----------
         running : the requests after the pass
-        tokens : [R, B] int64, the token that follows each row
+        tokens : [R, B] or [T] int64, the token that follows each row
         lengths : [R], rows that were committed
         """
         return running
@@ -255,7 +253,7 @@ class Dflash(Plain):
         if out.features is None:
             msg = "the target ran without captured layers"
             raise ValueError(msg)
-        step = torch.arange(at.rows, device=at.slots.device)
-        slots = at.slots.masked_fill((step >= lengths[:, None]).flatten(), -1)
-        self.drafter.materialise(out.features, at.positions, slots, self.drafter_cache)
+        self.drafter.materialise(
+            out.features, at.positions, at.slots_of(lengths), self.drafter_cache
+        )
         return running

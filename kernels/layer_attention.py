@@ -63,8 +63,17 @@ class Attention:
         q, k, v, gate = self.project(x)
         pools = kv.k[self.index], kv.v[self.index]
         q = self.rotate_and_write(q, k, v, at, pools)
+        gates = (None,) * len(at.parts) if gate is None else at.split(gate)
+        parts = zip(at.parts, at.split(q), gates, strict=True)
+        out = [self.attend(mine, g, part, pools).reshape(len(mine), -1) for part, mine, g in parts]
+        return linear(out[0] if len(out) == 1 else torch.cat(out), self.o)
+
+    def attend(
+        self, q: Tensor, gate: Tensor | None, at: Placement, pools: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """What the requests of one part see in the pools, [R, B, heads, D]."""
         block = (at.requests, at.rows, self.heads, self.shape.head_dim)
-        out = self.backend.block_attention(
+        return self.backend.block_attention(
             q.view(block),
             *pools,
             at.page_table,
@@ -74,7 +83,6 @@ class Attention:
             window=self.shape.window,
             gate=None if gate is None else gate.reshape(block),
         )
-        return linear(out.reshape(x.shape[0], -1), self.o)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries, keys, values and the output gate of ``x``, each [T, heads, D]."""

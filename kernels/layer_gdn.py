@@ -51,11 +51,21 @@ class GatedDeltaNet:
 
     def __call__(self, x: Tensor, at: Placement, states: GdnStates) -> Tensor:
         """This rank's share of the output [T, H], to be summed over ranks; ``x`` is [T, H]."""
-        block = (at.requests, at.rows)
         merged = linear(x, self.in_qkvz)
         mixed, z = torch.split(merged, [merged.shape[1] - self.value_dim, self.value_dim], 1)
         b, a = linear(x, self.in_ba).chunk(2, dim=1)
-        g, beta = self.backend.gdn_gates(a, b, self.a_log, self.dt_bias)
+        gates = self.backend.gdn_gates(a, b, self.a_log, self.dt_bias)
+        parts = zip(at.parts, *(at.split(rows) for rows in (mixed, *gates)), strict=True)
+        out = torch.cat([self.mix(*rows, part, states) for part, *rows in parts])
+        rows = (x.shape[0], -1, self.shape.head_v_dim)
+        normed = self.backend.gated_rms_norm(out, z.reshape(rows), self.norm, eps=self.eps)
+        return linear(normed.flatten(1), self.out)
+
+    def mix(
+        self, mixed: Tensor, g: Tensor, beta: Tensor, at: Placement, states: GdnStates
+    ) -> Tensor:
+        """Convolution and delta rule of the requests of one part, [R B, Hv, Dv]."""
+        block = (at.requests, at.rows)
         qkv = self.convolve(mixed.reshape(*block, -1), at, states)
         q, k, v = torch.split(qkv, [self.key_dim, self.key_dim, self.value_dim], -1)
         keys, values = (*block, -1, self.shape.head_k_dim), (*block, -1, self.shape.head_v_dim)
@@ -65,11 +75,7 @@ class GatedDeltaNet:
             at,
             states,
         )
-        rows = (x.shape[0], -1, self.shape.head_v_dim)
-        normed = self.backend.gated_rms_norm(
-            out.reshape(rows), z.reshape(rows), self.norm, eps=self.eps
-        )
-        return linear(normed.flatten(1), self.out)
+        return out.reshape(len(mixed), -1, self.shape.head_v_dim)
 
     def convolve(self, mixed: Tensor, at: Placement, states: GdnStates) -> Tensor:
         """Queries, keys and values [R, B, C] after the convolution."""

@@ -17,8 +17,6 @@ from dflash_sim.realrun.judges import Synthetic
 from dflash_sim.realrun.methods import CHAINS, build_method
 from dflash_sim.realrun.setup import Fitted
 
-KV_STEP = 32  # tokens by which the context that attention reads grows on a CPU
-
 
 class Spans:
     """When the phases of a command ran, by the monotonic clock [s]."""
@@ -89,34 +87,16 @@ class Device:
     # ---- passes --------------------------------------------------------------------------
 
     def prefill(self, rows: Sequence[tuple[int, tuple[int, ...], int]]) -> Tensor:
-        """Read prompts, ``rows`` as in a ``Prefill``; returns the anchors [R].
-
-        One pass, shorter prompts padded; with delta nets, whose states would move on past the
-        padding, one pass per length.
-        """
+        """Read prompts in one pass, ``rows`` as in a ``Prefill``; returns the anchors [R]."""
         self.spans.begin()
-        parts: dict[int, list[int]] = {}
-        for i, (_, tokens, _) in enumerate(rows):
-            uneven = len(tokens) if self.method.target_cache.gdn is not None else 0
-            parts.setdefault(uneven, []).append(i)
-        anchors = self.anchor.new_zeros(len(rows))
-        for places in parts.values():
-            anchors[self._tensor(places)] = self._read([rows[i] for i in places])
-        self.spans.mark("prefill")
-        return anchors
-
-    def _read(self, rows: Sequence[tuple[int, tuple[int, ...], int]]) -> Tensor:
-        lengths = [len(tokens) for _, tokens, _ in rows]
-        widest = max(lengths)
-        padded = [(*tokens, *(0,) * (widest - len(tokens))) for _, tokens, _ in rows]
         slots = self._tensor([slot for slot, _, _ in rows])
         after = self.method.prefill(
-            self._tensor(padded),
-            self.gather(slots, ahead=widest),
-            lengths=self._tensor(lengths) if min(lengths) < widest else None,
+            [self._tensor(tokens) for _, tokens, _ in rows],
+            self.gather(slots),
             following=self._tensor([follows for _, _, follows in rows]),
         )
         self.scatter(slots, after)
+        self.spans.mark("prefill")
         return after.anchor
 
     def begin(self) -> None:
@@ -135,7 +115,7 @@ class Device:
 
     def draft(self, slots: Tensor) -> Tensor:
         """What is drafted [R, B]; opens a cycle of these requests."""
-        running = self.gather(slots, ahead=self.method.block_rows)
+        running = self.gather(slots)
         self._open = slots, running
         draft = self.method.propose(running)
         if self.method.block_rows > 1:
@@ -177,19 +157,12 @@ class Device:
 
     # ---- slots ---------------------------------------------------------------------------
 
-    def gather(self, slots: Tensor, *, ahead: int) -> Running:
-        """The requests in ``slots``, of the page table what ``ahead`` more tokens can reach.
-
-        On a CPU that is cut, so that attention gathers little more than there is.
-        """
-        lens, table = self.lens[slots], self.table
-        if self.on_cpu:
-            reach = -(-(int(lens.max()) + ahead) // KV_STEP) * KV_STEP
-            table = table[:, : -(-reach // self.fitted.setup.page_size)]
+    def gather(self, slots: Tensor) -> Running:
+        """What is known of the requests in ``slots`` [R]."""
         return Running(
             anchor=self.anchor[slots],
-            context_lens=lens,
-            page_table=table[slots],
+            context_lens=self.lens[slots],
+            page_table=self.table[slots],
             state_slots=slots,
             first_draft=self.first_draft[slots],
             carried=self.carried[slots],

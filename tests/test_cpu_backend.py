@@ -16,6 +16,7 @@ from dflash_sim.kernels.backend import REFERENCE  # noqa: E402
 from dflash_sim.kernels.cpu_backend import CPU, Masks  # noqa: E402
 from dflash_sim.kernels.model import TargetModel  # noqa: E402
 from dflash_sim.kernels.rank import Rank  # noqa: E402
+from dflash_sim.kernels.ref_attention import visible_keys  # noqa: E402
 from dflash_sim.kernels.ref_norm_rope import rotary_table  # noqa: E402
 
 EXCHANGED = {f.name for f in fields(CPU) if getattr(CPU, f.name) != getattr(REFERENCE, f.name)}
@@ -73,17 +74,18 @@ def test_attention(
         close(CPU.block_attention(q, *pools, table, lens, gate=gate, **how), theirs)
 
 
-def test_masks_are_those_of_the_lengths_given() -> None:
-    """Kept for one tensor of lengths; others of the same values or address are made anew."""
-    masks, how = Masks(), {"rows": 2, "keys": 8, "causal": True, "window": None}
-    lens = torch.tensor([3], dtype=torch.int32)
-    first = masks.of(lens, dtype=torch.float64, **how)[0]
-    assert masks.of(lens, dtype=torch.float64, **how)[0] is first
-    assert masks.of(lens, dtype=torch.float32, **how)[0].dtype == torch.float32
-    later = masks.of(torch.tensor([7], dtype=torch.int32), dtype=torch.float64, **how)[0]
-    assert not torch.equal(first, later)
-    assert not torch.equal(
-        masks.of(lens, dtype=torch.float64, **(how | {"causal": False}))[0], first
+def test_masks_are_cut_from_one() -> None:
+    """Those of a shorter context are the end of a longer one's; there is none to see all."""
+    masks, how = Masks(), {"rows": 2, "group": 3, "causal": True, "window": 4}
+    long, short = (masks.of(keys=n, dtype=torch.float64, **how) for n in (600, 8))
+    assert long is not None
+    assert short is not None
+    assert torch.equal(long[:, -8:], short)
+    seen = visible_keys(torch.tensor([8]), rows=2, keys=8, causal=True, window=4)[0]
+    assert torch.equal(short == 0, seen.repeat(3, 1))
+    assert len(masks.made) == 1
+    assert (
+        masks.of(keys=8, dtype=torch.float64, **(how | {"causal": False, "window": None})) is None
     )
 
 
