@@ -1,7 +1,8 @@
 """Measure this machine, predict a run of our own engine, run it, compare.
 
 Prompts are split in halves. On the first the acceptance is seen; the second is predicted and then
-run. Answers have a given length, so that every configuration makes the same tokens.
+run. Answers have a given length, so that every configuration makes the same tokens. All of it is
+done in rounds, in which the runs that are compared with each other follow each other.
 """
 
 import statistics
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dflash_sim.calibrate.machine import Neighbours
-from dflash_sim.calibrate.real_outcomes import Config, Outcome
+from dflash_sim.calibrate.real_outcomes import Config, Outcome, together
 from dflash_sim.calibrate.realengine import PAGE, HostStages, host_stages, real_engine
 from dflash_sim.calibrate.rehearsal import Rehearsed, Size, rehearse
 from dflash_sim.profiles.measured import FUSED_S, NOT_IN_PASSES, MeasuredPass, MeasuredProfile
@@ -27,7 +28,7 @@ from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.workload import Workload
 
 PREDICTED_RUNS = 5
-TRIES = 3
+ROUNDS = 3
 QUARTERS, ENOUGH = 4, 16  # steps of a quarter, to say what its median is
 
 
@@ -42,7 +43,7 @@ class ClosedLoop:
     real
         What is run, its method aside; ``drafter`` is that of DFlash.
     prompts
-        Token ids; a random half is for calibration.
+        Token ids; half of them is for calibration.
     new_tokens
         Length of every answer [tokens].
     profile
@@ -57,11 +58,8 @@ class ClosedLoop:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        order = np.random.default_rng(self.seed).permutation(len(self.prompts)).tolist()
-        half = len(order) // 2
         self.profile = self._of_our_engine(self.profile)
-        self.seen = [self.prompts[i] for i in order[:half]]
-        self.held_out = [self.prompts[i] for i in order[half:]]
+        self.seen, self.held_out = halves(self.prompts, self.seed)
         self._rehearsed: dict[tuple[str, int], Rehearsed] = {}
         self._commits: dict[tuple[str, int], list[tuple[int, ...]]] = {}
         self._stages: dict[tuple[str, str, int], HostStages] = {}
@@ -90,31 +88,39 @@ class ClosedLoop:
             page_size=PAGE,
         )
 
-    def calibrate(self, config: Config, batches: Sequence[int]) -> None:
-        """All that is measured for the prediction of a configuration, its passes just now."""
-        key, setup = config.drafting, self.setup(config)
-        self._rehearsed[key] = self.rehearse(config, batches)
-        if config.method != "none" and key not in self._commits:
-            run = serve(replace(setup, mode="v2"), self._requests(self.seen), conc=max(batches))
+    def calibrate(self, configs: Sequence[Config]) -> None:
+        """All that is measured to predict configurations of one method and width."""
+        first, batches = configs[0], self._batches(configs)
+        key = first.drafting
+        self._rehearsed[key] = self.rehearse(configs)
+        if first.method != "none" and key not in self._commits:
+            setup = replace(self.setup(first), mode="v2")
+            run = serve(setup, self._requests(self.seen), conc=max(batches))
             self._commits[key] = [answer.commits for answer in run.answers if answer.commits]
-        staged = (config.method, config.mode, config.rows)
-        if staged not in self._stages:
-            asked = self._requests(self.seen)[: 2 * max(batches)]
-            null = replace(setup, null=True)
-            self._stages[staged] = host_stages([serve(null, asked, conc=n) for n in batches])
+        for config in configs:
+            staged = (config.method, config.mode, config.rows)
+            if staged not in self._stages:
+                asked = self._requests(self.seen)[: 2 * max(batches)]
+                null = replace(self.setup(config), null=True)
+                self._stages[staged] = host_stages([serve(null, asked, conc=n) for n in batches])
 
-    def rehearse(self, config: Config, batches: Sequence[int]) -> Rehearsed:
-        """The passes of a configuration, at all batch sizes that its run can have."""
-        enough = [1] if config.conc == 1 else batches
-        sizes = [Size(n, length) for n in enough for length in self._lengths()]
-        most = replace(self.setup(config), mode="v2", max_running_requests=max(enough))
-        return rehearse(most, sizes)
+    def rehearse(self, configs: Sequence[Config]) -> Rehearsed:
+        """The passes of configurations that differ in concurrency and mode."""
+        batches = self._batches(configs)
+        sizes = [Size(n, length) for n in batches for length in self._lengths()]
+        setup = replace(self.setup(configs[0]), mode="v2", max_running_requests=max(batches))
+        return rehearse(setup, sizes)
+
+    def _batches(self, configs: Sequence[Config]) -> list[int]:
+        """Batch sizes to time: 1, 2 and the greatest; those between are held out."""
+        most = max(c.conc for c in configs)
+        return sorted({1, min(2, most), most})
 
     def _lengths(self) -> list[int]:
         """Lengths to time: those of the prompts, and contexts to the end of an answer."""
-        have = [len(p) for p in self.prompts]
-        last = max(have) + self.new_tokens - max(8, self.new_tokens // 4)
-        return sorted({min(have), max(have), last})
+        have = sorted(len(p) for p in self.prompts)
+        last = have[-1] + self.new_tokens - max(8, self.new_tokens // 4)
+        return sorted({have[0], have[len(have) // 2], have[-1], last})
 
     def _requests(self, prompts: Sequence[tuple[int, ...]]) -> list[Request]:
         return [Request(prompt=p, max_new_tokens=self.new_tokens) for p in prompts]
@@ -176,7 +182,7 @@ class ClosedLoop:
         """The profile with the passes as the engine's own workers ran them."""
         cycle = self._cycle(config)
         rows: dict[tuple[str, int, int, float], float] = {}
-        for p in rehearsed.passes:
+        for p in rehearsed.of(config.mode):
             phase = "verify" if p.phase == "accept" else p.phase  # the head is part of the pass
             key = phase, p.requests, p.rows, p.ctx
             rows[key] = rows.get(key, 0.0) + p.seconds
@@ -228,7 +234,7 @@ class ClosedLoop:
         )
 
     def _draws(self, config: Config, requests: int, rng: np.random.Generator) -> Draws:
-        """Commits of each request: those of a random one that was seen, whole.
+        """Commits of each request: those of one that was seen, whole, in random order.
 
         That keeps what differs by request and what lasts from step to step.
         """
@@ -237,11 +243,12 @@ class ClosedLoop:
             ones = np.ones((requests, need + 2), np.int8)
             return Draws(ones, np.full(requests, need, np.int64))
         seen = self._commits[config.drafting]
+        source = _again_and_again(seen, rng)
         rows, cycles = [], []
         for _ in range(requests):
             row: list[int] = []
             while sum(row) < need:
-                row += seen[int(rng.integers(len(seen)))]
+                row += next(source)
             used = int(np.searchsorted(np.cumsum(row), need) + 1)
             rows.append(row[:used])
             cycles.append(used)
@@ -253,26 +260,28 @@ class ClosedLoop:
 
     # ---- reality -------------------------------------------------------------------------
 
-    def outcome(self, config: Config, batches: Sequence[int]) -> Outcome:
-        """Measure, predict, run, and measure again: did the machine stay what it was?
+    def trials(self, configs: Sequence[Config], rounds: int = ROUNDS) -> Iterator[Outcome]:
+        """Measure, predict, run, for every configuration; then all of it again."""
+        draftings = list(dict.fromkeys(c.drafting for c in configs))
+        for i in range(rounds):
+            for drafting in draftings:
+                alike = [c for c in configs if c.drafting == drafting]
+                # Runs that are compared follow each other, one way round and then the other.
+                yield from self._round(alike if i % 2 == 0 else alike[::-1])
 
-        If it did not, or others used it, all of that is done again, a few times.
-        """
-        found: list[Outcome] = []
-        for _ in range(TRIES):
-            found.append(self._once(config, batches))
-            if found[-1].steady:
-                break
-        return min(found, key=lambda o: (not o.steady, max(o.others, o.drift)))
+    def _round(self, configs: Sequence[Config]) -> Iterator[Outcome]:
+        """One method at one width: measured, predicted, run, and measured again."""
+        self.calibrate(configs)
+        found = [self._run(config) for config in configs]
+        moved = drifted(self._rehearsed[configs[0].drafting], self.rehearse(configs))
+        for outcome in found:
+            yield replace(outcome, drift=max(moved, outcome.drift))
 
-    def _once(self, config: Config, batches: Sequence[int]) -> Outcome:
+    def _run(self, config: Config) -> Outcome:
+        predicted, accept = self.predict(config)
+        plain, _ = self.predict(config, rehearsed=False)
         with Neighbours() as neighbours:
-            self.calibrate(config, batches)
-            predicted, accept = self.predict(config)
-            plain, _ = self.predict(config, rehearsed=False)
             run = serve(self.setup(config), self._requests(self.held_out), conc=config.conc)
-            again = self.rehearse(config, batches)
-            drift = max(drifted(self._rehearsed[config.drafting], again), unsteady(run))
         return Outcome(
             config=config,
             predicted_tok_s=predicted,
@@ -280,20 +289,44 @@ class ClosedLoop:
             observed_tok_s=run.output_tok_s,
             accept_predicted=accept,
             accept_observed=run.accept_length,
-            drift=drift,
+            drift=unsteady(run),
             others=neighbours.share or 0.0,
         )
 
-    def outcomes(self, configs: Sequence[Config]) -> Iterator[Outcome]:
-        """Measure, predict, run, for one configuration after the other.
+    def outcomes(self, configs: Sequence[Config], rounds: int = ROUNDS) -> list[Outcome]:
+        """What the rounds say together of each configuration."""
+        return together(self.trials(configs, rounds))
 
-        Only the least and the greatest concurrency are rehearsed, and two: those between are
-        held out of the passes that are timed.
-        """
-        most = max(c.conc for c in configs)
-        batches = sorted({1, 2, most})
-        for config in configs:
-            yield self.outcome(config, batches)
+
+def halves(
+    prompts: Sequence[tuple[int, ...]], seed: int
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Two halves that are alike: of prompts that begin alike, one goes here and one there.
+
+    Sorted, they are beside those that begin alike; of each two, a coin decides which goes where.
+    Both halves are then shuffled.
+    """
+    rng = np.random.default_rng(seed)
+    order = sorted(range(len(prompts)), key=lambda i: prompts[i])
+    here: list[int] = []
+    there: list[int] = []
+    for i in range(0, len(order) - 1, 2):
+        first = int(rng.integers(2))
+        here.append(order[i + first])
+        there.append(order[i + 1 - first])
+    there += order[2 * len(here) :]
+    mixed = (rng.permutation(half).tolist() for half in (here, there))
+    seen, held_out = ([prompts[i] for i in half] for half in mixed)
+    return seen, held_out
+
+
+def _again_and_again(
+    seen: Sequence[tuple[int, ...]], rng: np.random.Generator
+) -> Iterator[tuple[int, ...]]:
+    """All of ``seen`` in random order, and then all of them in another."""
+    while True:
+        for i in rng.permutation(len(seen)):
+            yield seen[i]
 
 
 def drifted(before: Rehearsed, after: Rehearsed) -> float:

@@ -1,10 +1,17 @@
 """Predicted beside real runs of our own engine: the grid, the outcomes, what they say together."""
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+MEDIANS = (
+    "predicted_tok_s",
+    "profile_tok_s",
+    "observed_tok_s",
+    "accept_predicted",
+    "accept_observed",
+)
 DRIFT, OTHERS = 0.05, 0.05  # of passes, of the processors: beyond it a run says little
 
 
@@ -39,6 +46,7 @@ class Outcome:
     drift : how far the same passes, timed after the run, differ from before it [1]
     others : share of the processors that others took during it [1]
     accept_predicted, accept_observed : tokens per verify step, the bonus included [1]
+    runs, spread : where it stands for several runs, how many, and their range over the median [1]
     """
 
     config: Config
@@ -49,6 +57,8 @@ class Outcome:
     accept_observed: float
     drift: float
     others: float = 0.0
+    runs: int = 1
+    spread: float = 0.0
 
     @property
     def steady(self) -> bool:
@@ -59,6 +69,25 @@ class Outcome:
     def error(self) -> float:
         """Of the predicted throughput [1]."""
         return self.predicted_tok_s / self.observed_tok_s - 1
+
+
+def together(trials: Iterable[Outcome]) -> list[Outcome]:
+    """One outcome of the runs of each configuration: medians, of the steady ones if there are."""
+    by_config: dict[Config, list[Outcome]] = {}
+    for trial in trials:
+        by_config.setdefault(trial.config, []).append(trial)
+    return [_median(runs) for runs in by_config.values()]
+
+
+def _median(runs: Sequence[Outcome]) -> Outcome:
+    kept = [o for o in runs if o.steady] or runs
+    observed = [o.observed_tok_s for o in kept]
+    middle = {
+        name: statistics.median(getattr(o, name) for o in kept)
+        for name in (*MEDIANS, "drift", "others")
+    }
+    spread = (max(observed) - min(observed)) / statistics.median(observed)
+    return replace(runs[0], **middle, runs=len(kept), spread=spread)
 
 
 def grid(
@@ -121,4 +150,6 @@ def as_row(o: Outcome) -> dict[str, Any]:
         "accept_length_observed": o.accept_observed,
         "drift": o.drift,
         "others_share": o.others,
+        "runs": o.runs,
+        "spread": o.spread,
     }

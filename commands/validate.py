@@ -68,10 +68,13 @@ def validate(
     modes: Annotated[str, option(REAL, "Engine modes", show_default=True)] = "v1,v2",
     num_prompts: Annotated[
         int, option(REAL, "Half of them to calibrate, half to run", min=4, show_default=True)
-    ] = 128,
+    ] = 160,
     max_new_tokens: Annotated[
         int, option(REAL, "Tokens of every answer", min=8, show_default=True)
     ] = 96,
+    rounds: Annotated[
+        int, option(REAL, "Times to measure and run all of it; medians", min=1, show_default=True)
+    ] = 3,
     host_work_ms: Annotated[
         float, option(REAL, "Other host work per step, such as detokenisation", min=0)
     ] = 0.0,
@@ -113,6 +116,7 @@ def validate(
             prompts=num_prompts,
             new_tokens=max_new_tokens,
             host_work_ms=host_work_ms,
+            rounds=rounds,
             profile=profile,
         )
         validate_real(asked, shape=shape, output=output, report=report)

@@ -26,6 +26,7 @@ class RealOptions:
     ----------
     model : a trained pair, such as ``tiny``
     grid : lists as typed: verify widths, MTP steps, concurrencies, modes
+    rounds : how often all of it is done
     profile : an existing profile of this machine; else it is measured first
     """
 
@@ -37,6 +38,7 @@ class RealOptions:
     prompts: int
     new_tokens: int
     host_work_ms: float
+    rounds: int
     profile: Path | None
 
 
@@ -53,34 +55,35 @@ def validate_real(o: RealOptions, *, shape: str, output: Path | None, report: Pa
     )
     with tempfile.TemporaryDirectory(prefix="dflash-sim-") as scratch:
         profile = _profile(o, o.profile or Path(scratch) / "here.profile")
-        found = _outcomes(_loop(o, profile), configs, shape, output)
+        found = _outcomes(_loop(o, profile), configs, o.rounds, shape, output)
     _conclude(found, o, shape=shape, output=output, report=report, profile=profile)
 
 
 def _outcomes(
-    loop: "ClosedLoop", configs: "list[Config]", shape: str, output: Path | None
+    loop: "ClosedLoop", configs: "list[Config]", rounds: int, shape: str, output: Path | None
 ) -> "list[Outcome]":
     """All of them; if that breaks off, what there is is put out before."""
+    from dflash_sim.calibrate.real_outcomes import together
     from dflash_sim.profiles.errors import DflashSimError
 
     found: list[Outcome] = []
     try:
-        for outcome in loop.outcomes(configs):
-            found.append(outcome)
-            c = outcome.config
+        for trial in loop.trials(configs, rounds):
+            found.append(trial)
+            c = trial.config
             tell(
-                f"{len(found)}/{len(configs)} {c.name}, c={c.conc}, {c.mode}: predicted "
-                f"{outcome.predicted_tok_s:.0f}, ran {outcome.observed_tok_s:.0f} tok/s, "
-                f"{100 * outcome.error:+.1f} %"
+                f"{len(found)}/{rounds * len(configs)} {c.name}, c={c.conc}, {c.mode}: predicted "
+                f"{trial.predicted_tok_s:.0f}, ran {trial.observed_tok_s:.0f} tok/s, "
+                f"{100 * trial.error:+.1f} %{'' if trial.steady else ', disturbed'}"
             )
     except (KeyboardInterrupt, DflashSimError) as error:
         if not found:
             raise
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        warn(f"{what}; what follows is {len(found)} of {len(configs)} configurations")
-        _deliver(found, shape, output)
+        warn(f"{what}; what follows is {len(found)} of {rounds * len(configs)} runs")
+        _deliver(together(found), shape, output)
         raise typer.Exit(_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1) from None
-    return found
+    return together(found)
 
 
 def _conclude(
@@ -110,8 +113,9 @@ def _conclude(
     moved = sum(not x.steady for x in found)
     if moved:
         warn(
-            f"{moved} of {len(found)} runs were disturbed (marked !): others used the processors, "
-            "or their speed changed. Their errors say little; try again on a quiet machine."
+            f"{moved} of {len(found)} configurations were disturbed in every run (marked !): "
+            "others used the processors, or their speed changed. Their errors say little; try "
+            "again on a quiet machine."
         )
 
 

@@ -52,7 +52,8 @@ class Placement:
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The rows of ``x`` [T, ...] that belong to each part."""
-        return torch.split(x, [part.requests * part.rows for part in self.parts])
+        sizes = [part.requests * part.rows for part in self.parts]
+        return torch.split(x, sizes)
 
     def last_of(self, lengths: Tensor) -> Tensor:
         """[R], which of the T rows is the last of each request's first ``lengths`` [R]."""
@@ -65,7 +66,7 @@ class Placement:
     def slots_of(self, lengths: Tensor) -> Tensor:
         """The slots [T], negative from each request's row ``lengths`` [R] on."""
         if self.packed:
-            each = zip(self.packed, lengths.split(1), strict=True)
+            each = zip(self.packed, lengths[:, None], strict=True)
             return torch.cat([part.slots_of(length) for part, length in each])
         step = torch.arange(self.rows, device=self.slots.device)
         return self.slots.masked_fill((step >= lengths[:, None]).flatten(), -1)

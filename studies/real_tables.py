@@ -24,6 +24,7 @@ def _rows(outcomes: Sequence[Outcome]) -> Table:
             str(o.config.conc),
             o.config.mode,
             f"{o.observed_tok_s:.0f}",
+            f"{o.spread:.1%}",
             f"{o.profile_tok_s:.0f}",
             _signed(o.profile_tok_s / o.observed_tok_s - 1),
             "fitted" if is_fitted(o, outcomes) else _signed(_scaled_error(o, scalar)),
@@ -36,7 +37,7 @@ def _rows(outcomes: Sequence[Outcome]) -> Table:
         for o in outcomes
     ]
     head = (
-        "method", "conc", "mode", "observed", "profile", "error", "scaled", "rehearsed",
+        "method", "conc", "mode", "observed", "range", "profile", "error", "scaled", "rehearsed",
         "its error", "accept pred", "accept obs", "disturbed",
     )  # fmt: skip
     return Table("real throughput and predictions, tok/s", head, tuple(lines))

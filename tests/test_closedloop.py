@@ -69,7 +69,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_every_configuration_is_measured_predicted_and_run(loop: ClosedLoop) -> None:
     configs = grid(blocks=[4], steps=[2], concs=[1, 2], modes=["v1", "v2"])
-    found = list(loop.outcomes(configs))
+    found = loop.outcomes(configs, rounds=2)
     assert [o.config for o in found] == configs
     for o in found:
         assert min(o.predicted_tok_s, o.profile_tok_s) > 0
@@ -93,12 +93,12 @@ def test_a_simulated_step_takes_what_was_rehearsed(
         return 1e-3 + 1e-4 * n + 1e-6 * ctx
 
     passes = [
-        TimedPass(phase, n, rows, float(ctx), seconds(n, ctx))
+        TimedPass("v2", phase, n, rows, float(ctx), seconds(n, ctx))
         for phase in (*PHASES[method], "accept")
         for n in (1, 2, 4)
         for ctx in (0, 128, 256)
     ]
-    passes += [TimedPass("prefill", n, s, 0.0, 1e-4 * n * s) for n in (1, 2) for s in (8, 16)]
+    passes += [TimedPass("", "prefill", n, s, 0.0, 1e-4 * n * s) for n in (1, 2) for s in (8, 16)]
     overheads = Overheads(queued={1: 2e-4, 4: 5e-4}, alone={1: 3e-4, 4: 6e-4})
     config = Config(method, rows, 2, "v2")
     known = Rehearsed(tuple(passes), overheads)
@@ -115,8 +115,8 @@ def test_a_simulated_step_takes_what_was_rehearsed(
 
 def test_a_machine_that_slowed_down_is_seen() -> None:
     def rehearsed(factor: float) -> Rehearsed:
-        passes = [TimedPass("verify", n, 4, 20.0, factor * n * 1e-3) for n in (1, 2, 4)]
-        return Rehearsed((*passes, TimedPass("prefill", 1, 9, 0.0, 1.0)), Overheads())
+        passes = [TimedPass("v2", "verify", n, 4, 20.0, factor * n * 1e-3) for n in (1, 2, 4)]
+        return Rehearsed((*passes, TimedPass("", "prefill", 1, 9, 0.0, 1.0)), Overheads())
 
     assert drifted(rehearsed(1.0), rehearsed(1.3)) == pytest.approx(0.3)
     assert drifted(rehearsed(1.0), rehearsed(1.0)) == 0.0
