@@ -14,7 +14,8 @@ import numpy as np
 from dflash_sim.calibrate.machine import Neighbours
 from dflash_sim.calibrate.real_outcomes import Config, Outcome, together
 from dflash_sim.calibrate.realengine import PAGE, HostStages, host_stages, real_engine
-from dflash_sim.calibrate.rehearsal import Rehearsed, Size, rehearse
+from dflash_sim.calibrate.rehearsal import Rehearsed, Size
+from dflash_sim.calibrate.stage import Stage, staged
 from dflash_sim.profiles.measured import FUSED_S, NOT_IN_PASSES, MeasuredPass, MeasuredProfile
 from dflash_sim.realrun.journal import Run
 from dflash_sim.realrun.launch import serve
@@ -29,7 +30,27 @@ from dflash_sim.simulator.workload import Workload
 
 PREDICTED_RUNS = 5
 ROUNDS = 3
-QUARTERS, ENOUGH = 4, 16  # steps of a quarter, to say what its median is
+LEAST_PORTION, PER_CLIENT = 4, 3  # requests of one run
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of some of the prompts, between two probes [s]."""
+
+    prompts: Sequence[tuple[int, ...]]
+    run: Run
+    probes: tuple[float, float]
+    slowdown: float = 1.0
+
+    @property
+    def drift(self) -> float:
+        """How far the second probe is from the first [1]."""
+        return abs(self.probes[1] / self.probes[0] - 1)
+
+    def after(self, stage: Stage) -> "Part":
+        """The same, when all probes are known: how slow the machine was."""
+        conc = max(step.batch for step in self.run.iterations)
+        return replace(self, slowdown=stage.slowdown(conc, *self.probes))
 
 
 @dataclass
@@ -88,28 +109,25 @@ class ClosedLoop:
             page_size=PAGE,
         )
 
-    def calibrate(self, configs: Sequence[Config]) -> None:
+    def calibrate(self, configs: Sequence[Config], stage: Stage) -> None:
         """All that is measured to predict configurations of one method and width."""
         first, batches = configs[0], self._batches(configs)
         key = first.drafting
-        self._rehearsed[key] = self.rehearse(configs)
+        sizes = [Size(n, length) for n in batches for length in self._lengths()]
+        self._rehearsed[key] = stage.rehearse(sizes)
         if first.method != "none" and key not in self._commits:
-            setup = replace(self.setup(first), mode="v2")
-            run = serve(setup, self._requests(self.seen), conc=max(batches))
+            run = stage.run(self._requests(self.seen), conc=max(batches), mode="v2")
             self._commits[key] = [answer.commits for answer in run.answers if answer.commits]
+
+    def time_host(self, configs: Sequence[Config]) -> None:
+        """The scheduler's stages, with workers that compute nothing."""
+        batches = self._batches(configs)
+        asked = self._requests(self.seen)[: 2 * max(batches)]
         for config in configs:
             staged = (config.method, config.mode, config.rows)
             if staged not in self._stages:
-                asked = self._requests(self.seen)[: 2 * max(batches)]
                 null = replace(self.setup(config), null=True)
                 self._stages[staged] = host_stages([serve(null, asked, conc=n) for n in batches])
-
-    def rehearse(self, configs: Sequence[Config]) -> Rehearsed:
-        """The passes of configurations that differ in concurrency and mode."""
-        batches = self._batches(configs)
-        sizes = [Size(n, length) for n in batches for length in self._lengths()]
-        setup = replace(self.setup(configs[0]), mode="v2", max_running_requests=max(batches))
-        return rehearse(setup, sizes)
 
     def _batches(self, configs: Sequence[Config]) -> list[int]:
         """Batch sizes to time: 1, 2 and the greatest; those between are held out."""
@@ -127,24 +145,31 @@ class ClosedLoop:
 
     # ---- prediction ----------------------------------------------------------------------
 
-    def predict(self, config: Config, *, rehearsed: bool = True) -> tuple[float, float]:
-        """Throughput [token/s] and accept length of the held-out prompts.
+    def predict(
+        self, config: Config, parts: Sequence[Part], *, rehearsed: bool = True
+    ) -> tuple[float, float]:
+        """Throughput [token/s] and accept length of runs of the held-out prompts.
 
-        With ``rehearsed``, passes are as the engine's workers ran them just now; without, as
-        the profile has them, which was made before and outside the engine.
+        With ``rehearsed``, passes are as the engine's workers ran them just before; without, as
+        the profile has them, which was made before and outside the engine. Each run takes as much
+        longer as its probes did.
         """
         setup = self._simulated(config, rehearsed=rehearsed)
-        workload = self._workload(config)
         rng = np.random.default_rng(self.seed)
-        rates, lengths = [], []
-        for _ in range(PREDICTED_RUNS if config.method != "none" else 1):
-            draws = self._draws(config, len(workload), rng)
-            run = run_engine(setup, workload, draws, engine="event")
-            rates.append(float(workload.osl.sum()) / float(run.finish_s.max()))
-            taken = draws.commits[:, : draws.cycles.max()]
-            mask = np.arange(taken.shape[1]) < draws.cycles[:, None]
-            lengths.append(float(taken[mask].mean()))
-        return statistics.fmean(rates), statistics.fmean(lengths)
+        seconds = committed = steps = 0.0
+        repeats = PREDICTED_RUNS if config.method != "none" else 1
+        for _ in range(repeats):
+            source = _again_and_again(self._commits.get(config.drafting, ()), rng)
+            for part in parts:
+                workload = self._workload(part.prompts, config.conc)
+                draws = self._draws(config, len(workload), source)
+                run = run_engine(setup, workload, draws, engine="event")
+                seconds += part.slowdown * float(run.finish_s.max()) / repeats
+                mask = np.arange(draws.commits.shape[1]) < draws.cycles[:, None]
+                committed += float(draws.commits[mask].sum())
+                steps += float(mask.sum())
+        tokens = self.new_tokens * sum(len(part.prompts) for part in parts)
+        return tokens / seconds, committed / steps
 
     def _simulated(self, config: Config, *, rehearsed: bool = True) -> Setup:
         known = self._rehearsed[config.drafting]
@@ -221,19 +246,19 @@ class ClosedLoop:
         times = [(self.profile.timing(c.op), c.count) for c in ours]
         return sum(t.seconds * count for t, count in times if t is not None)
 
-    def _workload(self, config: Config) -> Workload:
-        n = len(self.held_out)
+    def _workload(self, prompts: Sequence[tuple[int, ...]], conc: int) -> Workload:
+        n = len(prompts)
         ones = np.ones(n, np.int64)
         return Workload(
-            isl=np.array([len(p) for p in self.held_out]),
+            isl=np.array([len(p) for p in prompts]),
             osl=ones * self.new_tokens,
             cached=ones * 0,
             measured=ones.astype(bool),
             follow=-ones,
-            conc=config.conc,
+            conc=conc,
         )
 
-    def _draws(self, config: Config, requests: int, rng: np.random.Generator) -> Draws:
+    def _draws(self, config: Config, requests: int, source: Iterator[tuple[int, ...]]) -> Draws:
         """Commits of each request: those of one that was seen, whole, in random order.
 
         That keeps what differs by request and what lasts from step to step.
@@ -242,8 +267,6 @@ class ClosedLoop:
         if config.method == "none":
             ones = np.ones((requests, need + 2), np.int8)
             return Draws(ones, np.full(requests, need, np.int64))
-        seen = self._commits[config.drafting]
-        source = _again_and_again(seen, rng)
         rows, cycles = [], []
         for _ in range(requests):
             row: list[int] = []
@@ -270,32 +293,62 @@ class ClosedLoop:
                 yield from self._round(alike if i % 2 == 0 else alike[::-1])
 
     def _round(self, configs: Sequence[Config]) -> Iterator[Outcome]:
-        """One method at one width: measured, predicted, run, and measured again."""
-        self.calibrate(configs)
-        found = [self._run(config) for config in configs]
-        moved = drifted(self._rehearsed[configs[0].drafting], self.rehearse(configs))
-        for outcome in found:
-            yield replace(outcome, drift=max(moved, outcome.drift))
-
-    def _run(self, config: Config) -> Outcome:
-        predicted, accept = self.predict(config)
-        plain, _ = self.predict(config, rehearsed=False)
+        """One method at one width: measured, run between probes, and predicted."""
+        self.time_host(configs)
+        most = replace(
+            self.setup(configs[0]), mode="v2", max_running_requests=max(c.conc for c in configs)
+        )
+        text = max(map(len, self.prompts)) + self.new_tokens
         with Neighbours() as neighbours:
-            run = serve(self.setup(config), self._requests(self.held_out), conc=config.conc)
+            with staged(most, longest_prompt=max(self._lengths()), longest_text=text) as stage:
+                self.calibrate(configs, stage)
+                runs = self._runs(configs, stage)
+            parts = {c: [p.after(stage) for p in done] for c, done in runs.items()}
+        for config in configs:
+            yield self._outcome(config, parts[config], neighbours.share or 0.0)
+
+    def _runs(self, configs: Sequence[Config], stage: Stage) -> dict[Config, list[Part]]:
+        """The held-out prompts in portions, each run in all modes before the next."""
+        found: dict[Config, list[Part]] = {c: [] for c in configs}
+        for conc in dict.fromkeys(c.conc for c in configs):
+            alike = [c for c in configs if c.conc == conc]
+            before = stage.probe(conc)
+            for i, prompts in enumerate(portions(self.held_out, conc)):
+                for config in alike if i % 2 == 0 else alike[::-1]:
+                    run = stage.run(self._requests(prompts), conc=conc, mode=config.mode)
+                    after = stage.probe(conc)
+                    found[config].append(Part(prompts, run, (before, after)))
+                    before = after
+        return found
+
+    def _outcome(self, config: Config, parts: Sequence[Part], others: float) -> Outcome:
+        predicted, accept = self.predict(config, parts)
+        plain, _ = self.predict(config, parts, rehearsed=False)
+        commits = [n for part in parts for a in part.run.answers for n in a.commits]
+        observed_s = sum(part.run.duration_s for part in parts)
+        tokens = sum(len(a.output) for part in parts for a in part.run.answers)
         return Outcome(
             config=config,
             predicted_tok_s=predicted,
             profile_tok_s=plain,
-            observed_tok_s=run.output_tok_s,
+            observed_tok_s=tokens / observed_s,
             accept_predicted=accept,
-            accept_observed=run.accept_length,
-            drift=unsteady(run),
-            others=neighbours.share or 0.0,
+            accept_observed=statistics.fmean(commits) if commits else 1.0,
+            drift=statistics.median(part.drift for part in parts),
+            slowdown=sum(p.slowdown * p.run.duration_s for p in parts) / observed_s,
+            others=others,
         )
 
     def outcomes(self, configs: Sequence[Config], rounds: int = ROUNDS) -> list[Outcome]:
         """What the rounds say together of each configuration."""
         return together(self.trials(configs, rounds))
+
+
+def portions(prompts: Sequence[tuple[int, ...]], conc: int) -> Iterator[Sequence[tuple[int, ...]]]:
+    """Equal parts, each enough to keep ``conc`` requests in flight for most of it."""
+    count = max(1, len(prompts) // max(LEAST_PORTION, PER_CLIENT * conc))
+    for i in range(count):
+        yield prompts[len(prompts) * i // count : len(prompts) * (i + 1) // count]
 
 
 def halves(
@@ -327,32 +380,3 @@ def _again_and_again(
     while True:
         for i in rng.permutation(len(seen)):
             yield seen[i]
-
-
-def drifted(before: Rehearsed, after: Rehearsed) -> float:
-    """How far passes have become slower or faster: the median of decode phases [1]."""
-    again = {(p.phase, p.requests, round(p.ctx)): p.seconds for p in after.passes}
-    ratios = [
-        again[key] / p.seconds
-        for p in before.passes
-        if p.phase != "prefill" and (key := (p.phase, p.requests, round(p.ctx))) in again
-    ]
-    return abs(statistics.median(ratios) - 1) if ratios else 0.0
-
-
-def unsteady(run: Run) -> float:
-    """How far the steps of the quarters of a run differ, at its most frequent batch [1].
-
-    A machine that is slow for a while and fast again shows neither before the run nor after it.
-    """
-    sizes = [step.batch for step in run.decodes]
-    if not sizes:
-        return 0.0
-    usual = [s for s in run.decodes if s.batch == statistics.mode(sizes)]
-    times = [step.gpu_end_s - step.gpu_start_s for step in usual]
-    each = len(times) // QUARTERS
-    if each < ENOUGH:
-        return 0.0
-    middles = [statistics.median(times[i * each : (i + 1) * each]) for i in range(QUARTERS)]
-    # Contexts grow and start anew within each quarter: half of a difference is that of steps.
-    return (max(middles) / min(middles) - 1) / 2

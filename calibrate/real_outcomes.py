@@ -43,7 +43,8 @@ class Outcome:
     Parameters
     ----------
     predicted_tok_s, profile_tok_s : from passes that the workers rehearsed, and from the profile's
-    drift : how far the same passes, timed after the run, differ from before it [1]
+    drift : how far a probe after a run differs from the one before it [1]
+    slowdown : how much longer probes took meanwhile than the quickest [1]
     others : share of the processors that others took during it [1]
     accept_predicted, accept_observed : tokens per verify step, the bonus included [1]
     runs, spread : where it stands for several runs, how many, and their range over the median [1]
@@ -57,6 +58,7 @@ class Outcome:
     accept_observed: float
     drift: float
     others: float = 0.0
+    slowdown: float = 1.0
     runs: int = 1
     spread: float = 0.0
 
@@ -84,7 +86,7 @@ def _median(runs: Sequence[Outcome]) -> Outcome:
     observed = [o.observed_tok_s for o in kept]
     middle = {
         name: statistics.median(getattr(o, name) for o in kept)
-        for name in (*MEDIANS, "drift", "others")
+        for name in (*MEDIANS, "drift", "others", "slowdown")
     }
     spread = (max(observed) - min(observed)) / statistics.median(observed)
     return replace(runs[0], **middle, runs=len(kept), spread=spread)
@@ -150,6 +152,7 @@ def as_row(o: Outcome) -> dict[str, Any]:
         "accept_length_observed": o.accept_observed,
         "drift": o.drift,
         "others_share": o.others,
+        "slowdown": o.slowdown,
         "runs": o.runs,
         "spread": o.spread,
     }

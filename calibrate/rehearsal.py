@@ -1,35 +1,13 @@
-"""The real engine's passes, timed where they will run: in its own workers, outside its scheduler.
+"""What is timed of the real engine before it is predicted: passes by engine mode, and overheads.
 
-Batches of a given size and context are prefilled and then decoded as each engine mode does it: with
-the next command always waiting (v2), one command at a time (v2-sync), and in three commands with
-the host between them (v1). A worker that had to wait runs its next pass more slowly. What a command
-takes beyond its passes is the time of pipes and bookkeeping.
+A machine that others use too is slower at one time than at another. So beside everything that is
+timed a probe is: a short step that is always the same. Times are told as of the quickest probe.
 """
 
 import statistics
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from dflash_sim.calibrate.clock import trimmed_mean
-from dflash_sim.realrun.crew import Crew
-from dflash_sim.realrun.faults import RunFailedError, WorkerLostError
-from dflash_sim.realrun.messages import (
-    GOES_ON,
-    Command,
-    Commit,
-    Decode,
-    Draft,
-    Prefill,
-    Result,
-    Verify,
-)
-from dflash_sim.realrun.scheduler import accept_on_host
-from dflash_sim.realrun.setup import Fitted, Setup, fit
-
-Timed: TypeAlias = tuple[float, Result]  # wall seconds of a command, and its result
-STEPS, ALONE, PREFILLS, WARM_UP = 14, 10, 5, 2
 ANY_MODE = ""
 
 
@@ -43,7 +21,10 @@ class Size:
 
 @dataclass(frozen=True)
 class TimedPass:
-    """Mean seconds of one phase of a batch, as it runs in an engine mode."""
+    """Mean seconds of one phase of a batch, as it runs in an engine mode.
+
+    ``probe`` is what a probe took then: for how many requests, and its seconds.
+    """
 
     mode: str
     phase: str
@@ -51,9 +32,10 @@ class TimedPass:
     rows: int
     ctx: float
     seconds: float
+    probe: tuple[int, float] | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Overheads:
     """What commands take beyond their passes, by batch size [s].
 
@@ -64,168 +46,58 @@ class Overheads:
     v1 : the same of each of the three commands of a V1 cycle
     """
 
-    queued: dict[int, float] = field(default_factory=dict)
-    alone: dict[int, float] = field(default_factory=dict)
-    v1: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    queued: Mapping[int, float]
+    alone: Mapping[int, float]
+    v1: Mapping[int, tuple[float, float, float]]
+
+
+class Probes:
+    """Seconds of the probes of one batch size; the quickest say what the machine can do."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def note(self, seconds: float) -> float:
+        """Keep one, and return it."""
+        self.seconds.append(seconds)
+        return seconds
+
+    @property
+    def quick_s(self) -> float:
+        """What a tenth of them do not exceed."""
+        return sorted(self.seconds)[len(self.seconds) // 10]
+
+    def slowdown(self, *around: float) -> float:
+        """Of a time between probes ``around`` it [1]."""
+        return max(1.0, statistics.fmean(around) / self.quick_s)
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """Passes and overheads of one method at one width."""
+    """Passes and overheads of one method at one width; ``probes`` by the size of their batch."""
 
     passes: tuple[TimedPass, ...]
     overheads: Overheads
+    probes: Mapping[int, Probes] = field(default_factory=dict)
 
     def of(self, mode: str) -> tuple[TimedPass, ...]:
-        """The passes of an engine mode; a V1 step of one pass is one of V2 without overlap."""
+        """The passes of an engine mode, as of the quickest probe.
+
+        A V1 step of one pass is one of V2 without overlap.
+        """
         if mode == "v1" and not self.overheads.v1:
             mode = "v2-sync"
-        return tuple(p for p in self.passes if p.mode in (mode, ANY_MODE))
+        return tuple(self._quick(p) for p in self.passes if p.mode in (mode, ANY_MODE))
+
+    def _quick(self, timed: TimedPass) -> TimedPass:
+        if timed.probe is None:
+            return timed
+        requests, seconds = timed.probe
+        slowdown = self.probes[requests].slowdown(seconds)
+        return replace(timed, seconds=timed.seconds / slowdown, probe=None)
 
 
-def rehearse(setup: Setup, sizes: Sequence[Size]) -> Rehearsed:
-    """Time every size; the workers live for as long as this takes."""
-    rows = max(setup.block or 1, (setup.steps or 0) + 1)
-    room = (2 * WARM_UP + STEPS + 2 * ALONE + 2) * rows
-    longest = max(size.prompt for size in sizes)
-    fitted = fit(setup, longest_prompt=longest, longest_text=longest + room)
-    try:
-        with Crew(fitted) as crew:
-            stage = Stage(fitted, crew)
-            passes = [timed for size in sizes for timed in stage.play(size)]
-    except WorkerLostError as lost:
-        msg = f"while passes were timed: {lost}"
-        raise RunFailedError(msg, None) from lost
-    return Rehearsed(tuple(passes), stage.overheads())
-
-
-@dataclass
-class Gaps:
-    """What commands of one size took beyond their passes [s], as in :class:`Overheads`."""
-
-    queued: Sequence[float]
-    alone: Sequence[float]
-    v1: Sequence[tuple[float, ...]] = ()
-
-    @property
-    def queued_s(self) -> float:
-        """From one command's passes to the next one's."""
-        return trimmed_mean(self.queued)
-
-    @property
-    def alone_s(self) -> float:
-        """Around a command that is sent when the last one's result is here."""
-        return trimmed_mean(self.alone)
-
-    @property
-    def trip_s(self) -> float:
-        """The way to the worker and back."""
-        return max(0.0, self.alone_s - self.queued_s)
-
-    def v1_s(self, i: int) -> float:
-        """Around the ``i``-th command of a V1 cycle."""
-        return trimmed_mean([trip[i] for trip in self.v1])
-
-
-class Stage:
-    """Workers that are told what to do directly."""
-
-    def __init__(self, fitted: Fitted, crew: Crew) -> None:
-        self.fitted, self.crew = fitted, crew
-        self.each = fitted.pages // fitted.setup.max_running_requests
-        self._gaps: dict[int, list[Gaps]] = {}
-
-    def play(self, size: Size) -> Iterator[TimedPass]:
-        """Prefill and decode one size, in every mode."""
-        n, rows = size.requests, self.fitted.rows
-        for _ in range(WARM_UP):
-            self._ask(self._prefill(size))
-        reads = [self._ask(self._prefill(size)) for _ in range(PREFILLS)]
-        step = Decode(tuple(range(1, n + 1)), ())
-        done, queued = self._queued(step)
-        alone = [self._ask(step) for _ in range(ALONE)]
-        gaps = Gaps(queued, [whole - _busy(result) for whole, result in alone])
-        # What lies around a prefill's pass is part of it, but for the way there and back, which
-        # the simulator adds to every pass.
-        read_s = trimmed_mean([whole for whole, _ in reads]) - gaps.trip_s
-        yield TimedPass(ANY_MODE, "prefill", n, size.prompt, 0.0, read_s)
-        ctx = size.prompt + _committed(done) / 2 / n
-        by_mode = {"v2": done, "v2-sync": [result for _, result in alone]}
-        if rows > 1:
-            trips = [self._v1(step.slots) for _ in range(ALONE)][1:]
-            by_mode["v1"] = [result for trip in trips for _, result in trip]
-            gaps.v1 = [tuple(whole - _busy(result) for whole, result in trip) for trip in trips]
-        for mode, results in by_mode.items():
-            for name, times in _by_phase(results).items():
-                yield TimedPass(mode, name, n, rows, ctx, trimmed_mean(times))
-        self._gaps.setdefault(n, []).append(gaps)
-
-    def _prefill(self, size: Size) -> Prefill:
-        """``size`` as a command: prompts of spaces and letters, pages in order."""
-        slots = range(1, size.requests + 1)
-        tokens = tuple(32 + i * 7 % 64 for i in range(size.prompt))
-        places = range(self.each)
-        pages = [(s, place, 1 + (s - 1) * self.each + place) for s in slots for place in places]
-        joins = tuple((s, s) for s in slots)
-        return Prefill(tuple((s, tokens, GOES_ON) for s in slots), joins, tuple(pages))
-
-    def _ask(self, command: Command) -> Timed:
-        """Wall seconds until the result is here, and the result."""
-        begin = time.perf_counter()
-        self.crew.send(command)
-        result = self.crew.receive()
-        return time.perf_counter() - begin, result
-
-    def _queued(self, step: Decode) -> tuple[list[Result], list[float]]:
-        """Steps with the next one always waiting, and what lay between their passes."""
-        self.crew.send(step)
-        results = []
-        for _ in range(WARM_UP + STEPS):
-            self.crew.send(step)
-            results.append(self.crew.receive())
-        results.append(self.crew.receive())
-        starts = [r.spans[0][1] for r in results]
-        gaps = [b - a - _busy(r) for a, b, r in zip(starts, starts[1:], results, strict=False)]
-        return results[WARM_UP:], gaps[WARM_UP:]
-
-    def _v1(self, slots: tuple[int, ...]) -> tuple[Timed, Timed, Timed]:
-        """Draft, verify and commit, as three commands."""
-        drafted = self._ask(Draft(slots, ()))
-        verified = self._ask(Verify())
-        tokens, lens = accept_on_host(verified[1])
-        bonus = tuple(row[n - 1] for row, n in zip(tokens, lens, strict=True))
-        return drafted, verified, self._ask(Commit(tuple(lens), bonus))
-
-    def overheads(self) -> Overheads:
-        """Of all sizes that were played: the median of those of equally many requests."""
-        found = Overheads()
-        for n, gaps in self._gaps.items():
-            found.queued[n] = statistics.median(g.queued_s for g in gaps)
-            found.alone[n] = statistics.median(g.alone_s for g in gaps)
-            if gaps[0].v1:
-                one, two, three = (statistics.median(g.v1_s(i) for g in gaps) for i in range(3))
-                found.v1[n] = one, two, three
-        return found
-
-
-def _by_phase(results: Sequence[Result]) -> dict[str, list[float]]:
-    """Seconds of each phase, in every result that has it."""
-    times: dict[str, list[float]] = {}
-    for result in results:
-        for name, start, end in result.spans:
-            times.setdefault(name, []).append(end - start)
-    return times
-
-
-def _busy(result: Result) -> float:
-    return result.spans[-1][2] - result.spans[0][1]
-
-
-def _committed(results: Sequence[Result]) -> int:
-    return sum(sum(r.commit_len) for r in results)
-
-
-def line(points: dict[int, float]) -> tuple[float, float]:
+def line(points: Mapping[int, float]) -> tuple[float, float]:
     """Fixed part and part per request of times by batch size: least squares, none negative."""
     if len(points) == 1:
         return next(iter(points.values())), 0.0
@@ -233,3 +105,8 @@ def line(points: dict[int, float]) -> tuple[float, float]:
     slope = max(0.0, fitted.slope)
     fixed = statistics.fmean(y - slope * x for x, y in points.items())
     return max(0.0, fixed), slope
+
+
+def medians(points: Mapping[int, Sequence[float]]) -> dict[int, float]:
+    """The middle of what was found for each batch size."""
+    return {n: statistics.median(found) for n, found in points.items()}

@@ -6,7 +6,10 @@ stands still, and there is no overlap. With a core to spare they are kept apart.
 
 import os
 from collections.abc import Set
+from time import perf_counter
+from typing import Any
 
+SPIN_S = 0.2  # how long to look before sleeping
 LINUX = hasattr(os, "sched_setaffinity")
 
 
@@ -27,3 +30,17 @@ def keep_to(cores: Set[int] | None) -> Set[int] | None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     return before
+
+
+def spin(waiting: Any) -> list[tuple[int, int]]:
+    """What a ``select.poll`` object finds while we keep looking, for a while.
+
+    A core that sleeps takes long to wake, and in a virtual machine its caches may be another's
+    by then. One that has nothing else to do can look instead.
+    """
+    until = perf_counter() + SPIN_S
+    while perf_counter() < until:
+        found: list[tuple[int, int]] = waiting.poll(0)
+        if found:
+            return found
+    return []

@@ -17,7 +17,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, NoReturn
 
-from dflash_sim.realrun.cores import apart, keep_to
+from dflash_sim.realrun.cores import apart, keep_to, spin
 from dflash_sim.realrun.faults import WorkerLostError
 from dflash_sim.realrun.messages import Command, Failure, Ready, Result, Stop
 from dflash_sim.realrun.nullworker import build_null
@@ -43,6 +43,7 @@ class Crew:
         self.links: list[Connection] = []
         self._poll = select.poll()
         self._failed = False
+        self._spins = False
         self._before: Set[int] | None = None
 
     def __enter__(self) -> "Crew":
@@ -97,6 +98,7 @@ class Crew:
             self.processes[rank] = process
             self._poll.register(process.sentinel, select.POLLIN)
         self._before = keep_to(cores and cores[0])
+        self._spins = cores is not None
         self.links += callers
         for link in self.links:
             self._poll.register(link.fileno(), select.POLLIN)
@@ -118,7 +120,7 @@ class Crew:
     def _hear(self, kind: type, patience_s: float) -> Any:
         until = monotonic() + patience_s
         while True:
-            ready = {fd for fd, _ in self._poll.poll(1000 * max(0.0, until - monotonic()))}
+            ready = {fd for fd, _ in self._await(until)}
             if not ready:
                 self._silent(patience_s)
             for link in self.links:
@@ -130,6 +132,14 @@ class Crew:
                         return message
                     self._lost(message)
             self._lost()
+
+    def _await(self, until: float) -> list[tuple[int, int]]:
+        """What there is to hear; nothing if there is nothing until then."""
+        if self._spins:
+            found = spin(self._poll)
+            if found:
+                return found
+        return self._poll.poll(1000 * max(0.0, until - monotonic()))
 
     def _lost(self, first: object = None) -> None:
         """Find who failed: one that died without a word before one that complains of others."""

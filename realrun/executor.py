@@ -1,14 +1,18 @@
 """What is at the other end of a scheduler's pipe."""
 
 import pickle
+import select
 from abc import ABC, abstractmethod
 from multiprocessing.connection import Connection
 
+from dflash_sim.realrun.cores import spin
 from dflash_sim.realrun.messages import Command, Result, Stop
 
 
 class Executor(ABC):
-    """Answers commands, one after the other."""
+    """Answers commands, one after the other; ``spins`` if its core is its own."""
+
+    spins = False
 
     @abstractmethod
     def run(self, command: Command) -> Result:
@@ -16,7 +20,13 @@ class Executor(ABC):
 
     def attend(self, link: Connection, rank: int) -> None:
         """Do what is asked until there is no more; rank 0 answers."""
-        while not isinstance(command := hear(link), Stop):
+        waiting = select.poll()
+        waiting.register(link.fileno(), select.POLLIN)
+        while True:
+            if self.spins:
+                spin(waiting)
+            if isinstance(command := hear(link), Stop):
+                return
             result = self.run(command)
             if rank == 0:
                 say(link, result)

@@ -136,6 +136,7 @@ def work(
     try:
         with torch.inference_mode():
             executor = build(fitted, rank, rendezvous, beats)
+            executor.spins = cores is not None
             say(link, Ready(rank))
             executor.attend(link, rank)
     except EOFError:

@@ -32,13 +32,14 @@ def _rows(outcomes: Sequence[Outcome]) -> Table:
             _signed(o.error),
             f"{o.accept_predicted:.2f}",
             f"{o.accept_observed:.2f}",
+            f"{o.slowdown:.2f}",
             f"{max(o.drift, o.others):.1%}" + ("" if o.steady else " !"),
         )
         for o in outcomes
     ]
     head = (
         "method", "conc", "mode", "observed", "range", "profile", "error", "scaled", "rehearsed",
-        "its error", "accept pred", "accept obs", "disturbed",
+        "its error", "accept pred", "accept obs", "slowdown", "disturbed",
     )  # fmt: skip
     return Table("real throughput and predictions, tok/s", head, tuple(lines))
 

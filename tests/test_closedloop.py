@@ -14,7 +14,12 @@ pytest.importorskip("safetensors", reason="layers are built from checkpoints")
 
 from tiny_networks import BASE, EXTRA, drafter_spec, target_spec  # noqa: E402
 
-from dflash_sim.calibrate.closedloop import ClosedLoop, drifted, unsteady  # noqa: E402
+from dflash_sim.calibrate.closedloop import (  # noqa: E402
+    ClosedLoop,
+    _again_and_again,
+    halves,
+    portions,
+)
 from dflash_sim.calibrate.measure import Measurement, to_text  # noqa: E402
 from dflash_sim.calibrate.real_outcomes import (  # noqa: E402
     Config,
@@ -24,13 +29,17 @@ from dflash_sim.calibrate.real_outcomes import (  # noqa: E402
     speedups,
 )
 from dflash_sim.calibrate.realengine import HostStages, real_engine  # noqa: E402
-from dflash_sim.calibrate.rehearsal import Overheads, Rehearsed, TimedPass, line  # noqa: E402
+from dflash_sim.calibrate.rehearsal import (  # noqa: E402
+    Overheads,
+    Probes,
+    Rehearsed,
+    TimedPass,
+    line,
+)
 from dflash_sim.calibrate.subject import Sizes, Subject  # noqa: E402
 from dflash_sim.profiles.measured import load_measured  # noqa: E402
-from dflash_sim.realrun.journal import Iteration, Run  # noqa: E402
 from dflash_sim.realrun.networks import Network  # noqa: E402
 from dflash_sim.realrun.setup import Setup  # noqa: E402
-from dflash_sim.simulator.records import DECODE  # noqa: E402
 from dflash_sim.studies.real_tables import figures, tables  # noqa: E402
 
 FAMILY = "qwen3_5_text"
@@ -99,7 +108,7 @@ def test_a_simulated_step_takes_what_was_rehearsed(
         for ctx in (0, 128, 256)
     ]
     passes += [TimedPass("", "prefill", n, s, 0.0, 1e-4 * n * s) for n in (1, 2) for s in (8, 16)]
-    overheads = Overheads(queued={1: 2e-4, 4: 5e-4}, alone={1: 3e-4, 4: 6e-4})
+    overheads = Overheads(queued={1: 2e-4, 4: 5e-4}, alone={1: 3e-4, 4: 6e-4}, v1={})
     config = Config(method, rows, 2, "v2")
     known = Rehearsed(tuple(passes), overheads)
     monkeypatch.setattr(loop, "_rehearsed", {config.drafting: known})
@@ -113,28 +122,35 @@ def test_a_simulated_step_takes_what_was_rehearsed(
     assert step.prefill_s(requests=2, tokens=32) == pytest.approx(1e-4 * 32, rel=1e-6)
 
 
-def test_a_machine_that_slowed_down_is_seen() -> None:
-    def rehearsed(factor: float) -> Rehearsed:
-        passes = [TimedPass("v2", "verify", n, 4, 20.0, factor * n * 1e-3) for n in (1, 2, 4)]
-        return Rehearsed((*passes, TimedPass("", "prefill", 1, 9, 0.0, 1.0)), Overheads())
+def test_passes_are_told_as_of_the_quickest_probe() -> None:
+    probes = Probes()
+    for seconds in (1e-3, 2e-3):
+        probes.note(seconds)
+    passes = [
+        TimedPass("v2", "verify", 1, 4, 20.0, 5e-3 * slow, (1, 1e-3 * slow)) for slow in (1, 2)
+    ]
+    overheads = Overheads({}, {}, {1: (0.0, 0.0, 0.0)})
+    found = Rehearsed(tuple(passes), overheads, {1: probes}).of("v2")
+    assert [p.seconds for p in found] == pytest.approx([5e-3, 5e-3])
+    assert not Rehearsed(tuple(passes), overheads, {1: probes}).of("v1")
 
-    assert drifted(rehearsed(1.0), rehearsed(1.3)) == pytest.approx(0.3)
-    assert drifted(rehearsed(1.0), rehearsed(1.0)) == 0.0
+
+def test_portions_are_all_of_the_prompts() -> None:
+    prompts = [(i,) for i in range(80)]
+    for conc, count in ((1, 20), (4, 6), (8, 3), (64, 1)):
+        found = list(portions(prompts, conc))
+        assert len(found) == count
+        assert [p for portion in found for p in portion] == prompts
 
 
-def test_a_run_that_was_slow_for_a_while_is_seen() -> None:
-    def run(factor: float) -> Run:
-        steps, now = [], 0.0
-        for i in range(100):
-            took = 1e-3 * (factor if 50 <= i < 75 else 1.0)
-            note = Iteration(index=i, kind=DECODE, batch=2, tokens=2)
-            note.gpu.append(("verify", now, now + took))
-            now += took
-            steps.append(note)
-        return Run((), tuple(steps), 0, now, "v2")
-
-    assert unsteady(run(1.0)) == pytest.approx(0.0, abs=1e-9)
-    assert unsteady(run(1.4)) == pytest.approx(0.2, rel=1e-6)
+def test_halves_are_alike() -> None:
+    """Five kinds of openings: each half has equally many of each, and none is in both."""
+    prompts = [(kind, i) for i in range(32) for kind in range(5)]
+    seen, held_out = halves(prompts, 0)
+    assert sorted(seen + held_out) == sorted(prompts)
+    for half in (seen, held_out):
+        assert [sum(p[0] == kind for p in half) for kind in range(5)] == [16] * 5
+    assert halves(prompts, 1) != (seen, held_out)
 
 
 @settings(deadline=None, max_examples=50)
@@ -142,9 +158,8 @@ def test_a_run_that_was_slow_for_a_while_is_seen() -> None:
 def test_draws_are_what_was_seen(seen: list[list[int]], seed: int) -> None:
     loop = ClosedLoop.__new__(ClosedLoop)
     loop.new_tokens = 40
-    loop._commits = {("dflash", 4): [tuple(row) for row in seen]}
-    rng = np.random.default_rng(seed)
-    draws = loop._draws(Config("dflash", 4, 2, "v2"), 5, rng)
+    source = _again_and_again([tuple(row) for row in seen], np.random.default_rng(seed))
+    draws = loop._draws(Config("dflash", 4, 2, "v2"), 5, source)
     for i, used in enumerate(draws.cycles):
         row = draws.commits[i, :used]
         assert row.sum() >= 39 > row[:-1].sum()
@@ -187,7 +202,7 @@ def test_lines_have_no_negative_part() -> None:
 
 def test_our_engine_has_nothing_of_sglang_s_times() -> None:
     stages = HostStages({"process_batch_result": (1e-4, 1e-5), "recv_requests": (2e-6, 0.0)})
-    overheads = Overheads(queued={1: 1e-4, 2: 1e-4}, alone={1: 3e-4, 2: 3e-4})
+    overheads = Overheads(queued={1: 1e-4, 2: 1e-4}, alone={1: 3e-4, 2: 3e-4}, v1={})
     engine = real_engine(stages, overheads)
     assert engine["graph_launch_gap"] == engine["client_turnaround"] == engine["small_kernel"] == 0
     assert engine["process_batch_result"] == 1e-4
