@@ -1,17 +1,10 @@
 """Predicted beside real runs of our own engine: the grid, the outcomes, what they say together."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-MEDIANS = (
-    "predicted_tok_s",
-    "profile_tok_s",
-    "observed_tok_s",
-    "accept_predicted",
-    "accept_observed",
-)
 DRIFT, OTHERS = 0.05, 0.05  # of passes, of the processors: beyond it a run says little
 
 
@@ -38,16 +31,17 @@ class Config:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One configuration, predicted and run; throughput in [token/s].
+    """One configuration, predicted and run; throughput in [token/s], the machine at its quickest.
 
     Parameters
     ----------
     predicted_tok_s, profile_tok_s : from passes that the workers rehearsed, and from the profile's
-    drift : how far a probe after a run differs from the one before it [1]
-    slowdown : how much longer probes took meanwhile than the quickest [1]
-    others : share of the processors that others took during it [1]
     accept_predicted, accept_observed : tokens per verify step, the bonus included [1]
-    runs, spread : where it stands for several runs, how many, and their range over the median [1]
+    drift : how far a probe after a run differs from the one before it, the median [1]
+    others : share of the processors that others took meanwhile [1]
+    slowdown : how much longer probes took meanwhile than the quickest [1]
+    runs, kept : how often portions of the prompts were run, and how many runs count
+    spread : standard error of observed over predicted time [1]
     """
 
     config: Config
@@ -60,6 +54,7 @@ class Outcome:
     others: float = 0.0
     slowdown: float = 1.0
     runs: int = 1
+    kept: int = 1
     spread: float = 0.0
 
     @property
@@ -71,25 +66,6 @@ class Outcome:
     def error(self) -> float:
         """Of the predicted throughput [1]."""
         return self.predicted_tok_s / self.observed_tok_s - 1
-
-
-def together(trials: Iterable[Outcome]) -> list[Outcome]:
-    """One outcome of the runs of each configuration: medians, of the steady ones if there are."""
-    by_config: dict[Config, list[Outcome]] = {}
-    for trial in trials:
-        by_config.setdefault(trial.config, []).append(trial)
-    return [_median(runs) for runs in by_config.values()]
-
-
-def _median(runs: Sequence[Outcome]) -> Outcome:
-    kept = [o for o in runs if o.steady] or runs
-    observed = [o.observed_tok_s for o in kept]
-    middle = {
-        name: statistics.median(getattr(o, name) for o in kept)
-        for name in (*MEDIANS, "drift", "others", "slowdown")
-    }
-    spread = (max(observed) - min(observed)) / statistics.median(observed)
-    return replace(runs[0], **middle, runs=len(kept), spread=spread)
 
 
 def grid(
@@ -153,6 +129,8 @@ def as_row(o: Outcome) -> dict[str, Any]:
         "drift": o.drift,
         "others_share": o.others,
         "slowdown": o.slowdown,
+        "measured_output_throughput": o.observed_tok_s / o.slowdown,
         "runs": o.runs,
-        "spread": o.spread,
+        "runs_kept": o.kept,
+        "standard_error": o.spread,
     }

@@ -64,9 +64,9 @@ def real_engine(stages: HostStages, overheads: Overheads) -> EngineSheet:
     sheet = load_engine(FORM)
     values = dict.fromkeys(sheet.constants, 0.0)
     values |= dict.fromkeys(ONES, 1.0) | {name: sheet[name] for name in KEPT}
-    queued, queued_each = line(overheads.queued)
+    residue = line(overheads.queued)
     alone, _ = line(overheads.alone)
-    trip = max(0.0, alone - queued)  # of which the passes know nothing: there and back
+    trip = max(0.0, alone - residue[0])  # of which the passes know nothing: there and back
     values |= {
         "recv_requests": stages.at("recv_requests")[0],
         "get_next_batch": stages.at("get_next_batch")[0],
@@ -76,25 +76,26 @@ def real_engine(stages: HostStages, overheads: Overheads) -> EngineSheet:
         "process_batch_result": stages.at("process_batch_result")[0],
         "process_batch_result_per_request": stages.at("process_batch_result")[1],
         "d2h_sync": trip,
-        "cycle_residue": queued,
-        "cycle_residue_per_request": queued_each,
+        "cycle_residue": residue[0],
+        "cycle_residue_per_request": residue[1],
     }
     if overheads.v1:
-        values |= _v1(stages, overheads, queued)
+        values |= _v1(stages, overheads, residue)
     engine = sheet.with_constants(**values)
     sizes = tuple(range(1, MOST_REQUESTS + 1))
     return replace(engine, graph_sizes={"spec": sizes, "plain": sizes})
 
 
-def _v1(stages: HostStages, overheads: Overheads, queued: float) -> dict[str, float]:
+def _v1(stages: HostStages, overheads: Overheads, residue: tuple[float, float]) -> dict[str, float]:
     """Three round trips; the residue that is added to the passes is taken off the last."""
     trips = [line({n: found[i] for n, found in overheads.v1.items()}) for i in range(3)]
     draft, verify, commit = trips
     accept, prepare, again = (stages.at(n) for n in ("accept", "prepare_draft", "prepare_verify"))
+    grows = sum(x[1] for x in (accept, prepare, again, *trips))
     return {
         "v1_prepare_draft": prepare[0] + draft[0],
         "v1_prepare_verify": again[0] + verify[0],
-        "v1_accept": max(0.0, accept[0] + commit[0] - queued),
+        "v1_accept": max(0.0, accept[0] + commit[0] - residue[0]),
         # One stage grows with the batch; it stands for all of the cycle.
-        "v1_accept_per_request": sum(x[1] for x in (accept, prepare, again, *trips)),
+        "v1_accept_per_request": max(0.0, grows - residue[1]),
     }

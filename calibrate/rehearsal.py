@@ -1,12 +1,12 @@
 """What is timed of the real engine before it is predicted: passes by engine mode, and overheads.
 
 A machine that others use too is slower at one time than at another. So beside everything that is
-timed a probe is: a short step that is always the same. Times are told as of the quickest probe.
+timed a probe is: a short step that is always the same. Times are told as of the quickest probes.
 """
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 ANY_MODE = ""
 
@@ -20,11 +20,16 @@ class Size:
 
 
 @dataclass(frozen=True)
-class TimedPass:
-    """Mean seconds of one phase of a batch, as it runs in an engine mode.
+class Probe:
+    """A short step that is always the same: for how many requests, and how long it took [s]."""
 
-    ``probe`` is what a probe took then: for how many requests, and its seconds.
-    """
+    requests: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TimedPass:
+    """Mean seconds of one phase of a batch, as it runs in an engine mode, and a probe of then."""
 
     mode: str
     phase: str
@@ -32,7 +37,7 @@ class TimedPass:
     rows: int
     ctx: float
     seconds: float
-    probe: tuple[int, float] | None = None
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True)
@@ -52,49 +57,60 @@ class Overheads:
 
 
 class Probes:
-    """Seconds of the probes of one batch size; the quickest say what the machine can do."""
+    """All probes of one method and width; the quickest say what the machine can do."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
+        self.seconds: dict[int, list[float]] = {}
 
-    def note(self, seconds: float) -> float:
+    def note(self, probe: Probe) -> Probe:
         """Keep one, and return it."""
-        self.seconds.append(seconds)
-        return seconds
+        self.seconds.setdefault(probe.requests, []).append(probe.seconds)
+        return probe
 
-    @property
-    def quick_s(self) -> float:
-        """What a tenth of them do not exceed."""
-        return sorted(self.seconds)[len(self.seconds) // 10]
-
-    def slowdown(self, *around: float) -> float:
-        """Of a time between probes ``around`` it [1]."""
-        return max(1.0, statistics.fmean(around) / self.quick_s)
+    def slowdown(self, *around: Probe) -> float:
+        """Of a time between probes ``around`` it, over the quickest tenth's [1]."""
+        found = sorted(self.seconds[around[0].requests])
+        return max(1.0, statistics.fmean(p.seconds for p in around) / found[len(found) // 10])
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """Passes and overheads of one method at one width; ``probes`` by the size of their batch."""
+    """Passes and overheads of one method at one width."""
 
     passes: tuple[TimedPass, ...]
     overheads: Overheads
-    probes: Mapping[int, Probes] = field(default_factory=dict)
 
     def of(self, mode: str) -> tuple[TimedPass, ...]:
-        """The passes of an engine mode, as of the quickest probe.
-
-        A V1 step of one pass is one of V2 without overlap.
-        """
+        """The passes of an engine mode; a V1 step of one pass is one of V2 without overlap."""
         if mode == "v1" and not self.overheads.v1:
             mode = "v2-sync"
-        return tuple(self._quick(p) for p in self.passes if p.mode in (mode, ANY_MODE))
+        return tuple(p for p in self.passes if p.mode in (mode, ANY_MODE))
 
-    def _quick(self, timed: TimedPass) -> TimedPass:
-        if timed.probe is None:
-            return timed
-        requests, seconds = timed.probe
-        slowdown = self.probes[requests].slowdown(seconds)
-        return replace(timed, seconds=timed.seconds / slowdown, probe=None)
+
+def pooled(found: Sequence[Rehearsed], probes: Probes) -> Rehearsed:
+    """Several rehearsals as one, at the machine's quickest: the median of each time."""
+    times: dict[TimedPass, list[float]] = {}
+    for p in (p for one in found for p in one.passes):
+        slowdown = 1.0 if p.probe is None else probes.slowdown(p.probe)
+        times.setdefault(replace(p, seconds=0.0, probe=None), []).append(p.seconds / slowdown)
+    passes = (replace(p, seconds=statistics.median(each)) for p, each in times.items())
+    over = [one.overheads for one in found]
+    trips = {
+        n: (median_of(over, n, 0), median_of(over, n, 1), median_of(over, n, 2)) for n in over[0].v1
+    }
+    return Rehearsed(
+        tuple(passes),
+        Overheads(
+            queued={n: statistics.median(o.queued[n] for o in over) for n in over[0].queued},
+            alone={n: statistics.median(o.alone[n] for o in over) for n in over[0].alone},
+            v1=trips,
+        ),
+    )
+
+
+def median_of(found: Sequence[Overheads], requests: int, command: int) -> float:
+    """Of one command of a V1 cycle [s]."""
+    return statistics.median(o.v1[requests][command] for o in found)
 
 
 def line(points: Mapping[int, float]) -> tuple[float, float]:

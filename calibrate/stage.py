@@ -17,6 +17,7 @@ from dflash_sim.calibrate.clock import trimmed_mean
 from dflash_sim.calibrate.rehearsal import (
     ANY_MODE,
     Overheads,
+    Probe,
     Probes,
     Rehearsed,
     Size,
@@ -46,7 +47,9 @@ PROBE_STEPS, PROBE_STEPS_ALONE, PROBE_PROMPT = 8, 20, 16
 
 
 @contextmanager
-def staged(setup: Setup, *, longest_prompt: int, longest_text: int) -> Iterator["Stage"]:
+def staged(
+    setup: Setup, probes: Probes, *, longest_prompt: int, longest_text: int
+) -> Iterator["Stage"]:
     """Workers for rehearsals and runs, for the time of a ``with`` block.
 
     Raises
@@ -59,7 +62,7 @@ def staged(setup: Setup, *, longest_prompt: int, longest_text: int) -> Iterator[
     fitted = fit(setup, longest_prompt=longest_prompt, longest_text=longest_text + room)
     try:
         with Crew(fitted) as crew:
-            yield Stage(fitted, crew)
+            yield Stage(fitted, crew, probes)
     except WorkerLostError as lost:
         msg = f"while passes were timed: {lost}"
         raise RunFailedError(msg, None) from lost
@@ -80,13 +83,12 @@ class Gaps:
 
 
 class Stage:
-    """Workers that are told what to do directly."""
+    """Workers that are told what to do directly; ``probes`` is where probes are kept."""
 
-    def __init__(self, fitted: Fitted, crew: Crew) -> None:
-        self.fitted, self.crew = fitted, crew
+    def __init__(self, fitted: Fitted, crew: Crew, probes: Probes) -> None:
+        self.fitted, self.crew, self.probes = fitted, crew, probes
         self.most = fitted.setup.max_running_requests
         self.each = fitted.pages // self.most
-        self.probes: dict[int, Probes] = {}
 
     # ---- what is timed -------------------------------------------------------------------
 
@@ -95,21 +97,12 @@ class Stage:
         setup = replace(self.fitted.setup, mode=mode)
         return Scheduler(replace(self.fitted, setup=setup), self.crew, requests, conc=conc).run()
 
-    def probe(self, requests: int) -> float:
-        """Seconds of a short step, for one request or as many as there can be."""
-        n = self._probed(requests)
+    def probe(self, requests: int) -> Probe:
+        """Time a short step, for one request or as many as there can be."""
+        n, steps = (1, PROBE_STEPS_ALONE) if requests == 1 else (self.most, PROBE_STEPS)
         self._ask(self._prefill(Size(n, PROBE_PROMPT)))
-        steps = PROBE_STEPS_ALONE if n == 1 else PROBE_STEPS
         results, _ = self._queued(Decode(tuple(range(1, n + 1)), ()), steps)
-        seconds = statistics.median(map(_busy, results))
-        return self.probes.setdefault(n, Probes()).note(seconds)
-
-    def slowdown(self, requests: int, *around: float) -> float:
-        """How much slower the machine was between two probes than it can be [1]."""
-        return self.probes[self._probed(requests)].slowdown(*around)
-
-    def _probed(self, requests: int) -> int:
-        return 1 if requests == 1 else self.most
+        return self.probes.note(Probe(n, statistics.median(map(_busy, results))))
 
     def rehearse(self, sizes: Sequence[Size]) -> Rehearsed:
         """Time every size, between probes."""
@@ -118,10 +111,11 @@ class Stage:
         for size in sizes:
             n, before = size.requests, self.probe(size.requests)
             timed, around = self._play(size)
-            probe = self._probed(n), (before + self.probe(n)) / 2
+            after = self.probe(n)
+            probe = replace(after, seconds=(before.seconds + after.seconds) / 2)
             passes += [replace(p, probe=probe) for p in timed]
             gaps.setdefault(n, []).append(around)
-        return Rehearsed(tuple(passes), _overheads(gaps), self.probes)
+        return Rehearsed(tuple(passes), _overheads(gaps))
 
     def _play(self, size: Size) -> tuple[list[TimedPass], Gaps]:
         """Prefill and decode one size, in every mode."""

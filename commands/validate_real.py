@@ -63,27 +63,26 @@ def _outcomes(
     loop: "ClosedLoop", configs: "list[Config]", rounds: int, shape: str, output: Path | None
 ) -> "list[Outcome]":
     """All of them; if that breaks off, what there is is put out before."""
-    from dflash_sim.calibrate.real_outcomes import together
     from dflash_sim.profiles.errors import DflashSimError
 
-    found: list[Outcome] = []
+    done, asked = 0, rounds * len(configs)
     try:
-        for trial in loop.trials(configs, rounds):
-            found.append(trial)
-            c = trial.config
+        for outcome in loop.rounds(configs, rounds):
+            done += 1
+            c = outcome.config
             tell(
-                f"{len(found)}/{rounds * len(configs)} {c.name}, c={c.conc}, {c.mode}: predicted "
-                f"{trial.predicted_tok_s:.0f}, ran {trial.observed_tok_s:.0f} tok/s, "
-                f"{100 * trial.error:+.1f} %{'' if trial.steady else ', disturbed'}"
+                f"{done}/{asked} {c.name}, c={c.conc}, {c.mode}: predicted "
+                f"{outcome.predicted_tok_s:.0f}, ran {outcome.observed_tok_s:.0f} tok/s, "
+                f"{100 * outcome.error:+.1f} %"
             )
     except (KeyboardInterrupt, DflashSimError) as error:
-        if not found:
+        if not done:
             raise
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        warn(f"{what}; what follows is {len(found)} of {rounds * len(configs)} runs")
-        _deliver(together(found), shape, output)
+        warn(f"{what}; what follows is from {done} of {asked} runs")
+        _deliver(loop.outcomes(), shape, output)
         raise typer.Exit(_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1) from None
-    return together(found)
+    return loop.outcomes()
 
 
 def _conclude(
@@ -113,8 +112,8 @@ def _conclude(
     moved = sum(not x.steady for x in found)
     if moved:
         warn(
-            f"{moved} of {len(found)} configurations were disturbed in every run (marked !): "
-            "others used the processors, or their speed changed. Their errors say little; try "
+            f"{moved} of {len(found)} configurations were disturbed (marked !): others used the "
+            "processors, or their speed changed within most runs. Their errors say little; try "
             "again on a quiet machine."
         )
 

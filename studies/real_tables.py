@@ -23,6 +23,8 @@ def _rows(outcomes: Sequence[Outcome]) -> Table:
             o.config.name,
             str(o.config.conc),
             o.config.mode,
+            f"{o.observed_tok_s / o.slowdown:.0f}",
+            f"{o.slowdown:.2f}",
             f"{o.observed_tok_s:.0f}",
             f"{o.spread:.1%}",
             f"{o.profile_tok_s:.0f}",
@@ -32,14 +34,13 @@ def _rows(outcomes: Sequence[Outcome]) -> Table:
             _signed(o.error),
             f"{o.accept_predicted:.2f}",
             f"{o.accept_observed:.2f}",
-            f"{o.slowdown:.2f}",
             f"{max(o.drift, o.others):.1%}" + ("" if o.steady else " !"),
         )
         for o in outcomes
     ]
     head = (
-        "method", "conc", "mode", "observed", "range", "profile", "error", "scaled", "rehearsed",
-        "its error", "accept pred", "accept obs", "slowdown", "disturbed",
+        "method", "conc", "mode", "observed", "slowdown", "at its quickest", "s.e.", "profile",
+        "error", "scaled", "rehearsed", "its error", "accept pred", "accept obs", "disturbed",
     )  # fmt: skip
     return Table("real throughput and predictions, tok/s", head, tuple(lines))
 

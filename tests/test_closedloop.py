@@ -1,6 +1,7 @@
 """The closed loop: what is rehearsed prices a step, what was seen is drawn, errors add up."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,8 @@ pytest.importorskip("safetensors", reason="layers are built from checkpoints")
 
 from tiny_networks import BASE, EXTRA, drafter_spec, target_spec  # noqa: E402
 
-from dflash_sim.calibrate.closedloop import (  # noqa: E402
-    ClosedLoop,
-    _again_and_again,
-    halves,
-    portions,
-)
+from dflash_sim.calibrate.closedloop import ClosedLoop, halves, portions  # noqa: E402
+from dflash_sim.calibrate.forecast import Forecast, again_and_again  # noqa: E402
 from dflash_sim.calibrate.measure import Measurement, to_text  # noqa: E402
 from dflash_sim.calibrate.real_outcomes import (  # noqa: E402
     Config,
@@ -31,10 +28,12 @@ from dflash_sim.calibrate.real_outcomes import (  # noqa: E402
 from dflash_sim.calibrate.realengine import HostStages, real_engine  # noqa: E402
 from dflash_sim.calibrate.rehearsal import (  # noqa: E402
     Overheads,
+    Probe,
     Probes,
     Rehearsed,
     TimedPass,
     line,
+    pooled,
 )
 from dflash_sim.calibrate.subject import Sizes, Subject  # noqa: E402
 from dflash_sim.profiles.measured import load_measured  # noqa: E402
@@ -78,8 +77,10 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_every_configuration_is_measured_predicted_and_run(loop: ClosedLoop) -> None:
     configs = grid(blocks=[4], steps=[2], concs=[1, 2], modes=["v1", "v2"])
-    found = loop.outcomes(configs, rounds=2)
-    assert [o.config for o in found] == configs
+    told = list(loop.rounds(configs, rounds=2))
+    found = loop.outcomes()
+    assert len(told) == 2 * len(found) == 2 * len(configs)
+    assert {o.config for o in found} == set(configs)
     for o in found:
         assert min(o.predicted_tok_s, o.profile_tok_s) > 0
         assert o.observed_tok_s > 0
@@ -94,7 +95,7 @@ PHASES["mtp"] = PHASES["dflash"]
 
 @pytest.mark.parametrize(("method", "rows"), [("none", 1), ("dflash", 4), ("mtp", 3)])
 def test_a_simulated_step_takes_what_was_rehearsed(
-    loop: ClosedLoop, monkeypatch: pytest.MonkeyPatch, method: str, rows: int
+    loop: ClosedLoop, method: str, rows: int
 ) -> None:
     """With ``accept`` times too: they are of the verify pass."""
 
@@ -109,11 +110,17 @@ def test_a_simulated_step_takes_what_was_rehearsed(
     ]
     passes += [TimedPass("", "prefill", n, s, 0.0, 1e-4 * n * s) for n in (1, 2) for s in (8, 16)]
     overheads = Overheads(queued={1: 2e-4, 4: 5e-4}, alone={1: 3e-4, 4: 6e-4}, v1={})
-    config = Config(method, rows, 2, "v2")
-    known = Rehearsed(tuple(passes), overheads)
-    monkeypatch.setattr(loop, "_rehearsed", {config.drafting: known})
-    monkeypatch.setattr(loop, "_stages", {(method, "v2", rows): HostStages({})})
-    step = loop._simulated(config).step
+    forecast = Forecast(
+        model="small",
+        config=Config(method, rows, 2, "v2"),
+        profile=loop.profile,
+        rehearsed=Rehearsed(tuple(passes), overheads),
+        stages=HostStages({}),
+        commits=(),
+        longest_prompt=20,
+        new_tokens=NEW_TOKENS,
+    )
+    step = forecast.simulated().step
     parts = len(PHASES[method]) + 1
     for n in (1, 2, 4):
         for ctx in (0, 128):
@@ -122,17 +129,37 @@ def test_a_simulated_step_takes_what_was_rehearsed(
     assert step.prefill_s(requests=2, tokens=32) == pytest.approx(1e-4 * 32, rel=1e-6)
 
 
-def test_passes_are_told_as_of_the_quickest_probe() -> None:
+def test_passes_are_told_as_of_the_quickest_probes() -> None:
+    """A machine twice as slow in the second of three rehearsals, and in the third by half."""
     probes = Probes()
-    for seconds in (1e-3, 2e-3):
-        probes.note(seconds)
-    passes = [
-        TimedPass("v2", "verify", 1, 4, 20.0, 5e-3 * slow, (1, 1e-3 * slow)) for slow in (1, 2)
-    ]
-    overheads = Overheads({}, {}, {1: (0.0, 0.0, 0.0)})
-    found = Rehearsed(tuple(passes), overheads, {1: probes}).of("v2")
-    assert [p.seconds for p in found] == pytest.approx([5e-3, 5e-3])
-    assert not Rehearsed(tuple(passes), overheads, {1: probes}).of("v1")
+    overheads = Overheads({1: 1e-4}, {1: 2e-4}, {1: (1e-5, 2e-5, 3e-5)})
+    found = []
+    for slow in (1.0, 2.0, 1.5):
+        probe = probes.note(Probe(1, 1e-3 * slow))
+        timed = TimedPass("v2", "verify", 1, 4, 20.0, 5e-3 * slow, probe)
+        found.append(Rehearsed((timed,), overheads))
+    together = pooled(found, probes)
+    assert [p.seconds for p in together.of("v2")] == pytest.approx([5e-3])
+    assert together.overheads == overheads
+    assert not together.of("v1")
+    assert probes.slowdown(Probe(1, 1e-3), Probe(1, 2e-3)) == pytest.approx(1.5)
+    assert probes.slowdown(Probe(1, 0.5e-3)) == 1.0
+
+
+def test_what_ran_while_the_machine_changed_is_left_out(
+    loop: ClosedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config("none", 1, 2, "v2")
+    if config not in loop._parts:
+        list(loop.rounds([config], rounds=1))
+    good = loop._parts[config][0]
+    steady = replace(good, after=good.before)
+    moved = replace(steady, after=replace(good.before, seconds=2 * good.before.seconds))
+    monkeypatch.setitem(loop._parts, config, [steady, moved, steady])
+    found = loop.outcome(config)
+    assert (found.runs, found.kept, found.drift) == (3, 2, 0.0)
+    monkeypatch.setitem(loop._parts, config, [moved])
+    assert not loop.outcome(config).steady
 
 
 def test_portions_are_all_of_the_prompts() -> None:
@@ -156,10 +183,9 @@ def test_halves_are_alike() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=30), min_size=1), st.integers(0))
 def test_draws_are_what_was_seen(seen: list[list[int]], seed: int) -> None:
-    loop = ClosedLoop.__new__(ClosedLoop)
-    loop.new_tokens = 40
-    source = _again_and_again([tuple(row) for row in seen], np.random.default_rng(seed))
-    draws = loop._draws(Config("dflash", 4, 2, "v2"), 5, source)
+    forecast: Any = Forecast.__new__(Forecast)
+    vars(forecast).update({"new_tokens": 40, "commits": [tuple(row) for row in seen]})
+    draws = forecast.draws(5, again_and_again(forecast.commits, np.random.default_rng(seed)))
     for i, used in enumerate(draws.cycles):
         row = draws.commits[i, :used]
         assert row.sum() >= 39 > row[:-1].sum()
