@@ -42,6 +42,10 @@ from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.measured import FORMAT, FUSED_S, VERSION
 from dflash_sim.simulator.ops import Op
 
+# A CPU is shared, and slow for seconds at a time: there a time is the quickest of three that lie
+# apart.
+SWEEPS = {"cuda": 1, "cpu": 3}
+AGAIN = " again "
 DRIFT = 0.05  # of the canary: beyond it the machine was not the same all along
 OutOfMemory = (torch.OutOfMemoryError, MemoryError)
 
@@ -138,8 +142,8 @@ class Measurement:
 
     def _all(self, journal: Journal) -> None:
         ops, comms = self.subject.ops(), self.subject.collectives()
-        passes = list(pass_items(self.subject))
-        total = len(ops) + len(comms) + len(passes) + 5
+        passes, sweeps = list(pass_items(self.subject)), SWEEPS[self.device]
+        total = sweeps * (len(ops) + len(passes) + 2) + len(comms) + 3
         torch.manual_seed(0)
 
         def note(key: str, make: Callable[[], Mapping[str, Any]]) -> None:
@@ -151,13 +155,14 @@ class Measurement:
         note("rates", self._rates)
         note("host", self._host)
         self._watch(journal, canary)
-        for key, (op, at) in ops.items():
-            note(key, partial(self._op, op, at))
         self._collectives(journal, note)
-        self._watch(journal, canary)
-        if any(item.key not in journal.results for item in passes):
-            self._passes(passes, note)
-        self._watch(journal, canary)
+        for sweep in range(sweeps):
+            for key, (op, at) in ops.items():
+                note(_again(key, sweep), partial(self._op, op, at))
+            self._watch(journal, canary)
+            if any(_again(item.key, sweep) not in journal.results for item in passes):
+                self._passes(passes, note, sweep)
+            self._watch(journal, canary)
 
     def _watch(self, journal: Journal, canary: Canary) -> None:
         number = sum(key.startswith("canary") for key in journal.results)
@@ -240,7 +245,7 @@ class Measurement:
         for (key, op), sample in zip(left.items(), samples, strict=True):
             note(key, partial(_timed, op, sample, self.dtype))
 
-    def _passes(self, items: list[PassItem], note: Callable[..., None]) -> None:
+    def _passes(self, items: list[PassItem], note: Callable[..., None], sweep: int) -> None:
         itemsize = self.dtype.itemsize
         layers = fitting_layers(
             self.subject.model,
@@ -252,10 +257,13 @@ class Measurement:
             network = Network(self.subject, self.backend, self.dtype, self.clock.device, layers)
         except OutOfMemory:
             for item in items:
-                note(item.key, partial(_why, "out of memory for the weights of a pass"))
+                note(
+                    _again(item.key, sweep),
+                    partial(_why, "out of memory for the weights of a pass"),
+                )
             return
         for item in items:
-            note(item.key, partial(self._pass, network, item))
+            note(_again(item.key, sweep), partial(self._pass, network, item))
 
     def _pass(self, network: Network, item: PassItem) -> dict[str, Any]:
         try:
@@ -270,7 +278,7 @@ class Measurement:
     def _document(
         self, journal: Journal, machine: Mapping[str, Any], wall_s: float
     ) -> dict[str, Any]:
-        results = journal.results
+        results = _quickest(journal.results)
         canaries = [r["seconds"] for key, r in results.items() if key.startswith("canary")]
         ops = [r["timed"] for r in results.values() if "timed" in r]
         document = {
@@ -324,6 +332,28 @@ def _timed(op: Op, sample: Sample, dtype: torch.dtype) -> dict[str, Any]:
             "flops": op.flops,
         }
     }
+
+
+def _again(key: str, sweep: int) -> str:
+    """The key of a result that is measured once more."""
+    return f"{key}{AGAIN}{sweep}" if sweep else key
+
+
+def _quickest(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The results, each with the least of its times."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, result in results.items():
+        first, again, _ = key.partition(AGAIN)
+        best = found.get(first)
+        if best is None or "why" in best:
+            found[first] = result
+        elif "timed" in result:
+            if result["timed"]["seconds"] < best["timed"]["seconds"]:
+                found[first] = result
+        elif again and "seconds" in result:
+            least = {name: min(s, best["seconds"][name]) for name, s in result["seconds"].items()}
+            found[first] = {**best, "seconds": least}
+    return found
 
 
 def _why(reason: str) -> dict[str, Any]:

@@ -88,12 +88,16 @@ class Rehearsed:
 
 
 def pooled(found: Sequence[Rehearsed], probes: Probes) -> Rehearsed:
-    """Several rehearsals as one, at the machine's quickest: the median of each time."""
+    """Several rehearsals as one, at the machine's quickest.
+
+    A time is the product of one of its size and one of its mode, both medians of all that tell.
+    """
     times: dict[TimedPass, list[float]] = {}
     for p in (p for one in found for p in one.passes):
         slowdown = 1.0 if p.probe is None else probes.slowdown(p.probe)
         times.setdefault(replace(p, seconds=0.0, probe=None), []).append(p.seconds / slowdown)
-    passes = (replace(p, seconds=statistics.median(each)) for p, each in times.items())
+    middle = {p: statistics.median(each) for p, each in times.items()}
+    passes = [p for phase in {p.phase for p in middle} for p in _smoothed(middle, phase)]
     over = [one.overheads for one in found]
     trips = {
         n: (median_of(over, n, 0), median_of(over, n, 1), median_of(over, n, 2)) for n in over[0].v1
@@ -106,6 +110,29 @@ def pooled(found: Sequence[Rehearsed], probes: Probes) -> Rehearsed:
             v1=trips,
         ),
     )
+
+
+def _smoothed(times: Mapping[TimedPass, float], phase: str) -> list[TimedPass]:
+    """The passes of a phase, their times by size and by mode."""
+    by_mode: dict[str, dict[tuple[int, int, float], float]] = {}
+    ours = [p for p in times if p.phase == phase]
+    for p in ours:
+        by_mode.setdefault(p.mode, {})[p.requests, p.rows, p.ctx] = times[p]
+    base = by_mode.get("v2") or next(iter(by_mode.values()))
+    factors = {
+        mode: statistics.median(seconds / base[size] for size, seconds in found.items())
+        for mode, found in by_mode.items()
+    }
+    return [
+        replace(
+            p,
+            seconds=factors[p.mode]
+            * statistics.geometric_mean(
+                found[p.requests, p.rows, p.ctx] / factors[mode] for mode, found in by_mode.items()
+            ),
+        )
+        for p in ours
+    ]
 
 
 def median_of(found: Sequence[Overheads], requests: int, command: int) -> float:

@@ -168,11 +168,34 @@ def test_one_op_out_of_memory_leaves_the_rest(
 
 
 def test_a_drifting_machine_is_told(tmp_path: Path, fast: None, monkeypatch: Any) -> None:
-    times = iter([1.0, 1.0, 1.2])
+    times = iter([1.0, 1.0, 1.2] + [1.1] * 4)
     monkeypatch.setattr(measuring.Canary, "seconds", lambda _self: next(times))
     report = job().run(tmp_path / "m.profile")
     assert report.drifted
     assert report.drift == pytest.approx(0.2)
+
+
+def test_a_time_is_the_quickest_of_the_sweeps() -> None:
+    op = {"key": "gemm", "timed": {"seconds": 2.0}}
+    again = {"key": "gemm again 1", "timed": {"seconds": 1.0}}
+    late = {"key": "gemm again 2", "timed": {"seconds": 3.0}}
+    both = [{"seconds": {"draft": 1.0, "verify": 5.0}}, {"seconds": {"draft": 2.0, "verify": 4.0}}]
+    found = measuring._quickest(
+        {
+            "gemm": op,
+            "gemm again 1": again,
+            "gemm again 2": late,
+            "moe": {"why": "out of memory"},
+            "moe again 1": {"timed": {"seconds": 1.0}},
+            "pass": both[0],
+            "pass again 1": both[1],
+            "canary 0": {"seconds": 1.0},
+        }
+    )
+    assert found["gemm"] is again
+    assert found["moe"]["timed"]["seconds"] == 1.0
+    assert found["pass"]["seconds"] == {"draft": 1.0, "verify": 4.0}
+    assert found["canary 0"] == {"seconds": 1.0}
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path: Path, monkeypatch: Any) -> None:
