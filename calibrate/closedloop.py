@@ -24,7 +24,7 @@ from dflash_sim.profiles.measured import MeasuredProfile
 from dflash_sim.realrun.journal import Run
 from dflash_sim.realrun.launch import serve
 from dflash_sim.realrun.requests import Request
-from dflash_sim.realrun.setup import Setup
+from dflash_sim.realrun.setup import Setup, fit
 
 ROUNDS = 3
 LEAST_PORTION, PER_CLIENT = 4, 3  # requests of one run
@@ -98,9 +98,12 @@ class ClosedLoop:
 
     def setup(self, config: Config) -> Setup:
         """What is run for a configuration."""
-        chain = config.method in ("mtp", "eagle3")
+        chain, imposed = config.method in ("mtp", "eagle3"), self.real.accept_length
+        if imposed is not None:
+            imposed = None if config.method == "none" else min(imposed, float(config.rows))
         return replace(
             self.real,
+            accept_length=imposed,
             method=config.method,
             mode=config.mode,
             block=config.rows if config.method == "dflash" else None,
@@ -108,6 +111,18 @@ class ClosedLoop:
             drafter=self.real.drafter if config.method in ("dflash", "eagle3") else None,
             page_size=PAGE,
         )
+
+    def check(self, configs: Sequence[Config]) -> None:
+        """Refuse what cannot be run, before anything is.
+
+        Raises
+        ------
+        UsageError, InfeasibleError
+            Parts of a setup that do not belong together.
+        """
+        longest = max(map(len, self.prompts))
+        for config in configs:
+            fit(self.setup(config), longest_prompt=longest, longest_text=longest + self.new_tokens)
 
     def _round(self, configs: Sequence[Config]) -> None:
         """One method at one width: its host stages, its passes, its runs."""

@@ -3,7 +3,8 @@
 Batches of a given size and context are prefilled and then decoded as each engine mode does it: with
 the next command always waiting (v2), one command at a time (v2-sync), and in three commands with
 the host between them (v1). A worker that had to wait runs its next pass more slowly. What a command
-takes beyond its passes is the time of pipes and bookkeeping.
+takes beyond its passes is the time of pipes and bookkeeping. Times are plain means: a run pays for
+its slow steps too.
 """
 
 import statistics
@@ -13,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from dflash_sim.calibrate.clock import trimmed_mean
 from dflash_sim.calibrate.rehearsal import (
     ANY_MODE,
     Overheads,
@@ -79,7 +79,7 @@ class Gaps:
     @property
     def trip_s(self) -> float:
         """The way to the worker and back."""
-        return max(0.0, trimmed_mean(self.alone) - trimmed_mean(self.queued))
+        return max(0.0, statistics.fmean(self.alone) - statistics.fmean(self.queued))
 
 
 class Stage:
@@ -102,7 +102,7 @@ class Stage:
         n, steps = (1, PROBE_STEPS_ALONE) if requests == 1 else (self.most, PROBE_STEPS)
         self._ask(self._prefill(Size(n, PROBE_PROMPT)))
         results, _ = self._queued(Decode(tuple(range(1, n + 1)), ()), steps)
-        return self.probes.note(Probe(n, statistics.median(map(_busy, results))))
+        return self.probes.note(Probe(n, statistics.fmean(map(_busy, results))))
 
     def rehearse(self, sizes: Sequence[Size]) -> Rehearsed:
         """Time every size, between probes."""
@@ -134,7 +134,7 @@ class Stage:
         )
         # What lies around a prefill's pass is part of it, but for the way there and back, which
         # the simulator adds to every pass.
-        read_s = trimmed_mean([whole for whole, _ in reads]) - gaps.trip_s
+        read_s = statistics.fmean([whole for whole, _ in reads]) - gaps.trip_s
         passes = [TimedPass(ANY_MODE, "prefill", n, size.prompt, 0.0, read_s)]
         ctx = size.prompt + sum(sum(r.commit_len) for r in done) / 2 / n
         by_mode = {
@@ -144,7 +144,7 @@ class Stage:
         }
         for mode, results in by_mode.items():
             for name, times in _by_phase(results).items():
-                passes.append(TimedPass(mode, name, n, rows, ctx, trimmed_mean(times)))
+                passes.append(TimedPass(mode, name, n, rows, ctx, statistics.fmean(times)))
         return passes, gaps
 
     # ---- commands ------------------------------------------------------------------------
@@ -202,12 +202,12 @@ def _by_phase(results: Sequence[Result]) -> dict[str, list[float]]:
 def _overheads(gaps: Mapping[int, Sequence[Gaps]]) -> Overheads:
     """The median of those of equally many requests."""
     thirds = [
-        medians({n: [trimmed_mean([t[i] for t in g.v1]) for g in of] for n, of in gaps.items()})
+        medians({n: [statistics.fmean([t[i] for t in g.v1]) for g in of] for n, of in gaps.items()})
         for i in range(3)
         if all(g.v1 for of in gaps.values() for g in of)
     ]
     return Overheads(
-        queued=medians({n: [trimmed_mean(g.queued) for g in of] for n, of in gaps.items()}),
-        alone=medians({n: [trimmed_mean(g.alone) for g in of] for n, of in gaps.items()}),
+        queued=medians({n: [statistics.fmean(g.queued) for g in of] for n, of in gaps.items()}),
+        alone=medians({n: [statistics.fmean(g.alone) for g in of] for n, of in gaps.items()}),
         v1={n: (thirds[0][n], thirds[1][n], thirds[2][n]) for n in gaps} if thirds else {},
     )

@@ -61,7 +61,17 @@ def validate(
         bool,
         option(REAL, "Measure this machine, predict our own engine, run it", "--real", metavar=""),
     ] = False,
-    model: Annotated[str, option(REAL, "A trained pair", show_default=True)] = "tiny",
+    model: Annotated[
+        str, option(REAL, "tiny, or one of which only the shape is used", show_default=True)
+    ] = "tiny",
+    device: Annotated[str, option(REAL, "cpu or cuda", show_default=True)] = "cpu",
+    accept_length: Annotated[
+        float | None,
+        option(REAL, "Impose this mean accept length, where weights are random", metavar="X"),
+    ] = None,
+    isl: Annotated[
+        int, option(REAL, "Tokens of a random prompt", min=1, metavar="N", show_default=True)
+    ] = 256,
     blocks: Annotated[str, option(REAL, "Verify widths of DFlash", show_default=True)] = "4,8,16",
     mtp_steps: Annotated[str, option(REAL, "Draft steps of MTP", show_default=True)] = "3",
     concs: Annotated[str, option(REAL, "Requests in flight", show_default=True)] = "1,4,8",
@@ -109,6 +119,9 @@ def validate(
 
         asked = RealOptions(
             model=model,
+            device=device,
+            accept_length=accept_length,
+            isl=isl,
             blocks=blocks,
             steps=mtp_steps,
             concs=concs,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dflash_sim.calibrate.closedloop import ClosedLoop
     from dflash_sim.calibrate.real_outcomes import Config, Outcome
     from dflash_sim.profiles.measured import MeasuredProfile
+    from dflash_sim.realrun.networks import Network
 
 _INTERRUPTED = 130
 
@@ -24,13 +25,18 @@ class RealOptions:
 
     Parameters
     ----------
-    model : a trained pair, such as ``tiny``
+    model : a trained pair, such as ``tiny``, or a model of which only the shape is known
+    device : cpu or cuda
+    accept_length, isl : imposed, and tokens of random prompts, where there are no weights
     grid : lists as typed: verify widths, MTP steps, concurrencies, modes
     rounds : how often all of it is done
     profile : an existing profile of this machine; else it is measured first
     """
 
     model: str
+    device: str
+    accept_length: float | None
+    isl: int
     blocks: str
     steps: str
     concs: str
@@ -55,7 +61,9 @@ def validate_real(o: RealOptions, *, shape: str, output: Path | None, report: Pa
     )
     with tempfile.TemporaryDirectory(prefix="dflash-sim-") as scratch:
         profile = _profile(o, o.profile or Path(scratch) / "here.profile")
-        found = _outcomes(_loop(o, profile), configs, o.rounds, shape, output)
+        loop = _loop(o, profile)
+        loop.check(configs)
+        found = _outcomes(loop, configs, o.rounds, shape, output)
     _conclude(found, o, shape=shape, output=output, report=report, profile=profile)
 
 
@@ -132,18 +140,20 @@ def _profile(o: RealOptions, path: Path) -> "MeasuredProfile":
     from dflash_sim.calibrate.measure import Measurement, to_text
     from dflash_sim.calibrate.subjects import load_subject
     from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.profiles.load import find_network
     from dflash_sim.profiles.measured import load_measured
     from dflash_sim.studies.export import check_writable, write_whole
 
     if not path.exists():
         check_writable(path)
         tell(f"measuring the ops of {o.model} on this machine; --profile FILE keeps them")
-        subject, name = load_subject(o.model, None, tp=1, device="cpu", quick=True)
-        job = Measurement(subject, "cpu", choose_dtype(None, "cpu"), name, quick=True)
+        subject, name = load_subject(o.model, None, tp=1, device=o.device, quick=True)
+        dtype = choose_dtype(None, o.device)
+        job = Measurement(subject, o.device, dtype, name, quick=True)
         write_whole(path, to_text(job.run(path).profile))
         path.with_name(path.name + ".partial").unlink(missing_ok=True)
     found = load_measured(path)
-    if not found.covers(model=o.model, tp=1):
+    if not found.covers(model=find_network("models", o.model)[1], tp=1):
         msg = (
             f"{path} was measured for {found.scope['model']}, not for {o.model} on one rank; "
             f"measure: dflash-sim calibrate measure --model {o.model} -o {path}."
@@ -154,25 +164,54 @@ def _profile(o: RealOptions, path: Path) -> "MeasuredProfile":
 
 def _loop(o: RealOptions, profile: "MeasuredProfile") -> "ClosedLoop":
     from dflash_sim.calibrate.closedloop import ClosedLoop
-    from dflash_sim.kernels.spec import read_target
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.profiles.units import MS
-    from dflash_sim.realrun.networks import Network
-    from dflash_sim.realrun.prompts import read_prompts, shipped
     from dflash_sim.realrun.setup import Setup
 
-    pair = shipped(o.model)
-    target, drafter = Network.folder(pair / "target"), Network.folder(pair / "dflash")
-    vocab = read_target(target.config, target.name).shape.vocab
-    prompts = read_prompts(pair / "prompts.jsonl", vocab)[: o.prompts]
+    target, drafter, prompts = _pair(o)
     if len(prompts) < 2 * max(_numbers(o.concs, "--concs", least=1)):
         msg = (
             f"{len(prompts)} prompts are too few for {o.concs} requests in flight: half of them "
             "are run. Give more with --num-prompts, or lower --concs."
         )
         raise UsageError(msg)
-    setup = Setup(target=target, drafter=drafter, host_work_s=o.host_work_ms * MS)
+    setup = Setup(
+        target=target,
+        drafter=drafter,
+        device=o.device,
+        dtype=profile.scope["dtype"],
+        accept_length=o.accept_length,
+        host_work_s=o.host_work_ms * MS,
+    )
     return ClosedLoop(o.model, setup, prompts, o.new_tokens, profile)
+
+
+def _pair(o: RealOptions) -> "tuple[Network, Network, list[tuple[int, ...]]]":
+    """Target, drafter and prompts: of a trained pair, or random ones of a known shape."""
+    from dflash_sim.kernels.spec import read_target
+    from dflash_sim.profiles.errors import MissingProfileError, UsageError
+    from dflash_sim.profiles.find import read_sheet
+    from dflash_sim.profiles.load import find_drafter, find_network
+    from dflash_sim.realrun.networks import Network
+    from dflash_sim.realrun.prompts import random_prompts, read_prompts, shipped
+
+    path, name = find_network("models", o.model)
+    target = Network.random(read_sheet(path), name)
+    vocab = read_target(target.config, name).shape.vocab
+    try:
+        pair = shipped(o.model)
+    except MissingProfileError as missing:
+        if o.accept_length is None:
+            msg = (
+                f"no weights of {o.model} are shipped, and random ones accept nothing; impose an "
+                "accept length: --accept-length 4."
+            )
+            raise UsageError(msg) from missing
+        path, label = find_drafter("drafters", o.model)
+        prompts = random_prompts(o.prompts, tokens=o.isl, vocab=vocab, seed=0)
+        return target, Network.random(read_sheet(path), label), prompts
+    prompts = read_prompts(pair / "prompts.jsonl", vocab)[: o.prompts]
+    return Network.folder(pair / "target"), Network.folder(pair / "dflash"), prompts
 
 
 def _numbers(text: str, flag: str, *, least: int) -> list[int]:

@@ -36,6 +36,8 @@ from dflash_sim.calibrate.rehearsal import (  # noqa: E402
     pooled,
 )
 from dflash_sim.calibrate.subject import Sizes, Subject  # noqa: E402
+from dflash_sim.commands.validate_real import RealOptions, validate_real  # noqa: E402
+from dflash_sim.profiles.errors import UsageError  # noqa: E402
 from dflash_sim.profiles.measured import load_measured  # noqa: E402
 from dflash_sim.realrun.networks import Network  # noqa: E402
 from dflash_sim.realrun.setup import Setup  # noqa: E402
@@ -87,6 +89,36 @@ def test_every_configuration_is_measured_predicted_and_run(loop: ClosedLoop) -> 
         assert 1 <= o.accept_observed <= o.config.rows
     text = "\n".join(t.text() for t in tables(found))
     assert "MAPE, passes of the profile" in text
+
+
+def test_a_shape_without_weights_is_run_with_imposed_acceptance(
+    loop: ClosedLoop, tmp_path: Path
+) -> None:
+    """As it would be on a GPU."""
+    asked = RealOptions(
+        model="small",
+        device="cpu",
+        accept_length=2.5,
+        isl=12,
+        blocks="4",
+        steps="2",
+        concs="2",
+        modes="v2",
+        prompts=12,
+        new_tokens=12,
+        host_work_ms=0.0,
+        rounds=1,
+        profile=loop.profile.path,
+    )
+    with pytest.raises(UsageError, match="--accept-length 4"):
+        validate_real(replace(asked, accept_length=None), shape="jsonl", output=None, report=None)
+    out = tmp_path / "rows.jsonl"
+    validate_real(asked, shape="jsonl", output=out, report=None)
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["method"] for row in rows] == ["none", "dflash", "mtp"]
+    for row in rows[1:]:
+        assert row["accept_length_observed"] == pytest.approx(2.5, abs=0.5)
+        assert row["accept_length_predicted"] == pytest.approx(2.5, abs=0.5)
 
 
 PHASES = {"none": ("verify",), "dflash": ("draft", "verify", "materialise")}
