@@ -9,7 +9,7 @@ out.
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -63,6 +63,9 @@ class ClosedLoop:
         Length of every answer [tokens].
     profile
         Of this machine and model: the times of ops that passes are made of.
+    measure
+        Makes the profile anew before each further round, whose number it is told, from all that it
+        has timed until then.
     """
 
     model: str
@@ -70,6 +73,7 @@ class ClosedLoop:
     prompts: Prompts
     new_tokens: int
     profile: MeasuredProfile
+    measure: Callable[[int], MeasuredProfile] | None = None
     seed: int = 0
     _rehearsed: dict[Drafting, list[Rehearsed]] = field(default_factory=dict)
     _probes: dict[Drafting, Probes] = field(default_factory=dict)
@@ -86,6 +90,8 @@ class ClosedLoop:
     def rounds(self, configs: Sequence[Config], rounds: int = ROUNDS) -> Iterator[Outcome]:
         """Measure and run every configuration, and again; yields what is known after each."""
         for i in range(rounds):
+            if self.measure is not None and i > 0:
+                self.profile = self.measure(i)
             for drafting in dict.fromkeys(c.drafting for c in configs):
                 alike = [c for c in configs if c.drafting == drafting]
                 # Runs that are compared follow each other, one way round and then the other.
@@ -122,7 +128,7 @@ class ClosedLoop:
         """
         longest = max(map(len, self.prompts))
         for config in configs:
-            fit(self.setup(config), longest_prompt=longest, longest_text=longest + self.new_tokens)
+            fit(self.setup(config), longest_text=longest + self.new_tokens)
 
     def _round(self, configs: Sequence[Config]) -> None:
         """One method at one width: its host stages, its passes, its runs."""
@@ -134,7 +140,7 @@ class ClosedLoop:
         probes = self._probes.setdefault(drafting, Probes())
         with (
             Neighbours() as neighbours,
-            staged(setup, probes, longest_prompt=max(self._lengths()), longest_text=text) as stage,
+            staged(setup, probes, longest_text=text) as stage,
         ):
             sizes = [Size(n, length) for n in batches(configs) for length in self._lengths()]
             self._rehearsed.setdefault(drafting, []).append(stage.rehearse(sizes))

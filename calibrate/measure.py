@@ -79,6 +79,7 @@ class Measurement:
     ----------
     name : of the model and the drafter, as asked for
     quick : fewer sizes and repetitions
+    sweeps : how often everything is timed; the quickest counts
     on_progress : called with results done and to do
     """
 
@@ -87,6 +88,7 @@ class Measurement:
     dtype: torch.dtype
     name: Mapping[str, Any]
     quick: bool = False
+    sweeps: int | None = None
     on_progress: Callable[[int, int], None] = lambda _done, _total: None
 
     def __post_init__(self) -> None:
@@ -142,7 +144,7 @@ class Measurement:
 
     def _all(self, journal: Journal) -> None:
         ops, comms = self.subject.ops(), self.subject.collectives()
-        passes, sweeps = list(pass_items(self.subject)), SWEEPS[self.device]
+        passes, sweeps = list(pass_items(self.subject)), self.sweeps or SWEEPS[self.device]
         total = sweeps * (len(ops) + len(passes) + 2) + len(comms) + 3
         torch.manual_seed(0)
 

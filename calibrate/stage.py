@@ -47,9 +47,7 @@ PROBE_STEPS, PROBE_STEPS_ALONE, PROBE_PROMPT = 8, 20, 16
 
 
 @contextmanager
-def staged(
-    setup: Setup, probes: Probes, *, longest_prompt: int, longest_text: int
-) -> Iterator["Stage"]:
+def staged(setup: Setup, probes: Probes, *, longest_text: int) -> Iterator["Stage"]:
     """Workers for rehearsals and runs, for the time of a ``with`` block.
 
     Raises
@@ -59,7 +57,7 @@ def staged(
     """
     rows = max(setup.block or 1, (setup.steps or 0) + 1)
     room = (2 * WARM_UP + STEPS + 2 * ALONE + 2) * rows
-    fitted = fit(setup, longest_prompt=longest_prompt, longest_text=longest_text + room)
+    fitted = fit(setup, longest_text=longest_text + room)
     try:
         with Crew(fitted) as crew:
             yield Stage(fitted, crew, probes)

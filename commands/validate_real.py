@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dflash_sim.realrun.networks import Network
 
 _INTERRUPTED = 130
+SWEEPS = 2  # over all ops before each round
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ def validate_real(o: RealOptions, *, shape: str, output: Path | None, report: Pa
         modes=_modes(o.modes),
     )
     with tempfile.TemporaryDirectory(prefix="dflash-sim-") as scratch:
-        profile = _profile(o, o.profile or Path(scratch) / "here.profile")
-        loop = _loop(o, profile)
+        path = o.profile or Path(scratch) / "here.profile"
+        measure = None if path.exists() else _Measure(o, path)
+        loop = _loop(o, _known(o, path) if measure is None else measure(0))
+        loop.measure = measure
         loop.check(configs)
         found = _outcomes(loop, configs, o.rounds, shape, output)
-    _conclude(found, o, shape=shape, output=output, report=report, profile=profile)
+    _conclude(found, o, shape=shape, output=output, report=report, profile=loop.profile)
 
 
 def _outcomes(
@@ -134,24 +137,39 @@ def _deliver(found: "list[Outcome]", shape: str, output: Path | None) -> None:
     deliver(as_text([as_row(x) for x in found], "jsonl" if shape == "table" else shape), output)
 
 
-def _profile(o: RealOptions, path: Path) -> "MeasuredProfile":
-    """The profile of this machine at ``path``; it is measured now if there is none."""
-    from dflash_sim.calibrate.machine import choose_dtype
-    from dflash_sim.calibrate.measure import Measurement, to_text
-    from dflash_sim.calibrate.subjects import load_subject
-    from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.profiles.load import find_network
-    from dflash_sim.profiles.measured import load_measured
-    from dflash_sim.studies.export import check_writable, write_whole
+@dataclass
+class _Measure:
+    """Times the ops of this machine, some before each round of runs, into one profile."""
 
-    if not path.exists():
+    asked: RealOptions
+    path: Path
+
+    def __call__(self, done: int) -> "MeasuredProfile":
+        """The profile as of before round ``done``."""
+        from dflash_sim.calibrate.machine import choose_dtype
+        from dflash_sim.calibrate.measure import Measurement, to_text
+        from dflash_sim.calibrate.subjects import load_subject
+        from dflash_sim.profiles.measured import load_measured
+        from dflash_sim.studies.export import check_writable, write_whole
+
+        o, path = self.asked, self.path
         check_writable(path)
         tell(f"measuring the ops of {o.model} on this machine; --profile FILE keeps them")
         subject, name = load_subject(o.model, None, tp=1, device=o.device, quick=True)
-        dtype = choose_dtype(None, o.device)
-        job = Measurement(subject, o.device, dtype, name, quick=True)
+        dtype, sweeps = choose_dtype(None, o.device), SWEEPS * (done + 1)
+        job = Measurement(subject, o.device, dtype, name, quick=True, sweeps=sweeps)
         write_whole(path, to_text(job.run(path).profile))
-        path.with_name(path.name + ".partial").unlink(missing_ok=True)
+        if done + 1 == o.rounds:
+            path.with_name(path.name + ".partial").unlink(missing_ok=True)
+        return load_measured(path)
+
+
+def _known(o: RealOptions, path: Path) -> "MeasuredProfile":
+    """The profile at ``path``, if it is of this model."""
+    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.profiles.load import find_network
+    from dflash_sim.profiles.measured import load_measured
+
     found = load_measured(path)
     if not found.covers(model=find_network("models", o.model)[1], tp=1):
         msg = (

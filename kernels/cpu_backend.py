@@ -110,11 +110,14 @@ class Masks:
             end = torch.tensor([size])
             seen = visible_keys(end, rows=rows, keys=size, causal=causal, window=window)[0]
             made = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
-            made = self.made[key] = made.repeat(group, 1)
+            made = made.repeat(group, 1)
+            if rows <= FEW_ROWS:  # those of prompts come in all lengths, and are large
+                self.made[key] = made
         return made[:, made.shape[1] - keys :]
 
 
 MASK_STEP = 512  # keys by which a mask grows
+FEW_ROWS = 64  # of a verify or a draft; a prompt has more
 masks = Masks()
 
 

@@ -77,11 +77,7 @@ def fit_requests(setup: Setup, requests: Sequence[Request], conc: int | None) ->
             msg = f"conc is {conc}; at least one request must be in flight"
             raise UsageError(msg)
         setup = replace(setup, max_running_requests=min(setup.max_running_requests, conc))
-    fitted = fit(
-        setup,
-        longest_prompt=max(len(r.prompt) for r in requests),
-        longest_text=max(len(r.prompt) + r.max_new_tokens for r in requests),
-    )
+    fitted = fit(setup, longest_text=max(len(r.prompt) + r.max_new_tokens for r in requests))
     vocab = fitted.target.shape.vocab
     for i, r in enumerate(requests):
         if not r.prompt or r.max_new_tokens < 1:

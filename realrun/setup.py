@@ -94,8 +94,6 @@ class Fitted:
         The longest text a request can become, with what is drafted past its end [tokens].
     pages
         KV pages of each network.
-    widest_prefill
-        Most new tokens one request can be given in a prefill [tokens].
     """
 
     setup: Setup
@@ -105,12 +103,11 @@ class Fitted:
     taps: tuple[int, ...]
     longest: int
     pages: int
-    widest_prefill: int
 
     @property
     def table_pages(self) -> int:
-        """Columns of the page table: padded prefill rows may stand past the longest text."""
-        return -(-(self.longest + self.widest_prefill) // self.setup.page_size)
+        """Columns of the page table."""
+        return -(-self.longest // self.setup.page_size)
 
     @property
     def widest_batch(self) -> int:
@@ -119,13 +116,13 @@ class Fitted:
         return graph_sizes(most)[-1] if self.setup.cuda_graphs else most
 
 
-def fit(setup: Setup, *, longest_prompt: int, longest_text: int) -> Fitted:
+def fit(setup: Setup, *, longest_text: int) -> Fitted:
     """Check that the parts belong together, before any weight is read.
 
     Parameters
     ----------
-    longest_prompt, longest_text
-        Of all requests; a text is a prompt and the most its answer may be [tokens].
+    longest_text
+        Of all requests: a prompt and the most its answer may be [tokens].
     """
     _check_choices(setup)
     target = read_target(setup.target.config, setup.target.name)
@@ -152,8 +149,7 @@ def fit(setup: Setup, *, longest_prompt: int, longest_text: int) -> Fitted:
     if pages < each:
         msg = f"the longest request needs {each * page} KV tokens, there are {pages * page}"
         raise InfeasibleError(msg)
-    widest = min(longest_prompt, max(page, setup.chunked_prefill_size))
-    return Fitted(setup, target, drafter, rows, taps, longest, pages, widest)
+    return Fitted(setup, target, drafter, rows, taps, longest, pages)
 
 
 def _check_choices(setup: Setup) -> None:
