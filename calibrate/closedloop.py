@@ -34,17 +34,35 @@ Prompts = Sequence[tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Part:
-    """One run of the ``portion``-th part of the prompts, between two probes."""
+    """One run of the ``portion``-th part of the prompts, between two probes.
+
+    What is left of it: its seconds, those of them in which the processors only waited for other
+    work of the host, the tokens it made, and those of each verify step.
+    """
 
     portion: int
-    run: Run
+    seconds: float
+    idle_s: float
+    tokens: int
+    commits: tuple[int, ...]
     before: Probe
     after: Probe
+
+    @classmethod
+    def of(cls, portion: int, run: Run, idle_s: float, before: Probe, after: Probe) -> "Part":
+        """From a run, whose records are many."""
+        tokens = sum(len(answer.output) for answer in run.answers)
+        commits = tuple(n for answer in run.answers for n in answer.commits)
+        return cls(portion, run.duration_s, idle_s, tokens, commits, before, after)
 
     @property
     def drift(self) -> float:
         """How far the second probe is from the first [1]."""
         return abs(self.after.seconds / self.before.seconds - 1)
+
+    def quick_s(self, slowdown: float) -> float:
+        """What it would have taken on a machine that is not slow; waiting takes what it takes."""
+        return (self.seconds - self.idle_s) / slowdown + self.idle_s
 
 
 @dataclass
@@ -152,12 +170,13 @@ class ClosedLoop:
             self._others.setdefault(config, []).append(neighbours.share or 0.0)
 
     def _time_host(self, configs: Sequence[Config]) -> None:
-        """The scheduler's stages, with workers that compute nothing."""
+        """The scheduler's stages, with workers that compute nothing and without other work."""
         sizes = batches(configs)
         asked = self._requests(self.seen)[: 2 * max(sizes)]
         for config in configs:
             if (config.drafting, config.mode) not in self._stages:
-                null = replace(self.setup(config), null=True)
+                quiet = replace(self.setup(config), host_work_s=0.0, host_work_per_request_s=0.0)
+                null = replace(quiet, null=True)
                 runs = [serve(null, asked, conc=n) for n in sizes]
                 self._stages[config.drafting, config.mode] = host_stages(runs)
 
@@ -170,8 +189,16 @@ class ClosedLoop:
                 for config in alike if i % 2 == 0 else alike[::-1]:
                     run = stage.run(self._requests(prompts), conc=conc, mode=config.mode)
                     after = stage.probe(conc)
-                    self._parts.setdefault(config, []).append(Part(i, run, before, after))
+                    part = Part.of(i, run, self._idle_s(run), before, after)
+                    self._parts.setdefault(config, []).append(part)
                     before = after
+
+    def _idle_s(self, run: Run) -> float:
+        """Other work of the host that no pass hid: all of it, without overlap."""
+        if run.mode == "v2":
+            return 0.0
+        each, more = self.real.host_work_s, self.real.host_work_per_request_s
+        return sum(each + more * step.batch for step in run.iterations)
 
     def _lengths(self) -> list[int]:
         """Lengths to time: those of the prompts, and contexts to the end of an answer."""
@@ -208,9 +235,9 @@ class ClosedLoop:
         forecast = self.forecast(config)
         rehearsed, plain = forecast.of(prompts), forecast.of(prompts, rehearsed=False)
         slow = [probes.slowdown(p.before, p.after) for p in parts]
-        ran_s = [p.run.duration_s / s for p, s in zip(parts, slow, strict=True)]
-        tokens = sum(len(a.output) for p in parts for a in p.run.answers)
-        commits = [n for p in parts for a in p.run.answers for n in a.commits]
+        ran_s = [p.quick_s(s) for p, s in zip(parts, slow, strict=True)]
+        tokens = sum(p.tokens for p in parts)
+        commits = [n for p in parts for n in p.commits]
         return Outcome(
             config=config,
             predicted_tok_s=tokens / sum(rehearsed.seconds[p.portion] for p in parts),
@@ -220,7 +247,7 @@ class ClosedLoop:
             accept_observed=statistics.fmean(commits) if commits else 1.0,
             drift=statistics.median(p.drift for p in every),
             others=statistics.median(self._others[config]),
-            slowdown=sum(p.run.duration_s for p in parts) / sum(ran_s),
+            slowdown=sum(p.seconds for p in parts) / sum(ran_s),
             runs=len(every),
             kept=len(parts),
             spread=spread(

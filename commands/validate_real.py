@@ -124,8 +124,8 @@ def _conclude(
     if moved:
         warn(
             f"{moved} of {len(found)} configurations were disturbed (marked !): others used the "
-            "processors, or their speed changed within most runs. Their errors say little; try "
-            "again on a quiet machine."
+            "processors, or the machine's speed changed within more than half of their runs, which "
+            "are left out. Try again on a quiet machine."
         )
 
 

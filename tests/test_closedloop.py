@@ -15,7 +15,7 @@ pytest.importorskip("safetensors", reason="layers are built from checkpoints")
 
 from tiny_networks import BASE, EXTRA, drafter_spec, target_spec  # noqa: E402
 
-from dflash_sim.calibrate.closedloop import ClosedLoop, halves, portions  # noqa: E402
+from dflash_sim.calibrate.closedloop import ClosedLoop, Part, halves, portions  # noqa: E402
 from dflash_sim.calibrate.forecast import Forecast, again_and_again  # noqa: E402
 from dflash_sim.calibrate.measure import Measurement, to_text  # noqa: E402
 from dflash_sim.calibrate.real_outcomes import (  # noqa: E402
@@ -39,6 +39,7 @@ from dflash_sim.calibrate.subject import Sizes, Subject  # noqa: E402
 from dflash_sim.commands.validate_real import RealOptions, validate_real  # noqa: E402
 from dflash_sim.profiles.errors import UsageError  # noqa: E402
 from dflash_sim.profiles.measured import load_measured  # noqa: E402
+from dflash_sim.realrun.journal import Iteration, Run  # noqa: E402
 from dflash_sim.realrun.networks import Network  # noqa: E402
 from dflash_sim.realrun.setup import Setup  # noqa: E402
 from dflash_sim.studies.real_tables import figures, tables  # noqa: E402
@@ -194,6 +195,16 @@ def test_what_ran_while_the_machine_changed_is_left_out(
     assert not loop.outcome(config).steady
 
 
+def test_other_work_of_the_host_does_not_slow_down(loop: ClosedLoop) -> None:
+    """Half of a run is a wait of the host; the rest took twice as long as it can."""
+    part = Part(0, 3.0, 1.0, 10, (), Probe(1, 1.0), Probe(1, 1.0))
+    assert part.quick_s(2.0) == pytest.approx(2.0)
+    busy = replace(loop, real=replace(loop.real, host_work_s=0.25))
+    steps = [Iteration(index=i, kind=0, batch=2, tokens=2) for i in range(4)]
+    assert busy._idle_s(Run((), tuple(steps), 0, 2.0, "v1")) == pytest.approx(1.0)
+    assert busy._idle_s(Run((), tuple(steps), 0, 2.0, "v2")) == 0.0
+
+
 def test_portions_are_all_of_the_prompts() -> None:
     prompts = [(i,) for i in range(80)]
     for conc, count in ((1, 20), (4, 6), (8, 3), (64, 1)):
@@ -281,3 +292,18 @@ def test_the_page_of_a_closed_loop_is_written(tmp_path: Path) -> None:
     page = (tmp_path / "real.html").read_text(encoding="utf-8")
     assert "The closed loop" in page
     assert "a laptop" in page
+
+
+def test_other_work_of_the_host_is_not_measured_and_added(loop: ClosedLoop) -> None:
+    """It is in the forecast once: the scheduler's own stages are timed without it."""
+    config = Config("none", 1, 1, "v1")
+    busy = ClosedLoop(
+        loop.model,
+        replace(loop.real, host_work_s=5e-3),
+        loop.prompts,
+        NEW_TOKENS,
+        loop.profile,
+    )
+    busy._time_host([config])
+    fixed, _ = busy._stages[config.drafting, "v1"].at("process_batch_result")
+    assert fixed < 2e-3
