@@ -34,13 +34,13 @@ Prompts = Sequence[tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Part:
-    """One run of the ``portion``-th part of the prompts, between two probes.
+    """One run of a portion of the prompts, between two probes; ``key`` is its round and number.
 
     What is left of it: its seconds, those of them in which the processors only waited for other
     work of the host, the tokens it made, and those of each verify step.
     """
 
-    portion: int
+    key: tuple[int, int]
     seconds: float
     idle_s: float
     tokens: int
@@ -49,11 +49,18 @@ class Part:
     after: Probe
 
     @classmethod
-    def of(cls, portion: int, run: Run, idle_s: float, before: Probe, after: Probe) -> "Part":
+    def of(
+        cls, key: tuple[int, int], run: Run, idle_s: float, before: Probe, after: Probe
+    ) -> "Part":
         """From a run, whose records are many."""
         tokens = sum(len(answer.output) for answer in run.answers)
         commits = tuple(n for answer in run.answers for n in answer.commits)
-        return cls(portion, run.duration_s, idle_s, tokens, commits, before, after)
+        return cls(key, run.duration_s, idle_s, tokens, commits, before, after)
+
+    @property
+    def portion(self) -> int:
+        """Which of the portions."""
+        return self.key[1]
 
     @property
     def drift(self) -> float:
@@ -113,7 +120,7 @@ class ClosedLoop:
             for drafting in dict.fromkeys(c.drafting for c in configs):
                 alike = [c for c in configs if c.drafting == drafting]
                 # Runs that are compared follow each other, one way round and then the other.
-                self._round(alike if i % 2 == 0 else alike[::-1])
+                self._round(i, alike if i % 2 == 0 else alike[::-1])
                 yield from map(self.outcome, alike)
 
     def outcomes(self) -> list[Outcome]:
@@ -148,7 +155,7 @@ class ClosedLoop:
         for config in configs:
             fit(self.setup(config), longest_text=longest + self.new_tokens)
 
-    def _round(self, configs: Sequence[Config]) -> None:
+    def _round(self, number: int, configs: Sequence[Config]) -> None:
         """One method at one width: its host stages, its passes, its runs."""
         drafting = configs[0].drafting
         self._time_host(configs)
@@ -165,7 +172,7 @@ class ClosedLoop:
             if configs[0].method != "none" and drafting not in self._commits:
                 run = stage.run(self._requests(self.seen), conc=most, mode="v2")
                 self._commits[drafting] = [a.commits for a in run.answers if a.commits]
-            self._run(configs, stage)
+            self._run(number, configs, stage)
         for config in configs:
             self._others.setdefault(config, []).append(neighbours.share or 0.0)
 
@@ -180,7 +187,7 @@ class ClosedLoop:
                 runs = [serve(null, asked, conc=n) for n in sizes]
                 self._stages[config.drafting, config.mode] = host_stages(runs)
 
-    def _run(self, configs: Sequence[Config], stage: Stage) -> None:
+    def _run(self, number: int, configs: Sequence[Config], stage: Stage) -> None:
         """The held-out prompts in portions, each run in all modes before the next."""
         for conc in dict.fromkeys(c.conc for c in configs):
             alike = [c for c in configs if c.conc == conc]
@@ -189,7 +196,7 @@ class ClosedLoop:
                 for config in alike if i % 2 == 0 else alike[::-1]:
                     run = stage.run(self._requests(prompts), conc=conc, mode=config.mode)
                     after = stage.probe(conc)
-                    part = Part.of(i, run, self._idle_s(run), before, after)
+                    part = Part.of((number, i), run, self._idle_s(run), before, after)
                     self._parts.setdefault(config, []).append(part)
                     before = after
 
@@ -230,7 +237,7 @@ class ClosedLoop:
     def outcome(self, config: Config) -> Outcome:
         """A configuration's runs so far, beside what is predicted of them."""
         every, probes = self._parts[config], self._probes[config.drafting]
-        parts = [p for p in every if p.drift <= DRIFT] or every
+        parts = self._kept(config)
         prompts = list(portions(self.held_out, config.conc))
         forecast = self.forecast(config)
         rehearsed, plain = forecast.of(prompts), forecast.of(prompts, rehearsed=False)
@@ -254,6 +261,22 @@ class ClosedLoop:
                 [t / rehearsed.seconds[p.portion] for t, p in zip(ran_s, parts, strict=True)]
             ),
         )
+
+    def _kept(self, config: Config) -> list[Part]:
+        """The runs that count: those between like probes, in the other modes too.
+
+        So modes are compared on the same prompts, at nearly the same time.
+        """
+        every = self._parts[config]
+        steady = {
+            c.mode: {p.key for p in parts if p.drift <= DRIFT}
+            for c, parts in self._parts.items()
+            if (c.drafting, c.conc) == (config.drafting, config.conc)
+        }
+        for keys in (set.intersection(*steady.values()), steady[config.mode]):
+            if keys:
+                return [p for p in every if p.key in keys]
+        return every
 
 
 def batches(configs: Sequence[Config]) -> list[int]:

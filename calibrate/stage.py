@@ -9,10 +9,10 @@ its slow steps too.
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from dflash_sim.calibrate.rehearsal import (
     ANY_MODE,
@@ -41,6 +41,7 @@ from dflash_sim.realrun.requests import Request
 from dflash_sim.realrun.scheduler import Scheduler, accept_on_host
 from dflash_sim.realrun.setup import Fitted, Setup, fit
 
+_T = TypeVar("_T")
 Timed: TypeAlias = tuple[float, Result]  # wall seconds of a command, and its result
 STEPS, ALONE, PREFILLS, WARM_UP = 14, 10, 5, 2
 PROBE_STEPS, PROBE_STEPS_ALONE, PROBE_PROMPT = 8, 20, 16
@@ -123,8 +124,10 @@ class Stage:
         reads = [self._ask(self._prefill(size)) for _ in range(PREFILLS)]
         step = Decode(tuple(range(1, n + 1)), ())
         done, queued = self._queued(step, STEPS)
-        alone = [self._ask(step) for _ in range(ALONE)]
-        cycles = [self._v1(step.slots) for _ in range(ALONE)][1:] if rows > 1 else []
+        alone = [self._rested(n, lambda: self._ask(step)) for _ in range(ALONE)]
+        cycles = []
+        if rows > 1:
+            cycles = [self._rested(n, lambda: self._v1(step.slots)) for _ in range(ALONE)][1:]
         gaps = Gaps(
             queued,
             [whole - _busy(result) for whole, result in alone],
@@ -162,6 +165,15 @@ class Stage:
         self.crew.send(command)
         result = self.crew.receive()
         return time.perf_counter() - begin, result
+
+    def _rested(self, requests: int, ask: Callable[[], _T]) -> _T:
+        """Ask when the host has done its other work, for which workers wait without overlap."""
+        setup = self.fitted.setup
+        begin = time.perf_counter()
+        until = begin + setup.host_work_s + setup.host_work_per_request_s * requests
+        while time.perf_counter() < until:
+            pass
+        return ask()
 
     def _queued(self, step: Decode, steps: int) -> tuple[list[Result], list[float]]:
         """Steps with the next one always waiting, and what lay between their passes."""

@@ -188,16 +188,21 @@ def test_what_ran_while_the_machine_changed_is_left_out(
     good = loop._parts[config][0]
     steady = replace(good, after=good.before)
     moved = replace(steady, after=replace(good.before, seconds=2 * good.before.seconds))
-    monkeypatch.setitem(loop._parts, config, [steady, moved, steady])
+    three = [replace(p, key=(i, 0)) for i, p in enumerate((steady, moved, steady))]
+    monkeypatch.setattr(loop, "_parts", {config: three})
     found = loop.outcome(config)
     assert (found.runs, found.kept, found.drift) == (3, 2, 0.0)
-    monkeypatch.setitem(loop._parts, config, [moved])
+    # What another mode ran meanwhile counts too: the same prompts are compared.
+    other = [replace(p, key=(i, 0)) for i, p in enumerate((moved, steady, steady))]
+    loop._parts[replace(config, mode="v1")] = other
+    assert loop.outcome(config).kept == 1
+    monkeypatch.setattr(loop, "_parts", {config: [moved]})
     assert not loop.outcome(config).steady
 
 
 def test_other_work_of_the_host_does_not_slow_down(loop: ClosedLoop) -> None:
     """Half of a run is a wait of the host; the rest took twice as long as it can."""
-    part = Part(0, 3.0, 1.0, 10, (), Probe(1, 1.0), Probe(1, 1.0))
+    part = Part((0, 0), 3.0, 1.0, 10, (), Probe(1, 1.0), Probe(1, 1.0))
     assert part.quick_s(2.0) == pytest.approx(2.0)
     busy = replace(loop, real=replace(loop.real, host_work_s=0.25))
     steps = [Iteration(index=i, kind=0, batch=2, tokens=2) for i in range(4)]
