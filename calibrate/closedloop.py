@@ -87,17 +87,18 @@ class ClosedLoop:
     new_tokens
         Length of every answer [tokens].
     profile
-        Of this machine and model: the times of ops that passes are made of.
+        Of this machine and model: the times of ops that passes are made of; None if it is still
+        to be measured.
     measure
-        Makes the profile anew before each further round, whose number it is told, from all that it
-        has timed until then.
+        Makes the profile before each round, whose number it is told, from all that it has timed
+        until then.
     """
 
     model: str
     real: Setup
     prompts: Prompts
     new_tokens: int
-    profile: MeasuredProfile
+    profile: MeasuredProfile | None
     measure: Callable[[int], MeasuredProfile] | None = None
     seed: int = 0
     _rehearsed: dict[Drafting, list[Rehearsed]] = field(default_factory=dict)
@@ -115,7 +116,7 @@ class ClosedLoop:
     def rounds(self, configs: Sequence[Config], rounds: int = ROUNDS) -> Iterator[Outcome]:
         """Measure and run every configuration, and again; yields what is known after each."""
         for i in range(rounds):
-            if self.measure is not None and i > 0:
+            if self.measure is not None:
                 self.profile = self.measure(i)
             for drafting in dict.fromkeys(c.drafting for c in configs):
                 alike = [c for c in configs if c.drafting == drafting]
@@ -220,6 +221,7 @@ class ClosedLoop:
 
     def forecast(self, config: Config) -> Forecast:
         """From all that was measured so far."""
+        assert self.profile is not None
         return Forecast(
             model=self.model,
             config=config,
@@ -244,6 +246,15 @@ class ClosedLoop:
         slow = [probes.slowdown(p.before, p.after) for p in parts]
         ran_s = [p.quick_s(s) for p, s in zip(parts, slow, strict=True)]
         tokens = sum(p.tokens for p in parts)
+        # The same prompts say the same in every round: one portion is one sample.
+        ratios = [
+            statistics.fmean(
+                t / rehearsed.seconds[i]
+                for t, p in zip(ran_s, parts, strict=True)
+                if p.portion == i
+            )
+            for i in {p.portion for p in parts}
+        ]
         commits = [n for p in parts for n in p.commits]
         return Outcome(
             config=config,
@@ -253,13 +264,12 @@ class ClosedLoop:
             accept_predicted=rehearsed.accept_length,
             accept_observed=statistics.fmean(commits) if commits else 1.0,
             drift=statistics.median(p.drift for p in every),
-            others=statistics.median(self._others[config]),
+            others=statistics.median(self._others.get(config) or [0.0]),
             slowdown=sum(p.seconds for p in parts) / sum(ran_s),
             runs=len(every),
             kept=len(parts),
-            spread=spread(
-                [t / rehearsed.seconds[p.portion] for t, p in zip(ran_s, parts, strict=True)]
-            ),
+            spread=spread(ratios),
+            measured_tok_s=sum(p.tokens for p in every) / sum(p.seconds for p in every),
         )
 
     def _kept(self, config: Config) -> list[Part]:

@@ -64,7 +64,7 @@ class Forecast:
         """Runs of one portion of prompts after the other.
 
         With ``rehearsed``, passes are as the engine's workers ran them; without, as the profile
-        has them, which was made before and outside the engine.
+        has them, which was made outside the engine.
         """
         setup = self.simulated(rehearsed=rehearsed)
         rng = np.random.default_rng(self.seed)

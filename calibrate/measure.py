@@ -266,6 +266,8 @@ class Measurement:
             return
         for item in items:
             note(_again(item.key, sweep), partial(self._pass, network, item))
+        del network
+        _tidy(self.device)
 
     def _pass(self, network: Network, item: PassItem) -> dict[str, Any]:
         try:
@@ -352,7 +354,7 @@ def _quickest(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]
         elif "timed" in result:
             if result["timed"]["seconds"] < best["timed"]["seconds"]:
                 found[first] = result
-        elif again and "seconds" in result:
+        elif again and "seconds" in result and result["layers"] == best["layers"]:
             least = {name: min(s, best["seconds"][name]) for name, s in result["seconds"].items()}
             found[first] = {**best, "seconds": least}
     return found

@@ -63,7 +63,7 @@ def staged(setup: Setup, probes: Probes, *, longest_text: int) -> Iterator["Stag
         with Crew(fitted) as crew:
             yield Stage(fitted, crew, probes)
     except WorkerLostError as lost:
-        msg = f"while passes were timed: {lost}"
+        msg = f"while the closed loop was measured and run: {lost}"
         raise RunFailedError(msg, None) from lost
 
 

@@ -83,7 +83,7 @@ def validate(
         int, option(REAL, "Tokens of every answer", min=8, show_default=True)
     ] = 96,
     rounds: Annotated[
-        int, option(REAL, "Times to measure and run all of it; medians", min=1, show_default=True)
+        int, option(REAL, "Times to measure and run all of it", min=1, show_default=True)
     ] = 3,
     host_work_ms: Annotated[
         float, option(REAL, "Other host work per step, such as detokenisation", min=0)

@@ -62,12 +62,15 @@ def validate_real(o: RealOptions, *, shape: str, output: Path | None, report: Pa
     )
     with tempfile.TemporaryDirectory(prefix="dflash-sim-") as scratch:
         path = o.profile or Path(scratch) / "here.profile"
-        measure = None if path.exists() else _Measure(o, path)
-        loop = _loop(o, _known(o, path) if measure is None else measure(0))
-        loop.measure = measure
+        loop = _loop(o)
         loop.check(configs)
+        if path.exists():
+            loop.profile = _known(o, path)
+        else:
+            loop.measure = _Measure(o, path)
         found = _outcomes(loop, configs, o.rounds, shape, output)
-    _conclude(found, o, shape=shape, output=output, report=report, profile=loop.profile)
+    machine = "" if loop.profile is None else str(loop.profile.device["title"])
+    _conclude(found, o, shape=shape, output=output, report=report, machine=machine)
 
 
 def _outcomes(
@@ -92,7 +95,7 @@ def _outcomes(
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
         warn(f"{what}; what follows is from {done} of {asked} runs")
         _deliver(loop.outcomes(), shape, output)
-        raise typer.Exit(_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1) from None
+        raise typer.Exit(getattr(error, "exit_code", _INTERRUPTED)) from None
     return loop.outcomes()
 
 
@@ -103,7 +106,7 @@ def _conclude(
     shape: str,
     output: Path | None,
     report: Path | None,
-    profile: "MeasuredProfile",
+    machine: str,
 ) -> None:
     from dflash_sim.calibrate.real_outcomes import as_row
     from dflash_sim.studies.export import as_text
@@ -118,7 +121,7 @@ def _conclude(
     if report is not None:
         from dflash_sim.studies.real_tables import write_report
 
-        write_report(found, report, machine=str(profile.device["title"]), model=o.model)
+        write_report(found, report, machine=machine, model=o.model)
         tell(f"wrote {report}")
     moved = sum(not x.steady for x in found)
     if moved:
@@ -165,7 +168,8 @@ class _Measure:
 
 
 def _known(o: RealOptions, path: Path) -> "MeasuredProfile":
-    """The profile at ``path``, if it is of this model."""
+    """The profile at ``path``, if it is of this model and machine."""
+    from dflash_sim.calibrate.machine import describe, identity
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.profiles.load import find_network
     from dflash_sim.profiles.measured import load_measured
@@ -177,15 +181,25 @@ def _known(o: RealOptions, path: Path) -> "MeasuredProfile":
             f"measure: dflash-sim calibrate measure --model {o.model} -o {path}."
         )
         raise UsageError(msg)
+    here, there = identity(describe(o.device)), identity(found.machine)
+    differ = [name for name, value in here.items() if there.get(name) != value]
+    if differ:
+        msg = (
+            f"{path} was measured on another machine: {differ[0]} was {there.get(differ[0])!r}, "
+            f"here it is {here[differ[0]]!r}. Leave --profile out to measure this one."
+        )
+        raise UsageError(msg)
     return found
 
 
-def _loop(o: RealOptions, profile: "MeasuredProfile") -> "ClosedLoop":
+def _loop(o: RealOptions) -> "ClosedLoop":
     from dflash_sim.calibrate.closedloop import ClosedLoop
+    from dflash_sim.calibrate.machine import choose_device, choose_dtype
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.profiles.units import MS
     from dflash_sim.realrun.setup import Setup
 
+    device = choose_device(o.device)
     target, drafter, prompts = _pair(o)
     if len(prompts) < 2 * max(_numbers(o.concs, "--concs", least=1)):
         msg = (
@@ -196,12 +210,12 @@ def _loop(o: RealOptions, profile: "MeasuredProfile") -> "ClosedLoop":
     setup = Setup(
         target=target,
         drafter=drafter,
-        device=o.device,
-        dtype=profile.scope["dtype"],
+        device=device,
+        dtype=str(choose_dtype(None, device)).removeprefix("torch."),
         accept_length=o.accept_length,
         host_work_s=o.host_work_ms * MS,
     )
-    return ClosedLoop(o.model, setup, prompts, o.new_tokens, profile)
+    return ClosedLoop(o.model, setup, prompts, o.new_tokens, None)
 
 
 def _pair(o: RealOptions) -> "tuple[Network, Network, list[tuple[int, ...]]]":
@@ -236,6 +250,9 @@ def _numbers(text: str, flag: str, *, least: int) -> list[int]:
     from dflash_sim.profiles.errors import UsageError
 
     parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts and flag == "--concs":
+        msg = "--concs names no number of requests; give --concs 1,8."
+        raise UsageError(msg)
     if not all(part.isdecimal() and int(part) >= least for part in parts):
         msg = f"{flag} {text}: expected numbers from {least} on, such as {flag} {least},8."
         raise UsageError(msg)

@@ -57,17 +57,14 @@ class Placement:
 
     def last_of(self, lengths: Tensor) -> Tensor:
         """[R], which of the T rows is the last of each request's first ``lengths`` [R]."""
-        device = self.positions.device
-        if self.packed:
-            rows = torch.tensor([part.rows for part in self.packed], device=device)
-            return rows.cumsum(0) - rows + lengths - 1
-        return torch.arange(self.requests, device=device) * self.rows + lengths - 1
+        if self.packed:  # each request has exactly its rows
+            return lengths.cumsum(0) - 1
+        return torch.arange(self.requests, device=lengths.device) * self.rows + lengths - 1
 
     def slots_of(self, lengths: Tensor) -> Tensor:
         """The slots [T], negative from each request's row ``lengths`` [R] on."""
         if self.packed:
-            each = zip(self.packed, lengths[:, None], strict=True)
-            return torch.cat([part.slots_of(length) for part, length in each])
+            return self.slots
         step = torch.arange(self.rows, device=self.slots.device)
         return self.slots.masked_fill((step >= lengths[:, None]).flatten(), -1)
 

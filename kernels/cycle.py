@@ -126,16 +126,25 @@ class Plain:
         return self.target_cache.kv.page_size
 
     def prefill(
-        self, texts: Sequence[Tensor], running: Running, *, following: Tensor | None = None
+        self,
+        texts: Sequence[Tensor],
+        running: Running,
+        *,
+        lengths: Tensor | None = None,
+        following: Tensor | None = None,
     ) -> Running:
         """Read a text [n] int64 after each request's context; the anchor is what the target says.
 
-        ``following`` [R] int64 is the token after it where the prompt goes on, else negative.
+        Parameters
+        ----------
+        lengths : [R] int64, those of the texts, where they are on the device already
+        following : [R] int64, the token after each where the prompt goes on, else negative
         """
         rows = [len(text) for text in texts]
         ids, at = torch.cat([*texts]), running.texts(rows, self.page_size)
         out = self.target(ids, at, self.target_cache, self.taps)
-        lengths = torch.tensor(rows, device=ids.device)
+        if lengths is None:
+            lengths = torch.tensor(rows, device=ids.device)
         ends = at.last_of(lengths)
         end = Verified(ids[ends, None], at, Hidden(out.final[ends], None))
         spot = replace(running, context_lens=running.context_lens + lengths - 1)

@@ -93,6 +93,7 @@ class Device:
         after = self.method.prefill(
             [self._tensor(tokens) for _, tokens, _ in rows],
             self.gather(slots),
+            lengths=self._tensor([len(tokens) for _, tokens, _ in rows]),
             following=self._tensor([follows for _, _, follows in rows]),
         )
         self.scatter(slots, after)

@@ -299,6 +299,25 @@ def test_the_page_of_a_closed_loop_is_written(tmp_path: Path) -> None:
     assert "a laptop" in page
 
 
+def test_what_broke_off_leaves_what_was_done(
+    loop: ClosedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the runs of the second method: the first's are told."""
+    fresh = ClosedLoop("small", loop.real, loop.prompts, NEW_TOKENS, loop.profile)
+    configs = grid(blocks=[4], steps=[], concs=[1], modes=["v2"])
+    run = ClosedLoop._run
+
+    def broken(self: ClosedLoop, number: int, asked: Any, stage: Any) -> None:
+        run(self, number, asked, stage)
+        if asked[0].method == "dflash":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClosedLoop, "_run", broken)
+    with pytest.raises(KeyboardInterrupt):
+        list(fresh.rounds(configs, rounds=1))
+    assert [o.config.method for o in fresh.outcomes()] == ["none", "dflash"]
+
+
 def test_other_work_of_the_host_is_not_measured_and_added(loop: ClosedLoop) -> None:
     """It is in the forecast once: the scheduler's own stages are timed without it."""
     config = Config("none", 1, 1, "v1")

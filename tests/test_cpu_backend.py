@@ -1,6 +1,7 @@
 """The ops of a CPU run are the references, in fewer calls."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,17 @@ def test_attention(
     theirs = REFERENCE.block_attention(q, *pools, table, lens, gate=gate, **how)
     for _ in range(2):  # the second from remembered masks
         close(CPU.block_attention(q, *pools, table, lens, gate=gate, **how), theirs)
+
+
+@pytest.mark.parametrize(("keys", "window"), [(70, None), (90, None), (90, 20), (66, None)])
+def test_attention_of_a_long_prompt(keys: int, window: int | None) -> None:
+    """More rows than a verify has: from its beginning, behind a context, and before the text."""
+    q = draw(2, 70, 6, DIM)
+    pools, table = draw(2, 48, PAGE, 2, DIM), torch.arange(48, dtype=torch.int32).view(2, 24)
+    lens = torch.tensor([keys, 70], dtype=torch.int32)
+    how: dict[str, Any] = {"causal": True, "window": window, "scale": DIM**-0.5}
+    ours, theirs = (b.block_attention(q, *pools, table, lens, **how) for b in (CPU, REFERENCE))
+    close(ours, theirs)
 
 
 def test_masks_are_cut_from_one() -> None:

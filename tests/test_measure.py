@@ -179,7 +179,8 @@ def test_a_time_is_the_quickest_of_the_sweeps() -> None:
     op = {"key": "gemm", "timed": {"seconds": 2.0}}
     again = {"key": "gemm again 1", "timed": {"seconds": 1.0}}
     late = {"key": "gemm again 2", "timed": {"seconds": 3.0}}
-    both = [{"seconds": {"draft": 1.0, "verify": 5.0}}, {"seconds": {"draft": 2.0, "verify": 4.0}}]
+    times = {"draft": 1.0, "verify": 5.0}, {"draft": 2.0, "verify": 4.0}
+    both = [{"layers": 4, "seconds": each} for each in times]
     found = measuring._quickest(
         {
             "gemm": op,
@@ -195,6 +196,8 @@ def test_a_time_is_the_quickest_of_the_sweeps() -> None:
     assert found["gemm"] is again
     assert found["moe"]["timed"]["seconds"] == 1.0
     assert found["pass"]["seconds"] == {"draft": 1.0, "verify": 4.0}
+    fewer = measuring._quickest({"p": both[0], "p again 1": {**both[1], "layers": 2}})
+    assert fewer["p"] is both[0]  # less memory was free: of other layers
     assert found["canary 0"] == {"seconds": 1.0}
 
 
