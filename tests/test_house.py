@@ -62,8 +62,8 @@ UNITS_BY_NAME = {
         chance correlation coverage data_set_spread decay drift error knee lam learned
         length_correlation load mape mem_bw_eff mem_fraction new_token_ratio new_token_ratio_decay
         new_token_ratio_init new_token_ratio_min offset others overlap p90 p95 prior_sd pull q
-        range_ratio rejection rel_err scale share skew slowdown smoothing spread survival temperature
-        theta touched
+        range_ratio rejection rel_err scale share skew slowdown smoothing spread survival
+        temperature theta touched
     """,
     "token/second": "predicted",
     "token": """
