@@ -111,13 +111,14 @@ class Forecast:
         )
         found = resolve(scenario, engine=engine)
         ours = _of_our_engine(self.profile)
-        return replace(found, measured=self._with_passes(ours) if rehearsed else ours)
+        if rehearsed:
+            ours = self._with_passes(ours, found.step.cycle)
+        return replace(found, measured=ours)
 
-    def _with_passes(self, profile: MeasuredProfile) -> MeasuredProfile:
+    def _with_passes(self, profile: MeasuredProfile, cycle: Cycle) -> MeasuredProfile:
         """The profile with the passes as the engine's own workers ran them."""
-        config, cycle = self.config, self._cycle()
         rows: dict[tuple[str, int, int, float], float] = {}
-        for p in self.rehearsed.of(config.mode):
+        for p in self.rehearsed.of(self.config.mode):
             phase = "verify" if p.phase == "accept" else p.phase  # the head is part of the pass
             key = phase, p.requests, p.rows, p.ctx
             rows[key] = rows.get(key, 0.0) + p.seconds
@@ -125,26 +126,9 @@ class Forecast:
         for (phase, n, width, ctx), seconds in rows.items():
             ops_s = _ops_s(profile, cycle, phase, n, width, ctx)
             if ops_s > 0:
-                name = f"{config.method}-{phase}"
+                name = f"{self.config.method}-{phase}"
                 passes.append(MeasuredPass(name, n, width, ctx, seconds, ops_s, 0))
         return replace(profile, passes=tuple(passes), _found={})
-
-    def _cycle(self) -> Cycle:
-        """The phases of a cycle and their ops."""
-        config = self.config
-        found = resolve(
-            Scenario.parse(
-                gpu=str(self.profile.path),
-                model=self.model,
-                tp=1,
-                method=config.method,
-                block=config.rows if config.method == "dflash" else None,
-                steps=config.rows - 1 if config.method in ("mtp", "eagle3") else None,
-                isl=16,
-                osl=16,
-            )
-        )
-        return found.step.cycle
 
     def _workload(self, prompts: Sequence[tuple[int, ...]]) -> Workload:
         n = len(prompts)

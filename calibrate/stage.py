@@ -135,7 +135,8 @@ class Stage:
         )
         # What lies around a prefill's pass is part of it, but for the way there and back, which
         # the simulator adds to every pass.
-        read_s = statistics.fmean([whole for whole, _ in reads]) - gaps.trip_s
+        read_s = statistics.fmean(whole for whole, _ in reads) - gaps.trip_s
+        read_s = max(read_s, statistics.fmean(_busy(result) for _, result in reads))
         passes = [TimedPass(ANY_MODE, "prefill", n, size.prompt, 0.0, read_s)]
         ctx = size.prompt + sum(sum(r.commit_len) for r in done) / 2 / n
         by_mode = {
