@@ -38,7 +38,7 @@ from dflash_sim.realrun.messages import (
     Verify,
 )
 from dflash_sim.realrun.requests import Request
-from dflash_sim.realrun.scheduler import Scheduler, accept_on_host
+from dflash_sim.realrun.scheduler import Scheduler, accept_on_host, stay_busy
 from dflash_sim.realrun.setup import Fitted, Setup, fit
 
 _T = TypeVar("_T")
@@ -170,10 +170,7 @@ class Stage:
     def _rested(self, requests: int, ask: Callable[[], _T]) -> _T:
         """Ask when the host has done its other work, for which workers wait without overlap."""
         setup = self.fitted.setup
-        begin = time.perf_counter()
-        until = begin + setup.host_work_s + setup.host_work_per_request_s * requests
-        while time.perf_counter() < until:
-            pass
+        stay_busy(setup.host_work_s + setup.host_work_per_request_s * requests)
         return ask()
 
     def _queued(self, step: Decode, steps: int) -> tuple[list[Result], list[float]]:
