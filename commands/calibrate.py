@@ -22,7 +22,7 @@ from dflash_sim.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from dflash_sim.studies.fitting import Chosen
+    from dflash_sim.studies.compare.fit_question import Chosen
 
 ROWS = "Rows"
 _SHOWN = 10  # reasons that are listed
@@ -51,8 +51,8 @@ def import_silicon(
     ),
 ) -> None:
     """Make operator tables from the measurements in aiconfigurator-core."""
-    from dflash_sim.calibrate.silicon import import_silicon as make
-    from dflash_sim.studies.terminal import deliver
+    from dflash_sim.calibrate.silicon.import_tables import import_silicon as make
+    from dflash_sim.studies.show.terminal import deliver
 
     report = make(system, out, data_dir, on_progress=tell if sys.stderr.isatty() else None)
     lines = [f"{report.folder}: operator times of {report.gpu} from {report.system}"]
@@ -105,10 +105,10 @@ def fit(
     "dflash-sim predict --calibration FILE.toml"; see what it is worth with "dflash-sim validate".
     """
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.export import as_text, check_writable, chosen_format
-    from dflash_sim.studies.fit_page import page, summary
-    from dflash_sim.studies.fitting import choose, require, run_fit
-    from dflash_sim.studies.terminal import deliver
+    from dflash_sim.studies.compare.fit_page import page, summary
+    from dflash_sim.studies.compare.fit_question import choose, require, run_fit
+    from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
+    from dflash_sim.studies.show.terminal import deliver
 
     use_profiles(profiles)
     check_writable(output)

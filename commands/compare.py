@@ -22,8 +22,8 @@ from dflash_sim.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from dflash_sim.calibrate.compare import Comparison
-    from dflash_sim.calibrate.observations import Observation, ReadReport
+    from dflash_sim.calibrate.compare.compare import Comparison
+    from dflash_sim.calibrate.observations.observation import Observation, ReadReport
 
 FILES, JUDGEMENT = "Files", "Judgement"
 
@@ -72,13 +72,13 @@ def compare(
     The scenario is read from the file. Metrics of single requests, or two scrapes of /metrics,
     are taken for the same run as the one benchmark they are given beside.
     """
-    from dflash_sim.calibrate.compare import compare as compare_row
-    from dflash_sim.calibrate.compare import joined
-    from dflash_sim.calibrate.readers import read_observations
+    from dflash_sim.calibrate.compare.compare import compare as compare_row
+    from dflash_sim.calibrate.compare.compare import joined
+    from dflash_sim.calibrate.readers.read import read_observations
     from dflash_sim.profiles.errors import UsageError, unknown
-    from dflash_sim.studies.export import check_writable, chosen_format
-    from dflash_sim.studies.terminal import Progress
-    from dflash_sim.studies.validate import assumptions
+    from dflash_sim.studies.compare.validate_question import assumptions
+    from dflash_sim.studies.show.files import check_writable, chosen_format
+    from dflash_sim.studies.show.terminal import Progress
 
     use_profiles(profiles)
     if simulator not in SIMULATORS:
@@ -128,8 +128,8 @@ def _tell(read: "ReadReport", assumed: dict[str, str]) -> None:
 
 def _usable(read: "ReadReport", on: str | None, *, allow_partial: bool) -> "list[Observation]":
     """The rows asked for; acceptance and scheduler rows stay beside the benchmarks selected."""
-    from dflash_sim.calibrate.compare import is_benchmark
-    from dflash_sim.calibrate.observations import parse_filter
+    from dflash_sim.calibrate.compare.compare import is_benchmark
+    from dflash_sim.calibrate.observations.observation import parse_filter
     from dflash_sim.profiles.errors import UsageError
 
     selected = parse_filter(on) if on else None
@@ -152,10 +152,10 @@ def _usable(read: "ReadReport", on: str | None, *, allow_partial: bool) -> "list
 
 
 def _report(found: "Sequence[Comparison]", shape: str, output: Path | None) -> None:
-    from dflash_sim.calibrate.compare import summary
-    from dflash_sim.studies.compare_page import overview, page, row_of, summary_line
-    from dflash_sim.studies.export import as_text
-    from dflash_sim.studies.terminal import as_page, deliver
+    from dflash_sim.calibrate.compare.compare import summary
+    from dflash_sim.studies.compare.compare_page import overview, page, row_of, summary_line
+    from dflash_sim.studies.show.files import as_text
+    from dflash_sim.studies.show.terminal import as_page, deliver
 
     failed = [c.error for c in found if c.error is not None]
     if len(found) == 1 and failed:

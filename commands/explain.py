@@ -20,12 +20,12 @@ def explain(
     One scenario, in the words of "dflash-sim predict". It takes ten times as long.
     """
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.explain import explain as answer
-    from dflash_sim.studies.explain import simulations, to_json
-    from dflash_sim.studies.explain_page import explanation_page
-    from dflash_sim.studies.export import as_text, check_writable, chosen_format
-    from dflash_sim.studies.question import as_yaml
-    from dflash_sim.studies.terminal import Progress, as_page, deliver
+    from dflash_sim.studies.ask.question import as_yaml
+    from dflash_sim.studies.explain.explain import explain as answer
+    from dflash_sim.studies.explain.explain import simulations, to_json
+    from dflash_sim.studies.explain.page import explanation_page
+    from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
+    from dflash_sim.studies.show.terminal import Progress, as_page, deliver
 
     shape = chosen_format(form, output)
     if shape == "csv":

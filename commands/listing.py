@@ -19,9 +19,9 @@ def list_(
 ) -> None:
     """List what can be named: GPUs, models, drafters, data sets, presets, engines, tables."""
     from dflash_sim.profiles.errors import unknown
-    from dflash_sim.studies.export import as_text, chosen_format
-    from dflash_sim.studies.listing import rows, table
-    from dflash_sim.studies.terminal import as_page, deliver
+    from dflash_sim.studies.show.files import as_text, chosen_format
+    from dflash_sim.studies.show.sheet_lists import rows, table
+    from dflash_sim.studies.show.terminal import as_page, deliver
 
     if kind not in KINDS:
         raise unknown(kind="kind of list", value=kind, allowed=KINDS)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from dflash_sim.calibrate.subject import Subject
+    from dflash_sim.calibrate.measure.subject import Subject
 
 _INTERRUPTED = 130
 _SHOWN = 8
@@ -78,11 +78,11 @@ def measure(
     from dflash_sim.commands.torch_needed import need_torch
 
     need_torch("calibrate measure")
-    from dflash_sim.calibrate.machine import choose_device, choose_dtype
-    from dflash_sim.calibrate.measure import Measurement, to_text
-    from dflash_sim.calibrate.subjects import load_subject
-    from dflash_sim.studies.export import check_writable
-    from dflash_sim.studies.terminal import Progress, deliver
+    from dflash_sim.calibrate.measure.machine import choose_device, choose_dtype
+    from dflash_sim.calibrate.measure.measure import Measurement, to_text
+    from dflash_sim.calibrate.measure.subjects import load_subject
+    from dflash_sim.studies.show.files import check_writable
+    from dflash_sim.studies.show.terminal import Progress, deliver
 
     use_profiles(profiles)
     check_writable(output)
@@ -123,8 +123,8 @@ def _say(subject: "Subject", device: str) -> None:
 
 def _conclude(profile: "Mapping[str, Any]", output: Path) -> None:
     """What is in it, what is not, and what to type next."""
-    from dflash_sim.studies.measured_page import page
-    from dflash_sim.studies.terminal import as_page, deliver
+    from dflash_sim.studies.compare.profile_page import page
+    from dflash_sim.studies.show.terminal import as_page, deliver
 
     deliver(as_page(page(profile), to_file=False))
     skipped = profile["skipped"]
@@ -152,9 +152,9 @@ def compare_profiles(
 
     At the shapes that A was measured at; where A is a GPU with tables, at those of B.
     """
-    from dflash_sim.studies.export import as_text, check_writable, chosen_format
-    from dflash_sim.studies.profile_ratio import compared, ratio_page
-    from dflash_sim.studies.terminal import as_page, deliver
+    from dflash_sim.studies.compare.profile_ratio import compared, ratio_page
+    from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
+    from dflash_sim.studies.show.terminal import as_page, deliver
 
     use_profiles(profiles)
     if output is not None:

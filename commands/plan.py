@@ -72,13 +72,13 @@ def plan(
     each is a server, and fleets of it stand behind a router. By default b200 and h200, TP 1 to 8,
     plain decoding and DFlash.
     """
-    from dflash_sim.studies.export import as_text, check_writable, chosen_format
-    from dflash_sim.studies.plan import plan as answer
-    from dflash_sim.studies.plan import steps
-    from dflash_sim.studies.plan_page import PlanPage
-    from dflash_sim.studies.plan_question import config, numbers_of, question
-    from dflash_sim.studies.plan_rows import plan_rows, to_json
-    from dflash_sim.studies.terminal import Progress, as_page, deliver
+    from dflash_sim.studies.plan.page import PlanPage
+    from dflash_sim.studies.plan.question import config, numbers_of, question
+    from dflash_sim.studies.plan.rows import plan_rows, to_json
+    from dflash_sim.studies.plan.search import plan as answer
+    from dflash_sim.studies.plan.search import steps
+    from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
+    from dflash_sim.studies.show.terminal import Progress, as_page, deliver
 
     if tune is not None:
         _tune(tune, flags, output, refused={
@@ -94,7 +94,7 @@ def plan(
     for target in filter(None, (output, report)):
         check_writable(target)
     if report is not None:
-        from dflash_sim.studies.plan_report import write_report
+        from dflash_sim.studies.plan.report import write_report
     own = numbers_of(
         ttft=ttft, tpot=tpot, e2e=e2e, percentile=percentile, confidence=confidence,
         busiest=busiest, duration=duration, max_gpus=max_gpus, jobs=jobs,
@@ -130,10 +130,10 @@ def _tune(what: str, flags: Flags, output: Path | None, *, refused: "Mapping[str
     import json
 
     from dflash_sim.profiles.errors import UsageError, unknown
-    from dflash_sim.studies.export import check_writable
-    from dflash_sim.studies.plan_question import tunable
-    from dflash_sim.studies.terminal import deliver
-    from dflash_sim.studies.tune import tune_block
+    from dflash_sim.studies.plan.question import tunable
+    from dflash_sim.studies.plan.tune import tune_block
+    from dflash_sim.studies.show.files import check_writable
+    from dflash_sim.studies.show.terminal import deliver
 
     if what not in TUNABLE:
         raise unknown(kind="--tune", value=what, allowed=TUNABLE)

@@ -21,8 +21,8 @@ from dflash_sim.commands.options import (
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
 
 if TYPE_CHECKING:
-    from dflash_sim.studies.grid import Answer
-    from dflash_sim.studies.question import Given
+    from dflash_sim.studies.ask.answers import Answer
+    from dflash_sim.studies.ask.question import Given
 
 
 @takes_scenario
@@ -50,10 +50,10 @@ def predict(
     Several values make a table, one line per combination. SGLang's own flag names work too.
     """
     from dflash_sim.profiles.errors import unknown
-    from dflash_sim.studies.export import check_writable, chosen_format
-    from dflash_sim.studies.grid import answers
-    from dflash_sim.studies.question import as_yaml, scenarios
-    from dflash_sim.studies.terminal import Progress, deliver
+    from dflash_sim.studies.ask.answers import answers
+    from dflash_sim.studies.ask.question import as_yaml, scenarios
+    from dflash_sim.studies.show.files import check_writable, chosen_format
+    from dflash_sim.studies.show.terminal import Progress, deliver
 
     if simulator not in SIMULATORS:
         raise unknown(kind="--simulator", value=simulator, allowed=SIMULATORS)
@@ -89,10 +89,10 @@ def _report(
     given: "Mapping[str, Given]",
     tag: str | None,
 ) -> None:
-    from dflash_sim.studies.export import as_text
-    from dflash_sim.studies.gridtable import GridTable, answer_row
-    from dflash_sim.studies.present import present
-    from dflash_sim.studies.terminal import as_page, deliver
+    from dflash_sim.studies.predict.page import present
+    from dflash_sim.studies.predict.table import GridTable, answer_row
+    from dflash_sim.studies.show.files import as_text
+    from dflash_sim.studies.show.terminal import as_page, deliver
 
     failed = [answer.error for answer in found if answer.error is not None]
     if len(found) == 1 and failed:

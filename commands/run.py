@@ -27,10 +27,10 @@ from dflash_sim.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from dflash_sim.realrun.journal import Answer, Run
-    from dflash_sim.realrun.networks import Network
+    from dflash_sim.realrun.job.journal import Answer, Run
+    from dflash_sim.realrun.job.networks import Network
+    from dflash_sim.realrun.job.setup import Setup
     from dflash_sim.realrun.row import Row
-    from dflash_sim.realrun.setup import Setup
 
 REAL_METHODS = ("none", "mtp", "eagle3", "dflash")
 
@@ -127,17 +127,17 @@ def run(
     from dflash_sim.profiles.errors import UsageError
 
     try:
+        from dflash_sim.realrun.job.prompts import poisson_arrivals
+        from dflash_sim.realrun.job.requests import Request
+        from dflash_sim.realrun.job.setup import Setup
         from dflash_sim.realrun.launch import fit_requests, serve
-        from dflash_sim.realrun.prompts import poisson_arrivals
-        from dflash_sim.realrun.requests import Request
         from dflash_sim.realrun.row import observed_row
-        from dflash_sim.realrun.setup import Setup
     except ImportError as error:
         msg = f"run needs torch and safetensors ({error}); pip install 'dflash-sim[gpu]'"
         raise UsageError(msg) from error
     from dflash_sim.profiles.units import MS
-    from dflash_sim.realrun.faults import RunFailedError
-    from dflash_sim.studies.export import check_writable
+    from dflash_sim.realrun.job.faults import RunFailedError
+    from dflash_sim.studies.show.files import check_writable
 
     for path in (output, requests, trace):
         if path is not None:
@@ -198,8 +198,8 @@ def _networks(
     model: str, drafter: Path | None, method: str, *, random_weights: bool
 ) -> "tuple[Network, Network | None]":
     """The target, and what drafts for it."""
-    from dflash_sim.realrun.networks import Network
-    from dflash_sim.realrun.prompts import shipped
+    from dflash_sim.realrun.job.networks import Network
+    from dflash_sim.realrun.job.prompts import shipped
 
     folder = Path(model)
     if model == "tiny" and not folder.exists():
@@ -218,9 +218,9 @@ def _texts(
     made: "Setup", model: str, prompts: Path | None, isl: int | None, *, count: int
 ) -> list[tuple[int, ...]]:
     """``count`` prompts, taken in turn."""
-    from dflash_sim.kernels.spec import read_target
+    from dflash_sim.kernels.layers.spec import read_target
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.realrun.prompts import random_prompts, read_prompts, shipped
+    from dflash_sim.realrun.job.prompts import random_prompts, read_prompts, shipped
 
     vocab = read_target(made.target.config, made.target.name).shape.vocab
     if prompts is None and isl is None and model == "tiny":
@@ -242,7 +242,7 @@ def _recorder(path: Path | None, rows: int) -> "Iterator[Callable[[Answer], None
         yield None
         return
     from dflash_sim.realrun.row import request_record
-    from dflash_sim.studies.export import writing
+    from dflash_sim.studies.show.files import writing
 
     with ExitStack() as opened, writing(path):
         files: list[TextIO] = []
@@ -261,8 +261,8 @@ def _recorder(path: Path | None, rows: int) -> "Iterator[Callable[[Answer], None
 
 def _report(row: "Row", done: "Run", output: Path | None) -> None:
     """A short table on stdout; the row in a file."""
-    from dflash_sim.studies.export import as_text, write_whole
-    from dflash_sim.studies.texttable import Table, text_of
+    from dflash_sim.studies.show.files import as_text, write_whole
+    from dflash_sim.studies.show.plain_table import Table, text_of
 
     shown = (
         ("answered", f"{len(done.answers)} of {done.asked}"),
@@ -291,8 +291,8 @@ def _figure(value: object, decimals: int) -> str:
 
 
 def _write_trace(done: "Run", path: Path, *, title: str) -> None:
-    from dflash_sim.studies.export import write_whole
-    from dflash_sim.studies.trace import Timeline, trace_json
+    from dflash_sim.studies.show.files import write_whole
+    from dflash_sim.studies.trace.perfetto import Timeline, trace_json
 
     timeline = Timeline(title)
     for interval in done.intervals():

@@ -28,7 +28,7 @@ from dflash_sim.commands.options import (
 
 if TYPE_CHECKING:
     from dflash_sim.simulator.scenario import Scenario
-    from dflash_sim.studies.question import Given
+    from dflash_sim.studies.ask.question import Given
 
 Flags: TypeAlias = Mapping[str, Any]
 
@@ -130,7 +130,7 @@ def takes_scenario(command: Callable[..., None]) -> Callable[..., None]:
 
 def what_is_asked(flags: Flags) -> "dict[str, Given]":
     """Every field that is set, and the layer it is from; what is not modelled is said."""
-    from dflash_sim.studies.question import ask
+    from dflash_sim.studies.ask.question import ask
 
     use_profiles(flags["profiles"])
     asked, ignored = ask(flags, preset=flags["preset"], from_launch=flags["from_launch"])
@@ -142,7 +142,7 @@ def what_is_asked(flags: Flags) -> "dict[str, Given]":
 def only_scenario(asked: "Mapping[str, Given]") -> "Scenario":
     """The scenario, for a command that takes no list of them."""
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.question import scenarios
+    from dflash_sim.studies.ask.question import scenarios
 
     found = scenarios(asked)
     if len(found) > 1:

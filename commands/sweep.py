@@ -23,8 +23,8 @@ from dflash_sim.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from dflash_sim.studies.sweep_folder import Shard, SweepFolder
-    from dflash_sim.studies.sweep_workers import Crew, How
+    from dflash_sim.studies.sweep.folder import Shard, SweepFolder
+    from dflash_sim.studies.sweep.workers import Crew, How
 
 QUESTION, WORK = "Question", "Work"
 _INTERRUPTED = 130
@@ -91,11 +91,11 @@ def sweep(
     perhaps 'preset:'. The rows do not depend on who did the work, or in how many parts.
     """
     from dflash_sim.profiles.errors import UsageError, unknown
-    from dflash_sim.studies.fingerprint import fingerprint
-    from dflash_sim.studies.study import load_study
-    from dflash_sim.studies.sweep_folder import SweepFolder
-    from dflash_sim.studies.sweep_rows import chosen_formats
-    from dflash_sim.studies.sweep_workers import How
+    from dflash_sim.studies.ask.study import load_study
+    from dflash_sim.studies.sweep.fingerprint import fingerprint
+    from dflash_sim.studies.sweep.folder import SweepFolder
+    from dflash_sim.studies.sweep.rows import chosen_formats
+    from dflash_sim.studies.sweep.workers import How
 
     for flag, value, allowed in (
         ("--simulator", simulator, SIMULATORS),
@@ -133,7 +133,7 @@ def sweep(
 
 def _shard(text: str | None) -> "Shard":
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.sweep_folder import Shard
+    from dflash_sim.studies.sweep.folder import Shard
 
     if text is None:
         return Shard()
@@ -154,7 +154,7 @@ def _crew(
 ) -> "Callable[[int], Crew]":
     """Who will do so many points."""
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.sweep_workers import crew_of
+    from dflash_sim.studies.sweep.workers import crew_of
 
     if cluster is None:
         if address is not None:
@@ -167,7 +167,7 @@ def _crew(
     if cluster != "ray" and address is not None:
         msg = f"--cluster {cluster} and --address {address}: two addresses; give one."
         raise UsageError(msg)
-    from dflash_sim.studies.sweep_ray import RayCluster, connect
+    from dflash_sim.studies.sweep.ray_cluster import RayCluster, connect
 
     ray = connect(address if cluster == "ray" else cluster)
     return lambda points: RayCluster(
@@ -182,8 +182,8 @@ def _crew(
 def _work(folder: "SweepFolder", shard: "Shard", hire: "Callable[[int], Crew]") -> None:
     """Answer what this shard has left."""
     from dflash_sim.simulator.row import Row
-    from dflash_sim.studies.sweep import answer_all, part
-    from dflash_sim.studies.sweep_progress import SweepProgress
+    from dflash_sim.studies.sweep.progress import SweepProgress
+    from dflash_sim.studies.sweep.run import answer_all, part
 
     done = folder.done()
     mine = part(folder.points, shard)
@@ -209,7 +209,7 @@ def _work(folder: "SweepFolder", shard: "Shard", hire: "Callable[[int], Crew]") 
 def _finish(folder: "SweepFolder", formats: Sequence[str], shard: "Shard | None" = None) -> None:
     """Write the rows if every point is there."""
     from dflash_sim.profiles.errors import DflashSimError, UsageError
-    from dflash_sim.studies.sweep_rows import write_rows
+    from dflash_sim.studies.sweep.rows import write_rows
 
     done, points = folder.done(), len(folder.points)
     if len(done) < points:

@@ -32,10 +32,10 @@ def trace(
     scenario, in the words of "dflash-sim predict"; its first run.
     """
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.export import check_writable
-    from dflash_sim.studies.question import as_yaml
-    from dflash_sim.studies.simulated_trace import simulated_trace
-    from dflash_sim.studies.terminal import deliver
+    from dflash_sim.studies.ask.question import as_yaml
+    from dflash_sim.studies.show.files import check_writable
+    from dflash_sim.studies.show.terminal import deliver
+    from dflash_sim.studies.trace.simulated import simulated_trace
 
     if output == Path("-"):
         output = None

@@ -17,8 +17,8 @@ from dflash_sim.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from dflash_sim.calibrate.observations import ReadReport
-    from dflash_sim.calibrate.validation import Validation
+    from dflash_sim.calibrate.fit.held_out import Validation
+    from dflash_sim.calibrate.observations.observation import ReadReport
 
 ROWS, REAL = "Rows", "Real runs"
 LEAVE_OUT = ("model", "method", "gpu", "dataset", "source")
@@ -103,11 +103,11 @@ def validate(
     fitted and tested. With --real, the rows are made here: ops and passes of this machine are
     measured, runs of our own engine are predicted from them, and run.
     """
-    from dflash_sim.studies.export import as_text, check_writable, chosen_format
-    from dflash_sim.studies.terminal import deliver
-    from dflash_sim.studies.texttable import text_of
-    from dflash_sim.studies.validate import Question, Rows, answer
-    from dflash_sim.studies.validation_tables import as_rows, tables
+    from dflash_sim.studies.compare.validate_question import Question, Rows, answer
+    from dflash_sim.studies.compare.validation_tables import as_rows, tables
+    from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
+    from dflash_sim.studies.show.plain_table import text_of
+    from dflash_sim.studies.show.terminal import deliver
 
     use_profiles(profiles)
     shape = chosen_format(form, output)
@@ -135,7 +135,7 @@ def validate(
         validate_real(asked, shape=shape, output=output, report=report)
         return
     if report is not None:
-        from dflash_sim.studies import validation_report
+        from dflash_sim.studies.compare import validation_report
     question = Question.of(
         fit_on=fit_on, test_on=test_on, leave_out=leave_out, calibration=calibration
     )

@@ -11,10 +11,10 @@ from dflash_sim.commands.options import tell, warn
 from dflash_sim.commands.torch_needed import need_torch
 
 if TYPE_CHECKING:
-    from dflash_sim.calibrate.closedloop import ClosedLoop
-    from dflash_sim.calibrate.real_outcomes import Config, Outcome
-    from dflash_sim.profiles.measured import MeasuredProfile
-    from dflash_sim.realrun.networks import Network
+    from dflash_sim.calibrate.realloop.loop import ClosedLoop
+    from dflash_sim.calibrate.realloop.outcomes import Config, Outcome
+    from dflash_sim.profiles.times.machine_profile import MeasuredProfile
+    from dflash_sim.realrun.job.networks import Network
 
 _INTERRUPTED = 130
 SWEEPS = 2  # over all ops before each round
@@ -52,7 +52,7 @@ class RealOptions:
 def validate_real(o: RealOptions, *, shape: str, output: Path | None, report: Path | None) -> None:
     """Measure, predict, run, compare; every row is told as it is done."""
     need_torch("validate --real")
-    from dflash_sim.calibrate.real_outcomes import grid
+    from dflash_sim.calibrate.realloop.outcomes import grid
 
     configs = grid(
         blocks=_numbers(o.blocks, "--blocks", least=2),
@@ -108,18 +108,18 @@ def _conclude(
     report: Path | None,
     machine: str,
 ) -> None:
-    from dflash_sim.calibrate.real_outcomes import as_row
-    from dflash_sim.studies.export import as_text
-    from dflash_sim.studies.real_tables import tables
-    from dflash_sim.studies.terminal import deliver
-    from dflash_sim.studies.texttable import text_of
+    from dflash_sim.calibrate.realloop.outcomes import as_row
+    from dflash_sim.studies.compare.real_tables import tables
+    from dflash_sim.studies.show.files import as_text
+    from dflash_sim.studies.show.plain_table import text_of
+    from dflash_sim.studies.show.terminal import deliver
 
     if shape == "table":
         deliver(text_of(tables(found)), output)
     else:
         deliver(as_text([as_row(x) for x in found], shape), output)
     if report is not None:
-        from dflash_sim.studies.real_tables import write_report
+        from dflash_sim.studies.compare.real_tables import write_report
 
         write_report(found, report, machine=machine, model=o.model)
         tell(f"wrote {report}")
@@ -133,9 +133,9 @@ def _conclude(
 
 
 def _deliver(found: "list[Outcome]", shape: str, output: Path | None) -> None:
-    from dflash_sim.calibrate.real_outcomes import as_row
-    from dflash_sim.studies.export import as_text
-    from dflash_sim.studies.terminal import deliver
+    from dflash_sim.calibrate.realloop.outcomes import as_row
+    from dflash_sim.studies.show.files import as_text
+    from dflash_sim.studies.show.terminal import deliver
 
     deliver(as_text([as_row(x) for x in found], "jsonl" if shape == "table" else shape), output)
 
@@ -149,11 +149,11 @@ class _Measure:
 
     def __call__(self, done: int) -> "MeasuredProfile":
         """The profile as of before round ``done``."""
-        from dflash_sim.calibrate.machine import choose_dtype
-        from dflash_sim.calibrate.measure import Measurement, to_text
-        from dflash_sim.calibrate.subjects import load_subject
-        from dflash_sim.profiles.measured import load_measured
-        from dflash_sim.studies.export import check_writable, write_whole
+        from dflash_sim.calibrate.measure.machine import choose_dtype
+        from dflash_sim.calibrate.measure.measure import Measurement, to_text
+        from dflash_sim.calibrate.measure.subjects import load_subject
+        from dflash_sim.profiles.times.machine_profile import load_measured
+        from dflash_sim.studies.show.files import check_writable, write_whole
 
         o, path = self.asked, self.path
         check_writable(path)
@@ -169,10 +169,10 @@ class _Measure:
 
 def _known(o: RealOptions, path: Path) -> "MeasuredProfile":
     """The profile at ``path``, if it is of this model and machine."""
-    from dflash_sim.calibrate.machine import describe, identity
+    from dflash_sim.calibrate.measure.machine import describe, identity
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.profiles.load import find_network
-    from dflash_sim.profiles.measured import load_measured
+    from dflash_sim.profiles.times.machine_profile import load_measured
 
     found = load_measured(path)
     if not found.covers(model=find_network("models", o.model)[1], tp=1):
@@ -193,11 +193,11 @@ def _known(o: RealOptions, path: Path) -> "MeasuredProfile":
 
 
 def _loop(o: RealOptions) -> "ClosedLoop":
-    from dflash_sim.calibrate.closedloop import ClosedLoop
-    from dflash_sim.calibrate.machine import choose_device, choose_dtype
+    from dflash_sim.calibrate.measure.machine import choose_device, choose_dtype
+    from dflash_sim.calibrate.realloop.loop import ClosedLoop
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.profiles.units import MS
-    from dflash_sim.realrun.setup import Setup
+    from dflash_sim.realrun.job.setup import Setup
 
     device = choose_device(o.device)
     target, drafter, prompts = _pair(o)
@@ -220,12 +220,12 @@ def _loop(o: RealOptions) -> "ClosedLoop":
 
 def _pair(o: RealOptions) -> "tuple[Network, Network, list[tuple[int, ...]]]":
     """Target, drafter and prompts: of a trained pair, or random ones of a known shape."""
-    from dflash_sim.kernels.spec import read_target
+    from dflash_sim.kernels.layers.spec import read_target
     from dflash_sim.profiles.errors import MissingProfileError, UsageError
     from dflash_sim.profiles.find import read_sheet
     from dflash_sim.profiles.load import find_drafter, find_network
-    from dflash_sim.realrun.networks import Network
-    from dflash_sim.realrun.prompts import random_prompts, read_prompts, shipped
+    from dflash_sim.realrun.job.networks import Network
+    from dflash_sim.realrun.job.prompts import random_prompts, read_prompts, shipped
 
     path, name = find_network("models", o.model)
     target = Network.random(read_sheet(path), name)

@@ -2,7 +2,7 @@
 
 The pages of docs/reference, and the output of the README's examples.
 
-Not installed. ``tests/test_docs.py`` compares the pages with what this would write.
+Not installed. ``tests/house/test_docs.py`` compares the pages with what this would write.
 """
 
 import inspect

@@ -1,50 +1,13 @@
-"""The ops a layer calls, as a table: the plain-torch references, or faster ones in their place.
+"""Which ops run where: few torch calls on a CPU, Triton kernels on a GPU."""
 
-``replace(REFERENCE, block_attention=mine)`` is a backend with one op exchanged. What each op takes
-and returns is said at its reference.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
-
-from torch import Tensor
-
-from dflash_sim.kernels import (
-    ref_accept,
-    ref_attention,
-    ref_draft,
-    ref_gdn,
-    ref_moe,
-    ref_norm_rope,
-)
-
-One: TypeAlias = Callable[..., Tensor]
-Two: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
-InPlace: TypeAlias = Callable[..., None]
+from dflash_sim.kernels.cpu_backend import CPU
+from dflash_sim.kernels.reference.backend import Backend
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backend:
-    """Every op of the layers except matrix products, embeddings and collectives."""
+def backend_for(*, cuda: bool) -> Backend:
+    """The fastest ops that we have for a device; Triton is imported only where it runs."""
+    if not cuda:
+        return CPU
+    from dflash_sim.kernels.triton.backend import TRITON
 
-    rms_norm: One = ref_norm_rope.rms_norm
-    add_rms_norm: Two = ref_norm_rope.add_rms_norm
-    gated_rms_norm: One = ref_norm_rope.gated_rms_norm
-    qk_norm_rope_write: One = ref_norm_rope.qk_norm_rope_write
-    block_attention: One = ref_attention.block_attention
-    swiglu: One = ref_moe.swiglu
-    route_topk: Two = ref_moe.route_topk
-    grouped_swiglu: One = ref_moe.grouped_swiglu
-    gdn_gates: Two = ref_gdn.gdn_gates
-    conv_extend: One = ref_gdn.conv_extend
-    conv_verify: One = ref_gdn.conv_verify
-    gdn_extend: One = ref_gdn.gdn_extend
-    gdn_verify_slots: One = ref_gdn.gdn_verify_slots
-    commit_states: InPlace = ref_gdn.commit_states
-    materialise: InPlace = ref_draft.materialise
-    local_argmax: Two = ref_draft.local_argmax
-    greedy_accept: Callable[..., ref_accept.Accepted] = ref_accept.greedy_accept
-
-
-REFERENCE = Backend()
+    return TRITON

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dflash_sim.kernels.backend import REFERENCE, Backend
 from dflash_sim.kernels.rank import ALONE, Rank
-from dflash_sim.kernels.ref_norm_rope import wide
-from dflash_sim.profiles.shapes import AttentionShape, GdnShape, ModelShape
+from dflash_sim.kernels.reference.backend import REFERENCE, Backend
+from dflash_sim.kernels.reference.norm_rope import wide
+from dflash_sim.profiles.networks.hf_config import AttentionShape, GdnShape, ModelShape
 
 
 @dataclass(frozen=True)

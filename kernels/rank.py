@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dflash_sim.kernels.backend import REFERENCE, Backend
 from dflash_sim.kernels.comm import Comm, OneRank
+from dflash_sim.kernels.reference.backend import REFERENCE, Backend
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from dflash_sim.profiles.find import (
     sheet_names,
     sheets,
 )
-from dflash_sim.profiles.shapes import (
+from dflash_sim.profiles.networks.hf_config import (
     DrafterShape,
     Eagle3Shape,
     ModelShape,

@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dflash_sim.kernels.comm import OneRank
-from dflash_sim.kernels.drafter import Drafter
-from dflash_sim.kernels.heads import Eagle3Head, MtpHead
-from dflash_sim.kernels.model import TargetModel
+from dflash_sim.kernels.layers.spec import DrafterSpec, Eagle3Spec
+from dflash_sim.kernels.models.drafter import Drafter
+from dflash_sim.kernels.models.heads import Eagle3Head, MtpHead
+from dflash_sim.kernels.models.target import TargetModel
 from dflash_sim.kernels.rank import Rank
-from dflash_sim.kernels.spec import DrafterSpec, Eagle3Spec
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.realrun.crew import Crew, enlist
-from dflash_sim.realrun.faults import InterruptedRunError, RunFailedError, WorkerLostError
-from dflash_sim.realrun.journal import Answer, Run
-from dflash_sim.realrun.requests import Request
-from dflash_sim.realrun.scheduler import Scheduler
-from dflash_sim.realrun.setup import Fitted, Setup, fit
-from dflash_sim.realrun.torchrun import Torchrun
+from dflash_sim.realrun.job.faults import InterruptedRunError, RunFailedError, WorkerLostError
+from dflash_sim.realrun.job.journal import Answer, Run
+from dflash_sim.realrun.job.requests import Request
+from dflash_sim.realrun.job.setup import Fitted, Setup, fit
+from dflash_sim.realrun.scheduler.crew import Crew, enlist
+from dflash_sim.realrun.scheduler.scheduler import Scheduler
+from dflash_sim.realrun.scheduler.torchrun import Torchrun
 
 
 def serve(

@@ -5,10 +5,10 @@ from importlib.metadata import version
 from math import isfinite
 
 from dflash_sim.profiles.schema import load_schema
-from dflash_sim.realrun.faults import RunFailedError
-from dflash_sim.realrun.journal import Answer, Run
-from dflash_sim.realrun.requests import Request
-from dflash_sim.realrun.setup import Fitted
+from dflash_sim.realrun.job.faults import RunFailedError
+from dflash_sim.realrun.job.journal import Answer, Run
+from dflash_sim.realrun.job.requests import Request
+from dflash_sim.realrun.job.setup import Fitted
 from dflash_sim.realrun.summary import summarise
 
 SCHEMA_VERSION = 1

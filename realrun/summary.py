@@ -8,7 +8,7 @@ from math import nan
 import numpy as np
 
 from dflash_sim.profiles.units import MS
-from dflash_sim.realrun.journal import Iteration, Run
+from dflash_sim.realrun.job.journal import Iteration, Run
 
 QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 PHASES = {"draft": "draft", "verify": "verify", "materialise": "materialise", "accept": "other"}

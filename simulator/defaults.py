@@ -1,6 +1,6 @@
 """What a scenario leaves open, filled in as SGLang does: parallelism, widths, backend, limits."""
 
-from dflash_sim.profiles.enginesheet import EngineSheet
+from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.load import (
     default_drafter,
@@ -10,12 +10,12 @@ from dflash_sim.profiles.load import (
     load_model,
     names,
 )
-from dflash_sim.profiles.shapes import DrafterShape, Eagle3Shape, ModelShape
+from dflash_sim.profiles.networks.hf_config import DrafterShape, Eagle3Shape, ModelShape
 from dflash_sim.profiles.sheets import Device
-from dflash_sim.simulator.cycle import BLOCK_METHODS
+from dflash_sim.simulator.cost.methods import BLOCK_METHODS
+from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import MemoryPlan
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.scheduler import Limits
 
 
 def draft_network(s: Scenario) -> tuple[DrafterShape | None, Eagle3Shape | None]:

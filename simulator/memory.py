@@ -9,9 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dflash_sim.profiles.enginesheet import EngineSheet
+from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError
-from dflash_sim.profiles.shapes import AttentionShape, DrafterShape, Eagle3Shape, ModelShape
+from dflash_sim.profiles.networks.hf_config import (
+    AttentionShape,
+    DrafterShape,
+    Eagle3Shape,
+    ModelShape,
+)
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import BF16_BYTES, GIGA, GiB, MiB
 

@@ -1,8 +1,8 @@
 """How many GPUs a server spans: given, or the fewest that hold the model."""
 
-from dflash_sim.profiles.enginesheet import EngineSheet
+from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
-from dflash_sim.profiles.shapes import ModelShape, check_tp
+from dflash_sim.profiles.networks.hf_config import ModelShape, check_tp
 from dflash_sim.profiles.sheets import Device, Node
 from dflash_sim.simulator.memory import TP_SIZES, default_mem_fraction
 from dflash_sim.simulator.scenario import Scenario

@@ -8,13 +8,13 @@ import numpy as np
 
 from dflash_sim.profiles.load import load_dataset, load_drafter, load_model, load_published
 from dflash_sim.profiles.sheets import PublishedPoint
-from dflash_sim.simulator.commits import NoSpeculation
-from dflash_sim.simulator.cost import EVIDENCE
-from dflash_sim.simulator.draws import draw_commits, draw_latent
-from dflash_sim.simulator.expected import Expectation, calibrated, expected_acceptance
-from dflash_sim.simulator.interval import Sensitivity, intervals, sensitivity
-from dflash_sim.simulator.metrics import Summary, summarise
-from dflash_sim.simulator.records import Run
+from dflash_sim.simulator.cost.price import EVIDENCE
+from dflash_sim.simulator.engine.metrics import Summary, summarise
+from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.intervals import Sensitivity, intervals, sensitivity
+from dflash_sim.simulator.requests.draws import draw_commits, draw_latent
+from dflash_sim.simulator.requests.expected import Expectation, calibrated, expected_acceptance
+from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import build_workload, run_engine

@@ -8,11 +8,11 @@ from math import isfinite
 
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.profiles.units import GIGA, HOUR_S, MEGA
-from dflash_sim.simulator.interval import UNJUDGED
+from dflash_sim.simulator.intervals import UNJUDGED
 from dflash_sim.simulator.predict import Result
-from dflash_sim.simulator.response import METRICS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.slopes import METRICS
 
 SCHEMA_VERSION = 1
 INTERVALS = (*(m for m in METRICS if m not in UNJUDGED), "speedup")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.simulator.cycle import BLOCK_METHODS
+from dflash_sim.simulator.cost.methods import BLOCK_METHODS
 
 Method = Literal["none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only"]
 EngineMode = Literal["v1", "v2-sync", "v2"]

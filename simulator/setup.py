@@ -4,19 +4,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dflash_sim.profiles.calibration import Calibration, load_calibration
-from dflash_sim.profiles.enginesheet import EngineSheet, load_engine
+from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.load import (
     default_node,
     load_device,
     load_model,
 )
-from dflash_sim.profiles.measured import MeasuredProfile, is_profile, load_measured
-from dflash_sim.profiles.optables import OpTables
-from dflash_sim.profiles.shapes import DrafterShape, Eagle3Shape, ModelShape, check_tp
+from dflash_sim.profiles.networks.hf_config import DrafterShape, Eagle3Shape, ModelShape, check_tp
 from dflash_sim.profiles.sheets import Device, Node
-from dflash_sim.simulator.cost import CostModel
-from dflash_sim.simulator.cycle import BLOCK_METHODS, Cycle
+from dflash_sim.profiles.times.machine_profile import MeasuredProfile, is_profile, load_measured
+from dflash_sim.profiles.times.op_tables import OpTables
+from dflash_sim.simulator.cost.methods import BLOCK_METHODS, Cycle
+from dflash_sim.simulator.cost.price import CostModel
+from dflash_sim.simulator.cost.step_table import StepModel
+from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.defaults import (
     backend_of,
     default_backend,
@@ -25,7 +27,8 @@ from dflash_sim.simulator.defaults import (
     roomier,
     verify_rows,
 )
-from dflash_sim.simulator.hosttime import HostTime
+from dflash_sim.simulator.engine.host_stages import HostTime
+from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import (
     TP_SIZES,
     MemoryPlan,
@@ -34,12 +37,9 @@ from dflash_sim.simulator.memory import (
     plan_memory,
 )
 from dflash_sim.simulator.parallel import parallel
-from dflash_sim.simulator.policy import parse_policy
+from dflash_sim.simulator.policy.interface import Policy
+from dflash_sim.simulator.policy.parse import parse_policy
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.scheduler import Limits
-from dflash_sim.simulator.step import StepModel
-from dflash_sim.simulator.verifyplan import Policy
-from dflash_sim.simulator.widths import WidthSteps
 
 
 @dataclass(frozen=True)

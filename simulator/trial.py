@@ -6,11 +6,16 @@ import numpy as np
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_dataset
-from dflash_sim.simulator.draws import Draws
-from dflash_sim.simulator.leap import LeapEngine, refusal
-from dflash_sim.simulator.records import Run
+from dflash_sim.simulator.engine.leap import LeapEngine, refusal
+from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.requests.draws import Draws
+from dflash_sim.simulator.requests.workload import (
+    Workload,
+    card_workload,
+    fixed_workload,
+    open_loop,
+)
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.simulator.workload import Workload, card_workload, fixed_workload, open_loop
 
 
 def build_workload(
@@ -109,11 +114,11 @@ def run_engine(
     if engine == "event" or watch or (engine == "auto" and why):
         # SimPy is imported only where it runs: it is a tenth of a cold answer.
         if setup.policy is not None:
-            from dflash_sim.simulator.adaptive import AdaptiveEngine
+            from dflash_sim.simulator.policy.adaptive_engine import AdaptiveEngine
 
             parts |= {"widths": setup.widths, "policy": setup.policy}
             return AdaptiveEngine(**parts, **watch).run()
-        from dflash_sim.simulator.engine import EventEngine
+        from dflash_sim.simulator.engine.events import EventEngine
 
         return EventEngine(**parts, **watch).run()
     return LeapEngine(**parts).run()

@@ -11,21 +11,22 @@ from torch import Tensor
 
 from dflash_sim.kernels.cache import Placement
 from dflash_sim.kernels.comm import OneRank
-from dflash_sim.kernels.cycle import Plain, Running
-from dflash_sim.kernels.model import TargetModel
+from dflash_sim.kernels.layers.spec import read_target
+from dflash_sim.kernels.models.cycle import Plain, Running
+from dflash_sim.kernels.models.target import TargetModel
 from dflash_sim.kernels.rank import ALONE
-from dflash_sim.kernels.spec import read_target
-from dflash_sim.realrun.device import Device
-from dflash_sim.realrun.journal import Run
-from dflash_sim.realrun.judges import uniforms
+from dflash_sim.realrun.job.journal import Run
+from dflash_sim.realrun.job.messages import Command, Result
+from dflash_sim.realrun.job.networks import Network
+from dflash_sim.realrun.job.requests import Request
+from dflash_sim.realrun.job.setup import Fitted, Setup
 from dflash_sim.realrun.launch import fit_requests
-from dflash_sim.realrun.messages import Command, Result
-from dflash_sim.realrun.networks import Network
-from dflash_sim.realrun.nullworker import NullWorker
-from dflash_sim.realrun.requests import Request
-from dflash_sim.realrun.scheduler import Scheduler
-from dflash_sim.realrun.setup import Fitted, Setup
-from dflash_sim.realrun.worker import Worker, rank_of
+from dflash_sim.realrun.scheduler.scheduler import Scheduler
+from dflash_sim.realrun.worker.device import Device
+from dflash_sim.realrun.worker.judges import uniforms
+from dflash_sim.realrun.worker.null_worker import NullWorker
+from dflash_sim.realrun.worker.process import rank_of
+from dflash_sim.realrun.worker.worker import Worker
 
 # Everything divides by 8 ranks; two key-value heads are copied.
 EIGHT = {

@@ -8,23 +8,23 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from dflash_sim.simulator.commits import (
+from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.step_table import COMPONENTS, BatchTable
+from dflash_sim.simulator.engine.events import EventEngine, Interval
+from dflash_sim.simulator.engine.host_stages import HostTime
+from dflash_sim.simulator.engine.leap import LeapEngine
+from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.engine.scheduler import Limits
+from dflash_sim.simulator.requests.draws import Draws, draw_commits
+from dflash_sim.simulator.requests.laws import (
     Acceptance,
     FixedAcceptance,
     MinVarianceAcceptance,
     NoSpeculation,
     ParametricAcceptance,
 )
-from dflash_sim.simulator.cycle import PHASES
-from dflash_sim.simulator.draws import Draws, draw_commits
-from dflash_sim.simulator.engine import EventEngine, Interval
-from dflash_sim.simulator.hosttime import HostTime
-from dflash_sim.simulator.leap import LeapEngine
-from dflash_sim.simulator.records import Run
-from dflash_sim.simulator.scheduler import Limits
-from dflash_sim.simulator.step import COMPONENTS, BatchTable
-from dflash_sim.simulator.survival import FrailtyWeibull
-from dflash_sim.simulator.workload import Workload
+from dflash_sim.simulator.requests.survival import FrailtyWeibull
+from dflash_sim.simulator.requests.workload import Workload
 
 # Share of a cycle before verification and after the lengths are published.
 SHARES = {"none": (0.0, 0.0), "mtp": (0.4, 0.2), "eagle3": (0.3, 0.1), "dflash": (0.15, 0.02)}

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from dflash_sim.kernels.cache import Cache, place
-from dflash_sim.kernels.checkpoint import Range, Tensors
-from dflash_sim.kernels.model import TargetModel
-from dflash_sim.kernels.rank import Rank
-from dflash_sim.kernels.spec import (
+from dflash_sim.kernels.layers.checkpoint import Range, Tensors
+from dflash_sim.kernels.layers.spec import (
     DrafterSpec,
     Eagle3Spec,
     TargetSpec,
@@ -19,6 +17,8 @@ from dflash_sim.kernels.spec import (
     read_eagle3,
     read_target,
 )
+from dflash_sim.kernels.models.target import TargetModel
+from dflash_sim.kernels.rank import Rank
 
 torch.set_num_threads(1)
 

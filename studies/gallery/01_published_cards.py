@@ -11,11 +11,15 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from dflash_sim.studies import accuracy as study
-from dflash_sim.studies import accuracy_tables as show
-from dflash_sim.studies.accuracy_page import refresh
-from dflash_sim.studies.serving import Latencies, predicted_latencies, serving_points
-from dflash_sim.studies.texttable import Table, text_of
+from dflash_sim.studies.published import cards as study
+from dflash_sim.studies.published import cards_tables as show
+from dflash_sim.studies.published.page_slots import refresh
+from dflash_sim.studies.published.serving_latency import (
+    Latencies,
+    predicted_latencies,
+    serving_points,
+)
+from dflash_sim.studies.show.plain_table import Table, text_of
 
 HERE = Path(__file__)
 OUT = HERE.with_suffix(".out")

@@ -10,10 +10,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from dflash_sim.studies import gh200, phases_page
-from dflash_sim.studies.accuracy_page import fill
-from dflash_sim.studies.phases_why import Facts
-from dflash_sim.studies.texttable import Table, text_of
+from dflash_sim.studies.published import gh200_loop as gh200
+from dflash_sim.studies.published import gh200_page as phases_page
+from dflash_sim.studies.published.gh200_causes import Facts
+from dflash_sim.studies.published.page_slots import fill
+from dflash_sim.studies.show.plain_table import Table, text_of
 
 OUT = Path(__file__).with_suffix(".out")
 PAGE = Path(__file__).parents[2] / "docs/explanation/accuracy.md"

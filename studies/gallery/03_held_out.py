@@ -11,18 +11,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from dflash_sim.calibrate.builds import with_builds
-from dflash_sim.calibrate.fit import fit
-from dflash_sim.calibrate.fit_rows import Row, rows_of
-from dflash_sim.calibrate.observations import parse_filter
-from dflash_sim.calibrate.readers import read_observations
-from dflash_sim.calibrate.validation import Validation, held_out, leave_one_out, predicted
+from dflash_sim.calibrate.fit.build_factors import with_builds
+from dflash_sim.calibrate.fit.fit import fit
+from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out, predicted
+from dflash_sim.calibrate.fit.rows import Row, rows_of
+from dflash_sim.calibrate.observations.observation import parse_filter
+from dflash_sim.calibrate.readers.read import read_observations
 from dflash_sim.profiles.calibration import Calibration
-from dflash_sim.profiles.enginesheet import EngineSheet, load_engine
-from dflash_sim.studies import fit_tables as fits
-from dflash_sim.studies import validation_tables as show
-from dflash_sim.studies.accuracy_page import refresh
-from dflash_sim.studies.texttable import Table, text_of
+from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
+from dflash_sim.studies.compare import validation_tables as show
+from dflash_sim.studies.published import fit_tables as fits
+from dflash_sim.studies.published.page_slots import refresh
+from dflash_sim.studies.show.plain_table import Table, text_of
 
 ROOT = Path(__file__).parents[2]
 OUT = Path(__file__).with_suffix(".out")

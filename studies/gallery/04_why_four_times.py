@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from math import prod
 
 from dflash_sim.simulator.predict import Result
-from dflash_sim.studies import exhibit as ex
-from dflash_sim.studies.counterfactual import Replay
-from dflash_sim.studies.present import number
-from dflash_sim.studies.texttable import Table
-from dflash_sim.studies.waterfall import Rung, waterfall
+from dflash_sim.studies.explain.counterfactual import Replay
+from dflash_sim.studies.explain.waterfall import Rung, waterfall
+from dflash_sim.studies.published import exhibit as ex
+from dflash_sim.studies.show.figures import number
+from dflash_sim.studies.show.plain_table import Table
 
 CLIENTS = (1, 32)
 HEAD = ("with", "tok/s", "x plain", "factor", "published", "error", "because")

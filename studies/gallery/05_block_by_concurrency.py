@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from dflash_sim.simulator.predict import Result
-from dflash_sim.studies import exhibit as ex
-from dflash_sim.studies.present import number
-from dflash_sim.studies.texttable import Table
+from dflash_sim.studies.published import exhibit as ex
+from dflash_sim.studies.show.figures import number
+from dflash_sim.studies.show.plain_table import Table
 
 LARGE, SMALL = "qwen3.5-397b-a17b", "qwen3.6-35b-a3b"
 CLIENTS = (1, 4, 8, 16, 32, 64)

@@ -15,9 +15,9 @@ from dflash_sim.profiles.phases import load_phases
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.studies import exhibit as ex
-from dflash_sim.studies.present import number
-from dflash_sim.studies.texttable import Table
+from dflash_sim.studies.published import exhibit as ex
+from dflash_sim.studies.show.figures import number
+from dflash_sim.studies.show.plain_table import Table
 
 Pair = tuple[Result, Result]
 SMALL, LARGE = "qwen3-8b", "qwen3.5-397b-a17b"

@@ -13,18 +13,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.calibrate.read_traces import Trace
+from dflash_sim.calibrate.readers.request_traces import Trace
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.studies import exhibit as ex
-from dflash_sim.studies.demand import led_in, of_trace
-from dflash_sim.studies.judge import Judge, Question
-from dflash_sim.studies.plan import Plan, plan
-from dflash_sim.studies.plan_page import candidate_rows, roles, sources, warnings
-from dflash_sim.studies.plan_search import solve
-from dflash_sim.studies.present import number
-from dflash_sim.studies.slo import Slo
-from dflash_sim.studies.texttable import Table
+from dflash_sim.studies.plan.candidate import solve
+from dflash_sim.studies.plan.demand import led_in, of_trace
+from dflash_sim.studies.plan.judge import Judge, Question
+from dflash_sim.studies.plan.objective import Slo
+from dflash_sim.studies.plan.page import candidate_rows, roles, sources, warnings
+from dflash_sim.studies.plan.search import Plan, plan
+from dflash_sim.studies.published import exhibit as ex
+from dflash_sim.studies.show.figures import number
+from dflash_sim.studies.show.plain_table import Table
 
 MODEL = "qwen3.5-397b-a17b"
 HOURS = range(24)

@@ -15,10 +15,10 @@ from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.load import load_published
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.row import to_row
-from dflash_sim.studies import exhibit as ex
-from dflash_sim.studies.accuracy import scenario_of
-from dflash_sim.studies.present import number
-from dflash_sim.studies.texttable import Table
+from dflash_sim.studies.published import exhibit as ex
+from dflash_sim.studies.published.cards import scenario_of
+from dflash_sim.studies.show.figures import number
+from dflash_sim.studies.show.plain_table import Table
 
 GPUS = ("b200", "h200", "h100", "rtx_pro_6000", "a100", "l40s")
 MODELS = ("qwen3-8b", "qwen3.6-35b-a3b", "qwen3.5-397b-a17b")

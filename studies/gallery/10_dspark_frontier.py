@@ -11,11 +11,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dflash_sim.profiles.dspark import ADAPTIVE, load_dspark
-from dflash_sim.studies import dspark
-from dflash_sim.studies import exhibit as ex
-from dflash_sim.studies.dspark import BEFORE, CONC, DRAFTS, MOST, PUBLISHED, Prices
-from dflash_sim.studies.texttable import Table
+from dflash_sim.profiles.dspark_published import ADAPTIVE, load_dspark
+from dflash_sim.studies.published import dspark_frontier as dspark
+from dflash_sim.studies.published import exhibit as ex
+from dflash_sim.studies.published.dspark_frontier import (
+    BEFORE,
+    CONC,
+    DRAFTS,
+    MOST,
+    PUBLISHED,
+    Prices,
+)
+from dflash_sim.studies.show.plain_table import Table
 
 VARIANTS = (
     ("one factor, the table's stairs", 1, True),

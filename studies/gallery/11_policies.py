@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.studies import exhibit as ex
-from dflash_sim.studies.present import number, shares
-from dflash_sim.studies.texttable import Table
-from dflash_sim.studies.tune import CLEAR, tune_block
+from dflash_sim.studies.plan.tune import CLEAR, tune_block
+from dflash_sim.studies.published import exhibit as ex
+from dflash_sim.studies.show.figures import number, shares
+from dflash_sim.studies.show.plain_table import Table
 
 CLIENTS = (1, 8, 32)
 WAVES, SEEDS = 8, 3

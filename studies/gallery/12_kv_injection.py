@@ -13,8 +13,8 @@ from typing import Any
 
 from dflash_sim.profiles.load import load_acceptance
 from dflash_sim.simulator.predict import Result
-from dflash_sim.studies import exhibit as ex
-from dflash_sim.studies.texttable import Table
+from dflash_sim.studies.published import exhibit as ex
+from dflash_sim.studies.show.plain_table import Table
 
 DATASETS = ("gsm8k", "humaneval", "mt-bench")
 # The drafter's name in the table of accept lengths; its published speed-ups on DATASETS.

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from dflash_sim.kernels.cache import Cache, Placement, place
-from dflash_sim.kernels.cycle import Dflash, Running
-from dflash_sim.kernels.drafter import Drafter
-from dflash_sim.kernels.heads import Eagle3Head, MtpHead
-from dflash_sim.kernels.model import Hidden, TargetModel
-from dflash_sim.kernels.ref_accept import Accepted
-from dflash_sim.profiles.shapes import AttentionShape
+from dflash_sim.kernels.models.cycle import Dflash, Running
+from dflash_sim.kernels.models.drafter import Drafter
+from dflash_sim.kernels.models.heads import Eagle3Head, MtpHead
+from dflash_sim.kernels.models.target import Hidden, TargetModel
+from dflash_sim.kernels.reference.accept import Accepted
+from dflash_sim.profiles.networks.hf_config import AttentionShape
 
 PAGE, ROOM = 16, 768  # tokens of a page, and of a request
 AHEAD = 32  # more than any cycle writes [tokens]

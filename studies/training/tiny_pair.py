@@ -23,11 +23,11 @@ from tiny_training import Weights
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dflash_sim.kernels.checkpoint import SafetensorsFolder, Tensors
-from dflash_sim.kernels.drafter import Drafter
-from dflash_sim.kernels.heads import Eagle3Head, MtpHead
-from dflash_sim.kernels.model import TargetModel
-from dflash_sim.kernels.spec import read_drafter, read_eagle3, read_target
+from dflash_sim.kernels.layers.checkpoint import SafetensorsFolder, Tensors
+from dflash_sim.kernels.layers.spec import read_drafter, read_eagle3, read_target
+from dflash_sim.kernels.models.drafter import Drafter
+from dflash_sim.kernels.models.heads import Eagle3Head, MtpHead
+from dflash_sim.kernels.models.target import TargetModel
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "profiles/pairs/tiny"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, rms_norm, scaled_dot_product_attention, silu
 
-from dflash_sim.kernels.ref_norm_rope import rotary_table
-from dflash_sim.kernels.spec import DrafterSpec, Eagle3Spec, Numerics, TargetSpec
-from dflash_sim.profiles.shapes import AttentionShape
+from dflash_sim.kernels.layers.spec import DrafterSpec, Eagle3Spec, Numerics, TargetSpec
+from dflash_sim.kernels.reference.norm_rope import rotary_table
+from dflash_sim.profiles.networks.hf_config import AttentionShape
 
 Weights = dict[str, Tensor]
 STEPS = 3  # of a chain of single drafts

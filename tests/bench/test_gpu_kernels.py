@@ -21,20 +21,18 @@ from torch.nn import functional as F  # noqa: E402, N812
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.nn.attention.bias import causal_lower_right  # noqa: E402
 
-from dflash_sim.kernels import (  # noqa: E402
-    ref_accept,
-    ref_attention,
-    ref_draft,
-    ref_gdn,
-    ref_moe,
-    ref_norm_rope,
-    triton_accept,
-    triton_attention,
-    triton_gdn,
-    triton_kv,
-    triton_moe,
-)
-from dflash_sim.profiles.optables import OpTables  # noqa: E402
+from dflash_sim.kernels.reference import accept as ref_accept  # noqa: E402
+from dflash_sim.kernels.reference import attention as ref_attention  # noqa: E402
+from dflash_sim.kernels.reference import draft as ref_draft  # noqa: E402
+from dflash_sim.kernels.reference import gdn as ref_gdn  # noqa: E402
+from dflash_sim.kernels.reference import moe as ref_moe  # noqa: E402
+from dflash_sim.kernels.reference import norm_rope as ref_norm_rope  # noqa: E402
+from dflash_sim.kernels.triton import accept as triton_accept  # noqa: E402
+from dflash_sim.kernels.triton import attention as triton_attention  # noqa: E402
+from dflash_sim.kernels.triton import gdn as triton_gdn  # noqa: E402
+from dflash_sim.kernels.triton import kv as triton_kv  # noqa: E402
+from dflash_sim.kernels.triton import moe as triton_moe  # noqa: E402
+from dflash_sim.profiles.times.op_tables import OpTables  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

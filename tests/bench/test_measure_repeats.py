@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="measures torch kernels")
 pytest.importorskip("safetensors", reason="layers are built from checkpoints")
 
-from dflash_sim.calibrate.machine import Neighbours  # noqa: E402
-from dflash_sim.calibrate.measure import Measurement  # noqa: E402
-from dflash_sim.calibrate.subjects import load_subject  # noqa: E402
+from dflash_sim.calibrate.measure.machine import Neighbours  # noqa: E402
+from dflash_sim.calibrate.measure.measure import Measurement  # noqa: E402
+from dflash_sim.calibrate.measure.subjects import load_subject  # noqa: E402
 
 pytestmark = pytest.mark.bench
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dflash_sim.simulator.commits import NoSpeculation
-from dflash_sim.simulator.draws import draw_commits
-from dflash_sim.simulator.expected import expected_acceptance
+from dflash_sim.simulator.engine.records import DECODE, Run
 from dflash_sim.simulator.predict import build_workload, predict, run_engine
-from dflash_sim.simulator.records import DECODE, Run
+from dflash_sim.simulator.requests.draws import draw_commits
+from dflash_sim.simulator.requests.expected import expected_acceptance
+from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 

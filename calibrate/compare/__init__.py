@@ -1,0 +1,1 @@
+"""Why a measurement and its prediction differ."""

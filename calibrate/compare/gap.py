@@ -1,0 +1,105 @@
+"""A measurement beside the prediction of the same scenario, and beside what-ifs of it."""
+
+from collections.abc import Callable
+from math import hypot, log, sqrt
+from operator import itemgetter
+from typing import TypeAlias
+
+import numpy as np
+
+from dflash_sim.calibrate.compare.common_definitions import (
+    AcceptLength,
+    Values,
+    accept_length,
+    as_measured,
+    in_flight,
+)
+from dflash_sim.calibrate.compare.whatif import Change, Trials
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.simulator.predict import Result
+
+Quantity: TypeAlias = Callable[[Values], float | None]
+
+# Latencies and the error, one sigma, that no change can be blamed for. The throughput follows the
+# mean TPOT; the others tell one change from another.
+_LATENCIES = {
+    "mean_tpot_ms": 0.01,
+    "mean_ttft_ms": 0.03,
+    "p99_ttft_ms": 0.03,
+    "step_ms": 0.02,
+    "mean_itl_ms": 0.03,
+    "median_itl_ms": 0.03,
+}
+_LOAD_ERROR = 0.01  # the same of the requests in flight
+_SIGMAS = 3.0  # of run-to-run spread: less is chance
+_LEAST = 0.01  # relative difference that is asked about
+
+
+class Gap:
+    """What was measured, what is predicted, and how far apart they are.
+
+    Parameters
+    ----------
+    seen
+        Measured values by our definitions (``common_definitions.measured``).
+    """
+
+    def __init__(self, result: Result, row: Observation, seen: Values) -> None:
+        self.result, self.row, self.seen = result, row, seen
+        self.trials = Trials(result)
+        speculative = result.setup.speculative
+        self.accept: AcceptLength | None = (
+            accept_length(seen, result.setup.block) if speculative else None
+        )
+        exact = "mean_ttft_ms" in seen
+        self.told = [n for n in _LATENCIES if n in seen and not (exact and n == "p99_ttft_ms")]
+        self._runs = [as_measured(values, row) for values in result.per_run]
+        self._asked: list[tuple[Quantity, float]] = [
+            (itemgetter(name), hypot(_LATENCIES[name], self._chance(name))) for name in self.told
+        ]
+        if self.told and result.scenario.conc and in_flight(seen):
+            self._asked.append((in_flight, hypot(_LOAD_ERROR, self.noise(in_flight))))
+
+    def values(self, change: Change) -> Values | None:
+        """Predicted values by the file's definitions; None if the change cannot run."""
+        found = self.trials.values(change)
+        return None if found is None else as_measured(found, self.row)
+
+    def predicted(self, name: str, change: Change) -> float:
+        """One predicted value; not-a-number if the change cannot run or has none."""
+        return (self.values(change) or {}).get(name, float("nan"))
+
+    def noise(self, quantity: Quantity) -> float:
+        """Relative spread between the prediction and one more run of it [1]."""
+        sample = [value for run in self._runs if (value := quantity(run)) is not None]
+        if len(sample) < 2 or not np.mean(sample):
+            return 0.0
+        spread = float(np.std(sample, ddof=1) / np.mean(sample))
+        return spread * sqrt(1 + 1 / len(sample))
+
+    def _chance(self, name: str) -> float:
+        """Spread of a latency; a known accept length leaves that of the time per step."""
+        accept = self.accept
+        if accept is None or name != "mean_tpot_ms":
+            return self.noise(itemgetter(name))
+        return self.noise(lambda values: values[name] * accept.of(values))
+
+    def by_chance(self, quantity: Quantity) -> bool:
+        """Whether another run could have given what was measured."""
+        ours, theirs = quantity(as_measured(self.result.values, self.row)), quantity(self.seen)
+        if not ours or not theirs:
+            return True
+        return abs(log(theirs / ours)) < max(_LEAST, _SIGMAS * self.noise(quantity))
+
+    def misses(self, change: Change) -> np.ndarray | None:
+        """Errors of latencies and load, in sigmas; None if the change cannot run."""
+        values = self.values(change)
+        if values is None:
+            return None
+        errors = []
+        for of, sigma in self._asked:
+            ours, theirs = of(values), of(self.seen)
+            if not ours or not theirs:
+                return None
+            errors.append(log(ours / theirs) / sigma)
+        return np.array(errors)

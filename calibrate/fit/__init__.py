@@ -1,0 +1,1 @@
+"""Constants from rows, and rows held out of the fit."""

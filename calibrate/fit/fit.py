@@ -1,0 +1,242 @@
+"""Penalised least squares on log throughput, shared constants and acceptance at once.
+
+With ``y`` the logs of what was measured and ``f(x)`` the simulator's at the parameters ``x``, the
+fit minimises ``(y - f)' S^-1 (y - f) + sum ((x - prior) / sd)^2`` by Gauss-Newton steps, with
+slopes that every answer corrects. ``S`` holds the error of each row and the model's own
+discrepancy, one part shared by the rows of a setting (a model, method, block and concurrency),
+which five data sets do not average away. Both parts are the likeliest ones given the rows, the
+unknowns integrated out. A row far from what the others say is taken to be as noisy as it looks,
+and named.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.calibrate.fit.gaussian import Linear, Problem, Spread
+from dflash_sim.calibrate.fit.identifiability import alike, learned
+from dflash_sim.calibrate.fit.parallel_answers import Evaluator
+from dflash_sim.calibrate.fit.residual_patterns import SUSPECT, Pattern, patterns
+from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row, unknowns
+from dflash_sim.profiles.calibration import Calibration, Parameter
+from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.slopes import METRICS
+
+Floats = npt.NDArray[np.float64]
+
+PASSES = 8  # over the rows, in a typical fit
+_CONVERGED = 0.2  # posterior sds that are left to go: simulated runs are about that rough
+_STRIDE = 2.0  # prior sds that no constant exceeds in one step
+_BENT = 1.0  # prior sds from where slopes were taken
+
+
+class Price(Protocol):
+    """Answers to rows at given parameters, as :class:`~.evaluate.Evaluator` gives them."""
+
+    def answers(self, x: Floats) -> Floats:
+        """Logs of the metrics, shape [rows, metrics]."""
+
+    def slopes(self, x: Floats) -> Floats:
+        """Their derivatives, shape [rows, metrics, parameters]."""
+
+
+class Outlier(NamedTuple):
+    """A row whose ``metric`` lies far from what the other rows say, so that it counts for less.
+
+    Parameters
+    ----------
+    error
+        Predicted from the others, relative to measured, less one [1].
+    pull
+        The same in standard deviations [1].
+    """
+
+    row: Row
+    error: float
+    pull: float
+    metric: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit and what to know about it.
+
+    Parameters
+    ----------
+    errors
+        Relative error of the throughput of each row at the end, in the order of ``rows``.
+    left_out
+        The same, were the row predicted from all others.
+    pulls
+        The latter in standard deviations, before outliers were discounted.
+    discounted
+        Rows that lie far out, the worst first.
+    patterns
+        Of what is left over, by factor, the least likely first.
+    converged
+        Whether little was left to go.
+    steps
+        What each step had to go, in posterior standard deviations of the parameter furthest off.
+    """
+
+    calibration: Calibration
+    rows: tuple[Row, ...]
+    errors: Floats
+    left_out: Floats
+    pulls: Floats
+    discounted: tuple[Outlier, ...]
+    patterns: tuple[Pattern, ...]
+    converged: bool
+    steps: tuple[float, ...]
+
+    @property
+    def outliers(self) -> list[tuple[Row, float]]:
+        """Rows whose throughput was discounted, with its relative error, the worst first."""
+        return [(o.row, o.error) for o in self.discounted if o.metric == METRICS[THROUGHPUT]]
+
+    @property
+    def suspect(self) -> list[Pattern]:
+        """Patterns that a right model would hardly leave."""
+        return [p for p in self.patterns if p.chance < SUSPECT]
+
+    @property
+    def learned(self) -> dict[str, float]:
+        """By parameter, the share of its prior variance that the rows removed."""
+        return learned(self.calibration)
+
+    @property
+    def undetermined(self) -> list[tuple[str, str, float]]:
+        """Pairs of parameters that the rows cannot tell apart, and their correlation."""
+        return alike(self.calibration)
+
+
+def fit(
+    rows: Sequence[Row],
+    *,
+    engine: EngineSheet,
+    name: str,
+    jobs: int = 1,
+    iterations: int = 12,
+    about: dict[str, Any] | None = None,
+    on_row: Callable[[], None] | None = None,
+) -> Fit:
+    """Fit the constants of an engine and the acceptance behind some rows.
+
+    Parameters
+    ----------
+    engine
+        The sheet with the priors.
+    jobs
+        Processes; the result does not depend on it.
+    on_row
+        Called for each row in each of about ``PASSES`` passes.
+
+    Raises
+    ------
+    UsageError
+        No row.
+    """
+    if not rows:
+        msg = "no row to fit; see the reasons above, or widen --fit-on"
+        raise UsageError(msg)
+    parameters = unknowns(rows, engine)
+    with Evaluator(rows, engine, parameters, jobs=jobs, on_row=on_row) as price:
+        found = solve(rows, parameters, price, iterations=iterations)
+    named = replace(
+        found.calibration,
+        name=name,
+        engine=engine.name,
+        about={**_told(rows), **(about or {}), **found.calibration.about},
+    )
+    return replace(found, calibration=named)
+
+
+def _told(rows: Sequence[Row]) -> dict[str, Any]:
+    """The GPUs that rows were measured on, and their build if it is one other than the sheet's."""
+    found: dict[str, Any] = {"gpus": sorted({row.scenario.gpu for row in rows})}
+    builds = {row.scenario.generation for row in rows}
+    if len(builds) == 1 and (build := builds.pop()) is not None:
+        found["generation"] = build
+    return found
+
+
+def solve(
+    rows: Sequence[Row],
+    parameters: Sequence[Parameter],
+    price: Price,
+    *,
+    iterations: int = 12,
+) -> Fit:
+    """The fit of some parameters to rows, whatever prices them."""
+    problem = Problem(rows, parameters)
+    at = x = problem.prior
+    f, slopes = problem.take(price.answers(x)), problem.take(price.slopes(x))
+    stride, steps = _STRIDE, list[float]()
+    while True:
+        line = Linear(problem, x, f, slopes)
+        spread = line.likely()
+        goal, covariance = line.posterior(spread)
+        steps.append(float(np.max(np.abs(goal - x) / np.sqrt(np.diagonal(covariance)))))
+        if steps[-1] < _CONVERGED or len(steps) > iterations:
+            break
+        size = float(np.max(np.abs(goal - x) / problem.sd))
+        step = (goal - x) * min(1.0, stride / size)
+        answers = problem.take(price.answers(x + step))
+        slopes = slopes + _secant(step / problem.sd**2, answers - f - slopes @ step, step)
+        if line.objective(x + step, answers, spread) < line.objective(x, f, spread):
+            x, f, stride = x + step, answers, _STRIDE
+        else:
+            stride = min(stride, size) / 2
+        if np.max(np.abs(x - at) / problem.sd) > _BENT:
+            at, slopes = x, problem.take(price.slopes(x))
+    return _outcome(line, spread, covariance, tuple(steps))
+
+
+def _secant(along: Floats, miss: Floats, step: Floats) -> Floats:
+    """The least change of slopes that accounts for an answer (Broyden 1965)."""
+    return np.asarray(np.outer(miss, along) / (along @ step))
+
+
+def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[float, ...]) -> Fit:
+    problem = line.problem
+    n = len(problem.rows)
+    away, sd = line.apart(spread)
+    far = [i for i in np.argsort(-np.abs(away / sd)) if spread.slack[i] > 0]
+    discounted = tuple(
+        Outlier(
+            row=problem.rows[problem.index[i][0]],
+            error=float(np.expm1(-away[i])),
+            pull=float(-away[i] / sd[i]),
+            metric=METRICS[problem.index[i][1]],
+        )
+        for i in far
+    )
+    converged = steps[-1] < _CONVERGED
+    found = Calibration(
+        name="",
+        engine="",
+        parameters=problem.parameters,
+        mean=line.x,
+        covariance=covariance,
+        discrepancy=spread.discrepancy,
+        rows=tuple(row.observation.row for row in problem.rows),
+        about={
+            "converged": converged,
+            "outliers": list(dict.fromkeys(o.row.observation.row for o in discounted)),
+        },
+    )
+    return Fit(
+        calibration=found,
+        rows=problem.rows,
+        errors=np.expm1(line.f - problem.y)[:n],
+        left_out=np.expm1(-line.unseen(spread))[:n],
+        pulls=(-away / sd)[:n],
+        discounted=discounted,
+        patterns=tuple(patterns(problem.rows, line, spread)),
+        converged=converged,
+        steps=steps,
+    )

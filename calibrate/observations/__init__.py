@@ -1,0 +1,1 @@
+"""What somebody measured, in our words: names, conditions, units, checks."""

@@ -1,0 +1,181 @@
+"""The last look at a row: conditions that are missing, values that contradict each other."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import isfinite, nan
+from typing import Any
+
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.values import ACCEPTANCE, LATENCIES, STATISTICS, THROUGHPUTS
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.cost.methods import BLOCK_METHODS
+from dflash_sim.simulator.scenario import Scenario
+
+# What depends on model, method and load; acceptance does not need to know the load.
+TIMED = frozenset(
+    ["speedup", *THROUGHPUTS, *(f"{s}_{latency}_ms" for latency in LATENCIES for s in STATISTICS)]
+)
+_DRAFTING = ("block", "steps", "draft_model", "window", "acceptance")
+# One of a group stands for all of it: an assumption gives way to any given member.
+_INSTEAD = {
+    "conc": ("rate",),
+    "rate": ("conc",),
+    "dataset": ("isl", "osl"),
+    "isl": ("dataset",),
+    "osl": ("dataset",),
+    "block": ("steps",),
+    "steps": ("block",),
+}
+_ROUNDING = 0.01  # accept lengths are printed with two or three decimals
+_SLACK = 1.05  # of sums and ratios printed with few digits
+_OTHER_UNIT = 10.0
+
+
+def complete(row: Observation, names: Names, assume: Mapping[str, Any]) -> Observation:
+    """The row with assumptions in place of what it lacks.
+
+    Raises
+    ------
+    UsageError
+        It measured nothing, contradicts itself, or lacks what no default may stand in for.
+    """
+    if not row.metrics and row.accept_histogram is None:
+        what = "; ".join(row.notes) or "no column or key of a measured value has a number"
+        msg = f"nothing was measured: {what}"
+        raise UsageError(msg)
+    fields = _with_assumptions(row, assume)
+    timed = not TIMED.isdisjoint(row.metrics)
+    if timed:
+        _require_sglang(row)
+        _require(fields)
+        if "dataset" in row.about and not fields.keys() & {"dataset", "isl"}:
+            raise names.unknown_workload(row.about["dataset"])
+    scenario = Scenario.parse(**fields)
+    fields = {name: getattr(scenario, name) for name in fields}
+    if timed:
+        names.check_network(scenario.method, scenario.model)
+    for problem in contradictions(row, fields):
+        raise UsageError(problem)
+    lacking = [name for name in _conditions(fields, timed) if name not in row.fields]
+    assumed = tuple(dict.fromkeys([*row.assumed, *lacking]))
+    return replace(row, fields=fields, assumed=assumed)
+
+
+def _with_assumptions(row: Observation, assume: Mapping[str, Any]) -> dict[str, Any]:
+    given = row.fields
+    out = {
+        name: value
+        for name, value in assume.items()
+        if not any(given.get(other) for other in _INSTEAD.get(name, ()))
+    }
+    out |= given
+    if out.get("method") == "none":
+        out = {name: value for name, value in out.items() if name not in _DRAFTING}
+    if out.get("dataset") is None and out.get("osl") and not out.get("isl"):
+        msg = "isl is missing beside osl; give the prompt length, or a dataset"
+        raise UsageError(msg)
+    return out
+
+
+def _require_sglang(row: Observation) -> None:
+    """Times of another engine say nothing about this one; its acceptance does."""
+    engine, dtype = row.about.get("engine", "sglang"), row.about.get("dtype", "bf16")
+    if not str(engine).lower().startswith("sglang"):
+        msg = f"engine '{engine}' is not simulated; allowed: sglang"
+        raise UsageError(msg)
+    native = str(row.fields.get("model", "")).startswith("gpt-oss") and "mxfp4" in dtype.lower()
+    if dtype.lower() not in ("bf16", "bfloat16", "auto") and not native:
+        msg = f"dtype '{dtype}' is not simulated; allowed: bf16, and mxfp4 for gpt-oss"
+        raise UsageError(msg)
+
+
+def _require(fields: Mapping[str, Any]) -> None:
+    """No default may stand in for the model, the method or the load."""
+    lacking = [name for name in ("model", "method") if fields.get(name) is None]
+    if fields.get("conc") is None and fields.get("rate") is None:
+        lacking.append("conc")
+    if fields.get("method") in ("mtp", "eagle3") and not (fields.keys() & {"block", "steps"}):
+        lacking.append("block")
+    for name in lacking:
+        words = {
+            "conc": "concurrency (requests in flight)",
+            "block": f"block (tokens verified a step; {fields.get('method')} has no usual one)",
+        }
+        msg = (
+            f"no {words.get(name, name)}: the row does not say, and it is not guessed; "
+            f"give it in the file, or assume {name}=..."
+        )
+        raise UsageError(msg)
+
+
+def _conditions(fields: Mapping[str, Any], timed: bool) -> Iterator[str]:
+    """Conditions that the answer depends on and that somebody must have set."""
+    yield from ("model", "method")
+    if timed:
+        yield from ("gpu", "tp", "engine_mode", "num_prompts")
+    if timed and fields.get("rate") is None:
+        yield "conc"
+    if fields.get("isl") is None:
+        yield from ("dataset", "thinking")
+        if timed:
+            yield from ("max_new_tokens", "radix_cache")
+    method = fields.get("method", "none")
+    if method != "none" and "steps" not in fields:
+        yield "block"
+    if method in BLOCK_METHODS or method == "eagle3":
+        yield "draft_model"
+
+
+def contradictions(row: Observation, fields: Mapping[str, Any]) -> Iterator[str]:
+    """What cannot all be true."""
+    tp, gpus = fields.get("tp"), fields.get("num_gpus")
+    if tp and gpus and tp > gpus:
+        yield f"tp {tp} exceeds num_gpus {gpus}"
+    if tp and gpus and tp < gpus:
+        yield f"num_gpus {gpus} and tp {tp}: one server of tp GPUs is simulated"
+    yield from _acceptance(row.metrics, fields)
+    yield from _rates(row.metrics, fields)
+
+
+def _acceptance(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[str]:
+    block = fields.get("block") or (fields.get("steps") or nan) + 1
+    for name in ACCEPTANCE:
+        length = metrics.get(name, nan)
+        if length > block + _ROUNDING:
+            yield f"{name} {length:g} exceeds block {block}: no step commits more"
+        if length < 1 - _ROUNDING:
+            yield f"{name} {length:g} is below 1: the bonus token counts"
+        if length > 1 + _ROUNDING and fields.get("method") == "none":
+            yield f"{name} {length:g}, but method none drafts nothing"
+    if metrics.get("accept_rate", 0.0) > 1 + _ROUNDING:
+        yield f"accept_rate {metrics['accept_rate']:g} exceeds 1; percent?"
+
+
+def _rates(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[str]:
+    def get(name: str) -> float:
+        return metrics.get(name, nan)
+
+    for rate, total in (
+        ("output_throughput", "total_output_tokens"),
+        ("input_throughput", "total_input_tokens"),
+        ("request_throughput", "completed"),
+    ):
+        ratio = get(rate) * get("duration") / get(total)
+        if isfinite(ratio) and not 1 / _SLACK < ratio < _SLACK:
+            yield (
+                f"{rate} {get(rate):g} is not {total} {get(total):g} "
+                f"over duration {get('duration'):g} s"
+            )
+    if get("concurrency") > _SLACK * (fields.get("conc") or nan):
+        yield f"concurrency {get('concurrency'):g} exceeds the {fields['conc']} requests in flight"
+    ttft, e2e = get("mean_ttft_ms"), get("mean_e2e_latency_ms")
+    if ttft > _SLACK * e2e:
+        yield f"mean_ttft_ms {ttft:g} exceeds mean_e2e_latency_ms {e2e:g}"
+    osl = fields.get("osl") or nan
+    parts = ttft + get("mean_tpot_ms") * (osl - 1)
+    if isfinite(e2e / parts) and not 1 / _OTHER_UNIT < e2e / parts < _OTHER_UNIT:
+        yield (
+            f"mean_e2e_latency_ms {e2e:g} against ttft + tpot x (osl - 1) = {parts:g} ms: "
+            "seconds and milliseconds mixed?"
+        )

@@ -1,0 +1,1 @@
+"""One file a tool: benchmark files and request traces become observations."""

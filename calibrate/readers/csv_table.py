@@ -1,0 +1,204 @@
+"""A table with our own columns, or with those of earlier collections; and rows of our results.
+
+One row is one measurement: conditions by the names of :mod:`read_conditions`, measured values by
+the names of a result row (``profiles/schema.csv``) or the shorter ones of ``profiles/published``.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from math import sqrt
+from typing import Any
+
+from dflash_sim.calibrate.observations.conditions import ALIASES, COLUMNS, read_conditions
+from dflash_sim.calibrate.observations.names import Names, stated
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.values import Metrics, number, short
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.schema import load_schema
+
+MEASURED = {
+    "output_tok_s": "output_throughput",
+    "accept_len": "accept_length",
+    "speedup_vs_baseline": "speedup",
+    "ttft_ms": "mean_ttft_ms",
+    "tpot_ms": "mean_tpot_ms",
+    "itl_ms": "mean_itl_ms",
+}
+_SETTINGS = ("burstiness", "published_output_throughput", "published_error", "request_rate")
+_ABOUT = ("url", "dtype", "temperature", "tag", "id", "measured", "notes")
+_KNOWN = frozenset(
+    ["source_id", "fitted_what", "engine", "engine_version", "generation", "kind", "rel_err"]
+)
+_VERSION = re.compile(r"\d+\.\d+[\w.]*|nightly[\w.-]*")
+_DERIVED_REL_ERR = 0.04  # a product with a speed-up of one decimal: profiles/published/README.md
+
+
+@dataclass
+class Table:
+    """Rows with their place, and those that do not fit the header."""
+
+    header: tuple[str, ...] = ()
+    rows: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def ignored(self) -> list[str]:
+        """Columns that nothing here reads."""
+        return [name for name in self.header if name not in _read_columns()]
+
+
+@cache
+def metric_names() -> frozenset[str]:
+    """Measured values of a result row."""
+    return frozenset(
+        field.name
+        for field in load_schema()
+        if field.type.startswith("float") and field.name not in _SETTINGS
+    )
+
+
+@cache
+def _read_columns() -> frozenset[str]:
+    return frozenset([*COLUMNS, *ALIASES, *MEASURED, *metric_names(), *_KNOWN, *_ABOUT])
+
+
+def is_table(text: str) -> bool:
+    """Whether the first line names a model or a load, and a measured value."""
+    header = set(_cells(text.lstrip().partition("\n")[0]))
+    measured = {*MEASURED, *metric_names()} - {"concurrency"}
+    return bool(header & {"model", "method", "conc", "concurrency"} and header & measured)
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]), [])]
+    except csv.Error:
+        return []
+
+
+def read_rows(text: str, name: str) -> Table:
+    """Cells by column; a row that is longer or shorter than the header is damaged."""
+    table = Table()
+    reader = csv.reader(io.StringIO(text))
+    line = 1
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            table.damaged.append((f"{name}:{line}", f"not CSV: {error}"))
+            line = reader.line_num + 1
+            continue
+        if cells is None:
+            return table
+        where, line = f"{name}:{line}", reader.line_num + 1
+        if not any(cell.strip() for cell in cells):
+            continue
+        if not table.header:
+            table.header = tuple(cell.strip() for cell in cells)
+            if twice := {name for name in table.header if table.header.count(name) > 1}:
+                reason = f"column {short(min(twice))} comes twice; its rows are not read"
+                table.damaged.append((where, reason))
+                return table
+        elif len(cells) != len(table.header):
+            reason = f"{len(cells)} cells, but the header has {len(table.header)} columns"
+            table.damaged.append((where, reason))
+        else:
+            row = zip(table.header, (cell.strip() for cell in cells), strict=True)
+            table.rows.append((where, dict(row)))
+
+
+def read_table_row(raw: Mapping[str, Any], where: str, names: Names) -> Observation:
+    """One measurement."""
+    cells = {name: _text(value) for name, value in raw.items()}
+    if cells.get("kind") == "predicted":
+        msg = "kind predicted: a prediction is no observation"
+        raise UsageError(msg)
+    source = cells.get("source_id", "")
+    published = names.published(source)
+    remarks = "; ".join(filter(None, [cells.get("notes"), published.get("harness")]))
+    said = read_conditions(_conditions(cells), names, remarks)
+    metrics = Metrics()
+    for name in sorted(metric_names() & cells.keys()):
+        if name != "concurrency" or "max_concurrency" in cells or "conc" in cells:
+            metrics.take(name, cells, name)
+    for theirs, ours in MEASURED.items():
+        if cells.get(theirs):
+            metrics.take(ours, cells, theirs)
+    about: dict[str, Any] = {name: cells[name] for name in _ABOUT if stated(cells.get(name))}
+    about |= {n: cells[n] for n in ("drafter", "dataset", "engine") if stated(cells.get(n))}
+    about |= {"tool": "table", "fitted_what": tuple(cells.get("fitted_what", "").split())}
+    about.setdefault("url", published.get("url", ""))
+    notes = list(said.notes)
+    if "temperature" in about:
+        about["temperature"] = _temperature(about["temperature"])
+        if about["temperature"] != 0:
+            notes.append("sampled at a temperature, not greedy")
+    return Observation(
+        row=where,
+        source=source,
+        fields=said.fields,
+        metrics=metrics.values,
+        rel_err=_rel_err(cells, metrics),
+        assumed=tuple(said.assumed),
+        generation=_generation(cells, published),
+        about={name: value for name, value in about.items() if value not in ("", ())},
+        notes=(*notes, *metrics.notes),
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    return "" if value is None else str(value)
+
+
+def _conditions(cells: Mapping[str, str]) -> dict[str, str]:
+    """Cells by the scenario's names; ``concurrency`` is the load unless that has its own column."""
+    found = {}
+    for name, cell in cells.items():
+        ours = ALIASES.get(name, name)
+        if ours == name or ours not in cells:
+            found[ours] = cell
+    if "max_concurrency" in cells and "conc" not in cells:
+        found["conc"] = cells["max_concurrency"]
+    return {name: cell for name, cell in found.items() if name in COLUMNS}
+
+
+def _temperature(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def _rel_err(cells: Mapping[str, str], metrics: Metrics) -> dict[str, float]:
+    """What rounding to the printed digits hides, what derivation adds, or what the row states."""
+    found: dict[str, float] = {}
+    names = [*MEASURED.items(), *((name, name) for name in metric_names())]
+    for theirs, ours in names:
+        digits = re.fullmatch(r"\d+(?:\.(\d+))?", cells.get(theirs, ""))
+        if digits and ours in metrics.values:
+            unit = 10.0 ** -len(digits[1] or "")
+            found[ours] = unit / sqrt(12) / metrics.values[ours]
+    if cells.get("notes", "").startswith("derived:") and "output_throughput" in found:
+        found["output_throughput"] = _DERIVED_REL_ERR
+    if (given := number(cells, "rel_err")) is not None:
+        if not 0 <= given < 1:
+            msg = f"rel_err is {short(cells['rel_err'])}; expected a share, such as 0.02"
+            raise UsageError(msg)
+        found |= dict.fromkeys(metrics.values.keys() & {"output_throughput"}, given)
+    return found
+
+
+def _generation(cells: Mapping[str, str], published: Mapping[str, str]) -> str | None:
+    for text in (cells.get("generation"), cells.get("engine_version"), published.get("generation")):
+        if text and stated(text):
+            return text
+    for text in (cells.get("engine"), published.get("engine")):
+        if text and (version := _VERSION.search(text)):
+            return version[0]
+    return None

@@ -1,0 +1,166 @@
+"""Files -> rows as they stand, one observation or one refusal each."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dflash_sim.calibrate.observations.json_records import json_records
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.values import Raw, short
+from dflash_sim.calibrate.readers.csv_table import is_table, read_rows, read_table_row
+from dflash_sim.calibrate.readers.guidellm import read_guidellm
+from dflash_sim.calibrate.readers.sglang_metrics import (
+    Snapshot,
+    is_prometheus,
+    read_prometheus,
+    snapshots,
+)
+from dflash_sim.calibrate.readers.tools import GUIDELLM, TOOLS, Tool, of_no_tool, tool_of
+from dflash_sim.profiles.errors import DflashSimError, UsageError
+
+
+@dataclass
+class Reading:
+    """What was met so far: rows found, in order, and places refused with the reason."""
+
+    names: Names
+    found: list[Observation] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _scrapes: list[Snapshot] = field(default_factory=list)
+    _folders: dict[str, Path] = field(default_factory=dict)
+
+    def file(self, path: Path, name: str) -> None:
+        """Read one file, called ``name`` in what is said about it."""
+        before = len(self.found)
+        met = self._met()
+        self._folders[name] = path.parent
+        try:
+            self._text(_text(path), name)
+        except UsageError as error:
+            self.refused.append((name, str(error)))
+        if self._met() == met:
+            self.refused.append((name, "holds no record"))
+        self.found[before:] = [
+            replace(row, source=row.source or path.name) for row in self.found[before:]
+        ]
+
+    def _met(self) -> int:
+        return len(self.found) + len(self.refused) + len(self._scrapes)
+
+    def _text(self, text: str, name: str) -> None:
+        if is_prometheus(text):
+            scrapes, damaged = snapshots(text, name)
+            self._scrapes += scrapes
+            self.refused += damaged
+        elif is_table(text):
+            self._table(text, name)
+        elif re.search(r"^\s*[\[{]", text, re.MULTILINE):
+            self._json(text, name)
+        else:
+            self.refused.append((name, of_no_tool(text.lstrip()[:60])))
+
+    def pair_scrapes(self) -> None:
+        """Every two scrapes in a row are one before and one after."""
+        for before, after in zip(self._scrapes[::2], self._scrapes[1::2], strict=False):
+            row = f"{before.where} to {after.where}"
+            self._take(row, read_prometheus, before, after, self.names)
+        if len(self._scrapes) % 2:
+            reason = "one scrape alone: counters run since the start; give one before and one after"
+            self.refused.append((self._scrapes[-1].where, reason))
+
+    def drop_told_twice(self) -> None:
+        """AIPerf writes the requests of a run beside its summary: one run, not two."""
+        summed = {
+            self._folders[row.row.rpartition(":")[0]]: row.row
+            for row in self.found
+            if row.about.get("tool") == "aiperf" and row.row not in self._folders
+        }
+        for row in list(self.found):
+            summary = summed.get(self._folders.get(row.row, Path()))
+            if summary is not None and row.about.get("tool") == "aiperf":
+                self.found.remove(row)
+                self.refused.append((row.row, f"the same run as {summary}: counted once"))
+
+    def _json(self, text: str, name: str) -> None:
+        records = json_records(text, name)
+        self.refused += records.damaged
+        tools = [(where, raw, tool_of(raw)) for where, raw in records.found]
+        if tools and all(tool is None for _, _, tool in tools):
+            self.refused.append((name, of_no_tool(tools[0][1])))
+            return
+        together: dict[str, list[tuple[str, Raw]]] = defaultdict(list)
+        for where, raw, tool in tools:
+            if tool is None:
+                self.refused.append((where, of_no_tool(raw)))
+            elif tool is GUIDELLM:
+                self._guidellm(raw, name)
+            elif (read := tool.read) is not None:
+                self._take(where, read, raw, where, self.names)
+            else:
+                together[tool.name].append((where, raw))
+        for tool in TOOLS:
+            if tool.name in together:
+                self._together(tool, together[tool.name], name)
+
+    def _together(self, tool: Tool, rows: list[tuple[str, Raw]], name: str) -> None:
+        """Sum up the records of a log, less those that cannot be used."""
+        good: list[Raw] = []
+        for where, raw in rows:
+            try:
+                if tool.check is not None:
+                    tool.check(raw)
+                good.append(raw)
+            except DflashSimError as error:
+                self.refused.append((where, str(error)))
+        combine = tool.combine
+        if good and combine is not None:
+            self._take(name, combine, good, name)
+            self.notes.append(f"{name}: {len(good)} records are summed up in one row")
+
+    def _guidellm(self, raw: Raw, name: str) -> None:
+        for i, member in enumerate(raw["benchmarks"]):
+            where = f"{name}[{i}]"
+            if isinstance(member, Mapping):
+                self._take(where, read_guidellm, member, where, self.names, raw)
+            else:
+                self.refused.append((where, f"a benchmark is {short(member)}"))
+
+    def _table(self, text: str, name: str) -> None:
+        table = read_rows(text, name)
+        self.refused += table.damaged
+        if table.ignored:
+            self.notes.append(f"{name}: columns not read: {', '.join(table.ignored)}")
+        for where, cells in table.rows:
+            self._take(where, read_table_row, cells, where, self.names)
+
+    def _take(self, where: str, read: Callable[..., Observation], *what: object) -> None:
+        try:
+            self.found.append(read(*what))
+        except DflashSimError as error:
+            self.refused.append((where, str(error)))
+
+
+def _text(path: Path) -> str:
+    """The file as text, or why it is none."""
+    if path.is_dir():
+        msg = "is a folder; name the files in it"
+        raise UsageError(msg)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = f"is not text (byte {error.start}); unpack it, or name another file"
+        raise UsageError(msg) from None
+    except (OSError, ValueError) as error:
+        msg = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise UsageError(msg) from None
+    if not text.strip():
+        msg = "is empty"
+        raise UsageError(msg)
+    if "\0" in text:
+        msg = "is not text (it holds zero bytes)"
+        raise UsageError(msg)
+    return text

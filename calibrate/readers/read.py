@@ -1,0 +1,106 @@
+"""Benchmark files of any known tool -> observations; what cannot be used is refused with a reason.
+
+The tool is told by the keys of each record, so a file's name does not matter.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dflash_sim.calibrate.observations.check import complete
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation, ReadReport
+from dflash_sim.calibrate.readers.files import Reading
+from dflash_sim.calibrate.readers.tools import KNOWN, TOOLS
+from dflash_sim.profiles.errors import DflashSimError, unknown
+from dflash_sim.simulator.scenario import Scenario
+
+__all__ = ["KNOWN", "TOOLS", "read_observations"]
+
+
+def read_observations(paths: Sequence[Path], assume: Mapping[str, Any] | None = None) -> ReadReport:
+    """Every measurement in some files.
+
+    Parameters
+    ----------
+    assume
+        Scenario fields that stand in where a row does not say, such as a preset's; an
+        observation lists those it needed. The model, the method and the load are never guessed
+        otherwise: a row without them is refused.
+
+    Raises
+    ------
+    UsageError
+        An assumption names no scenario field, GPU or model. Files never raise.
+    """
+    names = Names()
+    standing = _assumptions(assume or {}, names)
+    reading = Reading(names)
+    twins = Counter(path.name for path in paths)
+    for path in paths:
+        reading.file(path, path.name if twins[path.name] == 1 else str(path))
+    reading.pair_scrapes()
+    reading.drop_told_twice()
+    return _report(reading, standing)
+
+
+def _assumptions(assume: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    out = dict(assume)
+    for name in out:
+        if name not in Scenario.model_fields:
+            what = "assumption"
+            raise unknown(what, name, Scenario.model_fields)
+    if out.get("gpu") is not None:
+        out["gpu"] = names.gpu(str(out["gpu"]))[0]
+    if out.get("model") is not None:
+        out["model"] = names.model(str(out["model"]))
+    return {name: value for name, value in out.items() if value is not None}
+
+
+def _report(reading: Reading, standing: Mapping[str, Any]) -> ReadReport:
+    """Complete every row, refuse repeated ones, and gather what is worth saying."""
+    refused, kept = list(reading.refused), []
+    seen: dict[str, str] = {}
+    for row in reading.found:
+        try:
+            done = complete(row, reading.names, standing)
+        except DflashSimError as error:
+            refused.append((row.row, str(error)))
+            continue
+        content = _content(done)
+        if content in seen:
+            refused.append((row.row, f"the same as {seen[content]}: counted once"))
+            continue
+        seen[content] = done.row
+        kept.append(done)
+    return ReadReport(
+        observations=tuple(kept),
+        read=len(reading.found) + len(reading.refused),
+        refused=tuple(refused),
+        notes=(*reading.notes, *_notes(kept)),
+    )
+
+
+def _content(row: Observation) -> str:
+    """All that was measured and under what conditions, whoever and wherever says so."""
+    parts = ({**row.fields}, {**row.metrics}, {**row.about})
+    told = [sorted((name, repr(value)) for name, value in part.items()) for part in parts]
+    return repr((told, row.accept_histogram))
+
+
+def _notes(rows: Sequence[Observation]) -> list[str]:
+    """Each remark once with the number of rows; then what had to be assumed."""
+    remarks: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for note in row.notes:
+            remarks[note].append(row.row)
+    out = [
+        f"{where[0]}: {note}" if len(where) == 1 else f"{note} ({len(where)} rows, as {where[0]})"
+        for note, where in remarks.items()
+    ]
+    assumed = Counter(name for row in rows for name in row.assumed)
+    if assumed:
+        words = ", ".join(f"{name} ({count})" for name, count in sorted(assumed.items()))
+        out.append(f"not in the files, so assumed (rows): {words}")
+    return out

@@ -1,0 +1,289 @@
+"""Request traces of other tools -> arrival times and lengths.
+
+The format is told by its fields, or named. A trace must be in order of time, and its timestamps in
+the unit of its format: what looks like another unit, or like dates, is refused with the remedy.
+"""
+
+import csv
+import gzip
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.calibrate.observations.json_records import json_records
+from dflash_sim.calibrate.observations.values import short
+from dflash_sim.calibrate.readers.request_trace_formats import FORMATS, TraceFormat
+from dflash_sim.profiles import units
+from dflash_sim.profiles.errors import UsageError, unknown
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+TIME_UNITS = {"s": 1.0, "ms": units.MS, "us": units.US, "ns": units.US * units.MS}
+# Mean gaps between requests [s] outside of which a unit is doubted, and from how many requests on.
+_SHORTEST_GAP_S, _LONGEST_GAP_S, _ENOUGH = 0.5e-3, 100.0, 20
+_EPOCH = {"s": (3e8, 3e10), "ms": (3e11, 3e13), "us": (3e14, 3e16), "ns": (3e17, 3e19)}
+_DATE = re.compile(r"\s*\d{4}[-/]\d\d?[-/]\d\d?|\s*\d\d?:\d\d")
+_MOST_TOKENS = 10**7
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Requests of a trace, the first at time 0.
+
+    Parameters
+    ----------
+    form
+        Name of its format.
+    arrival_s
+        None where the file has lengths only [s].
+    notes
+        What was left out or assumed.
+    """
+
+    name: str
+    form: str
+    arrival_s: Floats | None
+    isl: Ints
+    osl: Ints
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.isl)
+
+
+_DETAILS = ("input_lens", "output_lens")  # of bench_serving --output-details
+
+
+def named(spec: str) -> tuple[Path, str | None]:
+    """``FILE[:format]`` -> the file and the format, if one is named.
+
+    Raises
+    ------
+    UsageError
+        The format is unknown.
+    """
+    path, colon, form = spec.rpartition(":")
+    if not colon or Path(spec).exists():
+        return Path(spec), None
+    if form not in FORMATS:
+        raise unknown(kind="trace format", value=form, allowed=FORMATS)
+    return Path(path), form
+
+
+def read_trace(path: Path, *, form: str | None = None, time_unit: str | None = None) -> Trace:
+    """Read a trace, gzipped or not.
+
+    Parameters
+    ----------
+    form
+        One of ``FORMATS``; None tells it by the fields.
+    time_unit
+        Of the timestamps, where it is not the one of the format: s, ms, us or ns.
+
+    Raises
+    ------
+    UsageError
+        The file is empty, damaged, in no known format, not in order of time, in another unit of
+        time than it should be, or a length is none.
+    """
+    if time_unit is not None and time_unit not in TIME_UNITS:
+        raise unknown(kind="--time-unit", value=time_unit, allowed=TIME_UNITS)
+    if form is not None and form not in FORMATS:
+        raise unknown(kind="trace format", value=form, allowed=FORMATS)
+    text, name = _text(path), path.name
+    is_json = re.match(r"\s*[\[{]", text) is not None
+    rows = _from_json(text, name) if is_json else _from_csv(text, name, form)
+    kind = _format(rows, form, name, table=not is_json)
+    notes: list[str] = []
+    rows = _without_failures(rows, kind, notes)
+    isl = np.array([_length(row, kind.isl, where) for where, row in rows], dtype=np.int64)
+    osl = np.array([_length(row, kind.osl, where) for where, row in rows], dtype=np.int64)
+    if any("hash_ids" in row for _, row in rows):
+        notes.append("hash_ids are not used: every prompt is computed whole")
+    time = kind.time or ("timestamp" if all("timestamp" in row for _, row in rows) else "")
+    arrival_s = None
+    if time:
+        arrival_s = _times(rows, time, kind, time_unit, name)
+    return Trace(name, kind.name, arrival_s, isl, osl, tuple(notes))
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        msg = f"trace {path}: it is not text; unpack it, or name another file."
+        raise UsageError(msg) from None
+    except (OSError, EOFError) as error:
+        why = getattr(error, "strerror", None) or error
+        msg = f"trace {path}: it cannot be read: {why}."
+        raise UsageError(msg) from None
+    if not text.strip():
+        msg = f"trace {path}: it is empty; give one with requests."
+        raise UsageError(msg)
+    return text
+
+
+Rows = Sequence[tuple[str, Mapping[str, Any]]]
+
+
+def _from_json(text: str, name: str) -> Rows:
+    records = json_records(text, name)
+    if records.damaged:
+        where, why = records.damaged[0]
+        msg = f"trace {where}: {why}."
+        raise UsageError(msg)
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    for where, value in records.found:
+        if not isinstance(value, Mapping):
+            msg = f"trace {where}: {short(value)} is no request; each is an object."
+            raise UsageError(msg)
+        if all(isinstance(value.get(k), list) for k in _DETAILS):
+            lengths = zip(*(value[k] for k in _DETAILS), strict=False)
+            rows += [(where, {"prompt_len": i, "output_len": o}) for i, o in lengths]
+        else:
+            rows.append((where, value))
+    return rows
+
+
+def _from_csv(text: str, name: str, form: str | None) -> Rows:
+    reader = csv.DictReader(io.StringIO(text), restkey="", skipinitialspace=True)
+    head = [h.strip() for h in reader.fieldnames or ()]
+    reader.fieldnames = head
+    top = [(f"{name}:1", dict.fromkeys(head))]
+    found = _format(top, form, name, table=True)
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    for row in reader:
+        where = f"{name}:{reader.line_num}"
+        if "" in row or None in row.values():
+            msg = f"trace {where}: it has not as many cells as the header ({len(head)})."
+            raise UsageError(msg)
+        rows.append((where, row))
+    if not rows:
+        msg = f"trace {name}: a header of {found.name} and no requests."
+        raise UsageError(msg)
+    return rows
+
+
+def _format(rows: Rows, form: str | None, name: str, *, table: bool) -> TraceFormat:
+    where, first = rows[0]
+    fields = {str(k) for k in first}
+    seen = short(", ".join(sorted(fields)))
+    if form is not None:
+        kind = FORMATS[form]
+        missing = sorted(kind.needs - fields)
+        if missing or kind.table != table:
+            what = f"no {missing[0]}" if missing else "not a table" if kind.table else "a table"
+            msg = f"trace {where}: {form} was named, but it has {what}; it has {seen}."
+            raise UsageError(msg)
+    else:
+        fits = [f for f in FORMATS.values() if f.needs <= fields and f.table == table]
+        if not fits:
+            known = "; ".join(f"{f.name}: {', '.join(sorted(f.needs))}" for f in FORMATS.values())
+            text = "" if not fields & {"conversations", "conversation", "messages"} else (
+                " It has texts; give lengths in tokens, as prompt_len and output_len."
+            )  # fmt: skip
+            msg = f"trace {name}: no known format has the fields {seen}.{text} Known: {known}."
+            raise UsageError(msg)
+        kind = fits[0]
+    if kind.strict:
+        known_fields = kind.needs | kind.may
+        for field in sorted(fields - known_fields):
+            raise unknown(kind=f"trace field in {name}", value=field, allowed=known_fields)
+    return kind
+
+
+def _without_failures(rows: Rows, kind: TraceFormat, notes: list[str]) -> Rows:
+    if not kind.failed:
+        return rows
+    kept = [(w, row) for w, row in rows if str(row.get(kind.osl)).strip() not in ("0", "0.0")]
+    if len(kept) < len(rows):
+        notes.append(f"{len(rows) - len(kept):,} failed requests (no answer) are left out")
+    if not kept:
+        msg = "trace: every request in it failed (no response tokens); give one with answers."
+        raise UsageError(msg)
+    return kept
+
+
+def _length(row: Mapping[str, Any], field: str, where: str) -> int:
+    value = _number(row.get(field), field, where)
+    if value != int(value) or not 1 <= value <= _MOST_TOKENS:
+        msg = f"trace {where}: {field} is {value:g}; a length is a whole number of tokens above 0."
+        raise UsageError(msg)
+    return int(value)
+
+
+def _number(value: Any, field: str, where: str) -> float:
+    if value is None or isinstance(value, bool):
+        msg = f"trace {where}: {field} is missing."
+        raise UsageError(msg)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        if isinstance(value, str) and _DATE.match(value):
+            msg = (
+                f"trace {where}: {field} is a date ({value.strip()}); give seconds from the "
+                "start, or seconds since 1970."
+            )
+        else:
+            msg = f"trace {where}: {field} is {short(value)}, which is no number."
+        raise UsageError(msg)
+    return number
+
+
+def _times(rows: Rows, field: str, kind: TraceFormat, time_unit: str | None, name: str) -> Floats:
+    """Seconds from the first request."""
+    raw = np.array([_number(row.get(field), field, where) for where, row in rows])
+    back = np.flatnonzero(np.diff(raw) < 0)
+    if len(back):
+        where, i = rows[back[0] + 1][0], back[0]
+        msg = (
+            f"trace {where}: {field} goes back from {raw[i]:.15g} to {raw[i + 1]:.15g}; "
+            "sort the requests by time."
+        )
+        raise UsageError(msg)
+    if raw[0] < 0:
+        msg = f"trace {rows[0][0]}: {field} is {raw[0]:g}; times are not below 0."
+        raise UsageError(msg)
+    unit = time_unit or kind.unit
+    if time_unit is None:
+        _doubt(raw, unit, field, name)
+    seconds: Floats = (raw - raw[0]) * TIME_UNITS[unit]
+    return seconds
+
+
+def _doubt(raw: Floats, unit: str, field: str, name: str) -> None:
+    """Refuse timestamps that are likely in another unit than they should be."""
+    for other, (low, high) in _EPOCH.items():
+        if low <= raw[0] < high and other != unit:
+            _refuse_unit(name, field, unit, other, f"{raw[0]:.15g} is a date in {other}")
+    span = float(raw[-1] - raw[0])
+    if len(raw) < _ENOUGH or not span:
+        return
+    gap = span / (len(raw) - 1)
+    if _SHORTEST_GAP_S <= gap * TIME_UNITS[unit] <= _LONGEST_GAP_S:
+        return
+    rate = 1 / (gap * TIME_UNITS[unit])
+    likely: Callable[[str], float] = lambda u: abs(math.log(gap * TIME_UNITS[u]))  # noqa: E731
+    other = min(TIME_UNITS, key=likely)
+    if other != unit:
+        _refuse_unit(name, field, unit, other, f"there would be {rate:.3g} requests a second")
+
+
+def _refuse_unit(name: str, field: str, unit: str, other: str, why: str) -> None:
+    msg = (
+        f"trace {name}: {field} should be in {unit}, but {why}; it looks like {other}. "
+        f"Say which it is with --time-unit {other}, or --time-unit {unit} to insist."
+    )
+    raise UsageError(msg)

@@ -1,0 +1,101 @@
+"""A row of ``sglang.bench_serving``: the scenario is in the server's own arguments."""
+
+from math import inf, isinf
+from typing import Any
+
+from dflash_sim.calibrate.observations.conditions import tagged_conditions, with_lengths
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.values import (
+    LATENCIES,
+    THROUGHPUTS,
+    TOTALS,
+    Metrics,
+    Raw,
+    inner,
+    known,
+    number,
+    whole,
+    word,
+)
+from dflash_sim.calibrate.readers.sglang_server_info import read_server_info
+from dflash_sim.profiles.errors import UsageError
+
+AT_MEANS = "simulated at the run's mean input and output length"
+POOLED = "accept_length_cycle pools every step since the server started, not of this run alone"
+
+
+def is_bench_serving(raw: Raw) -> bool:
+    """Keys that tell it from other tools."""
+    return "server_info" in raw or "mean_e2e_latency_ms" in raw
+
+
+def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
+    """One run; the server's accept length is a mean over steps, hence ``accept_length_cycle``."""
+    metrics = Metrics()
+    metrics.take_same(raw, *TOTALS, *THROUGHPUTS, "concurrency")
+    metrics.take_latencies(raw, dict(zip(LATENCIES, LATENCIES, strict=True)))
+    server = read_server_info(inner(raw, "server_info"), names)
+    notes = [*server.notes]
+    if raw.get("accept_length") is not None and server.fields.get("method") != "none":
+        metrics.take("accept_length_cycle", raw, "accept_length")
+        notes.append(POOLED)
+    tag = word(raw, "tag")
+    if number(raw, "random_range_ratio") != 1:
+        notes.append(AT_MEANS)
+    return Observation(
+        row=where,
+        source="",
+        fields=with_lengths(
+            tagged_conditions(tag, names) | server.fields | load(raw), mean_lengths(metrics)
+        ),
+        metrics=metrics.values,
+        generation=server.generation,
+        about=known(
+            tool="sglang bench_serving",
+            engine=word(raw, "backend"),
+            benchmark=word(raw, "dataset_name"),
+            tag=tag,
+        ),
+        notes=(*notes, *metrics.notes),
+    )
+
+
+def load(raw: Raw) -> dict[str, Any]:
+    """Closed loop of ``max_concurrency`` clients, arrivals at ``request_rate``, or all at once."""
+    rate, conc = number(raw, "request_rate"), whole(raw, "max_concurrency")
+    prompts = whole(raw, "num_prompts") or whole(raw, "completed")
+    fields: dict[str, Any] = {} if prompts is None else {"num_prompts": prompts}
+    if rate is not None and isinf(rate):
+        rate = None
+        conc = conc or prompts
+    if rate is not None and conc is not None and prompts is not None and conc < prompts:
+        msg = (
+            f"request_rate {rate:g} and max_concurrency {conc} both limit the load; "
+            "one of them is simulated at a time"
+        )
+        raise UsageError(msg)
+    if rate is not None:
+        fields["rate"] = rate
+        if (burstiness := number(raw, "burstiness")) is not None:
+            fields["burstiness"] = burstiness
+    elif conc is not None:
+        fields["conc"] = conc
+    return fields
+
+
+def mean_lengths(metrics: Metrics) -> dict[str, int]:
+    """Mean input and output length of the answered requests as a fixed-length workload."""
+    completed = metrics.get("completed")
+    isl = metrics.get("total_input_tokens") / completed
+    osl = metrics.get("total_output_tokens") / completed
+    return fixed_lengths(isl, osl) if isl > 0 and osl > 0 else {}
+
+
+def fixed_lengths(isl: float, osl: float) -> dict[str, int]:
+    """A workload of equal requests [token], not capped below its own length."""
+    if not (0 < isl < inf and 0 < osl < inf):
+        msg = f"mean lengths of {isl:g} in and {osl:g} out; expected tokens"
+        raise UsageError(msg)
+    out = max(1, round(osl))
+    return {"isl": max(1, round(isl)), "osl": out, "max_new_tokens": out}

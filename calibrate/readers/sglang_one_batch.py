@@ -1,0 +1,64 @@
+"""A row of ``sglang.bench_one_batch_server``: one batch, served from start to end.
+
+Its ``output_throughput`` counts decoding only; ours counts the whole time, prefill included.
+"""
+
+from dflash_sim.calibrate.observations.conditions import tagged_conditions, with_lengths
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.values import Metrics, Raw, known, number, whole, word
+from dflash_sim.calibrate.readers.sglang_bench_serving import fixed_lengths
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.units import MS
+
+POOLED = "acc_length is the server's mean over steps"
+
+
+def is_one_batch(raw: Raw) -> bool:
+    """Keys that tell it from other tools."""
+    return "last_ttft" in raw or "acc_length" in raw
+
+
+def read_one_batch(raw: Raw, where: str, names: Names) -> Observation:
+    """One batch; the model and the method are not in the file, unless ``run_name`` tells."""
+    batch, isl, osl = (whole(raw, key) for key in ("batch_size", "input_len", "output_len"))
+    latency_s, ttft_s = number(raw, "latency"), number(raw, "last_ttft")
+    if batch is None or isl is None or osl is None or latency_s is None:
+        msg = "batch_size, input_len, output_len and latency are needed; one is missing"
+        raise UsageError(msg)
+    made = whole(raw, "total_output_tokens") or batch * osl
+    found = {
+        "duration": latency_s,
+        "completed": batch,
+        "total_input_tokens": batch * isl,
+        "total_output_tokens": made,
+        "output_throughput": made / latency_s if latency_s > 0 else 0.0,
+        "request_throughput": batch / latency_s if latency_s > 0 else 0.0,
+    }
+    if ttft_s is not None and osl > 1:
+        found["mean_tpot_ms"] = (latency_s - ttft_s) / (made / batch - 1 or 1) / MS
+    metrics = Metrics()
+    metrics.take_same(found, *found)
+    notes = ["mean_tpot_ms runs from the last first token of the batch"]
+    if (number(raw, "acc_length") or 0) > 0:
+        metrics.take("accept_length_cycle", raw, "acc_length")
+        notes.append(POOLED)
+    if number(raw, "num_early_stopped"):
+        notes.append("some requests stopped early; the rest of the batch ran on without them")
+    if hit_rate := number(raw, "cache_hit_rate"):
+        notes.append(f"cache_hit_rate {hit_rate:g}: the simulated prefill is whole")
+    run = word(raw, "run_name")
+    fields = tagged_conditions(run, names) | {"conc": batch, "num_prompts": batch}
+    return Observation(
+        row=where,
+        source="",
+        fields=with_lengths(fields, fixed_lengths(isl, osl)),
+        metrics=metrics.values,
+        about=known(
+            tool="sglang bench_one_batch_server",
+            engine="sglang",
+            tag=run,
+            decode_tok_s=number(raw, "output_throughput"),
+        ),
+        notes=(*notes, *metrics.notes),
+    )

@@ -1,0 +1,99 @@
+"""``server_info`` of an SGLang server -> scenario fields, by way of its launch flags."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.values import Raw, naming, word
+from dflash_sim.profiles.errors import UsageError
+
+# Arguments with a meaning for the answer; the resolved value of each is in server_info.
+_VALUES = (
+    "model_path", "tp_size", "dp_size", "pp_size", "ep_size", "nnodes", "dtype",
+    "kv_cache_dtype", "quantization", "speculative_algorithm",
+    "speculative_draft_model_path", "speculative_eagle_topk", "speculative_num_steps",
+    "speculative_num_draft_tokens", "speculative_dflash_block_size",
+    "speculative_draft_window_size", "attention_backend", "max_running_requests",
+    "mem_fraction_static", "chunked_prefill_size", "cuda_graph_max_bs",
+    "cuda_graph_max_bs_decode", "page_size",
+)  # fmt: skip
+# The server resolves these too where they do not apply.
+_DRAFTING = tuple(name for name in _VALUES if name.startswith("speculative_"))
+_IGNORED_BY = {
+    "": _DRAFTING,
+    "DFLASH": ("speculative_num_steps", "speculative_eagle_topk"),
+    "NEXTN": ("speculative_draft_model_path",),
+    "EAGLE": ("speculative_draft_model_path",),
+}
+_SWITCHES = ("disable_overlap_schedule", "disable_radix_cache")
+_LAUNCH = ("python", "-m", "sglang.launch_server")
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server says of itself."""
+
+    fields: dict[str, Any]
+    generation: str | None
+    notes: tuple[str, ...] = ()
+
+
+def read_server_info(info: Raw, names: Names) -> Server:
+    """Scenario fields of a server, from its resolved arguments, else from its launch command.
+
+    Raises
+    ------
+    UsageError
+        It was run in a way that is not simulated, or its arguments contradict each other.
+    """
+    if not info:
+        return Server({}, None)
+    generation = word(info, "version")
+    with naming("server_info"):
+        words = list(_flags(info))
+        command = shlex.join([*_LAUNCH, *words]) if words else word(info, "launch_command")
+        if command is None:
+            return Server({}, generation)
+        try:
+            parsed = scenario_from_launch(command)
+        except UsageError as error:
+            msg = str(error).replace("--from-launch: ", "").replace("--from-launch", "launch")
+            raise UsageError(msg) from None
+        fields = dict(parsed.fields)
+        if "model" in fields:
+            fields["model"] = names.model(fields["model"])
+    notes = tuple(f"server_info: {flag} is not modelled" for flag in parsed.unknown)
+    # False is stated as clearly as True. Spec V1 ran with the overlap off, which reads v2-sync.
+    if info.get("disable_overlap_schedule") is False:
+        fields["engine_mode"] = "v2"
+    if info.get("disable_radix_cache") is False:
+        fields["radix_cache"] = True
+    if isinstance(fields.get("draft_model"), str):
+        if (drafter := names.drafter(fields["draft_model"])) is None:
+            notes = (*notes, f"no sheet for the drafter {fields.pop('draft_model')}")
+        else:
+            fields["draft_model"] = drafter
+    return Server(fields, generation, notes)
+
+
+def _flags(info: Raw) -> Iterator[str]:
+    if "model_path" not in info:
+        return
+    algorithm = str(info.get("speculative_algorithm") or "").upper()
+    for name in _VALUES:
+        value = info.get(name)
+        # Sizes of 0 and -1 mean "off" or "automatic"; a blank argument was not given.
+        if value is None or value == "" or (isinstance(value, int | float) and value <= 0):
+            continue
+        if name in _IGNORED_BY.get(algorithm, ()):
+            continue
+        if not isinstance(value, str | int | float):
+            msg = f"{name} is a {type(value).__name__}; expected text or a number"
+            raise UsageError(msg)
+        yield f"--{name.replace('_', '-')}={value}"
+    for name in _SWITCHES:
+        if info.get(name) is True:
+            yield f"--{name.replace('_', '-')}"

@@ -1,0 +1,101 @@
+"""The tools whose records are known, and how each is told from the others by its keys."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dflash_sim.calibrate.observations.acceptance_records import (
+    is_acceptance,
+    read_acceptance,
+    verified,
+)
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.values import Raw, short
+from dflash_sim.calibrate.readers.aiperf import (
+    check_aiperf_request,
+    is_aiperf_request,
+    is_aiperf_summary,
+    read_aiperf_requests,
+    read_aiperf_summary,
+)
+from dflash_sim.calibrate.readers.csv_table import read_table_row
+from dflash_sim.calibrate.readers.guidellm import is_guidellm
+from dflash_sim.calibrate.readers.inferencex import is_inferencex, read_inferencex
+from dflash_sim.calibrate.readers.sglang_bench_serving import is_bench_serving, read_bench_serving
+from dflash_sim.calibrate.readers.sglang_one_batch import is_one_batch, read_one_batch
+from dflash_sim.calibrate.readers.sglang_request_metrics import (
+    check_request,
+    is_request_metrics,
+    read_requests,
+)
+from dflash_sim.calibrate.readers.vllm_bench_serve import is_vllm, read_vllm
+
+
+@dataclass(frozen=True)
+class Tool:
+    """How the records of one tool are known, and read one by one or all of a file together.
+
+    Parameters
+    ----------
+    detect
+        Whether a record is of this tool.
+    read
+        One record, its place, names.
+    check, combine
+        Where a file is summed up: refuse a single record; read all that were not refused.
+    """
+
+    name: str
+    detect: Callable[[Raw], bool]
+    read: Callable[[Raw, str, Names], Observation] | None = None
+    check: Callable[[Raw], object] | None = None
+    combine: Callable[[Sequence[Raw], str], Observation] | None = None
+
+
+def _is_result_row(raw: Raw) -> bool:
+    return "schema_version" in raw and "kind" in raw
+
+
+GUIDELLM = Tool("guidellm", is_guidellm)  # one file, several observations
+TOOLS = (
+    GUIDELLM,
+    Tool("dflash-sim result rows", _is_result_row, read_table_row),
+    Tool("sglang bench_serving", is_bench_serving, read_bench_serving),
+    Tool("sglang bench_one_batch_server", is_one_batch, read_one_batch),
+    Tool("InferenceX", is_inferencex, read_inferencex),
+    Tool("vllm bench serve", is_vllm, read_vllm),
+    Tool("AIPerf summary", is_aiperf_summary, read_aiperf_summary),
+    Tool(
+        "AIPerf requests",
+        is_aiperf_request,
+        check=check_aiperf_request,
+        combine=read_aiperf_requests,
+    ),
+    Tool(
+        "AIPerf acceptance records",
+        is_acceptance,
+        check=verified,
+        combine=read_acceptance,
+    ),
+    Tool(
+        "sglang request metrics",
+        is_request_metrics,
+        check=check_request,
+        combine=read_requests,
+    ),
+)
+KNOWN = (*(tool.name for tool in TOOLS), "sglang /metrics (two scrapes)", "CSV table")
+
+
+def tool_of(raw: Any) -> Tool | None:
+    """The tool that writes such records, if it is a known one."""
+    if not isinstance(raw, Mapping):
+        return None
+    return next((tool for tool in TOOLS if tool.detect(raw)), None)
+
+
+def of_no_tool(raw: Any) -> str:
+    """Why a record, or a text's beginning, is not read."""
+    what = f"has the keys {short(', '.join(map(str, raw)))}" if isinstance(raw, Mapping) else ""
+    return f"{what or f'is {short(raw)}'}: no known tool writes that. Known: {', '.join(KNOWN)}"

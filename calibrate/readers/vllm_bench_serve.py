@@ -1,0 +1,93 @@
+"""A result of ``vllm bench serve``; ``--metadata gpu=b200 method=dflash`` completes it."""
+
+from itertools import pairwise
+
+from dflash_sim.calibrate.observations.acceptance_records import count
+from dflash_sim.calibrate.observations.conditions import (
+    ALIASES,
+    COLUMNS,
+    read_conditions,
+    with_lengths,
+)
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.values import (
+    TOTALS,
+    Metrics,
+    Raw,
+    known,
+    naming,
+    number,
+    word,
+)
+from dflash_sim.calibrate.readers.sglang_bench_serving import AT_MEANS, load, mean_lengths
+from dflash_sim.profiles.errors import UsageError
+
+_LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e_latency": "e2el"}
+_OWN = {"num_prompts", "request_rate", "burstiness", "max_concurrency"}
+_PERCENT = 0.01
+
+
+def is_vllm(raw: Raw) -> bool:
+    """Keys that tell it from other tools."""
+    return "model_id" in raw and ("endpoint_type" in raw or "total_token_throughput" in raw)
+
+
+def read_vllm(raw: Raw, where: str, names: Names) -> Observation:
+    """One run. Who served is not said: it is taken for SGLang, and noted."""
+    metrics = Metrics()
+    metrics.take_same(raw, *TOTALS, "request_throughput", "output_throughput")
+    metrics.take("total_throughput", raw, "total_token_throughput")
+    metrics.take_latencies(raw, _LATENCIES)
+    metrics.take("accept_length_cycle", raw, "spec_decode_acceptance_length")
+    metrics.take("accept_rate", raw, "spec_decode_acceptance_rate", _PERCENT)
+    metrics.take("verify_steps", raw, "spec_decode_num_drafts")
+    cells = {
+        ALIASES.get(key, key): str(value)
+        for key, value in raw.items()
+        if key not in _OWN and ALIASES.get(key, key) in COLUMNS and not isinstance(value, list)
+    }
+    if (model := word(raw, "model_id")) is not None:
+        cells["model"] = model
+    with naming("model_id and metadata"):
+        said = read_conditions(cells, names)
+    fields = said.fields | load(raw)
+    if (block := _block(raw)) is not None and fields.get("method") != "none":
+        fields.setdefault("block", block)
+    return Observation(
+        row=where,
+        source="",
+        fields=with_lengths(fields, mean_lengths(metrics)),
+        metrics=metrics.values,
+        accept_histogram=_histogram(raw),
+        assumed=("engine",) if "engine" not in raw else (),
+        about=known(
+            tool="vllm bench serve",
+            engine=word(raw, "engine"),
+            label=word(raw, "label"),
+            date=word(raw, "date"),
+            failed=number(raw, "failed"),
+        ),
+        notes=(AT_MEANS, *said.notes, *metrics.notes),
+    )
+
+
+def _block(raw: Raw) -> int | None:
+    """Verify width: drafts a step and the anchor."""
+    steps, drafts = (count(raw, f"spec_decode_{k}") for k in ("num_drafts", "draft_tokens"))
+    return None if not steps or not drafts or drafts % steps else drafts // steps + 1
+
+
+def _histogram(raw: Raw) -> tuple[int, ...] | None:
+    """Steps by accepted drafts, from the share of steps that accepted each position."""
+    steps = count(raw, "spec_decode_num_drafts")
+    rates = raw.get("spec_decode_per_position_acceptance_rates")
+    if steps is None or not isinstance(rates, list) or not rates:
+        return None
+    survival = [1.0, *(number({"rate": rate}, "rate") or 0.0 for rate in rates), 0.0]
+    if any(not 0 <= late <= early <= 1 for early, late in pairwise(survival)):
+        key = "spec_decode_per_position_acceptance_rates"
+        msg = f"{key} is not a falling series of shares from 1 to 0"
+        raise UsageError(msg)
+    reached = [round(steps * share) for share in survival]
+    return tuple(early - late for early, late in pairwise(reached))

@@ -1,0 +1,1 @@
+"""Our own engine is predicted from a profile, run, and compared."""

@@ -1,0 +1,1 @@
+"""Operator tables of aiconfigurator-core become ours."""

@@ -1,0 +1,1 @@
+"""Layers of one rank, and where their shapes and weights come from."""

@@ -1,0 +1,158 @@
+"""What a Hugging Face config says that layers need: the shapes, and the constants in formulas."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.networks.hf_config import (
+    AttentionShape,
+    DrafterShape,
+    Eagle3Shape,
+    ModelShape,
+    MoeMlp,
+    parse_drafter,
+    parse_eagle3,
+    parse_model,
+)
+
+# Where a config is silent, what transformers' configuration classes assume.
+DEFAULT_EPS = 1e-6
+DEFAULT_THETA = 10_000.0
+ZERO_CENTRED = {"qwen3_next", "qwen3_5", "qwen3_5_moe"}
+PARTIAL_ROTARY = 0.25
+UNSCALED = {None, "default", "mrope"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """The constants of a network's formulas.
+
+    Parameters
+    ----------
+    eps
+        Added to the mean square in every RMSNorm.
+    theta
+        Base of the rotary embedding.
+    rotary_fraction
+        Part of each head that is rotated, from its front.
+    zero_centred
+        Norms multiply by ``1 + weight``.
+    renormalise
+        The weights of a token's experts are divided by their sum.
+    """
+
+    eps: float
+    theta: float
+    rotary_fraction: float
+    zero_centred: bool
+    renormalise: bool
+
+    def rotary_dim(self, head_dim: int) -> int:
+        """Rotated dimensions of a head."""
+        return int(head_dim * self.rotary_fraction)
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """A target model, with its MTP layers if it has any."""
+
+    shape: ModelShape
+    numerics: Numerics
+
+
+@dataclass(frozen=True)
+class DrafterSpec:
+    """A DFlash drafter; ``mask_id`` is None where the config does not say."""
+
+    shape: DrafterShape
+    numerics: Numerics
+    mask_id: int | None
+
+
+@dataclass(frozen=True)
+class Eagle3Spec:
+    """An EAGLE-3 head."""
+
+    shape: Eagle3Shape
+    numerics: Numerics
+
+
+def read_target(config: Mapping[str, Any], name: str) -> TargetSpec:
+    """The target model a parsed ``config.json`` describes; ``name`` is for messages."""
+    flat = _flat(config)
+    numerics = _numerics(flat, name)
+    shape = parse_model(_any_dtype(config), name=name, source="config.json")
+    for layer in shape.layers:
+        if isinstance(layer.mixer, AttentionShape):
+            _check_attention(layer.mixer, name)
+        if isinstance(layer.mlp, MoeMlp) and layer.mlp.bias:
+            _refuse(name, "experts with biases")
+    return TargetSpec(shape, numerics)
+
+
+def read_drafter(config: Mapping[str, Any], name: str) -> DrafterSpec:
+    """The DFlash drafter a parsed ``config.json`` describes."""
+    flat = _flat(config)
+    numerics = _numerics(flat, name)
+    shape = parse_drafter(_any_dtype(config), name=name, source="config.json")
+    for attention in shape.layers:
+        _check_attention(attention, name)
+    nested = flat.get("dflash_config") or {}
+    mask = flat.get("mask_token_id", nested.get("mask_token_id"))
+    return DrafterSpec(shape, numerics, mask)
+
+
+def read_eagle3(config: Mapping[str, Any], name: str) -> Eagle3Spec:
+    """The EAGLE-3 head a parsed ``config.json`` describes."""
+    flat = _flat(config)
+    numerics = _numerics(flat, name)
+    shape = parse_eagle3(_any_dtype(config), name=name, source="config.json")
+    _check_attention(shape.attention, name)
+    return Eagle3Spec(shape, numerics)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, **(config.get("text_config") or {})}
+
+
+def _any_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without its storage type: tensors are converted to whatever the run is in."""
+    kept = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype")}
+    nested = kept.get("text_config")
+    return {**kept, "text_config": _any_dtype(nested)} if isinstance(nested, Mapping) else kept
+
+
+def _numerics(flat: Mapping[str, Any], name: str) -> Numerics:
+    family = str(flat.get("model_type", "")).removesuffix("_text")
+    rope = flat.get("rope_parameters") or flat.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind not in UNSCALED:
+        _refuse(name, f"rotary embedding scaled by {kind!r}")
+    if flat.get("hidden_act", "silu") != "silu":
+        _refuse(name, f"activation {flat['hidden_act']!r}")
+    part = PARTIAL_ROTARY if family in ZERO_CENTRED else 1.0
+    return Numerics(
+        eps=float(flat.get("rms_norm_eps", DEFAULT_EPS)),
+        theta=float(rope.get("rope_theta") or flat.get("rope_theta") or DEFAULT_THETA),
+        rotary_fraction=float(
+            rope.get("partial_rotary_factor", flat.get("partial_rotary_factor", part))
+        ),
+        zero_centred=family in ZERO_CENTRED,
+        renormalise=bool(flat.get("norm_topk_prob", family in ZERO_CENTRED)),
+    )
+
+
+def _check_attention(shape: AttentionShape, name: str) -> None:
+    if shape.sinks:
+        _refuse(name, "attention sinks")
+    if shape.bias:
+        _refuse(name, "attention with biases")
+
+
+def _refuse(name: str, what: str) -> NoReturn:
+    msg = (
+        f"{name}: {what} is not written in kernels/; have: Qwen3, Qwen3-MoE, Qwen3-Next, "
+        "Qwen3.5 (dense and MoE), DFlash drafters, EAGLE-3 heads"
+    )
+    raise UsageError(msg)

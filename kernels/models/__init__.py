@@ -1,0 +1,1 @@
+"""Networks of one rank: the target, the DFlash drafter, draft heads."""

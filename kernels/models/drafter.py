@@ -1,0 +1,107 @@
+"""The DFlash drafter of one rank: it reads the target's features as KV and fills a block at once.
+
+Chen et al., "DFlash", arXiv:2602.06036. Embedding and head are the target's.
+"""
+
+import torch
+from torch import Tensor
+
+from dflash_sim.kernels.cache import Cache, Placement
+from dflash_sim.kernels.layers.attention import Attention
+from dflash_sim.kernels.layers.checkpoint import Source
+from dflash_sim.kernels.layers.decoder import DecoderLayer, Norm
+from dflash_sim.kernels.layers.shard import Shard
+from dflash_sim.kernels.layers.spec import DrafterSpec
+from dflash_sim.kernels.models.target import attention_tables
+from dflash_sim.kernels.rank import ALONE, Rank
+from dflash_sim.kernels.reference.draft import project_features
+from dflash_sim.profiles.networks.hf_config import DenseMlp, LayerShape, check_tp
+
+PREFIXES = ("", "model.")
+
+
+class Drafter:
+    """A whole drafter, as its config describes it.
+
+    Full-attention layers see the whole block and the whole context. Sliding layers are causal
+    with ``sliding_causal``, as SGLang runs them; without, they see all later rows of the block.
+
+    Parameters
+    ----------
+    source
+        Its tensors: ``fc``, ``hidden_norm``, ``layers.*``, ``norm``.
+    tokens
+        Longest text it will see; the rotary tables have so many rows.
+    """
+
+    def __init__(
+        self,
+        spec: DrafterSpec,
+        source: Source,
+        rank: Rank = ALONE,
+        *,
+        tokens: int,
+        sliding_causal: bool = True,
+    ) -> None:
+        self.spec, self.backend = spec, rank.backend
+        shape, hidden = spec.shape, spec.shape.hidden
+        check_tp(shape, rank.tp)
+        shard = Shard(source, rank, PREFIXES, anchor="fc.weight")
+        self.tables = attention_tables(shape.layers[0], spec.numerics, tokens=tokens, rank=rank)
+        self.layers = [
+            DecoderLayer(
+                LayerShape(attention, DenseMlp(shape.intermediate)),
+                spec.numerics,
+                shard.under(f"layers.{i}."),
+                index=i,
+                hidden=hidden,
+                tables=self.tables,
+                causal=attention.window is not None and sliding_causal,
+            )
+            for i, attention in enumerate(shape.layers)
+        ]
+        self.fc = shard.whole("fc.weight", hidden, len(shape.target_layer_ids) * hidden)
+        self.hidden_norm = shard.whole("hidden_norm.weight", hidden)
+        self.norm = Norm("norm", spec.numerics, shard, hidden=hidden)
+        self.kv_weight, self.k_norm = self._stack_kv()
+        shard.check()
+
+    def _stack_kv(self) -> tuple[Tensor, Tensor]:
+        """K and V rows of all layers [L, 2 Hkv D, H], which stay the layers' own memory."""
+        mixers = [layer.mixer for layer in self.layers if isinstance(layer.mixer, Attention)]
+        stacked = torch.stack([mixer.qkv for mixer in mixers])
+        for mixer, qkv in zip(mixers, stacked, strict=True):
+            mixer.qkv = qkv
+        rows = 2 * mixers[0].kv_heads * mixers[0].shape.head_dim
+        return stacked[:, -rows:], torch.stack([mixer.k_norm for mixer in mixers])
+
+    @torch.no_grad()
+    def materialise(self, features: Tensor, positions: Tensor, slots: Tensor, cache: Cache) -> None:
+        """Turn target features [T, K H] into this network's KV at ``slots`` [T] int64.
+
+        ``positions`` [T] int64 are the tokens' places in the text; negative slots are skipped.
+        """
+        eps = self.spec.numerics.eps
+        context = project_features(features, self.fc, self.hidden_norm, eps=eps)
+        self.backend.materialise(
+            context,
+            self.kv_weight,
+            self.k_norm,
+            *self.tables,
+            positions,
+            cache.kv.k,
+            cache.kv.v,
+            slots,
+            eps=eps,
+        )
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, at: Placement, cache: Cache) -> Tensor:
+        """Hidden states [T, H] after the final norm, for embeddings ``x`` [T, H] of blocks.
+
+        Row 0 of a block is its anchor; rows 1.. predict the tokens at their own places.
+        """
+        residual: Tensor | None = None
+        for layer in self.layers:
+            x, residual = layer(x, residual, at, cache)
+        return self.norm.add(x, residual)[0]

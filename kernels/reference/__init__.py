@@ -1,0 +1,1 @@
+"""Every op in plain torch: what the fused kernels are compared with."""

@@ -1,0 +1,1 @@
+"""Layer sizes of whole networks, read from Hugging Face configs."""

@@ -1,0 +1,274 @@
+"""Whole networks: target models, DFlash drafters and EAGLE-3 heads."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.networks.layers import (
+    AttentionShape,
+    DenseMlp,
+    GdnShape,
+    LayerShape,
+    Weight,
+)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A target model, as its Hugging Face config describes it.
+
+    Parameters
+    ----------
+    hidden, vocab
+        Widths of the residual stream and of the output.
+    layers
+        Decoder layers from the bottom up.
+    mtp_layers
+        Native multi-token-prediction layers shipped with the checkpoint.
+    dtype
+        Of all weights but the experts, which name their own.
+    source, status
+        Where the config came from, and how sure that is.
+    """
+
+    name: str
+    hidden: int
+    vocab: int
+    layers: tuple[LayerShape, ...]
+    tied_embeddings: bool
+    mtp_layers: int
+    dtype: str
+    source: str
+    status: str
+
+    @cached_property
+    def layer_groups(self) -> tuple[tuple[LayerShape, int], ...]:
+        """Distinct layers with their counts, in order of first appearance."""
+        return tuple(Counter(self.layers).items())
+
+    @cached_property
+    def attention_layers(self) -> tuple[AttentionShape, ...]:
+        """Softmax attention layers, sliding ones included."""
+        return tuple(x.mixer for x in self.layers if isinstance(x.mixer, AttentionShape))
+
+    @property
+    def num_full_attention_layers(self) -> int:
+        """Softmax attention layers without a sliding window."""
+        return sum(a.window is None for a in self.attention_layers)
+
+    @property
+    def gdn_layers(self) -> int:
+        """Number of gated-delta-network layers."""
+        return sum(isinstance(x.mixer, GdnShape) for x in self.layers)
+
+    @cached_property
+    def params(self) -> int:
+        """Parameters of the language model, without MTP layers or a vision tower."""
+        return sum(w.params * count for w, count in self._weights())
+
+    @property
+    def active_params(self) -> int:
+        """Parameters one token multiplies: all but unvisited experts and the embedding lookup."""
+        idle = sum(x.idle_params(self.hidden) * n for x, n in self.layer_groups)
+        lookup = 0 if self.tied_embeddings else self.vocab * self.hidden
+        return self.params - idle - lookup
+
+    @cached_property
+    def kv_bytes_per_token(self) -> int:
+        """KV cache of one token over all attention layers [byte], whole model."""
+        return sum(a.kv_bytes_per_token for a in self.attention_layers)
+
+    @cached_property
+    def gdn_state_bytes(self) -> int:
+        """Recurrent and convolution state of one request over all layers [byte]."""
+        return sum(x.mixer.state_bytes for x in self.layers if isinstance(x.mixer, GdnShape))
+
+    @cached_property
+    def gdn_ssm_bytes(self) -> int:
+        """Recurrent state alone of one request over all layers [byte]."""
+        return sum(x.mixer.ssm_state_bytes for x in self.layers if isinstance(x.mixer, GdnShape))
+
+    @property
+    def mtp_layer(self) -> LayerShape | None:
+        """The MTP layer: full attention and an MLP like the target's last such layer."""
+        if not self.mtp_layers:
+            return None
+        for layer in reversed(self.layers):
+            if isinstance(layer.mixer, AttentionShape):
+                return LayerShape(replace(layer.mixer, window=None), layer.mlp)
+        return None
+
+    @property
+    def mtp_params(self) -> int:
+        """Parameters of the MTP layers; embedding and head are the target's."""
+        return sum(w.params for w in self._mtp_weights())
+
+    @property
+    def mtp_kv_bytes_per_token(self) -> int:
+        """KV cache of one token in the MTP layers [byte], whole model."""
+        layer = self.mtp_layer
+        if layer is None or isinstance(layer.mixer, GdnShape):
+            return 0
+        return layer.mixer.kv_bytes_per_token * self.mtp_layers
+
+    def weight_bytes(self, tp: int) -> int:
+        """Bytes of weights on each of ``tp`` ranks, without MTP layers."""
+        return round(sum(w.bytes_per_rank(tp) * count for w, count in self._weights()))
+
+    def mtp_weight_bytes(self, tp: int) -> int:
+        """Bytes of MTP weights on each of ``tp`` ranks."""
+        return round(sum(w.bytes_per_rank(tp) for w in self._mtp_weights()))
+
+    def _weights(self) -> Iterator[tuple[Weight, int]]:
+        yield Weight("embed_tokens", self.vocab * self.hidden), 1
+        if not self.tied_embeddings:
+            yield Weight("lm_head", self.vocab * self.hidden), 1
+        yield Weight("norm", self.hidden, 1), 1
+        for layer, count in self.layer_groups:
+            for weight in layer.weights(hidden=self.hidden):
+                yield weight, count
+
+    def _mtp_weights(self) -> Iterator[Weight]:
+        layer = self.mtp_layer
+        if layer is None:
+            return
+        yield Weight("fc", 2 * self.hidden * self.hidden, 1)
+        yield Weight("norms", 3 * self.hidden, 1)
+        for _ in range(self.mtp_layers):
+            yield from layer.weights(hidden=self.hidden)
+
+
+@dataclass(frozen=True)
+class DrafterShape:
+    """A DFlash drafter: a shallow block-parallel network fed by the target's hidden states.
+
+    It has no embedding and no head: it uses the target's.
+
+    Parameters
+    ----------
+    layers
+        Attention of each layer; every layer has an MLP of ``intermediate``.
+    block_size
+        Largest verify window it was trained for [token], the anchor included.
+    target_layer_ids
+        Target layers whose outputs are concatenated and projected into its KV.
+    """
+
+    name: str
+    target: str
+    hidden: int
+    intermediate: int
+    layers: tuple[AttentionShape, ...]
+    block_size: int
+    target_layer_ids: tuple[int, ...]
+    vocab: int
+    source: str
+    status: str
+
+    @property
+    def params(self) -> int:
+        """Number of weight values."""
+        return sum(w.params for w in self._weights())
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """KV cache of one token over all layers [byte], whole drafter, no window applied."""
+        return sum(a.kv_bytes_per_token for a in self.layers)
+
+    def weight_bytes(self, tp: int) -> int:
+        """Bytes of weights on each of ``tp`` ranks; fc and norms are replicated."""
+        return round(sum(w.bytes_per_rank(tp) for w in self._weights()))
+
+    def _weights(self) -> Iterator[Weight]:
+        yield Weight("fc", len(self.target_layer_ids) * self.hidden * self.hidden, 1)
+        yield Weight("norms", 2 * self.hidden, 1)
+        for attention in self.layers:
+            yield from LayerShape(attention, DenseMlp(self.intermediate)).weights(
+                hidden=self.hidden
+            )
+
+
+@dataclass(frozen=True)
+class Eagle3Shape:
+    """An EAGLE-3 head: three target features fused, then one layer that drafts step by step.
+
+    Its attention reads embedding and hidden state side by side, twice the width
+    (Li et al. 2025, arXiv:2503.01840). The embedding is the target's; the head is its own,
+    over ``draft_vocab`` tokens.
+    """
+
+    name: str
+    target: str
+    hidden: int
+    intermediate: int
+    attention: AttentionShape
+    draft_vocab: int
+    source: str
+    status: str
+    num_layers: int = 1
+
+    @property
+    def params(self) -> int:
+        """Number of weight values."""
+        return sum(w.params for w in self._weights())
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """KV cache of one token [byte], whole head."""
+        return self.attention.kv_bytes_per_token * self.num_layers
+
+    def weight_bytes(self, tp: int) -> int:
+        """Bytes of weights on each of ``tp`` ranks; fc and norms are replicated."""
+        return round(sum(w.bytes_per_rank(tp) for w in self._weights()))
+
+    def _weights(self) -> Iterator[Weight]:
+        yield Weight("fc", 3 * self.hidden * self.hidden, 1)
+        yield from self.attention.weights(hidden=self.hidden, input_dim=2 * self.hidden)
+        yield from DenseMlp(self.intermediate).weights(hidden=self.hidden)
+        yield Weight("norms", 4 * self.hidden, 1)
+        yield Weight("lm_head", self.draft_vocab * self.hidden)
+
+
+def check_tp(shape: ModelShape | DrafterShape | Eagle3Shape, tp: int) -> None:
+    """Refuse a tensor-parallel size that does not divide the heads and MLPs of ``shape``."""
+    if tp >= 1 and _divides(shape, tp):
+        return
+    largest = max(h for mixer in _mixers(shape) for h in _head_counts(mixer))
+    works = [str(n) for n in range(1, largest + 1) if _divides(shape, n)]
+    msg = f"{shape.name} cannot be split over tp={tp}; tp values that work: {', '.join(works)}"
+    raise UsageError(msg)
+
+
+def _divides(shape: ModelShape | DrafterShape | Eagle3Shape, tp: int) -> bool:
+    whole = [n for mixer in _mixers(shape) for n in _head_counts(mixer)] + list(_widths(shape))
+    kv_heads = [m.num_kv_heads for m in _mixers(shape) if isinstance(m, AttentionShape)]
+    # Fewer key-value heads than ranks are copied, so either may divide the other.
+    return all(n % tp == 0 for n in whole) and all(n % tp == 0 or tp % n == 0 for n in kv_heads)
+
+
+def _head_counts(mixer: AttentionShape | GdnShape) -> tuple[int, ...]:
+    if isinstance(mixer, AttentionShape):
+        return (mixer.num_heads,)
+    return (mixer.num_k_heads, mixer.num_v_heads)
+
+
+def _mixers(
+    shape: ModelShape | DrafterShape | Eagle3Shape,
+) -> tuple[AttentionShape | GdnShape, ...]:
+    if isinstance(shape, ModelShape):
+        return tuple(layer.mixer for layer, _ in shape.layer_groups)
+    if isinstance(shape, DrafterShape):
+        return tuple(dict.fromkeys(shape.layers))
+    return (shape.attention,)
+
+
+def _widths(shape: ModelShape | DrafterShape | Eagle3Shape) -> Iterator[int]:
+    if not isinstance(shape, ModelShape):
+        yield shape.intermediate
+        return
+    for layer, _ in shape.layer_groups:
+        yield layer.mlp.intermediate
+        if not isinstance(layer.mlp, DenseMlp) and layer.mlp.shared_intermediate:
+            yield layer.mlp.shared_intermediate

@@ -1,0 +1,1 @@
+"""Measured operator times: files, tables, interpolation, profiles of one machine."""

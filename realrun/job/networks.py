@@ -1,0 +1,97 @@
+"""Which network, and where its weights are; checked before anything starts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dflash_sim.kernels.layers.checkpoint import (
+    RandomTensors,
+    Range,
+    SafetensorsFolder,
+    Source,
+)
+from dflash_sim.profiles.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to be run.
+
+    Parameters
+    ----------
+    config
+        Its parsed ``config.json``.
+    name
+        For messages and rows.
+    path
+        A Hugging Face folder with its weights, opened by every worker for itself.
+    source
+        Where its weights are, if not in a folder.
+    """
+
+    config: Mapping[str, Any]
+    name: str
+    path: Path | None = None
+    source: Source | None = None
+
+    @classmethod
+    def folder(cls, path: Path | str) -> "Network":
+        """A network in a Hugging Face folder."""
+        folder = Path(path)
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            msg = f"{folder / 'config.json'}: cannot be read as JSON: {error}"
+            raise UsageError(msg) from error
+        if not isinstance(config, dict):
+            msg = f"{folder / 'config.json'}: expected a JSON object"
+            raise UsageError(msg)
+        return cls(config, folder.name, path=folder)
+
+    @classmethod
+    def random(cls, config: Mapping[str, Any], name: str) -> "Network":
+        """A network of a given shape without weights of its own, for times only."""
+        return cls(config, name)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer, as the config says."""
+        named = {**self.config, **(self.config.get("text_config") or {})}.get("eos_token_id")
+        return frozenset(named if isinstance(named, list) else [] if named is None else [named])
+
+    def weights(self, device: torch.device | str) -> Source:
+        """Where to read the weights from, in this process."""
+        if self.source is not None:
+            return self.source
+        if self.path is not None:
+            return SafetensorsFolder(self.path)
+        return RandomTensors(device=device)
+
+    def outline(self) -> Source:
+        """The names and shapes of the weights, without their values."""
+        if self.path is not None:
+            return Outline(SafetensorsFolder(self.path))
+        return self.weights("cpu") if self.source is not None else RandomTensors(device="meta")
+
+
+class Outline:
+    """A folder of which only the headers are read: tensors on the ``meta`` device."""
+
+    def __init__(self, folder: SafetensorsFolder) -> None:
+        self.folder = folder
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return self.folder.has(name)
+
+    def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:
+        """A tensor of the right size without values; of the file, nothing but the type."""
+        none = self.folder.read(name, shape, 0, [(0, 0)])
+        size = list(shape)
+        size[dim] = sum(b - a for a, b in ranges)
+        return torch.empty(size, dtype=none.dtype, device="meta")

@@ -1,0 +1,1 @@
+"""The scheduler's process: batches, pools, and its end of the workers."""

@@ -1,0 +1,1 @@
+"""A rank's process: networks over pools, on a CPU or a GPU."""

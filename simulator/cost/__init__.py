@@ -1,0 +1,1 @@
+"""What a pass costs: methods, operators, passes, prices, tables of steps."""

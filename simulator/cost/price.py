@@ -1,0 +1,317 @@
+"""Op -> Cost: the measured table first, then its fitted curve, then the roofline.
+
+Every cost says what it rests on, and sums keep the shares, so a result can report how much of
+its step time was measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.sheets import Device
+from dflash_sim.profiles.times.machine_profile import MeasuredProfile
+from dflash_sim.profiles.times.op_tables import OpTables, Timing
+from dflash_sim.simulator.cost.ops import (
+    Attention,
+    Call,
+    Collective,
+    Elementwise,
+    GdnConv,
+    GdnPrefill,
+    GdnRecurrent,
+    Gemm,
+    Moe,
+    Op,
+    PrefillAttention,
+    experts_touched,
+)
+
+BALANCED = "balanced"
+EVIDENCE = ("measured", "fitted", "roofline", "assumed")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds by evidence, and the parts of them in collectives and between kernels."""
+
+    by_evidence: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    comm_s: float = 0.0
+    idle_s: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.by_evidence)
+
+    def __add__(self, other: "Cost") -> "Cost":
+        both = zip(self.by_evidence, other.by_evidence, strict=True)
+        a, b, c, d = (x + y for x, y in both)
+        return Cost((a, b, c, d), self.comm_s + other.comm_s, self.idle_s + other.idle_s)
+
+    def as_array(self) -> np.ndarray:
+        """``[measured, fitted, roofline, assumed, comm, idle]`` [s], for interpolation."""
+        return np.array([*self.by_evidence, self.comm_s, self.idle_s])
+
+    @staticmethod
+    def of(seconds: float, evidence: str, *, comm: bool = False, idle: bool = False) -> "Cost":
+        slots = [0.0, 0.0, 0.0, 0.0]
+        slots[EVIDENCE.index(evidence)] = seconds
+        a, b, c, d = slots
+        return Cost((a, b, c, d), seconds if comm else 0.0, seconds if idle else 0.0)
+
+
+@dataclass
+class CostModel:
+    """Prices ops on one device with one engine version.
+
+    Parameters
+    ----------
+    device, engine, tables
+        The sheets; ``tables`` is None where nothing was measured, and everything is roofline.
+    lender
+        The GPU that ``tables`` were measured on, where that is another one: a time is multiplied
+        by the ratio of its op's rooflines on the two, and counts as fitted.
+    measured
+        Times of this machine's own kernels, where they were taken: they come before the tables,
+        and need no constant of the engine.
+    """
+
+    device: Device
+    engine: EngineSheet
+    tables: OpTables | None
+    backend: str | None = None
+    lender: Device | None = None
+    measured: MeasuredProfile | None = None
+    _memo: dict[Op, Cost] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _kernel_s(self) -> dict[str, float]:
+        fixed = {"small": "small", "norm": "norm", "vocab": "vocab", "stream": "small"}
+        return {kind: self.engine[f"{k}_kernel"] for kind, k in fixed.items()}
+
+    @cached_property
+    def _gap(self) -> Cost:
+        return Cost.of(self.engine["graph_node_gap"], "assumed", idle=True)
+
+    def op(self, op: Op) -> Cost:
+        """The cost of one launch, the gap to the next kernel included."""
+        cost = self._memo.get(op)
+        if cost is None:
+            cost = self._memo[op] = self._price(op)
+        return cost
+
+    def calls(self, calls: Sequence[Call[Op]], between: float = 1.0) -> Cost:
+        """The cost of a pass: launches in sequence; a hidden call counts by its exposed share.
+
+        ``between`` is the time of a measured pass over the sum of its ops [1]. What of it is hidden
+        was measured too.
+        """
+        total = np.zeros(6)
+        for call in calls:
+            if self.has_own(call.op):
+                total += call.count * between * self.op(call.op).as_array()
+                continue  # what of it is hidden beside others was measured too
+            share = self.engine[call.exposed] if call.exposed else 1.0
+            total += call.count * share * self.op(call.op).as_array()
+        m, f, r, a, comm, idle = (float(x) for x in total)
+        return Cost((m, f, r, a), comm, idle)
+
+    def table_time(self, op: Op) -> Timing | None:
+        """What the tables say of ``op``, before any constant of the engine; None if nothing."""
+        if isinstance(op, Collective) and self.tables is not None:
+            look = self.tables.all_reduce if op.kind == "all_reduce" else self.tables.all_gather
+            return look(nbytes=op.nbytes, gpus=op.gpus)
+        return self._lookup(op)
+
+    def has_own(self, op: Op) -> bool:
+        """Whether this machine's own kernel was timed, and is part of a timed pass."""
+        own = self.measured
+        if own is None or isinstance(op, Collective) or not own.in_passes(op):
+            return False
+        return own.timing(op) is not None
+
+    def _own(self, op: Op) -> Timing | None:
+        """This machine's own time; of experts, at the tokens that touch as many by chance."""
+        measured = self.measured
+        if measured is None or not isinstance(op, Moe):
+            return None if measured is None else measured.timing(op)
+        share = min(self._touched(op) / op.experts, 1 - 1 / op.experts)
+        missed = np.log1p(-op.top_k / op.experts)  # an expert by a token, by chance
+        reached = float(np.log1p(-share) / missed)
+        whole = float(np.log(1 / op.experts) / missed)  # about when all are in use
+        sizes = (reached, op.tokens, min(op.tokens, max(reached, whole)))
+        times = [measured.timing(replace(op, tokens=tokens)) for tokens in sizes]  # type: ignore[arg-type]
+        at, rows, hot = times
+        if at is None or rows is None or hot is None:
+            return None
+        seconds = at.seconds + max(0.0, rows.seconds - hot.seconds)
+        return Timing(seconds, at.evidence if op.rows == 1 else "fitted", at.rel_err)
+
+    def _price(self, op: Op) -> Cost:
+        own = self._own(op)
+        if own is not None:
+            return Cost.of(own.seconds, own.evidence, comm=isinstance(op, Collective))
+        if isinstance(op, Elementwise):
+            rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
+            move = op.nbytes / (self.device.mem_bw_byte_s * self.engine[rate])
+            return Cost.of(self._kernel_s[op.kind] + move, "assumed") + self._gap
+        if isinstance(op, Collective):
+            return self._collective(op)
+        timing = self._lookup(op)
+        if timing is None:
+            return Cost.of(self._roofline_s(op, self.device), "roofline") + self._gap
+        if self.lender is not None:
+            ratio = self._roofline_s(op, self.device) / self._roofline_s(op, self.lender)
+            timing = Timing(ratio * timing.seconds, "fitted", timing.rel_err)
+        factor = self.engine["table_factor"]
+        if isinstance(op, GdnRecurrent) and op.rows > 1:
+            factor *= self.engine["gdn_verify_factor"]
+        return Cost.of(factor * timing.seconds, timing.evidence) + self._gap
+
+    @property
+    def _timed_on(self) -> Device:
+        return self.lender or self.device
+
+    def _roofline_s(self, op: Op, device: Device) -> float:
+        nbytes = op.nbytes_of(self._touched(op)) if isinstance(op, Moe) else op.nbytes
+        move = nbytes / (device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
+        compute = op.flops / (device.bf16_flop_s * self.engine["matmul_flop_eff"])
+        launch = self.engine["roofline_launch"]
+        if isinstance(op, Moe):
+            launch += self.engine["router_kernel"]  # the tables time top-k choice with experts
+        return launch + max(move, compute)
+
+    def _collective(self, op: Collective) -> Cost:
+        timing = self.table_time(op)
+        here_s = self._exchange_s(op, self.device)
+        if timing is None:
+            return Cost.of(here_s, "roofline", comm=True) + self._gap
+        if self.lender is not None:
+            ratio = here_s / self._exchange_s(op, self.lender)
+            timing = Timing(ratio * timing.seconds, "fitted", timing.rel_err)
+        seconds = self.engine["collective_factor"] * timing.seconds
+        return Cost.of(seconds, timing.evidence, comm=True) + self._gap
+
+    def _exchange_s(self, op: Collective, device: Device) -> float:
+        # Ring or direct exchange: each rank sends (n-1)/n of the data, twice for an all-reduce.
+        passes = 2 if op.kind == "all_reduce" else 1
+        sent = passes * op.nbytes * (op.gpus - 1) / op.gpus
+        wire = sent / (device.link_byte_s * self.engine["weight_stream_bw_eff"])
+        return 2 * self.engine["roofline_launch"] + wire
+
+    def _lookup(self, op: Op) -> Timing | None:
+        if self.tables is None:
+            return None
+        t = self.tables
+        match op:
+            case Gemm(m=m, n=n, k=k):
+                return t.gemm(m=m, n=n, k=k)
+            case Moe():
+                return self._moe(t, op)
+            case Attention():
+                return self._attention(t, op)
+            case PrefillAttention():
+                return self._prefill_attention(t, op)
+            case GdnRecurrent():
+                return _as_verify(
+                    t.gdn_decode(batch=op.state_traffic, v_heads=op.v_heads, k_heads=op.k_heads),
+                    op.rows,
+                )
+            case GdnConv():
+                return t.gdn_conv(tokens=op.tokens, v_heads=op.v_heads, k_heads=op.k_heads)
+            case GdnPrefill():
+                return _both(
+                    t.gdn_prefill(
+                        batch=op.requests, seq=op.seq, v_heads=op.v_heads, k_heads=op.k_heads
+                    ),
+                    t.gdn_prefill_conv(
+                        batch=op.requests, seq=op.seq, v_heads=op.v_heads, k_heads=op.k_heads
+                    ),
+                )
+        return None
+
+    def _moe(self, t: OpTables, op: Moe) -> Timing | None:
+        """The balanced table, read at the token count that touches as many experts.
+
+        It spreads T tokens over min(E, kT) experts, more than routing by popularity touches; the
+        work of further rows once all experts are in use comes on top.
+        """
+        reached = self._moe_table(t, op, self._touched(op) / op.top_k)
+        rows = self._moe_table(t, op, op.tokens)
+        hot = self._moe_table(t, op, min(float(op.tokens), op.experts / op.top_k))
+        if reached is None or rows is None or hot is None:
+            return None
+        seconds = reached.seconds + max(0.0, rows.seconds - hot.seconds)
+        return Timing(seconds, reached.evidence if op.tokens == 1 else "fitted", reached.rel_err)
+
+    def _touched(self, op: Moe) -> float:
+        """Distinct experts of the tokens of ``op``, by popularity and by what a text repeats."""
+        unrelated = op.independent(self.engine["expert_overlap"])
+        skew = self.engine["expert_skew"]
+        return experts_touched(op.experts, op.top_k, tokens=unrelated, skew=skew)
+
+    def _moe_table(self, t: OpTables, op: Moe, tokens: float) -> Timing | None:
+        return t.moe(
+            tokens=tokens,
+            experts=op.experts,
+            top_k=op.top_k,
+            hidden=op.hidden,
+            inter=op.inter,
+            tp=op.tp,
+            distribution=BALANCED,
+            dtype=op.dtype,
+        )
+
+    def _attention(self, t: OpTables, op: Attention) -> Timing | None:
+        """The decode kernel at equal KV; several query rows cost a factor, or their FLOPs."""
+        timing = t.decode_attention(
+            batch=op.requests,
+            kv_len=op.kv_len,
+            heads=op.heads,
+            kv_heads=op.kv_heads,
+            head_dim=op.head_dim,
+            window=op.window,
+            backend=self.backend,
+        )
+        if timing is None or op.rows == 1:
+            return timing
+        compute = op.flops / (self._timed_on.bf16_flop_s * self.engine["matmul_flop_eff"])
+        wide = max(timing.seconds * self.engine["verify_attention_factor"], compute)
+        return Timing(wide, "fitted", timing.rel_err)
+
+    def _prefill_attention(self, t: OpTables, op: PrefillAttention) -> Timing | None:
+        """The context kernel of the new tokens, scaled by FLOPs where a prefix is attended too."""
+        timing = t.prefill_attention(
+            batch=op.requests,
+            seq=max(1, round(op.seq)),
+            heads=op.heads,
+            kv_heads=op.kv_heads,
+            head_dim=op.head_dim,
+            window=op.window,
+        )
+        if timing is None or not op.prefix:
+            return timing
+        extra = (
+            op.flops
+            - PrefillAttention(
+                op.name, op.requests, op.seq, 0.0, op.heads, op.kv_heads, op.head_dim, op.window
+            ).flops
+        )
+        more = extra / (self._timed_on.bf16_flop_s * self.engine["matmul_flop_eff"])
+        return Timing(timing.seconds + more, "fitted", timing.rel_err)
+
+
+def _as_verify(decode: Timing | None, rows: int) -> Timing | None:
+    """A decode timing read for several rows per request is no measurement of that kernel."""
+    if decode is None or rows == 1:
+        return decode
+    return Timing(decode.seconds, "fitted", decode.rel_err)
+
+
+def _both(a: Timing | None, b: Timing | None) -> Timing | None:
+    if a is None or b is None:
+        return None
+    evidence = a.evidence if a.evidence == b.evidence else "fitted"
+    return Timing(a.seconds + b.seconds, evidence, max(a.rel_err, b.rel_err))

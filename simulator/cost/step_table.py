@@ -1,0 +1,230 @@
+"""GPU time of whole steps, tabulated once per batch size so that a step costs a table look-up.
+
+Attention is the only op whose time depends on the context, and nearly linearly; so each padded
+batch size is priced on a grid of contexts and interpolated in between. Both engines read the
+same table, the leap engine for thousands of steps at once.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.simulator.cost.methods import PHASES, Cycle
+from dflash_sim.simulator.cost.ops import AttentionCall, Call, split_attention
+from dflash_sim.simulator.cost.price import CostModel
+
+COMPONENTS = 6  # measured, fitted, roofline, assumed, comm, idle: Cost.as_array
+_FIRST_CTX = 2**7
+
+
+@dataclass(frozen=True)
+class BatchTable:
+    """One padded batch size: seconds on a grid of mean contexts.
+
+    ``parts[phase, component, node]`` adds up to ``total[node]`` over the four evidences;
+    ``head`` is the part before the verified lengths are known, ``tail`` the rest.
+    """
+
+    padded: int
+    ctx: np.ndarray
+    parts: np.ndarray
+    total: np.ndarray
+    draft: np.ndarray
+    tail: np.ndarray
+
+    def __post_init__(self) -> None:
+        # The event engine looks up one step at a time: plain lists are faster than arrays there.
+        object.__setattr__(self, "_nodes", self.ctx.tolist())
+        object.__setattr__(self, "_seconds", self.total.tolist())
+
+    def seconds(self, ctx: float) -> float:
+        """GPU seconds of one step at mean context ``ctx`` [token]."""
+        nodes: list[float] = self._nodes  # type: ignore[attr-defined]
+        y: list[float] = self._seconds  # type: ignore[attr-defined]
+        i = bisect_left(nodes, ctx)
+        if i == 0:
+            return y[0]
+        if i == len(nodes):
+            return y[-1]
+        x0 = nodes[i - 1]
+        return y[i - 1] + (y[i] - y[i - 1]) / (nodes[i] - x0) * (ctx - x0)
+
+
+def padded_size(sizes: tuple[int, ...], batch: int, max_bs: int) -> int:
+    """The captured graph size that runs ``batch`` requests; ``batch`` itself beyond the largest."""
+    i = bisect_left(sizes, batch)
+    return sizes[i] if i < len(sizes) and sizes[i] <= max_bs else batch
+
+
+@dataclass
+class StepModel:
+    """GPU seconds of decode cycles and prefills of one scenario.
+
+    Parameters
+    ----------
+    graph_sizes, graph_max_bs
+        Captured batch sizes; a batch is padded up to the next one.
+    max_ctx
+        Longest context that can occur [token]; the grid ends there.
+    v1
+        The V1 worker: eager argmax and unfused accept on top.
+    """
+
+    cycle: Cycle
+    cost: CostModel
+    graph_sizes: tuple[int, ...]
+    graph_max_bs: int
+    max_ctx: int
+    v1: bool = False
+    _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
+    _launches: dict[int, int] = field(default_factory=dict, repr=False)
+    _fixed: dict[int, list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]] = field(
+        default_factory=dict, repr=False
+    )
+    _prefill: dict[tuple[int, int, float], np.ndarray] = field(default_factory=dict, repr=False)
+    _prefill_s: dict[tuple[int, int, float], float] = field(default_factory=dict, repr=False)
+
+    @property
+    def engine(self) -> EngineSheet:
+        return self.cost.engine
+
+    def reach(self, ctx: int) -> None:
+        """Extend the tables to contexts of ``ctx`` tokens, if they end before."""
+        if ctx > self.max_ctx:
+            self.max_ctx = ctx
+            self._tables.clear()
+
+    def table(self, batch: int) -> BatchTable:
+        """The table of ``batch`` running requests (priced on first use)."""
+        found = self._tables.get(batch)
+        if found is None:
+            found = self._tables[batch] = self._build(batch)
+        return found
+
+    def _build(self, batch: int) -> BatchTable:
+        padded = padded_size(self.graph_sizes, batch, self.graph_max_bs)
+        nodes = [0, _FIRST_CTX]
+        while nodes[-1] < self.max_ctx:
+            nodes.append(2 * nodes[-1])
+        parts = np.zeros((len(PHASES), COMPONENTS, len(nodes)))
+        for row, fixed, own, attention in self._passes(padded):
+            parts[row] += fixed[:, None]
+            for j, ctx in enumerate(nodes):
+                # Padded rows compute but point at an empty slot: they hold no context.
+                mean = ctx * batch / padded
+                seen = [Call(c.op.at(mean), c.count) for c in attention]
+                between = self._between(
+                    PHASES[row], requests=padded, rows=self.cycle.block, ctx=mean
+                )
+                parts[row, :, j] += self.cost.calls(seen, between).as_array()
+                parts[row, :, j] += (between - 1.0) * own
+        self._add_eager(parts, batch, padded)
+        parts *= self.engine["time_factor"]
+        total = parts[:, :4].sum(axis=(0, 1))
+        by_phase = parts[:, :4].sum(axis=1)
+        draft = by_phase[PHASES.index("draft")]
+        tail = by_phase[PHASES.index("materialise")]
+        return BatchTable(padded, np.array(nodes, float), parts, total, draft, tail)
+
+    def _between(self, phase: str, *, requests: int, rows: int, ctx: float) -> float:
+        """Time of a measured pass over the sum of its ops; 1 where none was measured."""
+        own, c = self.cost.measured, self.cycle
+        if own is None or not own.covers(model=c.model.name, tp=c.tp):
+            return 1.0
+        names = [f"{c.method}-{phase}"]
+        if not c.sequential or phase in ("verify", "commit", "prefill"):
+            names.append(phase)  # a chain's own passes are no one else's
+        return own.pass_factor(*names, requests=requests, rows=rows, ctx=ctx)
+
+    def _passes(self, padded: int) -> list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]:
+        """For each phase its row, its cost without attention, the measured part, and attention."""
+        if padded not in self._fixed:
+            rows = []
+            for phase in self.cycle.decode(requests=padded, ctx=0):
+                attention, rest = split_attention(phase.calls)
+                fixed = self.cost.calls(rest).as_array()
+                own = self.cost.calls([c for c in rest if self.cost.has_own(c.op)]).as_array()
+                fixed[[3, 5]] += phase.graphs * self.engine["graph_launch_gap"]
+                fixed[[3, 5]] += phase.steps * self.engine["chain_step_gap"]
+                self._launches[padded] = self._launches.get(padded, 0) + phase.launches
+                rows.append((PHASES.index(phase.name), fixed, own, attention))
+            self._fixed[padded] = rows
+        return self._fixed[padded]
+
+    def _eager_s(self, batch: int) -> tuple[float, float]:
+        """``(work, idle)`` outside the graphs: sampling, accept, bookkeeping; the residue."""
+        e = self.engine
+        residue = e["cycle_residue"] + batch * e["cycle_residue_per_request"]
+        if self.cycle.method == "none":
+            return e["step_eager_plain"], residue
+        work = e["step_eager_spec"] + batch * e["step_eager_spec_per_request"]
+        if self.cycle.sequential:
+            work += batch * e["chain_extend_per_request"]
+        return work + (e["v1_eager_extra"] if self.v1 else 0.0), residue
+
+    def _add_eager(self, parts: np.ndarray, batch: int, padded: int) -> None:
+        """What runs outside the graphs; without a graph, no step is shorter than its launches."""
+        other = parts[PHASES.index("other")]
+        work, idle = self._eager_s(batch)
+        other[3] += work + idle
+        other[5] += idle
+        if padded not in self.graph_sizes or padded > self.graph_max_bs:
+            floor = self._launches[padded] * self.engine["eager_launch"]
+            other[[3, 5]] += np.maximum(0.0, floor - parts[:, :4].sum(axis=(0, 1)))
+
+    def decode_s(self, batch: int, kv_tokens: float) -> float:
+        """GPU seconds of one cycle of ``batch`` requests holding ``kv_tokens`` in all."""
+        return self.table(batch).seconds(kv_tokens / batch)
+
+    def decode_array(self, batch: int, kv_tokens: np.ndarray) -> np.ndarray:
+        """:meth:`decode_s` for many steps of one batch."""
+        t = self.table(batch)
+        seconds: np.ndarray = np.interp(kv_tokens / batch, t.ctx, t.total)
+        return seconds
+
+    def tail_s(self, batch: int, kv_tokens: float) -> float:
+        """GPU seconds after the accepted lengths are published: materialisation, draft-extend."""
+        t = self.table(batch)
+        return float(np.interp(kv_tokens / batch, t.ctx, t.tail))
+
+    def draft_s(self, batch: int, kv_tokens: float) -> float:
+        """GPU seconds of the draft phase."""
+        t = self.table(batch)
+        return float(np.interp(kv_tokens / batch, t.ctx, t.draft))
+
+    def prefill_parts(self, *, requests: int, tokens: int, prefix: float) -> np.ndarray:
+        """``[measured, fitted, roofline, assumed, comm, idle]`` [s] of one prefill batch.
+
+        Priced at the next power of two of requests, linear in tokens between powers of two.
+        """
+        power = 1 << (max(1, requests) - 1).bit_length()
+        seq = max(1.0, tokens / power)
+        low = 1 << int(np.log2(seq))
+        parts = self._price_prefill(power, low, prefix)
+        if low < seq:
+            high = self._price_prefill(power, 2 * low, prefix)
+            parts = parts + (high - parts) * (seq / low - 1)
+        return parts
+
+    def prefill_s(self, *, requests: int, tokens: int, prefix: float = 0.0) -> float:
+        """GPU seconds of a prefill batch of ``tokens`` new tokens in all."""
+        key = (requests, tokens, prefix)
+        if key not in self._prefill_s:
+            parts = self.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)
+            self._prefill_s[key] = float(parts[:4].sum())
+        return self._prefill_s[key]
+
+    def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:
+        key = (requests, seq, prefix)
+        if key not in self._prefill:
+            phases = self.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
+            calls = [call for phase in phases for call in phase.calls]
+            between = self._between("prefill", requests=requests, rows=seq, ctx=prefix)
+            cost = self.cost.calls(calls, between).as_array()
+            launches = sum(call.count for call in calls) * self.engine["eager_launch"]
+            cost[[3, 5]] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound
+            cost[3] += self.engine["step_eager_plain"]
+            self._prefill[key] = cost * self.engine["prefill_factor"] * self.engine["time_factor"]
+        return self._prefill[key]

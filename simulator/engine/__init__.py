@@ -1,0 +1,1 @@
+"""SGLang's scheduler loop in time: batches, host stages, two engines, records, metrics."""

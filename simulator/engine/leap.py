@@ -1,0 +1,234 @@
+"""The leap engine: the event engine's system, advanced from one change of batch to the next.
+
+With a fixed verify width all running requests step together and their commits are known when
+they are admitted, so a request's finish is known as a step number and its KV growth is added to
+a per-step timeline with one slice. Between two changes of the batch the times of all steps
+follow from cumulative sums. Same draws, same policy, same times as ``engine.py``.
+"""
+
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+import numpy as np
+
+from dflash_sim.simulator.cost.step_table import StepModel
+from dflash_sim.simulator.engine.host_stages import HostTime
+from dflash_sim.simulator.engine.leap_clock import FOREVER, Pending, Pipeline
+from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.engine.scheduler import Limits, PrefillBatch, Req, Scheduler
+from dflash_sim.simulator.requests.draws import Draws
+from dflash_sim.simulator.requests.workload import Workload
+
+_CHUNK = 2**14
+
+
+def refusal(limits: Limits, draws: Draws) -> str | None:
+    """Why the leap engine cannot run this, or None."""
+    if limits.kv_tight:
+        return "KV cache may run out (admission and retraction depend on every step)"
+    if draws.shared:
+        return "acceptance is drawn per batch step, not per request"
+    return None
+
+
+@dataclass
+class LeapEngine:
+    """One run of the engine; parameters as ``events.EventEngine``."""
+
+    step: StepModel
+    host: HostTime
+    limits: Limits
+    workload: Workload
+    draws: Draws
+    mode: str = "v2"
+    host_length_sync: bool = False
+    turnaround_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        n = len(self.workload)
+        self.scheduler = Scheduler(self.limits)
+        self.pipeline = Pipeline(
+            self.step,
+            self.host,
+            self.mode,
+            speculative=self.limits.speculative,
+            syncs=self.host_length_sync and self.limits.speculative,
+            settle=self._settle,
+        )
+        self.first_token_s = [float("nan")] * n
+        self.finish_s = [float("nan")] * n
+        self.arrival_s = [float("nan")] * n
+        self.arrivals: list[tuple[float, int]] = []
+        self.kv = np.zeros(_CHUNK, np.int64)
+        self.steps = 0
+        self.ends: list[tuple[int, int, Req]] = []  # (step after the last, rid, request)
+        self._shrunk = False
+        self._heads = iter(self.workload.heads)
+        self._left = int(self.workload.measured.sum())
+        self._measured = self.workload.measured.tolist()
+        self._follow = self.workload.follow.tolist()
+        self._isl = self.workload.isl.tolist()
+        self._osl = self.workload.osl.tolist()
+        self._cached = self.workload.cached.tolist()
+        self._cycles = self.draws.cycles.tolist()
+        self._final_kv = list(self._isl)
+
+    def run(self) -> Run:
+        """Run until the last measured request has been answered."""
+        given = self.workload.arrival_s
+        if given is not None:
+            self.arrival_s = given.tolist()
+            self.arrivals = list(zip(self.arrival_s, range(len(given)), strict=True))
+            heapify(self.arrivals)
+        else:
+            for _ in range(self.workload.conc):
+                self._next_sample(0.0)
+        while self._left:
+            self._iterate()
+        return self._run()
+
+    def _iterate(self) -> None:
+        """One scheduler loop, or as many decode loops as leave the batch unchanged."""
+        pipeline = self.pipeline
+        self._receive(pipeline.decides_s)
+        s = self.scheduler
+        if self._shrunk:
+            s.filter_finished()
+            self._shrunk = False
+        prefill = s.get_new_batch_prefill()
+        if prefill is not None:
+            s.merge(prefill)
+            self._prefill(prefill)
+        elif s.running:
+            self._decode(len(s.running))
+        elif pipeline.pending is not None:
+            pipeline.drain()
+        elif self.arrivals:
+            pipeline.sleep_until(self.arrivals[0][0])
+        else:
+            msg = "the engine is idle with requests unanswered"
+            raise RuntimeError(msg)
+
+    # ---- requests ------------------------------------------------------------------------
+
+    def _receive(self, now: float) -> None:
+        while self.arrivals and self.arrivals[0][0] <= now:
+            _, rid = heappop(self.arrivals)
+            req = Req(
+                rid, isl=self._isl[rid], osl=self._osl[rid], cached=self._cached[rid], commits=[]
+            )
+            self.scheduler.waiting.append(req)
+
+    def _next_sample(self, at: float) -> None:
+        rid = next(self._heads, None)
+        if rid is not None:
+            self._arrive(rid, at)
+
+    def _arrive(self, rid: int, at: float) -> None:
+        self.arrival_s[rid] = at
+        heappush(self.arrivals, (at, rid))
+
+    def _finish(self, req: Req, now: float) -> None:
+        req.done = self._shrunk = True
+        rid = req.rid
+        self.finish_s[rid] = now
+        self._left -= self._measured[rid]
+        if self.workload.arrival_s is not None:
+            return
+        follow = self._follow[rid]
+        if follow >= 0:
+            self._arrive(follow, now + self.turnaround_s)
+        else:
+            self._next_sample(now + self.turnaround_s)
+
+    def _admit(self, req: Req) -> None:
+        """Add the request's KV growth to the timeline and note the step that ends it."""
+        n, start = self._cycles[req.rid], self.steps
+        while start + n + 2 > len(self.kv):
+            self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
+        before = self.draws.before(req.rid)
+        before += req.isl
+        self.kv[start : start + n] += before[:n]
+        self._final_kv[req.rid] = int(before[n])
+        if n:
+            heappush(self.ends, (start + n, req.rid, req))
+
+    def _settle(self, result: Pending, now: float) -> None:
+        """The host has processed a result."""
+        for req in result.first_tokens:
+            self.first_token_s[req.rid] = now
+        for req in result.finishing:
+            self._finish(req, now)
+
+    # ---- iterations ----------------------------------------------------------------------
+
+    def _prefill(self, batch: PrefillBatch) -> None:
+        ready = tuple(r for r in batch.reqs if r is not batch.chunked)
+        for req in ready:
+            self._admit(req)
+        finishing = [r for r in ready if not self._cycles[r.rid]]
+        self.pipeline.prefill(batch, Pending(len(batch.reqs), finishing, ready))
+
+    def _decode(self, batch: int) -> None:
+        """Decode until a request ends or one that could be admitted arrives."""
+        ending = self.ends[0][0] if self.ends else self.steps + 1
+        pending = self.pipeline.pending
+        wasted = pending.finishing if pending is not None else []
+        steps = 1 if wasted else ending - self.steps
+        if wasted:
+            while self.steps + 2 > len(self.kv):
+                self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
+            self.kv[self.steps] += sum(self._final_kv[r.rid] for r in wasted)
+        until = FOREVER
+        if not self.scheduler.batch_is_full and self._could_admit():
+            until = self._next_arrival_s()
+        kv = self.kv[self.steps : self.steps + steps]
+        self.steps += self.pipeline.decode(batch, kv, until)
+        self._collect_finished()
+
+    def _next_arrival_s(self) -> float:
+        return self.arrivals[0][0] if self.arrivals else FOREVER
+
+    def _could_admit(self) -> bool:
+        free = self.scheduler.free_slots
+        return free > 0 and free >= self.limits.min_free_slots_delay
+
+    def _collect_finished(self) -> None:
+        """Requests whose last step was just launched finish with that step's result."""
+        finishing = []
+        while self.ends and self.ends[0][0] <= self.steps:
+            finishing.append(heappop(self.ends)[2])
+        if len(finishing) > 1:
+            finishing.sort(key=self.scheduler.running.index)
+        if self.pipeline.pending is not None:
+            self.pipeline.pending.finishing = finishing
+            return
+        for req in finishing:
+            self._finish(req, self.pipeline.clock.host)
+
+    def _run(self) -> Run:
+        log = self.pipeline.log
+        n = len(log.emit)  # a last iteration still on the GPU is dropped
+        finish = np.array(self.finish_s)
+        done = np.isfinite(finish)
+        cycles = np.where(done, self.draws.cycles, 0)
+        committed = np.array(self._final_kv) - self.workload.isl
+        kind, batch, prefix, after_idle = log.expand()
+        return Run(
+            arrival_s=np.array(self.arrival_s),
+            first_token_s=np.array(self.first_token_s),
+            finish_s=finish,
+            cycles=cycles,
+            committed=np.where(done, committed, 0).astype(np.int64),
+            kind=kind[:n],
+            batch=batch[:n],
+            kv_tokens=np.array(log.kv)[:n],
+            prefix=prefix[:n],
+            gpu_s=np.array(log.gpu_s)[:n],
+            gpu_start_s=np.array(log.start)[:n],
+            gpu_end_s=np.array(log.end)[:n],
+            emit_s=np.array(log.emit),
+            after_idle=after_idle[:n],
+            retractions=0,
+            engine="leap",
+        )

@@ -1,0 +1,237 @@
+"""Records -> what a benchmark prints, under the names of ``sglang.bench_serving``.
+
+TPOT is (e2e - ttft) / (output tokens - 1); ITL is the gap between two chunks of one request, and
+with speculation one chunk is one verify step of several tokens. ``bench_serving``'s native backend
+divides such a gap by its tokens; its OpenAI backends, vLLM and this module do not.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.profiles.units import MS
+from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.step_table import COMPONENTS, BatchTable, StepModel
+from dflash_sim.simulator.cost.width_tables import WidthSteps
+from dflash_sim.simulator.engine.host_stages import HostTime
+from dflash_sim.simulator.engine.records import DECODE, PREFILL, AdaptiveRun, Run
+from dflash_sim.simulator.requests.draws import Draws
+from dflash_sim.simulator.requests.parse import AcceptLengths, accept_lengths
+from dflash_sim.simulator.requests.workload import Workload
+
+QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+LATENCIES = ("ttft", "tpot", "itl", "e2e_latency")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run in numbers: ``values`` by result-schema name, and a histogram of accepted drafts."""
+
+    values: dict[str, float]
+    evidence_s: Floats
+    accept_histogram: npt.NDArray[np.int64]
+
+
+def summarise(
+    run: Run,
+    workload: Workload,
+    *,
+    step: StepModel | WidthSteps,
+    host: HostTime,
+    draws: Draws | None,
+) -> Summary:
+    """Reduce one run.
+
+    Parameters
+    ----------
+    draws
+        The commits, for the accept histogram; None without speculation.
+    """
+    done = workload.measured & np.isfinite(run.finish_s)
+    start_s = float(np.nanmin(run.arrival_s))
+    duration_s = float(run.finish_s[done].max()) - start_s
+    osl, isl = workload.osl[done], workload.isl[done]
+    e2e = run.finish_s[done] - run.arrival_s[done]
+    values: dict[str, float] = {
+        "duration": duration_s,
+        "completed": float(done.sum()),
+        "total_input_tokens": float(isl.sum()),
+        "total_output_tokens": float(osl.sum()),
+        "request_throughput": done.sum() / duration_s,
+        "input_throughput": isl.sum() / duration_s,
+        "output_throughput": osl.sum() / duration_s,
+        "total_throughput": (isl.sum() + osl.sum()) / duration_s,
+        "concurrency": e2e.sum() / duration_s,
+        "retractions": float(run.retractions),
+    }
+    ttft = run.first_token_s[done] - run.arrival_s[done]
+    many = osl > 1
+    tpot = (e2e - ttft)[many] / (osl[many] - 1)
+    gaps, weights = inter_token_gaps(run, done)
+    for name, sample, weight in (
+        ("ttft", ttft, None),
+        ("tpot", tpot, None),
+        ("itl", gaps, weights),
+        ("e2e_latency", e2e, None),
+    ):
+        values |= _latency(name, sample, weight)
+    histogram = np.zeros(1, np.int64)
+    if draws is not None:
+        histogram = np.bincount(_accepted(draws, run, done), minlength=step.cycle.block)
+        cycles, committed = run.cycles[done], run.committed[done]
+        lengths = accept_lengths(osl, cycles, int((committed - cycles).sum()))
+        values |= _accept_values(lengths, _mean_width(run, step.cycle.block))
+        values["verify_steps"] = float(cycles.sum())
+    shares, evidence_s = step_anatomy(run, step=step, host=host)
+    return Summary(values | shares, evidence_s, histogram)
+
+
+def _mean_width(run: Run, block: int) -> float:
+    """Tokens verified per request and step [token]."""
+    if not isinstance(run, AdaptiveRun):
+        return block
+    decode = run.kind == DECODE
+    return float(run.rows[decode].sum() / run.batch[decode].sum())
+
+
+def _accept_values(lengths: AcceptLengths, width: float) -> dict[str, float]:
+    return {
+        "accept_length": lengths.al_request_mean,
+        "accept_length_cycle": lengths.al_cycle,
+        "accept_length_token_weighted": lengths.al_token_weighted,
+        "accept_length_harmonic": lengths.al_harmonic,
+        "accept_rate": (lengths.al_cycle - 1) / (width - 1) if width > 1 else 0.0,
+        "verify_width": float(width),
+    }
+
+
+def _accepted(draws: Draws, run: Run, done: npt.NDArray[np.bool_]) -> npt.NDArray[np.integer]:
+    """Accepted drafts of every cycle of the answered requests, or of every step if shared."""
+    if isinstance(run, AdaptiveRun):
+        draws = replace(draws, commits=run.commits)
+    if draws.shared:
+        return draws.commits[0, : int((run.kind == DECODE).sum())] - 1
+    rows = draws.commits[done]
+    return rows[np.arange(rows.shape[1]) < run.cycles[done][:, None]] - 1
+
+
+def inter_token_gaps(run: Run, done: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Gaps between chunks of one answer, each with the number of ``done`` requests that saw it.
+
+    A request is in every decode step from its first token to its last, if it is not retracted.
+    """
+    emit = run.emit_s[run.kind == DECODE]
+    chunked = done & (run.cycles > 0)
+    first_token_s = run.first_token_s[chunked]
+    first = np.searchsorted(emit, first_token_s, side="right")
+    last = np.searchsorted(emit, run.finish_s[chunked], side="right") - 1
+    seen = np.bincount(first + 1, minlength=len(emit) + 1)
+    seen -= np.bincount(last + 1, minlength=len(emit) + 1)
+    inner = np.cumsum(seen)[1 : len(emit)]
+    keep = inner > 0
+    gaps = np.concatenate([np.diff(emit)[keep], emit[first] - first_token_s])
+    return gaps, np.concatenate([inner[keep], np.ones(first.size)])
+
+
+def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, float]:
+    if not len(sample):
+        sample, weight = np.zeros(1), None
+    if weight is None:
+        mean, std = float(sample.mean()), float(sample.std())
+        points = np.quantile(sample, list(QUANTILES.values()))
+    else:
+        mean = float(np.average(sample, weights=weight))
+        std = float(np.sqrt(np.average((sample - mean) ** 2, weights=weight)))
+        order = np.argsort(sample, kind="stable")
+        share = np.cumsum(weight[order]) / weight.sum()
+        at = np.searchsorted(share, list(QUANTILES.values()))
+        points = sample[order][np.minimum(at, len(sample) - 1)]
+    out = {f"mean_{name}_ms": mean / MS, f"std_{name}_ms": std / MS}
+    return out | {f"{q}_{name}_ms": float(p) / MS for q, p in zip(QUANTILES, points, strict=True)}
+
+
+def step_anatomy(
+    run: Run, *, step: StepModel | WidthSteps, host: HostTime
+) -> tuple[dict[str, float], Floats]:
+    """Where a decode step goes, and the seconds of the whole run by evidence.
+
+    Returns mean milliseconds per decode cycle: GPU phases, communication inside them, host work
+    and the part of it the GPU waited for, and the period between results. ``gpu_busy`` leaves out
+    the gaps between kernels and graphs.
+    """
+    decode = run.kind == DECODE
+    parts = np.zeros((len(PHASES), COMPONENTS))
+    for table, rows in _priced_by(run, step, decode):
+        ctx = run.kv_tokens[rows] / run.batch[rows]
+        for p in range(len(PHASES)):
+            for k in range(COMPONENTS):
+                if table.parts[p, k].any():
+                    parts[p, k] += np.interp(ctx, table.ctx, table.parts[p, k]).sum()
+    evidence = parts[:, :4].sum(axis=0)
+    between_s = float(parts[:, 5].sum())
+    prefills = np.flatnonzero(run.kind == PREFILL)
+    keys = np.stack([c[prefills] for c in (run.batch, run.kv_tokens, run.prefix)], axis=1)
+    if len(keys):
+        kinds, count = np.unique(keys, axis=0, return_counts=True)
+        for (requests, tokens, prefix), n in zip(kinds.tolist(), count.tolist(), strict=True):
+            shape = {"requests": int(requests), "tokens": int(tokens)}
+            priced = step.prefill_parts(**shape, prefix=prefix)
+            evidence = evidence + n * priced[:4]
+            between_s += n * priced[5]
+    idle = np.maximum(0.0, np.diff(run.gpu_end_s, prepend=0.0) - run.gpu_s)
+    idle[run.after_idle] = 0.0
+    exposed = idle[decode]
+    work_s = run.gpu_s.sum()
+    busy_s = work_s - between_s
+    span_s = float(run.gpu_end_s[-1] - run.gpu_start_s[0])
+    n = max(1, int(decode.sum()))
+    work = _host_work_s(run.batch[decode], step, host)
+    evidence = evidence + np.array([0.0, 0.0, 0.0, idle.sum()])
+    return {
+        "step_ms": float((run.gpu_s[decode] + exposed).mean() / MS) if decode.any() else 0.0,
+        "draft_ms": float(parts[PHASES.index("draft"), :4].sum() / n / MS),
+        "verify_ms": float(parts[PHASES.index("verify"), :4].sum() / n / MS),
+        "commit_ms": float(parts[PHASES.index("commit"), :4].sum() / n / MS),
+        "materialise_ms": float(parts[PHASES.index("materialise"), :4].sum() / n / MS),
+        "other_ms": float(parts[PHASES.index("other"), :4].sum() / n / MS),
+        "comm_ms": float(parts[:, 4].sum() / n / MS),
+        "host_ms": float(work.mean() / MS) if decode.any() else 0.0,
+        "host_exposed_ms": float(exposed.mean() / MS) if decode.any() else 0.0,
+        "prefill_share": float(run.gpu_s[prefills].sum() / work_s) if work_s else 0.0,
+        "gpu_busy": float(busy_s / span_s) if span_s else 1.0,
+        "mean_batch": float(run.batch[decode].mean()) if decode.any() else 0.0,
+    }, evidence
+
+
+def _priced_by(
+    run: Run, step: StepModel | WidthSteps, decode: npt.NDArray[np.bool_]
+) -> Iterator[tuple[BatchTable, npt.NDArray[np.bool_]]]:
+    """Tables, and the decode iterations that each prices."""
+    if isinstance(run, AdaptiveRun):
+        assert isinstance(step, WidthSteps)
+        keys = np.stack([run.batch, run.rows, run.drafted], axis=1)
+        kinds, which = np.unique(keys, axis=0, return_inverse=True)
+        for i in np.unique(which[decode]).tolist():
+            batch, rows, drafted = kinds[i].tolist()
+            yield step.mixed_table(batch, rows=rows, drafted=drafted), decode & (which == i)
+        return
+    for batch in np.unique(run.batch[decode]):
+        yield step.table(int(batch)), decode & (run.batch == batch)
+
+
+def _host_work_s(
+    batch: npt.NDArray[np.int64], step: StepModel | WidthSteps, host: HostTime
+) -> Floats:
+    """Host seconds of each decode iteration, hidden or not."""
+    fixed = host.recv_s + host.schedule_s + host.process_s
+    per_request = host.schedule_per_request_s + host.process_per_request_s
+    if step.v1 and step.cycle.method != "none":
+        fixed += host.prepare_draft_s + host.prepare_verify_s + host.syncs_s + host.accept_s
+        per_request += host.accept_per_request_s
+    else:
+        fixed += host.first_launch_s + host.rest_launch_s + host.d2h_s
+    return fixed + per_request * batch.astype(float)

@@ -1,0 +1,148 @@
+"""What a run leaves behind: one row per request, one per engine iteration."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.simulator.requests.workload import Workload
+
+DECODE, PREFILL = 0, 1
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outcome of one run of an engine; times in seconds from its start.
+
+    Parameters
+    ----------
+    arrival_s, first_token_s, finish_s
+        By request; ``nan`` where it never happened.
+    cycles, committed
+        By request: verify steps, and tokens they committed before the last was cut at the end.
+    kind, batch, kv_tokens, prefix
+        By iteration in launch order: DECODE or PREFILL, requests, tokens cached on the GPU
+        (prefill: new tokens), mean cached prefix of a prefill.
+    gpu_s, gpu_start_s, gpu_end_s
+        By iteration: work, and when it ran.
+    emit_s
+        By iteration: when its tokens left the scheduler.
+    after_idle
+        By iteration: launched after the engine had nothing to do.
+    """
+
+    arrival_s: Floats
+    first_token_s: Floats
+    finish_s: Floats
+    cycles: Ints
+    committed: Ints
+    kind: Ints
+    batch: Ints
+    kv_tokens: Ints
+    prefix: Floats
+    gpu_s: Floats
+    gpu_start_s: Floats
+    gpu_end_s: Floats
+    emit_s: Floats
+    after_idle: npt.NDArray[np.bool_]
+    retractions: int
+    engine: str
+
+
+@dataclass(frozen=True)
+class AdaptiveRun(Run):
+    """A run whose verify widths a policy chose.
+
+    Parameters
+    ----------
+    rows, drafted
+        By iteration: tokens verified, and the width drafted before; 0 in a prefill.
+    commits
+        By request and cycle: tokens committed, up to the end of its ``cycles``.
+    """
+
+    rows: Ints
+    drafted: Ints
+    commits: Ints
+
+
+class RunLog:
+    """A :class:`Run` being written by the event engine."""
+
+    def __init__(self, workload: Workload) -> None:
+        n = len(workload)
+        nan = float("nan")
+        self.arrival_s = [nan] * n
+        if workload.arrival_s is not None:
+            self.arrival_s = workload.arrival_s.tolist()
+        self.first_token_s = [nan] * n
+        self.finish_s = [nan] * n
+        self.cycles = [0] * n
+        self.committed = [0] * n
+        self.iterations: list[tuple[int, int, int, float, float, bool]] = []
+        self.kv_tokens: list[int] = []
+        self.gpu_start_s: list[float] = []
+        self.gpu_end_s: list[float] = []
+        self.emit_s: list[float] = []
+        self._after_idle = True
+
+    @property
+    def launched(self) -> int:
+        """Iterations launched so far."""
+        return len(self.kv_tokens)
+
+    def idle(self) -> None:
+        """The next launch follows a pause."""
+        self._after_idle = True
+
+    def launch(self, kind: int, batch: int, kv: int, prefix: float, gpu_s: float) -> int:
+        """Note a launched iteration; returns its index."""
+        self.iterations.append((kind, batch, kv, prefix, gpu_s, self._after_idle))
+        self._after_idle = False
+        self.kv_tokens.append(kv)
+        self.gpu_start_s.append(0.0)
+        self.gpu_end_s.append(0.0)
+        self.emit_s.append(float("nan"))
+        return len(self.kv_tokens) - 1
+
+    def gpu(self, index: int, start_s: float, end_s: float) -> None:
+        """Note when an iteration ran on the GPU."""
+        self.gpu_start_s[index] = start_s
+        self.gpu_end_s[index] = end_s
+
+    def emit(self, index: int, now_s: float) -> None:
+        """Note when an iteration's tokens left the scheduler."""
+        self.emit_s[index] = now_s
+
+    def finish(self, rid: int, now_s: float, *, cycles: int, committed: int) -> None:
+        """Note an answered request."""
+        self.finish_s[rid] = now_s
+        self.cycles[rid] = cycles
+        self.committed[rid] = committed
+
+    def run(self, retractions: int, engine: str) -> Run:
+        """The finished record; an iteration still on the GPU when the run ended is dropped."""
+        keep = np.isfinite(self.emit_s)
+        columns = list(zip(*self.iterations, strict=True)) or [()] * 6
+        kind, batch, kv, prefix, gpu_s, idle = (np.array(c)[keep] for c in columns)
+        return Run(
+            arrival_s=np.array(self.arrival_s),
+            first_token_s=np.array(self.first_token_s),
+            finish_s=np.array(self.finish_s),
+            cycles=np.array(self.cycles),
+            committed=np.array(self.committed),
+            kind=kind,
+            batch=batch,
+            kv_tokens=kv,
+            prefix=prefix,
+            gpu_s=gpu_s,
+            gpu_start_s=np.array(self.gpu_start_s)[keep],
+            gpu_end_s=np.array(self.gpu_end_s)[keep],
+            emit_s=np.array(self.emit_s)[keep],
+            after_idle=idle,
+            retractions=retractions,
+            engine=engine,
+        )

@@ -1,0 +1,1 @@
+"""Replicas of one server behind a router."""

@@ -1,0 +1,169 @@
+"""How far a prediction may be off: 90 % intervals from what is uncertain.
+
+In log space, to first order: the slopes of a metric with respect to every uncertain parameter,
+their covariance after a fit (or their priors, where none speaks for them), the discrepancy that
+fits leave, the scatter between runs, and more where nothing was ever compared: another build of
+the engine, a GPU without measurements.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.profiles.calibration import Calibration, Parameter, constant_prior
+from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.simulator.setup import Setup, confirmed
+from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
+
+# Nothing says how far these are off: no fit is to them, and the one server that publishes them
+# differs by far more than any parameter allows.
+UNJUDGED = ("mean_ttft_ms",)
+_Z90 = 1.645  # two-sided 90 % point of the normal law
+_WAVES = 4
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Slopes of one scenario's log metrics, by parameter name, and the covariance behind them.
+
+    Parameters
+    ----------
+    slopes
+        By metric of ``METRICS``: ``{parameter: d log metric / d parameter}``.
+    parameters, covariance
+        What is uncertain, on unbounded scales.
+    """
+
+    slopes: tuple[Mapping[str, float], ...]
+    parameters: tuple[Parameter, ...]
+    covariance: Floats
+
+    def vector(self, metric: str) -> Floats:
+        found = self.slopes[METRICS.index(metric)]
+        return np.array([found.get(p.name, 0.0) for p in self.parameters])
+
+    def variance(self, metric: str) -> float:
+        """Variance of the log of a metric from the parameters."""
+        g = self.vector(metric)
+        return float(g @ self.covariance @ g)
+
+    def ratio_variance(self, metric: str, other: "Sensitivity") -> float:
+        """The same of the ratio to another scenario, which shares parameters with this one."""
+        there = other.slopes[METRICS.index(metric)]
+        g = self.vector(metric) - np.array([there.get(p.name, 0.0) for p in self.parameters])
+        return float(g @ self.covariance @ g)
+
+
+def sensitivity(setup: Setup) -> Sensitivity:
+    """The sensitivity of a resolved scenario, by a few dozen short runs."""
+    response = Response(setup, waves=_WAVES)
+    parameters, mean, covariance = uncertain(response, setup.engine, setup.calibration)
+    slopes = response.slopes(parameters, mean, slope_steps(parameters), whole=WHOLE)
+    names = [p.name for p in parameters]
+    by_metric = tuple(dict(zip(names, row, strict=True)) for row in slopes.tolist())
+    return Sensitivity(by_metric, tuple(parameters), covariance)
+
+
+def uncertain(
+    response: Response, engine: EngineSheet, calibration: Calibration | None
+) -> tuple[list[Parameter], Floats, Floats]:
+    """``(parameters, means, covariance)``: the fit's where it speaks, priors elsewhere."""
+    fitted: list[Parameter] = []
+    mean: list[float] = []
+    covariance = np.zeros((0, 0))
+    own = {p.name for p in response.own_parameters()}
+    if calibration is not None:
+        keep = [
+            i for i, p in enumerate(calibration.parameters) if p.kind == "constant" or p.name in own
+        ]
+        fitted = [calibration.parameters[i] for i in keep]
+        mean = [float(calibration.mean[i]) for i in keep]
+        covariance = calibration.covariance[np.ix_(keep, keep)]
+    known = {p.name for p in fitted}
+    names = engine.fit["free"] + engine.fit["uncertain"]
+    rest = [constant_prior(engine, name) for name in names] + response.own_parameters()
+    rest = [p for p in rest if p.name not in known]
+    sizes = len(fitted), len(fitted) + len(rest)
+    whole = np.zeros((sizes[1], sizes[1]))
+    whole[: sizes[0], : sizes[0]] = covariance
+    whole[range(*sizes), range(*sizes)] = [p.sd**2 for p in rest]
+    return [*fitted, *rest], np.array([*mean, *(p.prior for p in rest)]), whole
+
+
+def unmodelled(setup: Setup) -> float:
+    """Variance of log throughput that no parameter explains."""
+    priors = setup.engine.fit["priors"]
+    gpu = 0.0
+    if setup.tables is None and setup.measured is None:
+        gpu = priors["roofline_gpu"]
+    elif not confirmed(setup.device, setup.engine, setup.calibration):
+        gpu = priors["unconfirmed_gpu"]
+    return float(misfit(setup) + gpu**2)
+
+
+def misfit(setup: Setup) -> float:
+    """The part of it that each setting has of its own: discrepancy and error of measurement."""
+    fit, calibration = setup.engine.fit, setup.calibration
+    parts = calibration.discrepancy if calibration else fit["discrepancy"]
+    return float(sum(p**2 for p in (*parts, fit["observation_rel_err"])))
+
+
+def ratio_error(setup: Setup) -> float:
+    """How far the ratio of two settings of a server may be off at the least, at 90 % [1].
+
+    As the interval of ``speedup`` has it, but for the parameters that the two differ in.
+    """
+    return math.expm1(_Z90 * math.sqrt(unmodelled(setup) + misfit(setup)))
+
+
+def intervals(
+    setup: Setup,
+    own: Sensitivity,
+    runs: Sequence[Mapping[str, float]],
+    *,
+    plain: Sensitivity | None = None,
+    plain_runs: Sequence[Mapping[str, float]] = (),
+) -> dict[str, tuple[float, float]]:
+    """90 % intervals by metric name, of what one run of a benchmark would show.
+
+    Parameters
+    ----------
+    own
+        Sensitivity of the scenario.
+    runs
+        Metrics of each simulated run.
+    plain
+        The same of plain decoding: adds the interval of ``speedup``.
+    """
+    extra = unmodelled(setup)
+    out = {}
+    for metric in METRICS:
+        if metric in UNJUDGED or (metric == "accept_length" and not setup.speculative):
+            continue
+        beyond = 0.0 if metric == "accept_length" else extra
+        variance = own.variance(metric) + beyond + _scatter(runs, metric)
+        out[metric] = _around(float(np.mean([r[metric] for r in runs])), variance)
+    if plain is not None:
+        throughput = METRICS[0]
+        # Both settings are off on their own; a GPU's error is shared.
+        variance = own.ratio_variance(throughput, plain) + extra + misfit(setup)
+        variance += _scatter(runs, throughput) + _scatter(plain_runs, throughput)
+        means = [np.mean([r[throughput] for r in each]) for each in (runs, plain_runs)]
+        out["speedup"] = _around(float(means[0] / means[1]), variance)
+    return out
+
+
+def _scatter(runs: Sequence[Mapping[str, float]], metric: str) -> float:
+    """Variance of the log between runs; 0 with one run, where nothing shows it."""
+    sample = [math.log(r[metric]) for r in runs if r[metric] > 0]
+    return float(np.var(sample, ddof=1)) if len(sample) > 1 else 0.0
+
+
+def _around(middle: float, variance: float) -> tuple[float, float]:
+    half = _Z90 * math.sqrt(variance)
+    return middle * math.exp(-half), middle * math.exp(half)

@@ -1,0 +1,1 @@
+"""Who chooses how many drafts are verified."""

@@ -1,0 +1,1 @@
+"""What a run is drawn from: workload, acceptance laws, survival, expected moments."""

@@ -1,0 +1,155 @@
+"""Every commit of a run, drawn before it starts.
+
+With a fixed verify width a request's commits do not depend on the schedule, so the two engines
+share one set of draws, and scenarios with one seed share the latent acceptance (common random
+numbers). Where a policy chooses the width of each cycle, the run that the widest would commit is
+drawn, and the width cuts it: all policies share it too.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.requests.laws import Acceptance, draw_runs
+from dflash_sim.simulator.requests.survival import Survival
+from dflash_sim.simulator.requests.workload import Workload
+
+Floats32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Commit lengths of every request.
+
+    Parameters
+    ----------
+    commits
+        ``[requests, cycles]`` tokens committed by each verify cycle.
+    cycles
+        Verify cycles that finish each request; zero where the prefill token is all.
+    shared
+        One row for all requests, indexed by the batch's step (SGLang's synthetic acceptance).
+    latent
+        ``commits`` are those of the widest verify, ``cycles`` as many as tokens are needed: a
+        policy cuts them.
+    head
+        What a confidence head sees of the latent run; None where nobody asks.
+    """
+
+    commits: npt.NDArray[np.integer]
+    cycles: npt.NDArray[np.int64]
+    shared: bool = False
+    latent: bool = False
+    head: "ConfidenceHead | None" = None
+
+    def before(self, rid: int) -> npt.NDArray[np.int64]:
+        """Tokens committed before each cycle of a request, and after its last."""
+        n = int(self.cycles[rid])
+        total = np.zeros(n + 1, np.int64)
+        np.cumsum(self.commits[rid, :n], out=total[1:])
+        return total
+
+
+@dataclass(frozen=True)
+class ConfidenceHead:
+    """What a calibrated confidence head knows of each cycle before it is verified.
+
+    Each cycle has a factor V on the hazard of rejection, with gamma law of mean one, and given V
+    the drafts survive with ``exp(-V g_k)``. ``g_k = (S_k^-spread - 1) / spread`` makes the mean
+    over V the given survival S, so what is verified does not depend on whether anyone looks.
+
+    Parameters
+    ----------
+    factor
+        V of every request and cycle [1].
+    hazards
+        ``g_k``, k = 1.. [1].
+    """
+
+    factor: Floats32
+    hazards: npt.NDArray[np.float64]
+
+    @classmethod
+    def beside(
+        cls,
+        commits: npt.NDArray[np.integer],
+        survival: Survival,
+        *,
+        spread: float,
+        rng: np.random.Generator,
+    ) -> "ConfidenceHead":
+        """Draw what was seen of runs that are drawn already: V given how far each run went.
+
+        A run that ends between two positions has an exponential clock E between their hazards; of
+        V given E the law is gamma, with shape ``1 / spread + 1`` and mean falling as
+        ``exp(-spread E)``.
+
+        Parameters
+        ----------
+        spread : variance of V; 0 sees nothing of a cycle, without bound sees all of it [1]
+        """
+        s = np.maximum(survival.s, np.finfo(np.float32).tiny)
+        if spread == 0:
+            return cls(np.ones(commits.shape, np.float32), -np.log(s))
+        edges = np.concatenate([np.ones(1), s, np.zeros(1)])
+        upper, lower = edges[commits - 1], edges[commits]
+        left = upper - rng.random(commits.shape) * (upper - lower)  # exp(-E)
+        shape = 1 / spread + 1
+        factor = spread * left**spread * rng.standard_gamma(shape, commits.shape)
+        return cls(factor.astype(np.float32), np.expm1(-spread * np.log(s)) / spread)
+
+    def survival(
+        self, rows: npt.NDArray[np.int64], cycles: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        """``[requests, k]``: survival of each draft of a cycle, as the head has it."""
+        return np.exp(-np.multiply.outer(self.factor[rows, cycles], self.hazards))
+
+
+def draw_latent(
+    acceptance: Acceptance,
+    workload: Workload,
+    rng: np.random.Generator,
+    *,
+    spread: float | None = None,
+) -> Draws:
+    """Draw what the widest verify would commit, for policies to cut.
+
+    The same stream as :func:`draw_commits`: a policy that never cuts commits the same.
+
+    Parameters
+    ----------
+    spread : of the confidences, drawn from a stream of their own; None draws none [1]
+    """
+    if acceptance.shared_batch_draw:
+        msg = (
+            f"acceptance {acceptance.name} is drawn once for a whole batch; a policy of verify "
+            "widths needs a run of each request. Try --acceptance al:4.5, or --policy fixed."
+        )
+        raise UsageError(msg)
+    aside = rng.spawn(1)[0]
+    need = workload.osl - 1
+    runs = draw_runs(acceptance, rng, need, whole=True)
+    # Rows of finished requests run once more under overlap.
+    commits = np.pad(runs.commits, ((0, 0), (0, 2)), constant_values=1)
+    drawn = Draws(commits, need.astype(np.int64), latent=True)
+    if spread is None:
+        return drawn
+    law = acceptance.survival()
+    return replace(drawn, head=ConfidenceHead.beside(commits, law, spread=spread, rng=aside))
+
+
+def draw_commits(acceptance: Acceptance, workload: Workload, rng: np.random.Generator) -> Draws:
+    """Draw commits until every request can finish; the prefill samples the first token."""
+    need = workload.osl - 1
+    if acceptance.shared_batch_draw:
+        # Alone, each request needs at most `need` steps, and one is wasted when it ends.
+        row = acceptance.draw(rng, requests=1, cycles=int(need.sum()) + 2 * len(workload))
+        return Draws(row, np.zeros(len(workload), np.int64), shared=True)
+    if acceptance.block == 1:
+        ones = np.broadcast_to(np.int8(1), (len(workload), int(need.max(initial=0)) + 2))
+        return Draws(ones, need.astype(np.int64))
+    runs = draw_runs(acceptance, rng, need)
+    # The row of a finished request runs once more under overlap.
+    return Draws(np.pad(runs.commits, ((0, 0), (0, 2)), constant_values=1), runs.cycles)

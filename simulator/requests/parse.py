@@ -1,0 +1,230 @@
+"""Acceptance as users meet it: the text of a flag, and the accept lengths of a run."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.priors import AcceptancePriors
+from dflash_sim.simulator.requests.laws import (
+    METHODS,
+    Acceptance,
+    Commits,
+    FixedAcceptance,
+    HistogramAcceptance,
+    MinVarianceAcceptance,
+    NoSpeculation,
+    ParametricAcceptance,
+    Runs,
+    SglangSimulated,
+    TableAcceptance,
+    draw_runs,
+)
+from dflash_sim.simulator.requests.survival import (
+    FrailtyWeibull,
+    Survival,
+    fit_many,
+    fit_one,
+    fit_two,
+)
+
+__all__ = [
+    "AcceptLengths",
+    "Acceptance",
+    "Commits",
+    "FixedAcceptance",
+    "HistogramAcceptance",
+    "MinVarianceAcceptance",
+    "NoSpeculation",
+    "ParametricAcceptance",
+    "Runs",
+    "SglangSimulated",
+    "TableAcceptance",
+    "accept_lengths",
+    "draw_runs",
+    "parse_acceptance",
+]
+
+FORMS = {
+    "weibull": "weibull:q=0.9,beta=1.17[,theta=0.05]",
+    "geometric": "geometric:0.8",
+    "al": "al:6.6 or al:8=5.2,16=6.6 (accept length by block)[,beta=1.17][,theta=0.05]",
+    "table": "table:0.9,0.8,... (P(accepted >= k), k = 1, 2, ...)",
+    "histogram": "histogram:0=161,1=90,... (accepted drafts = steps)",
+    "sglang-simulated": "sglang-simulated:3.24[,match-expected|multinomial]",
+    "vllm-synthetic": "vllm-synthetic:3.24",
+    "fixed": "fixed:4",
+    "none": "none",
+}
+
+
+@dataclass(frozen=True)
+class AcceptLengths:
+    """Four numbers called accept length; they differ by 2-8 % on one run [token].
+
+    Parameters
+    ----------
+    al_cycle : 1 + accepted drafts over cycles (SGLang server log, vLLM, InferenceX)
+    al_request_mean : unweighted mean over requests of tokens / cycles (DFlash model cards)
+    al_token_weighted : the same, each request weighted by its tokens
+    al_harmonic : harmonic mean over requests, what throughput follows at equal lengths
+    """
+
+    al_cycle: float
+    al_request_mean: float
+    al_token_weighted: float
+    al_harmonic: float
+
+
+def accept_lengths(
+    tokens: npt.ArrayLike, cycles: npt.ArrayLike, accepted_total: int
+) -> AcceptLengths:
+    """The four accept lengths of a run.
+
+    Parameters
+    ----------
+    tokens : completion tokens of each request, the prefill token included as SGLang counts [token]
+    cycles : verify cycles of each request; requests without any are left out, as in SGLang
+    accepted_total : drafts accepted in all cycles, past the end of a request included [token]
+    """
+    n, nu = np.asarray(tokens, dtype=np.float64), np.asarray(cycles, dtype=np.float64)
+    n, nu = n[nu > 0], nu[nu > 0]
+    if not n.size:
+        msg = "no request ran a verify cycle: there is no accept length"
+        raise UsageError(msg)
+    each = n / nu
+    return AcceptLengths(
+        al_cycle=1 + accepted_total / float(nu.sum()),
+        al_request_mean=float(each.mean()),
+        al_token_weighted=float((n * each).sum() / n.sum()),
+        al_harmonic=float(n.size / (1 / each).sum()),
+    )
+
+
+def parse_acceptance(
+    text: str, *, block: int, priors: AcceptancePriors, method: str = "dflash"
+) -> Acceptance:
+    """The acceptance a flag describes, at a verify width.
+
+    Parameters
+    ----------
+    text : one of the forms in ``FORMS``
+    block : verify width [token]
+    method : drafting method, which selects the prior on beta
+    priors : what the ``al`` form assumes of beta and theta where the text does not say
+
+    Examples
+    --------
+    >>> from dflash_sim.profiles.priors import load_acceptance_priors
+    >>> text = "al:8=5.2,16=6.6,theta=0"
+    >>> parse_acceptance(text, block=16, priors=load_acceptance_priors()).name
+    'weibull:q=0.8939,beta=1.141,theta=0'
+    """
+    kind, _, body = text.strip().partition(":")
+    if kind not in FORMS:
+        raise unknown(kind="acceptance", value=kind, allowed=FORMS, hint=f"Such as {FORMS['al']}.")
+    try:
+        return _build(kind, body, block=block, method=method, priors=priors)
+    except UsageError as error:
+        msg = f"acceptance '{text}': {str(error).rstrip('.')}. Write it as {FORMS[kind]}."
+        raise UsageError(msg) from error
+
+
+def _build(
+    kind: str, body: str, *, block: int, method: str, priors: AcceptancePriors
+) -> Acceptance:
+    match kind:
+        case "none" if not body:
+            return NoSpeculation()
+        case "geometric":
+            return ParametricAcceptance(_weibull({"q": _number(body)}), block)
+        case "weibull":
+            return ParametricAcceptance(_weibull(_options(body)), block)
+        case "al":
+            options = _options(body if "=" in body.split(",")[0] else f"{block}={body}")
+            return ParametricAcceptance(_fit(options, block, method, priors), block)
+        case "table":
+            return TableAcceptance(Survival.table([_number(x) for x in body.split(",")]), block)
+        case "histogram":
+            return HistogramAcceptance(_histogram(_options(body)), block)
+        case "vllm-synthetic":
+            return MinVarianceAcceptance(_number(body), block)
+        case "fixed":
+            return FixedAcceptance(_whole(body), block)
+        case "sglang-simulated":
+            value, _, how = body.partition(",")
+            return SglangSimulated(_number(value), block, how or METHODS[0])
+        case _:
+            msg = f"it takes no value, got '{body}'"
+            raise UsageError(msg)
+
+
+def _weibull(options: dict[str, float]) -> FrailtyWeibull:
+    q, beta, theta = options.pop("q", 0.0), options.pop("beta", 1.0), options.pop("theta", 0.0)
+    if options:
+        raise unknown(kind="parameter", value=next(iter(options)), allowed=["q", "beta", "theta"])
+    if not 0 < q <= 1:
+        msg = f"q must lie in (0, 1], got {q:g}"
+        raise UsageError(msg)
+    return FrailtyWeibull(lam=-math.log(q), beta=beta, theta=theta)
+
+
+def _fit(
+    options: dict[str, float], block: int, method: str, priors: AcceptancePriors
+) -> FrailtyWeibull:
+    """One accept length leans on a beta, two determine it, more are fitted with its prior."""
+    beta, theta = options.pop("beta", None), options.pop("theta", priors.theta)
+    lengths = sorted((_whole(b), al) for b, al in options.items())
+    if not lengths or (beta is not None and len(lengths) > 1):
+        msg = f"beta={beta:g} goes with exactly one accept length" if beta else "no accept length"
+        raise UsageError(msg)
+    for b, al in lengths:
+        if not 1 <= al <= b:
+            msg = f"accept length {al:g} is outside [1, {b}] at block {b}"
+            raise UsageError(msg)
+    if block > lengths[-1][0]:
+        msg = f"block {block} is beyond {lengths[-1][0]}, the largest given: no extrapolation"
+        raise UsageError(msg)
+    prior = priors.beta_of(method)
+    if len(lengths) == 1:
+        b, al = lengths[0]
+        return fit_one(al, b, beta=prior.mean if beta is None else beta, theta=theta)
+    if len(lengths) == 2:
+        (b1, al1), (b2, al2) = lengths
+        return fit_two(al1, b1, al2, b2, theta=theta)
+    points = [(b, al, priors.accept_length_error * al) for b, al in lengths]
+    return fit_many(points, beta_prior=(prior.mean, prior.sd), theta=theta).params
+
+
+def _histogram(options: dict[str, float]) -> npt.NDArray[np.float64]:
+    counts = {_whole(accepted): steps for accepted, steps in options.items()}
+    return np.array([counts.get(j, 0.0) for j in range(max(counts) + 1)])
+
+
+def _options(body: str) -> dict[str, float]:
+    pairs = [item.partition("=") for item in body.split(",")]
+    options = {key.strip(): _number(value) for key, _, value in pairs}
+    if len(options) < len(pairs):
+        msg = "a name is given twice"
+        raise UsageError(msg)
+    return options
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        msg = f"'{text}' is not a finite number"
+        raise UsageError(msg)
+    return value
+
+
+def _whole(text: str) -> int:
+    if not text.strip().isdecimal():
+        msg = f"'{text}' is not a whole number"
+        raise UsageError(msg)
+    return int(text)

@@ -1,0 +1,233 @@
+"""How the answer to a scenario moves with engine constants and acceptance.
+
+A fit needs this for hundreds of observations, an interval for one prediction. The same requests
+and the same latent acceptance are run again (common random numbers), on a short workload where
+only the slope is wanted: slopes hardly depend on how many requests there are.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.profiles.calibration import Parameter, cell
+from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.load import load_dataset
+from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.requests.draws import Draws, draw_commits
+from dflash_sim.simulator.requests.expected import Expectation, expected_acceptance
+from dflash_sim.simulator.requests.laws import NoSpeculation
+from dflash_sim.simulator.requests.workload import Workload, shortened
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.trial import build_workload, run_engine
+
+METRICS = (
+    "output_throughput",
+    "accept_length",
+    "mean_tpot_ms",
+    "mean_ttft_ms",
+    "mean_e2e_latency_ms",
+)
+
+Floats = npt.NDArray[np.float64]
+# How far a slope looks, on the parameter's unbounded scale: in prior sds, or as it is. A shorter
+# step meets single batches that the scheduler forms otherwise.
+_STEP_SDS = 0.3
+_STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05, "generation": 0.05}
+WHOLE = ("correlation",)  # of a few requests it is chance
+
+
+def slope_steps(parameters: Sequence[Parameter]) -> Floats:
+    """How far to look for the slope of each parameter."""
+    steps = [_STEPS.get(p.kind, _STEP_SDS * p.sd) for p in parameters]
+    return np.array(steps, dtype=float)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """One run's requests and the stream that its acceptance is drawn from."""
+
+    workload: Workload
+    stream: np.random.SeedSequence
+
+    def draws(self, expectation: Expectation | None) -> Draws:
+        law = expectation.acceptance if expectation else NoSpeculation()
+        return draw_commits(law, self.workload, np.random.default_rng(self.stream))
+
+    def first(self, turns: int) -> "Requests":
+        return replace(self, workload=shortened(self.workload, turns))
+
+
+def requests_of(setup: Setup, run: int) -> Requests:
+    """The requests of run number ``run``, as :func:`predict.simulate` draws them."""
+    lengths, arrivals, acceptance = np.random.SeedSequence([setup.scenario.seed, run]).spawn(3)
+    work = build_workload(setup, np.random.default_rng(lengths), np.random.default_rng(arrivals))
+    return Requests(work, acceptance)
+
+
+def log_metrics(run: Run, workload: Workload) -> Floats:
+    """Logarithms of ``METRICS`` over the measured requests, in SI."""
+    done = workload.measured & np.isfinite(run.finish_s)
+    osl = workload.osl[done]
+    e2e = run.finish_s[done] - run.arrival_s[done]
+    ttft = run.first_token_s[done] - run.arrival_s[done]
+    many = osl > 1
+    tpot = (e2e - ttft)[many] / (osl[many] - 1)
+    span = float(run.finish_s[done].max() - np.nanmin(run.arrival_s))
+    tiny = np.finfo(float).tiny
+    verified = run.cycles[done] > 0
+    lengths = osl[verified] / run.cycles[done][verified]
+    means = (
+        osl.sum() / span,
+        lengths.mean() if verified.any() else 1.0,
+        tpot.mean() if many.any() else tiny,
+        ttft.mean(),
+        e2e.mean(),
+    )
+    logs: Floats = np.log(np.maximum(np.array(means, dtype=float), tiny))
+    return logs
+
+
+class Response:
+    """One scenario, answered for other constants and other acceptance.
+
+    Parameters
+    ----------
+    setup
+        The scenario, resolved with the engine sheet that the parameters start from.
+    waves
+        Turns per client in the short workload that slopes are taken on.
+    """
+
+    def __init__(self, setup: Setup, *, waves: int) -> None:
+        self.setup = setup
+        s = setup.scenario
+        self.dataset = load_dataset(s.dataset).name if s.dataset else None
+        self.expectation = None
+        if setup.speculative:
+            self.expectation = expected_acceptance(
+                model=setup.model.name,
+                method=s.method,
+                block=setup.block,
+                dataset=self.dataset,
+                thinking=s.thinking,
+                text=s.acceptance,
+            )
+        self._waves = waves
+
+    @property
+    def cell(self) -> str | None:
+        """The acceptance cell; none without speculation, or where acceptance is given."""
+        s = self.setup.scenario
+        if self.expectation is None or s.acceptance is not None:
+            return None
+        return cell(self.setup.model.name, s.method, self.dataset, s.thinking)
+
+    def own_parameters(self) -> list[Parameter]:
+        """What is unknown about this scenario's acceptance and build, with its priors."""
+        engine = self.setup.engine
+        priors, build = engine.fit["priors"], self.setup.scenario.generation
+        found = []
+        if not engine.is_home(build):
+            found.append(Parameter("generation", str(build), "log", 0.0, priors["generation"]))
+        if self.expectation is None:
+            return found
+        if self.dataset is not None:
+            tied = Parameter("correlation", self.dataset, "atanh", 0.0, priors["correlation"])
+            found.append(tied)
+        if self.cell is None:
+            return found
+        # A cell is as free as the relative error of its accept length says.
+        h, bent = priors["decay"], self.expectation.adjusted(rejection=priors["decay"])
+        lengths = [e.acceptance.survival().mean_accept_length for e in (self.expectation, bent)]
+        slope = abs(math.log(lengths[1] / lengths[0])) / h
+        spread = self.expectation.rel_err / max(slope, h)
+        published = self.expectation.evidence == "published"
+        decay = priors["decay" if published else "decay_borrowed"]
+        return [
+            *found,
+            Parameter("rejection", self.cell, "linear", 0.0, spread),
+            Parameter("decay", self.cell, "linear", 0.0, decay),
+        ]
+
+    @cached_property
+    def _short(self) -> Requests:
+        whole = requests_of(self.setup, 0)
+        return whole.first(self._waves * max(whole.workload.conc, 2))
+
+    def answer(self, values: Mapping[str, float], *, runs: int) -> Floats:
+        """Logarithms of ``METRICS`` on the full workload, the mean over runs."""
+        each = [self._run(requests_of(self.setup, run), values) for run in range(runs)]
+        mean: Floats = np.mean(each, axis=0)
+        return mean
+
+    def slopes(
+        self,
+        parameters: Sequence[Parameter],
+        at: Floats,
+        steps: Floats,
+        *,
+        whole: Collection[str] = (),
+    ) -> npt.NDArray[np.float64]:
+        """d log metric / d parameter, shape [metrics, parameters], by differences.
+
+        Parameters
+        ----------
+        at, steps
+            Where, and how far, on the parameters' unbounded scales.
+        whole
+            Kinds of parameters whose slopes are taken on the full workload.
+        """
+        values = {p.name: p.value(x) for p, x in zip(parameters, at.tolist(), strict=True)}
+        bases = {False: self._run(self._short, values)}
+        out = np.zeros((len(METRICS), len(parameters)))
+        for i, (p, x, h) in enumerate(zip(parameters, at.tolist(), steps.tolist(), strict=True)):
+            if self._concerns(p):
+                full = p.kind in whole
+                requests = requests_of(self.setup, 0) if full else self._short
+                if full not in bases:
+                    bases[full] = self._run(requests, values)
+                there = self._run(requests, values | {p.name: p.value(x + h)})
+                out[:, i] = (there - bases[full]) / h
+        return out
+
+    def _concerns(self, p: Parameter) -> bool:
+        if p.kind == "constant":
+            return p.key in self._read
+        if p.kind == "correlation":
+            return self.expectation is not None and p.key == self.dataset
+        return p.key in (self.cell, self.setup.scenario.generation)
+
+    def _run(self, requests: Requests, values: Mapping[str, float]) -> Floats:
+        engine = self.engine(values)
+        setup = replace(self.setup, engine=engine)
+        draws = requests.draws(self.expected(values))
+        record = run_engine(setup, requests.workload, draws)
+        self._read = engine.read
+        return log_metrics(record, requests.workload)
+
+    def engine(self, values: Mapping[str, float]) -> EngineSheet:
+        """The engine sheet with the constants among ``values``."""
+        found = {
+            name.removeprefix("constant:"): v
+            for name, v in values.items()
+            if name.startswith("constant:")
+        }
+        build = f"generation:{self.setup.scenario.generation}"
+        if build in values:
+            found["time_factor"] = values[build]
+        return self.setup.engine.with_constants(**found)
+
+    def expected(self, values: Mapping[str, float]) -> Expectation | None:
+        """The acceptance with the parameters among ``values``."""
+        if self.expectation is None:
+            return None
+        where = self.cell
+        return self.expectation.adjusted(
+            rejection=values.get(f"rejection:{where}", 0.0),
+            decay=values.get(f"decay:{where}", 0.0),
+            correlation=values.get(f"correlation:{self.dataset}", 0.0),
+        )

@@ -1,0 +1,1 @@
+"""From flags, files and ranges to scenarios, and from scenarios to answers."""

@@ -1,0 +1,202 @@
+"""What was asked: scenario fields from flags, a launch command, a preset and the defaults.
+
+The nearest layer wins, and what a nearer value rules out farther away is dropped: ``--isl`` drops a
+preset's data set, ``--gpu`` the attention backend that went with the preset's GPU.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.presets import load_preset
+from dflash_sim.simulator.cost.methods import BLOCK_METHODS
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.ranges import MOST, real_numbers, whole_numbers, words
+
+# Fields that take several values, outermost first in a grid.
+SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
+    "gpu": words,
+    "tp": whole_numbers,
+    "method": words,
+    "block": whole_numbers,
+    "steps": whole_numbers,
+    "engine_mode": words,
+    "dataset": words,
+    "isl": whole_numbers,
+    "osl": whole_numbers,
+    "num_prompts": whole_numbers,
+    "rate": real_numbers,
+    "conc": whole_numbers,
+}
+_NUMBERS = ("num_gpus", "window", "max_running_requests", "mem_fraction_static",
+    "chunked_prefill_size", "cuda_graph_max_bs", "page_size", "min_free_slots_delay",
+    "max_new_tokens", "range_ratio", "burstiness", "seed", "runs")  # fmt: skip
+FLAGS = {name: "--" + name.replace("_", "-") for name in Scenario.model_fields}
+_EXCLUDES = {
+    "isl": ("dataset",),
+    "osl": ("dataset",),
+    "dataset": ("isl", "osl"),
+    "conc": ("rate",),
+    "rate": ("conc",),
+    "block": ("steps",),
+    "steps": ("block",),
+    "tp": ("num_gpus",),
+    "num_gpus": ("tp",),
+}
+# Dropped when their owner, set by the same layer, is replaced.
+_BELONGS = {
+    "gpu": ("attention_backend",),
+    "model": ("draft_model",),
+    "method": ("block", "steps", "draft_model", "window", "acceptance", "policy"),
+}
+_CHAINS = ("mtp", "eagle3")
+_PLAIN_WORD = re.compile(r"[A-Za-z][\w./-]*")
+_YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value, or a list of values to sweep, and the layer it is from."""
+
+    value: Any
+    origin: str
+
+
+def ask(
+    flags: Mapping[str, Any], *, preset: str | None, from_launch: str | None
+) -> tuple[dict[str, Given], tuple[str, ...]]:
+    """Flags over the launch command over the preset; and flags of the command nothing models.
+
+    Entries of ``flags`` that are no scenario fields are left alone.
+    """
+    fields = {name: value for name, value in flags.items() if name in Scenario.model_fields}
+    layers: list[tuple[str, Mapping[str, Any]]] = [("flag", fields)]
+    ignored: tuple[str, ...] = ()
+    if from_launch is not None:
+        launch = scenario_from_launch(from_launch)
+        layers.append(("--from-launch", launch.fields))
+        ignored = launch.unknown
+    if preset is not None:
+        layers.append((f"preset {preset}", load_preset(preset).scenario))
+    return layered(layers), ignored
+
+
+def layered(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Given]:
+    """Merge layers, nearest first; a field that is None in a layer is not set there."""
+    merged: dict[str, Given] = {}
+    for origin, raw in reversed(layers):
+        fields = {name: _listed(name, value) for name, value in raw.items() if value is not None}
+        for name, value in fields.items():
+            gone = set(_EXCLUDES.get(name, ()))
+            old = merged.get(name)
+            if old is not None and old.value != value:
+                same = {d for d, given in merged.items() if given.origin == old.origin}
+                gone |= same.intersection(_BELONGS.get(name, ()))
+            for other in gone - fields.keys():
+                merged.pop(other, None)
+        merged |= {name: Given(value, origin) for name, value in fields.items()}
+    return merged
+
+
+def _listed(name: str, value: Any) -> Any:
+    """A list if there are several values to sweep; text such as ``1,2,4`` is read."""
+    if name not in SWEEPABLE:
+        return _number(value) if isinstance(value, str) and name in _NUMBERS else value
+    if isinstance(value, str):
+        value = SWEEPABLE[name](FLAGS[name], value)
+    if value == []:
+        msg = f"{FLAGS[name]}: an empty list; give a value, or leave it out."
+        raise UsageError(msg)
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _number(text: str) -> int | float | str:
+    """The number that ``text`` spells; other text is for the scenario to refuse."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def scenarios(asked: Mapping[str, Given]) -> list[Scenario]:
+    """Every combination of the values asked for, as :func:`combinations` has them."""
+    fields = {name: given.value for name, given in asked.items()}
+    axes = {n: fields.pop(n) for n in SWEEPABLE if isinstance(fields.get(n), list)}
+    size = 1
+    for values in axes.values():
+        size *= len(values)
+    if size > MOST:
+        several = ", ".join(f"{len(v)} x {FLAGS[n]}" for n, v in axes.items())
+        msg = f"a grid of {size:,} points ({several}); at most {MOST:,}. Ask for fewer values."
+        raise UsageError(msg)
+    return [combination(fields, axes, values) for values in combinations(fields, axes)]
+
+
+def combinations(
+    fields: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
+) -> Iterator[tuple[Any, ...]]:
+    """Values of the axes, the first axis outermost; no scenario comes twice.
+
+    Of several methods each takes only the fields that apply to it: ``--method none,dflash --block
+    8,16`` is three scenarios. A single method refuses what it cannot take.
+    """
+    seen: set[str] = set()
+    for values in product(*axes.values()):
+        name = combination(fields, axes, values).hash
+        if name not in seen:
+            seen.add(name)
+            yield values
+
+
+def combination(
+    fields: Mapping[str, Any], axes: Mapping[str, Sequence[Any]], values: Sequence[Any]
+) -> Scenario:
+    """The scenario of fixed fields and one value of each axis."""
+    point = {**fields, **dict(zip(axes, values, strict=True))}
+    return Scenario.parse(**(_applicable(point) if "method" in axes else point))
+
+
+def _applicable(point: dict[str, Any]) -> dict[str, Any]:
+    """The fields of ``point`` that its method takes; V1 and V2-sync are speculative workers."""
+    method = point["method"]
+    dropped: set[str] = set()
+    if method == "none":
+        dropped = {"block", "steps", "draft_model", "window", "acceptance", "policy", "engine_mode"}
+    elif method in _CHAINS:
+        dropped = {"window", *(["block"] if "steps" in point else [])}
+        dropped |= {"draft_model"} if method == "mtp" else set()
+    elif method in BLOCK_METHODS:
+        dropped = {"steps"}
+    return {name: value for name, value in point.items() if name not in dropped}
+
+
+def as_yaml(asked: Mapping[str, Given]) -> str:
+    """The merged question with the origin of every value; ``--preset FILE.yaml`` reads it back."""
+    fixed_lengths = "isl" in asked or "osl" in asked
+    rows = []
+    for name, field in Scenario.model_fields.items():
+        if name in asked:
+            rows.append((name, asked[name].value, asked[name].origin))
+            continue
+        value = None if name == "dataset" and fixed_lengths else field.default
+        _, _, otherwise = (field.description or "").partition("default")
+        origin = "default" + otherwise if value is None else "default"
+        rows.append((name, value, origin))
+    lines = [(f"  {name}: {_yaml(value)}", origin) for name, value, origin in rows]
+    width = max(len(text) for text, _ in lines)
+    body = "".join(f"{text:<{width}}  # {origin}\n" for text, origin in lines)
+    return "scenario:\n" + body
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    if isinstance(value, str) and _PLAIN_WORD.fullmatch(value) and value not in _YAML_WORDS:
+        return value
+    return json.dumps(value)

@@ -1,0 +1,249 @@
+"""A comparison as a page, several as a table, and either as rows."""
+
+from collections.abc import Iterator, Sequence
+from math import isnan
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dflash_sim.calibrate.compare.causes import CAUSES, Cause, Diagnosis, Share
+from dflash_sim.calibrate.compare.compare import Amount, Comparison, Metric, Summary
+from dflash_sim.simulator.row import DECIMALS, failed_row, to_row
+from dflash_sim.studies.show.figures import number, percent, shares
+from dflash_sim.studies.show.styles import LABEL, STRONG
+from dflash_sim.studies.show.titles import method_title, workload_title
+
+_IDENTITY = (
+    "schema_version", "scenario_hash", "dflash_sim_version", "gpu", "num_gpus", "tp", "model",
+    "draft_model", "method", "block", "engine", "engine_version", "engine_mode",
+    "attention_backend", "dataset_name", "thinking", "isl", "osl", "max_new_tokens",
+    "max_concurrency", "request_rate", "num_prompts",
+)  # fmt: skip
+_THROUGHPUT = "output_throughput"
+_TARGETS = {_THROUGHPUT: "throughput", "mean_e2e_latency_ms": "mean e2e latency"}
+# Of the workload, so of interest only where they differ.
+_GIVEN = ("completed", "total_input_tokens", "total_output_tokens")
+_AGREES = 0.001
+_WORD = {True: "yes", False: "no", None: ""}
+_INDENT = 14
+
+
+def signed(share: Share) -> str:
+    """A share with its sign, in percent to one decimal."""
+    return f"{'-' if share < 0 else '+'}{percent(abs(share))}"
+
+
+# ---- rows
+
+
+def row_of(found: Comparison) -> dict[str, Any]:
+    """One comparison as a row; what was compared and explained are objects inside it."""
+    if found.result is not None:
+        filled = to_row(found.result)
+    else:
+        assert found.error is not None
+        filled = failed_row(found.scenario, found.error)
+    seen, main = found.observation, found.metric(_THROUGHPUT)
+    return {
+        "kind": "compared",
+        "row": seen.row,
+        "source": seen.source,
+        "generation": seen.generation,
+        **{name: filled[name] for name in _IDENTITY},
+        "observed_output_throughput": _rounded(main.observed) if main else None,
+        "predicted_output_throughput": _rounded(main.predicted) if main else None,
+        "output_throughput_error": _rounded(main.rel_err) if main else None,
+        "inside_interval": main.inside if main else None,
+        "metrics": {m.name: _metric(m) for m in found.metrics},
+        "explained": _explained(found.diagnosis) if found.diagnosis else None,
+        "assumed": list(seen.assumed),
+        "notes": list(found.notes),
+        "warnings": list(found.result.warnings) if found.result else [],
+        "error": str(found.error) if found.error else None,
+    }
+
+
+def _metric(m: Metric) -> dict[str, Any]:
+    return {
+        "observed": _rounded(m.observed),
+        "predicted": _rounded(m.predicted),
+        "error": _rounded(m.rel_err),
+        "interval": [_rounded(end) for end in m.interval] if m.interval else None,
+        "inside": m.inside,
+    }
+
+
+def _explained(d: Diagnosis) -> dict[str, Any]:
+    causes = [
+        {
+            "cause": c.name,
+            "share": _rounded(c.share),
+            "evidence": c.evidence,
+            "or_else": list(c.or_else),
+        }
+        for c in d.causes
+    ]
+    return {
+        "metric": d.target,
+        "error": _rounded(d.rel_err),
+        "causes": causes,
+        "unexplained": _rounded(d.unexplained),
+        "spread": _rounded(d.spread),
+        "unknown": list(d.unknown),
+    }
+
+
+def _rounded(value: Amount) -> float:
+    return round(value, DECIMALS)
+
+
+# ---- one page
+
+
+def page(found: Comparison) -> RenderableType:
+    """One comparison: the gap, every metric, the causes, and what the file leaves open."""
+    parts: list[RenderableType] = [Text(" · ".join(_title(found)), style=STRONG), Text()]
+    if found.error is not None:
+        return Group(*parts, Text(f"no prediction: {found.error}", style="yellow"))
+    assert found.result is not None
+    parts += [_metrics(found), Text()]
+    if found.diagnosis is not None:
+        parts += [_why(found.diagnosis), Text()]
+    if found.observation.assumed:
+        parts.append(Text(f"assumed, not in the file: {', '.join(_assumed(found))}"))
+    parts += [Text(f"note: {note}", style="dim") for note in found.notes]
+    parts += [Text(f"warning: {w}", style="yellow") for w in found.result.warnings]
+    parts.append(Text(f"sources: {shares(found.result.evidence)}"))
+    return Group(*parts)
+
+
+def _title(found: Comparison) -> Iterator[str]:
+    s = found.scenario
+    yield found.observation.row
+    if found.result is None:
+        yield from (s.model, s.method, s.gpu)
+    else:
+        setup = found.result.setup
+        yield from (setup.model.name, method_title(setup))
+        yield f"{setup.num_gpus} x {setup.device.name}, TP {setup.tp}"
+    yield workload_title(s)
+    yield f"{number(s.rate)} requests/s" if s.rate else f"{s.conc:,} in flight"
+
+
+def _assumed(found: Comparison) -> Iterator[str]:
+    """Conditions with the value that stood in."""
+    values = found.scenario.model_dump()
+    for name in found.observation.assumed:
+        value = values.get(name)
+        yield name if value is None else f"{name} {value}"
+
+
+def _metrics(found: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=LABEL)
+    table.add_column("", style=LABEL, no_wrap=True)
+    with_interval = any(m.interval for m in found.metrics)
+    more = ("90 % interval", "inside") if with_interval else ()
+    for head in ("measured", "predicted", "error", *more):
+        table.add_column(head, justify="right", no_wrap=True)
+    for m in found.metrics:
+        if m.name in _GIVEN and abs(m.rel_err) < _AGREES:
+            continue
+        cells = [number(m.observed), number(m.predicted), signed(m.rel_err)]
+        if with_interval:
+            ends = f"{number(m.interval[0])} - {number(m.interval[1])}" if m.interval else ""
+            cells += [ends, _WORD[m.inside]]
+        table.add_row(m.name, *cells, style=STRONG if m.name == _THROUGHPUT else "")
+    return table
+
+
+def _why(d: Diagnosis) -> RenderableType:
+    side = "above" if d.rel_err >= 0 else "below"
+    head = Text(
+        f"The predicted {_TARGETS[d.target]} is {percent(abs(d.rel_err))} {side} the measured one."
+    )
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(style=LABEL, min_width=_INDENT - 1, no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for cause in d.causes:
+        table.add_row(CAUSES[cause.name], signed(cause.share), Text(_evidence(cause)))
+    chance = f"a single run is off by {percent(d.spread)} by chance" if d.spread else ""
+    table.add_row("unexplained", signed(d.unexplained), Text(chance))
+    unknown = [Text(f"cannot tell from this file: {what}", style="dim") for what in d.unknown]
+    return Group(head, table, *unknown)
+
+
+def _evidence(cause: Cause) -> str:
+    others = " or ".join(CAUSES[name] for name in cause.or_else)
+    return f"{cause.evidence}; or else {others}" if others else cause.evidence
+
+
+# ---- many
+
+
+def overview(found: Sequence[Comparison], total: Summary) -> RenderableType:
+    """One line per comparison, with the largest cause, and the mean errors."""
+    asked = [_conditions(c) for c in found]
+    varying = [name for name in asked[0] if len({conditions[name] for conditions in asked}) > 1]
+    same = [value for name, value in asked[0].items() if value and name not in varying]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style=LABEL)
+    table.add_column("row", style=LABEL, overflow="fold", min_width=8)
+    for name in varying:
+        table.add_column(name, justify="right" if name == "load" else "left", overflow="fold")
+    with_interval = total.judged > 0
+    for head in ("measured", "predicted", "error", *(["inside"] if with_interval else [])):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("largest cause", overflow="fold", min_width=16)
+    for c, conditions in zip(found, asked, strict=True):
+        cells = [c.observation.row, *(conditions[name] for name in varying)]
+        cells += _line(c, with_interval=with_interval)
+        table.add_row(*map(Text, cells))
+    reasons = dict.fromkeys(str(c.error) for c in found if c.error is not None)
+    return Group(
+        Text(" · ".join(same), style=STRONG),
+        Text(),
+        table,
+        Text(),
+        *(Text(f"no prediction: {reason}", style="yellow") for reason in reasons),
+        Text(summary_line(total), style=STRONG),
+    )
+
+
+def _conditions(c: Comparison) -> dict[str, str]:
+    s = c.scenario
+    setup = c.result.setup if c.result else None
+    block = s.block or (setup.block if setup else None)
+    return {
+        "model": setup.model.name if setup else s.model,
+        "machine": f"{setup.num_gpus} x {setup.device.name}" if setup else s.gpu,
+        "method": s.method if s.method == "none" or not block else f"{s.method} {block}",
+        "mode": f"mode {s.engine_mode}",
+        "workload": s.dataset or f"{s.isl}/{s.osl}",
+        "load": f"{s.rate:g}/s" if s.rate else f"c={s.conc}",
+    }
+
+
+def _line(c: Comparison, *, with_interval: bool) -> list[str]:
+    m = c.metric(_THROUGHPUT)
+    inside = [_WORD[m.inside if m else None]] if with_interval else []
+    if c.error is not None or m is None:
+        return ["", "", "", *inside, "no prediction" if c.error else "no throughput"]
+    cause = ""
+    if c.diagnosis is not None and c.diagnosis.causes:
+        largest = max(c.diagnosis.causes, key=lambda cause: abs(cause.share))
+        of = "" if c.diagnosis.target == _THROUGHPUT else " of e2e:"
+        cause = f"{signed(largest.share)}{of} {CAUSES[largest.name]}"
+    return [number(m.observed), number(m.predicted), signed(m.rel_err), *inside, cause]
+
+
+def summary_line(total: Summary) -> str:
+    """Rows, mean absolute error and bias of the throughput."""
+    if isnan(total.mape):
+        return "no row has a throughput to compare"
+    rows = "1 row" if total.rows == 1 else f"{total.rows} rows"
+    line = f"throughput of {rows}: MAPE {percent(total.mape)}, bias {signed(total.bias)}"
+    if not total.judged:
+        return line
+    return f"{line}; {total.inside} of {total.judged} inside the 90 % interval"

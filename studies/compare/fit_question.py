@@ -1,0 +1,132 @@
+"""The question behind ``calibrate fit``: which rows are fitted, and what becomes of the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dflash_sim.calibrate.fit.fit import PASSES, Fit, fit
+from dflash_sim.calibrate.fit.rows import Row, rows_of
+from dflash_sim.calibrate.observations.observation import ReadReport, parse_filter
+from dflash_sim.calibrate.readers.read import read_observations
+from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.studies.compare.validate_question import assumptions
+from dflash_sim.studies.show.terminal import Progress
+
+FEWEST = 3  # rows that say more than the priors
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows to fit.
+
+    Parameters
+    ----------
+    files, fit_on
+        Where they are from, and the expression that selected them.
+    passed
+        Rows that it did not select.
+    unusable
+        Rows that were read and selected but say nothing to a fit, and why.
+    """
+
+    engine: EngineSheet
+    rows: tuple[Row, ...]
+    read: ReadReport
+    files: tuple[Path, ...]
+    fit_on: str | None
+    passed: int
+    unusable: tuple[tuple[str, str], ...]
+
+    @property
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """Every row that cannot be used, and why."""
+        return (*self.read.refused, *self.unusable)
+
+    @property
+    def counts(self) -> str:
+        """What became of every row."""
+        parts = [f"{len(self.rows)} used"]
+        if self.fit_on is not None:
+            parts.append(f"{self.passed} not selected")
+        parts.append(f"{len(self.read.refused)} refused by the reader")
+        parts.append(f"{len(self.unusable)} by the fit")
+        rows = "row" if self.read.read == 1 else "rows"
+        return f"{self.read.read} {rows} read: {', '.join(parts)}"
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What a calibration file says of its rows."""
+        return {
+            "fit_on": self.fit_on or "all rows",
+            "files": sorted({path.name for path in self.files}),
+            "sources": sorted({row.observation.source for row in self.rows}),
+        }
+
+
+def choose(
+    files: Sequence[Path], *, engine: str, fit_on: str | None, assume: Sequence[str]
+) -> Chosen:
+    """Read files and select the rows to fit.
+
+    Raises
+    ------
+    UsageError
+        An expression or an assumption is malformed; never because of what a file holds.
+    """
+    sheet = load_engine(engine)
+    selected = parse_filter(fit_on) if fit_on is not None else None
+    read = read_observations(files, assumptions(assume))
+    chosen = [o for o in read.observations if selected is None or selected(o)]
+    rows, unusable = rows_of(chosen, sheet)
+    return Chosen(
+        engine=sheet,
+        rows=tuple(rows),
+        read=read,
+        files=tuple(files),
+        fit_on=fit_on,
+        passed=read.used - len(chosen),
+        unusable=tuple(unusable),
+    )
+
+
+def require(chosen: Chosen, *, allow_partial: bool) -> None:
+    """Refuse to fit less than was asked for.
+
+    Raises
+    ------
+    UsageError
+        No row is left; or some are refused, or very few are left, without ``allow_partial``.
+    """
+    number = len(chosen.rows)
+    first = ": ".join(chosen.refused[0]).rstrip(".") if chosen.refused else ""
+    if not number:
+        why = f"; --fit-on '{chosen.fit_on}' passes over {chosen.passed}" if chosen.passed else ""
+        why += f"; refused {first}" if first else ""
+        msg = f"no row to fit{why}. A row needs a scenario and an output throughput."
+        raise UsageError(msg)
+    if first and not allow_partial:
+        msg = (
+            f"{len(chosen.refused)} of {chosen.read.read} rows cannot be fitted, the first "
+            f"{first}. Repair them, or give --allow-partial to go on without them."
+        )
+        raise UsageError(msg)
+    if number < FEWEST and not allow_partial:
+        msg = (
+            f"{number} of {FEWEST} rows that a fit needs at least: the priors would say the rest. "
+            "Give more, or --allow-partial to go on."
+        )
+        raise UsageError(msg)
+
+
+def run_fit(chosen: Chosen, *, name: str, jobs: int) -> Fit:
+    """Fit with a progress bar."""
+    with Progress(PASSES * len(chosen.rows)) as progress:
+        return fit(
+            chosen.rows,
+            engine=chosen.engine,
+            name=name,
+            jobs=min(jobs, len(chosen.rows)),
+            about=chosen.about,
+            on_row=lambda: progress.advance(0),
+        )

@@ -1,0 +1,1 @@
+"""Why a number: the step op by op, factors, elasticities, break-evens."""

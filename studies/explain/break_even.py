@@ -1,0 +1,163 @@
+"""Where speculation starts to pay: other blocks, and the accept length that breaks even."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from dflash_sim.profiles.errors import MissingProfileError
+from dflash_sim.simulator.cost.methods import BLOCK_METHODS
+from dflash_sim.simulator.predict import Result, predict
+from dflash_sim.simulator.requests.expected import Expectation
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.explain.counterfactual import Replay, changed
+from dflash_sim.studies.explain.other_laws import accept_length, truncated, with_accept_length
+
+Lookup: TypeAlias = "Callable[[int], AtBlock | None]"
+
+BLOCKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+_CLOSE = 1e-3  # of the accept length: a fixed point is found when it moves less
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class AtBlock:
+    """One verify width: its mean accept length [token], its speed [token/s], and over plain."""
+
+    block: int
+    accept_length: float
+    speed_tok_s: float
+    speedup: float
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """Where speculation equals plain decoding in the first run of the scenario.
+
+    Parameters
+    ----------
+    plain_tok_s
+        Speed of plain decoding.
+    blocks
+        Other verify widths of the same drafter, with the accept lengths expected there.
+    smallest_block, largest_block
+        The range of widths that beat plain decoding; None where none does.
+    accept_length
+        Mean accept length at this block that equals plain decoding [token]. None where not even
+        accepting every draft does; 1 where accepting none is enough.
+    """
+
+    plain_tok_s: float
+    blocks: tuple[AtBlock, ...]
+    smallest_block: int | None
+    largest_block: int | None
+    accept_length: float | None
+
+    @property
+    def best(self) -> AtBlock:
+        """The fastest width."""
+        return max(self.blocks, key=lambda b: b.speed_tok_s)
+
+
+def break_even(result: Result, replay: Replay) -> BreakEven:
+    """Break-even points of a speculative result, which has a baseline."""
+    assert result.baseline is not None
+    plain = replay.speed(result.baseline.setup, None)
+    known: dict[int, AtBlock] = {}
+
+    def at(block: int) -> AtBlock | None:
+        if block not in known:
+            found = _at_block(result, block, replay, plain)
+            if found is None:
+                return None
+            known[block] = found
+        return known[block]
+
+    for block in sorted({b for b in BLOCKS if b <= _widest(result)} | {result.setup.block}):
+        at(block)
+    ends = [_edge(at, sorted(known, reverse=back)) for back in (False, True)]
+    return BreakEven(
+        plain_tok_s=plain,
+        blocks=tuple(known[b] for b in sorted(known)),
+        smallest_block=ends[0],
+        largest_block=ends[1],
+        accept_length=_break_even_length(result, replay, plain),
+    )
+
+
+def _widest(result: Result) -> int:
+    """The largest width that this drafter, or the acceptance given, can be asked about."""
+    s, drafter = result.scenario, result.setup.drafter
+    if s.method in BLOCK_METHODS and s.acceptance is None and drafter is not None:
+        return drafter.block_size
+    return result.setup.block
+
+
+def _at_block(result: Result, block: int, replay: Replay, plain: float) -> AtBlock | None:
+    try:
+        setup, law = _other_width(result, block)
+    except MissingProfileError:  # no accept length is known there
+        return None
+    speed = replay.speed(setup, law)
+    return AtBlock(block, accept_length(law), speed, speed / plain)
+
+
+def _other_width(result: Result, block: int) -> tuple[Setup, Expectation]:
+    law = result.expectation
+    assert law is not None
+    if block == result.setup.block:
+        return result.setup, law
+    scenario = changed(result.scenario, block=block, steps=None, runs=1)
+    if result.scenario.acceptance is None:
+        other = predict(scenario, with_baseline=False, with_interval=False)
+        assert other.expectation is not None
+        return other.setup, other.expectation
+    setup = resolve(
+        scenario,
+        engine=result.setup.engine,
+        tables=result.setup.tables,
+        calibration=result.setup.calibration,
+    )
+    return setup, truncated(law, block)
+
+
+def _edge(at: Lookup, blocks: list[int]) -> int | None:
+    """The first of ``blocks`` that beats plain decoding, or one between it and the one before."""
+    before = None
+    for block in blocks:
+        if _pays(at(block)):
+            break
+        before = block
+    else:
+        return None
+    while before is not None and abs(before - block) > 1:
+        middle = (before + block) // 2
+        if _pays(at(middle)):
+            block = middle
+        else:
+            before = middle
+    return block
+
+
+def _pays(found: AtBlock | None) -> bool:
+    return found is not None and found.speedup > 1
+
+
+def _break_even_length(result: Result, replay: Replay, plain: float) -> float | None:
+    """The accept length whose speed is that of plain decoding, by a fixed point.
+
+    Speed is nearly proportional to accept length, so scaling it by the speed that is missing
+    lands close, and closer every time.
+    """
+    law = result.expectation
+    assert law is not None
+    block = float(law.acceptance.block)
+    length = accept_length(law)
+    for _ in range(_TRIES):
+        speed = replay.speed(result.setup, with_accept_length(law, length))
+        wanted = length * plain / speed
+        if abs(wanted - length) < _CLOSE * length:
+            return wanted
+        if (length == 1 and wanted < 1) or (length == block and wanted > block):
+            return 1.0 if length == 1 else None
+        length = min(max(wanted, 1.0), block)
+    return length

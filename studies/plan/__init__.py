@@ -1,0 +1,1 @@
+"""The fewest GPUs and the cheapest fleet that meet objectives."""

@@ -1,0 +1,220 @@
+"""The requests a fleet is planned for: a trace, or a rate of arrivals for some minutes."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.calibrate.readers.request_traces import Trace
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_dataset
+from dflash_sim.simulator.requests.workload import (
+    Workload,
+    card_workload,
+    fixed_workload,
+    given_requests,
+    open_loop,
+)
+from dflash_sim.simulator.scenario import Scenario
+
+MOST_REQUESTS = 200_000  # a run holds all of their commits in memory
+DURATION_S = 600.0
+WARM_UP = 1 / 5  # of the requests of a rate, which find fleets emptier than they will be
+_WARM = f"{WARM_UP:.0%} of the requests".replace("%", " %")
+LEAD_IN_S = 600.0  # of a trace before its busiest stretch, at most
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One list of requests for each run.
+
+    Parameters
+    ----------
+    name
+        What it is, in words.
+    notes
+        What was assumed about it.
+    lead
+        Requests at the start of every run that fill the fleet and are not judged.
+    steady
+        Whether it comes at one rate, so that no queue may grow.
+    as_given
+        Whether lengths follow each other as in a file, perhaps in a pattern.
+    """
+
+    name: str
+    runs: tuple[Workload, ...]
+    notes: tuple[str, ...] = ()
+    lead: int = 0
+    steady: bool = False
+    as_given: bool = False
+
+    @property
+    def judged(self) -> int:
+        """Requests of a run that are judged."""
+        return len(self.runs[0]) - self.lead
+
+    @property
+    def rate(self) -> float:
+        """Mean arrivals per second, of those that are judged, in the first run."""
+        return (self.judged - 1) / self.span_s if self.span_s else float(self.judged)
+
+    @property
+    def span_s(self) -> float:
+        """From the first to the last arrival that is judged, in the first run [s]."""
+        at = self.runs[0].arrival_s
+        assert at is not None
+        return float(at[-1] - at[self.lead])
+
+    @property
+    def mean_isl(self) -> float:
+        return float(self.runs[0].isl[self.lead :].mean())
+
+    @property
+    def mean_osl(self) -> float:
+        return float(self.runs[0].osl[self.lead :].mean())
+
+
+def faster(workload: Workload, times: float) -> Workload:
+    """The same requests, arriving so many times as fast."""
+    assert workload.arrival_s is not None
+    return replace(workload, arrival_s=workload.arrival_s / times)
+
+
+def of_rate(scenario: Scenario, *, duration_s: float = DURATION_S) -> Demand:
+    """Poisson arrivals (gamma with ``burstiness``) of a data set's or fixed lengths.
+
+    All rates of one seed see the same requests, with gaps in proportion. No prompt is found in a
+    prefix cache.
+    """
+    s = scenario
+    assert s.rate is not None
+    n = s.num_prompts or max(1, round(s.rate * duration_s))
+    _refuse_too_many(n, f"--rate {s.rate:g} for {duration_s:g} s")
+    runs = []
+    for run in range(s.runs):
+        lengths, arrivals, _ = np.random.SeedSequence([s.seed, run]).spawn(3)
+        work = _lengths(s, n, np.random.default_rng(lengths))
+        rng = np.random.default_rng(arrivals)
+        work = open_loop(work, rate=s.rate, burstiness=s.burstiness, rng=rng)
+        runs.append(replace(work, cached=np.zeros(n, np.int64)))
+    what = s.dataset or f"{s.isl:,} in, {s.osl:,} out"
+    seconds = n / s.rate
+    return Demand(
+        f"{s.rate:g} requests/s for {seconds:,.0f} s, {what}",
+        tuple(runs),
+        ("no prompt is found in a prefix cache", f"the first {_WARM} fill the fleet, not judged"),
+        lead=int(n * WARM_UP),
+        steady=True,
+    )
+
+
+def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -> Demand:
+    """The requests of a trace; without times of its own they arrive at the scenario's rate.
+
+    Parameters
+    ----------
+    capped
+        Answers end at the scenario's ``max_new_tokens``.
+    lead
+        Requests at its start that are not judged.
+    """
+    n, s = len(trace), scenario
+    _refuse_too_many(n, f"trace {trace.name}")
+    osl = np.minimum(trace.osl, s.max_new_tokens) if capped else trace.osl
+    notes = [*trace.notes, "no prompt is found in a prefix cache"]
+    if trace.arrival_s is not None:
+        work = given_requests(arrival_s=trace.arrival_s, isl=trace.isl, osl=osl)
+        name = f"trace {trace.name} ({trace.form})"
+        return Demand(name, (work,) * s.runs, tuple(notes), lead, as_given=True)
+    if s.rate is None:
+        msg = f"trace {trace.name} has lengths and no times; say how fast they come with --rate."
+        raise UsageError(msg)
+    notes.append("the trace has no times; arrivals are drawn")
+    notes.append(f"the first {_WARM} fill the fleet, not judged")
+    at_once = given_requests(arrival_s=np.zeros(n), isl=trace.isl, osl=osl)
+    runs = []
+    for run in range(s.runs):
+        _, arrivals, _ = np.random.SeedSequence([s.seed, run]).spawn(3)
+        rng = np.random.default_rng(arrivals)
+        runs.append(open_loop(at_once, rate=s.rate, burstiness=s.burstiness, rng=rng))
+    return Demand(
+        f"lengths of {trace.name} at {s.rate:g} requests/s",
+        tuple(runs),
+        tuple(notes),
+        lead=int(n * WARM_UP),
+        steady=True,
+        as_given=True,
+    )
+
+
+def busiest(trace: Trace, seconds: float) -> Trace:
+    """The stretch of ``seconds`` in which most requests arrive."""
+    return led_in(trace, seconds, lead_s=0.0)[0]
+
+
+def led_in(trace: Trace, seconds: float, *, lead_s: float | None = None) -> tuple[Trace, int]:
+    """The busiest stretch with what came before, and how many requests those are.
+
+    Parameters
+    ----------
+    lead_s
+        Of the trace before the stretch [s]; as long as the stretch, up to ``LEAD_IN_S``.
+    """
+    at = trace.arrival_s
+    if at is None:
+        msg = f"trace {trace.name} has no times, so no busiest stretch; drop --busiest."
+        raise UsageError(msg)
+    count = np.searchsorted(at, at + seconds, side="left") - np.arange(len(at))
+    first = int(np.argmax(count))
+    before_s = min(seconds, LEAD_IN_S) if lead_s is None else lead_s
+    start = int(np.searchsorted(at, at[first] - before_s)) if before_s else first
+    rows = slice(start, first + int(count[first]))
+    note = f"the busiest {seconds:g} s: {int(count[first]):,} of {len(at):,} requests"
+    notes = (*trace.notes, note)
+    if start < first:
+        notes = (*notes, f"{first - start:,} requests before it fill the fleet, not judged")
+    stretch = replace(
+        trace,
+        arrival_s=at[rows] - at[start],
+        isl=trace.isl[rows],
+        osl=trace.osl[rows],
+        notes=notes,
+    )
+    return stretch, first - start
+
+
+def _lengths(s: Scenario, n: int, rng: np.random.Generator) -> Workload:
+    if s.dataset is None:
+        assert s.isl is not None
+        assert s.osl is not None
+        osl = min(s.osl, s.max_new_tokens)
+        return fixed_workload(
+            isl=s.isl, osl=osl, requests=n, conc=n, range_ratio=s.range_ratio, rng=rng
+        )
+    dataset = load_dataset(s.dataset)
+    work = card_workload(
+        dataset,
+        thinking=s.thinking,
+        conc=1,
+        max_new_tokens=s.max_new_tokens,
+        cache_unit=0,
+        num_prompts=-(-n // dataset.turns),
+        rng=rng,
+    )
+    none: npt.NDArray[np.int64] = np.zeros(n, np.int64)
+    # A data set comes over and over: in one order every server of a router would see its own part.
+    copy = dataset.num_prompts * dataset.turns
+    order = np.concatenate(
+        [rng.permutation(np.arange(at, min(at + copy, n))) for at in range(0, n, copy)]
+    )
+    return given_requests(arrival_s=none, isl=work.isl[order], osl=work.osl[order])
+
+
+def _refuse_too_many(n: int, what: str) -> None:
+    if n > MOST_REQUESTS:
+        msg = (
+            f"{what} is {n:,} requests; at most {MOST_REQUESTS:,} are simulated at once. "
+            "Take the busiest hour of a trace with --busiest 3600, or fewer with --num-prompts."
+        )
+        raise UsageError(msg)

@@ -1,0 +1,298 @@
+"""Does a fleet meet its objective? Simulations of candidates, and what is kept between them."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.simulator.fleet.fleet import Service, serve
+from dflash_sim.simulator.intervals import sensitivity, unmodelled
+from dflash_sim.simulator.predict import expectation_of
+from dflash_sim.simulator.requests.draws import Draws, draw_commits
+from dflash_sim.simulator.requests.expected import Expectation
+from dflash_sim.simulator.requests.laws import NoSpeculation
+from dflash_sim.simulator.requests.workload import Workload
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.plan.demand import Demand, faster
+from dflash_sim.studies.plan.objective import Kept, Slo, kept
+
+_HELD_BYTES = 250_000_000  # of commits, in each process
+_BATCHES = 10  # of each half, whose means are nearly independent
+_MORE = 1 / 4  # of what was there; it doubles and more where all that comes too fast stays
+_SOME = 1 / 10  # of what is in flight, so that a short queue may become less short
+_SIGNIFICANT = 3.0  # standard errors
+_FILLED = 3.0  # times a mean answer, after which a fleet holds what it will hold
+_AT_CONC = 32  # requests in flight at which the uncertainty of time is taken
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is planned.
+
+    Parameters
+    ----------
+    candidates
+        One server each, fleets of which are compared.
+    confidence
+        Probability that the objective is met, over what is uncertain of the prediction [1].
+    max_gpus
+        Fleets are no larger.
+    """
+
+    candidates: tuple[Scenario, ...]
+    demand: Demand
+    slo: Slo
+    router: str = "round-robin"
+    confidence: float = 0.9
+    max_gpus: int = 512
+
+    def __post_init__(self) -> None:
+        if not 1 / 2 <= self.confidence < 1:
+            msg = f"--confidence {self.confidence:g}: it is at least 0.5 and below 1, such as 0.9."
+            raise UsageError(msg)
+        if self.max_gpus < 1:
+            msg = f"--max-gpus {self.max_gpus}: a fleet has at least one GPU."
+            raise UsageError(msg)
+
+    @property
+    def z(self) -> float:
+        """Standard deviations that the confidence asks for."""
+        return NormalDist().inv_cdf(self.confidence)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One simulation, judged: what broke, or nothing; empty where it is met."""
+
+    broke: str = ""
+
+    @property
+    def met(self) -> bool:
+        return not self.broke
+
+
+def held(scenario: Scenario, demand: Demand, conc: int) -> Scenario:
+    """A closed loop of ``conc`` requests of the same kind on one server."""
+    fields = scenario.model_dump() | {"rate": None, "conc": conc, "num_prompts": None, "runs": 1}
+    if scenario.dataset is None:
+        osl = max(2, round(demand.mean_osl))
+        isl = max(1, round(demand.mean_isl))
+        fields |= {"isl": isl, "osl": osl, "range_ratio": 1.0}
+    return Scenario.parse(**fields)
+
+
+def grows(service: Service, replicas: int, *, lead: int = 0) -> bool:
+    """Whether requests pile up, in the later half of those that are judged against the earlier.
+
+    More wait, or are in flight, by a quarter, by one a server, and by three standard errors of
+    batch means. What is in flight says nothing while a fleet still fills.
+    """
+    at = service.arrival_s
+    half = (len(at) - lead) // 2
+    if half < _BATCHES:
+        return False
+    came = np.arange(1, len(at) + 1)
+    decode_s = float(np.nanmean(service.finish_s - service.first_token_s))
+    fills = at[-1] - at[lead] < _FILLED * decode_s
+    in_flight = 0.0
+    for until_s in (service.finish_s, service.first_token_s):
+        there = came - np.searchsorted(np.sort(until_s), at, side="right")
+        early, late = (
+            np.array([part.mean() for part in np.array_split(x, _BATCHES)])
+            for x in (there[-2 * half : -half], there[-half:])
+        )
+        in_flight = in_flight or float(early.mean())
+        noise = math.sqrt((early.var(ddof=1) + late.var(ddof=1)) / _BATCHES)
+        least = max(_MORE * early.mean(), _SOME * in_flight, replicas, _SIGNIFICANT * noise)
+        if late.mean() - early.mean() > least and not (until_s is service.finish_s and fills):
+            return True
+    return False
+
+
+class Judge:
+    """Simulates candidates of one question; in one process.
+
+    A candidate is named by its place in the question.
+    """
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self._setups: dict[int, Setup | DflashSimError] = {}
+        self._stretched: dict[tuple[int, float], Setup] = {}
+        self._spread: dict[int, float] = {}
+        self._expectations: dict[tuple[object, ...], Expectation] = {}
+        self._draws: OrderedDict[tuple[object, ...], Draws] = OrderedDict()
+
+    def of(self, demand: Demand) -> "Judge":
+        """A judge of the same servers under another demand, as uncertain as under this one."""
+        other = Judge(replace(self.question, demand=demand))
+        other._setups, other._stretched = self._setups, self._stretched
+        other._spread, other._expectations = self._spread, self._expectations
+        return other
+
+    def setup(self, i: int) -> Setup:
+        """The candidate, resolved; what it raises is raised again."""
+        if i not in self._setups:
+            try:
+                self._setups[i] = resolve(self.question.candidates[i])
+            except DflashSimError as error:
+                self._setups[i] = error
+        found = self._setups[i]
+        if isinstance(found, DflashSimError):
+            raise found
+        return found
+
+    def stretched(self, i: int, prefill: float) -> Setup:
+        """The candidate with prefills that take ``prefill`` times as long."""
+        setup = self.setup(i)
+        if prefill == 1:
+            return setup
+        if (i, prefill) not in self._stretched:
+            factor = prefill * setup.engine["prefill_factor"]
+            self._stretched[i, prefill] = resolve(
+                setup.scenario,
+                engine=setup.engine.with_constants(prefill_factor=factor),
+                tables=setup.tables,
+                calibration=setup.calibration,
+            )
+        return self._stretched[i, prefill]
+
+    def expectation(self, i: int) -> Expectation | None:
+        """The acceptance to expect; none without speculation."""
+        setup = self.setup(i)
+        if not setup.speculative:
+            return None
+        key = self._law(setup)
+        if key not in self._expectations:
+            self._expectations[key] = expectation_of(setup)
+        return self._expectations[key]
+
+    def _law(self, setup: Setup) -> tuple[object, ...]:
+        """What acceptance depends on: candidates that share it share their draws too."""
+        s = setup.scenario
+        return s.model, s.draft_model, s.method, setup.block, s.acceptance
+
+    def least_spread(self, i: int) -> float:
+        """A lower bound of :meth:`spread`, at no cost [1]."""
+        return math.sqrt(unmodelled(self.setup(i)))
+
+    def spread(self, i: int) -> float:
+        """One standard deviation of the log of throughput, as ``predict`` has it [1]."""
+        if i not in self._spread:
+            setup = self.setup(i)
+            conc = min(_AT_CONC, setup.limits.max_running_requests)
+            one = resolve(
+                held(setup.scenario, self.question.demand, conc),
+                engine=setup.engine,
+                tables=setup.tables,
+                calibration=setup.calibration,
+            )
+            variance = sensitivity(one).variance("output_throughput")
+            self._spread[i] = math.sqrt(variance + unmodelled(setup))
+        return self._spread[i]
+
+    def slow(self, i: int) -> float:
+        """How much longer than predicted all times are, at the quantile of the confidence [1]."""
+        return math.exp(self.question.z * self.spread(i))
+
+    def draws(self, i: int, run: int) -> Draws:
+        """The commits of a run, shared by candidates of one method and block."""
+        key = (*self._law(self.setup(i)), run)
+        if key not in self._draws:
+            law = self.expectation(i)
+            _, _, stream = np.random.SeedSequence([self.setup(i).scenario.seed, run]).spawn(3)
+            self._draws[key] = draw_commits(
+                law.acceptance if law else NoSpeculation(),
+                self.question.demand.runs[run],
+                np.random.default_rng(stream),
+            )
+            while sum(d.commits.nbytes for d in self._draws.values()) > _HELD_BYTES:
+                if len(self._draws) == 1:
+                    break
+                self._draws.popitem(last=False)
+        self._draws.move_to_end(key)
+        return self._draws[key]
+
+    def workload(self, run: int, *, slow: float = 1.0, times: float = 1.0) -> Workload:
+        """The requests of a run, ``times`` as fast, as a ``slow`` engine sees them."""
+        return faster(self.question.demand.runs[run], times * slow)
+
+    def serve(
+        self,
+        i: int,
+        replicas: int,
+        *,
+        run: int = 0,
+        slow: float = 1.0,
+        times: float = 1.0,
+        prefill: float = 1.0,
+        early: bool = False,
+    ) -> Service:
+        """Simulate a fleet.
+
+        Parameters
+        ----------
+        slow
+            All times are so many times as long as predicted [1].
+        times
+            Requests arrive so many times as fast [1].
+        prefill
+            Prefills take so many times as long, beside ``slow`` [1].
+        early
+            Stop as soon as the objective is missed.
+        """
+        work = self.workload(run, slow=slow, times=times)
+        demand, since_s = self.question.demand, 0.0
+        if demand.lead:
+            assert work.arrival_s is not None
+            since_s = float(work.arrival_s[demand.lead])
+        tally = self.question.slo.tally(demand.judged, slow=slow, since_s=since_s, early=early)
+        router = self.question.router
+        draws = self.draws(i, run)
+        setup = self.stretched(i, prefill)
+        return serve(setup, work, draws, replicas=replicas, router=router, tally=tally)
+
+    def kept(self, service: Service, *, slow: float = 1.0) -> Kept:
+        """How far a whole simulation kept the objective."""
+        demand = self.question.demand
+        return kept(service, demand.runs[0], self.question.slo, slow=slow, lead=demand.lead)
+
+    def verdict(self, i: int, replicas: int, **how: Any) -> Verdict:
+        """Whether one run of a fleet meets the objective; ``how`` is :meth:`serve`'s."""
+        return self.broken(i, replicas, **how)[1]
+
+    def broken(self, i: int, replicas: int, **how: Any) -> tuple[Service, Verdict]:
+        """The same with the simulation, which stops where the objective is missed."""
+        service = self.serve(i, replicas, **how, early=True)
+        broke = ""
+        if service.kv_ran_out:
+            broke = "kv"
+        elif service.tally.over:
+            late: Mapping[str, int] = service.tally.late
+            broke = max(late, key=lambda name: late[name])
+        elif self._falls_behind(i, service, replicas):
+            broke = "queue"
+        return service, Verdict(broke)
+
+    def _falls_behind(self, i: int, service: Service, replicas: int) -> bool:
+        """Whether what waits grows, at one rate; else whether too many are left waiting."""
+        if self.question.demand.steady and grows(service, replicas, lead=self.question.demand.lead):
+            return True
+        if not self.question.slo.must_keep_up:
+            return False
+        n = self.question.demand.judged
+        waiting = int((service.first_token_s > service.arrival_s[-1]).sum())
+        room = replicas * self.setup(i).limits.max_running_requests
+        return waiting > max(self.question.slo.budget(n), room)
+
+    def meets(self, i: int, replicas: int, *, slow: float, prefill: float = 1.0) -> bool:
+        """Whether every run meets it."""
+        runs = range(len(self.question.demand.runs))
+        how = {"slow": slow, "prefill": prefill}
+        return all(self.verdict(i, replicas, run=run, **how).met for run in runs)

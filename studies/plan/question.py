@@ -1,0 +1,231 @@
+"""What ``plan`` is asked: candidates, demand and objective, from flags."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from dflash_sim.calibrate.readers.request_traces import named, read_trace
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.units import MS
+from dflash_sim.simulator.fleet.fleet import ROUTERS
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.question import Given, as_yaml, scenarios
+from dflash_sim.studies.ask.ranges import whole_numbers
+from dflash_sim.studies.plan.demand import DURATION_S, Demand, led_in, of_rate, of_trace
+from dflash_sim.studies.plan.judge import Question
+from dflash_sim.studies.plan.objective import Slo
+
+RUNS = 3
+DEFAULTS: Mapping[str, Any] = {
+    "gpu": ["b200", "h200"],
+    "tp": [1, 2, 4, 8],
+    "method": ["none", "dflash"],
+    "runs": RUNS,
+}
+_DEMANDED = ("rate", "dataset", "isl", "osl", "max_new_tokens", "burstiness", "seed", "runs")
+_ONE = ("rate", "isl", "osl", "dataset", "num_prompts", "engine_mode")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers of ``plan``'s own flags, as far as they are given."""
+
+    values: Mapping[str, float]
+
+    def whole(self, name: str) -> int | None:
+        """A whole number above 0, if given."""
+        value = self.values.get(name)
+        if value is not None and value != int(value):
+            msg = f"--{name.replace('_', '-')} {value:g}: it is a whole number above 0."
+            raise UsageError(msg)
+        return None if value is None else int(value)
+
+    def of_question(self) -> dict[str, Any]:
+        """Arguments of :func:`question`."""
+        given = self.values
+        limits = {f"{n}_s": given[n] * MS for n in ("ttft", "tpot", "e2e") if n in given}
+        slo = Slo(**limits, percentile=given.get("percentile", Slo.percentile))
+        out: dict[str, Any] = {"slo": slo, "busiest_s": given.get("busiest")}
+        out["duration_s"] = given.get("duration", DURATION_S)
+        out["confidence"] = given.get("confidence", Question.confidence)
+        out["max_gpus"] = self.whole("max_gpus") or Question.max_gpus
+        return out
+
+
+def numbers_of(**texts: str | None) -> Numbers:
+    """Read flags that are numbers above 0."""
+    values = {}
+    for name, text in texts.items():
+        if text is None:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not 0 < value < float("inf"):
+            msg = f"--{name.replace('_', '-')} {text}: it is a number above 0."
+            raise UsageError(msg)
+        values[name] = value
+    return Numbers(values)
+
+
+def tunable(asked: Mapping[str, Given]) -> tuple[Scenario, list[int] | None]:
+    """The one scenario whose block is tuned, and the blocks to try, if any are given."""
+    fields = dict(asked)
+    given = fields.pop("block", None)
+    blocks = None
+    if given is not None:
+        blocks = given.value if isinstance(given.value, list) else [given.value]
+    points = scenarios(fields)
+    if len(points) > 1:
+        msg = f"--tune block is for one server, and {len(points)} were given; give one value each."
+        raise UsageError(msg)
+    return points[0], blocks
+
+
+def question(
+    asked: Mapping[str, Given],
+    *,
+    caps: str | None,
+    trace: str | None,
+    time_unit: str | None,
+    router: str,
+    slo: Slo,
+    busiest_s: float | None,
+    duration_s: float,
+    confidence: float,
+    max_gpus: int,
+) -> Question:
+    """The question that flags ask.
+
+    Parameters
+    ----------
+    asked
+        Scenario fields; lists are candidates.
+    caps
+        Request caps to try, as text.
+    trace
+        ``FILE[:format]``.
+    """
+    if router not in ROUTERS:
+        raise unknown(kind="--router", value=router, allowed=ROUTERS)
+    fields, demand = _planned(asked, trace, time_unit, busiest_s)
+    points = _with_caps(fields, caps)
+    for gpu in {s.gpu: None for s in points}:
+        load_device(gpu)  # a name that is mistyped is no candidate that does not fit
+    if demand is None:
+        demand = of_rate(points[0], duration_s=duration_s)
+    return Question(tuple(points), demand, slo, router, confidence, max_gpus)
+
+
+def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) -> str:
+    """What :func:`question` is asked, with its candidates, and where every value is from.
+
+    Parameters
+    ----------
+    given
+        Names of those that are from flags.
+    about
+        The other arguments of :func:`question`.
+    """
+    trace, unit, busiest_s = about["trace"], about["time_unit"], about["busiest_s"]
+    fields, _ = _planned(asked, trace, unit, busiest_s)
+    if about["caps"] is not None:
+        fields["max_running_requests"] = Given(_caps(about["caps"]), "flag")
+    slo: Slo = about["slo"]
+    own: dict[str, Any] = {n: None if trace is None else about[n] for n in ("trace", "time_unit")}
+    own["busiest"] = busiest_s
+    own["duration"] = about["duration_s"] if trace is None else None
+    limits = (slo.ttft_s, slo.tpot_s, slo.e2e_s)
+    own |= {n: x and x / MS for n, x in zip(("ttft", "tpot", "e2e"), limits, strict=True)}
+    own |= {"percentile": slo.percentile, "confidence": about["confidence"]}
+    own |= {"router": about["router"], "max_gpus": about["max_gpus"]}
+    rows = [(n, f"  {n}: {json.dumps(x)}") for n, x in own.items() if x is not None]
+    width = max(len(text) for _, text in rows)
+    told = [f"{text:<{width}}  # {'flag' if n in given else 'default'}\n" for n, text in rows]
+    return as_yaml(fields) + "plan:\n" + "".join(told)
+
+
+def _planned(
+    asked: Mapping[str, Given], trace: str | None, time_unit: str | None, busiest_s: float | None
+) -> tuple[dict[str, Given], Demand | None]:
+    """Fields with what a plan takes where nothing is given, and the requests of a trace."""
+    fields = {n: g for n, g in asked.items() if n != "conc" or g.origin == "flag"}
+    if "conc" in fields:
+        msg = "a plan is for arrivals: --conc is not for it. Give --rate, or --trace."
+        raise UsageError(msg)
+    for name in _ONE:
+        if name in fields and isinstance(fields[name].value, list):
+            msg = f"--{name.replace('_', '-')}: a plan takes one value, as candidates share it."
+            raise UsageError(msg)
+    policy = fields.get("policy")
+    if policy is not None and policy.value != "fixed":
+        msg = "fleets are planned with a fixed verify width; drop --policy."
+        raise UsageError(msg)
+    for name, value in DEFAULTS.items():
+        if name not in fields and not (name == "tp" and "num_gpus" in fields):
+            fields[name] = Given(value, "default of plan")
+    if trace is None and "rate" not in fields:
+        msg = "what is the demand? Give --rate 50 (requests a second), or --trace FILE."
+        raise UsageError(msg)
+    if trace is None and (busiest_s is not None or time_unit is not None):
+        msg = "--busiest and --time-unit are about a trace; give --trace FILE, or drop them."
+        raise UsageError(msg)
+    demand = None
+    if trace is not None:
+        fields, demand = _traced(fields, trace, time_unit, busiest_s)
+    return fields, demand
+
+
+def _traced(
+    fields: dict[str, Given], spec: str, time_unit: str | None, busiest_s: float | None
+) -> tuple[dict[str, Given], Demand]:
+    """Fields that go with a trace, and its requests."""
+    path, form = named(spec)
+    trace = read_trace(path, form=form, time_unit=time_unit)
+    lead = 0
+    if busiest_s is not None:
+        trace, lead = led_in(trace, busiest_s)
+    if trace.arrival_s is not None and "rate" in fields:
+        msg = f"trace {trace.name} has times of its own: --rate is not for it; drop one of them."
+        raise UsageError(msg)
+    for name in ("isl", "osl", "num_prompts"):
+        if name in fields:
+            msg = f"trace {trace.name} has lengths of its own; drop --{name.replace('_', '-')}."
+            raise UsageError(msg)
+    capped = "max_new_tokens" in fields
+    about: dict[str, Any] = {}
+    if not capped:
+        about["max_new_tokens"] = int(trace.osl.max())
+    if "dataset" not in fields:  # which would name the law of acceptance
+        about |= {"dataset": None, "isl": int(trace.isl.max()), "osl": int(trace.osl.max())}
+    if trace.arrival_s is not None:
+        span_s = float(trace.arrival_s[-1])
+        about["rate"] = len(trace) / span_s if span_s else float(len(trace))
+    fields = fields | {name: Given(value, "trace") for name, value in about.items()}
+    own = {name: g for name, g in fields.items() if name in _DEMANDED}
+    scenario = scenarios({**own, "method": Given("none", "")})[0]
+    return fields, of_trace(trace, scenario, capped=capped, lead=lead)
+
+
+def _caps(text: str) -> int | list[int]:
+    values: list[int] = whole_numbers("--max-running-requests", text)
+    return values if len(values) > 1 else values[0]
+
+
+def _with_caps(fields: Mapping[str, Given], caps: str | None) -> list[Scenario]:
+    """Each candidate with each cap on running requests, those of a preset if no others."""
+    fields = dict(fields)
+    own = fields.get("max_running_requests")
+    if caps is not None:
+        own = Given(_caps(caps), "flag")
+    if own is None or not isinstance(own.value, list):
+        return scenarios(fields if own is None else fields | {"max_running_requests": own})
+    fields.pop("max_running_requests", None)
+    return [
+        Scenario.parse(**(s.model_dump() | {"max_running_requests": cap}))
+        for s, cap in product(scenarios(fields), own.value)
+    ]

@@ -1,0 +1,209 @@
+"""The fewest GPUs, and the cheapest, that meet an objective: a search over fleets of equal servers.
+
+For each candidate the replicas are found by bisection, starting at an estimate. A candidate that
+could not be better than the best so far is tried once, at the largest fleet that would be better:
+if that fails, so do all smaller ones. Which fleets are simulated does not depend on the number of
+processes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from dflash_sim.profiles.errors import InfeasibleError
+from dflash_sim.studies.plan.candidate import Solved, Survey, solve, survey
+from dflash_sim.studies.plan.close_look import Fleet, Nearest, examine, limit_of, nearest
+from dflash_sim.studies.plan.judge import Question
+from dflash_sim.studies.plan.workers import Each, workers
+
+ENDS = ("low", "typical", "high")
+OBJECTIVES = ("gpus", *ENDS)
+_ROUND = 24  # candidates that are tried against the same best fleet
+_TOGETHER = 3  # of them that share draws, in one process
+_LOOKS = 3 * len(OBJECTIVES)  # at most, at the best fleets
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer.
+
+    Parameters
+    ----------
+    best
+        By objective of ``OBJECTIVES``, the candidate whose fleet is best; prices that are not
+        known leave an objective out.
+    fleets
+        What was examined of the best fleets, by candidate.
+    solved
+        Every candidate that was searched.
+    """
+
+    question: Question
+    surveys: tuple[Survey, ...]
+    solved: tuple[Solved, ...]
+    best: dict[str, int]
+    fleets: dict[int, Fleet]
+
+    @property
+    def fewest(self) -> Fleet:
+        return self.fleets[self.best["gpus"]]
+
+    @property
+    def cheapest(self) -> Fleet | None:
+        """At typical prices, where any are known."""
+        found = self.best.get("typical")
+        return None if found is None else self.fleets[found]
+
+
+def steps(question: Question) -> int:
+    """Parts of the work: an estimate and a search of each candidate, and looks at the best."""
+    return 2 * len(question.candidates) + _LOOKS
+
+
+def plan(
+    question: Question, *, jobs: int = 1, on_step: Callable[[int], None] | None = None
+) -> Plan:
+    """Answer a question.
+
+    Parameters
+    ----------
+    jobs
+        Processes.
+    on_step
+        Called :func:`steps` times, as parts of the work are done.
+
+    Raises
+    ------
+    InfeasibleError
+        Nothing meets the objective; says what comes closest, and what binds it.
+    """
+    tell = on_step or (lambda _: None)
+    count = len(question.candidates)
+    with workers(question, jobs) as each:
+        surveys = []
+        for found in each(survey, [(i,) for i in range(count)]):
+            surveys.append(found)
+            tell(found.index)
+        open_ = [s for s in surveys if s.error is None]
+        if not open_:
+            raise next(s.error for s in surveys if s.error is not None)
+        best: Best = {}
+        solved: list[Solved] = []
+        for few in _rounds(_ordered(open_)):
+            batch = sorted(few, key=lambda s: _law(question, s))
+            most = {s.index: _worth(s, best, question.max_gpus // s.tp) for s in batch}
+            tasks = [(s.index, s.guess, most[s.index]) for s in batch]
+            for result in each(solve, tasks, together=_TOGETHER if len(tasks) == _ROUND else 1):
+                solved.append(result)
+                tell(result.index)
+                _improve(best, surveys[result.index], result)
+        for s in surveys:
+            if s.error is not None:
+                tell(s.index)
+        if not best:
+            alone = each(nearest, [(s.index,) for s in open_])
+            closest = min(alone, key=lambda n: n.excess)
+            raise InfeasibleError(_nothing(question, closest, open_))
+        answer = {name: index for name, (_, index) in best.items()}
+        replicas = {s.index: s.replicas for s in solved if s.replicas is not None}
+        sizes = {i: replicas[i] for i in sorted(set(answer.values()))}
+        fleets = _examined(each, sizes, tell)
+    return Plan(question, tuple(surveys), tuple(solved), answer, fleets)
+
+
+# ---- the best so far -------------------------------------------------------------------------
+
+
+Key = tuple[float, float]
+
+
+def _key(s: Survey, objective: str, replicas: float) -> Key | None:
+    """What is compared: less is better; of equal fleets the first that was searched stays."""
+    gpus = replicas * s.tp
+    typical = s.usd("typical", replicas)
+    if objective == "gpus":
+        return gpus, float("inf") if typical is None else typical
+    usd = s.usd(objective, replicas)
+    return None if usd is None else (usd, gpus)
+
+
+Best = dict[str, tuple[Key, int]]  # by objective: its key, and the candidate
+
+
+def _improve(best: Best, s: Survey, found: Solved) -> None:
+    if found.replicas is None:
+        return
+    for objective in OBJECTIVES:
+        key = _key(s, objective, found.replicas)
+        if key is not None and (objective not in best or key < best[objective][0]):
+            best[objective] = key, s.index
+
+
+def _worth(s: Survey, best: Best, most: int) -> int:
+    """The largest fleet of a candidate that would be better by any objective."""
+    good, bad = 0, most + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if _better(s, best, middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def _better(s: Survey, best: Best, replicas: int) -> bool:
+    for objective in OBJECTIVES:
+        key = _key(s, objective, replicas)
+        if key is not None and (objective not in best or key < best[objective][0]):
+            return True
+    return False
+
+
+def _ordered(surveys: Sequence[Survey]) -> list[Survey]:
+    """The most promising first, by GPUs and by price in turn."""
+
+    def by(objective: str) -> list[Survey]:
+        def promise(s: Survey) -> tuple[float, ...]:
+            far = float("inf"), float("inf")
+            key = None if s.need is None else _key(s, objective, s.need)
+            return (*(key or far), s.index)
+
+        return sorted(surveys, key=promise)
+
+    turns = [s for pair in zip(by("gpus"), by("typical"), strict=True) for s in pair]
+    return list({s.index: s for s in turns}.values())
+
+
+def _law(question: Question, s: Survey) -> tuple[str, int]:
+    """Neighbours of one law of acceptance share their draws."""
+    scenario = question.candidates[s.index]
+    return scenario.method, scenario.block or scenario.steps or 0
+
+
+def _rounds(surveys: Sequence[Survey]) -> Iterator[Sequence[Survey]]:
+    """First the two most promising, then several at a time."""
+    yield surveys[:2]
+    for at in range(2, len(surveys), _ROUND):
+        yield surveys[at : at + _ROUND]
+
+
+def _nothing(question: Question, closest: Nearest, surveys: Sequence[Survey]) -> str:
+    sizes = f"{question.max_gpus:,} GPUs"
+    tried = f"{len(surveys)} kind{'s' if len(surveys) > 1 else ''} of server"
+    return f"no fleet of up to {sizes} meets {question.slo} ({tried} tried). {closest}"
+
+
+def _examined(each: Each, sizes: dict[int, int], tell: Callable[[int], object]) -> dict[int, Fleet]:
+    """Look closely at the best fleets, the limits of each apart from the rest."""
+    kinds = [(i, r, faster) for i, r in sizes.items() for faster in (True, False)]
+    limits = {}
+    for kind, limit in zip(kinds, each(limit_of, kinds), strict=True):
+        limits[kind] = limit
+        tell(kind[0])
+    tasks = [(i, r, limits[i, r, True], limits[i, r, False]) for i, r in sizes.items()]
+    fleets = {}
+    for fleet in each(examine, tasks):
+        fleets[fleet.index] = fleet
+        tell(fleet.index)
+    for _ in range(_LOOKS - len(kinds) - len(tasks)):
+        tell(0)
+    return fleets

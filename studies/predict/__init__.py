@@ -1,0 +1,1 @@
+"""The answer of `predict`, as a page and as a table."""

@@ -1,0 +1,131 @@
+"""Many results as one table: what varies in columns, what does not in a line above."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from dflash_sim.profiles.errors import InfeasibleError
+from dflash_sim.simulator.row import Cell, Row, failed_row, to_row
+from dflash_sim.studies.ask.answers import Answer
+from dflash_sim.studies.show.figures import number, percent, shares
+from dflash_sim.studies.show.styles import LABEL, STRONG
+
+# Field of a row, and its heading in the table.
+_ASKED = {
+    "gpu": "gpu",
+    "tp": "tp",
+    "method": "method",
+    "block": "block",
+    "engine_mode": "mode",
+    "dataset_name": "dataset",
+    "isl": "isl",
+    "osl": "osl",
+    "num_prompts": "prompts",
+    "request_rate": "req/s",
+    "max_concurrency": "conc",
+}
+_FOUND = ("tok/s", "+-", "x plain", "TTFT", "TPOT", "accept", "step", "published")
+_UNITS = "TTFT, TPOT and step are mean ms; x plain: over plain decoding; published: our error"
+
+
+def answer_row(answer: Answer, tag: str | None = None) -> Row:
+    """The flat row of an answer, with or without a result."""
+    if answer.result is not None:
+        return to_row(answer.result, tag=tag)
+    assert answer.error is not None
+    return failed_row(answer.scenario, answer.error, tag=tag)
+
+
+class GridTable:
+    """One line per answer; reasons for missing ones, warnings and sources below.
+
+    Columns stand closer in a narrow terminal, and those without a single entry are left out.
+    """
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self.answers = answers
+        self.rows = [answer_row(answer) for answer in answers]
+        self.reasons = list(dict.fromkeys(str(a.error) for a in answers if a.error))
+        self.varying = [n for n in _ASKED if len({str(row[n]) for row in self.rows}) > 1]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self._title(), style=STRONG)
+        yield Text()
+        yield self._table(options.max_width)
+        yield Text()
+        yield Text(_UNITS, style="dim")
+        for i, reason in enumerate(self.reasons, start=1):
+            yield Text(f"[{i}] {reason}", style="yellow")
+        for warning in dict.fromkeys(
+            w for a in self.answers if a.result for w in a.result.warnings
+        ):
+            yield Text(f"warning: {warning}", style="yellow")
+        yield from _sources(self.answers)
+
+    def _title(self) -> str:
+        """What all rows share."""
+        first = self.rows[0]
+        same = [n for n in _ASKED if n not in self.varying and first[n]]
+        return " · ".join([str(first["model"]), *(f"{_ASKED[n]} {_cell(first[n])}" for n in same)])
+
+    def _table(self, width: int) -> Table:
+        lines = [self._line(row, a) for row, a in zip(self.rows, self.answers, strict=True)]
+        heads = [*(_ASKED[name] for name in self.varying), *_FOUND]
+        columns = [list(cells) for cells in zip(heads, *lines, strict=True)]
+        shown = [i for i, column in enumerate(columns) if any(column[1:])]
+        content = sum(max(map(len, columns[i])) for i in shown)
+        gap = 2 if content + 2 * len(shown) <= width else 1
+        table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style=LABEL)
+        for i in shown:
+            words = i < len(self.varying) and isinstance(self.rows[0][self.varying[i]], str)
+            justify: Literal["left", "right"] = "left" if words else "right"
+            style = "bold green" if heads[i] == _FOUND[0] else ""
+            table.add_column(heads[i], justify=justify, overflow="fold", style=style)
+        for line in lines:
+            table.add_row(*(Text(line[i]) for i in shown))
+        return table
+
+    def _line(self, row: Row, answer: Answer) -> list[str]:
+        asked = [_cell(row[name]) for name in self.varying]
+        if answer.error is None:
+            return asked + _found(row)
+        what = "no room" if isinstance(answer.error, InfeasibleError) else "no data"
+        note = self.reasons.index(str(answer.error)) + 1
+        return [*asked, f"{what} [{note}]", *[""] * (len(_FOUND) - 1)]
+
+
+def _cell(value: Cell) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _found(row: Row) -> list[str]:
+    interval = row["output_throughput_ci90"]
+    low, high = interval if isinstance(interval, list) else (None, None)
+    half = (high - low) / 2 if isinstance(low, float) and isinstance(high, float) else None
+    error = row["published_error"]
+    return [
+        _figure(row["output_throughput"]),
+        _figure(half),
+        _figure(row["speedup"]),
+        _figure(row["mean_ttft_ms"]),
+        _figure(row["mean_tpot_ms"]),
+        _figure(row["accept_length"]),
+        _figure(row["step_ms"]),
+        f"{'+' if error >= 0 else '-'}{percent(abs(error))}" if isinstance(error, float) else "",
+    ]
+
+
+def _figure(value: Cell) -> str:
+    return number(value) if isinstance(value, float) else ""
+
+
+def _sources(answers: Sequence[Answer]) -> list[Text]:
+    """Evidence of the whole table: the mean over its results."""
+    found = [answer.result.evidence for answer in answers if answer.result]
+    if not found:
+        return []
+    mean = {name: sum(e[name] for e in found) / len(found) for name in found[0]}
+    return [Text(f"sources: {shares(mean)}")]

@@ -1,0 +1,1 @@
+"""The accuracy page, and what the gallery draws from published rows."""

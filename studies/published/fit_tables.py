@@ -1,0 +1,103 @@
+"""What a fit found, as plain tables."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from dflash_sim.calibrate.fit.fit import Fit
+from dflash_sim.calibrate.fit.held_out import Outcome
+from dflash_sim.calibrate.observations.observation import ReadReport
+from dflash_sim.profiles.calibration import Calibration, Parameter
+from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.sheets import UNITS
+from dflash_sim.studies.show.figures import percent, signed
+from dflash_sim.studies.show.plain_table import Table
+
+
+def conditions(
+    fit: Fit, read: ReadReport, refused: Sequence[tuple[str, str]], others: int
+) -> Table:
+    """What was read, and how the fit ended; ``others`` are rows of other builds."""
+    c = fit.calibration
+    counts = Counter(p.kind for p in c.parameters)
+    cells = len({p.key for p in c.parameters if p.kind == "rejection"})
+    lines = (
+        ("rows read", f"{read.read}"),
+        ("refused", f"{len(read.refused) + len(refused)}"),
+        ("fitted", f"{len(fit.rows)}"),
+        ("of other builds", f"{others}"),
+        ("of other GPUs", f"{read.used - len(refused) - len(fit.rows) - others}"),
+        ("engine constants", f"{counts['constant']}"),
+        ("correlations of data sets", f"{counts['correlation']}"),
+        ("acceptance cells", f"{cells}"),
+        ("converged", "yes" if fit.converged else "no"),
+        ("discrepancy of a setting", percent(c.discrepancy[0])),
+        ("discrepancy of a row", percent(c.discrepancy[1])),
+    )
+    return Table("fit", ("what", "value"), lines)
+
+
+def fitted_rows(fit: Fit) -> Table:
+    """Errors on the rows that were fitted: how well the model can fit, not how well it predicts."""
+    groups: dict[str, list[float]] = {"all": list(fit.errors)}
+    for row, error in zip(fit.rows, fit.errors.tolist(), strict=True):
+        groups.setdefault(row.observation.source, []).append(error)
+    lines = [
+        (name, str(len(e)), percent(float(np.mean(np.abs(e)))), signed(float(np.mean(e))))
+        for name, e in groups.items()
+    ]
+    return Table("fitted rows", ("source", "rows", "MAPE", "bias"), tuple(lines))
+
+
+def constants(fit: Fit) -> Table:
+    """Engine constants: prior, posterior with one standard deviation, and what the rows taught."""
+    engine = load_engine(fit.calibration.engine)
+    lines = []
+    for p, x, sd in _of(fit.calibration, "constant"):
+        unit = engine.constants[p.key].unit
+        ends = f"{_written(p, x - sd, engine)} to {_written(p, x + sd, engine)}"
+        prior, found = _written(p, p.prior, engine), _written(p, x, engine)
+        lines.append((p.key, unit, prior, found, ends, percent(fit.learned[p.name])))
+    head = ("constant", "unit", "prior", "fitted", "one sd", "learned")
+    return Table("fitted constants", head, tuple(lines))
+
+
+def _written(p: Parameter, x: float, engine: EngineSheet) -> str:
+    return f"{p.value(x) / UNITS[engine.constants[p.key].unit]:.3g}"
+
+
+def correlations(fit: Fit) -> Table:
+    """Of answer length and acceptance, by data set."""
+    lines = [
+        (p.key, f"{p.value(x):+.2f}", f"{p.value(x - sd):+.2f} to {p.value(x + sd):+.2f}")
+        for p, x, sd in _of(fit.calibration, "correlation")
+    ]
+    return Table("length and acceptance", ("data set", "correlation", "one sd"), tuple(lines))
+
+
+def limits(fit: Fit) -> Table:
+    """Rows far from the fit, and parameters that the rows cannot tell apart."""
+    lines = [("outlier", row.name, signed(error)) for row, error in fit.outliers]
+    lines += [("not told apart", f"{a}, {b}", f"{r:+.2f}") for a, b, r in fit.undetermined]
+    lines = lines or [("none", "-", "-")]
+    return Table("limits of the fit", ("what", "which", "value"), tuple(lines))
+
+
+def builds(calibration: Calibration, outcomes: Sequence[Outcome]) -> Table:
+    """Other builds: how much slower, and how far their rows are from that factor."""
+    lines = []
+    for p, x, sd in _of(calibration, "generation"):
+        rows = [o for o in outcomes if o.row.scenario.generation == p.key]
+        miss = [o.predicted / p.value(x) / o.observed - 1 for o in rows]
+        size = percent(float(np.mean(np.abs(miss))))
+        ends = f"{p.value(x - sd):.2f} to {p.value(x + sd):.2f}"
+        raw = signed(float(np.mean([o.error for o in rows])))
+        lines.append((p.key, str(len(rows)), raw, f"{p.value(x):.2f}", ends, size))
+    head = ("build", "rows", "bias without", "time factor", "one sd", "MAPE with")
+    return Table("other builds", head, tuple(lines or [("none", "0", "-", "-", "-", "-")]))
+
+
+def _of(c: Calibration, kind: str) -> list[tuple[Parameter, float, float]]:
+    found = zip(c.parameters, c.mean.tolist(), c.sd.tolist(), strict=True)
+    return [(p, x, sd) for p, x, sd in found if p.kind == kind]

@@ -1,0 +1,1 @@
+"""Tables, charts, pages and files that every study writes."""

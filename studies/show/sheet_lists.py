@@ -1,0 +1,177 @@
+"""What ``dflash-sim list`` shows: the sheets that can be named, one flat row each."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from dflash_sim.profiles.engine_sheet import load_engine
+from dflash_sim.profiles.errors import MissingProfileError
+from dflash_sim.profiles.load import (
+    default_drafter,
+    default_node,
+    load_dataset,
+    load_device,
+    load_drafter,
+    load_eagle3,
+    load_model,
+    names,
+    sheet_names,
+)
+from dflash_sim.profiles.presets import load_preset, preset_names
+from dflash_sim.profiles.sheets import Device
+from dflash_sim.profiles.times.op_tables import OpTables
+from dflash_sim.profiles.units import GIGA, KILO, TERA
+from dflash_sim.simulator.setup import find_tables
+from dflash_sim.studies.show.styles import LABEL
+
+Rows = Iterator[dict[str, Any]]
+
+
+def rows(kind: str) -> list[dict[str, Any]]:
+    """Rows of one of :data:`KINDS`."""
+    return list(KINDS[kind]())
+
+
+def table(listed: Sequence[Mapping[str, Any]]) -> Table:
+    """The same rows for a terminal."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=LABEL)
+    for name, value in listed[0].items() if listed else ():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        shown.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in listed:
+        shown.add_row(*(Text(_word(value)) for value in row.values()))
+    return shown
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return "yes" if value else "-"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _gpus() -> Rows:
+    for name in names("gpus"):
+        gpu = load_device(name)
+        yield {
+            "name": name,
+            "mem_gb": round(gpu.mem_bytes / GIGA, 1),
+            "mem_tb_s": round(gpu.mem_bw_byte_s / TERA, 2),
+            "bf16_tflop_s": round(gpu.bf16_flop_s / TERA),
+            "usd_per_hour": gpu.price.typical or gpu.price.low,
+            "node": default_node(name).name,
+            "op_times": _op_times(gpu),
+            "title": gpu.title,
+        }
+
+
+def _op_times(gpu: Device) -> str:
+    tables = find_tables(gpu)
+    if tables is None:
+        return "roofline"
+    return "measured" if tables.device == gpu.name else f"{tables.device}'s, scaled"
+
+
+def _models() -> Rows:
+    for name in names("models"):
+        model = load_model(name)
+        try:
+            drafter = default_drafter(name).name
+        except MissingProfileError:
+            drafter = None
+        yield {
+            "name": name,
+            "params_b": round(model.params / GIGA, 1),
+            "active_b": round(model.active_params / GIGA, 1),
+            "layers": len(model.layers),
+            "gdn_layers": model.gdn_layers,
+            "kv_kb_per_token": round(model.kv_bytes_per_token / KILO, 1),
+            "mtp": model.mtp_layer is not None,
+            "drafter": drafter,
+        }
+
+
+def _drafters() -> Rows:
+    for name in names("drafters"):
+        drafter = load_drafter(name)
+        yield {
+            "name": name,
+            "method": "dflash",
+            "target": drafter.target,
+            "block": drafter.block_size,
+            "layers": len(drafter.layers),
+            "params_b": round(drafter.params / GIGA, 3),
+        }
+    for name in names("eagle3"):
+        head = load_eagle3(name)
+        yield {
+            "name": name,
+            "method": "eagle3",
+            "target": head.target,
+            "block": None,
+            "layers": head.num_layers,
+            "params_b": round(head.params / GIGA, 3),
+        }
+
+
+def _datasets() -> Rows:
+    for name in names("datasets"):
+        dataset = load_dataset(name)
+        yield {
+            "name": name,
+            "title": dataset.title,
+            "prompts": dataset.num_prompts,
+            "turns": dataset.turns,
+            "isl": [round(turn.mean.si) for turn in dataset.isl],
+            "osl_thinking": round(dataset.osl[True].mean.si),
+            "osl_plain": round(dataset.osl[False].mean.si),
+        }
+
+
+def _presets() -> Rows:
+    for name in preset_names():
+        preset = load_preset(name)
+        yield {"name": name, "title": preset.title, "source": preset.source}
+
+
+def _engines() -> Rows:
+    for name in sheet_names("engines", ".toml"):
+        engine = load_engine(name)
+        yield {
+            "name": name,
+            "title": engine.title,
+            "constants": len(engine.constants),
+            "attention_backends": engine.attention["backends"],
+        }
+
+
+def _tables() -> Rows:
+    for name in names("gpus"):
+        tables = OpTables.load(name)
+        if tables is None:
+            continue
+        yield {
+            "gpu": name,
+            "digest": tables.digest,
+            "origin": tables.meta["origin"],
+            "times": sum(f["cells"] for f in tables.meta.values() if _has_cells(f)),
+            "files": len(tables.meta["sources"]),
+        }
+
+
+def _has_cells(entry: object) -> bool:
+    return isinstance(entry, Mapping) and "cells" in entry
+
+
+KINDS: Mapping[str, Callable[[], Rows]] = {
+    "gpus": _gpus,
+    "models": _models,
+    "drafters": _drafters,
+    "datasets": _datasets,
+    "presets": _presets,
+    "engines": _engines,
+    "tables": _tables,
+}

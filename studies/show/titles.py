@@ -1,0 +1,88 @@
+"""A result in words: what was asked, what was published, every setting as it was run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from dflash_sim.simulator.predict import Result
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.studies.show.figures import number, percent
+
+_METHODS = {
+    "none": "plain decoding",
+    "mtp": "native MTP, {steps} steps",
+    "eagle3": "EAGLE-3, {steps} steps",
+    "dflash": "DFlash, block {block}",
+    "injection-only": "KV injection without diffusion, block {block}",
+    "diffusion-only": "diffusion without KV injection, block {block}",
+}
+
+
+def title(result: Result) -> str:
+    """Model, method, machine and load in words."""
+    return " · ".join(_title(result))
+
+
+def method_title(setup: Setup) -> str:
+    """The method and its width in words, such as ``DFlash, block 16``."""
+    return _METHODS[setup.scenario.method].format(block=setup.block, steps=setup.block - 1)
+
+
+def published_note(result: Result) -> str:
+    """How far the nearest published point is, or that there is none."""
+    point, error = result.published, result.published_error
+    if point is None or error is None:
+        return "no published point for this scenario"
+    side = "above" if error >= 0 else "below"
+    use = ", ".join(result.published_fitted)
+    fitted = f"used to fit {use}" if use else "not used for fitting"
+    length = f", accept length {point.accept_len:.2f}" if point.accept_len else ""
+    measured = f"{number(point.output_tok_s)} tok/s{length} ({point.source_id}, {fitted})"
+    return f"{measured}; we are {percent(abs(error))} {side}"
+
+
+def _title(result: Result) -> Iterator[str]:
+    s, setup = result.scenario, result.setup
+    yield setup.model.name
+    yield method_title(setup)
+    yield f"{setup.num_gpus} x {setup.device.name}, TP {setup.tp}"
+    yield workload_title(s)
+    yield f"{number(s.rate)} requests/s" if s.rate else f"{s.conc:,} in flight"
+
+
+def workload_title(s: Scenario) -> str:
+    """The workload in words, such as ``humaneval, thinking``."""
+    if s.dataset is None:
+        return f"{s.isl:,} in, {s.osl:,} out"
+    return f"{s.dataset}, {'thinking' if s.thinking else 'no thinking'}"
+
+
+def effective(result: Result) -> dict[str, Any]:
+    """Every scenario field as it was run; None where it does not apply."""
+    s, setup = result.scenario, result.setup
+    own_window = "drafter's" if setup.drafter is not None else None
+    return s.model_dump() | {
+        "gpu": setup.device.name,
+        "num_gpus": setup.num_gpus,
+        "tp": setup.tp,
+        "model": setup.model.name,
+        "draft_model": setup.draft_name,
+        "block": setup.block if setup.speculative else None,
+        "steps": setup.block - 1 if s.method in ("mtp", "eagle3") else None,
+        "window": s.window or own_window,
+        "policy": s.policy if setup.speculative else None,
+        "calibration": setup.calibration.name if setup.calibration else "none",
+        "generation": s.generation or setup.engine.fit["generation"],
+        "attention_backend": setup.backend,
+        "max_running_requests": setup.memory.max_running_requests,
+        "mem_fraction_static": setup.mem_fraction,
+        "chunked_prefill_size": setup.limits.chunked_prefill_size,
+        "cuda_graph_max_bs": setup.graph_max_bs,
+        "page_size": setup.limits.page_size,
+        "min_free_slots_delay": setup.limits.min_free_slots_delay,
+        "thinking": s.thinking if s.dataset else None,
+        "range_ratio": s.range_ratio if s.isl else None,
+        "conc": s.conc,
+        "burstiness": s.burstiness if s.rate else None,
+        "num_prompts": s.num_prompts or round(result.values["completed"]),
+    }

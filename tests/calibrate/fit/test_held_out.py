@@ -1,0 +1,323 @@
+"""Validation: what is held out, what the intervals hold, and that nothing leaks."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dflash_sim.calibrate.fit.build_factors import factor, with_builds
+from dflash_sim.calibrate.fit.held_out import (
+    Outcome,
+    by_factor,
+    leave_one_out,
+    predicted,
+    ranked_right,
+    refuse_overlap,
+    stats,
+)
+from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row, rows_of
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.cli import run
+from dflash_sim.profiles.calibration import load_calibration
+from dflash_sim.profiles.engine_sheet import load_engine
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.intervals import intervals, misfit, sensitivity, unmodelled
+from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
+from dflash_sim.studies.compare.validate_question import Question, Rows, assumptions
+from dflash_sim.studies.compare.validation_tables import as_rows, tables
+
+ENGINE = load_engine("sglang-0.5.13")
+SMALL = {"gpu": "b200", "tp": 1, "isl": 64, "osl": 64, "num_prompts": 8, "max_new_tokens": 64}
+
+
+def observed(row: str, tok_s: float, **fields: object) -> Observation:
+    named = SMALL | {"model": "qwen3-8b", "method": "none", "conc": 1} | fields
+    return Observation(row=row, source=row[0], fields=named, metrics={"output_throughput": tok_s})
+
+
+def rows(*observations: Observation) -> list[Row]:
+    found, refused = rows_of(observations, ENGINE)
+    assert not refused
+    return found
+
+
+def outcome(
+    tok_s: float, predicted_tok_s: float, *, half: float = 0.1, **fields: object
+) -> Outcome:
+    (row,) = rows(observed("a:1", tok_s, **fields))
+    return Outcome(row, "", predicted_tok_s, 0.9 * predicted_tok_s, 1.1 * predicted_tok_s, 1.0)
+
+
+def of_build(row: Row, build: str) -> Scenario:
+    return Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"generation": build}))
+
+
+# -- figures
+
+
+def test_stats_by_hand() -> None:
+    found = stats([outcome(100, 110), outcome(100, 95), outcome(100, 130)])
+    assert found.n == 3
+    assert found.mape == pytest.approx(0.15)
+    assert found.bias == pytest.approx(0.35 / 3)
+    assert found.coverage == pytest.approx(2 / 3)
+
+
+def test_pairs_share_everything_but_method_and_block() -> None:
+    drafted = {"method": "dflash", "block": 8, "acceptance": "al:4"}
+    plain, fast = outcome(100, 100), outcome(300, 250, **drafted)
+    close = outcome(102, 90, **drafted)
+    elsewhere = outcome(300, 50, conc=2)
+    assert ranked_right([plain, fast]) == (1, 1)
+    assert ranked_right([plain, replace(fast, predicted=90)]) == (0, 1)
+    assert ranked_right([plain, close]) == (0, 0)
+    assert ranked_right([plain, elsewhere]) == (0, 0)
+
+
+def test_levels_of_a_factor_are_in_order() -> None:
+    found = by_factor([outcome(1, 1, conc=c) for c in (8, 2, 16)], "concurrency")
+    assert list(found) == ["2", "8", "16"]
+
+
+# -- builds
+
+
+@given(st.floats(0.7, 1.6))
+def test_one_factor_is_found(k: float) -> None:
+    """Rows that are all k times slower give k, but for the pull of the prior."""
+    slow = [outcome(100.0, 100.0 * k, conc=c) for c in (1, 2, 4, 8)]
+    mean, variance = factor(slow, prior_sd=0.2)
+    assert math.exp(mean) == pytest.approx(k, rel=1e-9)
+    assert 0 <= variance < 0.2**2
+
+
+def test_one_setting_pulls_a_factor_halfway() -> None:
+    mean, variance = factor([outcome(100.0, 144.0)], prior_sd=0.2)
+    assert mean == pytest.approx(math.log(1.44) / 2)
+    assert variance >= 0.2**2
+
+
+def test_builds_leave_the_constants_alone() -> None:
+    shipped = load_calibration("shipped", ENGINE.name)
+    assert shipped is not None
+    other = outcome(100.0, 130.0)
+    other = replace(other, row=replace(other.row, scenario=of_build(other.row, "test build")))
+    more = with_builds(shipped, [other], 0.2)
+    n = len(shipped.parameters)
+    assert "test build" in more.generations
+    assert more.about["build_sources"] == [other.row.observation.source]
+    assert np.array_equal(more.mean[:n], shipped.mean)
+    assert np.array_equal(more.covariance[:n, :n], shipped.covariance)
+    assert not more.covariance[:n, n:].any()
+
+
+# -- nothing leaks
+
+
+def test_a_row_is_not_fitted_and_tested() -> None:
+    found = rows(observed("a:1", 100), observed("a:2", 200, conc=2))
+    with pytest.raises(UsageError, match=r"1 of 1 test rows are also fitted on, such as a:2"):
+        refuse_overlap(found, found[1:])
+    refuse_overlap(found[:1], found[1:])
+
+
+def test_held_out_rows_have_no_say() -> None:
+    """Whatever was measured on the rows that are left out, their predictions stay the same."""
+    told = [
+        observed("a:1", 215), observed("a:2", 420, conc=2),
+        observed("b:1", 50, model="llama-3.1-8b"),
+        observed("b:2", 90, model="llama-3.1-8b", conc=2),
+    ]  # fmt: skip
+    other = [replace(o, metrics={"output_throughput": 3 * o.metrics["output_throughput"]})
+             if o.source == "b" else o for o in told]  # fmt: skip
+    first, second = (
+        leave_one_out(rows(*some), "model", engine=ENGINE, jobs=1) for some in (told, other)
+    )
+    left = {o.row.observation.row: o.predicted for o in first.outcomes}
+    right = {o.row.observation.row: o.predicted for o in second.outcomes}
+    assert left["b:1"] == right["b:1"]
+    assert left["b:2"] == right["b:2"]
+    assert left["a:1"] != right["a:1"]
+
+
+@pytest.mark.parametrize(
+    ("factor_name", "match"),
+    [("model", "all rows have model qwen3-8b"), ("colour", "unknown --leave-out 'colour'")],
+)
+def test_what_cannot_be_left_out(factor_name: str, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        leave_one_out(rows(observed("a:1", 100)), factor_name, engine=ENGINE, jobs=1)
+
+
+def test_jobs_do_not_matter() -> None:
+    some = rows(observed("a:1", 215), observed("a:2", 420, conc=2))
+    one, two = (predicted(some, None, engine=ENGINE, held="", jobs=j) for j in (1, 2))
+    assert [(o.predicted, o.low, o.high) for o in one] == [
+        (o.predicted, o.low, o.high) for o in two
+    ]
+
+
+# -- intervals
+
+
+def interval(**fields: object) -> tuple[float, float]:
+    base = SMALL | {"model": "qwen3-8b", "method": "dflash", "block": 8, "acceptance": "al:4"}
+    result = predict(Scenario.parse(**(base | {"runs": 2} | fields)), with_baseline=False)
+    low, high = result.intervals["output_throughput"]
+    assert low < result.values["output_throughput"] < high
+    return low, high
+
+
+def width(**fields: object) -> float:
+    low, high = interval(**fields)
+    return math.log(high / low)
+
+
+def test_what_is_less_known_is_wider() -> None:
+    known = width()
+    assert width(calibration="none") > known
+    assert width(generation="some other build") > known + 0.2
+    assert width(gpu="h200") > known + 0.05
+    assert width(gpu="mi300x") > width(gpu="h200")
+
+
+def test_an_interval_can_be_left_out() -> None:
+    scenario = Scenario.parse(**SMALL, model="qwen3-8b", method="none", conc=1)
+    assert predict(scenario, with_interval=False).intervals == {}
+
+
+def test_a_given_accept_length_is_not_uncertain() -> None:
+    """What a law took from a card has the card's error; what the user gave has none."""
+    base = {"model": "qwen3-8b", "method": "dflash", "block": 16, "dataset": "gsm8k",
+            "thinking": False, "max_new_tokens": 2048, "num_prompts": 64, "tp": 1,
+            "calibration": "none"}  # fmt: skip
+    variances = [
+        sensitivity(resolve(Scenario.parse(**base, acceptance=a))).variance("output_throughput")
+        for a in ("al:6.4", None)
+    ]
+    assert variances[0] < variances[1]
+
+
+def test_a_ratio_shares_what_is_uncertain() -> None:
+    """The speed-up is less uncertain than two independent throughputs."""
+    base = SMALL | {"model": "qwen3-8b", "method": "dflash", "block": 8, "acceptance": "al:4"}
+    result = predict(Scenario.parse(**base, runs=2))
+    assert result.baseline is not None
+    low, high = result.intervals["speedup"]
+    assert low < (result.speedup or 0) < high
+    apart = math.hypot(
+        *(math.log(r.intervals["output_throughput"][1] / r.intervals["output_throughput"][0])
+          for r in (result, result.baseline))
+    )  # fmt: skip
+    assert math.log(high / low) < apart
+    # Each of the two settings has the discrepancy of a setting.
+    assert math.log(high / low) > 2 * 1.645 * math.sqrt(2 * misfit(result.setup))
+
+
+def test_variance_by_hand() -> None:
+    """One uncertain constant: the interval is its slope times its error, and the rest."""
+    setup = resolve(Scenario.parse(**SMALL, model="qwen3-8b", method="none", conc=1, runs=1))
+    own = sensitivity(setup)
+    runs = [{"output_throughput": 100.0, "mean_tpot_ms": 1.0, "mean_ttft_ms": 1.0,
+             "mean_e2e_latency_ms": 1.0}]  # fmt: skip
+    low, high = intervals(setup, own, runs)["output_throughput"]
+    g = own.vector("output_throughput")
+    variance = float(g @ own.covariance @ g) + unmodelled(setup)
+    assert math.log(high / low) == pytest.approx(2 * 1.645 * math.sqrt(variance))
+    assert low * high == pytest.approx(100.0**2)
+
+
+# -- the command
+
+
+def table_of(path: Path, *lines: str) -> Path:
+    head = "model,method,gpu,tp,dataset,isl,osl,concurrency,num_prompts,max_new_tokens,output_tok_s"
+    path.write_text("\n".join([head, *lines, ""]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    lines = [f"qwen3-8b,none,b200,1,,64,64,{c},8,64,{t}" for c, t in ((1, 215), (2, 420), (4, 800))]
+    return table_of(tmp_path / "bench.csv", *lines)
+
+
+def test_the_command(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "out.html"
+    words = ["validate", "--observations", str(bench), "--fit-on", "concurrency==1", "--jobs", "1"]
+    assert run([*words, "--format", "jsonl", "--report", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert "3 rows read, 3 used, 0 refused" in err
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [row["concurrency"] for row in found] == ["2", "4"]
+    assert all(row["ci90"][0] < row["predicted"] < row["ci90"][1] for row in found)
+    assert "<title>" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fit-on", "conc<=2", "--test-on", "conc>=2"], "1 of 2 test rows are also fitted on"),
+        (["--fit-on", "conc>=1"], "selects every row"),
+        (["--fit-on", "conc>9"], "no row to fit"),
+        (["--fit-on", "conc==1", "--leave-out", "model"], "--leave-out excludes"),
+        (["--fit-on", "conc==1", "--calibration", "none"], "give one"),
+        (["--test-on", "conc>9"], "selects no row"),
+        (["--fit-on", "speed==1"], "speed"),
+        (["--leave-out", "colour"], "colour"),
+        (["--calibration", "missing.toml"], "missing.toml"),
+        (["--assume", "gpu"], "KEY=VALUE"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_mistakes(
+    bench: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["validate", "--observations", str(bench), "--jobs", "1", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_unusable_rows_are_refused_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = table_of(
+        tmp_path / "half.csv",
+        "qwen3-8b,none,b200,1,,64,64,1,8,64,215",
+        "qwen3-8b,none,b200,1,,64,64,,8,64,215",
+        "qwen3-8b,none,b200,1,,64,64,2,8,64,inf",
+    )
+    words = ["validate", "--observations", str(path), "--calibration", "none", "--jobs", "1"]
+    assert run(words) == 2
+    assert "2 of 3 rows cannot be used" in capsys.readouterr().err
+    assert run([*words, "--allow-partial", "--format", "table"]) == 0
+    out, err = capsys.readouterr()
+    assert "3 rows read, 1 used, 2 refused" in err
+    assert "held-out rows" in out
+
+
+def test_rows_of_a_fitted_source_are_refused() -> None:
+    own = Rows.read(None, engine=ENGINE.name)
+    from dflash_sim.studies.compare.validate_question import answer
+
+    question = Question.of(fit_on=None, test_on="conc==32", leave_out=None, calibration=None)
+    with pytest.raises(UsageError, match="sources that calibration shipped was fitted on"):
+        answer(question, own, jobs=1)
+
+
+def test_tables_say_what_rows_say() -> None:
+    from dflash_sim.calibrate.fit.held_out import Validation
+
+    found = Validation((outcome(100, 110), outcome(100, 130, conc=2)), (), (), "by hand")
+    by_title = {t.title: t for t in tables(found)}
+    assert by_title["held-out rows"].cell("all", "MAPE") == "20.0 %"
+    assert [row["error"] for row in as_rows(found)] == pytest.approx([0.1, 0.3])
+    assert assumptions(["max-new-tokens=64"]) == {"max_new_tokens": "64"}
+    assert found.worst(1)[0].predicted == 130
+    assert np.exp(found.outcomes[0].row.logs[THROUGHPUT]) == pytest.approx(100)

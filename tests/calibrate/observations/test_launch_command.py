@@ -1,0 +1,222 @@
+"""Real SGLang launch commands, and broken ones."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+from dflash_sim.cli import ENGINE_NAMES
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_drafter, load_model
+from dflash_sim.simulator.scenario import Scenario
+
+# The command on the 397B model card and in the launch post.
+CARD = r"""
+SGLANG_ENABLE_OVERLAP_PLAN_STREAM=1 python -m sglang.launch_server \
+    --model-path Qwen/Qwen3.5-397B-A17B --tp-size 8 --trust-remote-code --port 30000 \
+    --speculative-algorithm DFLASH \
+    --speculative-draft-model-path modal-labs/Qwen3.5-397B-A17B-DFlash \
+    --speculative-dflash-block-size 8 --speculative-draft-attention-backend fa4 \
+    --attention-backend trtllm_mha --linear-attn-prefill-backend triton \
+    --linear-attn-decode-backend flashinfer --mamba-scheduler-strategy extra_buffer \
+    --max-running-requests 32 --cuda-graph-max-bs-decode 32 \
+    --enable-flashinfer-allreduce-fusion --mem-fraction-static 0.8
+"""
+SERVE = "sglang serve --model-path Qwen/Qwen3-8B "
+
+
+def fields(command: str) -> dict[str, object]:
+    return scenario_from_launch(command).fields
+
+
+def test_the_card() -> None:
+    launch = scenario_from_launch(CARD)
+    assert launch.fields == {
+        "model": "Qwen/Qwen3.5-397B-A17B",
+        "tp": 8,
+        "method": "dflash",
+        "draft_model": "modal-labs/Qwen3.5-397B-A17B-DFlash",
+        "block": 8,
+        "attention_backend": "trtllm_mha",
+        "max_running_requests": 32,
+        "cuda_graph_max_bs": 32,
+        "mem_fraction_static": 0.8,
+    }
+    assert launch.unknown == (
+        "--speculative-draft-attention-backend",
+        "--linear-attn-prefill-backend",
+        "--linear-attn-decode-backend",
+        "--mamba-scheduler-strategy",
+        "--enable-flashinfer-allreduce-fusion",
+    )
+    scenario = Scenario.parse(**launch.fields)
+    assert load_model(scenario.model).name == "qwen3.5-397b-a17b"
+    assert load_drafter(str(scenario.draft_model)).name == "qwen3.5-397b-a17b-dflash"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("python3 -m sglang.launch_server", {"method": "none"}),
+        ("env A=1 /usr/bin/python3.11 -m sglang.launch_server --tp 2", {"method": "none", "tp": 2}),
+        (
+            "/opt/bin/sglang serve --model Qwen/Qwen3-8B",
+            {"method": "none", "model": "Qwen/Qwen3-8B"},
+        ),
+        ("sglang serve --tp=4 &", {"method": "none", "tp": 4}),
+        ("sglang serve --tp 2 --tp 4 > log.txt 2>&1", {"method": "none", "tp": 4}),
+        ("sglang serve --tensor_parallel_size 4", {"method": "none", "tp": 4}),
+        ("sglang serve --disable-radix-cache", {"method": "none", "radix_cache": False}),
+        (
+            "sglang serve --disable-overlap-schedule --page-size 64 --chunked-prefill-size 2048",
+            {
+                "method": "none",
+                "engine_mode": "v2-sync",
+                "page_size": 64,
+                "chunked_prefill_size": 2048,
+            },
+        ),
+        (
+            "sglang serve --speculative-algorithm dflash --speculative-num-draft-tokens 16",
+            {"method": "dflash", "block": 16},
+        ),
+        (
+            "sglang serve --speculative-algorithm DFLASH --speculative-draft-window-size 4096",
+            {"method": "dflash", "window": 4096},
+        ),
+        (
+            "sglang serve --model-path Qwen/Qwen3.5-35B-A3B --speculative-algorithm NEXTN "
+            "--speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4",
+            {"method": "mtp", "model": "Qwen/Qwen3.5-35B-A3B", "steps": 3},
+        ),
+        (
+            "sglang serve --model-path Qwen/Qwen3.5-35B-A3B --speculative-algorithm EAGLE "
+            "--speculative-num-draft-tokens 8",
+            {"method": "mtp", "model": "Qwen/Qwen3.5-35B-A3B", "steps": 7},
+        ),
+        (
+            SERVE + "--speculative-algorithm EAGLE3 --speculative-draft-model-path "
+            "/models/qwen3-8b-eagle3 --speculative-num-steps 5",
+            {
+                "method": "eagle3",
+                "model": "Qwen/Qwen3-8B",
+                "draft_model": "qwen3-8b-eagle3",
+                "steps": 5,
+            },
+        ),
+        ("sglang serve --model-path /models/Qwen3-8B/", {"method": "none", "model": "Qwen3-8B"}),
+        ("sglang serve --model-path /models/mine", {"method": "none", "model": "/models/mine"}),
+        (
+            "SGLANG_SIMULATE_ACC_LEN=3.24 SGLANG_SIMULATE_ACC_METHOD=multinomial sglang serve "
+            "--speculative-algorithm DFLASH",
+            {"method": "dflash", "acceptance": "sglang-simulated:3.24,multinomial"},
+        ),
+    ],
+)
+def test_forms(command: str, expected: dict[str, object]) -> None:
+    launch = scenario_from_launch(command)
+    assert launch.fields == expected
+    assert launch.unknown == ()
+    Scenario.parse(**launch.fields)
+
+
+def test_drafting_flags_without_an_algorithm_are_reported() -> None:
+    launch = scenario_from_launch(SERVE + "--speculative-num-draft-tokens 8 --foo --foo -1")
+    assert launch.fields == {"method": "none", "model": "Qwen/Qwen3-8B"}
+    assert launch.unknown == ("--foo", "--speculative-num-draft-tokens")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("", "not an SGLang launch command; such as: python -m sglang.launch_server"),
+        ("python train.py --tp 8", "'python train.py --tp 8' is not an SGLang launch command"),
+        ("vllm serve Qwen/Qwen3-8B", "is not an SGLang launch command"),
+        ("sglang serve --model-path 'Qwen", "no closing quotation"),
+        ("sglang serve --tp", "--tp has no value"),
+        ("sglang serve --tp --model-path x", "--tp has no value"),
+        ("sglang serve --model-path=", "--model-path has no value"),
+        ("sglang serve --tp eight", "--tp eight is not a whole number above 0"),
+        ("sglang serve --tp 0", "--tp 0 is not a whole number above 0"),
+        ("sglang serve --tp -8", "--tp -8 is not a whole number above 0"),
+        ("sglang serve --mem-fraction-static nan", "nan is not a number between 0 and 1"),
+        ("sglang serve --mem-fraction-static 80", "80 is not a number between 0 and 1"),
+        ("sglang serve --page-size 1e3", "--page-size 1e3 is not a whole number"),
+        ("sglang serve Qwen/Qwen3-8B", "'Qwen/Qwen3-8B' belongs to no flag"),
+        ("sglang serve --dp-size 2", "--dp-size 2 is not simulated; allowed: 1"),
+        ("sglang serve --pp 4", "--pp 4 is not simulated; allowed: 1"),
+        ("sglang serve --ep-size=8", "--ep-size 8 is not simulated; allowed: 1"),
+        ("sglang serve --nnodes 2", "--nnodes 2 is not simulated; allowed: 1"),
+        ("sglang serve --speculative-eagle-topk 4", "--speculative-eagle-topk 4 is not simulated"),
+        ("sglang serve --quantization fp8", "--quantization fp8 is not simulated"),
+        ("sglang serve --kv-cache-dtype fp8_e4m3", "allowed: auto, bfloat16, bf16"),
+        ("sglang serve --speculative-algorithm DFLSH", "'DFLSH'; did you mean DFLASH?"),
+        (SERVE + "--speculative-algorithm EAGLE", "which Qwen/Qwen3-8B lacks; allowed for it"),
+        (
+            SERVE + "--speculative-algorithm EAGLE3 --speculative-num-steps 3 "
+            "--speculative-num-draft-tokens 16",
+            "--speculative-num-steps 3 contradicts --speculative-num-draft-tokens",
+        ),
+        (
+            SERVE + "--speculative-algorithm DFLASH --speculative-dflash-block-size 8 "
+            "--speculative-num-draft-tokens 16",
+            "--speculative-dflash-block-size 8 contradicts --speculative-num-draft-tokens",
+        ),
+    ],
+)
+def test_bad_commands_are_one_line(command: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        scenario_from_launch(command)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+PAIRS = (
+    ("--tp-size", "4"),
+    ("--model-path", "Qwen/Qwen3-8B"),
+    ("--speculative-algorithm", "DFLASH"),
+    ("--speculative-dflash-block-size", "8"),
+    ("--max-running-requests", "32"),
+    ("--disable-radix-cache", ""),
+    ("--enable-mystery", ""),
+)
+
+
+@given(st.permutations(PAIRS), st.lists(st.booleans(), min_size=len(PAIRS), max_size=len(PAIRS)))
+def test_order_and_equals_signs_do_not_matter(
+    pairs: list[tuple[str, str]], joined: list[bool]
+) -> None:
+    words = [
+        flag if not value else f"{flag}{'=' if equals else ' '}{value}"
+        for (flag, value), equals in zip(pairs, joined, strict=True)
+    ]
+    launch = scenario_from_launch("sglang serve " + " ".join(words))
+    assert launch.fields == {
+        "tp": 4,
+        "model": "Qwen/Qwen3-8B",
+        "method": "dflash",
+        "block": 8,
+        "max_running_requests": 32,
+        "radix_cache": False,
+    }
+    assert launch.unknown == ("--enable-mystery",)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    for command in (text, f"sglang serve {text}"):
+        with suppress(UsageError):
+            fields(command)
+
+
+@pytest.mark.parametrize("name", ["tp-size", "model-path", "speculative-dflash-block-size",
+    "speculative-num-steps", "speculative-draft-window-size", "cuda-graph-max-bs-decode",
+    "speculative-draft-model-path"])  # fmt: skip
+def test_the_command_line_calls_the_same_flags_the_same(name: str) -> None:
+    value = "8" if name not in ("model-path", "speculative-draft-model-path") else "qwen3-8b"
+    chain = "NEXTN" if name == "speculative-num-steps" else "DFLASH"
+    found = fields(f"sglang serve --speculative-algorithm {chain} --{name} {value}")
+    ours = ENGINE_NAMES[name].replace("-", "_")
+    assert set(found) == {"method", ours}

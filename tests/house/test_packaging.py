@@ -1,0 +1,182 @@
+"""What is installed: the root is the package, and nothing else reaches site-packages."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NOT_SHIPPED = {"tests", "docs", "studies/gallery", "studies/training"}
+DATA = {".toml", ".csv", ".json", ".yaml", ".yml"}
+MAX_WHEEL_BYTES = 5_000_000
+LEFTOVERS = shutil.ignore_patterns(
+    ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.egg-info"
+)
+
+
+def python(*args: str, cwd: Path, **env: str) -> str:
+    """Standard output of this interpreter."""
+    done = subprocess.run(
+        [sys.executable, *args],
+        cwd=cwd,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def packages_in_the_tree() -> set[str]:
+    """Folders with Python files or Markdown notes, under the names they are installed as."""
+    found = {"dflash_sim", "dflash_sim.kernels"}
+    for init in ROOT.glob("[a-z]*/**/__init__.py"):
+        if not {"tests", "build"} & set(init.relative_to(ROOT).parts):
+            found.add(".".join(("dflash_sim", *init.parent.relative_to(ROOT).parts)))
+    return found
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """``(wheel, sdist)`` built once; the wheel from the sdist, as a package index would have it.
+
+    From a copy: setuptools leaves ``build/`` behind, and a strict editable install lives there.
+    """
+    work = tmp_path_factory.mktemp("packaging")
+    source = work / "source"
+    shutil.copytree(ROOT, source, ignore=LEFTOVERS)
+    python("-m", "build", "--no-isolation", "--outdir", str(work), str(source), cwd=work)
+    return next(work.glob("*.whl")), next(work.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="session")
+def wheel_names(archives: tuple[Path, Path]) -> set[str]:
+    with zipfile.ZipFile(archives[0]) as wheel:
+        return set(wheel.namelist())
+
+
+def wheel_text(archives: tuple[Path, Path], ending: str) -> str:
+    with zipfile.ZipFile(archives[0]) as wheel:
+        (name,) = (n for n in wheel.namelist() if n.endswith(ending))
+        return wheel.read(name).decode()
+
+
+def test_one_top_level_name(archives: tuple[Path, Path], wheel_names: set[str]) -> None:
+    assert wheel_text(archives, "top_level.txt").split() == ["dflash_sim"]
+    tops = {name.split("/")[0] for name in wheel_names}
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"dflash_sim"}
+
+
+def test_every_package_is_listed() -> None:
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages_in_the_tree()
+
+
+def test_every_module_is_shipped(wheel_names: set[str]) -> None:
+    here = {
+        path.relative_to(ROOT).as_posix()
+        for folder in PYPROJECT["tool"]["setuptools"]["packages"]
+        for path in (ROOT / folder.removeprefix("dflash_sim").replace(".", "/").strip("/")).glob(
+            "*.py"
+        )
+    }
+    shipped = {n.removeprefix("dflash_sim/") for n in wheel_names if n.endswith(".py")}
+    assert shipped == here
+
+
+def test_only_the_package_lives_in_the_root() -> None:
+    """Any other ``.py`` here would be shipped, and would shadow its namesake run from the root."""
+    assert {p.name for p in ROOT.glob("*.py")} <= {"__init__.py", "__main__.py", "cli.py"}
+
+
+def test_every_sheet_is_shipped(wheel_names: set[str]) -> None:
+    sheets = [p for p in (ROOT / "profiles").rglob("*") if p.suffix in DATA]
+    assert len(sheets) > 100
+    missing = [
+        p.relative_to(ROOT).as_posix()
+        for p in sheets
+        if f"dflash_sim/{p.relative_to(ROOT).as_posix()}" not in wheel_names
+    ]
+    assert missing == []
+
+
+def test_typed_and_licensed(wheel_names: set[str]) -> None:
+    assert "dflash_sim/py.typed" in wheel_names
+    for text in ("LICENSE", "NOTICE"):
+        assert any(n.endswith(f".dist-info/licenses/{text}") for n in wheel_names)
+
+
+@pytest.mark.parametrize("folder", sorted(NOT_SHIPPED))
+def test_left_at_home(wheel_names: set[str], folder: str) -> None:
+    assert not [n for n in wheel_names if n.startswith(f"dflash_sim/{folder}/")]
+
+
+def test_sdist_holds_the_checkout(archives: tuple[Path, Path]) -> None:
+    with tarfile.open(archives[1]) as sdist:
+        inside = {name.partition("/")[2] for name in sdist.getnames()}
+    wanted = {"README.md", "CHANGELOG.md", "Makefile", ".ci/run", "tests/house/test_packaging.py"}
+    wanted |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob("tests/data/**/*") if p.is_file()}
+    assert wanted <= inside
+
+
+def test_wheel_is_small(archives: tuple[Path, Path]) -> None:
+    nbytes = archives[0].stat().st_size
+    print(f"wheel: {nbytes / 1e6:.2f} MB")
+    assert nbytes < MAX_WHEEL_BYTES
+
+
+def test_versions_agree(archives: tuple[Path, Path]) -> None:
+    version = PYPROJECT["project"]["version"]
+    assert f'__version__ = "{version}"' in (ROOT / "__init__.py").read_text(encoding="utf-8")
+    assert f"\nVersion: {version}\n" in wheel_text(archives, "METADATA")
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_installed_wheel_works_alone(archives: tuple[Path, Path], tmp_path: Path) -> None:
+    """Unpacked anywhere, it finds its sheets; sources beside it are not needed."""
+    with zipfile.ZipFile(archives[0]) as wheel:
+        wheel.extractall(tmp_path)
+    code = (
+        "import dflash_sim, dflash_sim.kernels; from dflash_sim.profiles.find import names; "
+        "print(dflash_sim.__file__, len(names('gpus')))"
+    )
+    where, gpus = python("-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path)).split()
+    assert Path(where).parent == tmp_path / "dflash_sim"
+    assert int(gpus) == len(list((ROOT / "profiles/devices").glob("*.toml")))
+
+
+def test_kernels_gives_way_to_hugging_face(tmp_path: Path) -> None:
+    """From the root, ``import kernels`` must find an installed regular package of that name."""
+    assert not (ROOT / "kernels/__init__.py").exists()
+    other = tmp_path / "kernels"
+    other.mkdir()
+    (other / "__init__.py").write_text("whose = 'theirs'\n", encoding="utf-8")
+    code = "import kernels; print(kernels.whose)"
+    assert python("-c", code, cwd=ROOT, PYTHONPATH=str(tmp_path)).strip() == "theirs"
+
+
+def test_an_init_file_in_kernels_would_shadow_it(tmp_path: Path) -> None:
+    """The control of the test above: it would fail if the file appeared."""
+    for where, whose in (("root", "ours"), ("site", "theirs")):
+        package = tmp_path / where / "kernels"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(f"whose = '{whose}'\n", encoding="utf-8")
+    code = "import kernels; print(kernels.whose)"
+    found = python("-c", code, cwd=tmp_path / "root", PYTHONPATH=str(tmp_path / "site"))
+    assert found.strip() == "ours"
+
+
+def test_dependencies_stay_light() -> None:
+    """``predict`` runs on a laptop: no torch, pandas or scipy in the plain install."""
+    project: dict[str, Any] = PYPROJECT["project"]
+    heavy = ("torch", "pandas", "scipy", "pyarrow", "plotly", "aiconfigurator", "triton")
+    assert not [d for d in project["dependencies"] if d.startswith(heavy)]

@@ -1,0 +1,153 @@
+"""The leap engine is the event engine: every time of every run, to 1e-9."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, assume, find, given, settings
+from hypothesis import strategies as st
+from strategies import System, systems
+
+from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.predict import simulate
+from dflash_sim.simulator.requests.expected import expected_acceptance
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
+
+EXACT = ("kind", "batch", "kv_tokens", "cycles", "committed", "after_idle")
+
+
+def assert_same(leap: Run, event: Run) -> None:
+    """Counts equal, times equal to 1e-9 relative."""
+    for f in fields(Run):
+        if f.name in ("engine", "retractions"):
+            continue
+        a, b = getattr(leap, f.name), getattr(event, f.name)
+        assert a.shape == b.shape, f.name
+        if f.name in EXACT:
+            np.testing.assert_array_equal(a, b, f.name)
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-15, err_msg=f.name)
+
+
+def tied(system: System) -> bool:
+    """Whether an arrival and a look for arrivals differ by rounding: either may win."""
+    engine = system.engine(lambda lane, name, start_s, end_s: look(name, end_s))
+    ties = []
+
+    def look(name: str, now: float) -> None:
+        if name == "recv_requests":
+            ties.extend(at for at, _ in engine.arrivals if 0 < abs(at - now) < 1e-12 * at)
+
+    engine.run()
+    return bool(ties)
+
+
+def same(system: System) -> None:
+    leap, event = system.leap(), system.event()
+    try:
+        assert_same(leap, event)
+    except AssertionError:
+        assume(not tied(system))
+        raise
+
+
+@settings(max_examples=150)
+@given(systems())
+def test_leap_is_the_event_engine(system: System) -> None:
+    same(system)
+
+
+@settings(max_examples=60)
+@given(systems(mode="v2", long=True))
+def test_long_leaps_are_the_event_engine(system: System) -> None:
+    """Hundreds of steps at once, cut by arrivals, bound by the GPU or by the host."""
+    same(system)
+
+
+@settings(max_examples=20)
+@given(systems(mode="v2-sync", long=True))
+def test_long_chains_are_the_event_engine(system: System) -> None:
+    same(system)
+
+
+def host(system: System, **changed: float) -> System:
+    return system.but(host=replace(system.host, **changed))
+
+
+def one_slot(system: System) -> System:
+    return system.but(limits=replace(system.limits, max_running_requests=1))
+
+
+MISTAKES: dict[str, Callable[[System], System]] = {
+    "a client a microsecond slower": lambda s: s.but(turnaround_s=s.turnaround_s + 1e-6),
+    "launches are free": lambda s: host(s, rest_launch_s=0.0),
+    "copies are free": lambda s: host(s, d2h_s=0.0),
+    "lengths are not awaited": lambda s: s.but(host_length_sync=False),
+    "one request at a time": one_slot,
+    "one more cycle each": lambda s: s.but(draws=replace(s.draws, cycles=s.draws.cycles + 1)),
+    "no overlap": lambda s: s.but(mode="v2-sync"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_engine_is_found(mistake: str) -> None:
+    """Negative control: the comparison sees each of these mistakes (``find`` raises if not)."""
+
+    def differs(system: System) -> bool:
+        try:
+            assert_same(MISTAKES[mistake](system).leap(), system.event())
+        except AssertionError:
+            return True
+        return False
+
+    patience = settings(
+        max_examples=300,
+        phases=[Phase.generate],
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    assert differs(find(systems(mode="v2", longest=90), differs, settings=patience))
+
+
+LAUNCHES: list[dict[str, Any]] = [
+    {"method": "dflash", "conc": 4},
+    {"method": "dflash", "conc": 3, "block": 5, "engine_mode": "v1"},
+    {"method": "dflash", "conc": 3, "attention_backend": "flashinfer"},
+    {"method": "eagle3", "conc": 2, "steps": 3, "engine_mode": "v2-sync"},
+    {"method": "none", "conc": 5},
+    {"method": "dflash", "rate": 8.0, "max_running_requests": 3},
+    {"model": "qwen3.5-4b", "method": "mtp", "conc": 4, "steps": 3, "dataset": "mt-bench"},
+]
+
+
+@pytest.mark.parametrize("launch", LAUNCHES, ids=str)
+def test_leap_is_the_event_engine_with_real_prices(launch: dict[str, Any]) -> None:
+    base = {"gpu": "h200", "model": "qwen3-8b", "tp": 1, "max_new_tokens": 300, "num_prompts": 10}
+    setup = resolve(Scenario.parse(**(base | launch)))
+    law = None
+    if setup.speculative:
+        law = expected_acceptance(
+            model=setup.model.name,
+            method=setup.scenario.method,
+            block=setup.block,
+            dataset=setup.scenario.dataset,
+            thinking=True,
+            text="weibull:q=0.8,beta=1.1,theta=0.05",
+        )
+    leap, event = (simulate(setup, law, run=1, engine=e) for e in ("leap", "event"))
+    assert_same(leap[1], event[1])
+    for name, value in event[0].values.items():
+        assert leap[0].values[name] == pytest.approx(value, rel=1e-9), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("long", [False, True])
+@settings(max_examples=3000, derandomize=False)
+@given(data=st.data())
+def test_leap_is_the_event_engine_everywhere(data: st.DataObject, long: bool) -> None:
+    same(data.draw(systems(long=long)))
