@@ -28,7 +28,7 @@ from dflash_sim.studies.show.error_charts import Point, residual_strips, scatter
 from dflash_sim.studies.show.html_report import POLICY, Report
 
 ROOT = Path(__file__).parents[3]
-CSS = (ROOT / "studies/report.css").read_text(encoding="utf-8")
+CSS = (ROOT / "studies/show/report.css").read_text(encoding="utf-8")
 HOSTILE = (
     "</script><script>console.error('!')</script>"
     """<img src=x onerror="console.error('?')"> <b>x</b> & `a<b`"""
