@@ -6,7 +6,7 @@ import typer
 
 from dflash_sim.commands.options import Format, Profiles, completer, use_profiles
 
-KINDS = ("gpus", "models", "drafters", "datasets", "presets", "engines", "tables")
+KINDS = ("gpus", "models", "drafters", "datasets", "presets", "methods", "engines", "tables")
 
 
 def list_(
@@ -17,7 +17,7 @@ def list_(
     profiles: Profiles = None,
     form: Format = None,
 ) -> None:
-    """List what can be named: GPUs, models, drafters, data sets, presets, engines, tables."""
+    """List what can be named: GPUs, models, drafters, data sets, methods, and so on."""
     from dflash_sim.profiles.errors import unknown
     from dflash_sim.studies.show.files import as_text, chosen_format
     from dflash_sim.studies.show.sheet_lists import rows, table

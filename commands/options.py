@@ -54,7 +54,15 @@ def number(panel: str, help: str) -> Any:
 
 HARDWARE, MODEL, SPECULATION = "Hardware", "Model", "Speculation"
 ENGINE, WORKLOAD, OUTPUT = "Engine", "Workload", "Output"
-METHODS = ("none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only")
+
+
+def methods(*, real: bool = False) -> list[str]:
+    """Names of the methods of speculation, or of those that our own engine has."""
+    from dflash_sim.simulator.cost.methods import METHODS
+
+    return [name for name, method in METHODS.items() if method.own_engine or not real]
+
+
 MODES = ("v1", "v2-sync", "v2")
 FORMATS = ("table", "json", "jsonl", "csv")
 SIMULATORS = ("auto", "leap", "event")

@@ -21,6 +21,7 @@ from dflash_sim.commands.options import (
     Output,
     Str,
     completer,
+    methods,
     option,
     tell,
     warn,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from dflash_sim.realrun.job.networks import Network
     from dflash_sim.realrun.job.setup import Setup
     from dflash_sim.realrun.row import Row
-
-REAL_METHODS = ("none", "mtp", "eagle3", "dflash")
 
 
 def run(
@@ -49,8 +48,8 @@ def run(
         str,
         option(
             SPECULATION,
-            ", ".join(REAL_METHODS),
-            autocompletion=completer(lambda: REAL_METHODS),
+            "dflash, mtp, eagle3 or none",
+            autocompletion=completer(lambda: methods(real=True)),
             show_default=True,
         ),
     ] = "dflash",

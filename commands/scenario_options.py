@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
 from dflash_sim.commands.options import (
     ENGINE,
     HARDWARE,
-    METHODS,
     MODEL,
     MODES,
     OUTPUT,
@@ -18,6 +17,7 @@ from dflash_sim.commands.options import (
     Profiles,
     Str,
     completer,
+    methods,
     number,
     option,
     sheets,
@@ -50,7 +50,9 @@ class ScenarioOptions:
     draft_model: Annotated[
         Str, option(MODEL, "Drafter, in the same forms", autocompletion=sheets("drafters"))
     ]
-    method: Annotated[Str, swept(SPECULATION, ", ".join(METHODS), completer(lambda: METHODS))]
+    method: Annotated[
+        Str, swept(SPECULATION, "dflash, mtp, none, ...; see list methods", completer(methods))
+    ]
     block: Annotated[Str, swept(SPECULATION, "Verify window: 1 anchor and B-1 drafts")]
     steps: Annotated[Str, swept(SPECULATION, "Draft steps of mtp and eagle3")]
     window: Annotated[Str, number(SPECULATION, "Draft attention window, tokens")]

@@ -70,7 +70,7 @@ def cell(model: str, method: str, dataset: str | None, thinking: bool) -> str:
 def constant_prior(engine: EngineSheet, name: str) -> Parameter:
     """The prior of an engine constant: its sheet's value and relative error."""
     quantity = engine.constants[name]
-    scale = "logit" if name in engine.fit["shares"] else "log"
+    scale = "logit" if name in engine.fit.shares else "log"
     if scale == "logit":
         odds = quantity.value / (1 - quantity.value)
         return Parameter(

@@ -1,15 +1,26 @@
 """Engine sheets: host stages, per-kernel costs and the defaults of one engine version."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from importlib.resources import files
+from pathlib import Path
 
 from dflash_sim.profiles import units
-from dflash_sim.profiles.errors import unknown
+from dflash_sim.profiles.engine_records import (
+    AttentionBackends,
+    Defaults,
+    FitSheet,
+    GraphSizes,
+    MemoryClass,
+)
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.find import read_sheet
 from dflash_sim.profiles.load import find_sheet, sheet_names
 from dflash_sim.profiles.sheets import UNITS, Quantity
+from dflash_sim.profiles.typed_table import read_table
+
+REFERENCE = "sglang-0.5.13.toml"  # has every constant that the model reads
 
 
 @dataclass(frozen=True)
@@ -24,10 +35,10 @@ class EngineSheet:
     name: str
     title: str
     constants: Mapping[str, Quantity]
-    defaults: Mapping[str, Any]
+    defaults: Defaults
     graph_sizes: Mapping[str, tuple[int, ...]]
-    attention: Mapping[str, Any]
-    fit: Mapping[str, Any]
+    attention: AttentionBackends
+    fit: FitSheet
     read: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @cached_property
@@ -49,7 +60,7 @@ class EngineSheet:
 
     def is_home(self, build: str | None) -> bool:
         """Whether the constants are of this build: named by its date or by its version."""
-        return build in (None, self.fit["generation"], self.name.rpartition("-")[2])
+        return build in (None, self.fit.generation, self.name.rpartition("-")[2])
 
     def _replaced(self, si_values: Mapping[str, float], *, evidence: str | None) -> "EngineSheet":
         changed = dict(self.constants)
@@ -61,16 +72,38 @@ class EngineSheet:
             changed[name] = replace(old, value=value, evidence=evidence or old.evidence)
         return replace(self, constants=changed, read=set())
 
-    def memory_class(self, mem_bytes: float) -> Mapping[str, Any]:
+    def memory_class(self, mem_bytes: float) -> MemoryClass:
         """Defaults that SGLang picks by GPU memory (chunked prefill, graph sizes)."""
-        for row in self.defaults["by_memory"]:
-            if mem_bytes / units.GiB < row["below_gib"]:
-                return dict(row)
-        return dict(self.defaults["by_memory"][-1])
+        rows = self.defaults.by_memory
+        return next((r for r in rows if mem_bytes / units.GiB < r.below_gib), rows[-1])
 
 
-def _sizes(rows: list[list[int]]) -> tuple[int, ...]:
+def _sizes(rows: tuple[tuple[int, int, int], ...]) -> tuple[int, ...]:
     return tuple(b for start, stop, step in rows for b in range(start, stop + 1, step))
+
+
+@dataclass(frozen=True)
+class _Constant:
+    value: float
+    unit: str
+    evidence: str
+    rel_err: float
+    source: str
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """An engine sheet as it is written."""
+
+    name: str
+    title: str
+    constants: Mapping[str, _Constant]
+    defaults: Defaults
+    graph_sizes: GraphSizes
+    attention: AttentionBackends
+    fit: FitSheet
+    docker: str = ""
 
 
 def load_engine(name: str) -> EngineSheet:
@@ -78,18 +111,44 @@ def load_engine(name: str) -> EngineSheet:
     path = find_sheet("engines", name, ".toml")
     if path is None:
         raise unknown(kind="engine", value=name, allowed=sheet_names("engines", ".toml"))
-    raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    constants = {}
-    for key, q in raw["constants"].items():
-        constants[key] = Quantity(
-            float(q["value"]), q["unit"], q["source"], q["evidence"], float(q["rel_err"])
-        )
+    sheet = read_table(_Sheet, read_sheet(path), str(path))
+    _check_constants(sheet, path)
     return EngineSheet(
-        name=raw["name"],
-        title=raw["title"],
-        constants=constants,
-        defaults=raw["defaults"],
-        graph_sizes={k: _sizes(raw["graph_sizes"][k]) for k in ("spec", "plain")},
-        attention=raw["attention"],
-        fit=raw["fit"],
+        name=sheet.name,
+        title=sheet.title,
+        constants={
+            name: Quantity(c.value, c.unit, c.source, c.evidence, c.rel_err)
+            for name, c in sheet.constants.items()
+        },
+        defaults=sheet.defaults,
+        graph_sizes={
+            "spec": _sizes(sheet.graph_sizes.spec),
+            "plain": _sizes(sheet.graph_sizes.plain),
+        },
+        attention=sheet.attention,
+        fit=sheet.fit,
     )
+
+
+def _check_constants(sheet: _Sheet, path: Path) -> None:
+    """Compare with the shipped sheet: it has every constant that the model reads."""
+    shipped = Path(str(files("dflash_sim.profiles"))) / "engines"
+    if path.parent != shipped:
+        known = read_sheet(shipped / REFERENCE)["constants"]
+        for name in sheet.constants:
+            if name not in known:
+                raise unknown(kind=f"constant of {path}", value=name, allowed=known)
+        if lacking := [name for name in known if name not in sheet.constants]:
+            msg = f"{path} lacks [constants.{lacking[0]}]; copy it from {REFERENCE}."
+            raise UsageError(msg)
+    named = (*sheet.fit.free, *sheet.fit.shares, *sheet.fit.uncertain)
+    for name in named:
+        if name not in sheet.constants:
+            raise unknown(kind=f"constant of {path}, [fit]", value=name, allowed=sheet.constants)
+    for name, constant in sheet.constants.items():
+        if constant.unit not in UNITS:
+            kind = f"unit of {path}, [constants.{name}]"
+            raise unknown(kind, constant.unit, UNITS)
+    if not sheet.defaults.by_memory:
+        msg = f"{path}, defaults.by_memory is empty; give at least one class of GPU memory."
+        raise UsageError(msg)

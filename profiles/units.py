@@ -11,5 +11,4 @@ GiB = 2.0**30
 HOUR_S = 3600.0
 BF16_BYTES = 2
 FP32_BYTES = 4
-MXFP4_BYTES_PER_PARAM = 17 / 32  # 4-bit values and one 8-bit scale per 32 (OCP Microscaling 1.0)
 GDN_CHUNK_TOKENS = 64  # chunk of the gated delta rule's WY form (flash-linear-attention)

@@ -10,10 +10,10 @@ from dflash_sim.realrun.job.journal import Answer, Run
 from dflash_sim.realrun.job.requests import Request
 from dflash_sim.realrun.job.setup import Fitted
 from dflash_sim.realrun.summary import summarise
+from dflash_sim.simulator.cost.methods import METHODS
 
 SCHEMA_VERSION = 1
 DECIMALS = 6  # of every float, as in a predicted row
-ALGORITHMS = {"dflash": "DFLASH", "eagle3": "EAGLE3", "mtp": "NEXTN"}
 Cell = str | int | float | list[str] | list[int] | None
 Row = dict[str, Cell]
 
@@ -41,7 +41,7 @@ def observed_row(
         Why not all requests were answered.
     """
     setup = fitted.setup
-    chain = setup.method in ("mtp", "eagle3")
+    method = METHODS[setup.method]
     blank: Row = dict.fromkeys(field.name for field in load_schema())
     known: Row = {
         "schema_version": SCHEMA_VERSION,
@@ -56,9 +56,9 @@ def observed_row(
         "model": setup.target.name,
         "draft_model": setup.drafter.name if setup.drafter is not None else None,
         "method": setup.method,
-        "speculative_algorithm": ALGORITHMS.get(setup.method),
+        "speculative_algorithm": method.algorithm,
         "block": fitted.rows,
-        "steps": fitted.rows - 1 if chain else None,
+        "steps": method.steps(fitted.rows),
         "engine": "dflash-sim",
         "engine_version": version("dflash-sim"),
         "engine_mode": setup.mode,

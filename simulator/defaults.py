@@ -2,46 +2,25 @@
 
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.load import (
-    default_drafter,
-    load_device,
-    load_drafter,
-    load_eagle3,
-    load_model,
-    names,
-)
-from dflash_sim.profiles.networks.hf_config import DrafterShape, Eagle3Shape, ModelShape
+from dflash_sim.profiles.load import load_device, names
+from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape
 from dflash_sim.profiles.sheets import Device
-from dflash_sim.simulator.cost.methods import BLOCK_METHODS
+from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import MemoryPlan
 from dflash_sim.simulator.scenario import Scenario
 
 
-def draft_network(s: Scenario) -> tuple[DrafterShape | None, Eagle3Shape | None]:
-    """The drafter or EAGLE-3 head of a scenario; MTP needs neither, but a model that has it."""
-    if s.method in BLOCK_METHODS:
-        return (load_drafter(s.draft_model) if s.draft_model else default_drafter(s.model)), None
-    if s.method == "eagle3":
-        return None, load_eagle3(s.draft_model or s.model)
-    if s.method == "mtp":
-        model = load_model(s.model)
-        if model.mtp_layer is None:
-            msg = (
-                f"{model.name} has no native MTP layer; methods for it: none, eagle3, dflash. "
-                "Try --method dflash."
-            )
-            raise UsageError(msg)
-    return None, None
-
-
-def verify_rows(s: Scenario, drafter: DrafterShape | None) -> int:
+def verify_rows(s: Scenario, drafter: Drafter) -> int:
     """Rows of a request in a verify pass: given, or what the drafter was trained for."""
-    if s.method == "none":
+    method = s.speculation
+    if not method.speculative:
         return 1
-    if drafter is None:
+    if not isinstance(drafter, DrafterShape):
         if s.block is None and s.steps is None:
-            msg = f"method {s.method} needs its draft steps; give --steps k, such as --steps 3."
+            how = "draft steps; give --steps k, such as --steps 3"
+            needs = how if method.sequential else "verify width; give --block B, such as --block 8"
+            msg = f"method {s.method} needs its {needs}."
             raise UsageError(msg)
         return s.block or (s.steps or 0) + 1
     block = s.block or drafter.block_size
@@ -56,7 +35,7 @@ def verify_rows(s: Scenario, drafter: DrafterShape | None) -> int:
 
 def backend_of(s: Scenario, device: Device, engine: EngineSheet) -> str:
     """Target attention backend: given, or the default of the GPU."""
-    known = engine.attention["backends"]
+    known = engine.attention.backends
     if s.attention_backend is not None:
         if s.attention_backend not in known:
             raise unknown(kind="attention backend", value=s.attention_backend, allowed=known)
@@ -66,7 +45,7 @@ def backend_of(s: Scenario, device: Device, engine: EngineSheet) -> str:
 
 def default_backend(device: Device, engine: EngineSheet) -> str:
     """Target attention backend of a GPU when none is named."""
-    return str(engine.attention["by_gpu"].get(device.name, engine.attention["other"]))
+    return engine.attention.default(device.name)
 
 
 def limits_of(
@@ -80,31 +59,31 @@ def limits_of(
 ) -> Limits:
     """What the scheduler may do."""
     d = engine.defaults
-    page = s.page_size or d["page_size_by_backend"].get(backend, d["page_size"])
+    page = s.page_size or d.page_size_by_backend.get(backend, d.page_size)
     if chunk % page:
         msg = (
             f"chunked_prefill_size {chunk} is not a multiple of the {page}-token KV page; "
             f"try --chunked-prefill-size {(chunk // page + 1) * page}."
         )
         raise UsageError(msg)
-    ratio_init = d["new_token_ratio_init"]
-    ratio_min = ratio_init * d["new_token_ratio_min_factor"]
+    ratio_init = d.new_token_ratio_init
+    ratio_min = ratio_init * d.new_token_ratio_min_factor
     delay = s.min_free_slots_delay
     return Limits(
         max_running_requests=memory.max_running_requests,
-        max_prefill_tokens=d["max_prefill_tokens"],
+        max_prefill_tokens=d.max_prefill_tokens,
         chunked_prefill_size=chunk,
         kv_tokens=memory.kv_tokens,
         page_size=page,
         block=block,
-        speculative=s.method != "none",
+        speculative=s.speculation.speculative,
         max_new_tokens=min(s.max_new_tokens, s.osl) if s.osl else s.max_new_tokens,
-        clip_max_new_tokens=d["clip_max_new_tokens"],
-        min_free_slots_delay=d["min_free_slots_delay"] if delay is None else delay,
+        clip_max_new_tokens=d.clip_max_new_tokens,
+        min_free_slots_delay=d.min_free_slots_delay if delay is None else delay,
         new_token_ratio_init=ratio_init,
         new_token_ratio_min=ratio_min,
-        new_token_ratio_decay=(ratio_init - ratio_min) / d["new_token_ratio_decay_steps"],
-        retract_decode_steps=d["retract_decode_steps"],
+        new_token_ratio_decay=(ratio_init - ratio_min) / d.new_token_ratio_decay_steps,
+        retract_decode_steps=d.retract_decode_steps,
     )
 
 

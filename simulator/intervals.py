@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from dflash_sim.profiles.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.simulator.setup import Setup, confirmed
+from dflash_sim.simulator.caveats import confirmed
+from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
 
 # Nothing says how far these are off: no fit is to them, and the one server that publishes them
@@ -85,7 +86,7 @@ def uncertain(
         mean = [float(calibration.mean[i]) for i in keep]
         covariance = calibration.covariance[np.ix_(keep, keep)]
     known = {p.name for p in fitted}
-    names = engine.fit["free"] + engine.fit["uncertain"]
+    names = engine.fit.free + engine.fit.uncertain
     rest = [constant_prior(engine, name) for name in names] + response.own_parameters()
     rest = [p for p in rest if p.name not in known]
     sizes = len(fitted), len(fitted) + len(rest)
@@ -97,20 +98,20 @@ def uncertain(
 
 def unmodelled(setup: Setup) -> float:
     """Variance of log throughput that no parameter explains."""
-    priors = setup.engine.fit["priors"]
+    priors = setup.engine.fit.priors
     gpu = 0.0
     if setup.tables is None and setup.measured is None:
-        gpu = priors["roofline_gpu"]
+        gpu = priors.roofline_gpu
     elif not confirmed(setup.device, setup.engine, setup.calibration):
-        gpu = priors["unconfirmed_gpu"]
+        gpu = priors.unconfirmed_gpu
     return float(misfit(setup) + gpu**2)
 
 
 def misfit(setup: Setup) -> float:
     """The part of it that each setting has of its own: discrepancy and error of measurement."""
     fit, calibration = setup.engine.fit, setup.calibration
-    parts = calibration.discrepancy if calibration else fit["discrepancy"]
-    return float(sum(p**2 for p in (*parts, fit["observation_rel_err"])))
+    parts = calibration.discrepancy if calibration else fit.discrepancy
+    return float(sum(p**2 for p in (*parts, fit.observation_rel_err)))
 
 
 def ratio_error(setup: Setup) -> float:

@@ -5,20 +5,16 @@ between GDN state slots and KV by ``mamba_full_memory_ratio``; with speculation 
 request also owns scratch for one recurrent state per verified position.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from dflash_sim.profiles.engine_records import Defaults, OutsideStatic
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError
-from dflash_sim.profiles.networks.hf_config import (
-    AttentionShape,
-    DrafterShape,
-    Eagle3Shape,
-    ModelShape,
-)
+from dflash_sim.profiles.networks.hf_config import ModelShape
+from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.profiles.sheets import Device
-from dflash_sim.profiles.units import BF16_BYTES, GIGA, GiB, MiB
+from dflash_sim.profiles.units import GIGA, GiB, MiB
+from dflash_sim.simulator.cost.cycle import DraftCache
 
 TP_SIZES = (1, 2, 4, 8)
 
@@ -41,38 +37,18 @@ class MemoryPlan:
     cap_cause: str
 
 
-def kv_bytes_per_rank(layers: tuple[AttentionShape, ...], tp: int) -> int:
-    """KV bytes of one token on one rank; with fewer KV heads than ranks they are replicated."""
-    return sum(2 * max(1, a.num_kv_heads // tp) * a.head_dim * BF16_BYTES for a in layers)
-
-
-def draft_bytes(
-    method: str, model: ModelShape, drafter: DrafterShape | None, eagle: Eagle3Shape | None, tp: int
-) -> tuple[int, int]:
-    """``(weights, KV per token)`` of the drafting network on one rank [byte]."""
-    if method == "mtp" and model.mtp_layer is not None:
-        mixer = model.mtp_layer.mixer
-        assert isinstance(mixer, AttentionShape)
-        return model.mtp_weight_bytes(tp), kv_bytes_per_rank((mixer,), tp)
-    if eagle is not None:
-        return eagle.weight_bytes(tp), kv_bytes_per_rank((eagle.attention,), tp)
-    if drafter is not None:
-        return drafter.weight_bytes(tp), kv_bytes_per_rank(drafter.layers, tp)
-    return 0, 0
-
-
 def plan_memory(
     *,
     device: Device,
     engine: EngineSheet,
     model: ModelShape,
     tp: int,
-    method: str,
+    speculative: bool,
     block: int,
     overlap: bool,
     radix_cache: bool,
-    draft_weight_bytes: int,
-    draft_kv_bytes: int,
+    draft: DraftCache,
+    precision: Precision = BF16,
     mem_fraction: float,
     requested: int | None,
 ) -> MemoryPlan:
@@ -85,21 +61,21 @@ def plan_memory(
     """
     defaults = engine.defaults
     static = min(device.mem_bytes * mem_fraction, device.mem_bytes - engine["reserved_memory"])
-    weights = model.weight_bytes(tp)
-    rest = static - weights - draft_weight_bytes
+    weights = model.weight_bytes(tp, precision)
+    rest = static - weights - draft.weight_bytes
     if rest <= 0:
-        raise InfeasibleError(_too_big(device, model, tp, -rest, static, draft_weight_bytes))
+        raise InfeasibleError(_too_big(device, model, tp, -rest, static, draft.weight_bytes))
     gdn = 0.0
-    cap, cause = _default_cap(method, requested, defaults)
+    cap, cause = _default_cap(speculative, requested, defaults)
     if model.gdn_layers:
-        ratio = defaults["mamba_full_memory_ratio"]
+        ratio = defaults.mamba_full_memory_ratio
         gdn = rest * ratio / (1 + ratio)
         slots = _state_slots(defaults, overlap=overlap, radix_cache=radix_cache)
-        scratch = block * model.gdn_ssm_bytes / tp if method != "none" else 0.0
-        by_state = int(gdn // (slots * model.gdn_state_bytes / tp + scratch))
+        scratch = block * model.gdn_ssm_bytes(precision) / tp if speculative else 0.0
+        by_state = int(gdn // (slots * model.gdn_state_bytes(precision) / tp + scratch))
         if by_state < cap:
             cap, cause = by_state, "GDN state slots"
-    per_token = kv_bytes_per_rank(model.attention_layers, tp) + draft_kv_bytes
+    per_token = model.kv_bytes(tp, precision) + draft.kv_bytes(tp, precision)
     kv_tokens = int((rest - gdn) // per_token)
     by_kv = kv_tokens // (2 * block + 1)
     if by_kv < cap:
@@ -113,7 +89,7 @@ def plan_memory(
     return MemoryPlan(
         static_bytes=static,
         weight_bytes=weights,
-        draft_weight_bytes=draft_weight_bytes,
+        draft_weight_bytes=draft.weight_bytes,
         kv_bytes=rest - gdn,
         kv_bytes_per_token=per_token,
         gdn_bytes=gdn,
@@ -124,7 +100,7 @@ def plan_memory(
 
 
 def default_mem_fraction(
-    device: Device, defaults: Mapping[str, Any], *, chunk: int, graph_max_bs: int, tp: int
+    device: Device, outside: OutsideStatic, *, chunk: int, graph_max_bs: int, tp: int
 ) -> float:
     """Share of GPU memory for weights and caches when none is given.
 
@@ -135,28 +111,26 @@ def default_mem_fraction(
     graph_max_bs
         Largest captured batch.
     """
-    d = defaults["outside_static"]
-    outside = d["base"] + d["per_chunk_token"] * max(chunk, d["least_chunk"])
-    outside += d["per_tp"] * tp + d["per_graph_request"] * graph_max_bs
-    if device.mem_bytes > d["large_gpu_gib"] * GiB:
-        outside = max(outside, d["least_on_large_gpu"])
-    return float(1 - outside * MiB / device.mem_bytes)
+    left = outside.base + outside.per_chunk_token * max(chunk, outside.least_chunk)
+    left += outside.per_tp * tp + outside.per_graph_request * graph_max_bs
+    if device.mem_bytes > outside.large_gpu_gib * GiB:
+        left = max(left, outside.least_on_large_gpu)
+    return float(1 - left * MiB / device.mem_bytes)
 
 
-def _state_slots(defaults: Mapping[str, Any], *, overlap: bool, radix_cache: bool) -> int:
+def _state_slots(defaults: Defaults, *, overlap: bool, radix_cache: bool) -> int:
     """GDN state slots per running request: live, and those that feed the prefix cache."""
     if not radix_cache:
-        return int(defaults["mamba_slots_per_request_no_radix"])
-    return int(defaults["mamba_slots_per_request" if overlap else "mamba_slots_per_request_sync"])
+        return defaults.mamba_slots_per_request_no_radix
+    return defaults.mamba_slots_per_request if overlap else defaults.mamba_slots_per_request_sync
 
 
-def _default_cap(method: str, requested: int | None, defaults: object) -> tuple[int, str]:
-    assert isinstance(defaults, dict)
+def _default_cap(speculative: bool, requested: int | None, defaults: Defaults) -> tuple[int, str]:
     if requested is not None:
         return requested, "--max-running-requests"
-    if method == "none":
-        return int(defaults["max_running_requests_plain"]), "engine default"
-    return int(defaults["max_running_requests_spec"]), "engine default with speculation"
+    if not speculative:
+        return defaults.max_running_requests_plain, "engine default"
+    return defaults.max_running_requests_spec, "engine default with speculation"
 
 
 def _too_big(

@@ -43,17 +43,18 @@ def _splits(model: ModelShape, tp: int) -> bool:
 
 def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:
     by_memory = engine.memory_class(device.mem_bytes)
+    share = engine.defaults.weight_share_for_default_tp
     for tp in TP_SIZES:
         if not _splits(model, tp):
             continue
         fraction = s.mem_fraction_static or default_mem_fraction(
             device,
-            engine.defaults,
-            chunk=by_memory["chunked_prefill_size"],
-            graph_max_bs=by_memory["cuda_graph_max_bs"],
+            engine.defaults.outside_static,
+            chunk=by_memory.chunked_prefill_size,
+            graph_max_bs=by_memory.cuda_graph_max_bs,
             tp=tp,
         )
         static = fraction * device.mem_bytes
-        if model.weight_bytes(tp) < static * engine.defaults["weight_share_for_default_tp"]:
+        if model.weight_bytes(tp, s.precision) < share * static:
             return tp
     return TP_SIZES[-1]

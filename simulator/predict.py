@@ -2,20 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from dflash_sim.profiles.load import load_dataset, load_drafter, load_model, load_published
 from dflash_sim.profiles.sheets import PublishedPoint
+from dflash_sim.simulator.caveats import overload
 from dflash_sim.simulator.cost.price import EVIDENCE
 from dflash_sim.simulator.engine.metrics import Summary, summarise
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.intervals import Sensitivity, intervals, sensitivity
+from dflash_sim.simulator.published import nearest_published
 from dflash_sim.simulator.requests.draws import draw_commits, draw_latent
-from dflash_sim.simulator.requests.expected import Expectation, calibrated, expected_acceptance
+from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
-from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import build_workload, run_engine
 
@@ -125,9 +125,7 @@ def predict(
         Called with the number of each finished run.
     """
     setup = setup or resolve(scenario)
-    expectation = None
-    if setup.speculative:
-        expectation = expectation_of(setup)
+    expectation = setup.expectation
     summaries, used = [], "leap"
     for run in range(scenario.runs):
         summary, record = simulate(setup, expectation, run=run, engine=engine)
@@ -141,6 +139,7 @@ def predict(
             engine=setup.engine,
             tables=setup.tables,
             calibration=setup.calibration,
+            dataset=setup.dataset,
         )
         baseline = predict(
             plain.scenario,
@@ -190,38 +189,15 @@ def predict(
     )
     return replace(
         result,
-        published=nearest_published(result),
-        warnings=(*warnings, *_overload(result)),
+        published=nearest_published(setup),
+        warnings=(*warnings, *overload(scenario, setup.engine, setup.device.name, result.values)),
     )
-
-
-def expectation_of(setup: Setup) -> Expectation:
-    """The acceptance that a scenario gives, or what is published for it, calibrated."""
-    s = setup.scenario
-    about: dict[str, Any] = {
-        "model": setup.model.name,
-        "method": s.method,
-        "dataset": load_dataset(s.dataset).name if s.dataset else None,
-        "thinking": s.thinking,
-    }
-    found = expected_acceptance(**about, block=setup.block, text=s.acceptance)
-    return calibrated(found, setup.calibration, **about, given=s.acceptance is not None)
 
 
 def _plain(scenario: Scenario, setup: Setup) -> Scenario:
     """The same question without speculation; V1 and V2-sync name speculative workers only."""
-    fields = scenario.model_dump()
-    dropped = {
-        "block": None,
-        "steps": None,
-        "draft_model": None,
-        "window": None,
-        "acceptance": None,
-        "policy": "fixed",
-    }
-    return Scenario.parse(
-        **(fields | dropped | {"method": "none", "engine_mode": "v2", "tp": setup.tp})
-    )
+    kept = {k: v for k, v in scenario.model_dump().items() if k not in ONLY_SPECULATION}
+    return Scenario.parse(**kept | {"method": "none", "tp": setup.tp})
 
 
 def _means(summaries: list[Summary]) -> dict[str, float]:
@@ -232,60 +208,3 @@ def _means(summaries: list[Summary]) -> dict[str, float]:
 def _histogram(summaries: list[Summary]) -> list[int]:
     total = np.sum([s.accept_histogram for s in summaries], axis=0)
     return [int(x) for x in total]
-
-
-def nearest_published(result: Result) -> PublishedPoint | None:
-    """The published row of this very scenario; none where an override makes it another one.
-
-    First releases of a model on another build are none either.
-    """
-    s, setup = result.scenario, result.setup
-    elsewhere = setup.calibration.about.get("build_sources", ()) if setup.calibration else ()
-    if s.dataset is None or s.conc is None or not _as_published(s, setup):
-        return None
-    mode = {"v1": "spec_v1", "v2": "spec_v2", "v2-sync": "spec_v2_sync"}[s.engine_mode]
-    dataset = load_dataset(s.dataset).name
-    for p in load_published():
-        same = (p.model, p.gpu, p.tp, p.method, p.block, p.dataset, p.conc) == (
-            setup.model.name, setup.device.name, setup.tp, s.method, setup.block, dataset, s.conc,
-        )  # fmt: skip
-        same = same and p.thinking in (s.thinking, None) and p.max_new_tokens == s.max_new_tokens
-        same = same and p.source_id not in elsewhere
-        if same and (s.method == "none" or p.engine_mode in (mode, "unknown")):
-            return p
-    return None
-
-
-def _as_published(s: Scenario, setup: Setup) -> bool:
-    """Whether nothing that the published rows do not say was changed from its default."""
-    own = load_drafter(s.draft_model).target if s.draft_model and setup.drafter else s.model
-    return (
-        s.acceptance is None
-        and setup.policy is None
-        and s.generation in (None, setup.engine.fit["generation"])
-        and s.window is None
-        and s.radix_cache
-        and s.min_free_slots_delay is None
-        and setup.backend == setup.default_backend
-        and setup.limits.max_running_requests >= (s.conc or 1)
-        and setup.graph_max_bs >= (s.conc or 1)
-        and load_model(own).name == setup.model.name
-    )
-
-
-def _overload(result: Result) -> list[str]:
-    """What an open loop or a full KV cache did to the run, in words."""
-    s, v, gpu = result.scenario, result.values, result.setup.device.name
-    out = []
-    served = v["request_throughput"]
-    if s.rate is not None and served < result.setup.engine.defaults["keeps_up_share"] * s.rate:
-        out.append(
-            f"{gpu}: {s.rate:g} requests/s arrive and {served:.2g} are served; "
-            "the queue grows, and latencies depend on the length of the run"
-        )
-    if v["retractions"]:
-        out.append(
-            f"{gpu}: the KV cache ran out ({v['retractions']:.0f} retractions a run); "
-            f"{v['mean_batch']:.1f} requests ran at once on average"
-        )
-    return out

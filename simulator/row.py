@@ -17,8 +17,6 @@ from dflash_sim.simulator.slopes import METRICS
 SCHEMA_VERSION = 1
 INTERVALS = (*(m for m in METRICS if m not in UNJUDGED), "speedup")
 DECIMALS = 6  # of every float: nanoseconds of latency, a millionth of a token per second
-# How SGLang spells --speculative-algorithm; it has none for the ablations.
-ALGORITHMS = {"dflash": "DFLASH", "eagle3": "EAGLE3", "mtp": "NEXTN"}
 
 Cell = str | int | float | list[str] | list[int] | list[float] | dict[str, float] | None
 Row = dict[str, Cell]
@@ -81,7 +79,7 @@ def _scenario(s: Scenario) -> Row:
         "model": s.model,
         "draft_model": s.draft_model,
         "method": s.method,
-        "speculative_algorithm": ALGORITHMS.get(s.method),
+        "speculative_algorithm": s.speculation.algorithm,
         "block": s.block,
         "steps": s.steps,
         "window": s.window,
@@ -106,7 +104,6 @@ def _scenario(s: Scenario) -> Row:
 
 def _resolved(setup: Setup) -> Row:
     """What the scenario left open, as it was filled in."""
-    chain = setup.scenario.method in ("mtp", "eagle3")
     source = setup.measured or setup.tables
     return {
         "profile_hash": source.digest if source else "none",
@@ -116,7 +113,7 @@ def _resolved(setup: Setup) -> Row:
         "model": setup.model.name,
         "draft_model": setup.draft_name,
         "block": setup.block,
-        "steps": setup.block - 1 if chain else None,
+        "steps": setup.method.steps(setup.block),
         "attention_backend": setup.backend,
     }
 

@@ -7,14 +7,46 @@ DFlash with the overlap scheduler, HumanEval with thinking and 4,096 new tokens 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.simulator.cost.methods import BLOCK_METHODS
+from dflash_sim.profiles.precision import PRECISIONS, Precision
+from dflash_sim.simulator.cost.cycle import Method
+from dflash_sim.simulator.cost.methods import METHODS, method_of
 
-Method = Literal["none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only"]
+# What only some methods take, or none but speculation has.
+_ONLY_SOME = ("block", "steps", "draft_model", "window", "acceptance")
+_UNKNOWN = "unknown_name"
+ONLY_SPECULATION = frozenset({*_ONLY_SOME, "policy", "engine_mode"})
+
+
+def _known(kind: str, value: str, allowed: Iterable[str]) -> str:
+    if value not in allowed:
+        raise PydanticCustomError(_UNKNOWN, str(unknown(kind, value, allowed)))
+    return value
+
+
+def _known_method(name: str) -> str:
+    return _known("method", name, METHODS)
+
+
+def _known_precision(name: str) -> str:
+    return _known("dtype", name, PRECISIONS)
+
+
+MethodName = Annotated[str, AfterValidator(_known_method)]
+PrecisionName = Annotated[str, AfterValidator(_known_precision)]
 EngineMode = Literal["v1", "v2-sync", "v2"]
 
 Count = Annotated[int, Field(ge=1, le=10**7)]
@@ -37,8 +69,8 @@ class Scenario(BaseModel):
     draft_model: str | None = Field(
         None, description="drafter; default: the one made for the model"
     )
-    dtype: Literal["bfloat16"] = Field("bfloat16", description="weights and KV cache")
-    method: Method = Field("dflash", description="speculative method")
+    dtype: PrecisionName = Field("bfloat16", description="weights and KV cache")
+    method: MethodName = Field("dflash", description="speculative method")
     block: int | None = Field(
         None,
         ge=2,
@@ -144,19 +176,26 @@ class Scenario(BaseModel):
             found.append("range_ratio is about isl and osl; give them, or drop it")
         if self.conc is not None and self.rate is not None:
             found.append("conc (closed loop) and rate (open loop) exclude each other; give one")
-        if self.method == "none" and (self.block or self.steps or self.draft_model):
-            found.append("method none takes no block, steps or draft_model; drop them")
-        if self.method in BLOCK_METHODS and self.steps is not None:
-            found.append(f"method {self.method} takes block, not steps; give --block")
-        if self.method in ("mtp", "eagle3") and self.block and self.steps:
-            found.append(f"method {self.method}: give steps k or block k+1, not both")
-        if self.method in ("none", "mtp", "eagle3") and self.window is not None:
-            found.append(f"window applies to DFlash drafters, not to method {self.method}; drop it")
-        if self.method == "none" and self.acceptance is not None:
-            found.append("method none has no acceptance; drop it")
-        if self.method == "none" and self.policy != "fixed":
-            found.append("method none verifies nothing; drop the policy")
+        method = self.speculation
+        for name in _ONLY_SOME:
+            if getattr(self, name) is not None and name not in method.takes:
+                instead = "give block" if name == "steps" and "block" in method.takes else "drop it"
+                found.append(f"method {method.name} takes no {name}; {instead}")
+        if self.policy != "fixed" and "policy" not in method.takes:
+            found.append(f"method {method.name} verifies nothing; drop the policy")
+        if method.sequential and self.block and self.steps:
+            found.append(f"method {method.name}: give steps k or block k+1, not both")
         return found
+
+    @property
+    def speculation(self) -> Method:
+        """The method's row in the table of methods."""
+        return method_of(self.method)
+
+    @property
+    def precision(self) -> Precision:
+        """The number formats that ``dtype`` names."""
+        return PRECISIONS[self.dtype]
 
     @property
     def hash(self) -> str:
@@ -180,6 +219,8 @@ def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
     name, value = str(first["loc"][0]), first["input"]
     if first["type"] == "extra_forbidden":
         return str(unknown(kind="field", value=name, allowed=cls.model_fields))
+    if first["type"] == _UNKNOWN:
+        return str(first["msg"])
     field = cls.model_fields[name]
     if first["type"] == "literal_error":
         allowed = get_args(field.annotation)

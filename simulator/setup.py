@@ -2,27 +2,29 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from dflash_sim.profiles.calibration import Calibration, load_calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.load import (
     default_node,
+    load_dataset,
     load_device,
     load_model,
 )
-from dflash_sim.profiles.networks.hf_config import DrafterShape, Eagle3Shape, ModelShape, check_tp
-from dflash_sim.profiles.sheets import Device, Node
+from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
+from dflash_sim.profiles.sheets import Dataset, Device, Node
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile, is_profile, load_measured
 from dflash_sim.profiles.times.op_tables import OpTables
-from dflash_sim.simulator.cost.methods import BLOCK_METHODS, Cycle
+from dflash_sim.simulator.caveats import cautions
+from dflash_sim.simulator.cost.cycle import Cycle, Drafter, Method
 from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.defaults import (
     backend_of,
     default_backend,
-    draft_network,
     limits_of,
     roomier,
     verify_rows,
@@ -33,12 +35,16 @@ from dflash_sim.simulator.memory import (
     TP_SIZES,
     MemoryPlan,
     default_mem_fraction,
-    draft_bytes,
     plan_memory,
 )
 from dflash_sim.simulator.parallel import parallel
 from dflash_sim.simulator.policy.interface import Policy
 from dflash_sim.simulator.policy.parse import parse_policy
+from dflash_sim.simulator.requests.expected import (
+    Expectation,
+    calibrated,
+    expected_acceptance,
+)
 from dflash_sim.simulator.scenario import Scenario
 
 
@@ -51,8 +57,7 @@ class Setup:
     node: Node
     engine: EngineSheet
     model: ModelShape
-    drafter: DrafterShape | None
-    eagle: Eagle3Shape | None
+    drafter: Drafter
     tp: int
     num_gpus: int
     block: int
@@ -68,17 +73,22 @@ class Setup:
     calibration: Calibration | None = None
     policy: Policy | None = None
     measured: MeasuredProfile | None = None
+    dataset: Dataset | None = None
+    given_expectation: Expectation | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method's row in the table of methods."""
+        return self.scenario.speculation
 
     @property
     def speculative(self) -> bool:
-        return self.scenario.method != "none"
+        return self.method.speculative
 
     @property
     def host_length_sync(self) -> bool:
-        kind = "none" if not self.speculative else "chain"
-        if self.scenario.method in BLOCK_METHODS:
-            kind = "block"
-        return self.backend in self.engine.attention["host_length_sync"][kind]
+        """True if the backend's plan copies sequence lengths to the host in every step."""
+        return self.backend in self.engine.attention.host_length_sync[self.method.drafts]
 
     @property
     def default_backend(self) -> str:
@@ -91,16 +101,48 @@ class Setup:
         if not self.scenario.radix_cache:
             return 0
         if self.model.gdn_layers:
-            return int(self.engine.defaults["mamba_track_interval"])
+            return self.engine.defaults.mamba_track_interval
         return self.limits.page_size
 
     @property
     def draft_name(self) -> str | None:
         """The drafting network in words."""
-        if self.scenario.method == "mtp":
-            return f"{self.model.name} (native MTP)"
-        part = self.drafter or self.eagle
-        return part.name if part else None
+        if self.drafter is not None:
+            return self.drafter.name
+        return f"{self.model.name} (native MTP)" if self.method.sequential else None
+
+    @cached_property
+    def expectation(self) -> Expectation | None:
+        """The acceptance to expect, refined by the calibration; None where nothing is drafted.
+
+        Raises
+        ------
+        MissingProfileError
+            None is given, and none is published.
+        """
+        if self.given_expectation is not None or self.uncalibrated is None:
+            return self.given_expectation
+        given = self.scenario.acceptance is not None
+        return calibrated(self.uncalibrated, self.calibration, **self._asked_about, given=given)
+
+    @cached_property
+    def uncalibrated(self) -> Expectation | None:
+        """The acceptance that is given or published, before any calibration."""
+        if self.given_expectation is not None or not self.speculative:
+            return self.given_expectation
+        text = self.scenario.acceptance
+        return expected_acceptance(**self._asked_about, block=self.block, text=text)
+
+    @property
+    def _asked_about(self) -> dict[str, Any]:
+        """What an accept length is published for."""
+        s = self.scenario
+        return {
+            "model": self.model.name,
+            "method": s.method,
+            "dataset": self.dataset.name if self.dataset else None,
+            "thinking": s.thinking,
+        }
 
     @cached_property
     def host(self) -> HostTime:
@@ -112,14 +154,14 @@ class Setup:
         s = self.scenario
         return StepModel(
             cycle=Cycle(
-                method=s.method,
+                method=self.method,
                 model=self.model,
                 tp=self.tp,
                 block=self.block,
                 drafter=self.drafter,
-                eagle=self.eagle,
                 window=self.window,
                 chain_kernels=round(self.engine["chain_step_kernels"]),
+                precision=s.precision,
             ),
             cost=CostModel(
                 self.device,
@@ -153,11 +195,20 @@ def resolve(
     engine: EngineSheet | None = None,
     tables: OpTables | None = None,
     calibration: Calibration | None = None,
+    dataset: Dataset | None = None,
+    expectation: Expectation | None = None,
 ) -> Setup:
     """Load and check everything a scenario names.
 
-    ``engine`` and ``tables`` replace the sheets on disk: changed constants, or tables at hand. With
-    an ``engine`` its constants stand, and ``calibration`` says how certain they are, if anything.
+    Parameters
+    ----------
+    engine, tables, dataset
+        Stand in for the sheets that the scenario names: changed constants, tables at hand,
+        other lengths.
+    calibration
+        With an ``engine`` its constants stand, and this says how certain they are, if anything.
+    expectation
+        Stands in for the acceptance that is given or published.
 
     Raises
     ------
@@ -175,23 +226,24 @@ def resolve(
                 s = s.model_copy(update={"generation": calibration.about["generation"]})
             engine = calibration.applied(engine, s.generation)
     model = load_model(s.model)
-    drafter, eagle = draft_network(s)
+    method = s.speculation
+    drafter = method.load_drafter(s.model, s.draft_model)
     block = verify_rows(s, drafter)
     node = _node(device, measured)
     tp, num_gpus = parallel(s, device, engine, model, node)
     check_tp(model, tp)
-    if drafter is not None:
+    if isinstance(drafter, DrafterShape):
         _check_fits(drafter, model)
         check_tp(drafter, tp)
     backend = backend_of(s, device, engine)
     by_memory = engine.memory_class(device.mem_bytes)
-    draft_weights, draft_kv = draft_bytes(s.method, model, drafter, eagle, tp)
-    chunk = s.chunked_prefill_size or by_memory["chunked_prefill_size"]
+    draft = method.caches(model, drafter, tp)
+    chunk = s.chunked_prefill_size or by_memory.chunked_prefill_size
     graph_max_bs = s.cuda_graph_max_bs
     if graph_max_bs is None:
-        graph_max_bs = by_memory["cuda_graph_max_bs"]
+        graph_max_bs = by_memory.cuda_graph_max_bs
     fraction = s.mem_fraction_static or default_mem_fraction(
-        device, engine.defaults, chunk=chunk, graph_max_bs=graph_max_bs, tp=tp
+        device, engine.defaults.outside_static, chunk=chunk, graph_max_bs=graph_max_bs, tp=tp
     )
     try:
         memory = plan_memory(
@@ -199,17 +251,17 @@ def resolve(
             engine=engine,
             model=model,
             tp=tp,
-            method=s.method,
+            speculative=method.speculative,
             block=block,
             overlap=s.engine_mode == "v2",
             radix_cache=s.radix_cache,
-            draft_weight_bytes=draft_weights,
-            draft_kv_bytes=draft_kv,
+            draft=draft,
+            precision=s.precision,
             mem_fraction=fraction,
             requested=s.max_running_requests,
         )
     except InfeasibleError as error:
-        needed = (model.weight_bytes(TP_SIZES[-1]) + draft_weights) / fraction
+        needed = (model.weight_bytes(TP_SIZES[-1], s.precision) + draft.weight_bytes) / fraction
         msg = f"{error}{roomier(device, needed)}"
         raise InfeasibleError(msg) from None
     limits = limits_of(s, engine, memory, chunk, backend, block, model)
@@ -221,7 +273,6 @@ def resolve(
         engine=engine,
         model=model,
         drafter=drafter,
-        eagle=eagle,
         tp=tp,
         num_gpus=num_gpus,
         block=block,
@@ -234,11 +285,13 @@ def resolve(
         tables=tables,
         lender=load_device(tables.device) if tables and tables.device != device.name else None,
         warnings=tuple(
-            _warnings(s, memory, device, engine, calibration, measured=measured, model=model, tp=tp)
+            cautions(s, memory, device, engine, calibration, measured=measured, model=model, tp=tp)
         ),
         calibration=calibration,
         policy=parse_policy(s.policy, block=block),
         measured=measured,
+        dataset=dataset or (load_dataset(s.dataset) if s.dataset else None),
+        given_expectation=expectation if method.speculative else None,
     )
 
 
@@ -252,54 +305,6 @@ def find_tables(device: Device) -> OpTables | None:
     """Operator times of a GPU, else of the one that its sheet names to stand in."""
     own = OpTables.load(device.name)
     return own or (OpTables.load(device.tables_from) if device.tables_from else None)
-
-
-def _warnings(
-    s: Scenario,
-    memory: MemoryPlan,
-    device: Device,
-    engine: EngineSheet,
-    calibration: Calibration | None,
-    *,
-    measured: MeasuredProfile | None,
-    model: ModelShape,
-    tp: int,
-) -> list[str]:
-    out = []
-    if measured is not None and not measured.covers(model=model.name, tp=tp):
-        out.append(
-            f"{measured.path.name} was measured for {measured.scope['model']} on "
-            f"{measured.scope['tp']} ranks: what this run has not in common with it is not measured"
-        )
-    if not known_build(s.generation, engine, calibration):
-        spread = engine.fit["priors"]["generation"]
-        out.append(
-            f"build {s.generation} is not among the fitted ones; predicted as "
-            f"{engine.fit['generation']}, and the interval allows for +-{spread:.0%} more"
-        )
-    if s.conc is not None and s.conc > memory.max_running_requests:
-        out.append(
-            f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
-            f"({memory.cap_cause}); the rest wait"
-        )
-    if measured is None and not confirmed(device, engine, calibration):
-        out.append(f"{device.name}: no measurement there has confirmed a prediction yet")
-    return out
-
-
-def confirmed(device: Device, engine: EngineSheet, calibration: Calibration | None) -> bool:
-    """Whether measurements on this GPU stand behind the constants."""
-    fitted = calibration.about.get("gpus", ()) if calibration else ()
-    return device.name in (*engine.defaults["confirmed_gpus"], *fitted)
-
-
-def known_build(
-    generation: str | None, engine: EngineSheet, calibration: Calibration | None
-) -> bool:
-    """Whether the constants are of this build, or relative to it."""
-    return engine.is_home(generation) or (
-        calibration is not None and generation in calibration.generations
-    )
 
 
 def _check_fits(drafter: DrafterShape, model: ModelShape) -> None:

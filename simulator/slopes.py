@@ -15,10 +15,9 @@ import numpy.typing as npt
 
 from dflash_sim.profiles.calibration import Parameter, cell
 from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.profiles.load import load_dataset
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
-from dflash_sim.simulator.requests.expected import Expectation, expected_acceptance
+from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.requests.workload import Workload, shortened
 from dflash_sim.simulator.setup import Setup
@@ -104,18 +103,8 @@ class Response:
 
     def __init__(self, setup: Setup, *, waves: int) -> None:
         self.setup = setup
-        s = setup.scenario
-        self.dataset = load_dataset(s.dataset).name if s.dataset else None
-        self.expectation = None
-        if setup.speculative:
-            self.expectation = expected_acceptance(
-                model=setup.model.name,
-                method=s.method,
-                block=setup.block,
-                dataset=self.dataset,
-                thinking=s.thinking,
-                text=s.acceptance,
-            )
+        self.dataset = setup.dataset.name if setup.dataset else None
+        self.expectation = setup.uncalibrated
         self._waves = waves
 
     @property
@@ -129,24 +118,25 @@ class Response:
     def own_parameters(self) -> list[Parameter]:
         """What is unknown about this scenario's acceptance and build, with its priors."""
         engine = self.setup.engine
-        priors, build = engine.fit["priors"], self.setup.scenario.generation
+        priors, build = engine.fit.priors, self.setup.scenario.generation
         found = []
         if not engine.is_home(build):
-            found.append(Parameter("generation", str(build), "log", 0.0, priors["generation"]))
+            found.append(Parameter("generation", str(build), "log", 0.0, priors.generation))
         if self.expectation is None:
             return found
         if self.dataset is not None:
-            tied = Parameter("correlation", self.dataset, "atanh", 0.0, priors["correlation"])
+            tied = Parameter("correlation", self.dataset, "atanh", 0.0, priors.correlation)
             found.append(tied)
         if self.cell is None:
             return found
         # A cell is as free as the relative error of its accept length says.
-        h, bent = priors["decay"], self.expectation.adjusted(rejection=priors["decay"])
+        h = priors.decay
+        bent = self.expectation.adjusted(rejection=h)
         lengths = [e.acceptance.survival().mean_accept_length for e in (self.expectation, bent)]
         slope = abs(math.log(lengths[1] / lengths[0])) / h
         spread = self.expectation.rel_err / max(slope, h)
         published = self.expectation.evidence == "published"
-        decay = priors["decay" if published else "decay_borrowed"]
+        decay = priors.decay if published else priors.decay_borrowed
         return [
             *found,
             Parameter("rejection", self.cell, "linear", 0.0, spread),

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.load import load_dataset
 from dflash_sim.simulator.engine.leap import LeapEngine, refusal
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws
@@ -27,8 +26,8 @@ def build_workload(
     if s.dataset is None:
         assert s.isl is not None
         assert s.osl is not None
-        few = max(defaults["min_requests"], defaults["requests_per_client"] * (s.conc or 0))
-        count = s.num_prompts or (few if s.rate is None else defaults["min_requests_open_loop"])
+        few = max(defaults.min_requests, defaults.requests_per_client * (s.conc or 0))
+        count = s.num_prompts or (few if s.rate is None else defaults.min_requests_open_loop)
         osl = min(s.osl, s.max_new_tokens)
         work = fixed_workload(
             isl=s.isl,
@@ -39,7 +38,8 @@ def build_workload(
             rng=rng_lengths,
         )
     else:
-        dataset = load_dataset(s.dataset)
+        dataset = setup.dataset
+        assert dataset is not None
         enough = dataset.num_prompts * dataset.copies(conc=2)
         work = card_workload(
             dataset,
@@ -58,7 +58,8 @@ def build_workload(
 
 def _refuse_endless(setup: Setup, work: Workload) -> None:
     """Plain decoding takes a step per token: more steps than memory holds are refused."""
-    most, many = (int(setup.engine.defaults[k]) for k in ("max_iterations", "max_requests"))
+    defaults = setup.engine.defaults
+    most, many = defaults.max_iterations, defaults.max_requests
     steps = int(work.osl.sum()) // min(work.conc, setup.limits.max_running_requests)
     if steps > most or len(work) > many:
         fits = max(1, min(len(work) * most // max(1, steps), many))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.step_table import COMPONENTS, BatchTable
 from dflash_sim.simulator.engine.events import EventEngine, Interval
 from dflash_sim.simulator.engine.host_stages import HostTime

@@ -122,7 +122,7 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu) -> Ro
     response = _response(scenario, engine, read)
     requests_of(response.setup, 0)  # an endless workload is refused here, with the row's name
     least = {
-        THROUGHPUT: engine.fit["observation_rel_err"],
+        THROUGHPUT: engine.fit.observation_rel_err,
         ACCEPT_LENGTH: load_acceptance_priors().accept_length_error,
     }
     known = [THROUGHPUT]
@@ -144,7 +144,7 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu) -> Ro
 
 def unknowns(rows: Sequence[Row], engine: EngineSheet) -> tuple[Parameter, ...]:
     """What the rows can speak about: constants, data sets, acceptance cells, other builds."""
-    found = {p.name: p for p in (constant_prior(engine, name) for name in engine.fit["free"])}
+    found = {p.name: p for p in (constant_prior(engine, name) for name in engine.fit.free)}
     # The largest block of a cell says most about how free its acceptance is.
     for row in sorted(rows, key=lambda row: -row.width):
         for p in row.own:

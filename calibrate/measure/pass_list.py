@@ -8,9 +8,10 @@ from dflash_sim.calibrate.measure.clock import Clock
 from dflash_sim.calibrate.measure.passes import Network, Runs, cut, timed
 from dflash_sim.calibrate.measure.subject import Subject
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
-from dflash_sim.simulator.cost.methods import Cycle
+from dflash_sim.simulator.cost.cycle import Cycle
+from dflash_sim.simulator.cost.layers import Rows, layers
+from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.cost.ops import AnyCall, Collective
-from dflash_sim.simulator.cost.passes import Rows, layers
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ def pass_items(subject: Subject) -> Iterator[PassItem]:
     for cycle in subject.cycles:
         for n in subject.sizes.requests:
             for ctx in subject.sizes.ctx:
-                if cycle.method == "mtp":
+                if cycle.method.sequential:
                     yield PassItem("mtp", n, cycle.block, ctx)
                     if cycle.block not in subject.blocks:
                         yield PassItem("verify", n, cycle.block, ctx)
                 else:
                     yield PassItem("cycle", n, cycle.block, ctx)
-        if cycle.method == "none":
+        if not cycle.method.speculative:
             for n, seq in subject.sizes.prefills:
                 yield PassItem("prefill", n, seq, 0)
             widths = (1, *subject.blocks[-1:])
@@ -98,20 +99,20 @@ def _calls(subject: Subject, item: PassItem, depth: int) -> dict[str, Sequence[A
     """The ops of each phase of an item, of a target of ``depth`` layers."""
     model = cut(subject.model, depth)
     drafter = subject.drafter.shape if subject.drafter is not None else None
-    plain = Cycle("none", model, subject.tp, 1, drafter=drafter)
+    plain = Cycle(METHODS["none"], model, subject.tp, 1, drafter=drafter)
     n, rows, ctx = item.requests, item.rows, item.ctx
     if item.what == "prefill":
-        reads = replace(plain, method="dflash") if drafter is not None else plain
+        reads = replace(plain, method=METHODS["dflash"]) if drafter is not None else plain
         phases = reads.prefill(requests=n, seq=rows, prefix=0.0)
         return {"prefill": [call for phase in phases for call in phase.calls]}
     if item.what == "layer":
         return _layers(subject, model, Rows(n, rows, ctx))
     if item.what == "mtp":
-        found = replace(plain, method="mtp", block=rows).decode(requests=n, ctx=ctx)
+        found = replace(plain, method=METHODS["mtp"], block=rows).decode(requests=n, ctx=ctx)
         named = {phase.name: phase.calls for phase in found}
         return {"mtp-draft": named["draft"], "mtp-materialise": named["materialise"]}
     method = "none" if rows == 1 or drafter is None else "dflash"
-    found = replace(plain, method=method, block=rows).decode(requests=n, ctx=ctx)
+    found = replace(plain, method=METHODS[method], block=rows).decode(requests=n, ctx=ctx)
     return {phase.name: phase.calls for phase in found}
 
 

@@ -6,9 +6,15 @@ from functools import cached_property
 
 from dflash_sim.calibrate.measure.op_cases import Surroundings
 from dflash_sim.kernels.layers.spec import DrafterSpec, TargetSpec
-from dflash_sim.profiles.networks.hf_config import AttentionShape, GdnShape, ModelShape
+from dflash_sim.profiles.networks.hf_config import (
+    AttentionShape,
+    DrafterShape,
+    GdnShape,
+    ModelShape,
+)
 from dflash_sim.profiles.times.machine_profile import AXES
-from dflash_sim.simulator.cost.methods import Cycle, Phase
+from dflash_sim.simulator.cost.cycle import Cycle, Phase
+from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Attention,
@@ -78,13 +84,16 @@ class Subject:
     @cached_property
     def cycles(self) -> list[Cycle]:
         """Every method and width that is measured."""
-        plain = Cycle("none", self.model, self.tp, 1)
+        plain = Cycle(METHODS["none"], self.model, self.tp, 1)
         found = [plain]
         if self.drafter is not None:
             shape = self.drafter.shape
-            found += [replace(plain, method="dflash", block=b, drafter=shape) for b in self.blocks]
+            found += [
+                replace(plain, method=METHODS["dflash"], block=b, drafter=shape)
+                for b in self.blocks
+            ]
         if self.model.mtp_layer is not None:
-            found += [replace(plain, method="mtp", block=k + 1) for k in self.sizes.steps]
+            found += [replace(plain, method=METHODS["mtp"], block=k + 1) for k in self.sizes.steps]
         return found
 
     @property
@@ -125,9 +134,9 @@ class Subject:
     def _placed(
         self, cycle: Cycle, phase: Phase, requests: int, rows: int
     ) -> Iterator[tuple[Op, Surroundings]]:
-        drafting = phase.name in ("draft", "materialise") and cycle.method == "dflash"
-        shape = cycle.drafter if drafting else cycle.model
-        assert shape is not None
+        drafter = cycle.drafter if isinstance(cycle.drafter, DrafterShape) else None
+        drafting = phase.name in ("draft", "materialise") and drafter is not None
+        shape = drafter if drafting and drafter is not None else cycle.model
         attention = self._attention(drafting=drafting)
         width = 1 if phase.steps and phase.name == "draft" else rows
         here = Surroundings(
@@ -137,7 +146,7 @@ class Subject:
             hidden=shape.hidden,
             vocab=self.model.vocab,
             vocab_here=self.model.vocab // self.tp,
-            layers=len(cycle.drafter.layers) if drafting and cycle.drafter else 1,
+            layers=len(drafter.layers) if drafting and drafter is not None else 1,
             gated=attention.gated,
             causal=not drafting,
         )

@@ -9,14 +9,13 @@ from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import ACCEPTANCE, LATENCIES, STATISTICS, THROUGHPUTS
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.cost.methods import BLOCK_METHODS
-from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.cost.methods import method_of
+from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 
 # What depends on model, method and load; acceptance does not need to know the load.
 TIMED = frozenset(
     ["speedup", *THROUGHPUTS, *(f"{s}_{latency}_ms" for latency in LATENCIES for s in STATISTICS)]
 )
-_DRAFTING = ("block", "steps", "draft_model", "window", "acceptance")
 # One of a group stands for all of it: an assumption gives way to any given member.
 _INSTEAD = {
     "conc": ("rate",),
@@ -71,7 +70,7 @@ def _with_assumptions(row: Observation, assume: Mapping[str, Any]) -> dict[str, 
     }
     out |= given
     if out.get("method") == "none":
-        out = {name: value for name, value in out.items() if name not in _DRAFTING}
+        out = {name: value for name, value in out.items() if name not in ONLY_SPECULATION}
     if out.get("dataset") is None and out.get("osl") and not out.get("isl"):
         msg = "isl is missing beside osl; give the prompt length, or a dataset"
         raise UsageError(msg)
@@ -95,7 +94,8 @@ def _require(fields: Mapping[str, Any]) -> None:
     lacking = [name for name in ("model", "method") if fields.get(name) is None]
     if fields.get("conc") is None and fields.get("rate") is None:
         lacking.append("conc")
-    if fields.get("method") in ("mtp", "eagle3") and not (fields.keys() & {"block", "steps"}):
+    method = fields.get("method")
+    if method and method_of(method).sequential and not (fields.keys() & {"block", "steps"}):
         lacking.append("block")
     for name in lacking:
         words = {
@@ -120,10 +120,10 @@ def _conditions(fields: Mapping[str, Any], timed: bool) -> Iterator[str]:
         yield from ("dataset", "thinking")
         if timed:
             yield from ("max_new_tokens", "radix_cache")
-    method = fields.get("method", "none")
-    if method != "none" and "steps" not in fields:
+    method = method_of(fields.get("method") or "none")
+    if method.speculative and "steps" not in fields:
         yield "block"
-    if method in BLOCK_METHODS or method == "eagle3":
+    if "draft_model" in method.takes:
         yield "draft_model"
 
 

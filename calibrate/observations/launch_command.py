@@ -14,6 +14,8 @@ from typing import Any
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.load import find_sheet, load_model
+from dflash_sim.simulator.cost.methods import METHODS
+from dflash_sim.simulator.scenario import ONLY_SPECULATION
 
 EXAMPLE = (
     "python -m sglang.launch_server --model-path Qwen/Qwen3.5-397B-A17B --tp-size 8 "
@@ -207,26 +209,31 @@ class _Parsed:
             out["model"] = _shipped("models", out["model"], ".json")
         out["method"] = method = self._method(out.pop("algorithm", None), out.get("model"))
         width = out.pop("draft_tokens", None)
-        if method == "none":
-            drafting = ("block", "steps", "draft_tokens", "draft_model", "window", "acceptance")
-            self.unknown += [self.flags[name] for name in drafting if name in self.flags]
+        takes = METHODS[method].takes
+        if not METHODS[method].speculative:
+            drafting = {*ONLY_SPECULATION, "draft_tokens"}
+            self.unknown += [self.flags[name] for name in self.flags if name in drafting]
             return {name: value for name, value in out.items() if name not in drafting}
-        if method == "dflash":
-            self._drop(out, "steps")  # the engine sets it to 1
-            out["block"] = self._same("block", out.get("block"), width)
-        else:
-            self._drop(out, "block", "window")
+        if METHODS[method].sequential:
+            self._drop(out, "block")
             out["steps"] = self._same("steps", out.get("steps"), width and width - 1)
-        if method == "mtp":
-            self._drop(out, "draft_model")
-        elif "draft_model" in out:
+        else:
+            out["block"] = self._same("block", out.get("block"), width)
+        # DFLASH sets the steps to 1; MTP reads its layer from the target.
+        self._drop(out, *(n for n in ("steps", "window", "draft_model") if n not in takes))
+        if "draft_model" in out:
             out["draft_model"] = _shipped("drafters", out["draft_model"], ".json")
         return {name: value for name, value in out.items() if value is not None}
 
     def _method(self, algorithm: str | None, model: str | None) -> str:
         if algorithm is None:
             return "none"
-        known = {"DFLASH": "dflash", "EAGLE3": "eagle3", "NEXTN": "mtp", "EAGLE": "mtp"}
+        known = {
+            spelling: m.name
+            for m in METHODS.values()
+            if m.algorithm is not None
+            for spelling in (m.algorithm, *m.algorithm_aliases)
+        }
         method = known.get(algorithm.upper())
         if method is None:
             kind = "--speculative-algorithm"

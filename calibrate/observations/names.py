@@ -10,26 +10,12 @@ from pathlib import Path
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.find import FOLDERS, aliases, roots
 from dflash_sim.profiles.load import (
-    default_drafter,
     load_dataset,
     load_device,
-    load_eagle3,
-    load_model,
 )
 from dflash_sim.profiles.units import GIGA
+from dflash_sim.simulator.cost.methods import METHODS
 
-METHODS = {
-    "none": "none",
-    "baseline": "none",
-    "off": "none",
-    "dflash": "dflash",
-    "mtp": "mtp",
-    "nextn": "mtp",
-    "eagle3": "eagle3",
-    "eagle-3": "eagle3",
-    "injection-only": "injection-only",
-    "diffusion-only": "diffusion-only",
-}
 # Words about the same chip. PCIe, NVL and counts are not among them: those are other machines.
 _SAME_CHIP = re.compile(r"nvidia|sxm\d?|hbm\d?e?|oam|blackwell|hopper|server|edition|gpu|\d+gb")
 _SIZE_GB = re.compile(r"(\d+) ?GB\b", re.IGNORECASE)
@@ -134,12 +120,13 @@ class Names:
         return None
 
     def method(self, text: str) -> str:
-        """``none``, ``mtp``, ``eagle3`` or ``dflash``."""
-        found = METHODS.get(text.strip().lower())
+        """A method of speculation by its name or another that people have for it."""
+        known = {a: m.name for m in METHODS.values() for a in (m.name, *m.aliases)}
+        found = known.get(text.strip().lower())
         if found is None:
             what = "method"
             hint = "Trees, samplers and other drafters are not simulated."
-            raise unknown(what, text, METHODS, hint)
+            raise unknown(what, text, known, hint)
         return found
 
     def check_network(self, method: str, model: str) -> None:
@@ -181,12 +168,7 @@ def _last(text: str) -> str:
 
 def _missing_network(method: str, model: str) -> str | None:
     try:
-        if method == "eagle3":
-            load_eagle3(model)
-        elif method == "mtp" and load_model(model).mtp_layer is None:
-            return f"method mtp: {model} has no native MTP layer"
-        elif method not in ("none", "mtp"):
-            default_drafter(model)
+        METHODS[method].load_drafter(model, None)
     except DflashSimError as error:
         return f"method {method}: {error}"
     return None

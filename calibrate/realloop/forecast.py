@@ -17,7 +17,8 @@ from dflash_sim.profiles.times.machine_profile import (
     MeasuredPass,
     MeasuredProfile,
 )
-from dflash_sim.simulator.cost.methods import Cycle
+from dflash_sim.simulator.cost.cycle import Cycle
+from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.requests.draws import Draws
 from dflash_sim.simulator.requests.workload import Workload
 from dflash_sim.simulator.scenario import Scenario
@@ -96,7 +97,7 @@ class Forecast:
             process_batch_result=engine["process_batch_result"] + work_s,
             process_batch_result_per_request=engine["process_batch_result_per_request"] + each_s,
         )
-        chain = config.method in ("mtp", "eagle3")
+        chain = METHODS[config.method].sequential
         scenario = Scenario.parse(
             gpu=str(self.profile.path),
             model=self.model,

@@ -25,6 +25,7 @@ from dflash_sim.realrun.job.journal import Run
 from dflash_sim.realrun.job.requests import Request
 from dflash_sim.realrun.job.setup import Setup, fit
 from dflash_sim.realrun.launch import serve
+from dflash_sim.simulator.cost.methods import METHODS
 
 ROUNDS = 3
 LEAST_PORTION, PER_CLIENT = 4, 3  # requests of one run
@@ -130,7 +131,7 @@ class ClosedLoop:
 
     def setup(self, config: Config) -> Setup:
         """What is run for a configuration."""
-        chain, imposed = config.method in ("mtp", "eagle3"), self.real.accept_length
+        chain, imposed = METHODS[config.method].sequential, self.real.accept_length
         if imposed is not None:
             imposed = None if config.method == "none" else min(imposed, float(config.rows))
         return replace(

@@ -3,13 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dflash_sim.profiles.units import BF16_BYTES, FP32_BYTES
-
-WEIGHT_BITS = {
-    "bfloat16": 16.0,
-    "float16": 16.0,
-    "mxfp4": 4.25,  # OCP MX v1.0: 32 four-bit values share one eight-bit scale
-}
+from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 
 
 @dataclass(frozen=True)
@@ -24,19 +18,19 @@ class Weight:
         Number of values on one GPU, unsplit.
     max_split
         Ranks it can be divided over; the rest hold copies. 1 is replicated, None has no limit.
-    bits
-        Storage per value [bit].
+    dtype
+        Its own format; None is that of the server's weights.
     """
 
     name: str
     params: int
     max_split: int | None = None
-    bits: float = 16.0
+    dtype: str | None = None
 
-    def bytes_per_rank(self, tp: int) -> float:
+    def bytes_per_rank(self, tp: int, precision: Precision = BF16) -> float:
         """Bytes each of ``tp`` ranks holds."""
         split = tp if self.max_split is None else min(tp, self.max_split)
-        return self.params * self.bits / 8 / split
+        return self.params * bytes_of(self.dtype or precision.weights) / split
 
 
 @dataclass(frozen=True)
@@ -62,10 +56,13 @@ class AttentionShape:
         """Width of the keys, and of the values."""
         return self.num_kv_heads * self.head_dim
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Key and value cache of one token in this layer [byte]."""
-        return 2 * self.kv_dim * BF16_BYTES
+    def kv_bytes(self, tp: int = 1, precision: Precision = BF16) -> float:
+        """Key and value cache of one token in this layer on one of ``tp`` ranks [byte].
+
+        Key-value heads that are fewer than the ranks are replicated.
+        """
+        heads = max(1, self.num_kv_heads // tp)
+        return 2 * heads * self.head_dim * bytes_of(precision.kv_cache)
 
     def weights(self, *, hidden: int, input_dim: int | None = None) -> Iterator[Weight]:
         """Projections and norms; ``input_dim`` differs from ``hidden`` in an EAGLE-3 head."""
@@ -108,20 +105,15 @@ class GdnShape:
         """Channels of the short convolution: queries, keys and values."""
         return 2 * self.key_dim + self.value_dim
 
-    @property
-    def ssm_state_bytes(self) -> int:
-        """Recurrent state of one request in this layer [byte], kept in fp32."""
-        return self.num_v_heads * self.head_k_dim * self.head_v_dim * FP32_BYTES
+    def ssm_state_bytes(self, precision: Precision = BF16) -> float:
+        """Recurrent state of one request in this layer [byte]."""
+        values = self.num_v_heads * self.head_k_dim * self.head_v_dim
+        return values * bytes_of(precision.state)
 
-    @property
-    def conv_state_bytes(self) -> int:
-        """Convolution window of one request in this layer [byte], kept in bf16."""
-        return self.conv_dim * (self.conv_kernel - 1) * BF16_BYTES
-
-    @property
-    def state_bytes(self) -> int:
+    def state_bytes(self, precision: Precision = BF16) -> float:
         """Recurrent state and convolution window of one request in this layer [byte]."""
-        return self.ssm_state_bytes + self.conv_state_bytes
+        window = self.conv_dim * (self.conv_kernel - 1)
+        return self.ssm_state_bytes(precision) + window * bytes_of(precision.activations)
 
     def weights(self, *, hidden: int) -> Iterator[Weight]:
         """Projections, convolution, gate parameters and the per-head norm."""
@@ -164,10 +156,10 @@ class MoeMlp:
         return 3 * hidden * self.intermediate + biases
 
     def weights(self, *, hidden: int) -> Iterator[Weight]:
-        bits = WEIGHT_BITS[self.expert_dtype]
+        own = None if self.expert_dtype == BF16.weights else self.expert_dtype
         per_matrix = self.num_experts * hidden * self.intermediate
-        yield Weight("experts.gate_up_proj", 2 * per_matrix, bits=bits)
-        yield Weight("experts.down_proj", per_matrix, bits=bits)
+        yield Weight("experts.gate_up_proj", 2 * per_matrix, dtype=own)
+        yield Weight("experts.down_proj", per_matrix, dtype=own)
         yield Weight("router", self.num_experts * hidden, 1)
         if self.bias:
             yield Weight("experts.gate_up_bias", self.num_experts * 2 * self.intermediate)

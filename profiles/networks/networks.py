@@ -13,6 +13,7 @@ from dflash_sim.profiles.networks.layers import (
     LayerShape,
     Weight,
 )
+from dflash_sim.profiles.precision import BF16, Precision
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,9 @@ class ModelShape:
         return tuple(x.mixer for x in self.layers if isinstance(x.mixer, AttentionShape))
 
     @property
-    def num_full_attention_layers(self) -> int:
-        """Softmax attention layers without a sliding window."""
-        return sum(a.window is None for a in self.attention_layers)
-
-    @property
     def gdn_layers(self) -> int:
         """Number of gated-delta-network layers."""
-        return sum(isinstance(x.mixer, GdnShape) for x in self.layers)
+        return len(self.gdn_mixers)
 
     @cached_property
     def params(self) -> int:
@@ -76,19 +72,21 @@ class ModelShape:
         return self.params - idle - lookup
 
     @cached_property
-    def kv_bytes_per_token(self) -> int:
-        """KV cache of one token over all attention layers [byte], whole model."""
-        return sum(a.kv_bytes_per_token for a in self.attention_layers)
+    def gdn_mixers(self) -> tuple[GdnShape, ...]:
+        """Gated delta networks, one for each layer that has one."""
+        return tuple(x.mixer for x in self.layers if isinstance(x.mixer, GdnShape))
 
-    @cached_property
-    def gdn_state_bytes(self) -> int:
+    def kv_bytes(self, tp: int = 1, precision: Precision = BF16) -> float:
+        """KV cache of one token over all attention layers on one of ``tp`` ranks [byte]."""
+        return sum(a.kv_bytes(tp, precision) for a in self.attention_layers)
+
+    def gdn_state_bytes(self, precision: Precision = BF16) -> float:
         """Recurrent and convolution state of one request over all layers [byte]."""
-        return sum(x.mixer.state_bytes for x in self.layers if isinstance(x.mixer, GdnShape))
+        return sum(m.state_bytes(precision) for m in self.gdn_mixers)
 
-    @cached_property
-    def gdn_ssm_bytes(self) -> int:
+    def gdn_ssm_bytes(self, precision: Precision = BF16) -> float:
         """Recurrent state alone of one request over all layers [byte]."""
-        return sum(x.mixer.ssm_state_bytes for x in self.layers if isinstance(x.mixer, GdnShape))
+        return sum(m.ssm_state_bytes(precision) for m in self.gdn_mixers)
 
     @property
     def mtp_layer(self) -> LayerShape | None:
@@ -105,21 +103,13 @@ class ModelShape:
         """Parameters of the MTP layers; embedding and head are the target's."""
         return sum(w.params for w in self._mtp_weights())
 
-    @property
-    def mtp_kv_bytes_per_token(self) -> int:
-        """KV cache of one token in the MTP layers [byte], whole model."""
-        layer = self.mtp_layer
-        if layer is None or isinstance(layer.mixer, GdnShape):
-            return 0
-        return layer.mixer.kv_bytes_per_token * self.mtp_layers
-
-    def weight_bytes(self, tp: int) -> int:
+    def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks, without MTP layers."""
-        return round(sum(w.bytes_per_rank(tp) * count for w, count in self._weights()))
+        return round(sum(w.bytes_per_rank(tp, precision) * count for w, count in self._weights()))
 
-    def mtp_weight_bytes(self, tp: int) -> int:
+    def mtp_weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of MTP weights on each of ``tp`` ranks."""
-        return round(sum(w.bytes_per_rank(tp) for w in self._mtp_weights()))
+        return round(sum(w.bytes_per_rank(tp, precision) for w in self._mtp_weights()))
 
     def _weights(self) -> Iterator[tuple[Weight, int]]:
         yield Weight("embed_tokens", self.vocab * self.hidden), 1
@@ -172,14 +162,9 @@ class DrafterShape:
         """Number of weight values."""
         return sum(w.params for w in self._weights())
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """KV cache of one token over all layers [byte], whole drafter, no window applied."""
-        return sum(a.kv_bytes_per_token for a in self.layers)
-
-    def weight_bytes(self, tp: int) -> int:
+    def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks; fc and norms are replicated."""
-        return round(sum(w.bytes_per_rank(tp) for w in self._weights()))
+        return round(sum(w.bytes_per_rank(tp, precision) for w in self._weights()))
 
     def _weights(self) -> Iterator[Weight]:
         yield Weight("fc", len(self.target_layer_ids) * self.hidden * self.hidden, 1)
@@ -214,14 +199,9 @@ class Eagle3Shape:
         """Number of weight values."""
         return sum(w.params for w in self._weights())
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """KV cache of one token [byte], whole head."""
-        return self.attention.kv_bytes_per_token * self.num_layers
-
-    def weight_bytes(self, tp: int) -> int:
+    def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks; fc and norms are replicated."""
-        return round(sum(w.bytes_per_rank(tp) for w in self._weights()))
+        return round(sum(w.bytes_per_rank(tp, precision) for w in self._weights()))
 
     def _weights(self) -> Iterator[Weight]:
         yield Weight("fc", 3 * self.hidden * self.hidden, 1)

@@ -15,8 +15,9 @@ from dflash_sim.kernels.models.cycle import Plain
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
 from dflash_sim.realrun.job.graphs import graph_sizes
 from dflash_sim.realrun.job.networks import Network
+from dflash_sim.simulator.cost.methods import METHODS as _METHODS
 
-METHODS = ("none", "mtp", "eagle3", "dflash")
+METHODS = tuple(method.name for method in _METHODS.values() if method.own_engine)
 MODES = ("v1", "v2-sync", "v2")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")

@@ -1,4 +1,4 @@
-"""A method's cycle as phases: which passes run, how often, under how many CUDA graphs.
+"""The methods of speculation: one row each, and the passes that it runs.
 
 ============== =======================================================================
 none           decode
@@ -14,139 +14,243 @@ The last two are the ablations of the DFlash paper (arXiv 2602.06036, table 9). 
 width 1 for a cycle: nothing is drafted, and the drafter's cache is kept up to date.
 """
 
-from dataclasses import dataclass
-
-from dflash_sim.profiles.networks.hf_config import DrafterShape, Eagle3Shape, ModelShape
-from dflash_sim.simulator.cost import passes as graph
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.load import default_drafter, load_drafter, load_eagle3, load_model
+from dflash_sim.profiles.networks.hf_config import (
+    AttentionShape,
+    DrafterShape,
+    Eagle3Shape,
+    ModelShape,
+)
+from dflash_sim.simulator.cost import passes
+from dflash_sim.simulator.cost.cycle import Cycle, DraftCache, Drafter, Method, Phase
+from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
-from dflash_sim.simulator.cost.passes import Rows
 
-METHODS = ("none", "mtp", "eagle3", "dflash", "injection-only", "diffusion-only")
-BLOCK_METHODS = ("dflash", "injection-only", "diffusion-only")
-PHASES = ("draft", "verify", "commit", "materialise", "other")
+_EVERY = frozenset({"block", "draft_model", "acceptance", "policy", "engine_mode"})
+_CHAIN = _EVERY | {"steps"}
+_DFLASH = _EVERY | {"window"}
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """Passes that run back to back; ``graphs`` CUDA graphs are replayed for them.
+def method_of(name: str) -> Method:
+    """The method of that name.
 
-    ``steps`` is the length of a sequential draft: each step waits for the token before it.
+    Raises
+    ------
+    UsageError
+        No method is called that; names those that there are.
     """
-
-    name: str
-    calls: list[AnyCall]
-    graphs: int
-    steps: int = 0
-
-    @property
-    def launches(self) -> int:
-        """Kernels launched."""
-        return sum(call.count for call in self.calls)
+    if name not in METHODS:
+        raise unknown(kind="method", value=name, allowed=METHODS)
+    return METHODS[name]
 
 
-@dataclass(frozen=True)
-class Cycle:
-    """One method on one target: builds the phases of a decode cycle and of a prefill.
-
-    Parameters
-    ----------
-    block
-        Verify rows per request: 1 for ``none``, k+1 for chains, B for DFlash.
-    window
-        Committed tokens that draft attention sees (``--speculative-draft-window-size``).
-    chain_kernels
-        Small kernels per step of a sequential draft: SGLang's ``select_top_k_tokens``.
-    """
-
-    method: str
-    model: ModelShape
-    tp: int
-    block: int
-    drafter: DrafterShape | None = None
-    eagle: Eagle3Shape | None = None
-    window: int | None = None
-    chain_kernels: int = 0
-
-    @property
-    def sequential(self) -> bool:
-        """Whether drafts are made one after the other, with a draft-extend after verification."""
-        return self.method in ("mtp", "eagle3")
-
-    def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
-        """Phases of one cycle of ``requests`` running requests with ``ctx`` cached tokens each."""
-        one, wide = Rows(requests, 1, ctx), Rows(requests, self.block, ctx)
-        target = graph.target_forward(self.model, tp=self.tp, size=wide)
-        if self.method == "none":
-            return (Phase("verify", target, 1),)
-        commit = Phase("commit", graph.gdn_commit(self.model, tp=self.tp, requests=requests), 0)
-        draft, tail = self._draft(one, wide)
-        return (draft, Phase("verify", target, 1), commit, tail)
-
-    def _draft(self, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
-        """The phases before and after verification."""
-        tp, model, steps = self.tp, self.model, self.block - 1
-        if not steps:
-            return Phase("draft", [], 0), self._keep_up(wide)
-        select: list[AnyCall] = [Call(Elementwise("select_top_k_tokens", 0.0), self.chain_kernels)]
-        if self.method == "mtp":
-            step = graph.mtp_step(model, tp=tp, size=one) + select
-            extend = graph.mtp_step(model, tp=tp, size=wide) + select
-            return _chain(step * (steps - 1), extend, steps)
-        if self.method == "eagle3":
-            step = graph.eagle3_step(self._eagle, tp=tp, size=one, fuse_features=False) + select
-            extend = graph.eagle3_step(self._eagle, tp=tp, size=wide, fuse_features=True) + select
-            return _chain(step * (steps - 1), extend, steps)
-        inject = graph.materialise(self._drafter, tp=tp, tokens=wide.tokens)
-        if self.method == "injection-only":
-            step = self._block(one) + graph.draft_head(model, tp=tp, rows=one.tokens)
-            return Phase("draft", step * steps, 1, steps), Phase("materialise", inject, 0)
-        head = graph.draft_head(model, tp=tp, rows=wide.requests * steps)
-        draft = Phase("draft", self._block(wide) + head, 1)
-        if self.method == "diffusion-only":
-            inject = inject[:2]
-        return draft, Phase("materialise", inject, 0)
-
-    def _keep_up(self, size: Rows) -> Phase:
-        """What a cycle without drafts spends so that the next one can draft."""
-        if self.method == "mtp":
-            return Phase("materialise", graph.mtp_step(self.model, tp=self.tp, size=size), 1)
-        if self.method == "eagle3":
-            fill = graph.eagle3_step(self._eagle, tp=self.tp, size=size, fuse_features=True)
-            return Phase("materialise", fill, 1)
-        fill = graph.materialise(self._drafter, tp=self.tp, tokens=size.tokens)
-        return Phase("materialise", fill[:2] if self.method == "diffusion-only" else fill, 0)
-
-    def _block(self, size: Rows) -> list[AnyCall]:
-        return graph.draft_block(
-            self._drafter, self.model, tp=self.tp, size=size, window=self.window
-        )
-
-    def prefill(self, *, requests: int, seq: int, prefix: float) -> tuple[Phase, ...]:
-        """Phases of a prefill of ``seq`` new tokens per request, their draft KV included."""
-        size = Rows(requests, seq, prefix, prefill=True)
-        phases = [Phase("verify", graph.target_forward(self.model, tp=self.tp, size=size), 0)]
-        if self.method == "mtp":
-            fill = graph.mtp_step(self.model, tp=self.tp, size=size)
-        elif self.method == "eagle3":
-            fill = graph.eagle3_step(self._eagle, tp=self.tp, size=size, fuse_features=True)
-        elif self.method in BLOCK_METHODS:
-            fill = graph.materialise(self._drafter, tp=self.tp, tokens=size.tokens)
-        else:
-            fill = []
-        return (*phases, Phase("materialise", fill, 0))
-
-    @property
-    def _drafter(self) -> DrafterShape:
-        assert self.drafter is not None
-        return self.drafter
-
-    @property
-    def _eagle(self) -> Eagle3Shape:
-        assert self.eagle is not None
-        return self.eagle
+# ---- plain decoding -----------------------------------------------------------------------
 
 
-def _chain(draft: list[AnyCall], extend: list[AnyCall], steps: int) -> tuple[Phase, Phase]:
+def _nothing(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
+    return Phase("draft", [], 0), Phase("materialise", [], 0)
+
+
+# ---- chains: MTP and EAGLE-3 --------------------------------------------------------------
+
+
+def _chain(cycle: Cycle, step: list[AnyCall], extend: list[AnyCall]) -> tuple[Phase, Phase]:
     """A sequential draft: the extend after verification makes its first token."""
-    first = Phase("materialise", extend, graphs=1, steps=1)
-    return Phase("draft", draft, graphs=int(steps > 1), steps=steps - 1), first
+    select: list[AnyCall] = [Call(Elementwise("select_top_k_tokens", 0.0), cycle.chain_kernels)]
+    more = cycle.block - 2
+    draft = Phase("draft", (step + select) * more, graphs=int(more > 0), steps=more)
+    return draft, Phase("materialise", extend + select, graphs=1, steps=1)
+
+
+def _mtp_step(cycle: Cycle, size: Rows) -> list[AnyCall]:
+    return passes.mtp_step(cycle.model, tp=cycle.tp, size=size, precision=cycle.precision)
+
+
+def _mtp(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
+    return _chain(cycle, _mtp_step(cycle, one), _mtp_step(cycle, wide))
+
+
+def _native(model: str, draft_model: str | None) -> Drafter:
+    """MTP needs no network besides a target that has the layer."""
+    target = load_model(model)
+    if target.mtp_layer is None:
+        msg = (
+            f"{target.name} has no native MTP layer; methods for it: none, eagle3, dflash. "
+            "Try --method dflash."
+        )
+        raise UsageError(msg)
+    return None
+
+
+def _mtp_cache(model: ModelShape, drafter: Drafter, tp: int) -> DraftCache:
+    assert model.mtp_layer is not None
+    mixer = model.mtp_layer.mixer
+    assert isinstance(mixer, AttentionShape)
+    return DraftCache(model.mtp_weight_bytes(tp), (mixer,))
+
+
+def _eagle3_step(cycle: Cycle, size: Rows, *, fuse_features: bool) -> list[AnyCall]:
+    assert isinstance(cycle.drafter, Eagle3Shape)
+    return passes.eagle3_step(
+        cycle.drafter,
+        tp=cycle.tp,
+        size=size,
+        fuse_features=fuse_features,
+        precision=cycle.precision,
+    )
+
+
+def _eagle3(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
+    step = _eagle3_step(cycle, one, fuse_features=False)
+    return _chain(cycle, step, _eagle3_fill(cycle, wide))
+
+
+def _eagle3_fill(cycle: Cycle, size: Rows) -> list[AnyCall]:
+    return _eagle3_step(cycle, size, fuse_features=True)
+
+
+def _eagle3_cache(model: ModelShape, drafter: Drafter, tp: int) -> DraftCache:
+    assert isinstance(drafter, Eagle3Shape)
+    return DraftCache(drafter.weight_bytes(tp), (drafter.attention,))
+
+
+# ---- blocks: DFlash and its ablations -----------------------------------------------------
+
+
+def _block_drafter(model: str, draft_model: str | None) -> Drafter:
+    return load_drafter(draft_model) if draft_model else default_drafter(model)
+
+
+def _block_pass(cycle: Cycle, size: Rows) -> list[AnyCall]:
+    assert isinstance(cycle.drafter, DrafterShape)
+    return passes.draft_block(
+        cycle.drafter,
+        cycle.model,
+        tp=cycle.tp,
+        size=size,
+        window=cycle.window,
+        precision=cycle.precision,
+    )
+
+
+def _head(cycle: Cycle, rows: int) -> list[AnyCall]:
+    return passes.draft_head(cycle.model, tp=cycle.tp, rows=rows, precision=cycle.precision)
+
+
+def _inject(cycle: Cycle, size: Rows) -> list[AnyCall]:
+    assert isinstance(cycle.drafter, DrafterShape)
+    return passes.materialise(
+        cycle.drafter, tp=cycle.tp, tokens=size.tokens, precision=cycle.precision
+    )
+
+
+def _condition(cycle: Cycle, size: Rows) -> list[AnyCall]:
+    """Without KV injection the features pass fc and norm, and go no further."""
+    return _inject(cycle, size)[:2]
+
+
+def _whole_block(cycle: Cycle, wide: Rows) -> Phase:
+    drafted = wide.requests * (cycle.block - 1)
+    return Phase("draft", _block_pass(cycle, wide) + _head(cycle, drafted), 1)
+
+
+def _dflash(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
+    return _whole_block(cycle, wide), Phase("materialise", _inject(cycle, wide), 0)
+
+
+def _diffusion_only(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
+    return _whole_block(cycle, wide), Phase("materialise", _condition(cycle, wide), 0)
+
+
+def _injection_only(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
+    steps = cycle.block - 1
+    step = _block_pass(cycle, one) + _head(cycle, one.tokens)
+    draft = Phase("draft", step * steps, 1, steps)
+    return draft, Phase("materialise", _inject(cycle, wide), 0)
+
+
+def _block_cache(model: ModelShape, drafter: Drafter, tp: int) -> DraftCache:
+    assert isinstance(drafter, DrafterShape)
+    return DraftCache(drafter.weight_bytes(tp), drafter.layers)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            name="none",
+            title="plain decoding",
+            aliases=("baseline", "off"),
+            drafts="none",
+            takes=frozenset(),
+            draft=_nothing,
+            keep_up=lambda cycle, size: Phase("materialise", [], 0),
+            own_engine=True,
+        ),
+        Method(
+            name="mtp",
+            title="native MTP, {steps} steps",
+            aliases=("nextn",),
+            algorithm="NEXTN",
+            algorithm_aliases=("EAGLE",),
+            drafts="chain",
+            takes=_CHAIN - {"draft_model"},
+            load_drafter=_native,
+            caches=_mtp_cache,
+            draft=_mtp,
+            keep_up=lambda cycle, size: Phase("materialise", _mtp_step(cycle, size), 1),
+            prefill=_mtp_step,
+            own_engine=True,
+        ),
+        Method(
+            name="eagle3",
+            title="EAGLE-3, {steps} steps",
+            aliases=("eagle-3",),
+            algorithm="EAGLE3",
+            drafts="chain",
+            takes=_CHAIN,
+            load_drafter=lambda model, draft_model: load_eagle3(draft_model or model),
+            caches=_eagle3_cache,
+            draft=_eagle3,
+            keep_up=lambda cycle, size: Phase("materialise", _eagle3_fill(cycle, size), 1),
+            prefill=_eagle3_fill,
+            own_engine=True,
+        ),
+        Method(
+            name="dflash",
+            title="DFlash, block {block}",
+            algorithm="DFLASH",
+            drafts="block",
+            takes=_DFLASH,
+            load_drafter=_block_drafter,
+            caches=_block_cache,
+            draft=_dflash,
+            keep_up=lambda cycle, size: Phase("materialise", _inject(cycle, size), 0),
+            prefill=_inject,
+            own_engine=True,
+        ),
+        Method(
+            name="injection-only",
+            title="KV injection without diffusion, block {block}",
+            drafts="block",
+            takes=_DFLASH,
+            load_drafter=_block_drafter,
+            caches=_block_cache,
+            draft=_injection_only,
+            keep_up=lambda cycle, size: Phase("materialise", _inject(cycle, size), 0),
+            prefill=_inject,
+        ),
+        Method(
+            name="diffusion-only",
+            title="diffusion without KV injection, block {block}",
+            drafts="block",
+            takes=_DFLASH,
+            load_drafter=_block_drafter,
+            caches=_block_cache,
+            draft=_diffusion_only,
+            keep_up=lambda cycle, size: Phase("materialise", _condition(cycle, size), 0),
+            prefill=_inject,
+        ),
+    )
+}

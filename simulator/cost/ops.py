@@ -10,19 +10,21 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from dflash_sim.profiles.units import BF16_BYTES, GDN_CHUNK_TOKENS, MXFP4_BYTES_PER_PARAM
+from dflash_sim.profiles.precision import BF16, Precision, bytes_of
+from dflash_sim.profiles.units import GDN_CHUNK_TOKENS
 
 POPULARITY_NODES = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """``[m, k] @ [k, n]`` in bf16 on one rank."""
+    """``[m, k] @ [k, n]`` on one rank; the second factor is a weight."""
 
     name: str
     m: int
     n: int
     k: int
+    precision: Precision = BF16
 
     @property
     def flops(self) -> float:
@@ -30,7 +32,9 @@ class Gemm:
 
     @property
     def nbytes(self) -> float:
-        return float(BF16_BYTES * (self.m * self.k + self.n * self.k + self.m * self.n))
+        rows = self.m * self.k + self.m * self.n
+        weights = self.n * self.k * bytes_of(self.precision.weights)
+        return rows * bytes_of(self.precision.activations) + weights
 
 
 @cache
@@ -70,8 +74,9 @@ class Moe:
     hidden: int
     inter: int
     tp: int
-    dtype: str = "bfloat16"
+    dtype: str = BF16.weights
     rows: int = 1
+    precision: Precision = BF16
 
     def independent(self, overlap: float) -> float:
         """Tokens of as many different texts that would touch as many experts.
@@ -98,8 +103,12 @@ class Moe:
         """Bytes moved where ``touched`` experts are read."""
         weights = 3 * touched * self.hidden * self.inter / self.tp
         rows = self.tokens * (2 * self.hidden + 3 * self.top_k * self.inter / self.tp)
-        per_param = MXFP4_BYTES_PER_PARAM if self.dtype == "mxfp4" else BF16_BYTES
-        return weights * per_param + rows * BF16_BYTES
+        return weights * bytes_of(self.dtype) + rows * bytes_of(self.precision.activations)
+
+
+def _kv_and_rows(kv: float, rows: float, precision: Precision) -> float:
+    """Bytes of cached keys and values, and of queries and outputs."""
+    return kv * bytes_of(precision.kv_cache) + rows * bytes_of(precision.activations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,7 @@ class Attention:
     kv_heads: int
     head_dim: int
     window: int = 0
+    precision: Precision = BF16
 
     def at(self, ctx: float) -> "Attention":
         """The same attention over another context."""
@@ -136,7 +146,7 @@ class Attention:
     def nbytes(self) -> float:
         kv = 2 * self.kv_len * self.kv_heads * self.head_dim
         qo = 2 * self.rows * self.heads * self.head_dim
-        return float(BF16_BYTES * self.requests * (kv + qo))
+        return self.requests * _kv_and_rows(kv, qo, self.precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +161,7 @@ class PrefillAttention:
     kv_heads: int
     head_dim: int
     window: int = 0
+    precision: Precision = BF16
 
     @property
     def flops(self) -> float:
@@ -163,7 +174,7 @@ class PrefillAttention:
     def nbytes(self) -> float:
         kv = 2 * (self.prefix + self.seq) * self.kv_heads * self.head_dim
         qo = 2 * self.seq * self.heads * self.head_dim
-        return float(BF16_BYTES * self.requests * (kv + qo))
+        return self.requests * _kv_and_rows(kv, qo, self.precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +192,13 @@ class GdnRecurrent:
     k_heads: int
     head_k_dim: int
     head_v_dim: int
+    precision: Precision = BF16
 
     @property
     def state_bytes(self) -> float:
-        """One request's fp32 state on this rank."""
-        return 4.0 * self.v_heads * self.head_k_dim * self.head_v_dim
+        """One request's state on this rank."""
+        values = self.v_heads * self.head_k_dim * self.head_v_dim
+        return values * bytes_of(self.precision.state)
 
     @property
     def state_traffic(self) -> float:
@@ -211,6 +224,7 @@ class GdnConv:
     k_heads: int
     conv_dim: int
     conv_kernel: int
+    precision: Precision = BF16
 
     @property
     def flops(self) -> float:
@@ -218,7 +232,8 @@ class GdnConv:
 
     @property
     def nbytes(self) -> float:
-        return float(BF16_BYTES * self.tokens * self.conv_dim * (2 + 2 * (self.conv_kernel - 1)))
+        values = self.tokens * self.conv_dim * (2 + 2 * (self.conv_kernel - 1))
+        return values * bytes_of(self.precision.activations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +248,7 @@ class GdnPrefill:
     head_k_dim: int
     head_v_dim: int
     conv_dim: int
+    precision: Precision = BF16
 
     @property
     def flops(self) -> float:
@@ -241,7 +257,8 @@ class GdnPrefill:
 
     @property
     def nbytes(self) -> float:
-        return float(BF16_BYTES * self.requests * self.seq * 4 * self.conv_dim)
+        values = self.requests * self.seq * 4 * self.conv_dim
+        return values * bytes_of(self.precision.activations)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.simulator.cost.methods import PHASES, Cycle
+from dflash_sim.simulator.cost.cycle import PHASES, Cycle
 from dflash_sim.simulator.cost.ops import AttentionCall, Call, split_attention
 from dflash_sim.simulator.cost.price import CostModel
 
@@ -133,9 +133,10 @@ class StepModel:
         own, c = self.cost.measured, self.cycle
         if own is None or not own.covers(model=c.model.name, tp=c.tp):
             return 1.0
-        names = [f"{c.method}-{phase}"]
-        if not c.sequential or phase in ("verify", "commit", "prefill"):
-            names.append(phase)  # a chain's own passes are no one else's
+        names = [f"{c.method.name}-{phase}"]
+        # Steps of a chain have a factor of their own; no other method's draft stands in for them.
+        if not c.method.sequential or phase in ("verify", "commit", "prefill"):
+            names.append(phase)
         return own.pass_factor(*names, requests=requests, rows=rows, ctx=ctx)
 
     def _passes(self, padded: int) -> list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]:
@@ -157,10 +158,10 @@ class StepModel:
         """``(work, idle)`` outside the graphs: sampling, accept, bookkeeping; the residue."""
         e = self.engine
         residue = e["cycle_residue"] + batch * e["cycle_residue_per_request"]
-        if self.cycle.method == "none":
+        if not self.cycle.method.speculative:
             return e["step_eager_plain"], residue
         work = e["step_eager_spec"] + batch * e["step_eager_spec_per_request"]
-        if self.cycle.sequential:
+        if self.cycle.method.sequential:
             work += batch * e["chain_extend_per_request"]
         return work + (e["v1_eager_extra"] if self.v1 else 0.0), residue
 

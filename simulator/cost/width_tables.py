@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.simulator.cost.methods import PHASES, Cycle
+from dflash_sim.simulator.cost.cycle import PHASES, Cycle
 from dflash_sim.simulator.cost.step_table import BatchTable, StepModel, padded_size
 
 Floats = npt.NDArray[np.float64]

@@ -1,8 +1,46 @@
 """Host stages of one scheduler loop [s], named as in ``sglang:scheduler_stage_seconds_total``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.sheets import Quantity
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the scheduler thread in a cycle.
+
+    Parameters
+    ----------
+    name
+        What SGLang calls it.
+    fixed_s, per_request_s
+        Its time, and what each running request adds [s].
+    constants
+        Names of the engine constants that it is made of.
+    quantities
+        Those constants with unit, evidence and source; empty where no sheet is behind them.
+    """
+
+    name: str
+    fixed_s: float
+    per_request_s: float
+    constants: tuple[str, ...]
+    quantities: tuple[Quantity, ...] = ()
+
+    def seconds(self, batch: int) -> float:
+        """Time of the stage in a cycle of ``batch`` requests [s]."""
+        return self.fixed_s + self.per_request_s * batch
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """What its constants rest on, each kind once."""
+        return tuple(dict.fromkeys(q.evidence for q in self.quantities))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where its constants come from, each source once."""
+        return tuple(dict.fromkeys(q.source for q in self.quantities))
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +56,8 @@ class HostTime:
         One small device-to-host copy.
     prepare_draft_s, prepare_verify_s, accept_s, syncs_s
         The V1 worker's host work inside a cycle.
+    sheet
+        Where the times come from; None where they are given.
     """
 
     recv_s: float
@@ -33,6 +73,7 @@ class HostTime:
     accept_s: float
     accept_per_request_s: float
     syncs_s: float
+    sheet: EngineSheet | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_sheet(cls, engine: EngineSheet) -> "HostTime":
@@ -51,7 +92,51 @@ class HostTime:
             accept_s=slow * engine["v1_accept"],
             accept_per_request_s=slow * engine["v1_accept_per_request"],
             syncs_s=slow * engine["v1_syncs"] * engine["d2h_sync"],
+            sheet=engine,
         )
+
+    @classmethod
+    def none(cls) -> "HostTime":
+        """A host that takes no time."""
+        return cls(**{f.name: 0.0 for f in fields(cls) if f.name != "sheet"})  # type: ignore[arg-type]
+
+    def stages(self, *, v1: bool) -> tuple[Stage, ...]:
+        """The stages of a decode cycle in the order in which they run, hidden or not.
+
+        Parameters
+        ----------
+        v1
+            True for a speculative cycle of the V1 worker, whose host work lies inside the cycle.
+        """
+        begin = (
+            self._stage("recv_requests", self.recv_s),
+            self._stage("get_next_batch", self.schedule_s, self.schedule_per_request_s),
+        )
+        end = self._stage("process_batch_result", self.process_s, self.process_per_request_s)
+        if v1:
+            accept_s = self.syncs_s + self.accept_s
+            accept = self._stage("v1_accept", accept_s, self.accept_per_request_s, "v1_syncs")
+            return (
+                *begin,
+                self._stage("v1_prepare_draft", self.prepare_draft_s),
+                self._stage("v1_prepare_verify", self.prepare_verify_s),
+                accept,
+                end,
+            )
+        return (
+            *begin,
+            self._stage("run_batch_first", self.first_launch_s),
+            self._stage("run_batch_rest", self.rest_launch_s),
+            self._stage("d2h_sync", self.d2h_s),
+            end,
+        )
+
+    def _stage(self, name: str, fixed_s: float, per_request_s: float = 0.0, *also: str) -> Stage:
+        each = f"{name}_per_request"
+        constants = (name, *([each] if per_request_s else []), *also)
+        known = self.sheet.constants if self.sheet is not None else {}
+        found = tuple(known[c] for c in constants if c in known)
+        return Stage(name, fixed_s, per_request_s, constants, found)
 
     def get_next_batch(self, batch: int) -> float:
         """``get_next_batch_to_run`` for a batch of this size."""

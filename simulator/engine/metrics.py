@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.profiles.units import MS
-from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.step_table import COMPONENTS, BatchTable, StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.engine.host_stages import HostTime
@@ -227,11 +227,7 @@ def _host_work_s(
     batch: npt.NDArray[np.int64], step: StepModel | WidthSteps, host: HostTime
 ) -> Floats:
     """Host seconds of each decode iteration, hidden or not."""
-    fixed = host.recv_s + host.schedule_s + host.process_s
-    per_request = host.schedule_per_request_s + host.process_per_request_s
-    if step.v1 and step.cycle.method != "none":
-        fixed += host.prepare_draft_s + host.prepare_verify_s + host.syncs_s + host.accept_s
-        per_request += host.accept_per_request_s
-    else:
-        fixed += host.first_launch_s + host.rest_launch_s + host.d2h_s
-    return fixed + per_request * batch.astype(float)
+    stages = host.stages(v1=step.v1 and step.cycle.method.speculative)
+    fixed_s = sum(stage.fixed_s for stage in stages)
+    per_request_s = sum(stage.per_request_s for stage in stages)
+    return fixed_s + per_request_s * batch.astype(float)

@@ -15,8 +15,8 @@ from typing import Any
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.presets import load_preset
-from dflash_sim.simulator.cost.methods import BLOCK_METHODS
-from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.cost.methods import method_of
+from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 from dflash_sim.studies.ask.ranges import MOST, real_numbers, whole_numbers, words
 
 # Fields that take several values, outermost first in a grid.
@@ -55,7 +55,6 @@ _BELONGS = {
     "model": ("draft_model",),
     "method": ("block", "steps", "draft_model", "window", "acceptance", "policy"),
 }
-_CHAINS = ("mtp", "eagle3")
 _PLAIN_WORD = re.compile(r"[A-Za-z][\w./-]*")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
@@ -164,15 +163,10 @@ def combination(
 
 def _applicable(point: dict[str, Any]) -> dict[str, Any]:
     """The fields of ``point`` that its method takes; V1 and V2-sync are speculative workers."""
-    method = point["method"]
-    dropped: set[str] = set()
-    if method == "none":
-        dropped = {"block", "steps", "draft_model", "window", "acceptance", "policy", "engine_mode"}
-    elif method in _CHAINS:
-        dropped = {"window", *(["block"] if "steps" in point else [])}
-        dropped |= {"draft_model"} if method == "mtp" else set()
-    elif method in BLOCK_METHODS:
-        dropped = {"steps"}
+    method = method_of(point["method"])
+    dropped = set(ONLY_SPECULATION - method.takes)
+    if method.sequential and "steps" in point:
+        dropped.add("block")
     return {name: value for name, value in point.items() if name not in dropped}
 
 

@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 from dflash_sim.profiles.errors import InfeasibleError, MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.presets import load_preset
-from dflash_sim.simulator.predict import expectation_of
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.ask.answers import OF_SPECULATION
@@ -70,8 +69,7 @@ class Study:
                 seen |= names
                 try:
                     setup = resolve(self.scenario(point))
-                    if setup.speculative:
-                        expectation_of(setup)
+                    _ = setup.expectation
                 except (InfeasibleError, MissingProfileError):
                     continue  # an answer, if not a happy one
 

@@ -22,7 +22,7 @@ _MOST, _PARTS = 6, 3  # lines about what is left open, parameters in each
 def page(fit: Fit, chosen: Chosen) -> str:
     """The whole page."""
     c = fit.calibration
-    build = chosen.engine.fit["generation"]
+    build = chosen.engine.fit.generation
     title = f"{c.name}: {len(fit.rows)} rows fitted, {c.engine} of {build}"
     parts = [title, text_of(tables(fit, chosen.engine)).rstrip(), "\n".join(remarks(fit))]
     return "\n\n".join(parts) + "\n"
@@ -35,7 +35,7 @@ def tables(fit: Fit, engine: EngineSheet) -> list[Table]:
         constants(c, engine),
         _of_kind("correlation", "length and acceptance", "data set", c),
         cells(c),
-        _of_kind("generation", f"builds, times those of {engine.fit['generation']}", "build", c),
+        _of_kind("generation", f"builds, times those of {engine.fit.generation}", "build", c),
         errors(fit),
         outliers(fit),
         unsettled(fit),

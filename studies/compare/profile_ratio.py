@@ -121,7 +121,7 @@ def _price(name: str) -> Price:
         msg = f"there are no operator times for {name}; see: dflash-sim list gpus."
         raise UsageError(msg)
     engine = load_engine(_ENGINE)
-    backend = str(engine.attention["by_gpu"].get(device.name, engine.attention["other"]))
+    backend = engine.attention.default(device.name)
     return CostModel(device, engine, tables, backend=backend).table_time
 
 

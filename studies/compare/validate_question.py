@@ -90,7 +90,7 @@ def _published(sheet: EngineSheet) -> ReadReport:
     """The open rows of the sheet's own build; other builds are not read."""
     with as_file(files("dflash_sim.profiles") / "published" / "throughput.csv") as path:
         report = read_observations([path])
-    build = sheet.fit["generation"]
+    build = sheet.fit.generation
     own = tuple(o for o in report.observations if o.generation == build)
     note = f"published rows of build {build}; other builds are left out"
     return ReadReport(observations=own, read=len(own), refused=(), notes=(note,))

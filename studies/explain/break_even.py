@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from dflash_sim.profiles.errors import MissingProfileError
-from dflash_sim.simulator.cost.methods import BLOCK_METHODS
+from dflash_sim.profiles.networks.hf_config import DrafterShape
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.setup import Setup, resolve
@@ -87,7 +87,7 @@ def break_even(result: Result, replay: Replay) -> BreakEven:
 def _widest(result: Result) -> int:
     """The largest width that this drafter, or the acceptance given, can be asked about."""
     s, drafter = result.scenario, result.setup.drafter
-    if s.method in BLOCK_METHODS and s.acceptance is None and drafter is not None:
+    if isinstance(drafter, DrafterShape) and s.acceptance is None:
         return drafter.block_size
     return result.setup.block
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.units import MS
-from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.step_table import BatchTable, StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.predict import Result

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dflash_sim.profiles.sheets import Device
-from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.ops import AnyCall, Attention, Call, Collective, Op
 from dflash_sim.simulator.cost.price import EVIDENCE, Cost
 from dflash_sim.simulator.engine.records import DECODE, Run

@@ -8,7 +8,7 @@ the rung before, so the factors multiply to the speed-up of the prediction.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.studies.explain.counterfactual import Altered, MixedStep, Replay, changed, with_host
 

@@ -37,14 +37,14 @@ def study(engine: EngineSheet, jobs: int) -> tuple[list[Table], Calibration]:
     """All tables, and the calibration to ship."""
     read = read_observations([PUBLISHED])
     rows, refused = rows_of([o for o in read.observations if o.fields.get("gpu") == GPU], engine)
-    build = engine.fit["generation"]
+    build = engine.fit.generation
     home = [row for row in rows if row.observation.generation == build]
     others = [row for row in rows if row.scenario.generation is not None]
     sources = sorted({row.observation.source for row in home})
     joint = fit(
         home,
         engine=engine,
-        name=f"{ENGINE}, build {engine.fit['generation']}",
+        name=f"{ENGINE}, build {engine.fit.generation}",
         jobs=jobs,
         about={"sources": sources},
         on_row=_Count("joint"),
@@ -52,7 +52,7 @@ def study(engine: EngineSheet, jobs: int) -> tuple[list[Table], Calibration]:
     models = leave_one_out(home, "model", engine=engine, jobs=jobs, on_row=_Count("models"))
     clients = _one_client(home, engine, jobs)
     old = predicted(others, joint.calibration, engine=engine, held="", jobs=jobs)
-    shipped = with_builds(joint.calibration, old, engine.fit["priors"]["generation"])
+    shipped = with_builds(joint.calibration, old, engine.fit.priors.generation)
     tables = [
         fits.conditions(joint, read, refused, len(others)),
         *_renamed("held out by model", show.tables(models)),

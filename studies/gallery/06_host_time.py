@@ -50,9 +50,9 @@ def line(where: tuple[str, int, str], found: Pair) -> tuple[str, ...]:
 def waiting(setup: Setup, plan_s: float = 0.0) -> Result:
     """The answer with a backend that waits for lengths, then plans for ``plan_s``."""
     engine = setup.engine
-    sync = {**engine.attention["host_length_sync"], "block": [setup.backend]}
+    sync = replace(engine.attention.host_length_sync, block=(setup.backend,))
     engine = engine.with_constants(run_batch_first=engine["run_batch_first"] + plan_s)
-    engine = replace(engine, attention={**engine.attention, "host_length_sync": sync})
+    engine = replace(engine, attention=replace(engine.attention, host_length_sync=sync))
     other = replace(setup, engine=engine)
     return predict(setup.scenario, with_baseline=False, with_interval=False, setup=other)
 

@@ -12,7 +12,6 @@ import numpy as np
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.simulator.fleet.fleet import Service, serve
 from dflash_sim.simulator.intervals import sensitivity, unmodelled
-from dflash_sim.simulator.predict import expectation_of
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
@@ -126,7 +125,7 @@ class Judge:
         self._setups: dict[int, Setup | DflashSimError] = {}
         self._stretched: dict[tuple[int, float], Setup] = {}
         self._spread: dict[int, float] = {}
-        self._expectations: dict[tuple[object, ...], Expectation] = {}
+        self._expectations: dict[tuple[object, ...], Expectation | None] = {}
         self._draws: OrderedDict[tuple[object, ...], Draws] = OrderedDict()
 
     def of(self, demand: Demand) -> "Judge":
@@ -166,11 +165,9 @@ class Judge:
     def expectation(self, i: int) -> Expectation | None:
         """The acceptance to expect; none without speculation."""
         setup = self.setup(i)
-        if not setup.speculative:
-            return None
         key = self._law(setup)
         if key not in self._expectations:
-            self._expectations[key] = expectation_of(setup)
+            self._expectations[key] = setup.expectation
         return self._expectations[key]
 
     def _law(self, setup: Setup) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
-from dflash_sim.simulator.setup import confirmed
+from dflash_sim.simulator.caveats import confirmed
 from dflash_sim.studies.plan.candidate import Solved, Survey
 from dflash_sim.studies.plan.close_look import TTFT_SHORT, Fleet
 from dflash_sim.studies.plan.objective import WORDS

@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.cost.methods import BLOCK_METHODS
 from dflash_sim.simulator.intervals import ratio_error
 from dflash_sim.simulator.policy.parse import BatchTable
-from dflash_sim.simulator.predict import expectation_of
 from dflash_sim.simulator.requests.draws import draw_latent
 from dflash_sim.simulator.requests.laws import Acceptance, FixedAcceptance, draw_runs
 from dflash_sim.simulator.requests.workload import fixed_workload
@@ -236,7 +234,7 @@ def tune_block(
             f"give batches up to {cap}."
         )
         raise UsageError(msg)
-    expectation = expectation_of(setup)
+    expectation = setup.expectation
     assert expectation is not None
     lengths = _accept_lengths(expectation.acceptance, tried, seed=setup.scenario.seed)
     setup.widths.reach(ctx + 2 * _STEPS * widest)
@@ -258,13 +256,13 @@ def tune_block(
 
 def _widest(scenario: Scenario, blocks: Sequence[int] | None) -> Setup:
     """The scenario at the widest block to try, without a policy."""
-    if scenario.method == "none":
+    if not scenario.speculation.speculative:
         msg = "method none has no block to tune. Try --method dflash."
         raise UsageError(msg)
     fields = scenario.model_dump() | {"policy": "fixed"}
     if blocks is not None and max(blocks) > 1:
         fields |= {"block": max(blocks), "steps": None}
-    elif scenario.method in BLOCK_METHODS:
+    elif scenario.speculation.drafts == "block":
         fields |= {"block": None}
     return resolve(Scenario.parse(**fields))
 

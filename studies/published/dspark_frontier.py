@@ -191,7 +191,7 @@ def simulated(prices: Prices, law: TableAcceptance, arm: Arm) -> Measured:
     draws = draw_latent(law, work, np.random.default_rng(1), spread=policy.spread)
     engine = AdaptiveEngine(
         step=prices,  # type: ignore[arg-type]
-        host=HostTime(**dict.fromkeys(HostTime.__dataclass_fields__, 0.0)),
+        host=HostTime.none(),
         limits=_unbounded(conc),
         workload=work,
         draws=draws,

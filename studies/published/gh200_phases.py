@@ -13,9 +13,9 @@ import numpy as np
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.phases import KernelPoint, PhasePoint, load_kernels, load_phases
 from dflash_sim.simulator.cost import passes as graph
-from dflash_sim.simulator.cost.methods import PHASES as PASSES
+from dflash_sim.simulator.cost.cycle import PHASES as PASSES
+from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall
-from dflash_sim.simulator.cost.passes import Rows
 from dflash_sim.simulator.cost.price import Cost
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve

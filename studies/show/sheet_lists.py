@@ -23,6 +23,7 @@ from dflash_sim.profiles.presets import load_preset, preset_names
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.profiles.units import GIGA, KILO, TERA
+from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.setup import find_tables
 from dflash_sim.studies.show.styles import LABEL
 
@@ -88,7 +89,7 @@ def _models() -> Rows:
             "active_b": round(model.active_params / GIGA, 1),
             "layers": len(model.layers),
             "gdn_layers": model.gdn_layers,
-            "kv_kb_per_token": round(model.kv_bytes_per_token / KILO, 1),
+            "kv_kb_per_token": round(model.kv_bytes() / KILO, 1),
             "mtp": model.mtp_layer is not None,
             "drafter": drafter,
         }
@@ -137,6 +138,19 @@ def _presets() -> Rows:
         yield {"name": name, "title": preset.title, "source": preset.source}
 
 
+def _methods() -> Rows:
+    for method in METHODS.values():
+        width = {"none": "-", "chain": "--steps", "block": "--block"}
+        yield {
+            "name": method.name,
+            "sglang_algorithm": method.algorithm or "-",
+            "drafts": {"none": "nothing", "chain": "one by one", "block": "a block"}[method.drafts],
+            "width": width[method.drafts],
+            "takes": sorted(method.takes),
+            "title": method.title.format(block="B", steps="k"),
+        }
+
+
 def _engines() -> Rows:
     for name in sheet_names("engines", ".toml"):
         engine = load_engine(name)
@@ -144,7 +158,7 @@ def _engines() -> Rows:
             "name": name,
             "title": engine.title,
             "constants": len(engine.constants),
-            "attention_backends": engine.attention["backends"],
+            "attention_backends": list(engine.attention.backends),
         }
 
 
@@ -172,6 +186,7 @@ KINDS: Mapping[str, Callable[[], Rows]] = {
     "drafters": _drafters,
     "datasets": _datasets,
     "presets": _presets,
+    "methods": _methods,
     "engines": _engines,
     "tables": _tables,
 }

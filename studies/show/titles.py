@@ -8,15 +8,6 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.show.figures import number, percent
 
-_METHODS = {
-    "none": "plain decoding",
-    "mtp": "native MTP, {steps} steps",
-    "eagle3": "EAGLE-3, {steps} steps",
-    "dflash": "DFlash, block {block}",
-    "injection-only": "KV injection without diffusion, block {block}",
-    "diffusion-only": "diffusion without KV injection, block {block}",
-}
-
 
 def title(result: Result) -> str:
     """Model, method, machine and load in words."""
@@ -25,7 +16,7 @@ def title(result: Result) -> str:
 
 def method_title(setup: Setup) -> str:
     """The method and its width in words, such as ``DFlash, block 16``."""
-    return _METHODS[setup.scenario.method].format(block=setup.block, steps=setup.block - 1)
+    return setup.method.title.format(block=setup.block, steps=setup.block - 1)
 
 
 def published_note(result: Result) -> str:
@@ -60,7 +51,7 @@ def workload_title(s: Scenario) -> str:
 def effective(result: Result) -> dict[str, Any]:
     """Every scenario field as it was run; None where it does not apply."""
     s, setup = result.scenario, result.setup
-    own_window = "drafter's" if setup.drafter is not None else None
+    own_window = "drafter's" if "window" in setup.method.takes else None
     return s.model_dump() | {
         "gpu": setup.device.name,
         "num_gpus": setup.num_gpus,
@@ -68,11 +59,11 @@ def effective(result: Result) -> dict[str, Any]:
         "model": setup.model.name,
         "draft_model": setup.draft_name,
         "block": setup.block if setup.speculative else None,
-        "steps": setup.block - 1 if s.method in ("mtp", "eagle3") else None,
+        "steps": setup.method.steps(setup.block),
         "window": s.window or own_window,
         "policy": s.policy if setup.speculative else None,
         "calibration": setup.calibration.name if setup.calibration else "none",
-        "generation": s.generation or setup.engine.fit["generation"],
+        "generation": s.generation or setup.engine.fit.generation,
         "attention_backend": setup.backend,
         "max_running_requests": setup.memory.max_running_requests,
         "mem_fraction_static": setup.mem_fraction,

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.cost.methods import PHASES, Phase
+from dflash_sim.simulator.cost.cycle import PHASES, Phase
 from dflash_sim.simulator.cost.ops import Collective
 from dflash_sim.simulator.cost.price import EVIDENCE
 from dflash_sim.simulator.cost.step_table import StepModel

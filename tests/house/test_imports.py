@@ -29,10 +29,21 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": {"profiles/*", "kernels/reference", "kernels/triton"},
     "kernels/layers": {"profiles/*", "kernels", "kernels/reference"},
     "kernels/models": {"profiles/*", "kernels", "kernels/layers", "kernels/reference"},
-    "realrun/job": {"profiles/*", "kernels/*", "simulator/engine.records"},
+    "realrun/job": {
+        "profiles/*",
+        "kernels/*",
+        "simulator/engine.records",
+        "simulator/cost.methods",
+    },
     "realrun/worker": {"profiles/*", "kernels/*", "realrun/job"},
     "realrun/scheduler": {"profiles", "realrun/job", "realrun/worker", "simulator/engine.records"},
-    "realrun": {"profiles", "kernels/*", "realrun/job", "realrun/scheduler"},
+    "realrun": {
+        "profiles",
+        "kernels/*",
+        "realrun/job",
+        "realrun/scheduler",
+        "simulator/cost.methods",
+    },
     "calibrate/observations": {"profiles/*", "simulator/*"},
     "calibrate/readers": {"profiles/*", "simulator/*", "calibrate/observations"},
     "calibrate/compare": {

@@ -35,8 +35,8 @@ from dflash_sim.kernels.models.target import TargetModel  # noqa: E402
 from dflash_sim.kernels.rank import Rank  # noqa: E402
 from dflash_sim.kernels.reference import draft as ref_draft  # noqa: E402
 from dflash_sim.simulator.cost import passes as graph  # noqa: E402
+from dflash_sim.simulator.cost.layers import Rows  # noqa: E402
 from dflash_sim.simulator.cost.ops import AnyCall, Collective, Gemm  # noqa: E402
-from dflash_sim.simulator.cost.passes import Rows  # noqa: E402
 
 REQUESTS, ROWS = 2, 5
 SIZE = Rows(REQUESTS, ROWS, ctx=6.0)

@@ -81,7 +81,7 @@ def test_fitted_constants_replace_the_sheets_and_say_so() -> None:
 
 
 def test_priors_are_the_sheets_values_and_errors() -> None:
-    for name in ENGINE.fit["free"]:
+    for name in ENGINE.fit.free:
         prior, quantity = constant_prior(ENGINE, name), ENGINE.constants[name]
         assert prior.value(prior.prior) == pytest.approx(quantity.si)
         # One sigma up is the relative error up, to first order.
@@ -90,7 +90,7 @@ def test_priors_are_the_sheets_values_and_errors() -> None:
         assert slope == pytest.approx(quantity.rel_err, rel=1e-3)
         low, high = (prior.value(prior.prior + n * prior.sd) for n in (-6, 6))
         assert low > 0
-        assert high < 1 or name not in ENGINE.fit["shares"]
+        assert high < 1 or name not in ENGINE.fit.shares
 
 
 def test_whose_constants_stand() -> None:
@@ -125,7 +125,7 @@ def test_plain_decoding_rests_on_the_same_constants() -> None:
 def test_a_known_build_takes_its_factor() -> None:
     assert TEST.generations == ("2026-02",)
     assert TEST.applied(ENGINE)["time_factor"] == 1
-    assert TEST.applied(ENGINE, ENGINE.fit["generation"])["time_factor"] == 1
+    assert TEST.applied(ENGINE, ENGINE.fit.generation)["time_factor"] == 1
     assert TEST.applied(ENGINE, "2026-02")["time_factor"] == pytest.approx(1.5)
     assert TEST.applied(ENGINE, "2019-01")["time_factor"] == 1
 
@@ -142,7 +142,7 @@ def test_an_unknown_build_warns_and_is_predicted_as_the_sheets() -> None:
 
     as_is, warned = speed(None)
     assert not warned
-    assert speed(ENGINE.fit["generation"]) == (as_is, False)
+    assert speed(ENGINE.fit.generation) == (as_is, False)
     assert speed("2019-01") == (as_is, True)
     slower, warned = speed("2026-02")
     assert slower == pytest.approx(1.5 * as_is)
@@ -221,7 +221,7 @@ def test_what_is_shipped_is_about_what_there_is(shipped: Calibration) -> None:
     assert shipped.engine == ENGINE.name
     assert len({p.name for p in shipped.parameters}) == len(shipped.parameters)
     constants = {p.key for p in shipped.parameters if p.kind == "constant"}
-    assert constants <= set(ENGINE.fit["free"])
+    assert constants <= set(ENGINE.fit.free)
     assert {p.key for p in shipped.parameters if p.kind in ("rejection", "decay")}
     known = {(a.model, a.method) for a in load_acceptance()}
     for p in shipped.parameters:
@@ -249,7 +249,7 @@ def test_what_is_shipped_is_a_posterior(shipped: Calibration) -> None:
     assert np.linalg.eigvalsh(shipped.covariance).min() > -1e-12
     assert 0 < shipped.discrepancy[0] < 0.2
     assert all(math.isfinite(v) for v in shipped.values.values())
-    assert all(0 < shipped[f"constant:{n}"] < 1 for n in ENGINE.fit["shares"])
+    assert all(0 < shipped[f"constant:{n}"] < 1 for n in ENGINE.fit.shares)
 
 
 def test_its_constants_are_what_its_prior_was(shipped: Calibration) -> None:

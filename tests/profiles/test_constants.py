@@ -11,6 +11,7 @@ from dflash_sim.profiles.load import default_drafter, load_device, load_eagle3, 
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.profiles.units import MS, US
 from dflash_sim.simulator.cost import passes as graph
+from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Attention,
@@ -20,7 +21,6 @@ from dflash_sim.simulator.cost.ops import (
     Gemm,
     Op,
 )
-from dflash_sim.simulator.cost.passes import Rows
 from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime

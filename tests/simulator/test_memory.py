@@ -193,11 +193,11 @@ def test_the_static_share_is_what_sglang_leaves(
 
 def test_large_gpus_leave_ten_gibibytes_at_least() -> None:
     """And a short chunk counts as 2,048 tokens. A chunk above costs every token more."""
-    defaults = ENGINE.defaults
+    outside = ENGINE.defaults.outside_static
 
     def outside_mib(gpu: str, chunk: int, graph_max_bs: int = 8) -> float:
         device = load_device(gpu)
-        share = default_mem_fraction(device, defaults, chunk=chunk, graph_max_bs=graph_max_bs, tp=1)
+        share = default_mem_fraction(device, outside, chunk=chunk, graph_max_bs=graph_max_bs, tp=1)
         return (1 - share) * device.mem_bytes / MiB
 
     assert outside_mib("h100", 2048) == pytest.approx(10 * 1024)

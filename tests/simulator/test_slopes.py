@@ -131,7 +131,7 @@ def test_requests_are_those_of_the_run() -> None:
         (CARD | {"block": 16, "acceptance": "al:5"}, {"correlation"}),
         (CARD | {"block": 16, "generation": "2026-02"},
             {"generation", "correlation", "rejection", "decay"}),
-        (CARD | {"block": 16, "generation": ENGINE.fit["generation"]},
+        (CARD | {"block": 16, "generation": ENGINE.fit.generation},
             {"correlation", "rejection", "decay"}),
         (CARD | {"method": "none", "generation": "2026-02"}, {"generation"}),
     ],

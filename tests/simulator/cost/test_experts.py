@@ -11,8 +11,8 @@ from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.load import load_device, load_model
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.cost import passes as graph
+from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import Moe, experts_touched
-from dflash_sim.simulator.cost.passes import Rows
 from dflash_sim.simulator.cost.price import CostModel
 
 ENGINE = load_engine("sglang-0.5.13")

@@ -13,7 +13,8 @@ from dflash_sim.profiles.load import default_drafter, load_drafter, load_eagle3,
 from dflash_sim.profiles.networks.hf_config import AttentionShape, DrafterShape, ModelShape, MoeMlp
 from dflash_sim.profiles.units import BF16_BYTES, MXFP4_BYTES_PER_PARAM
 from dflash_sim.simulator.cost import passes as graph
-from dflash_sim.simulator.cost.methods import PHASES, Cycle
+from dflash_sim.simulator.cost.cycle import PHASES, Cycle
+from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Attention,
@@ -25,7 +26,6 @@ from dflash_sim.simulator.cost.ops import (
     PrefillAttention,
     split_attention,
 )
-from dflash_sim.simulator.cost.passes import Rows
 
 MODELS = (
     "qwen3.5-397b-a17b",

@@ -12,7 +12,8 @@ from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.load import load_device, load_model
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.cost import passes as graph
-from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.cycle import PHASES
+from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import (
     Attention,
     Call,
@@ -23,7 +24,6 @@ from dflash_sim.simulator.cost.ops import (
     Moe,
     Op,
 )
-from dflash_sim.simulator.cost.passes import Rows
 from dflash_sim.simulator.cost.price import EVIDENCE, Cost, CostModel
 from dflash_sim.simulator.cost.step_table import COMPONENTS, BatchTable, padded_size
 from dflash_sim.simulator.engine.metrics import step_anatomy

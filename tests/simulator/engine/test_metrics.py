@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from strategies import NO_HOST, SyntheticStep, System, closed, crowded, systems
 
-from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.price import EVIDENCE
 from dflash_sim.simulator.engine.metrics import Summary, inter_token_gaps, summarise
 from dflash_sim.simulator.engine.records import DECODE, PREFILL, Run

@@ -20,7 +20,7 @@ from dflash_sim.simulator.policy.draft_budget import best_budget, top_slots
 from dflash_sim.simulator.policy.ema_ladder import EmaLadder
 from dflash_sim.simulator.policy.interface import Plan, Policy
 from dflash_sim.simulator.policy.parse import BatchTable, parse_policy
-from dflash_sim.simulator.predict import expectation_of, predict, simulate
+from dflash_sim.simulator.predict import predict, simulate
 from dflash_sim.simulator.requests.draws import ConfidenceHead, Draws, draw_commits, draw_latent
 from dflash_sim.simulator.requests.laws import Acceptance, FixedAcceptance, ParametricAcceptance
 from dflash_sim.simulator.requests.survival import FrailtyWeibull, Survival
@@ -168,7 +168,7 @@ def assert_same_run(a: Run, b: Run) -> None:
 def test_one_row_of_a_table_is_the_fixed_width(mode: str) -> None:
     asked = Scenario.parse(**SMALL, conc=3, num_prompts=6, runs=1, engine_mode=mode, block=8)
     fixed = resolve(asked)
-    law = expectation_of(fixed)
+    law = fixed.expectation
     _, expected = simulate(fixed, law, run=0, engine="event")
     table = resolve(asked.model_copy(update={"policy": "table:[[1,1,7],[2,64,7]]"}))
     _, got = simulate(table, law, run=0)
@@ -181,7 +181,7 @@ def test_one_row_of_a_table_is_the_fixed_width(mode: str) -> None:
 def test_a_summary_under_a_policy_adds_up() -> None:
     asked = Scenario.parse(**SMALL, conc=4, num_prompts=12, runs=1, policy="confidence")
     setup = resolve(asked)
-    law = expectation_of(setup)
+    law = setup.expectation
     summary, run = simulate(setup, law, run=0)
     assert isinstance(run, AdaptiveRun)
     decode = run.kind == DECODE
@@ -706,7 +706,7 @@ def test_questions_about_one_width_say_so() -> None:
     setup = resolve(Scenario.parse(**SMALL, num_prompts=2, policy="oracle"))
     requests = requests_of(setup, 0)
     with pytest.raises(UsageError, match="about a fixed width"):
-        run_engine(setup, requests.workload, requests.draws(expectation_of(setup)))
+        run_engine(setup, requests.workload, requests.draws(setup.expectation))
 
 
 def test_plain_decoding_takes_no_policy() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.intervals import ratio_error
 from dflash_sim.simulator.policy.parse import BatchTable, parse_policy
-from dflash_sim.simulator.predict import expectation_of, predict, simulate
+from dflash_sim.simulator.predict import predict, simulate
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.plan.tune import CLEAR, AdditiveCost, Tuned, tune_block
@@ -59,7 +59,7 @@ def test_rates_are_those_of_the_engine(tuned: Tuned) -> None:
         asked = H100 | {"dataset": None, "thinking": True, "conc": 8, "block": block}
         asked |= {"isl": 1, "osl": 2 * tuned.ctx, "num_prompts": 64, "runs": 1}
         fixed = resolve(Scenario.parse(**asked))
-        law = expectation_of(resolve(Scenario.parse(**H100, block=block)))
+        law = resolve(Scenario.parse(**H100, block=block)).expectation
         values = simulate(fixed, law, run=0)[0].values
         # Its requests drain at the end, one sooner than another.
         served = values["output_throughput"] * 8 / values["mean_batch"]
@@ -73,7 +73,7 @@ def test_the_schedule_serves_more_than_any_block(tuned: Tuned) -> None:
     def tok_s(conc: int, policy: str) -> float:
         asked = Scenario.parse(**H100, conc=conc, num_prompts=3 * conc, runs=1, policy=policy)
         setup = resolve(asked)
-        return simulate(setup, expectation_of(setup), run=0)[0].values["output_throughput"]
+        return simulate(setup, setup.expectation, run=0)[0].values["output_throughput"]
 
     for conc in (1, 16):
         fixed = {b: tok_s(conc, f"table:[[1,128,{b - 1}]]") for b in BLOCKS}

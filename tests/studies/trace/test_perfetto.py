@@ -21,7 +21,7 @@ from strategies import System, systems
 
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.cost.methods import PHASES
+from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.engine.records import DECODE, PREFILL
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.trace import perfetto as trace_module

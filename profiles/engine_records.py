@@ -1,0 +1,141 @@
+"""What an engine sheet holds besides constants: defaults, attention backends, what a fit moves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OutsideStatic:
+    """Memory that SGLang leaves outside weights and caches [MiB], by its own formula."""
+
+    base: float
+    per_chunk_token: float
+    least_chunk: int
+    per_tp: float
+    per_graph_request: float
+    least_on_large_gpu: float
+    large_gpu_gib: float
+    source: str
+
+
+@dataclass(frozen=True)
+class MemoryClass:
+    """Defaults for GPUs of less than ``below_gib`` of memory [GiB]."""
+
+    below_gib: float
+    chunked_prefill_size: int
+    cuda_graph_max_bs: int
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the engine does where nobody says otherwise, by the names of its flags.
+
+    Parameters
+    ----------
+    confirmed_gpus
+        GPUs whose predictions were compared with measurements of this engine.
+    keeps_up_share
+        Served share of the offered rate below which the queue is said to grow [1].
+    """
+
+    page_size: int
+    max_prefill_tokens: int
+    max_running_requests_spec: int
+    max_running_requests_plain: int
+    new_token_ratio_init: float
+    new_token_ratio_min_factor: float
+    new_token_ratio_decay_steps: int
+    retract_decode_steps: int
+    clip_max_new_tokens: int
+    min_free_slots_delay: int
+    mamba_full_memory_ratio: float
+    mamba_slots_per_request: int
+    mamba_slots_per_request_sync: int
+    mamba_slots_per_request_no_radix: int
+    mamba_track_interval: int
+    confirmed_gpus: tuple[str, ...]
+    keeps_up_share: float
+    weight_share_for_default_tp: float
+    min_requests: int
+    min_requests_open_loop: int
+    max_iterations: int
+    max_requests: int
+    requests_per_client: int
+    source: str
+    outside_static: OutsideStatic
+    page_size_by_backend: Mapping[str, int]
+    by_memory: tuple[MemoryClass, ...]
+
+
+@dataclass(frozen=True)
+class HostLengthSync:
+    """Attention backends whose plan copies lengths to the host, by how the method drafts."""
+
+    none: tuple[str, ...]
+    block: tuple[str, ...]
+    chain: tuple[str, ...]
+
+    def __getitem__(self, drafts: str) -> tuple[str, ...]:
+        found: tuple[str, ...] = getattr(self, drafts)
+        return found
+
+
+@dataclass(frozen=True)
+class AttentionBackends:
+    """The backends that the engine has, and its choice for each GPU."""
+
+    backends: tuple[str, ...]
+    other: str
+    host_length_sync: HostLengthSync
+    by_gpu: Mapping[str, str]
+    source: str
+
+    def default(self, gpu: str) -> str:
+        """The backend of a GPU when none is named."""
+        return self.by_gpu.get(gpu, self.other)
+
+
+@dataclass(frozen=True)
+class FitPriors:
+    """One-sigma priors of what differs between workloads, GPUs and builds [1]."""
+
+    correlation: float
+    decay: float
+    decay_borrowed: float
+    unconfirmed_gpu: float
+    roofline_gpu: float
+    generation: float
+
+
+@dataclass(frozen=True)
+class FitSheet:
+    """What a fit to throughput may move, and what it takes for granted.
+
+    Parameters
+    ----------
+    generation
+        The build that the constants are of.
+    free, shares, uncertain
+        Constants that are fitted; those of them between 0 and 1; those that are uncertain and
+        not fitted.
+    discrepancy
+        Without a calibration: what a fit leaves, by setting and by row [1].
+    """
+
+    generation: str
+    free: tuple[str, ...]
+    shares: tuple[str, ...]
+    uncertain: tuple[str, ...]
+    discrepancy: tuple[float, float]
+    observation_rel_err: float
+    priors: FitPriors
+
+
+@dataclass(frozen=True)
+class GraphSizes:
+    """Captured batch sizes, as ``[start, stop, step]``."""
+
+    source: str
+    spec: tuple[tuple[int, int, int], ...]
+    plain: tuple[tuple[int, int, int], ...]

@@ -1,0 +1,51 @@
+"""Number formats: how many bytes a value takes, and which formats a server computes in."""
+
+from dataclasses import dataclass
+
+from dflash_sim.profiles.errors import unknown
+
+BITS = {
+    "float32": 32.0,
+    "bfloat16": 16.0,
+    "float16": 16.0,
+    "mxfp4": 4.25,  # OCP Microscaling 1.0: 32 four-bit values share one eight-bit scale
+}
+
+
+def bytes_of(dtype: str) -> float:
+    """Bytes that one value takes, its share of a scale included."""
+    if dtype not in BITS:
+        raise unknown(kind="number format", value=dtype, allowed=BITS)
+    return BITS[dtype] / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The formats of one server, by what is stored in them.
+
+    Parameters
+    ----------
+    weights
+        Of every weight that does not name its own, as the experts of gpt-oss do.
+    activations
+        Between kernels, in collectives, and in what is multiplied with the weights.
+    kv_cache
+        Keys and values of softmax attention, the drafter's too.
+    state
+        Recurrent states of gated delta networks; their convolution windows are activations.
+    """
+
+    weights: str = "bfloat16"
+    activations: str = "bfloat16"
+    kv_cache: str = "bfloat16"
+    state: str = "float32"
+
+    @property
+    def matmul(self) -> str:
+        """The format that tensor cores multiply in: the wider of weights and activations."""
+        return max(self.weights, self.activations, key=bytes_of)
+
+
+BF16 = Precision()
+# What a scenario calls its precision. The only one so far whose kernels were all timed.
+PRECISIONS = {"bfloat16": BF16}

@@ -1,0 +1,79 @@
+"""Read a table of a sheet into a dataclass: a missing, misspelt or mistyped key is one line."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from math import isfinite
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from dflash_sim.profiles.errors import UsageError, unknown
+
+T = TypeVar("T")
+
+
+def read_table(record: type[T], table: object, where: str) -> T:
+    """Build ``record`` from a table of the same keys, tables within it included.
+
+    Parameters
+    ----------
+    record
+        A dataclass; its annotations say what each key holds. Fields with a default may be left out.
+    where
+        File and table, for messages.
+
+    Raises
+    ------
+    UsageError
+        A key is missing, unknown, or of another type; names file, key, value, what is allowed.
+    """
+    assert is_dataclass(record)
+    if not isinstance(table, Mapping):
+        raise _wrong(where, table, "a table")
+    kinds = get_type_hints(record)
+    known = {f.name: f for f in fields(record)}
+    for key in table:
+        if key not in known:
+            raise unknown(kind=f"key of {where}", value=str(key), allowed=known)
+    values = {}
+    for name, field in known.items():
+        if name in table:
+            values[name] = _value(kinds[name], table[name], f"{where}, {name}")
+        elif field.default is MISSING and field.default_factory is MISSING:
+            msg = f"{where} lacks '{name}'; add it, {_words(kinds[name])}."
+            raise UsageError(msg)
+    return record(**values)
+
+
+def _value(kind: Any, value: object, where: str) -> Any:
+    """``value`` as the annotation asks."""
+    if is_dataclass(kind):
+        return read_table(kind, value, where)  # type: ignore[arg-type]
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _wrong(where, value, "a list")
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) != len(value):
+            raise _wrong(where, value, f"a list of {len(kinds)}")
+        return tuple(_value(k, v, where) for k, v in zip(kinds, value, strict=True))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise _wrong(where, value, "a table")
+        return {str(k): _value(inner[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is float and type(value) in (int, float) and isfinite(value):  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
+    if type(value) is kind:
+        return value
+    raise _wrong(where, value, _words(kind))
+
+
+def _wrong(where: str, value: object, wanted: str) -> UsageError:
+    shown = repr(value)
+    shown = shown if len(shown) < 60 else f"{shown[:57]}..."
+    return UsageError(f"{where} is {shown}; it must be {wanted}.")
+
+
+def _words(kind: Any) -> str:
+    if is_dataclass(kind):
+        return "a table"
+    names = {float: "a finite number", int: "a whole number", str: "a text", bool: "true or false"}
+    return names.get(kind, "a list" if get_origin(kind) is tuple else "a table")

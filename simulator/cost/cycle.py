@@ -1,0 +1,167 @@
+"""One decode cycle as phases: which passes run, how often, under how many CUDA graphs.
+
+A method of speculation says which passes those are. :mod:`~dflash_sim.simulator.cost.methods`
+has one row for each.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from dflash_sim.profiles.networks.hf_config import (
+    AttentionShape,
+    DrafterShape,
+    Eagle3Shape,
+    ModelShape,
+)
+from dflash_sim.profiles.precision import BF16, Precision
+from dflash_sim.simulator.cost import passes
+from dflash_sim.simulator.cost.layers import Rows
+from dflash_sim.simulator.cost.ops import AnyCall
+
+PHASES = ("draft", "verify", "commit", "materialise", "other")
+Drafter: TypeAlias = DrafterShape | Eagle3Shape | None  # None: nothing drafts, or the target itself
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Passes that run back to back; ``graphs`` CUDA graphs are replayed for them.
+
+    ``steps`` is the length of a sequential draft: each step waits for the token before it.
+    """
+
+    name: str
+    calls: list[AnyCall]
+    graphs: int
+    steps: int = 0
+
+    @property
+    def launches(self) -> int:
+        """Kernels launched."""
+        return sum(call.count for call in self.calls)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCache:
+    """Weights of the drafting network on one rank [byte], and its layers that cache KV."""
+
+    weight_bytes: int = 0
+    layers: tuple[AttentionShape, ...] = ()
+
+    def kv_bytes(self, tp: int, precision: Precision = BF16) -> float:
+        """KV cache of one token on one of ``tp`` ranks [byte]."""
+        return sum(a.kv_bytes(tp, precision) for a in self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to speculate: everything that the rest of the program asks about it.
+
+    Parameters
+    ----------
+    name, title, aliases
+        What a scenario calls it; what a page calls it, with ``{block}`` and ``{steps}`` filled
+        in; what others call it.
+    algorithm, algorithm_aliases
+        SGLang's ``--speculative-algorithm``, and other spellings of it; None if it has none.
+    drafts
+        ``none``; ``chain``: one token after the other, so that its width is named by its steps;
+        ``block``: all tokens of a block at once, so that its width is named by the block.
+    takes
+        Fields of a scenario that only some methods have: ``block``, ``steps``, ``draft_model``,
+        ``window``, ``acceptance``, ``policy``, ``engine_mode``.
+    own_engine
+        True if our own engine (``dflash-sim run``) has it too.
+    load_drafter
+        ``(model, draft_model) -> Drafter`` reads the drafting network, or raises what is missing.
+    draft
+        ``(cycle, one, wide) -> (before, after)`` lists the phases around the verification, for
+        sizes of one row and of the whole width per request.
+    keep_up
+        ``(cycle, size) -> Phase`` is what a cycle without drafts spends so that the next can draft.
+    prefill
+        ``(cycle, size) -> calls`` fills the drafter's cache during a prefill.
+    caches
+        ``(model, drafter, tp) -> (weights, attention layers with a KV cache)`` on one rank [byte].
+    verify
+        ``(cycle, wide) -> calls`` is the verify pass.
+    """
+
+    name: str
+    title: str
+    drafts: Literal["none", "chain", "block"]
+    takes: frozenset[str]
+    draft: Callable[["Cycle", Rows, Rows], tuple[Phase, Phase]]
+    keep_up: Callable[["Cycle", Rows], Phase]
+    prefill: Callable[["Cycle", Rows], list[AnyCall]] = lambda cycle, size: []
+    load_drafter: Callable[[str, str | None], Drafter] = lambda model, draft_model: None
+    caches: Callable[[ModelShape, Drafter, int], DraftCache] = lambda *_: DraftCache()
+    verify: Callable[["Cycle", Rows], list[AnyCall]] = lambda cycle, size: cycle.target(size)
+    algorithm: str | None = None
+    algorithm_aliases: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    own_engine: bool = False
+
+    @property
+    def speculative(self) -> bool:
+        """True if anything is drafted."""
+        return self.drafts != "none"
+
+    @property
+    def sequential(self) -> bool:
+        """True if drafts are made one after the other, with a draft-extend after verification."""
+        return self.drafts == "chain"
+
+    def steps(self, block: int) -> int | None:
+        """Draft steps that verify ``block`` rows; None where the block names the width."""
+        return block - 1 if self.sequential else None
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One method on one target: builds the phases of a decode cycle and of a prefill.
+
+    Parameters
+    ----------
+    block
+        Verify rows per request: 1 for plain decoding, k+1 for chains, B for DFlash.
+    window
+        Committed tokens that draft attention sees (``--speculative-draft-window-size``).
+    chain_kernels
+        Small kernels per step of a sequential draft: SGLang's ``select_top_k_tokens``.
+    """
+
+    method: Method
+    model: ModelShape
+    tp: int
+    block: int
+    drafter: Drafter = None
+    window: int | None = None
+    chain_kernels: int = 0
+    precision: Precision = BF16
+
+    def target(self, size: Rows) -> list[AnyCall]:
+        """The target's forward pass with its head."""
+        return passes.target_forward(self.model, tp=self.tp, size=size, precision=self.precision)
+
+    def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
+        """Phases of one cycle of ``requests`` running requests with ``ctx`` cached tokens each."""
+        one, wide = Rows(requests, 1, ctx), Rows(requests, self.block, ctx)
+        verify = Phase("verify", self.method.verify(self, wide), 1)
+        if not self.method.speculative:
+            return (verify,)
+        moved = passes.gdn_commit(
+            self.model, tp=self.tp, requests=requests, precision=self.precision
+        )
+        commit = Phase("commit", moved, 0)
+        if self.block == 1:
+            before, after = Phase("draft", [], 0), self.method.keep_up(self, wide)
+        else:
+            before, after = self.method.draft(self, one, wide)
+        return (before, verify, commit, after)
+
+    def prefill(self, *, requests: int, seq: int, prefix: float) -> tuple[Phase, ...]:
+        """Phases of a prefill of ``seq`` new tokens per request, their draft KV included."""
+        size = Rows(requests, seq, prefix, prefill=True)
+        filled = self.method.prefill(self, size)
+        return (Phase("verify", self.target(size), 0), Phase("materialise", filled, 0))

@@ -1,0 +1,227 @@
+"""A decoder layer as a list of ops: mixers and MLPs of one rank, as in SGLang's model files."""
+
+from dataclasses import dataclass, replace
+
+from dflash_sim.profiles.networks.hf_config import (
+    AttentionShape,
+    GdnShape,
+    LayerShape,
+    MoeMlp,
+)
+from dflash_sim.profiles.precision import BF16, Precision, bytes_of
+from dflash_sim.simulator.cost.ops import (
+    AnyCall,
+    Attention,
+    Call,
+    Collective,
+    Elementwise,
+    GdnConv,
+    GdnPrefill,
+    GdnRecurrent,
+    Gemm,
+    Moe,
+    PrefillAttention,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The size of a pass: requests, query rows of each, cached tokens of each."""
+
+    requests: int
+    rows: int
+    ctx: float = 0.0
+    prefill: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.requests * self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Calls whose bytes follow from the precision: small kernels, products, collectives.
+
+    Parameters
+    ----------
+    tp
+        Ranks of the collectives.
+    """
+
+    precision: Precision
+    tp: int = 1
+
+    @property
+    def value(self) -> float:
+        """Bytes of one activation."""
+        return bytes_of(self.precision.activations)
+
+    def small(self, name: str, elements: float, count: int = 1) -> AnyCall:
+        """An elementwise kernel that reads and writes so many activations."""
+        return Call(Elementwise(name, self.value * elements), count)
+
+    def norm(self, name: str, tokens: int, hidden: int, count: int = 1) -> AnyCall:
+        """Fused residual add and RMSNorm: two tensors in, two out."""
+        return Call(Elementwise(name, 4.0 * self.value * tokens * hidden, "norm"), count)
+
+    def layer_norm(self, name: str, size: Rows, hidden: int, count: int) -> AnyCall:
+        """The norm before a mixer or MLP: after an all-reduce of decode rows it runs inside it."""
+        norm = self.norm(name, size.tokens, hidden, count)
+        fused = self.tp > 1 and not size.prefill
+        return replace(norm, exposed="fused_norm_exposed") if fused else norm
+
+    def gemm(self, name: str, m: int, n: int, k: int, count: int = 1) -> AnyCall:
+        """``count`` products with weights of ``n x k`` values on this rank."""
+        return Call(Gemm(name, m, n, k, self.precision), count)
+
+    def all_reduce(self, name: str, tokens: int, hidden: int, count: int) -> list[AnyCall]:
+        """A sum of the residual stream over the ranks; none on a single one."""
+        if self.tp == 1:
+            return []
+        nbytes = float(self.value * tokens * hidden)
+        return [Call(Collective(name, "all_reduce", nbytes, self.tp), count)]
+
+    def gather(self, name: str, nbytes: float, count: int = 1) -> list[AnyCall]:
+        """An all-gather over the ranks; none on a single one."""
+        if self.tp == 1:
+            return []
+        return [Call(Collective(name, "all_gather", nbytes, self.tp), count)]
+
+
+def attention_mixer(
+    a: AttentionShape,
+    *,
+    hidden: int,
+    tp: int,
+    size: Rows,
+    count: int,
+    input_width: int = 0,
+    precision: Precision = BF16,
+) -> list[AnyCall]:
+    """``count`` attention layers, norm to output projection; ``input_width`` sets the fan-in."""
+    k = Kernels(precision, tp)
+    t, d = size.tokens, a.head_dim
+    heads, kv = a.num_heads // tp, max(1, a.num_kv_heads // tp)
+    q_width = heads * d * (2 if a.gated else 1)
+    mixer: Attention | PrefillAttention
+    if size.prefill:
+        mixer = PrefillAttention(
+            "attention", size.requests, size.rows, size.ctx, heads, kv, d, a.window or 0, precision
+        )
+    else:
+        mixer = Attention(
+            "attention", size.requests, size.rows, size.ctx, heads, kv, d, a.window or 0, precision
+        )
+    calls = [
+        k.layer_norm("input_norm", size, hidden, count),
+        k.gemm("qkv_proj", t, q_width + 2 * kv * d, input_width or hidden, count),
+        k.small("qk_norm_rope", 2.0 * t * (heads + kv) * d, count),
+        k.small("kv_write", 4.0 * t * kv * d, count),
+        Call(mixer, count),
+        k.gemm("o_proj", t, hidden, heads * d, count),
+        *k.all_reduce("attention_all_reduce", t, hidden, count),
+    ]
+    if a.gated:
+        calls.append(k.small("output_gate", 3.0 * t * heads * d, count))
+    return calls
+
+
+def gdn_mixer(
+    g: GdnShape, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
+) -> list[AnyCall]:
+    """Gated delta net: projections, conv, recurrence, gated norm, output projection."""
+    k = Kernels(precision, tp)
+    t = size.tokens
+    v_heads, k_heads = g.num_v_heads // tp, max(1, g.num_k_heads // tp)
+    value, conv = v_heads * g.head_v_dim, g.conv_dim // tp
+    calls = [
+        k.layer_norm("input_norm", size, hidden, count),
+        k.gemm("in_proj_qkvz", t, conv + value, hidden, count),
+        k.gemm("in_proj_ba", t, 2 * v_heads, hidden, count),
+        k.small("gated_norm", 3.0 * t * value, count),
+        k.gemm("out_proj", t, hidden, value, count),
+        *k.all_reduce("gdn_all_reduce", t, hidden, count),
+    ]
+    kd, vd = g.head_k_dim, g.head_v_dim
+    if size.prefill:
+        scan = GdnPrefill(
+            "gdn_chunk", size.requests, size.rows, v_heads, k_heads, kd, vd, conv, precision
+        )
+        return [*calls, Call(scan, count)]
+    rule = GdnRecurrent(
+        "gdn_recurrent", size.requests, size.rows, v_heads, k_heads, kd, vd, precision
+    )
+    update = GdnConv("gdn_conv", t, v_heads, k_heads, conv, g.conv_kernel, precision)
+    return [*calls, Call(update, count), Call(rule, count)]
+
+
+def dense_mlp(
+    intermediate: int, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
+) -> list[AnyCall]:
+    """SwiGLU: gate_up, activation, down."""
+    k = Kernels(precision, tp)
+    inter, tokens = intermediate // tp, size.tokens
+    return [
+        k.layer_norm("post_attention_norm", size, hidden, count),
+        k.gemm("gate_up_proj", tokens, 2 * inter, hidden, count),
+        k.small("activation", 3.0 * tokens * inter, count),
+        k.gemm("down_proj", tokens, hidden, inter, count),
+        *k.all_reduce("mlp_all_reduce", tokens, hidden, count),
+    ]
+
+
+def moe_mlp(
+    mlp: MoeMlp, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
+) -> list[AnyCall]:
+    """Router, top-k choice with the routed experts, and the shared expert on its own stream."""
+    k = Kernels(precision, tp)
+    tokens = size.tokens
+    routed = Moe(
+        "routed_experts",
+        tokens=tokens,
+        experts=mlp.num_experts,
+        top_k=mlp.top_k,
+        hidden=hidden,
+        inter=mlp.intermediate,
+        tp=tp,
+        dtype=mlp.expert_dtype,
+        rows=size.rows,
+        precision=precision,
+    )
+    calls = [
+        k.layer_norm("post_attention_norm", size, hidden, count),
+        k.gemm("router", tokens, mlp.num_experts, hidden, count),
+        Call(routed, count),
+        *k.all_reduce("moe_all_reduce", tokens, hidden, count),
+    ]
+    if mlp.shared_intermediate:
+        inter = mlp.shared_intermediate // tp
+        beside = [
+            k.gemm("shared_gate_up_proj", tokens, 2 * inter, hidden, count),
+            k.small("shared_activation", 3.0 * tokens * inter, count),
+            k.gemm("shared_down_proj", tokens, hidden, inter, count),
+            k.small("shared_gate", 2.0 * tokens * hidden, count),
+        ]
+        calls += [Call(c.op, c.count, "shared_expert_exposed") for c in beside]
+        calls.append(k.small("shared_add", 3.0 * tokens * hidden, count))
+    return calls
+
+
+def layers(
+    layer: LayerShape, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
+) -> list[AnyCall]:
+    """``count`` identical decoder layers."""
+    if isinstance(layer.mixer, GdnShape):
+        mixer = gdn_mixer(
+            layer.mixer, hidden=hidden, tp=tp, size=size, count=count, precision=precision
+        )
+    else:
+        mixer = attention_mixer(
+            layer.mixer, hidden=hidden, tp=tp, size=size, count=count, precision=precision
+        )
+    if isinstance(layer.mlp, MoeMlp):
+        mlp = moe_mlp(layer.mlp, hidden=hidden, tp=tp, size=size, count=count, precision=precision)
+    else:
+        inter = layer.mlp.intermediate
+        mlp = dense_mlp(inter, hidden=hidden, tp=tp, size=size, count=count, precision=precision)
+    return mixer + mlp

@@ -1,0 +1,52 @@
+"""The published measurement of a scenario, if there is one."""
+
+from dflash_sim.profiles.load import load_model, load_published
+from dflash_sim.profiles.networks.hf_config import DrafterShape
+from dflash_sim.profiles.sheets import PublishedPoint
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup
+
+
+def nearest_published(setup: Setup) -> PublishedPoint | None:
+    """The published row of this very scenario; none where an override makes it another one.
+
+    First releases of a model on another build are none either.
+    """
+    s = setup.scenario
+    elsewhere = setup.calibration.about.get("build_sources", ()) if setup.calibration else ()
+    if setup.dataset is None or s.conc is None or not _as_published(s, setup):
+        return None
+    mode = {"v1": "spec_v1", "v2": "spec_v2", "v2-sync": "spec_v2_sync"}[s.engine_mode]
+    asked = (setup.model.name, setup.device.name, setup.tp, s.method, setup.block)
+    asked_load = (setup.dataset.name, s.conc)
+    for p in load_published():
+        same = (p.model, p.gpu, p.tp, p.method, p.block) == asked
+        same = same and (p.dataset, p.conc) == asked_load
+        same = same and p.thinking in (s.thinking, None) and p.max_new_tokens == s.max_new_tokens
+        same = same and p.source_id not in elsewhere
+        if same and (not setup.speculative or p.engine_mode in (mode, "unknown")):
+            return p
+    return None
+
+
+def _as_published(s: Scenario, setup: Setup) -> bool:
+    """True if every setting that published rows leave open still has its default."""
+    return (
+        _own_drafter(s, setup)
+        and s.acceptance is None
+        and setup.policy is None
+        and s.generation in (None, setup.engine.fit.generation)
+        and s.window is None
+        and s.radix_cache
+        and s.min_free_slots_delay is None
+        and setup.backend == setup.default_backend
+        and setup.limits.max_running_requests >= (s.conc or 1)
+        and setup.graph_max_bs >= (s.conc or 1)
+    )
+
+
+def _own_drafter(s: Scenario, setup: Setup) -> bool:
+    """True if the drafter is the one made for the model, whether named or not."""
+    if s.draft_model is None or not isinstance(setup.drafter, DrafterShape):
+        return True
+    return load_model(setup.drafter.target).name == setup.model.name
