@@ -8,6 +8,7 @@ BITS = {
     "float32": 32.0,
     "bfloat16": 16.0,
     "float16": 16.0,
+    "fp8": 8.0,
     "mxfp4": 4.25,  # OCP Microscaling 1.0: 32 four-bit values share one eight-bit scale
 }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dflash_sim.profiles import units
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import UsageError, unknown
 
 Evidence = Literal["measured", "fitted", "roofline", "assumed", "datasheet", "published"]
 EVIDENCE: tuple[Evidence, ...] = (
@@ -87,7 +87,8 @@ class Device:
     Parameters
     ----------
     bf16_flop_s, fp8_flop_s, fp4_flop_s
-        Dense peak rates [FLOP/s]; None where the hardware has no such format.
+        Dense peak rates [FLOP/s]; None where the hardware has no such format. :meth:`peak` finds
+        the one of a number format.
     mem_bytes
         Usable memory [byte].
     mem_bw_byte_s, mem_bw_eff
@@ -123,6 +124,29 @@ class Device:
     l2_bytes: float | None
     price: PriceRange
     quantities: Mapping[str, Quantity]
+
+    def peak(self, dtype: str) -> float:
+        """Dense peak rate of products in a number format [FLOP/s].
+
+        Raises
+        ------
+        UsageError
+            The hardware has no such products, or the format is not known.
+        """
+        rates = {
+            "bfloat16": self.bf16_flop_s,
+            "float16": self.bf16_flop_s,
+            "fp8": self.fp8_flop_s,
+            "mxfp4": self.fp4_flop_s,
+        }
+        if dtype not in rates:
+            raise unknown(kind="number format", value=dtype, allowed=rates)
+        rate = rates[dtype]
+        if rate is None:
+            have = ", ".join(name for name, value in rates.items() if value is not None)
+            msg = f"{self.name} multiplies no {dtype}; it has {have}."
+            raise UsageError(msg)
+        return rate
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,10 @@ def _value(kind: Any, value: object, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(where, value, "a table")
         return {str(k): _value(inner[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and type(value) in (int, float) and isfinite(value):  # type: ignore[arg-type]
-        return float(value)  # type: ignore[arg-type]
-    if type(value) is kind:
+    if kind is float:
+        if isinstance(value, int | float) and type(value) is not bool and isfinite(value):
+            return float(value)
+    elif type(value) is kind:
         return value
     raise _wrong(where, value, _words(kind))
 

@@ -9,7 +9,9 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from dflash_sim.simulator.cost.cycle import PHASES
-from dflash_sim.simulator.cost.step_table import COMPONENTS, BatchTable
+from dflash_sim.simulator.cost.methods import METHODS
+from dflash_sim.simulator.cost.price import PARTS
+from dflash_sim.simulator.cost.step_table import BatchTable
 from dflash_sim.simulator.engine.events import EventEngine, Interval
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.leap import LeapEngine
@@ -49,13 +51,15 @@ class SyntheticStep:
     @property
     def cycle(self) -> SimpleNamespace:
         """What a summary asks of a cycle."""
-        return SimpleNamespace(block=self.block, method="dflash" if self.block > 1 else "none")
+        return SimpleNamespace(
+            block=self.block, method=METHODS["dflash" if self.block > 1 else "none"]
+        )
 
     def table(self, batch: int) -> BatchTable:
         if batch not in self._tables:
             ctx = np.array(self.nodes)
             total = self.fixed_s + self.per_request_s * batch + self.per_token_s * batch * ctx
-            parts = np.zeros((len(PHASES), COMPONENTS, ctx.size))
+            parts = np.zeros((len(PHASES), len(PARTS), ctx.size))
             shares = {"draft": self.draft_share, "materialise": self.tail_share}
             shares["verify"] = 1 - sum(shares.values())
             for name, share in shares.items():

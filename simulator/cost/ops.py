@@ -91,13 +91,17 @@ class Moe:
         return 6.0 * self.tokens * self.top_k * self.hidden * self.inter / self.tp
 
     @property
-    def experts_touched(self) -> float:
-        """Expected distinct experts, E(1 - (1 - k/E)^T): exact for uniform independent routing."""
+    def uniformly_touched(self) -> float:
+        """Distinct experts of uniform independent routing, E(1 - (1 - k/E)^T), as of random rows.
+
+        Texts touch fewer: a price asks :func:`experts_touched` with an engine's skew.
+        """
         return self.experts * (1.0 - (1.0 - self.top_k / self.experts) ** self.tokens)
 
     @property
     def nbytes(self) -> float:
-        return self.nbytes_of(self.experts_touched)
+        """Bytes moved for random rows."""
+        return self.nbytes_of(self.uniformly_touched)
 
     def nbytes_of(self, touched: float) -> float:
         """Bytes moved where ``touched`` experts are read."""

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.times.op_tables import OpTables, Timing
@@ -31,6 +32,27 @@ from dflash_sim.simulator.cost.ops import (
 
 BALANCED = "balanced"
 EVIDENCE = ("measured", "fitted", "roofline", "assumed")
+# Components of a price as an array: seconds by evidence, then the parts of them that are
+# communication, and that lie between kernels.
+PARTS = (*EVIDENCE, "comm", "idle")
+ASSUMED, COMM, IDLE = (PARTS.index(name) for name in ("assumed", "comm", "idle"))
+
+
+def by_evidence(parts: np.ndarray) -> np.ndarray:
+    """The seconds by evidence of an array whose first axis is :data:`PARTS`."""
+    return parts[: len(EVIDENCE)]
+
+
+def seconds_of(parts: np.ndarray) -> np.ndarray:
+    """Seconds in all, summed over the evidences of an array whose first axis is :data:`PARTS`."""
+    total: np.ndarray = by_evidence(parts).sum(axis=0)
+    return total
+
+
+def add_idle(parts: np.ndarray, seconds: float | np.ndarray) -> None:
+    """Add assumed time in which no kernel runs, in place."""
+    parts[ASSUMED] += seconds
+    parts[IDLE] += seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +73,7 @@ class Cost:
         return Cost((a, b, c, d), self.comm_s + other.comm_s, self.idle_s + other.idle_s)
 
     def as_array(self) -> np.ndarray:
-        """``[measured, fitted, roofline, assumed, comm, idle]`` [s], for interpolation."""
+        """Seconds along :data:`PARTS`, for interpolation."""
         return np.array([*self.by_evidence, self.comm_s, self.idle_s])
 
     @staticmethod
@@ -108,7 +130,7 @@ class CostModel:
         ``between`` is the time of a measured pass over the sum of its ops [1]. What of it is hidden
         was measured too.
         """
-        total = np.zeros(6)
+        total = np.zeros(len(PARTS))
         for call in calls:
             if self.has_own(call.op):
                 total += call.count * between * self.op(call.op).as_array()
@@ -125,16 +147,22 @@ class CostModel:
             return look(nbytes=op.nbytes, gpus=op.gpus)
         return self._lookup(op)
 
+    def nbytes(self, op: Op) -> float:
+        """Bytes that the price of ``op`` is made of; experts by what the texts touch."""
+        return op.nbytes_of(self._touched(op)) if isinstance(op, Moe) else op.nbytes
+
     def has_own(self, op: Op) -> bool:
         """Whether this machine's own kernel was timed, and is part of a timed pass."""
         own = self.measured
         if own is None or isinstance(op, Collective) or not own.in_passes(op):
             return False
+        if precision_of(op) != BF16:
+            return False
         return own.timing(op) is not None
 
     def _own(self, op: Op) -> Timing | None:
         """This machine's own time; of experts, at the tokens that touch as many by chance."""
-        measured = self.measured
+        measured = self.measured if precision_of(op) == BF16 else None
         if measured is None or not isinstance(op, Moe):
             return None if measured is None else measured.timing(op)
         share = min(self._touched(op) / op.experts, 1 - 1 / op.experts)
@@ -175,13 +203,16 @@ class CostModel:
         return self.lender or self.device
 
     def _roofline_s(self, op: Op, device: Device) -> float:
-        nbytes = op.nbytes_of(self._touched(op)) if isinstance(op, Moe) else op.nbytes
-        move = nbytes / (device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
-        compute = op.flops / (device.bf16_flop_s * self.engine["matmul_flop_eff"])
+        move = self.nbytes(op) / (device.mem_bw_byte_s * self.engine["weight_stream_bw_eff"])
+        compute = op.flops / self._products_flop_s(op, device)
         launch = self.engine["roofline_launch"]
         if isinstance(op, Moe):
             launch += self.engine["router_kernel"]  # the tables time top-k choice with experts
         return launch + max(move, compute)
+
+    def _products_flop_s(self, op: Op, device: Device) -> float:
+        """Rate of products in the formats of ``op`` [FLOP/s]."""
+        return device.peak(precision_of(op).matmul) * self.engine["matmul_flop_eff"]
 
     def _collective(self, op: Collective) -> Cost:
         timing = self.table_time(op)
@@ -202,8 +233,8 @@ class CostModel:
         return 2 * self.engine["roofline_launch"] + wire
 
     def _lookup(self, op: Op) -> Timing | None:
-        if self.tables is None:
-            return None
+        if self.tables is None or precision_of(op) != BF16:
+            return None  # the tables that are read were timed in bf16 alone
         t = self.tables
         match op:
             case Gemm(m=m, n=n, k=k):
@@ -277,7 +308,9 @@ class CostModel:
         )
         if timing is None or op.rows == 1:
             return timing
-        compute = op.flops / (self._timed_on.bf16_flop_s * self.engine["matmul_flop_eff"])
+        compute = op.flops / (
+            self._timed_on.peak(op.precision.matmul) * self.engine["matmul_flop_eff"]
+        )
         wide = max(timing.seconds * self.engine["verify_attention_factor"], compute)
         return Timing(wide, "fitted", timing.rel_err)
 
@@ -299,8 +332,13 @@ class CostModel:
                 op.name, op.requests, op.seq, 0.0, op.heads, op.kv_heads, op.head_dim, op.window
             ).flops
         )
-        more = extra / (self._timed_on.bf16_flop_s * self.engine["matmul_flop_eff"])
+        more = extra / self._products_flop_s(op, self._timed_on)
         return Timing(timing.seconds + more, "fitted", timing.rel_err)
+
+
+def precision_of(op: Op) -> Precision:
+    """The number formats of an op; those without products have the bytes alone."""
+    return BF16 if isinstance(op, Elementwise | Collective) else op.precision
 
 
 def _as_verify(decode: Timing | None, rows: int) -> Timing | None:

@@ -13,9 +13,8 @@ import numpy as np
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
 from dflash_sim.simulator.cost.ops import AttentionCall, Call, split_attention
-from dflash_sim.simulator.cost.price import CostModel
+from dflash_sim.simulator.cost.price import ASSUMED, PARTS, CostModel, add_idle, seconds_of
 
-COMPONENTS = 6  # measured, fitted, roofline, assumed, comm, idle: Cost.as_array
 _FIRST_CTX = 2**7
 
 
@@ -33,6 +32,13 @@ class BatchTable:
     total: np.ndarray
     draft: np.ndarray
     tail: np.ndarray
+
+    @classmethod
+    def of(cls, padded: int, ctx: np.ndarray, parts: np.ndarray) -> "BatchTable":
+        """The table of these parts."""
+        by_phase = np.array([seconds_of(phase) for phase in parts])
+        draft, tail = (by_phase[PHASES.index(name)] for name in ("draft", "materialise"))
+        return cls(padded, ctx, parts, by_phase.sum(axis=0), draft, tail)
 
     def __post_init__(self) -> None:
         # The event engine looks up one step at a time: plain lists are faster than arrays there.
@@ -108,7 +114,7 @@ class StepModel:
         nodes = [0, _FIRST_CTX]
         while nodes[-1] < self.max_ctx:
             nodes.append(2 * nodes[-1])
-        parts = np.zeros((len(PHASES), COMPONENTS, len(nodes)))
+        parts = np.zeros((len(PHASES), len(PARTS), len(nodes)))
         for row, fixed, own, attention in self._passes(padded):
             parts[row] += fixed[:, None]
             for j, ctx in enumerate(nodes):
@@ -122,11 +128,7 @@ class StepModel:
                 parts[row, :, j] += (between - 1.0) * own
         self._add_eager(parts, batch, padded)
         parts *= self.engine["time_factor"]
-        total = parts[:, :4].sum(axis=(0, 1))
-        by_phase = parts[:, :4].sum(axis=1)
-        draft = by_phase[PHASES.index("draft")]
-        tail = by_phase[PHASES.index("materialise")]
-        return BatchTable(padded, np.array(nodes, float), parts, total, draft, tail)
+        return BatchTable.of(padded, np.array(nodes, float), parts)
 
     def _between(self, phase: str, *, requests: int, rows: int, ctx: float) -> float:
         """Time of a measured pass over the sum of its ops; 1 where none was measured."""
@@ -147,8 +149,8 @@ class StepModel:
                 attention, rest = split_attention(phase.calls)
                 fixed = self.cost.calls(rest).as_array()
                 own = self.cost.calls([c for c in rest if self.cost.has_own(c.op)]).as_array()
-                fixed[[3, 5]] += phase.graphs * self.engine["graph_launch_gap"]
-                fixed[[3, 5]] += phase.steps * self.engine["chain_step_gap"]
+                add_idle(fixed, phase.graphs * self.engine["graph_launch_gap"])
+                add_idle(fixed, phase.steps * self.engine["chain_step_gap"])
                 self._launches[padded] = self._launches.get(padded, 0) + phase.launches
                 rows.append((PHASES.index(phase.name), fixed, own, attention))
             self._fixed[padded] = rows
@@ -169,11 +171,12 @@ class StepModel:
         """What runs outside the graphs; without a graph, no step is shorter than its launches."""
         other = parts[PHASES.index("other")]
         work, idle = self._eager_s(batch)
-        other[3] += work + idle
-        other[5] += idle
+        other[ASSUMED] += work
+        add_idle(other, idle)
         if padded not in self.graph_sizes or padded > self.graph_max_bs:
             floor = self._launches[padded] * self.engine["eager_launch"]
-            other[[3, 5]] += np.maximum(0.0, floor - parts[:, :4].sum(axis=(0, 1)))
+            spent = sum(seconds_of(phase) for phase in parts)
+            add_idle(other, np.maximum(0.0, floor - spent))
 
     def decode_s(self, batch: int, kv_tokens: float) -> float:
         """GPU seconds of one cycle of ``batch`` requests holding ``kv_tokens`` in all."""
@@ -196,7 +199,7 @@ class StepModel:
         return float(np.interp(kv_tokens / batch, t.ctx, t.draft))
 
     def prefill_parts(self, *, requests: int, tokens: int, prefix: float) -> np.ndarray:
-        """``[measured, fitted, roofline, assumed, comm, idle]`` [s] of one prefill batch.
+        """Seconds of one prefill batch along :data:`PARTS`.
 
         Priced at the next power of two of requests, linear in tokens between powers of two.
         """
@@ -214,7 +217,7 @@ class StepModel:
         key = (requests, tokens, prefix)
         if key not in self._prefill_s:
             parts = self.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)
-            self._prefill_s[key] = float(parts[:4].sum())
+            self._prefill_s[key] = float(seconds_of(parts))
         return self._prefill_s[key]
 
     def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:
@@ -225,7 +228,8 @@ class StepModel:
             between = self._between("prefill", requests=requests, rows=seq, ctx=prefix)
             cost = self.cost.calls(calls, between).as_array()
             launches = sum(call.count for call in calls) * self.engine["eager_launch"]
-            cost[[3, 5]] += max(0.0, launches - cost[:4].sum())  # short prefills are launch bound
-            cost[3] += self.engine["step_eager_plain"]
+            # A prefill is not captured: a short one takes as long as its launches.
+            add_idle(cost, max(0.0, launches - float(seconds_of(cost))))
+            cost[ASSUMED] += self.engine["step_eager_plain"]
             self._prefill[key] = cost * self.engine["prefill_factor"] * self.engine["time_factor"]
         return self._prefill[key]

@@ -111,15 +111,7 @@ class WidthSteps:
         over = self.at(min(int(low) + 1, self.block)).table(batch)
         parts = under.parts + share * (over.parts - under.parts)
         parts[_DRAFT] = self.at(drafted).table(batch).parts[_DRAFT]
-        by_phase = parts[:, :4].sum(axis=1)
-        return BatchTable(
-            under.padded,
-            under.ctx,
-            parts,
-            by_phase.sum(axis=0),
-            by_phase[_DRAFT],
-            by_phase[PHASES.index("materialise")],
-        )
+        return BatchTable.of(under.padded, under.ctx, parts)
 
     def _at_ctx(self, batch: int, kv_tokens: float) -> tuple[Floats, Floats, Floats]:
         """By width: seconds but for the draft, of the draft, and of the tail."""

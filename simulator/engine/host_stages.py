@@ -1,6 +1,6 @@
 """Host stages of one scheduler loop [s], named as in ``sglang:scheduler_stage_seconds_total``."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Quantity
@@ -56,8 +56,6 @@ class HostTime:
         One small device-to-host copy.
     prepare_draft_s, prepare_verify_s, accept_s, syncs_s
         The V1 worker's host work inside a cycle.
-    sheet
-        Where the times come from; None where they are given.
     """
 
     recv_s: float
@@ -73,7 +71,6 @@ class HostTime:
     accept_s: float
     accept_per_request_s: float
     syncs_s: float
-    sheet: EngineSheet | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_sheet(cls, engine: EngineSheet) -> "HostTime":
@@ -92,51 +89,54 @@ class HostTime:
             accept_s=slow * engine["v1_accept"],
             accept_per_request_s=slow * engine["v1_accept_per_request"],
             syncs_s=slow * engine["v1_syncs"] * engine["d2h_sync"],
-            sheet=engine,
         )
 
     @classmethod
     def none(cls) -> "HostTime":
         """A host that takes no time."""
-        return cls(**{f.name: 0.0 for f in fields(cls) if f.name != "sheet"})  # type: ignore[arg-type]
+        return cls(**{f.name: 0.0 for f in fields(cls)})
 
-    def stages(self, *, v1: bool) -> tuple[Stage, ...]:
+    def stages(self, *, v1: bool, sheet: EngineSheet | None = None) -> tuple[Stage, ...]:
         """The stages of a decode cycle in the order in which they run, hidden or not.
 
         Parameters
         ----------
         v1
             True for a speculative cycle of the V1 worker, whose host work lies inside the cycle.
+        sheet
+            Where the times come from: adds evidence and sources.
         """
+        known = sheet.constants if sheet is not None else {}
+
+        def stage(name: str, fixed_s: float, each_s: float = 0.0, *also: str) -> Stage:
+            grows = [f"{name}_per_request"] if f"{name}_per_request" in known else []
+            constants = (name, *grows, *also)
+            return Stage(
+                name, fixed_s, each_s, constants, tuple(known[c] for c in constants if c in known)
+            )
+
         begin = (
-            self._stage("recv_requests", self.recv_s),
-            self._stage("get_next_batch", self.schedule_s, self.schedule_per_request_s),
+            stage("recv_requests", self.recv_s),
+            stage("get_next_batch", self.schedule_s, self.schedule_per_request_s),
         )
-        end = self._stage("process_batch_result", self.process_s, self.process_per_request_s)
+        end = stage("process_batch_result", self.process_s, self.process_per_request_s)
         if v1:
             accept_s = self.syncs_s + self.accept_s
-            accept = self._stage("v1_accept", accept_s, self.accept_per_request_s, "v1_syncs")
+            accept = stage("v1_accept", accept_s, self.accept_per_request_s, "v1_syncs")
             return (
                 *begin,
-                self._stage("v1_prepare_draft", self.prepare_draft_s),
-                self._stage("v1_prepare_verify", self.prepare_verify_s),
+                stage("v1_prepare_draft", self.prepare_draft_s),
+                stage("v1_prepare_verify", self.prepare_verify_s),
                 accept,
                 end,
             )
         return (
             *begin,
-            self._stage("run_batch_first", self.first_launch_s),
-            self._stage("run_batch_rest", self.rest_launch_s),
-            self._stage("d2h_sync", self.d2h_s),
+            stage("run_batch_first", self.first_launch_s),
+            stage("run_batch_rest", self.rest_launch_s),
+            stage("d2h_sync", self.d2h_s),
             end,
         )
-
-    def _stage(self, name: str, fixed_s: float, per_request_s: float = 0.0, *also: str) -> Stage:
-        each = f"{name}_per_request"
-        constants = (name, *([each] if per_request_s else []), *also)
-        known = self.sheet.constants if self.sheet is not None else {}
-        found = tuple(known[c] for c in constants if c in known)
-        return Stage(name, fixed_s, per_request_s, constants, found)
 
     def get_next_batch(self, batch: int) -> float:
         """``get_next_batch_to_run`` for a batch of this size."""

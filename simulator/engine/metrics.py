@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.cycle import PHASES
-from dflash_sim.simulator.cost.step_table import COMPONENTS, BatchTable, StepModel
+from dflash_sim.simulator.cost.price import COMM, IDLE, PARTS, by_evidence, seconds_of
+from dflash_sim.simulator.cost.step_table import BatchTable, StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.records import DECODE, PREFILL, AdaptiveRun, Run
@@ -164,15 +165,15 @@ def step_anatomy(
     the gaps between kernels and graphs.
     """
     decode = run.kind == DECODE
-    parts = np.zeros((len(PHASES), COMPONENTS))
+    parts = np.zeros((len(PHASES), len(PARTS)))
     for table, rows in _priced_by(run, step, decode):
         ctx = run.kv_tokens[rows] / run.batch[rows]
         for p in range(len(PHASES)):
-            for k in range(COMPONENTS):
+            for k in range(len(PARTS)):
                 if table.parts[p, k].any():
                     parts[p, k] += np.interp(ctx, table.ctx, table.parts[p, k]).sum()
-    evidence = parts[:, :4].sum(axis=0)
-    between_s = float(parts[:, 5].sum())
+    evidence = by_evidence(parts.sum(axis=0))
+    between_s = float(parts[:, IDLE].sum())
     prefills = np.flatnonzero(run.kind == PREFILL)
     keys = np.stack([c[prefills] for c in (run.batch, run.kv_tokens, run.prefix)], axis=1)
     if len(keys):
@@ -180,8 +181,8 @@ def step_anatomy(
         for (requests, tokens, prefix), n in zip(kinds.tolist(), count.tolist(), strict=True):
             shape = {"requests": int(requests), "tokens": int(tokens)}
             priced = step.prefill_parts(**shape, prefix=prefix)
-            evidence = evidence + n * priced[:4]
-            between_s += n * priced[5]
+            evidence = evidence + n * by_evidence(priced)
+            between_s += n * priced[IDLE]
     idle = np.maximum(0.0, np.diff(run.gpu_end_s, prepend=0.0) - run.gpu_s)
     idle[run.after_idle] = 0.0
     exposed = idle[decode]
@@ -191,14 +192,17 @@ def step_anatomy(
     n = max(1, int(decode.sum()))
     work = _host_work_s(run.batch[decode], step, host)
     evidence = evidence + np.array([0.0, 0.0, 0.0, idle.sum()])
+    spent_ms = {
+        name: float(seconds_of(phase) / n / MS) for name, phase in zip(PHASES, parts, strict=True)
+    }
     return {
         "step_ms": float((run.gpu_s[decode] + exposed).mean() / MS) if decode.any() else 0.0,
-        "draft_ms": float(parts[PHASES.index("draft"), :4].sum() / n / MS),
-        "verify_ms": float(parts[PHASES.index("verify"), :4].sum() / n / MS),
-        "commit_ms": float(parts[PHASES.index("commit"), :4].sum() / n / MS),
-        "materialise_ms": float(parts[PHASES.index("materialise"), :4].sum() / n / MS),
-        "other_ms": float(parts[PHASES.index("other"), :4].sum() / n / MS),
-        "comm_ms": float(parts[:, 4].sum() / n / MS),
+        "draft_ms": spent_ms["draft"],
+        "verify_ms": spent_ms["verify"],
+        "commit_ms": spent_ms["commit"],
+        "materialise_ms": spent_ms["materialise"],
+        "other_ms": spent_ms["other"],
+        "comm_ms": float(parts[:, COMM].sum() / n / MS),
         "host_ms": float(work.mean() / MS) if decode.any() else 0.0,
         "host_exposed_ms": float(exposed.mean() / MS) if decode.any() else 0.0,
         "prefill_share": float(run.gpu_s[prefills].sum() / work_s) if work_s else 0.0,

@@ -8,7 +8,14 @@ import numpy as np
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.ops import AnyCall, Attention, Call, Collective, Op
-from dflash_sim.simulator.cost.price import EVIDENCE, Cost
+from dflash_sim.simulator.cost.price import (
+    COMM,
+    EVIDENCE,
+    Cost,
+    by_evidence,
+    precision_of,
+    seconds_of,
+)
 from dflash_sim.simulator.engine.records import DECODE, Run
 from dflash_sim.simulator.setup import Setup
 
@@ -90,11 +97,11 @@ def anatomy(setup: Setup, *, requests: int, ctx: float) -> Anatomy:
     phases, ops = [], []
     built = {p.name: p for p in setup.step.cycle.decode(requests=table.padded, ctx=0)}
     for name, spent in zip(PHASES, parts, strict=True):
-        seconds = float(spent[: len(EVIDENCE)].sum())
+        seconds = float(seconds_of(spent))
         if not seconds:
             continue
-        by = tuple(float(x) for x in spent[: len(EVIDENCE)])
-        phases.append(Phase(name, seconds, by, float(spent[len(EVIDENCE)])))
+        by = tuple(float(x) for x in by_evidence(spent))
+        phases.append(Phase(name, seconds, by, float(spent[COMM])))
         calls = built[name].calls if name in built else []
         found = list(_ops(setup, name, calls, ctx * requests / table.padded))
         rest = seconds - sum(op.seconds for op in found)
@@ -122,7 +129,11 @@ def _one(setup: Setup, phase: str, name: str, calls: list[AnyCall]) -> OpTime:
     alone = [(call, cost.op(call.op)) for call in calls]
     busy = sum(call.count * slow * _working_s(one) for call, one in alone)
     memory, compute, link = (
-        sum(call.count * at_peak[i] for call in calls for at_peak in [_at_peak_s(call.op, device)])
+        sum(
+            call.count * at_peak[i]
+            for call in calls
+            for at_peak in [_at_peak_s(call.op, device, cost.nbytes(call.op))]
+        )
         for i in range(3)
     )
     ideal = max(memory, compute, link)
@@ -136,7 +147,7 @@ def _one(setup: Setup, phase: str, name: str, calls: list[AnyCall]) -> OpTime:
         launches=launches,
         seconds=slow * sum(_working_s(c) for c in shown),
         evidence=_rests_on(shown),
-        nbytes=sum(call.count * call.op.nbytes for call in calls),
+        nbytes=sum(call.count * cost.nbytes(call.op) for call in calls),
         flops=sum(call.count * call.op.flops for call in calls),
         bound=bound,
         memory_share=memory / busy,
@@ -156,10 +167,10 @@ def _rests_on(costs: list[Cost]) -> str:
     return EVIDENCE[int(np.argmax(by))]
 
 
-def _at_peak_s(op: Op, device: Device) -> tuple[float, float, float]:
+def _at_peak_s(op: Op, device: Device, nbytes: float) -> tuple[float, float, float]:
     """Seconds at the peak memory, compute and link rates of the sheet."""
     if isinstance(op, Collective):
         passes = 2 if op.kind == "all_reduce" else 1  # as a ring sends it
-        sent = passes * op.nbytes * (op.gpus - 1) / op.gpus
+        sent = passes * nbytes * (op.gpus - 1) / op.gpus
         return 0.0, 0.0, sent / device.link_byte_s
-    return op.nbytes / device.mem_bw_byte_s, op.flops / device.bf16_flop_s, 0.0
+    return nbytes / device.mem_bw_byte_s, op.flops / device.peak(precision_of(op).matmul), 0.0

@@ -9,7 +9,7 @@ import numpy as np
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.cost.cycle import PHASES, Phase
 from dflash_sim.simulator.cost.ops import Collective
-from dflash_sim.simulator.cost.price import EVIDENCE
+from dflash_sim.simulator.cost.price import COMM, EVIDENCE, by_evidence, seconds_of
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.predict import Result, predict
@@ -20,7 +20,6 @@ from dflash_sim.studies.show.titles import title
 from dflash_sim.studies.trace.perfetto import MOST_EVENTS, Interval, Timeline, trace_json
 
 RUN_ORDER = ("draft", "verify", "other", "commit", "materialise")  # of PHASES within a cycle
-_COMM = len(EVIDENCE)  # index of communication among the components of a step's time
 _STAGES = 16  # events of an iteration besides collectives, at most
 _SHARE_DECIMALS = 4
 _Collectives: TypeAlias = tuple[str, int, float]  # kind, launches, seconds of all of them
@@ -118,19 +117,19 @@ def _parts(i: Interval, record: Run, step: StepModel) -> Iterator[Interval]:
         priced = step.prefill_parts(requests=batch, tokens=kv, prefix=prefix)
         phases = step.cycle.prefill(requests=batch, seq=max(1, kv // batch), prefix=prefix)
         found = [c for phase in phases for c in _collectives(phase, step)]
-        yield from _spread(i, found, float(priced[_COMM]))
+        yield from _spread(i, found, float(priced[COMM]))
         return
     inside = i
     for name in RUN_ORDER if i.name == "decode" else (i.name,):
         spent, found = _phase(step, batch, name, kv / batch)
-        seconds = float(spent[:_COMM].sum())
+        seconds = float(seconds_of(spent))
         if not seconds:
             continue
         end_s = inside.start_s + seconds
         inside = replace(inside, name=name, end_s=end_s, args=_shares(spent))
         if i.name == "decode":
             yield inside
-        yield from _spread(inside, found, float(spent[_COMM]))
+        yield from _spread(inside, found, float(spent[COMM]))
         inside = replace(inside, start_s=end_s)
 
 
@@ -141,7 +140,7 @@ def _phase(
     table = step.table(batch)
     parts = table.parts[PHASES.index(name)]
     spent = np.array([np.interp(ctx, table.ctx, y) for y in parts])
-    if not spent[_COMM]:
+    if not spent[COMM]:
         return spent, []
     phases = step.cycle.decode(requests=table.padded, ctx=0)
     return spent, [c for p in phases if p.name == name for c in _collectives(p, step)]
@@ -149,7 +148,7 @@ def _phase(
 
 def _shares(spent: np.ndarray) -> dict[str, float]:
     """What a phase rests on."""
-    by = dict(zip(EVIDENCE, spent[:_COMM] / spent[:_COMM].sum(), strict=True))
+    by = dict(zip(EVIDENCE, by_evidence(spent) / seconds_of(spent), strict=True))
     return {name: round(float(x), _SHARE_DECIMALS) for name, x in by.items() if x}
 
 

@@ -17,11 +17,11 @@ VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 # Numbers that simulator/ may hold besides 0, 1 and 2. None has a unit that could be measured.
 PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "requests/laws": {"requests that share a random stream, smallest exponent": {1024, 10}},
-    "cost/price": {"components of Cost.as_array": {6}},
     "cost/passes": {
-        "tensors a kernel reads and writes": {3, 4},
+        "tensors a kernel reads and writes": {4},
         "features of an EAGLE-3 head: three layers": {3},
     },
+    "cost/layers": {"tensors a kernel reads and writes": {3, 4}},
     "intervals": {
         "90 % point of the normal law": {1.645},
         "turns per client in a short run": {4},
@@ -30,7 +30,6 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "memory": {"TP sizes that kernels are built for": {4, 8}},
     "engine/metrics": {
         "quantiles": {0.5, 0.9, 0.95, 0.99},
-        "index of Cost.as_array": {4, 5},
     },
     "requests/numerics": {"iterations, nodes and brackets of solvers": {0.5, 6, 32, 64}},
     "cost/ops": {
@@ -52,9 +51,8 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "bounds of what a user may type": {1000, 1023, 1024, 10, 7, 63},
         "digits of a hash": {12},
     },
-    "cost/step_table": {"index of Cost.as_array": {3, 4, 5, 6}, "first context of a grid": {7}},
+    "cost/step_table": {"first context of a grid": {7}},
     "requests/survival": {"beyond it a step function": {64}},
-    "cost/width_tables": {"index of Cost.as_array": {4}},
 }  # fmt: skip
 
 # Float arguments whose name is not a unit suffix, and what they are in.
@@ -66,7 +64,9 @@ UNITS_BY_NAME = {
         length_correlation load mape mem_bw_eff mem_fraction new_token_ratio new_token_ratio_decay
         new_token_ratio_init new_token_ratio_min offset others overlap p90 p95 prior_sd pull q
         range_ratio rejection rel_err scale share skew slowdown smoothing spread survival
-        temperature theta touched
+        temperature theta touched generation keeps_up_share weight_share_for_default_tp
+        mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
+        roofline_gpu observation_rel_err
     """,
     "token/second": "predicted",
     "token": """
@@ -75,6 +75,9 @@ UNITS_BY_NAME = {
     """,
     "second": "copy gpu host publish seconds until",
     "byte": "kv_bytes_per_token nbytes",
+    "MiB": "base per_chunk_token per_tp per_graph_request least_on_large_gpu",
+    "GiB": "below_gib large_gpu_gib",
+    "value": "elements",
     "bit": "bits",
     "FLOP": "flops",
     "1/second": "rate",

@@ -92,9 +92,14 @@ def test_published_sizes(
     model = load_model(name)
     assert model.params == pytest.approx(total, rel=1.1e-3)
     assert model.active_params == pytest.approx(active, rel=1e-3)
-    assert model.kv_bytes_per_token == kv
-    assert model.gdn_state_bytes == state
-    assert (model.num_full_attention_layers, model.gdn_layers) == (full, gdn)
+    assert model.kv_bytes() == kv
+    assert model.gdn_state_bytes() == state
+    assert (full_attention_layers(model), model.gdn_layers) == (full, gdn)
+
+
+def full_attention_layers(model: ModelShape) -> int:
+    """Softmax attention layers without a sliding window."""
+    return sum(a.window is None for a in model.attention_layers)
 
 
 def test_every_model_is_checked_above() -> None:
@@ -115,9 +120,10 @@ def test_mtp_layer_is_an_attention_layer_and_a_projection(name: str, params: int
     """The counts are fc, attention, router and experts; norms are the difference."""
     model = load_model(name)
     assert 0 < model.mtp_params - params < 10 * model.hidden
-    assert model.mtp_kv_bytes_per_token * model.num_full_attention_layers == (
-        model.kv_bytes_per_token
-    )
+    layer = model.mtp_layer
+    assert layer is not None
+    assert isinstance(layer.mixer, AttentionShape)
+    assert layer.mixer.kv_bytes() * full_attention_layers(model) == model.kv_bytes()
     assert model.mtp_weight_bytes(1) == 2 * model.mtp_params
 
 
@@ -166,7 +172,7 @@ def test_eagle3_head(name: str) -> None:
     attention += head.attention.q_dim * hidden
     linear = 3 * hidden**2 + attention + 3 * hidden * head.intermediate + 32_000 * hidden
     assert head.params - linear == 4 * hidden
-    assert head.kv_bytes_per_token * len(target.layers) == target.kv_bytes_per_token
+    assert head.attention.kv_bytes() * len(target.layers) == target.kv_bytes()
 
 
 # -- tensor parallelism
@@ -253,7 +259,7 @@ def test_sliding_layers_by_max_window_layers() -> None:
         "qwen3-32b", use_sliding_window=True, sliding_window=4096, max_window_layers=60
     )
     assert [a.window for a in model.attention_layers] == [None] * 60 + [4096] * 4
-    assert model.kv_bytes_per_token == hf_model("qwen3-32b").kv_bytes_per_token
+    assert model.kv_bytes() == hf_model("qwen3-32b").kv_bytes()
 
 
 def test_head_dim_defaults_to_an_even_split() -> None:

@@ -10,11 +10,11 @@ from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.load import default_drafter, load_device, load_eagle3, load_model
 from dflash_sim.profiles.units import MiB
+from dflash_sim.simulator.cost.cycle import DraftCache
+from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.memory import (
     MemoryPlan,
     default_mem_fraction,
-    draft_bytes,
-    kv_bytes_per_rank,
     plan_memory,
 )
 from dflash_sim.simulator.scenario import Scenario
@@ -38,18 +38,16 @@ def plan(
 ) -> MemoryPlan:
     model = load_model(name)
     drafter = default_drafter(name) if method == "dflash" else None
-    weights, kv = draft_bytes(method, model, drafter, None, tp)
     return plan_memory(
         device=load_device(gpu),
         engine=ENGINE,
         model=model,
         tp=tp,
-        method=method,
+        speculative=method != "none",
         block=block if method != "none" else 1,
         overlap=overlap,
         radix_cache=radix_cache,
-        draft_weight_bytes=weights,
-        draft_kv_bytes=kv,
+        draft=METHODS[method].caches(model, drafter, tp),
         mem_fraction=fraction,
         requested=requested,
     )
@@ -61,9 +59,9 @@ def plan(
 def test_state_of_a_request() -> None:
     """397B at TP 8: 24 MB of live state and, at block 16, 377 MB of scratch on each GPU."""
     model = load_model(BIG)
-    assert model.gdn_state_bytes / 8 == pytest.approx(24e6, rel=0.02)
-    assert 16 * model.gdn_ssm_bytes / 8 == pytest.approx(377e6, rel=0.01)
-    assert 32 * 16 * model.gdn_ssm_bytes / 8 == pytest.approx(12e9, rel=0.02)
+    assert model.gdn_state_bytes() / 8 == pytest.approx(24e6, rel=0.02)
+    assert 16 * model.gdn_ssm_bytes() / 8 == pytest.approx(377e6, rel=0.01)
+    assert 32 * 16 * model.gdn_ssm_bytes() / 8 == pytest.approx(12e9, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -72,27 +70,28 @@ def test_state_of_a_request() -> None:
 )
 def test_kv_of_a_token(name: str, tp: int, nbytes: int) -> None:
     """Two KV heads on eight ranks: each rank keeps one, so the whole is held four times."""
-    assert kv_bytes_per_rank(load_model(name).attention_layers, tp) == nbytes
+    assert load_model(name).kv_bytes(tp) == nbytes
 
 
 def test_draft_kv_of_a_token() -> None:
     """Five layers of eight KV heads in bf16: 20,480 bytes alone, a quarter of it at TP 4."""
     drafter = default_drafter("qwen3-8b")
-    assert [kv_bytes_per_rank(drafter.layers, tp) for tp in (1, 2, 8, 16)] == [
+    cached = DraftCache(0, drafter.layers)
+    assert [cached.kv_bytes(tp) for tp in (1, 2, 8, 16)] == [
         20_480, 10_240, 2_560, 2_560,
     ]  # fmt: skip
 
 
 def test_draft_bytes_by_method() -> None:
     big, small = load_model(BIG), load_model("qwen3-8b")
-    assert draft_bytes("none", big, None, None, 8) == (0, 0)
+    assert METHODS["none"].caches(big, None, 8) == DraftCache()
     drafter = default_drafter(BIG)
-    assert draft_bytes("dflash", big, drafter, None, 8)[0] == drafter.weight_bytes(8)
+    assert METHODS["dflash"].caches(big, drafter, 8).weight_bytes == drafter.weight_bytes(8)
     eagle = load_eagle3("qwen3-8b")
-    assert draft_bytes("eagle3", small, None, eagle, 1)[0] == eagle.weight_bytes(1)
-    weights, kv = draft_bytes("mtp", big, None, None, 8)
-    assert weights == big.mtp_weight_bytes(8)
-    assert kv == 2 * 256 * 2  # one KV head of one layer
+    assert METHODS["eagle3"].caches(small, eagle, 1).weight_bytes == eagle.weight_bytes(1)
+    mtp = METHODS["mtp"].caches(big, None, 8)
+    assert mtp.weight_bytes == big.mtp_weight_bytes(8)
+    assert mtp.kv_bytes(8) == 2 * 256 * 2  # one KV head of one layer
 
 
 # ---- the division ------------------------------------------------------------------------
@@ -124,9 +123,9 @@ def test_nothing_is_given_twice(fields: dict[str, Any]) -> None:
     block = fields["block"] if fields["method"] != "none" else 1
     assert p.max_running_requests * (2 * block + 1) <= p.kv_tokens
     if model.gdn_layers:
-        scratch = block * model.gdn_ssm_bytes / 8 if fields["method"] != "none" else 0
+        scratch = block * model.gdn_ssm_bytes() / 8 if fields["method"] != "none" else 0
         slots = 5 if fields["overlap"] else 3
-        each = slots * model.gdn_state_bytes / 8 + scratch
+        each = slots * model.gdn_state_bytes() / 8 + scratch
         assert p.max_running_requests * each <= p.gdn_bytes
         assert p.gdn_bytes / p.kv_bytes == pytest.approx(0.9)
     else:
@@ -161,7 +160,7 @@ def test_a_drafter_costs_cache() -> None:
     for name, tp in (("qwen3-8b", 1), (BIG, 8)):
         with_drafter, without = plan(name, tp=tp), plan(name, tp=tp, method="none")
         assert with_drafter.kv_tokens < without.kv_tokens
-        extra = kv_bytes_per_rank(default_drafter(name).layers, tp)
+        extra = DraftCache(0, default_drafter(name).layers).kv_bytes(tp)
         assert with_drafter.kv_bytes_per_token - without.kv_bytes_per_token == extra
     ratio = plan("qwen3-8b", tp=1).kv_tokens / plan("qwen3-8b", tp=1, method="none").kv_tokens
     assert ratio == pytest.approx(147_456 / (147_456 + 20_480), rel=0.02)

@@ -48,7 +48,7 @@ def test_uniform_popularity_is_exact(experts: int, top_k: int, tokens: int) -> N
     k = min(top_k, experts)
     expected = experts * (1 - (1 - k / experts) ** tokens)
     assert experts_touched(experts, k, tokens=tokens, skew=0.0) == pytest.approx(expected, rel=1e-9)
-    assert Moe("m", tokens, experts, k, 64, 64, 1).experts_touched == pytest.approx(expected)
+    assert Moe("m", tokens, experts, k, 64, 64, 1).uniformly_touched == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from dflash_sim.profiles.load import default_drafter, load_drafter, load_eagle3, load_model
 from dflash_sim.profiles.networks.hf_config import AttentionShape, DrafterShape, ModelShape, MoeMlp
-from dflash_sim.profiles.units import BF16_BYTES, MXFP4_BYTES_PER_PARAM
+from dflash_sim.profiles.precision import bytes_of
 from dflash_sim.simulator.cost import passes as graph
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
 from dflash_sim.simulator.cost.layers import Rows
+from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Attention,
@@ -42,7 +43,7 @@ MODELS = (
 )
 BIG = "qwen3.5-397b-a17b"
 
-BYTES_PER_PARAM = {"bfloat16": BF16_BYTES, "mxfp4": MXFP4_BYTES_PER_PARAM}
+BYTES_PER_PARAM = {name: bytes_of(name) for name in ("bfloat16", "mxfp4")}
 
 
 @cache
@@ -204,7 +205,7 @@ def test_state_commit_moves_the_live_state_twice() -> None:
 
 
 def coverage(tokens: int, experts: int = 512, top_k: int = 10) -> float:
-    return Moe("m", tokens, experts, top_k, 4096, 1024, 1).experts_touched
+    return Moe("m", tokens, experts, top_k, 4096, 1024, 1).uniformly_touched
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def cycle(method: str, block: int, name: str = BIG, tp: int = 8) -> Cycle:
     if method in ("dflash", "injection-only", "diffusion-only"):
         drafter = default_drafter(name)
     eagle = load_eagle3(name) if method == "eagle3" else None
-    return Cycle(method, model(name), tp, block, drafter, eagle)
+    return Cycle(METHODS[method], model(name), tp, block, drafter or eagle)
 
 
 def heads(calls: list[AnyCall]) -> list[int]:
@@ -383,4 +384,6 @@ def test_kv_injection_writes_each_key_and_value_once() -> None:
     drafter, tokens = default_drafter("qwen3-8b"), 48
     calls = graph.materialise(drafter, tp=1, tokens=tokens)
     written = sum(c.op.nbytes * c.count for c in calls if c.op.name == "kv_write")
-    assert written == 2 * tokens * drafter.kv_bytes_per_token  # read once, written once
+    assert written == 2 * tokens * sum(
+        a.kv_bytes() for a in drafter.layers
+    )  # read once, written once

@@ -24,8 +24,8 @@ from dflash_sim.simulator.cost.ops import (
     Moe,
     Op,
 )
-from dflash_sim.simulator.cost.price import EVIDENCE, Cost, CostModel
-from dflash_sim.simulator.cost.step_table import COMPONENTS, BatchTable, padded_size
+from dflash_sim.simulator.cost.price import EVIDENCE, PARTS, Cost, CostModel
+from dflash_sim.simulator.cost.step_table import BatchTable, padded_size
 from dflash_sim.simulator.engine.metrics import step_anatomy
 from dflash_sim.simulator.predict import run_engine
 from dflash_sim.simulator.requests.draws import draw_commits
@@ -217,7 +217,7 @@ def test_step_tables_are_the_prices(fields: dict[str, Any]) -> None:
 )
 def test_the_scalar_look_up_is_numpys(times: list[float], ctx: float) -> None:
     nodes, total = np.arange(len(times)) * 300.0, np.array(times)
-    t = BatchTable(1, nodes, np.zeros((len(PHASES), COMPONENTS, len(times))), total, total, total)
+    t = BatchTable(1, nodes, np.zeros((len(PHASES), len(PARTS), len(times))), total, total, total)
     assert t.seconds(ctx) == pytest.approx(float(np.interp(ctx, nodes, total)), rel=1e-12)
 
 

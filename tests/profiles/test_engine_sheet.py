@@ -1,0 +1,101 @@
+"""A user's engine sheet: every missing, misspelt or mistyped key is one line that names it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import dflash_sim.profiles
+from dflash_sim.cli import run
+from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.errors import UsageError
+
+SHIPPED = Path(dflash_sim.profiles.__path__[0]) / "engines" / "sglang-0.5.13.toml"
+TEXT = SHIPPED.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of a sheet of the user's, called ``mine-1``."""
+    (tmp_path / "engines").mkdir()
+    monkeypatch.setenv("DFLASH_SIM_PROFILES", str(tmp_path))
+    return tmp_path / "engines" / "mine-1.toml"
+
+
+def load(path: Path, text: str) -> EngineSheet:
+    path.write_text(text, encoding="utf-8")
+    return load_engine(path.stem)
+
+
+def test_the_shipped_sheet_under_another_name_is_the_same(sheet: Path) -> None:
+    mine, ours = load(sheet, TEXT), load_engine(SHIPPED.stem)
+    assert mine.si == ours.si
+    assert (mine.defaults, mine.fit, mine.attention) == (ours.defaults, ours.fit, ours.attention)
+
+
+KEYS = re.findall(r"^(\w+) = ", TEXT.partition("[defaults]")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("key", sorted(set(KEYS) - {"source"}))
+def test_a_missing_key_is_named(sheet: Path, key: str) -> None:
+    entry = re.search(rf"^{key} = (?:\[\n(?:    .*\n)*\]|.*)$", TEXT, re.MULTILINE)
+    assert entry is not None
+    optional = entry.group().startswith(("b2", "b3", "gb", "h1", "h2", "mi3", "trtllm_mha"))
+    text = TEXT.replace(entry.group() + "\n", "", 1)
+    if optional:  # an entry of an open table, by GPU or backend
+        load(sheet, text)
+        return
+    with pytest.raises(UsageError, match=rf"mine-1\.toml.* lacks '{key}'; add it"):
+        load(sheet, text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "page_size = 1\n",
+            "page_sise = 1\n",
+            "unknown key of .*'page_sise'; did you mean page_size",
+        ),
+        (
+            "page_size = 1\n",
+            'page_size = "1"\n',
+            "page_size is '1'; it must be a whole number",
+        ),
+        ("page_size = 1\n", "page_size = 1.5\n", "page_size is 1.5; it must be a whole number"),
+        (
+            "keeps_up_share = 0.9",
+            "keeps_up_share = nan",
+            "keeps_up_share is nan; it must be",
+        ),
+        (
+            "[constants.small_kernel]",
+            "[constants.smal_kernel]",
+            "unknown constant .*'smal_kernel'",
+        ),
+        ('unit = "us"', 'unit = "minutes"', "unknown unit of .*constants.graph_node_gap"),
+        ('    "expert_skew",\n', '    "expert_skw",\n', "unknown constant of .*fit.*'expert_skw'"),
+        ("discrepancy = [0.03, 0.01]", "discrepancy = [0.03]", "discrepancy is .*a list of 2"),
+        ("[fit.priors]", "[fit.prior]", "unknown key of .*fit 'prior'; did you mean priors"),
+        ("spec = [[1, 8, 1]", "spec = [[1, 8]", "a list of 3"),
+    ],
+)
+def test_a_wrong_key_is_one_line(sheet: Path, old: str, new: str, says: str) -> None:
+    assert old in TEXT
+    with pytest.raises(UsageError, match=says) as caught:
+        load(sheet, TEXT.replace(old, new, 1))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_constant_is_named(sheet: Path) -> None:
+    text = re.sub(r"\[constants\.d2h_sync\]\n(?:\w+ = .*\n)+", "", TEXT)
+    with pytest.raises(UsageError, match=r"lacks \[constants\.d2h_sync\]; copy it from"):
+        load(sheet, text)
+
+
+def test_the_command_says_it_in_one_line(sheet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet.write_text(TEXT.partition("[fit]")[0], encoding="utf-8")
+    assert run(["predict", "--engine", "mine-1"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "mine-1.toml lacks 'fit'" in said
