@@ -1,8 +1,9 @@
 """``dflash-sim explain``."""
 
 from pathlib import Path
+from typing import Annotated
 
-from dflash_sim.commands.options import Format, Output, PrintConfig
+from dflash_sim.commands.options import OUTPUT, Format, Output, PrintConfig, option
 from dflash_sim.commands.scenario_options import (
     Flags,
     only_scenario,
@@ -13,7 +14,20 @@ from dflash_sim.commands.scenario_options import (
 
 @takes_scenario
 def explain(
-    flags: Flags, *, form: Format = None, output: Output = None, print_config: PrintConfig = False
+    flags: Flags,
+    *,
+    phase: Annotated[
+        str | None,
+        option(
+            OUTPUT,
+            "Only this part of a step, each op with where its price is from: "
+            "draft, verify, commit, materialise, other or host",
+            metavar="NAME",
+        ),
+    ] = None,
+    form: Format = None,
+    output: Output = None,
+    print_config: PrintConfig = False,
 ) -> None:
     """Say why: from plain decoding to the answer, where its time goes, what would change it.
 
@@ -24,11 +38,12 @@ def explain(
     from dflash_sim.studies.explain.explain import explain as answer
     from dflash_sim.studies.explain.explain import simulations, to_json
     from dflash_sim.studies.explain.page import explanation_page
+    from dflash_sim.studies.explain.phase import phase_detail, phase_page, phase_rows
     from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
     from dflash_sim.studies.show.terminal import Progress, as_page, deliver
 
     shape = chosen_format(form, output)
-    if shape == "csv":
+    if shape == "csv" and phase is None:
         msg = "an explanation is no table of rows: --format csv is not for it. Give json, or table."
         raise UsageError(msg)
     if output == Path("-"):
@@ -39,6 +54,11 @@ def explain(
     scenario = only_scenario(asked)
     if print_config:
         deliver(as_yaml(asked), output)
+        return
+    if phase is not None:
+        detail = phase_detail(scenario, phase)
+        page = as_page(phase_page(detail), to_file=output is not None) if shape == "table" else ""
+        deliver(page or as_text(list(phase_rows(detail)), shape), output)
         return
     with Progress(simulations(scenario)) as progress:
         found = answer(scenario, on_run=progress.advance)

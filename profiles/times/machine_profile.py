@@ -201,12 +201,13 @@ class MeasuredProfile:
         near = grid.nearest(asked)
         seconds = grid.value(near)
         if near == asked:
-            return Timing(seconds, "measured", self.rel_err)
+            return Timing(seconds, "measured", self.rel_err, self.path.name, (kind,))
         more = _work(op, dict(zip(axes, near, strict=True)))
         if more > FAR:
             return None
         # Nothing gets cheaper than the smallest that was timed: launches do not shrink.
-        return Timing(seconds * max(1.0, more), "fitted", OUTSIDE * self.rel_err)
+        seconds *= max(1.0, more)
+        return Timing(seconds, "fitted", OUTSIDE * self.rel_err, self.path.name, (kind,))
 
     def in_passes(self, op: Any) -> bool:
         """Whether the passes that were timed have this op."""

@@ -35,11 +35,23 @@ class Timing:
     seconds : time of one call [s]
     evidence : ``measured`` between points of a table, ``fitted`` past them or on a nearby shape
     rel_err : typical relative error, from held-out table points [1]
+    table, row : the file that it was read from, and the words that name its row there
     """
 
     seconds: float
     evidence: str
     rel_err: float
+    table: str = ""
+    row: tuple[object, ...] = ()
+
+    def changed(self, seconds: float, evidence: str) -> "Timing":
+        """Another time that rests on this one."""
+        return Timing(seconds, evidence, self.rel_err, self.table, self.row)
+
+    @property
+    def origin(self) -> str:
+        """Where it was read, in words such as ``gemm.csv 1536 4096``."""
+        return " ".join(map(str, (self.table, *self.row)))
 
 
 FREE = Timing(seconds=0.0, evidence="measured", rel_err=0.0)
@@ -108,7 +120,8 @@ class OpTables:
         """
         shape = (experts, top_k, hidden, inter, tp)
         line = self._moe.get((*map(str, shape), distribution, EXPERT_DTYPES.get(dtype, dtype)))
-        return None if line is None else self._timing("moe", line.at(tokens))
+        row = (*shape, distribution)
+        return None if line is None else self._timing("moe", line.at(tokens), row)
 
     def decode_attention(
         self,
@@ -170,25 +183,29 @@ class OpTables:
         self, kernel: str, seq: float, batch: float, v_heads: int, k_heads: int
     ) -> Timing | None:
         sheet = self._gdn.get((kernel, str(v_heads), str(k_heads)))
-        return None if sheet is None else self._timing(f"gdn.{kernel}", sheet.at(seq, batch))
+        row = (kernel, v_heads, k_heads)
+        return None if sheet is None else self._timing(f"gdn.{kernel}", sheet.at(seq, batch), row)
 
     def _comm_at(self, op: str, nbytes: float, gpus: int) -> Timing | None:
         if gpus == 1:
             return FREE
         line = self._comm.get((op, str(gpus)))
-        return None if line is None else self._timing(f"comm.{op}", line.at(nbytes))
+        return None if line is None else self._timing(f"comm.{op}", line.at(nbytes), (op, gpus))
 
-    def _timing(self, kind: str, found: Found) -> Timing:
+    def _timing(self, kind: str, found: Found, row: tuple[object, ...]) -> Timing:
         seconds, inside = found
         evidence = "measured" if inside else "fitted"
-        return Timing(seconds=seconds, evidence=evidence, rel_err=self._rel_err[kind][evidence])
+        table = f"{kind.partition('.')[0]}.csv"
+        return Timing(seconds, evidence, self._rel_err[kind][evidence], table, row)
 
 
 @lru_cache(maxsize=KEPT)
 def _gemm(tables: OpTables, m: int, n: int, k: int) -> Timing:
     grid = tables._gemm
     kind = "gemm" if grid.covers(n=n, k=k) else "gemm.past_edge"
-    return tables._timing(kind, grid.at(m=m, n=n, k=k))
+    seconds, inside = grid.at(m=m, n=n, k=k)
+    row = (f"{n}x{k}",) if inside else (f"{n}x{k}", "by its curve")
+    return tables._timing(kind, (seconds, inside), row)
 
 
 @lru_cache(maxsize=KEPT)
@@ -214,7 +231,7 @@ def _attention(
     seconds, inside = sheet.at(batch, min(length, window) if narrowed else length)
     same = key[0] == (backend or key[0]) and int(key[1]) == heads
     cut = narrowed and length > window
-    return tables._timing(f"attention.{phase}", (seconds, inside and same and not cut))
+    return tables._timing(f"attention.{phase}", (seconds, inside and same and not cut), key)
 
 
 @lru_cache(maxsize=KEPT)

@@ -147,6 +147,18 @@ class CostModel:
             return look(nbytes=op.nbytes, gpus=op.gpus)
         return self._lookup(op)
 
+    def origin(self, op: Op) -> str:
+        """Where the price of ``op`` is from: a table and its row, a constant, or the roofline."""
+        timing = self._own(op)
+        if timing is None and isinstance(op, Elementwise):
+            return f"{op.kind} kernel and its bytes"
+        if timing is None:
+            timing = self.table_time(op)
+        if timing is None:
+            return "roofline"
+        lent = f", scaled from {self.lender.name}" if self.lender and self.measured is None else ""
+        return f"{timing.origin}{lent}"
+
     def nbytes(self, op: Op) -> float:
         """Bytes that the price of ``op`` is made of; experts by what the texts touch."""
         return op.nbytes_of(self._touched(op)) if isinstance(op, Moe) else op.nbytes
@@ -175,7 +187,7 @@ class CostModel:
         if at is None or rows is None or hot is None:
             return None
         seconds = at.seconds + max(0.0, rows.seconds - hot.seconds)
-        return Timing(seconds, at.evidence if op.rows == 1 else "fitted", at.rel_err)
+        return at.changed(seconds, at.evidence if op.rows == 1 else "fitted")
 
     def _price(self, op: Op) -> Cost:
         own = self._own(op)
@@ -192,7 +204,7 @@ class CostModel:
             return Cost.of(self._roofline_s(op, self.device), "roofline") + self._gap
         if self.lender is not None:
             ratio = self._roofline_s(op, self.device) / self._roofline_s(op, self.lender)
-            timing = Timing(ratio * timing.seconds, "fitted", timing.rel_err)
+            timing = timing.changed(ratio * timing.seconds, "fitted")
         factor = self.engine["table_factor"]
         if isinstance(op, GdnRecurrent) and op.rows > 1:
             factor *= self.engine["gdn_verify_factor"]
@@ -221,7 +233,7 @@ class CostModel:
             return Cost.of(here_s, "roofline", comm=True) + self._gap
         if self.lender is not None:
             ratio = here_s / self._exchange_s(op, self.lender)
-            timing = Timing(ratio * timing.seconds, "fitted", timing.rel_err)
+            timing = timing.changed(ratio * timing.seconds, "fitted")
         seconds = self.engine["collective_factor"] * timing.seconds
         return Cost.of(seconds, timing.evidence, comm=True) + self._gap
 
@@ -275,7 +287,7 @@ class CostModel:
         if reached is None or rows is None or hot is None:
             return None
         seconds = reached.seconds + max(0.0, rows.seconds - hot.seconds)
-        return Timing(seconds, reached.evidence if op.tokens == 1 else "fitted", reached.rel_err)
+        return reached.changed(seconds, reached.evidence if op.tokens == 1 else "fitted")
 
     def _touched(self, op: Moe) -> float:
         """Distinct experts of the tokens of ``op``, by popularity and by what a text repeats."""
@@ -312,7 +324,7 @@ class CostModel:
             self._timed_on.peak(op.precision.matmul) * self.engine["matmul_flop_eff"]
         )
         wide = max(timing.seconds * self.engine["verify_attention_factor"], compute)
-        return Timing(wide, "fitted", timing.rel_err)
+        return timing.changed(wide, "fitted")
 
     def _prefill_attention(self, t: OpTables, op: PrefillAttention) -> Timing | None:
         """The context kernel of the new tokens, scaled by FLOPs where a prefix is attended too."""
@@ -333,7 +345,7 @@ class CostModel:
             ).flops
         )
         more = extra / self._products_flop_s(op, self._timed_on)
-        return Timing(timing.seconds + more, "fitted", timing.rel_err)
+        return timing.changed(timing.seconds + more, "fitted")
 
 
 def precision_of(op: Op) -> Precision:
@@ -345,11 +357,11 @@ def _as_verify(decode: Timing | None, rows: int) -> Timing | None:
     """A decode timing read for several rows per request is no measurement of that kernel."""
     if decode is None or rows == 1:
         return decode
-    return Timing(decode.seconds, "fitted", decode.rel_err)
+    return decode.changed(decode.seconds, "fitted")
 
 
 def _both(a: Timing | None, b: Timing | None) -> Timing | None:
     if a is None or b is None:
         return None
     evidence = a.evidence if a.evidence == b.evidence else "fitted"
-    return Timing(a.seconds + b.seconds, evidence, max(a.rel_err, b.rel_err))
+    return replace(a.changed(a.seconds + b.seconds, evidence), rel_err=max(a.rel_err, b.rel_err))

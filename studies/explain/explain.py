@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from dflash_sim.profiles.load import load_dataset
 from dflash_sim.profiles.sheets import Quantity
 from dflash_sim.simulator.cost.price import EVIDENCE
+from dflash_sim.simulator.engine.host_stages import Stage
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.row import DECIMALS
 from dflash_sim.simulator.scenario import Scenario
@@ -16,6 +16,7 @@ from dflash_sim.simulator.trial import run_engine
 from dflash_sim.studies.explain.break_even import BreakEven, break_even
 from dflash_sim.studies.explain.counterfactual import Replay, host_stages
 from dflash_sim.studies.explain.elasticities import Elasticity, elasticities
+from dflash_sim.studies.explain.phase import host_stages_of
 from dflash_sim.studies.explain.step_anatomy import Anatomy, anatomy, typical_step
 from dflash_sim.studies.explain.waterfall import Rung, waterfall
 from dflash_sim.studies.show.titles import published_note, title
@@ -48,6 +49,8 @@ class Explanation:
         request.
     break_even
         None without speculation.
+    stages
+        What the scheduler thread does in a decode cycle, hidden or not.
     """
 
     result: Result
@@ -57,6 +60,7 @@ class Explanation:
     elasticities: tuple[Elasticity, ...]
     break_even: BreakEven | None
     grounds: tuple[Ground, ...]
+    stages: tuple[Stage, ...] = ()
 
 
 def simulations(scenario: Scenario) -> int:
@@ -89,6 +93,7 @@ def explain(scenario: Scenario, *, on_run: Callable[[int], None] | None = None) 
         elasticities=found,
         break_even=even,
         grounds=tuple(_grounds(result, found)),
+        stages=host_stages_of(result.setup),
     )
 
 
@@ -111,8 +116,7 @@ def _grounds(result: Result, found: tuple[Elasticity, ...]) -> Iterator[Ground]:
     yield _quoted("compute rate", setup.device.quantities["bf16"])
     if setup.tp > 1:
         yield _quoted("link bandwidth", setup.device.quantities["link"])
-    if s.dataset is not None:
-        dataset = load_dataset(s.dataset)
+    if (dataset := setup.dataset) is not None:
         yield _quoted("answer lengths", dataset.osl[s.thinking].mean)
         yield _quoted("prompt lengths", dataset.isl[0].mean)
     yield _host(setup)
@@ -182,6 +186,16 @@ def to_json(e: Explanation) -> dict[str, Any]:
             "phases": phases,
             "ops": [asdict(op) for op in e.step.ops],
         },
+        "host_stages": [
+            {
+                "stage": stage.name,
+                "seconds": stage.seconds(e.step.requests),
+                "per_request_s": stage.per_request_s,
+                "evidence": list(stage.evidence),
+                "sources": list(stage.sources),
+            }
+            for stage in e.stages
+        ],
         "elasticities": [asdict(x) | {"effect": x.effect} for x in e.elasticities],
         "break_even": asdict(e.break_even) if e.break_even else None,
         "evidence": [asdict(g) for g in e.grounds],

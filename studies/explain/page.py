@@ -10,6 +10,7 @@ from dflash_sim.profiles.units import GIGA, MS, TERA
 from dflash_sim.simulator.cost.price import EVIDENCE
 from dflash_sim.studies.explain.break_even import BreakEven
 from dflash_sim.studies.explain.explain import Explanation
+from dflash_sim.studies.explain.phase import stage_table
 from dflash_sim.studies.explain.step_anatomy import OpTime
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.narrow_table import FittedTable
@@ -30,6 +31,7 @@ def explanation_page(e: Explanation) -> RenderableType:
     parts += [Text(), _heading("Its ops, and how near they come to the ceilings"), _ops(e)]
     if any(max(op.memory_share, op.compute_share) > 1 for op in _large(e)):
         parts.append(Text("over 100 %: caches hold part of the bytes counted", style="dim"))
+    parts += [Text(), _heading(_host_title(e)), stage_table(e.stages, e.step.requests)]
     parts += [Text(), _heading("What the answer hangs on"), _elasticities(e)]
     if e.break_even is not None:
         parts += [Text(), _heading("Where it breaks even"), *_break_even(e, e.break_even)]
@@ -99,6 +101,11 @@ def _phases(e: Explanation) -> FittedTable:
         plain = p.name == "verify" and not e.result.setup.speculative
         table.add("decode" if plain else p.name, number(p.seconds / MS), share, comm, *by)
     return table
+
+
+def _host_title(e: Explanation) -> str:
+    exposed = number(e.result.values["host_exposed_ms"])
+    return f"What the host does in such a step; the GPU waits for {exposed} ms of it"
 
 
 def _ops(e: Explanation) -> FittedTable:

@@ -42,6 +42,8 @@ class OpTime:
         the ceiling would take less than a kernel's fixed time.
     memory_share, compute_share, link_share
         Of the peaks of the device sheet, while it runs [1].
+    origin
+        Where the price is from: a table and its row, a constant, or the roofline.
     """
 
     phase: str
@@ -55,6 +57,7 @@ class OpTime:
     memory_share: float = 0.0
     compute_share: float = 0.0
     link_share: float = 0.0
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def _one(setup: Setup, phase: str, name: str, calls: list[AnyCall]) -> OpTime:
         memory_share=memory / busy,
         compute_share=compute / busy,
         link_share=link / busy,
+        origin="; ".join(dict.fromkeys(cost.origin(call.op) for call in calls)),
     )
 
 

@@ -1,0 +1,138 @@
+"""One phase of a step on its own: every op with where its price is from, or the host's stages."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.units import MS, US
+from dflash_sim.simulator.cost.cycle import PHASES
+from dflash_sim.simulator.engine.host_stages import Stage
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.slopes import requests_of
+from dflash_sim.simulator.trial import run_engine
+from dflash_sim.studies.explain.step_anatomy import OpTime, anatomy, typical_step
+from dflash_sim.studies.show.figures import number, percent
+from dflash_sim.studies.show.narrow_table import FittedTable
+from dflash_sim.studies.show.styles import STRONG
+
+HOST = "host"
+NAMES = (*PHASES, HOST)
+
+
+@dataclass(frozen=True)
+class PhaseDetail:
+    """A phase of the typical step of a scenario.
+
+    Parameters
+    ----------
+    name
+        One of :data:`NAMES`.
+    requests, ctx
+        Of the step: running requests, and cached tokens of each.
+    seconds
+        Of the phase [s].
+    ops
+        What runs on the GPU, in order; empty for the host.
+    stages
+        What the scheduler thread does in a cycle, hidden or not; empty for a phase of the GPU.
+    """
+
+    name: str
+    requests: int
+    ctx: float
+    seconds: float
+    ops: tuple[OpTime, ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+
+def phase_detail(scenario: Scenario, name: str) -> PhaseDetail:
+    """The phase ``name`` of the step that the scenario takes most often.
+
+    Raises
+    ------
+    UsageError
+        There is no phase of that name, or this scenario's step has none.
+    """
+    if name not in NAMES:
+        raise unknown(kind="phase", value=name, allowed=NAMES)
+    setup = resolve(scenario)
+    requests = requests_of(setup, 0)
+    record = run_engine(setup, requests.workload, requests.draws(setup.expectation))
+    batch, ctx = typical_step(record)
+    if name == HOST:
+        stages = host_stages_of(setup)
+        seconds = sum(stage.seconds(batch) for stage in stages)
+        return PhaseDetail(name, batch, ctx, seconds, stages=stages)
+    step = anatomy(setup, requests=batch, ctx=ctx)
+    found = {p.name: p for p in step.phases}
+    if name not in found:
+        have = ", ".join([*found, HOST])
+        msg = f"a step of method {scenario.method} has no phase '{name}'; it has {have}."
+        raise UsageError(msg)
+    ops = tuple(op for op in step.ops if op.phase == name)
+    return PhaseDetail(name, batch, ctx, found[name].seconds, ops)
+
+
+def host_stages_of(setup: Setup) -> tuple[Stage, ...]:
+    """The host stages of a decode cycle, with the constants behind them."""
+    v1 = setup.scenario.engine_mode == "v1" and setup.speculative
+    return setup.host.stages(v1=v1, sheet=setup.engine)
+
+
+def phase_page(detail: PhaseDetail) -> RenderableType:
+    """The phase as a page of terminal text."""
+    size = f"{detail.requests} requests at {detail.ctx:,.0f} cached tokens each"
+    head = Text(f"{detail.name}: {number(detail.seconds / MS)} ms of a step of {size}", STRONG)
+    table = _stages(detail) if detail.name == HOST else _ops(detail)
+    return Group(head, Text(), table)
+
+
+def _ops(detail: PhaseDetail) -> FittedTable:
+    heads = ("op", "times", "ms", "share", "bound by", "rests on", "from")
+    words = frozenset(("op", "bound by", "rests on", "from"))
+    table = FittedTable(heads, words, spare=("bound by", "share", "times"), folded="from")
+    for op in detail.ops:
+        times = str(op.launches) if op.launches else ""
+        share = percent(op.seconds / detail.seconds)
+        figures = (times, number(op.seconds / MS), share, op.bound, op.evidence)
+        table.add(op.op, *figures, Text(op.origin, style="dim"))
+    return table
+
+
+def stage_table(stages: tuple[Stage, ...], requests: int) -> FittedTable:
+    """The host stages of a cycle of ``requests``, with evidence and source."""
+    heads = ("stage", "us", "per request", "rests on", "source")
+    words = frozenset(("stage", "rests on", "source"))
+    table = FittedTable(heads, words, spare=("per request",), folded="source")
+    for stage in stages:
+        each = number(stage.per_request_s / US) if stage.per_request_s else ""
+        rests = " and ".join(stage.evidence)
+        us = number(stage.seconds(requests) / US)
+        table.add(stage.name, us, each, rests, Text("; ".join(stage.sources), style="dim"))
+    total = sum(stage.seconds(requests) for stage in stages)
+    table.add("all together", Text(number(total / US), style=STRONG))
+    return table
+
+
+def _stages(detail: PhaseDetail) -> FittedTable:
+    return stage_table(detail.stages, detail.requests)
+
+
+def phase_rows(detail: PhaseDetail) -> Iterator[dict[str, Any]]:
+    """One flat row an op or stage, for files."""
+    step = {"phase": detail.name, "requests": detail.requests, "ctx": detail.ctx}
+    for op in detail.ops:
+        yield step | {k: v for k, v in asdict(op).items() if k != "phase"}
+    for stage in detail.stages:
+        yield step | {
+            "op": stage.name,
+            "seconds": stage.seconds(detail.requests),
+            "per_request_s": stage.per_request_s,
+            "evidence": " and ".join(stage.evidence),
+            "origin": "; ".join(stage.sources),
+        }
