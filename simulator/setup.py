@@ -26,6 +26,7 @@ from dflash_sim.simulator.defaults import (
     backend_of,
     default_backend,
     limits_of,
+    parallel,
     roomier,
     verify_rows,
 )
@@ -37,7 +38,6 @@ from dflash_sim.simulator.memory import (
     default_mem_fraction,
     plan_memory,
 )
-from dflash_sim.simulator.parallel import parallel
 from dflash_sim.simulator.policy.interface import Policy
 from dflash_sim.simulator.policy.parse import parse_policy
 from dflash_sim.simulator.requests.expected import (
