@@ -2,9 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from typing import TypeVar
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from dflash_sim.calibrate.fit.fit import Fit, fit
 from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row
+from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError, unknown
@@ -219,15 +218,14 @@ def predicted(
     jobs: int,
 ) -> list[Outcome]:
     """Predict rows with a calibration, or with the priors alone."""
-    work = partial(_predict, calibration=calibration, engine=engine, held=held)
-    if jobs == 1:
-        return [work(row) for row in rows]
-    with ProcessPoolExecutor(jobs) as pool:
-        return list(pool.map(work, rows, chunksize=max(1, len(rows) // (4 * jobs))))
+    together = max(1, len(rows) // (4 * jobs))
+    tasks = [(row, calibration, engine, held) for row in rows]
+    with Pool(jobs) as pool:
+        return list(pool.map(_predicted, tasks, together=together))
 
 
-def _predict(
-    row: Row, *, calibration: Calibration | None, engine: EngineSheet, held: str
+def _predicted(
+    row: Row, calibration: Calibration | None, engine: EngineSheet, held: str
 ) -> Outcome:
     scenario = Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"runs": RUNS}))
     fitted = calibration.applied(engine, scenario.generation) if calibration else engine

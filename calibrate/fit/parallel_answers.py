@@ -1,21 +1,18 @@
 """Answers and slopes of many rows at once, on all cores."""
 
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.calibrate.fit.rows import Row, TablesByGpu
+from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.calibration import Parameter
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.simulator.slopes import WHOLE, Response, slope_steps
 
 Floats = npt.NDArray[np.float64]
-Task = tuple[int, Floats]  # a row, and where
 _ALONE_RUNS = 2  # a client alone sends few requests: two runs halve the noise of their lengths
 
 
@@ -35,34 +32,13 @@ class _Worker:
             self.responses[i] = self.rows[i].response(self.engine, self.tables)
         return self.responses[i]
 
-    def answer(self, task: Task) -> Floats:
-        i, x = task
+    def answer(self, i: int, x: Floats) -> Floats:
         values = {p.name: p.value(v) for p, v in zip(self.parameters, x.tolist(), strict=True)}
         runs = _ALONE_RUNS if self.rows[i].scenario.conc == 1 else 1
         return self.response(i).answer(values, runs=runs)
 
-    def slopes(self, task: Task) -> Floats:
-        i, x = task
+    def slopes(self, i: int, x: Floats) -> Floats:
         return self.response(i).slopes(self.parameters, x, self.steps, whole=WHOLE)
-
-
-_worker: _Worker | None = None  # in a process of the pool
-
-
-def _start(*parts: Any) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is answered once, by the parent
-    _worker = _Worker(*parts)
-
-
-def _answer(task: Task) -> Floats:
-    assert _worker is not None
-    return _worker.answer(task)
-
-
-def _slopes(task: Task) -> Floats:
-    assert _worker is not None
-    return _worker.slopes(task)
 
 
 class Evaluator:
@@ -83,43 +59,26 @@ class Evaluator:
         jobs: int,
         on_row: Callable[[], None] | None = None,
     ) -> None:
-        self._parts = (list(rows), engine, tuple(parameters))
-        self._jobs, self._on_row = jobs, on_row
-        self._pool: ProcessPoolExecutor | None = None
-        self._here = _Worker(*self._parts)  # where there is no pool
+        self._count, self._jobs = len(rows), jobs
+        self._on_row = on_row or (lambda: None)
+        self._pool = Pool(jobs, _Worker, list(rows), engine, tuple(parameters))
 
     def __enter__(self) -> Self:
-        if self._jobs > 1:
-            self._pool = ProcessPoolExecutor(self._jobs, initializer=_start, initargs=self._parts)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *error: object) -> None:
+        self._pool.__exit__(*error)
 
     def answers(self, x: Floats) -> Floats:
         """Logs of the metrics, shape [rows, metrics]."""
-        return self._all(_answer if self._pool else self._here.answer, x)
+        return self._all(_Worker.answer, x)
 
     def slopes(self, x: Floats) -> Floats:
         """Their derivatives, shape [rows, metrics, parameters]."""
-        return self._all(_slopes if self._pool else self._here.slopes, x)
+        return self._all(_Worker.slopes, x)
 
-    def _all(self, work: Callable[[Task], Floats], x: Floats) -> Floats:
-        tasks = [(i, x) for i in range(len(self._parts[0]))]
-        chunk = max(1, len(tasks) // (8 * self._jobs))
-        done: Iterable[Floats] = (
-            self._pool.map(work, tasks, chunksize=chunk) if self._pool else map(work, tasks)
-        )
-        return np.array(list(self._counted(done)))
-
-    def _counted(self, done: Iterable[Floats]) -> Iterator[Floats]:
-        for found in done:
-            if self._on_row is not None:
-                self._on_row()
-            yield found
+    def _all(self, work: Callable[[_Worker, int, Floats], Floats], x: Floats) -> Floats:
+        tasks = [(i, x) for i in range(self._count)]
+        together = max(1, self._count // (8 * self._jobs))
+        done = self._pool.map(work, tasks, together=together, on_done=lambda _: self._on_row())
+        return np.array(list(done))

@@ -9,11 +9,11 @@ processes.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.studies.plan.candidate import Solved, Survey, solve, survey
 from dflash_sim.studies.plan.close_look import Fleet, Nearest, examine, limit_of, nearest
-from dflash_sim.studies.plan.judge import Question
-from dflash_sim.studies.plan.workers import Each, workers
+from dflash_sim.studies.plan.judge import Judge, Question
 
 ENDS = ("low", "typical", "high")
 OBJECTIVES = ("gpus", *ENDS)
@@ -78,9 +78,9 @@ def plan(
     """
     tell = on_step or (lambda _: None)
     count = len(question.candidates)
-    with workers(question, jobs) as each:
+    with Pool(jobs, Judge, question) as judges:
         surveys = []
-        for found in each(survey, [(i,) for i in range(count)]):
+        for found in judges.map(survey, [(i,) for i in range(count)]):
             surveys.append(found)
             tell(found.index)
         open_ = [s for s in surveys if s.error is None]
@@ -92,7 +92,8 @@ def plan(
             batch = sorted(few, key=lambda s: _law(question, s))
             most = {s.index: _worth(s, best, question.max_gpus // s.tp) for s in batch}
             tasks = [(s.index, s.guess, most[s.index]) for s in batch]
-            for result in each(solve, tasks, together=_TOGETHER if len(tasks) == _ROUND else 1):
+            together = _TOGETHER if len(tasks) == _ROUND else 1
+            for result in judges.map(solve, tasks, together=together):
                 solved.append(result)
                 tell(result.index)
                 _improve(best, surveys[result.index], result)
@@ -100,13 +101,13 @@ def plan(
             if s.error is not None:
                 tell(s.index)
         if not best:
-            alone = each(nearest, [(s.index,) for s in open_])
+            alone = judges.map(nearest, [(s.index,) for s in open_])
             closest = min(alone, key=lambda n: n.excess)
             raise InfeasibleError(_nothing(question, closest, open_))
         answer = {name: index for name, (_, index) in best.items()}
         replicas = {s.index: s.replicas for s in solved if s.replicas is not None}
         sizes = {i: replicas[i] for i in sorted(set(answer.values()))}
-        fleets = _examined(each, sizes, tell)
+        fleets = _examined(judges, sizes, tell)
     return Plan(question, tuple(surveys), tuple(solved), answer, fleets)
 
 
@@ -192,16 +193,18 @@ def _nothing(question: Question, closest: Nearest, surveys: Sequence[Survey]) ->
     return f"no fleet of up to {sizes} meets {question.slo} ({tried} tried). {closest}"
 
 
-def _examined(each: Each, sizes: dict[int, int], tell: Callable[[int], object]) -> dict[int, Fleet]:
+def _examined(
+    judges: Pool, sizes: dict[int, int], tell: Callable[[int], object]
+) -> dict[int, Fleet]:
     """Look closely at the best fleets, the limits of each apart from the rest."""
     kinds = [(i, r, faster) for i, r in sizes.items() for faster in (True, False)]
     limits = {}
-    for kind, limit in zip(kinds, each(limit_of, kinds), strict=True):
+    for kind, limit in zip(kinds, judges.map(limit_of, kinds), strict=True):
         limits[kind] = limit
         tell(kind[0])
     tasks = [(i, r, limits[i, r, True], limits[i, r, False]) for i, r in sizes.items()]
     fleets = {}
-    for fleet in each(examine, tasks):
+    for fleet in judges.map(examine, tasks):
         fleets[fleet.index] = fleet
         tell(fleet.index)
     for _ in range(_LOOKS - len(kinds) - len(tasks)):

@@ -7,18 +7,16 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
 
+from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import ENV, require_sheet
@@ -254,17 +252,9 @@ def evaluate_all(
     """
     for task in tasks:
         refuse_fitted(task.row)
-    with ExitStack() as stack:
-        apply: Callable[..., Iterable[Outcome]] = map
-        if jobs > 1:
-            pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
-            apply = partial(stack.enter_context(pool).map, chunksize=_TASKS_AT_ONCE)
-        outcomes = []
-        for outcome in apply(Task.outcome, tasks):
-            outcomes.append(outcome)
-            if on_row is not None:
-                on_row(len(outcomes))
-    return outcomes
+    each = [(task,) for task in tasks]
+    with Pool(jobs) as pool:
+        return list(pool.map(Task.outcome, each, together=_TASKS_AT_ONCE, on_done=on_row))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from dflash_sim.profiles.find import roots
 
 PACKAGE = Path(__file__).parents[2]
-_CODE = ("simulator", "calibrate", "studies")
+_CODE = ("jobs", "simulator", "calibrate", "studies")
 _NOT_SHIPPED = ("gallery", "training")  # of a checkout; no row rests on them
 _LIBRARIES = ("numpy",)  # whose generators and sums rows are made of
 

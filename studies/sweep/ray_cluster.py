@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from dflash_sim.jobs.worker import Bug, Lost
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import ENV
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.sweep.fingerprint import fingerprint
-from dflash_sim.studies.sweep.workers import Bug, How, Lost, Task, Word, Worker, all_lost
+from dflash_sim.studies.sweep.workers import How, Task, Word, Worker, all_lost
 
 INSTALL = 'pip install "dflash-sim[cluster]"'
 _PATIENCE_S = 5.0  # for an address to answer at all

@@ -4,11 +4,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from dflash_sim.jobs.worker import Bug, Lost
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.study import Point, Study
 from dflash_sim.studies.sweep.folder import Shard
-from dflash_sim.studies.sweep.workers import Bug, Crew, Lost, Task
+from dflash_sim.studies.sweep.workers import Crew, Task
 
 _TRIES = 2  # of a point whose worker was lost
 _DEALT_WHOLE = 2  # groups per shard from which on they are not split

@@ -4,16 +4,13 @@ Every crew is driven alike, one point to a worker at a time, so that a point is 
 written, and rows cannot depend on who answered them.
 """
 
-import signal
 import traceback
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, Self
 
+from dflash_sim.jobs.processes import Processes
+from dflash_sim.jobs.worker import Bug, Done, Lost
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import Row
@@ -39,20 +36,6 @@ class Task:
     number: int
     group: tuple[Any, ...]
     scenario: Scenario
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker that will answer no more, and why."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Bug:
-    """The traceback of an error that nobody expected."""
-
-    trace: str
 
 
 Word = Row | Lost | Bug | None  # None: a worker is ready for its first task
@@ -121,86 +104,49 @@ class Alone:
         return 0, self.words.popleft()
 
 
-class Processes:
-    """Processes of this machine.
-
-    They are spawned: a fork would copy the other workers' pipes, and a worker sees that its sweep
-    is gone by the end of its own pipe; nor do threads, such as those of a progress bar, survive a
-    fork. A worker starts once and then answers point after point, which pays for its start.
+class Local:
+    """Processes of this machine, which each start once and then answer point after point.
 
     One that is lost is not replaced, which leaves the others its memory; the last one is, unless
     it never began.
     """
 
     def __init__(self, how: How, jobs: int) -> None:
-        self.how, self.jobs = how, jobs
-        self.workers: dict[int, tuple[BaseProcess, Connection]] = {}
+        self.processes = Processes(Worker, how)
+        self.jobs = jobs
         self.begun: set[int] = set()
         self.why = ""
 
     def __enter__(self) -> Self:
-        for number in range(self.jobs):
-            self._hire(number)
+        try:
+            for _ in range(self.jobs):
+                self.processes.hire()
+        except BaseException:
+            self.processes.close()
+            raise
         return self
 
-    def _hire(self, number: int) -> None:
-        context = get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.how), daemon=True)
-        process.start()
-        theirs.close()
-        self.workers[number] = (process, ours)
-
     def __exit__(self, *_error: object) -> None:
-        for process, pipe in self.workers.values():
-            pipe.close()
-            process.terminate()
-        for process, _ in self.workers.values():
-            process.join()
+        self.processes.close()
 
     def give(self, worker: int, task: Task) -> None:
         """Send a task; a worker that is gone is heard of later."""
-        with suppress(OSError):
-            self.workers[worker][1].send(task)
+        self.processes.give(worker, Worker.answer, task)
 
     def heard(self) -> tuple[int, Word]:
-        """The next word through any pipe."""
-        if not self.workers:
+        """The next word of any process."""
+        if not self.processes.workers:
             raise all_lost(self.why)
-        pipes = {pipe: number for number, (_, pipe) in self.workers.items()}
-        ready = wait(list(pipes))[0]
-        assert isinstance(ready, Connection)
-        number = pipes[ready]
-        try:
-            word: Word = ready.recv()
-        except (EOFError, OSError):
-            process, _ = self.workers.pop(number)
-            ready.close()
-            process.join()
-            self.why = _ending(process.exitcode)
-            word = Lost(self.why)
-            if not self.workers and number in self.begun:
-                self._hire(number + self.jobs)
-        else:
-            self.begun.add(number)
-        return number, word
-
-
-def _serve(pipe: Connection, how: How) -> None:
-    """Life of a worker process; it ends with the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends us
-    worker = Worker(how)
-    with suppress(EOFError, OSError):
-        pipe.send(None)
-        while True:
-            pipe.send(worker.answer(pipe.recv()))
-
-
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
-    return f"exit code {code}"
+        worker, word = self.processes.heard()
+        if isinstance(word, Lost):
+            self.why = word.why
+            if not self.processes.workers and worker in self.begun:
+                self.processes.hire()
+            return worker, word
+        self.begun.add(worker)
+        if isinstance(word, DflashSimError):
+            raise word
+        return worker, word.value if isinstance(word, Done) else word
 
 
 def all_lost(why: str) -> DflashSimError:
@@ -214,4 +160,4 @@ def all_lost(why: str) -> DflashSimError:
 
 def crew_of(how: How, jobs: int) -> Crew:
     """One worker without a process of its own, or several with."""
-    return Processes(how, jobs) if jobs > 1 else Alone(how)
+    return Local(how, jobs) if jobs > 1 else Alone(how)

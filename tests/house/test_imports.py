@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "profiles/networks": {"profiles"},
     "profiles/times": {"profiles"},
     "profiles": {"profiles/networks"},
+    "jobs": set(),
     "simulator/requests": {"profiles/*"},
     "simulator/cost": {"profiles/*"},
     "simulator/engine": {"profiles/*", "simulator/requests", "simulator/cost"},
@@ -52,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "calibrate/observations",
         "calibrate/readers",
     },
-    "calibrate/fit": {"profiles/*", "simulator/*", "calibrate/observations"},
+    "calibrate/fit": {"profiles/*", "jobs", "simulator/*", "calibrate/observations"},
     "calibrate/measure": {"profiles/*", "kernels/*", "simulator/cost"},
     "calibrate/realloop": {"profiles/*", "simulator/*", "realrun/*", "calibrate/measure"},
     "calibrate/silicon": {"profiles/*"},
@@ -63,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "studies/trace": {"profiles/*", "simulator/*", "studies/show"},
     "studies/sweep": {
         "profiles/*",
+        "jobs",
         "simulator/*",
         "studies/ask",
         "studies/show",
@@ -70,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "studies/plan": {
         "profiles/*",
+        "jobs",
         "simulator/*",
         "calibrate/readers",
         "studies/ask",
@@ -79,6 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     "studies/compare": {"profiles/*", "simulator/*", "calibrate/*", "studies/show"},
     "studies/published": {
         "profiles/*",
+        "jobs",
         "simulator/*",
         "calibrate/observations",
         "calibrate/fit",

@@ -1,9 +1,7 @@
 """Plans: as brute force has them, as event engines have them, and monotone in what is asked."""
 
 import json
-import os
 import re
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 
 from dflash_sim.calibrate.readers.request_traces import Trace
 from dflash_sim.cli import run
-from dflash_sim.profiles.errors import DflashSimError, InfeasibleError
+from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.simulator.fleet.fleet import subset
 from dflash_sim.simulator.requests.workload import given_requests
 from dflash_sim.simulator.scenario import Scenario
@@ -30,7 +28,6 @@ from dflash_sim.studies.plan.objective import Slo, kept
 from dflash_sim.studies.plan.page import warnings
 from dflash_sim.studies.plan.rows import to_json
 from dflash_sim.studies.plan.search import ENDS, OBJECTIVES, Plan, plan
-from dflash_sim.studies.plan.workers import workers
 
 ROOT = Path(__file__).parents[3]
 MODEL: dict[str, Any] = {"model": "qwen3-8b", "isl": 500, "osl": 100, "runs": 1}
@@ -515,16 +512,6 @@ def test_what_a_plan_is_asked_is_shown_and_read_back(
     again = ["plan", "--preset", str(path), "--tpot", "20", "--router", "least-loaded"]
     assert run([*again, "--print-config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == told
-
-
-def test_a_worker_that_is_killed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    question = asked(10.0, Slo(tpot_s=0.02), n=20, servers=FEW)
-    with pytest.raises(DflashSimError, match="--jobs 1"), workers(question, 2) as each:
-        list(each(_die, [(0,), (1,)]))
-
-
-def _die(_judge: Judge, _i: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_an_interrupted_plan_ends_quietly(

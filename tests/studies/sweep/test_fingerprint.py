@@ -43,7 +43,7 @@ def _no_sheets_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package = tmp_path_factory.mktemp("copy")
-    for name in ("simulator", "profiles", "calibrate", "studies"):
+    for name in ("profiles", *module._CODE):
         skip = shutil.ignore_patterns("__pycache__", "gallery", "training")
         shutil.copytree(PACKAGE / name, package / name, ignore=skip)
     return package

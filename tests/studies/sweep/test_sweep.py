@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.cli import run
+from dflash_sim.jobs.worker import Bug, Lost
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.simulator.scenario import Scenario
@@ -31,7 +32,7 @@ from dflash_sim.studies.sweep.lock import Lock
 from dflash_sim.studies.sweep.progress import SweepProgress, pace
 from dflash_sim.studies.sweep.rows import write_rows
 from dflash_sim.studies.sweep.run import Queue, answer_all, part
-from dflash_sim.studies.sweep.workers import Bug, How, Lost, Processes, Task, Word
+from dflash_sim.studies.sweep.workers import How, Local, Task, Word
 
 GALLERY = Path(__file__).parents[3] / "studies/gallery"
 FIXED = {"model": "qwen3-8b", "isl": 64, "osl": 64, "num_prompts": 8, "runs": 1}
@@ -570,7 +571,7 @@ class Fickle:
         return self.words.pop(0)
 
 
-class Deadly(Processes):
+class Deadly(Local):
     """Processes that end whenever they are given a certain point."""
 
     def __init__(self, how: How, jobs: int, *, point: int) -> None:
@@ -579,7 +580,7 @@ class Deadly(Processes):
 
     def give(self, worker: int, task: Task) -> None:
         if task.number == self.point:
-            self.workers[worker][0].kill()
+            self.processes.workers[worker][0].kill()
         else:
             super().give(worker, task)
 
@@ -663,11 +664,11 @@ class TestCrews:
         assert "killed by SIGKILL" in str(told.value)
 
     def test_a_killed_process_gives_its_point_back(self) -> None:
-        crew, rows = Processes(How(baseline=False, interval=False), 2), dict[int, Any]()
+        crew, rows = Local(How(baseline=False, interval=False), 2), dict[int, Any]()
 
         def write(number: int, row: Any) -> None:
             if not rows:
-                victim = crew.workers[0][0]
+                victim = crew.processes.workers[0][0]
                 assert victim.pid is not None
                 os.kill(victim.pid, signal.SIGKILL)
             rows[number] = row
@@ -675,12 +676,12 @@ class TestCrews:
         answer_all(STUDY, STUDY.points(), crew, write=write)
         assert sorted(rows) == list(range(8))
         assert all(row["output_throughput"] > 0 for row in rows.values())
-        assert list(crew.workers) == [1]
+        assert list(crew.processes.workers) == [1]
 
     def test_nobody_is_left(self) -> None:
-        crew = Processes(How(), 1)
+        crew = Local(How(), 1)
         with crew:
-            crew.workers[0][0].kill()
+            crew.processes.workers[0][0].kill()
             while True:
                 worker, word = crew.heard()
                 if isinstance(word, Lost):

@@ -1,0 +1,156 @@
+"""Spawned processes with a pipe each: give one a task, hear the next word of any.
+
+They are spawned: a fork would copy the other workers' pipes and the parent's threads. One way of
+being interrupted for all: workers never see Ctrl-C, and whoever drives them ends them.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from threading import Lock
+from types import ModuleType
+from typing import Any, Self
+
+from dflash_sim.jobs.worker import OUT_OF_MEMORY, Lost, Word, serve
+
+_SPAWN = get_context("spawn")
+_PATIENCE_S = 1.0  # for a worker to end by itself
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "BLIS_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+}
+_beginning = Lock()
+
+
+class Processes:
+    """Processes of this machine, by number; use it as a context, at whose end they are ended.
+
+    Parameters
+    ----------
+    make, arguments
+        Each worker calls ``make(*arguments)`` once; the result is the first argument of its tasks.
+        None for tasks that need nothing of the kind.
+    """
+
+    def __init__(self, make: Callable[..., Any] | None = None, *arguments: Any) -> None:
+        self._made = make, arguments
+        self._hired = 0
+        self.workers: dict[int, tuple[BaseProcess, Connection]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def hire(self) -> int:
+        """Begin a worker, which says None when it is ready; return its number."""
+        number = self._hired
+        self._hired += 1
+        with _beginning_of_a_worker():
+            ours, theirs = _SPAWN.Pipe()
+            process = _SPAWN.Process(target=serve, args=(theirs,), daemon=True)
+            process.start()
+            self.workers[number] = process, ours
+            theirs.close()
+        self._send(number, self._made)
+        return number
+
+    def give(self, worker: int, work: Callable[..., Any], *arguments: Any) -> None:
+        """Send a task to a worker that is free; one that is gone is heard of later."""
+        self._send(worker, (work, arguments))
+
+    def _send(self, worker: int, message: tuple[Any, ...]) -> None:
+        with suppress(OSError):
+            self.workers[worker][1].send(message)
+
+    def heard(self) -> tuple[int, Word]:
+        """Wait for the next word of any worker; one whose pipe ends is lost."""
+        pipes = {pipe: number for number, (_, pipe) in self.workers.items()}
+        ready = wait(list(pipes))[0]
+        assert isinstance(ready, Connection)
+        number = pipes[ready]
+        try:
+            word: Word = ready.recv()
+        except (EOFError, OSError):
+            process, _ = self.workers.pop(number)
+            ready.close()
+            word = Lost(_ending(_ended(process)))
+        return number, word
+
+    def close(self) -> None:
+        """End all workers, whatever they are doing; a second Ctrl-C waits until they have."""
+        with _ctrl_c_held_back():
+            for process, pipe in self.workers.values():
+                pipe.close()
+                process.terminate()
+            for process, _ in self.workers.values():
+                _ended(process)
+
+
+def _ended(process: BaseProcess) -> int | None:
+    """Wait for a process that was told to end, and kill it if it does not; return its exit code."""
+    process.join(_PATIENCE_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+def _ending(code: int | None) -> str:
+    if code == OUT_OF_MEMORY:
+        return "out of memory"
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
+    return f"exit code {code}"
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Let a Ctrl-C of this thread wait; a process that is begun meanwhile never sees one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _beginning_of_a_worker() -> Iterator[None]:
+    """Begin a process without Ctrl-C, with one thread for linear algebra, and without ``__main__``.
+
+    As many threads as cores in as many workers would only wait for one another. And a spawned
+    process runs the user's script again, which would start what is going on here once more: our
+    tasks need nothing of it.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # which lets Ctrl-C through when it begins
+    with _beginning, _ctrl_c_held_back():
+        main, threads = (
+            sys.modules["__main__"],
+            {name: os.environ.get(name) for name in _ONE_THREAD},
+        )
+        os.environ.update(_ONE_THREAD)
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+            for name, value in threads.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value

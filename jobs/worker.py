@@ -1,0 +1,109 @@
+"""Life of a worker process: it makes its tool, answers tasks with it, and ends with its parent.
+
+This module imports nothing heavy, so that a worker watches its parent from the beginning.
+"""
+
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from threading import Thread
+from typing import Any, TypeAlias
+
+from dflash_sim.profiles.errors import DflashSimError
+
+OUT_OF_MEMORY = 71  # exit code of a worker that could not allocate: EX_OSERR of sysexits.h
+
+
+@dataclass(frozen=True)
+class Done:
+    """The value of a task."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Bug:
+    """The traceback of an error that nobody expected."""
+
+    trace: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker that will answer no more, and why."""
+
+    why: str
+
+
+# None: a worker has made its tool and is ready for its first task.
+Word: TypeAlias = Done | DflashSimError | Bug | Lost | None
+
+
+def made(make: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What precedes the arguments of every task: the tool, or nothing where none is made."""
+    return () if make is None else (make(*arguments),)
+
+
+def serve(pipe: Connection) -> None:
+    """Answer what comes through the pipe until it ends.
+
+    The first message is what :func:`made` takes, every other one a function and its arguments.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
+    Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        with suppress(EOFError, OSError):
+            _answer_all(pipe)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent is gone, however it ended and whatever this worker is doing.
+
+    The parent holds one end of a pipe that the system closes with it. Unlike Linux's death signal,
+    that works everywhere and does not end workers with the thread that began them.
+    """
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _answer_all(pipe: Connection) -> None:
+    word = _attempted(pipe.recv_bytes(), made)
+    if not isinstance(word, Done):
+        pipe.send(word)
+        return
+    call = partial(_called, word.value)
+    pipe.send(None)
+    while True:
+        word = _attempted(pipe.recv_bytes(), call)
+        try:
+            pipe.send(word)
+        except (OSError, MemoryError):
+            raise
+        except Exception:  # a value that cannot be pickled
+            pipe.send(Bug(traceback.format_exc()))
+
+
+def _attempted(message: bytes, act: Callable[..., Any]) -> Word:
+    try:
+        return Done(act(*pickle.loads(message)))
+    except DflashSimError as error:
+        return error
+    except MemoryError:
+        raise
+    except Exception:
+        return Bug(traceback.format_exc())
+
+
+def _called(tool: tuple[Any, ...], work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return work(*tool, *arguments)
