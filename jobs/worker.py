@@ -56,6 +56,8 @@ def serve(pipe: Connection) -> None:
 
     The first message is what :func:`made` takes, every other one a function and its arguments.
     """
+    if os.name == "posix":
+        os.set_inheritable(pipe.fileno(), False)  # or a process begun by a task would keep it open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
     Thread(target=_end_with_parent, daemon=True).start()
     try:

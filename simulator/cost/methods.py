@@ -14,6 +14,9 @@ The last two are the ablations of the DFlash paper (arXiv 2602.06036, table 9). 
 width 1 for a cycle: nothing is drafted, and the drafter's cache is kept up to date.
 """
 
+import copyreg
+from collections.abc import Callable
+
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.load import default_drafter, load_drafter, load_eagle3, load_model
 from dflash_sim.profiles.networks.hf_config import (
@@ -43,6 +46,13 @@ def method_of(name: str) -> Method:
     if name not in METHODS:
         raise unknown(kind="method", value=name, allowed=METHODS)
     return METHODS[name]
+
+
+def _by_name(method: Method) -> tuple[Callable[[str], Method], tuple[str]]:
+    return method_of, (method.name,)
+
+
+copyreg.pickle(Method, _by_name)  # its functions do not travel between processes; its name does
 
 
 # ---- plain decoding -----------------------------------------------------------------------
