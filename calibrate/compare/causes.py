@@ -22,11 +22,11 @@ from dflash_sim.calibrate.compare.change_search import (
 )
 from dflash_sim.calibrate.compare.common_definitions import Values, host_stage_s, in_flight
 from dflash_sim.calibrate.compare.gap import Gap
-from dflash_sim.calibrate.compare.whatif import Change
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.readers.sglang_bench_serving import POOLED
 from dflash_sim.profiles.units import MS, US
 from dflash_sim.simulator.predict import Result
+from dflash_sim.simulator.whatif import Change
 
 Share: TypeAlias = float  # of the measured value [1]
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from dflash_sim.calibrate.compare.common_definitions import host_stage_s, in_flight, running
 from dflash_sim.calibrate.compare.gap import Gap
-from dflash_sim.calibrate.compare.whatif import Change, Factor
 from dflash_sim.profiles.units import MS
+from dflash_sim.simulator.whatif import Change, Factor
 
 Squared: TypeAlias = float  # sigmas [1]
 

@@ -14,9 +14,10 @@ from dflash_sim.calibrate.compare.common_definitions import (
     as_measured,
     in_flight,
 )
-from dflash_sim.calibrate.compare.whatif import Change, Trials
+from dflash_sim.calibrate.compare.trials import Trials
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.simulator.predict import Result
+from dflash_sim.simulator.whatif import Change
 
 Quantity: TypeAlias = Callable[[Values], float | None]
 

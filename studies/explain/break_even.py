@@ -8,9 +8,10 @@ from dflash_sim.profiles.errors import MissingProfileError
 from dflash_sim.profiles.networks.hf_config import DrafterShape
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.requests.expected import Expectation
+from dflash_sim.simulator.requests.other_laws import accept_length, truncated, with_accept_length
 from dflash_sim.simulator.setup import Setup, resolve
-from dflash_sim.studies.explain.counterfactual import Replay, changed
-from dflash_sim.studies.explain.other_laws import accept_length, truncated, with_accept_length
+from dflash_sim.simulator.whatif import changed
+from dflash_sim.studies.explain.replay import Replay
 
 Lookup: TypeAlias = "Callable[[int], AtBlock | None]"
 

@@ -13,10 +13,11 @@ from dflash_sim.simulator.row import DECIMALS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.trial import run_engine
+from dflash_sim.simulator.whatif import host_stages
 from dflash_sim.studies.explain.break_even import BreakEven, break_even
-from dflash_sim.studies.explain.counterfactual import Replay, host_stages
 from dflash_sim.studies.explain.elasticities import Elasticity, elasticities
 from dflash_sim.studies.explain.phase import host_stages_of
+from dflash_sim.studies.explain.replay import Replay
 from dflash_sim.studies.explain.step_anatomy import Anatomy, anatomy, typical_step
 from dflash_sim.studies.explain.waterfall import Rung, waterfall
 from dflash_sim.studies.show.titles import published_note, title

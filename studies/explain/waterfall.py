@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.predict import Result, predict
-from dflash_sim.studies.explain.counterfactual import Altered, MixedStep, Replay, changed, with_host
+from dflash_sim.simulator.whatif import changed, mixed, with_host, with_step
+from dflash_sim.studies.explain.replay import Replay
 
 MODES = ("v1", "v2-sync", "v2")
 _MODE_NAMES = {
@@ -62,13 +63,9 @@ def _rungs(result: Result, plain: Result, replay: Replay) -> Iterator[tuple[str,
         speed = replay.speed(replace(idle, limits=limits), None, runs=runs)
         yield "fewer at once", speed, f"{room} at once: {result.setup.memory.cap_cause}"
     for name, own, why in _phases(modes["v2"], plain):
-        step = MixedStep.of(
-            ideal.step,
-            idle.step,
-            borrowed=frozenset(PHASES) - own,
-            borrows_prefill="draft" not in own,
-        )
-        yield name, replay.speed(Altered.of(ideal, step), law, runs=runs), why
+        borrowed, prefill = frozenset(PHASES) - own, "draft" not in own
+        step = mixed(ideal.step, idle.step, phases=borrowed, prefill=prefill)
+        yield name, replay.speed(with_step(ideal, step), law, runs=runs), why
     for mode in MODES[: MODES.index(result.scenario.engine_mode) + 1]:
         found = modes[mode]
         yield _MODE_NAMES[mode], replay.of(found), _mode_words(found)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from math import prod
 
 from dflash_sim.simulator.predict import Result
-from dflash_sim.studies.explain.counterfactual import Replay
+from dflash_sim.studies.explain.replay import Replay
 from dflash_sim.studies.explain.waterfall import Rung, waterfall
 from dflash_sim.studies.published import exhibit as ex
 from dflash_sim.studies.show.figures import number

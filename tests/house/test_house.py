@@ -52,6 +52,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "digits of a hash": {12},
     },
     "cost/step_table": {"first context of a grid": {7}},
+    "requests/other_laws": {"log of the power of a survival, at most": {20}},
     "requests/survival": {"beyond it a step function": {64}},
 }  # fmt: skip
 

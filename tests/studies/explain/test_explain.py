@@ -2,33 +2,27 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
 from math import log, prod
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dflash_sim.cli import app, run
-from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.predict import Result, predict
-from dflash_sim.simulator.requests.expected import Expectation
-from dflash_sim.simulator.requests.parse import parse_acceptance
+from dflash_sim.simulator.requests.other_laws import with_accept_length
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.trial import run_engine
+from dflash_sim.simulator.whatif import changed, host_stages, with_faster_gpu, with_host
 from dflash_sim.studies.explain.break_even import break_even
-from dflash_sim.studies.explain.counterfactual import Replay, changed, host_stages, with_host
-from dflash_sim.studies.explain.elasticities import STEP, _faster, elasticities
+from dflash_sim.studies.explain.elasticities import STEP, elasticities
 from dflash_sim.studies.explain.explain import Explanation, explain, simulations, to_json
-from dflash_sim.studies.explain.other_laws import accept_length, truncated, with_accept_length
 from dflash_sim.studies.explain.page import explanation_page
+from dflash_sim.studies.explain.replay import Replay
 from dflash_sim.studies.explain.step_anatomy import anatomy, typical_step
 from dflash_sim.studies.explain.waterfall import MODES, waterfall
 from dflash_sim.studies.show.files import as_text
@@ -123,7 +117,7 @@ def test_a_host_without_time_is_one() -> None:
     result, _ = asked()
     engine = result.setup.engine
     idle = replace(result.setup, engine=with_host(engine, 0.0))
-    assert {getattr(idle.host, f.name) for f in fields(HostTime)} == {0.0}
+    assert idle.host == HostTime.none()
     assert idle.step.decode_s(4, 400) == result.setup.step.decode_s(4, 400)
     assert {"recv_requests", "process_batch_result", "d2h_sync"} <= host_stages(engine)
 
@@ -232,7 +226,7 @@ def test_all_rates_and_all_fixed_times_are_everything() -> None:
 def test_a_faster_gpu_is_faster_by_its_bound() -> None:
     """Doubling a rate halves what is beyond a launch, of ops under that ceiling only."""
     setup = resolve(Scenario.parse(model="qwen3-8b"))
-    fast = _faster(setup, "mem_bw_byte_s", 2.0)
+    fast = with_faster_gpu(setup, "mem_bw_byte_s", 2.0)
     phases = setup.step.cycle.decode(requests=8, ctx=1000)
     launch = setup.engine["roofline_launch"]
     seen = set()
@@ -248,7 +242,7 @@ def test_a_faster_gpu_is_faster_by_its_bound() -> None:
         assert new.seconds - old.seconds == pytest.approx(expected - timed, rel=1e-9)
         seen.add(bound)
     assert True in seen
-    wide = _faster(setup, "bf16_flop_s", 2.0)
+    wide = with_faster_gpu(setup, "bf16_flop_s", 2.0)
     assert wide.step.decode_s(64, 64_000) < 0.9 * setup.step.decode_s(64, 64_000)
     assert wide.step.decode_s(1, 1000) == setup.step.decode_s(1, 1000)
 
@@ -269,63 +263,6 @@ def test_slopes_are_derivatives() -> None:
     assert found[name] < -0.005
 
 
-# ---- other laws ----------------------------------------------------------------------------
-
-LAWS = [
-    "al:6.6",
-    "geometric:0.8",
-    "weibull:q=0.9,beta=1.2,theta=0.3",
-    "table:0.9,0.7,0.4,0.2",
-    "histogram:0=10,1=5,2=9,4=3",
-    "vllm-synthetic:3.4",
-    "fixed:4",
-    "sglang-simulated:3.2",
-]
-
-
-def law(text: str) -> Expectation:
-    block = 5 if text.startswith(("table", "histogram")) else 16
-    found = parse_acceptance(text, block=block, priors=load_acceptance_priors())
-    return Expectation(found, text, "assumed", 0.0)
-
-
-@settings(max_examples=60)
-@given(st.sampled_from(LAWS), st.floats(0.02, 0.98))
-def test_a_law_of_another_length(text: str, share: float) -> None:
-    own = law(text)
-    block = own.acceptance.block
-    length = 1 + share * (block - 1)
-    try:
-        other = with_accept_length(own, length)
-    except UsageError:  # drafts that are never accepted stay so
-        assert text.startswith(("table", "histogram"))
-        return
-    assert accept_length(other) == pytest.approx(length, rel=1e-6)
-    assert other.acceptance.block == block
-    assert other.acceptance.shared_batch_draw == own.acceptance.shared_batch_draw
-
-
-@pytest.mark.parametrize("text", LAWS)
-def test_a_law_of_its_own_length_is_itself(text: str) -> None:
-    own = law(text)
-    same = with_accept_length(own, accept_length(own))
-    if not text.startswith("sglang"):
-        np.testing.assert_allclose(
-            same.acceptance.survival().s, own.acceptance.survival().s, atol=1e-6
-        )
-    with pytest.raises(UsageError, match="outside"):
-        with_accept_length(own, own.acceptance.block + 0.1)
-
-
-@pytest.mark.parametrize("text", LAWS)
-def test_a_smaller_width_truncates(text: str) -> None:
-    own, few = law(text), truncated(law(text), 3)
-    assert few.acceptance.block == 3
-    np.testing.assert_allclose(
-        few.acceptance.survival().s, own.acceptance.survival().s[:2], rtol=1e-12
-    )
-
-
 # ---- break-even ----------------------------------------------------------------------------
 
 
@@ -336,8 +273,9 @@ def test_at_the_break_even_length_nothing_is_gained(conc: int) -> None:
     result, replay = asked(**way)
     even = break_even(result, replay)
     assert even.accept_length is not None
+    assert result.expectation is not None
     assert 1 < even.accept_length < 3
-    there = with_accept_length(result.expectation or law("al:5"), even.accept_length)
+    there = with_accept_length(result.expectation, even.accept_length)
     assert replay.speed(result.setup, there) == pytest.approx(even.plain_tok_s, rel=0.005)
 
 
