@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dflash_sim.profiles.calibration import Parameter, cell
 from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.simulator.engine.metrics import served
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
 from dflash_sim.simulator.requests.expected import Expectation
@@ -69,22 +70,16 @@ def requests_of(setup: Setup, run: int) -> Requests:
 
 def log_metrics(run: Run, workload: Workload) -> Floats:
     """Logarithms of ``METRICS`` over the measured requests, in SI."""
-    done = workload.measured & np.isfinite(run.finish_s)
-    osl = workload.osl[done]
-    e2e = run.finish_s[done] - run.arrival_s[done]
-    ttft = run.first_token_s[done] - run.arrival_s[done]
-    many = osl > 1
-    tpot = (e2e - ttft)[many] / (osl[many] - 1)
-    span = float(run.finish_s[done].max() - np.nanmin(run.arrival_s))
+    seen = served(run, workload)
+    cycles = run.cycles[seen.done]
+    verified = cycles > 0
     tiny = np.finfo(float).tiny
-    verified = run.cycles[done] > 0
-    lengths = osl[verified] / run.cycles[done][verified]
     means = (
-        osl.sum() / span,
-        lengths.mean() if verified.any() else 1.0,
-        tpot.mean() if many.any() else tiny,
-        ttft.mean(),
-        e2e.mean(),
+        seen.osl.sum() / seen.duration_s,
+        (seen.osl[verified] / cycles[verified]).mean() if verified.any() else 1.0,
+        seen.tpot.mean() if seen.tpot.size else tiny,
+        seen.ttft.mean(),
+        seen.e2e.mean(),
     )
     logs: Floats = np.log(np.maximum(np.array(means, dtype=float), tiny))
     return logs

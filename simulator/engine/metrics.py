@@ -37,6 +37,49 @@ class Summary:
     accept_histogram: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Served:
+    """The measured requests of a run that were answered.
+
+    Parameters
+    ----------
+    done
+        Which requests they are.
+    isl, osl
+        Their prompt and output lengths [token].
+    e2e, ttft, tpot
+        Their latencies [s]; TPOT of those with more than one output token.
+    duration_s
+        From the first arrival of the run to the last answer [s].
+    """
+
+    done: npt.NDArray[np.bool_]
+    isl: npt.NDArray[np.int64]
+    osl: npt.NDArray[np.int64]
+    e2e: Floats
+    ttft: Floats
+    tpot: Floats
+    duration_s: float
+
+
+def served(run: Run, workload: Workload) -> Served:
+    """Return what a benchmark sees of its requests."""
+    done = workload.measured & np.isfinite(run.finish_s)
+    osl = workload.osl[done]
+    e2e = run.finish_s[done] - run.arrival_s[done]
+    ttft = run.first_token_s[done] - run.arrival_s[done]
+    many = osl > 1
+    return Served(
+        done=done,
+        isl=workload.isl[done],
+        osl=osl,
+        e2e=e2e,
+        ttft=ttft,
+        tpot=(e2e - ttft)[many] / (osl[many] - 1),
+        duration_s=float(run.finish_s[done].max()) - float(np.nanmin(run.arrival_s)),
+    )
+
+
 def summarise(
     run: Run,
     workload: Workload,
@@ -52,11 +95,8 @@ def summarise(
     draws
         The commits, for the accept histogram; None without speculation.
     """
-    done = workload.measured & np.isfinite(run.finish_s)
-    start_s = float(np.nanmin(run.arrival_s))
-    duration_s = float(run.finish_s[done].max()) - start_s
-    osl, isl = workload.osl[done], workload.isl[done]
-    e2e = run.finish_s[done] - run.arrival_s[done]
+    seen = served(run, workload)
+    done, isl, osl, duration_s = seen.done, seen.isl, seen.osl, seen.duration_s
     values: dict[str, float] = {
         "duration": duration_s,
         "completed": float(done.sum()),
@@ -66,18 +106,15 @@ def summarise(
         "input_throughput": isl.sum() / duration_s,
         "output_throughput": osl.sum() / duration_s,
         "total_throughput": (isl.sum() + osl.sum()) / duration_s,
-        "concurrency": e2e.sum() / duration_s,
+        "concurrency": seen.e2e.sum() / duration_s,
         "retractions": float(run.retractions),
     }
-    ttft = run.first_token_s[done] - run.arrival_s[done]
-    many = osl > 1
-    tpot = (e2e - ttft)[many] / (osl[many] - 1)
     gaps, weights = inter_token_gaps(run, done)
     for name, sample, weight in (
-        ("ttft", ttft, None),
-        ("tpot", tpot, None),
+        ("ttft", seen.ttft, None),
+        ("tpot", seen.tpot, None),
         ("itl", gaps, weights),
-        ("e2e_latency", e2e, None),
+        ("e2e_latency", seen.e2e, None),
     ):
         values |= _latency(name, sample, weight)
     histogram = np.zeros(1, np.int64)
