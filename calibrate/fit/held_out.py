@@ -1,15 +1,11 @@
 """Predictions of rows from constants that were fitted without them, and what they are worth."""
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import TypeVar
-
-import numpy as np
+from math import nan
 
 from dflash_sim.calibrate.fit.fit import Fit, fit
-from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row
+from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet
@@ -20,9 +16,6 @@ from dflash_sim.simulator.setup import resolve
 
 LEAVE_OUT = ("model", "method", "gpu", "dataset", "source")
 RUNS = 2
-MIN_GAP = 0.03  # published throughputs closer than this are not ranked: repeated runs scatter
-
-K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -35,18 +28,21 @@ class Outcome:
         What was left out of the fit behind it.
     accept_length
         Simulated mean over turns [token]; 1 without speculation.
+    low, high
+        Both are nan where no interval was asked for.
     """
 
     row: Row
     held: str
     predicted: float
-    low: float
-    high: float
-    accept_length: float
+    accept_length: float = 1.0
+    low: float = nan
+    high: float = nan
 
     @property
     def observed(self) -> float:
-        return float(np.exp(self.row.logs[THROUGHPUT]))
+        """What was measured [token/s]."""
+        return self.row.observation.metrics["output_throughput"]
 
     @property
     def error(self) -> float:
@@ -65,23 +61,6 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Stats:
-    """Relative errors of ``n`` rows; ``bias`` is their mean, the others are of absolute ones [1].
-
-    Parameters
-    ----------
-    coverage
-        Share of rows inside their 90 % interval.
-    """
-
-    n: int
-    mape: float
-    bias: float
-    p95: float
-    coverage: float
-
-
-@dataclass(frozen=True)
 class Validation:
     """All outcomes, and the fits behind them."""
 
@@ -93,48 +72,6 @@ class Validation:
     def worst(self, n: int) -> list[Outcome]:
         """The rows furthest off."""
         return sorted(self.outcomes, key=lambda o: -abs(o.error))[:n]
-
-
-def stats(outcomes: Sequence[Outcome]) -> Stats:
-    """Mean and 95th percentile of the absolute errors, mean error, coverage."""
-    errors = np.array([o.error for o in outcomes])
-    size = np.abs(errors)
-    return Stats(
-        n=len(errors),
-        mape=float(size.mean()),
-        bias=float(errors.mean()),
-        p95=float(np.quantile(size, 0.95)),
-        coverage=float(np.mean([o.inside for o in outcomes])),
-    )
-
-
-def by_factor(outcomes: Iterable[Outcome], factor: str) -> dict[str, list[Outcome]]:
-    """Outcomes by the level of one factor, numbers in order."""
-    groups: dict[str, list[Outcome]] = defaultdict(list)
-    for o in outcomes:
-        groups[o.factors[factor]].append(o)
-    return dict(sorted(groups.items(), key=lambda g: (len(g[0]) if g[0].isdigit() else 99, g[0])))
-
-
-def ranked_right(outcomes: Iterable[Outcome]) -> tuple[int, int]:
-    """``(right, pairs)`` of configurations that share all but method, block and engine mode.
-
-    Only pairs whose observed throughputs differ by more than ``MIN_GAP``.
-    """
-    groups: dict[Hashable, list[Outcome]] = defaultdict(list)
-    for o in outcomes:
-        s = o.row.scenario
-        groups[
-            s.model, s.gpu, s.tp, s.dataset, s.isl, s.osl, s.conc, s.rate, s.thinking, s.generation
-        ].append(o)
-    right = pairs = 0
-    for group in groups.values():
-        for pair in combinations(group, 2):
-            low, high = sorted(pair, key=lambda o: o.observed)
-            if high.observed > (1 + MIN_GAP) * low.observed:
-                pairs += 1
-                right += high.predicted > low.predicted
-    return right, pairs
 
 
 def held_out(
@@ -214,29 +151,49 @@ def predicted(
     calibration: Calibration | None,
     *,
     engine: EngineSheet,
-    held: str,
+    held: str = "",
     jobs: int,
+    runs: int = RUNS,
+    interval: bool = True,
+    on_row: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
-    """Predict rows with a calibration, or with the priors alone."""
+    """Predict rows with a calibration, or with the constants of the sheet alone.
+
+    Parameters
+    ----------
+    jobs
+        Processes; the answer does not depend on it.
+    runs
+        Independent runs per row.
+    interval
+        Whether intervals are wanted; they take several times as long.
+    on_row
+        Called with the number of rows that are done, as they are.
+    """
+    tasks = [(row, calibration, engine, held, runs, interval) for row in rows]
     together = max(1, len(rows) // (4 * jobs))
-    tasks = [(row, calibration, engine, held) for row in rows]
     with Pool(jobs) as pool:
-        return list(pool.map(_predicted, tasks, together=together))
+        return list(pool.map(_predicted, tasks, together=together, on_done=on_row))
 
 
 def _predicted(
-    row: Row, calibration: Calibration | None, engine: EngineSheet, held: str
+    row: Row,
+    calibration: Calibration | None,
+    engine: EngineSheet,
+    held: str,
+    runs: int,
+    interval: bool,
 ) -> Outcome:
-    scenario = Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"runs": RUNS}))
+    scenario = Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"runs": runs}))
     fitted = calibration.applied(engine, scenario.generation) if calibration else engine
-    setup = resolve(scenario, engine=fitted, calibration=calibration)
-    result = predict(scenario, with_baseline=False, setup=setup)
-    low, high = result.intervals["output_throughput"]
+    setup = resolve(scenario, engine=fitted, calibration=calibration, dataset=row.dataset)
+    result = predict(scenario, with_baseline=False, with_interval=interval, setup=setup)
+    low, high = result.intervals.get("output_throughput", (nan, nan))
     return Outcome(
         row=row,
         held=held,
         predicted=result.values["output_throughput"],
+        accept_length=result.values.get("accept_length", 1.0),
         low=low,
         high=high,
-        accept_length=result.values.get("accept_length", 1.0),
     )

@@ -12,6 +12,7 @@ from dflash_sim.profiles.calibration import KINDS, Parameter, constant_prior
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.priors import load_acceptance_priors
+from dflash_sim.profiles.sheets import Dataset
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
@@ -40,6 +41,8 @@ class Row:
         Tokens verified a step; 1 without speculation.
     own
         What is unknown about its acceptance and build.
+    dataset
+        A changed data set in place of the one that the scenario names.
     """
 
     observation: Observation
@@ -48,6 +51,7 @@ class Row:
     errors: Floats
     width: int = 1
     own: tuple[Parameter, ...] = ()
+    dataset: Dataset | None = None
 
     @property
     def name(self) -> str:
@@ -69,6 +73,13 @@ class Row:
         s = self.scenario
         load = s.conc, s.rate
         return s.gpu, s.tp, s.model, s.method, self.width, *load, s.engine_mode, s.generation
+
+    @property
+    def question(self) -> tuple[object, ...]:
+        """Rows of one question differ in method, block and engine mode alone."""
+        s = self.scenario
+        what = s.dataset, s.isl, s.osl, s.thinking, s.max_new_tokens
+        return s.model, s.gpu, s.tp, s.conc, s.rate, s.generation, *what
 
     @property
     def factors(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,21 +99,6 @@ def is_fitted(o: Outcome, outcomes: Sequence[Outcome]) -> bool:
     """Whether the scalar was fitted on this outcome, so that it proves nothing of it."""
     least = min(x.config.conc for x in outcomes if x.config.method == "none")
     return o.config.method == "none" and o.config.conc == least
-
-
-def speedups(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, float, float]]:
-    """Each drafting outcome with its predicted and observed speed-up over plain decoding."""
-    plain: Mapping[tuple[int, str], Outcome] = {
-        (o.config.conc, o.config.mode): o for o in outcomes if o.config.method == "none"
-    }
-    for o in outcomes:
-        base = plain.get((o.config.conc, o.config.mode))
-        if o.config.method != "none" and base is not None:
-            yield (
-                o,
-                o.predicted_tok_s / base.predicted_tok_s,
-                o.observed_tok_s / base.observed_tok_s,
-            )
 
 
 def as_row(o: Outcome) -> dict[str, Any]:

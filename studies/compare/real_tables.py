@@ -1,15 +1,16 @@
 """What the closed loop found, as tables and as one HTML page."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from dflash_sim.calibrate.realloop.outcomes import Outcome, is_fitted, machine_scalar, speedups
+import pandas as pd
+
+from dflash_sim.calibrate.fit.errors import ranked_right, speedups
+from dflash_sim.calibrate.realloop.outcomes import Outcome, is_fitted, machine_scalar
 from dflash_sim.studies.show.figures import signed
+from dflash_sim.studies.show.frame_table import as_table, written
 from dflash_sim.studies.show.plain_table import Table
-
-NEAR = 0.03  # methods whose observed speeds differ less are not put in order
 
 
 def tables(outcomes: Sequence[Outcome]) -> list[Table]:
@@ -50,40 +51,64 @@ def _scaled_error(o: Outcome, scalar: float) -> float:
     return o.profile_tok_s * scalar / o.observed_tok_s - 1
 
 
-def _speedups(outcomes: Sequence[Outcome]) -> Table:
+def _frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """The runs as a table of errors; those of one question ran the same requests in one mode."""
     lines = [
-        (o.config.name, str(o.config.conc), o.config.mode, f"{p:.2f}", f"{s:.2f}",
-         signed(p / s - 1))
-        for o, p, s in speedups(outcomes)
-    ]  # fmt: skip
+        {
+            "name": o.config.name,
+            "method": o.config.method,
+            "width": o.config.rows,
+            "conc": o.config.conc,
+            "mode": o.config.mode,
+            "question": (o.config.conc, o.config.mode),
+            "observed": o.observed_tok_s,
+            "predicted": o.predicted_tok_s,
+            "error": o.error,
+        }
+        for o in outcomes
+    ]
+    return pd.DataFrame(lines)
+
+
+def _speedups(outcomes: Sequence[Outcome]) -> Table:
+    found = written(speedups(_frame(outcomes)))
+    for what in ("predicted", "observed"):
+        found[what] = found[what].map("{:.2f}".format)
     head = ("method", "conc", "mode", "predicted", "observed", "error")
-    return Table("speed-up over plain decoding, from rehearsed passes", head, tuple(lines))
+    shown = found.drop(columns="method").rename(columns={"name": "method"})
+    return as_table("speed-up over plain decoding, from rehearsed passes", shown, head)
 
 
 def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """The numbers that a target can be held against [1]."""
-    scalar = machine_scalar(outcomes)
+    scalar, runs = machine_scalar(outcomes), _frame(outcomes)
     profile = [abs(o.profile_tok_s / o.observed_tok_s - 1) for o in outcomes]
     scaled = [abs(_scaled_error(o, scalar)) for o in outcomes if not is_fitted(o, outcomes)]
-    rehearsed = [abs(o.error) for o in outcomes]
     as_it_ran = [abs(o.predicted_tok_s / o.measured_tok_s - 1) for o in outcomes]
-    ratios = [abs(p / s - 1) for _, p, s in speedups(outcomes)]
-    right, pairs = _ordered(outcomes)
-    gains = _overlap_gains(outcomes)
+    gains = speedups(runs)["error"].abs()
+    right, pairs = ranked_right(runs)
     return {
         "mape_profile": statistics.fmean(profile),
         "worst_profile": max(profile),
         "mape_scaled": statistics.fmean(scaled) if scaled else 0.0,
         "worst_scaled": max(scaled, default=0.0),
         "scalar": scalar,
-        "mape": statistics.fmean(rehearsed),
-        "worst": max(rehearsed),
+        "mape": float(runs["error"].abs().mean()),
+        "worst": float(runs["error"].abs().max()),
         "mape_as_it_ran": statistics.fmean(as_it_ran),
-        "speedup_mape": statistics.fmean(ratios) if ratios else 0.0,
+        "speedup_mape": float(gains.mean()) if len(gains) else 0.0,
         "pairs_right": float(right),
         "pairs": float(pairs),
-        "overlap_gap": max((abs(p - s) for p, s in gains), default=0.0),
+        "overlap_gap": float(_overlap_gaps(runs).max()) if len(_overlap_gaps(runs)) else 0.0,
     }
+
+
+def _overlap_gaps(runs: pd.DataFrame) -> pd.Series:
+    """How far the predicted gain of V2 over V1 is from the observed one, by configuration [1]."""
+    v1, v2 = (runs[runs["mode"] == mode] for mode in ("v1", "v2"))
+    both = v1.merge(v2, on=["method", "width", "conc"], suffixes=("", " v2"))
+    gains = [both[f"{what} v2"] / both[what] for what in ("predicted", "observed")]
+    return (gains[0] - gains[1]).abs()
 
 
 def _summary(outcomes: Sequence[Outcome]) -> Table:
@@ -102,48 +127,16 @@ def _summary(outcomes: Sequence[Outcome]) -> Table:
         ("worst with them", f"{f['worst']:.1%}"),
         ("MAPE of these, nothing left out or taken off", f"{f['mape_as_it_ran']:.1%}"),
     ]
-    if any(speedups(outcomes)):
+    runs = _frame(outcomes)
+    if len(speedups(runs)):
         lines.append(("speed-up over plain, MAPE", f"{f['speedup_mape']:.1%}"))
     if f["pairs"]:
         order = f"pairs of methods in the right order (of {f['pairs']:.0f})"
         lines.append((order, f"{f['pairs_right']:.0f}"))
-    if _overlap_gains(outcomes):
+    if len(_overlap_gaps(runs)):
         gap = f"{100 * f['overlap_gap']:.1f}"
         lines.append(("V2 over V1, largest gap of the gains in points", gap))
     return Table("together", ("figure", "value"), tuple(lines))
-
-
-def _ordered(outcomes: Sequence[Outcome]) -> tuple[int, int]:
-    """Pairs of methods at one concurrency and mode that are predicted in the right order."""
-    right = pairs = 0
-    for i, a in enumerate(outcomes):
-        for b in outcomes[i + 1 :]:
-            same = (a.config.conc, a.config.mode) == (b.config.conc, b.config.mode)
-            apart = abs(a.observed_tok_s / b.observed_tok_s - 1) > NEAR
-            if same and apart:
-                pairs += 1
-                first = a.observed_tok_s > b.observed_tok_s
-                right += first == (a.predicted_tok_s > b.predicted_tok_s)
-    return right, pairs
-
-
-def _overlap_gains(outcomes: Sequence[Outcome]) -> list[tuple[float, float]]:
-    """Gain of V2 over V1, predicted and observed [1]."""
-    of: Mapping[Any, Outcome] = {
-        (o.config.method, o.config.rows, o.config.conc, o.config.mode): o for o in outcomes
-    }
-    found = []
-    for o in outcomes:
-        c = o.config
-        other = of.get((c.method, c.rows, c.conc, "v2"))
-        if c.mode == "v1" and other is not None:
-            found.append(
-                (
-                    other.predicted_tok_s / o.predicted_tok_s - 1,
-                    other.observed_tok_s / o.observed_tok_s - 1,
-                )
-            )
-    return found
 
 
 def write_report(outcomes: Sequence[Outcome], path: Path, *, machine: str, model: str) -> None:

@@ -45,7 +45,7 @@ class Rows:
         if paths:
             report = read_observations(paths, assumptions(assume or ()))
         else:
-            report = _published(sheet)
+            report = _published_of(sheet)
             allow_partial = True
         rows, refused = rows_of(report.observations, sheet)
         lost = [*report.refused, *refused]
@@ -86,12 +86,16 @@ def assumptions(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _published(sheet: EngineSheet) -> ReadReport:
-    """The open rows of the sheet's own build; other builds are not read."""
+def published() -> ReadReport:
+    """Return the published throughputs that ship with the profiles."""
     with as_file(files("dflash_sim.profiles") / "published" / "throughput.csv") as path:
-        report = read_observations([path])
+        return read_observations([path])
+
+
+def _published_of(sheet: EngineSheet) -> ReadReport:
+    """The open rows of the sheet's own build; other builds are left out."""
     build = sheet.fit.generation
-    own = tuple(o for o in report.observations if o.generation == build)
+    own = tuple(o for o in published().observations if o.generation == build)
     note = f"published rows of build {build}; other builds are left out"
     return ReadReport(observations=own, read=len(own), refused=(), notes=(note,))
 

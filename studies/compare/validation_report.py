@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pandas as pd
+
+from dflash_sim.calibrate.fit.errors import error_table, in_order, summed
 from dflash_sim.calibrate.fit.fit import Fit
-from dflash_sim.calibrate.fit.held_out import Outcome, Validation, by_factor, stats
+from dflash_sim.calibrate.fit.held_out import Validation
 from dflash_sim.studies.compare.validation_tables import PEERS, tables
 from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Bar, bars
@@ -23,28 +26,30 @@ def write(validation: Validation, path: Path, *, read: str) -> None:
     read
         How many rows were read, used and refused.
     """
-    found = validation.outcomes
-    s = stats(found)
+    errors = error_table(validation.outcomes)
+    all_of = summed(errors.assign(what="all"), ["what"]).iloc[0]
     lead = (
-        f"{s.n} measured throughputs, {validation.question}. Mean absolute error "
-        f"{percent(s.mape)}, mean error {signed(s.bias)}, 95th percentile {percent(s.p95)}; "
-        f"{percent(s.coverage)} of the rows lie inside their 90 % interval."
+        f"{all_of['rows']} measured throughputs, {validation.question}. Mean absolute error "
+        f"{percent(all_of['MAPE'])}, mean error {signed(all_of['bias'])}, 95th percentile "
+        f"{percent(all_of['p95'])}; {percent(all_of['inside 90 %'])} of the rows lie inside their "
+        "90 % interval."
     )
     report = Report("Predicted against observed throughput", lead)
     report.facts({"Rows": read, "Question": validation.question, "Engine": _engines(validation)})
     report.section("Predicted against observed")
-    order = sorted({o.factors["method"] for o in found})
+    order = sorted(set(errors["method"]))
     report.figure(
-        scatter_against([_point(o) for o in found], order=order),
+        scatter_against(_points(errors), order=order),
         "Each point is one measured row; bars are 90 % intervals.",
     )
-    strips = {f: g for f in _STRIPS if len(g := by_factor(found, f)) > 1}
+    strips = [factor for factor in _STRIPS if errors[factor].nunique() > 1]
     if strips:
         report.section("Residuals", "A level whose rows lie to one side is one we get wrong.")
-    for factor, groups in strips.items():
-        points = {level: [_point(o) for o in group] for level, group in groups.items()}
+    for factor in strips:
+        levels = in_order(errors, factor).groupby(factor, sort=False)
+        points = {str(level): _points(group) for level, group in levels}
         report.figure(residual_strips(points, factor=factor, order=order), f"By {factor}.")
-    _beside_peers(report, found)
+    _beside_peers(report, errors[errors["method"] == "none"])
     report.section("Numbers")
     for table in tables(validation):
         _table(report, table)
@@ -53,15 +58,12 @@ def write(validation: Validation, path: Path, *, read: str) -> None:
     report.write(path)
 
 
-def _point(o: Outcome) -> Point:
-    return Point(
-        name=o.row.name,
-        group=o.factors["method"],
-        observed=o.observed,
-        predicted=o.predicted,
-        low=o.low,
-        high=o.high,
-    )
+def _points(errors: pd.DataFrame) -> list[Point]:
+    columns = ["name", "method", "observed", "predicted", "low", "high"]
+    return [
+        Point(name=name, group=method, observed=seen, predicted=ours, low=low, high=high)
+        for name, method, seen, ours, low, high in errors[columns].itertuples(index=False)
+    ]
 
 
 def _engines(validation: Validation) -> str:
@@ -69,9 +71,8 @@ def _engines(validation: Validation) -> str:
     return ", ".join(sorted(names)) or "priors only"
 
 
-def _beside_peers(report: Report, found: tuple[Outcome, ...]) -> None:
-    plain = [o for o in found if o.row.scenario.method == "none"]
-    if not plain:
+def _beside_peers(report: Report, plain: pd.DataFrame) -> None:
+    if plain.empty:
         return
     report.section(
         "Beside peers",
@@ -79,7 +80,7 @@ def _beside_peers(report: Report, found: tuple[Outcome, ...]) -> None:
         "theirs and not these very rows.",
     )
     theirs = [Bar(name=name, value=float(mape.split()[0])) for name, mape, _ in PEERS]
-    ours = Bar(name=f"dflash-sim, {len(plain)} rows", value=100 * stats(plain).mape)
+    ours = Bar(name=f"dflash-sim, {len(plain)} rows", value=100 * plain["error"].abs().mean())
     report.figure(bars([ours, *theirs], axis=Axis("MAPE", "%")), "Mean absolute error.")
 
 

@@ -1,16 +1,20 @@
 """What a validation shows, as plain tables: for the terminal, and for the accuracy page."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from dflash_sim.calibrate.fit.held_out import (
-    Outcome,
-    Stats,
-    Validation,
-    by_factor,
+import pandas as pd
+
+from dflash_sim.calibrate.fit.errors import (
+    error_table,
+    in_order,
     ranked_right,
-    stats,
+    speedups,
+    summed,
 )
+from dflash_sim.calibrate.fit.held_out import Outcome, Validation
 from dflash_sim.studies.show.figures import percent, signed
+from dflash_sim.studies.show.frame_table import as_table, written
 from dflash_sim.studies.show.plain_table import Table
 
 FACTORS = ("left out", "method", "concurrency", "model", "block", "data set")
@@ -18,69 +22,50 @@ PEERS = (
     ("aiconfigurator, raw", "27.2 %", "103 of theirs, all builds"),
     ("aiconfigurator, one fitted constant", "11.6 %", "103 of theirs, all builds"),
 )
-_STATS = ("rows", "MAPE", "bias", "p95", "inside 90 %")
-
-
-def cells(s: Stats) -> tuple[str, ...]:
-    """Statistics as cells, in the order of the heads."""
-    return str(s.n), percent(s.mape), signed(s.bias), percent(s.p95), percent(s.coverage)
+STATS = ("rows", "MAPE", "bias", "p95", "inside 90 %")
 
 
 def tables(validation: Validation, *, worst: int = 10) -> list[Table]:
-    """Everything a reader needs to judge the predictions."""
-    found = validation.outcomes
+    """Return everything a reader needs to judge the predictions."""
+    errors = error_table(validation.outcomes)
     return [
-        summary(found),
-        *(table for factor in FACTORS if len((table := by(found, factor)).rows) > 1),
-        speedups(found),
-        ranking(found),
-        peers(found),
-        rows(validation.worst(worst), f"the {min(worst, len(found))} rows furthest off"),
+        summary(errors),
+        *(by(errors, factor) for factor in FACTORS if errors[factor].nunique() > 1),
+        gains(errors),
+        ranking(errors),
+        peers(errors),
+        rows(validation.worst(worst), f"the {min(worst, len(errors))} rows furthest off"),
     ]
 
 
-def summary(outcomes: Sequence[Outcome]) -> Table:
+def summary(errors: pd.DataFrame) -> Table:
     """All rows, plain ones and speculative ones."""
-    plain = [o for o in outcomes if o.row.scenario.method == "none"]
-    drafted = [o for o in outcomes if o.row.scenario.method != "none"]
-    groups = {"all": outcomes, "plain decoding": plain, "speculative": drafted}
-    lines = [(name, *cells(stats(group))) for name, group in groups.items() if group]
-    return Table("held-out rows", ("what", *_STATS), tuple(lines))
+    kinds = errors["method"].map(lambda m: "plain decoding" if m == "none" else "speculative")
+    each = pd.concat([errors.assign(what="all"), errors.assign(what=kinds)])
+    found = summed(each.sort_values("what", kind="stable"), ["what"])
+    return as_table("held-out rows", written(found), ("what", *STATS))
 
 
-def by(outcomes: Sequence[Outcome], factor: str) -> Table:
+def by(errors: pd.DataFrame, factor: str) -> Table:
     """The rows at each level of a factor."""
-    groups = by_factor(outcomes, factor)
-    lines = [(level, *cells(stats(group))) for level, group in groups.items()]
-    return Table(f"by {factor}", (factor, *_STATS), tuple(lines))
+    found = summed(in_order(errors, factor), [factor])
+    return as_table(f"by {factor}", written(found), (factor, *STATS))
 
 
-def speedups(outcomes: Sequence[Outcome]) -> Table:
+def gains(errors: pd.DataFrame) -> Table:
     """Speed-ups over plain decoding of the same prompts: two held-out rows each."""
-    plain = {_prompts(o): o for o in outcomes if o.row.scenario.method == "none"}
-    errors: dict[tuple[str, str], list[float]] = {}
-    for o in outcomes:
-        twin = plain.get(_prompts(o))
-        if twin is not None and twin is not o and o.row.scenario.method != "none":
-            key = (o.row.scenario.method, o.factors["concurrency"])
-            errors.setdefault(key, []).append((1 + o.error) / (1 + twin.error) - 1)
-    lines = [
-        (*key, str(len(e)), percent(sum(map(abs, e)) / len(e)), signed(sum(e) / len(e)))
-        for key, e in sorted(errors.items())
-    ]
+    keys = ["method", "concurrency"]
+    found = summed(speedups(errors).sort_values(keys, kind="stable"), keys)
     head = ("method", "c", "rows", "MAPE", "bias")
-    return Table("speed-up over plain decoding", head, tuple(lines or [("-",) * len(head)]))
+    table = as_table(
+        "speed-up over plain decoding", written(found.rename(columns={"concurrency": "c"})), head
+    )
+    return table if table.rows else replace(table, rows=(("-",) * len(head),))
 
 
-def _prompts(o: Outcome) -> tuple[object, ...]:
-    s = o.row.scenario
-    what = (s.dataset, s.isl, s.osl, s.thinking, s.max_new_tokens)
-    return (s.model, s.gpu, s.tp, s.conc, s.rate, s.generation, *what)
-
-
-def ranking(outcomes: Sequence[Outcome]) -> Table:
+def ranking(errors: pd.DataFrame) -> Table:
     """Pairs of configurations put in the observed order."""
-    right, pairs = ranked_right(outcomes)
+    right, pairs = ranked_right(errors)
     share = percent(right / pairs) if pairs else "-"
     return Table(
         "pairs ranked right", ("by", "right", "pairs", "share"),
@@ -88,12 +73,11 @@ def ranking(outcomes: Sequence[Outcome]) -> Table:
     )  # fmt: skip
 
 
-def peers(outcomes: Sequence[Outcome]) -> Table:
+def peers(errors: pd.DataFrame) -> Table:
     """Our plain decoding on B200 beside what is published of others on such rows."""
-    plain = [
-        o for o in outcomes if o.row.scenario.method == "none" and o.row.scenario.gpu == "b200"
-    ]
-    ours = [(f"ours, {len(plain)} rows", percent(stats(plain).mape), "these rows")] if plain else []
+    plain = errors[(errors["method"] == "none") & (errors["GPU"] == "b200")]
+    mape = percent(plain["error"].abs().mean())
+    ours = [(f"ours, {len(plain)} rows", mape, "these rows")] if len(plain) else []
     return Table("plain decoding beside peers", ("who", "MAPE", "rows"), (*ours, *PEERS))
 
 

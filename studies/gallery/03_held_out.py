@@ -2,56 +2,61 @@
 
 Fits the constants that ship with the engine sheet, then predicts each model from constants fitted
 without it, and 32 clients from constants fitted on one client. Prints tables; ``--write`` updates
-the .out beside this file, the shipped calibration and docs/explanation/accuracy.md.
+the .out and the .json beside this file, the shipped calibration and the accuracy pages.
 
     python studies/gallery/03_held_out.py [--jobs 2] [--write]
 """
 
 import argparse
-import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dflash_sim.calibrate.fit.build_factors import with_builds
-from dflash_sim.calibrate.fit.fit import fit
+from dflash_sim.calibrate.fit.fit import PASSES, fit
 from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out, predicted
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import parse_filter
-from dflash_sim.calibrate.readers.read import read_observations
 from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.studies.compare import validation_tables as show
+from dflash_sim.studies.compare.validate_question import published
 from dflash_sim.studies.published import fit_tables as fits
-from dflash_sim.studies.published.page_slots import refresh
-from dflash_sim.studies.show.plain_table import Table, text_of
+from dflash_sim.studies.published.findings import Findings
+from dflash_sim.studies.published.page_slots import deliver
+from dflash_sim.studies.show.files import write_whole
+from dflash_sim.studies.show.plain_table import Table
+from dflash_sim.studies.show.terminal import Progress
 
-ROOT = Path(__file__).parents[2]
-OUT = Path(__file__).with_suffix(".out")
-PAGE = ROOT / "docs/explanation/accuracy.md"
-PUBLISHED = ROOT / "profiles/published/throughput.csv"
 ENGINE = "sglang-0.5.13"
-SHIPPED = ROOT / f"profiles/calibrations/{ENGINE}.toml"
+SHIPPED = Path(__file__).parents[2] / f"profiles/calibrations/{ENGINE}.toml"
 GPU = "b200"
 
 
-def study(engine: EngineSheet, jobs: int) -> tuple[list[Table], Calibration]:
+def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
     """All tables, and the calibration to ship."""
-    read = read_observations([PUBLISHED])
+    read = published()
     rows, refused = rows_of([o for o in read.observations if o.fields.get("gpu") == GPU], engine)
     build = engine.fit.generation
     home = [row for row in rows if row.observation.generation == build]
     others = [row for row in rows if row.scenario.generation is not None]
     sources = sorted({row.observation.source for row in home})
-    joint = fit(
-        home,
-        engine=engine,
-        name=f"{ENGINE}, build {engine.fit.generation}",
-        jobs=jobs,
-        about={"sources": sources},
-        on_row=_Count("joint"),
-    )
-    models = leave_one_out(home, "model", engine=engine, jobs=jobs, on_row=_Count("models"))
-    clients = _one_client(home, engine, jobs)
-    old = predicted(others, joint.calibration, engine=engine, held="", jobs=jobs)
+    with Progress(4 * PASSES * len(home)) as progress:
+
+        def done() -> None:
+            progress.advance(0)
+
+        joint = fit(
+            home,
+            engine=engine,
+            name=f"{ENGINE}, build {build}",
+            jobs=jobs,
+            about={"sources": sources},
+            on_row=done,
+        )
+        models = leave_one_out(home, "model", engine=engine, jobs=jobs, on_row=done)
+        clients = _one_client(home, engine, jobs, done)
+    old = predicted(others, joint.calibration, engine=engine, jobs=jobs)
     shipped = with_builds(joint.calibration, old, engine.fit.priors.generation)
     tables = [
         fits.conditions(joint, read, refused, len(others)),
@@ -64,10 +69,12 @@ def study(engine: EngineSheet, jobs: int) -> tuple[list[Table], Calibration]:
         fits.builds(shipped, old),
         show.rows(models.outcomes, "every held-out row"),
     ]
-    return tables, shipped
+    return Findings(tuple(tables), fits.quoted({t.title: t for t in tables})), shipped
 
 
-def _one_client(rows: list[Row], engine: EngineSheet, jobs: int) -> Validation:
+def _one_client(
+    rows: list[Row], engine: EngineSheet, jobs: int, done: Callable[[], None]
+) -> Validation:
     alone, many = parse_filter("concurrency==1"), parse_filter("concurrency==32")
     found, outcomes = held_out(
         [row for row in rows if alone(row.observation)],
@@ -75,26 +82,14 @@ def _one_client(rows: list[Row], engine: EngineSheet, jobs: int) -> Validation:
         engine=engine,
         held="c=32",
         jobs=jobs,
-        on_row=_Count("clients"),
+        on_row=done,
     )
     text = "32 clients from constants fitted on one"
     return Validation(tuple(outcomes), (found,), (found.calibration,), text)
 
 
 def _renamed(what: str, tables: list[Table]) -> list[Table]:
-    return [Table(f"{what}: {t.title}", t.head, t.rows) for t in tables]
-
-
-class _Count:
-    """Counts on a terminal."""
-
-    def __init__(self, what: str) -> None:
-        self.what, self.done = what, 0
-
-    def __call__(self) -> None:
-        self.done += 1
-        if sys.stderr.isatty():
-            print(f"\r{self.what} {self.done}", end="", file=sys.stderr, flush=True)
+    return [replace(t, title=f"{what}: {t.title}") for t in tables]
 
 
 def main() -> None:
@@ -102,14 +97,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    tables, shipped = study(load_engine(ENGINE), args.jobs)
-    text = text_of(tables)
+    found, shipped = study(load_engine(ENGINE), args.jobs)
     if args.write:
-        OUT.write_text(text, encoding="utf-8")
-        SHIPPED.write_text(shipped.to_toml(), encoding="utf-8")
-        PAGE.write_text(refresh(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
-    else:
-        print(text, end="")
+        write_whole(SHIPPED, shipped.to_toml())
+    deliver(found, Path(__file__), write=args.write)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from dflash_sim.profiles.errors import InfeasibleError
-from dflash_sim.profiles.load import load_published
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.row import to_row
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.compare.validate_question import published
 from dflash_sim.studies.published import exhibit as ex
-from dflash_sim.studies.published.cards import scenario_of
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.plain_table import Table
 
@@ -87,17 +87,22 @@ def verdict(conc: int, found: dict[str, Result]) -> str:
 def elsewhere() -> str:
     """What was measured on these GPUs other than B200: plain decoding, on an older build."""
     said, inside = [], 0
-    rows = [p for p in load_published() if p.gpu in GPUS[1:] and p.method == "none"]
+    rows = [
+        o
+        for o in published().observations
+        if o.value("gpu") in GPUS[1:] and o.value("method") == "none"
+    ]
     for row in rows:
-        r = predict(scenario_of(row, runs=1), with_baseline=False)
+        s, seen = Scenario.parse(**row.fields, runs=1), row.metrics["output_throughput"]
+        r = predict(s, with_baseline=False)
         low, high = r.intervals["output_throughput"]
-        inside += low < row.output_tok_s < high
-        off = ex.signed(ex.tok_s(r) / row.output_tok_s - 1)
-        said.append(f"{off} for {row.model} on {row.tp} x {row.gpu} at c={row.conc}")
+        inside += low < seen < high
+        off = ex.signed(ex.tok_s(r) / seen - 1)
+        said.append(f"{off} for {s.model} on {s.tp} x {s.gpu} at c={s.conc}")
     narrow = "" if inside == len(rows) else "; intervals on other GPUs are too narrow for them"
     return (
         "What is published of servers on these GPUs, B200 aside, is plain decoding of another "
-        f"build ({ex.listed(sorted({p.source_id for p in rows}))}). We are {ex.listed(said)}. "
+        f"build ({ex.listed(sorted({row.source for row in rows}))}). We are {ex.listed(said)}. "
         f"{inside} of {len(rows)} rows lie inside their 90 % interval{narrow}."
     )
 

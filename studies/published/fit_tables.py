@@ -1,10 +1,11 @@
 """What a fit found, as plain tables."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
+import pandas as pd
 
+from dflash_sim.calibrate.fit.errors import error_table, summed
 from dflash_sim.calibrate.fit.fit import Fit
 from dflash_sim.calibrate.fit.held_out import Outcome
 from dflash_sim.calibrate.observations.observation import ReadReport
@@ -12,6 +13,7 @@ from dflash_sim.profiles.calibration import Calibration, Parameter
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.sheets import UNITS
 from dflash_sim.studies.show.figures import percent, signed
+from dflash_sim.studies.show.frame_table import as_table, written
 from dflash_sim.studies.show.plain_table import Table
 
 
@@ -40,14 +42,10 @@ def conditions(
 
 def fitted_rows(fit: Fit) -> Table:
     """Errors on the rows that were fitted: how well the model can fit, not how well it predicts."""
-    groups: dict[str, list[float]] = {"all": list(fit.errors)}
-    for row, error in zip(fit.rows, fit.errors.tolist(), strict=True):
-        groups.setdefault(row.observation.source, []).append(error)
-    lines = [
-        (name, str(len(e)), percent(float(np.mean(np.abs(e)))), signed(float(np.mean(e))))
-        for name, e in groups.items()
-    ]
-    return Table("fitted rows", ("source", "rows", "MAPE", "bias"), tuple(lines))
+    sources = [row.observation.source for row in fit.rows]
+    errors = pd.DataFrame({"source": sources, "error": fit.errors})
+    found = summed(pd.concat([errors.assign(source="all"), errors]), ["source"])
+    return as_table("fitted rows", written(found), ("source", "rows", "MAPE", "bias"))
 
 
 def constants(fit: Fit) -> Table:
@@ -86,18 +84,50 @@ def limits(fit: Fit) -> Table:
 
 def builds(calibration: Calibration, outcomes: Sequence[Outcome]) -> Table:
     """Other builds: how much slower, and how far their rows are from that factor."""
-    lines = []
-    for p, x, sd in _of(calibration, "generation"):
-        rows = [o for o in outcomes if o.row.scenario.generation == p.key]
-        miss = [o.predicted / p.value(x) / o.observed - 1 for o in rows]
-        size = percent(float(np.mean(np.abs(miss))))
-        ends = f"{p.value(x - sd):.2f} to {p.value(x + sd):.2f}"
-        raw = signed(float(np.mean([o.error for o in rows])))
-        lines.append((p.key, str(len(rows)), raw, f"{p.value(x):.2f}", ends, size))
     head = ("build", "rows", "bias without", "time factor", "one sd", "MAPE with")
+    factors = {
+        p.key: (p.value(x), f"{p.value(x - sd):.2f} to {p.value(x + sd):.2f}")
+        for p, x, sd in _of(calibration, "generation")
+    }
+    errors = error_table(outcomes)
+    lines = []
+    for build, (factor, ends) in factors.items():
+        own = errors[[o.row.scenario.generation == build for o in outcomes]]
+        mended = own["predicted"] / factor / own["observed"] - 1
+        size = percent(mended.abs().mean())
+        raw = signed(own["error"].mean())
+        lines.append((build, str(len(own)), raw, f"{factor:.2f}", ends, size))
     return Table("other builds", head, tuple(lines or [("none", "0", "-", "-", "-", "-")]))
 
 
 def _of(c: Calibration, kind: str) -> list[tuple[Parameter, float, float]]:
     found = zip(c.parameters, c.mean.tolist(), c.sd.tolist(), strict=True)
     return [(p, x, sd) for p, x, sd in found if p.kind == kind]
+
+
+def quoted(tables: Mapping[str, Table]) -> dict[str, str]:
+    """Return the figures that sentences of the pages quote, by name."""
+    stats = {"rows": "rows", "bias": "bias", "p95": "p95", "coverage": "inside 90 %"}
+    found = {}
+    for name, study in (("held", "held out by model"), ("clients", "32 clients from one")):
+        table = tables[f"{study}: held-out rows"]
+        found[f"{name} MAPE"] = table.cell("all", "MAPE")
+        found |= {f"{name} {stat}": table.cell("all", head) for stat, head in stats.items()}
+        for kind, row in (("plain", "plain decoding"), ("speculative", "speculative")):
+            found[f"{name} {kind}"] = table.cell(row, "MAPE")
+            found |= {f"{name} {kind} {s}": table.cell(row, head) for s, head in stats.items()}
+    pairs = tables["held out by model: pairs ranked right"]
+    fit, fitted, other = tables["fit"], tables["fitted rows"], tables["other builds"]
+    return found | {
+        "held ranked": pairs.cell("predicted throughput", "share"),
+        "held pairs": pairs.cell("predicted throughput", "pairs"),
+        "joint rows": fitted.cell("all", "rows"),
+        "joint MAPE": fitted.cell("all", "MAPE"),
+        "joint bias": fitted.cell("all", "bias"),
+        "first release rows": other.cell("first release", "rows"),
+        "first release bias": other.cell("first release", "bias without"),
+        "first release MAPE": other.cell("first release", "MAPE with"),
+        "free constants": fit.cell("engine constants", "value"),
+        "free correlations": fit.cell("correlations of data sets", "value"),
+        "cells": fit.cell("acceptance cells", "value"),
+    }

@@ -1,4 +1,4 @@
-"""The GH200 section of the accuracy page: phases, kernels, and what explains the gaps."""
+"""The GH200 page: phases, kernels, and what explains the gaps."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,57 +18,28 @@ from dflash_sim.studies.show.plain_table import Table
 
 BLOCKS = (8, 16)
 
-INTRO = """\
-Qwen3.5-4B with its DFlash drafter on one GH200 of 96 GB, SGLang 0.5.21.dev861 of October 2026: a
-held batch without arrivals, traced kernel by kernel (`VP_GH200_PROFILE`, `VP_GH200_KERNELS`; one
-author, unreviewed). GH200 has no operator tables. It reads those of the H200, the same chip with
-faster memory; each time is multiplied by the ratio of its op's rooflines on the two sheets, 1.2
-where memory binds and 1 where arithmetic or the launch does, and counts as fitted.
 
-A cell is published / predicted, in microseconds, and the error. The block-8 server ran FlashInfer
-with an FA4 drafter, the block-16 server Triton; the H200 tables hold FA3 alone, so both are priced
-with that."""
-
-
-def section(facts: Facts | None = None) -> str:
-    """The section as Markdown; predicted now unless ``facts`` are at hand."""
-    facts = facts or Facts.now()
-    phases, errors, kernels, alone, again = (t.markdown() for t in tables(facts))
-    return "\n\n".join(
-        [
-            "### GH200, phase by phase",
-            INTRO,
-            _priors(facts),
-            phases,
-            "Errors of the phases that count, by server:",
-            errors,
-            "Kernels of the verify pass, in five of these cycles:",
-            kernels,
-            "The same kernels timed on their own on that machine (`VP_GH200_MICRO`):",
-            alone,
-            "Block 16 with FlashInfer for the target, 512-token answers (`VP_GH200_PHASE`):",
-            again,
-            "Where the gaps come from:",
-            "\n".join(f"* **{g.title}** {g.text(facts)}" for g in GAPS if g.shows(facts)),
-        ]
-    )
-
-
-def _priors(facts: Facts) -> str:
+def quoted(facts: Facts) -> dict[str, str]:
+    """Return the sentences and figures that the pages quote, by name."""
     engine = facts.server.engine
     names = ", ".join(f"`{name}`" for name in taken_from(MACHINE, engine, engine.constants))
-    return (
-        f"Engine constants taken from traces of this machine: {names or 'none'}. A phase that such "
-        'constants give by themselves is marked "used for the prior" and counts for nothing; '
-        "of the others, the share that engine constants give is stated."
-    )
+    gaps = [f"* **{gap.title}** {gap.text(facts)}" for gap in GAPS if gap.shows(facts)]
+    found = {"GH200 constants": names or "none", "GH200 gaps": "\n\n" + "\n".join(gaps) + "\n\n"}
+    for block in BLOCKS:
+        group = [o for o in counted(facts.phases) if o.block == block]
+        found |= {
+            f"GH200 block {block} phases": str(len(group)),
+            f"GH200 block {block} MAPE": percent(mape(group)),
+            f"GH200 block {block} bias": signed(bias(group)),
+        }
+    return found
 
 
 # ---- tables ------------------------------------------------------------------------------
 
 
 def tables(facts: Facts) -> list[Table]:
-    """The tables of the section, in order."""
+    """Return the tables of the page, in order."""
     return [
         _phase_table(facts.phases),
         _error_table(facts.phases),

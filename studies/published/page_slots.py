@@ -1,89 +1,92 @@
-"""docs/explanation/accuracy.md, kept in step with what the accuracy study printed.
+"""The accuracy pages and the README, kept in step with what the studies of the gallery found.
 
-The prose is written by hand. A table or a figure of ours stands between ``<!-- name -->`` and
-``<!-- / -->`` and is replaced by what the study printed under that name.
+The prose is written by hand. A table or a figure stands between ``<!-- name -->`` and
+``<!-- / -->``, and is replaced by what a study found under that name.
 """
 
 import re
+import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from pathlib import Path
 
-from dflash_sim.studies.show.plain_table import Table, parse_tables
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.studies.published.findings import Findings
+from dflash_sim.studies.show.files import write_whole
 
-_SLOT = re.compile(r"<!-- (\w[\w -]*) -->.*?<!-- / -->", re.DOTALL)
+PAGES = ("accuracy.md", "accuracy-tables.md", "accuracy-gh200.md")
+_COMMENT = re.compile(r"<!-- (.*?) -->")
+_END = "/"
 
 
-def refresh(page: str, text: str) -> str:
-    """The page with every table and figure that a printed study has.
+def fill(page: str, found: Mapping[str, str], name: str) -> str:
+    """Return the page with every slot filled.
 
     Parameters
     ----------
-    page
-        The page as it is.
-    text
-        Output of ``studies/gallery/01_published_cards.py`` or of another study.
+    found
+        Text by the name of a slot.
+    name
+        The page, for the error.
+
+    Raises
+    ------
+    UsageError
+        A slot asks for what no study found, or has no end.
     """
-    return fill(page, values(text))
+    parts = _COMMENT.split(page)  # prose, slot, its text, end, prose, slot, ...
+    for i in range(1, len(parts), 4):
+        slot = parts[i]
+        if slot == _END or parts[i + 2 : i + 3] != [_END]:
+            msg = f"{name}: the slot '{slot}' does not run from <!-- its name --> to <!-- / -->"
+            raise UsageError(msg)
+        if slot not in found:
+            msg = (
+                f"{name}: no study of the gallery finds '{slot}'. Name one of its tables or "
+                "figures (studies/gallery/*.json), or take the slot out."
+            )
+            raise UsageError(msg)
+        parts[i + 1] = found[slot]
+    parts[1::2] = [f"<!-- {comment} -->" for comment in parts[1::2]]
+    return "".join(parts)
 
 
-def fill(page: str, found: Mapping[str, str]) -> str:
-    """The page with the slots that are found; the others stay as they are."""
-
-    def current(slot: re.Match[str]) -> str:
-        return f"<!-- {slot[1]} -->{found[slot[1]]}<!-- / -->" if slot[1] in found else slot[0]
-
-    return _SLOT.sub(current, page)
+def slots_of(page: str) -> dict[str, str]:
+    """Return the text of every slot of a page."""
+    parts = _COMMENT.split(page)
+    return dict(zip(parts[1::4], parts[2::4], strict=True))
 
 
-def values(text: str) -> dict[str, str]:
-    """Everything the page may name: tables by title, and the figures in its sentences."""
-    tables = {t.title: t for t in parse_tables(text)}
-    found = {name: f"\n\n{table.markdown()}\n\n" for name, table in tables.items()}
-    for figures in (_cards, _held_out):
-        with suppress(KeyError):
-            found |= figures(tables)
+def all_found(root: Path) -> dict[str, str]:
+    """Return what all studies of a checkout found, by the name that a slot has.
+
+    Raises
+    ------
+    UsageError
+        Two studies use one name.
+    """
+    found: dict[str, str] = {}
+    for path in sorted((root / "studies/gallery").glob("*.json")):
+        own = Findings.read(path).slots()
+        if twice := sorted(own.keys() & found.keys()):
+            msg = f"{path.name} finds '{twice[0]}', and so does a study before it; rename one"
+            raise UsageError(msg)
+        found |= own
     return found
 
 
-def _cards(tables: Mapping[str, Table]) -> dict[str, str]:
-    head, ranked = tables["headline"], tables["pairs ranked right"]
-    plain, conditions = tables["plain decoding on B200"], tables["conditions"]
-    return {
-        "rows": head.cell("all", "rows"),
-        "MAPE": head.cell("all", "MAPE"),
-        "bias": head.cell("all", "bias"),
-        "p95": head.cell("all", "p95"),
-        "pairs": ranked.cell("predicted throughput", "pairs"),
-        "ranked right": ranked.cell("predicted throughput", "share"),
-        "ranked by accept length": ranked.cell("longer accept length", "share"),
-        "plain current": plain.cell("current cards", "MAPE"),
-        "plain all builds": plain.cell("all builds", "MAPE"),
-        "TPOT error": tables["latency errors"].rows[0][3],
-        "TPOT error with factor": tables["latency errors"].rows[1][3],
-        "TTFT error": tables["latency errors"].rows[2][3],
-        "runs": conditions.cell("runs", "value"),
-        "seed": conditions.cell("seed", "value"),
-        "engine": conditions.cell("engine", "value"),
-    }
+def refresh(root: Path) -> None:
+    """Fill every slot of the accuracy pages of a checkout."""
+    found = all_found(root)
+    paths = [root / "docs/explanation" / name for name in PAGES]
+    pages = {path: fill(path.read_text(encoding="utf-8"), found, path.name) for path in paths}
+    for path, page in pages.items():
+        write_whole(path, page)
 
 
-def _held_out(tables: Mapping[str, Table]) -> dict[str, str]:
-    models = tables["held out by model: held-out rows"]
-    clients = tables["32 clients from one: held-out rows"]
-    pairs = tables["held out by model: pairs ranked right"]
-    fit, fitted = tables["fit"], tables["fitted rows"]
-    columns = {"MAPE": "MAPE", "bias": "bias", "p95": "p95", "coverage": "inside 90 %"}
-    found = {f"held {name}": models.cell("all", column) for name, column in columns.items()}
-    return found | {
-        "held rows": models.cell("all", "rows"),
-        "held plain": models.cell("plain decoding", "MAPE"),
-        "held speculative": models.cell("speculative", "MAPE"),
-        "held ranked": pairs.cell("predicted throughput", "share"),
-        "held pairs": pairs.cell("predicted throughput", "pairs"),
-        "clients MAPE": clients.cell("all", "MAPE"),
-        "clients coverage": clients.cell("all", "inside 90 %"),
-        "joint MAPE": fitted.cell("all", "MAPE"),
-        "free constants": fit.cell("engine constants", "value"),
-        "free correlations": fit.cell("correlations of data sets", "value"),
-        "cells": fit.cell("acceptance cells", "value"),
-    }
+def deliver(found: Findings, script: Path, *, write: bool) -> None:
+    """Print what a study found, or write it beside its script and into the pages."""
+    if not write:
+        sys.stdout.write(found.text())
+        return
+    found.write(script)
+    refresh(script.parents[2])

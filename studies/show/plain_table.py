@@ -1,7 +1,7 @@
-"""Tables as plain text that reads well and parses back."""
+"""Tables as plain text that reads well, and as Markdown."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _NUMBER = re.compile(r"[-+]?[\d,.]+( ?%)?")
@@ -39,15 +39,6 @@ class Table:
     def cell(self, key: str, column: str) -> str:
         """The cell of ``column`` in the first row that starts with ``key``."""
         return next(row for row in self.rows if row[0] == key)[self.head.index(column)]
-
-
-def parse_tables(text: str) -> Iterator[Table]:
-    """The tables of a text that :meth:`Table.text` wrote, whatever stands between them."""
-    for block in re.split(r"\n{2,}", text.strip()):
-        title, *lines = block.splitlines()
-        if title.startswith("== "):
-            head, *rows = (tuple(re.split(r" {2,}", line.strip())) for line in lines)
-            yield Table(title.strip("= "), head, tuple(rows))
 
 
 def text_of(tables: Sequence[Table]) -> str:

@@ -1,6 +1,5 @@
-"""The accuracy study: what it compares, how it sums up, and that its page is current."""
+"""The accuracy study: what it compares, and how it sums up."""
 
-import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -8,61 +7,57 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from dflash_sim.calibrate.fit.held_out import Outcome
+from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.find import ENV, require_sheet
 from dflash_sim.profiles.load import load_dataset
-from dflash_sim.profiles.sheets import PublishedPoint
+from dflash_sim.studies.published import cards_tables as show
 from dflash_sim.studies.published.cards import (
-    AS_SHIPPED,
     CARD_SOURCES,
-    Outcome,
-    Task,
     Variant,
     baseline_rows,
     card_rows,
-    error_stats,
     evaluate,
-    evaluate_all,
     old_rows,
-    predict_row,
-    ranked_right,
-    scenario_of,
-    stretch,
+    rows_of,
+    stretched,
 )
-from dflash_sim.studies.published.page_slots import refresh
+from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.serving_latency import serving_points
-from dflash_sim.studies.show.plain_table import Table, parse_tables, text_of
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs/explanation/accuracy.md").read_text(encoding="utf-8")
-OUT = (ROOT / "studies/gallery/01_published_cards.out").read_text(encoding="utf-8")
-PRINTED = {table.title: table for table in parse_tables(OUT)}
+FOUND = Findings.read(ROOT / "studies/gallery/01_published_cards.json")
 
 
-def row_of(source: str, **fields: object) -> PublishedPoint:
-    rows = (p for p in card_rows() if p.source_id == source)
-    return next(p for p in rows if all(getattr(p, k) == v for k, v in fields.items()))
+def row_of(source: str, **fields: object) -> Row:
+    rows = (row for row in card_rows() if row.observation.source == source)
+    return next(r for r in rows if all(getattr(r.scenario, k) == v for k, v in fields.items()))
 
 
 # -- which rows, and what is asked about them
 
 
 def test_every_open_row_is_there() -> None:
-    count = Counter(p.source_id for p in card_rows())
+    count = Counter(row.observation.source for row in card_rows())
     assert count == dict(zip(CARD_SOURCES, (70, 35, 3, 4), strict=True))
-    assert not {p.source_id for p in (*old_rows(), *baseline_rows())} & set(CARD_SOURCES)
+    assert (len(old_rows()), len(baseline_rows())) == (135, 13)
+    others = {row.observation.source for row in (*old_rows(), *baseline_rows())}
+    assert not others & set(CARD_SOURCES)
 
 
 def test_a_fitted_row_is_refused() -> None:
-    fitted = replace(card_rows()[0], fitted_what=("cycle_residue",))
-    with pytest.raises(UsageError, match="cycle_residue"):
-        evaluate([fitted], runs=1)
-    with pytest.raises(UsageError, match="cannot enter an accuracy table"):
-        scenario_of(fitted, runs=1)
+    row = card_rows()[0]
+    seen = row.observation
+    fitted = replace(seen, about={**seen.about, "fitted_what": ("cycle_residue",)})
+    with pytest.raises(UsageError, match=r"cycle_residue. It cannot enter an accuracy table"):
+        evaluate([replace(row, observation=fitted)], runs=1)
+
+
+def test_a_source_with_a_fitted_row_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"SGL_PR20547.*v1_accept_per_request"):
+        rows_of("SGL_PR20547")
 
 
 def test_no_constant_is_from_a_row_of_the_tables() -> None:
@@ -72,22 +67,24 @@ def test_no_constant_is_from_a_row_of_the_tables() -> None:
     assert not [name for name, source in sources.items() if tested.search(source)]
     assert tested.search("SGLang PR 23000, c=32")
     assert "20547" in sources["v1_accept_per_request"]  # so that source is in no table
-    assert not [p for p in (*card_rows(), *old_rows(), *baseline_rows()) if "20547" in p.source_id]
+    rows = (*card_rows(), *old_rows(), *baseline_rows())
+    assert not [row for row in rows if "20547" in row.observation.source]
 
 
 def test_each_harness_is_followed() -> None:
-    card = scenario_of(row_of("HF_Q35_397B", method="dflash", block=8), runs=2)
+    card = row_of("HF_Q35_397B", method="dflash", block=8).scenario
     assert (card.thinking, card.max_new_tokens, card.num_prompts) == (True, 4096, None)
-    assert (card.tp, card.block, card.engine_mode, card.runs) == (8, 8, "v2", 2)
-    sweep = scenario_of(row_of("SGL_PR23000", engine_mode="spec_v1", conc=32), runs=1)
+    assert (card.tp, card.block, card.engine_mode) == (8, 8, "v2")
+    sweep = row_of("SGL_PR23000", engine_mode="v1", conc=32).scenario
     assert (sweep.thinking, sweep.max_new_tokens, sweep.num_prompts) == (False, 2048, 1024)
-    assert sweep.engine_mode == "v1"
-    assert scenario_of(row_of("SGL_PR23000", conc=1), runs=1).num_prompts == 128
-    random = next(p for p in baseline_rows() if p.source_id == "LAMBDA_Q35_397B")
-    fixed = scenario_of(random, runs=1)
+    assert row_of("SGL_PR23000", conc=1).scenario.num_prompts == 128
+    elsewhere = {row.observation.source: row.scenario for row in baseline_rows()}
+    fixed = elsewhere["LAMBDA_Q35_397B"]
     assert (fixed.isl, fixed.osl, fixed.num_prompts) == (8192, 1024, 512)
-    old = next(p for p in old_rows() if p.method == "dflash")
-    assert scenario_of(old, runs=1).acceptance == f"al:{old.accept_len}"
+    assert elsewhere["SGL_PR19952"].num_prompts == 1024
+    old = next(row for row in old_rows() if row.scenario.method == "dflash")
+    assert old.scenario.acceptance == f"al:{old.observation.metrics['accept_length']}"
+    assert all(row.scenario.dataset != "mt-bench" for row in old_rows())
 
 
 def test_serving_points() -> None:
@@ -100,112 +97,96 @@ def test_serving_points() -> None:
 
 
 def test_answers_are_stretched() -> None:
-    sheet = require_sheet("datasets", "humaneval").read_text(encoding="utf-8")
-    assert stretch(sheet, 1.0).splitlines()[:10] == sheet.splitlines()[:10]
-    values = [float(x) for x in re.findall(r"value = ([0-9.]+)", sheet)]
-    longer = [float(x) for x in re.findall(r"value = ([0-9.]+)", stretch(sheet, 2.0))]
-    ratio = [b / a for a, b in zip(values, longer, strict=True)]
-    assert ratio == [1.0] * (len(ratio) - 4) + [2.0] * 4  # mean and sd, thinking and not
-    assert load_dataset("humaneval").osl[True].mean.si == values[-4]
+    dataset = load_dataset("humaneval")
+    longer = stretched(dataset, 2.0)
+    assert replace(longer, osl=dataset.osl) == dataset
+    for mode, lengths in dataset.osl.items():
+        assert longer.osl[mode].mean.si == 2 * lengths.mean.si
+        assert longer.osl[mode].sd.si == 2 * lengths.sd.si
 
 
-def test_variants_change_the_answer_and_leave_nothing_behind() -> None:
+def test_variants_change_the_answer() -> None:
     row = row_of("HF_Q35_397B_seed", method="none")
-    before = os.environ.get(ENV)
-    shipped = predict_row(row, runs=1).predicted_tok_s
-    longer = predict_row(row, runs=1, variant=Variant("longer", osl_scale=1.4)).predicted_tok_s
-    skewed = Variant("skewed", (("expert_skew", 1.0),))
-    assert longer != shipped
-    assert (
-        predict_row(row, runs=1, variant=skewed).predicted_tok_s > shipped
-    )  # fewer experts to read
-    assert predict_row(row, runs=1, variant=AS_SHIPPED).predicted_tok_s == shipped
-    assert os.environ.get(ENV) == before
-    slower = Variant("v1", engine_mode="v1")
+
+    def tok_s(variant: Variant, row: Row = row) -> float:
+        return evaluate([row], runs=1, variant=variant)[0].predicted
+
+    shipped = tok_s(Variant("as shipped"))
+    # Longer answers leave less of the time to prefills.
+    assert tok_s(Variant("longer", osl_scale=1.4)) > shipped > tok_s(Variant("x", osl_scale=0.7))
+    # Popular experts are shared by more rows, so fewer are read.
+    assert tok_s(Variant("skewed", (("expert_skew", 1.0),))) > shipped
+    assert tok_s(Variant("v1", engine_mode="v1")) == shipped  # plain decoding has no mode
     drafted = row_of("HF_Q35_397B_seed", block=16)
-    fast, slow = evaluate_all([Task(drafted, 1), Task(drafted, 1, slower)])
-    assert slow.predicted_tok_s < fast.predicted_tok_s
+    v1 = Variant("v1", engine_mode="v1")
+    assert tok_s(v1, drafted) < tok_s(Variant("as shipped"), drafted)
 
 
 def test_processes_do_not_change_the_answer() -> None:
-    rows = [p for p in card_rows() if p.source_id == "SGL_PR23000" and p.conc == 1]
+    rows = [row for row in rows_of("SGL_PR23000") if row.scenario.conc == 1]
     seen: list[int] = []
     alone = evaluate(rows, runs=1, on_row=seen.append)
     assert seen == [1, 2]
-    assert evaluate(rows, runs=1, jobs=2) == alone
+    both = evaluate(rows, runs=1, jobs=2)
+    assert [o.predicted for o in both] == [o.predicted for o in alone]
 
 
 # -- sums
 
 
-ANY_ROW = card_rows()[0]
+def outcome(published: float, predicted: float, *, accept: float = 1.0) -> Outcome:
+    row = card_rows()[0]
+    metrics = {**row.observation.metrics, "output_throughput": published}
+    row = replace(row, observation=replace(row.observation, metrics=metrics))
+    return Outcome(row, "", predicted, accept)
 
 
-def outcome(published: float, predicted: float, *, conc: int = 1) -> Outcome:
-    row = replace(ANY_ROW, output_tok_s=published, conc=conc)
-    return Outcome(row, predicted, accept_length=1.0)
+def test_a_configuration_is_called_as_on_the_cards() -> None:
+    errors = show.errors_of([Outcome(row, "", 1.0) for row in card_rows()])
+    named = dict(zip(errors["config"], errors["method"] + " " + errors["block"], strict=True))
+    assert named == {
+        "none": "none none",
+        **{f"dflash-{b}": f"dflash {b}" for b in (4, 8, 16)},
+        **{f"mtp-{b - 1}": f"mtp {b}" for b in (4, 8, 16)},
+    }
+    assert set(errors["mode"]) == {"none", "spec_v1", "spec_v2"}
+    assert set(errors["model"]) == {"8B", "35B", "397B"}
 
 
-def test_error_statistics() -> None:
-    outcomes = [outcome(100, 90), outcome(100, 130), outcome(200, 200), outcome(10, 12)]
-    stats = error_stats(outcomes)
-    assert stats.n == 4
-    assert stats.mape == pytest.approx((0.1 + 0.3 + 0 + 0.2) / 4)
-    assert stats.bias == pytest.approx((-0.1 + 0.3 + 0 + 0.2) / 4)
-    assert stats.median == pytest.approx(0.15)
-    assert stats.p95 == pytest.approx(0.2 + 0.85 * 0.1)
+def test_tables_of_errors_by_hand() -> None:
+    """Four rows that are off by -10, 30, 0 and 20 %."""
+    found = [outcome(100, 90), outcome(100, 130), outcome(200, 200), outcome(10, 12)]
+    errors = show.errors_of(found)
+    table = show.headline(errors)
+    assert table.head == ("source", "rows", "MAPE", "bias", "median", "p95")
+    assert table.rows[0] == ("all", "4", "15.0 %", "+10.0 %", "15.0 %", "28.5 %")
+    assert [row[0] for row in table.rows] == ["all", card_rows()[0].observation.source]
+    assert show.by_config(errors).rows[0][-2:] == ("-10.0 %", "+30.0 %")
+    furthest = [row[-2] for row in show.worst(errors, 3).rows]
+    assert furthest == ["+30.0 %", "+20.0 %", "-10.0 %"]
 
 
-def test_pairs_ranked_right() -> None:
-    """Of 100, 102, 120 and 150 the pair closer than 3 % does not count, nor does another c."""
-    right = [outcome(100, 1), outcome(102, 0), outcome(120, 2), outcome(150, 3)]
-    assert ranked_right(right) == (5, 5)
-    assert ranked_right(right, by=lambda o: -o.predicted_tok_s) == (0, 5)
-    assert ranked_right([outcome(100, 1), outcome(150, 3, conc=32)]) == (0, 0)
-    assert ranked_right([outcome(100, 1), outcome(150, 1)]) == (0, 1)  # a tie names no winner
+def test_longer_accept_lengths_are_the_control_of_the_ranking() -> None:
+    found = [outcome(100, 1, accept=3.0), outcome(120, 2, accept=2.0)]
+    lines = show.ranking(show.errors_of(found)).rows
+    shares = {line[0]: line[-1] for line in lines if line[1] == "all"}
+    assert shares == {"predicted throughput": "100.0 %", "longer accept length": "0.0 %"}
 
 
-def test_ranking_by_luck_is_half_right() -> None:
-    """Control for the share of pairs: shuffled predictions get half of them."""
-    rng = np.random.default_rng(0)
-    shuffled = [
-        [outcome(100 * 1.1**i, x) for i, x in enumerate(rng.permutation(20))] for _ in range(50)
-    ]
-    right, pairs = np.sum([ranked_right(group) for group in shuffled], axis=0)
-    assert pairs == 50 * 190
-    assert right / pairs == pytest.approx(0.5, abs=0.05)
-
-
-# -- tables and the page
-
-WORDS = st.from_regex(r"[A-Za-z+-]+( [A-Za-z0-9.%]+)?", fullmatch=True)
-CELLS = st.one_of(WORDS, st.floats(-99, 99).map("{:+.1f} %".format))
-
-
-@given(
-    st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[CELLS] * n), min_size=2, max_size=5))
-)
-def test_tables_parse_back(lines: list[tuple[str, ...]]) -> None:
-    table = Table("a title", lines[0], tuple(lines[1:]))
-    assert list(parse_tables(text_of([table, table]))) == [table, table]
+def test_every_known_failure_has_rows() -> None:
+    """A rule that selects nothing would drop out of the table unseen."""
+    rows = FOUND["known failures"].rows
+    assert [row[0] for row in rows] == list(show.FAILURES)
+    errors = show.errors_of([Outcome(row, "", 1.0) for row in card_rows()])
+    counts = {name: len(errors.query(rule)) for name, rule in show.FAILURES.items()}
+    assert counts == {row[0]: int(row[1]) for row in rows}
+    assert min(counts.values()) > 0
 
 
 def test_headline_is_the_mean_of_the_printed_rows() -> None:
-    table = PRINTED["every row"]
+    table = FOUND["every row"]
     published, predicted = table.head.index("published"), table.head.index("predicted")
     errors = [float(row[predicted]) / float(row[published]) - 1 for row in table.rows]
     assert len(errors) == 112
-    mape = PRINTED["headline"].cell("all", "MAPE")
+    mape = FOUND["headline"].cell("all", "MAPE")
     assert mape == f"{100 * np.mean(np.abs(errors)):.1f} %"
-
-
-def test_page_is_current() -> None:
-    assert refresh(PAGE, OUT) == PAGE, "run python studies/gallery/01_published_cards.py --write"
-    mape = PRINTED["headline"].cell("all", "MAPE")
-    assert refresh(PAGE, OUT.replace(mape, "99.9 %")) != PAGE
-
-
-def test_page_shows_every_table_but_the_rows() -> None:
-    missing = [title for title, table in PRINTED.items() if table.markdown() not in PAGE]
-    assert missing == ["conditions", "every row"]
-    assert "--><!--" not in PAGE.replace(" ", ""), "a slot is empty"

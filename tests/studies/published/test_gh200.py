@@ -3,17 +3,18 @@
 Each band is stated where it is asserted. Nothing is fitted on the phases that are counted.
 """
 
-import math
 import os
 from dataclasses import replace
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dflash_sim.calibrate.fit.held_out import Outcome as Predicted
 from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import ENV
@@ -28,13 +29,13 @@ from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.published import gh200_loop as gh200
 from dflash_sim.studies.published import gh200_page as phases_page
 from dflash_sim.studies.published import gh200_phases as phases
+from dflash_sim.studies.published.cards import evaluate
+from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.gh200_causes import GAPS, Facts
 from dflash_sim.studies.published.gh200_phases import Outcome
-from dflash_sim.studies.show.plain_table import Table, parse_tables, text_of
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "studies/gallery/02_gh200_phases.py"
-OUT = SCRIPT.with_suffix(".out")
 ENGINE = load_engine("sglang-0.5.13")
 H200, GH200 = load_device("h200"), load_device("gh200")
 SLOWER = H200.mem_bw_byte_s / GH200.mem_bw_byte_s  # 1.2
@@ -89,12 +90,11 @@ def test_traced_kernels_add_up_to_the_same_cycles() -> None:
 
 
 def test_the_verify_families_hold_the_whole_verify_pass_but_the_embedding() -> None:
-    for o in facts().phases:
-        if o.what == "verify_forward" and (o.block, o.conc) != (8, 4) and o.conc in (1, 64):
-            heads = ("head product", "head cast and argmax")
-            inside = [k for k in facts().kernels if (k.block, k.conc) == (o.block, o.conc)]
-            forward = sum(k.observed_s for k in inside if k.what not in heads)
-            assert 0.985 * o.observed_s < forward < o.observed_s
+    heads = ("head product", "head cast and argmax")
+    for at in ((8, 1), (8, 16), (8, 64), (16, 1), (16, 64)):
+        whole = facts().of("verify_forward", *at).observed_s
+        inside = [k for k in facts().kernels if (k.block, k.conc) == at and k.what not in heads]
+        assert 0.985 * whole < sum(k.observed_s for k in inside) < whole
 
 
 def test_a_users_rows_come_first_and_a_bad_one_is_named(tmp_path: Path) -> None:
@@ -250,14 +250,16 @@ def test_one_state_per_position_is_what_verification_costs() -> None:
 
 def test_constants_from_these_traces_are_named_and_never_counted() -> None:
     prior = {o.what for o in facts().phases if o.prior}
+    assert {"gaps_in_graphs", "host_gap"} <= prior
     assert not prior & {o.what for o in phases.counted(facts().phases)}
     assert {o.what for o in phases.counted(facts().phases)} == set(phases.COUNTED)
     for o in facts().phases:
         for name in o.prior:
             assert phases.MACHINE in ENGINE.constants[name].source
-    page = phases_page.section(facts())
-    for name in phases.taken_from(phases.MACHINE, ENGINE, ENGINE.constants):
-        assert f"`{name}`" in page
+    said = phases_page.quoted(facts())["GH200 constants"]
+    names = phases.taken_from(phases.MACHINE, ENGINE, ENGINE.constants)
+    assert said == ", ".join(f"`{name}`" for name in names)
+    assert len(names) > 5
     other = replace(ENGINE.constants["step_eager_spec"], source="measured elsewhere")
     moved = replace(ENGINE, constants={**ENGINE.constants, "step_eager_spec": other})
     names = ("step_eager_spec", "graph_node_gap")
@@ -272,14 +274,14 @@ def test_every_large_gap_has_a_reason() -> None:
     """A kernel family or phase that costs over 2 % of its cycle by a miss of over 15 %."""
     about = {name for gap in GAPS if gap.shows(facts()) for name in gap.about}
     cycles = {(o.block, o.conc): o for o in facts().phases if o.what == "cycle_traced"}
-    missing = {
-        (o.what, o.block, o.conc)
+    large = {
+        o.what
         for o in (*facts().phases, *facts().kernels)
         if abs(o.error) > 0.15
         and abs(o.predicted_s - o.observed_s) > 0.02 * cycles[o.block, o.conc].observed_s
-        and o.what not in about
     }
-    assert missing == set()
+    assert len(large) > 5
+    assert large <= about
     assert all(gap.about for gap in GAPS)
 
 
@@ -291,10 +293,7 @@ def test_a_reason_goes_when_its_gap_does() -> None:
     assert len(titles) < len([gap for gap in GAPS if gap.shows(facts())])
 
 
-def test_the_section_has_every_phase_block_and_batch() -> None:
-    page = phases_page.section(facts())
-    for table in phases_page.tables(facts()):
-        assert table.markdown() in page
+def test_the_first_table_has_every_phase_block_and_batch() -> None:
     rows = phases_page.tables(facts())[0].rows
     assert len(rows) == 2 * 11
     assert all(len(row) == 7 for row in rows)
@@ -325,46 +324,50 @@ def test_forced_answers_are_all_of_one_length() -> None:
 
 
 def test_every_row_of_the_closed_loop_is_a_scenario() -> None:
-    rows = gh200.rows()
-    assert len(rows) == 85
-    assert max(gh200.scenario_of(r).conc or 0 for r in rows) == 128
-    assert {gh200.scenario_of(r).radix_cache for r in rows} == {True, False}
-    assert sum(gh200.scenario_of(r).attention_backend == "triton" for r in rows) == 20
+    asked = [row.scenario for row in gh200.rows()]
+    assert len(asked) == 85
+    assert max(s.conc or 0 for s in asked) == 128
+    assert {s.radix_cache for s in asked} == {True, False}
+    assert sum(s.attention_backend == "triton" for s in asked) == 20
+    assert {s.dataset for s in asked} == {"vp-mixed-v2"}
+    assert {s.max_running_requests for s in asked} == {64, 128}
 
 
 @cache
-def sample() -> list[gh200.Served]:
+def sample() -> pd.DataFrame:
     """One row in eight."""
-    return [gh200.served(r) for r in gh200.rows()[::8]]
+    return gh200.errors_of(evaluate(gh200.rows()[::8], runs=1))
 
 
 def test_errors_of_the_closed_loop() -> None:
     """Plain decoding within 20 % of every row; drafting within 60 %, which the page explains."""
-    plain = [o for o in sample() if o.row.method == "none"]
-    drafting = [o for o in sample() if o.row.method != "none"]
-    assert len(plain) >= 2
-    assert all(abs(o.error) < 0.20 for o in plain)
-    assert all(abs(o.error) < 0.60 for o in drafting)
-    assert math.isfinite(sum(o.ttft_ms for o in sample()))
+    plain = sample()["method"] == "none"
+    size = sample()["error"].abs()
+    assert plain.sum() >= 2
+    assert size[plain].max() < 0.20
+    assert size[~plain].max() < 0.60
+
+
+def test_memory_lets_fewer_run_than_ask() -> None:
+    rows = [row for row in gh200.rows() if row.scenario.conc in (1, 128)]
+    errors = gh200.errors_of([Predicted(row, "", 1.0) for row in rows])
+    assert set(errors.query("c == 1")["running"]) == {1}
+    many = errors.query("c == 128")["running"]
+    assert 60 < many.min() < many.max() == 128
 
 
 # ---- the gallery -------------------------------------------------------------------------
 
 
-@cache
-def printed() -> dict[str, Table]:
-    return {t.title: t for t in parse_tables(OUT.read_text(encoding="utf-8"))}
-
-
-def again() -> str:
-    return f"run python {SCRIPT.relative_to(ROOT)} --write"
-
-
 def test_study_reproduces_its_tables() -> None:
+    again = f"run python {SCRIPT.relative_to(ROOT)} --write"
+    printed = Findings.read(SCRIPT.with_suffix(".json"))
     for table in phases_page.tables(facts()):
-        assert printed()[table.title] == table, again()
-    rows = printed()["GH200 closed loop, every row"].rows
-    assert gh200.every_row(sample()).rows == rows[::8], again()
+        assert printed[table.title] == table, again
+    rows = printed["GH200 closed loop, every row"].rows
+    assert gh200.every_row(sample()).rows == rows[::8], again
+    for name, words in phases_page.quoted(facts()).items():
+        assert printed.words[name] == words, again
 
 
 @pytest.mark.slow
@@ -374,4 +377,6 @@ def test_study_reproduces_all_of_its_output() -> None:
     assert spec.loader is not None
     study = module_from_spec(spec)
     spec.loader.exec_module(study)
-    assert text_of(study.tables()) == OUT.read_text(encoding="utf-8")
+    found = study.findings()
+    assert found.text() == SCRIPT.with_suffix(".out").read_text(encoding="utf-8")
+    assert found == Findings.read(SCRIPT.with_suffix(".json"))

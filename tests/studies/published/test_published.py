@@ -8,19 +8,19 @@ from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
-from dflash_sim.studies.published.cards import Outcome, card_rows, error_stats, evaluate
-from dflash_sim.studies.published.cards_tables import every_row
-from dflash_sim.studies.show.plain_table import Table, parse_tables, text_of
+from dflash_sim.studies.published.cards import card_rows, evaluate
+from dflash_sim.studies.published.cards_tables import errors_of, every_row
+from dflash_sim.studies.published.findings import Findings
 
 GALLERY = Path(__file__).parents[3] / "studies" / "gallery"
 SCRIPT = GALLERY / "01_published_cards.py"
-OUT = SCRIPT.with_suffix(".out")
 
 
 @cache
@@ -133,25 +133,21 @@ def test_four_drafts_in_parallel_beat_sixteen_in_sequence() -> None:
 
 
 @pytest.fixture(scope="module")
-def sample() -> list[Outcome]:
+def sample() -> pd.DataFrame:
     """Every sixth row: all sources but three cells, all methods, both concurrencies."""
-    return evaluate(card_rows()[::6], runs=3)
+    return errors_of(evaluate(card_rows()[::6], runs=3))
 
 
-def printed() -> dict[str, Table]:
-    return {table.title: table for table in parse_tables(OUT.read_text(encoding="utf-8"))}
-
-
-def test_card_rows_within_eight_percent(sample: list[Outcome]) -> None:
+def test_card_rows_within_eight_percent(sample: pd.DataFrame) -> None:
     """MAPE below 8 %, and no row off by more than 25 %."""
-    stats = error_stats(sample)
-    assert stats.n >= 18
-    assert stats.mape < 0.08
-    assert max(abs(o.error) for o in sample) < 0.25
+    size = sample["error"].abs()
+    assert len(size) >= 18
+    assert size.mean() < 0.08
+    assert size.max() < 0.25
 
 
-def test_study_reproduces_its_output(sample: list[Outcome]) -> None:
-    rows = printed()["every row"].rows
+def test_study_reproduces_its_output(sample: pd.DataFrame) -> None:
+    rows = Findings.read(SCRIPT.with_suffix(".json"))["every row"].rows
     assert every_row(sample).rows == rows[::6], (
         f"run python {SCRIPT.relative_to(GALLERY.parents[1])} --write"
     )
@@ -164,15 +160,17 @@ def test_study_reproduces_all_of_its_output() -> None:
     assert spec.loader is not None
     study = module_from_spec(spec)
     spec.loader.exec_module(study)
-    assert text_of(study.tables(runs=3, jobs=1)) == OUT.read_text(encoding="utf-8")
+    found = study.findings(runs=3, jobs=1)
+    assert found.text() == SCRIPT.with_suffix(".out").read_text(encoding="utf-8")
+    assert found == Findings.read(SCRIPT.with_suffix(".json"))
 
 
 @pytest.mark.slow
 def test_all_card_rows_within_eight_percent() -> None:
     """112 rows, one run each: MAPE below 8 %."""
-    stats = error_stats(evaluate(card_rows(), runs=1))
-    assert stats.n == 112
-    assert stats.mape < 0.08
+    size = [abs(o.error) for o in evaluate(card_rows(), runs=1)]
+    assert len(size) == 112
+    assert sum(size) / len(size) < 0.08
 
 
 # -- what may stand beside a published number
