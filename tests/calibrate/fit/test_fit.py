@@ -229,7 +229,7 @@ FREE = (
 def small_engine() -> EngineSheet:
     """The shipped sheet, with those constants free that a dozen small rows determine."""
     sheet = load_engine("sglang-0.5.13")
-    return replace(sheet, fit={**sheet.fit, "free": list(FREE)})
+    return replace(sheet, fit=replace(sheet.fit, free=FREE))
 
 
 def places() -> list[Fields]:
