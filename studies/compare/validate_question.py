@@ -45,7 +45,7 @@ class Rows:
         if paths:
             report = read_observations(paths, assumptions(assume or ()))
         else:
-            report = _published_of(sheet)
+            report = _published(sheet)
             allow_partial = True
         rows, refused = rows_of(report.observations, sheet)
         lost = [*report.refused, *refused]
@@ -92,8 +92,8 @@ def published() -> ReadReport:
         return read_observations([path])
 
 
-def _published_of(sheet: EngineSheet) -> ReadReport:
-    """The open rows of the sheet's own build; other builds are left out."""
+def _published(sheet: EngineSheet) -> ReadReport:
+    """The open rows of the sheet's own build; other builds are not read."""
     build = sheet.fit.generation
     own = tuple(o for o in published().observations if o.generation == build)
     note = f"published rows of build {build}; other builds are left out"
