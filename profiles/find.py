@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.one_look import seen
 
 ENV = "DFLASH_SIM_PROFILES"
 FOLDERS = {
@@ -101,6 +102,10 @@ def aliases(path: Path) -> set[str]:
 
 def read_sheet(path: Path) -> dict[str, Any]:
     """A TOML or JSON file as a dict."""
+    return seen(path, _parsed)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)

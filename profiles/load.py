@@ -30,6 +30,7 @@ from dflash_sim.profiles.networks.hf_config import (
     parse_eagle3,
     parse_model,
 )
+from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.sheets import (
     EVIDENCE,
     UNITS,
@@ -345,7 +346,7 @@ def _made_for(kind: str, model: str, profiles_dirs: Dirs) -> Path:
 def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:
     """Rows of a table as ``record``, from every folder that has one; urls by ``source_id``."""
     for root in roots(profiles_dirs):
-        sources = list(_csv(root / "published/sources.csv"))
+        sources = _csv(root / "published/sources.csv")
         urls = {row.get("source_id"): row.get("url", "") for row in sources}
         for number, row in enumerate(_csv(root / file), start=2):
             row.setdefault("url", urls.get(row.get("source_id"), ""))
@@ -357,12 +358,14 @@ def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:
                 raise UsageError(msg) from error
 
 
-def _csv(path: Path) -> Iterator[dict[str, str]]:
-    if not path.is_file():
-        return
+def _csv(path: Path) -> list[dict[str, str]]:
+    return seen(path, _parsed) if path.is_file() else []
+
+
+def _parsed(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets write the mark
-            yield from csv.DictReader(lines)
+            return list(csv.DictReader(lines))
     except (csv.Error, UnicodeDecodeError) as error:
         msg = f"cannot read {path}: {error}"
         raise UsageError(msg) from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.caveats import overload
 from dflash_sim.simulator.cost.price import EVIDENCE
@@ -124,7 +125,28 @@ def predict(
     on_run
         Called with the number of each finished run.
     """
-    setup = setup or resolve(scenario)
+    with one_look():
+        return _predict(
+            scenario,
+            engine=engine,
+            with_baseline=with_baseline,
+            with_interval=with_interval,
+            baseline=baseline,
+            setup=setup or resolve(scenario),
+            on_run=on_run,
+        )
+
+
+def _predict(
+    scenario: Scenario,
+    *,
+    engine: str,
+    with_baseline: bool,
+    with_interval: bool,
+    baseline: "Result | None",
+    setup: Setup,
+    on_run: Callable[[int], None] | None,
+) -> Result:
     expectation = setup.expectation
     summaries, used = [], "leap"
     for run in range(scenario.runs):

@@ -71,7 +71,7 @@ UNITS_BY_NAME = {
     """,
     "token/second": "predicted",
     "token": """
-        batch ctx cycles down_hysteresis isl kv_len kv_tokens osl own_down_hysteresis
+        batch ctx cycles length down_hysteresis isl kv_len kv_tokens osl own_down_hysteresis
         own_up_hysteresis prefix seq tokens up_hysteresis
     """,
     "second": "copy gpu host publish seconds until",

@@ -1,0 +1,84 @@
+"""A prediction reads each file once; the next one reads them anew."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import dflash_sim.profiles
+from dflash_sim.profiles.find import read_sheet
+from dflash_sim.profiles.load import load_published
+from dflash_sim.profiles.one_look import one_look
+from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.scenario import Scenario
+
+SHEETS = f"{Path(dflash_sim.profiles.__path__[0])}/"
+ASKED = Scenario.parse(conc=2, num_prompts=4, max_new_tokens=32, runs=1)
+watched: list[Counter[str]] = []
+
+
+def watch(event: str, args: tuple[object, ...]) -> None:
+    name = args[0] if event == "open" and args else None
+    if watched and isinstance(name, str) and name.startswith(SHEETS) and ".py" not in name:
+        watched[-1][name.removeprefix(SHEETS)] += 1
+
+
+sys.addaudithook(watch)
+
+
+@contextmanager
+def files_read() -> Iterator[Counter[str]]:
+    """Count the sheets that are opened in the block."""
+    watched.append(Counter())
+    try:
+        yield watched[-1]
+    finally:
+        watched.pop()
+
+
+def test_a_prediction_reads_each_file_once() -> None:
+    with files_read() as first:
+        predict(ASKED)
+    with files_read() as second:
+        predict(ASKED)
+    assert {name: n for name, n in first.items() if n > 1} == {}
+    assert {name: n for name, n in second.items() if n > 1} == {}
+    # What a user may change is read by the second, too.
+    assert {"devices/b200.toml", "workloads/humaneval.toml"} <= set(second)
+
+
+def test_without_a_look_it_is_read_each_time() -> None:
+    """The control."""
+    with files_read() as found:
+        load_published()
+        load_published()
+    assert found["published/throughput.csv"] == 2
+
+
+def test_a_look_ends(tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.toml"
+    sheet.write_text("a = 1", encoding="utf-8")
+    with one_look():
+        assert read_sheet(sheet) == {"a": 1}
+        sheet.write_text("a = 2", encoding="utf-8")
+        with one_look():
+            assert read_sheet(sheet) == {"a": 1}
+    assert read_sheet(sheet) == {"a": 2}
+
+
+def test_nobody_changes_what_the_next_one_sees(tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.toml"
+    sheet.write_text("[a]\nb = 1", encoding="utf-8")
+    with one_look():
+        read_sheet(sheet)["a"]["b"] = 2
+        assert read_sheet(sheet) == {"a": {"b": 1}}
+
+
+def test_a_file_that_cannot_be_read_is_told_each_time(tmp_path: Path) -> None:
+    with one_look():
+        for _ in range(2):
+            with pytest.raises(Exception, match="cannot read"):
+                read_sheet(tmp_path / "missing.toml")
