@@ -82,7 +82,6 @@ ALLOWED: dict[str, set[str]] = {
     "studies/compare": {"profiles/*", "simulator/*", "calibrate/*", "studies/show"},
     "studies/published": {
         "profiles/*",
-        "jobs",
         "simulator/*",
         "calibrate/observations",
         "calibrate/fit",
