@@ -1,6 +1,7 @@
 """The ``dflash-sim`` command: parse, call, print, exit code. Imports only typer at the top."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -37,6 +38,7 @@ ENGINE_NAMES = {
     "random-output-len": "osl",
     "random-range-ratio": "range-ratio",
 }
+_ENDLESS = re.compile(r"[^\s'\"]{300,}")  # a name of a thousand letters would fill the screen
 
 
 def _our_name(name: str) -> str:
@@ -76,12 +78,12 @@ def options(
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code; an expected error is one line on stderr."""
     words = [word for word in arguments if word not in ("--debug", "--version")]
-    if "--version" in arguments:
-        from dflash_sim import __version__
-
-        print(PROGRAM, __version__)
-        return 0
     try:
+        if "--version" in arguments:
+            from dflash_sim import __version__
+
+            print(PROGRAM, __version__)
+            return 0
         command = typer.main.get_command(app)
         for flag in command.params:
             flag.default = flag.default or False  # as with Help
@@ -95,8 +97,8 @@ def run(arguments: Sequence[str]) -> int:
 
             traceback.print_exception(error)
         if message:  # the parser has shown its help otherwise
-            tell(f"{PROGRAM}: {' '.join(message.split())}")
-        return int(getattr(error, "exit_code", 1))
+            tell(f"{PROGRAM}: {_one_line(message)}")
+        return _exit_code(error)
     return code if isinstance(code, int) else 0
 
 
@@ -106,6 +108,8 @@ def _expected(error: Exception) -> str | None:
 
     if isinstance(error, DflashSimError):
         return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return _refused_by_system(error)
     if hasattr(error, "format_message"):
         path = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
         said = str(error.format_message()).rstrip(".")
@@ -113,11 +117,33 @@ def _expected(error: Exception) -> str | None:
     return None
 
 
+def _refused_by_system(error: OSError) -> str:
+    """The message for a full disk or a name that no file can have; we learn of it by trying."""
+    if error.filename is None:
+        return f"cannot write the answer: {error.strerror}; choose another place for it."
+    return f"cannot use '{error.filename}': {error.strerror}; name another file or folder."
+
+
+def _exit_code(error: Exception) -> int:
+    """2 where a file that was named cannot be used, else what the error says, else 1."""
+    if isinstance(error, OSError):
+        return 1 if error.filename is None else 2
+    return int(getattr(error, "exit_code", 1))
+
+
+def _one_line(message: str) -> str:
+    return _ENDLESS.sub(lambda word: f"{word[0][:80]}...", " ".join(message.split()))
+
+
 def main() -> None:
     """The console script."""
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads any more: not worth a word
+    except OSError as error:
+        if code == 0 and not isinstance(error, BrokenPipeError):  # of a closed pipe, no word
+            tell(f"{PROGRAM}: {_refused_by_system(error)}")
+            code = 1
+        # The interpreter flushes once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -83,9 +83,9 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
 def find_in_pair(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path | None:
     """The config of a network of the trained pair called ``name``, such as ``tiny``."""
     for root in roots(profiles_dirs):
-        path = root / "pairs" / name.lower() / PAIRED[kind] / "config.json"
-        if path.is_file():
-            return path
+        for path in sorted((root / "pairs").glob(f"*/{PAIRED[kind]}/config.json")):
+            if path.parents[1].name == name.lower():
+                return path
     return None
 
 

@@ -303,15 +303,20 @@ def _as_path(name: str) -> Path | None:
     """The config file that ``name`` points to, if it is a path rather than a name."""
     path = Path(name).expanduser()
     explicit = name.endswith(".json") or name.startswith((".", "/", "~"))
-    if path.is_dir():
-        path, explicit = path / "config.json", True
-    if explicit and not path.is_file():
+    reason, there = "no such file", False
+    try:
+        if path.is_dir():
+            path, explicit = path / "config.json", True
+        there = path.is_file()
+    except OSError as error:  # longer than a path may be, or in a folder that is not ours to see
+        reason = error.strerror or reason
+    if explicit and not there:
         msg = (
-            f"cannot read {path}: no such file; give a Hugging Face config.json, its folder, "
+            f"cannot read {path}: {reason}; give a Hugging Face config.json, its folder, "
             "or a name from: dflash-sim list models."
         )
         raise UsageError(msg)
-    return path if path.is_file() else None
+    return path if there else None
 
 
 def find_drafter(kind: str, model: str, profiles_dirs: Dirs = ()) -> tuple[Path, str]:

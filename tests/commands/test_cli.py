@@ -16,7 +16,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dflash_sim.cli import ENGINE_NAMES, app, run
+from dflash_sim.cli import ENGINE_NAMES, app, main, run
 from dflash_sim.commands.listing import KINDS
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.presets import load_preset, preset_names
@@ -626,6 +626,93 @@ class TestListing:
         assert {"mine", "lmsys-2026-06-15"} <= {row["name"] for row in listed}
         out = answer(f"predict --preset mine --profiles {tmp_path} --print-config")[1]
         assert "gpu: h100" in out
+
+
+ENDLESS = "a" * 10_000
+LONG_NAMES = {
+    "predict --model": "unknown model 'aaa",
+    "predict --model ./": "cannot read aaa",
+    "predict --draft-model": "unknown drafter 'aaa",
+    "predict --gpu": "unknown GPU 'aaa",
+    "predict --preset": "unknown preset 'aaa",
+    "predict --calibration": "calibration aaa",
+    "predict --profiles": "File name too long",
+    "predict --output": "File name too long",
+    "explain --model": "unknown model 'aaa",
+    "trace -o t.json --model": "unknown model 'aaa",
+    "plan --rate 1 --model": "unknown model 'aaa",
+    "plan --trace": "File name too long",
+    "sweep -o runs": "File name too long",
+    "compare": "File name too long",
+    "run --drafter": "File name too long",
+    "list gpus --profiles": "File name too long",
+    "calibrate fit -o x.toml": "File name too long",
+    "calibrate import-silicon --system": "unknown system 'aaa",
+}
+PRINTING = ["--help", "--version", "predict --help", "predict --print-config", "list models",
+    f"predict {SMALL}", f"explain {SMALL}", f"trace {SMALL} -o -",
+    "plan --rate 1 --model qwen3-8b --gpu h200 --tp 1 --block 16 --isl 64 --osl 64"]  # fmt: skip
+
+
+class TestSystem:
+    """What the operating system refuses is a mistake in one line too."""
+
+    @pytest.mark.parametrize(("line", "said"), LONG_NAMES.items())
+    def test_a_name_that_no_file_can_have(
+        self,
+        answer: Answer,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        line: str,
+        said: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        *words, last = line.split()
+        end = [last + ENDLESS] if last == "./" else [last, ENDLESS]
+        code, out, err = answer(" ".join(words), *end)
+        assert (code, out) == (2, "")
+        assert err.startswith("dflash-sim: ")
+        assert said in err
+        assert len(err.splitlines()) == 1
+        assert len(err) < 800  # a screen, not the ten thousand letters
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+    @pytest.mark.parametrize("line", PRINTING)
+    def test_a_full_disk_behind_the_answer(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["dflash-sim", *line.split()])
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            with pytest.raises(SystemExit) as stopped:
+                main()
+        assert stopped.value.code == 1
+        reason = "No space left on device; choose another place for it."
+        assert capsys.readouterr().err == f"dflash-sim: cannot write the answer: {reason}\n"
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+    def test_the_interpreter_adds_nothing_at_its_exit(self) -> None:
+        code = "import sys; from dflash_sim.cli import main; main()"
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", code, "list", "models"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_a_bug_is_no_mistake_of_the_user(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A control: what is neither ours nor the system's keeps its traceback."""
+
+        def broken(*_: object) -> None:
+            raise KeyError
+
+        monkeypatch.setattr("dflash_sim.studies.show.sheet_lists.rows", broken)
+        with pytest.raises(KeyError):
+            run(["list", "models"])
 
 
 class TestShell:
