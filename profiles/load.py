@@ -104,9 +104,6 @@ def load_node(name: str, profiles_dirs: Dirs = ()) -> Node:
         name=sheet.path.stem,
         device=sheet.text("device"),
         num_gpus=int(sheet["num_gpus"]),
-        interconnect=sheet.text("interconnect"),
-        link_byte_s=sheet["link"],
-        p2p_latency_s=sheet["p2p_latency"],
         quantities=sheet.quantities,
     )
 

@@ -155,18 +155,13 @@ class Node:
 
     Parameters
     ----------
-    link_byte_s
-        Per GPU to its peers, one direction [byte/s].
-    p2p_latency_s
-        Of one peer-to-peer message [s].
+    num_gpus
+        GPUs in it; their links are in the sheet of the device.
     """
 
     name: str
     device: str
     num_gpus: int
-    interconnect: str
-    link_byte_s: float
-    p2p_latency_s: float
     quantities: Mapping[str, Quantity]
 
 

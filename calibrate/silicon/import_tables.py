@@ -41,7 +41,6 @@ class ImportReport:
     files : name to size [byte]
     cells : family to number of times kept
     curve : the fitted GEMM curve
-    curve_miss : error of the curve alone, by region
     held_out : kind of operator to error of interpolation on points it had not seen
     notes : family to what the cleaning did
     """
@@ -52,7 +51,6 @@ class ImportReport:
     files: Mapping[str, int]
     cells: Mapping[str, int]
     curve: GemmCurve
-    curve_miss: Mapping[str, Miss]
     held_out: Mapping[str, Miss]
     notes: Mapping[str, Mapping[str, object]]
 
@@ -95,7 +93,6 @@ def import_silicon(
         files={name: len(text) for name, text in files.items()},
         cells={table.family: table.cells for table in tables},
         curve=curve,
-        curve_miss=curve_miss,
         held_out=held_out,
         notes={table.family: table.notes for table in tables},
     )

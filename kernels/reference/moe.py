@@ -6,7 +6,7 @@ Gate and up projections are stacked, gate first: per expert ``w13`` [2 I, H] and
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad, silu
+from torch.nn.functional import linear, silu
 
 from dflash_sim.kernels.reference.norm_rope import wide
 
@@ -35,24 +35,6 @@ def route_topk(logits: Tensor, k: int, *, renormalise: bool) -> tuple[Tensor, Te
     if renormalise:
         weights = weights / weights.sum(-1, keepdim=True)
     return weights, experts.to(torch.int32)
-
-
-def sort_by_expert(experts: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The (token, choice) pairs in expert order, for a grouped GEMM.
-
-    Parameters
-    ----------
-    experts : [T, k] int32
-    count : E
-
-    Returns
-    -------
-    ``order`` [T k] int64, positions in ``experts.flatten()`` (token ``order // k``), stable; and
-    ``offsets`` [E + 1] int64, expert ``e`` owning ``order[offsets[e]:offsets[e + 1]]``.
-    """
-    flat = experts.flatten().to(torch.int64)
-    sizes = torch.bincount(flat, minlength=count)
-    return flat.argsort(stable=True), pad(sizes.cumsum(0), (1, 0))
 
 
 def grouped_swiglu(x: Tensor, w13: Tensor, w2: Tensor, weights: Tensor, experts: Tensor) -> Tensor:

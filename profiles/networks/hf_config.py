@@ -155,7 +155,6 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         ),
         dtype=f.text(f.first("dtype", "torch_dtype"), default=_DTYPES[0]),
         source=source,
-        status=f.text("_status", default="as given"),
     )
 
 
@@ -180,7 +179,6 @@ def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> Draft
         target_layer_ids=_target_layer_ids(f, dflash, num_layers),
         vocab=f.integer("vocab_size"),
         source=source,
-        status=f.text("_status", default="as given"),
     )
 
 
@@ -197,7 +195,6 @@ def parse_eagle3(config: Mapping[str, Any], *, name: str, source: str) -> Eagle3
         attention=_attention(f, family="llama"),
         draft_vocab=f.integer("draft_vocab_size"),
         source=source,
-        status=f.text("_status", default="as given"),
     )
 
 

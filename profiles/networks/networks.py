@@ -30,8 +30,8 @@ class ModelShape:
         Native multi-token-prediction layers shipped with the checkpoint.
     dtype
         Of all weights but the experts, which name their own.
-    source, status
-        Where the config came from, and how sure that is.
+    source
+        Where the config came from.
     """
 
     name: str
@@ -42,7 +42,6 @@ class ModelShape:
     mtp_layers: int
     dtype: str
     source: str
-    status: str
 
     @cached_property
     def layer_groups(self) -> tuple[tuple[LayerShape, int], ...]:
@@ -98,11 +97,6 @@ class ModelShape:
                 return LayerShape(replace(layer.mixer, window=None), layer.mlp)
         return None
 
-    @property
-    def mtp_params(self) -> int:
-        """Parameters of the MTP layers; embedding and head are the target's."""
-        return sum(w.params for w in self._mtp_weights())
-
     def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks, without MTP layers."""
         return round(sum(w.bytes_per_rank(tp, precision) * count for w, count in self._weights()))
@@ -155,7 +149,6 @@ class DrafterShape:
     target_layer_ids: tuple[int, ...]
     vocab: int
     source: str
-    status: str
 
     @property
     def params(self) -> int:
@@ -191,7 +184,6 @@ class Eagle3Shape:
     attention: AttentionShape
     draft_vocab: int
     source: str
-    status: str
     num_layers: int = 1
 
     @property

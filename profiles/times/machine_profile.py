@@ -274,9 +274,6 @@ class MeasuredProfile:
             name=f"{device.name}x{self.scope['tp']}",
             device=device.name,
             num_gpus=int(self.scope["tp"]),
-            interconnect="as measured",
-            link_byte_s=device.link_byte_s,
-            p2p_latency_s=0.0,
             quantities={},
         )
 

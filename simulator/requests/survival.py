@@ -62,37 +62,6 @@ class Survival:
         return cls(np.asarray(s, dtype=np.float64))
 
     @classmethod
-    def from_pmf(cls, pmf: npt.ArrayLike) -> "Survival":
-        """From P(accepted = j), j = 0..gamma, or any non-negative counts proportional to it."""
-        weights = np.asarray(pmf, dtype=np.float64)
-        tail = np.cumsum(weights[::-1])[::-1]
-        if np.any(weights < 0) or not tail[0] > 0:
-            msg = f"counts of accepted drafts must be >= 0 with a positive sum, got {weights}"
-            raise UsageError(msg)
-        return cls(tail[1:] / tail[0])
-
-    @classmethod
-    def geometric(cls, a: float, gamma: int) -> "Survival":
-        """Every draft accepted with probability ``a`` given the one before (Leviathan 2023)."""
-        return cls.table(a ** _positions(gamma))
-
-    @classmethod
-    def weibull(cls, q: float, beta: float, gamma: int) -> "Survival":
-        """``S_k = q^(k^beta)``: geometric at beta = 1, decaying along the block above it."""
-        return cls.table(q ** (_positions(gamma) ** beta))
-
-    @classmethod
-    def frailty_weibull(cls, lam: float, beta: float, theta: float, gamma: int) -> "Survival":
-        """``S_k = (1 + theta lam k^beta)^(-1/theta)``, the Weibull of rate ``lam`` at theta = 0."""
-        return FrailtyWeibull(lam=lam, beta=beta, theta=theta).survival(gamma)
-
-    @classmethod
-    def beta_geometric(cls, a: float, b: float, gamma: int) -> "Survival":
-        """Geometric whose acceptance is Beta(a, b) per cycle; hazards ``(a+k-1)/(a+b+k-1)``."""
-        k = _positions(gamma)
-        return cls.table(np.cumprod((a + k - 1) / (a + b + k - 1)))
-
-    @classmethod
     def min_variance(cls, accept_length: float, gamma: int) -> "Survival":
         """Only floor and ceil of the accept length occur (the engines' synthetic acceptance)."""
         if not 1 <= accept_length <= gamma + 1:
@@ -128,33 +97,6 @@ class Survival:
     def mean_accept_length(self) -> float:
         """E[commit] = 1 + sum S_k [token]."""
         return 1 + float(self.s.sum())
-
-    @property
-    def second_moment(self) -> float:
-        """E[commit^2] = 1 + sum (2k+1) S_k."""
-        return 1 + float(((2 * _positions(self.gamma) + 1) * self.s).sum())
-
-    @property
-    def var(self) -> float:
-        """Variance of the commit length of one cycle."""
-        return self.second_moment - self.mean_accept_length**2
-
-    @property
-    def pmf(self) -> Floats:
-        """P(accepted = j) for j = 0..gamma."""
-        return np.asarray(-np.diff(self.s, prepend=1, append=0))
-
-    @property
-    def hazards(self) -> Floats:
-        """Conditional acceptance P(accepted >= k | accepted >= k-1); 0 where never reached."""
-        before = np.concatenate([np.ones(1), self.s[:-1]])[: self.gamma]
-        hazards: Floats = np.divide(self.s, before, out=np.zeros_like(self.s), where=before > 0)
-        return hazards
-
-    @property
-    def full_block_prob(self) -> float:
-        """P(every draft accepted)."""
-        return float(self.s[-1]) if self.gamma else 1.0
 
     def truncate(self, block: int) -> "Survival":
         """The same drafter verified at a smaller block; a larger one is not extrapolated."""
@@ -228,19 +170,6 @@ class FrailtyWeibull:
         if self.theta == 0:
             return np.ones(1), np.ones(1)
         return gamma_quadrature(self.theta)
-
-
-def cycle_mean_from_request_mean(
-    accept_length: float, params: FrailtyWeibull, *, block: int, tokens: npt.ArrayLike | None = None
-) -> float:
-    """The tokens-over-cycles accept length behind a published mean over requests [token].
-
-    Two corrections, both of a few per cent: the harmonic mean over requests lies below the
-    arithmetic one, and a request of finite length carries the prefill token and a truncated last
-    block. ``params`` supplies the shape; the level is ``accept_length``.
-    """
-    ratio = params.cycle_accept_length(block) / params.accept_length(block, tokens)
-    return accept_length * ratio
 
 
 def fit_one(
@@ -323,16 +252,6 @@ class Fit:
 
     params: FrailtyWeibull
     covariance: Floats
-
-    @property
-    def q_se(self) -> float:
-        """Standard error of ``q`` [1]."""
-        return self.params.q * self.params.lam * math.sqrt(self.covariance[0, 0])
-
-    @property
-    def beta_se(self) -> float:
-        """Standard error of ``beta`` [1]."""
-        return math.sqrt(self.covariance[1, 1])
 
 
 def fit_many(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.studies.plan.judge import Judge, Question
+from dflash_sim.studies.plan.judge import Judge
 
 _AT_MOST_FEWER = 2  # times fewer servers than estimated that could have the capacity
 _FULL = 0.9  # of a server's capacity that an estimate uses
@@ -55,17 +55,6 @@ class Solved:
     index: int
     replicas: int | None
     failed: int
-
-
-def brute_force(question: Question, *, most: int) -> dict[int, int | None]:
-    """The fewest replicas of every candidate, each number tried from one up; for small cases."""
-    judge = Judge(question)
-    found: dict[int, int | None] = {}
-    for i in range(len(question.candidates)):
-        sizes = range(1, most + 1)
-        slow = judge.slow(i)
-        found[i] = next((r for r in sizes if judge.meets(i, r, slow=slow)), None)
-    return found
 
 
 def survey(judge: Judge, i: int) -> Survey:

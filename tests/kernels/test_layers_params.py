@@ -66,7 +66,7 @@ def test_drafter() -> None:
 def test_mtp(family: str) -> None:
     spec, read = target_spec(family), Counted()
     MtpHead(spec, read, tokens=8)
-    assert read.values == spec.shape.mtp_params
+    assert 2 * read.values == spec.shape.mtp_weight_bytes(1)  # in bf16
 
 
 def test_eagle3() -> None:

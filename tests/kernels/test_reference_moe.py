@@ -11,7 +11,6 @@ from dflash_sim.kernels.reference.moe import (  # noqa: E402
     grouped_swiglu,
     route_topk,
     shared_expert,
-    sort_by_expert,
     swiglu,
 )
 
@@ -32,22 +31,6 @@ def test_routing_takes_the_most_probable(k: int, seed: int) -> None:
     left_out = torch.ones_like(probability).scatter(1, experts.long(), 0).bool()
     best_left = probability.masked_fill(~left_out, 0).amax(-1)
     assert (raw.amin(-1) >= best_left).all()
-
-
-@given(data=st.data())
-def test_pairs_sorted_by_expert(data: st.DataObject) -> None:
-    ids = data.draw(
-        st.lists(st.lists(st.integers(0, 4), min_size=2, max_size=2), min_size=1, max_size=9)
-    )
-    experts = torch.tensor(ids, dtype=torch.int32)
-    order, offsets = sort_by_expert(experts, 5)
-    flat = experts.flatten()
-    assert sorted(order.tolist()) == list(range(flat.numel()))
-    assert offsets.tolist()[0] == 0
-    assert offsets.tolist()[-1] == flat.numel()
-    for e in range(5):
-        mine = order[offsets[e] : offsets[e + 1]].tolist()
-        assert mine == [i for i, expert in enumerate(flat.tolist()) if expert == e]
 
 
 def weights(experts: int = 6):  # type: ignore[no-untyped-def]

@@ -168,10 +168,7 @@ def test_devices_are_plausible() -> None:
         price = gpu.price
         have = [p for p in (price.low, price.typical, price.high) if p is not None]
         assert have == sorted(have)
-        node = default_node(name)
-        assert node.device == name
-        assert node.link_byte_s == gpu.link_byte_s
-        assert 0 < node.p2p_latency_s < 1e-4
+        assert default_node(name).device == name
 
 
 def test_nvlink_domains() -> None:

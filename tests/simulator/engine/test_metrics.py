@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closed_forms import length_biased_mean
 from hypothesis import assume, given, settings
 from strategies import NO_HOST, SyntheticStep, System, closed, crowded, systems
 
@@ -20,7 +21,7 @@ from dflash_sim.simulator.requests.laws import (
     SglangSimulated,
 )
 from dflash_sim.simulator.requests.parse import accept_lengths
-from dflash_sim.simulator.requests.renewal import commit_moments, length_biased_mean
+from dflash_sim.simulator.requests.renewal import commit_moments
 from dflash_sim.simulator.requests.survival import FrailtyWeibull, fit_one
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve

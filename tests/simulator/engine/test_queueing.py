@@ -7,15 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from strategies import SyntheticStep, System, closed
-
-from dflash_sim.simulator.engine.records import Run
-from dflash_sim.simulator.requests.laws import (
-    FixedAcceptance,
-    ParametricAcceptance,
-    TableAcceptance,
-)
-from dflash_sim.simulator.requests.renewal import (
+from closed_forms import (
     asymptotic_bounds,
     balanced_bounds,
     birth_death_stationary,
@@ -24,6 +16,14 @@ from dflash_sim.simulator.requests.renewal import (
     expected_cycles,
     mean_value_analysis,
     processor_sharing_sojourn_s,
+)
+from strategies import SyntheticStep, System, closed
+
+from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.requests.laws import (
+    FixedAcceptance,
+    ParametricAcceptance,
+    TableAcceptance,
 )
 from dflash_sim.simulator.requests.survival import Survival, fit_one
 

@@ -4,29 +4,30 @@ import math
 
 import numpy as np
 import pytest
+from closed_forms import (
+    asymptotic_bounds,
+    balanced_bounds,
+    birth_death_stationary,
+    closed_loop_tok_s,
+    commit_pmf,
+    cycles_pmf,
+    drain_makespan,
+    expected_cycles,
+    expected_cycles_asymptotic,
+    geometric,
+    length_biased_mean,
+    mean_value_analysis,
+    overshoot_pmf,
+    processor_sharing_sojourn_s,
+    slot_efficiency,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from dflash_sim.simulator.requests.parse import ParametricAcceptance, TableAcceptance, draw_runs
-from dflash_sim.simulator.requests.renewal import (
-    asymptotic_bounds,
-    balanced_bounds,
-    birth_death_stationary,
-    closed_loop_tok_s,
-    commit_moments,
-    cycles_pmf,
-    drain_makespan,
-    expected_cycles,
-    expected_cycles_asymptotic,
-    length_biased_mean,
-    mean_value_analysis,
-    overshoot_pmf,
-    processor_sharing_sojourn_s,
-    request_accept_length,
-    slot_efficiency,
-)
-from dflash_sim.simulator.requests.survival import Survival, fit_one
+from dflash_sim.simulator.requests.renewal import commit_moments, request_accept_length
+from dflash_sim.simulator.requests.survival import FrailtyWeibull, fit_one
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -46,7 +47,7 @@ def test_deterministic_commits_need_the_ceiling(commit: int, tokens: int) -> Non
 def test_cycle_distribution_has_the_mean_of_the_recursion(
     a: float, gamma: int, tokens: int
 ) -> None:
-    s = Survival.geometric(a, gamma).s
+    s = geometric(a, gamma).s
     pmf = cycles_pmf(s, tokens)
     assert pmf.sum() == pytest.approx(1, abs=1e-12)
     assert pmf.min() > -1e-12
@@ -75,14 +76,14 @@ def test_wald_identity() -> None:
 
 
 def test_overshoot_of_long_runs() -> None:
-    s = Survival.weibull(0.8, 1.2, 7)
+    s = FrailtyWeibull(lam=-math.log(0.8), beta=1.2).survival(7)
     runs = draw_runs(TableAcceptance(s, 8), np.random.default_rng(3), np.full(50_000, 200))
     used = np.arange(runs.commits.shape[1]) < runs.cycles[:, None]
     over = (runs.commits * used).sum(axis=1, dtype=np.int64) - 200
     counts = np.bincount(over, minlength=8)
     expected = overshoot_pmf(s.s) * counts.sum()
     assert stats.chisquare(counts, expected).pvalue > 1e-4
-    assert stats.chisquare(counts, s.pmf * counts.sum()).pvalue < 1e-100
+    assert stats.chisquare(counts, commit_pmf(s.s) * counts.sum()).pvalue < 1e-100
 
 
 @pytest.mark.parametrize(("tokens", "bias"), [(32, -0.080), (128, -0.021), (512, -0.005)])

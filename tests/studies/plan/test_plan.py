@@ -20,7 +20,7 @@ from dflash_sim.simulator.fleet.fleet import subset
 from dflash_sim.simulator.requests.workload import given_requests
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.trial import run_engine
-from dflash_sim.studies.plan.candidate import brute_force, solve, survey
+from dflash_sim.studies.plan.candidate import solve, survey
 from dflash_sim.studies.plan.close_look import TTFT_SHORT, Limit, largest
 from dflash_sim.studies.plan.demand import Demand, faster, led_in, of_rate, of_trace
 from dflash_sim.studies.plan.judge import Judge, Question
@@ -74,6 +74,17 @@ def values_of(found: Plan) -> dict[str, float]:
         usd = fleet.usd_per_hour
         out[objective] = float(fleet.gpus) if objective == "gpus" else usd[objective]
     return out
+
+
+def brute_force(question: Question, *, most: int) -> dict[int, int | None]:
+    """The fewest replicas of every candidate, each number tried from one up; for small cases."""
+    judge = Judge(question)
+    found: dict[int, int | None] = {}
+    for i in range(len(question.candidates)):
+        sizes = range(1, most + 1)
+        slow = judge.slow(i)
+        found[i] = next((r for r in sizes if judge.meets(i, r, slow=slow)), None)
+    return found
 
 
 # ---- right -------------------------------------------------------------------------------
