@@ -19,7 +19,7 @@ from dflash_sim.simulator.requests.survival import (
     fit_two,
 )
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 PROFILES = Path(dflash_sim.__file__).parent / "profiles" / "acceptance"
 BETA_SOURCES = {
     "HF_Q36_35B_retrain",

@@ -186,7 +186,7 @@ def gone(group: int) -> bool:
 def test_no_process_outlives_the_scheduler(stop: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C reaches the whole group and ends with what was done; a kill leaves no orphan."""
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[1])],
+        [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[2])],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"TMPDIR": str(tmp_path)},

@@ -13,7 +13,7 @@ from dflash_sim.profiles.times.interpolation import GemmCurve, GemmGrid, Line, S
 from dflash_sim.profiles.times.op_tables import FILES, OpTables
 
 GPUS = ("a100", "b200", "b300", "gb200", "gb300", "h100", "h200", "l40s", "rtx_pro_6000")
-SHIPPED = Path(__file__).parents[2] / "profiles" / "ops"
+SHIPPED = Path(__file__).parents[3] / "profiles" / "ops"
 US = 1e-6
 KIB = 1024
 QWEN3_8B = {"heads": 32, "kv_heads": 8, "head_dim": 128}

@@ -24,7 +24,7 @@ from dflash_sim.profiles.networks.hf_config import (
 )
 from dflash_sim.profiles.units import BF16_BYTES, GiB
 
-HF = Path(__file__).parents[1] / "data" / "hf"
+HF = Path(__file__).parents[2] / "data" / "hf"
 
 
 def hf_config(name: str) -> dict:

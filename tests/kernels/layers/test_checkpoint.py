@@ -185,7 +185,7 @@ def test_a_target_without_mtp_has_no_mtp_head() -> None:
 
 
 def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    readme = Path(__file__).parents[2] / "kernels" / "README.md"
+    readme = Path(__file__).parents[3] / "kernels" / "README.md"
     (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out == "torch.Size([16]) torch.Size([16, 128])\n"
