@@ -1,10 +1,9 @@
-"""One hypothesis profile for everybody, and slow tests only when asked for."""
+"""One hypothesis profile for everybody, and helpers that every test may import."""
 
 import os
 import sys
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 # pytest's importlib mode leaves tests/ off the path: `from strategies import systems`.
@@ -16,13 +15,3 @@ settings.register_profile(
     "campaign", max_examples=5000, deadline=None, suppress_health_check=PATIENT, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked slow, unless ``-m`` names it."""
-    if "slow" in config.getoption("-m"):
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    if slow:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]

@@ -1,0 +1,172 @@
+"""Any module's test is found by its room and name, or by a line of the table below.
+
+``simulator/cost/price.py`` is tested by ``tests/simulator/cost/test_price.py``. A module without a
+test file of its name is listed here beside the file whose tests cover it; so is a new one, until
+it has its own.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+ROOMS = ("api", "calibrate", "commands", "jobs", "kernels", "profiles", "realrun", "simulator",
+    "studies")  # fmt: skip
+NOT_SHIPPED = {"gallery", "training"}  # scripts, which tests of their own run
+
+# A test file, and what it covers: names in its own room, or in the room before the colon.
+COVERED = {
+    "calibrate/compare/test_compare": [
+        "causes change_search common_definitions gap whatif",
+        "commands: compare",
+        "studies/compare: compare_page",
+    ],
+    "calibrate/fit/test_fit": [
+        "gaussian identifiability parallel_answers residual_patterns rows",
+        "commands: calibrate",
+        "studies/compare: fit_page fit_question",
+    ],
+    "calibrate/fit/test_held_out": [
+        "build_factors",
+        "commands: validate",
+        "studies/compare: validate_question validation_report validation_tables",
+        "studies/published: fit_tables",
+    ],
+    "calibrate/measure/test_measure": [
+        "clock collectives machine op_cases partial_file pass_list passes subject subjects",
+        "commands: measure",
+        "studies/compare: profile_page profile_ratio",
+    ],
+    "calibrate/readers/test_readers": [
+        "aiperf csv_table files guidellm inferencex read sglang_bench_serving sglang_metrics",
+        "sglang_one_batch sglang_request_metrics sglang_server_info tools vllm_bench_serve",
+        "calibrate/observations: check conditions hints json_records names observation values",
+    ],
+    "calibrate/readers/test_request_traces": ["request_trace_formats"],
+    "calibrate/realloop/test_loop": [
+        "directed_workers engine_sheet forecast outcomes rehearsal",
+        "commands: validate_real",
+        "studies/compare: real_tables",
+    ],
+    "calibrate/silicon/test_import_tables": ["families gemm_curve source table"],
+    "commands/test_cli": [
+        "listing options predict scenario_options",
+        "profiles: presets",
+        "studies/ask: answers question ranges",
+        "studies/predict: page table",
+        "studies/show: figures files sheet_lists terminal titles",
+    ],
+    "kernels/layers/test_checkpoint": ["shard spec"],
+    "kernels/models/test_passes": ["target", "kernels/layers: attention decoder gdn mlp"],
+    "kernels/models/test_drafter": ["cycle", "kernels: cache"],
+    "kernels/models/test_ranks": ["kernels: comm rank"],
+    "kernels/models/test_triton": ["kernels: backend", "kernels/reference: backend"],
+    "kernels/triton/test_moe": ["configs", "kernels: heap"],
+    "kernels/triton/test_compile_check": ["compile_cases launch"],
+    "profiles/test_engine_sheet": ["engine_records typed_table"],
+    "profiles/test_profiles": ["errors find load sheets units"],
+    "profiles/networks/test_networks": ["hf_config layers"],
+    "profiles/times/test_op_tables": ["interpolation op_file"],
+    "realrun/test_command": [
+        "commands: run torch_needed",
+        "calibrate/observations: acceptance_records",
+    ],
+    "realrun/test_ranks": ["realrun/worker: comm cores process"],
+    "realrun/test_summary": ["launch row", "realrun/job: journal"],
+    "realrun/job/test_setup": ["networks prompts requests"],
+    "realrun/scheduler/test_faults": ["crew torchrun", "realrun/job: faults"],
+    "realrun/scheduler/test_scheduler": [
+        "batching pools",
+        "realrun/job: messages",
+        "realrun/worker: null_worker worker",
+    ],
+    "realrun/worker/test_chains": ["device executor methods", "kernels/models: chains"],
+    "realrun/worker/test_gpu": ["realrun/job: graphs"],
+    "simulator/test_memory": ["defaults setup"],
+    "simulator/test_row": ["caveats predict published scenario", "profiles: schema"],
+    "simulator/test_slopes": ["intervals trial", "profiles: priors"],
+    "simulator/cost/test_measured": ["profiles/times: machine_profile"],
+    "simulator/cost/test_methods": ["cycle"],
+    "simulator/cost/test_passes": ["layers ops"],
+    "simulator/cost/test_price": ["step_table"],
+    "simulator/engine/test_leap": ["leap_clock"],
+    "simulator/engine/test_metrics": ["records"],
+    "simulator/fleet/test_fleet": ["replica"],
+    "simulator/policy/test_policy": [
+        "adaptive_engine draft_budget ema_ladder interface parse",
+        "profiles: policies",
+        "simulator/cost: width_tables",
+    ],
+    "simulator/requests/test_laws": ["draws expected parse"],
+    "studies/explain/test_explain": [
+        "break_even counterfactual elasticities other_laws page step_anatomy waterfall",
+        "commands: explain",
+    ],
+    "studies/plan/test_plan": [
+        "candidate close_look demand judge objective page question rows search workers",
+        "commands: plan",
+    ],
+    "studies/published/test_cards": ["serving_latency"],
+    "studies/published/test_dspark_frontier": ["profiles: dspark_published"],
+    "studies/published/test_gallery": ["exhibit page_slots", "studies/show: plain_table"],
+    "studies/published/test_gh200": [
+        "gh200_causes gh200_loop gh200_page gh200_phases",
+        "profiles: phases",
+    ],
+    "studies/published/test_published": ["cards_tables"],
+    "studies/show/test_html_report": ["chart_style charts error_charts narrow_table styles"],
+    "studies/sweep/test_sweep": [
+        "folder lock progress rows run workers",
+        "commands: sweep",
+        "studies/ask: study",
+    ],
+    "studies/trace/test_perfetto": ["simulated", "commands: trace"],
+}
+
+
+def modules() -> list[str]:
+    """Every module of the package, such as ``simulator/cost/price``."""
+    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    return sorted(
+        path.relative_to(ROOT).with_suffix("").as_posix()
+        for path in paths
+        if path.stem != "__init__" and not NOT_SHIPPED & set(path.parts)
+    )
+
+
+def own_test(module: str) -> Path:
+    room, _, name = module.rpartition("/")
+    return TESTS / room / f"test_{name}.py"
+
+
+def listed(test: str) -> list[str]:
+    """The modules that the table says a test file covers."""
+    found = []
+    for line in COVERED[test]:
+        room, colon, names = line.rpartition(":")
+        room = room if colon else test.rpartition("/")[0]
+        found += [f"{room}/{name}" for name in names.split()]
+    return found
+
+
+IN_TABLE = Counter(module for test in COVERED for module in listed(test))
+
+
+def test_every_module_is_tested_by_its_name_or_by_the_table() -> None:
+    missing = [m for m in modules() if not own_test(m).is_file() and m not in IN_TABLE]
+    assert missing == [], "write a test file of its name, or say in COVERED which covers it"
+
+
+@pytest.mark.parametrize("test", COVERED)
+def test_the_table_names_what_there_is(test: str) -> None:
+    assert (TESTS / f"{test}.py").is_file()
+    there = modules()
+    assert [m for m in listed(test) if m not in there] == []
+    assert [m for m in listed(test) if own_test(m).is_file()] == [], "it has its own file now"
+
+
+def test_the_table_names_each_once() -> None:
+    assert len(modules()) > 200
+    assert [m for m, times in IN_TABLE.items() if times > 1] == []
