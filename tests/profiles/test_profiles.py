@@ -396,9 +396,10 @@ def test_faster_with_more_requests_everywhere() -> None:
     for p in load_published():
         key = (p.source_id, p.drafter, p.method, p.block, p.engine_mode, p.dataset, p.notes)
         series[key][p.conc] = p.output_tok_s
+    assert sum(len(by_conc) > 2 for by_conc in series.values()) > 50
     for key, by_conc in series.items():
         rates = [by_conc[c] for c in sorted(by_conc)]
-        assert rates == sorted(rates) or "outlier" in key[-1], key
+        assert rates == sorted(rates), key
 
 
 def test_accept_lengths() -> None:

@@ -265,6 +265,8 @@ class TestMetrics:
     def test_gaps_that_the_client_divides_by_their_tokens_are_left_out(self) -> None:
         row = measure(DFLASH)
         native = {n: row.metrics[n.replace("itl", "tpot")] for n in LATENCIES if "_itl_" in n}
+        assert native
+        assert [m.name for m in compare(row, with_causes=False).metrics if "_itl_" in m.name]
         divided = replace(row, metrics={**row.metrics, **native})
         found = compare(divided, with_causes=False, with_interval=False)
         assert not [m.name for m in found.metrics if "_itl_" in m.name]

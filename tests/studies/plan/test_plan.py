@@ -210,8 +210,6 @@ def test_a_tighter_objective_never_needs_less(
         replace(slo, e2e_s=100 * tpot + ttft),
     ):
         assert gpus(asked(rate, changed, n=120, servers=FEW)) >= base
-    surer = asked(rate, slo, n=120, servers=FEW, confidence=0.99)
-    assert gpus(surer) >= base
 
 
 @settings(max_examples=20)
@@ -226,10 +224,14 @@ def test_more_requests_never_need_fewer_gpus(rate: float, times: float, tpot: fl
     assert more >= some
 
 
-def test_confidence_costs_something() -> None:
-    """A control: half the times the prediction is too optimistic, so more than that asks more."""
+@pytest.mark.parametrize("rate", [35.0, 220.0])
+def test_confidence_costs_something(rate: float) -> None:
+    """Half the times the prediction is too optimistic, so more than that asks more.
+
+    Of a rate that lasts, as above: whether a queue of 120 requests grows is chance.
+    """
     slo = Slo(tpot_s=0.02, ttft_s=0.5)
-    sure = [gpus(asked(220.0, slo, servers=FEW, confidence=c)) for c in (0.5, 0.9, 0.999)]
+    sure = [gpus(asked(rate, slo, n=800, servers=FEW, confidence=c)) for c in (0.5, 0.9, 0.999)]
     assert sure == sorted(sure)
     assert sure[0] < sure[-1]
 
@@ -407,8 +409,7 @@ def test_a_fleet_on_a_gpu_that_nothing_confirms_is_named() -> None:
     found = plan(asked(20.0, Slo(tpot_s=0.05), servers=[SERVERS[1], SERVERS[3]]))
     told = [line for line in warnings(found) if "has confirmed" in line]
     seen = {f.setup.device.name: f.title for f in found.fleets.values()}
-    assert told
-    assert all(seen[gpu] in " ".join(told) for gpu in seen if gpu == "l40s")
+    assert seen["l40s"] in " ".join(told)
     assert not any("b200" in line for line in told)
 
 
