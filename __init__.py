@@ -1,3 +1,103 @@
-"""Predict DFlash speculative-decoding throughput in SGLang before renting the GPUs."""
+"""Predict DFlash speculative-decoding throughput in SGLang before renting the GPUs.
+
+>>> import dflash_sim as ds
+>>> ds.predict(gpu="b200", block=16, conc=[1, 8, 32])
+
+Names below are loaded when they are used: the import itself costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dflash_sim.api.compare import Comparison, compare
+    from dflash_sim.api.explain import Explanation, explain, trace
+    from dflash_sim.api.fit import Fit, Validation, fit, validate
+    from dflash_sim.api.lists import lists
+    from dflash_sim.api.plan import Plan, Tuning, plan, tune
+    from dflash_sim.api.predict import Result, config, predict, scenario
+    from dflash_sim.api.real import (
+        RealRun,
+        compare_profiles,
+        import_silicon,
+        measure,
+        run,
+        validate_real,
+    )
+    from dflash_sim.api.sweep import sweep
+    from dflash_sim.profiles.errors import (
+        DflashSimError,
+        InfeasibleError,
+        MissingProfileError,
+        UsageError,
+    )
+    from dflash_sim.simulator.scenario import Scenario
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "DflashSimError",
+    "Explanation",
+    "Fit",
+    "InfeasibleError",
+    "MissingProfileError",
+    "Plan",
+    "RealRun",
+    "Result",
+    "Scenario",
+    "Tuning",
+    "UsageError",
+    "Validation",
+    "compare",
+    "compare_profiles",
+    "config",
+    "explain",
+    "fit",
+    "import_silicon",
+    "lists",
+    "measure",
+    "plan",
+    "predict",
+    "run",
+    "scenario",
+    "sweep",
+    "trace",
+    "tune",
+    "validate",
+    "validate_real",
+]
+
+_MODULES = {
+    "api.compare": ("Comparison", "compare"),
+    "api.explain": ("Explanation", "explain", "trace"),
+    "api.fit": ("Fit", "Validation", "fit", "validate"),
+    "api.lists": ("lists",),
+    "api.plan": ("Plan", "Tuning", "plan", "tune"),
+    "api.predict": ("Result", "config", "predict", "scenario"),
+    "api.real": (
+        "RealRun",
+        "compare_profiles",
+        "import_silicon",
+        "measure",
+        "run",
+        "validate_real",
+    ),
+    "api.sweep": ("sweep",),
+    "profiles.errors": ("DflashSimError", "InfeasibleError", "MissingProfileError", "UsageError"),
+    "simulator.scenario": ("Scenario",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module 'dflash_sim' has no attribute '{name}'"
+        raise AttributeError(msg)
+    found = getattr(import_module(f"dflash_sim.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

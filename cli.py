@@ -20,30 +20,13 @@ from dflash_sim.commands.sweep import sweep
 from dflash_sim.commands.trace import trace
 from dflash_sim.commands.validate import validate
 
-# What SGLang and its benchmark call our options: accepted everywhere, shown nowhere.
-ENGINE_NAMES = {
-    "tp-size": "tp",
-    "tensor-parallel-size": "tp",
-    "model-path": "model",
-    "speculative-draft-model-path": "draft-model",
-    "speculative-dflash-block-size": "block",
-    "speculative-num-draft-tokens": "block",
-    "speculative-num-steps": "steps",
-    "speculative-draft-window-size": "window",
-    "cuda-graph-max-bs-decode": "cuda-graph-max-bs",
-    "max-concurrency": "conc",
-    "request-rate": "rate",
-    "dataset-name": "dataset",
-    "random-input-len": "isl",
-    "random-output-len": "osl",
-    "random-range-ratio": "range-ratio",
-}
 _ENDLESS = re.compile(r"[^\s'\"]{300,}")  # a name of a thousand letters would fill the screen
 
 
 def _our_name(name: str) -> str:
-    name = name.replace("_", "-")
-    return ENGINE_NAMES.get(name, name)
+    from dflash_sim.studies.ask.names import our_name
+
+    return our_name(name).replace("_", "-")
 
 
 app = typer.Typer(

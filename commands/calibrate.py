@@ -108,7 +108,7 @@ def fit(
     from dflash_sim.studies.compare.fit_page import page, summary
     from dflash_sim.studies.compare.fit_question import choose, require, run_fit
     from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
-    from dflash_sim.studies.show.terminal import deliver
+    from dflash_sim.studies.show.terminal import Progress, deliver
 
     use_profiles(profiles)
     check_writable(output)
@@ -120,7 +120,13 @@ def fit(
         chosen = choose(observations, engine=engine, fit_on=fit_on, assume=assume or ())
         _tell(chosen)
         require(chosen, allow_partial=allow_partial)
-        found = run_fit(chosen, name=name or output.stem, jobs=jobs or os.cpu_count() or 1)
+        with Progress(chosen.passes) as progress:
+            found = run_fit(
+                chosen,
+                name=name or output.stem,
+                jobs=jobs or os.cpu_count() or 1,
+                on_row=lambda: progress.advance(0),
+            )
     except KeyboardInterrupt:
         tell("interrupted: nothing was written")
         raise typer.Exit(_INTERRUPTED) from None

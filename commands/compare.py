@@ -23,7 +23,7 @@ from dflash_sim.commands.options import (
 
 if TYPE_CHECKING:
     from dflash_sim.calibrate.compare.compare import Comparison
-    from dflash_sim.calibrate.observations.observation import Observation, ReadReport
+    from dflash_sim.calibrate.observations.observation import ReadReport
 
 FILES, JUDGEMENT = "Files", "Judgement"
 
@@ -72,19 +72,16 @@ def compare(
     The scenario is read from the file. Metrics of single requests, or two scrapes of /metrics,
     are taken for the same run as the one benchmark they are given beside.
     """
-    from dflash_sim.calibrate.compare.compare import compare as compare_row
-    from dflash_sim.calibrate.compare.compare import joined
     from dflash_sim.calibrate.readers.read import read_observations
-    from dflash_sim.profiles.errors import UsageError, unknown
+    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.studies.ask.answers import check_options
+    from dflash_sim.studies.compare.compare_question import answers, chosen
     from dflash_sim.studies.compare.validate_question import assumptions
     from dflash_sim.studies.show.files import check_writable, chosen_format
     from dflash_sim.studies.show.terminal import Progress
 
     use_profiles(profiles)
-    if simulator not in SIMULATORS:
-        raise unknown(kind="--simulator", value=simulator, allowed=SIMULATORS)
-    if interval not in INTERVALS:
-        raise unknown(kind="--interval", value=interval, allowed=INTERVALS)
+    check_options(simulator, interval)
     if fail_above is not None and not 0 <= fail_above < float("inf"):
         msg = f"--fail-above {fail_above:g}: not a share; give percent, such as 10."
         raise UsageError(msg)
@@ -95,60 +92,33 @@ def compare(
     assumed = assumptions(assume or [])
     read = read_observations(files, assumed)
     _tell(read, assumed)
-    rows, remarks = joined(_usable(read, on, allow_partial=allow_partial))
+    rows, remarks = chosen(read, on, allow_partial=allow_partial)
     for remark in remarks:
         tell(remark)
-    found = []
     with Progress(len(rows)) as progress:
-        for row in rows:
-            made = compare_row(
-                row,
-                engine=simulator,
-                with_causes=not no_causes,
-                with_interval=interval != "none",
-            )
-            found.append(made)
-            progress.advance(len(found))
+        found = answers(
+            rows,
+            simulator=simulator,
+            with_causes=not no_causes,
+            with_interval=interval != "none",
+            on_row=progress.advance,
+        )
     _report(found, shape, output)
     _judge(found, fail_above)
 
 
 def _tell(read: "ReadReport", assumed: dict[str, str]) -> None:
     """How many rows there were, which were refused and why, and what to keep in mind."""
+    from dflash_sim.studies.compare.compare_question import unneeded
+
     tell(read.counts)
     for where, why in read.refused:
         tell(f"refused {where}: {why}")
     for note in read.notes:
         tell(f"note: {note}")
-    needed = {name for row in read.observations for name in row.assumed}
-    idle = [name for name in assumed if read.observations and name not in needed]
+    idle = unneeded(read, assumed)
     if idle:
         warn(f"--assume {', '.join(idle)}: every row says it itself")
-
-
-def _usable(read: "ReadReport", on: str | None, *, allow_partial: bool) -> "list[Observation]":
-    """The rows asked for; acceptance and scheduler rows stay beside the benchmarks selected."""
-    from dflash_sim.calibrate.compare.compare import is_benchmark
-    from dflash_sim.calibrate.observations.observation import parse_filter
-    from dflash_sim.profiles.errors import UsageError
-
-    selected = parse_filter(on) if on else None
-    rows = list(read.observations)
-    if not rows:
-        msg = f"nothing to compare: {read.counts}."
-        raise UsageError(msg)
-    if read.refused and not allow_partial:
-        msg = f"{read.counts}; give --allow-partial to compare those that can be used."
-        raise UsageError(msg)
-    if selected is None:
-        return rows
-    benchmarks = [row for row in rows if is_benchmark(row)] or rows
-    chosen = [row for row in benchmarks if selected(row)]
-    if not chosen:
-        msg = f"--on '{on}' selects none of {len(benchmarks)} rows."
-        raise UsageError(msg)
-    tell(f"{len(chosen)} of {len(benchmarks)} rows selected")
-    return chosen + [row for row in rows if row not in benchmarks]
 
 
 def _report(found: "Sequence[Comparison]", shape: str, output: Path | None) -> None:
@@ -176,18 +146,9 @@ def _report(found: "Sequence[Comparison]", shape: str, output: Path | None) -> N
 
 def _judge(found: "Sequence[Comparison]", fail_above: float | None) -> None:
     """A failed comparison: a throughput that is off by more than allowed, or has no prediction."""
-    if fail_above is None:
-        return
-    errors = {
-        c.observation.row: m.rel_err
-        for c in found
-        if (m := c.metric("output_throughput")) is not None
-    }
-    off = [f"{row} by {100 * e:+.1f} %" for row, e in errors.items() if 100 * abs(e) > fail_above]
-    off += [f"{c.observation.row} has no prediction" for c in found if c.error is not None]
-    if off:
-        tell(f"off by more than {fail_above:g} %: {'; '.join(off)}")
-        raise typer.Exit(1)
-    if not errors:
-        tell("--fail-above: no row has a throughput to compare")
+    from dflash_sim.studies.compare.compare_question import too_far
+
+    said = None if fail_above is None else too_far(found, fail_above)
+    if said is not None:
+        tell(said)
         raise typer.Exit(1)

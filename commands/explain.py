@@ -4,12 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from dflash_sim.commands.options import OUTPUT, Format, Output, PrintConfig, option
-from dflash_sim.commands.scenario_options import (
-    Flags,
-    only_scenario,
-    takes_scenario,
-    what_is_asked,
-)
+from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
 
 
 @takes_scenario
@@ -34,7 +29,7 @@ def explain(
     One scenario, in the words of "dflash-sim predict". It takes ten times as long.
     """
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.ask.question import as_yaml
+    from dflash_sim.studies.ask.question import as_yaml, only_scenario
     from dflash_sim.studies.explain.explain import explain as answer
     from dflash_sim.studies.explain.explain import simulations, to_json
     from dflash_sim.studies.explain.page import explanation_page

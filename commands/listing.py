@@ -18,13 +18,10 @@ def list_(
     form: Format = None,
 ) -> None:
     """List what can be named: GPUs, models, drafters, data sets, methods, and so on."""
-    from dflash_sim.profiles.errors import unknown
     from dflash_sim.studies.show.files import as_text, chosen_format
     from dflash_sim.studies.show.sheet_lists import rows, table
     from dflash_sim.studies.show.terminal import as_page, deliver
 
-    if kind not in KINDS:
-        raise unknown(kind="kind of list", value=kind, allowed=KINDS)
     use_profiles(profiles)
     shape = chosen_format(form, None)
     found = rows(kind)

@@ -75,7 +75,7 @@ def measure(
     Ops, layers and whole passes of one rank, with our own kernels and random weights. Interrupt it
     at will: the same command goes on where it stopped. Then: "dflash-sim predict --gpu FILE".
     """
-    from dflash_sim.commands.torch_needed import need_torch
+    from dflash_sim.studies.real.torch_needed import need_torch
 
     need_torch("calibrate measure")
     from dflash_sim.calibrate.measure.machine import choose_device, choose_dtype

@@ -110,15 +110,9 @@ Help = Annotated[
 def use_profiles(folders: Sequence[Path] | None) -> None:
     """Search the user's folders before the sheets that are shipped."""
     if folders:
-        from dflash_sim.profiles.errors import UsageError
-        from dflash_sim.profiles.find import ENV
+        from dflash_sim.profiles.find import ENV, before_others
 
-        for folder in folders:
-            if not folder.is_dir():
-                msg = f"--profiles {folder}: no such directory; give one that holds sheets."
-                raise UsageError(msg)
-        before = [os.environ[ENV]] if os.environ.get(ENV) else []
-        os.environ[ENV] = os.pathsep.join([*map(str, folders), *before])
+        os.environ[ENV] = before_others(folders)
 
 
 def cores() -> int:

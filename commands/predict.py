@@ -49,16 +49,12 @@ def predict(
     A RANGE is a number, a list 1,2,4, or 1-32:x2 (times two), 8-16:4 (steps of four), 1-8.
     Several values make a table, one line per combination. SGLang's own flag names work too.
     """
-    from dflash_sim.profiles.errors import unknown
-    from dflash_sim.studies.ask.answers import answers
+    from dflash_sim.studies.ask.answers import answers, check_options
     from dflash_sim.studies.ask.question import as_yaml, scenarios
     from dflash_sim.studies.show.files import check_writable, chosen_format
     from dflash_sim.studies.show.terminal import Progress, deliver
 
-    if simulator not in SIMULATORS:
-        raise unknown(kind="--simulator", value=simulator, allowed=SIMULATORS)
-    if interval not in INTERVALS:
-        raise unknown(kind="--interval", value=interval, allowed=INTERVALS)
+    check_options(simulator, interval)
     shape = chosen_format(form, output)
     if output == Path("-"):
         output = None

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -29,8 +28,6 @@ from dflash_sim.commands.options import (
 
 if TYPE_CHECKING:
     from dflash_sim.realrun.job.journal import Answer, Run
-    from dflash_sim.realrun.job.networks import Network
-    from dflash_sim.realrun.job.setup import Setup
     from dflash_sim.realrun.row import Row
 
 
@@ -123,115 +120,53 @@ def run(
     One scheduler and one process per rank; torch and safetensors are needed. What had been
     answered is written even when a worker fails or Ctrl-C stops the run.
     """
-    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.studies.real.torch_needed import need_torch
 
-    try:
-        from dflash_sim.realrun.job.prompts import poisson_arrivals
-        from dflash_sim.realrun.job.requests import Request
-        from dflash_sim.realrun.job.setup import Setup
-        from dflash_sim.realrun.launch import fit_requests, serve
-        from dflash_sim.realrun.row import observed_row
-    except ImportError as error:
-        msg = f"run needs torch and safetensors ({error}); pip install 'dflash-sim[gpu]'"
-        raise UsageError(msg) from error
-    from dflash_sim.profiles.units import MS
-    from dflash_sim.realrun.job.faults import RunFailedError
-    from dflash_sim.studies.show.files import check_writable
+    need_torch("run")
+    from dflash_sim.studies.real.run_question import Job, RunOptions
+    from dflash_sim.studies.show.files import check_writable, write_whole
 
     for path in (output, requests, trace):
         if path is not None:
             check_writable(path)
-    target, drafts = _networks(model, drafter, method, random_weights=random_weights)
-    made = Setup(
-        target=target,
-        drafter=drafts,
-        method=method,
-        block=block,
-        steps=steps,
-        tp=tp,
-        mode=engine_mode,
-        max_running_requests=conc,
-        chunked_prefill_size=chunked_prefill_size,
-        page_size=page_size,
-        temperature=temperature,
-        seed=seed,
-        accept_length=accept_length,
-        host_work_s=host_work_ms * MS,
-        device=device,
-        dtype=dtype,
-        timeout_s=timeout,
-        cuda_graphs=cuda_graphs,
+    job = Job(
+        RunOptions(
+            model=model,
+            drafter=drafter,
+            random_weights=random_weights,
+            method=method,
+            block=block,
+            steps=steps,
+            temperature=temperature,
+            accept_length=accept_length,
+            tp=tp,
+            device=device,
+            dtype=dtype,
+            cuda_graphs=cuda_graphs,
+            engine_mode=engine_mode,
+            page_size=page_size,
+            chunked_prefill_size=chunked_prefill_size,
+            host_work_ms=host_work_ms,
+            conc=conc,
+            rate=rate,
+            num_prompts=num_prompts,
+            prompts=prompts,
+            isl=isl,
+            max_new_tokens=max_new_tokens,
+            ignore_eos=ignore_eos,
+            seed=seed,
+            timeout=timeout,
+            tag=tag,
+        )
     )
-    texts = _texts(made, model, prompts, isl, count=num_prompts)
-    # What is imposed may hold any token.
-    stop = frozenset[int]() if ignore_eos or accept_length else target.end_tokens
-    asked = [Request(prompt=t, max_new_tokens=max_new_tokens, stop=stop) for t in texts]
-    if rate is not None:
-        if not rate > 0:
-            msg = f"--rate {rate:g}: arrivals per second must be positive"
-            raise UsageError(msg)
-        moments = poisson_arrivals(len(asked), rate=rate, seed=seed)
-        asked = [replace(r, arrival_s=at) for r, at in zip(asked, moments, strict=True)]
-    flight = conc if rate is None else None
-    fitted = fit_requests(made, asked, flight)
-    failure: RunFailedError | None = None
-    with _recorder(requests, fitted.rows) as record:
-        try:
-            done = serve(made, asked, conc=flight, on_answer=record)
-        except RunFailedError as error:
-            failure = error
-            if error.run is None:
-                raise
-            done = error.run
-    row = observed_row(
-        fitted, done, asked, conc=flight, machine=device, rate=rate, tag=tag, failure=failure
-    )
-    _report(row, done, output)
+    with _recorder(requests, job.fitted.rows) as record:
+        ran = job.run(record)
+    _report(ran.row, ran.run, output)
     if trace is not None:
-        _write_trace(done, trace, title=f"{made.target.name} {method} tp{tp} (real)")
-    if failure is not None:
-        raise failure
-
-
-def _networks(
-    model: str, drafter: Path | None, method: str, *, random_weights: bool
-) -> "tuple[Network, Network | None]":
-    """The target, and what drafts for it."""
-    from dflash_sim.realrun.job.networks import Network
-    from dflash_sim.realrun.job.prompts import shipped
-
-    folder = Path(model)
-    if model == "tiny" and not folder.exists():
-        pair = shipped(model)
-        folder, drafter = pair / "target", drafter or pair / method
-    target, drafts = Network.folder(folder), None
-    if drafter is not None and method in ("dflash", "eagle3"):
-        drafts = Network.folder(drafter)
-    if random_weights:
-        target = Network.random(target.config, target.name)
-        drafts = drafts and Network.random(drafts.config, drafts.name)
-    return target, drafts
-
-
-def _texts(
-    made: "Setup", model: str, prompts: Path | None, isl: int | None, *, count: int
-) -> list[tuple[int, ...]]:
-    """``count`` prompts, taken in turn."""
-    from dflash_sim.kernels.layers.spec import read_target
-    from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.realrun.job.prompts import random_prompts, read_prompts, shipped
-
-    vocab = read_target(made.target.config, made.target.name).shape.vocab
-    if prompts is None and isl is None and model == "tiny":
-        prompts = shipped(model) / "prompts.jsonl"
-    if prompts is not None and isl is None:
-        texts = read_prompts(prompts, vocab)
-    elif isl is not None and prompts is None:
-        texts = random_prompts(count, tokens=isl, vocab=vocab, seed=made.seed)
-    else:
-        msg = "give one of --prompts FILE and --isl N"
-        raise UsageError(msg)
-    return [texts[i % len(texts)] for i in range(count)]
+        write_whole(trace, ran.trace())
+        tell(f"wrote {trace}")
+    if ran.failure is not None:
+        raise ran.failure
 
 
 @contextmanager
@@ -287,14 +222,3 @@ def _report(row: "Row", done: "Run", output: Path | None) -> None:
 
 def _figure(value: object, decimals: int) -> str:
     return f"{value:.{decimals}f}" if isinstance(value, int | float) else "-"
-
-
-def _write_trace(done: "Run", path: Path, *, title: str) -> None:
-    from dflash_sim.studies.show.files import write_whole
-    from dflash_sim.studies.trace.perfetto import Timeline, trace_json
-
-    timeline = Timeline(title)
-    for interval in done.intervals():
-        timeline.interval(*interval)
-    write_whole(path, trace_json([timeline], {"program": "dflash-sim", "kind": "observed"}))
-    tell(f"wrote {path}")

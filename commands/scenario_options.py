@@ -27,7 +27,6 @@ from dflash_sim.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from dflash_sim.simulator.scenario import Scenario
     from dflash_sim.studies.ask.question import Given
 
 Flags: TypeAlias = Mapping[str, Any]
@@ -139,17 +138,3 @@ def what_is_asked(flags: Flags) -> "dict[str, Given]":
     if ignored:
         warn(f"--from-launch: not modelled, ignored: {', '.join(ignored)}")
     return asked
-
-
-def only_scenario(asked: "Mapping[str, Given]") -> "Scenario":
-    """The scenario, for a command that takes no list of them."""
-    from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.ask.question import scenarios
-
-    found = scenarios(asked)
-    if len(found) > 1:
-        several = [name for name, given in asked.items() if isinstance(given.value, list)]
-        flags = " and ".join("--" + name.replace("_", "-") for name in several)
-        msg = f"{len(found)} scenarios, of several values of {flags}; one is taken. Give one value."
-        raise UsageError(msg)
-    return found[0]

@@ -1,6 +1,5 @@
 """``dflash-sim sweep``."""
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,11 +23,10 @@ from dflash_sim.commands.options import (
 
 if TYPE_CHECKING:
     from dflash_sim.studies.sweep.folder import Shard, SweepFolder
-    from dflash_sim.studies.sweep.workers import Crew, How
+    from dflash_sim.studies.sweep.workers import Crew
 
 QUESTION, WORK = "Question", "Work"
 _INTERRUPTED = 130
-_SHARD = re.compile(r"(\d{1,5})/(\d{1,5})")
 
 
 def sweep(
@@ -90,23 +88,19 @@ def sweep(
     A study has 'scenario:' with fixed fields, 'grid:' with lists or ranges such as 1-32:x2, and
     perhaps 'preset:'. The rows do not depend on who did the work, or in how many parts.
     """
-    from dflash_sim.profiles.errors import UsageError, unknown
+    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.studies.ask.answers import check_options
     from dflash_sim.studies.ask.study import load_study
-    from dflash_sim.studies.sweep.fingerprint import fingerprint
     from dflash_sim.studies.sweep.folder import SweepFolder
+    from dflash_sim.studies.sweep.job import crew_for, folder_of, shard_of
     from dflash_sim.studies.sweep.rows import chosen_formats
     from dflash_sim.studies.sweep.workers import How
 
-    for flag, value, allowed in (
-        ("--simulator", simulator, SIMULATORS),
-        ("--interval", interval, INTERVALS),
-    ):
-        if value not in allowed:
-            raise unknown(kind=flag, value=value, allowed=allowed)
+    check_options(simulator, interval)
     if output is None:
         msg = "no folder for the results; give one, such as -o runs."
         raise UsageError(msg)
-    formats, mine = chosen_formats(form), _shard(shard)
+    formats, mine = chosen_formats(form), shard_of(shard)
     use_profiles(profiles)
     if merge:
         if study is not None or set_ or preset:
@@ -119,10 +113,10 @@ def sweep(
         raise UsageError(msg)
     asked = load_study(study, set_ or [], preset=preset)
     how = How(simulator=simulator, baseline=not no_baseline, interval=interval != "none", tag=tag)
-    about = {"program": fingerprint(asked.files()), **vars(how)}
-    folder = SweepFolder(output, asked, about=about)
-    asked.check_names(folder.points)
-    hire = _crew(how, folder, jobs=jobs, cluster=cluster, address=address)
+    folder = folder_of(output, asked, how)
+    hire = crew_for(
+        how, asked, jobs=jobs, cores=cores(), cluster=cluster, address=address, say=tell
+    )
     folder.claim(resume=resume)
     with folder.lock(mine, warn):
         if not resume:
@@ -131,101 +125,32 @@ def sweep(
         _finish(folder, formats, shard=mine)
 
 
-def _shard(text: str | None) -> "Shard":
-    from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.sweep.folder import Shard
-
-    if text is None:
-        return Shard()
-    found = _SHARD.fullmatch(text.strip())
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        msg = f"--shard {text}: not i/n with i from 1 to n, such as 3/16."
-        raise UsageError(msg)
-    return Shard(int(found[1]), int(found[2]))
-
-
-def _crew(
-    how: "How",
-    folder: "SweepFolder",
-    *,
-    jobs: int | None,
-    cluster: str | None,
-    address: str | None,
-) -> "Callable[[int], Crew]":
-    """Who will do so many points."""
-    from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.sweep.workers import crew_of
-
-    if cluster is None:
-        if address is not None:
-            msg = f"--address {address}: what listens there? Give --cluster ray with it."
-            raise UsageError(msg)
-        return lambda points: crew_of(how, min(jobs or cores(), points))
-    if cluster != "ray" and not cluster.startswith("ray://"):
-        msg = f"--cluster {cluster}: the only kind is ray; give ray, or ray://HOST:PORT."
-        raise UsageError(msg)
-    if cluster != "ray" and address is not None:
-        msg = f"--cluster {cluster} and --address {address}: two addresses; give one."
-        raise UsageError(msg)
-    from dflash_sim.studies.sweep.ray_cluster import RayCluster, connect
-
-    ray = connect(address if cluster == "ray" else cluster)
-    return lambda points: RayCluster(
-        how,
-        ray=ray,
-        jobs=min(jobs or points, points),
-        files=folder.study.files(),
-        say=tell,
-    )
-
-
 def _work(folder: "SweepFolder", shard: "Shard", hire: "Callable[[int], Crew]") -> None:
     """Answer what this shard has left."""
-    from dflash_sim.simulator.row import Row
+    from dflash_sim.studies.sweep.job import left, work
     from dflash_sim.studies.sweep.progress import SweepProgress
-    from dflash_sim.studies.sweep.run import answer_all, part
 
-    done = folder.done()
-    mine = part(folder.points, shard)
-    left = [point for point in mine if point.number not in done]
-    if not left:
-        return
-    with (
-        folder.journal(shard) as journal,
-        SweepProgress(len(mine), len(mine) - len(left)) as progress,
-    ):
-
-        def write(number: int, row: Row) -> None:
-            journal.add(number, row)
-            progress.advance()
-
+    todo = left(folder, shard)
+    with SweepProgress(todo.of, todo.of - len(todo.points)) as progress:
         try:
-            answer_all(folder.study, left, hire(len(left)), write=write)
+            work(folder, shard, todo.points, hire, on_point=progress.advance)
         except KeyboardInterrupt:
-            tell(f"stopped; {progress.done:,} of {len(mine):,} points are kept, for --resume")
+            tell(f"stopped; {progress.done:,} of {todo.of:,} points are kept, for --resume")
             raise typer.Exit(_INTERRUPTED) from None
 
 
 def _finish(folder: "SweepFolder", formats: Sequence[str], shard: "Shard | None" = None) -> None:
     """Write the rows if every point is there."""
-    from dflash_sim.profiles.errors import DflashSimError, UsageError
-    from dflash_sim.studies.sweep.rows import write_rows
+    from dflash_sim.studies.sweep.job import write_files
 
-    done, points = folder.done(), len(folder.points)
-    if len(done) < points:
-        there = f"{folder.path} holds {len(done):,} of {points:,} points"
-        if shard is not None:
-            tell(f"part {shard} is done; {there}, and the files are written with the last")
-            return
-        msg = f"{there}; answer the others first, with --resume and --shard as it was."
-        raise DflashSimError(msg)
-    failed: list[str] = []
-    rows = folder.rows(done, failed.append)
-    try:
-        paths = write_rows(rows, folder.path, formats)
-    except UsageError as error:
-        msg = f"{error} All {points:,} points are kept; --merge writes them again."
-        raise DflashSimError(msg) from error
+    there, points = len(folder.done()), len(folder.points)
+    if there < points and shard is not None:
+        tell(
+            f"part {shard} is done; {folder.path} holds {there:,} of {points:,} points, and the "
+            "files are written with the last"
+        )
+        return
+    paths, failed = write_files(folder, formats)
     tell(f"wrote {', '.join(map(str, paths))}: {points:,} rows")
     if failed:
         warn(f"{len(failed):,} of {points:,} points have no answer: {failed[0]}")

@@ -5,12 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from dflash_sim.commands.options import OUTPUT, Output, PrintConfig, option
-from dflash_sim.commands.scenario_options import (
-    Flags,
-    only_scenario,
-    takes_scenario,
-    what_is_asked,
-)
+from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
 
 
 @takes_scenario
@@ -32,7 +27,7 @@ def trace(
     scenario, in the words of "dflash-sim predict"; its first run.
     """
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.ask.question import as_yaml
+    from dflash_sim.studies.ask.question import as_yaml, only_scenario
     from dflash_sim.studies.show.files import check_writable
     from dflash_sim.studies.show.terminal import deliver
     from dflash_sim.studies.trace.simulated import simulated_trace

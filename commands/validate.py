@@ -107,7 +107,7 @@ def validate(
     from dflash_sim.studies.compare.validation_tables import as_rows, tables
     from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
     from dflash_sim.studies.show.plain_table import text_of
-    from dflash_sim.studies.show.terminal import deliver
+    from dflash_sim.studies.show.terminal import Progress, deliver
 
     use_profiles(profiles)
     shape = chosen_format(form, output)
@@ -115,7 +115,11 @@ def validate(
         if path is not None:
             check_writable(path)
     if real:
-        from dflash_sim.commands.validate_real import RealOptions, validate_real
+        from dflash_sim.commands.validate_real import validate_real
+        from dflash_sim.studies.real.torch_needed import need_torch
+
+        need_torch("validate --real")
+        from dflash_sim.studies.real.loop_question import RealOptions
 
         asked = RealOptions(
             model=model,
@@ -141,7 +145,13 @@ def validate(
     )
     rows = Rows.read(observations, engine=engine, assume=assume, allow_partial=allow_partial)
     _say(rows.report, rows.refused)
-    found = answer(question, rows, jobs=jobs or os.cpu_count() or 1)
+    with Progress(rows.passes) as progress:
+        found = answer(
+            question,
+            rows,
+            jobs=jobs or os.cpu_count() or 1,
+            on_row=lambda: progress.advance(0),
+        )
     _say_fits(found)
     if shape == "table":
         deliver(text_of(tables(found)), output)

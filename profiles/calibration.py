@@ -5,7 +5,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dflash_sim.profiles.load import find_sheet
 KINDS = ("constant", "correlation", "rejection", "decay", "generation")
 SCALES = ("log", "logit", "atanh", "linear")
 FORMAT = 1
+_KEPT = 8  # calibrations that stay parsed
 
 Floats = npt.NDArray[np.float64]
 
@@ -173,7 +174,7 @@ def _quoted(value: Any, indent: int | None = None) -> str:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read a calibration file.
+    """Read a calibration file as it is now.
 
     Raises
     ------
@@ -181,17 +182,22 @@ def read_calibration(path: Path) -> Calibration:
         It is no calibration, or not one of this version.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        if raw["format"] != FORMAT:
-            msg = f"{path}: calibration format {raw['format']}; this version reads {FORMAT}. "
-            raise UsageError(msg + 'Make it anew with "dflash-sim calibrate fit".')
-        return _from(raw)
+        return _parsed(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         msg = f"calibration {path}: {error.strerror or error}; make one with "
         raise UsageError(msg + '"dflash-sim calibrate fit".') from error
     except (KeyError, TypeError, ValueError, IndexError) as error:
         msg = f"{path} is no calibration ({error}); make one with "
         raise UsageError(msg + '"dflash-sim calibrate fit".') from error
+
+
+@lru_cache(maxsize=_KEPT)  # by what the file says: a name or a date may outlive its text
+def _parsed(text: str, path: Path) -> Calibration:
+    raw = tomllib.loads(text)
+    if raw["format"] != FORMAT:
+        msg = f"{path}: calibration format {raw['format']}; this version reads {FORMAT}. "
+        raise UsageError(msg + 'Make it anew with "dflash-sim calibrate fit".')
+    return _from(raw)
 
 
 def _from(raw: Mapping[str, Any]) -> Calibration:
@@ -230,7 +236,6 @@ def _covariance(sd: Sequence[float], lower: Sequence[Sequence[float]]) -> Floats
     return found
 
 
-@cache
 def load_calibration(name: str, engine: str) -> Calibration | None:
     """The calibration called ``name``: ``none``, ``shipped`` (None where there is none), or a file.
 

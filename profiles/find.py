@@ -7,7 +7,8 @@ in the package; the first match wins.
 import json
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,37 @@ def roots(profiles_dirs: Dirs = ()) -> tuple[Path, ...]:
             msg = f"profiles folder '{folder}' does not exist (from --profiles or {ENV})"
             raise UsageError(msg)
     return (*given, Path(str(files("dflash_sim.profiles"))))
+
+
+def before_others(folders: Sequence[Path]) -> str:
+    """Return what :data:`ENV` must hold for these folders to be searched before the others.
+
+    Raises
+    ------
+    UsageError
+        One of them is no directory.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            msg = f"--profiles {folder}: no such directory; give one that holds sheets."
+            raise UsageError(msg)
+    before = [os.environ[ENV]] if os.environ.get(ENV) else []
+    return os.pathsep.join([*map(str, folders), *before])
+
+
+@contextmanager
+def searching(folders: Sequence[Path]) -> Iterator[None]:
+    """Search these folders first, here and in processes that are started meanwhile."""
+    before = os.environ.get(ENV)
+    if folders:
+        os.environ[ENV] = before_others(folders)
+    try:
+        yield
+    finally:
+        if folders:
+            os.environ.pop(ENV)
+            if before is not None:
+                os.environ[ENV] = before
 
 
 def sheets(folder: str, suffix: str, profiles_dirs: Dirs = ()) -> Iterator[Path]:

@@ -22,6 +22,14 @@ from dflash_sim.calibrate.readers.tools import GUIDELLM, TOOLS, Tool, of_no_tool
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 
 
+@dataclass(frozen=True)
+class TableText:
+    """A table that is no file, such as a data frame as CSV, and what to call it."""
+
+    name: str
+    text: str
+
+
 @dataclass
 class Reading:
     """What was met so far: rows found, in order, and places refused with the reason."""
@@ -46,6 +54,16 @@ class Reading:
             self.refused.append((name, "holds no record"))
         self.found[before:] = [
             replace(row, source=row.source or path.name) for row in self.found[before:]
+        ]
+
+    def table(self, table: TableText) -> None:
+        """Read the rows of a table that is no file."""
+        before, met = len(self.found), self._met()
+        self._table(table.text, table.name)
+        if self._met() == met:
+            self.refused.append((table.name, "holds no record"))
+        self.found[before:] = [
+            replace(row, source=row.source or table.name) for row in self.found[before:]
         ]
 
     def _met(self) -> int:

@@ -6,21 +6,25 @@ The tool is told by the keys of each record, so a file's name does not matter.
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from dflash_sim.calibrate.observations.check import complete
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation, ReadReport
-from dflash_sim.calibrate.readers.files import Reading
+from dflash_sim.calibrate.readers.files import Reading, TableText
 from dflash_sim.calibrate.readers.tools import KNOWN, TOOLS
 from dflash_sim.profiles.errors import DflashSimError, unknown
 from dflash_sim.simulator.scenario import Scenario
 
-__all__ = ["KNOWN", "TOOLS", "read_observations"]
+__all__ = ["KNOWN", "TOOLS", "Source", "read_observations"]
+
+Source: TypeAlias = Path | TableText
 
 
-def read_observations(paths: Sequence[Path], assume: Mapping[str, Any] | None = None) -> ReadReport:
-    """Every measurement in some files.
+def read_observations(
+    sources: Sequence[Source], assume: Mapping[str, Any] | None = None
+) -> ReadReport:
+    """Read every measurement of some files, or of tables that are no files.
 
     Parameters
     ----------
@@ -37,9 +41,12 @@ def read_observations(paths: Sequence[Path], assume: Mapping[str, Any] | None = 
     names = Names()
     standing = _assumptions(assume or {}, names)
     reading = Reading(names)
-    twins = Counter(path.name for path in paths)
-    for path in paths:
-        reading.file(path, path.name if twins[path.name] == 1 else str(path))
+    twins = Counter(source.name for source in sources)
+    for source in sources:
+        if isinstance(source, TableText):
+            reading.table(source)
+        else:
+            reading.file(source, source.name if twins[source.name] == 1 else str(source))
     reading.pair_scrapes()
     reading.drop_told_twice()
     return _report(reading, standing)

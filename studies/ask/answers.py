@@ -3,7 +3,12 @@
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
-from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, MissingProfileError
+from dflash_sim.profiles.errors import (
+    DflashSimError,
+    InfeasibleError,
+    MissingProfileError,
+    unknown,
+)
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
@@ -11,6 +16,24 @@ from dflash_sim.simulator.setup import Setup, resolve
 # What plain decoding does not depend on: scenarios that differ in these share a baseline.
 OF_SPECULATION = {"method", "block", "steps", "draft_model", "window", "acceptance", "policy",
     "engine_mode"}  # fmt: skip
+
+
+SIMULATORS = ("auto", "leap", "event")
+INTERVALS = ("90", "none")
+
+
+def check_options(simulator: str, interval: str = INTERVALS[0]) -> None:
+    """Refuse a simulator or an interval that there is not.
+
+    Raises
+    ------
+    UsageError
+        It names those that there are.
+    """
+    if simulator not in SIMULATORS:
+        raise unknown(kind="--simulator", value=simulator, allowed=SIMULATORS)
+    if interval not in INTERVALS:
+        raise unknown(kind="--interval", value=interval, allowed=INTERVALS)
 
 
 @dataclass(frozen=True)

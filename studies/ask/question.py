@@ -34,6 +34,9 @@ SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
     "rate": real_numbers,
     "conc": whole_numbers,
 }
+# Of a grid the outermost axes are those that the command line takes no list of.
+ORDER = (*(name for name in Scenario.model_fields if name not in SWEEPABLE), *SWEEPABLE)
+Layer = tuple[str, Mapping[str, Any]]  # where fields are from, and the fields
 _NUMBERS = ("num_gpus", "window", "max_running_requests", "mem_fraction_static",
     "chunked_prefill_size", "cuda_graph_max_bs", "page_size", "min_free_slots_delay",
     "max_new_tokens", "range_ratio", "burstiness", "seed", "runs")  # fmt: skip
@@ -68,14 +71,25 @@ class Given:
 
 
 def ask(
-    flags: Mapping[str, Any], *, preset: str | None, from_launch: str | None
+    flags: Mapping[str, Any],
+    *,
+    preset: str | None,
+    from_launch: str | None,
+    files: Sequence[Layer] = (),
 ) -> tuple[dict[str, Given], tuple[str, ...]]:
-    """Flags over the launch command over the preset; and flags of the command nothing models.
+    """Merge flags over files over the launch command over the preset.
 
-    Entries of ``flags`` that are no scenario fields are left alone.
+    Also returns those flags of the launch command that nothing here models.
+
+    Parameters
+    ----------
+    flags
+        Entries that are no scenario fields are left alone.
+    files
+        Layers in between, such as the fields of a study, nearest first.
     """
     fields = {name: value for name, value in flags.items() if name in Scenario.model_fields}
-    layers: list[tuple[str, Mapping[str, Any]]] = [("flag", fields)]
+    layers: list[Layer] = [("flag", fields), *files]
     ignored: tuple[str, ...] = ()
     if from_launch is not None:
         launch = scenario_from_launch(from_launch)
@@ -86,7 +100,7 @@ def ask(
     return layered(layers), ignored
 
 
-def layered(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Given]:
+def layered(layers: Sequence[Layer]) -> dict[str, Given]:
     """Merge layers, nearest first; a field that is None in a layer is not set there."""
     merged: dict[str, Given] = {}
     for origin, raw in reversed(layers):
@@ -105,12 +119,12 @@ def layered(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Given]
 
 def _listed(name: str, value: Any) -> Any:
     """A list if there are several values to sweep; text such as ``1,2,4`` is read."""
-    if name not in SWEEPABLE:
-        return _number(value) if isinstance(value, str) and name in _NUMBERS else value
-    if isinstance(value, str):
+    if isinstance(value, str) and name in SWEEPABLE:
         value = SWEEPABLE[name](FLAGS[name], value)
+    elif isinstance(value, str) and name in _NUMBERS:
+        value = _number(value)
     if value == []:
-        msg = f"{FLAGS[name]}: an empty list; give a value, or leave it out."
+        msg = f"{FLAGS.get(name, name)}: an empty list; give a value, or leave it out."
         raise UsageError(msg)
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
@@ -126,7 +140,7 @@ def _number(text: str) -> int | float | str:
 def scenarios(asked: Mapping[str, Given]) -> list[Scenario]:
     """Every combination of the values asked for, as :func:`combinations` has them."""
     fields = {name: given.value for name, given in asked.items()}
-    axes = {n: fields.pop(n) for n in SWEEPABLE if isinstance(fields.get(n), list)}
+    axes = {n: fields.pop(n) for n in ORDER if isinstance(fields.get(n), list)}
     size = 1
     for values in axes.values():
         size *= len(values)
@@ -135,6 +149,23 @@ def scenarios(asked: Mapping[str, Given]) -> list[Scenario]:
         msg = f"a grid of {size:,} points ({several}); at most {MOST:,}. Ask for fewer values."
         raise UsageError(msg)
     return [combination(fields, axes, values) for values in combinations(fields, axes)]
+
+
+def only_scenario(asked: Mapping[str, Given]) -> Scenario:
+    """Return the scenario of a question that is about one.
+
+    Raises
+    ------
+    UsageError
+        Several values of a field make several scenarios.
+    """
+    found = scenarios(asked)
+    if len(found) > 1:
+        several = [FLAGS[n] for n, given in asked.items() if isinstance(given.value, list)]
+        flags = " and ".join(several)
+        msg = f"{len(found)} scenarios, of several values of {flags}; one is taken. Give one value."
+        raise UsageError(msg)
+    return found[0]
 
 
 def combinations(

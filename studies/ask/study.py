@@ -12,14 +12,20 @@ from dflash_sim.profiles.presets import load_preset
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.ask.answers import OF_SPECULATION
-from dflash_sim.studies.ask.question import SWEEPABLE, combination, combinations, layered
+from dflash_sim.studies.ask.question import (
+    ORDER,
+    SWEEPABLE,
+    Given,
+    Layer,
+    combination,
+    combinations,
+    layered,
+)
 from dflash_sim.studies.ask.ranges import real_numbers, whole_numbers, words
 
 MOST = 100_000  # points of a study
 KEYS = ("title", "source", "preset", "scenario", "grid")
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-# The outermost axes are those that predict takes no list of.
-_ORDER = (*(name for name in Scenario.model_fields if name not in SWEEPABLE), *SWEEPABLE)
 
 
 @dataclass(frozen=True)
@@ -90,23 +96,39 @@ def load_study(path: Path | None, sets: Sequence[str], *, preset: str | None = N
     preset
         Where to start from, in place of the file's own.
     """
-    file = _read(path) if path is not None else {}
-    layers: list[tuple[str, Mapping[str, Any]]] = [("--set", _settings(sets))]
+    layers: list[Layer] = [("--set", _settings(sets))]
     if path is not None:
-        layers.append((f"study {path}", _fields(path, file)))
-    preset = preset or file.get("preset")
+        layer, own = read_study_file(path)
+        layers.append(layer)
+        preset = preset or own
     if preset is not None:
-        layers.append((f"preset {preset}", load_preset(str(preset)).scenario))
-    merged = {name: given.value for name, given in layered(layers).items()}
-    listed = {n: merged.pop(n) for n in _ORDER if isinstance(merged.get(n), list)}
-    axes = {name: values for name, values in listed.items() if len(values) > 1}
-    fields = merged | {name: values[0] for name, values in listed.items() if len(values) == 1}
+        layers.append((f"preset {preset}", load_preset(preset).scenario))
+    return study_of(layered(layers))
+
+
+def read_study_file(path: Path) -> tuple[Layer, str | None]:
+    """Read the fields of a study's file, and the preset that it starts from."""
+    file = _read(path)
+    preset = file.get("preset")
+    return (f"study {path}", _fields(path, file)), None if preset is None else str(preset)
+
+
+def study_of(asked: Mapping[str, Given]) -> Study:
+    """Span the study of merged fields: those with several values are its axes.
+
+    Raises
+    ------
+    UsageError
+        It has too many points.
+    """
+    merged = {name: given.value for name, given in asked.items()}
+    axes = {name: merged.pop(name) for name in ORDER if isinstance(merged.get(name), list)}
     size = prod(len(values) for values in axes.values())
     if size > MOST:
         several = ", ".join(f"{len(v)} of {n}" for n, v in axes.items())
         msg = f"a study of {size:,} points ({several}); at most {MOST:,}. Make several of it."
         raise UsageError(msg)
-    return Study(fields, axes)
+    return Study(merged, axes)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,17 +1,15 @@
 """The question behind ``calibrate fit``: which rows are fitted, and what becomes of the others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dflash_sim.calibrate.fit.fit import PASSES, Fit, fit
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import ReadReport, parse_filter
-from dflash_sim.calibrate.readers.read import read_observations
+from dflash_sim.calibrate.readers.read import Source, read_observations
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.studies.compare.validate_question import assumptions
-from dflash_sim.studies.show.terminal import Progress
 
 FEWEST = 3  # rows that say more than the priors
 
@@ -33,7 +31,7 @@ class Chosen:
     engine: EngineSheet
     rows: tuple[Row, ...]
     read: ReadReport
-    files: tuple[Path, ...]
+    files: tuple[Source, ...]
     fit_on: str | None
     passed: int
     unusable: tuple[tuple[str, str], ...]
@@ -55,6 +53,11 @@ class Chosen:
         return f"{self.read.read} {rows} read: {', '.join(parts)}"
 
     @property
+    def passes(self) -> int:
+        """How often a fit looks at a row, all in all, for a progress bar."""
+        return PASSES * len(self.rows)
+
+    @property
     def about(self) -> dict[str, object]:
         """What a calibration file says of its rows."""
         return {
@@ -65,7 +68,7 @@ class Chosen:
 
 
 def choose(
-    files: Sequence[Path], *, engine: str, fit_on: str | None, assume: Sequence[str]
+    files: Sequence[Source], *, engine: str, fit_on: str | None, assume: Sequence[str]
 ) -> Chosen:
     """Read files and select the rows to fit.
 
@@ -119,14 +122,15 @@ def require(chosen: Chosen, *, allow_partial: bool) -> None:
         raise UsageError(msg)
 
 
-def run_fit(chosen: Chosen, *, name: str, jobs: int) -> Fit:
-    """Fit with a progress bar."""
-    with Progress(PASSES * len(chosen.rows)) as progress:
-        return fit(
-            chosen.rows,
-            engine=chosen.engine,
-            name=name,
-            jobs=min(jobs, len(chosen.rows)),
-            about=chosen.about,
-            on_row=lambda: progress.advance(0),
-        )
+def run_fit(
+    chosen: Chosen, *, name: str, jobs: int, on_row: Callable[[], None] | None = None
+) -> Fit:
+    """Fit the chosen rows; ``on_row`` is called about ``chosen.passes`` times."""
+    return fit(
+        chosen.rows,
+        engine=chosen.engine,
+        name=name,
+        jobs=min(jobs, len(chosen.rows)),
+        about=chosen.about,
+        on_row=on_row,
+    )

@@ -1,19 +1,17 @@
 """The question behind ``validate``: which rows are fitted, which are predicted, and the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from pathlib import Path
 
 from dflash_sim.calibrate.fit.fit import PASSES
 from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out, predicted
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import ReadReport, Selection, parse_filter
-from dflash_sim.calibrate.readers.read import read_observations
+from dflash_sim.calibrate.readers.read import Source, read_observations
 from dflash_sim.profiles.calibration import load_calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.studies.show.terminal import Progress
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Rows:
     @classmethod
     def read(
         cls,
-        paths: Sequence[Path] | None,
+        sources: Sequence[Source] | None,
         *,
         engine: str,
         assume: Sequence[str] | None = None,
@@ -42,8 +40,8 @@ class Rows:
             A row cannot be used and ``allow_partial`` is not given; or none can.
         """
         sheet = load_engine(engine)
-        if paths:
-            report = read_observations(paths, assumptions(assume or ()))
+        if sources:
+            report = read_observations(sources, assumptions(assume or ()))
         else:
             report = _published(sheet)
             allow_partial = True
@@ -60,6 +58,11 @@ class Rows:
             msg = f"no row can be used: {report.counts}; give files with an output throughput"
             raise UsageError(msg)
         return cls(sheet, rows, report, refused)
+
+    @property
+    def passes(self) -> int:
+        """How often fits look at a row, all in all, for a progress bar."""
+        return PASSES * len(self.rows)
 
     def where(self, selection: Selection) -> list[Row]:
         """The rows that an expression selects."""
@@ -139,32 +142,29 @@ class Question:
         return cls(fitted, tested, leave_out, calibration)
 
 
-def answer(question: Question, rows: Rows, *, jobs: int) -> Validation:
-    """Fit and predict, with progress."""
+def answer(
+    question: Question, rows: Rows, *, jobs: int, on_row: Callable[[], None] | None = None
+) -> Validation:
+    """Fit and predict; a fit calls ``on_row``, in all about ``rows.passes`` times."""
     tested = rows.where(question.test_on) if question.test_on else rows.rows
     if question.calibration is not None:
         return _with_constants(question.calibration, tested, rows.engine, jobs)
-    with Progress(PASSES * len(rows.rows)) as progress:
-
-        def done() -> None:
-            progress.advance(0)
-
-        if question.leave_out:
-            return leave_one_out(
-                tested, question.leave_out, engine=rows.engine, jobs=jobs, on_row=done
-            )
-        assert question.fit_on is not None
-        fitted = rows.where(question.fit_on)
-        if question.test_on is None:
-            tested = [row for row in rows.rows if row not in fitted]
-        if not tested:
-            msg = "--fit-on selects every row: nothing is left to predict; narrow it"
-            if question.test_on is not None:
-                msg = "--test-on selects no row; see the conditions that rows have in the file"
-            raise UsageError(msg)
-        found, outcomes = held_out(
-            fitted, tested, engine=rows.engine, held="the test rows", jobs=jobs, on_row=done
+    if question.leave_out:
+        return leave_one_out(
+            tested, question.leave_out, engine=rows.engine, jobs=jobs, on_row=on_row
         )
+    assert question.fit_on is not None
+    fitted = rows.where(question.fit_on)
+    if question.test_on is None:
+        tested = [row for row in rows.rows if row not in fitted]
+    if not tested:
+        msg = "--fit-on selects every row: nothing is left to predict; narrow it"
+        if question.test_on is not None:
+            msg = "--test-on selects no row; see the conditions that rows have in the file"
+        raise UsageError(msg)
+    found, outcomes = held_out(
+        fitted, tested, engine=rows.engine, held="the test rows", jobs=jobs, on_row=on_row
+    )
     text = f"fitted where {question.fit_on.text}"
     return Validation(tuple(outcomes), (found,), (found.calibration,), text)
 

@@ -26,7 +26,7 @@ DEFAULTS: Mapping[str, Any] = {
     "runs": RUNS,
 }
 _DEMANDED = ("rate", "dataset", "isl", "osl", "max_new_tokens", "burstiness", "seed", "runs")
-_ONE = ("rate", "isl", "osl", "dataset", "num_prompts", "engine_mode")
+CANDIDATES = ("gpu", "tp", "method", "block", "steps", "max_running_requests")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Numbers:
         return out
 
 
-def numbers_of(**texts: str | None) -> Numbers:
+def numbers_of(**texts: str | float | None) -> Numbers:
     """Read flags that are numbers above 0."""
     values = {}
     for name, text in texts.items():
@@ -63,7 +63,7 @@ def numbers_of(**texts: str | None) -> Numbers:
             continue
         try:
             value = float(text)
-        except ValueError:
+        except (TypeError, ValueError):
             value = float("nan")
         if not 0 < value < float("inf"):
             msg = f"--{name.replace('_', '-')} {text}: it is a number above 0."
@@ -157,8 +157,8 @@ def _planned(
     if "conc" in fields:
         msg = "a plan is for arrivals: --conc is not for it. Give --rate, or --trace."
         raise UsageError(msg)
-    for name in _ONE:
-        if name in fields and isinstance(fields[name].value, list):
+    for name in fields:
+        if name not in CANDIDATES and isinstance(fields[name].value, list):
             msg = f"--{name.replace('_', '-')}: a plan takes one value, as candidates share it."
             raise UsageError(msg)
     policy = fields.get("policy")

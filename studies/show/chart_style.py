@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Protocol, TypeVar
 
-from dflash_sim.profiles.errors import UsageError
-
-try:
-    import plotly.graph_objects as go
-    from plotly.offline import get_plotlyjs
-except ModuleNotFoundError as error:
-    msg = 'a report needs plotly, which is not installed: pip install "dflash-sim[report]".'
-    raise UsageError(msg) from error
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
 __all__ = [
     "TEMPLATE",

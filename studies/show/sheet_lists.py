@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.profiles.engine_sheet import load_engine
-from dflash_sim.profiles.errors import MissingProfileError
+from dflash_sim.profiles.errors import MissingProfileError, unknown
 from dflash_sim.profiles.load import (
     default_drafter,
     default_node,
@@ -31,7 +31,9 @@ Rows = Iterator[dict[str, Any]]
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
-    """Rows of one of :data:`KINDS`."""
+    """Rows of one of :data:`KINDS`; another is a :class:`UsageError`."""
+    if kind not in KINDS:
+        raise unknown(kind="kind of list", value=kind, allowed=KINDS)
     return list(KINDS[kind]())
 
 

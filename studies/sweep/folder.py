@@ -169,9 +169,9 @@ class SweepFolder:
     def rows(
         self, done: Mapping[int, tuple[Path, int]], on_error: Callable[[str], None]
     ) -> Iterator[Row]:
-        """Every row in the order of the study, one at a time; those without an answer are told."""
-        for point in self.points:
-            path, offset = done[point.number]
+        """Yield the rows that are there in the order of the study; errors in them are told."""
+        for number in sorted(done):
+            path, offset = done[number]
             with path.open("rb") as lines:
                 lines.seek(offset)
                 row: Row = json.loads(lines.readline())["row"]

@@ -16,12 +16,13 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dflash_sim.cli import ENGINE_NAMES, app, main, run
+from dflash_sim.cli import app, main, run
 from dflash_sim.commands.listing import KINDS
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.presets import load_preset, preset_names
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.names import ENGINE_NAMES
 from dflash_sim.studies.ask.question import SWEEPABLE, ask, layered, scenarios
 from dflash_sim.studies.ask.ranges import MOST, real_numbers, whole_numbers, words
 from dflash_sim.studies.show.sheet_lists import KINDS as LISTED
@@ -349,7 +350,7 @@ class TestLayers:
 
     def test_engine_names_are_ours(self) -> None:
         ours = {param.name for param in predict_options()}
-        assert {name.replace("-", "_") for name in ENGINE_NAMES.values()} <= ours
+        assert set(ENGINE_NAMES.values()) <= ours
         assert set(SWEEPABLE) <= ours
         assert ours >= set(Scenario.model_fields) - {"dtype"}
 

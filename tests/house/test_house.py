@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("profiles", "jobs", "simulator", "calibrate", "studies", "kernels", "realrun")
+PACKAGES = ("profiles", "jobs", "simulator", "calibrate", "studies", "kernels", "realrun", "api")
 NOT_SHIPPED = ("studies/gallery", "studies/training")
 LONG, TOO_LONG = 250, 420
 CROWDED = 20  # modules side by side

@@ -1,4 +1,7 @@
-"""Who may import whom, room by room: profiles <- simulator <- calibrate <- studies <- commands."""
+"""Who may import whom, room by room.
+
+profiles <- simulator <- calibrate <- studies <- commands, and <- api.
+"""
 
 import ast
 import subprocess
@@ -87,6 +90,18 @@ ALLOWED: dict[str, set[str]] = {
         "calibrate/fit",
         "studies/show",
         "studies/compare",
+    },
+    "studies/real": {
+        "profiles/*",
+        "kernels/*",
+        "realrun/*",
+        "calibrate/measure",
+        "calibrate/realloop",
+        "studies/show",
+        "studies/trace",
+    },
+    "api": {
+        f"{package}/*" for package in ("profiles", "simulator", "realrun", "calibrate", "studies")
     },
     "commands": {
         f"{package}/*"

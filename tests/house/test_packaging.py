@@ -1,12 +1,15 @@
 """What is installed: the root is the package, and nothing else reaches site-packages."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +179,43 @@ def test_an_init_file_in_kernels_would_shadow_it(tmp_path: Path) -> None:
 
 
 def test_dependencies_stay_light() -> None:
-    """``predict`` runs on a laptop: no torch, pandas or scipy in the plain install."""
+    """The plain install is for a laptop: what needs a GPU, a cluster or their data is an extra."""
     project: dict[str, Any] = PYPROJECT["project"]
-    heavy = ("torch", "pandas", "scipy", "pyarrow", "plotly", "aiconfigurator", "triton")
+    heavy = ("torch", "ray", "triton", "pyarrow", "aiconfigurator", "transformers")
     assert not [d for d in project["dependencies"] if d.startswith(heavy)]
+    assert {"pandas", "scipy", "plotly"} <= {d.partition(">")[0] for d in project["dependencies"]}
+
+
+def test_old_names_of_extras_still_install() -> None:
+    """Commands that people wrote down, such as ``pip install ".[report]"``, go on working."""
+    extras: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
+    assert {"report", "silicon"} <= set(extras)
+    assert extras["report"] == []
+
+
+def test_every_import_of_the_core_is_declared() -> None:
+    """What a plain install imports, it names; what an extra imports, that extra names."""
+    project: dict[str, Any] = PYPROJECT["project"]
+    named = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {re.split(r"[<>=\[]", d)[0].lower().replace("-", "_") for d in named}
+    declared |= {"yaml"} if "pyyaml" in declared else set()
+    imported = {
+        name.split(".")[0]
+        for package in ("api", "profiles", "simulator", "calibrate", "studies", "commands")
+        for path in (ROOT / package).rglob("*.py")
+        if not any(path.is_relative_to(ROOT / home) for home in NOT_SHIPPED)
+        for name in imported_by(path)
+    }
+    ours = {*sys.stdlib_module_names, "dflash_sim"}
+    assert imported - ours - declared == set()
+
+
+def imported_by(path: Path) -> set[str]:
+    """Modules that a file imports anywhere."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
-from dflash_sim.cli import ENGINE_NAMES
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_drafter, load_model
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.names import ENGINE_NAMES
 
 # The command on the 397B model card and in the launch post.
 CARD = r"""
@@ -218,5 +218,5 @@ def test_the_command_line_calls_the_same_flags_the_same(name: str) -> None:
     value = "8" if name not in ("model-path", "speculative-draft-model-path") else "qwen3-8b"
     chain = "NEXTN" if name == "speculative-num-steps" else "DFLASH"
     found = fields(f"sglang serve --speculative-algorithm {chain} --{name} {value}")
-    ours = ENGINE_NAMES[name].replace("-", "_")
+    ours = ENGINE_NAMES[name.replace("-", "_")]
     assert set(found) == {"method", ours}

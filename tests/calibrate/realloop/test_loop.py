@@ -35,13 +35,14 @@ from dflash_sim.calibrate.realloop.rehearsal import (  # noqa: E402
     line,
     pooled,
 )
-from dflash_sim.commands.validate_real import RealOptions, validate_real  # noqa: E402
+from dflash_sim.commands.validate_real import validate_real  # noqa: E402
 from dflash_sim.profiles.errors import UsageError  # noqa: E402
 from dflash_sim.profiles.times.machine_profile import load_measured  # noqa: E402
 from dflash_sim.realrun.job.journal import Iteration, Run  # noqa: E402
 from dflash_sim.realrun.job.networks import Network  # noqa: E402
 from dflash_sim.realrun.job.setup import Setup  # noqa: E402
 from dflash_sim.studies.compare.real_tables import figures, tables  # noqa: E402
+from dflash_sim.studies.real.loop_question import RealOptions  # noqa: E402
 
 FAMILY = "qwen3_5_text"
 TARGET = BASE | EXTRA[FAMILY] | {"model_type": FAMILY, "layer_types": ["full_attention"] * 4}

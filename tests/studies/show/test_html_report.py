@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -326,17 +324,6 @@ class TestCharts:
         )
         assert len(used) > 8
         assert used <= set(re.findall(r"(--[\w-]+):", CSS))
-
-
-def test_without_plotly_the_way_to_it_is_named() -> None:
-    code = (
-        "import sys; sys.modules['plotly'] = None\n"
-        "from dflash_sim.profiles.errors import UsageError\n"
-        "try:\n    import dflash_sim.studies.show.html_report\n"
-        "except UsageError as error:\n    sys.stdout.write(str(error))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 'pip install "dflash-sim[report]"' in done.stdout
 
 
 # Linear RGB as dichromats see it: Machado, Oliveira and Fernandes (2009), table 1, severity 1.

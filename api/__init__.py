@@ -1,0 +1,1 @@
+"""The Python API: what the commands answer, as objects and data frames."""

@@ -1,0 +1,290 @@
+"""``fit`` and ``validate``: constants from measurements, and what they are worth."""
+
+import atexit
+import shutil
+import tempfile
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from dflash_sim.api.files import Assume, Files, assumed, sources
+from dflash_sim.api.question import File, folders
+from dflash_sim.api.show import Paged, counted
+from dflash_sim.calibrate.fit.fit import Fit as Found
+from dflash_sim.calibrate.fit.held_out import Validation as Validated
+from dflash_sim.calibrate.fit.held_out import by_factor, stats
+from dflash_sim.profiles.calibration import Calibration
+from dflash_sim.profiles.find import searching
+from dflash_sim.studies.compare.fit_page import page, summary
+from dflash_sim.studies.compare.fit_question import Chosen, choose, require, run_fit
+from dflash_sim.studies.compare.validate_question import Question, Rows, answer
+from dflash_sim.studies.compare.validation_tables import as_rows, tables
+from dflash_sim.studies.show.files import check_writable, write_whole
+from dflash_sim.studies.show.plain_table import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+ENGINE = "sglang-0.5.13"
+
+
+class Fit(Paged):
+    """Constants of an engine, fitted to measurements; a ``calibration=`` for every question."""
+
+    def __init__(self, found: Found, chosen: Chosen) -> None:
+        self.found, self.chosen = found, chosen
+        self._path: Path | None = None
+
+    @property
+    def calibration(self) -> Calibration:
+        """The constants with their covariance."""
+        return self.found.calibration
+
+    @cached_property
+    def constants(self) -> "pd.DataFrame":
+        """Every parameter: before and after (SI), how far it went, and how much was learned."""
+        from dflash_sim.api.frames import table
+
+        return table(self.to_dict()["parameters"])
+
+    @property
+    def converged(self) -> bool:
+        """Whether the fit came to rest; else take the constants as rough."""
+        return self.found.converged
+
+    @cached_property
+    def refused(self) -> "pd.DataFrame":
+        """Rows that could not be used, and why."""
+        import pandas as pd
+
+        return pd.DataFrame(self.chosen.refused, columns=["where", "why"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fit as ``--format json`` prints it."""
+        return summary(self.found, self.chosen)
+
+    def save(self, path: File) -> Path:
+        """Write the constants for ``--calibration``, and return the path."""
+        target = Path(path)
+        write_whole(target, self.calibration.to_toml())
+        self._path = target
+        return target
+
+    def __fspath__(self) -> str:
+        """Return the file that holds the constants, a temporary one until they are saved."""
+        if self._path is None or not self._path.is_file():
+            self._path = None
+            self.save(_scratch() / f"{id(self):x}.toml")
+        return str(self._path)
+
+    def _page(self) -> RenderableType:
+        return Text(page(self.found, self.chosen))
+
+    def __repr__(self) -> str:
+        c, rough = self.calibration, "" if self.converged else ", NOT converged"
+        return f"<Fit {c.name}: {len(self.found.rows)} rows, {c.engine}{rough}>"
+
+
+@cache
+def _scratch() -> Path:
+    """Return a folder that lives as long as the process."""
+    folder = Path(tempfile.mkdtemp(prefix="dflash-sim-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def fit(
+    files: Files,
+    *,
+    fit_on: str | None = None,
+    assume: Assume | None = None,
+    allow_partial: bool = False,
+    name: str = "fit",
+    engine: str = ENGINE,
+    jobs: int = 1,
+    profiles: "File | Sequence[File] | None" = None,
+    progress: bool = False,
+) -> Fit:
+    """Fit engine constants and acceptance to measured throughput: ``calibrate fit``.
+
+    The priors of the engine sheet hold where the rows say nothing.
+
+    Parameters
+    ----------
+    files
+        A path or a data frame, or several: results of any tool that is known.
+    fit_on
+        Only these rows, such as ``"concurrency==1"``.
+    assume
+        What stands in where a row does not say, such as ``{"gpu": "b200"}``.
+    allow_partial
+        Fit what can be fitted if some rows cannot.
+    name
+        Of the calibration.
+    engine
+        Engine sheet with the priors.
+    jobs
+        Processes. In a script more than one need ``if __name__ == "__main__":`` around the call.
+    profiles
+        Folders of sheets to be searched first.
+    progress
+        Tell on stderr how far it is.
+
+    Raises
+    ------
+    UsageError
+        No row can be fitted, or some cannot and ``allow_partial`` is not given.
+
+    Examples
+    --------
+    >>> mine = ds.fit("bench.csv", assume={"gpu": "b200"})
+    >>> ds.predict(calibration=mine, conc=32), mine.save("mine.toml")
+    """
+    with searching(folders(profiles)):
+        words = [f"{key}={value}" for key, value in assumed(assume).items()]
+        chosen = choose(sources(files), engine=engine, fit_on=fit_on, assume=words)
+        require(chosen, allow_partial=allow_partial)
+        with counted(chosen.passes, show=progress, what="looks at a row") as advance:
+            found = run_fit(chosen, name=name, jobs=jobs, on_row=advance)
+    return Fit(found, chosen)
+
+
+class Validation(Paged):
+    """Predictions of rows from constants that were fitted without them."""
+
+    def __init__(self, found: Validated, rows: Rows) -> None:
+        self.found, self._read = found, rows
+        self._stats = stats(found.outcomes)
+
+    @cached_property
+    def rows(self) -> "pd.DataFrame":
+        """One row for each held-out measurement: observed, predicted, interval, error."""
+        from dflash_sim.api.frames import table
+
+        return table(as_rows(self.found))
+
+    @cached_property
+    def refused(self) -> "pd.DataFrame":
+        """Rows that could not be used, and why."""
+        import pandas as pd
+
+        lost = [*self._read.report.refused, *self._read.refused]
+        return pd.DataFrame(lost, columns=["where", "why"])
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """The constants that rows were predicted from."""
+        return self.found.calibrations
+
+    @property
+    def mape(self) -> float:
+        """Mean absolute error [1]."""
+        return self._stats.mape
+
+    @property
+    def bias(self) -> float:
+        """Mean error [1]."""
+        return self._stats.bias
+
+    @property
+    def coverage(self) -> float:
+        """Share of the rows that lie in their 90 % interval [1]."""
+        return self._stats.coverage
+
+    def by(self, factor: str) -> "pd.DataFrame":
+        """Return errors by ``model``, ``method``, ``concurrency``, ``block`` or ``data set``."""
+        import pandas as pd
+
+        groups = by_factor(self.found.outcomes, factor)
+        lines = {level: vars(stats(group)) for level, group in groups.items()}
+        return pd.DataFrame.from_dict(lines, orient="index").rename_axis(factor)
+
+    def to_dicts(self) -> list[dict[str, object]]:
+        """Return the rows as ``--format json`` prints them."""
+        return as_rows(self.found)
+
+    def report(self, path: File) -> Path:
+        """Write the validation as one HTML page, and return its path."""
+        from dflash_sim.studies.compare import validation_report
+
+        check_writable(Path(path))
+        validation_report.write(self.found, Path(path), read=self._read.report.counts)
+        return Path(path)
+
+    def _page(self) -> RenderableType:
+        return Text(text_of(tables(self.found)))
+
+    def __repr__(self) -> str:
+        s = self._stats
+        return f"<Validation: {s.n} rows, MAPE {s.mape:.1%}, {s.coverage:.0%} inside 90 %>"
+
+
+def validate(
+    observations: Files | None = None,
+    *,
+    fit_on: str | None = None,
+    test_on: str | None = None,
+    leave_out: str | None = None,
+    assume: Assume | None = None,
+    calibration: File | None = None,
+    allow_partial: bool = False,
+    engine: str = ENGINE,
+    jobs: int = 1,
+    profiles: "File | Sequence[File] | None" = None,
+    progress: bool = False,
+) -> Validation:
+    """Predict what was measured, from constants that were fitted without it.
+
+    With nothing given: every model of the published rows from the others. A row is never both
+    fitted and tested. For runs on this machine see :func:`validate_real`.
+
+    Parameters
+    ----------
+    observations
+        A path or a data frame, or several; left out, the published rows of this build.
+    fit_on, test_on
+        Fit and predict these rows, such as ``"concurrency==1"``.
+    leave_out
+        Predict each ``model``, ``method``, ``gpu``, ``dataset`` or ``source`` from the others.
+    assume
+        What stands in where a row does not say, such as ``{"gpu": "b200"}``.
+    calibration
+        Constants in place of a fit: ``shipped``, ``none``, a file, or a :class:`Fit`.
+    allow_partial
+        Go on if some rows cannot be used.
+    engine
+        Engine sheet with the priors.
+    jobs
+        Processes. In a script more than one need ``if __name__ == "__main__":`` around the call.
+    profiles
+        Folders of sheets to be searched first.
+    progress
+        Tell on stderr how far it is.
+
+    Raises
+    ------
+    UsageError
+        Options exclude each other, or no row is left.
+    """
+    import os
+
+    question = Question.of(
+        fit_on=fit_on,
+        test_on=test_on,
+        leave_out=leave_out,
+        calibration=None if calibration is None else os.fspath(calibration),
+    )
+    with searching(folders(profiles)):
+        rows = Rows.read(
+            None if observations is None else sources(observations),
+            engine=engine,
+            assume=[f"{key}={value}" for key, value in assumed(assume).items()],
+            allow_partial=allow_partial,
+        )
+        with counted(rows.passes, show=progress, what="looks at a row") as advance:
+            return Validation(answer(question, rows, jobs=jobs, on_row=advance), rows)

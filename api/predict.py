@@ -1,0 +1,220 @@
+"""``predict``: one scenario as a :class:`Result`, several as a data frame."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from rich.console import RenderableType
+
+from dflash_sim.api.question import Config, Question, asked, folders, several, takes_question
+from dflash_sim.api.rows import RowView
+from dflash_sim.api.show import Paged, counted
+from dflash_sim.profiles.find import searching
+from dflash_sim.simulator.predict import Result as Prediction
+from dflash_sim.simulator.row import to_row
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.answers import Answer, answers, check_options
+from dflash_sim.studies.ask.question import as_yaml, only_scenario, scenarios
+from dflash_sim.studies.predict.page import present
+from dflash_sim.studies.predict.table import answer_row
+from dflash_sim.studies.show.figures import number
+from dflash_sim.studies.show.titles import effective, title
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dflash_sim.api.explain import Explanation
+
+
+class Result(RowView, Paged):
+    """The prediction of one scenario.
+
+    Every field of the result schema is an attribute (``r.output_throughput``, ``r.speedup``,
+    ``r.mean_tpot_ms``), and so is every field of the scenario as it was run (``r.conc``, ``r.tp``).
+
+    Parameters
+    ----------
+    prediction
+        What the simulator found.
+    given
+        Fields that were asked for; the others are defaults.
+    folders
+        Of sheets that were searched before the others.
+    """
+
+    def __init__(
+        self,
+        prediction: Prediction,
+        *,
+        tag: str | None = None,
+        given: tuple[str, ...] = (),
+        folders: tuple[Path, ...] = (),
+    ) -> None:
+        self.prediction, self._tag, self._given = prediction, tag, given
+        self._folders = folders
+
+    @cached_property
+    def row(self) -> dict[str, Any]:
+        """The flat row of the result schema, as ``--format json`` prints it."""
+        return to_row(self.prediction, tag=self._tag)
+
+    @property
+    def scenario(self) -> Scenario:
+        """The question, as the simulator was asked it."""
+        return self.prediction.scenario
+
+    @property
+    def evidence(self) -> dict[str, float]:
+        """Shares of the simulated time: measured, fitted, roofline and assumed [1]."""
+        return dict(self.row["source_share"])
+
+    @property
+    def baseline(self) -> "Result | None":
+        """The same scenario without speculation; None for plain decoding, or if not asked for."""
+        plain = self.prediction.baseline
+        return None if plain is None else Result(plain, tag=self._tag, folders=self._folders)
+
+    def explain(self, *, progress: bool = False) -> "Explanation":
+        """Say why the answer is what it is; it takes ten times as long as the answer."""
+        from dflash_sim.api.explain import Explanation
+
+        with searching(self._folders):
+            return Explanation.of(self.scenario, progress=progress)
+
+    def _more(self) -> dict[str, Any]:
+        return effective(self.prediction)
+
+    def _page(self) -> RenderableType:
+        return present(self.prediction, given=self._given)
+
+    def __repr__(self) -> str:
+        answer = f"{number(self.output_throughput)} tok/s"
+        if self.prediction.intervals:
+            low, high = map(number, self.interval("output_throughput"))
+            answer += f" ({low} to {high})"
+        if self.prediction.speedup is not None:
+            answer += f", {self.prediction.speedup:.2f} x plain"
+        return f"<Result: {title(self.prediction)}: {answer}>"
+
+
+@takes_question
+def predict(
+    config: Config | None = None,
+    *,
+    simulator: str = "auto",
+    baseline: bool = True,
+    interval: bool = True,
+    tag: str | None = None,
+    progress: bool = False,
+    **question: Unpack[Question],
+) -> "Result | pd.DataFrame":
+    """Predict throughput and latencies; with nothing given, of the launch on 8 x B200.
+
+    Keywords are the fields of a scenario, by the names and with the defaults of ``dflash-sim
+    predict``; SGLang's names work too. A field takes one value, or several: a list, a range, an
+    array, or text such as ``"1-32:x2"``. Several values make a data frame with a row for each
+    combination, in the order of the command line, also a list of one value. It has the columns of
+    the result schema, each interval as ``<name>_low`` and ``<name>_high``.
+
+    Parameters
+    ----------
+    config
+        Where to start from: a dict of fields, a scenario, or the path of a .yaml file.
+    simulator
+        ``auto``, ``leap`` (fast) or ``event``.
+    baseline
+        Also predict plain decoding, for the speed-up.
+    interval
+        Also the 90 % intervals.
+    tag
+        Label of the rows.
+    progress
+        Tell on stderr how far it is.
+    **question
+        Fields of a scenario; ``preset``, ``from_launch`` (a launch command) and ``profiles``
+        (folders of sheets to be searched first).
+
+    Returns
+    -------
+    Result or pandas.DataFrame
+        A data frame says in its column ``error`` why a scenario has no answer.
+
+    Raises
+    ------
+    UsageError
+        A keyword or a value is none that is known.
+    InfeasibleError, MissingProfileError
+        The one scenario does not fit, or nothing is known about it.
+
+    Examples
+    --------
+    >>> r = ds.predict(gpu="b200", block=16, conc=32)
+    >>> r.output_throughput, r.speedup, r.interval("output_throughput")
+    >>> ds.predict(gpu=["b200", "h200"], conc=[1, 8, 32])[["gpu", "conc", "output_throughput"]]
+    """
+    check_options(simulator)
+    found = asked(config, question)
+    points = scenarios(found)
+    with counted(sum(point.runs for point in points), show=progress) as advance:
+        work = answers(
+            points,
+            simulator=simulator,
+            with_baseline=baseline,
+            with_interval=interval,
+            on_run=advance,
+        )
+        answered = list(work)
+    if len(answered) > 1 or several(question):
+        from dflash_sim.api.frames import frame
+
+        return frame([answer_row(answer, tag) for answer in answered])
+    return _only(
+        answered[0], tag=tag, given=tuple(found), folders=tuple(folders(question.get("profiles")))
+    )
+
+
+def _only(answer: Answer, **about: Any) -> Result:
+    if answer.error is not None:
+        raise answer.error
+    assert answer.result is not None
+    return Result(answer.result, **about)
+
+
+@takes_question
+def scenario(config: Config | None = None, **question: Unpack[Question]) -> Scenario:
+    """Return the scenario of a question, not answered; every function takes it as ``config``.
+
+    Parameters
+    ----------
+    config
+        Where to start from: a dict of fields, a scenario, or the path of a .yaml file.
+    **question
+        As for :func:`predict`.
+
+    Raises
+    ------
+    UsageError
+        A keyword or a value is none that is known, or there are several scenarios.
+
+    Examples
+    --------
+    >>> s = ds.scenario(from_launch="python -m sglang.launch_server --model-path Qwen/Qwen3-8B")
+    >>> ds.predict(s, conc=[1, 8])
+    """
+    return only_scenario(asked(config, question))
+
+
+@takes_question
+def config(config: Config | None = None, **question: Unpack[Question]) -> str:
+    """Return the merged question as YAML, with the origin of every value: ``--print-config``.
+
+    Parameters
+    ----------
+    config
+        Where to start from: a dict of fields, a scenario, or the path of a .yaml file.
+    **question
+        As for :func:`predict`.
+    """
+    found = asked(config, question)
+    scenarios(found)
+    return as_yaml(found)

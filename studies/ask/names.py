@@ -1,0 +1,31 @@
+"""What SGLang and its benchmark call the fields of a scenario: taken everywhere, shown nowhere."""
+
+ENGINE_NAMES = {
+    "tp_size": "tp",
+    "tensor_parallel_size": "tp",
+    "model_path": "model",
+    "speculative_draft_model_path": "draft_model",
+    "speculative_dflash_block_size": "block",
+    "speculative_num_draft_tokens": "block",
+    "speculative_num_steps": "steps",
+    "speculative_draft_window_size": "window",
+    "cuda_graph_max_bs_decode": "cuda_graph_max_bs",
+    "max_concurrency": "conc",
+    "request_rate": "rate",
+    "dataset_name": "dataset",
+    "random_input_len": "isl",
+    "random_output_len": "osl",
+    "random_range_ratio": "range_ratio",
+}
+
+
+def our_name(name: str) -> str:
+    """The field that a flag or keyword means; a name that is nobody's stays as it is.
+
+    Examples
+    --------
+    >>> our_name("max-concurrency"), our_name("tp"), our_name("no-such")
+    ('conc', 'tp', 'no_such')
+    """
+    plain = name.replace("-", "_")
+    return ENGINE_NAMES.get(plain, plain)
