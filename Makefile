@@ -18,6 +18,7 @@ bench:
 
 docs:
 	$(PYTHON) docs/generate.py
+	$(PYTHON) docs/notebook.py
 
 # The wheel is built from the unpacked sdist: nothing left behind in build/ can get in.
 wheel:

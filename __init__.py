@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dflash_sim.api.compare import Comparison, compare
-    from dflash_sim.api.explain import Explanation, explain, trace
+    from dflash_sim.api.explain import explain, trace
     from dflash_sim.api.fit import Fit, Validation, fit, validate
     from dflash_sim.api.lists import lists
     from dflash_sim.api.plan import Plan, Tuning, plan, tune
-    from dflash_sim.api.predict import Result, config, predict, scenario
+    from dflash_sim.api.predict import config, predict, scenario
     from dflash_sim.api.real import (
         RealRun,
         compare_profiles,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         run,
         validate_real,
     )
+    from dflash_sim.api.result import Explanation, Result
     from dflash_sim.api.sweep import sweep
     from dflash_sim.profiles.errors import (
         DflashSimError,
@@ -70,11 +71,11 @@ __all__ = [
 
 _MODULES = {
     "api.compare": ("Comparison", "compare"),
-    "api.explain": ("Explanation", "explain", "trace"),
+    "api.explain": ("explain", "trace"),
     "api.fit": ("Fit", "Validation", "fit", "validate"),
     "api.lists": ("lists",),
     "api.plan": ("Plan", "Tuning", "plan", "tune"),
-    "api.predict": ("Result", "config", "predict", "scenario"),
+    "api.predict": ("config", "predict", "scenario"),
     "api.real": (
         "RealRun",
         "compare_profiles",
@@ -83,6 +84,7 @@ _MODULES = {
         "run",
         "validate_real",
     ),
+    "api.result": ("Explanation", "Result"),
     "api.sweep": ("sweep",),
     "profiles.errors": ("DflashSimError", "InfeasibleError", "MissingProfileError", "UsageError"),
     "simulator.scenario": ("Scenario",),

@@ -22,7 +22,9 @@ def sources(given: Files) -> list[Source]:
     """Return paths and data frames, one or several, as what the readers read."""
     if isinstance(given, str | os.PathLike) or hasattr(given, "to_csv"):
         given = [given]  # type: ignore[list-item]
-    found = [_source(each) for each in given]  # type: ignore[union-attr]
+    elif not isinstance(given, Iterable):
+        given = [given]  # to be refused
+    found = [_source(each) for each in given]
     frames = [each for each in found if isinstance(each, TableText)]
     if len(frames) > 1:
         numbered = {id(each): TableText(f"DataFrame {i}", each.text)

@@ -225,7 +225,7 @@ class Validation(Paged):
 
 
 def validate(
-    observations: Files | None = None,
+    observations: "Files | None" = None,
     *,
     fit_on: str | None = None,
     test_on: str | None = None,

@@ -1,6 +1,7 @@
 """Rows as data frames: every cell a number or a word, of the same type in every answer."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ _DTYPES = {"int": "int64", "float": "float64", "bool": "bool", "str": "string"}
 _NULLABLE = {"int": "Int64", "float": "float64", "bool": "boolean", "str": "string"}
 _INTERVAL = "_ci90"
 _ENDS = ("low", "high")
+_INTERVALS = re.compile(r"(?<![a-z]_)interval(_68)?$|ci90$")  # but not of inside_interval
 _SHARES = ("measured", "fitted", "roofline", "assumed")
 _PRICES = ("low", "typical", "high")
 _PARTS = {"source_share": _SHARES, "usd_per_hour": _PRICES, "usd_per_mtok_out": _PRICES}
@@ -76,8 +78,7 @@ def flat(record: Row) -> dict[str, Any]:
     for name, value in record.items():
         if isinstance(value, Mapping):
             found |= flat({f"{name}_{key}": inner for key, inner in value.items()})
-        elif name.endswith(("ci90", "interval", "interval_68")):
-            short = name.removesuffix("ci90").removesuffix("interval_68").removesuffix("interval")
+        elif (short := _INTERVALS.sub("", name)) != name:
             ends = value if value is not None else (float("nan"), float("nan"))
             found |= {f"{short}{end}": x for end, x in zip(_ENDS, ends, strict=True)}
         elif isinstance(value, list | tuple):

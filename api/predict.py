@@ -1,100 +1,17 @@
-"""``predict``: one scenario as a :class:`Result`, several as a data frame."""
+"""``predict``: one scenario as a result, several as a data frame; ``scenario`` and ``config``."""
 
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from rich.console import RenderableType
-
 from dflash_sim.api.question import Config, Question, asked, folders, several, takes_question
-from dflash_sim.api.rows import RowView
-from dflash_sim.api.show import Paged, counted
-from dflash_sim.profiles.find import searching
-from dflash_sim.simulator.predict import Result as Prediction
-from dflash_sim.simulator.row import to_row
+from dflash_sim.api.result import Result
+from dflash_sim.api.show import counted
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.answers import Answer, answers, check_options
 from dflash_sim.studies.ask.question import as_yaml, only_scenario, scenarios
-from dflash_sim.studies.predict.page import present
 from dflash_sim.studies.predict.table import answer_row
-from dflash_sim.studies.show.figures import number
-from dflash_sim.studies.show.titles import effective, title
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from dflash_sim.api.explain import Explanation
-
-
-class Result(RowView, Paged):
-    """The prediction of one scenario.
-
-    Every field of the result schema is an attribute (``r.output_throughput``, ``r.speedup``,
-    ``r.mean_tpot_ms``), and so is every field of the scenario as it was run (``r.conc``, ``r.tp``).
-
-    Parameters
-    ----------
-    prediction
-        What the simulator found.
-    given
-        Fields that were asked for; the others are defaults.
-    folders
-        Of sheets that were searched before the others.
-    """
-
-    def __init__(
-        self,
-        prediction: Prediction,
-        *,
-        tag: str | None = None,
-        given: tuple[str, ...] = (),
-        folders: tuple[Path, ...] = (),
-    ) -> None:
-        self.prediction, self._tag, self._given = prediction, tag, given
-        self._folders = folders
-
-    @cached_property
-    def row(self) -> dict[str, Any]:
-        """The flat row of the result schema, as ``--format json`` prints it."""
-        return to_row(self.prediction, tag=self._tag)
-
-    @property
-    def scenario(self) -> Scenario:
-        """The question, as the simulator was asked it."""
-        return self.prediction.scenario
-
-    @property
-    def evidence(self) -> dict[str, float]:
-        """Shares of the simulated time: measured, fitted, roofline and assumed [1]."""
-        return dict(self.row["source_share"])
-
-    @property
-    def baseline(self) -> "Result | None":
-        """The same scenario without speculation; None for plain decoding, or if not asked for."""
-        plain = self.prediction.baseline
-        return None if plain is None else Result(plain, tag=self._tag, folders=self._folders)
-
-    def explain(self, *, progress: bool = False) -> "Explanation":
-        """Say why the answer is what it is; it takes ten times as long as the answer."""
-        from dflash_sim.api.explain import Explanation
-
-        with searching(self._folders):
-            return Explanation.of(self.scenario, progress=progress)
-
-    def _more(self) -> dict[str, Any]:
-        return effective(self.prediction)
-
-    def _page(self) -> RenderableType:
-        return present(self.prediction, given=self._given)
-
-    def __repr__(self) -> str:
-        answer = f"{number(self.output_throughput)} tok/s"
-        if self.prediction.intervals:
-            low, high = map(number, self.interval("output_throughput"))
-            answer += f" ({low} to {high})"
-        if self.prediction.speedup is not None:
-            answer += f", {self.prediction.speedup:.2f} x plain"
-        return f"<Result: {title(self.prediction)}: {answer}>"
 
 
 @takes_question

@@ -91,7 +91,7 @@ def takes_question(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def folders(given: object) -> list[Path]:
+def folders(given: Any) -> list[Path]:
     """Return the folders of sheets that a call names."""
     if given is None:
         return []

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from dflash_sim.api.question import File, folders
 from dflash_sim.api.rows import RowView
-from dflash_sim.api.show import counted
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
 from dflash_sim.studies.real.torch_needed import need_torch
@@ -211,13 +210,18 @@ def measure(
 
     path = Path(output).absolute()
     check_writable(path)
-    with searching(folders(profiles)), counted(0, show=progress, what="times") as advance:
+
+    def show(done: int, total: int) -> None:
+        if progress:
+            sys.stderr.write(f"\r{done:,} of {total:,} times")
+
+    with searching(folders(profiles)):
         where = choose_device(device)
         kind = choose_dtype(dtype, where)
         sizes: dict[str, Any] = {"blocks": block, "requests": conc, "ctx": ctx}
         texts = {name: _text(value) for name, value in sizes.items()}
         subject, name = load_subject(model, drafter, tp=tp, device=where, quick=quick, **texts)
-        job = Measurement(subject, where, kind, name, quick=quick, on_progress=advance)
+        job = Measurement(subject, where, kind, name, quick=quick, on_progress=show)
         report = job.run(path)
     write_whole(path, to_text(report.profile))
     Path(f"{path}.partial").unlink(missing_ok=True)

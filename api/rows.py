@@ -35,7 +35,8 @@ class RowView:
             more = self._more()
             if name in more:
                 return more[name]
-            near = get_close_matches(name, dir(self), n=3)
+            names = [known for known in dir(self) if not known.startswith("_")]
+            near = get_close_matches(name, names, n=3) or [n for n in names if name in n][:6]
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             msg = f"{type(self).__name__} has no '{name}'{hint}"
             raise AttributeError(msg, name=name, obj=self)

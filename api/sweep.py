@@ -107,9 +107,7 @@ def sweep(
             files.append((f"preset {preset}", load_preset(preset).scenario))
     found = study_of(asked(config, question, files=files))
     how = How(simulator=simulator, baseline=baseline, interval=interval, tag=tag)
-    hire = crew_for(
-        how, found, jobs=jobs, cores=1, cluster=cluster, address=address, say=sys.stderr.write
-    )
+    hire = crew_for(how, found, jobs=jobs, cores=1, cluster=cluster, address=address, say=_say)
     part = shard_of(shard)
     if folder is None:
         if shard is not None:
@@ -125,6 +123,10 @@ def sweep(
         with counted(len(todo.points), show=progress, what="points") as advance:
             work(made, part, todo.points, hire, on_point=advance)
         return _from_folder(made, formats)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def _in_memory(study: Study, hire: Hire, *, progress: bool) -> "pd.DataFrame":

@@ -19,10 +19,12 @@ from typing import Any
 
 import typer
 
+import dflash_sim as ds
 from dflash_sim.cli import app
 from dflash_sim.cli import run as run_cli
 from dflash_sim.commands.scenario_options import ScenarioOptions
 from dflash_sim.profiles.schema import load_schema
+from dflash_sim.studies.ask.names import ENGINE_NAMES
 from dflash_sim.studies.published.page_slots import all_found, fill, refresh
 
 ROOT = Path(__file__).parents[1]
@@ -150,6 +152,108 @@ def _help(param: Any) -> str:
     return text if plain else f"{text}. Default: `{param.default}`"
 
 
+# ---- python.md ---------------------------------------------------------------------------
+
+
+FUNCTIONS = (
+    "predict", "sweep", "plan", "tune", "explain", "trace", "compare", "fit", "validate",
+    "scenario", "config", "lists", "run", "measure", "validate_real", "compare_profiles",
+    "import_silicon",
+)  # fmt: skip
+ERRORS = ("DflashSimError", "UsageError", "InfeasibleError", "MissingProfileError")
+
+
+def python() -> str:
+    """Every name of ``import dflash_sim``: functions, then what they return, then errors."""
+    intro = [
+        "```python",
+        "import dflash_sim as ds",
+        "```",
+        "",
+        "The import costs nothing; a name is loaded when it is used. Names, values, defaults,",
+        "errors and numbers are those of the [command line](cli.md). Nothing is printed unless",
+        "`progress=True` asks for it. The [tour](../tutorial/python_tour.ipynb) shows how it is",
+        "used.",
+    ]
+    things = {name: getattr(ds, name) for name in (*FUNCTIONS, *ds.__all__)}
+    classes = [n for n in things if n not in (*FUNCTIONS, *ERRORS, "Scenario")]
+    blocks = [block for name in FUNCTIONS for block in _function(name, things[name])]
+    blocks += [["## Fields of a question"], *_question()]
+    blocks += [block for name in classes for block in _class(name, things[name])]
+    errors = [[code(f"ds.{n}"), inspect.cleandoc(getattr(ds, n).__doc__ or "")] for n in ERRORS]
+    return page("Python", intro, *blocks, ["## Errors"], table(["Error", "Meaning"], errors))
+
+
+def _function(name: str, function: Any) -> Iterator[list[str]]:
+    yield [f"## {name}"]
+    yield _signature(f"ds.{name}", inspect.unwrap(function))
+    yield from _docstring(function.__doc__)
+
+
+def _class(name: str, cls: Any) -> Iterator[list[str]]:
+    yield [f"## {name}"]
+    yield from _docstring(cls.__doc__)
+    rows, methods = [], []
+    for member in dict.fromkeys(n for base in cls.__mro__[:-1] for n in vars(base)):
+        held = inspect.getattr_static(cls, member)
+        if member.startswith("_") or isinstance(held, classmethod):
+            continue
+        said = _line(inspect.cleandoc(held.__doc__ or "").split("\n\n")[0])
+        if inspect.isfunction(held):
+            names = [n for n in inspect.signature(held).parameters if n != "self"]
+            methods.append([code(f"{member}({', '.join(names)})"), said])
+        else:
+            rows.append([code(member), said])
+    yield table(["Attribute", "Meaning"], rows)
+    yield table(["Method", "Meaning"], methods)
+
+
+def _signature(name: str, function: Any) -> list[str]:
+    """A call with its defaults, a parameter a line."""
+    lines, star = list[str](), False
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is p.KEYWORD_ONLY and not star:
+            lines, star = [*lines, "    *,"], True
+        stars = "**" if p.kind is p.VAR_KEYWORD else ""
+        default = "" if p.default is p.empty else f"={p.default!r}"
+        lines.append(f"    {stars}{p.name}{default},")
+    return ["```python", f"{name}(", *lines, ")", "```"]
+
+
+def _docstring(text: str | None) -> Iterator[list[str]]:
+    """A numpydoc text as Markdown: its sections are tables, its examples code."""
+    first, *parts = re.split(r"^(\w+)\n-+\n", inspect.cleandoc(text or ""), flags=re.MULTILINE)
+    yield [_line(block) for block in first.strip().split("\n\n") for block in (block, "")][:-1]
+    for head, body in zip(parts[::2], parts[1::2], strict=True):
+        if head == "Examples":
+            yield ["```python", *(s.removeprefix(">>> ") for s in body.strip().split("\n")), "```"]
+            continue
+        entries = re.findall(r"^(\S.*)\n((?:    .*\n?|\n)+)", body, re.MULTILINE)
+        one = head if head in ("Returns", "Raises") else head.removesuffix("s")
+        yield table([one, "Meaning"], [[code(name), _line(said)] for name, said in entries])
+
+
+def _line(text: str) -> str:
+    """A paragraph in one line, its roles and double quotes as Markdown has them."""
+    text = re.sub(r":\w+:`([^`]*)`", r"`\1`", text).replace("``", "`")
+    return " ".join(text.split())
+
+
+def _question() -> Iterator[list[str]]:
+    yield ["Keywords of `predict`, `sweep`, `plan`, `explain`, `trace`, `tune` and `scenario`."]
+    rows = [
+        [code(name), code(repr(field.default)), field.description or ""]
+        for name, field in ds.Scenario.model_fields.items()
+    ]
+    rows += [
+        [code("preset"), code("None"), "start from a named scenario, or a .yaml file of one"],
+        [code("from_launch"), code("None"), "start from a launch command of SGLang"],
+        [code("profiles"), code("None"), "folders of sheets to be searched first"],
+    ]
+    yield table(["Field", "Default", "Meaning"], rows)
+    yield ["SGLang's names mean the same: " + ", ".join(f"`{n}`" for n in ENGINE_NAMES) + "."]
+
+
 # ---- README.md ---------------------------------------------------------------------------
 
 
@@ -196,6 +300,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "results.md": results,
     "constants.md": constants,
     "cli.md": cli,
+    "python.md": python,
 }
 
 

@@ -207,7 +207,7 @@ def test_every_import_of_the_core_is_declared() -> None:
         for name in imported_by(path)
     }
     ours = {*sys.stdlib_module_names, "dflash_sim"}
-    assert imported - ours - declared == set()
+    assert {n for n in imported - ours if not declared & {n, n.removesuffix("_core")}} == set()
 
 
 def imported_by(path: Path) -> set[str]:

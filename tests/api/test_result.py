@@ -1,0 +1,128 @@
+"""A result in the hand: attributes, a short name, pages, data frames."""
+
+import copy
+import json
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+from questions import SMALL
+
+import dflash_sim as ds
+from dflash_sim.api.frames import columns, flat, frame
+from dflash_sim.profiles.schema import load_schema
+
+
+@pytest.fixture(scope="module")
+def result() -> Any:
+    return ds.predict(**SMALL, conc=2)
+
+
+def test_every_field_of_the_schema_is_an_attribute(result: Any) -> None:
+    for field in load_schema():
+        assert getattr(result, field.name) == result.row[field.name]
+        assert field.name in dir(result)
+    own = {n for n in vars(type(result)) if not n.startswith("_")}
+    own |= {n for base in type(result).__mro__[1:] for n in vars(base) if not n.startswith("_")}
+    assert own & {field.name for field in load_schema()} == set()
+
+
+def test_so_is_every_field_of_the_scenario_as_it_was_run(result: Any) -> None:
+    assert (result.conc, result.tp, result.page_size) == (2, 1, result.page_size)
+    assert result.page_size is not None
+    assert set(ds.Scenario.model_fields) <= set(dir(result))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("output_troughput", "output_throughput"), ("speed_up", "speedup"), ("ttft", "_ttft_ms")],
+)
+def test_a_wrong_name_is_told_the_right_one(result: Any, name: str, near: str) -> None:
+    with pytest.raises(AttributeError, match=f"Result has no '{name}'") as error:
+        getattr(result, name)
+    assert near in str(error.value)
+    assert not hasattr(result, "_no_such")
+    assert not hasattr(result, "__no_such__")
+
+
+def test_intervals(result: Any) -> None:
+    low, high = result.interval("output_throughput")
+    assert low < result.output_throughput < high
+    assert [low, high] == result.output_throughput_ci90
+    with pytest.raises(ds.UsageError, match="unknown interval 'output_throughputs'"):
+        result.interval("output_throughputs")
+
+
+def test_its_name_is_one_line(result: Any) -> None:
+    text = repr(result)
+    assert "\n" not in text
+    assert len(text) < 200
+    assert "qwen3-8b" in text
+    assert "tok/s" in text
+    assert "x plain" in text
+    assert repr(result.baseline).count("plain decoding") == 1
+
+
+def test_pages(result: Any) -> None:
+    html = result._repr_html_()
+    assert len(html) < 20_000
+    assert "<script" not in html
+    text = re.sub(r"<[^>]+>", "", html)
+    assert text.split()[:6] == result.summary().split()[:6]
+    assert "Throughput" in text
+
+
+def test_it_can_be_copied(result: Any) -> None:
+    assert copy.copy(result).row == result.row
+    assert copy.deepcopy(result).row == result.row
+
+
+def test_evidence_and_warnings(result: Any) -> None:
+    assert sum(result.evidence.values()) == pytest.approx(1, abs=1e-5)
+    assert result.warnings == result.row["warnings"]
+    assert result.scenario == ds.scenario(**SMALL, conc=2)
+
+
+# ---- data frames
+
+
+def test_columns_are_those_of_the_schema(result: Any) -> None:
+    names = [name for name, _, _ in columns()]
+    assert len(names) == len(set(names))
+    known = "|".join(f.name.removesuffix("_ci90") for f in load_schema())
+    assert all(re.match(f"({known})(_\\w+)?$", name) for name in names)
+    found = result.to_frame()
+    assert found.columns.tolist() == names
+    assert found["output_throughput_low"][0] == result.interval("output_throughput")[0]
+    assert found["source_share_measured"][0] == result.evidence["measured"]
+    assert json.loads(found["accept_histogram"][0]) == result.accept_histogram
+    assert found["warnings"][0] == "; ".join(result.warnings)
+
+
+def test_a_column_has_one_type_whatever_is_asked(result: Any) -> None:
+    """Also where nothing is known, and no cell holds an object."""
+    none = ds.predict(**SMALL | {"gpu": ["l40s"], "model": "qwen3.5-27b"})
+    both = [result.to_frame(), none, frame([])]
+    types = [found.dtypes.astype(str).to_dict() for found in both]
+    assert types[0] == types[1] == types[2]
+    assert set(types[0].values()) <= {"int64", "Int64", "float64", "bool", "boolean", "string"}
+    assert none["output_throughput"].isna().all()
+    assert pd.concat(both[:2])["output_throughput"].dtype == "float64"
+
+
+def test_records_are_flattened() -> None:
+    record: dict[str, Any] = {
+        "a": 1,
+        "b": {"c": {"d": 2}},
+        "interval": [1.0, 2.0],
+        "x_ci90": None,
+        "w": ["p", "q"],
+    }
+    record["inside_interval"] = True
+    found = flat(record)
+    assert found["inside_interval"] is True
+    assert {n: found[n] for n in ("a", "b_c_d", "low", "high", "w")} == {
+        "a": 1, "b_c_d": 2, "low": 1.0, "high": 2.0, "w": "p; q",
+    }  # fmt: skip
+    assert found["x_low"] != found["x_low"]
