@@ -28,7 +28,13 @@ class Paged:
         return as_page(self._page(), to_file=True)
 
     def _repr_html_(self) -> str:
-        console = Console(record=True, width=FILE_WIDTH, file=io.StringIO(), highlight=False)
+        console = Console(
+            record=True,
+            width=FILE_WIDTH,
+            file=io.StringIO(),
+            highlight=False,
+            force_jupyter=False,  # which would show the page itself
+        )
         console.print(self._page())
         return console.export_html(inline_styles=True, code_format=_PRE)
 

@@ -33,6 +33,7 @@ def as_page(page: RenderableType, *, to_file: bool) -> str:
         force_terminal=colour,
         color_system="auto" if colour else None,
         highlight=False,
+        force_jupyter=False,  # where a notebook calls, the text goes to it all the same
     ).print(page)
     encoding = sys.stdout.encoding if not to_file and sys.stdout.encoding else "utf-8"
     shown = text.getvalue().encode(encoding, "replace").decode(encoding)

@@ -73,6 +73,14 @@ def test_pages(result: Any) -> None:
     assert "Throughput" in text
 
 
+def test_pages_in_a_notebook_are_the_same(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rich would display what it is told to print."""
+    pages = result.summary(), result._repr_html_()
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert (result.summary(), result._repr_html_()) == pages
+    assert "Throughput" in pages[0]
+
+
 def test_it_can_be_copied(result: Any) -> None:
     assert copy.copy(result).row == result.row
     assert copy.deepcopy(result).row == result.row
