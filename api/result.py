@@ -15,6 +15,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.explain.explain import Explanation as Found
 from dflash_sim.studies.explain.explain import explain, simulations, to_json
 from dflash_sim.studies.explain.page import explanation_page
+from dflash_sim.studies.explain.phase import phase_detail, phase_rows
 from dflash_sim.studies.predict.page import present
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.titles import effective, title
@@ -75,6 +76,17 @@ class Result(RowView, Paged):
         """Say why the answer is what it is; it takes ten times as long as the answer."""
         with searching(self._folders):
             return Explanation.of(self.scenario, progress=progress)
+
+    def phase(self, name: str) -> "pd.DataFrame":
+        """Return the ops of one phase of a step, with where their prices are from.
+
+        ``explain --phase``: ``draft``, ``verify``, ``commit``, ``materialise``, ``other``, or
+        ``host`` for the stages of the scheduler.
+        """
+        from dflash_sim.api.frames import table
+
+        with searching(self._folders):
+            return table(list(phase_rows(phase_detail(self.scenario, name))))
 
     def _more(self) -> dict[str, Any]:
         return effective(self.prediction)

@@ -94,6 +94,14 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert repr(found).startswith("<Explanation: qwen3-8b")
 
 
+@pytest.mark.parametrize("phase", ["draft", "host"])
+def test_a_phase(phase: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ds.predict(**SMALL, baseline=False, interval=False).phase(phase)
+    rows = printed(capsys, "explain", *words(SMALL), "--phase", phase)
+    assert found["op"].tolist() == [row["op"] for row in rows]
+    assert found["seconds"].tolist() == [row["seconds"] for row in rows]
+
+
 def test_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "step.json"
     assert ds.trace(**SMALL, iterations=4, output=path) == path
