@@ -15,13 +15,12 @@ from dflash_sim.api.question import File, folders
 from dflash_sim.api.show import Paged, counted
 from dflash_sim.calibrate.fit.fit import Fit as Found
 from dflash_sim.calibrate.fit.held_out import Validation as Validated
-from dflash_sim.calibrate.fit.held_out import by_factor, stats
 from dflash_sim.profiles.calibration import Calibration
+from dflash_sim.profiles.errors import unknown
 from dflash_sim.profiles.find import searching
 from dflash_sim.studies.compare.fit_page import page, summary
 from dflash_sim.studies.compare.fit_question import Chosen, choose, require, run_fit
 from dflash_sim.studies.compare.validate_question import Question, Rows, answer
-from dflash_sim.studies.compare.validation_tables import as_rows, tables
 from dflash_sim.studies.show.files import check_writable, write_whole
 from dflash_sim.studies.show.plain_table import text_of
 
@@ -159,14 +158,20 @@ class Validation(Paged):
 
     def __init__(self, found: Validated, rows: Rows) -> None:
         self.found, self._read = found, rows
-        self._stats = stats(found.outcomes)
+
+    @cached_property
+    def errors(self) -> "pd.DataFrame":
+        """One line for each held-out measurement: factors, figures and the relative error [1]."""
+        from dflash_sim.calibrate.fit.errors import error_table
+
+        return error_table(self.found.outcomes)
 
     @cached_property
     def rows(self) -> "pd.DataFrame":
-        """One row for each held-out measurement: observed, predicted, interval, error."""
+        """The held-out measurements as ``--format csv`` has them, rounded."""
         from dflash_sim.api.frames import table
 
-        return table(as_rows(self.found))
+        return table(self.to_dicts())
 
     @cached_property
     def refused(self) -> "pd.DataFrame":
@@ -184,28 +189,37 @@ class Validation(Paged):
     @property
     def mape(self) -> float:
         """Mean absolute error [1]."""
-        return self._stats.mape
+        return float(self.errors["error"].abs().mean())
 
     @property
     def bias(self) -> float:
         """Mean error [1]."""
-        return self._stats.bias
+        return float(self.errors["error"].mean())
 
     @property
     def coverage(self) -> float:
         """Share of the rows that lie in their 90 % interval [1]."""
-        return self._stats.coverage
+        return float(self.errors["inside"].mean())
 
     def by(self, factor: str) -> "pd.DataFrame":
-        """Return errors by ``model``, ``method``, ``concurrency``, ``block`` or ``data set``."""
-        import pandas as pd
+        """Return errors by ``model``, ``method``, ``concurrency``, ``block`` or ``data set``.
 
-        groups = by_factor(self.found.outcomes, factor)
-        lines = {level: vars(stats(group)) for level, group in groups.items()}
-        return pd.DataFrame.from_dict(lines, orient="index").rename_axis(factor)
+        Raises
+        ------
+        UsageError
+            Rows have no such factor.
+        """
+        from dflash_sim.calibrate.fit.errors import in_order, summed
+
+        known = [name for o in self.found.outcomes[:1] for name in o.factors]
+        if factor not in known:
+            raise unknown(kind="factor", value=factor, allowed=known)
+        return summed(in_order(self.errors, factor), [factor])
 
     def to_dicts(self) -> list[dict[str, object]]:
         """Return the rows as ``--format json`` prints them."""
+        from dflash_sim.studies.compare.validation_tables import as_rows
+
         return as_rows(self.found)
 
     def report(self, path: File) -> Path:
@@ -217,11 +231,13 @@ class Validation(Paged):
         return Path(path)
 
     def _page(self) -> RenderableType:
+        from dflash_sim.studies.compare.validation_tables import tables
+
         return Text(text_of(tables(self.found)))
 
     def __repr__(self) -> str:
-        s = self._stats
-        return f"<Validation: {s.n} rows, MAPE {s.mape:.1%}, {s.coverage:.0%} inside 90 %>"
+        rows = len(self.found.outcomes)
+        return f"<Validation: {rows} rows, MAPE {self.mape:.1%}, {self.coverage:.0%} inside 90 %>"
 
 
 def validate(

@@ -193,7 +193,9 @@ def test_fit_and_validate(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     judged = ds.validate(path, fit_on="conc<=4", allow_partial=True)
     assert judged.to_dicts() == printed_list(capsys, "validate", *words_)
     assert judged.rows["error"].abs().mean() == pytest.approx(judged.mape, abs=1e-6)
-    assert judged.by("concurrency")["n"].sum() == len(judged.rows)
+    assert judged.by("concurrency")["rows"].sum() == len(judged.rows)
+    with pytest.raises(ds.UsageError, match="unknown factor 'gp'"):
+        judged.by("gp")
 
 
 def printed_list(capsys: pytest.CaptureFixture[str], *command: Any) -> list[Any]:
