@@ -191,7 +191,7 @@ def test_prompts_are_the_generators_and_open_no_training_document() -> None:
     prompts = shipped_prompts()
     assert prompts == corpus.prompts(len(prompts), seed=pair.SEED + 4)
     assert len(set(prompts)) == len(prompts) >= 128
-    assert {len(p) // 50 for p in prompts} == {0, 1, 2, 3, 4} or max(map(len, prompts)) < 200
+    assert {len(p) // 50 for p in prompts} >= {0, 1, 2, 3}
     least, most = corpus.PROMPT_BYTES
     assert all(least <= len(p) <= most for p in prompts)
     read = corpus.documents(pair.DOCUMENTS, seed=pair.SEED)

@@ -78,8 +78,14 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
     patch.undo()
 
 
-def test_every_configuration_is_measured_predicted_and_run(loop: ClosedLoop) -> None:
-    configs = grid(blocks=[4], steps=[2], concs=[1, 2], modes=["v1", "v2"])
+@pytest.mark.parametrize(
+    ("concs", "modes"),
+    [([2], ["v2"]), pytest.param([1, 2], ["v1", "v2"], marks=pytest.mark.slow)],
+)
+def test_every_configuration_is_measured_predicted_and_run(
+    loop: ClosedLoop, concs: list[int], modes: list[str]
+) -> None:
+    configs = grid(blocks=[4], steps=[2], concs=concs, modes=modes)
     told = list(loop.rounds(configs, rounds=2))
     found = loop.outcomes()
     assert len(told) == 2 * len(found) == 2 * len(configs)

@@ -37,6 +37,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 SCRIPTS = sorted(GALLERY.glob("[0-9][0-9]_*.py"))
 EXHIBITS = [path for path in SCRIPTS if path.stem not in LONG]
+SHORT = "04_why_four_times"  # a second or two; the others wait for -m slow
 TITLE = re.compile(r"^== (.+) ==$", re.MULTILINE)
 
 
@@ -71,7 +72,13 @@ def difference(was: str, now: str, script: Path) -> str:
     )
 
 
-@pytest.mark.parametrize("script", EXHIBITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem == SHORT else pytest.mark.slow)
+        for path in EXHIBITS
+    ],
+)
 def test_output_is_what_is_checked_in(script: Path) -> None:
     found = difference(script.with_suffix(".out").read_text(encoding="utf-8"), run(script), script)
     assert not found, found
@@ -106,15 +113,15 @@ def test_a_script_asks_and_says_what_it_rests_on(script: Path) -> None:
     out = script.with_suffix(".out").read_text(encoding="utf-8")
     assert TITLE.search(out)
     assert re.search(r"rests on|sources:", out, flags=re.IGNORECASE)
+    assert callable(runpy.run_path(str(script))["story"])  # what it imports is there
 
 
 def test_conclusions_follow_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the fit every table and every verdict reads otherwise: nothing is known by heart."""
-    stem = "04_why_four_times"
     monkeypatch.setattr(exhibit, "predicted", partial(exhibit.predicted, calibration="none"))
-    parts = list(runpy.run_path(str(GALLERY / f"{stem}.py"))["story"]())
+    parts = list(runpy.run_path(str(GALLERY / f"{SHORT}.py"))["story"]())
     now = exhibit.as_text(parts)
-    was = (GALLERY / f"{stem}.out").read_text(encoding="utf-8")
+    was = (GALLERY / f"{SHORT}.out").read_text(encoding="utf-8")
     for part in parts[:-1]:
         assert exhibit.as_text([part]).strip() not in was
     assert len(TITLE.findall(was)) >= 1

@@ -155,6 +155,7 @@ class TestFile:
         report = Report("\ud83d", "")
         report.figure(lines([Curve(name="\ud83d", x=[1], y=[1])], x=AXIS, y=AXIS), "\ud83d")
         report.write(tmp_path / "out.html")
+        assert "<title>?</title>" in (tmp_path / "out.html").read_text(encoding="utf-8")
 
     @settings(max_examples=40)
     @including(HOSTILE.replace("`", ""))
