@@ -2,7 +2,7 @@
 # .ci/run       the same from nothing, in a fresh virtual environment
 PYTHON ?= python
 
-.PHONY: check test bench docs wheel clean
+.PHONY: check test lowest bench docs wheel clean
 
 check:
 	ruff check .
@@ -12,6 +12,12 @@ check:
 
 test:
 	pytest
+
+# The oldest releases that pyproject.toml allows, in a virtual environment of their own.
+lowest:
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/pip install --quiet --constraint .ci/lowest.txt ".[test]"
+	build/lowest/bin/pytest
 
 bench:
 	pytest -m bench -s tests/bench

@@ -125,7 +125,14 @@ def test_left_at_home(wheel_names: set[str], folder: str) -> None:
 def test_sdist_holds_the_checkout(archives: tuple[Path, Path]) -> None:
     with tarfile.open(archives[1]) as sdist:
         inside = {name.partition("/")[2] for name in sdist.getnames()}
-    wanted = {"README.md", "CHANGELOG.md", "Makefile", ".ci/run", "tests/house/test_packaging.py"}
+    wanted = {
+        "README.md",
+        "CHANGELOG.md",
+        "Makefile",
+        ".ci/run",
+        ".ci/lowest.txt",
+        "tests/house/test_packaging.py",
+    }
     wanted |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob("tests/data/**/*") if p.is_file()}
     assert wanted <= inside
 
@@ -176,6 +183,17 @@ def test_an_init_file_in_kernels_would_shadow_it(tmp_path: Path) -> None:
     code = "import kernels; print(kernels.whose)"
     found = python("-c", code, cwd=tmp_path / "root", PYTHONPATH=str(tmp_path / "site"))
     assert found.strip() == "ours"
+
+
+def test_the_lowest_releases_are_those_that_are_tried() -> None:
+    """``make lowest`` installs what pyproject.toml allows at least, not something newer."""
+    project: dict[str, Any] = PYPROJECT["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    bounds = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(asked), re.MULTILINE))
+    lines = (ROOT / ".ci/lowest.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert bounds
+    assert [n for n, low in bounds.items() if not f"{pins[n]}.".startswith(f"{low}.")] == []
 
 
 def test_dependencies_stay_light() -> None:
