@@ -18,6 +18,13 @@ NOT_SHIPPED = {"gallery", "training"}  # scripts, which tests of their own run
 
 # A test file, and what it covers: names in its own room, or in the room before the colon.
 COVERED = {
+    "api/test_question": ["studies/ask: names"],
+    "api/test_result": ["frames rows show"],
+    "api/test_same_as_cli": [
+        "compare explain files fit lists plan predict sweep",
+        "studies/compare: compare_question",
+        "studies/sweep: job",
+    ],
     "calibrate/compare/test_compare": [
         "causes change_search common_definitions gap trials",
         "commands: compare",
@@ -48,6 +55,7 @@ COVERED = {
     "calibrate/realloop/test_loop": [
         "directed_workers engine_sheet forecast outcomes rehearsal",
         "commands: validate_real",
+        "studies/real: loop_question",
         "studies/compare: real_tables",
     ],
     "calibrate/silicon/test_import_tables": ["families gemm_curve source table"],
@@ -71,7 +79,8 @@ COVERED = {
     "profiles/networks/test_networks": ["hf_config layers"],
     "profiles/times/test_op_tables": ["interpolation op_file"],
     "realrun/test_command": [
-        "commands: run torch_needed",
+        "commands: run",
+        "studies/real: run_question torch_needed",
         "calibrate/observations: acceptance_records",
     ],
     "realrun/test_ranks": ["realrun/worker: comm cores process"],
