@@ -26,9 +26,9 @@ from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import METHODS, method_of
 
 # What only some methods take, or none but speculation has.
-_ONLY_SOME = ("block", "steps", "draft_model", "window", "acceptance")
+ONLY_SOME = ("block", "steps", "draft_model", "window", "acceptance")
 _UNKNOWN = "unknown_name"
-ONLY_SPECULATION = frozenset({*_ONLY_SOME, "policy", "engine_mode"})
+ONLY_SPECULATION = frozenset({*ONLY_SOME, "policy", "engine_mode"})
 
 
 def _known(kind: str, value: str, allowed: Iterable[str]) -> str:
@@ -177,7 +177,7 @@ class Scenario(BaseModel):
         if self.conc is not None and self.rate is not None:
             found.append("conc (closed loop) and rate (open loop) exclude each other; give one")
         method = self.speculation
-        for name in _ONLY_SOME:
+        for name in ONLY_SOME:
             if getattr(self, name) is not None and name not in method.takes:
                 instead = "give block" if name == "steps" and "block" in method.takes else "drop it"
                 found.append(f"method {method.name} takes no {name}; {instead}")

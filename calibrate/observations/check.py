@@ -10,7 +10,7 @@ from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import ACCEPTANCE, LATENCIES, STATISTICS, THROUGHPUTS
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.cost.methods import method_of
-from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
+from dflash_sim.simulator.scenario import ONLY_SOME, Scenario
 
 # What depends on model, method and load; acceptance does not need to know the load.
 TIMED = frozenset(
@@ -70,7 +70,7 @@ def _with_assumptions(row: Observation, assume: Mapping[str, Any]) -> dict[str, 
     }
     out |= given
     if out.get("method") == "none":
-        out = {name: value for name, value in out.items() if name not in ONLY_SPECULATION}
+        out = {name: value for name, value in out.items() if name not in ONLY_SOME}
     if out.get("dataset") is None and out.get("osl") and not out.get("isl"):
         msg = "isl is missing beside osl; give the prompt length, or a dataset"
         raise UsageError(msg)

@@ -15,7 +15,7 @@ from typing import Any
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.load import find_sheet, load_model
 from dflash_sim.simulator.cost.methods import METHODS
-from dflash_sim.simulator.scenario import ONLY_SPECULATION
+from dflash_sim.simulator.scenario import ONLY_SOME
 
 EXAMPLE = (
     "python -m sglang.launch_server --model-path Qwen/Qwen3.5-397B-A17B --tp-size 8 "
@@ -211,7 +211,7 @@ class _Parsed:
         width = out.pop("draft_tokens", None)
         takes = METHODS[method].takes
         if not METHODS[method].speculative:
-            drafting = {*ONLY_SPECULATION, "draft_tokens"}
+            drafting = {*ONLY_SOME, "draft_tokens"}
             self.unknown += [self.flags[name] for name in self.flags if name in drafting]
             return {name: value for name, value in out.items() if name not in drafting}
         if METHODS[method].sequential:
