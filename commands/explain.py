@@ -16,7 +16,7 @@ def explain(
         option(
             OUTPUT,
             "Only this part of a step, each op with where its price is from: "
-            "draft, verify, commit, materialise, other or host",
+            "draft, verify, state-commit, kv-injection (draft-extend of a chain), other or host",
             metavar="NAME",
         ),
     ] = None,

@@ -39,6 +39,9 @@ def predict(
     interval: Annotated[
         str, option(OUTPUT, "90, or none for speed", autocompletion=completer(lambda: INTERVALS))
     ] = INTERVALS[0],
+    brief: Annotated[
+        bool, option(OUTPUT, "Ten lines; for one scenario", "--brief", metavar="")
+    ] = False,
     tag: Annotated[Str, option(OUTPUT, "Label of the rows")] = None,
     form: Format = None,
     output: Output = None,
@@ -55,13 +58,17 @@ def predict(
     from dflash_sim.studies.show.terminal import Progress, deliver
 
     check_options(simulator, interval)
-    shape = chosen_format(form, output)
     if output == Path("-"):
         output = None
+    if brief and form is None and not (output and output.suffix):
+        form = "table"
+    shape = chosen_format(form, output)
     if output is not None:
         check_writable(output)
     asked = what_is_asked(flags)
     points = scenarios(asked)
+    if brief:
+        _check_brief(shape, len(points))
     if print_config:
         deliver(as_yaml(asked), output)
         return
@@ -74,7 +81,28 @@ def predict(
             on_run=progress.advance,
         )
         found = list(work)
+    if brief and found[0].result is not None:
+        from dflash_sim.studies.predict.brief import brief as short_page
+        from dflash_sim.studies.show.terminal import as_page
+
+        deliver(as_page(short_page(found[0].result), to_file=output is not None), output)
+        return
     _report(found, shape, output, given=asked, tag=tag)
+
+
+def _check_brief(shape: str, points: int) -> None:
+    """Refuse ``--brief`` where there is no page to shorten."""
+    from dflash_sim.profiles.errors import UsageError
+
+    if shape != "table":
+        msg = f"--brief is a page for people, and --format {shape} is not; leave one of them out."
+        raise UsageError(msg)
+    if points > 1:
+        msg = (
+            f"--brief answers one scenario, and {points} are asked for; leave it out for a table, "
+            "or give one value each."
+        )
+        raise UsageError(msg)
 
 
 def _report(

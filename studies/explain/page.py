@@ -15,7 +15,7 @@ from dflash_sim.studies.explain.step_anatomy import OpTime
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.narrow_table import FittedTable
 from dflash_sim.studies.show.styles import STRONG
-from dflash_sim.studies.show.titles import title
+from dflash_sim.studies.show.titles import phase_title, title
 
 _BAR_CELLS = 20
 _LEAST_SHARE = 0.01  # of the step: smaller ops are summed up
@@ -98,8 +98,8 @@ def _phases(e: Explanation) -> FittedTable:
         by = [percent(x / p.seconds) if x else "" for x in p.by_evidence]
         comm = number(p.comm_s / MS) if p.comm_s else ""
         share = percent(p.seconds / e.step.seconds)
-        plain = p.name == "verify" and not e.result.setup.speculative
-        table.add("decode" if plain else p.name, number(p.seconds / MS), share, comm, *by)
+        name = phase_title(p.name, e.result.setup)
+        table.add(name, number(p.seconds / MS), share, comm, *by)
     return table
 
 
@@ -115,7 +115,9 @@ def _ops(e: Explanation) -> FittedTable:
     table = FittedTable(heads, words, spare=("times", "TFLOP", "GB", "link", "rests on", "compute"))
     shown = _large(e)
     for op in sorted(shown, key=lambda op: -op.seconds):
-        table.add(op.op, op.phase, *_figures(op, e.step.seconds), op.evidence)
+        table.add(
+            op.op, phase_title(op.phase, e.result.setup), *_figures(op, e.step.seconds), op.evidence
+        )
     rest = sum(op.seconds for op in e.step.ops) - sum(op.seconds for op in shown)
     others = f"{len(e.step.ops) - len(shown)} others"
     table.add(others, "", "", number(rest / MS), percent(rest / e.step.seconds))

@@ -22,6 +22,12 @@ from dflash_sim.studies.show.styles import STRONG
 
 HOST = "host"
 NAMES = (*PHASES, HOST)
+_SHOWN_AS = {  # pages' words, where they are not the name
+    "decode": "verify",
+    "kv-injection": "materialise",
+    "draft-extend": "materialise",
+    "state-commit": "commit",
+}
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,17 @@ class PhaseDetail:
 
 
 def phase_detail(scenario: Scenario, name: str) -> PhaseDetail:
-    """The phase ``name`` of the step that the scenario takes most often.
+    """Return the phase ``name`` of the step that the scenario takes most often.
+
+    A name may also be the word that pages use, such as ``KV injection``.
 
     Raises
     ------
     UsageError
         There is no phase of that name, or this scenario's step has none.
     """
+    shown = name.lower().replace(" ", "-").replace("_", "-")
+    name = _SHOWN_AS.get(shown, name)
     if name not in NAMES:
         raise unknown(kind="phase", value=name, allowed=NAMES)
     setup = resolve(scenario)

@@ -12,6 +12,7 @@ from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.whatif import changed, mixed, with_host, with_step
 from dflash_sim.studies.explain.replay import Replay
+from dflash_sim.studies.show.titles import phase_title
 
 MODES = ("v1", "v2-sync", "v2")
 _MODE_NAMES = {
@@ -72,7 +73,7 @@ def _rungs(result: Result, plain: Result, replay: Replay) -> Iterator[tuple[str,
 
 
 def _phases(found: Result, plain: Result) -> Iterator[tuple[str, frozenset[str], str]]:
-    """What of the cycle is its own, and no longer that of plain decoding."""
+    """Yield each rung's name, the phases that are no longer plain decoding's, and why."""
     v, p = found.values, plain.values
     tokens, block = v["accept_length_cycle"], found.setup.block
     yield "acceptance", frozenset(), f"{tokens:.2f} tokens of each request a step"
@@ -80,7 +81,8 @@ def _phases(found: Result, plain: Result) -> Iterator[tuple[str, frozenset[str],
     more = f"{block} rows of each: {p['verify_ms']:.2f} -> {v['verify_ms']:.2f} ms"
     yield "verification", frozenset(own), more
     own |= {"draft", "materialise"}
-    parts = f"draft {v['draft_ms']:.2f}, materialise {v['materialise_ms']:.2f} ms"
+    after = phase_title("materialise", found.setup)
+    parts = f"draft {v['draft_ms']:.2f}, {after} {v['materialise_ms']:.2f} ms"
     yield "drafting", frozenset(own), parts
     rest = v["other_ms"] + v["commit_ms"]
     why = f"outside the graphs: {p['other_ms']:.2f} -> {rest:.2f} ms"

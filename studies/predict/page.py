@@ -1,21 +1,27 @@
 """One result as a page of terminal text: the answer first, then where it comes from."""
 
-from collections.abc import Collection, Iterable
-from itertools import accumulate
+from collections.abc import Collection
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.profiles.units import GIGA
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import to_row
+from dflash_sim.studies.predict.answer_lines import (
+    INDENT,
+    Flow,
+    Line,
+    labelled,
+    speed,
+    step_bar,
+)
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import LABEL, STRONG
 from dflash_sim.studies.show.titles import effective, published_note, title
 
-_INDENT = 14
 _BAR_CELLS = 60
 _LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e_latency": "E2E"}
 _ACCEPT_LENGTHS = {
@@ -24,15 +30,6 @@ _ACCEPT_LENGTHS = {
     "accept_length_token_weighted": ("token weighted", "long answers count for more"),
     "accept_length_harmonic": ("harmonic", "what throughput follows at equal lengths"),
 }
-# Field, its word, glyph and colour, in the order they happen.
-_PHASES = (
-    ("draft_ms", "draft", "▓", "cyan"),
-    ("verify_ms", "verify", "█", "blue"),
-    ("commit_ms", "commit", "▒", "magenta"),
-    ("materialise_ms", "materialise", "▚", "green"),
-    ("other_ms", "outside graphs", "·", "yellow"),
-    ("host_exposed_ms", "exposed host", "░", "red"),
-)
 _PANELS = {
     "target": ("model", "dtype", "gpu", "num_gpus", "tp"),
     "speculation": ("method", "draft_model", "block", "steps", "window", "acceptance", "policy"),
@@ -72,52 +69,29 @@ def present(result: Result, *, given: Collection[str] = ()) -> RenderableType:
     parts: list[RenderableType] = [
         Text(title(result), style=STRONG),
         Text(),
-        _headline(result),
+        labelled([*speed(result), *_published(result)]),
         Text(),
         _latencies(result),
     ]
     if "accept_length" in result.values:
         parts += [Text(), _accept_lengths(result)]
-    parts += [Text(), _step(result), _facts(result), Text(), _scenario(result, given)]
+    parts += [Text(), labelled(_step(result)), _facts(result), Text(), _scenario(result, given)]
     said = result.expectation.source if result.expectation else "-"  # under Acceptance already
     parts += [Text(f"warning: {w}", style="yellow") for w in result.warnings if said not in w]
     parts.append(Text(f"sources: {shares(result.evidence)}"))
     return Group(*parts)
 
 
-def _rows(rows: Iterable[tuple[str, RenderableType]]) -> Table:
-    table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(style=LABEL, min_width=_INDENT - 1, no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, content in rows:
-        table.add_row(Text(label), content)
-    return table
-
-
-def _headline(result: Result) -> Table:
-    tok_s = result.values["output_throughput"]
-    throughput = Text(f"{number(tok_s)} tok/s", style="bold green")
-    if "output_throughput" in result.intervals:
-        low, high = map(number, result.intervals["output_throughput"])
-        throughput.append(f"   90 % interval {low} to {high}", style="not bold default")
-    rows: list[tuple[str, RenderableType]] = [("Throughput", throughput)]
-    if result.baseline is not None and result.speedup is not None:
-        speedup = Text(f"{result.speedup:.2f} x", style=STRONG)
-        plain = number(result.baseline.values["output_throughput"])
-        if "speedup" in result.intervals:
-            low, high = (f"{end:.2f}" for end in result.intervals["speedup"])
-            speedup.append(f"   90 % interval {low} to {high}", style="not bold")
-        speedup.append(f"; plain decoding gives {plain} tok/s", style="not bold")
-        rows.append(("Speed-up", speedup))
-    rows.append(("Published", Text(published_note(result))))
+def _published(result: Result) -> list[Line]:
+    lines: list[Line] = [("Published", Text(published_note(result)))]
     if result.published is not None:
-        rows.append(("", Text(result.published.url, style="dim")))
-    return _rows(rows)
+        lines.append(("", Text(result.published.url, style="dim")))
+    return lines
 
 
 def _latencies(result: Result) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style=LABEL)
-    table.add_column(Text("Latency [ms]"), style=LABEL, min_width=_INDENT - 1, no_wrap=True)
+    table.add_column(Text("Latency [ms]"), style=LABEL, min_width=INDENT - 1, no_wrap=True)
     columns = [(result, "")]
     if result.baseline is not None:
         columns.append((result.baseline, "plain "))
@@ -136,7 +110,7 @@ def _latencies(result: Result) -> Table:
 
 def _accept_lengths(result: Result) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
-    table.add_column(style=LABEL, min_width=_INDENT - 1, no_wrap=True)
+    table.add_column(style=LABEL, min_width=INDENT - 1, no_wrap=True)
     table.add_column(justify="right")
     table.add_column(overflow="fold")
     table.add_row("Accept length", "", "tokens per verify step, the bonus token included")
@@ -145,24 +119,13 @@ def _accept_lengths(result: Result) -> Table:
     return table
 
 
-def _step(result: Result) -> Table:
+def _step(result: Result) -> list[Line]:
     v = result.values
-    phases = [p for p in _PHASES if v[p[0]] or p[0] == "host_exposed_ms"]
-    bar, legend = Text(), []
-    ends = [round(_BAR_CELLS * x) for x in _running_shares([v[p[0]] for p in phases])]
-    for (field, word, glyph, colour), start, end in zip(phases, [0, *ends], ends, strict=False):
-        bar.append(glyph * (end - start), style=colour)
-        word = "decode" if word == "verify" and not result.setup.speculative else word
-        legend.append(Text.assemble((glyph, colour), f" {word} {v[field]:.2f}"))
     hidden = max(0.0, v["host_ms"] - v["host_exposed_ms"])
     step = f"{number(v['step_ms'])} ms with {v['mean_batch']:.1f} requests in it"
     within = f"communication {v['comm_ms']:.2f} of it; {hidden:.2f} of host work hidden behind it"
-    return _rows([("Step", step), ("", bar), ("", Flow(legend)), ("", within)])
-
-
-def _running_shares(parts: list[float]) -> list[float]:
-    total = sum(parts) or 1.0
-    return [x / total for x in accumulate(parts)]
+    bar, legend = step_bar(result, _BAR_CELLS)
+    return [("Step", step), ("", bar), ("", legend), ("", within)]
 
 
 def _facts(result: Result) -> Table:
@@ -170,7 +133,7 @@ def _facts(result: Result) -> Table:
     pools = {"weights": m.weight_bytes, "drafter": m.draft_weight_bytes}
     pools |= {"KV": m.kv_bytes, "GDN state": m.gdn_bytes}
     memory = " + ".join(f"{number(size / GIGA)} {what}" for what, size in pools.items() if size)
-    rows: list[tuple[str, RenderableType]] = [
+    rows: list[Line] = [
         ("GPU", f"busy {percent(v['gpu_busy'])}, of that prefill {percent(v['prefill_share'])}"),
         ("Memory [GB]", f"{memory} = {number(m.static_bytes / GIGA)} per GPU"),
         (
@@ -186,12 +149,12 @@ def _facts(result: Result) -> Table:
         e = result.expectation
         doubt = f", +-{e.rel_err:.0%}".replace("%", " %") if e.rel_err else ""
         rows.append(("Acceptance", Text(f"{e.source}{doubt}")))
-    return _rows(rows)
+    return labelled(rows)
 
 
 def _scenario(result: Result, given: Collection[str]) -> Table:
     values = effective(result)
-    rows: list[tuple[str, RenderableType]] = [("Scenario", "* given; everything else is a default")]
+    rows: list[Line] = [("Scenario", "* given; everything else is a default")]
     for panel, names in _PANELS.items():
         words = []
         for name in names:
@@ -202,26 +165,10 @@ def _scenario(result: Result, given: Collection[str]) -> Table:
             word.stylize(STRONG if mark else "")
             words.append(word)
         rows.append((f" {panel}", Flow(words)))
-    return _rows(rows)
+    return labelled(rows)
 
 
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-class Flow:
-    """Phrases side by side, broken into lines only between phrases."""
-
-    def __init__(self, phrases: list[Text]) -> None:
-        self.phrases = phrases
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        line = Text()
-        for phrase in self.phrases:
-            if line and len(line) + 2 + len(phrase) > options.max_width:
-                yield line
-                line = Text()
-            line.append("  " if line else "").append_text(phrase)
-        yield line

@@ -28,7 +28,13 @@ _ASKED = {
     "max_concurrency": "conc",
 }
 _FOUND = ("tok/s", "+-", "x plain", "TTFT", "TPOT", "accept", "step", "published")
-_UNITS = "TTFT, TPOT and step are mean ms; x plain: over plain decoding; published: our error"
+# Field of a row, and the sentence that its column needs where it has an entry.
+_FOOTNOTES = {
+    "mean_tpot_ms": "TTFT, TPOT and step are means in ms",
+    "output_throughput_ci90": "+- is half of the 90 % interval of tok/s",
+    "speedup": "x plain is the speed-up over plain decoding",
+    "published_error": "published is our error against a published measurement",
+}
 
 
 def answer_row(answer: Answer, tag: str | None = None) -> Row:
@@ -56,7 +62,7 @@ class GridTable:
         yield Text()
         yield self._table(options.max_width)
         yield Text()
-        yield Text(_UNITS, style="dim")
+        yield Text("; ".join(self._footnotes()), style="dim")
         for i, reason in enumerate(self.reasons, start=1):
             yield Text(f"[{i}] {reason}", style="yellow")
         for warning in dict.fromkeys(
@@ -65,8 +71,12 @@ class GridTable:
             yield Text(f"warning: {warning}", style="yellow")
         yield from _sources(self.answers)
 
+    def _footnotes(self) -> list[str]:
+        shown = [n for n in _FOOTNOTES if any(row[n] is not None for row in self.rows)]
+        return [_FOOTNOTES[name] for name in shown]
+
     def _title(self) -> str:
-        """What all rows share."""
+        """Return what all rows share."""
         first = self.rows[0]
         same = [n for n in _ASKED if n not in self.varying and first[n]]
         return " · ".join([str(first["model"]), *(f"{_ASKED[n]} {_cell(first[n])}" for n in same)])

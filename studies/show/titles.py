@@ -19,6 +19,15 @@ def method_title(setup: Setup) -> str:
     return setup.method.title.format(block=setup.block, steps=setup.block - 1)
 
 
+def phase_title(name: str, setup: Setup) -> str:
+    """Return what pages call a phase of the cycle; columns of files keep ``name``."""
+    if name == "verify" and not setup.speculative:
+        return "decode"
+    if name == "materialise":
+        return "draft extend" if setup.method.sequential else "KV injection"
+    return "state commit" if name == "commit" else name
+
+
 def published_note(result: Result) -> str:
     """How far the nearest published point is, or that there is none."""
     point, error = result.published, result.published_error

@@ -97,7 +97,7 @@ class TestAnswers:
         assert "\nsources: measured " in page
         for word in ("Throughput", "Speed-up", "Published", "TTFT", "TPOT", "ITL", "E2E", "GPU",
             "request mean", "per step", "token weighted", "harmonic", "draft", "verify", "outside",
-            "materialise", "exposed", "communication", "hidden", "Memory", "Capacity", "Cost",
+            "KV injection", "exposed", "communication", "hidden", "Memory", "Capacity", "Cost",
             "Acceptance", "Scenario", "SGL_PR23000"):  # fmt: skip
             assert word in page, word
         if columns >= 100:
@@ -132,6 +132,61 @@ class TestAnswers:
         )
         assert (leap["simulator"], event["simulator"]) == ("leap", "event")
         assert event["output_throughput"] == pytest.approx(leap["output_throughput"], rel=1e-6)
+
+
+class TestBrief:
+    PUBLISHED = "predict --preset pr23000-v2-c1 --num-prompts 4 --runs 1"
+
+    def test_the_numbers_are_those_of_the_page(self, answer: Answer) -> None:
+        page = answer(f"{self.PUBLISHED} --format table")[1].splitlines()
+        code, out, err = answer(f"{self.PUBLISHED} --brief")
+        short = out.splitlines()
+        assert (code, err) == (0, "")
+        assert len(short) <= 12
+        assert short[0] == page[0]
+        assert short[-1] == page[-1]
+        for label in ("Throughput", "Speed-up"):
+            (line,) = (line for line in short if line.startswith(label))
+            assert line in page
+        assert "tok/s at github.com (used for fitting); we are " in out
+        for word in ("TTFT", "TPOT", "tokens per verify step", "KV injection", "in flight (cap "):
+            assert word in out, word
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            ("--conc 8 --max-running-requests 2", "limited by the cap of 2 (--max-running-req"),
+            ("--rate 40", "at most 48 (engine default"),
+            ("--conc 2", "limited by the 2 in flight (cap 48: "),
+        ],
+    )
+    def test_it_says_what_limits_the_batch(self, answer: Answer, flags: str, said: str) -> None:
+        assert said in answer(f"predict {SMALL} {flags} --brief --interval none")[1]
+
+    def test_it_goes_to_a_file(self, answer: Answer, tmp_path: Path) -> None:
+        file = tmp_path / "short.txt"
+        code, out, _ = answer(f"predict {SMALL} --brief --interval none -o {file}")
+        assert (code, out) == (0, "")
+        assert file.read_text(encoding="utf-8").startswith("qwen3-8b")
+
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            ("--conc 1,2", "--brief answers one scenario, and 2 are asked for"),
+            ("--format json", "--brief is a page for people, and --format json is not"),
+            ("-o rows.csv", "--brief is a page for people, and --format csv is not"),
+        ],
+    )
+    def test_rows_are_not_shortened(self, answer: Answer, flags: str, told: str) -> None:
+        code, out, err = answer(f"predict {SMALL} {flags} --brief")
+        assert (code, out) == (2, "")
+        assert told in err
+        assert len(err.splitlines()) == 1
+
+    def test_what_does_not_fit_is_an_error(self, answer: Answer) -> None:
+        code, out, err = answer("predict --gpu l40s --runs 1 --brief")
+        assert (code, out) == (1, "")
+        assert "does not fit" in err
 
 
 class TestGrids:

@@ -50,6 +50,13 @@ def test_host_stages_are_the_setup_s(details: dict[str, PhaseDetail]) -> None:
     assert details[HOST].seconds == pytest.approx(sum(s.seconds(32) for s in stages))
 
 
+def test_a_phase_is_found_by_the_word_of_the_pages(details: dict[str, PhaseDetail]) -> None:
+    assert phase_detail(ASKED, "State commit") == details["commit"]
+    injected = phase_detail(ASKED, "kv-injection")
+    assert injected == phase_detail(ASKED, "materialise")
+    assert injected.name == "materialise"
+
+
 def test_a_phase_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown phase 'draught'; did you mean draft"):
         phase_detail(ASKED, "draught")

@@ -1,0 +1,58 @@
+"""One result in some ten lines: how fast, compared with what, and what holds it back."""
+
+from urllib.parse import urlsplit
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dflash_sim.simulator.predict import Result
+from dflash_sim.studies.predict.answer_lines import Line, labelled, speed, step_bar
+from dflash_sim.studies.show.figures import number, percent, shares
+from dflash_sim.studies.show.styles import STRONG
+from dflash_sim.studies.show.titles import title
+
+_BAR_CELLS = 60
+
+
+def brief(result: Result) -> RenderableType:
+    """The short page of one result; ``present`` is the full one."""
+    v = result.values
+    lines = [*speed(result), ("Published", Text(_published(result)))]
+    first, then = number(v["mean_ttft_ms"]), number(v["mean_tpot_ms"])
+    lines.append(("Latency", f"TTFT {first} ms, TPOT {then} ms (means)"))
+    if "accept_length" in v:
+        lines.append(("Accept length", f"{v['accept_length']:.2f} tokens per verify step"))
+    lines += [*_step(result), ("Batch", _batch(result))]
+    warnings = [Text(f"warning: {w}", style="yellow") for w in result.warnings]
+    sources = Text(f"sources: {shares(result.evidence)}")
+    return Group(Text(title(result), style=STRONG), labelled(lines), *warnings, sources)
+
+
+def _published(result: Result) -> str:
+    """Return the published throughput and our error, or that there is none."""
+    point, error = result.published, result.published_error
+    if point is None or error is None:
+        return "no published point for this scenario"
+    where = f" at {host}" if (host := urlsplit(point.url).hostname) else ""
+    use = "used" if result.published_fitted else "not used"
+    side = "above" if error >= 0 else "below"
+    measured = f"{number(point.output_tok_s)} tok/s{where} ({use} for fitting)"
+    return f"{measured}; we are {percent(abs(error))} {side}"
+
+
+def _step(result: Result) -> list[Line]:
+    bar, legend = step_bar(result, _BAR_CELLS)
+    milliseconds = f"{number(result.values['step_ms'])} ms "
+    return [("Step", Text(milliseconds).append_text(bar)), ("", legend)]
+
+
+def _batch(result: Result) -> str:
+    """Say how many requests run together, and whether the load or the server limits them."""
+    memory, conc = result.setup.memory, result.scenario.conc
+    cap = memory.max_running_requests
+    running = f"{result.values['mean_batch']:.1f} requests"
+    if conc is None:
+        return f"{running}; at most {cap:,} ({memory.cap_cause})"
+    if conc > cap:
+        return f"{running}, limited by the cap of {cap:,} ({memory.cap_cause}); others wait"
+    return f"{running}, limited by the {conc:,} in flight (cap {cap:,}: {memory.cap_cause})"
