@@ -96,7 +96,8 @@ def host_stages_of(setup: Setup) -> tuple[Stage, ...]:
 
 def phase_page(detail: PhaseDetail) -> RenderableType:
     """The phase as a page of terminal text."""
-    size = f"{detail.requests} requests at {detail.ctx:,.0f} cached tokens each"
+    requests = f"{detail.requests} request" + ("s" if detail.requests > 1 else "")
+    size = f"{requests} at {detail.ctx:,.0f} cached tokens each"
     head = Text(f"{detail.name}: {number(detail.seconds / MS)} ms of a step of {size}", STRONG)
     table = _stages(detail) if detail.name == HOST else _ops(detail)
     return Group(head, Text(), table)

@@ -1,4 +1,4 @@
-"""The documentation runs: README examples, generated pages, links, named tests."""
+"""The documentation runs: examples, generated pages, links, the map of rooms, named tests."""
 
 import ast
 import re
@@ -27,17 +27,32 @@ def load_generator() -> ModuleType:
 
 
 generate = load_generator()
-EXAMPLES = [s for block in generate.CONSOLE.findall(README) for s in generate.sessions(block)]
+EXAMPLES = generate.example_pages()
 
 
-@pytest.mark.parametrize(("command", "output"), EXAMPLES, ids=[c for c, _ in EXAMPLES])
-def test_readme_examples(command: str, output: str) -> None:
-    assert command.startswith("dflash-sim ")
-    assert generate.run(command) == output
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_examples(page: Path) -> None:
+    """Every console block is what its commands print now."""
+    text = page.read_text(encoding="utf-8")
+    commands = [c for b in generate.CONSOLE.findall(text) for c, _ in generate.sessions(b)]
+    assert [c for c in commands if not c.startswith("dflash-sim ")] == []
+    assert generate.with_outputs(page) == text, "run `make docs`"
 
 
-def test_readme_has_examples() -> None:
-    assert len(EXAMPLES) >= 3
+def test_pages_have_examples() -> None:
+    names = {page.name for page in EXAMPLES}
+    assert {"README.md", "01_first_prediction.md", "02_your_benchmark.md", "03_a_plan.md"} <= names
+
+
+def test_a_page_is_compared_with_what_is_printed_now(tmp_path: Path) -> None:
+    """The control: an output that is no longer right is not kept."""
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n```console\n$ dflash-sim list presets\nnothing\n```\nAfter.\n")
+    text = generate.with_outputs(page)
+    assert text.startswith("Before.\n```console\n$ dflash-sim list presets\n")
+    assert text.endswith("\n```\nAfter.\n")
+    assert "lmsys-2026-06-15" in text
+    assert "nothing" not in text
 
 
 def test_a_wrong_example_is_seen() -> None:
@@ -69,6 +84,42 @@ def test_links_lead_somewhere(path: Path) -> None:
     targets = [t.partition("#")[0] for t in LINK.findall(path.read_text(encoding="utf-8"))]
     files = [t for t in targets if t and "://" not in t and not t.startswith("mailto:")]
     assert [t for t in files if not (path.parent / t).exists()] == []
+
+
+def rooms() -> set[str]:
+    """Folders that hold Python files, the package's and those beside it."""
+    found = {p.parent.relative_to(ROOT) for p in ROOT.glob("[a-z]*/**/*.py")}
+    return {room.as_posix() for room in found if room.parts[0] not in ("build", "dist", "tests")}
+
+
+def test_every_room_is_on_the_map() -> None:
+    """A new room needs its line; a line of a room that is gone is wrong."""
+    text = (ROOT / "docs/explanation/structure.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE)) - {"tests"}
+    assert len(named) > 30
+    inner = {room for room in rooms() if room.startswith("docs/")}  # scripts beside their pages
+    assert rooms() - inner == named
+
+
+def test_files_on_the_map_exist() -> None:
+    text = (ROOT / "docs/explanation/structure.md").read_text(encoding="utf-8")
+    path = re.findall(r"^([a-z]+/[\w/]+\.py) ", text, re.MULTILINE)
+    named = re.findall(r"`((?:simulator|calibrate|studies|docs)/[\w/]+\.py)`", text)
+    assert len(path) > 10
+    assert [name for name in (*path, *named) if not (ROOT / name).is_file()] == []
+    loop = "def event_loop_overlap"
+    assert loop in (ROOT / "simulator/engine/events.py").read_text(encoding="utf-8")
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs/index.md"
+    linked = {(index.parent / t).resolve() for t in LINK.findall(index.read_text(encoding="utf-8"))}
+    assert {p for p in ROOT.glob("docs/**/*.md") if p != index} - linked == set()
+
+
+def test_the_gallery_is_in_the_readme() -> None:
+    studies = {p.with_suffix(".out").name for p in ROOT.glob("studies/gallery/[0-9]*.py")}
+    assert set(re.findall(r"studies/gallery/(\w+\.out)", README)) == studies
 
 
 def test_invariants_name_tests_that_exist() -> None:
