@@ -95,6 +95,7 @@ def rooms() -> set[str]:
 def test_every_room_is_on_the_map() -> None:
     """A new room needs its line; a line of a room that is gone is wrong."""
     text = (ROOT / "docs/explanation/structure.md").read_text(encoding="utf-8")
+    text = text.partition("## Rooms")[2]
     named = set(re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE)) - {"tests"}
     assert len(named) > 30
     inner = {room for room in rooms() if room.startswith("docs/")}  # scripts beside their pages
