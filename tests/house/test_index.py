@@ -63,7 +63,7 @@ COVERED = {
         "listing options predict scenario_options",
         "profiles: presets",
         "studies/ask: answers question ranges",
-        "studies/predict: page table",
+        "studies/predict: answer_lines brief page table",
         "studies/show: figures files sheet_lists terminal titles",
     ],
     "jobs/test_endings": ["processes worker"],
