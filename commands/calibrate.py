@@ -135,7 +135,7 @@ def fit(
 
 
 def _tell(chosen: "Chosen") -> None:
-    """What became of every row, and what had to be assumed."""
+    """Tell what became of every row, and what had to be assumed."""
     tell(chosen.counts)
     reasons: dict[str, list[str]] = {}
     for where, why in chosen.refused:

@@ -108,7 +108,7 @@ def compare(
 
 
 def _tell(read: "ReadReport", assumed: dict[str, str]) -> None:
-    """How many rows there were, which were refused and why, and what to keep in mind."""
+    """Tell how many rows there were, which were refused and why, and what to keep in mind."""
     from dflash_sim.studies.compare.compare_question import unneeded
 
     tell(read.counts)

@@ -122,7 +122,7 @@ def _say(subject: "Subject", device: str) -> None:
 
 
 def _conclude(profile: "Mapping[str, Any]", output: Path) -> None:
-    """What is in it, what is not, and what to type next."""
+    """Tell what is in it, what is not, and what to type next."""
     from dflash_sim.studies.compare.profile_page import page
     from dflash_sim.studies.show.terminal import as_page, deliver
 

@@ -1,4 +1,4 @@
-"""What the commands share: kinds of options, their completion, and words to the user."""
+"""Options that the commands share, their completion, and words to the user."""
 
 import os
 import sys

@@ -171,7 +171,7 @@ def run(
 
 @contextmanager
 def _recorder(path: Path | None, rows: int) -> "Iterator[Callable[[Answer], None] | None]":
-    """What writes every answer as a line of its own, so that a broken run leaves whole lines."""
+    """Return a writer of one line per answer, so that a broken run leaves whole lines."""
     if path is None:
         yield None
         return

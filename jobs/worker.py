@@ -47,7 +47,7 @@ Word: TypeAlias = Done | DflashSimError | Bug | Lost | None
 
 
 def made(make: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What precedes the arguments of every task: the tool, or nothing where none is made."""
+    """Return what precedes the arguments of every task: the tool, or nothing where none is made."""
     return () if make is None else (make(*arguments),)
 
 

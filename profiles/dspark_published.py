@@ -1,4 +1,4 @@
-"""What is published of DSpark on DeepSeek-V4: a frontier, a table of step costs, accept lengths."""
+"""Published measurements of DSpark on DeepSeek-V4: a frontier, step costs, accept lengths."""
 
 import csv
 from collections.abc import Mapping

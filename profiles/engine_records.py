@@ -1,4 +1,4 @@
-"""What an engine sheet holds besides constants: defaults, attention backends, what a fit moves."""
+"""Records of an engine sheet besides constants: defaults, attention backends, what a fit moves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class MemoryClass:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the engine does where nobody says otherwise, by the names of its flags.
+    """Defaults of the engine where nobody says otherwise, by the names of its flags.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class FitPriors:
 
 @dataclass(frozen=True)
 class FitSheet:
-    """What a fit to throughput may move, and what it takes for granted.
+    """The constants that a fit to throughput may move, and those that it takes for granted.
 
     Parameters
     ----------

@@ -55,11 +55,11 @@ class EngineSheet:
         return self._replaced(si_values, evidence=None)
 
     def fitted(self, si_values: Mapping[str, float]) -> "EngineSheet":
-        """The same for constants that a fit found, which are evidence of another kind."""
+        """Return a copy with constants that a fit found, which are evidence of another kind."""
         return self._replaced(si_values, evidence="fitted")
 
     def is_home(self, build: str | None) -> bool:
-        """Whether the constants are of this build: named by its date or by its version."""
+        """Return True if the constants are of this build, named by its date or by its version."""
         return build in (None, self.fit.generation, self.name.rpartition("-")[2])
 
     def _replaced(self, si_values: Mapping[str, float], *, evidence: str | None) -> "EngineSheet":

@@ -1,4 +1,4 @@
-"""What can go wrong that is not a bug.
+"""Errors that a user can cause; anything else is a bug.
 
 ::
 

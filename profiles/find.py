@@ -104,7 +104,7 @@ def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) ->
 
 
 def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
-    """As :func:`find_sheet` for a ``kind``, but an unknown name is an error that lists names."""
+    """Find a sheet as :func:`find_sheet` does; an unknown name is an error that lists names."""
     path = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
     if path is None:
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))

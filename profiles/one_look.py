@@ -29,7 +29,7 @@ def one_look() -> Iterator[None]:
 
 
 def seen(path: Path, read: Callable[[Path], _Parsed]) -> _Parsed:
-    """What ``read`` makes of a file: a copy of what it made before, if this look has been there."""
+    """Return what ``read`` makes of a file, or a copy of it if this look has been there before."""
     before = _SEEN.get()
     if before is None:
         return read(path)

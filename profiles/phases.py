@@ -1,4 +1,4 @@
-"""What others timed inside a cycle: its phases, its kernels, and kernels on their own."""
+"""Published times inside a cycle: its phases, its kernels, and kernels on their own."""
 
 import csv
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class PhasePoint:
 
     @property
     def cycle(self) -> tuple[str, int, int]:
-        """Which traced cycle it is part of: source, block, requests."""
+        """Return the traced cycle that it is part of: source, block, requests."""
         return self.source_id, self.block, self.conc
 
 

@@ -27,7 +27,7 @@ class LadderSlot:
 
 @dataclass(frozen=True)
 class PolicySheet:
-    """What the policies take where a user says nothing.
+    """The parameters that policies take where a user says nothing.
 
     Parameters
     ----------

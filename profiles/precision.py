@@ -27,7 +27,7 @@ class Precision:
     Parameters
     ----------
     weights
-        Of every weight that does not name its own, as the experts of gpt-oss do.
+        Format of every weight that does not name its own, as the experts of gpt-oss do.
     activations
         Between kernels, in collectives, and in what is multiplied with the weights.
     kv_cache

@@ -24,7 +24,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class AcceptancePriors:
-    """What to assume about acceptance beyond the accept lengths given.
+    """Assumptions about acceptance beyond the accept lengths given.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Preference:
-    """Which published source speaks for a model."""
+    """The published source that speaks for a model."""
 
     order: tuple[str, ...]
     ablations: Mapping[str, str]

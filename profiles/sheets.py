@@ -1,4 +1,4 @@
-"""What a sheet holds: quantities with unit, source and evidence, and the records built on them."""
+"""Contents of a sheet: quantities with unit, source and evidence, and records built on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

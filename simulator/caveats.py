@@ -1,4 +1,4 @@
-"""What a user should know before believing a number: warnings, before and after the run."""
+"""Warnings that a user should read before believing a number, from before and after the run."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ def cautions(
     model: ModelShape,
     tp: int,
 ) -> list[str]:
-    """What is doubtful about a setup before anything is run, each in one sentence."""
+    """Return what is doubtful about a setup before anything is run, each in one sentence."""
     out = []
     if measured is not None and not measured.covers(model=model.name, tp=tp):
         out.append(
@@ -46,7 +46,7 @@ def cautions(
 
 
 def confirmed(device: Device, engine: EngineSheet, calibration: Calibration | None) -> bool:
-    """Whether measurements on this GPU stand behind the constants."""
+    """Return True if measurements on this GPU stand behind the constants."""
     fitted = calibration.about.get("gpus", ()) if calibration else ()
     return device.name in (*engine.defaults.confirmed_gpus, *fitted)
 
@@ -54,14 +54,14 @@ def confirmed(device: Device, engine: EngineSheet, calibration: Calibration | No
 def known_build(
     generation: str | None, engine: EngineSheet, calibration: Calibration | None
 ) -> bool:
-    """Whether the constants are of this build, or relative to it."""
+    """Return True if the constants are of this build, or relative to it."""
     return engine.is_home(generation) or (
         calibration is not None and generation in calibration.generations
     )
 
 
 def overload(s: Scenario, engine: EngineSheet, gpu: str, values: Mapping[str, float]) -> list[str]:
-    """What an open loop or a full KV cache did to the run, in words."""
+    """Say in words what an open loop or a full KV cache did to the run."""
     out = []
     served = values["request_throughput"]
     if s.rate is not None and served < engine.defaults.keeps_up_share * s.rate:

@@ -1,4 +1,4 @@
-"""What a scenario leaves open, filled in as SGLang does: parallelism, widths, backend, limits."""
+"""Fill in what a scenario leaves open, as SGLang does: parallelism, widths, backend, limits."""
 
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
@@ -57,7 +57,7 @@ def limits_of(
     block: int,
     model: ModelShape,
 ) -> Limits:
-    """What the scheduler may do."""
+    """Return the limits of the scheduler."""
     d = engine.defaults
     page = s.page_size or d.page_size_by_backend.get(backend, d.page_size)
     if chunk % page:

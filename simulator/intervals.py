@@ -1,4 +1,4 @@
-"""How far a prediction may be off: 90 % intervals from what is uncertain.
+"""90 % intervals of a prediction, from what is uncertain.
 
 In log space, to first order: the slopes of a metric with respect to every uncertain parameter,
 their covariance after a fit (or their priors, where none speaks for them), the discrepancy that
@@ -19,8 +19,8 @@ from dflash_sim.simulator.caveats import confirmed
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
 
-# Nothing says how far these are off: no fit is to them, and the one server that publishes them
-# differs by far more than any parameter allows.
+# There is no interval for TTFT: it was never fitted, and the only published values are off by more
+# than any parameter can explain.
 UNJUDGED = ("mean_ttft_ms",)
 _Z90 = 1.645  # two-sided 90 % point of the normal law
 _WAVES = 4
@@ -54,7 +54,7 @@ class Sensitivity:
         return float(g @ self.covariance @ g)
 
     def ratio_variance(self, metric: str, other: "Sensitivity") -> float:
-        """The same of the ratio to another scenario, which shares parameters with this one."""
+        """Return the variance of the ratio to another scenario, which shares parameters."""
         there = other.slopes[METRICS.index(metric)]
         g = self.vector(metric) - np.array([there.get(p.name, 0.0) for p in self.parameters])
         return float(g @ self.covariance @ g)
@@ -115,7 +115,7 @@ def misfit(setup: Setup) -> float:
 
 
 def ratio_error(setup: Setup) -> float:
-    """How far the ratio of two settings of a server may be off at the least, at 90 % [1].
+    """Return how far the ratio of two settings may be off at the least, at 90 % [1].
 
     As the interval of ``speedup`` has it, but for the parameters that the two differ in.
     """
@@ -139,7 +139,7 @@ def intervals(
     runs
         Metrics of each simulated run.
     plain
-        The same of plain decoding: adds the interval of ``speedup``.
+        Uncertain parameters of plain decoding too: adds the interval of ``speedup``.
     """
     extra = unmodelled(setup)
     out = {}

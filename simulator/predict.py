@@ -64,7 +64,7 @@ class Result:
 
     @property
     def published_fitted(self) -> tuple[str, ...]:
-        """What was fitted on the published point, so that it proves nothing."""
+        """Name what was fitted on the published point; if anything was, it proves nothing."""
         point, fit = self.published, self.setup.calibration
         if point is None:
             return ()
@@ -217,7 +217,7 @@ def _predict(
 
 
 def _plain(scenario: Scenario, setup: Setup) -> Scenario:
-    """The same question without speculation; V1 and V2-sync name speculative workers only."""
+    """Return the question without speculation; V1 and V2-sync name speculative workers only."""
     kept = {k: v for k, v in scenario.model_dump().items() if k not in ONLY_SPECULATION}
     return Scenario.parse(**kept | {"method": "none", "tp": setup.tp})
 

@@ -103,7 +103,7 @@ def _scenario(s: Scenario) -> Row:
 
 
 def _resolved(setup: Setup) -> Row:
-    """What the scenario left open, as it was filled in."""
+    """Return what the scenario left open, as it was filled in."""
     source = setup.measured or setup.tables
     return {
         "profile_hash": source.digest if source else "none",

@@ -1,4 +1,4 @@
-"""What is asked: one :class:`Scenario`, validated, with every default visible.
+"""The question: one :class:`Scenario`, validated, with every default visible.
 
 Field names follow SGLang's flags where a flag exists. With nothing but ``gpu``, ``block`` and
 ``conc`` it means the launch setup of 15 June 2026: Qwen3.5-397B-A17B in bf16, eight GPUs, TP 8,

@@ -135,7 +135,7 @@ class Setup:
 
     @property
     def _asked_about(self) -> dict[str, Any]:
-        """What an accept length is published for."""
+        """Return the conditions that an accept length is published for."""
         s = self.scenario
         return {
             "model": self.model.name,
@@ -183,7 +183,7 @@ class Setup:
         return WidthSteps(self.step)
 
     def under(self, policy: Policy | None, limits: Limits | None = None) -> "Setup":
-        """The same server under another policy, or other limits; prices are shared."""
+        """Return the same server under another policy, or other limits; prices are shared."""
         other = replace(self, policy=policy, limits=limits or self.limits)
         other.__dict__.update(host=self.host, step=self.step, widths=self.widths)
         return other

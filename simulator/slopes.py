@@ -1,4 +1,4 @@
-"""How the answer to a scenario moves with engine constants and acceptance.
+"""The slopes of an answer in engine constants and acceptance.
 
 A fit needs this for hundreds of observations, an interval for one prediction. The same requests
 and the same latent acceptance are run again (common random numbers), on a short workload where
@@ -37,11 +37,11 @@ Floats = npt.NDArray[np.float64]
 # step meets single batches that the scheduler forms otherwise.
 _STEP_SDS = 0.3
 _STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05, "generation": 0.05}
-WHOLE = ("correlation",)  # of a few requests it is chance
+WHOLE = ("correlation",)  # needs the whole workload: with few requests the slope is noise
 
 
 def slope_steps(parameters: Sequence[Parameter]) -> Floats:
-    """How far to look for the slope of each parameter."""
+    """Return how far to look for the slope of each parameter."""
     steps = [_STEPS.get(p.kind, _STEP_SDS * p.sd) for p in parameters]
     return np.array(steps, dtype=float)
 
@@ -111,7 +111,7 @@ class Response:
         return cell(self.setup.model.name, s.method, self.dataset, s.thinking)
 
     def own_parameters(self) -> list[Parameter]:
-        """What is unknown about this scenario's acceptance and build, with its priors."""
+        """Return what is unknown about this scenario's acceptance and build, with its priors."""
         engine = self.setup.engine
         priors, build = engine.fit.priors, self.setup.scenario.generation
         found = []

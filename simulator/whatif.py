@@ -29,7 +29,7 @@ _TIMES = ("s", "ms", "us")
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What is different; the default is nothing.
+    """A change of the server; the default changes nothing.
 
     Parameters
     ----------

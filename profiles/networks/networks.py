@@ -29,7 +29,7 @@ class ModelShape:
     mtp_layers
         Native multi-token-prediction layers shipped with the checkpoint.
     dtype
-        Of all weights but the experts, which name their own.
+        Format of all weights but the experts', which name their own.
     source
         Where the config came from.
     """

@@ -131,7 +131,7 @@ class GemmGrid:
         self._k = tuple(sorted({k for _, k in table}))
 
     def covers(self, *, n: int, k: int) -> bool:
-        """Whether (n, k) lies between measured shapes."""
+        """Return True if (n, k) lies between measured shapes."""
         return n <= self._n[-1] and k <= self._k[-1]
 
     def at(self, *, m: float, n: int, k: int) -> Found:

@@ -66,7 +66,7 @@ class Grid:
                 self.below.append(Grid(rest))
 
     def value(self, point: Point) -> float:
-        """What is between the measured points; beyond them, that of the nearest."""
+        """Interpolate between the measured points; beyond them, take the nearest."""
         x, rest = min(max(point[0], self.at[0]), self.at[-1]), point[1:]
         i = bisect_left(self.at, x)
         if x == self.at[i]:
@@ -111,12 +111,12 @@ class MeasuredOp:
 
     @property
     def key(self) -> Key:
-        """What must agree for a time to be of this op."""
+        """Return what must agree for a time to be of this op."""
         return (self.kind, *(str(self.shape[name]) for name in AXES[self.kind][0]))
 
     @property
     def point(self) -> Point:
-        """Where on its axes it was measured."""
+        """Return where on its axes it was measured."""
         return tuple(float(self.shape[name]) for name in AXES[self.kind][1])
 
 
@@ -187,7 +187,7 @@ class MeasuredProfile:
         return self._found[op]
 
     def fuses(self, op: Any) -> bool:
-        """Whether the machine's kernels do ``op`` inside another one."""
+        """Return True if the machine's kernels do ``op`` inside another one."""
         found = self.timing(op)
         return found is not None and found.seconds <= FUSED_S
 
@@ -210,19 +210,19 @@ class MeasuredProfile:
         return Timing(seconds, "fitted", OUTSIDE * self.rel_err, self.path.name, (kind,))
 
     def in_passes(self, op: Any) -> bool:
-        """Whether the passes that were timed have this op."""
+        """Return True if the passes that were timed have this op."""
         if op.name == "argmax" and self.scope["tp"] > 1:
             return False  # of gathered logits; ours takes each rank's own
         return op.name not in NOT_IN_PASSES
 
     def covers(self, *, model: str, tp: int) -> bool:
-        """Whether its passes are of this network on so many ranks."""
+        """Return True if its passes are of this network on so many ranks."""
         return self.scope.get("model") == model and self.scope.get("tp") == tp
 
     def pass_factor(self, *phases: str, requests: int, rows: int, ctx: float) -> float:
         """Time of a pass over the sum of its ops: what lies between them, and warmer caches.
 
-        Of the first of ``phases`` that was measured; 1 where none was.
+        Ratio of the first of ``phases`` that was measured; 1 where none was.
         """
         grid = next((self._factors[name] for name in phases if name in self._factors), None)
         return grid.value((rows, requests, ctx)) if grid is not None else 1.0
@@ -279,7 +279,7 @@ class MeasuredProfile:
 
 
 def is_profile(name: str) -> bool:
-    """Whether a GPU is named by a profile's path rather than by its sheet."""
+    """Return True if a GPU is named by a profile's path rather than by its sheet."""
     return name.endswith(SUFFIX) or ("/" in name and Path(name).is_file())
 
 

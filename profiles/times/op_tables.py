@@ -50,7 +50,7 @@ class Timing:
 
     @property
     def origin(self) -> str:
-        """Where it was read, in words such as ``gemm.csv 1536 4096``."""
+        """Say where it was read, in words such as ``gemm.csv 1536 4096``."""
         return " ".join(map(str, (self.table, *self.row)))
 
 

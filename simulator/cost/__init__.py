@@ -1,1 +1,1 @@
-"""What a pass costs: methods, operators, passes, prices, tables of steps."""
+"""THE PRICE OF A CYCLE: methods list passes, passes list ops, ops have prices; steps are tables."""

@@ -134,7 +134,7 @@ class Attention:
     precision: Precision = BF16
 
     def at(self, ctx: float) -> "Attention":
-        """The same attention over another context."""
+        """Return this attention over another context."""
         return replace(self, ctx=ctx)
 
     @property

@@ -127,28 +127,28 @@ class CostModel:
     def calls(self, calls: Sequence[Call[Op]], between: float = 1.0) -> Cost:
         """The cost of a pass: launches in sequence; a hidden call counts by its exposed share.
 
-        ``between`` is the time of a measured pass over the sum of its ops [1]. What of it is hidden
-        was measured too.
+        ``between`` is the time of a measured pass over the sum of its ops [1], which
+        already includes what overlaps.
         """
         total = np.zeros(len(PARTS))
         for call in calls:
             if self.has_own(call.op):
                 total += call.count * between * self.op(call.op).as_array()
-                continue  # what of it is hidden beside others was measured too
+                continue  # a measured pass includes its overlap: no exposed share
             share = self.engine[call.exposed] if call.exposed else 1.0
             total += call.count * share * self.op(call.op).as_array()
         m, f, r, a, comm, idle = (float(x) for x in total)
         return Cost((m, f, r, a), comm, idle)
 
     def table_time(self, op: Op) -> Timing | None:
-        """What the tables say of ``op``, before any constant of the engine; None if nothing."""
+        """Return what the tables say of ``op``, before any constant of the engine, or None."""
         if isinstance(op, Collective) and self.tables is not None:
             look = self.tables.all_reduce if op.kind == "all_reduce" else self.tables.all_gather
             return look(nbytes=op.nbytes, gpus=op.gpus)
         return self._lookup(op)
 
     def origin(self, op: Op) -> str:
-        """Where the price of ``op`` is from: a table and its row, a constant, or the roofline."""
+        """Say where the price of ``op`` is from: a row of a table, a constant, or the roofline."""
         timing = self._own(op)
         if timing is None and isinstance(op, Elementwise):
             return f"{op.kind} kernel and its bytes"
@@ -164,7 +164,7 @@ class CostModel:
         return op.nbytes_of(self._touched(op)) if isinstance(op, Moe) else op.nbytes
 
     def has_own(self, op: Op) -> bool:
-        """Whether this machine's own kernel was timed, and is part of a timed pass."""
+        """Return True if this machine's own kernel was timed, and is part of a timed pass."""
         own = self.measured
         if own is None or isinstance(op, Collective) or not own.in_passes(op):
             return False
@@ -178,9 +178,9 @@ class CostModel:
         if measured is None or not isinstance(op, Moe):
             return None if measured is None else measured.timing(op)
         share = min(self._touched(op) / op.experts, 1 - 1 / op.experts)
-        missed = np.log1p(-op.top_k / op.experts)  # an expert by a token, by chance
+        missed = np.log1p(-op.top_k / op.experts)  # log of the chance that a token misses an expert
         reached = float(np.log1p(-share) / missed)
-        whole = float(np.log(1 / op.experts) / missed)  # about when all are in use
+        whole = float(np.log(1 / op.experts) / missed)  # tokens until all are used
         sizes = (reached, op.tokens, min(op.tokens, max(reached, whole)))
         times = [measured.timing(replace(op, tokens=tokens)) for tokens in sizes]  # type: ignore[arg-type]
         at, rows, hot = times

@@ -168,7 +168,7 @@ class StepModel:
         return work + (e["v1_eager_extra"] if self.v1 else 0.0), residue
 
     def _add_eager(self, parts: np.ndarray, batch: int, padded: int) -> None:
-        """What runs outside the graphs; without a graph, no step is shorter than its launches."""
+        """Add what runs outside the graphs; without one, no step is shorter than its launches."""
         other = parts[PHASES.index("other")]
         work, idle = self._eager_s(batch)
         other[ASSUMED] += work

@@ -83,7 +83,7 @@ class WidthSteps:
         return self.at(drafted).draft_s(batch, kv_tokens)
 
     def curve(self, batch: int, kv_tokens: float) -> tuple[Floats, Floats]:
-        """What a budget costs: seconds by rows verified, and by width drafted.
+        """Return the cost of a budget in seconds, by rows verified and by width drafted.
 
         The first begins with one row per request, and leaves out the draft; the second with
         width 1.

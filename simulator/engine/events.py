@@ -152,7 +152,7 @@ class EventEngine:
             last = batch
 
     def _needs_lengths(self, batch: Batch) -> bool:
-        """Whether planning this step waits for accepted lengths on the host."""
+        """Return True if planning this step waits for accepted lengths on the host."""
         return self.host_length_sync and self.limits.speculative and batch.prefill is None
 
     def recv_requests(self) -> None:

@@ -34,18 +34,18 @@ class Stage:
 
     @property
     def evidence(self) -> tuple[str, ...]:
-        """What its constants rest on, each kind once."""
+        """Return the kinds of evidence of its constants, each once."""
         return tuple(dict.fromkeys(q.evidence for q in self.quantities))
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where its constants come from, each source once."""
+        """Return the sources of its constants, each once."""
         return tuple(dict.fromkeys(q.source for q in self.quantities))
 
 
 @dataclass(frozen=True, slots=True)
 class HostTime:
-    """What the scheduler thread spends per iteration.
+    """The scheduler thread's time in each iteration.
 
     Parameters
     ----------

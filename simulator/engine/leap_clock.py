@@ -1,4 +1,4 @@
-"""How time passes between two changes of the batch: host thread, GPU stream and copy stream.
+"""The clock between two changes of the batch: host thread, GPU stream and copy stream.
 
 The recurrences of the three engine modes, walked one step at a time or leapt over with cumulative
 sums, and the log of iterations they fill. What a processed result means for requests is the
@@ -228,7 +228,7 @@ class Pipeline:
         return len(gpu_s)
 
     def _gpu_bound(self, batch: int, shortest_s: float) -> bool:
-        """Whether the host stays ahead for steps of at least ``shortest_s``, from here on."""
+        """Return True if the host stays ahead from here on, with no step under ``shortest_s``."""
         c, h = self.clock, self.host
         to_enqueue = h.recv_s + h.get_next_batch(batch) + h.first_launch_s
         process = h.process(batch)

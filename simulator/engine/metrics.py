@@ -195,7 +195,7 @@ def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, floa
 def step_anatomy(
     run: Run, *, step: StepModel | WidthSteps, host: HostTime
 ) -> tuple[dict[str, float], Floats]:
-    """Where a decode step goes, and the seconds of the whole run by evidence.
+    """Divide a decode step into its parts, and the seconds of the whole run by evidence.
 
     Returns mean milliseconds per decode cycle: GPU phases, communication inside them, host work
     and the part of it the GPU waited for, and the period between results. ``gpu_busy`` leaves out

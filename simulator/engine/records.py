@@ -1,4 +1,4 @@
-"""What a run leaves behind: one row per request, one per engine iteration."""
+"""The records that a run leaves: one row per request, and one per engine iteration."""
 
 from dataclasses import dataclass
 

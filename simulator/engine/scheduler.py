@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a batch.
+    """The bounds of a batch.
 
     ``kv_tight`` is False when every running request could grow to its cap at once: then KV can
     never run out, and neither admission nor retraction looks at it.

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Service:
-    """What a fleet did with a list of requests.
+    """The record of a fleet that served a list of requests.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Service:
 
     @property
     def stopped(self) -> bool:
-        """Whether it failed before the end."""
+        """Return True if it failed before the end."""
         return self.tally.over or self.kv_ran_out
 
 
@@ -95,7 +95,7 @@ def serve(
 
 
 def parts(setup: Setup, workload: Workload) -> dict[str, Any]:
-    """What every replica is made of."""
+    """Return what every replica is made of."""
     longest = int(workload.isl.max())
     return {
         "step": setup.step,

@@ -146,7 +146,7 @@ class Replica(LeapEngine):
 
     @property
     def stopped(self) -> bool:
-        """Whether there is no use in going on."""
+        """Return True if there is no use in going on."""
         return self.tally.over or self.kv_ran_out
 
     @property
@@ -220,7 +220,7 @@ class Replica(LeapEngine):
         return int(self._decoded_last and self.pipeline.pending is not None)
 
     def _count_generated(self) -> None:
-        """What the scheduler knows when it decides: tokens of each request, and its foresight."""
+        """Count what the scheduler knows when it decides: tokens of each request, and foresight."""
         s, lim = self.scheduler, self.limits
         full = s.batch_is_full and not self._shrunk
         if s.chunked_req is None and (full or not s.waiting):
@@ -237,7 +237,7 @@ class Replica(LeapEngine):
         s.new_token_ratio = max(lowered, lim.new_token_ratio_min)
 
     def _retracts(self, first: int, batch: int) -> bool:
-        """Whether a decode step since ``first`` would have thrown a request out."""
+        """Return True if a decode step since ``first`` would have thrown a request out."""
         lim = self.limits
         ahead = 2 * lim.block if lim.speculative else 2
         kv = self.kv[first : self.steps]

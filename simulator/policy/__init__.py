@@ -1,1 +1,1 @@
-"""Who chooses how many drafts are verified."""
+"""POLICIES: each chooses how many drafts are verified."""

@@ -99,7 +99,7 @@ def top_slots(survival: npt.NDArray[np.float64], budget: int) -> npt.NDArray[np.
 class Oracle:
     """Knows the latent run of every request and verifies of it what pays.
 
-    Of each step it takes the most of tokens less rate times seconds, with the rate so far of
+    In each step it maximises tokens less rate times seconds, with the rate so far of
     batches of this size: that maximises tokens over seconds of many steps, where the best ratio of
     each step by itself does not. It drafts no wider than it verifies.
     """

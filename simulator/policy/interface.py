@@ -1,4 +1,4 @@
-"""What a policy of verify widths is: it plans each step, and may learn from the results."""
+"""The interface of a policy of verify widths: it plans each step, and may learn from results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one step drafts and verifies.
+    """The widths that one step drafts and verifies.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Policy(Protocol):
 
     @property
     def spread(self) -> float | None:
-        """Of the confidences it asks for [1]; None asks for none."""
+        """Return the spread of the confidences that it asks for [1]; None if it asks for none."""
 
     def start(self, prices: Prices, draws: Draws) -> Chooser:
         """Begin a run."""

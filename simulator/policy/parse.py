@@ -1,4 +1,4 @@
-"""Who decides how many tokens each request verifies: a width per batch, or one per request.
+"""Policies as users name them: each decides a width per batch, or one per request.
 
 ========================= ====================================================================
 fixed                     the scenario's block, always

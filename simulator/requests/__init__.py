@@ -1,1 +1,1 @@
-"""What a run is drawn from: workload, acceptance laws, survival, expected moments."""
+"""THE DRAWS OF A RUN: workload, acceptance laws, survival, expected moments."""

@@ -54,7 +54,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class ConfidenceHead:
-    """What a calibrated confidence head knows of each cycle before it is verified.
+    """The knowledge of a calibrated confidence head about each cycle before it is verified.
 
     Each cycle has a factor V on the hazard of rejection, with gamma law of mean one, and given V
     the drafts survive with ``exp(-V g_k)``. ``g_k = (S_k^-spread - 1) / spread`` makes the mean
@@ -116,7 +116,7 @@ def draw_latent(
 ) -> Draws:
     """Draw what the widest verify would commit, for policies to cut.
 
-    The same stream as :func:`draw_commits`: a policy that never cuts commits the same.
+    It reads the same stream as :func:`draw_commits`: a policy that never cuts commits the same.
 
     Parameters
     ----------

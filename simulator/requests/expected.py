@@ -42,7 +42,7 @@ class Expectation:
     def adjusted(
         self, *, rejection: float = 0.0, decay: float = 0.0, correlation: float = 0.0
     ) -> "Expectation":
-        """The same with other parameters, where the law has them.
+        """Return the same expectation with other parameters, where the law has them.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""How many tokens each verify cycle commits.
+"""Laws that say how many tokens each verify cycle commits.
 
 Every sampler inverts one exponential draw per cycle, ``accepted = #{k < block : E >= H_k}`` with
 ``H_k = -ln S_k``. The draws do not depend on the block, nor the first cycles on how many follow, so
@@ -51,7 +51,7 @@ class ParametricAcceptance:
     Parameters
     ----------
     length_correlation
-        Of the normal scores of a request's length and of its acceptance: above 0 long answers
+        Correlation of the normal scores of a request's length and acceptance: above 0 long answers
         accept more. The mean over requests stays, tokens over cycles moves [1].
     """
 
@@ -72,7 +72,7 @@ class ParametricAcceptance:
 
     @property
     def by_length(self) -> bool:
-        """Whether a request's length says something about it; not where all requests are alike."""
+        """True if a request's length tells something about it; False where all are alike."""
         return self.length_correlation != 0 and self.params.theta > 0
 
     def survival(self) -> Survival:
@@ -84,7 +84,7 @@ class ParametricAcceptance:
         return _invert(rng, hazards, requests=requests, cycles=cycles, factors=factors)
 
     def rows_by_length(self, seed: int, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Which row of the draw seeded with ``seed`` serves each request, given its length.
+        """Return which row of the draw seeded with ``seed`` serves each request, given its length.
 
         The rows are dealt out again, a Gaussian copula between length and acceptance; what each
         row holds does not change, so the mean over requests does not either.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-BEND = 6  # e^6: a run that bends harder is a step
+BEND = 6  # search bound: beyond exp(6) the curve is a step function
 
 
 def root(f: Callable[[float], float], a: float, b: float) -> float:

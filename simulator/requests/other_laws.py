@@ -25,7 +25,7 @@ def accept_length(expectation: Expectation) -> float:
 
 
 def with_accept_length(expectation: Expectation, length: float) -> Expectation:
-    """The same kind of law with another mean accept length.
+    """Return a law of the same kind with another mean accept length.
 
     A parametric law keeps its decay and its spread between requests, a table or histogram has its
     survival raised to a power.
@@ -63,7 +63,7 @@ def _moved(law: Acceptance, length: float) -> Acceptance:
 
 
 def truncated(expectation: Expectation, block: int) -> Expectation:
-    """The same drafter verified at a smaller width."""
+    """Return the law of the same drafter verified at a smaller width."""
     law = expectation.acceptance
     if isinstance(law, ParametricAcceptance):
         return replace(expectation, acceptance=replace(law, block=block))

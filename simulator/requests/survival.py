@@ -1,4 +1,4 @@
-"""How many drafts survive a verify: distributions, and the two numbers that pin one down.
+"""Distributions of the drafts that survive a verify, and the two numbers that pin one down.
 
 With ``accepted`` the drafts accepted in one verify cycle, ``S_k = P(accepted >= k)`` and the cycle
 commits ``accepted + 1`` tokens, so the accept length at block ``B`` is ``1 + S_1 + ... + S_{B-1}``.
@@ -99,7 +99,7 @@ class Survival:
         return 1 + float(self.s.sum())
 
     def truncate(self, block: int) -> "Survival":
-        """The same drafter verified at a smaller block; a larger one is not extrapolated."""
+        """Return the same drafter verified at a smaller block; a larger one is not extrapolated."""
         if not 1 <= block <= self.gamma + 1:
             msg = f"block {block} is outside 1..{self.gamma + 1}, the range this survival covers"
             raise UsageError(msg)

@@ -178,7 +178,7 @@ def fixed_workload(
 def open_loop(
     workload: Workload, *, rate: float, burstiness: float, rng: np.random.Generator
 ) -> Workload:
-    """The same requests with gamma inter-arrival times (shape 1 is Poisson), all of them measured.
+    """Return the same requests with gamma inter-arrival times (shape 1: Poisson), all measured.
 
     Parameters
     ----------

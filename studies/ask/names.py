@@ -1,4 +1,4 @@
-"""What SGLang and its benchmark call the fields of a scenario: taken everywhere, shown nowhere."""
+"""The names that SGLang and its benchmark give to fields: taken everywhere, shown nowhere."""
 
 ENGINE_NAMES = {
     "tp_size": "tp",

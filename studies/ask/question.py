@@ -1,4 +1,4 @@
-"""What was asked: scenario fields from flags, a launch command, a preset and the defaults.
+"""The question: scenario fields from flags, a launch command, a preset and the defaults.
 
 The nearest layer wins, and what a nearer value rules out farther away is dropped: ``--isl`` drops a
 preset's data set, ``--gpu`` the attention backend that went with the preset's GPU.
@@ -173,7 +173,7 @@ def combinations(
 ) -> Iterator[tuple[Any, ...]]:
     """Values of the axes, the first axis outermost; no scenario comes twice.
 
-    Of several methods each takes only the fields that apply to it: ``--method none,dflash --block
+    Each of several methods takes only the fields that apply to it: ``--method none,dflash --block
     8,16`` is three scenarios. A single method refuses what it cannot take.
     """
     seen: set[str] = set()

@@ -37,7 +37,7 @@ class Point:
     number
         Its place among the rows, from 0.
     values
-        Of the axes.
+        Values of the axes.
     group
         Points of one group differ in how they speculate, and share their plain decoding.
     """
@@ -216,7 +216,7 @@ def _spelled(where: str, name: str, parts: Sequence[Any]) -> Iterator[Any]:
 
 
 def _reader(name: str) -> Callable[[str, str], list[Any]]:
-    """How the text of a field is read."""
+    """Return the reader of a field's text."""
     if name in SWEEPABLE:
         return SWEEPABLE[name]
     kinds = _kinds(Scenario.model_fields[name].annotation)

@@ -1,4 +1,4 @@
-"""Where speculation starts to pay: other blocks, and the accept length that breaks even."""
+"""Break-even points of speculation: other blocks, and the accept length that is needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class AtBlock:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Where speculation equals plain decoding in the first run of the scenario.
+    """The points where speculation equals plain decoding in the first run of the scenario.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What an answer hangs on: local elasticities, one quantity at a time.
+"""Local elasticities: how an answer follows one quantity at a time.
 
 An elasticity is the relative change of speed per relative change of one quantity, by a central
 difference of two replays with common random numbers.
@@ -33,7 +33,7 @@ _RATES: dict[str, tuple[Rate, str]] = {
 
 @dataclass(frozen=True)
 class Elasticity:
-    """How the speed follows one quantity.
+    """The change of the speed with one quantity.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ _RUNS_EACH, _RUNS_ONCE = 11, 75
 
 @dataclass(frozen=True)
 class Ground:
-    """What a part of the answer rests on."""
+    """A part of the answer, and the evidence and source that it rests on."""
 
     part: str
     evidence: str
@@ -46,12 +46,12 @@ class Explanation:
     rungs
         From plain decoding to the answer; none without speculation.
     speedup
-        Of the quantity that ``rungs`` follow: throughput, or in an open loop the speed of one
+        Speed-up in what ``rungs`` follow: throughput, or in an open loop the speed of one
         request.
     break_even
         None without speculation.
     stages
-        What the scheduler thread does in a decode cycle, hidden or not.
+        Stages of the scheduler thread in a decode cycle, hidden or not.
     """
 
     result: Result

@@ -39,9 +39,9 @@ class PhaseDetail:
     name
         One of :data:`NAMES`.
     requests, ctx
-        Of the step: running requests, and cached tokens of each.
+        Running requests of the step, and cached tokens of each.
     seconds
-        Of the phase [s].
+        Time of the phase [s].
     ops
         What runs on the GPU, in order; empty for the host.
     stages

@@ -50,7 +50,7 @@ class Replay:
 
     @property
     def open_loop(self) -> bool:
-        """Whether requests arrive by a rate."""
+        """Return True if requests arrive by a rate."""
         return self.setup.scenario.rate is not None
 
     def speed(self, setup: Setup, expectation: Expectation | None, *, runs: int = 1) -> float:
@@ -65,7 +65,7 @@ class Replay:
         return result.values["output_throughput"]
 
     def requests(self, run: int) -> Requests:
-        """What run number ``run`` serves."""
+        """Return the requests that run number ``run`` serves."""
         if run not in self._requests:
             whole = requests_of(self.setup, run)
             clients = max(2, whole.workload.conc)

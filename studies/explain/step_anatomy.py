@@ -36,12 +36,12 @@ class OpTime:
     evidence
         What its time rests on.
     nbytes, flops
-        Of all launches, memory traffic or bytes over the link.
+        Sum over all launches: memory traffic or bytes over the link.
     bound
         The ceiling it is nearest to: ``memory``, ``compute``, ``link``, or ``latency`` where even
         the ceiling would take less than a kernel's fixed time.
     memory_share, compute_share, link_share
-        Of the peaks of the device sheet, while it runs [1].
+        Shares of the peaks of the device sheet, while it runs [1].
     origin
         Where the price is from: a table and its row, a constant, or the roofline.
     """

@@ -42,7 +42,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Solved:
-    """What a search found of one candidate.
+    """The result of a search for one candidate.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ _APART_S = 1e4
 
 @dataclass(frozen=True)
 class Load:
-    """Where the time of a fleet's servers goes, over all of them.
+    """The time of a fleet's servers, divided by what they spend it on.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Fleet:
 
     @property
     def room(self) -> str:
-        """How many more requests it takes, in words."""
+        """Say how many more requests it takes."""
         more = f"{100 * (self.headroom - 1):.0f} %"
         return f"{more} or more" if self.unbroken else more
 
@@ -128,7 +128,7 @@ class Fleet:
 
     @property
     def usd_per_mtok_out(self) -> dict[str, float]:
-        """The same per million output tokens, at the demand as it is [USD]."""
+        """Return the price per million output tokens, at the demand as it is [USD]."""
         million_h = self.output_tok_s * HOUR_S / MEGA
         return {end: usd / million_h for end, usd in self.usd_per_hour.items()}
 
@@ -142,7 +142,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Nearest:
-    """How close a server comes that answers one request at a time.
+    """The nearest miss: a server that answers one request at a time, and how close it comes.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Limit:
-    """How far a fleet can be pushed: the last factor that is fine, and the first that is not.
+    """The limit of a fleet: the last factor of load that is fine, and the first that is not.
 
     No factor was seen that is not, if ``bad`` is None.
     """
@@ -271,7 +271,7 @@ def _evidence(judge: Judge, setup: Setup, load: Load) -> dict[str, float]:
 
 
 def load_of(service: Service, setup: Setup) -> Load:
-    """What the servers of a simulation did."""
+    """Return what the servers of a simulation did."""
     rows = [_of_one(engine, setup) for engine in service.engines if engine.pipeline.log.spans]
     busy, prefill, host, span, steps, requests, full, kv = np.array(rows).T
     decode = busy.sum() - prefill.sum()
@@ -308,7 +308,7 @@ def _of_one(engine: Replica, setup: Setup) -> tuple[float, ...]:
 
 
 def binds(broke: str, load: Load, setup: Setup) -> str:
-    """What stops a fleet, in words: memory, state slots, a cap, the host, or the GPUs."""
+    """Say what stops a fleet: memory, state slots, a cap, the host, or the GPUs."""
     memory = setup.memory
     late = f"{WORDS[broke]} breaks first; " if broke in WORDS else ""
     if broke == "queue":

@@ -76,7 +76,7 @@ class Demand:
 
 
 def faster(workload: Workload, times: float) -> Workload:
-    """The same requests, arriving so many times as fast."""
+    """Return the same requests, arriving so many times as fast."""
     assert workload.arrival_s is not None
     return replace(workload, arrival_s=workload.arrival_s / times)
 
@@ -159,7 +159,7 @@ def led_in(trace: Trace, seconds: float, *, lead_s: float | None = None) -> tupl
     Parameters
     ----------
     lead_s
-        Of the trace before the stretch [s]; as long as the stretch, up to ``LEAD_IN_S``.
+        Part of the trace before the stretch [s]; as long as the stretch, up to ``LEAD_IN_S``.
     """
     at = trace.arrival_s
     if at is None:

@@ -23,7 +23,7 @@ from dflash_sim.studies.plan.objective import Kept, Slo, kept
 
 _HELD_BYTES = 250_000_000  # of commits, in each process
 _BATCHES = 10  # of each half, whose means are nearly independent
-_MORE = 1 / 4  # of what was there; it doubles and more where all that comes too fast stays
+_MORE = 1 / 4  # growth of a queue that counts as unstable; an overloaded one doubles
 _SOME = 1 / 10  # of what is in flight, so that a short queue may become less short
 _SIGNIFICANT = 3.0  # standard errors
 _FILLED = 3.0  # times a mean answer, after which a fleet holds what it will hold
@@ -32,7 +32,7 @@ _AT_CONC = 32  # requests in flight at which the uncertainty of time is taken
 
 @dataclass(frozen=True)
 class Question:
-    """What is planned.
+    """The question of a plan.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def held(scenario: Scenario, demand: Demand, conc: int) -> Scenario:
 
 
 def grows(service: Service, replicas: int, *, lead: int = 0) -> bool:
-    """Whether requests pile up, in the later half of those that are judged against the earlier.
+    """Return True if requests pile up in the later half of those that are judged.
 
     More wait, or are in flight, by a quarter, by one a server, and by three standard errors of
     batch means. What is in flight says nothing while a fleet still fills.
@@ -171,7 +171,7 @@ class Judge:
         return self._expectations[key]
 
     def _law(self, setup: Setup) -> tuple[object, ...]:
-        """What acceptance depends on: candidates that share it share their draws too."""
+        """Return what acceptance depends on: candidates that share it share their draws too."""
         s = setup.scenario
         return s.model, s.draft_model, s.method, setup.block, s.acceptance
 
@@ -195,7 +195,7 @@ class Judge:
         return self._spread[i]
 
     def slow(self, i: int) -> float:
-        """How much longer than predicted all times are, at the quantile of the confidence [1]."""
+        """Return how much longer than predicted all times are, at the confidence's quantile [1]."""
         return math.exp(self.question.z * self.spread(i))
 
     def draws(self, i: int, run: int) -> Draws:
@@ -256,16 +256,16 @@ class Judge:
         return serve(setup, work, draws, replicas=replicas, router=router, tally=tally)
 
     def kept(self, service: Service, *, slow: float = 1.0) -> Kept:
-        """How far a whole simulation kept the objective."""
+        """Return how far a whole simulation kept the objective."""
         demand = self.question.demand
         return kept(service, demand.runs[0], self.question.slo, slow=slow, lead=demand.lead)
 
     def verdict(self, i: int, replicas: int, **how: Any) -> Verdict:
-        """Whether one run of a fleet meets the objective; ``how`` is :meth:`serve`'s."""
+        """Judge one run of a fleet by the objective; ``how`` is :meth:`serve`'s."""
         return self.broken(i, replicas, **how)[1]
 
     def broken(self, i: int, replicas: int, **how: Any) -> tuple[Service, Verdict]:
-        """The same with the simulation, which stops where the objective is missed."""
+        """Return the verdict with the simulation, which stops where the objective is missed."""
         service = self.serve(i, replicas, **how, early=True)
         broke = ""
         if service.kv_ran_out:
@@ -278,7 +278,7 @@ class Judge:
         return service, Verdict(broke)
 
     def _falls_behind(self, i: int, service: Service, replicas: int) -> bool:
-        """Whether what waits grows, at one rate; else whether too many are left waiting."""
+        """Return True if what waits grows, at one rate; else if too many are left waiting."""
         if self.question.demand.steady and grows(service, replicas, lead=self.question.demand.lead):
             return True
         if not self.question.slo.must_keep_up:
@@ -289,7 +289,7 @@ class Judge:
         return waiting > max(self.question.slo.budget(n), room)
 
     def meets(self, i: int, replicas: int, *, slow: float, prefill: float = 1.0) -> bool:
-        """Whether every run meets it."""
+        """Return True if every run meets it."""
         runs = range(len(self.question.demand.runs))
         how = {"slow": slow, "prefill": prefill}
         return all(self.verdict(i, replicas, run=run, **how).met for run in runs)

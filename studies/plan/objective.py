@@ -1,4 +1,4 @@
-"""What a fleet owes its users: latencies that a share of all requests must keep."""
+"""The promise of a fleet to its users: latencies that a share of all requests must keep."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,11 +63,11 @@ class Slo:
 
     @property
     def must_keep_up(self) -> bool:
-        """Whether nothing else notices a queue that grows."""
+        """Return True if nothing else notices a queue that grows."""
         return self.ttft_s is None and self.e2e_s is None
 
     def budget(self, requests: int) -> int:
-        """How many of so many requests may break a limit."""
+        """Return how many of so many requests may break a limit."""
         return int(requests * (_HUNDRED - Decimal(str(self.percentile))) / _HUNDRED)
 
     def tally(
@@ -88,14 +88,14 @@ class Slo:
 
 @dataclass(frozen=True)
 class Kept:
-    """How far a fleet kept an objective.
+    """The record of how far a fleet kept an objective.
 
     Parameters
     ----------
     quantile_s
-        Of each latency, the value that ``percentile`` percent of the requests do not exceed [s].
+        For each latency, the value that ``percentile`` percent of the requests do not exceed [s].
     share
-        Of the requests that keep each limit [1].
+        Share of the requests that keep each limit [1].
     all_limits
         Share of the requests that keep every limit at once [1].
     goodput
@@ -103,7 +103,7 @@ class Kept:
     waiting
         Requests without a first token when the last one arrives.
     mean_e2e_s
-        Of the requests that were answered [s].
+        Latencies of the requests that were answered [s].
     """
 
     quantile_s: Mapping[str, float]

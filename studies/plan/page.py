@@ -80,7 +80,7 @@ def _fleet(role: str, fleet: Fleet, found: Plan) -> Iterator[RenderableType]:
 
 
 def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
-    """What is said about a fleet, label by label."""
+    """Return what is said about a fleet, label by label."""
     q = found.question
     runs = len(q.demand.runs)
     sure = percent_of(q.confidence)
@@ -191,7 +191,7 @@ def candidate_rows(found: Plan) -> list[tuple[str, ...]]:
 
 
 def footnotes(found: Plan) -> list[str]:
-    """How to read the table, and what is not in it."""
+    """Say how to read the table, and what is not in it."""
     out = [
         "USD at typical prices; >=: given up there, no better than the best by GPUs or any price"
     ]
@@ -204,7 +204,7 @@ def footnotes(found: Plan) -> list[str]:
 
 
 def warnings(found: Plan) -> list[str]:
-    """What to distrust, each once."""
+    """Say what to distrust, each once."""
     out: list[str] = []
     for _, fleet in roles(found):
         setup = fleet.setup
@@ -232,13 +232,13 @@ def warnings(found: Plan) -> list[str]:
 
 
 def sources(found: Plan) -> str:
-    """What the best fleets rest on, on average."""
+    """Say what the best fleets rest on, on average."""
     each = [fleet.evidence for fleet in found.fleets.values()]
     return f"sources: {shares({k: sum(e[k] for e in each) / len(each) for k in each[0]})}"
 
 
 def ttft_warning(found: Plan) -> str:
-    """What verdicts on TTFT and E2E are worth."""
+    """Say what verdicts on TTFT and E2E are worth."""
     low, high = TTFT_SHORT
     told = [f"{fleet.title} {prefills(fleet)}" for fleet in found.fleets.values()]
     return (
@@ -249,7 +249,7 @@ def ttft_warning(found: Plan) -> str:
 
 
 def prefills(fleet: Fleet) -> str:
-    """Whether it keeps the objective where prefills are longer than predicted."""
+    """Say whether the fleet keeps the objective where prefills are longer than predicted."""
     return ", ".join(
         f"{'keeps' if met else 'does not keep'} the objective with prefills {factor:.1f} x as long"
         for factor, met in fleet.prefills.items()

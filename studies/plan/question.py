@@ -1,4 +1,4 @@
-"""What ``plan`` is asked: candidates, demand and objective, from flags."""
+"""The question of ``plan``: candidates, demand and objective, from flags."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -122,7 +122,7 @@ def question(
 
 
 def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) -> str:
-    """What :func:`question` is asked, with its candidates, and where every value is from.
+    """Return what :func:`question` is asked, with its candidates, and where every value is from.
 
     Parameters
     ----------

@@ -290,7 +290,7 @@ def _evidence(report: Report, found: Plan, shown: Sequence[Behaviour]) -> None:
 
 
 def _scenario(result: Result, found: Plan) -> Iterator[tuple[str, str]]:
-    """What the server of the fewest GPUs is, and what its times rest on."""
+    """Describe the server of the fewest GPUs, and what its times rest on."""
     skipped = {"conc", "rate", "runs", "num_prompts", "isl", "osl", "dataset", "burstiness"}
     for name, value in effective(result).items():
         if value is not None and name not in skipped:

@@ -118,7 +118,7 @@ Key = tuple[float, float]
 
 
 def _key(s: Survey, objective: str, replicas: float) -> Key | None:
-    """What is compared: less is better; of equal fleets the first that was searched stays."""
+    """Return what is compared: less is better; of equal fleets the first stays."""
     gpus = replicas * s.tp
     typical = s.usd("typical", replicas)
     if objective == "gpus":

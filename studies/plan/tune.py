@@ -1,8 +1,8 @@
-"""Which verify width serves most tokens at each batch size, in the words of vLLM and of SGLang.
+"""The verify width that serves most tokens at each batch size, in the words of vLLM and SGLang.
 
 For each batch and width, requests in the middle of their answers are decoded on the simulated
-engine until steps repeat: the period of a step times nothing but itself. Tokens per step come from
-the latent run of many requests, cut at the width, so that widths differ by nothing but the width.
+engine until steps repeat, so that only the steady period of a step is measured. Tokens per step
+come from the latent run of many requests, cut at the width, so that nothing else differs.
 """
 
 import json
@@ -76,7 +76,7 @@ class Tuned:
 
     @property
     def chosen(self) -> dict[int, int]:
-        """The same, but changed from batch to batch, and from the widest, for a clear gain only."""
+        """Return a width for each batch size, changed from the widest for a clear gain only."""
         found: dict[int, int] = {}
         at = self.widths.index(self.widest)
         for batch, speeds in zip(self.batches, self.tok_s, strict=True):

@@ -80,7 +80,7 @@ TEMPLATE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows.
+    """An axis: what it shows and how it is labelled.
 
     Parameters
     ----------

@@ -50,11 +50,11 @@ class Point:
 
     @property
     def error(self) -> float:
-        """How far the prediction is above the observation [1]."""
+        """Return how far the prediction is above the observation [1]."""
         return self.predicted / self.observed - 1
 
     def interval_error(self) -> tuple[float | None, float | None]:
-        """The same of both ends of the interval [1]."""
+        """Return the errors of both ends of the interval [1]."""
         low, high = (v and v / self.observed - 1 for v in (self.low, self.high))
         return low, high
 
@@ -168,7 +168,7 @@ def _summary(points: Sequence[Point]) -> str:
 
 
 def _diagonal(ends: tuple[float, float], band: float) -> list[dict[str, Any]]:
-    """Where a prediction is right, and where it is within the band."""
+    """Draw the line where a prediction is right, and the band around it."""
     low, high = ([v * (1 + side) for v in ends] for side in (-band, band))
     style = {"name": f"within {100 * band:g} %", "showlegend": True, "legendrank": 2000}
     line = {"color": "var(--muted)", "width": 1}
@@ -177,7 +177,7 @@ def _diagonal(ends: tuple[float, float], band: float) -> list[dict[str, Any]]:
 
 
 def _hovering(points: Sequence[Point], axis: Axis, interval: str) -> dict[str, Any]:
-    """What a point says when the pointer is on it."""
+    """Return what a point says when the pointer is on it."""
     texts = []
     for p in points:
         unit = plain(f" {axis.unit}" if axis.unit else "")
@@ -205,7 +205,7 @@ def _error_whiskers(points: Sequence[Point], *, color: str) -> dict[str, Any]:
 
 
 def _error_axis(shown: Iterable[float], band: float) -> dict[str, Any]:
-    """As far to the left as to the right of no error at all."""
+    """Return an axis that reaches as far to the left of no error as to the right."""
     most = 110 * max(2 * band, *map(abs, shown), 0)
     return {
         "title": {"text": f"error [%], shaded within {100 * band:g} %"},

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 
 def shares(evidence: Mapping[str, float]) -> str:
-    """What a result rests on, in whole percent that add up to a hundred."""
+    """Say what a result rests on, in whole percent that add up to a hundred."""
     ends = [round(100 * x) for x in accumulate(evidence.values())]
     parts = (b - a for a, b in zip([0, *ends], ends, strict=False))
     return ", ".join(f"{name} {n} %" for name, n in zip(evidence, parts, strict=True))

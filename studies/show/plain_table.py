@@ -32,7 +32,7 @@ class Table:
         return "\n".join([f"== {self.title} ==", *shown])
 
     def markdown(self) -> str:
-        """The same as a Markdown table."""
+        """Return this table in Markdown."""
         lines = [self.head, ("---",) * len(self.head), *self.rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""What ``dflash-sim list`` shows: the sheets that can be named, one flat row each."""
+"""The lists of ``dflash-sim list``: the sheets that can be named, one flat row each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def rows(kind: str) -> list[dict[str, Any]]:
 
 
 def table(listed: Sequence[Mapping[str, Any]]) -> Table:
-    """The same rows for a terminal."""
+    """Return the rows as a table for a terminal."""
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=LABEL)
     for name, value in listed[0].items() if listed else ():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)

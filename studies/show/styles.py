@@ -1,3 +1,3 @@
-"""How words stand out on a terminal."""
+"""Styles of words that stand out on a terminal."""
 
 LABEL, STRONG = "cyan", "bold"

@@ -29,7 +29,7 @@ def phase_title(name: str, setup: Setup) -> str:
 
 
 def published_note(result: Result) -> str:
-    """How far the nearest published point is, or that there is none."""
+    """Say how far the nearest published point is, or that there is none."""
     point, error = result.published, result.published_error
     if point is None or error is None:
         return "no published point for this scenario"

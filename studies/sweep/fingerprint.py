@@ -1,4 +1,4 @@
-"""What rows depend on besides their scenario: the program, its sheets, and the user's files."""
+"""A fingerprint of all that rows depend on besides their scenario: program, sheets, own files."""
 
 import hashlib
 from collections.abc import Iterable

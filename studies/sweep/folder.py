@@ -109,7 +109,7 @@ class SweepFolder:
             self._put_study()
 
     def _put_study(self) -> None:
-        """Of shards that begin at once, one puts the file, and the others read it."""
+        """Put the study's file; of shards that begin at once one does, and the others read it."""
         scratch = self.path / f".{STUDY}-{socket.gethostname()}-{os.getpid()}"
         try:
             scratch.write_text(json.dumps(self._content(), indent=2) + "\n", encoding="utf-8")
@@ -142,11 +142,11 @@ class SweepFolder:
         return Lock(self.path / f"points-{shard}.lock", note)
 
     def journal(self, shard: Shard) -> "Journal":
-        """Where the points of a shard go."""
+        """Return the file that the points of a shard go to."""
         return Journal(self._journal(shard))
 
     def done(self) -> dict[int, tuple[Path, int]]:
-        """Where each answered point is: file and offset [byte]."""
+        """Return where each answered point is: file and offset [byte]."""
         found: dict[int, tuple[Path, int]] = {}
         for path in self._journals():
             offset = 0
@@ -217,7 +217,7 @@ class Journal:
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """What the folder says of its study."""
+    """Read the study that the folder was begun for."""
     path = folder / STUDY
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -240,7 +240,7 @@ def digest(names: Sequence[str]) -> str:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """What two studies do not share, in words; nothing if they ask for the same points."""
+    """Say what two studies do not share; nothing if they ask for the same points."""
     asked = ("scenario", "grid")
     if all(there.get(name) == value for name, value in here.items() if name not in asked):
         return

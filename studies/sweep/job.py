@@ -85,7 +85,7 @@ def crew_for(
 
 @dataclass(frozen=True)
 class Left:
-    """What a shard has to do.
+    """The points that a shard still has to answer.
 
     Parameters
     ----------

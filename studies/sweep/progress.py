@@ -1,4 +1,4 @@
-"""How far a sweep is, how fast, and how long it will take: on stderr."""
+"""The progress of a sweep on stderr: how far it is, how fast, and how long it will take."""
 
 import sys
 import time

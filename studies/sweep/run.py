@@ -119,7 +119,7 @@ def answer_all(
 def _set_aside(
     study: Study, points: Collection[Point], aside: Mapping[int, Bug | Lost]
 ) -> Exception:
-    """What happened, by the first bug, or else by the first loss."""
+    """Return an error that tells of the first bug, or else of the first loss."""
     bugs = [number for number, why in aside.items() if isinstance(why, Bug)]
     first = (bugs or list(aside))[0]
     asked = next(study.scenario(p) for p in points if p.number == first)

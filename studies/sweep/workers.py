@@ -1,4 +1,4 @@
-"""Who answers points: this process, processes of this machine, or those of a Ray cluster.
+"""Workers that answer points: this process, processes of this machine, or those of a Ray cluster.
 
 Every crew is driven alike, one point to a worker at a time, so that a point is in flight or
 written, and rows cannot depend on who answered them.
@@ -21,7 +21,7 @@ from dflash_sim.studies.predict.table import answer_row
 
 @dataclass(frozen=True)
 class How:
-    """How points are answered: the options of ``predict``."""
+    """The options of ``predict`` with which points are answered."""
 
     simulator: str = "auto"
     baseline: bool = True

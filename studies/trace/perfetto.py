@@ -62,7 +62,7 @@ class Sample:
 
 @dataclass
 class Timeline:
-    """What one process did: intervals that nest within each lane, and counts."""
+    """The timeline of one process: intervals that nest within each lane, and counts."""
 
     title: str
     intervals: list[Interval] = field(default_factory=list)

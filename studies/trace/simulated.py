@@ -147,7 +147,7 @@ def _phase(
 
 
 def _shares(spent: np.ndarray) -> dict[str, float]:
-    """What a phase rests on."""
+    """Return the shares of evidence that a phase rests on."""
     by = dict(zip(EVIDENCE, by_evidence(spent) / seconds_of(spent), strict=True))
     return {name: round(float(x), _SHARE_DECIMALS) for name, x in by.items() if x}
 
