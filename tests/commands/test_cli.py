@@ -563,7 +563,7 @@ MISTAKES = [
     ("--isl 64 --osl 64 --dataset gsm8k", 2, ["dataset and isl/osl exclude", "give one"]),
     ("--conc 4 --rate 2", 2, ["conc (closed loop) and rate (open loop) exclude", "give one"]),
     ("--method none --block 8", 2, ["method none takes no block", "drop"]),
-    ("--method dflash --steps 4", 2, ["method dflash takes no steps; give block", "give --block"]),
+    ("--method dflash --steps 4", 2, ["method dflash takes no steps; give block"]),
     ("--method mtp", 2, ["method mtp needs its draft steps", "--steps 3"]),
     ("--method mtp --steps 3 --model qwen3-8b", 2, ["no native MTP", "Try --method dflash"]),
     ("--method eagle3 --steps 3", 3, ["no EAGLE-3 head", "have: llama", "path to its config"]),
