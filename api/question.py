@@ -42,7 +42,7 @@ class Question(TypedDict, total=False):
     policy: Word
     engine: Word
     calibration: Word | File
-    generation: Word
+    build: Word
     engine_mode: Word
     attention_backend: Word
     max_running_requests: Whole

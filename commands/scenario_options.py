@@ -68,7 +68,7 @@ class ScenarioOptions:
     calibration: Annotated[
         Str, option(ENGINE, "Fitted constants: shipped, none, or a file of calibrate fit")
     ]
-    generation: Annotated[Str, option(ENGINE, "Build of the engine, if not the sheet's")]
+    build: Annotated[Str, option(ENGINE, "Build of the engine, if not the sheet's")]
     engine_mode: Annotated[
         Str, swept(ENGINE, "v1, v2-sync or v2 (overlap)", completer(lambda: MODES))
     ]

@@ -16,9 +16,10 @@ from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import find_sheet
 
-KINDS = ("constant", "correlation", "rejection", "decay", "generation")
+KINDS = ("constant", "correlation", "rejection", "decay", "build")
 SCALES = ("log", "logit", "atanh", "linear")
 FORMAT = 1
+_FORMERLY = {"generation": "build"}  # how files written before the release name a kind
 _KEPT = 8  # calibrations that stay parsed
 
 Floats = npt.NDArray[np.float64]
@@ -33,9 +34,9 @@ class Parameter:
     kind
         ``constant`` of the engine sheet; ``correlation`` of answer length and acceptance, by data
         set; ``rejection`` and ``decay`` of acceptance, by cell: the log of the factor on the
-        rejection rate, and what adds to beta; ``generation``: time factor of another build.
+        rejection rate, and what adds to beta; ``build``: time factor of another build.
     key
-        The constant, data set, cell or generation.
+        The constant, data set, cell or build.
     scale
         ``log``, ``logit``, ``atanh`` or ``linear``.
     prior, sd
@@ -123,16 +124,16 @@ class Calibration:
         return np.sqrt(np.diagonal(self.covariance))
 
     @property
-    def generations(self) -> tuple[str, ...]:
+    def builds(self) -> tuple[str, ...]:
         """Builds with a time factor of their own."""
-        return tuple(p.key for p in self.parameters if p.kind == "generation")
+        return tuple(p.key for p in self.parameters if p.kind == "build")
 
-    def applied(self, engine: EngineSheet, generation: str | None = None) -> EngineSheet:
+    def applied(self, engine: EngineSheet, build: str | None = None) -> EngineSheet:
         """The engine sheet with the fitted constants, for a build if its time factor is known."""
         values = self.values
         found = {p.key: values[p.name] for p in self.parameters if p.kind == "constant"}
-        if generation in self.generations:
-            found["time_factor"] = values[f"generation:{generation}"]
+        if build in self.builds:
+            found["time_factor"] = values[f"build:{build}"]
         return engine.fitted(found)
 
     def to_toml(self) -> str:
@@ -203,11 +204,12 @@ def _parsed(text: str, path: Path) -> Calibration:
 def _from(raw: Mapping[str, Any]) -> Calibration:
     parameters, mean, sd = [], [], []
     for p in raw["parameters"]:
-        if p["kind"] not in KINDS or p["scale"] not in SCALES:
+        kind = _FORMERLY.get(p["kind"], p["kind"])
+        if kind not in KINDS or p["scale"] not in SCALES:
             msg = f"parameter of kind {p['kind']!r} on scale {p['scale']!r}"
             raise ValueError(msg)
         prior, prior_sd = p["prior"]
-        parameters.append(Parameter(p["kind"], p["key"], p["scale"], float(prior), float(prior_sd)))
+        parameters.append(Parameter(kind, p["key"], p["scale"], float(prior), float(prior_sd)))
         mean.append(float(p["mean"]))
         sd.append(float(p["sd"]))
     covariance = _covariance(sd, raw["posterior"]["correlation"])

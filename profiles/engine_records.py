@@ -105,7 +105,7 @@ class FitPriors:
     decay_borrowed: float
     unconfirmed_gpu: float
     roofline_gpu: float
-    generation: float
+    build: float
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class FitSheet:
 
     Parameters
     ----------
-    generation
+    build
         The build that the constants are of.
     free, shares, uncertain
         Constants that are fitted; those of them between 0 and 1; those that are uncertain and
@@ -123,7 +123,7 @@ class FitSheet:
         Without a calibration: what a fit leaves, by setting and by row [1].
     """
 
-    generation: str
+    build: str
     free: tuple[str, ...]
     shares: tuple[str, ...]
     uncertain: tuple[str, ...]

@@ -60,7 +60,7 @@ class EngineSheet:
 
     def is_home(self, build: str | None) -> bool:
         """Return True if the constants are of this build, named by its date or by its version."""
-        return build in (None, self.fit.generation, self.name.rpartition("-")[2])
+        return build in (None, self.fit.build, self.name.rpartition("-")[2])
 
     def _replaced(self, si_values: Mapping[str, float], *, evidence: str | None) -> "EngineSheet":
         changed = dict(self.constants)

@@ -29,11 +29,11 @@ def cautions(
             f"{measured.path.name} was measured for {measured.scope['model']} on "
             f"{measured.scope['tp']} ranks: anything that differs from that falls back to tables"
         )
-    if not known_build(s.generation, engine, calibration):
-        spread = engine.fit.priors.generation
+    if not known_build(s.build, engine, calibration):
+        spread = engine.fit.priors.build
         out.append(
-            f"build {s.generation} is not among the fitted ones; predicted as "
-            f"{engine.fit.generation}, and the interval allows for +-{spread:.0%} more"
+            f"build {s.build} is not among the fitted ones; predicted as "
+            f"{engine.fit.build}, and the interval allows for +-{spread:.0%} more"
         )
     if s.conc is not None and s.conc > memory.max_running_requests:
         out.append(
@@ -51,13 +51,9 @@ def confirmed(device: Device, engine: EngineSheet, calibration: Calibration | No
     return device.name in (*engine.defaults.confirmed_gpus, *fitted)
 
 
-def known_build(
-    generation: str | None, engine: EngineSheet, calibration: Calibration | None
-) -> bool:
+def known_build(build: str | None, engine: EngineSheet, calibration: Calibration | None) -> bool:
     """Return True if the constants are of this build, or relative to it."""
-    return engine.is_home(generation) or (
-        calibration is not None and generation in calibration.generations
-    )
+    return engine.is_home(build) or (calibration is not None and build in calibration.builds)
 
 
 def overload(s: Scenario, engine: EngineSheet, gpu: str, values: Mapping[str, float]) -> list[str]:

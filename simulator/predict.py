@@ -52,7 +52,7 @@ class Result:
     baseline: "Result | None" = None
     published: PublishedPoint | None = None
     warnings: tuple[str, ...] = ()
-    engine_used: str = "leap"
+    simulator_used: str = "leap"
     per_run: list[dict[str, float]] = field(default_factory=list, repr=False)
 
     @property
@@ -80,7 +80,7 @@ class Result:
 
 
 def simulate(
-    setup: Setup, expectation: Expectation | None, *, run: int, engine: str = "auto"
+    setup: Setup, expectation: Expectation | None, *, run: int, simulator: str = "auto"
 ) -> tuple[Summary, Run]:
     """Run number ``run`` of a scenario: its own streams of lengths, arrivals and acceptance."""
     seeds = np.random.SeedSequence([setup.scenario.seed, run]).spawn(3)
@@ -91,7 +91,7 @@ def simulate(
         draws = draw_commits(law, workload, acceptance)
     else:
         draws = draw_latent(law, workload, acceptance, spread=setup.policy.spread)
-    record = run_engine(setup, workload, draws, engine=engine)
+    record = run_engine(setup, workload, draws, simulator=simulator)
     shown = draws if setup.speculative else None
     step = setup.step if setup.policy is None else setup.widths
     summary = summarise(record, workload, step=step, host=setup.host, draws=shown)
@@ -101,7 +101,7 @@ def simulate(
 def predict(
     scenario: Scenario,
     *,
-    engine: str = "auto",
+    simulator: str = "auto",
     with_baseline: bool = True,
     with_interval: bool = True,
     baseline: "Result | None" = None,
@@ -112,7 +112,7 @@ def predict(
 
     Parameters
     ----------
-    engine
+    simulator
         ``auto``, ``leap`` or ``event``.
     with_baseline
         Also predict plain decoding, for the speed-up.
@@ -128,7 +128,7 @@ def predict(
     with one_look():
         return _predict(
             scenario,
-            engine=engine,
+            simulator=simulator,
             with_baseline=with_baseline,
             with_interval=with_interval,
             baseline=baseline,
@@ -140,7 +140,7 @@ def predict(
 def _predict(
     scenario: Scenario,
     *,
-    engine: str,
+    simulator: str,
     with_baseline: bool,
     with_interval: bool,
     baseline: "Result | None",
@@ -150,7 +150,7 @@ def _predict(
     expectation = setup.expectation
     summaries, used = [], "leap"
     for run in range(scenario.runs):
-        summary, record = simulate(setup, expectation, run=run, engine=engine)
+        summary, record = simulate(setup, expectation, run=run, simulator=simulator)
         summaries.append(summary)
         used = record.engine
         if on_run is not None:
@@ -165,7 +165,7 @@ def _predict(
         )
         baseline = predict(
             plain.scenario,
-            engine=engine,
+            simulator=simulator,
             with_baseline=False,
             with_interval=with_interval,
             setup=plain,
@@ -206,7 +206,7 @@ def _predict(
         sensitivity=own,
         baseline=baseline,
         warnings=tuple(warnings),
-        engine_used=used,
+        simulator_used=used,
         per_run=per_run,
     )
     return replace(

@@ -35,7 +35,7 @@ def _as_published(s: Scenario, setup: Setup) -> bool:
         _own_drafter(s, setup)
         and s.acceptance is None
         and setup.policy is None
-        and s.generation in (None, setup.engine.fit.generation)
+        and s.build in (None, setup.engine.fit.build)
         and s.window is None
         and s.radix_cache
         and s.min_free_slots_delay is None

@@ -38,7 +38,7 @@ def to_row(result: Result, *, tag: str | None = None) -> Row:
         | _trust(result)
         | _comparison(result)
         | _money(setup, result.values["output_throughput"])
-        | {"simulator": result.engine_used}
+        | {"simulator": result.simulator_used}
     )
     filled["output_tput_per_gpu"] = _number(result.values["output_throughput"] / setup.num_gpus)
     return _blank() | filled

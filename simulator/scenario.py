@@ -95,7 +95,7 @@ class Scenario(BaseModel):
     calibration: str = Field(
         "shipped", description="fitted constants: shipped, none, or a file of calibrate fit"
     )
-    generation: str | None = Field(
+    build: str | None = Field(
         None, description="build of the engine; default: the one of the engine sheet"
     )
     engine_mode: EngineMode = Field("v2", description="v1, v2-sync or v2 (overlap)")

@@ -222,9 +222,9 @@ def resolve(
         engine = load_engine(s.engine)
         calibration = calibration or load_calibration(s.calibration, engine.name)
         if calibration is not None:
-            if s.generation is None and "generation" in calibration.about:
-                s = s.model_copy(update={"generation": calibration.about["generation"]})
-            engine = calibration.applied(engine, s.generation)
+            if s.build is None and "build" in calibration.about:
+                s = s.model_copy(update={"build": calibration.about["build"]})
+            engine = calibration.applied(engine, s.build)
     model = load_model(s.model)
     method = s.speculation
     drafter = method.load_drafter(s.model, s.draft_model)

@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float64]
 # How far a slope looks, on the parameter's unbounded scale: in prior sds, or as it is. A shorter
 # step meets single batches that the scheduler forms otherwise.
 _STEP_SDS = 0.3
-_STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05, "generation": 0.05}
+_STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05, "build": 0.05}
 WHOLE = ("correlation",)  # needs the whole workload: with few requests the slope is noise
 
 
@@ -113,10 +113,10 @@ class Response:
     def own_parameters(self) -> list[Parameter]:
         """Return what is unknown about this scenario's acceptance and build, with its priors."""
         engine = self.setup.engine
-        priors, build = engine.fit.priors, self.setup.scenario.generation
+        priors, build = engine.fit.priors, self.setup.scenario.build
         found = []
         if not engine.is_home(build):
-            found.append(Parameter("generation", str(build), "log", 0.0, priors.generation))
+            found.append(Parameter("build", str(build), "log", 0.0, priors.build))
         if self.expectation is None:
             return found
         if self.dataset is not None:
@@ -184,7 +184,7 @@ class Response:
             return p.key in self._read
         if p.kind == "correlation":
             return self.expectation is not None and p.key == self.dataset
-        return p.key in (self.cell, self.setup.scenario.generation)
+        return p.key in (self.cell, self.setup.scenario.build)
 
     def _run(self, requests: Requests, values: Mapping[str, float]) -> Floats:
         engine = self.engine(values)
@@ -201,7 +201,7 @@ class Response:
             for name, v in values.items()
             if name.startswith("constant:")
         }
-        build = f"generation:{self.setup.scenario.generation}"
+        build = f"build:{self.setup.scenario.build}"
         if build in values:
             found["time_factor"] = values[build]
         return self.setup.engine.with_constants(**found)

@@ -75,14 +75,14 @@ def run_engine(
     workload: Workload,
     draws: Draws,
     *,
-    engine: str = "auto",
+    simulator: str = "auto",
     **watch: Any,
 ) -> Run:
     """One run on the leap engine, or on the event engine where leap refuses.
 
     Parameters
     ----------
-    engine
+    simulator
         ``auto``, ``leap`` (an error where it refuses) or ``event``.
     watch
         What only the event engine takes: ``on_interval``, ``on_count``, ``stop_after``.
@@ -109,10 +109,10 @@ def run_engine(
     why = refusal(limits, draws)
     if setup.policy is not None:
         why = f"policy {setup.scenario.policy} chooses a verify width in every step"
-    if engine == "leap" and why:
+    if simulator == "leap" and why:
         msg = f"the leap engine refuses this scenario: {why}. Use the event engine."
         raise UsageError(msg)
-    if engine == "event" or watch or (engine == "auto" and why):
+    if simulator == "event" or watch or (simulator == "auto" and why):
         # SimPy is imported only where it runs: it is a tenth of a cold answer.
         if setup.policy is not None:
             from dflash_sim.simulator.policy.adaptive_engine import AdaptiveEngine

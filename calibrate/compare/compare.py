@@ -152,7 +152,7 @@ def _has_acceptance(row: Observation) -> bool:
 def compare(
     row: Observation,
     *,
-    engine: str = "auto",
+    simulator: str = "auto",
     with_causes: bool = True,
     with_interval: bool = True,
 ) -> Comparison:
@@ -160,15 +160,15 @@ def compare(
 
     Parameters
     ----------
-    engine
+    simulator
         ``auto``, ``leap`` or ``event``.
     with_causes
         Also take the gap apart, which takes some dozen short predictions more.
     with_interval
         Also the 90 % intervals of the prediction, which take as many.
     """
-    scenario = Scenario.parse(**row.fields, generation=_build(row))
-    options = {"engine": engine, "with_interval": with_interval}
+    scenario = Scenario.parse(**row.fields, build=_build(row))
+    options = {"simulator": simulator, "with_interval": with_interval}
     try:
         result, notes = _predicted(scenario, row, options)
     except DflashSimError as error:
@@ -191,7 +191,7 @@ def _build(row: Observation) -> str | None:
     """The row's build of the engine; None for the one that the engine sheet is of."""
     name = row.fields.get("engine", Scenario.model_fields["engine"].default)
     engine = load_engine(name)
-    return None if engine.is_home(row.generation) else row.generation
+    return None if engine.is_home(row.build) else row.build
 
 
 def _predicted(

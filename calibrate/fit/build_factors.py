@@ -28,13 +28,13 @@ def with_builds(
     """
     misses: dict[str, list[Outcome]] = defaultdict(list)
     for o in outcomes:
-        build = o.row.scenario.generation
+        build = o.row.scenario.build
         if build is not None:
             misses[build].append(o)
     parameters, mean, variance = [], [], []
     for build, rows in sorted(misses.items()):
         m, v = factor(rows, prior_sd)
-        parameters.append(Parameter("generation", build, "log", 0.0, prior_sd))
+        parameters.append(Parameter("build", build, "log", 0.0, prior_sd))
         mean.append(m)
         variance.append(v)
     size = len(calibration.parameters)

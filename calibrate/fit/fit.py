@@ -158,9 +158,9 @@ def fit(
 def _told(rows: Sequence[Row]) -> dict[str, Any]:
     """The GPUs that rows were measured on, and their build if it is one other than the sheet's."""
     found: dict[str, Any] = {"gpus": sorted({row.scenario.gpu for row in rows})}
-    builds = {row.scenario.generation for row in rows}
+    builds = {row.scenario.build for row in rows}
     if len(builds) == 1 and (build := builds.pop()) is not None:
-        found["generation"] = build
+        found["build"] = build
     return found
 
 

@@ -185,7 +185,7 @@ def _predicted(
     interval: bool,
 ) -> Outcome:
     scenario = Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"runs": runs}))
-    fitted = calibration.applied(engine, scenario.generation) if calibration else engine
+    fitted = calibration.applied(engine, scenario.build) if calibration else engine
     setup = resolve(scenario, engine=fitted, calibration=calibration, dataset=row.dataset)
     result = predict(scenario, with_baseline=False, with_interval=interval, setup=setup)
     low, high = result.intervals.get("output_throughput", (nan, nan))

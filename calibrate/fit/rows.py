@@ -60,7 +60,7 @@ class Row:
         size = "" if s.method == "none" else f" {self.width}"
         tp = f" tp {s.tp}" if s.tp else ""
         mode = f" {s.engine_mode}" if s.engine_mode != "v2" else ""
-        build = f" build {s.generation}" if s.generation else ""
+        build = f" build {s.build}" if s.build else ""
         load = f"c={s.conc}" if s.conc else f["concurrency"]
         return (
             f"{self.observation.row}: {s.model} {s.method}{size} {f['data set']} {load}"
@@ -72,14 +72,14 @@ class Row:
         """Rows of one setting share what the model gets wrong, whatever the prompts."""
         s = self.scenario
         load = s.conc, s.rate
-        return s.gpu, s.tp, s.model, s.method, self.width, *load, s.engine_mode, s.generation
+        return s.gpu, s.tp, s.model, s.method, self.width, *load, s.engine_mode, s.build
 
     @property
     def question(self) -> tuple[object, ...]:
         """Rows of one question differ in method, block and engine mode alone."""
         s = self.scenario
         what = s.dataset, s.isl, s.osl, s.thinking, s.max_new_tokens
-        return s.model, s.gpu, s.tp, s.conc, s.rate, s.generation, *what
+        return s.model, s.gpu, s.tp, s.conc, s.rate, s.build, *what
 
     @property
     def factors(self) -> dict[str, str]:
@@ -127,9 +127,9 @@ def _response(scenario: Scenario, engine: EngineSheet, read: TablesByGpu) -> Res
 
 
 def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu) -> Row:
-    build = observation.generation
+    build = observation.build
     fields = dict(observation.fields) | {"runs": 1, "calibration": "none"}
-    scenario = Scenario.parse(**fields, generation=None if engine.is_home(build) else build)
+    scenario = Scenario.parse(**fields, build=None if engine.is_home(build) else build)
     response = _response(scenario, engine, read)
     requests_of(response.setup, 0)  # an endless workload is refused here, with the row's name
     least = {

@@ -15,7 +15,7 @@ EXAMPLE = "concurrency==1 and method!='mtp'"
 _NUMBERS = """num_gpus tp block steps window conc isl osl max_new_tokens num_prompts rate
     max_running_requests temperature"""
 _TEXTS = """gpu model draft_model drafter method engine engine_mode attention_backend dataset
-    source row generation tool"""
+    source row build tool"""
 NAMES: Mapping[str, Kind] = {
     **dict.fromkeys(_NUMBERS.split(), "number"),
     **dict.fromkeys(_TEXTS.split(), "text"),
@@ -25,7 +25,8 @@ ALIASES = {
     "concurrency": "conc",
     "max_concurrency": "conc",
     "source_id": "source",
-    "engine_version": "generation",
+    "engine_version": "build",
+    "generation": "build",
 }
 _LONGEST, _DEEPEST = 2000, 40
 
@@ -50,7 +51,7 @@ class Observation:
         Verify steps that accepted 0, 1, ... drafts.
     assumed
         Conditions that the file does not give: a preset or the scenario's default stands in.
-    generation
+    build
         Version of the serving engine, where stated.
     about
         What else the row says and no scenario field holds: drafter as written, engine,
@@ -66,13 +67,13 @@ class Observation:
     rel_err: Mapping[str, float] = field(default_factory=dict)
     accept_histogram: tuple[int, ...] | None = None
     assumed: tuple[str, ...] = ()
-    generation: str | None = None
+    build: str | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def value(self, name: str) -> Any:
         """What ``name`` of :data:`NAMES` is for this row; None if the row does not say."""
-        if name in ("row", "source", "generation"):
+        if name in ("row", "source", "build"):
             return getattr(self, name)
         return self.fields.get(name, self.about.get(name))
 

@@ -31,7 +31,16 @@ MEASURED = {
 _SETTINGS = ("burstiness", "published_output_throughput", "published_error", "request_rate")
 _ABOUT = ("url", "dtype", "temperature", "tag", "id", "measured", "notes")
 _KNOWN = frozenset(
-    ["source_id", "fitted_what", "engine", "engine_version", "generation", "kind", "rel_err"]
+    [
+        "source_id",
+        "fitted_what",
+        "engine",
+        "engine_version",
+        "build",
+        "generation",
+        "kind",
+        "rel_err",
+    ]
 )
 _VERSION = re.compile(r"\d+\.\d+[\w.]*|nightly[\w.-]*")
 _DERIVED_REL_ERR = 0.04  # a product with a speed-up of one decimal: profiles/published/README.md
@@ -144,7 +153,7 @@ def read_table_row(raw: Mapping[str, Any], where: str, names: Names) -> Observat
         metrics=metrics.values,
         rel_err=_rel_err(cells, metrics),
         assumed=tuple(said.assumed),
-        generation=_generation(cells, published),
+        build=_build(cells, published),
         about={name: value for name, value in about.items() if value not in ("", ())},
         notes=(*notes, *metrics.notes),
     )
@@ -194,8 +203,9 @@ def _rel_err(cells: Mapping[str, str], metrics: Metrics) -> dict[str, float]:
     return found
 
 
-def _generation(cells: Mapping[str, str], published: Mapping[str, str]) -> str | None:
-    for text in (cells.get("generation"), cells.get("engine_version"), published.get("generation")):
+def _build(cells: Mapping[str, str], published: Mapping[str, str]) -> str | None:
+    own = (cells.get("build"), cells.get("generation"), cells.get("engine_version"))
+    for text in (*own, published.get("build")):
         if text and stated(text):
             return text
     for text in (cells.get("engine"), published.get("engine")):

@@ -69,7 +69,7 @@ def read_inferencex(raw: Raw, where: str, names: Names) -> Observation:
         source="",
         fields=fields,
         metrics=metrics.values,
-        generation=version[1] if version else None,
+        build=version[1] if version else None,
         about=known(
             tool="inferencex",
             engine=word(raw, "framework"),

@@ -50,7 +50,7 @@ def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
             tagged_conditions(tag, names) | server.fields | load(raw), mean_lengths(metrics)
         ),
         metrics=metrics.values,
-        generation=server.generation,
+        build=server.build,
         about=known(
             tool="sglang bench_serving",
             engine=word(raw, "backend"),

@@ -37,7 +37,7 @@ class Server:
     """What a server says of itself."""
 
     fields: dict[str, Any]
-    generation: str | None
+    build: str | None
     notes: tuple[str, ...] = ()
 
 
@@ -51,12 +51,12 @@ def read_server_info(info: Raw, names: Names) -> Server:
     """
     if not info:
         return Server({}, None)
-    generation = word(info, "version")
+    build = word(info, "version")
     with naming("server_info"):
         words = list(_flags(info))
         command = shlex.join([*_LAUNCH, *words]) if words else word(info, "launch_command")
         if command is None:
-            return Server({}, generation)
+            return Server({}, build)
         try:
             parsed = scenario_from_launch(command)
         except UsageError as error:
@@ -76,7 +76,7 @@ def read_server_info(info: Raw, names: Names) -> Server:
             notes = (*notes, f"no sheet for the drafter {fields.pop('draft_model')}")
         else:
             fields["draft_model"] = drafter
-    return Server(fields, generation, notes)
+    return Server(fields, build, notes)
 
 
 def _flags(info: Raw) -> Iterator[str]:

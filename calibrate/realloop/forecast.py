@@ -81,7 +81,7 @@ class Forecast:
             for i, prompts in enumerate(portions):
                 workload = self._workload(prompts)
                 draws = self.draws(len(workload), source)
-                run = run_engine(setup, workload, draws, engine="event")
+                run = run_engine(setup, workload, draws, simulator="event")
                 seconds[i] += float(run.finish_s.max()) / repeats
                 mask = np.arange(draws.commits.shape[1]) < draws.cycles[:, None]
                 committed += int(draws.commits[mask].sum())

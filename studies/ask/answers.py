@@ -90,7 +90,7 @@ def answers(
         try:
             result = predict(
                 scenario,
-                engine=simulator,
+                simulator=simulator,
                 with_baseline=with_baseline,
                 with_interval=with_interval,
                 baseline=baselines.get(key) if with_baseline and setup.speculative else None,

@@ -1,6 +1,7 @@
 """The names that SGLang and its benchmark give to fields: taken everywhere, shown nowhere."""
 
 ENGINE_NAMES = {
+    "generation": "build",  # as 0.1.0 called it before its release
     "tp_size": "tp",
     "tensor_parallel_size": "tp",
     "model_path": "model",

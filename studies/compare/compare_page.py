@@ -50,7 +50,7 @@ def row_of(found: Comparison) -> dict[str, Any]:
         "kind": "compared",
         "row": seen.row,
         "source": seen.source,
-        "generation": seen.generation,
+        "build": seen.build,
         **{name: filled[name] for name in _IDENTITY},
         "observed_output_throughput": _rounded(main.observed) if main else None,
         "predicted_output_throughput": _rounded(main.predicted) if main else None,

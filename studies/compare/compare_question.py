@@ -56,7 +56,9 @@ def answers(
     """Compare every row with its prediction; ``on_row`` is called with the number of each."""
     found = []
     for row in rows:
-        made = compare(row, engine=simulator, with_causes=with_causes, with_interval=with_interval)
+        made = compare(
+            row, simulator=simulator, with_causes=with_causes, with_interval=with_interval
+        )
         found.append(made)
         if on_row is not None:
             on_row(len(found))

@@ -22,7 +22,7 @@ _MOST, _PARTS = 6, 3  # lines about what is left open, parameters in each
 def page(fit: Fit, chosen: Chosen) -> str:
     """The whole page."""
     c = fit.calibration
-    build = chosen.engine.fit.generation
+    build = chosen.engine.fit.build
     title = f"{c.name}: {len(fit.rows)} rows fitted, {c.engine} of {build}"
     parts = [title, text_of(tables(fit, chosen.engine)).rstrip(), "\n".join(remarks(fit))]
     return "\n\n".join(parts) + "\n"
@@ -35,7 +35,7 @@ def tables(fit: Fit, engine: EngineSheet) -> list[Table]:
         constants(c, engine),
         _of_kind("correlation", "length and acceptance", "data set", c),
         cells(c),
-        _of_kind("generation", f"builds, times those of {engine.fit.generation}", "build", c),
+        _of_kind("build", f"builds, times those of {engine.fit.build}", "build", c),
         errors(fit),
         outliers(fit),
         unsettled(fit),
@@ -142,8 +142,8 @@ def remarks(fit: Fit) -> Iterator[str]:
     to_go = f"{fit.steps[-1]:.2f} standard deviations to go after {len(fit.steps) - 1} steps"
     rough = "" if fit.converged else ". Take the constants as rough"
     yield f"{'converged' if fit.converged else 'NOT CONVERGED'}: {to_go}{rough}"
-    for build in c.generations:
-        yield f"for build {build}, predict with --generation {build}"
+    for build in c.builds:
+        yield f"for build {build}, predict with --build {build}"
 
 
 def summary(fit: Fit, chosen: Chosen) -> dict[str, Any]:

@@ -97,8 +97,8 @@ def published() -> ReadReport:
 
 def _published(sheet: EngineSheet) -> ReadReport:
     """The open rows of the sheet's own build; other builds are not read."""
-    build = sheet.fit.generation
-    own = tuple(o for o in published().observations if o.generation == build)
+    build = sheet.fit.build
+    own = tuple(o for o in published().observations if o.build == build)
     note = f"published rows of build {build}; other builds are left out"
     return ReadReport(observations=own, read=len(own), refused=(), notes=(note,))
 

@@ -88,7 +88,7 @@ def _constants(report: Report, fit: Fit) -> None:
     c = fit.calibration
     lines = []
     for p, x, sd in zip(c.parameters, c.mean.tolist(), c.sd.tolist(), strict=True):
-        if p.kind in ("constant", "correlation", "generation"):
+        if p.kind in ("constant", "correlation", "build"):
             ends = f"{p.value(x - sd):.4g} to {p.value(x + sd):.4g}"
             share = percent(fit.learned[p.name])
             lines.append((p.name, f"{p.value(p.prior):.4g}", f"{p.value(x):.4g}", ends, share))

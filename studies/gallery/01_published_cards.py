@@ -68,8 +68,8 @@ def _is_sensitive(row: Row) -> bool:
 
 def _latencies() -> list[tuple[Latencies, Latencies]]:
     points = serving_points()
-    ours = [predicted_latencies(p, generation=None) for p in points]
-    theirs = [predicted_latencies(p, generation=SERVING_BUILD) for p in points]
+    ours = [predicted_latencies(p, build=None) for p in points]
+    theirs = [predicted_latencies(p, build=SERVING_BUILD) for p in points]
     return list(zip(ours, theirs, strict=True))
 
 

@@ -37,9 +37,9 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
     """All tables, and the calibration to ship."""
     read = published()
     rows, refused = rows_of([o for o in read.observations if o.fields.get("gpu") == GPU], engine)
-    build = engine.fit.generation
-    home = [row for row in rows if row.observation.generation == build]
-    others = [row for row in rows if row.scenario.generation is not None]
+    build = engine.fit.build
+    home = [row for row in rows if row.observation.build == build]
+    others = [row for row in rows if row.scenario.build is not None]
     sources = sorted({row.observation.source for row in home})
     with Progress(4 * PASSES * len(home)) as progress:
 
@@ -57,7 +57,7 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
         models = leave_one_out(home, "model", engine=engine, jobs=jobs, on_row=done)
         clients = _one_client(home, engine, jobs, done)
     old = predicted(others, joint.calibration, engine=engine, jobs=jobs)
-    shipped = with_builds(joint.calibration, old, engine.fit.priors.generation)
+    shipped = with_builds(joint.calibration, old, engine.fit.priors.build)
     tables = [
         fits.conditions(joint, read, refused, len(others)),
         *_renamed("held out by model", show.tables(models)),

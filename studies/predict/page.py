@@ -36,7 +36,7 @@ _PANELS = {
     "engine": (
         "engine",
         "calibration",
-        "generation",
+        "build",
         "engine_mode",
         "attention_backend",
         "max_running_requests",

@@ -87,12 +87,12 @@ def builds(calibration: Calibration, outcomes: Sequence[Outcome]) -> Table:
     head = ("build", "rows", "bias without", "time factor", "one sd", "MAPE with")
     factors = {
         p.key: (p.value(x), f"{p.value(x - sd):.2f} to {p.value(x + sd):.2f}")
-        for p, x, sd in _of(calibration, "generation")
+        for p, x, sd in _of(calibration, "build")
     }
     errors = error_table(outcomes)
     lines = []
     for build, (factor, ends) in factors.items():
-        own = errors[[o.row.scenario.generation == build for o in outcomes]]
+        own = errors[[o.row.scenario.build == build for o in outcomes]]
         mended = own["predicted"] / factor / own["observed"] - 1
         size = percent(mended.abs().mean())
         raw = signed(own["error"].mean())

@@ -53,7 +53,7 @@ class Latencies:
     itl_ms: float
 
 
-def predicted_latencies(point: ServingPoint, *, generation: str | None) -> Latencies:
+def predicted_latencies(point: ServingPoint, *, build: str | None) -> Latencies:
     """Mean latencies of the same closed loop, as on the fitted build or on another one."""
     scenario = Scenario.parse(
         gpu=point.gpu,
@@ -65,7 +65,7 @@ def predicted_latencies(point: ServingPoint, *, generation: str | None) -> Laten
         max_new_tokens=point.osl,
         range_ratio=RANGE_RATIO,
         conc=point.conc,
-        generation=generation,
+        build=build,
         runs=1,
     )
     values = predict(scenario, with_baseline=False, with_interval=False).values

@@ -72,7 +72,7 @@ def effective(result: Result) -> dict[str, Any]:
         "window": s.window or own_window,
         "policy": s.policy if setup.speculative else None,
         "calibration": setup.calibration.name if setup.calibration else "none",
-        "generation": s.generation or setup.engine.fit.generation,
+        "build": s.build or setup.engine.fit.build,
         "attention_backend": setup.backend,
         "max_running_requests": setup.memory.max_running_requests,
         "mem_fraction_static": setup.mem_fraction,

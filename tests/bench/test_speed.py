@@ -43,16 +43,16 @@ def prepared(**fields: Any) -> Callable[[str], tuple[Run, float]]:
         ).acceptance
     work = build_workload(setup, np.random.default_rng(0), np.random.default_rng(1))
     draws = draw_commits(law, work, np.random.default_rng(2))
-    run_engine(setup, work, draws, engine="leap")  # prices every batch size once
+    run_engine(setup, work, draws, simulator="leap")  # prices every batch size once
 
-    def loop(engine: str) -> tuple[Run, float]:
+    def loop(simulator: str) -> tuple[Run, float]:
         start = time.perf_counter()
-        run = run_engine(setup, work, draws, engine=engine)
+        run = run_engine(setup, work, draws, simulator=simulator)
         seconds = time.perf_counter() - start
         tokens = int(work.osl[np.isfinite(run.finish_s)].sum())
         batch = run.batch[run.kind == DECODE].mean()
         print(
-            f"  {engine:5} {seconds:7.3f} s  {tokens / seconds / 1e6:8.2f} M tokens/s  "
+            f"  {simulator:5} {seconds:7.3f} s  {tokens / seconds / 1e6:8.2f} M tokens/s  "
             f"{len(run.kind) / seconds:10,.0f} iterations/s  "
             f"({tokens:,} tokens, {len(run.kind):,} iterations, batch {batch:.1f})"
         )

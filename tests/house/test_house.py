@@ -65,7 +65,7 @@ UNITS_BY_NAME = {
         length_correlation load mape mem_bw_eff mem_fraction new_token_ratio new_token_ratio_decay
         new_token_ratio_init new_token_ratio_min offset others overlap p90 p95 prior_sd pull q
         range_ratio rejection rel_err scale share skew slowdown smoothing spread survival
-        temperature theta touched generation keeps_up_share weight_share_for_default_tp
+        temperature theta touched build keeps_up_share weight_share_for_default_tp
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
         roofline_gpu observation_rel_err
     """,

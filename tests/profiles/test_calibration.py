@@ -60,7 +60,7 @@ TEST = calibration(
     tied=(Parameter("correlation", "gsm8k", "atanh", 0.0, 0.4), math.atanh(0.5)),
     rejection=(Parameter("rejection", MINE, "linear", 0.0, 0.1), 0.2),
     decay=(Parameter("decay", MINE, "linear", 0.0, 0.05), -0.1),
-    build=(Parameter("generation", "2026-02", "log", 0.0, 0.2), math.log(1.5)),
+    build=(Parameter("build", "2026-02", "log", 0.0, 0.2), math.log(1.5)),
 )
 
 
@@ -123,9 +123,9 @@ def test_plain_decoding_rests_on_the_same_constants() -> None:
 
 
 def test_a_known_build_takes_its_factor() -> None:
-    assert TEST.generations == ("2026-02",)
+    assert TEST.builds == ("2026-02",)
     assert TEST.applied(ENGINE)["time_factor"] == 1
-    assert TEST.applied(ENGINE, ENGINE.fit.generation)["time_factor"] == 1
+    assert TEST.applied(ENGINE, ENGINE.fit.build)["time_factor"] == 1
     assert TEST.applied(ENGINE, "2026-02")["time_factor"] == pytest.approx(1.5)
     assert TEST.applied(ENGINE, "2019-01")["time_factor"] == 1
 
@@ -133,16 +133,16 @@ def test_a_known_build_takes_its_factor() -> None:
 def test_an_unknown_build_warns_and_is_predicted_as_the_sheets() -> None:
     asked = SMALL | {"acceptance": "fixed:2"}
 
-    def speed(generation: str | None) -> tuple[float, bool]:
-        scenario = Scenario.parse(**asked, generation=generation)
+    def speed(build: str | None) -> tuple[float, bool]:
+        scenario = Scenario.parse(**asked, build=build)
         setup = resolve(scenario, calibration=TEST)
         result = predict(scenario, setup=setup, with_baseline=False, with_interval=False)
-        warned = any(f"build {generation}" in w for w in result.warnings)
+        warned = any(f"build {build}" in w for w in result.warnings)
         return result.values["mean_tpot_ms"], warned
 
     as_is, warned = speed(None)
     assert not warned
-    assert speed(ENGINE.fit.generation) == (as_is, False)
+    assert speed(ENGINE.fit.build) == (as_is, False)
     assert speed("2019-01") == (as_is, True)
     slower, warned = speed("2026-02")
     assert slower == pytest.approx(1.5 * as_is)
@@ -243,7 +243,7 @@ def test_what_is_shipped_is_a_posterior(shipped: Calibration) -> None:
     sd = np.array([p.sd for p in shipped.parameters])
     assert (np.abs(shipped.mean - prior) <= 4 * sd).all()
     assert (shipped.sd > 0).all()
-    shared = np.array([p.kind != "generation" for p in shipped.parameters])
+    shared = np.array([p.kind != "build" for p in shipped.parameters])
     assert (shipped.sd <= sd * 1.001)[shared].all()
     np.testing.assert_allclose(shipped.covariance, shipped.covariance.T)
     assert np.linalg.eigvalsh(shipped.covariance).min() > -1e-12
@@ -278,7 +278,7 @@ def test_a_response_starts_where_the_prediction_is() -> None:
     """The calibration's own values, given to the response, are the prediction."""
     scenario = Scenario.parse(
         model="qwen3-8b", tp=1, block=16, dataset="gsm8k", thinking=False, num_prompts=8, runs=2,
-        generation="2026-02",
+        build="2026-02",
     )  # fmt: skip
     setup = resolve(scenario, calibration=TEST)
     result = predict(scenario, setup=setup, with_baseline=False, with_interval=False)

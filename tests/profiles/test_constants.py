@@ -228,7 +228,7 @@ def test_host_stages_take_longer() -> None:
 
 @pytest.mark.parametrize("engine", ["leap", "event"])
 @pytest.mark.parametrize("served", SERVED)
-def test_a_slower_build_serves_so_much_less(served: str, engine: str) -> None:
+def test_a_slower_build_serves_so_much_less(served: str, simulator: str) -> None:
     """Times x k, throughput / k: GPU and host alike. Clients are not of the build."""
     asked = {"model": "qwen3-8b", "tp": 1, "conc": 5, "isl": 300, "osl": 60, "num_prompts": 23}
     scenario = Scenario.parse(**asked, **SERVED[served], runs=1)
@@ -237,7 +237,7 @@ def test_a_slower_build_serves_so_much_less(served: str, engine: str) -> None:
         changed = {"time_factor": factor, "client_turnaround": turnaround_s}
         found = setup(scenario, **changed)
         expected = predict(scenario, setup=found, with_baseline=False, with_interval=False)
-        return simulate(found, expected.expectation, run=0, engine=engine)[0].values
+        return simulate(found, expected.expectation, run=0, simulator=simulator)[0].values
 
     fast, slow = measured(1.0, 0.0), measured(SLOWER, 0.0)
     assert fast["output_throughput"] / slow["output_throughput"] == pytest.approx(SLOWER, rel=1e-9)

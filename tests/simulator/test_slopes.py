@@ -32,7 +32,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "acceptance": "al:3", "max_new_tokens": 64, "conc": 8, "runs": 1},
     "open loop": {"model": "qwen3-8b", "tp": 1, "isl": 200, "osl": 40, "rate": 20.0,
         "acceptance": "al:4", "num_prompts": 60, "runs": 1},
-    "build": CARD | {"block": 16, "generation": "2026-02", "runs": 1},
+    "build": CARD | {"block": 16, "build": "2026-02", "runs": 1},
 }  # fmt: skip
 
 
@@ -54,16 +54,16 @@ def test_a_sheet_that_is_slower_stays_slower() -> None:
     """Only a build among the values replaces the sheet's own time factor."""
     slow = Response(setup(SCENARIOS["build"], time_factor=1.4), waves=2)
     assert slow.engine({})["time_factor"] == 1.4
-    assert slow.engine({"generation:2026-02": 1.1})["time_factor"] == 1.1
-    assert slow.engine({"generation:other": 1.1})["time_factor"] == 1.4
+    assert slow.engine({"build:2026-02": 1.1})["time_factor"] == 1.1
+    assert slow.engine({"build:other": 1.1})["time_factor"] == 1.4
     assert slow.engine({"constant:time_factor": 2.0})["time_factor"] == 2.0
 
 
 def test_the_slope_of_a_build_is_minus_one() -> None:
     """All times x k, throughput / k; accept lengths stay. Clients that wait would soften it."""
     found = setup(SCENARIOS["build"], client_turnaround=0.0)
-    build = Parameter("generation", "2026-02", "log", 0.0, 0.2)
-    other = Parameter("generation", "2019-01", "log", 0.0, 0.2)
+    build = Parameter("build", "2026-02", "log", 0.0, 0.2)
+    other = Parameter("build", "2019-01", "log", 0.0, 0.2)
     slopes = Response(found, waves=2).slopes([build, other], np.zeros(2), np.full(2, 0.05))
     assert slopes[TOK_S, 0] == pytest.approx(-1)
     assert slopes[TPOT, 0] == pytest.approx(1)
@@ -129,11 +129,11 @@ def test_requests_are_those_of_the_run() -> None:
         (CARD | {"method": "none"}, set()),
         (CARD | {"block": 16}, {"correlation", "rejection", "decay"}),
         (CARD | {"block": 16, "acceptance": "al:5"}, {"correlation"}),
-        (CARD | {"block": 16, "generation": "2026-02"},
-            {"generation", "correlation", "rejection", "decay"}),
-        (CARD | {"block": 16, "generation": ENGINE.fit.generation},
+        (CARD | {"block": 16, "build": "2026-02"},
+            {"build", "correlation", "rejection", "decay"}),
+        (CARD | {"block": 16, "build": ENGINE.fit.build},
             {"correlation", "rejection", "decay"}),
-        (CARD | {"method": "none", "generation": "2026-02"}, {"generation"}),
+        (CARD | {"method": "none", "build": "2026-02"}, {"build"}),
     ],
     ids=str,
 )  # fmt: skip

@@ -316,12 +316,10 @@ class TestSimulator:
 
     def test_the_engine_s_own_version_is_no_other_build(self) -> None:
         builds = [None, "0.5.13", "2026-06", "0.5.14"]
-        same = [
-            replace(o, generation=b) for o, b in zip(observed([1.0] * 18), builds, strict=False)
-        ]
+        same = [replace(o, build=b) for o, b in zip(observed([1.0] * 18), builds, strict=False)]
         rows, _ = rows_of(same, load_engine("sglang-0.5.13"))
-        assert [row.scenario.generation for row in rows] == [None, None, None, "0.5.14"]
-        assert [p.name for p in rows[3].own] == ["generation:0.5.14"]
+        assert [row.scenario.build for row in rows] == [None, None, None, "0.5.14"]
+        assert [p.name for p in rows[3].own] == ["build:0.5.14"]
 
     def test_fixed_lengths_have_an_acceptance_to_fit(self) -> None:
         """No data set is named, so what the server logged says how many drafts it accepted."""

@@ -54,7 +54,7 @@ def outcome(
 
 
 def of_build(row: Row, build: str) -> Scenario:
-    return Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"generation": build}))
+    return Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"build": build}))
 
 
 # -- builds
@@ -82,7 +82,7 @@ def test_builds_leave_the_constants_alone() -> None:
     other = replace(other, row=replace(other.row, scenario=of_build(other.row, "test build")))
     more = with_builds(shipped, [other], 0.2)
     n = len(shipped.parameters)
-    assert "test build" in more.generations
+    assert "test build" in more.builds
     assert more.about["build_sources"] == [other.row.observation.source]
     assert np.array_equal(more.mean[:n], shipped.mean)
     assert np.array_equal(more.covariance[:n, :n], shipped.covariance)
@@ -154,7 +154,7 @@ def width(**fields: object) -> float:
 def test_what_is_less_known_is_wider() -> None:
     known = width()
     assert width(calibration="none") > known
-    assert width(generation="some other build") > known + 0.2
+    assert width(build="some other build") > known + 0.2
     assert width(gpu="h200") > known + 0.05
     assert width(gpu="mi300x") > width(gpu="h200")
 

@@ -86,7 +86,7 @@ class TestMeanings:
             "cuda_graph_max_bs": 32, "page_size": 64, "engine_mode": "v2", "radix_cache": True,
             "num_prompts": 320, "conc": 32, "isl": 1024, "osl": 1024, "max_new_tokens": 1024,
         }  # fmt: skip
-        assert first.generation == "0.5.13"
+        assert first.build == "0.5.13"
         assert first.assumed == ()
         assert first.metrics["accept_length_cycle"] == 6.41
         assert "accept_length" not in first.metrics
@@ -171,7 +171,7 @@ class TestMeanings:
             32 * 1024 / (0.576 + 1023 * 0.01792)
         )
         assert row.fields["gpu"] == "b200"
-        assert row.generation == "0.5.14"
+        assert row.build == "0.5.14"
 
     def test_request_metrics_sum_up(self) -> None:
         report = read("sglang_request_metrics/sglang-request-metrics-20261102_10.log")
@@ -252,7 +252,7 @@ class TestTables:
         assert mtp.fields["osl"] == 512
         assert mtp.fields["radix_cache"] is False
         assert mtp.assumed == ("isl",)
-        assert mtp.generation == "0.5.21.dev861"
+        assert mtp.build == "0.5.21.dev861"
         assert moe.fields["draft_model"] == "qwen3.5-122b-a10b-dflash"
         assert dense.fields["block"] == 16  # 15 drafts
         assert "draft_model" in dense.assumed  # the drafter was replaced under its name

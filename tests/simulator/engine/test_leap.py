@@ -139,7 +139,7 @@ def test_leap_is_the_event_engine_with_real_prices(launch: dict[str, Any]) -> No
             thinking=True,
             text="weibull:q=0.8,beta=1.1,theta=0.05",
         )
-    leap, event = (simulate(setup, law, run=1, engine=e) for e in ("leap", "event"))
+    leap, event = (simulate(setup, law, run=1, simulator=e) for e in ("leap", "event"))
     assert_same(leap[1], event[1])
     for name, value in event[0].values.items():
         assert leap[0].values[name] == pytest.approx(value, rel=1e-9), name

@@ -169,7 +169,7 @@ def test_one_row_of_a_table_is_the_fixed_width(mode: str) -> None:
     asked = Scenario.parse(**SMALL, conc=3, num_prompts=6, runs=1, engine_mode=mode, block=8)
     fixed = resolve(asked)
     law = fixed.expectation
-    _, expected = simulate(fixed, law, run=0, engine="event")
+    _, expected = simulate(fixed, law, run=0, simulator="event")
     table = resolve(asked.model_copy(update={"policy": "table:[[1,1,7],[2,64,7]]"}))
     _, got = simulate(table, law, run=0)
     assert_same_run(got, expected)
@@ -696,9 +696,9 @@ def test_a_table_wider_than_the_drafter_is_refused() -> None:
 def test_the_leap_engine_refuses_by_name() -> None:
     asked = Scenario.parse(**SMALL, num_prompts=2, runs=1, policy="ema")
     with pytest.raises(UsageError, match="policy ema chooses a verify width in every step"):
-        predict(asked, engine="leap", with_interval=False, with_baseline=False)
+        predict(asked, simulator="leap", with_interval=False, with_baseline=False)
     result = predict(asked, with_interval=False, with_baseline=False)
-    assert result.engine_used == "event"
+    assert result.simulator_used == "event"
     assert result.published is None
 
 

@@ -158,7 +158,7 @@ def test_verdicts_are_those_of_event_engines(slow: float) -> None:
         for k in range(replicas):
             rows = np.arange(k, len(work), replicas)
             own = replace(draws, commits=draws.commits[rows], cycles=draws.cycles[rows])
-            record = run_engine(fleet.setup, subset(work, rows), own, engine="event")
+            record = run_engine(fleet.setup, subset(work, rows), own, simulator="event")
             first[rows], finish[rows] = record.first_token_s, record.finish_s
         direct = replace(ours, first_token_s=first, finish_s=finish)
         one, two = judge.kept(ours, slow=slow), judge.kept(direct, slow=slow)
