@@ -39,10 +39,6 @@ def sample(one: Callable[[Rng], float], runs: int, seed: int = 0) -> tuple[float
     return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(runs)
 
 
-def tok_s(system: System, run: Run) -> float:
-    return float(system.workload.osl.sum() / np.nanmax(run.finish_s))
-
-
 def open_loop(
     osl: npt.NDArray[np.int64], rate: float, rng: Rng, step: SyntheticStep, **limited: int
 ) -> Run:

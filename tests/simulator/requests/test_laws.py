@@ -69,8 +69,7 @@ def p_value(commits: np.ndarray, pmf: np.ndarray) -> float:
     assert counts[pmf == 0].sum() == 0
     cells = [np.append(x[~rare], x[rare].sum()) for x in (counts, expected)]
     observed, wanted = (x[cells[1] > 0] for x in cells)
-    if observed.size == 1:
-        return 1.0
+    assert observed.size > 1
     return float(stats.chisquare(observed, wanted, sum_check=False).pvalue)
 
 

@@ -90,7 +90,9 @@ def brute_force(question: Question, *, most: int) -> dict[int, int | None]:
 # ---- right -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("router", ["round-robin", "least-loaded"])
+@pytest.mark.parametrize(
+    "router", ["round-robin", pytest.param("least-loaded", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("rate", "slo"),
     [
@@ -98,6 +100,7 @@ def brute_force(question: Question, *, most: int) -> dict[int, int | None]:
         (150.0, Slo(e2e_s=2.0, percentile=90)),
         (30.0, Slo(tpot_s=0.004)),
         (90.0, Slo(ttft_s=0.1, percentile=99)),
+        (30.0, Slo(tpot_s=0.0005)),  # which no fleet meets
     ],
 )
 def test_a_plan_is_what_brute_force_finds(rate: float, slo: Slo, router: str) -> None:
