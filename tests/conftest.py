@@ -1,6 +1,7 @@
 """One hypothesis profile for everybody, and helpers that every test may import."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,10 @@ from hypothesis import HealthCheck, settings
 
 # pytest's importlib mode leaves tests/ off the path: `from strategies import systems`.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A shell starts its background jobs deaf to Ctrl-C, and so would be all that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PATIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=PATIENT)

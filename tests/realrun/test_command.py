@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,16 @@ def test_ctrl_c_leaves_whole_lines(tmp_path: Path) -> None:
     row, requests = tmp_path / "row.jsonl", tmp_path / "requests.jsonl"
     many = ["--num-prompts", "100000", "--max-new-tokens", "16", "--conc", "2"]
     with start("run", *many, "-o", str(row), "--requests", str(requests)) as process:
-        for _ in range(600):
-            if requests.exists() and requests.stat().st_size > 3000:
-                break
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        try:
+            for _ in range(600):
+                if requests.exists() and requests.stat().st_size > 3000:
+                    break
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert "requests had been answered" in said
     answered = rows(requests)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -192,12 +193,16 @@ def test_no_process_outlives_the_scheduler(stop: signal.Signals, tmp_path: Path)
         env=os.environ | {"TMPDIR": str(tmp_path)},
         start_new_session=True,
     ) as started:
-        assert started.stdout is not None
-        assert started.stdout.readline() == "answered\n"
-        if stop == signal.SIGINT:
-            os.killpg(started.pid, stop)
-            said, _ = started.communicate(timeout=20)
-            assert said == "stopped; 1 of 2 requests had been answered 1 130\n"
-        else:
-            started.kill()
-        assert gone(started.pid)
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline() == "answered\n"
+            if stop == signal.SIGINT:
+                os.killpg(started.pid, stop)
+                said, _ = started.communicate(timeout=20)
+                assert said == "stopped; 1 of 2 requests had been answered 1 130\n"
+            else:
+                started.kill()
+            assert gone(started.pid)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
