@@ -19,6 +19,7 @@ from dflash_sim.studies.explain.step_anatomy import OpTime, anatomy, typical_ste
 from dflash_sim.studies.show.figures import number, percent
 from dflash_sim.studies.show.narrow_table import FittedTable
 from dflash_sim.studies.show.styles import STRONG
+from dflash_sim.studies.show.titles import phase_title
 
 HOST = "host"
 NAMES = (*PHASES, HOST)
@@ -46,6 +47,8 @@ class PhaseDetail:
         What runs on the GPU, in order; empty for the host.
     stages
         What the scheduler thread does in a cycle, hidden or not; empty for a phase of the GPU.
+    title
+        The word of pages for it, such as ``KV injection``.
     """
 
     name: str
@@ -54,6 +57,7 @@ class PhaseDetail:
     seconds: float
     ops: tuple[OpTime, ...] = ()
     stages: tuple[Stage, ...] = ()
+    title: str = HOST
 
 
 def phase_detail(scenario: Scenario, name: str) -> PhaseDetail:
@@ -85,7 +89,7 @@ def phase_detail(scenario: Scenario, name: str) -> PhaseDetail:
         msg = f"a step of method {scenario.method} has no phase '{name}'; it has {have}."
         raise UsageError(msg)
     ops = tuple(op for op in step.ops if op.phase == name)
-    return PhaseDetail(name, batch, ctx, found[name].seconds, ops)
+    return PhaseDetail(name, batch, ctx, found[name].seconds, ops, title=phase_title(name, setup))
 
 
 def host_stages_of(setup: Setup) -> tuple[Stage, ...]:
@@ -98,7 +102,7 @@ def phase_page(detail: PhaseDetail) -> RenderableType:
     """The phase as a page of terminal text."""
     requests = f"{detail.requests} request" + ("s" if detail.requests > 1 else "")
     size = f"{requests} at {detail.ctx:,.0f} cached tokens each"
-    head = Text(f"{detail.name}: {number(detail.seconds / MS)} ms of a step of {size}", STRONG)
+    head = Text(f"{detail.title}: {number(detail.seconds / MS)} ms of a step of {size}", STRONG)
     table = _stages(detail) if detail.name == HOST else _ops(detail)
     return Group(head, Text(), table)
 

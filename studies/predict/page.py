@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dflash_sim.profiles.load import load_acceptance
 from dflash_sim.profiles.units import GIGA
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import to_row
@@ -149,7 +150,15 @@ def _facts(result: Result) -> Table:
         e = result.expectation
         doubt = f", +-{e.rel_err:.0%}".replace("%", " %") if e.rel_err else ""
         rows.append(("Acceptance", Text(f"{e.source}{doubt}")))
+        shown = result.published.url if result.published else ""
+        rows += [("", Text(url, style="dim")) for url in _links(e.source) if url != shown]
     return labelled(rows)
+
+
+def _links(source: str) -> list[str]:
+    """Return where the sources that ``source`` names by their identifiers can be read."""
+    named = set(source.replace(",", " ").split())
+    return list(dict.fromkeys(p.url for p in load_acceptance() if p.source_id in named and p.url))
 
 
 def _scenario(result: Result, given: Collection[str]) -> Table:

@@ -108,6 +108,15 @@ class TestAnswers:
                 if name not in absent:
                     assert f"{name} " in page, name
 
+    def test_a_source_is_shown_with_its_link(self, answer: Answer) -> None:
+        line = "predict --model qwen3.6-35b-a3b --tp 1 --num-prompts 8 --runs 1 --interval none"
+        page = answer(f"{line} --conc 7 --no-baseline --format table")[1]
+        assert "published: HF_Q36_35B_retrain" in page
+        link = "https://huggingface.co/z-lab/Qwen3.6-35B-A3B-DFlash"
+        assert page.count(link) == 1
+        same = answer(f"{line} --conc 1 --no-baseline --format table")[1]
+        assert same.count(link) == 1  # once, though it has the throughput too
+
     def test_shares_add_up_to_a_hundred(self, answer: Answer) -> None:
         page = answer(f"predict {SMALL} --format table")[1]
         shares = [int(w) for w in page.splitlines()[-1].split() if w.isdigit()]

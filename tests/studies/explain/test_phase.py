@@ -54,7 +54,7 @@ def test_a_phase_is_found_by_the_word_of_the_pages(details: dict[str, PhaseDetai
     assert phase_detail(ASKED, "State commit") == details["commit"]
     injected = phase_detail(ASKED, "kv-injection")
     assert injected == phase_detail(ASKED, "materialise")
-    assert injected.name == "materialise"
+    assert (injected.name, injected.title) == ("materialise", "KV injection")
 
 
 def test_a_phase_that_is_not_there_is_refused() -> None:
