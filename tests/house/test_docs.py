@@ -28,9 +28,14 @@ def load_generator() -> ModuleType:
 
 generate = load_generator()
 EXAMPLES = generate.example_pages()
+GUIDES = ROOT / "docs/howto"
 
 
-@pytest.mark.parametrize("page", EXAMPLES, ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] * p.is_relative_to(GUIDES)) for p in EXAMPLES],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
 def test_examples(page: Path) -> None:
     """Every console block is what its commands print now."""
     text = page.read_text(encoding="utf-8")
