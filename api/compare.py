@@ -65,7 +65,7 @@ class Comparison(Paged):
 
     @cached_property
     def causes(self) -> "pd.DataFrame":
-        """What explains the gaps: the share of each cause, in parts of the measurement [1]."""
+        """Return the causes of the gaps, each with its share in parts of the measurement [1]."""
         import pandas as pd
 
         head = ("row", "metric", "cause", "share", "evidence", "meaning")

@@ -53,7 +53,7 @@ class Fit(Paged):
 
     @property
     def converged(self) -> bool:
-        """Whether the fit came to rest; else take the constants as rough."""
+        """Return True if the fit came to rest; else take the constants as rough."""
         return self.found.converged
 
     @cached_property

@@ -47,7 +47,7 @@ class Plan(Paged):
 
     @property
     def warnings(self) -> list[str]:
-        """What to keep in mind."""
+        """Return what to keep in mind."""
         return warnings(self.found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def plan(
 
 
 class Tuning(Paged):
-    """Which verify width serves most tokens at each batch size."""
+    """The verify width that serves most tokens at each batch size."""
 
     def __init__(self, found: Tuned) -> None:
         self.found = found

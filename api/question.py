@@ -1,4 +1,4 @@
-"""What a call asks: scenario fields as Python values, where to start from, and whose sheets."""
+"""The question of a call: scenario fields as Python values, where it starts from, whose sheets."""
 
 import inspect
 import os

@@ -1,4 +1,4 @@
-"""What needs this machine: ``run``, ``measure``, ``validate_real``; and tables of measured ops."""
+"""Functions that need this machine, ``run``, ``measure``, ``validate_real``; tables of its ops."""
 
 import sys
 import warnings

@@ -68,7 +68,7 @@ class Result(RowView, Paged):
 
     @property
     def baseline(self) -> "Result | None":
-        """The same scenario without speculation; None for plain decoding, or if not asked for."""
+        """Return the answer without speculation; None for plain decoding, or if not asked for."""
         plain = self.prediction.baseline
         return None if plain is None else Result(plain, tag=self._tag, folders=self._folders)
 
@@ -131,7 +131,7 @@ class Explanation(Paged):
 
     @property
     def speedup(self) -> float | None:
-        """Of what the waterfall follows: throughput, or in an open loop one request's speed."""
+        """Return the speed-up in throughput, or in an open loop in one request's speed."""
         return self.found.speedup
 
     @property
@@ -141,7 +141,7 @@ class Explanation(Paged):
 
     @property
     def phases(self) -> "pd.DataFrame":
-        """Where the time of a step goes."""
+        """Return the phases that the time of a step goes to."""
         return self._table(self._data["step"]["phases"])
 
     @property
@@ -151,18 +151,18 @@ class Explanation(Paged):
 
     @property
     def elasticities(self) -> "pd.DataFrame":
-        """What the answer hangs on, and how much."""
+        """Return what the answer hangs on, and how much."""
         return self._table(self._data["elasticities"])
 
     @property
     def break_even(self) -> dict[str, Any] | None:
-        """Where speculation stops to pay; None without speculation."""
+        """Return the point where speculation stops to pay; None without speculation."""
         found: dict[str, Any] | None = self._data["break_even"]
         return found
 
     @property
     def grounds(self) -> "pd.DataFrame":
-        """What the answer rests on, with sources."""
+        """Return what the answer rests on, with sources."""
         return self._table(self._data["evidence"])
 
     def _table(self, records: list[dict[str, Any]]) -> "pd.DataFrame":

@@ -18,7 +18,7 @@ _PRE = (
 
 
 class Paged:
-    """What has a page, as the command line prints it."""
+    """A thing with a page, as the command line prints it."""
 
     def _page(self) -> RenderableType:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Which ops run where: few torch calls on a CPU, Triton kernels on a GPU."""
+"""Choose which ops run: few torch calls on a CPU, Triton kernels on a GPU."""
 
 from dflash_sim.kernels.cpu_backend import CPU
 from dflash_sim.kernels.reference.backend import Backend

@@ -1,4 +1,4 @@
-"""What a running request keeps between passes: pages of KV, slots of delta-net state.
+"""Caches that a running request keeps between passes: pages of KV, slots of delta-net state.
 
 Page 0 and state slot 0 belong to nobody. Padded rows of a captured graph point there, as in SGLang:
 they are computed and written like all others, and nobody reads the result.
@@ -18,7 +18,7 @@ from dflash_sim.profiles.networks.hf_config import AttentionShape, GdnShape, Mod
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the ``T = R x B`` rows of one pass stand, in the text and in the pools.
+    """Places of the ``T = R x B`` rows of one pass, in the text and in the pools.
 
     Texts of different lengths are packed, one after the other: :func:`pack`.
 

@@ -1,4 +1,4 @@
-"""How the ranks of a tensor-parallel group talk: one interface, and the two that need no network.
+"""Communication of a tensor-parallel group: one interface, and two that need no network.
 
 A layer holds one rank's shard and a :class:`Comm`. With ``torch.distributed`` each rank is a
 process; :func:`run_locally` makes each rank a thread of this one, in lock step, so that sharding

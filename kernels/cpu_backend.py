@@ -18,7 +18,7 @@ from dflash_sim.kernels.reference.norm_rope import wide
 
 
 def rms_norm(x: Tensor, weight: Tensor, *, eps: float, zero_centred: bool = False) -> Tensor:
-    """As :func:`~dflash_sim.kernels.reference.norm_rope.rms_norm`, fused."""
+    """Do the same as :func:`~dflash_sim.kernels.reference.norm_rope.rms_norm`, fused."""
     factor = weight + 1 if zero_centred else weight
     return torch.rms_norm(x, x.shape[-1:], factor, eps)
 
@@ -26,13 +26,13 @@ def rms_norm(x: Tensor, weight: Tensor, *, eps: float, zero_centred: bool = Fals
 def add_rms_norm(
     x: Tensor, residual: Tensor, weight: Tensor, *, eps: float, zero_centred: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`~dflash_sim.kernels.reference.norm_rope.add_rms_norm`."""
+    """Do the same as :func:`~dflash_sim.kernels.reference.norm_rope.add_rms_norm`."""
     total = x + residual
     return rms_norm(total, weight, eps=eps, zero_centred=zero_centred), total
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, *, eps: float) -> Tensor:
-    """As :func:`~dflash_sim.kernels.reference.norm_rope.gated_rms_norm`."""
+    """Do the same as :func:`~dflash_sim.kernels.reference.norm_rope.gated_rms_norm`."""
     return rms_norm(x, weight, eps=eps) * silu(gate)
 
 
@@ -65,7 +65,7 @@ def qk_norm_rope_write(
     eps: float,
     zero_centred: bool = False,
 ) -> Tensor:
-    """As ``norm_rope.qk_norm_rope_write``; queries and keys at once."""
+    """Do the same as ``norm_rope.qk_norm_rope_write``; queries and keys at once."""
     normed = torch.cat(
         [
             rms_norm(q, q_weight, eps=eps, zero_centred=zero_centred),
@@ -81,7 +81,7 @@ def qk_norm_rope_write(
 
 
 class Masks:
-    """What rows see of the keys before and among them, as numbers to be added to scores.
+    """Masks of the keys before and among the rows, as numbers to be added to scores.
 
     Counted from the last key it is the same for every context: one mask is kept for each kind of
     rows, and shorter contexts use its end.
@@ -133,7 +133,7 @@ def block_attention(
     window: int | None = None,
     gate: Tensor | None = None,
 ) -> Tensor:
-    """As ``attention.block_attention``, one request after the other.
+    """Do the same as ``attention.block_attention``, one request after the other.
 
     Each reads its own context and no more, so that it takes as long as in other company. The
     query heads of one KV head are rows of one product.
@@ -164,7 +164,7 @@ def block_attention(
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """As :func:`~dflash_sim.kernels.reference.moe.swiglu`."""
+    """Do the same as :func:`~dflash_sim.kernels.reference.moe.swiglu`."""
     gate, up = gate_up.chunk(2, -1)
     return silu(gate) * up
 
@@ -182,7 +182,7 @@ def materialise(
     *,
     eps: float,
 ) -> None:
-    """As :func:`~dflash_sim.kernels.reference.draft.materialise`, all layers at once."""
+    """Do :func:`~dflash_sim.kernels.reference.draft.materialise` for all layers at once."""
     keys, values = project_kv(context, kv_weight, k_pool.shape[-2])
     normed = torch.rms_norm(keys, keys.shape[-1:], None, eps) * k_norm[:, None, None]
     turned = rotate(normed, cos_table[positions][:, None], sin_table[positions][:, None])
@@ -193,7 +193,7 @@ def materialise(
 
 
 def local_argmax(logits: Tensor, first_id: int) -> tuple[Tensor, Tensor]:
-    """As ``draft.local_argmax``; ``max`` takes the first of equals."""
+    """Do the same as ``draft.local_argmax``; ``max`` takes the first of equals."""
     best, index = logits.max(-1)
     return best, index + first_id
 

@@ -10,7 +10,7 @@ from dflash_sim.kernels.reference.backend import REFERENCE, Backend
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """What every layer of a rank is built with.
+    """A rank: everything that its layers are built with.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ Values = dict[str, float | list[int]]
 
 
 def summarise(run: Run, rows: int) -> Values:
-    """What a benchmark prints of a run with verify width ``rows`` [tokens]."""
+    """Return what a benchmark prints of a run with verify width ``rows`` [tokens]."""
     answers, duration = run.answers, run.duration_s
     if not answers:
         return {"completed": 0.0}
@@ -77,7 +77,7 @@ def acceptance(run: Run, rows: int) -> Values:
 
 
 def anatomy(run: Run) -> Values:
-    """Where a decode step goes: means per step [ms], and shares; nan where it is unknown."""
+    """Return where a decode step goes: means per step [ms], and shares; nan where it is unknown."""
     decodes = run.decodes
     if not decodes:
         return {}

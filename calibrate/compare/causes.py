@@ -153,7 +153,7 @@ def _taken_apart(gap: Gap, target: str, steps: list[_Step]) -> Diagnosis:
 
 
 def _read_off(gap: Gap) -> Iterator[_Step]:
-    """What the file states outright, in the order in which one bears on the next."""
+    """Return what the file states outright, in the order in which one bears on the next."""
     change = Change()
     for look in (_accept_length, _host):
         found = look(gap, change)
@@ -224,7 +224,7 @@ def _matched(gap: Gap, start: Change, match: Match) -> _Step:
 
 
 def _unknown(gap: Gap, causes: Sequence[Cause], unexplained: Share) -> Iterator[str]:
-    """What the file leaves open, where it matters to this gap."""
+    """Return what the file leaves open, where it matters to this gap."""
     if abs(unexplained) >= _WORTH:
         if gap.result.setup.speculative and gap.accept is None:
             yield "accept length: the file has none"

@@ -147,7 +147,7 @@ def _refined(gap: Gap, start: Change, made: tuple[Match, ...]) -> tuple[Match, .
 
 
 def host_known(gap: Gap) -> bool:
-    """Whether the file has the seconds of the scheduler's stages."""
+    """Return True if the file has the seconds of the scheduler's stages."""
     return host_stage_s(gap.seen) is not None and gap.result.scenario.engine_mode != "v1"
 
 
@@ -166,7 +166,7 @@ def _candidates(gap: Gap, path: _Path) -> Iterator[Match]:
 
 
 def _guesses(gap: Gap, start: Change) -> dict[str, Factor]:
-    """Where to look for each factor."""
+    """Return where to look for each factor."""
     values = gap.values(start) or {}
     step = _times_longer(gap, start, DECODING)
     first = _times_longer(gap, start, FIRST_TOKEN)

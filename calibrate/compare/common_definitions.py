@@ -1,4 +1,4 @@
-"""What a file and a prediction call by one name is made one quantity before it is compared."""
+"""Measured and predicted values are brought to one definition before they are compared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -53,7 +53,7 @@ class Metric:
 
     @property
     def inside(self) -> bool | None:
-        """Whether the measurement lies in the interval; None without one."""
+        """Return True if the measurement lies in the interval; None without one."""
         if self.interval is None:
             return None
         return self.interval[0] <= self.observed <= self.interval[1]
@@ -104,7 +104,7 @@ class Summary:
 
 
 def is_benchmark(row: Observation) -> bool:
-    """Whether times or throughputs were measured, not acceptance or the scheduler alone."""
+    """Return True if times or throughputs were measured, not acceptance or the scheduler alone."""
     return not TIMED.isdisjoint(row.metrics)
 
 

@@ -37,7 +37,7 @@ _LEAST = 0.01  # relative difference that is asked about
 
 
 class Gap:
-    """What was measured, what is predicted, and how far apart they are.
+    """A measurement, its prediction, and how far apart they are.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Gap:
         return self.noise(lambda values: values[name] * accept.of(values))
 
     def by_chance(self, quantity: Quantity) -> bool:
-        """Whether another run could have given what was measured."""
+        """Return True if another run could have given what was measured."""
         ours, theirs = quantity(as_measured(self.result.values, self.row)), quantity(self.seen)
         if not ours or not theirs:
             return True

@@ -1,4 +1,4 @@
-"""What rows say about the unknowns where answers are straight lines: Gaussians, in closed form.
+"""Rows are fitted where answers are straight lines in the unknowns: Gaussians, in closed form.
 
 Near a point ``x`` the logs of what was measured are ``y = f + J (X - x) + setting + row + noise``:
 ``X`` the unknowns with their priors, one deviation that the rows of a setting share and one of
@@ -26,7 +26,7 @@ _ROUNDS = 10
 
 
 class Spread(NamedTuple):
-    """How far measured rows lie from straight lines.
+    """The distance of measured rows from straight lines.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Problem:
         self.shared = self.shared @ self.shared.T
 
     def members(self, groups: Sequence[object]) -> Floats:
-        """Which throughput belongs to which of the rows' groups, shape [entries, groups]."""
+        """Return which throughput belongs to which of the rows' groups, shape [entries, groups]."""
         levels = {group: k for k, group in enumerate(dict.fromkeys(groups))}
         out = np.zeros((len(self.index), len(levels)))
         for entry, (i, metric) in enumerate(self.index):

@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def observed(self) -> float:
-        """What was measured [token/s]."""
+        """Return the measured throughput [token/s]."""
         return self.row.observation.metrics["output_throughput"]
 
     @property
@@ -51,12 +51,12 @@ class Outcome:
 
     @property
     def inside(self) -> bool:
-        """Whether the interval holds what was observed."""
+        """Return True if the interval holds what was observed."""
         return self.low <= self.observed <= self.high
 
     @property
     def factors(self) -> dict[str, str]:
-        """What errors are grouped by."""
+        """Return what errors are grouped by."""
         return {**self.row.factors, "left out": self.held}
 
 

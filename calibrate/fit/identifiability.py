@@ -1,4 +1,4 @@
-"""What rows teach about the parameters of a fit, and what they leave open."""
+"""Parameters that the rows of a fit determine, and those that they leave open."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Whether what is left after a fit has a pattern: the sign of a model that is wrong.
+"""Patterns in what is left after a fit: they are the sign of a model that is wrong.
 
 For each factor, each of its groups is given an offset of its own; the furthest from zero is
 compared with the furthest by chance, for rows that the fitted model would make.

@@ -20,7 +20,7 @@ from dflash_sim.simulator.slopes import METRICS, Response, requests_of
 
 THROUGHPUT, ACCEPT_LENGTH = METRICS.index("output_throughput"), METRICS.index("accept_length")
 WAVES = 4  # turns per client where only a slope is wanted
-_PER_STEP_ERROR = 0.05  # of a mean over steps, often of other runs too, as one over requests
+_PER_STEP_ERROR = 0.05  # error of a per-step accept length that is used as a per-request one
 
 Floats = npt.NDArray[np.float64]
 TablesByGpu = dict[str, OpTables]  # they take longer to read than a short run
@@ -83,7 +83,7 @@ class Row:
 
     @property
     def factors(self) -> dict[str, str]:
-        """What rows are grouped by, and the row's group."""
+        """Return what rows are grouped by, and the row's group."""
         s = self.scenario
         return {
             "method": s.method,
@@ -154,7 +154,7 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu) -> Ro
 
 
 def unknowns(rows: Sequence[Row], engine: EngineSheet) -> tuple[Parameter, ...]:
-    """What the rows can speak about: constants, data sets, acceptance cells, other builds."""
+    """Return what the rows speak about: constants, data sets, acceptance cells, other builds."""
     found = {p.name: p for p in (constant_prior(engine, name) for name in engine.fit.free)}
     # The largest block of a cell says most about how free its acceptance is.
     for row in sorted(rows, key=lambda row: -row.width):

@@ -1,4 +1,4 @@
-"""How long calls take on this machine: CUDA graphs between events, or the thread's own clock.
+"""Calls are timed on this machine: CUDA graphs between events, or the thread's own clock.
 
 Several copies of a call's tensors are used in turn, because in a pass every layer's weights come
 from memory: a loop over one copy stays in the cache and is 13-25 % too fast.
@@ -186,7 +186,7 @@ class Canary:
         self.x, self.w = (torch.randn(n, n, dtype=dtype, device=clock.device) for _ in range(2))
 
     def seconds(self) -> float:
-        """Of a product and a sum over it."""
+        """Return the time of one matrix product and one sum over it."""
         return self.clock.sample([lambda: (self.x @ self.w).sum()]).median_s
 
 

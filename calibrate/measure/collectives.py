@@ -21,7 +21,7 @@ ROUNDS, EACH = 9, 20
 
 
 def can_time(device: str, ranks: int) -> bool:
-    """Whether this machine has a device for every rank."""
+    """Return True if this machine has a device for every rank."""
     return device == "cpu" or torch.cuda.device_count() >= ranks
 
 

@@ -1,4 +1,4 @@
-"""What a profile was measured on: hardware, driver, versions, clocks; and whether it will do."""
+"""The machine that a profile was measured on: hardware, driver, versions, clocks; its checks."""
 
 import os
 import platform
@@ -53,7 +53,7 @@ def choose_device(asked: str | None) -> str:
 
 
 def choose_dtype(asked: str | None, device: str) -> torch.dtype:
-    """What to measure in: bfloat16 on a GPU, float32 on a CPU, where half types are emulated."""
+    """Choose bfloat16 on a GPU, and float32 on a CPU, where half types are emulated."""
     name = asked or ("bfloat16" if device == "cuda" else "float32")
     if name not in DTYPES:
         raise unknown(kind="--dtype", value=name, allowed=DTYPES)
@@ -100,7 +100,7 @@ def clocks() -> dict[str, int] | None:
 
 
 def device_sheet(device: str) -> dict[str, Any]:
-    """What the profile says of the device besides its rates; ``sheet`` is ours of it, if any."""
+    """Return the device of a profile without its rates; ``sheet`` is ours of it, if any."""
     if device == "cpu":
         return {"title": _cpu_name(), "vendor": "", "mem_bytes": float(_ram_bytes()), "sheet": None}
     found = torch.cuda.get_device_properties(0)
@@ -141,7 +141,7 @@ def free_bytes(device: str) -> float:
 
 @dataclass
 class Neighbours:
-    """How much of this machine's processors others took meanwhile, the hypervisor included.
+    """The share of this machine's processors that others took, the hypervisor included.
 
     ``share`` is None where the system does not tell (it does on Linux).
     """

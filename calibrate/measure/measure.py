@@ -52,7 +52,7 @@ OutOfMemory = (torch.OutOfMemoryError, MemoryError)
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured.
+    """The record of a measurement.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Report:
 
     @property
     def drifted(self) -> bool:
-        """Whether the machine was not the same all along."""
+        """Return True if the machine was not the same all along."""
         return self.drift > DRIFT
 
 

@@ -41,7 +41,7 @@ INSIDE_ANOTHER = {"kv_write", "output_gate", "shared_add"}
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where in a pass an op stands.
+    """The place of an op in its pass.
 
     Parameters
     ----------
@@ -363,6 +363,6 @@ def _both(a: Callable[[], object], b: Callable[[], object]) -> Callable[[], obje
 
 
 def tensors_bytes(op: Op, itemsize: int) -> float:
-    """What an op must move in the type that is measured; the simulator counts bfloat16 [byte]."""
+    """Return the bytes that an op must move in the measured type; the simulator counts bfloat16."""
     exact = isinstance(op, GdnRecurrent) or op.name in IN_FLOAT32
     return op.nbytes if exact else op.nbytes * itemsize / 2

@@ -85,7 +85,7 @@ class Network:
 
     @property
     def shape(self) -> ModelShape:
-        """Of the layers that are here."""
+        """Return the shape of the layers that are here."""
         return self.target.spec.shape
 
     def caches(self, requests: int, rows: int, ctx: int, *, kept: int = 1) -> "Pools":

@@ -1,4 +1,4 @@
-"""What is measured: a model, its drafter, the ranks they are cut for, and the sizes of passes."""
+"""The subject of a measurement: a model, its drafter, their ranks, and the sizes of passes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -197,5 +197,5 @@ def key_of(op: Op) -> str:
 
 
 def costs_nothing(op: Op) -> bool:
-    """Whether the simulator itself says that nothing is moved (a launch, and no more)."""
+    """Return True if the simulator itself says that nothing is moved (a launch, and no more)."""
     return isinstance(op, Elementwise) and op.nbytes == 0

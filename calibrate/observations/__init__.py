@@ -1,1 +1,1 @@
-"""What somebody measured, in our words: names, conditions, units, checks."""
+"""MEASUREMENTS OF OTHERS, in our words: names, conditions, units, checks."""

@@ -66,7 +66,7 @@ def acceptance_record(raw: Raw) -> Raw | None:
 
 
 def is_acceptance(raw: Raw) -> bool:
-    """Whether an AIPerf acceptance record is in it."""
+    """Return True if an AIPerf acceptance record is in it."""
     return acceptance_record(raw) is not None
 
 

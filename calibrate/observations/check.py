@@ -128,7 +128,7 @@ def _conditions(fields: Mapping[str, Any], timed: bool) -> Iterator[str]:
 
 
 def contradictions(row: Observation, fields: Mapping[str, Any]) -> Iterator[str]:
-    """What cannot all be true."""
+    """Return what cannot all be true."""
     tp, gpus = fields.get("tp"), fields.get("num_gpus")
     if tp and gpus and tp > gpus:
         yield f"tp {tp} exceeds num_gpus {gpus}"

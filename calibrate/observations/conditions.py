@@ -46,7 +46,7 @@ COLUMNS = frozenset([*_COUNTS, *_AMOUNTS, *_WORDS, *_READ, *ALIASES.values()])
 
 @dataclass
 class Conditions:
-    """What was read: scenario fields, those that are only assumed, and remarks."""
+    """The conditions of a row: scenario fields, those that are only assumed, and remarks."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What remarks beside a number settle: cache, forced lengths, how many requests were sent."""
+"""Remarks beside a number may settle the cache, forced lengths, and how many requests were sent."""
 
 import re
 from typing import Any

@@ -25,7 +25,7 @@ EXAMPLE = (
 
 @dataclass(frozen=True)
 class LaunchScenario:
-    """What a launch command says.
+    """The scenario that a launch command describes.
 
     Parameters
     ----------

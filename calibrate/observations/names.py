@@ -28,7 +28,7 @@ _UNSTATED = {"", "unstated", "unknown", "n/a", "na", "-"}
 
 @dataclass(frozen=True)
 class Workload:
-    """What a data set's name says: a sheet, or fixed lengths [token]; all None if unknown."""
+    """The workload that a data set's name means: a sheet, or fixed lengths [token]; or all None."""
 
     dataset: str | None = None
     isl: int | None = None
@@ -61,7 +61,7 @@ class Names:
         return self._tables[kind]
 
     def published(self, source_id: str) -> Mapping[str, str]:
-        """What ``published/sources.csv`` says of a source, the user's first; else nothing."""
+        """Return what ``published/sources.csv`` says of a source, the user's first."""
         if self._sources is None:
             self._sources = {}
             for root in roots():

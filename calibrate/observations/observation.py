@@ -1,4 +1,4 @@
-"""What somebody measured: one :class:`Observation` a row, and which rows an expression selects."""
+"""Measurements: one :class:`Observation` a row, and the rows that an expression selects."""
 
 import ast
 import operator
@@ -72,7 +72,7 @@ class Observation:
     notes: tuple[str, ...] = ()
 
     def value(self, name: str) -> Any:
-        """What ``name`` of :data:`NAMES` is for this row; None if the row does not say."""
+        """Return what ``name`` of :data:`NAMES` is for this row; None if the row does not say."""
         if name in ("row", "source", "build"):
             return getattr(self, name)
         return self.fields.get(name, self.about.get(name))

@@ -168,7 +168,7 @@ def _tags(raw: Raw) -> Raw:
 
 
 def _seconds(found: Raw, tag: str) -> float:
-    """What one unit of a time is in seconds; AIPerf writes the unit beside the value."""
+    """Return what one unit of a time is in seconds; AIPerf writes the unit beside the value."""
     unit = found.get("unit", "ms")
     if not isinstance(unit, str) or unit.lower() not in _TIME_S:
         msg = f"{tag}: unit is {unit!r}; expected one of {', '.join(_TIME_S)}"

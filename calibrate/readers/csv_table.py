@@ -76,7 +76,7 @@ def _read_columns() -> frozenset[str]:
 
 
 def is_table(text: str) -> bool:
-    """Whether the first line names a model or a load, and a measured value."""
+    """Return True if the first line names a model or a load, and a measured value."""
     header = set(_cells(text.lstrip().partition("\n")[0]))
     measured = {*MEASURED, *metric_names()} - {"concurrency"}
     return bool(header & {"model", "method", "conc", "concurrency"} and header & measured)
@@ -185,7 +185,7 @@ def _temperature(cell: str) -> float | str:
 
 
 def _rel_err(cells: Mapping[str, str], metrics: Metrics) -> dict[str, float]:
-    """What rounding to the printed digits hides, what derivation adds, or what the row states."""
+    """Return the error that the row states, or that rounding and derivation leave."""
     found: dict[str, float] = {}
     names = [*MEASURED.items(), *((name, name) for name in metric_names())]
     for theirs, ours in names:

@@ -32,7 +32,7 @@ class TableText:
 
 @dataclass
 class Reading:
-    """What was met so far: rows found, in order, and places refused with the reason."""
+    """The state of a reading: rows found so far, in order, and places refused with the reason."""
 
     names: Names
     found: list[Observation] = field(default_factory=list)

@@ -1,11 +1,11 @@
-"""How other tools write the requests of a trace."""
+"""Formats in which other tools write the requests of a trace."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class TraceFormat:
-    """How one tool writes a request.
+    """The format in which one tool writes a request.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class Snapshot:
 
 
 def is_prometheus(text: str) -> bool:
-    """Whether a text has samples of SGLang's metrics."""
+    """Return True if a text has samples of SGLang's metrics."""
     return re.search(r"^sglang:\w+[{ ]", text, re.MULTILINE) is not None
 
 
@@ -70,7 +70,7 @@ def snapshots(text: str, name: str) -> tuple[list[Snapshot], list[tuple[str, str
 
 
 def read_prometheus(before: Snapshot, after: Snapshot, names: Names) -> Observation:
-    """What happened between two scrapes of one server."""
+    """Return what happened between two scrapes of one server."""
     moved = _differences(before, after)
     metrics = {ours: moved[name] for name, ours in _SUMS.items() if moved.get(name)}
     stages = _stages(before, after)

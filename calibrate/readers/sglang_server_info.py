@@ -34,7 +34,7 @@ _LAUNCH = ("python", "-m", "sglang.launch_server")
 
 @dataclass(frozen=True)
 class Server:
-    """What a server says of itself."""
+    """A server, as it describes itself."""
 
     fields: dict[str, Any]
     build: str | None

@@ -34,7 +34,7 @@ from dflash_sim.calibrate.readers.vllm_bench_serve import is_vllm, read_vllm
 
 @dataclass(frozen=True)
 class Tool:
-    """How the records of one tool are known, and read one by one or all of a file together.
+    """A tool: how its records are known, and read one by one or all of a file together.
 
     Parameters
     ----------

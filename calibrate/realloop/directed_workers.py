@@ -69,7 +69,7 @@ def staged(setup: Setup, probes: Probes, *, longest_text: int) -> Iterator["Stag
 
 @dataclass(frozen=True)
 class Gaps:
-    """What commands of one size took beyond their passes [s], as in :class:`Overheads`."""
+    """Times of commands of one size beyond their passes [s], as in :class:`Overheads`."""
 
     queued: Sequence[float]
     alone: Sequence[float]

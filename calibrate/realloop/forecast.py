@@ -1,4 +1,4 @@
-"""What a run of our own engine will do, from what was measured of its passes and its host.
+"""Forecast a run of our own engine from measured passes and host stages.
 
 Acceptance is drawn from what was seen: the commits of one request after the other, each whole.
 """
@@ -30,7 +30,7 @@ PREDICTED_RUNS = 5
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of runs of one configuration.
+    """The forecast of runs of one configuration.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Forecast:
         return Foreseen(tuple(seconds), committed / steps)
 
     def simulated(self, *, rehearsed: bool = True) -> Setup:
-        """What the simulator is told."""
+        """Return what the simulator is told."""
         config = self.config
         engine = real_engine(self.stages, self.rehearsed.overheads)
         work_s, each_s = self.host_work_s, self.host_work_per_request_s

@@ -60,16 +60,16 @@ class Part:
 
     @property
     def portion(self) -> int:
-        """Which of the portions."""
+        """Return the number of the portion."""
         return self.key[1]
 
     @property
     def drift(self) -> float:
-        """How far the second probe is from the first [1]."""
+        """Return how far the second probe is from the first [1]."""
         return abs(self.after.seconds / self.before.seconds - 1)
 
     def quick_s(self, slowdown: float) -> float:
-        """What it would have taken on a machine that is not slow; waiting takes what it takes."""
+        """Return its time on a machine that is not slow; waiting takes what it takes."""
         return (self.seconds - self.idle_s) / slowdown + self.idle_s
 
 
@@ -126,11 +126,11 @@ class ClosedLoop:
                 yield from map(self.outcome, alike)
 
     def outcomes(self) -> list[Outcome]:
-        """Of every configuration that was run, all rounds together."""
+        """Return the outcomes of all configurations that were run, pooled over rounds."""
         return [self.outcome(config) for config in self._parts]
 
     def setup(self, config: Config) -> Setup:
-        """What is run for a configuration."""
+        """Return what is run for a configuration."""
         chain, imposed = METHODS[config.method].sequential, self.real.accept_length
         if imposed is not None:
             imposed = None if config.method == "none" else min(imposed, float(config.rows))

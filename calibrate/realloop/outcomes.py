@@ -20,7 +20,7 @@ class Config:
 
     @property
     def drafting(self) -> tuple[str, int]:
-        """What decides acceptance and passes."""
+        """Return what decides acceptance and passes."""
         return self.method, self.rows
 
     @property
@@ -62,12 +62,12 @@ class Outcome:
 
     @property
     def steady(self) -> bool:
-        """Whether the machine was ours, and the same, while it ran."""
+        """Return True if the machine was ours, and the same, while it ran."""
         return self.drift <= DRIFT and self.others <= OTHERS
 
     @property
     def error(self) -> float:
-        """Of the predicted throughput [1]."""
+        """Return the error of the predicted throughput [1]."""
         return self.predicted_tok_s / self.observed_tok_s - 1
 
 
@@ -96,7 +96,7 @@ def machine_scalar(outcomes: Sequence[Outcome]) -> float:
 
 
 def is_fitted(o: Outcome, outcomes: Sequence[Outcome]) -> bool:
-    """Whether the scalar was fitted on this outcome, so that it proves nothing of it."""
+    """Return True if the scalar was fitted on this outcome, so that it proves nothing of it."""
     least = min(x.config.conc for x in outcomes if x.config.method == "none")
     return o.config.method == "none" and o.config.conc == least
 

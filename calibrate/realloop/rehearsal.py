@@ -1,4 +1,4 @@
-"""What is timed of the real engine before it is predicted: passes by engine mode, and overheads.
+"""Passes and overheads of the real engine are timed before it is predicted, by engine mode.
 
 A machine that others use too is slower at one time than at another. So beside everything that is
 timed a probe is: a short step that is always the same. Times are told as of the quickest probes.
@@ -42,7 +42,7 @@ class TimedPass:
 
 @dataclass(frozen=True)
 class Overheads:
-    """What commands take beyond their passes, by batch size [s].
+    """Times of commands beyond their passes, by batch size [s].
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Probes:
         return probe
 
     def slowdown(self, *around: Probe) -> float:
-        """Of a time between probes ``around`` it, over the quickest tenth's [1]."""
+        """Return the slowdown: the mean of the probes ``around`` over the fastest tenth's [1]."""
         found = sorted(self.seconds[around[0].requests])
         return max(1.0, statistics.fmean(p.seconds for p in around) / found[len(found) // 10])
 
@@ -136,7 +136,7 @@ def _smoothed(times: Mapping[TimedPass, float], phase: str) -> list[TimedPass]:
 
 
 def median_of(found: Sequence[Overheads], requests: int, command: int) -> float:
-    """Of one command of a V1 cycle [s]."""
+    """Return the median time of one command of a V1 cycle [s]."""
     return statistics.median(o.v1[requests][command] for o in found)
 
 

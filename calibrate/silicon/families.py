@@ -1,4 +1,4 @@
-"""What is kept of each operator family, and from which framework.
+"""Operator families: the cases that are kept of each, and from which framework.
 
 bf16 GEMM is the fastest of three frameworks per cell: the kernel is the same and the slow copies
 are accidents. Everything else is SGLang's, whose kernels differ from the others' on purpose.

@@ -94,13 +94,13 @@ def fit_curve(cells: GemmCells) -> GemmCurve:
 
 
 def in_fit(key: tuple[int, int, int]) -> bool:
-    """Whether (m, n, k) belongs to the fitted region."""
+    """Return True if (m, n, k) belongs to the fitted region."""
     m, n, k = key
     return m <= FIT_MAX_M and min(n, k) >= FIT_MIN_NK
 
 
 def curve_misses(curve: GemmCurve, cells: GemmCells) -> dict[str, Miss]:
-    """How far the curve alone is off: where it was fitted, on big weights, at large M."""
+    """Return how far the curve alone is off: where it was fitted, on big weights, at large M."""
     regions: dict[str, list[tuple[float, float]]] = {"fit": [], "big_weights": [], "large_m": []}
     for (m, n, k), measured in cells.items():
         pair = (curve.seconds(m=m, n=n, k=k), measured)

@@ -32,7 +32,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import wrote.
+    """The record of an import.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ class Library:
         return max(found, key=lambda path: version_key(path.parent.name), default=None)
 
     def source(self, path: Path) -> Source:
-        """Where ``path`` came from, with its digest."""
+        """Return where ``path`` came from, with its digest."""
         framework = path.parts[-3]
         return Source(
             letter=LETTERS[framework],

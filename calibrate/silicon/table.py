@@ -57,7 +57,7 @@ class Table:
 
     @property
     def cells(self) -> int:
-        """How many times are kept."""
+        """Return how many times are kept."""
         return sum(len(row) for row in self.times.values())
 
     def csv(self) -> str:

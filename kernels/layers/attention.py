@@ -71,7 +71,7 @@ class Attention:
     def attend(
         self, q: Tensor, gate: Tensor | None, at: Placement, pools: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """What the requests of one part see in the pools, [R, B, heads, D]."""
+        """Return what the requests of one part see in the pools, [R, B, heads, D]."""
         block = (at.requests, at.rows, self.heads, self.shape.head_dim)
         return self.backend.block_attention(
             q.view(block),

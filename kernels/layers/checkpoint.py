@@ -1,4 +1,4 @@
-"""Where weights come from: a folder of safetensors, a dictionary, or a random generator."""
+"""Sources of weights: a folder of safetensors, a dictionary, or a random generator."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Source(Protocol):
     """Something that holds tensors by name."""
 
     def has(self, name: str) -> bool:
-        """Whether there is such a tensor."""
+        """Return True if there is such a tensor."""
         ...
 
     def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:
@@ -47,7 +47,7 @@ class Tensors:
         self.tensors = tensors
 
     def has(self, name: str) -> bool:
-        """Whether there is such a tensor."""
+        """Return True if there is such a tensor."""
         return name in self.tensors
 
     def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:
@@ -103,7 +103,7 @@ class SafetensorsFolder:
         return self._json(self.path / "config.json")
 
     def has(self, name: str) -> bool:
-        """Whether there is such a tensor."""
+        """Return True if there is such a tensor."""
         return name in self._files
 
     def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:

@@ -40,19 +40,19 @@ class Shard:
         self.problems: list[str] = []
 
     def under(self, prefix: str) -> "Shard":
-        """The same shard with ``prefix`` added to names; problems go to the same list."""
+        """Return the same shard with ``prefix`` added to names; problems go to the same list."""
         below = Shard(self.source, self.rank, (self.prefix + prefix,))
         below.problems = self.problems
         return below
 
     def root(self) -> "Shard":
-        """The same shard with no prefix; problems go to the same list."""
+        """Return the same shard with no prefix; problems go to the same list."""
         top = Shard(self.source, self.rank)
         top.problems = self.problems
         return top
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint holds ``name`` under this prefix."""
+        """Return True if the checkpoint holds ``name`` under this prefix."""
         return self.source.has(self.prefix + name)
 
     def ranges(

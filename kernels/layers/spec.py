@@ -1,4 +1,4 @@
-"""What a Hugging Face config says that layers need: the shapes, and the constants in formulas."""
+"""The parts of a Hugging Face config that layers need: shapes, and constants in formulas."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -77,7 +77,7 @@ class Chain(Plain):
         return self.target.argmax(final)
 
     def features(self, out: Hidden) -> Tensor:
-        """What the head reads of a pass of the target [T, H]."""
+        """Return what the head reads of a pass of the target [T, H]."""
         return out.final
 
 

@@ -197,7 +197,7 @@ class Plain:
     def learn(
         self, running: Running, out: Hidden, at: Placement, tokens: Tensor, lengths: Tensor
     ) -> Running:
-        """What the drafter takes from a pass of the target.
+        """Return what the drafter takes from a pass of the target.
 
         Parameters
         ----------

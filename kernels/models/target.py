@@ -24,7 +24,7 @@ PREFIXES = ("model.", "model.language_model.", "language_model.model.")
 
 @dataclass(frozen=True)
 class Hidden:
-    """What a pass of the target leaves behind.
+    """The hidden states that a pass of the target leaves behind.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which drafted tokens are kept: greedy matching and chain rejection sampling, in plain torch.
+"""Acceptance of drafted tokens: greedy matching and chain rejection sampling, in plain torch.
 
 ``draft`` [R, B] int64 is what verify ran on: the anchor, then ``B - 1`` proposals. Row ``i`` of the
 target's answer predicts the token after ``draft[:, i]``.
@@ -13,7 +13,7 @@ NO_TOKEN = -1
 
 
 class Accepted(NamedTuple):
-    """What one verify kept.
+    """The tokens that one verify kept.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ def assemble(draft: Tensor, accept_len: Tensor, bonus: Tensor) -> Accepted:
 
 
 def leading(matches: Tensor) -> Tensor:
-    """How many entries of each row of ``matches`` [R, N] are true before the first false one."""
+    """Count the entries of each row of ``matches`` [R, N] before the first one that is false."""
     return matches.to(torch.int64).cumprod(dim=1).sum(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""What DFlash adds around a transformer layer: features to KV, the block, the split argmax.
+"""DFlash adds this around a transformer layer: features to KV, the block, the split argmax.
 
 Shapes: ``T`` tokens, ``H`` hidden, ``K`` captured target layers, ``L`` drafter layers, ``Hkv`` KV
 heads, ``D`` head dimension, ``R`` requests, ``B`` block rows, ``V`` vocabulary.

@@ -97,7 +97,7 @@ def gdn_verify(
 def gdn_decode(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`gdn_verify`, but only the last state [R, Hv, Dk, Dv]; any ``T``."""
+    """Do the same as :func:`gdn_verify`, but only the last state [R, Hv, Dk, Dv]; any ``T``."""
     out, states = gdn_verify(q, k, v, g, beta, state)
     return out, states[:, -1]
 
@@ -105,7 +105,7 @@ def gdn_decode(
 def gdn_prefill(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, *, chunk: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """The same recurrence in chunks of matrix products; shapes as :func:`gdn_decode`.
+    """Run the recurrence in chunks of matrix products; shapes as :func:`gdn_decode`.
 
     Inside a chunk, with ``G`` the running sum of ``g`` and ``D_ij = exp(G_i - G_j)`` for
     ``j <= i``, the written values ``U`` solve ``(I + tril(beta K K^T D, -1)) U = beta (V - exp(G)

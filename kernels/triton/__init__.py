@@ -1,1 +1,1 @@
-"""The same ops in Triton, their launch configurations, and a compiler check without a GPU."""
+"""OPS IN TRITON, their launch configurations, and a compiler check without a GPU."""

@@ -27,7 +27,7 @@ NOWHERE = tl.constexpr(2**31 - 1)
 
 
 class Commit(NamedTuple):
-    """What the passes after a verify work on.
+    """The record that the passes after a verify work on.
 
     Attributes
     ----------
@@ -156,7 +156,7 @@ def _start(
 
 
 def greedy_accept(draft: Tensor, target: Tensor) -> Accepted:
-    """As :func:`dflash_sim.kernels.reference.accept.greedy_accept`."""
+    """Do the same as :func:`dflash_sim.kernels.reference.accept.greedy_accept`."""
     return _start(draft, target, None, None, page_size=1, mask_id=0)[0]
 
 
@@ -236,7 +236,7 @@ def _join_argmax(
 
 
 def local_argmax(logits: Tensor, first_id: int) -> tuple[Tensor, Tensor]:
-    """As ``draft.local_argmax``, without its two passes over memory."""
+    """Do the same as ``draft.local_argmax``, without its two passes over memory."""
     rows, width = logits.shape
     if logits.stride(1) != 1:
         logits = logits.contiguous()

@@ -196,7 +196,7 @@ def block_attention(
     gate: Tensor | None = None,
     splits: int | None = None,
 ) -> Tensor:
-    """As :func:`dflash_sim.kernels.reference.attention.block_attention`; pools must be contiguous.
+    """Do :func:`dflash_sim.kernels.reference.attention.block_attention` on contiguous pools.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ WORD = 2**31
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one kernel became.
+    """A compiled kernel.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Compiled:
     wants_mma: bool
 
     def faults(self) -> list[str]:
-        """What is wrong with it, in words."""
+        """Say what is wrong with it."""
         found = []
         if self.stack_bytes:
             found.append(f"spills {self.stack_bytes} bytes per thread")

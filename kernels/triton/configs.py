@@ -15,7 +15,7 @@ HOPPER, BLACKWELL = 90, 100
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a kernel runs.
+    """A machine that kernels run on.
 
     Attributes
     ----------

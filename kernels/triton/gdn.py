@@ -176,7 +176,7 @@ def _start(
 def gdn_verify(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`dflash_sim.kernels.reference.gdn.gdn_verify`, for float32 states."""
+    """Do the same as :func:`dflash_sim.kernels.reference.gdn.gdn_verify`, for float32 states."""
     size = (*v.shape[:2], *state.shape[1:])
     states = torch.empty(size, dtype=state.dtype, device=state.device)
     return _start(q, k, v, g, beta, state, None, states), states
@@ -192,7 +192,7 @@ def gdn_verify_slots(
     slots: Tensor,
     scratch: Tensor,
 ) -> Tensor:
-    """As :func:`dflash_sim.kernels.reference.gdn.gdn_verify_slots`; a state's values must be dense.
+    """Do :func:`dflash_sim.kernels.reference.gdn.gdn_verify_slots`; a state's values must be dense.
 
     ``q``, ``k`` and ``v`` may be slices of one convolution's output: no copy is made of them.
     """
@@ -202,14 +202,14 @@ def gdn_verify_slots(
 def gdn_extend(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, pool: Tensor, slots: Tensor
 ) -> Tensor:
-    """As ``gdn.gdn_extend``; long prefills go to its matrix products."""
+    """Do the same as ``gdn.gdn_extend``; long prefills go to its matrix products."""
     if v.shape[1] > RECURRENT_ROWS:
         return ref_gdn.gdn_extend(q, k, v, g, beta, pool, slots)
     return _start(q, k, v, g, beta, pool, slots, None)
 
 
 def commit_states(pool: Tensor, scratch: Tensor, slots: Tensor, commit_len: Tensor) -> None:
-    """As :func:`dflash_sim.kernels.reference.gdn.commit_states`; a state's values must be dense."""
+    """Do :func:`dflash_sim.kernels.reference.gdn.commit_states`; a state's values must be dense."""
     size = pool[0, 0].numel()
     launch(
         _commit,

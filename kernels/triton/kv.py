@@ -225,7 +225,7 @@ def qk_norm_rope_write(
     eps: float,
     zero_centred: bool = False,
 ) -> Tensor:
-    """As ``norm_rope.qk_norm_rope_write``; pools must be contiguous.
+    """Do the same as ``norm_rope.qk_norm_rope_write``; pools must be contiguous.
 
     ``q``, ``k`` and ``v`` may be slices of one projection: no copy is made of them.
     """
@@ -306,7 +306,7 @@ def materialise(
     *,
     eps: float,
 ) -> None:
-    """As ``draft.materialise``: one batched GEMM and one kernel."""
+    """Do the same as ``draft.materialise``: one batched GEMM and one kernel."""
     layers, tokens = kv_weight.shape[0], context.shape[0]
     both = torch.bmm(context.expand(layers, -1, -1), kv_weight.transpose(1, 2))
     keys, values = both.view(layers, tokens, 2, *k_pool.shape[-2:]).unbind(2)

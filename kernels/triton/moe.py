@@ -173,7 +173,7 @@ def _weighted_sum(
 
 
 def grouped_swiglu(x: Tensor, w13: Tensor, w2: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-    """As :func:`dflash_sim.kernels.reference.moe.grouped_swiglu`; weights dense."""
+    """Do the same as :func:`dflash_sim.kernels.reference.moe.grouped_swiglu`; weights dense."""
     weights, experts = weights.contiguous(), experts.contiguous()
     tokens, hidden = x.shape
     count, top_k = w13.shape[0], experts.shape[1]

@@ -1,1 +1,1 @@
-"""What is run and what it leaves: networks, prompts, requests, setup, messages, journal."""
+"""A JOB OF THE ENGINE: networks, prompts, requests, setup, messages, journal."""

@@ -1,4 +1,4 @@
-"""What a real run leaves behind: one record per request, one per engine iteration.
+"""Records that a real run leaves: one per request, and one per engine iteration.
 
 Times are seconds from the start of the run, by the machine's monotonic clock. Stages and lanes have
 the names of the simulated engine's timeline.
@@ -114,7 +114,7 @@ class Iteration:
 
     @property
     def has_phases(self) -> bool:
-        """Whether the time of a decode's phases is known."""
+        """Return True if the time of a decode's phases is known."""
         return any(name == "verify" for name, *_ in self.gpu)
 
     def stage_s(self, name: str) -> float:

@@ -1,4 +1,4 @@
-"""What the scheduler and the workers say to each other."""
+"""Messages between the scheduler and the workers."""
 
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class Stop(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a worker's work brought: rank 0 answers every command with one.
+    """The result of a worker's work: rank 0 answers every command with one.
 
     ``tokens`` [R][B] and ``commit_len`` [R]; of a V1 verify, ``draft`` too, and ``commit_len`` is
     empty where the host shall find it. ``spans`` are phases by the monotonic clock [s], or one

@@ -1,4 +1,4 @@
-"""Which network, and where its weights are; checked before anything starts."""
+"""Networks and the places of their weights, checked before anything starts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class Network:
         return frozenset(named if isinstance(named, list) else [] if named is None else [named])
 
     def weights(self, device: torch.device | str) -> Source:
-        """Where to read the weights from, in this process."""
+        """Return where to read the weights from, in this process."""
         if self.source is not None:
             return self.source
         if self.path is not None:
@@ -86,7 +86,7 @@ class Outline:
         self.folder = folder
 
     def has(self, name: str) -> bool:
-        """Whether there is such a tensor."""
+        """Return True if there is such a tensor."""
         return self.folder.has(name)
 
     def read(self, name: str, shape: tuple[int, ...], dim: int, ranges: Sequence[Range]) -> Tensor:

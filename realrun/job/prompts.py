@@ -1,4 +1,4 @@
-"""What to ask: a file of prompts, or random tokens; and the networks that ship with the program."""
+"""Prompts from a file, or of random tokens; and the networks that ship with the program."""
 
 import json
 from collections.abc import Mapping, Sequence

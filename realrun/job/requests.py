@@ -1,4 +1,4 @@
-"""What a client asks, and what the engine knows of it while it runs."""
+"""Requests of clients, and what the engine knows of each while it runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

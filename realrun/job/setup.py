@@ -1,4 +1,4 @@
-"""What a run is made of, and whether its parts fit together."""
+"""The setup of a run: its parts, checked to fit together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

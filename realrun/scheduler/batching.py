@@ -1,4 +1,4 @@
-"""Who is prefilled and who decodes: SGLang's batch policy over real pools.
+"""SGLang's batch policy over real pools: it says who is prefilled and who decodes.
 
 The names are SGLang's. A request is admitted when the pool could hold everything admitted at its
 longest, so nothing is ever retracted.

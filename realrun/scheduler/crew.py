@@ -134,7 +134,7 @@ class Crew:
             self._lost()
 
     def _await(self, until: float) -> list[tuple[int, int]]:
-        """What there is to hear; nothing if there is nothing until then."""
+        """Return what there is to hear; nothing if there is nothing until then."""
         if self._spins:
             found = spin(self._poll)
             if found:
@@ -216,7 +216,7 @@ class Crew:
 
 
 def builder(fitted: Fitted) -> Build:
-    """What makes the executors of this run."""
+    """Return what makes the executors of this run."""
     return build_null if fitted.setup.null else build_worker
 
 

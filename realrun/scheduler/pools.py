@@ -1,4 +1,4 @@
-"""Who owns which KV page and which request slot. Page 0 and slot 0 belong to nobody."""
+"""Owners of KV pages and request slots. Page 0 and slot 0 belong to nobody."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """How many have no owner."""
+        """Return how many have no owner."""
         return len(self._free)
 
     def take(self, count: int) -> list[int]:

@@ -19,7 +19,7 @@ from dflash_sim.simulator.engine.records import DECODE, PREFILL
 
 
 class Workers(Protocol):
-    """Where commands go and results come from, in order."""
+    """The workers: commands go to them and results come back, in order."""
 
     def send(self, command: Command) -> None:
         """Begin; does not wait."""
@@ -94,7 +94,7 @@ class Scheduler:
         return self.so_far()
 
     def so_far(self) -> Run:
-        """What has been done until now; a step whose result was not processed is dropped."""
+        """Return what has been done until now; a step whose result was not processed is dropped."""
         done = (i for i in self.iterations if i.host and i.host[-1][0] == "process_batch_result")
         return Run(
             answers=tuple(sorted(self.answers, key=lambda a: a.rid)),

@@ -20,7 +20,7 @@ PATIENCE_S = 120.0
 
 @dataclass(frozen=True)
 class Torchrun:
-    """What ``torchrun`` said: this process's rank of ``size``, and where to meet."""
+    """The place that ``torchrun`` gave this process: its rank of ``size``, and where to meet."""
 
     rank: int
     size: int
@@ -41,7 +41,7 @@ class Torchrun:
 
     @property
     def meeting(self) -> str:
-        """Where the ranks find each other, for ``torch.distributed``."""
+        """Return where the ranks find each other, for ``torch.distributed``."""
         return (self.folder / "meeting").as_uri()
 
     def callers(self) -> list[Connection]:
@@ -68,7 +68,7 @@ class Torchrun:
         return [links[rank] for rank in sorted(links)]
 
     def _alone(self, called: set[int]) -> DflashSimError:
-        """What to say when not all ranks have called."""
+        """Say that not all ranks have called."""
         missing = ", ".join(str(rank) for rank in range(1, self.size) if rank not in called)
         msg = (
             f"rank 0 waited {PATIENCE_S:g} s in {self.folder} for ranks that torchrun started; "

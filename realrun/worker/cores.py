@@ -1,4 +1,4 @@
-"""Which processor cores the scheduler and the workers have.
+"""Processor cores of the scheduler and the workers.
 
 A result wakes the scheduler, and the kernel likes to run it where its waker runs. Then the worker
 stands still, and there is no overlap. With a core to spare they are kept apart.
@@ -33,7 +33,7 @@ def keep_to(cores: Set[int] | None) -> Set[int] | None:
 
 
 def spin(waiting: Any) -> list[tuple[int, int]]:
-    """What a ``select.poll`` object finds while we keep looking, for a while.
+    """Return what a ``select.poll`` object finds while we keep looking, for a while.
 
     A core that sleeps takes long to wake, and in a virtual machine its caches may be another's
     by then. One that has nothing else to do can look instead.

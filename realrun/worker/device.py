@@ -115,7 +115,7 @@ class Device:
         return accepted
 
     def draft(self, slots: Tensor) -> Tensor:
-        """What is drafted [R, B]; opens a cycle of these requests."""
+        """Return what is drafted [R, B]; opens a cycle of these requests."""
         running = self.gather(slots)
         self._open = slots, running
         draft = self.method.propose(running)
@@ -130,7 +130,7 @@ class Device:
         return verified
 
     def judge(self, verified: Verified) -> Accepted:
-        """What is kept; padded rows, in slot 0, keep nothing."""
+        """Return what is kept; padded rows, in slot 0, keep nothing."""
         accepted = self.method.judge(self.method.target, verified, self.running)
         if not self.on_cpu:
             ours = self.running.state_slots > 0
@@ -159,7 +159,7 @@ class Device:
     # ---- slots ---------------------------------------------------------------------------
 
     def gather(self, slots: Tensor) -> Running:
-        """What is known of the requests in ``slots`` [R]."""
+        """Return what is known of the requests in ``slots`` [R]."""
         return Running(
             anchor=self.anchor[slots],
             context_lens=self.lens[slots],

@@ -1,4 +1,4 @@
-"""What is at the other end of a scheduler's pipe."""
+"""Executors: they stand at the other end of a scheduler's pipe."""
 
 import pickle
 import select

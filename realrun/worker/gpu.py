@@ -89,7 +89,7 @@ class Pending:
 
 
 class GpuWorker(Worker):
-    """As :class:`Worker`, with overlap on the device."""
+    """A :class:`Worker` with overlap on the device."""
 
     def __init__(self, device: Device, comm: OneRank | ProcessRank) -> None:
         super().__init__(device, comm)
@@ -144,7 +144,7 @@ class GpuWorker(Worker):
         return Pending(here[0], here[1], self.spans.take(), landed)
 
     def result(self, pending: Pending) -> Result:
-        """What has landed, with its time on the GPU by the host's clock."""
+        """Return what has landed, with its time on the GPU by the host's clock."""
         spans = self.spans.between(pending.events)
         comm_s = 0.0 if self.comm.size == 1 else nan
         return Result(pending.tokens.tolist(), pending.commit_len.tolist(), [], spans, comm_s)

@@ -51,7 +51,7 @@ def build_method(fitted: Fitted, rank: Rank) -> Plain:
 
 
 def build_judge(fitted: Fitted, rank: Rank) -> Judge:
-    """How this run accepts: greedily, by sampling, or as it is told."""
+    """Return the judge of this run: it accepts greedily, by sampling, or as it is told."""
     setup = fitted.setup
     judge: Judge = greedy
     if setup.temperature > 0:

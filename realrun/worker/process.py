@@ -136,6 +136,6 @@ def build_worker(fitted: Fitted, rank: int, rendezvous: str, beats: "Array[c_lon
 
 
 def rank_of(setup: Setup, comm: Comm, device: torch.device | str) -> Rank:
-    """What layers are built with: Triton kernels on a GPU, few calls of torch on a CPU."""
+    """Return what layers are built with: Triton kernels on a GPU, few calls of torch on a CPU."""
     backend = backend_for(cuda=setup.device == "cuda")
     return Rank(comm=comm, dtype=getattr(torch, setup.dtype), device=device, backend=backend)

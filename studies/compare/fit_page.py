@@ -29,7 +29,7 @@ def page(fit: Fit, chosen: Chosen) -> str:
 
 
 def tables(fit: Fit, engine: EngineSheet) -> list[Table]:
-    """What has something to show."""
+    """Return the tables that have something to show."""
     c = fit.calibration
     found = [
         constants(c, engine),
@@ -77,7 +77,7 @@ def cells(c: Calibration) -> Table:
 
 
 def errors(fit: Fit) -> Table:
-    """How far the rows are from the fit, and from a fit to the others."""
+    """Return how far the rows are from the fit, and from a fit to the others."""
     kinds = {
         "as fitted (not an accuracy)": fit.errors,
         "each from the other rows": fit.left_out,
@@ -147,7 +147,7 @@ def remarks(fit: Fit) -> Iterator[str]:
 
 
 def summary(fit: Fit, chosen: Chosen) -> dict[str, Any]:
-    """The same as data."""
+    """Return the summary as data."""
     c = fit.calibration
     learned = fit.learned
     every = zip(c.parameters, c.mean.tolist(), c.sd.tolist(), strict=True)

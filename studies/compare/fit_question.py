@@ -43,7 +43,7 @@ class Chosen:
 
     @property
     def counts(self) -> str:
-        """What became of every row."""
+        """Tell what became of every row."""
         parts = [f"{len(self.rows)} used"]
         if self.fit_on is not None:
             parts.append(f"{self.passed} not selected")
@@ -54,12 +54,12 @@ class Chosen:
 
     @property
     def passes(self) -> int:
-        """How often a fit looks at a row, all in all, for a progress bar."""
+        """Return how often a fit looks at a row, all in all, for a progress bar."""
         return PASSES * len(self.rows)
 
     @property
     def about(self) -> dict[str, object]:
-        """What a calibration file says of its rows."""
+        """Return what a calibration file says of its rows."""
         return {
             "fit_on": self.fit_on or "all rows",
             "files": sorted({path.name for path in self.files}),

@@ -1,4 +1,4 @@
-"""What a measured profile holds, on a page: rates, ops by kind, passes beside their ops."""
+"""A measured profile on a page: rates, ops by kind, passes beside their ops."""
 
 import statistics
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What the closed loop found, as tables and as one HTML page."""
+"""Findings of the closed loop, as tables and as one HTML page."""
 
 import statistics
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def _overlap_gaps(runs: pd.DataFrame) -> pd.Series:
-    """How far the predicted gain of V2 over V1 is from the observed one, by configuration [1]."""
+    """Return the distance of predicted from observed gain of V2 over V1, by configuration [1]."""
     v1, v2 = (runs[runs["mode"] == mode] for mode in ("v1", "v2"))
     both = v1.merge(v2, on=["method", "width", "conc"], suffixes=("", " v2"))
     gains = [both[f"{what} v2"] / both[what] for what in ("predicted", "observed")]

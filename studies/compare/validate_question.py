@@ -61,7 +61,7 @@ class Rows:
 
     @property
     def passes(self) -> int:
-        """How often fits look at a row, all in all, for a progress bar."""
+        """Return how often fits look at a row, all in all, for a progress bar."""
         return PASSES * len(self.rows)
 
     def where(self, selection: Selection) -> list[Row]:
@@ -105,7 +105,7 @@ def _published(sheet: EngineSheet) -> ReadReport:
 
 @dataclass(frozen=True)
 class Question:
-    """What is fitted, and what is predicted."""
+    """The question of a validation: rows to fit, and rows to predict."""
 
     fit_on: Selection | None
     test_on: Selection | None

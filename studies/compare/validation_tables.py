@@ -1,4 +1,4 @@
-"""What a validation shows, as plain tables: for the terminal, and for the accuracy page."""
+"""A validation in plain tables: for the terminal, and for the accuracy page."""
 
 from collections.abc import Sequence
 from dataclasses import replace

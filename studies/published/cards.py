@@ -1,4 +1,4 @@
-"""Which published throughputs test the simulator, and under which changed assumptions.
+"""Published throughputs that test the simulator, also under changed assumptions.
 
 Nothing is fitted here, and a row on which any parameter was fitted is refused.
 """
@@ -26,7 +26,7 @@ BASELINE_SOURCES = ("PAPER_T5", "SGL_PR19952", "LAMBDA_Q35_397B")
 
 @dataclass(frozen=True)
 class Variant:
-    """What one line of the sensitivity table changes.
+    """The changed assumption of one line of the sensitivity table.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the accuracy study prints: errors on published rows, summed up in tables."""
+"""Tables of the accuracy study: errors on published rows, summed up."""
 
 from collections.abc import Mapping, Sequence
 
@@ -73,7 +73,7 @@ def _sums(title: str, errors: pd.DataFrame, by: list[str], stats: Sequence[str])
 
 
 def ranking(cards: pd.DataFrame) -> Table:
-    """How often the faster of two configurations is named; the longer accept length as control."""
+    """Count how often the faster of two configurations is named; accept length is the control."""
     rules = {"predicted throughput": "predicted", "longer accept length": "accept_length"}
     groups = {"all": cards, "1": cards[cards["c"] == 1], "32": cards[cards["c"] == 32]}
     lines = []
@@ -92,7 +92,7 @@ def gains(cards: pd.DataFrame) -> Table:
 
 
 def failures(cards: pd.DataFrame) -> Table:
-    """Where it is known to be off, and by how much."""
+    """Tell where it is known to be off, and by how much."""
     chosen = pd.concat([cards.query(rule).assign(where=name) for name, rule in FAILURES.items()])
     found = written(summed(chosen, ["where"])).rename(columns={"bias": "mean"})
     return as_table("known failures", found, ("where", "rows", "mean", "least", "most"))
@@ -120,7 +120,7 @@ def _rows(title: str, cards: pd.DataFrame) -> Table:
 
 
 def sensitivity(by_variant: Mapping[str, pd.DataFrame]) -> Table:
-    """The same rows under changed priors."""
+    """Return the errors on the same rows under changed priors."""
     each = pd.concat([errors.assign(changed=name) for name, errors in by_variant.items()])
     models = list(_SHORT.values())
     mapes = summed(each, ["changed", "model"]).pivot(

@@ -264,7 +264,7 @@ class Pair:
 
     @property
     def agrees(self) -> bool:
-        """Whether the simulation ranks them as they were measured."""
+        """Return True if the simulation ranks them as they were measured."""
         return (self.measured - 1) * (self.simulated - 1) > 0
 
 

@@ -98,13 +98,13 @@ def ratio_span(result: Result, other: Result) -> Span:
 
 
 def published_ratio(result: Result, other: Result) -> float | None:
-    """The same of the published rows, where there are both."""
+    """Return the ratio of the published rows, where there are both."""
     one, two = result.published, other.published
     return one.output_tok_s / two.output_tok_s if one and two else None
 
 
 def crossings(gain: Mapping[int, float]) -> list[str]:
-    """Where a ratio passes 1 between two concurrencies, on a log scale, in words."""
+    """Say where a ratio passes 1 between two concurrencies, on a log scale."""
     found = []
     for a, b in pairwise(gain):
         before, after = log(gain[a]), log(gain[b])
@@ -141,7 +141,7 @@ def listed(words: Sequence[object]) -> str:
 
 
 def rests_on(results: Sequence[Result]) -> str:
-    """What the answers rest on, and how far they are from what is published, in words."""
+    """Say what the answers rest on, and how far they are from what is published."""
     kinds = results[0].evidence
     mean = {k: sum(r.evidence[k] for r in results) / len(results) for k in kinds}
     said = [f"Rests on: {shares(mean)} of the simulated time."]

@@ -1,4 +1,4 @@
-"""What a study of the gallery found: a text to read, and the same as JSON for pages to quote."""
+"""Findings of a study of the gallery: a text to read, and JSON for pages to quote."""
 
 import json
 from collections.abc import Mapping

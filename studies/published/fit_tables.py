@@ -1,4 +1,4 @@
-"""What a fit found, as plain tables."""
+"""Findings of a fit, as plain tables."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from dflash_sim.studies.show.plain_table import Table
 def conditions(
     fit: Fit, read: ReadReport, refused: Sequence[tuple[str, str]], others: int
 ) -> Table:
-    """What was read, and how the fit ended; ``others`` are rows of other builds."""
+    """Tell what was read, and how the fit ended; ``others`` are rows of other builds."""
     c = fit.calibration
     counts = Counter(p.kind for p in c.parameters)
     cells = len({p.key for p in c.parameters if p.kind == "rejection"})
@@ -66,7 +66,7 @@ def _written(p: Parameter, x: float, engine: EngineSheet) -> str:
 
 
 def correlations(fit: Fit) -> Table:
-    """Of answer length and acceptance, by data set."""
+    """Return the correlations of answer length and acceptance, by data set."""
     lines = [
         (p.key, f"{p.value(x):+.2f}", f"{p.value(x - sd):+.2f} to {p.value(x + sd):+.2f}")
         for p, x, sd in _of(fit.calibration, "correlation")

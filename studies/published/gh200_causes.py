@@ -1,4 +1,4 @@
-"""Where the gaps between the GH200 traces and their prediction come from, each with its evidence.
+"""Causes of the gaps between the GH200 traces and their prediction, each with its evidence.
 
 Figures are computed here, or published and then named with their source.
 """
@@ -27,7 +27,7 @@ FEW, MANY = 128, 512  # states
 
 @dataclass(frozen=True)
 class Facts:
-    """What the section is about: every outcome, and the server that was traced."""
+    """The facts of the section: every outcome, and the server that was traced."""
 
     phases: Sequence[Outcome]
     kernels: Sequence[Outcome]
@@ -99,7 +99,7 @@ class Gap:
 
 
 def _missed(what: str, block: int, conc: int, by: float) -> Callable[[Facts], bool]:
-    """Whether that time is missed by more than a share ``by`` [1]."""
+    """Return a test that is True if that time is missed by more than a share ``by`` [1]."""
     return lambda f: abs(f.of(what, block, conc).error) > by
 
 

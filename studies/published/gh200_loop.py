@@ -45,7 +45,7 @@ def _notes(row: Row) -> str:
 
 
 def _server(row: Row) -> str:
-    """What the flags make of the server: attention, and states that are not written."""
+    """Return what the flags make of the server: attention, and states that are not written."""
     attention = "Triton" if "Triton" in _notes(row) else "FlashInfer"
     return f"{attention}, replayed states" if "replayssm" in _notes(row) else attention
 

@@ -28,7 +28,7 @@ SWEEPS = 2  # over all ops before each round
 
 @dataclass(frozen=True, kw_only=True)
 class RealOptions:
-    """What ``validate --real`` is asked.
+    """The options of ``validate --real``.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Rounds:
 
     @property
     def machine(self) -> str:
-        """What was measured, in words; empty before the first round."""
+        """Describe what was measured; empty before the first round."""
         return "" if self.loop.profile is None else str(self.loop.profile.device["title"])
 
     def each(self) -> Iterator[Outcome]:

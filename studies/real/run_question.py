@@ -25,7 +25,7 @@ from dflash_sim.studies.trace.perfetto import Timeline, trace_json
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a real run is asked, by the names of the command line.
+    """The options of a real run, by the names of the command line.
 
     Parameters
     ----------
