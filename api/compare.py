@@ -65,7 +65,7 @@ class Comparison(Paged):
 
     @cached_property
     def causes(self) -> "pd.DataFrame":
-        """Return the causes of the gaps, each with its share in parts of the measurement [1]."""
+        """The causes of the gaps, each with its share in parts of the measurement [1]."""
         import pandas as pd
 
         head = ("row", "metric", "cause", "share", "evidence", "meaning")

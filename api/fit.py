@@ -53,7 +53,7 @@ class Fit(Paged):
 
     @property
     def converged(self) -> bool:
-        """Return True if the fit came to rest; else take the constants as rough."""
+        """True if the fit came to rest; else take the constants as rough."""
         return self.found.converged
 
     @cached_property

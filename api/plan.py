@@ -47,7 +47,7 @@ class Plan(Paged):
 
     @property
     def warnings(self) -> list[str]:
-        """Return what to keep in mind."""
+        """Warnings to keep in mind."""
         return warnings(self.found)
 
     def to_dict(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Result(RowView, Paged):
 
     @property
     def baseline(self) -> "Result | None":
-        """Return the answer without speculation; None for plain decoding, or if not asked for."""
+        """The answer without speculation; None for plain decoding, or if not asked for."""
         plain = self.prediction.baseline
         return None if plain is None else Result(plain, tag=self._tag, folders=self._folders)
 
@@ -131,7 +131,7 @@ class Explanation(Paged):
 
     @property
     def speedup(self) -> float | None:
-        """Return the speed-up in throughput, or in an open loop in one request's speed."""
+        """The speed-up in throughput, or in an open loop in one request's speed."""
         return self.found.speedup
 
     @property
@@ -141,7 +141,7 @@ class Explanation(Paged):
 
     @property
     def phases(self) -> "pd.DataFrame":
-        """Return the phases that the time of a step goes to."""
+        """The phases of a step, and the time of each."""
         return self._table(self._data["step"]["phases"])
 
     @property
@@ -151,18 +151,18 @@ class Explanation(Paged):
 
     @property
     def elasticities(self) -> "pd.DataFrame":
-        """Return what the answer hangs on, and how much."""
+        """The quantities that the answer hangs on, and how much."""
         return self._table(self._data["elasticities"])
 
     @property
     def break_even(self) -> dict[str, Any] | None:
-        """Return the point where speculation stops to pay; None without speculation."""
+        """The point where speculation stops to pay; None without speculation."""
         found: dict[str, Any] | None = self._data["break_even"]
         return found
 
     @property
     def grounds(self) -> "pd.DataFrame":
-        """Return what the answer rests on, with sources."""
+        """The grounds of the answer, with sources."""
         return self._table(self._data["evidence"])
 
     def _table(self, records: list[dict[str, Any]]) -> "pd.DataFrame":
