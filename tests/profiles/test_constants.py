@@ -226,7 +226,7 @@ def test_host_stages_take_longer() -> None:
         assert getattr(slow, stage) > 0
 
 
-@pytest.mark.parametrize("engine", ["leap", "event"])
+@pytest.mark.parametrize("simulator", ["leap", "event"])
 @pytest.mark.parametrize("served", SERVED)
 def test_a_slower_build_serves_so_much_less(served: str, simulator: str) -> None:
     """Times x k, throughput / k: GPU and host alike. Clients are not of the build."""
