@@ -34,6 +34,8 @@ def root(f: Callable[[float], float], a: float, b: float) -> float:
         if f_best == 0 or margin > 0.5:
             return best
         t = 0.5
+        if fc == fb:  # values too small to differ show no curve to follow
+            continue
         xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
         if phi * phi < xi and (1 - phi) ** 2 < 1 - xi:
             t = fa / (fb - fa) * fc / (fb - fc)

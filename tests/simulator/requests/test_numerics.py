@@ -15,6 +15,7 @@ from dflash_sim.simulator.requests.numerics import (
     non_increasing,
     root,
 )
+from dflash_sim.simulator.requests.survival import Survival
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -37,6 +38,16 @@ def test_root_of_odd_powers(shift: float, power: int) -> None:
 def test_root_agrees_with_brent(f: Callable[[float], float], low: float, high: float) -> None:
     assert root(f, low, high) == pytest.approx(optimize.brentq(f, low, high), abs=1e-12)
     assert root(f, low, high) == pytest.approx(root(f, high, low), abs=1e-12)
+
+
+def test_survival_too_small_to_differ_is_filled() -> None:
+    """Differences of 1e-30 beside 0.4: root once divided by what two equal values differ in."""
+    s = np.exp(-(np.arange(1, 9) ** 2.0))
+    blocks = (2, 3, 6, 8, 9)
+    lengths = {b: 1 + float(s[: b - 1].sum()) for b in blocks}
+    filled = Survival.from_accept_lengths(lengths)
+    for b in blocks:
+        assert filled.truncate(b).mean_accept_length == pytest.approx(lengths[b], abs=1e-9)
 
 
 @pytest.mark.parametrize("theta", [1e-4, 0.05, 0.3])
