@@ -96,7 +96,8 @@ def _expected(error: Exception) -> str | None:
     if hasattr(error, "format_message"):
         path = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
         said = str(error.format_message()).rstrip(".")
-        return f'{said}. Try "{path} --help".' if said else ""
+        stop = "" if said.endswith("?") else "."
+        return f'{said}{stop} Try "{path} --help".' if said else ""
     return None
 
 

@@ -40,7 +40,7 @@ def predict(
         str, option(OUTPUT, "90, or none for speed", autocompletion=completer(lambda: INTERVALS))
     ] = INTERVALS[0],
     brief: Annotated[
-        bool, option(OUTPUT, "Ten lines; for one scenario", "--brief", metavar="")
+        bool, option(OUTPUT, "A short answer; for one scenario", "--brief", metavar="")
     ] = False,
     tag: Annotated[Str, option(OUTPUT, "Label of the rows")] = None,
     form: Format = None,

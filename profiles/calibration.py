@@ -19,6 +19,7 @@ from dflash_sim.profiles.load import find_sheet
 KINDS = ("constant", "correlation", "rejection", "decay", "build")
 SCALES = ("log", "logit", "atanh", "linear")
 FORMAT = 1
+_WIDEST = 30  # beyond exp(30) a factor is no factor
 _FORMERLY = {"generation": "build"}  # how files written before the release name a kind
 _KEPT = 8  # calibrations that stay parsed
 
@@ -187,7 +188,10 @@ def read_calibration(path: Path) -> Calibration:
     except OSError as error:
         msg = f"calibration {path}: {error.strerror or error}; make one with "
         raise UsageError(msg + '"dflash-sim calibrate fit".') from error
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except KeyError as error:
+        msg = f"{path} is no calibration: it lacks {error}; make one with "
+        raise UsageError(msg + '"dflash-sim calibrate fit".') from error
+    except (TypeError, ValueError, IndexError) as error:
         msg = f"{path} is no calibration ({error}); make one with "
         raise UsageError(msg + '"dflash-sim calibrate fit".') from error
 
@@ -209,7 +213,9 @@ def _from(raw: Mapping[str, Any]) -> Calibration:
             msg = f"parameter of kind {p['kind']!r} on scale {p['scale']!r}"
             raise ValueError(msg)
         prior, prior_sd = p["prior"]
-        parameters.append(Parameter(kind, p["key"], p["scale"], float(prior), float(prior_sd)))
+        parameter = Parameter(kind, p["key"], p["scale"], float(prior), float(prior_sd))
+        _check(parameter, p)
+        parameters.append(parameter)
         mean.append(float(p["mean"]))
         sd.append(float(p["sd"]))
     covariance = _covariance(sd, raw["posterior"]["correlation"])
@@ -224,6 +230,25 @@ def _from(raw: Mapping[str, Any]) -> Calibration:
         rows=tuple(raw["posterior"]["rows"]),
         about=raw["about"],
     )
+
+
+def _check(parameter: Parameter, p: Mapping[str, Any]) -> None:
+    """Refuse numbers that no fit writes, and a value that is not that of its mean."""
+    where = f"parameter {parameter.name}"
+    for name in ("mean", "sd"):
+        if not math.isfinite(p[name]) or abs(p[name]) > _WIDEST:
+            msg = f"{where}: {name} is {p[name]}; it must lie within +-{_WIDEST}"
+            raise ValueError(msg)
+    if p["sd"] < 0 or not parameter.sd > 0:
+        msg = f"{where}: its standard deviation is negative"
+        raise ValueError(msg)
+    meant = parameter.value(float(p["mean"]))
+    if "value" in p and not math.isclose(float(p["value"]), meant, rel_tol=1e-3, abs_tol=1e-9):
+        msg = (
+            f"{where}: value {p['value']} is not that of mean {p['mean']} on its {parameter.scale} "
+            f"scale, {meant:g}; change both, or leave the value out"
+        )
+        raise ValueError(msg)
 
 
 def _covariance(sd: Sequence[float], lower: Sequence[Sequence[float]]) -> Floats:

@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.precision import PRECISIONS, Precision
 from dflash_sim.simulator.cost.cycle import Method
-from dflash_sim.simulator.cost.methods import METHODS, method_of
+from dflash_sim.simulator.cost.methods import method_of
 
 # What only some methods take, or none but speculation has.
 ONLY_SOME = ("block", "steps", "draft_model", "window", "acceptance")
@@ -38,7 +38,10 @@ def _known(kind: str, value: str, allowed: Iterable[str]) -> str:
 
 
 def _known_method(name: str) -> str:
-    return _known("method", name, METHODS)
+    try:
+        return method_of(name).name
+    except UsageError as error:
+        raise PydanticCustomError(_UNKNOWN, str(error)) from None
 
 
 def _known_precision(name: str) -> str:

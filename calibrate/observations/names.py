@@ -14,7 +14,7 @@ from dflash_sim.profiles.load import (
     load_device,
 )
 from dflash_sim.profiles.units import GIGA
-from dflash_sim.simulator.cost.methods import METHODS
+from dflash_sim.simulator.cost.methods import METHODS, spellings
 
 # Words about the same chip. PCIe, NVL and counts are not among them: those are other machines.
 _SAME_CHIP = re.compile(r"nvidia|sxm\d?|hbm\d?e?|oam|blackwell|hopper|server|edition|gpu|\d+gb")
@@ -121,7 +121,7 @@ class Names:
 
     def method(self, text: str) -> str:
         """A method of speculation by its name or another that people have for it."""
-        known = {a: m.name for m in METHODS.values() for a in (m.name, *m.aliases)}
+        known = spellings()
         found = known.get(text.strip().lower())
         if found is None:
             what = "method"

@@ -35,17 +35,35 @@ _CHAIN = _EVERY | {"steps"}
 _DFLASH = _EVERY | {"window"}
 
 
+def spellings() -> dict[str, str]:
+    """Every name that people have for a method, in small letters, and the method's own name.
+
+    These are its name, its aliases, and SGLang's ``--speculative-algorithm``.
+    """
+    return {
+        spelling.casefold(): method.name
+        for method in METHODS.values()
+        for spelling in (
+            *method.algorithm_aliases,
+            *([method.algorithm] if method.algorithm else []),
+            *method.aliases,
+            method.name,
+        )
+    }
+
+
 def method_of(name: str) -> Method:
-    """The method of that name.
+    """Find the method of that name, in any of its spellings.
 
     Raises
     ------
     UsageError
         No method is called that; names those that there are.
     """
-    if name not in METHODS:
+    known = name if name in METHODS else spellings().get(name.strip().casefold(), name)
+    if known not in METHODS:
         raise unknown(kind="method", value=name, allowed=METHODS)
-    return METHODS[name]
+    return METHODS[known]
 
 
 def _by_name(method: Method) -> tuple[Callable[[str], Method], tuple[str]]:

@@ -94,7 +94,7 @@ def expected_acceptance(
         msg = (
             f"no accept length is published for {model} with {method} at block {block} {where} "
             f"(thinking {'on' if thinking else 'off'}); published: {_known(model, method)}. "
-            "Or give one, such as --acceptance al:4.5."
+            "Give one, such as --acceptance al:4.5."
         )
         raise MissingProfileError(msg)
     if len(known) == 1 and dataset:

@@ -2,6 +2,7 @@
 
 ENGINE_NAMES = {
     "generation": "build",  # as 0.1.0 called it before its release
+    "speculative_algorithm": "method",
     "tp_size": "tp",
     "tensor_parallel_size": "tp",
     "model_path": "model",

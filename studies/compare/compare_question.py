@@ -22,7 +22,8 @@ def chosen(
     selected = parse_filter(on) if on else None
     rows, remarks = list(read.observations), []
     if not rows:
-        msg = f"nothing to compare: {read.counts}."
+        why = f" The first: {': '.join(read.refused[0])}." if read.refused else ""
+        msg = f"nothing to compare: {read.counts}.{why}"
         raise UsageError(msg)
     if read.refused and not allow_partial:
         msg = f"{read.counts}; give --allow-partial to compare those that can be used."

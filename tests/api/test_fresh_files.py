@@ -19,6 +19,7 @@ def calibration(path: Path, factor: float) -> Path:
     lines = after.splitlines(keepends=True)
     at = next(i for i, line in enumerate(lines) if line.startswith("mean = "))
     lines[at] = f"mean = {factor:.4f}\n"
+    del lines[next(i for i, line in enumerate(lines) if line.startswith("value = "))]
     path.write_text(before + key + "".join(lines), encoding="utf-8")
     os.utime(path, ns=(10**18, 10**18))
     return path

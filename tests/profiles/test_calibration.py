@@ -1,7 +1,10 @@
 """What a calibration changes in a prediction: constants, acceptance, builds; and nothing else."""
 
 import math
+import re
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,10 @@ from dflash_sim.profiles.calibration import (
     cell,
     constant_prior,
     load_calibration,
+    read_calibration,
 )
 from dflash_sim.profiles.engine_sheet import load_engine
+from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_acceptance, load_dataset, load_model, load_published
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.requests.expected import Expectation, calibrated, expected_acceptance
@@ -284,3 +289,26 @@ def test_a_response_starts_where_the_prediction_is() -> None:
     result = predict(scenario, setup=setup, with_baseline=False, with_interval=False)
     found = Response(setup, waves=2).answer(TEST.values, runs=1)
     assert math.exp(found[0]) == pytest.approx(result.per_run[0]["output_throughput"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (r"^mean = .*$", "mean = nan", r"mean is nan; it must lie within"),
+        (r"^mean = .*$", "mean = 1e9", r"mean is 1000000000\.0; it must lie within"),
+        (r"^sd = .*$", "sd = -5", "standard deviation is negative"),
+        (r"^value = .*$", "value = 3.0", r"value 3\.0 is not that of mean .*; change both"),
+        (r"^kind = .*$", "", "it lacks 'kind'"),
+    ],
+)
+def test_a_number_that_no_fit_writes_is_refused(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    shipped = Path(str(files("dflash_sim.profiles"))) / "calibrations" / "sglang-0.5.13.toml"
+    text = shipped.read_text(encoding="utf-8")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(re.sub(old, new, text, count=1, flags=re.MULTILINE), encoding="utf-8")
+    with pytest.raises(UsageError, match=says):
+        read_calibration(mine)
+    mine.write_text(text, encoding="utf-8")
+    assert read_calibration(mine).parameters

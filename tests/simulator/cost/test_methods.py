@@ -92,3 +92,21 @@ def test_what_it_does_not_take_is_refused(method: str, field: str) -> None:
     value = {"draft_model": "qwen3-8b-dflash", "acceptance": "al:2"}.get(field, 4)
     with pytest.raises(UsageError, match=f"method {method} takes no {field}"):
         Scenario.parse(method=method, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("NEXTN", "mtp"),
+        ("EAGLE", "mtp"),
+        ("eagle-3", "eagle3"),
+        ("DFlash", "dflash"),
+        ("baseline", "none"),
+    ],
+)
+def test_what_people_call_it_is_taken(spelling: str, name: str) -> None:
+    """And the scenario is the same, its hash included."""
+    fields: dict[str, Any] = {"steps": 3} if name in ("mtp", "eagle3") else {}
+    asked = Scenario.parse(method=spelling, **fields)
+    assert asked == Scenario.parse(method=name, **fields)
+    assert asked.hash == Scenario.parse(method=name, **fields).hash
