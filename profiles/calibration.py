@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import find_sheet
+from dflash_sim.profiles.one_look import seen
 
 KINDS = ("constant", "correlation", "rejection", "decay", "build")
 SCALES = ("log", "logit", "atanh", "linear")
@@ -184,7 +185,7 @@ def read_calibration(path: Path) -> Calibration:
         It is no calibration, or not one of this version.
     """
     try:
-        return _parsed(path.read_text(encoding="utf-8"), path)
+        return _parsed(seen(path, _text), path)
     except OSError as error:
         msg = f"calibration {path}: {error.strerror or error}; make one with "
         raise UsageError(msg + '"dflash-sim calibrate fit".') from error
@@ -194,6 +195,10 @@ def read_calibration(path: Path) -> Calibration:
     except (TypeError, ValueError, IndexError) as error:
         msg = f"{path} is no calibration ({error}); make one with "
         raise UsageError(msg + '"dflash-sim calibrate fit".') from error
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=_KEPT)  # by what the file says: a name or a date may outlive its text

@@ -1,7 +1,8 @@
 """Engine sheets: host stages, per-kernel costs and the defaults of one engine version."""
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -17,10 +18,12 @@ from dflash_sim.profiles.engine_records import (
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import read_sheet
 from dflash_sim.profiles.load import find_sheet, sheet_names
-from dflash_sim.profiles.sheets import UNITS, Quantity
+from dflash_sim.profiles.sheets import EVIDENCE, UNITS, Quantity
 from dflash_sim.profiles.typed_table import read_table
 
 REFERENCE = "sglang-0.5.13.toml"  # has every constant that the model reads
+_DIVISORS = ("_eff", "_factor")  # of constants that something is divided by
+_MAY_BE_ZERO = {"min_free_slots_delay", "retract_decode_steps"}
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def load_engine(name: str) -> EngineSheet:
         raise unknown(kind="engine", value=name, allowed=sheet_names("engines", ".toml"))
     sheet = read_table(_Sheet, read_sheet(path), str(path))
     _check_constants(sheet, path)
+    _check_rest(sheet, path)
     return EngineSheet(
         name=sheet.name,
         title=sheet.title,
@@ -146,9 +150,46 @@ def _check_constants(sheet: _Sheet, path: Path) -> None:
         if name not in sheet.constants:
             raise unknown(kind=f"constant of {path}, [fit]", value=name, allowed=sheet.constants)
     for name, constant in sheet.constants.items():
+        where = f"{path}, [constants.{name}]"
         if constant.unit not in UNITS:
-            kind = f"unit of {path}, [constants.{name}]"
-            raise unknown(kind, constant.unit, UNITS)
-    if not sheet.defaults.by_memory:
-        msg = f"{path}, defaults.by_memory is empty; give at least one class of GPU memory."
+            raise unknown(kind=f"unit of {where}", value=constant.unit, allowed=UNITS)
+        if constant.evidence not in EVIDENCE:
+            raise unknown(kind=f"evidence of {where}", value=constant.evidence, allowed=EVIDENCE)
+        divides = name.endswith(_DIVISORS)
+        if constant.value < 0 or (divides and constant.value == 0) or constant.rel_err < 0:
+            least = "above 0" if divides else "0 or more"
+            msg = f"{where}: value {constant.value:g} +- {constant.rel_err:g}; it must be {least}."
+            raise UsageError(msg)
+
+
+def _check_rest(sheet: _Sheet, path: Path) -> None:
+    """Refuse defaults that nothing can run with, and backends that the sheet does not have."""
+    defaults, attention = sheet.defaults, sheet.attention
+    for entry in fields(defaults):
+        value = getattr(defaults, entry.name)
+        least = 0 if entry.name in _MAY_BE_ZERO else sys.float_info.min
+        if isinstance(value, int | float) and value < least:
+            msg = f"{path}, defaults, {entry.name} is {value:g}; it must be above 0."
+            raise UsageError(msg)
+    sizes = [(row.chunked_prefill_size, row.cuda_graph_max_bs) for row in defaults.by_memory]
+    if not sizes or min(min(pair) for pair in sizes) < 1:
+        msg = f"{path}, defaults.by_memory: give classes of GPU memory, each size 1 or more."
         raise UsageError(msg)
+    if min(defaults.page_size_by_backend.values(), default=1) < 1:
+        msg = f"{path}, defaults.page_size_by_backend: a page holds 1 token or more."
+        raise UsageError(msg)
+    for kind in ("spec", "plain"):
+        rows = getattr(sheet.graph_sizes, kind)
+        if not rows or any(start < 1 or stop < start or step < 1 for start, stop, step in rows):
+            msg = (
+                f"{path}, graph_sizes.{kind}: give [start, stop, step] rows of 1 or more, such as "
+                "[1, 8, 1]."
+            )
+            raise UsageError(msg)
+    sync = attention.host_length_sync
+    named = [attention.other, *attention.by_gpu.values(), *defaults.page_size_by_backend]
+    for backend in (*named, *sync.none, *sync.block, *sync.chain):
+        if backend not in attention.backends:
+            raise unknown(
+                kind=f"attention backend of {path}", value=backend, allowed=attention.backends
+            )

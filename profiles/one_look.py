@@ -16,24 +16,36 @@ _SEEN: ContextVar[dict[Path, object] | None] = ContextVar("seen", default=None)
 
 
 @contextmanager
-def one_look() -> Iterator[None]:
-    """Read each file at most once in this block; blocks within it share its look."""
+def one_look(files: dict[Path, object] | None = None) -> Iterator[None]:
+    """Read each file at most once in this block; blocks within it share its look.
+
+    Parameters
+    ----------
+    files
+        What was read so far, to go on with the look of a block that has ended.
+    """
     if _SEEN.get() is not None:
         yield
         return
-    token = _SEEN.set({})
+    token = _SEEN.set({} if files is None else files)
     try:
         yield
     finally:
         _SEEN.reset(token)
 
 
-def seen(path: Path, read: Callable[[Path], _Parsed]) -> _Parsed:
-    """Return what ``read`` makes of a file, or a copy of it if this look has been there before."""
+def seen(path: Path, read: Callable[[Path], _Parsed], *, frozen: bool = False) -> _Parsed:
+    """Return what ``read`` makes of a file, or made of it before in this look.
+
+    Parameters
+    ----------
+    frozen
+        True if nobody can change it, so that all may share one; else each gets a copy.
+    """
     before = _SEEN.get()
     if before is None:
         return read(path)
     if path not in before:
         before[path] = read(path)
-    found: _Parsed = deepcopy(before[path])  # type: ignore[assignment]
+    found: _Parsed = before[path] if frozen else deepcopy(before[path])  # type: ignore[assignment]
     return found

@@ -64,7 +64,9 @@ def plan_memory(
     weights = model.weight_bytes(tp, precision)
     rest = static - weights - draft.weight_bytes
     if rest <= 0:
-        raise InfeasibleError(_too_big(device, model, tp, -rest, static, draft.weight_bytes))
+        raise InfeasibleError(
+            _too_big(device, model, tp, -rest, static, draft.weight_bytes, precision)
+        )
     gdn = 0.0
     cap, cause = _default_cap(speculative, requested, defaults)
     if model.gdn_layers:
@@ -134,9 +136,15 @@ def _default_cap(speculative: bool, requested: int | None, defaults: Defaults) -
 
 
 def _too_big(
-    device: Device, model: ModelShape, tp: int, short: float, static: float, draft: int
+    device: Device,
+    model: ModelShape,
+    tp: int,
+    short: float,
+    static: float,
+    draft: int,
+    precision: Precision,
 ) -> str:
-    fits = [n for n in TP_SIZES if model.weight_bytes(n) + draft < static and n > tp]
+    fits = [n for n in TP_SIZES if model.weight_bytes(n, precision) + draft < static and n > tp]
     remedy = f"; --tp {fits[0]} would" if fits else f"; no TP up to {TP_SIZES[-1]} does"
     return (
         f"{model.name} does not fit on {device.name} at tp {tp}: {short / GIGA:.1f} GB short of "

@@ -237,7 +237,7 @@ def resolve(
         check_tp(drafter, tp)
     backend = backend_of(s, device, engine)
     by_memory = engine.memory_class(device.mem_bytes)
-    draft = method.caches(model, drafter, tp)
+    draft = method.caches(model, drafter, tp, s.precision)
     chunk = s.chunked_prefill_size or by_memory.chunked_prefill_size
     graph_max_bs = s.cuda_graph_max_bs
     if graph_max_bs is None:

@@ -70,7 +70,14 @@ class Change:
         setup = replace(plain, engine=self._engine(plain.engine))
         if given:
             scenario = changed(plain.scenario, **given)
-            setup = resolve(scenario, engine=setup.engine, tables=plain.tables)
+            setup = resolve(
+                scenario,
+                engine=setup.engine,
+                tables=plain.tables,
+                calibration=plain.calibration,
+                dataset=plain.dataset,
+                expectation=plain.given_expectation,
+            )
         own = self.graphs is not None or self.unpadded
         step = setup.step if own else plain.step
         if self.step != 1 or self.prefill != 1:

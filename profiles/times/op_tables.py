@@ -8,13 +8,14 @@ import hashlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import log
 from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import roots
+from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.times.interpolation import Found, GemmCurve, GemmGrid, Line, Sheet
 from dflash_sim.profiles.times.op_file import Key, Matrix
 
@@ -87,7 +88,7 @@ class OpTables:
         for root in roots(tuple(map(Path, profiles_dirs))):
             folder = root / "ops" / device
             if (folder / "meta.toml").is_file():
-                return _load(device, folder)
+                return seen(folder, partial(_load, device), frozen=True)
         return None
 
     def gemm(self, *, m: int, n: int, k: int) -> Timing:

@@ -82,7 +82,7 @@ class Method:
     prefill
         ``(cycle, size) -> calls`` fills the drafter's cache during a prefill.
     caches
-        ``(model, drafter, tp) -> (weights, attention layers with a KV cache)`` on one rank [byte].
+        ``(model, drafter, tp, precision) -> DraftCache``: what drafting keeps on one rank.
     verify
         ``(cycle, wide) -> calls`` is the verify pass.
     """
@@ -95,7 +95,7 @@ class Method:
     keep_up: Callable[["Cycle", Rows], Phase]
     prefill: Callable[["Cycle", Rows], list[AnyCall]] = lambda cycle, size: []
     load_drafter: Callable[[str, str | None], Drafter] = lambda model, draft_model: None
-    caches: Callable[[ModelShape, Drafter, int], DraftCache] = lambda *_: DraftCache()
+    caches: Callable[[ModelShape, Drafter, int, Precision], DraftCache] = lambda *_: DraftCache()
     verify: Callable[["Cycle", Rows], list[AnyCall]] = lambda cycle, size: cycle.target(size)
     algorithm: str | None = None
     algorithm_aliases: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from typing import Any
 
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.cost.ops import Collective, Op
-from dflash_sim.simulator.cost.price import EVIDENCE, Cost, CostModel
+from dflash_sim.simulator.cost.price import EVIDENCE, Cost, CostModel, precision_of
 
 _TIMED = ("measured", "fitted")
 
@@ -47,6 +47,7 @@ class FasterCost(CostModel):
         real, fast = self.real, self.device
         if isinstance(op, Collective):
             return fast.link_byte_s / real.link_byte_s
-        if op.nbytes / real.mem_bw_byte_s >= op.flops / real.bf16_flop_s:
+        matmul = precision_of(op).matmul
+        if self.nbytes(op) / real.mem_bw_byte_s >= op.flops / real.peak(matmul):
             return fast.mem_bw_byte_s / real.mem_bw_byte_s
-        return fast.bf16_flop_s / real.bf16_flop_s
+        return fast.peak(matmul) / real.peak(matmul)

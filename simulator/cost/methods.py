@@ -25,6 +25,7 @@ from dflash_sim.profiles.networks.hf_config import (
     Eagle3Shape,
     ModelShape,
 )
+from dflash_sim.profiles.precision import Precision
 from dflash_sim.simulator.cost import passes
 from dflash_sim.simulator.cost.cycle import Cycle, DraftCache, Drafter, Method, Phase
 from dflash_sim.simulator.cost.layers import Rows
@@ -111,11 +112,11 @@ def _native(model: str, draft_model: str | None) -> Drafter:
     return None
 
 
-def _mtp_cache(model: ModelShape, drafter: Drafter, tp: int) -> DraftCache:
+def _mtp_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
     assert model.mtp_layer is not None
     mixer = model.mtp_layer.mixer
     assert isinstance(mixer, AttentionShape)
-    return DraftCache(model.mtp_weight_bytes(tp), (mixer,))
+    return DraftCache(model.mtp_weight_bytes(tp, precision), (mixer,))
 
 
 def _eagle3_step(cycle: Cycle, size: Rows, *, fuse_features: bool) -> list[AnyCall]:
@@ -138,9 +139,9 @@ def _eagle3_fill(cycle: Cycle, size: Rows) -> list[AnyCall]:
     return _eagle3_step(cycle, size, fuse_features=True)
 
 
-def _eagle3_cache(model: ModelShape, drafter: Drafter, tp: int) -> DraftCache:
+def _eagle3_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
     assert isinstance(drafter, Eagle3Shape)
-    return DraftCache(drafter.weight_bytes(tp), (drafter.attention,))
+    return DraftCache(drafter.weight_bytes(tp, precision), (drafter.attention,))
 
 
 # ---- blocks: DFlash and its ablations -----------------------------------------------------
@@ -198,9 +199,9 @@ def _injection_only(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
     return draft, Phase("materialise", _inject(cycle, wide), 0)
 
 
-def _block_cache(model: ModelShape, drafter: Drafter, tp: int) -> DraftCache:
+def _block_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
     assert isinstance(drafter, DrafterShape)
-    return DraftCache(drafter.weight_bytes(tp), drafter.layers)
+    return DraftCache(drafter.weight_bytes(tp, precision), drafter.layers)
 
 
 METHODS: dict[str, Method] = {

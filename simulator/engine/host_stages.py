@@ -13,7 +13,7 @@ class Stage:
     Parameters
     ----------
     name
-        What SGLang calls it.
+        That of its engine constant, after SGLang's ``scheduler_stage_seconds``.
     fixed_s, per_request_s
         Its time, and what each running request adds [s].
     constants
@@ -110,7 +110,7 @@ class HostTime:
 
         def stage(name: str, fixed_s: float, each_s: float = 0.0, *also: str) -> Stage:
             grows = [f"{name}_per_request"] if f"{name}_per_request" in known else []
-            constants = (name, *grows, *also)
+            constants = (name, *grows, *also, "time_factor")
             return Stage(
                 name, fixed_s, each_s, constants, tuple(known[c] for c in constants if c in known)
             )
@@ -122,7 +122,7 @@ class HostTime:
         end = stage("process_batch_result", self.process_s, self.process_per_request_s)
         if v1:
             accept_s = self.syncs_s + self.accept_s
-            accept = stage("v1_accept", accept_s, self.accept_per_request_s, "v1_syncs")
+            accept = stage("v1_accept", accept_s, self.accept_per_request_s, "v1_syncs", "d2h_sync")
             return (
                 *begin,
                 stage("v1_prepare_draft", self.prepare_draft_s),

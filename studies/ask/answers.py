@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dflash_sim.profiles.errors import (
     DflashSimError,
@@ -9,6 +10,7 @@ from dflash_sim.profiles.errors import (
     MissingProfileError,
     unknown,
 )
+from dflash_sim.profiles.one_look import one_look
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
@@ -80,7 +82,9 @@ def answers(
         At once, before any run: a scenario is malformed. What does not fit, or what nothing is
         known about, becomes an answer.
     """
-    setups = [_setup(scenario) for scenario in scenarios]
+    files: dict[Path, object] = {}  # read once for all; no look is open while an answer is used
+    with one_look(files):
+        setups = [_setup(scenario) for scenario in scenarios]
     baselines = {} if baselines is None else baselines
     for scenario, setup in zip(scenarios, setups, strict=True):
         if not isinstance(setup, Setup):
@@ -88,15 +92,16 @@ def answers(
             continue
         key = _baseline_key(setup)
         try:
-            result = predict(
-                scenario,
-                simulator=simulator,
-                with_baseline=with_baseline,
-                with_interval=with_interval,
-                baseline=baselines.get(key) if with_baseline and setup.speculative else None,
-                setup=setup,
-                on_run=on_run,
-            )
+            with one_look(files):
+                result = predict(
+                    scenario,
+                    simulator=simulator,
+                    with_baseline=with_baseline,
+                    with_interval=with_interval,
+                    baseline=baselines.get(key) if with_baseline and setup.speculative else None,
+                    setup=setup,
+                    on_run=on_run,
+                )
         except (InfeasibleError, MissingProfileError) as error:
             yield Answer(scenario, error)
             continue

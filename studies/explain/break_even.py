@@ -117,6 +117,7 @@ def _other_width(result: Result, block: int) -> tuple[Setup, Expectation]:
         engine=result.setup.engine,
         tables=result.setup.tables,
         calibration=result.setup.calibration,
+        dataset=result.setup.dataset,
     )
     return setup, truncated(law, block)
 

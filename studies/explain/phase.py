@@ -28,6 +28,7 @@ _SHOWN_AS = {  # pages' words, where they are not the name
     "kv-injection": "materialise",
     "draft-extend": "materialise",
     "state-commit": "commit",
+    "outside-graphs": "other",
 }
 
 

@@ -78,6 +78,14 @@ def test_a_missing_key_is_named(sheet: Path, key: str) -> None:
         ("discrepancy = [0.03, 0.01]", "discrepancy = [0.03]", "discrepancy is .*a list of 2"),
         ("[fit.priors]", "[fit.prior]", "unknown key of .*fit 'prior'; did you mean priors"),
         ("spec = [[1, 8, 1]", "spec = [[1, 8]", "a list of 3"),
+        ("spec = [[1, 8, 1]", "spec = [[1, 8, 0]", r"graph_sizes.spec: give \[start, stop, step\]"),
+        ("retract_decode_steps = 20", "retract_decode_steps = -1", "retract_decode_steps is -1"),
+        ("ratio_decay_steps = 600", "ratio_decay_steps = 0", "decay_steps is 0; it must be above"),
+        ("trtllm_mha = 64", "trtllm_mha = 0", "a page holds 1 token or more"),
+        ("value = 0.30", "value = -9", r"constants.graph_node_gap\]: value -9 .*0 or more"),
+        ('b200 = "trtllm_mha"', 'b200 = "trtlm_mha"', "unknown attention backend .*trtlm_mha"),
+        ('other = "flashinfer"', 'other = "flashinver"', "did you mean flashinfer"),
+        ('evidence = "assumed"', 'evidence = "asumed"', "unknown evidence .*did you mean assumed"),
     ],
 )
 def test_a_wrong_key_is_one_line(sheet: Path, old: str, new: str, says: str) -> None:

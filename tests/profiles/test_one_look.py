@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dflash_sim.profiles
+from dflash_sim.cli import run
 from dflash_sim.profiles.find import read_sheet
 from dflash_sim.profiles.load import load_published
 from dflash_sim.profiles.one_look import one_look
@@ -48,6 +49,15 @@ def test_a_prediction_reads_each_file_once() -> None:
     assert {name: n for name, n in second.items() if n > 1} == {}
     # What a user may change is read by the second, too.
     assert {"devices/b200.toml", "workloads/humaneval.toml"} <= set(second)
+
+
+def test_so_does_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--conc", "1,2", "--num-prompts", "4", "--max-new-tokens", "32", "--runs", "1"]
+    with files_read() as found:
+        assert run(["predict", *asked, "--format", "jsonl"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert found["devices/b200.toml"] == 1
+    assert {name: n for name, n in found.items() if n > 1 and not name.endswith(".csv")} == {}
 
 
 def test_without_a_look_it_is_read_each_time() -> None:

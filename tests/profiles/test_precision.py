@@ -82,7 +82,7 @@ def plan(precision: Precision) -> MemoryPlan:
         block=8,
         overlap=True,
         radix_cache=True,
-        draft=METHODS["dflash"].caches(model, drafter, 1),
+        draft=METHODS["dflash"].caches(model, drafter, 1, precision),
         precision=precision,
         mem_fraction=0.8,
         requested=None,
@@ -92,6 +92,7 @@ def plan(precision: Precision) -> MemoryPlan:
 def test_memory_follows() -> None:
     bf16, weights = plan(BF16), plan(replace(BF16, weights="fp8"))
     assert weights.weight_bytes == pytest.approx(bf16.weight_bytes / 2)
+    assert weights.draft_weight_bytes == pytest.approx(bf16.draft_weight_bytes / 2)
     cache = plan(replace(BF16, kv_cache="fp8"))
     assert cache.kv_bytes_per_token == bf16.kv_bytes_per_token / 2
     assert cache.kv_tokens == pytest.approx(2 * bf16.kv_tokens, rel=1e-6)

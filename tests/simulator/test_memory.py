@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.load import default_drafter, load_device, load_eagle3, load_model
+from dflash_sim.profiles.precision import BF16
 from dflash_sim.profiles.units import MiB
 from dflash_sim.simulator.cost.cycle import DraftCache
 from dflash_sim.simulator.cost.methods import METHODS
@@ -47,7 +48,7 @@ def plan(
         block=block if method != "none" else 1,
         overlap=overlap,
         radix_cache=radix_cache,
-        draft=METHODS[method].caches(model, drafter, tp),
+        draft=METHODS[method].caches(model, drafter, tp, BF16),
         mem_fraction=fraction,
         requested=requested,
     )
@@ -84,12 +85,12 @@ def test_draft_kv_of_a_token() -> None:
 
 def test_draft_bytes_by_method() -> None:
     big, small = load_model(BIG), load_model("qwen3-8b")
-    assert METHODS["none"].caches(big, None, 8) == DraftCache()
+    assert METHODS["none"].caches(big, None, 8, BF16) == DraftCache()
     drafter = default_drafter(BIG)
-    assert METHODS["dflash"].caches(big, drafter, 8).weight_bytes == drafter.weight_bytes(8)
+    assert METHODS["dflash"].caches(big, drafter, 8, BF16).weight_bytes == drafter.weight_bytes(8)
     eagle = load_eagle3("qwen3-8b")
-    assert METHODS["eagle3"].caches(small, eagle, 1).weight_bytes == eagle.weight_bytes(1)
-    mtp = METHODS["mtp"].caches(big, None, 8)
+    assert METHODS["eagle3"].caches(small, eagle, 1, BF16).weight_bytes == eagle.weight_bytes(1)
+    mtp = METHODS["mtp"].caches(big, None, 8, BF16)
     assert mtp.weight_bytes == big.mtp_weight_bytes(8)
     assert mtp.kv_bytes(8) == 2 * 256 * 2  # one KV head of one layer
 
