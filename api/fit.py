@@ -128,7 +128,7 @@ def fit(
     engine
         Engine sheet with the priors.
     jobs
-        Processes. In a script more than one need ``if __name__ == "__main__":`` around the call.
+        Processes.
     profiles
         Folders of sheets to be searched first.
     progress
@@ -276,7 +276,7 @@ def validate(
     engine
         Engine sheet with the priors.
     jobs
-        Processes. In a script more than one need ``if __name__ == "__main__":`` around the call.
+        Processes.
     profiles
         Folders of sheets to be searched first.
     progress

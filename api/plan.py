@@ -119,7 +119,7 @@ def plan(
     max_gpus
         Largest fleet; 512 if left out.
     jobs
-        Processes. In a script more than one need ``if __name__ == "__main__":`` around the call.
+        Processes.
     progress
         Tell on stderr how far it is.
     **question

@@ -67,7 +67,7 @@ def sweep(
     resume
         False refuses a folder that holds points.
     jobs
-        Processes. In a script more than one need ``if __name__ == "__main__":`` around the call.
+        Processes.
     shard
         Only part ``"i/n"`` of the points, in a folder that all parts share.
     cluster, address
