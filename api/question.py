@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import searching
-from dflash_sim.profiles.presets import load_preset
+from dflash_sim.profiles.presets import load_preset, refuse_other_keys
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.names import our_name
 from dflash_sim.studies.ask.question import Given, Layer, ask
@@ -139,6 +139,8 @@ def _configured(config: Config) -> Mapping[str, Any]:
         if not isinstance(inner, Mapping):
             msg = f"config: 'scenario' is {inner!r}; give fields below it, such as gpu='b200'."
             raise UsageError(msg)
+        if "scenario" in config:
+            refuse_other_keys("config", config)
         return inner
     path = os.fspath(config)
     if not path.endswith((".yaml", ".yml")):

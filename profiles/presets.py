@@ -9,6 +9,7 @@ from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import Dirs, sheet_names, sheets
 
 FOLDER, SUFFIX = "presets", ".yaml"
+KEYS = ("title", "source", "scenario")
 
 
 @dataclass(frozen=True)
@@ -56,5 +57,29 @@ def _read(path: Path) -> Preset:
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
         msg = f"preset {path}: no 'scenario:' with fields below it, such as 'gpu: b200'"
         raise UsageError(msg)
+    refuse_other_keys(f"preset {path}", raw)
     title, source = raw.get("title", path.stem), raw.get("source", str(path))
     return Preset(path.stem, str(title), str(source), fields)
+
+
+def refuse_other_keys(where: str, raw: Mapping[Any, Any]) -> None:
+    """Refuse what stands beside ``scenario`` and would be passed over.
+
+    Raises
+    ------
+    UsageError
+        There is a key that no preset has; a grid is told where it is answered.
+    """
+    others = [str(key) for key in raw if key not in KEYS]
+    if "grid" in others:
+        msg = (
+            f"{where}: 'grid' is for studies; write one to a file, and ask ds.sweep('study.yaml') "
+            "or 'dflash-sim sweep study.yaml'."
+        )
+        raise UsageError(msg)
+    if others:
+        msg = (
+            f"{where}: unknown key {', '.join(map(repr, others))} beside 'scenario'. "
+            f"Have: {', '.join(KEYS)}; fields go below 'scenario'."
+        )
+        raise UsageError(msg)

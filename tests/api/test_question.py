@@ -93,6 +93,20 @@ def test_a_study_is_swept(tmp_path: Path) -> None:
     assert found["max_concurrency"].tolist() == [1, 2, 4]
 
 
+def test_a_study_is_no_preset(tmp_path: Path) -> None:
+    """Its grid would be passed over."""
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        yaml.safe_dump({"scenario": SMALL, "grid": {"conc": [1, 2]}}), encoding="utf-8"
+    )
+    for question in ({"config": study}, {"preset": study}, {"config": str(study)}):
+        with pytest.raises(ds.UsageError, match=r"'dflash-sim sweep study\.yaml'"):
+            ds.predict(**question)
+    study.write_text(yaml.safe_dump({"scenario": SMALL, "nonsense": 3}), encoding="utf-8")
+    with pytest.raises(ds.UsageError, match="unknown key 'nonsense' beside 'scenario'"):
+        ds.predict(study)
+
+
 def test_a_folder_is_gone_on_with(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     question = SMALL | {"conc": [1, 2]}
@@ -123,6 +137,8 @@ def test_a_folder_is_gone_on_with(tmp_path: Path) -> None:
         (lambda: ds.predict(simulator="fast"), "unknown --simulator 'fast'"),
         (lambda: ds.predict("mine"), "config mine: give a dict of fields"),
         (lambda: ds.predict({"scenario": 3}), "'scenario' is 3"),
+        (lambda: ds.predict({"scenario": SMALL, "conc": 32}), "unknown key 'conc' beside"),
+        (lambda: ds.predict({"scenario": SMALL, "grid": {"conc": [1]}}), "ask ds.sweep("),
         (lambda: ds.predict({"gpuu": 3}), "unknown keyword 'gpuu'"),
         (lambda: ds.predict(config="no.yaml"), "cannot read preset no.yaml"),
         (lambda: ds.predict(profiles="/no/such"), "--profiles /no/such: no such directory"),
