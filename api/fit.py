@@ -1,6 +1,7 @@
 """``fit`` and ``validate``: constants from measurements, and what they are worth."""
 
 import atexit
+import hashlib
 import shutil
 import tempfile
 from functools import cache, cached_property
@@ -77,8 +78,8 @@ class Fit(Paged):
     def __fspath__(self) -> str:
         """Return the file that holds the constants, a temporary one until they are saved."""
         if self._path is None or not self._path.is_file():
-            self._path = None
-            self.save(_scratch() / f"{id(self):x}.toml")
+            content = hashlib.sha256(self.calibration.to_toml().encode()).hexdigest()
+            self.save(_scratch() / f"{content[:16]}.toml")  # an id may come again
         return str(self._path)
 
     def _page(self) -> RenderableType:
