@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Unpack
 
-from dflash_sim.api.question import Config, File, Question, asked, takes_question
+from dflash_sim.api.question import Config, File, Question, asked, folders, takes_question
 from dflash_sim.api.result import Explanation
 from dflash_sim.studies.ask.question import only_scenario
 from dflash_sim.studies.show.files import check_writable, write_whole
@@ -37,7 +37,13 @@ def explain(
     >>> why = ds.explain(gpu="b200", block=16, conc=32)
     >>> why.waterfall, why.elasticities, why.ops
     """
-    return Explanation.of(only_scenario(asked(config, question)), progress=progress)
+    found = asked(config, question)
+    return Explanation.of(
+        only_scenario(found),
+        progress=progress,
+        given=tuple(found),
+        folders=tuple(folders(question.get("profiles"))),
+    )
 
 
 @takes_question

@@ -75,7 +75,13 @@ class Result(RowView, Paged):
     def explain(self, *, progress: bool = False) -> "Explanation":
         """Say why the answer is what it is; it takes ten times as long as the answer."""
         with searching(self._folders):
-            return Explanation.of(self.scenario, progress=progress)
+            return Explanation.of(
+                self.scenario,
+                progress=progress,
+                tag=self._tag,
+                given=self._given,
+                folders=self._folders,
+            )
 
     def phase(self, name: str) -> "pd.DataFrame":
         """Return the ops of one phase of a step, with where their prices are from.
@@ -105,16 +111,22 @@ class Result(RowView, Paged):
 
 
 class Explanation(Paged):
-    """A prediction with its reasons, each kind as a data frame; SI units."""
+    """A prediction with its reasons, each kind as a data frame; SI units.
 
-    def __init__(self, found: Found) -> None:
-        self.found = found
+    Parameters
+    ----------
+    about
+        Tag, given fields and folders of its :class:`Result`.
+    """
+
+    def __init__(self, found: Found, **about: Any) -> None:
+        self.found, self._about = found, about
 
     @classmethod
-    def of(cls, scenario: Scenario, *, progress: bool) -> "Explanation":
+    def of(cls, scenario: Scenario, *, progress: bool, **about: Any) -> "Explanation":
         """Explain a scenario."""
         with counted(simulations(scenario), show=progress) as advance:
-            return cls(explain(scenario, on_run=advance))
+            return cls(explain(scenario, on_run=advance), **about)
 
     @cached_property
     def _data(self) -> dict[str, Any]:
@@ -127,7 +139,7 @@ class Explanation(Paged):
     @property
     def result(self) -> Result:
         """The prediction that is explained."""
-        return Result(self.found.result)
+        return Result(self.found.result, **self._about)
 
     @property
     def speedup(self) -> float | None:

@@ -3,7 +3,10 @@
 import copy
 import json
 import math
+import os
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -11,6 +14,7 @@ import pytest
 from questions import SMALL
 
 import dflash_sim as ds
+from dflash_sim.api.fit import Fit
 from dflash_sim.api.frames import columns, flat, frame
 from dflash_sim.profiles.schema import load_schema
 
@@ -91,6 +95,30 @@ def test_evidence_and_warnings(result: Any) -> None:
     assert sum(result.evidence.values()) == pytest.approx(1, abs=1e-5)
     assert result.warnings == result.row["warnings"]
     assert result.scenario == ds.scenario(**SMALL, conc=2)
+
+
+def test_an_explained_result_keeps_its_sheets_and_tag(tmp_path: Path) -> None:
+    sheet = Path(ds.__file__).parent / "profiles/engines/sglang-0.5.13.toml"
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines/mine.toml").write_bytes(sheet.read_bytes())
+    question = SMALL | {"engine": "mine", "calibration": "none", "profiles": tmp_path}
+    explained = ds.explain(**question).result
+    assert len(explained.phase("host")) > 0
+    again = ds.predict(**question, tag="mine").explain().result
+    assert again.row["tag"] == "mine"
+    assert len(again.phase("host")) > 0
+
+
+def test_a_temporary_calibration_is_named_by_its_content() -> None:
+    """The id of an object may come again, and with it a file that somebody still reads."""
+
+    def made(text: str) -> Path:
+        found: Any = SimpleNamespace(calibration=SimpleNamespace(to_toml=lambda: text))
+        return Path(os.fspath(Fit(found, found)))
+
+    first, second = made("a = 1"), made("a = 2")
+    assert (first.read_text("utf-8"), second.read_text("utf-8")) == ("a = 1", "a = 2")
+    assert made("a = 1") == first != second
 
 
 # ---- data frames
