@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import Annotated
 
 import typer
@@ -70,7 +71,8 @@ def run(arguments: Sequence[str]) -> int:
         command = typer.main.get_command(app)
         for flag in command.params:
             flag.default = flag.default or False  # as with Help
-        code = command(words, prog_name=PROGRAM, standalone_mode=False)
+        # What a command sets for itself, such as folders of sheets, ends with it.
+        code = copy_context().run(command, words, prog_name=PROGRAM, standalone_mode=False)
     except Exception as error:
         message = _expected(error)
         if message is None:

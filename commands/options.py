@@ -108,11 +108,11 @@ Help = Annotated[
 
 
 def use_profiles(folders: Sequence[Path] | None) -> None:
-    """Search the user's folders before the sheets that are shipped."""
+    """Search the user's folders before the sheets that are shipped, until the command ends."""
     if folders:
-        from dflash_sim.profiles.find import ENV, before_others
+        from dflash_sim.profiles.find import search_first
 
-        os.environ[ENV] = before_others(folders)
+        search_first(folders)
 
 
 def cores() -> int:

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, Self
 
 from dflash_sim.jobs.worker import OUT_OF_MEMORY, Lost, Word, serve
+from dflash_sim.profiles.find import ENV, users_folders
 
 _SPAWN = get_context("spawn")
 _PATIENCE_S = 1.0  # for a worker to end by itself
@@ -55,9 +56,10 @@ class Processes:
         """Begin a worker, which says None when it is ready; return its number."""
         number = self._hired
         self._hired += 1
+        environment = {ENV: os.pathsep.join(map(str, users_folders()))}  # of this thread's question
         with _beginning_of_a_worker():
             ours, theirs = _SPAWN.Pipe()
-            process = _SPAWN.Process(target=serve, args=(theirs,), daemon=True)
+            process = _SPAWN.Process(target=serve, args=(theirs, environment), daemon=True)
             process.start()
             self.workers[number] = process, ours
             theirs.close()

@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -51,11 +51,13 @@ def made(make: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> tuple[A
     return () if make is None else (make(*arguments),)
 
 
-def serve(pipe: Connection) -> None:
+def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
     """Answer what comes through the pipe until it ends.
 
     The first message is what :func:`made` takes, every other one a function and its arguments.
+    ``environment`` is set here: in the parent other threads would see it too.
     """
+    os.environ.update(environment)
     if os.name == "posix":
         os.set_inheritable(pipe.fileno(), False)  # or a process begun by a task would keep it open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us

@@ -1,7 +1,7 @@
 """Find sheets by name: in the user's folders first, then among those shipped.
 
-A name is looked up in ``profiles_dirs``, then in the folders of ``DFLASH_SIM_PROFILES``, then
-in the package; the first match wins.
+A name is looked up in ``profiles_dirs``, then in the folders of :func:`searching`, then in those of
+``DFLASH_SIM_PROFILES``, then in the package; the first match wins.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ FOLDERS = {
 }
 PAIRED = {"models": "target", "drafters": "dflash", "eagle3": "eagle3"}  # folders of a pair
 Dirs = tuple[Path, ...]
+_FIRST: ContextVar[Dirs] = ContextVar("first", default=())  # of this thread, not its neighbours
 
 
 def roots(profiles_dirs: Dirs = ()) -> tuple[Path, ...]:
     """Folders that are searched, the user's first."""
-    given = [*profiles_dirs, *map(Path, filter(None, os.environ.get(ENV, "").split(os.pathsep)))]
+    given = [*profiles_dirs, *users_folders()]
     for folder in given:
         if not folder.is_dir():
             msg = f"profiles folder '{folder}' does not exist (from --profiles or {ENV})"
@@ -39,8 +41,13 @@ def roots(profiles_dirs: Dirs = ()) -> tuple[Path, ...]:
     return (*given, Path(str(files("dflash_sim.profiles"))))
 
 
-def before_others(folders: Sequence[Path]) -> str:
-    """Return what :data:`ENV` must hold for these folders to be searched before the others.
+def users_folders() -> Dirs:
+    """Return the folders that are searched before the package, wherever they were named."""
+    return (*_FIRST.get(), *map(Path, filter(None, os.environ.get(ENV, "").split(os.pathsep))))
+
+
+def search_first(folders: Sequence[Path]) -> None:
+    """Search these folders before the others, for as long as this context lasts.
 
     Raises
     ------
@@ -51,23 +58,18 @@ def before_others(folders: Sequence[Path]) -> str:
         if not folder.is_dir():
             msg = f"--profiles {folder}: no such directory; give one that holds sheets."
             raise UsageError(msg)
-    before = [os.environ[ENV]] if os.environ.get(ENV) else []
-    return os.pathsep.join([*map(str, folders), *before])
+    _FIRST.set((*folders, *_FIRST.get()))
 
 
 @contextmanager
 def searching(folders: Sequence[Path]) -> Iterator[None]:
-    """Search these folders first, here and in processes that are started meanwhile."""
-    before = os.environ.get(ENV)
-    if folders:
-        os.environ[ENV] = before_others(folders)
+    """Search these folders first, in this block and in worker processes that it begins."""
+    before = _FIRST.get()
+    search_first(folders)
     try:
         yield
     finally:
-        if folders:
-            os.environ.pop(ENV)
-            if before is not None:
-                os.environ[ENV] = before
+        _FIRST.set(before)
 
 
 def sheets(folder: str, suffix: str, profiles_dirs: Dirs = ()) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from dflash_sim.jobs.worker import Bug, Lost
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.find import ENV
+from dflash_sim.profiles.find import ENV, users_folders
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.sweep.fingerprint import fingerprint
 from dflash_sim.studies.sweep.workers import How, Task, Word, Worker, all_lost
@@ -87,9 +87,7 @@ class RayCluster:
         return self
 
     def _hire(self, number: int) -> None:
-        profiles = os.pathsep.join(
-            str(Path(p).absolute()) for p in os.environ.get(ENV, "").split(os.pathsep) if p
-        )
+        profiles = os.pathsep.join(str(path.absolute()) for path in users_folders())
         actor = self.ray.remote(num_cpus=1, max_restarts=0)(RayWorker)
         worker = actor.remote(self.how, profiles, str(Path.cwd()))
         self.workers[number] = worker

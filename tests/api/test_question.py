@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,31 @@ def test_profiles_hold_for_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ds.UsageError, match="unknown GPU 'mine'"):
         ds.predict(gpu="mine")
     assert result.explain().result.gpu == "mine"
+
+
+def test_threads_search_their_own_folders(tmp_path: Path) -> None:
+    """Each reads its own sheets, also where others begin or end meanwhile."""
+    sheet = Path(ds.__file__).parent / "profiles/devices/b200.toml"
+    folders = [tmp_path / f"prof{i}" for i in range(4)]
+    for folder in folders:
+        (folder / "devices").mkdir(parents=True)
+        text = sheet.read_text(encoding="utf-8").replace('title = "', f'title = "{folder.name} ')
+        (folder / "devices/b200.toml").write_text(text, encoding="utf-8")
+
+    def title(folder: Path) -> str:
+        found = ds.predict(**SMALL | {"gpu": "b200"}, profiles=folder, **QUICK)
+        return found.prediction.setup.device.title.split()[0]
+
+    before = dict(os.environ)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(title, folders * 4)) == [f.name for f in folders] * 4
+    assert dict(os.environ) == before
+
+
+def test_processes_search_the_same_folders(tmp_path: Path) -> None:
+    sheet = Path(ds.__file__).parent / "profiles/engines/sglang-0.5.13.toml"
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines/mine.toml").write_bytes(sheet.read_bytes())
+    question = SMALL | {"engine": "mine", "calibration": "none", "conc": [1, 2]}
+    found = ds.sweep(**question, profiles=tmp_path, jobs=2, **QUICK)
+    assert found["error"].isna().all()

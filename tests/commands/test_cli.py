@@ -16,6 +16,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dflash_sim
 from dflash_sim.cli import app, main, run
 from dflash_sim.commands.listing import KINDS
 from dflash_sim.profiles.errors import UsageError
@@ -52,6 +53,17 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
 
 def rows_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+
+
+def test_profiles_are_searched_until_the_command_ends(answer: Answer, tmp_path: Path) -> None:
+    (tmp_path / "devices").mkdir()
+    sheet = Path(dflash_sim.__file__).parent / "profiles/devices/b200.toml"
+    (tmp_path / "devices/mine.toml").write_bytes(sheet.read_bytes())
+    before = dict(os.environ)
+    code, out, _ = answer("list gpus --profiles", str(tmp_path))
+    assert (code, '"mine"' in out) == (0, True)
+    assert dict(os.environ) == before
+    assert '"mine"' not in answer("list gpus")[1]
 
 
 class TestAnswers:

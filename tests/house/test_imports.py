@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "profiles/networks": {"profiles"},
     "profiles/times": {"profiles"},
     "profiles": {"profiles/networks"},
-    "jobs": set(),
+    "jobs": {"profiles"},
     "simulator/requests": {"profiles/*"},
     "simulator/cost": {"profiles/*"},
     "simulator/engine": {"profiles/*", "simulator/requests", "simulator/cost"},
