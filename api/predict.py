@@ -67,7 +67,8 @@ def predict(
     --------
     >>> r = ds.predict(gpu="b200", block=16, conc=32)
     >>> r.output_throughput, r.speedup, r.interval("output_throughput")
-    >>> ds.predict(gpu=["b200", "h200"], conc=[1, 8, 32])[["gpu", "conc", "output_throughput"]]
+    >>> df = ds.predict(gpu=["b200", "h200"], conc=[1, 8, 32])
+    >>> df[["gpu", "max_concurrency", "output_throughput"]]
     """
     check_options(simulator)
     found = asked(config, question)

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -96,6 +97,14 @@ def sweep(
     >>> df = ds.sweep(gpu=["b200", "h200"], block=[8, 16], conc="1-32:x2", folder="runs", jobs=4)
     """
     check_options(simulator)
+    _positive(jobs)
+    part, written = shard_of(shard), chosen_formats(formats)
+    if folder is None and shard is not None:
+        msg = f"--shard {shard}: parts need a folder that they share; give folder='runs'."
+        raise UsageError(msg)
+    if folder is None and formats is not None:
+        msg = f"formats {formats}: files need a folder; give folder='runs'."
+        raise UsageError(msg)
     if study is None and config is None and not question:
         msg = "nothing to sweep; name a study.yaml, or give lists such as block=[4, 8, 16]."
         raise UsageError(msg)
@@ -108,11 +117,7 @@ def sweep(
     found = study_of(asked(config, question, files=files))
     how = How(simulator=simulator, baseline=baseline, interval=interval, tag=tag)
     hire = crew_for(how, found, jobs=jobs, cores=1, cluster=cluster, address=address, say=_say)
-    part = shard_of(shard)
     if folder is None:
-        if shard is not None:
-            msg = f"--shard {shard}: parts need a folder that they share; give folder='runs'."
-            raise UsageError(msg)
         return _in_memory(found, hire, progress=progress)
     made = folder_of(Path(folder), found, how)
     made.claim(resume=resume and (Path(folder) / "study.json").is_file())
@@ -122,7 +127,13 @@ def sweep(
         todo = left(made, part)
         with counted(len(todo.points), show=progress, what="points") as advance:
             work(made, part, todo.points, hire, on_point=advance)
-        return _from_folder(made, formats)
+        return _from_folder(made, written)
+
+
+def _positive(jobs: object) -> None:
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        msg = f"jobs {jobs}: it is a whole number from 1 on."
+        raise UsageError(msg)
 
 
 def _say(line: str) -> None:
@@ -142,9 +153,9 @@ def _in_memory(study: Study, hire: Hire, *, progress: bool) -> "pd.DataFrame":
     return frame([rows[number] for number in sorted(rows)])
 
 
-def _from_folder(folder: SweepFolder, formats: str | None) -> "pd.DataFrame":
+def _from_folder(folder: SweepFolder, formats: Sequence[str]) -> "pd.DataFrame":
     """Return the rows that are there; when all are, their files are written too."""
     done = folder.done()
     if len(done) == len(folder.points):
-        write_files(folder, chosen_formats(formats))
+        write_files(folder, formats)
     return frame(list(folder.rows(done, lambda _: None)))

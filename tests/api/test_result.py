@@ -1,6 +1,7 @@
 """A result in the hand: attributes, a short name, pages, data frames."""
 
 import copy
+import doctest
 import json
 import math
 import os
@@ -163,3 +164,13 @@ def test_records_are_flattened() -> None:
         "a": 1, "b_c_d": 2, "low": 1.0, "high": 2.0, "w": "p; q",
     }  # fmt: skip
     assert math.isnan(found["x_low"])
+
+
+@pytest.mark.parametrize("function", [ds.predict, ds.scenario, ds.lists], ids=lambda f: f.__name__)
+def test_examples_run(function: Any) -> None:
+    """Those of the others need files, or take long."""
+    examples = doctest.DocTestParser().get_examples(function.__doc__)
+    assert examples
+    names = {"ds": ds}
+    for example in examples:
+        exec(example.source, names)
