@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -48,11 +49,19 @@ def _known_precision(name: str) -> str:
     return _known("dtype", name, PRECISIONS)
 
 
+def _no_truth(value: Any) -> Any:
+    """Refuse True and False, which Python counts as 1 and 0."""
+    if isinstance(value, bool):
+        kind, said = "no_truth", "Input should be a whole number, not true or false"
+        raise PydanticCustomError(kind, said)
+    return value
+
+
 MethodName = Annotated[str, AfterValidator(_known_method)]
 PrecisionName = Annotated[str, AfterValidator(_known_precision)]
 EngineMode = Literal["v1", "v2-sync", "v2"]
 
-Count = Annotated[int, Field(ge=1, le=10**7)]
+Count = Annotated[int, BeforeValidator(_no_truth), Field(ge=1, le=10**7)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
