@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from dflash_sim.api.files import Assume, Files, assumed, sources
-from dflash_sim.api.question import File, folders
+from dflash_sim.api.question import File, folders, truths
 from dflash_sim.api.show import Paged, counted
 from dflash_sim.calibrate.compare.causes import CAUSES
 from dflash_sim.calibrate.compare.compare import Comparison as Compared
@@ -152,6 +152,7 @@ def compare(
     >>> ds.compare("bench.jsonl", assume={"gpu": "b200"}).causes
     """
     check_options(simulator)
+    truths(allow_partial=allow_partial, causes=causes, interval=interval, progress=progress)
     with searching(folders(profiles)):
         read = read_observations(sources(files), assumed(assume))
         rows, remarks = chosen(read, on, allow_partial=allow_partial)

@@ -76,6 +76,7 @@ def takes_question(function: Callable[P, R]) -> Callable[P, R]:
     """Give a function the signature of its question, and its sheets while it answers."""
     own = inspect.signature(function)
     named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    switches = [p.name for p in named if isinstance(p.default, bool)]
     fields = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
         for name in Question.__annotations__
@@ -83,12 +84,27 @@ def takes_question(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        truths(**{name: kwargs[name] for name in switches if name in kwargs})
         with searching(folders(kwargs.get("profiles"))):
             return function(*args, **kwargs)
 
     shown = own.replace(parameters=[*named, *fields])
     call.__signature__ = shown  # type: ignore[attr-defined]
     return call
+
+
+def truths(**given: object) -> None:
+    """Refuse what is neither True nor False; any word would count as True.
+
+    Raises
+    ------
+    UsageError
+        It names the keyword and its value.
+    """
+    for name, value in given.items():
+        if not isinstance(plain(value), bool):
+            msg = f"{name} {value!r}: it is neither True nor False; give one of them."
+            raise UsageError(msg)
 
 
 def folders(given: Any) -> list[Path]:
@@ -142,7 +158,7 @@ def _configured(config: Config) -> Mapping[str, Any]:
         if "scenario" in config:
             refuse_other_keys("config", config)
         return inner
-    path = os.fspath(config)
+    path = os.fspath(config) if isinstance(config, str | os.PathLike) else repr(config)
     if not path.endswith((".yaml", ".yml")):
         msg = f"config {path}: give a dict of fields, a scenario, or a .yaml file."
         raise UsageError(msg)
@@ -160,6 +176,9 @@ def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
             msg = f"{name} means {field}, which is given too; give one of them."
             raise UsageError(msg)
         found[field] = plain(value)
+        if found[field] == []:
+            msg = f"{name}: an empty list; give a value, or leave it out."
+            raise UsageError(msg)
     return found
 
 

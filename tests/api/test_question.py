@@ -130,12 +130,18 @@ def test_a_folder_is_gone_on_with(tmp_path: Path) -> None:
         (lambda: ds.predict(gpu="b20"), "unknown GPU 'b20'; did you mean b200?"),
         (lambda: ds.predict(gpuu="b200"), "unknown keyword 'gpuu'; did you mean gpu?"),
         (lambda: ds.predict(conc=0), "--conc 0: input should be greater than or equal to 1"),
-        (lambda: ds.predict(conc=[]), "--conc: an empty list"),
-        (lambda: ds.predict(seed=[]), "--seed: an empty list"),
+        (lambda: ds.predict(conc=[]), "conc: an empty list"),
+        (lambda: ds.predict(seed=[]), "seed: an empty list"),
         (lambda: ds.predict(conc="1-x"), "--conc 1-x: '1-x' is not a whole number above 0"),
         (lambda: ds.predict(conc=1, rate=2), "exclude each other"),
         (lambda: ds.predict(conc=object()), "--conc"),
         (lambda: ds.predict(simulator="fast"), "unknown --simulator 'fast'"),
+        (lambda: ds.predict(interval="none"), "interval 'none': it is neither True nor False"),
+        (lambda: ds.predict(baseline="no"), "baseline 'no': it is neither True nor False"),
+        (lambda: ds.compare("no.csv", interval="none"), "interval 'none': it is neither"),
+        (lambda: ds.predict(config=5), "config 5: give a dict of fields"),
+        (lambda: ds.predict(conc=True), "--conc True: input should be a whole number"),
+        (lambda: ds.predict(conc=[True, 2]), "--conc True: input should be a whole number, not"),
         (lambda: ds.predict("mine"), "config mine: give a dict of fields"),
         (lambda: ds.predict({"scenario": 3}), "'scenario' is 3"),
         (lambda: ds.predict({"scenario": SMALL, "conc": 32}), "unknown key 'conc' beside"),
@@ -169,6 +175,8 @@ def test_mistakes_are_one_line(call: Any, said: str) -> None:
         call()
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+    if "an empty list" in said:
+        assert str(error.value).startswith(said)
 
 
 def test_profiles_hold_for_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,12 +58,13 @@ def rows_of(text: str) -> list[dict[str, Any]]:
 def test_profiles_are_searched_until_the_command_ends(answer: Answer, tmp_path: Path) -> None:
     (tmp_path / "devices").mkdir()
     sheet = Path(dflash_sim.__file__).parent / "profiles/devices/b200.toml"
-    (tmp_path / "devices/mine.toml").write_bytes(sheet.read_bytes())
+    text = sheet.read_text(encoding="utf-8").replace('title = "', 'title = "My own ')
+    (tmp_path / "devices/b200.toml").write_text(text, encoding="utf-8")
     before = dict(os.environ)
     code, out, _ = answer("list gpus --profiles", str(tmp_path))
-    assert (code, '"mine"' in out) == (0, True)
+    assert (code, "My own" in out) == (0, True)
     assert dict(os.environ) == before
-    assert '"mine"' not in answer("list gpus")[1]
+    assert "My own" not in answer("list gpus")[1]
 
 
 class TestAnswers:
