@@ -9,7 +9,7 @@ from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import Dirs, sheet_names, sheets
 
 FOLDER, SUFFIX = "presets", ".yaml"
-KEYS = ("title", "source", "scenario")
+KEYS = ("title", "source", "scenario", "plan")  # the last is for `plan` alone
 
 
 @dataclass(frozen=True)

@@ -744,6 +744,8 @@ class TestSystem:
         line: str,
         said: str,
     ) -> None:
+        if line.startswith("run "):
+            pytest.importorskip("torch", reason="run asks for torch first")
         monkeypatch.chdir(tmp_path)
         *words, last = line.split()
         end = [last + ENDLESS] if last == "./" else [last, ENDLESS]

@@ -398,7 +398,7 @@ class TestBadInput:
             (b'{"traceEvents": [], "deviceProperties": []}', "no known tool writes that"),
             (b"PK and so on", "no known tool writes that"),
             (b"[1, 2, 3]", "no known tool writes that"),
-            (b"[" * 5000, "nested too deeply"),
+            (b"[" * 200_000, "nested too deeply"),
             (HEADER.encode(), "holds no record"),
             (b"model,model,output_tok_s\na,b,1\n", "comes twice"),
         ],
