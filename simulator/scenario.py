@@ -195,11 +195,6 @@ class Scenario(BaseModel):
                 found.append(f"method {method.name} takes no {name}; {instead}")
         if self.policy != "fixed" and "policy" not in method.takes:
             found.append(f"method {method.name} verifies nothing; drop the policy")
-        if self.engine_mode == "v1" and not method.speculative:
-            found.append(
-                f"engine mode v1 is a speculative worker, and method {method.name} drafts nothing; "
-                "give v2, or v2-sync for a server without the overlap scheduler"
-            )
         if method.sequential and self.block and self.steps:
             found.append(f"method {method.name}: give steps k or block k+1, not both")
         return found
