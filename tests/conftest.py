@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Networks of these sizes are quickest on one thread, and more would spin beside other tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PATIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=PATIENT)
 settings.register_profile(

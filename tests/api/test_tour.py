@@ -46,6 +46,7 @@ def test_the_notebook_was_run_and_is_small() -> None:
     assert str(ROOT) not in text
 
 
+@pytest.mark.slow
 def test_the_tour_runs(capsys: pytest.CaptureFixture[str]) -> None:
     found = runpy.run_path(str(SCRIPT))
     assert capsys.readouterr().out == ""

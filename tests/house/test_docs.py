@@ -28,7 +28,7 @@ def load_generator() -> ModuleType:
 
 generate = load_generator()
 EXAMPLES = generate.example_pages()
-GUIDES = ROOT / "docs/howto"
+GUIDES = ROOT / "docs"
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_ctrl_c_leaves_whole_lines(tmp_path: Path) -> None:
     assert warning == f"stopped; {len(answered)} of 100000 requests had been answered"
 
 
+@pytest.mark.slow
 def test_ranks_that_somebody_else_started(tmp_path: Path) -> None:
     """As ``torchrun`` does: one process per rank, told by the environment; rank 0 reports."""
     file = tmp_path / "row.jsonl"

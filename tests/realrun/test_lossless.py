@@ -41,7 +41,13 @@ def requests(draw: st.DrawFn) -> tuple[Request, ...]:
     )
 
 
-@pytest.mark.parametrize("family", TARGETS)
+QUICK = ("qwen3", "qwen3_next")  # plain; delta nets and experts
+
+
+@pytest.mark.parametrize(
+    "family",
+    [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in TARGETS],
+)
 @settings(max_examples=12)
 @given(data=st.data())
 def test_no_token_changes(family: str, data: st.DataObject) -> None:

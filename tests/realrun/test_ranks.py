@@ -36,7 +36,7 @@ def ran(method: str, **changes: Any) -> Run:
     return serve(made, ASKED, conc=2)
 
 
-@pytest.mark.parametrize("tp", [1, 2, 4])
+@pytest.mark.parametrize("tp", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("method", "mode"), [("none", "v2"), ("mtp", "v1"), ("eagle3", "v2"), ("dflash", "v2-sync")]
 )
@@ -49,6 +49,7 @@ def test_every_number_of_ranks_says_the_same(method: str, mode: str, tp: int) ->
     assert all((i.comm_s > 0) == (tp > 1) for i in run.iterations)
 
 
+@pytest.mark.slow
 def test_eight_ranks() -> None:
     """More ranks than cores, and four times as many as key-value heads."""
     for method, mode in (("dflash", "v2"), ("mtp", "v1")):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.calibrate.fit.build_factors import factor, with_builds
@@ -60,6 +60,7 @@ def of_build(row: Row, build: str) -> Scenario:
 # -- builds
 
 
+@settings(max_examples=10)
 @given(st.floats(0.7, 1.6))
 def test_one_factor_is_found(k: float) -> None:
     """Rows that are all k times slower give k, but for the pull of the prior."""

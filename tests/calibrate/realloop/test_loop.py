@@ -79,16 +79,16 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("concs", "modes"),
-    [([2], ["v2"]), pytest.param([1, 2], ["v1", "v2"], marks=pytest.mark.slow)],
+    ("concs", "modes", "rounds"),
+    [([2], ["v2"], 1), pytest.param([1, 2], ["v1", "v2"], 2, marks=pytest.mark.slow)],
 )
 def test_every_configuration_is_measured_predicted_and_run(
-    loop: ClosedLoop, concs: list[int], modes: list[str]
+    loop: ClosedLoop, concs: list[int], modes: list[str], rounds: int
 ) -> None:
     configs = grid(blocks=[4], steps=[2], concs=concs, modes=modes)
-    told = list(loop.rounds(configs, rounds=2))
+    told = list(loop.rounds(configs, rounds=rounds))
     found = loop.outcomes()
-    assert len(told) == 2 * len(found) == 2 * len(configs)
+    assert len(told) == rounds * len(found) == rounds * len(configs)
     assert {o.config for o in found} == set(configs)
     for o in found:
         assert min(o.predicted_tok_s, o.profile_tok_s) > 0

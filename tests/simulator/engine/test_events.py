@@ -272,7 +272,7 @@ def wasted_rows(run: Run) -> int:
     return int((run.kind[after[after < len(run.kind)]] == DECODE).sum())
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(SMALL)
 def test_one_wasted_row_per_finished_request_under_overlap(system: System) -> None:
     """Unless a prefill, or nothing, was launched in between; and none without overlap."""

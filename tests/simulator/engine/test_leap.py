@@ -60,7 +60,7 @@ def test_leap_is_the_event_engine(system: System) -> None:
     same(system)
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(systems(mode="v2", long=True))
 def test_long_leaps_are_the_event_engine(system: System) -> None:
     """Hundreds of steps at once, cut by arrivals, bound by the GPU or by the host."""

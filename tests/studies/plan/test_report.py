@@ -39,6 +39,7 @@ def test_it_says_what_was_asked_and_found(page: Path) -> None:
         assert words in text, words
 
 
+@pytest.mark.slow
 def test_the_same_plan_writes_the_same_bytes(page: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.html"
     assert run([*COMMAND, "--report", str(again), "-o", str(tmp_path / "plan.json")]) == 0
