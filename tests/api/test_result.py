@@ -166,7 +166,11 @@ def test_records_are_flattened() -> None:
     assert math.isnan(found["x_low"])
 
 
-@pytest.mark.parametrize("function", [ds.predict, ds.scenario, ds.lists], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function",
+    [pytest.param(ds.predict, marks=pytest.mark.slow), ds.scenario, ds.lists],
+    ids=lambda f: f.__name__,
+)
 def test_examples_run(function: Any) -> None:
     """Those of the others need files, or take long."""
     examples = doctest.DocTestParser().get_examples(function.__doc__)

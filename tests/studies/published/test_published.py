@@ -134,21 +134,21 @@ def test_four_drafts_in_parallel_beat_sixteen_in_sequence() -> None:
 
 @pytest.fixture(scope="module")
 def sample() -> pd.DataFrame:
-    """Every sixth row: all sources but three cells, all methods, both concurrencies."""
-    return errors_of(evaluate(card_rows()[::6], runs=3))
+    """One row in twelve, of all methods and both concurrencies."""
+    return errors_of(evaluate(card_rows()[::12], runs=3))
 
 
 def test_card_rows_within_eight_percent(sample: pd.DataFrame) -> None:
     """MAPE below 8 %, and no row off by more than 25 %."""
     size = sample["error"].abs()
-    assert len(size) >= 18
+    assert len(size) >= 9
     assert size.mean() < 0.08
     assert size.max() < 0.25
 
 
 def test_study_reproduces_its_output(sample: pd.DataFrame) -> None:
     rows = Findings.read(SCRIPT.with_suffix(".json"))["every row"].rows
-    assert every_row(sample).rows == rows[::6], (
+    assert every_row(sample).rows == rows[::12], (
         f"run python {SCRIPT.relative_to(GALLERY.parents[1])} --write"
     )
 
