@@ -20,7 +20,7 @@ lowest:
 	build/lowest/bin/pytest
 
 bench:
-	pytest -m bench -s tests/bench
+	pytest -n 0 -m bench -s tests/bench
 
 docs:
 	$(PYTHON) docs/generate.py

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-ENGINE = "sglang-0.5.13"
+ENGINE = "sglang-0.5.14"
 
 
 class Fit(Paged):

@@ -92,7 +92,7 @@ def fit(
     name: Annotated[Str, option(OUTPUT, "Of the calibration; default: the file's")] = None,
     engine: Annotated[
         str, option(ROWS, "Engine sheet with the priors", autocompletion=sheets("engines"))
-    ] = "sglang-0.5.13",
+    ] = "sglang-0.5.14",
     jobs: Annotated[
         int | None, option(OUTPUT, "Processes; default: all cores", min=1, metavar="N")
     ] = None,

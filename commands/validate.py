@@ -50,7 +50,7 @@ def validate(
     allow_partial: Annotated[
         bool, option(ROWS, "Go on if some rows cannot be used", "--allow-partial", metavar="")
     ] = False,
-    engine: Annotated[str, option(ROWS, "Engine sheet with the priors")] = "sglang-0.5.13",
+    engine: Annotated[str, option(ROWS, "Engine sheet with the priors")] = "sglang-0.5.14",
     jobs: Annotated[
         int | None, option(OUTPUT, "Processes; default: all cores", min=1, metavar="N")
     ] = None,

@@ -69,6 +69,28 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class Modes:
+    """How a release runs each kind of drafting when nobody says otherwise; "" if it cannot.
+
+    Parameters
+    ----------
+    none, block, chain
+        The default engine mode by how a method drafts: ``v1``, ``v2-sync`` or ``v2``.
+    source
+        Where that is written.
+    """
+
+    none: str
+    block: str
+    chain: str
+    source: str
+
+    def __getitem__(self, drafts: str) -> str:
+        found: str = getattr(self, drafts)
+        return found
+
+
+@dataclass(frozen=True)
 class HostLengthSync:
     """Attention backends whose plan copies lengths to the host, by how the method drafts."""
 

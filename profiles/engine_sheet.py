@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from dflash_sim.profiles import units
 from dflash_sim.profiles.engine_records import (
@@ -14,6 +15,7 @@ from dflash_sim.profiles.engine_records import (
     FitSheet,
     GraphSizes,
     MemoryClass,
+    Modes,
 )
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import read_sheet
@@ -21,7 +23,8 @@ from dflash_sim.profiles.load import find_sheet, sheet_names
 from dflash_sim.profiles.sheets import EVIDENCE, UNITS, Quantity
 from dflash_sim.profiles.typed_table import read_table
 
-REFERENCE = "sglang-0.5.13.toml"  # has every constant that the model reads
+HOME = "sglang-0.5.14"  # the sheet whose constants were fitted; it has every constant
+REFERENCE = f"{HOME}.toml"
 _DIVISORS = ("_eff", "_factor")  # of constants that something is divided by
 _MAY_BE_ZERO = {"min_free_slots_delay", "retract_decode_steps"}
 
@@ -37,6 +40,8 @@ class EngineSheet:
 
     name: str
     title: str
+    version: str
+    modes: Modes
     constants: Mapping[str, Quantity]
     defaults: Defaults
     graph_sizes: Mapping[str, tuple[int, ...]]
@@ -63,7 +68,7 @@ class EngineSheet:
 
     def is_home(self, build: str | None) -> bool:
         """Return True if the constants are of this build, named by its date or by its version."""
-        return build in (None, self.fit.build, self.name.rpartition("-")[2])
+        return build in (None, self.fit.build, self.version)
 
     def _replaced(self, si_values: Mapping[str, float], *, evidence: str | None) -> "EngineSheet":
         changed = dict(self.constants)
@@ -101,25 +106,30 @@ class _Sheet:
 
     name: str
     title: str
+    version: str
+    modes: Modes
     constants: Mapping[str, _Constant]
     defaults: Defaults
     graph_sizes: GraphSizes
     attention: AttentionBackends
     fit: FitSheet
     docker: str = ""
+    extends: str = ""
 
 
 def load_engine(name: str) -> EngineSheet:
-    """The engine sheet called ``name``, such as ``sglang-0.5.13``."""
+    """The engine sheet called ``name``, such as ``sglang-0.5.14``, or a version or date near it."""
     path = find_sheet("engines", name, ".toml")
     if path is None:
         raise unknown(kind="engine", value=name, allowed=sheet_names("engines", ".toml"))
-    sheet = read_table(_Sheet, read_sheet(path), str(path))
+    sheet = read_table(_Sheet, written(path), str(path))
     _check_constants(sheet, path)
     _check_rest(sheet, path)
     return EngineSheet(
         name=sheet.name,
         title=sheet.title,
+        version=sheet.version,
+        modes=sheet.modes,
         constants={
             name: Quantity(c.value, c.unit, c.source, c.evidence, c.rel_err)
             for name, c in sheet.constants.items()
@@ -134,11 +144,41 @@ def load_engine(name: str) -> EngineSheet:
     )
 
 
+def written(path: Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a sheet over the one that it extends: a few lines say what a release changed.
+
+    Raises
+    ------
+    UsageError
+        It extends a sheet that is not there, or itself.
+    """
+    own = read_sheet(path)
+    base = own.get("extends")
+    if not base:
+        return own
+    if base in below or base == path.stem:
+        msg = f"{path} extends {base}, which extends it again; name another sheet."
+        raise UsageError(msg)
+    found = find_sheet("engines", str(base), ".toml")
+    if found is None:
+        raise unknown(f"sheet that {path} extends", str(base), sheet_names("engines", ".toml"))
+    return _over(written(found, (*below, path.stem)), own)
+
+
+def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key; everything else replaces what was there."""
+    merged = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _over(base[key], value) if both else value
+    return merged
+
+
 def _check_constants(sheet: _Sheet, path: Path) -> None:
     """Compare with the shipped sheet: it has every constant that the model reads."""
     shipped = Path(str(files("dflash_sim.profiles"))) / "engines"
     if path.parent != shipped:
-        known = read_sheet(shipped / REFERENCE)["constants"]
+        known = written(shipped / REFERENCE)["constants"]
         for name in sheet.constants:
             if name not in known:
                 raise unknown(kind=f"constant of {path}", value=name, allowed=known)

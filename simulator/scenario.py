@@ -103,7 +103,7 @@ class Scenario(BaseModel):
         description="verify width: fixed (the block), ema, table:[[1,8,15],[9,64,7]], confidence "
         "or oracle",
     )
-    engine: str = Field("sglang-0.5.13", description="engine sheet")
+    engine: str = Field("sglang-0.5.14", description="engine sheet")
     calibration: str = Field(
         "shipped", description="fitted constants: shipped, none, or a file of calibrate fit"
     )

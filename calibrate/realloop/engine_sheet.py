@@ -11,7 +11,7 @@ from dflash_sim.calibrate.realloop.rehearsal import Overheads, line
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.realrun.job.journal import Run
 
-FORM = "sglang-0.5.13"
+FORM = "sglang-0.5.14"
 # Factors on tables of other machines' kernels: ours are measured.
 ONES = ("table_factor", "collective_factor", "gdn_verify_factor", "prefill_factor", "time_factor")
 KEPT = (

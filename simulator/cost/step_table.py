@@ -126,6 +126,8 @@ class StepModel:
                 )
                 parts[row, :, j] += self.cost.calls(seen, between).as_array()
                 parts[row, :, j] += (between - 1.0) * own
+        if self.cycle.block > 1:
+            parts[PHASES.index("verify")] *= self.engine["wide_verify_factor"]
         self._add_eager(parts, batch, padded)
         parts *= self.engine["time_factor"]
         return BatchTable.of(padded, np.array(nodes, float), parts)

@@ -74,7 +74,7 @@ class HostTime:
 
     @classmethod
     def from_sheet(cls, engine: EngineSheet) -> "HostTime":
-        slow = engine["time_factor"]
+        slow = engine["time_factor"] * engine["host_factor"]
         return cls(
             recv_s=slow * engine["recv_requests"],
             schedule_s=slow * engine["get_next_batch"],
@@ -110,7 +110,7 @@ class HostTime:
 
         def stage(name: str, fixed_s: float, each_s: float = 0.0, *also: str) -> Stage:
             grows = [f"{name}_per_request"] if f"{name}_per_request" in known else []
-            constants = (name, *grows, *also, "time_factor")
+            constants = (name, *grows, *also, "time_factor", "host_factor")
             return Stage(
                 name, fixed_s, each_s, constants, tuple(known[c] for c in constants if c in known)
             )

@@ -25,7 +25,7 @@ from dflash_sim.simulator.setup import find_tables
 from dflash_sim.studies.show.narrow_table import FittedTable
 from dflash_sim.studies.show.styles import STRONG
 
-_ENGINE = "sglang-0.5.13"  # whose attention kernels the tables of a GPU are read for
+_ENGINE = "sglang-0.5.14"  # whose attention kernels the tables of a GPU are read for
 _SHOWN = 10
 Price = Callable[[ops.Op], Timing | None]
 

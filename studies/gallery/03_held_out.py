@@ -28,7 +28,7 @@ from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.plain_table import Table
 from dflash_sim.studies.show.terminal import Progress
 
-ENGINE = "sglang-0.5.13"
+ENGINE = "sglang-0.5.14"
 SHIPPED = Path(__file__).parents[2] / f"profiles/calibrations/{ENGINE}.toml"
 GPU = "b200"
 

@@ -18,7 +18,7 @@ from dflash_sim.profiles.sheets import Dataset, LengthModel, Quantity
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.compare.validate_question import published
 
-ENGINE = "sglang-0.5.13"
+ENGINE = "sglang-0.5.14"
 CARD_SOURCES = ("HF_Q36_35B_retrain", "HF_Q35_397B", "HF_Q35_397B_seed", "SGL_PR23000")
 OLD_SOURCES = ("HF_Q35_27B_orig", "HF_Q35_35B_orig", "HF_Q36_35B_orig")
 BASELINE_SOURCES = ("PAPER_T5", "SGL_PR19952", "LAMBDA_Q35_397B")

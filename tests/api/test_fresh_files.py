@@ -14,7 +14,7 @@ PROFILES = Path(ds.__file__).parent / "profiles"
 
 def calibration(path: Path, factor: float) -> Path:
     """The shipped constants with other operator times; the file keeps its size and its date."""
-    text = (PROFILES / "calibrations/sglang-0.5.13.toml").read_text(encoding="utf-8")
+    text = (PROFILES / "calibrations/sglang-0.5.14.toml").read_text(encoding="utf-8")
     before, key, after = text.partition('key = "table_factor"')
     lines = after.splitlines(keepends=True)
     at = next(i for i, line in enumerate(lines) if line.startswith("mean = "))
@@ -51,7 +51,7 @@ def test_the_shipped_one_is_looked_up_anew(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv("DFLASH_SIM_PROFILES", raising=False)
     first = ds.predict(**SMALL, **QUICK).output_throughput
     (tmp_path / "calibrations").mkdir()
-    calibration(tmp_path / "calibrations/sglang-0.5.13.toml", 0.4)
+    calibration(tmp_path / "calibrations/sglang-0.5.14.toml", 0.4)
     monkeypatch.setenv("DFLASH_SIM_PROFILES", str(tmp_path))
     assert ds.predict(**SMALL, **QUICK).output_throughput < 0.95 * first
     monkeypatch.delenv("DFLASH_SIM_PROFILES")
@@ -62,7 +62,7 @@ def test_the_shipped_one_is_looked_up_anew(tmp_path: Path, monkeypatch: pytest.M
     ("file", "old", "new", "field"),
     [
         ("devices/b200.toml", 'title = "', 'title = "My ', "gpu"),
-        ("engines/sglang-0.5.13.toml", "[constants.table_factor]\nvalue = 1.0",
+        ("engines/sglang-0.5.14.toml", "[constants.table_factor]\nvalue = 1.0",
          "[constants.table_factor]\nvalue = 1.5", "none"),
     ],
 )  # fmt: skip

@@ -219,7 +219,7 @@ def test_threads_search_their_own_folders(tmp_path: Path) -> None:
 
 
 def test_processes_search_the_same_folders(tmp_path: Path) -> None:
-    sheet = Path(ds.__file__).parent / "profiles/engines/sglang-0.5.13.toml"
+    sheet = Path(ds.__file__).parent / "profiles/engines/sglang-0.5.14.toml"
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines/mine.toml").write_bytes(sheet.read_bytes())
     question = SMALL | {"engine": "mine", "calibration": "none", "conc": [1, 2]}

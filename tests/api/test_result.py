@@ -99,7 +99,7 @@ def test_evidence_and_warnings(result: Any) -> None:
 
 
 def test_an_explained_result_keeps_its_sheets_and_tag(tmp_path: Path) -> None:
-    sheet = Path(ds.__file__).parent / "profiles/engines/sglang-0.5.13.toml"
+    sheet = Path(ds.__file__).parent / "profiles/engines/sglang-0.5.14.toml"
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines/mine.toml").write_bytes(sheet.read_bytes())
     question = SMALL | {"engine": "mine", "calibration": "none", "profiles": tmp_path}

@@ -545,7 +545,7 @@ MISTAKES = [
     ("--draft-model qwen3-8b-dflsh", 2, ["unknown drafter", "qwen3-8b-dflash", "Have: "]),
     ("--dataset humanevl", 2, ["unknown dataset 'humanevl'", "mean humaneval?", "mt-bench"]),
     ("--method dflsh", 2, ["unknown method 'dflsh'", "did you mean dflash?", "eagle3"]),
-    ("--engine sglang", 2, ["unknown engine", "did you mean sglang-0.5.13?"]),
+    ("--engine sglang", 2, ["unknown engine", "did you mean sglang-0.5.14?"]),
     ("--engine-mode v3", 2, ["unknown engine mode 'v3'", "Have: v1, v2, v2-sync"]),
     ("--attention-backend fa33", 2, ["unknown attention backend", "did you mean fa3?"]),
     ("--preset lmsys", 2, ["unknown preset", "did you mean lmsys-2026-06-15"]),

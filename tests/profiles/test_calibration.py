@@ -28,7 +28,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.slopes import Response
 
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 GSM8K: dict[str, Any] = {
     "model": "qwen3-8b",
     "method": "dflash",
@@ -304,7 +304,7 @@ def test_a_response_starts_where_the_prediction_is() -> None:
 def test_a_number_that_no_fit_writes_is_refused(
     tmp_path: Path, old: str, new: str, says: str
 ) -> None:
-    shipped = Path(str(files("dflash_sim.profiles"))) / "calibrations" / "sglang-0.5.13.toml"
+    shipped = Path(str(files("dflash_sim.profiles"))) / "calibrations" / "sglang-0.5.14.toml"
     text = shipped.read_text(encoding="utf-8")
     mine = tmp_path / "mine.toml"
     mine.write_text(re.sub(old, new, text, count=1, flags=re.MULTILINE), encoding="utf-8")

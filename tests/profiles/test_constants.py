@@ -28,7 +28,7 @@ from dflash_sim.simulator.predict import predict, simulate
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 BIG = "qwen3.5-397b-a17b"
 METHODS: dict[str, dict[str, Any]] = {
     "none": {"method": "none"},

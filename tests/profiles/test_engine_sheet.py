@@ -9,8 +9,9 @@ import dflash_sim.profiles
 from dflash_sim.cli import run
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.find import searching
 
-SHIPPED = Path(dflash_sim.profiles.__path__[0]) / "engines" / "sglang-0.5.13.toml"
+SHIPPED = Path(dflash_sim.profiles.__path__[0]) / "engines" / "sglang-0.5.14.toml"
 TEXT = SHIPPED.read_text(encoding="utf-8")
 
 
@@ -107,3 +108,30 @@ def test_the_command_says_it_in_one_line(sheet: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "mine-1.toml lacks 'fit'" in said
+
+
+class TestExtends:
+    """A sheet of a few lines over its neighbour."""
+
+    def test_it_says_only_what_changed(self, tmp_path: Path) -> None:
+        write(tmp_path, "newer", 'extends = "sglang-0.5.14"\nname = "newer"\n[modes]\nblock = "v1"')
+        with searching([tmp_path]):
+            newer, home = load_engine("newer"), load_engine("sglang-0.5.14")
+        assert newer.constants == home.constants
+        assert (newer.modes["block"], newer.modes["chain"]) == ("v1", home.modes["chain"])
+
+    def test_two_that_extend_each_other_are_refused(self, tmp_path: Path) -> None:
+        write(tmp_path, "a", 'extends = "b"')
+        write(tmp_path, "b", 'extends = "a"')
+        with searching([tmp_path]), pytest.raises(UsageError, match="extends it again"):
+            load_engine("a")
+
+    def test_what_it_extends_must_be_there(self, tmp_path: Path) -> None:
+        write(tmp_path, "a", 'extends = "sglang-9"')
+        with searching([tmp_path]), pytest.raises(UsageError, match="sheet that .* extends"):
+            load_engine("a")
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / "engines").mkdir(exist_ok=True)
+    (folder / "engines" / f"{name}.toml").write_text(text + "\n", encoding="utf-8")

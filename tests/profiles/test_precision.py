@@ -17,7 +17,7 @@ from dflash_sim.simulator.memory import MemoryPlan, plan_memory
 
 MODEL = "qwen3.5-27b"
 FP8 = Precision(weights="fp8", activations="fp8", kv_cache="fp8", state="bfloat16")
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 
 
 def test_bytes_of_a_value() -> None:

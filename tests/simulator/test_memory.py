@@ -21,7 +21,7 @@ from dflash_sim.simulator.memory import (
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 BIG = "qwen3.5-397b-a17b"
 
 

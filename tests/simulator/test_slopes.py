@@ -15,7 +15,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.slopes import METRICS, Response, requests_of
 
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 TOK_S, AL, TPOT = (METRICS.index(m) for m in ("output_throughput", "accept_length", "mean_tpot_ms"))
 CARD = {"model": "qwen3-8b", "tp": 1, "dataset": "gsm8k", "thinking": False, "num_prompts": 12}
 

@@ -228,7 +228,7 @@ FREE = (
 
 def small_engine() -> EngineSheet:
     """The shipped sheet, with those constants free that a dozen small rows determine."""
-    sheet = load_engine("sglang-0.5.13")
+    sheet = load_engine("sglang-0.5.14")
     return replace(sheet, fit=replace(sheet.fit, free=FREE))
 
 
@@ -317,7 +317,7 @@ class TestSimulator:
     def test_the_engine_s_own_version_is_no_other_build(self) -> None:
         builds = [None, "0.5.13", "2026-06", "0.5.14"]
         same = [replace(o, build=b) for o, b in zip(observed([1.0] * 18), builds, strict=False)]
-        rows, _ = rows_of(same, load_engine("sglang-0.5.13"))
+        rows, _ = rows_of(same, load_engine("sglang-0.5.14"))
         assert [row.scenario.build for row in rows] == [None, None, None, "0.5.14"]
         assert [p.name for p in rows[3].own] == ["build:0.5.14"]
 
@@ -327,7 +327,7 @@ class TestSimulator:
         del place["acceptance"]
         metrics = {"output_throughput": 900.0, "accept_length_cycle": 3.1}
         seen = Observation(row="t.csv:2", source="T", fields=place, metrics=metrics)
-        ((row,), _) = rows_of([seen], load_engine("sglang-0.5.13"))
+        ((row,), _) = rows_of([seen], load_engine("sglang-0.5.14"))
         assert [p.kind for p in row.own] == ["rejection", "decay"]
         assert row.logs[ACCEPT_LENGTH] == pytest.approx(np.log(3.1))
         found = fit([row], engine=small_engine(), name="t").calibration
@@ -345,7 +345,7 @@ def found() -> Calibration:
     """A calibration whose name is not plain ASCII."""
     c = solved(draw([11])[1]).calibration
     about = {"fit_on": "all rows", "converged": True}
-    return replace(c, name="mine \u00e9\U0001f600", engine="sglang-0.5.13", about=about)
+    return replace(c, name="mine \u00e9\U0001f600", engine="sglang-0.5.14", about=about)
 
 
 class TestFiles:
@@ -364,7 +364,7 @@ class TestFiles:
         """Two constants known by their sum: its error is a hundredth of theirs."""
         parameters = tuple(Parameter("constant", k, "log", 0.0, 1.0) for k in "ab")
         covariance = np.array([[1.0, -0.9999], [-0.9999, 1.0]])
-        c = Calibration("t", "sglang-0.5.13", parameters, np.zeros(2), covariance, (0.01, 0.01))
+        c = Calibration("t", "sglang-0.5.14", parameters, np.zeros(2), covariance, (0.01, 0.01))
         path = tmp_path / "c.toml"
         path.write_text(c.to_toml(), encoding="utf-8")
         again = read_calibration(path).covariance
@@ -393,7 +393,7 @@ class TestFiles:
         with pytest.raises(UsageError, match=r"give --engine sglang-0\.5\.13"):
             load_calibration(str(path), "sglang-9")
         with pytest.raises(UsageError, match="make one with"):
-            load_calibration(str(tmp_path / "none.toml"), "sglang-0.5.13")
+            load_calibration(str(tmp_path / "none.toml"), "sglang-0.5.14")
 
 
 class TestPage:
@@ -512,7 +512,7 @@ class TestCommand:
             ([], ("--fit-on", "conc==1 or"), ["cannot select rows"]),
             ([], ("--assume", "gpu"), ["KEY=VALUE"]),
             ([], ("--assume", "colour=red"), ["colour"]),
-            ([], ("--engine", "vllm-1"), ["vllm-1", "sglang-0.5.13"]),
+            ([], ("--engine", "vllm-1"), ["vllm-1", "sglang-0.5.14"]),
             ([], ("--format", "csv"), ["no table of rows"]),
             ([], ("--jobs", "0"), ["--jobs"]),
         ],

@@ -30,7 +30,7 @@ from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.compare.validate_question import Question, Rows, assumptions
 from dflash_sim.studies.compare.validation_tables import as_rows, tables
 
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 SMALL = {"gpu": "b200", "tp": 1, "isl": 64, "osl": 64, "num_prompts": 8, "max_new_tokens": 64}
 
 

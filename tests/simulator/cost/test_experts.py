@@ -15,7 +15,7 @@ from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import Moe, experts_touched
 from dflash_sim.simulator.cost.price import CostModel
 
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 EXPERTS, TOP_K = 512, 10  # Qwen3.5-397B
 skews = st.floats(0.0, 2.0)
 

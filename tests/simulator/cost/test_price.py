@@ -34,7 +34,7 @@ from dflash_sim.simulator.requests.workload import fixed_workload
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 
 
 @cache

@@ -151,7 +151,7 @@ def test_published_gain_of_overlap(
 @pytest.mark.parametrize(("conc", "removed_s"), [(1, 2.0e-3), (32, 4.7e-3)])
 def test_the_sheets_host_times_are_what_overlap_removed(conc: int, removed_s: float) -> None:
     """The same pull request: V1's host chain and eager kernels against V1 less V2, within 20 %."""
-    sheet = load_engine("sglang-0.5.13")
+    sheet = load_engine("sglang-0.5.14")
     host = HostTime.from_sheet(sheet)
     gpu_s = 12e-3
     v1_s = period_s(gpu_s, host, "v1", batch=conc) + sheet["v1_eager_extra"]

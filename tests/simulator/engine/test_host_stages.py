@@ -8,7 +8,7 @@ from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 HOST = HostTime.from_sheet(ENGINE)
 
 

@@ -63,7 +63,7 @@ def test_a_source_with_a_fitted_row_is_refused() -> None:
 def test_no_constant_is_from_a_row_of_the_tables() -> None:
     """Engine constants name their sources; the tables' throughputs are not among them."""
     tested = re.compile(r"HF_Q3|PR ?23000|PAPER_T5|PR ?19952|LAMBDA|silicon_sample", re.IGNORECASE)
-    sources = {name: q.source for name, q in load_engine("sglang-0.5.13").constants.items()}
+    sources = {name: q.source for name, q in load_engine("sglang-0.5.14").constants.items()}
     assert not [name for name, source in sources.items() if tested.search(source)]
     assert tested.search("SGLang PR 23000, c=32")
     assert "20547" in sources["v1_accept_per_request"]  # so that source is in no table

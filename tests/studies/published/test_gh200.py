@@ -36,7 +36,7 @@ from dflash_sim.studies.published.gh200_phases import Outcome
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "studies/gallery/02_gh200_phases.py"
-ENGINE = load_engine("sglang-0.5.13")
+ENGINE = load_engine("sglang-0.5.14")
 H200, GH200 = load_device("h200"), load_device("gh200")
 SLOWER = H200.mem_bw_byte_s / GH200.mem_bw_byte_s  # 1.2
 
