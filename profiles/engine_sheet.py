@@ -161,7 +161,8 @@ def written(path: Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
         raise UsageError(msg)
     found = find_sheet("engines", str(base), ".toml")
     if found is None:
-        raise unknown(f"sheet that {path} extends", str(base), sheet_names("engines", ".toml"))
+        sheets = sheet_names("engines", ".toml")
+        raise unknown(kind=f"sheet that {path} extends", value=str(base), allowed=sheets)
     return _over(written(found, (*below, path.stem)), own)
 
 
