@@ -22,6 +22,9 @@ from dflash_sim.calibrate.readers.sglang_server_info import read_server_info
 from dflash_sim.profiles.errors import UsageError
 
 AT_MEANS = "simulated at the run's mean input and output length"
+SPREAD = "lengths are not in the file: taken as uniform up to twice the run's means"
+_RANDOM = ("random", "random-ids")  # data sets whose lengths are drawn uniformly
+_TEXTS = ("sharegpt",)  # data sets of real texts, whose lengths are as spread at the least
 POOLED = "accept_length_cycle pools every step since the server started, not of this run alone"
 
 
@@ -41,14 +44,12 @@ def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
         metrics.take("accept_length_cycle", raw, "accept_length")
         notes.append(POOLED)
     tag = word(raw, "tag")
-    if number(raw, "random_range_ratio") != 1:
-        notes.append(AT_MEANS)
+    lengths, how = _lengths(raw, metrics)
+    notes += how
     return Observation(
         row=where,
         source="",
-        fields=with_lengths(
-            tagged_conditions(tag, names) | server.fields | load(raw), mean_lengths(metrics)
-        ),
+        fields=with_lengths(tagged_conditions(tag, names) | server.fields | load(raw), lengths),
         metrics=metrics.values,
         build=server.build,
         about=known(
@@ -59,6 +60,25 @@ def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
         ),
         notes=(*notes, *metrics.notes),
     )
+
+
+def _lengths(raw: Raw, metrics: Metrics) -> tuple[dict[str, Any], list[str]]:
+    """Lengths as the benchmark drew them, with the means that this run had, and remarks.
+
+    Equal requests would end together, and the next wave would wait for its own prefill: a run of
+    spread lengths has neither, so it is not simulated at its means.
+    """
+    means, kind = mean_lengths(metrics), word(raw, "dataset_name")
+    ratio = number(raw, "random_range_ratio") if kind in _RANDOM else None
+    if kind in _TEXTS:
+        ratio = 0.0
+    if not means or ratio == 1:
+        return means, []
+    if ratio is None or not 0 <= ratio < 1:
+        return means, [AT_MEANS]
+    widest = {key: round(2 * means[key] / (1 + ratio)) for key in ("isl", "osl")}
+    spread = {**widest, "max_new_tokens": widest["osl"], "range_ratio": ratio}
+    return spread, [SPREAD] if kind in _TEXTS else []
 
 
 def load(raw: Raw) -> dict[str, Any]:
