@@ -2,6 +2,7 @@
 
 import atexit
 import hashlib
+import os
 import shutil
 import tempfile
 from functools import cache, cached_property
@@ -104,15 +105,16 @@ def fit(
     fit_on: str | None = None,
     assume: Assume | None = None,
     allow_partial: bool = False,
+    prior: "File" = "shipped",
     name: str = "fit",
     engine: str = ENGINE,
     jobs: int = 1,
     profiles: "File | Sequence[File] | None" = None,
     progress: bool = False,
 ) -> Fit:
-    """Fit engine constants and acceptance to measured throughput: ``calibrate fit``.
+    """Fit a server, engine constants and acceptance to measured speed: ``calibrate fit``.
 
-    The priors of the engine sheet hold where the rows say nothing.
+    Where the rows say nothing, what was known before holds.
 
     Parameters
     ----------
@@ -124,6 +126,8 @@ def fit(
         What stands in where a row does not say, such as ``{"gpu": "b200"}``.
     allow_partial
         Fit what can be fitted if some rows cannot.
+    prior
+        What is known before: ``shipped``, ``sheet``, a file, or an earlier :class:`Fit`.
     name
         Of the calibration.
     engine
@@ -147,7 +151,9 @@ def fit(
     """
     with searching(folders(profiles)):
         words = [f"{key}={value}" for key, value in assumed(assume).items()]
-        chosen = choose(sources(files), engine=engine, fit_on=fit_on, assume=words)
+        chosen = choose(
+            sources(files), engine=engine, fit_on=fit_on, assume=words, prior=os.fspath(prior)
+        )
         require(chosen, allow_partial=allow_partial)
         with counted(chosen.passes, show=progress, what="looks at a row") as advance:
             found = run_fit(chosen, name=name, jobs=jobs, on_row=advance)
@@ -249,6 +255,7 @@ def validate(
     leave_out: str | None = None,
     assume: Assume | None = None,
     calibration: File | None = None,
+    prior: File | None = None,
     allow_partial: bool = False,
     engine: str = ENGINE,
     jobs: int = 1,
@@ -272,6 +279,9 @@ def validate(
         What stands in where a row does not say, such as ``{"gpu": "b200"}``.
     calibration
         Constants in place of a fit: ``shipped``, ``none``, a file, or a :class:`Fit`.
+    prior
+        Where fits begin: ``shipped``, ``sheet``, a file, or an earlier :class:`Fit`; left out,
+        ``shipped`` for observations, and ``sheet`` for the published rows.
     allow_partial
         Go on if some rows cannot be used.
     engine
@@ -288,13 +298,12 @@ def validate(
     UsageError
         Options exclude each other, or no row is left.
     """
-    import os
-
     question = Question.of(
         fit_on=fit_on,
         test_on=test_on,
         leave_out=leave_out,
         calibration=None if calibration is None else os.fspath(calibration),
+        prior=None if prior is None else os.fspath(prior),
     )
     with searching(folders(profiles)):
         rows = Rows.read(

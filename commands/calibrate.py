@@ -89,6 +89,9 @@ def fit(
     allow_partial: Annotated[
         bool, option(ROWS, "Fit what can be fitted if some rows cannot", metavar="")
     ] = False,
+    prior: Annotated[
+        str, option(ROWS, "What is known before: shipped, sheet, or a file of an earlier fit")
+    ] = "shipped",
     name: Annotated[Str, option(OUTPUT, "Of the calibration; default: the file's")] = None,
     engine: Annotated[
         str, option(ROWS, "Engine sheet with the priors", autocompletion=sheets("engines"))
@@ -99,10 +102,10 @@ def fit(
     profiles: Profiles = None,
     form: Format = None,
 ) -> None:
-    """Fit engine constants and acceptance to measured throughput, with their errors.
+    """Fit a server, engine constants and acceptance to measured speed, with their errors.
 
-    The priors of the engine sheet hold where the rows say nothing. Use the result with
-    "dflash-sim predict --calibration FILE.toml"; see what it is worth with "dflash-sim validate".
+    Where the rows say nothing, what was known before holds: the shipped calibration. Use the result
+    with "dflash-sim predict --calibration FILE.toml"; "dflash-sim validate" says what it is worth.
     """
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.studies.compare.fit_page import page, summary
@@ -117,7 +120,9 @@ def fit(
         msg = "a fit is no table of rows: --format csv is not for it. Give json, or table."
         raise UsageError(msg)
     try:
-        chosen = choose(observations, engine=engine, fit_on=fit_on, assume=assume or ())
+        chosen = choose(
+            observations, engine=engine, fit_on=fit_on, assume=assume or (), prior=prior
+        )
         _tell(chosen)
         require(chosen, allow_partial=allow_partial)
         with Progress(chosen.passes) as progress:

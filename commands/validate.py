@@ -47,6 +47,13 @@ def validate(
     calibration: Annotated[
         Str, option(ROWS, "Without a fit: shipped, none, or a file of calibrate fit")
     ] = None,
+    prior: Annotated[
+        Str,
+        option(
+            ROWS,
+            "Where fits begin: shipped, sheet, or a file; default: shipped for files, else sheet",
+        ),
+    ] = None,
     allow_partial: Annotated[
         bool, option(ROWS, "Go on if some rows cannot be used", "--allow-partial", metavar="")
     ] = False,
@@ -141,7 +148,11 @@ def validate(
     if report is not None:
         from dflash_sim.studies.compare import validation_report
     question = Question.of(
-        fit_on=fit_on, test_on=test_on, leave_out=leave_out, calibration=calibration
+        fit_on=fit_on,
+        test_on=test_on,
+        leave_out=leave_out,
+        calibration=calibration,
+        prior=prior,
     )
     rows = Rows.read(observations, engine=engine, assume=assume, allow_partial=allow_partial)
     _say(rows.report, rows.refused)

@@ -16,12 +16,13 @@ from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import find_sheet
 from dflash_sim.profiles.one_look import seen
+from dflash_sim.profiles.server_levels import FACTORS, Server, together
 
-KINDS = ("constant", "correlation", "rejection", "decay", "build")
-SCALES = ("log", "logit", "atanh", "linear")
+KINDS = ("constant", *FACTORS, "correlation", "rejection", "decay")
+SCALES = ("log", "logit", "atanh", "asinh", "linear")
 FORMAT = 1
 _WIDEST = 30  # beyond exp(30) a factor is no factor
-_FORMERLY = {"generation": "build"}  # how files written before the release name a kind
+_FORMERLY = ("build", "generation")  # kinds of older files: the time factor of a build
 _KEPT = 8  # calibrations that stay parsed
 
 Floats = npt.NDArray[np.float64]
@@ -34,13 +35,14 @@ class Parameter:
     Parameters
     ----------
     kind
-        ``constant`` of the engine sheet; ``correlation`` of answer length and acceptance, by data
-        set; ``rejection`` and ``decay`` of acceptance, by cell: the log of the factor on the
-        rejection rate, and what adds to beta; ``build``: time factor of another build.
+        ``constant`` of the engine sheet; one of :data:`~.server_levels.FACTORS`, by level;
+        ``correlation`` of answer length and acceptance, by data set; ``rejection`` and ``decay``
+        of acceptance, by cell: the log of the factor on the rejection rate, and what adds to beta.
     key
-        The constant, data set, cell or build.
+        The constant, level (``gpu=h200``), data set or cell.
     scale
-        ``log``, ``logit``, ``atanh`` or ``linear``.
+        ``log``, ``logit``, ``atanh``, ``asinh`` (the exponential of the inverse hyperbolic sine:
+        as ``log`` near 1, and a straight line above) or ``linear``.
     prior, sd
         Mean and standard deviation on that scale [1].
     """
@@ -59,6 +61,8 @@ class Parameter:
         """The number at ``x`` on the unbounded scale (SI for constants)."""
         if self.scale == "log":
             return math.exp(x)
+        if self.scale == "asinh":
+            return math.exp(math.asinh(x))
         if self.scale == "logit":
             return 1 / (1 + math.exp(-x))
         return math.tanh(x) if self.scale == "atanh" else x
@@ -126,16 +130,20 @@ class Calibration:
         return np.sqrt(np.diagonal(self.covariance))
 
     @property
-    def builds(self) -> tuple[str, ...]:
-        """Builds with a time factor of their own."""
-        return tuple(p.key for p in self.parameters if p.kind == "build")
+    def known_levels(self) -> frozenset[str]:
+        """Levels that rows have spoken of, such as ``gpu=h200``."""
+        return frozenset(p.key for p in self.parameters if p.kind in FACTORS)
 
-    def applied(self, engine: EngineSheet, build: str | None = None) -> EngineSheet:
-        """The engine sheet with the fitted constants, for a build if its time factor is known."""
+    def applied(self, engine: EngineSheet, server: Server | None = None) -> EngineSheet:
+        """The engine sheet with the fitted constants, times what is known of a server."""
         values = self.values
         found = {p.key: values[p.name] for p in self.parameters if p.kind == "constant"}
-        if build in self.builds:
-            found["time_factor"] = values[f"build:{build}"]
+        keys = server.keys if server else frozenset()
+        for name, factor in FACTORS.items():
+            here = [values[f"{name}:{key}"] for key in keys if f"{name}:{key}" in values]
+            if here:
+                base = found.get(factor.constant, engine.si[factor.constant])
+                found[factor.constant] = base * together(name, here)
         return engine.fitted(found)
 
     def to_toml(self) -> str:
@@ -213,12 +221,14 @@ def _parsed(text: str, path: Path) -> Calibration:
 def _from(raw: Mapping[str, Any]) -> Calibration:
     parameters, mean, sd = [], [], []
     for p in raw["parameters"]:
-        kind = _FORMERLY.get(p["kind"], p["kind"])
+        kind, key = p["kind"], p["key"]
+        if kind in _FORMERLY:
+            kind, key = "time", f"build={key}"
         if kind not in KINDS or p["scale"] not in SCALES:
             msg = f"parameter of kind {p['kind']!r} on scale {p['scale']!r}"
             raise ValueError(msg)
         prior, prior_sd = p["prior"]
-        parameter = Parameter(kind, p["key"], p["scale"], float(prior), float(prior_sd))
+        parameter = Parameter(kind, key, p["scale"], float(prior), float(prior_sd))
         _check(parameter, p)
         parameters.append(parameter)
         mean.append(float(p["mean"]))
@@ -268,8 +278,10 @@ def _covariance(sd: Sequence[float], lower: Sequence[Sequence[float]]) -> Floats
     return found
 
 
-def load_calibration(name: str, engine: str) -> Calibration | None:
+def load_calibration(name: str, engine: EngineSheet) -> Calibration | None:
     """The calibration called ``name``: ``none``, ``shipped`` (None where there is none), or a file.
+
+    An engine sheet that has none of its own shares that of its home.
 
     Raises
     ------
@@ -278,13 +290,16 @@ def load_calibration(name: str, engine: str) -> Calibration | None:
     """
     if name == "none":
         return None
+    kin = dict.fromkeys((engine.name, engine.fit.home.get("release", engine.name)))
     if name == "shipped":
-        path = find_sheet("calibrations", engine, ".toml")
+        paths = (find_sheet("calibrations", each, ".toml") for each in kin)
+        path = next((p for p in paths if p is not None), None)
         return None if path is None else read_calibration(path)
     found = read_calibration(Path(name))
-    if found.engine != engine:
+    if found.engine not in kin:
         msg = (
-            f"calibration {name} is for {found.engine}, not {engine}; give --engine {found.engine}."
+            f"calibration {name} is for {found.engine}, not {engine.name}; "
+            f"give --engine {found.engine}."
         )
         raise UsageError(msg)
     return found

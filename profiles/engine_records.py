@@ -33,8 +33,6 @@ class Defaults:
 
     Parameters
     ----------
-    confirmed_gpus
-        GPUs whose predictions were compared with measurements of this engine.
     keeps_up_share
         Served share of the offered rate below which the queue is said to grow [1].
     """
@@ -54,7 +52,6 @@ class Defaults:
     mamba_slots_per_request_sync: int
     mamba_slots_per_request_no_radix: int
     mamba_track_interval: int
-    confirmed_gpus: tuple[str, ...]
     keeps_up_share: float
     weight_share_for_default_tp: float
     min_requests: int
@@ -120,14 +117,21 @@ class AttentionBackends:
 
 @dataclass(frozen=True)
 class FitPriors:
-    """One-sigma priors of what differs between workloads, GPUs and builds [1]."""
+    """One-sigma priors of what differs between workloads and servers [1].
+
+    Parameters
+    ----------
+    roofline_gpu
+        Of the log of a throughput on a GPU without operator times.
+    levels
+        Of the log of a factor, by factor and by level of :mod:`.server_levels`.
+    """
 
     correlation: float
     decay: float
     decay_borrowed: float
-    unconfirmed_gpu: float
     roofline_gpu: float
-    build: float
+    levels: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -138,19 +142,29 @@ class FitSheet:
     ----------
     build
         The build that the constants are of.
+    home
+        The release, architecture, GPU and attention backend that they are of.
     free, shares, uncertain
         Constants that are fitted; those of them between 0 and 1; those that are uncertain and
         not fitted.
     discrepancy
         Without a calibration: what a fit leaves, by setting and by row [1].
+    discrepancy_elsewhere
+        What a fit to one server usually leaves [1].
+    observation_rel_err, ttft_rel_err
+        Of a measured throughput or time per token, and of a time to first token with all that is
+        not modelled about it [1].
     """
 
     build: str
+    home: Mapping[str, str]
     free: tuple[str, ...]
     shares: tuple[str, ...]
     uncertain: tuple[str, ...]
     discrepancy: tuple[float, float]
+    discrepancy_elsewhere: tuple[float, float]
     observation_rel_err: float
+    ttft_rel_err: float
     priors: FitPriors
 
 

@@ -76,6 +76,7 @@ def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
         title=sheet.text("title"),
         vendor=sheet.text("vendor"),
         aliases=sheet.words("aliases"),
+        arch=sheet.text("arch") if "arch" in sheet.raw else sheet.text("vendor").lower(),
         tables_from=sheet.text("tables_from") if "tables_from" in sheet.raw else None,
         bf16_flop_s=sheet["bf16"],
         fp8_flop_s=sheet.get("fp8"),

@@ -101,6 +101,8 @@ class Device:
         Board power [W].
     l2_bytes
         Last-level cache [byte], None if not known.
+    arch
+        Architecture whose kernels it runs, such as ``hopper``; the vendor where nobody says.
     tables_from
         The GPU whose operator times stand in where this one has none of its own.
     quantities
@@ -111,6 +113,7 @@ class Device:
     title: str
     vendor: str
     aliases: tuple[str, ...]
+    arch: str
     tables_from: str | None
     bf16_flop_s: float
     fp8_flop_s: float | None

@@ -1,14 +1,24 @@
 """Warnings that a user should read before believing a number, from before and after the run."""
 
+import math
 from collections.abc import Mapping
 
 from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.networks.hf_config import ModelShape
+from dflash_sim.profiles.server_levels import OWN, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.simulator.memory import MemoryPlan
 from dflash_sim.simulator.scenario import Scenario
+
+_LEVEL_WORDS = {
+    "release": "release",
+    "build": "build",
+    "arch": "architecture",
+    "gpu": "GPU",
+    "backend": "attention backend",
+}
 
 
 def cautions(
@@ -21,6 +31,7 @@ def cautions(
     measured: MeasuredProfile | None,
     model: ModelShape,
     tp: int,
+    server: Server,
 ) -> list[str]:
     """Return what is doubtful about a setup before anything is run, each in one sentence."""
     out = []
@@ -29,31 +40,32 @@ def cautions(
             f"{measured.path.name} was measured for {measured.scope['model']} on "
             f"{measured.scope['tp']} ranks: anything that differs from that falls back to tables"
         )
-    if not known_build(s.build, engine, calibration):
-        spread = engine.fit.priors.build
-        out.append(
-            f"build {s.build} is not among the fitted ones; predicted as "
-            f"{engine.fit.build}, and the interval allows for +-{spread:.0%} more"
-        )
     if s.conc is not None and s.conc > memory.max_running_requests:
         out.append(
             f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
             f"({memory.cap_cause}); the rest wait"
         )
-    if measured is None and not confirmed(device, engine, calibration):
-        out.append(f"{device.name}: no measurement there has confirmed a prediction yet")
+    if new := unconfirmed(server, calibration):
+        sds = engine.fit.priors.levels["time"]
+        spread = math.sqrt(sum(sds[level] ** 2 for level in (*dict(new), *OWN)))
+        named = ", ".join(f"{_LEVEL_WORDS[level]} {name}" for level, name in new)
+        out.append(
+            f"unconfirmed: no measurement of {named} stands behind this; the interval allows for "
+            f"+-{spread:.0%} more"
+        )
     return out
 
 
-def confirmed(device: Device, engine: EngineSheet, calibration: Calibration | None) -> bool:
-    """Return True if measurements on this GPU stand behind the constants."""
-    fitted = calibration.about.get("gpus", ()) if calibration else ()
-    return device.name in (*engine.defaults.confirmed_gpus, *fitted)
-
-
-def known_build(build: str | None, engine: EngineSheet, calibration: Calibration | None) -> bool:
-    """Return True if the constants are of this build, or relative to it."""
-    return engine.is_home(build) or (calibration is not None and build in calibration.builds)
+def unconfirmed(server: Server, calibration: Calibration | None) -> tuple[tuple[str, str], ...]:
+    """The levels of a server, such as ``("gpu", "h200")``, that no measured row has spoken of."""
+    known = calibration.known_levels if calibration else frozenset()
+    if any(f"{level}={name}" in known for level, name in server.levels if level in OWN):
+        return ()  # rows of this very server
+    return tuple(
+        (level, name)
+        for level, name in server.levels
+        if level not in OWN and f"{level}={name}" not in known
+    )
 
 
 def overload(s: Scenario, engine: EngineSheet, gpu: str, values: Mapping[str, float]) -> list[str]:

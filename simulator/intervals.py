@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dflash_sim.profiles.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.simulator.caveats import confirmed
+from dflash_sim.profiles.server_levels import FACTORS
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
 
@@ -77,17 +77,25 @@ def uncertain(
     fitted: list[Parameter] = []
     mean: list[float] = []
     covariance = np.zeros((0, 0))
-    own = {p.name for p in response.own_parameters()}
+    mine = response.own_parameters()
+    if not response.setup.server.elsewhere:  # what servers at home differ in is the discrepancy
+        fitted_too = calibration.known_levels if calibration else frozenset()
+        mine = [p for p in mine if p.kind not in FACTORS or p.key in fitted_too]
+    own = {p.name for p in mine}
     if calibration is not None:
         keep = [
             i for i, p in enumerate(calibration.parameters) if p.kind == "constant" or p.name in own
         ]
         fitted = [calibration.parameters[i] for i in keep]
-        mean = [float(calibration.mean[i]) for i in keep]
+        # The engine sheet has the factors of its server already: they are looked at from there.
+        mean = [
+            0.0 if p.kind in FACTORS else float(calibration.mean[i])
+            for i, p in zip(keep, fitted, strict=True)
+        ]
         covariance = calibration.covariance[np.ix_(keep, keep)]
     known = {p.name for p in fitted}
     names = engine.fit.free + engine.fit.uncertain
-    rest = [constant_prior(engine, name) for name in names] + response.own_parameters()
+    rest = [constant_prior(engine, name) for name in names] + mine
     rest = [p for p in rest if p.name not in known]
     sizes = len(fitted), len(fitted) + len(rest)
     whole = np.zeros((sizes[1], sizes[1]))
@@ -98,12 +106,8 @@ def uncertain(
 
 def unmodelled(setup: Setup) -> float:
     """Variance of log throughput that no parameter explains."""
-    priors = setup.engine.fit.priors
-    gpu = 0.0
-    if setup.tables is None and setup.measured is None:
-        gpu = priors.roofline_gpu
-    elif not confirmed(setup.device, setup.engine, setup.calibration):
-        gpu = priors.unconfirmed_gpu
+    untimed = setup.tables is None and setup.measured is None
+    gpu = setup.engine.fit.priors.roofline_gpu if untimed else 0.0
     return float(misfit(setup) + gpu**2)
 
 

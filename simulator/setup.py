@@ -6,6 +6,7 @@ from typing import Any
 
 from dflash_sim.profiles.calibration import Calibration, load_calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.load import (
     default_node,
@@ -14,6 +15,7 @@ from dflash_sim.profiles.load import (
     load_model,
 )
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
+from dflash_sim.profiles.server_levels import Server
 from dflash_sim.profiles.sheets import Dataset, Device, Node
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile, is_profile, load_measured
 from dflash_sim.profiles.times.op_tables import OpTables
@@ -84,6 +86,13 @@ class Setup:
     @property
     def speculative(self) -> bool:
         return self.method.speculative
+
+    @property
+    def server(self) -> Server:
+        """What tells the server from the one that the engine's constants are of."""
+        return server_of(
+            self.scenario, self.engine, self.device, self.backend, self.model, self.measured
+        )
 
     @property
     def host_length_sync(self) -> bool:
@@ -218,14 +227,17 @@ def resolve(
     s = scenario
     measured = load_measured(s.gpu) if is_profile(s.gpu) else None
     device = measured.as_device() if measured else load_device(s.gpu)
+    given = engine is not None
     if engine is None:
         engine = load_engine(s.engine)
-        calibration = calibration or load_calibration(s.calibration, engine.name)
-        if calibration is not None:
-            if s.build is None and "build" in calibration.about:
-                s = s.model_copy(update={"build": calibration.about["build"]})
-            engine = calibration.applied(engine, s.build)
+        calibration = calibration or load_calibration(s.calibration, engine)
+        if calibration is not None and s.build is None and "build" in calibration.about:
+            s = s.model_copy(update={"build": calibration.about["build"]})
     model = load_model(s.model)
+    backend = backend_of(s, device, engine)
+    server = server_of(s, engine, device, backend, model, measured)
+    if calibration is not None and not given:
+        engine = calibration.applied(engine, server)
     method = s.speculation
     drafter = method.load_drafter(s.model, s.draft_model)
     block = verify_rows(s, drafter)
@@ -235,7 +247,6 @@ def resolve(
     if isinstance(drafter, DrafterShape):
         _check_fits(drafter, model)
         check_tp(drafter, tp)
-    backend = backend_of(s, device, engine)
     by_memory = engine.memory_class(device.mem_bytes)
     draft = method.caches(model, drafter, tp, s.precision)
     chunk = s.chunked_prefill_size or by_memory.chunked_prefill_size
@@ -285,13 +296,48 @@ def resolve(
         tables=tables,
         lender=load_device(tables.device) if tables and tables.device != device.name else None,
         warnings=tuple(
-            cautions(s, memory, device, engine, calibration, measured=measured, model=model, tp=tp)
+            cautions(
+                s,
+                memory,
+                device,
+                engine,
+                calibration,
+                measured=measured,
+                model=model,
+                tp=tp,
+                server=server,
+            )
         ),
         calibration=calibration,
         policy=parse_policy(s.policy, block=block),
         measured=measured,
         dataset=dataset or (load_dataset(s.dataset) if s.dataset else None),
         given_expectation=expectation if method.speculative else None,
+    )
+
+
+def server_of(
+    s: Scenario,
+    engine: EngineSheet,
+    device: Device,
+    backend: str,
+    model: ModelShape,
+    measured: MeasuredProfile | None,
+) -> Server:
+    """Name the levels of a scenario's server that differ from the home of the engine's constants.
+
+    A measured profile has the times of its own GPU: neither architecture nor GPU is uncertain.
+    """
+    known = engine.is_home(s.build) or (s.build and match_engine(s.build) is not None)
+    return Server.of(
+        engine.fit.home,
+        release=engine.name,
+        build=None if known else s.build,
+        arch=None if measured else device.arch,
+        gpu=None if measured else device.name,
+        backend=None if measured else backend,
+        server=device.name,
+        deployment=f"{device.name}/{model.name}",
     )
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dflash_sim.profiles.calibration import Parameter, cell
 from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.server_levels import FACTORS, level_of, together
 from dflash_sim.simulator.engine.metrics import served
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
@@ -30,19 +31,22 @@ METRICS = (
     "mean_tpot_ms",
     "mean_ttft_ms",
     "mean_e2e_latency_ms",
+    "median_tpot_ms",
+    "median_ttft_ms",
 )
 
 Floats = npt.NDArray[np.float64]
 # How far a slope looks, on the parameter's unbounded scale: in prior sds, or as it is. A shorter
 # step meets single batches that the scheduler forms otherwise.
 _STEP_SDS = 0.3
-_STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05, "build": 0.05}
+_STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05}
+_FACTOR_STEPS = {"time": 0.05, "host": 0.1, "prefill": 0.1, "wide": 0.05, "kernel": 0.3}
 WHOLE = ("correlation",)  # needs the whole workload: with few requests the slope is noise
 
 
 def slope_steps(parameters: Sequence[Parameter]) -> Floats:
     """Return how far to look for the slope of each parameter."""
-    steps = [_STEPS.get(p.kind, _STEP_SDS * p.sd) for p in parameters]
+    steps = [(_STEPS | _FACTOR_STEPS).get(p.kind, _STEP_SDS * p.sd) for p in parameters]
     return np.array(steps, dtype=float)
 
 
@@ -80,6 +84,8 @@ def log_metrics(run: Run, workload: Workload) -> Floats:
         seen.tpot.mean() if seen.tpot.size else tiny,
         seen.ttft.mean(),
         seen.e2e.mean(),
+        np.median(seen.tpot) if seen.tpot.size else tiny,
+        np.median(seen.ttft),
     )
     logs: Floats = np.log(np.maximum(np.array(means, dtype=float), tiny))
     return logs
@@ -94,13 +100,17 @@ class Response:
         The scenario, resolved with the engine sheet that the parameters start from.
     waves
         Turns per client in the short workload that slopes are taken on.
+    owner
+        Whose server it is, where rows of several are looked at together.
     """
 
-    def __init__(self, setup: Setup, *, waves: int) -> None:
+    def __init__(self, setup: Setup, *, waves: int, owner: str = "") -> None:
         self.setup = setup
         self.dataset = setup.dataset.name if setup.dataset else None
         self.expectation = setup.uncalibrated
         self._waves = waves
+        self.server = setup.server.owned_by(owner)
+        self._server = sorted(self.server.keys)
 
     @property
     def cell(self) -> str | None:
@@ -111,12 +121,10 @@ class Response:
         return cell(self.setup.model.name, s.method, self.dataset, s.thinking)
 
     def own_parameters(self) -> list[Parameter]:
-        """Return what is unknown about this scenario's acceptance and build, with its priors."""
+        """Return what is unknown about this scenario's server and acceptance, with its priors."""
         engine = self.setup.engine
-        priors, build = engine.fit.priors, self.setup.scenario.build
-        found = []
-        if not engine.is_home(build):
-            found.append(Parameter("build", str(build), "log", 0.0, priors.build))
+        priors = engine.fit.priors
+        found = self.server_parameters()
         if self.expectation is None:
             return found
         if self.dataset is not None:
@@ -136,6 +144,15 @@ class Response:
             *found,
             Parameter("rejection", self.cell, "linear", 0.0, spread),
             Parameter("decay", self.cell, "linear", 0.0, decay),
+        ]
+
+    def server_parameters(self) -> list[Parameter]:
+        """Return the factors that tell this server from home, level by level."""
+        sds = self.setup.engine.fit.priors.levels
+        return [
+            Parameter(name, key, factor.scale, 0.0, sds[name][level_of(key)])
+            for name, factor in FACTORS.items()
+            for key in self._server
         ]
 
     @cached_property
@@ -169,22 +186,30 @@ class Response:
         values = {p.name: p.value(x) for p, x in zip(parameters, at.tolist(), strict=True)}
         bases = {False: self._run(self._short, values)}
         out = np.zeros((len(METRICS), len(parameters)))
+        levels: dict[str, Floats] = {}  # all levels of a factor have one slope
         for i, (p, x, h) in enumerate(zip(parameters, at.tolist(), steps.tolist(), strict=True)):
             if self._concerns(p):
+                if p.kind in levels:
+                    out[:, i] = levels[p.kind]
+                    continue
                 full = p.kind in whole
                 requests = requests_of(self.setup, 0) if full else self._short
                 if full not in bases:
                     bases[full] = self._run(requests, values)
                 there = self._run(requests, values | {p.name: p.value(x + h)})
                 out[:, i] = (there - bases[full]) / h
+                if p.kind in FACTORS:
+                    levels[p.kind] = out[:, i]
         return out
 
     def _concerns(self, p: Parameter) -> bool:
         if p.kind == "constant":
             return p.key in self._read
+        if p.kind in FACTORS:
+            return p.key in self._server and FACTORS[p.kind].constant in self._read
         if p.kind == "correlation":
             return self.expectation is not None and p.key == self.dataset
-        return p.key in (self.cell, self.setup.scenario.build)
+        return p.key == self.cell
 
     def _run(self, requests: Requests, values: Mapping[str, float]) -> Floats:
         engine = self.engine(values)
@@ -201,9 +226,11 @@ class Response:
             for name, v in values.items()
             if name.startswith("constant:")
         }
-        build = f"build:{self.setup.scenario.build}"
-        if build in values:
-            found["time_factor"] = values[build]
+        own = self.setup.engine.si
+        for name, factor in FACTORS.items():
+            here = together(name, (values.get(f"{name}:{key}", 1.0) for key in self._server))
+            if here != 1:
+                found[factor.constant] = found.get(factor.constant, own[factor.constant]) * here
         return self.setup.engine.with_constants(**found)
 
     def expected(self, values: Mapping[str, float]) -> Expectation | None:

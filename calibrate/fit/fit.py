@@ -19,9 +19,10 @@ import numpy.typing as npt
 from dflash_sim.calibrate.fit.gaussian import Linear, Problem, Spread
 from dflash_sim.calibrate.fit.identifiability import alike, learned
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
+from dflash_sim.calibrate.fit.prior import Prior, prior_of
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT, Pattern, patterns
-from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row, unknowns
-from dflash_sim.profiles.calibration import Calibration, Parameter
+from dflash_sim.calibrate.fit.rows import Row
+from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.slopes import METRICS
@@ -31,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 PASSES = 8  # over the rows, in a typical fit
 _CONVERGED = 0.2  # posterior sds that are left to go: simulated runs are about that rough
 _STRIDE = 2.0  # prior sds that no constant exceeds in one step
-_BENT = 1.0  # prior sds from where slopes were taken
+_BENT = 0.01  # by which slopes may fail to foresee an answer before they are taken anew [1]
 
 
 class Price(Protocol):
@@ -68,7 +69,7 @@ class Fit:
     Parameters
     ----------
     errors
-        Relative error of the throughput of each row at the end, in the order of ``rows``.
+        Relative error of the speed of each row at the end, in the order of ``rows``.
     left_out
         The same, were the row predicted from all others.
     pulls
@@ -95,8 +96,8 @@ class Fit:
 
     @property
     def outliers(self) -> list[tuple[Row, float]]:
-        """Rows whose throughput was discounted, with its relative error, the worst first."""
-        return [(o.row, o.error) for o in self.discounted if o.metric == METRICS[THROUGHPUT]]
+        """Rows whose speed was discounted, with its relative error, the worst first."""
+        return [(o.row, o.error) for o in self.discounted if o.metric == METRICS[o.row.speed]]
 
     @property
     def suspect(self) -> list[Pattern]:
@@ -122,6 +123,7 @@ def fit(
     jobs: int = 1,
     iterations: int = 12,
     about: dict[str, Any] | None = None,
+    known: Calibration | None = None,
     on_row: Callable[[], None] | None = None,
 ) -> Fit:
     """Fit the constants of an engine and the acceptance behind some rows.
@@ -130,6 +132,8 @@ def fit(
     ----------
     engine
         The sheet with the priors.
+    known
+        A posterior that takes the place of the sheet's priors, for what it speaks of.
     jobs
         Processes; the result does not depend on it.
     on_row
@@ -138,19 +142,19 @@ def fit(
     Raises
     ------
     UsageError
-        No row.
+        No row, or one that ``known`` was fitted on.
     """
     if not rows:
         msg = "no row to fit; see the reasons above, or widen --fit-on"
         raise UsageError(msg)
-    parameters = unknowns(rows, engine)
-    with Evaluator(rows, engine, parameters, jobs=jobs, on_row=on_row) as price:
-        found = solve(rows, parameters, price, iterations=iterations)
+    prior = prior_of(rows, engine, known)
+    with Evaluator(rows, engine, prior.parameters, jobs=jobs, on_row=on_row) as price:
+        found = solve(rows, prior, price, iterations=iterations)
     named = replace(
         found.calibration,
         name=name,
         engine=engine.name,
-        about={**_told(rows), **(about or {}), **found.calibration.about},
+        about={**_told(rows), "prior": prior.name, **(about or {}), **found.calibration.about},
     )
     return replace(found, calibration=named)
 
@@ -166,14 +170,14 @@ def _told(rows: Sequence[Row]) -> dict[str, Any]:
 
 def solve(
     rows: Sequence[Row],
-    parameters: Sequence[Parameter],
+    prior: Prior,
     price: Price,
     *,
     iterations: int = 12,
 ) -> Fit:
     """The fit of some parameters to rows, whatever prices them."""
-    problem = Problem(rows, parameters)
-    at = x = problem.prior
+    problem, sd = Problem(rows, prior), prior.sd
+    x = prior.mean
     f, slopes = problem.take(price.answers(x)), problem.take(price.slopes(x))
     stride, steps = _STRIDE, list[float]()
     while True:
@@ -183,16 +187,17 @@ def solve(
         steps.append(float(np.max(np.abs(goal - x) / np.sqrt(np.diagonal(covariance)))))
         if steps[-1] < _CONVERGED or len(steps) > iterations:
             break
-        size = float(np.max(np.abs(goal - x) / problem.sd))
+        size = float(np.max(np.abs(goal - x) / sd))
         step = (goal - x) * min(1.0, stride / size)
         answers = problem.take(price.answers(x + step))
-        slopes = slopes + _secant(step / problem.sd**2, answers - f - slopes @ step, step)
+        missed = answers - f - slopes @ step
+        slopes = slopes + _secant(step / sd**2, missed, step)
         if line.objective(x + step, answers, spread) < line.objective(x, f, spread):
             x, f, stride = x + step, answers, _STRIDE
         else:
             stride = min(stride, size) / 2
-        if np.max(np.abs(x - at) / problem.sd) > _BENT:
-            at, slopes = x, problem.take(price.slopes(x))
+        if np.max(np.abs(missed)) > _BENT:
+            slopes = problem.take(price.slopes(x))
     return _outcome(line, spread, covariance, tuple(steps))
 
 
@@ -209,7 +214,7 @@ def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[floa
     discounted = tuple(
         Outlier(
             row=problem.rows[problem.index[i][0]],
-            error=float(np.expm1(-away[i])),
+            error=float(np.expm1(-away[i] * (problem.sign[i] or 1.0))),
             pull=float(-away[i] / sd[i]),
             metric=METRICS[problem.index[i][1]],
         )
@@ -219,7 +224,7 @@ def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[floa
     found = Calibration(
         name="",
         engine="",
-        parameters=problem.parameters,
+        parameters=problem.prior.parameters,
         mean=line.x,
         covariance=covariance,
         discrepancy=spread.discrepancy,
@@ -232,8 +237,8 @@ def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[floa
     return Fit(
         calibration=found,
         rows=problem.rows,
-        errors=np.expm1(line.f - problem.y)[:n],
-        left_out=np.expm1(-line.unseen(spread))[:n],
+        errors=np.expm1(problem.sign * (line.f - problem.y))[:n],
+        left_out=np.expm1(-problem.sign * line.unseen(spread))[:n],
         pulls=(-away / sd)[:n],
         discounted=discounted,
         patterns=tuple(patterns(problem.rows, line, spread)),

@@ -1,8 +1,9 @@
 """Rows are fitted where answers are straight lines in the unknowns: Gaussians, in closed form.
 
 Near a point ``x`` the logs of what was measured are ``y = f + J (X - x) + setting + row + noise``:
-``X`` the unknowns with their priors, one deviation that the rows of a setting share and one of
-each row (the model's discrepancy), and the error of the measurement.
+``X`` the unknowns with their prior, one deviation that the rows of a setting share and one of
+each row (the model's discrepancy), and the error of the measurement. A row that is slower than
+foreseen has a lower throughput and a longer time per token: one deviation moves both.
 """
 
 from collections.abc import Sequence
@@ -14,13 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.calibrate.fit.rows import ACCEPT_LENGTH, THROUGHPUT, Row
-from dflash_sim.profiles.calibration import Parameter
+from dflash_sim.calibrate.fit.prior import Prior
+from dflash_sim.calibrate.fit.rows import FITTED, SIGN, Row
 
 Floats = npt.NDArray[np.float64]
 
 FAR = 3.0  # sds from what the other rows say; beyond it a row counts for less, and is named
-_DISCREPANCY = 0.02  # prior of either part, within a factor of e
 _COARSE, _FINE = 2.0, 1.05  # factors in which the discrepancy is searched
 _ROUNDS = 10
 
@@ -41,35 +41,45 @@ class Spread(NamedTuple):
 
 
 class Problem:
-    """The rows as one vector: throughputs, then the accept lengths that were measured.
+    """The rows as one vector: the speed of each, then what else was measured of them.
 
     Parameters
     ----------
     index
         Row and metric of each entry.
+    sign
+        By entry: 1 where more is faster, -1 where more is slower, 0 for acceptance.
     """
 
-    def __init__(self, rows: Sequence[Row], parameters: Sequence[Parameter]) -> None:
-        self.rows, self.parameters = tuple(rows), tuple(parameters)
-        told = [i for i, row in enumerate(rows) if np.isfinite(row.logs[ACCEPT_LENGTH])]
-        self.index = [(i, THROUGHPUT) for i in range(len(rows))]
-        self.index += [(i, ACCEPT_LENGTH) for i in told]
+    def __init__(self, rows: Sequence[Row], prior: Prior) -> None:
+        self.rows, self.prior = tuple(rows), prior
+        self.index = [(i, row.speed) for i, row in enumerate(rows)]
+        self.index += [
+            (i, metric)
+            for metric in FITTED
+            for i, row in enumerate(rows)
+            if metric != row.speed and np.isfinite(row.logs[metric])
+        ]
         self.y = np.array([rows[i].logs[m] for i, m in self.index])
         self.noise = np.array([rows[i].errors[m] for i, m in self.index])
-        self.prior = np.array([p.prior for p in parameters])
-        self.sd = np.array([p.sd for p in parameters])
-        # The model computes times; accept lengths are off by their own error only.
-        self.modelled = np.array([m == THROUGHPUT for _, m in self.index], dtype=float)
-        self.shared = self.members([row.setting for row in rows])
-        self.shared = self.shared @ self.shared.T
+        self.sign = np.array([SIGN[m] for _, m in self.index])
+        self.precision = prior.precision
+        self.shared = self._alike([row.setting for row in rows])
+        self.own = self._alike(range(len(rows)))
+
+    def _alike(self, groups: Sequence[object]) -> Floats:
+        members = self.members(groups)
+        return np.asarray(members @ members.T)
 
     def members(self, groups: Sequence[object]) -> Floats:
-        """Return which throughput belongs to which of the rows' groups, shape [entries, groups]."""
+        """Return which speed belongs to which of the rows' groups, shape [entries, groups].
+
+        A time is the inverse of a speed: it counts with the other sign.
+        """
         levels = {group: k for k, group in enumerate(dict.fromkeys(groups))}
         out = np.zeros((len(self.index), len(levels)))
-        for entry, (i, metric) in enumerate(self.index):
-            if metric == THROUGHPUT:
-                out[entry, levels[groups[i]]] = 1
+        for entry, (i, _) in enumerate(self.index):
+            out[entry, levels[groups[i]]] = self.sign[entry]
         return out
 
     def take(self, answers: Floats) -> Floats:
@@ -79,8 +89,8 @@ class Problem:
     def residual(self, spread: Spread) -> Floats:
         """Covariance of measured and fitted, were the unknowns known."""
         shared, own = spread.discrepancy
-        alone = (own * self.modelled) ** 2 + self.noise**2 + spread.slack
-        return shared**2 * self.shared + np.diag(alone)
+        alone = self.noise**2 + spread.slack
+        return shared**2 * self.shared + own**2 * self.own + np.diag(alone)
 
 
 @dataclass(frozen=True)
@@ -96,13 +106,12 @@ class Linear:
     def miss(self) -> Floats:
         """Measured less expected before any row was seen."""
         p = self.problem
-        return np.asarray(p.y - self.f + self.slopes @ (self.x - p.prior))
+        return np.asarray(p.y - self.f + self.slopes @ (self.x - p.prior.mean))
 
     @cached_property
     def explained(self) -> Floats:
         """Covariance of the rows that the priors of the unknowns account for."""
-        scaled = self.slopes * self.problem.sd
-        return np.asarray(scaled @ scaled.T)
+        return np.asarray(self.slopes @ self.problem.prior.covariance @ self.slopes.T)
 
     def covariance(self, spread: Spread) -> Floats:
         """Covariance of ``miss``."""
@@ -116,7 +125,8 @@ class Linear:
         """Log density of the rows and of the discrepancy, the unknowns integrated out [1]."""
         root = np.linalg.cholesky(self.covariance(spread))
         rows = np.log(np.diagonal(root)).sum() + (np.linalg.solve(root, self.miss) ** 2).sum() / 2
-        parts = np.log(np.array(spread.discrepancy) / _DISCREPANCY)
+        *usual, within = self.problem.prior.discrepancy
+        parts = np.log(np.array(spread.discrepancy) / usual) / within
         return float(-(parts**2).sum() / 2 - rows)
 
     def likely(self) -> Spread:
@@ -143,7 +153,8 @@ class Linear:
                 seen[at] = self.evidence(Spread(at, slack))
             return seen[at]
 
-        best, factor = (_DISCREPANCY, _DISCREPANCY), _COARSE
+        shared, own, _ = self.problem.prior.discrepancy
+        best, factor = (shared, own), _COARSE
         while factor > _FINE:
             steps = 1.0, factor, 1 / factor
             around = [(best[0] * a, best[1] * b) for a, b in product(steps, steps)]
@@ -173,16 +184,16 @@ class Linear:
 
     def posterior(self, spread: Spread) -> tuple[Floats, Floats]:
         """Mean and covariance of the unknowns."""
-        p = self.problem
-        weighed = np.linalg.solve(p.residual(spread), self.slopes)
-        information = weighed.T @ self.slopes + np.diag(1 / p.sd**2)
-        pull = weighed.T @ (p.y - self.f) - (self.x - p.prior) / p.sd**2
-        covariance = np.asarray(np.linalg.inv(information), dtype=float)
-        return self.x + covariance @ pull, covariance
+        prior = self.problem.prior
+        reach = prior.covariance @ self.slopes.T
+        gain = np.linalg.solve(self.covariance(spread), reach.T).T
+        covariance = prior.covariance - gain @ reach.T
+        return prior.mean + gain @ self.miss, np.asarray((covariance + covariance.T) / 2)
 
     def objective(self, x: Floats, f: Floats, spread: Spread) -> float:
         """Twice what is minimised, at a point where the answers are ``f``."""
         p = self.problem
         miss = p.y - f
         fit = miss @ np.linalg.solve(p.residual(spread), miss)
-        return float(fit + (((x - p.prior) / p.sd) ** 2).sum())
+        away = x - p.prior.mean
+        return float(fit + away @ p.precision @ away)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import nan
 
 from dflash_sim.calibrate.fit.fit import Fit, fit
+from dflash_sim.calibrate.fit.prior import refuse_fitted
 from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.calibration import Calibration
@@ -81,11 +82,13 @@ def held_out(
     engine: EngineSheet,
     held: str,
     jobs: int,
+    known: Calibration | None = None,
     on_row: Callable[[], None] | None = None,
 ) -> tuple[Fit, list[Outcome]]:
     """Fit on some rows and predict others.
 
-    The fit starts at the priors: one that had seen the other rows would tell of them.
+    The fit starts at its prior: one that had seen the other rows would tell of them, and ``known``
+    may be a posterior of neither.
 
     Raises
     ------
@@ -93,7 +96,9 @@ def held_out(
         A row is in both sets.
     """
     refuse_overlap(fitted, tested)
-    found = fit(fitted, engine=engine, name=held, jobs=jobs, on_row=on_row)
+    if known is not None:
+        refuse_fitted(tested, known)
+    found = fit(fitted, engine=engine, name=held, jobs=jobs, known=known, on_row=on_row)
     return found, predicted(tested, found.calibration, engine=engine, held=held, jobs=jobs)
 
 
@@ -115,6 +120,7 @@ def leave_one_out(
     *,
     engine: EngineSheet,
     jobs: int,
+    known: Calibration | None = None,
     on_row: Callable[[], None] | None = None,
 ) -> Validation:
     """Every level of a factor predicted from all the others.
@@ -135,7 +141,9 @@ def leave_one_out(
         inside = [str(row.observation.value(factor)) == level for row in rows]
         fitted = [row for row, out in zip(rows, inside, strict=True) if not out]
         tested = [row for row, out in zip(rows, inside, strict=True) if out]
-        found, some = held_out(fitted, tested, engine=engine, held=level, jobs=jobs, on_row=on_row)
+        found, some = held_out(
+            fitted, tested, engine=engine, held=level, jobs=jobs, known=known, on_row=on_row
+        )
         fits.append(found)
         outcomes += some
     return Validation(
@@ -185,8 +193,11 @@ def _predicted(
     interval: bool,
 ) -> Outcome:
     scenario = Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"runs": runs}))
-    fitted = calibration.applied(engine, scenario.build) if calibration else engine
-    setup = resolve(scenario, engine=fitted, calibration=calibration, dataset=row.dataset)
+    sheet = row.sheet(engine)
+    setup = resolve(scenario, engine=sheet, dataset=row.dataset)
+    if calibration is not None:
+        fitted = calibration.applied(sheet, setup.server.owned_by(row.owner))
+        setup = resolve(scenario, engine=fitted, calibration=calibration, dataset=row.dataset)
     result = predict(scenario, with_baseline=False, with_interval=interval, setup=setup)
     low, high = result.intervals.get("output_throughput", (nan, nan))
     return Outcome(

@@ -9,16 +9,30 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.profiles.calibration import KINDS, Parameter, constant_prior
-from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.engine_sheet import HOME, EngineSheet, load_engine
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.priors import load_acceptance_priors
+from dflash_sim.profiles.server_levels import FACTORS, OWN, level_of
 from dflash_sim.profiles.sheets import Dataset
 from dflash_sim.profiles.times.op_tables import OpTables
+from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.slopes import METRICS, Response, requests_of
 
 THROUGHPUT, ACCEPT_LENGTH = METRICS.index("output_throughput"), METRICS.index("accept_length")
+# Of a time a file has a mean or a median; one of them is fitted.
+_TPOT = tuple(METRICS.index(f"{s}_tpot_ms") for s in ("mean", "median"))
+_TTFT = tuple(METRICS.index(f"{s}_ttft_ms") for s in ("mean", "median"))
+FITTED = (THROUGHPUT, *_TPOT, ACCEPT_LENGTH, *_TTFT)
+# How a metric follows the deviation of its row: a time per token is the inverse of a throughput;
+# first tokens wait for prefills and polls, of which the decode speed of a row says nothing.
+SIGN = {
+    THROUGHPUT: 1.0,
+    **dict.fromkeys(_TPOT, -1.0),
+    ACCEPT_LENGTH: 0.0,
+    **dict.fromkeys(_TTFT, 0.0),
+}
 WAVES = 4  # turns per client where only a slope is wanted
 _PER_STEP_ERROR = 0.05  # error of a per-step accept length that is used as a per-request one
 
@@ -43,6 +57,8 @@ class Row:
         What is unknown about its acceptance and build.
     dataset
         A changed data set in place of the one that the scenario names.
+    owner
+        Whose server it is, where rows of several are fitted together.
     """
 
     observation: Observation
@@ -52,6 +68,12 @@ class Row:
     width: int = 1
     own: tuple[Parameter, ...] = ()
     dataset: Dataset | None = None
+    owner: str = ""
+
+    @property
+    def speed(self) -> int:
+        """The metric that says how fast it was: the throughput, else the time per token."""
+        return next(m for m in (THROUGHPUT, *_TPOT) if np.isfinite(self.logs[m]))
 
     @property
     def name(self) -> str:
@@ -66,6 +88,11 @@ class Row:
             f"{self.observation.row}: {s.model} {s.method}{size} {f['data set']} {load}"
             f" {s.gpu}{tp}{mode}{build}"
         )
+
+    @property
+    def elsewhere(self) -> bool:
+        """Return True if it was measured anywhere but at the home of the constants."""
+        return any(p.kind in FACTORS and level_of(p.key) not in OWN for p in self.own)
 
     @property
     def setting(self) -> tuple[object, ...]:
@@ -96,47 +123,64 @@ class Row:
             "source": self.observation.source,
         }
 
+    def sheet(self, engine: EngineSheet) -> EngineSheet:
+        """The engine sheet of the row's own release; ``engine`` where it is of no other."""
+        return _sheet(self.scenario, engine)
+
     def response(self, engine: EngineSheet, read: TablesByGpu) -> Response:
         """The scenario's answers as functions of the unknowns; ``read`` grows."""
-        return _response(self.scenario, engine, read)
+        return _response(self.scenario, engine, read, self.owner)
 
 
 def rows_of(
-    observations: Sequence[Observation], engine: EngineSheet
+    observations: Sequence[Observation], engine: EngineSheet, *, owners: bool = False
 ) -> tuple[list[Row], list[tuple[str, str]]]:
-    """``(rows, refused)``: a row needs a throughput and a scenario that can be simulated."""
+    """``(rows, refused)``: a row needs a speed and a scenario that can be simulated.
+
+    Parameters
+    ----------
+    owners
+        True if each source has servers of its own; else all rows are of one owner's.
+    """
     rows: list[Row] = []
     refused: list[tuple[str, str]] = []
     read: TablesByGpu = {}
     for observation in observations:
-        if "output_throughput" not in observation.metrics:
-            refused.append((observation.row, "no output_throughput: nothing to fit"))
+        if not any(METRICS[m] in observation.metrics for m in (THROUGHPUT, *_TPOT)):
+            refused.append((observation.row, "no output_throughput and no tpot: nothing to fit"))
             continue
         try:
-            rows.append(_row(observation, engine, read))
+            rows.append(_row(observation, engine, read, observation.source if owners else ""))
         except DflashSimError as error:
             refused.append((observation.row, str(error)))
     return rows, refused
 
 
-def _response(scenario: Scenario, engine: EngineSheet, read: TablesByGpu) -> Response:
-    setup = resolve(scenario, engine=engine, tables=read.get(scenario.gpu))
+def _sheet(scenario: Scenario, engine: EngineSheet) -> EngineSheet:
+    return engine if scenario.engine in (engine.name, HOME) else load_engine(scenario.engine)
+
+
+def _response(scenario: Scenario, engine: EngineSheet, read: TablesByGpu, owner: str) -> Response:
+    setup = resolve(scenario, engine=_sheet(scenario, engine), tables=read.get(scenario.gpu))
     if setup.tables is not None:
         read[scenario.gpu] = setup.tables
-    return Response(setup, waves=WAVES)
+    return Response(setup, waves=WAVES, owner=owner)
 
 
-def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu) -> Row:
+def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu, owner: str) -> Row:
     build = observation.build
     fields = dict(observation.fields) | {"runs": 1, "calibration": "none"}
     scenario = Scenario.parse(**fields, build=None if engine.is_home(build) else build)
-    response = _response(scenario, engine, read)
+    response = _response(scenario, engine, read, owner)
     requests_of(response.setup, 0)  # an endless workload is refused here, with the row's name
+    fit = engine.fit
     least = {
-        THROUGHPUT: engine.fit.observation_rel_err,
+        THROUGHPUT: fit.observation_rel_err,
+        **dict.fromkeys(_TPOT, fit.observation_rel_err),
+        **dict.fromkeys(_TTFT, fit.ttft_rel_err),
         ACCEPT_LENGTH: load_acceptance_priors().accept_length_error,
     }
-    known = [THROUGHPUT]
+    known = [THROUGHPUT, *_first(_TPOT, observation), *_first(_TTFT, observation)]
     # An accept length that is the prior already would count twice.
     if response.expectation and response.expectation.source != f"published: {observation.source}":
         known.append(ACCEPT_LENGTH)
@@ -144,22 +188,36 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu) -> Ro
     for i in known:
         value = observation.metrics.get(METRICS[i])
         if value is not None and value > 0:
-            logs[i] = math.log(value)
+            logs[i] = math.log(value * (MS if METRICS[i].endswith("_ms") else 1.0))
             errors[i] = max(least[i], observation.rel_err.get(METRICS[i], 0.0))
     per_step = observation.metrics.get("accept_length_cycle", 0.0)
     if ACCEPT_LENGTH in known and math.isnan(logs[ACCEPT_LENGTH]) and per_step > 0:
         logs[ACCEPT_LENGTH], errors[ACCEPT_LENGTH] = math.log(per_step), _PER_STEP_ERROR
     own = tuple(response.own_parameters())
-    return Row(observation, scenario, logs, errors, response.setup.block, own)
+    return Row(observation, scenario, logs, errors, response.setup.block, own, owner=owner)
 
 
-def unknowns(rows: Sequence[Row], engine: EngineSheet) -> tuple[Parameter, ...]:
-    """Return what the rows speak about: constants, data sets, acceptance cells, other builds."""
+def _first(of: tuple[int, ...], observation: Observation) -> tuple[int, ...]:
+    """The first of some metrics that was measured."""
+    return tuple(m for m in of if observation.metrics.get(METRICS[m], 0.0) > 0)[:1]
+
+
+def unknowns(
+    rows: Sequence[Row], engine: EngineSheet, *, at_home: bool = True
+) -> tuple[Parameter, ...]:
+    """Return what the rows speak about: constants, servers, data sets, acceptance cells.
+
+    Parameters
+    ----------
+    at_home
+        True if servers at the home of the constants may differ from it too.
+    """
     found = {p.name: p for p in (constant_prior(engine, name) for name in engine.fit.free)}
     # The largest block of a cell says most about how free its acceptance is.
     for row in sorted(rows, key=lambda row: -row.width):
         for p in row.own:
-            found.setdefault(p.name, p)
+            if at_home or row.elsewhere or p.kind not in FACTORS:
+                found.setdefault(p.name, p)
     order = {kind: i for i, kind in enumerate(KINDS)}
     names = sorted(found, key=lambda n: (order[found[n].kind], found[n].kind != "constant" and n))
     return tuple(found[name] for name in names)

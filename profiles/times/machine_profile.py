@@ -246,6 +246,7 @@ class MeasuredProfile:
             title=str(self.device["title"]),
             vendor=str(self.device.get("vendor", "")),
             aliases=(),
+            arch="",
             tables_from=None,
             bf16_flop_s=rate,
             fp8_flop_s=None,

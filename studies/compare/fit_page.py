@@ -10,11 +10,13 @@ from dflash_sim.calibrate.fit.identifiability import open_directions
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT
 from dflash_sim.profiles.calibration import Calibration, Parameter
 from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.server_levels import FACTORS
 from dflash_sim.profiles.sheets import UNITS
 from dflash_sim.studies.compare.fit_question import Chosen
 from dflash_sim.studies.show.figures import percent, signed
 from dflash_sim.studies.show.plain_table import Table, text_of
 
+_TOLD = 0.9  # a server's factor that is left this uncertain and unmoved goes unsaid [prior sd]
 _MOVED = 1.0  # prior sds: what an acceptance cell may move without a word
 _MOST, _PARTS = 6, 3  # lines about what is left open, parameters in each
 
@@ -35,7 +37,7 @@ def tables(fit: Fit, engine: EngineSheet) -> list[Table]:
         constants(c, engine),
         _of_kind("correlation", "length and acceptance", "data set", c),
         cells(c),
-        _of_kind("build", f"builds, times those of {engine.fit.build}", "build", c),
+        servers(c),
         errors(fit),
         outliers(fit),
         unsettled(fit),
@@ -61,6 +63,18 @@ def _of_kind(kind: str, title: str, what: str, c: Calibration) -> Table:
         for p, x, sd in _estimates(c, kind)
     ]
     return Table(title, (what, "prior", "fitted", "moved", "learned"), tuple(lines))
+
+
+def servers(c: Calibration) -> Table:
+    """Factors of the server, over the home of the constants, and what each is on."""
+    lines = [
+        (factor.words, p.key, _with_sd(p, p.prior, p.sd), _with_sd(p, x, sd), _learned(p, sd))
+        for name, factor in FACTORS.items()
+        for p, x, sd in _estimates(c, name)
+        if sd < _TOLD * p.sd or abs(x - p.prior) > (1 - _TOLD) * p.sd
+    ]
+    head = ("factor on", "of", "prior", "fitted", "learned")
+    return Table("this server, times home", head, tuple(lines))
 
 
 def cells(c: Calibration) -> Table:
@@ -142,8 +156,6 @@ def remarks(fit: Fit) -> Iterator[str]:
     to_go = f"{fit.steps[-1]:.2f} standard deviations to go after {len(fit.steps) - 1} steps"
     rough = "" if fit.converged else ". Take the constants as rough"
     yield f"{'converged' if fit.converged else 'NOT CONVERGED'}: {to_go}{rough}"
-    for build in c.builds:
-        yield f"for build {build}, predict with --build {build}"
 
 
 def summary(fit: Fit, chosen: Chosen) -> dict[str, Any]:

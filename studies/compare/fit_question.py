@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dflash_sim.calibrate.fit.fit import PASSES, Fit, fit
+from dflash_sim.calibrate.fit.prior import known_before
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import ReadReport, parse_filter
 from dflash_sim.calibrate.readers.read import Source, read_observations
+from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.studies.compare.validate_question import assumptions
@@ -26,6 +28,8 @@ class Chosen:
         Rows that it did not select.
     unusable
         Rows that were read and selected but say nothing to a fit, and why.
+    known
+        The posterior that the fit begins at; None is the priors of the engine sheet.
     """
 
     engine: EngineSheet
@@ -35,6 +39,7 @@ class Chosen:
     fit_on: str | None
     passed: int
     unusable: tuple[tuple[str, str], ...]
+    known: Calibration | None = None
 
     @property
     def refused(self) -> tuple[tuple[str, str], ...]:
@@ -68,7 +73,12 @@ class Chosen:
 
 
 def choose(
-    files: Sequence[Source], *, engine: str, fit_on: str | None, assume: Sequence[str]
+    files: Sequence[Source],
+    *,
+    engine: str,
+    fit_on: str | None,
+    assume: Sequence[str],
+    prior: str = "shipped",
 ) -> Chosen:
     """Read files and select the rows to fit.
 
@@ -90,6 +100,7 @@ def choose(
         fit_on=fit_on,
         passed=read.used - len(chosen),
         unusable=tuple(unusable),
+        known=known_before(prior, sheet),
     )
 
 
@@ -132,5 +143,6 @@ def run_fit(
         name=name,
         jobs=min(jobs, len(chosen.rows)),
         about=chosen.about,
+        known=chosen.known,
         on_row=on_row,
     )

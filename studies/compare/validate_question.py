@@ -6,6 +6,7 @@ from importlib.resources import as_file, files
 
 from dflash_sim.calibrate.fit.fit import PASSES
 from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out, predicted
+from dflash_sim.calibrate.fit.prior import known_before
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import ReadReport, Selection, parse_filter
 from dflash_sim.calibrate.readers.read import Source, read_observations
@@ -22,6 +23,7 @@ class Rows:
     rows: list[Row]
     report: ReadReport
     refused: list[tuple[str, str]]
+    ours: bool = False  # the published rows, on which what ships was fitted
 
     @classmethod
     def read(
@@ -57,7 +59,7 @@ class Rows:
         if not rows:
             msg = f"no row can be used: {report.counts}; give files with an output throughput"
             raise UsageError(msg)
-        return cls(sheet, rows, report, refused)
+        return cls(sheet, rows, report, refused, ours=not sources)
 
     @property
     def passes(self) -> int:
@@ -111,6 +113,7 @@ class Question:
     test_on: Selection | None
     leave_out: str | None
     calibration: str | None
+    prior: str | None = None
 
     @classmethod
     def of(
@@ -120,6 +123,7 @@ class Question:
         test_on: str | None,
         leave_out: str | None,
         calibration: str | None,
+        prior: str | None = None,
     ) -> "Question":
         """Parse the flags.
 
@@ -134,12 +138,15 @@ class Question:
         if fit_on and calibration:
             msg = "--fit-on makes a calibration, and --calibration names one; give one"
             raise UsageError(msg)
+        if prior and calibration:
+            msg = "--prior is where a fit begins, and --calibration needs no fit; give one"
+            raise UsageError(msg)
         if not (fit_on or leave_out or calibration):
             leave_out = None if test_on else "model"
             calibration = "shipped" if test_on else None
         fitted = parse_filter(fit_on) if fit_on else None
         tested = parse_filter(test_on) if test_on else None
-        return cls(fitted, tested, leave_out, calibration)
+        return cls(fitted, tested, leave_out, calibration, prior)
 
 
 def answer(
@@ -147,11 +154,12 @@ def answer(
 ) -> Validation:
     """Fit and predict; a fit calls ``on_row``, in all about ``rows.passes`` times."""
     tested = rows.where(question.test_on) if question.test_on else rows.rows
+    known = known_before(question.prior or ("sheet" if rows.ours else "shipped"), rows.engine)
     if question.calibration is not None:
         return _with_constants(question.calibration, tested, rows.engine, jobs)
     if question.leave_out:
         return leave_one_out(
-            tested, question.leave_out, engine=rows.engine, jobs=jobs, on_row=on_row
+            tested, question.leave_out, engine=rows.engine, jobs=jobs, known=known, on_row=on_row
         )
     assert question.fit_on is not None
     fitted = rows.where(question.fit_on)
@@ -163,7 +171,13 @@ def answer(
             msg = "--test-on selects no row; see the conditions that rows have in the file"
         raise UsageError(msg)
     found, outcomes = held_out(
-        fitted, tested, engine=rows.engine, held="the test rows", jobs=jobs, on_row=on_row
+        fitted,
+        tested,
+        engine=rows.engine,
+        held="the test rows",
+        jobs=jobs,
+        known=known,
+        on_row=on_row,
     )
     text = f"fitted where {question.fit_on.text}"
     return Validation(tuple(outcomes), (found,), (found.calibration,), text)
@@ -171,9 +185,9 @@ def answer(
 
 def _with_constants(name: str, tested: Sequence[Row], engine: EngineSheet, jobs: int) -> Validation:
     """Rows that a finished calibration has not seen."""
-    calibration = load_calibration(name, engine.name)
+    calibration = load_calibration(name, engine)
     about = calibration.about if calibration else {}
-    seen = {*about.get("sources", ()), *about.get("build_sources", ())}
+    seen = {*about.get("sources", ()), *about.get("server_sources", ())}
     known = [row for row in tested if row.observation.source in seen]
     if known:
         msg = (

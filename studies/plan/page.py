@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
-from dflash_sim.simulator.caveats import confirmed
+from dflash_sim.simulator.caveats import unconfirmed
 from dflash_sim.studies.plan.candidate import Solved, Survey
 from dflash_sim.studies.plan.close_look import TTFT_SHORT, Fleet
 from dflash_sim.studies.plan.objective import WORDS
@@ -208,11 +208,11 @@ def warnings(found: Plan) -> list[str]:
     out: list[str] = []
     for _, fleet in roles(found):
         setup = fleet.setup
-        known = confirmed(setup.device, setup.engine, setup.calibration)
-        told = () if known else (f"{setup.device.name}: no measurement there has confirmed",)
-        out += [w for w in setup.warnings if not w.startswith(told)]
-        if not known:
-            out.append(f"no measurement on {setup.device.name} has confirmed: {fleet.title}")
+        new = unconfirmed(setup.server, setup.calibration)
+        out += [w for w in setup.warnings if not w.startswith("unconfirmed")]
+        if new:
+            named = ", ".join(name for _, name in new)
+            out.append(f"no measurement on {named} has confirmed: {fleet.title}")
         if fleet.setup.tables is None:
             out.append(f"no operator times for {fleet.setup.device.name}: a roofline estimate")
         span_s, answer_s = found.question.demand.span_s, fleet.sure.mean_e2e_s

@@ -40,7 +40,7 @@ def test_choices_are_those_of_the_command_line() -> None:
     "conc",
     [[1, 2, 4], range(1, 5), (1, 4), {2}, np.array([4, 2]), pd.Series([1, 2]), "1-4:x2", "2,1",
      (n for n in (1, 2)), [np.int64(2)], [1, 1]],
-    ids=repr,
+    ids=lambda conc: "generator" if inspect.isgenerator(conc) else repr(conc),
 )  # fmt: skip
 def test_several_values_are_a_table(conc: Any) -> None:
     wanted = {"1-4:x2": [1, 2, 4], "2,1": [2, 1]}

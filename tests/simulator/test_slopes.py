@@ -9,11 +9,12 @@ import pytest
 from dflash_sim.profiles.calibration import Parameter, constant_prior
 from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.priors import load_acceptance_priors
+from dflash_sim.profiles.server_levels import FACTORS, level_of
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.requests.expected import expected_acceptance
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
-from dflash_sim.simulator.slopes import METRICS, Response, requests_of
+from dflash_sim.simulator.slopes import METRICS, Response, requests_of, slope_steps
 
 ENGINE = load_engine("sglang-0.5.14")
 TOK_S, AL, TPOT = (METRICS.index(m) for m in ("output_throughput", "accept_length", "mean_tpot_ms"))
@@ -32,7 +33,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "acceptance": "al:3", "max_new_tokens": 64, "conc": 8, "runs": 1},
     "open loop": {"model": "qwen3-8b", "tp": 1, "isl": 200, "osl": 40, "rate": 20.0,
         "acceptance": "al:4", "num_prompts": 60, "runs": 1},
-    "build": CARD | {"block": 16, "build": "2026-02", "runs": 1},
+    "build": CARD | {"block": 16, "build": "my branch", "runs": 1},
 }  # fmt: skip
 
 
@@ -51,19 +52,21 @@ def test_answers_are_those_of_predict(name: str) -> None:
 
 
 def test_a_sheet_that_is_slower_stays_slower() -> None:
-    """Only a build among the values replaces the sheet's own time factor."""
+    """The levels of its server multiply the sheet's own time factor, or the fitted one."""
     slow = Response(setup(SCENARIOS["build"], time_factor=1.4), waves=2)
+    mine, other = {"time:build=my branch": 1.1}, {"time:build=other": 1.1}
     assert slow.engine({})["time_factor"] == 1.4
-    assert slow.engine({"build:2026-02": 1.1})["time_factor"] == 1.1
-    assert slow.engine({"build:other": 1.1})["time_factor"] == 1.4
-    assert slow.engine({"constant:time_factor": 2.0})["time_factor"] == 2.0
+    assert slow.engine(mine)["time_factor"] == pytest.approx(1.54)
+    assert slow.engine(mine | {"time:server=b200": 2.0})["time_factor"] == pytest.approx(3.08)
+    assert slow.engine(other)["time_factor"] == 1.4
+    assert slow.engine(mine | {"constant:time_factor": 2.0})["time_factor"] == pytest.approx(2.2)
 
 
 def test_the_slope_of_a_build_is_minus_one() -> None:
     """All times x k, throughput / k; accept lengths stay. Clients that wait would soften it."""
     found = setup(SCENARIOS["build"], client_turnaround=0.0)
-    build = Parameter("build", "2026-02", "log", 0.0, 0.2)
-    other = Parameter("build", "2019-01", "log", 0.0, 0.2)
+    build = Parameter("time", "build=my branch", "log", 0.0, 0.2)
+    other = Parameter("time", "build=other", "log", 0.0, 0.2)
     slopes = Response(found, waves=2).slopes([build, other], np.zeros(2), np.full(2, 0.05))
     assert slopes[TOK_S, 0] == pytest.approx(-1)
     assert slopes[TPOT, 0] == pytest.approx(1)
@@ -126,21 +129,44 @@ def test_requests_are_those_of_the_run() -> None:
 @pytest.mark.parametrize(
     ("fields", "kinds"),
     [
-        (CARD | {"method": "none"}, set()),
-        (CARD | {"block": 16}, {"correlation", "rejection", "decay"}),
-        (CARD | {"block": 16, "acceptance": "al:5"}, {"correlation"}),
-        (CARD | {"block": 16, "build": "2026-02"},
-            {"build", "correlation", "rejection", "decay"}),
-        (CARD | {"block": 16, "build": ENGINE.fit.build},
-            {"correlation", "rejection", "decay"}),
-        (CARD | {"method": "none", "build": "2026-02"}, {"build"}),
+        (CARD | {"method": "none"}, ()),
+        (CARD | {"block": 16}, ("correlation", "decay", "rejection")),
+        (CARD | {"block": 16, "acceptance": "al:5"}, ("correlation",)),
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_unknown_about_a_scenario(fields: dict[str, Any], kinds: set[str]) -> None:
+def test_what_is_unknown_about_a_scenario(fields: dict[str, Any], kinds: tuple[str, ...]) -> None:
     own = Response(setup(fields), waves=2).own_parameters()
-    assert {p.kind for p in own} == kinds
+    assert {p.kind for p in own} == {*kinds, *FACTORS}
     assert all(p.sd > 0 and p.prior == 0 for p in own)
+
+
+@pytest.mark.parametrize(
+    ("fields", "levels"),
+    [
+        ({}, ("server", "deployment")),  # at home a server may differ by itself alone
+        ({"build": ENGINE.fit.build}, ("server", "deployment")),
+        ({"build": "my branch"}, ("build", "server", "deployment")),
+        ({"gpu": "b300"}, ("gpu", "server", "deployment")),
+        ({"gpu": "h200"}, ("arch", "gpu", "backend", "server", "deployment")),
+    ],
+    ids=str,
+)
+def test_a_server_is_told_from_home_level_by_level(
+    fields: dict[str, Any], levels: tuple[str, ...]
+) -> None:
+    response = Response(setup(CARD | {"block": 16} | fields), waves=2)
+    for factor in FACTORS:
+        keys = {p.key for p in response.server_parameters() if p.kind == factor}
+        assert {level_of(key) for key in keys} == set(levels)
+
+
+def test_all_levels_of_a_factor_have_one_slope() -> None:
+    response = Response(setup(CARD | {"method": "none", "gpu": "h200"}), waves=2)
+    own = [p for p in response.server_parameters() if p.kind == "time"]
+    slopes = response.slopes(own, np.zeros(len(own)), slope_steps(own))
+    assert (slopes == slopes[:, :1]).all()
+    assert slopes[0, 0] == pytest.approx(-1, abs=0.05)
 
 
 def test_a_cell_is_as_free_as_its_accept_length_is_uncertain() -> None:
