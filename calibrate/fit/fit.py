@@ -20,7 +20,7 @@ from dflash_sim.calibrate.fit.gaussian import Linear, Problem, Spread
 from dflash_sim.calibrate.fit.identifiability import alike, learned
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT, Pattern, patterns
-from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row, unknowns
+from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row, refuse_tests, unknowns
 from dflash_sim.profiles.calibration import Calibration, Parameter
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
@@ -138,11 +138,12 @@ def fit(
     Raises
     ------
     UsageError
-        No row.
+        No row, or one that only tests.
     """
     if not rows:
         msg = "no row to fit; see the reasons above, or widen --fit-on"
         raise UsageError(msg)
+    refuse_tests(rows)
     parameters = unknowns(rows, engine)
     with Evaluator(rows, engine, parameters, jobs=jobs, on_row=on_row) as price:
         found = solve(rows, parameters, price, iterations=iterations)
