@@ -11,6 +11,7 @@ from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.servers import Server, role_of, server_of
 from dflash_sim.profiles.engine_sheet import load_engine
+from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.slopes import METRICS
@@ -23,6 +24,7 @@ from dflash_sim.studies.published.serving_rows import (
     serving_rows,
 )
 
+ENGINE = str(Scenario.model_fields["engine"].default)
 LAUNCH_MODEL = "qwen3.5-397b-a17b"
 PUBLISHED_SUMMARY = {  # mean error of TTFT, TPOT and rate [%], computed apart from these files
     ("b300", "aiconfigurator 0.12.0"): (41.4, 8.2, 8.7),
@@ -78,6 +80,12 @@ def test_a_server_is_a_party_a_machine_a_model_and_a_build() -> None:
     assert first == Server("SGL_COOKBOOK_Q3", "b200", 8, "qwen3-235b-a22b", "0.5.6")
     assert str(first) == "SGL_COOKBOOK_Q3: qwen3-235b-a22b, 8 b200, 0.5.6"
     assert str(first._replace(build=None, tp=None)) == "SGL_COOKBOOK_Q3: qwen3-235b-a22b, ? b200"
+
+
+def test_builds_are_written_as_sheets_are_matched() -> None:
+    """All but a fork and a page without a date name a version or a day."""
+    unknown = {row.build for row in serving_rows() if match_engine(str(row.build)) is None}
+    assert unknown == {"domino-fork", "undated vendor page"}
 
 
 def test_the_launch_flags_of_the_tested_rows() -> None:
@@ -139,6 +147,6 @@ def test_no_fit_reads_a_row_that_tests() -> None:
 
     rows = [row_of(open_rows()[0]), row_of(sampled()[0])]
     with pytest.raises(UsageError, match=r"^1 of 2 rows to fit have the role test, such as \w+"):
-        fit(rows, engine=load_engine("sglang-0.5.13"), name="x")
+        fit(rows, engine=load_engine(ENGINE), name="x")
     plain = replace(rows[1].observation, about={})
     assert role_of(plain) == "open"  # a user's own rows have no role
