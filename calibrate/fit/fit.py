@@ -21,7 +21,7 @@ from dflash_sim.calibrate.fit.identifiability import alike, learned
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.prior import Prior, prior_of
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT, Pattern, patterns
-from dflash_sim.calibrate.fit.rows import Row
+from dflash_sim.calibrate.fit.rows import Row, refuse_tests
 from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
@@ -142,11 +142,12 @@ def fit(
     Raises
     ------
     UsageError
-        No row, or one that ``known`` was fitted on.
+        No row, one that ``known`` was fitted on, or one that only tests.
     """
     if not rows:
         msg = "no row to fit; see the reasons above, or widen --fit-on"
         raise UsageError(msg)
+    refuse_tests(rows)
     prior = prior_of(rows, engine, known)
     with Evaluator(rows, engine, prior.parameters, jobs=jobs, on_row=on_row) as price:
         found = solve(rows, prior, price, iterations=iterations)

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.servers import TEST, role_of
 from dflash_sim.profiles.calibration import KINDS, Parameter, constant_prior
 from dflash_sim.profiles.engine_sheet import HOME, EngineSheet, load_engine
-from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.profiles.server_levels import FACTORS, OWN, level_of
 from dflash_sim.profiles.sheets import Dataset
@@ -154,6 +155,23 @@ def rows_of(
         except DflashSimError as error:
             refused.append((observation.row, str(error)))
     return rows, refused
+
+
+def refuse_tests(rows: Sequence[Row]) -> None:
+    """Refuse rows that only test: a fit that read one would prove nothing on it.
+
+    Raises
+    ------
+    UsageError
+        Naming the first of them.
+    """
+    tests = [row.observation for row in rows if role_of(row.observation) == TEST]
+    if tests:
+        msg = (
+            f"{len(tests)} of {len(rows)} rows to fit have the role test, such as {tests[0].row} "
+            f"({tests[0].source}); leave them out with --fit-on."
+        )
+        raise UsageError(msg)
 
 
 def _sheet(scenario: Scenario, engine: EngineSheet) -> EngineSheet:

@@ -24,7 +24,7 @@ _COUNTS = (
     "cuda_graph_max_bs", "page_size", "min_free_slots_delay", "isl", "osl", "max_new_tokens",
     "conc", "num_prompts",
 )  # fmt: skip
-_AMOUNTS = ("mem_fraction_static", "rate", "burstiness")
+_AMOUNTS = ("mem_fraction_static", "rate", "burstiness", "range_ratio")
 _WORDS = ("attention_backend", "acceptance")
 _MODES = {
     "v1": "v1",

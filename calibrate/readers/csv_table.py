@@ -29,7 +29,10 @@ MEASURED = {
     "itl_ms": "mean_itl_ms",
 }
 _SETTINGS = ("burstiness", "published_output_throughput", "published_error", "request_rate")
-_ABOUT = ("url", "dtype", "temperature", "tag", "id", "measured", "notes")
+_ABOUT = (
+    *("url", "dtype", "temperature", "tag", "id", "measured", "notes", "role", "doubt"),
+    *("scheduler_recv_interval", "stream_interval"),
+)
 _KNOWN = frozenset(
     [
         "source_id",

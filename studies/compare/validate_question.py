@@ -91,9 +91,9 @@ def assumptions(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def published() -> ReadReport:
-    """Return the published throughputs that ship with the profiles."""
-    with as_file(files("dflash_sim.profiles") / "published" / "throughput.csv") as path:
+def published(table: str = "throughput.csv") -> ReadReport:
+    """Return a table of published rows that ships with the profiles."""
+    with as_file(files("dflash_sim.profiles") / "published" / table) as path:
         return read_observations([path])
 
 

@@ -1,16 +1,17 @@
 """Time per token of plain decoding, measured by others on an earlier build of the engine.
 
 The points are InferenceX results that aiconfigurator-core 0.12 ships in ``silicon_sample.csv``;
-``id`` is the row there. Lengths vary as in that benchmark.
+``id`` is the row there. Lengths vary as in that benchmark. They are predicted as the launch setup
+serves, without the flags of their own server; :mod:`serving_rows` has those.
 """
 
-import csv
 from dataclasses import dataclass
-from importlib.resources import files
 
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.published.serving_rows import serving_rows
 
+SOURCE, MEASURED = "AIC_SILICON_SAMPLE", "2026-02-20"
 RANGE_RATIO = 0.8  # of InferenceX's benchmark: lengths are uniform between this share and all
 
 
@@ -30,16 +31,15 @@ class ServingPoint:
 
 
 def serving_points() -> tuple[ServingPoint, ...]:
-    """The points in ``profiles/published/serving.csv``."""
-    text = files("dflash_sim.profiles").joinpath("published/serving.csv").read_text("utf-8")
-    rows = csv.DictReader(text.splitlines())
+    """Return the sweep of one day on B200 from ``profiles/published/serving.csv``."""
     return tuple(
         ServingPoint(
-            *(r["id"], r["model"], r["gpu"]),
-            *(int(r[name]) for name in ("tp", "isl", "osl", "conc")),
-            *(float(r[name]) for name in ("ttft_ms", "tpot_ms")),
+            *(row.about["id"], row.fields["model"], row.fields["gpu"]),
+            *(row.fields[name] for name in ("tp", "isl", "osl", "conc")),
+            *(row.metrics[f"mean_{name}_ms"] for name in ("ttft", "tpot")),
         )
-        for r in rows
+        for row in serving_rows()
+        if row.source == SOURCE and row.about["measured"] == MEASURED
     )
 
 

@@ -126,6 +126,7 @@ COVERED = {
         "gh200_causes gh200_loop gh200_page gh200_phases",
         "profiles: phases",
     ],
+    "studies/published/test_serving_rows": ["calibrate/observations: servers"],
     "studies/published/test_published": ["cards_tables", "studies/show: frame_table"],
     "studies/show/test_html_report": ["chart_style charts error_charts narrow_table styles"],
     "studies/sweep/test_sweep": [

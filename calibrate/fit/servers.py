@@ -1,0 +1,64 @@
+"""Servers away from home: what their rows say of releases, GPUs and attention backends.
+
+The constants of home keep what their own rows said: rows of other servers move factors alone, each
+the product of what servers have in common. What is left to a server of its own is not kept, since
+no prediction of another one needs it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dflash_sim.calibrate.fit.fit import Fit, fit
+from dflash_sim.calibrate.fit.rows import Row
+from dflash_sim.profiles.calibration import Calibration
+from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.server_levels import FACTORS, OWN, level_of
+
+
+def fit_servers(
+    home: Calibration,
+    rows: Sequence[Row],
+    *,
+    engine: EngineSheet,
+    jobs: int,
+    on_row: Callable[[], None] | None = None,
+) -> Fit:
+    """Fit the factors of servers to rows of many owners, over the constants of home.
+
+    Parameters
+    ----------
+    rows
+        Rows that know their owners: each has servers of its own.
+    """
+    return fit(rows, engine=engine, name=home.name, known=home, jobs=jobs, on_row=on_row)
+
+
+def with_levels(home: Calibration, servers: Fit) -> Calibration:
+    """The calibration of home with the levels that servers have in common.
+
+    Constants and acceptance stay those of home: what rows elsewhere say of them is the doubt of
+    their own conditions too.
+    """
+    fitted = servers.calibration
+    keep = [
+        i
+        for i, p in enumerate(fitted.parameters)
+        if p.kind in FACTORS and level_of(p.key) not in OWN
+    ]
+    size, more = len(home.parameters), len(keep)
+    covariance = np.zeros((size + more, size + more))
+    covariance[:size, :size] = home.covariance
+    covariance[size:, size:] = fitted.covariance[np.ix_(keep, keep)]
+    sources = sorted({row.observation.source for row in servers.rows})
+    return replace(
+        home,
+        parameters=(
+            *home.parameters,
+            *(fitted.parameters[i] for i in keep),
+        ),
+        mean=np.array([*home.mean, *fitted.mean[keep]]),
+        covariance=covariance,
+        about={**home.about, "server_sources": sources},
+    )
