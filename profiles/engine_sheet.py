@@ -20,6 +20,7 @@ from dflash_sim.profiles.engine_records import (
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import read_sheet
 from dflash_sim.profiles.load import find_sheet, sheet_names
+from dflash_sim.profiles.server_levels import FACTORS, LEVELS
 from dflash_sim.profiles.sheets import EVIDENCE, UNITS, Quantity
 from dflash_sim.profiles.typed_table import read_table
 
@@ -226,6 +227,11 @@ def _check_rest(sheet: _Sheet, path: Path) -> None:
                 f"{path}, graph_sizes.{kind}: give [start, stop, step] rows of 1 or more, such as "
                 "[1, 8, 1]."
             )
+            raise UsageError(msg)
+    for factor in FACTORS:
+        sds = sheet.fit.priors.levels.get(factor, {})
+        if lacking := [level for level in LEVELS if not sds.get(level, 0.0) > 0]:
+            msg = f"{path}, fit.priors.levels.{factor} lacks '{lacking[0]}'; add it, above 0."
             raise UsageError(msg)
     sync = attention.host_length_sync
     named = [attention.other, *attention.by_gpu.values(), *defaults.page_size_by_backend]

@@ -32,7 +32,9 @@ Floats = npt.NDArray[np.float64]
 PASSES = 8  # over the rows, in a typical fit
 _CONVERGED = 0.2  # posterior sds that are left to go: simulated runs are about that rough
 _STRIDE = 2.0  # prior sds that no constant exceeds in one step
-_BENT = 0.01  # by which slopes may fail to foresee an answer before they are taken anew [1]
+# Slopes are taken anew where they failed to foresee an answer by this much [1], this far [prior sd]
+# from where they were taken.
+_BENT, _AWAY = 0.01, 1.0
 
 
 class Price(Protocol):
@@ -178,7 +180,7 @@ def solve(
 ) -> Fit:
     """The fit of some parameters to rows, whatever prices them."""
     problem, sd = Problem(rows, prior), prior.sd
-    x = prior.mean
+    at = x = prior.mean
     f, slopes = problem.take(price.answers(x)), problem.take(price.slopes(x))
     stride, steps = _STRIDE, list[float]()
     while True:
@@ -197,8 +199,8 @@ def solve(
             x, f, stride = x + step, answers, _STRIDE
         else:
             stride = min(stride, size) / 2
-        if np.max(np.abs(missed)) > _BENT:
-            slopes = problem.take(price.slopes(x))
+        if np.max(np.abs(missed)) > _BENT and np.max(np.abs(x - at) / sd) > _AWAY:
+            at, slopes = x, problem.take(price.slopes(x))
     return _outcome(line, spread, covariance, tuple(steps))
 
 

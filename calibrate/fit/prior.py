@@ -13,6 +13,7 @@ from dflash_sim.profiles.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 
+_USUAL = (0.02, 0.02, 1.0)  # discrepancy at home, by setting and by row, within a factor of e
 _SURE = 0.5  # a miss is rather a server that differs than a model that is wrong
 _LEAST = 1e-12  # of the largest variance: rounded correlations leave directions without any
 
@@ -36,7 +37,7 @@ class Prior:
 
     parameters: tuple[Parameter, ...]
     covariance: Floats
-    discrepancy: tuple[float, float, float] = (0.02, 0.02, 1.0)
+    discrepancy: tuple[float, float, float] = _USUAL
     name: str = "sheet"
 
     @classmethod
@@ -81,7 +82,7 @@ def sheet_prior(rows: Sequence[Row], engine: EngineSheet) -> Prior:
 
     They define what is home: a server there differs by the model's discrepancy alone.
     """
-    return Prior.independent(unknowns(rows, engine, at_home=False))
+    return replace(Prior.independent(unknowns(rows, engine, at_home=False)), discrepancy=_USUAL)
 
 
 def posterior_prior(rows: Sequence[Row], engine: EngineSheet, known: Calibration) -> Prior:

@@ -31,12 +31,12 @@ COVERED = {
         "studies/compare: compare_page",
     ],
     "calibrate/fit/test_fit": [
-        "gaussian identifiability parallel_answers residual_patterns rows",
+        "gaussian identifiability parallel_answers prior residual_patterns rows",
         "commands: calibrate",
         "studies/compare: fit_page fit_question",
     ],
     "calibrate/fit/test_held_out": [
-        "build_factors",
+        "servers",
         "commands: validate",
         "studies/compare: validate_question validation_report validation_tables",
         "studies/published: fit_tables",
@@ -74,6 +74,7 @@ COVERED = {
     "kernels/models/test_triton": ["kernels: backend", "kernels/reference: backend"],
     "kernels/triton/test_moe": ["configs", "kernels: heap"],
     "kernels/triton/test_compile_check": ["compile_cases launch"],
+    "profiles/test_calibration": ["server_levels"],
     "profiles/test_engine_sheet": ["engine_records typed_table"],
     "profiles/test_profiles": ["errors find load sheets units"],
     "profiles/networks/test_networks": ["hf_config layers"],

@@ -21,6 +21,7 @@ from dflash_sim.profiles.calibration import (
 from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_acceptance, load_dataset, load_model, load_published
+from dflash_sim.profiles.server_levels import FACTORS, Server, together
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.requests.expected import Expectation, calibrated, expected_acceptance
 from dflash_sim.simulator.requests.laws import ParametricAcceptance
@@ -65,7 +66,7 @@ TEST = calibration(
     tied=(Parameter("correlation", "gsm8k", "atanh", 0.0, 0.4), math.atanh(0.5)),
     rejection=(Parameter("rejection", MINE, "linear", 0.0, 0.1), 0.2),
     decay=(Parameter("decay", MINE, "linear", 0.0, 0.05), -0.1),
-    build=(Parameter("build", "2026-02", "log", 0.0, 0.2), math.log(1.5)),
+    time=(Parameter("time", "build=my branch", "log", 0.0, 0.2), math.log(1.5)),
 )
 
 
@@ -105,7 +106,7 @@ def test_whose_constants_stand() -> None:
     assert none.calibration is None
     assert none.engine.constants == ENGINE.constants
     shipped = resolve(Scenario.parse(**asked))
-    assert shipped.calibration is load_calibration("shipped", ENGINE.name)
+    assert shipped.calibration is load_calibration("shipped", ENGINE)
     assert shipped.calibration is not None
     assert shipped.engine == shipped.calibration.applied(ENGINE)
     own = resolve(Scenario.parse(**asked), engine=ENGINE.with_constants(cycle_residue=1e-3))
@@ -127,12 +128,21 @@ def test_plain_decoding_rests_on_the_same_constants() -> None:
 # ---- builds ------------------------------------------------------------------------------
 
 
-def test_a_known_build_takes_its_factor() -> None:
-    assert TEST.builds == ("2026-02",)
+def test_a_known_level_takes_its_factor() -> None:
+    assert TEST.known_levels == {"build=my branch"}
     assert TEST.applied(ENGINE)["time_factor"] == 1
-    assert TEST.applied(ENGINE, ENGINE.fit.build)["time_factor"] == 1
-    assert TEST.applied(ENGINE, "2026-02")["time_factor"] == pytest.approx(1.5)
-    assert TEST.applied(ENGINE, "2019-01")["time_factor"] == 1
+    here, other = (Server((("build", name),)) for name in ("my branch", "another"))
+    assert TEST.applied(ENGINE, here)["time_factor"] == pytest.approx(1.5)
+    assert TEST.applied(ENGINE, other)["time_factor"] == 1
+
+
+def test_levels_of_one_factor_go_together() -> None:
+    """Shares multiply; times that add to a step add."""
+    assert together("time", (1.2, 1.5)) == pytest.approx(1.8)
+    assert together("kernel", (1.0, 1.0)) == 1
+    five = math.exp(math.asinh(2.5))
+    assert together("kernel", (five, five)) == pytest.approx(math.exp(math.asinh(5.0)))
+    assert together("kernel", (five, 1 / five)) == pytest.approx(1)
 
 
 def test_an_unknown_build_warns_and_is_predicted_as_the_sheets() -> None:
@@ -142,14 +152,14 @@ def test_an_unknown_build_warns_and_is_predicted_as_the_sheets() -> None:
         scenario = Scenario.parse(**asked, build=build)
         setup = resolve(scenario, calibration=TEST)
         result = predict(scenario, setup=setup, with_baseline=False, with_interval=False)
-        warned = any(f"build {build}" in w for w in result.warnings)
+        warned = any(w.startswith("unconfirmed") and str(build) in w for w in result.warnings)
         return result.values["mean_tpot_ms"], warned
 
     as_is, warned = speed(None)
     assert not warned
     assert speed(ENGINE.fit.build) == (as_is, False)
-    assert speed("2019-01") == (as_is, True)
-    slower, warned = speed("2026-02")
+    assert speed("another") == (as_is, True)
+    slower, warned = speed("my branch")
     assert slower == pytest.approx(1.5 * as_is)
     assert not warned
 
@@ -217,7 +227,7 @@ def test_a_prediction_uses_the_refined_acceptance() -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> Calibration:
-    found = load_calibration("shipped", ENGINE.name)
+    found = load_calibration("shipped", ENGINE)
     assert found is not None
     return found
 
@@ -248,7 +258,7 @@ def test_what_is_shipped_is_a_posterior(shipped: Calibration) -> None:
     sd = np.array([p.sd for p in shipped.parameters])
     assert (np.abs(shipped.mean - prior) <= 4 * sd).all()
     assert (shipped.sd > 0).all()
-    shared = np.array([p.kind != "build" for p in shipped.parameters])
+    shared = np.array([p.kind not in FACTORS for p in shipped.parameters])
     assert (shipped.sd <= sd * 1.001)[shared].all()
     np.testing.assert_allclose(shipped.covariance, shipped.covariance.T)
     assert np.linalg.eigvalsh(shipped.covariance).min() > -1e-12

@@ -10,6 +10,8 @@ from dflash_sim.cli import run
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
+from dflash_sim.profiles.server_levels import FACTORS
+from dflash_sim.profiles.server_levels import LEVELS as LEVEL_NAMES
 
 SHIPPED = Path(dflash_sim.profiles.__path__[0]) / "engines" / "sglang-0.5.14.toml"
 TEXT = SHIPPED.read_text(encoding="utf-8")
@@ -34,7 +36,8 @@ def test_the_shipped_sheet_under_another_name_is_the_same(sheet: Path) -> None:
     assert (mine.defaults, mine.fit, mine.attention) == (ours.defaults, ours.fit, ours.attention)
 
 
-KEYS = re.findall(r"^(\w+) = ", TEXT.partition("[defaults]")[2], re.MULTILINE)
+LEVELS = "[fit.priors.levels"
+KEYS = re.findall(r"^(\w+) = ", TEXT.partition("[defaults]")[2].partition(LEVELS)[0], re.MULTILINE)
 
 
 @pytest.mark.parametrize("key", sorted(set(KEYS) - {"source"}))
@@ -135,3 +138,12 @@ class TestExtends:
 def write(folder: Path, name: str, text: str) -> None:
     (folder / "engines").mkdir(exist_ok=True)
     (folder / "engines" / f"{name}.toml").write_text(text + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("level", LEVEL_NAMES)
+def test_every_level_of_every_factor_has_a_prior(sheet: Path, factor: str, level: str) -> None:
+    head, table, rest = TEXT.partition(f"[fit.priors.levels.{factor}]")
+    text = head + table + re.sub(rf"^{level} = .*\n", "", rest, count=1, flags=re.MULTILINE)
+    with pytest.raises(UsageError, match=rf"levels\.{factor} lacks '{level}'; add it"):
+        load(sheet, text)

@@ -12,9 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from dflash_sim.calibrate.fit import gaussian as linear
+from dflash_sim.calibrate.fit import prior as prior_of_fit
 from dflash_sim.calibrate.fit.fit import Fit, fit, solve
 from dflash_sim.calibrate.fit.identifiability import open_directions
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
+from dflash_sim.calibrate.fit.prior import Prior
 from dflash_sim.calibrate.fit.rows import ACCEPT_LENGTH, THROUGHPUT, Row, rows_of, unknowns
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.cli import run
@@ -26,11 +28,13 @@ from dflash_sim.profiles.calibration import (
 )
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.server_levels import FACTORS
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.slopes import METRICS
 from dflash_sim.studies.compare.fit_page import outliers, remarks, unsettled
 
+ENGINE = load_engine("sglang-0.5.14")
 DATA = Path(__file__).parents[2] / "data/readers"
 Z90 = 1.645
 Floats = npt.NDArray[np.float64]
@@ -60,7 +64,9 @@ PLACES: list[Fields] = [s | {"dataset": d} for s in SETTINGS for d in ("gsm8k", 
 SETTING = np.repeat(np.arange(len(SETTINGS)), 3)
 CONC = np.array([place["conc"] for place in PLACES])
 SDS = np.array([0.05, 0.25, 0.5, 0.7, 0.25, 1.0])
-UNKNOWN = tuple(Parameter("constant", f"k{i}", "log", 0.0, sd) for i, sd in enumerate(SDS))
+UNKNOWN = Prior.independent(
+    [Parameter("constant", f"k{i}", "log", 0.0, sd) for i, sd in enumerate(SDS)]
+)
 TAUGHT = [1.0, 0.3, 0.2, 0.1, 0.3, 0.05]
 
 
@@ -117,7 +123,7 @@ def right() -> list[tuple[Floats, Fit]]:
 def undefended(rows: list[Row], without: Fit) -> Floats:
     """How far outliers drag constants that take every row for what it says."""
     problem = linear.Problem(rows, UNKNOWN)
-    line = linear.Linear(problem, problem.prior, 0 * problem.y, LINES.matrix)
+    line = linear.Linear(problem, problem.prior.mean, 0 * problem.y, LINES.matrix)
     mean, _ = line.posterior(linear.Spread(without.calibration.discrepancy, 0 * problem.y))
     return np.abs(mean - without.calibration.mean)
 
@@ -175,7 +181,7 @@ class TestStraightLines:
         problem = linear.Problem(rows, UNKNOWN)
         slack = np.zeros(len(rows))
         spread = linear.Spread(found.calibration.discrepancy, slack)
-        line = linear.Linear(problem, problem.prior, slack, LINES.matrix)
+        line = linear.Linear(problem, problem.prior.mean, slack, LINES.matrix)
         i, others = 11, [k for k in range(len(rows)) if k != 11]
         total = line.covariance(spread)
         gain = np.linalg.solve(total[np.ix_(others, others)], total[others, i])
@@ -187,7 +193,7 @@ class TestStraightLines:
     def test_what_is_not_told_apart(self) -> None:
         """Two constants with the same slopes: their difference stays as it was."""
         lines = Lines(LINES.matrix[:, [0, 0, 1]])
-        three = tuple(Parameter("constant", name, "log", 0.0, 0.3) for name in "abc")
+        three = Prior.independent([Parameter("constant", n, "log", 0.0, 0.3) for n in "abc"])
         found = solve(draw([9])[1], three, lines)
         (direction,) = open_directions(found.calibration)
         (one, first), (other, second) = direction.parts
@@ -264,7 +270,7 @@ def measure(engine: EngineSheet, x: Floats | None = None, *, noise: float = EXAC
     """What a server of this model would show, with ``noise`` as the error it is given."""
     rows, refused = rows_of(observed([1.0] * len(places())), small_engine())
     assert not refused
-    parameters = unknowns(rows, small_engine())
+    parameters = unknowns(rows, small_engine(), at_home=False)
     x = np.array([p.prior for p in parameters]) if x is None else x
     with Evaluator(rows, engine, parameters, jobs=1) as price:
         seen = price.answers(x)[:, THROUGHPUT]
@@ -283,10 +289,10 @@ def measure(engine: EngineSheet, x: Floats | None = None, *, noise: float = EXAC
 class TestSimulator:
     def test_known_constants_come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without noise, of a model known to be right, from a prior sd away each."""
-        monkeypatch.setattr(linear, "_DISCREPANCY", 1e-6)
+        monkeypatch.setattr(prior_of_fit, "_USUAL", (1e-6, 1e-6, 1.0))
         engine = small_engine()
         rows = measure(engine)
-        parameters = unknowns(rows, engine)
+        parameters = unknowns(rows, engine, at_home=False)
         assert [p.key for p in parameters] == list(FREE)
         prior = np.array([p.prior for p in parameters])
         sds = np.array([p.sd for p in parameters])
@@ -315,11 +321,12 @@ class TestSimulator:
         assert one.steps == two.steps
 
     def test_the_engine_s_own_version_is_no_other_build(self) -> None:
-        builds = [None, "0.5.13", "2026-06", "0.5.14"]
+        builds = [None, "0.5.14", "2026-06", "my branch"]
         same = [replace(o, build=b) for o, b in zip(observed([1.0] * 18), builds, strict=False)]
         rows, _ = rows_of(same, load_engine("sglang-0.5.14"))
-        assert [row.scenario.build for row in rows] == [None, None, None, "0.5.14"]
-        assert [p.name for p in rows[3].own] == ["build:0.5.14"]
+        assert [row.scenario.build for row in rows] == [None, None, None, "my branch"]
+        assert [row.elsewhere for row in rows] == [False, False, False, True]
+        assert "time:build=my branch" in [p.name for p in rows[3].own]
 
     def test_fixed_lengths_have_an_acceptance_to_fit(self) -> None:
         """No data set is named, so what the server logged says how many drafts it accepted."""
@@ -328,7 +335,7 @@ class TestSimulator:
         metrics = {"output_throughput": 900.0, "accept_length_cycle": 3.1}
         seen = Observation(row="t.csv:2", source="T", fields=place, metrics=metrics)
         ((row,), _) = rows_of([seen], load_engine("sglang-0.5.14"))
-        assert [p.kind for p in row.own] == ["rejection", "decay"]
+        assert [p.kind for p in row.own if p.kind not in FACTORS] == ["rejection", "decay"]
         assert row.logs[ACCEPT_LENGTH] == pytest.approx(np.log(3.1))
         found = fit([row], engine=small_engine(), name="t").calibration
         where = "rejection:qwen3-8b/dflash/no data set"
@@ -390,10 +397,11 @@ class TestFiles:
     def test_another_engine_is_refused(self, found: Calibration, tmp_path: Path) -> None:
         path = tmp_path / "c.toml"
         path.write_text(found.to_toml(), encoding="utf-8")
-        with pytest.raises(UsageError, match=r"give --engine sglang-0\.5\.13"):
-            load_calibration(str(path), "sglang-9")
+        elsewhere = replace(ENGINE, name="sglang-9", fit=replace(ENGINE.fit, home={}))
+        with pytest.raises(UsageError, match=r"give --engine sglang-0\.5\.14"):
+            load_calibration(str(path), elsewhere)
         with pytest.raises(UsageError, match="make one with"):
-            load_calibration(str(tmp_path / "none.toml"), "sglang-0.5.14")
+            load_calibration(str(tmp_path / "none.toml"), ENGINE)
 
 
 class TestPage:
@@ -412,7 +420,7 @@ class TestPage:
 
     def test_what_trades_off_is_signed(self) -> None:
         """Two constants with the same slopes: one up, the other down."""
-        two = tuple(Parameter("constant", name, "log", 0.0, 3.0) for name in "ab")
+        two = Prior.independent([Parameter("constant", n, "log", 0.0, 3.0) for n in "ab"])
         found = solve(draw([14])[1], two, Lines(LINES.matrix[:, [0, 0]]))
         table = unsettled(found)
         assert [words for words, _ in table.rows] == ["a - b", "a - b"]
