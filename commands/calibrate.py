@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ROWS = "Rows"
 _SHOWN = 10  # reasons that are listed
 _INTERRUPTED = 130
+_UNSURE = 4  # there is an answer, and a reason to doubt it
 
 app = typer.Typer(no_args_is_help=True, add_help_option=False)
 app.command()(measure)
@@ -137,6 +138,12 @@ def fit(
         raise typer.Exit(_INTERRUPTED) from None
     deliver(found.calibration.to_toml(), output)
     deliver(page(found, chosen) if shape == "table" else as_text([summary(found, chosen)], shape))
+    if not found.converged:
+        tell(
+            "the calibration was written, but the fit does not follow all of its rows: see NOT "
+            "FOLLOWED or NOT CONVERGED on its page"
+        )
+        raise typer.Exit(_UNSURE)
 
 
 def _tell(chosen: "Chosen") -> None:

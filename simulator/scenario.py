@@ -7,7 +7,7 @@ DFlash with the overlap scheduler, HumanEval with thinking and 4,096 new tokens 
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -21,10 +21,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from dflash_sim.profiles.engine_sheet import HOME, load_engine
+from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.load import find_sheet
 from dflash_sim.profiles.precision import PRECISIONS, Precision
 from dflash_sim.simulator.cost.cycle import Method
-from dflash_sim.simulator.cost.methods import method_of
+from dflash_sim.simulator.cost.methods import method_of, spellings
 
 # What only some methods take, or none but speculation has.
 ONLY_SOME = ("block", "steps", "draft_model", "window", "acceptance")
@@ -103,7 +106,7 @@ class Scenario(BaseModel):
         description="verify width: fixed (the block), ema, table:[[1,8,15],[9,64,7]], confidence "
         "or oracle",
     )
-    engine: str = Field("sglang-0.5.14", description="engine sheet")
+    engine: str = Field(HOME, description="engine sheet, or a version or date of SGLang")
     calibration: str = Field(
         "shipped", description="fitted constants: shipped, none, or a file of calibrate fit"
     )
@@ -170,7 +173,7 @@ class Scenario(BaseModel):
             filled["dataset"] = None
         if data.get("conc") is None and data.get("rate") is None:
             filled["conc"] = 1
-        return filled
+        return filled | _release(filled)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scenario":
@@ -222,6 +225,36 @@ class Scenario(BaseModel):
             return cls(**fields)
         except ValidationError as error:
             raise UsageError(_one_line(error, cls)) from None
+
+
+def _release(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine sheet of a build, and how that release runs a method when nobody says otherwise.
+
+    A build that names another release than its sheet's stays named, so that results say so.
+    """
+    engine, build = data.get("engine"), data.get("build")
+    if not isinstance(engine or "", str) or not isinstance(build or "", str):
+        return {}  # not a name: the field's own check says so
+    if engine is None and build is not None:
+        match = match_engine(build)
+        engine = match.engine if match else None
+    if engine in (None, HOME):
+        return {}
+    found = {"engine": engine}
+    if find_sheet("engines", engine, ".toml") is None and (match := match_engine(engine)):
+        found = {"engine": match.engine} | ({} if match.exact or build else {"build": engine})
+    method = spellings().get(str(data.get("method", "dflash")).strip().casefold())
+    if data.get("engine_mode") is None and method is not None:
+        sheet = load_engine(found["engine"])
+        mode = sheet.modes[method_of(method).drafts]
+        if not mode:
+            msg = (
+                f"{sheet.title} has no {method_of(method).algorithm or method}; say how its worker "
+                "would run it with --engine-mode v1, v2-sync or v2, or name a later --engine"
+            )
+            raise ValueError(msg)
+        found["engine_mode"] = mode
+    return found
 
 
 def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:

@@ -22,6 +22,7 @@ from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.prior import Prior, prior_of
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT, Pattern, patterns
 from dflash_sim.calibrate.fit.rows import Row, refuse_tests
+from dflash_sim.calibrate.fit.verdict import Stray, strays
 from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
@@ -80,8 +81,10 @@ class Fit:
         Rows that lie far out, the worst first.
     patterns
         Of what is left over, by factor, the least likely first.
-    converged
-        Whether little was left to go.
+    strays
+        What of its own rows it does not follow within their noise, the furthest first.
+    settled
+        True if little was left to go.
     steps
         What each step had to go, in posterior standard deviations of the parameter furthest off.
     """
@@ -93,8 +96,14 @@ class Fit:
     pulls: Floats
     discounted: tuple[Outlier, ...]
     patterns: tuple[Pattern, ...]
-    converged: bool
+    strays: tuple[Stray, ...]
+    settled: bool
     steps: tuple[float, ...]
+
+    @property
+    def converged(self) -> bool:
+        """Return True if it came to rest where its own rows are reached within their noise."""
+        return self.settled and not self.strays
 
     @property
     def outliers(self) -> list[tuple[Row, float]]:
@@ -223,7 +232,8 @@ def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[floa
         )
         for i in far
     )
-    converged = steps[-1] < _CONVERGED
+    settled = steps[-1] < _CONVERGED
+    stray = strays(problem, line.f)
     found = Calibration(
         name="",
         engine="",
@@ -233,7 +243,7 @@ def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[floa
         discrepancy=spread.discrepancy,
         rows=tuple(row.observation.row for row in problem.rows),
         about={
-            "converged": converged,
+            "converged": settled and not stray,
             "outliers": list(dict.fromkeys(o.row.observation.row for o in discounted)),
         },
     )
@@ -245,6 +255,7 @@ def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[floa
         pulls=(-away / sd)[:n],
         discounted=discounted,
         patterns=tuple(patterns(problem.rows, line, spread)),
-        converged=converged,
+        strays=stray,
+        settled=settled,
         steps=steps,
     )

@@ -8,6 +8,7 @@ import numpy as np
 from dflash_sim.calibrate.fit.fit import Fit
 from dflash_sim.calibrate.fit.identifiability import open_directions
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT
+from dflash_sim.calibrate.fit.verdict import misread
 from dflash_sim.profiles.calibration import Calibration, Parameter
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.server_levels import FACTORS
@@ -154,8 +155,25 @@ def remarks(fit: Fit) -> Iterator[str]:
         looked = ", ".join(p.factor for p in fit.patterns)
         yield f"no pattern is left over by {looked} (each at {percent(SUSPECT)})"
     to_go = f"{fit.steps[-1]:.2f} standard deviations to go after {len(fit.steps) - 1} steps"
-    rough = "" if fit.converged else ". Take the constants as rough"
-    yield f"{'converged' if fit.converged else 'NOT CONVERGED'}: {to_go}{rough}"
+    if not fit.settled:
+        yield f"NOT CONVERGED: {to_go}. Take the constants as rough"
+    elif fit.converged:
+        yield f"converged: every row is reached within its noise; {to_go}"
+    else:
+        yield from _unfollowed(fit)
+
+
+def _unfollowed(fit: Fit) -> Iterator[str]:
+    """Say which rows the fit cannot follow, by how much, and what may be misread about them."""
+    rows = dict.fromkeys(s.row.observation.row for s in fit.strays)
+    yield f"NOT FOLLOWED: {len(rows)} of {len(fit.rows)} rows stay off by more than noise explains:"
+    for s in fit.strays[:_MOST]:
+        yield f"  {s.row.name}: {s.metric} {signed(s.error)}, noise +-{percent(s.noise)}"
+    if len(fit.strays) > _MOST:
+        yield f"  and {len(fit.strays) - _MOST} more"
+    for words in misread(fit.strays, fit.rows):
+        yield f"  perhaps misread: {words}"
+    yield '  "dflash-sim compare" takes a single row apart; --fit-on leaves rows out'
 
 
 def summary(fit: Fit, chosen: Chosen) -> dict[str, Any]:
@@ -195,6 +213,10 @@ def summary(fit: Fit, chosen: Chosen) -> dict[str, Any]:
         "patterns": [vars(p) for p in fit.patterns],
         "undetermined": [list(pair) for pair in fit.undetermined],
         "converged": fit.converged,
+        "not_followed": [
+            {"row": s.row.observation.row, "metric": s.metric, "error": s.error, "noise": s.noise}
+            for s in fit.strays
+        ],
         "steps": list(fit.steps),
     }
 
