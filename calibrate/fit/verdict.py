@@ -1,4 +1,4 @@
-"""Whether a fit follows its own rows: those that it does not, and what may be misread about them."""
+"""Rows that their own fit does not follow, and what may be misread about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from dflash_sim.simulator.slopes import METRICS
 
 Floats = npt.NDArray[np.float64]
 
-_Z90 = 1.645
+_Z90, _OUT = 1.645, 0.1  # two-sided 90 % point of the normal law, and the share beyond it
+_FAR = 2.0  # bands
 _CONDITIONS = ("conc", "rate", "isl", "osl", "dataset", "method", "tp", "gpu", "model")
 
 
@@ -39,15 +40,21 @@ class Stray:
 def strays(problem: Problem, answers: Floats) -> tuple[Stray, ...]:
     """Entries that lie further from the fit than noise explains, the furthest first.
 
+    One in ten lies outside its band of 90 % by chance: those count where there are more of them
+    than chance leaves, or where they lie twice as far out.
+
     Parameters
     ----------
     answers
         Logs of what is predicted, in the order of the problem's entries.
     """
-    own = problem.prior.discrepancy[1]
+    own = np.hypot(*problem.prior.discrepancy[:2])
     band = _Z90 * np.sqrt(problem.noise**2 + (own * np.abs(problem.sign)) ** 2)
     away = answers - problem.y
-    far = [i for i in np.argsort(-np.abs(away) / band) if abs(away[i]) > band[i]]
+    out = np.abs(away) / band
+    by_chance = _OUT * len(out) + _Z90 * np.sqrt(_OUT * (1 - _OUT) * len(out))
+    least = 1.0 if (out > 1).sum() > by_chance else _FAR
+    far = [i for i in np.argsort(-out) if out[i] > least]
     return tuple(
         Stray(
             row=problem.rows[problem.index[i][0]],

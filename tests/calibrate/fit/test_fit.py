@@ -134,7 +134,8 @@ class TestStraightLines:
         inside = (away < Z90).mean(axis=0)
         assert all(0.80 < share < 0.97 for share in inside)
         assert 0.84 < inside.mean() < 0.94
-        assert all(f.converged for _, f in right)
+        assert all(f.settled for _, f in right)
+        assert np.mean([f.converged for _, f in right]) > 0.9  # few call a right model wrong
 
     def test_discrepancy_comes_back(self, right: list[tuple[Floats, Fit]]) -> None:
         shared, own = np.mean([f.calibration.discrepancy for _, f in right], axis=0)
@@ -468,7 +469,8 @@ class TestCommand:
         bench, out = DATA / "sglang_bench_serving" / "runs.jsonl", tmp_path / "mine.toml"
         words = ("calibrate", "fit", bench, "-o", out, "--jobs", "1", "--format", "table")
         code, page, told = answer(*words)
-        assert code == 0
+        assert code == 4  # one of its rows was made up, and no server is like that
+        assert "NOT FOLLOWED" in page
         assert "3 rows read: 3 used, 0 refused by the reader, 0 by the fit" in told
         assert "not in the files, so assumed (rows): gpu (1)" in told
         for text in ("mine: 3 rows fitted", "table_factor", "not an accuracy", "discrepancy"):
