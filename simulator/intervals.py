@@ -148,7 +148,11 @@ def intervals(
     extra = unmodelled(setup)
     out = {}
     for metric in METRICS:
-        if metric in UNJUDGED or metric.startswith("median") or (metric == "accept_length" and not setup.speculative):
+        if (
+            metric in UNJUDGED
+            or metric.startswith("median")
+            or (metric == "accept_length" and not setup.speculative)
+        ):
             continue
         beyond = 0.0 if metric == "accept_length" else extra
         variance = own.variance(metric) + beyond + _scatter(runs, metric)

@@ -36,7 +36,6 @@ COVERED = {
         "studies/compare: fit_page fit_question",
     ],
     "calibrate/fit/test_held_out": [
-        "servers",
         "commands: validate",
         "studies/compare: validate_question validation_report validation_tables",
         "studies/published: fit_tables",
