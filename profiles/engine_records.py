@@ -28,6 +28,22 @@ class MemoryClass:
 
 
 @dataclass(frozen=True)
+class Logits:
+    """How logits of a verification, which lie on all ranks, become tokens.
+
+    Parameters
+    ----------
+    gathered
+        True if all of them are gathered first.
+    source
+        Where that is written.
+    """
+
+    gathered: bool
+    source: str
+
+
+@dataclass(frozen=True)
 class Defaults:
     """Defaults of the engine where nobody says otherwise, by the names of its flags.
 
@@ -60,6 +76,7 @@ class Defaults:
     max_requests: int
     requests_per_client: int
     source: str
+    logits: Logits
     outside_static: OutsideStatic
     page_size_by_backend: Mapping[str, int]
     by_memory: tuple[MemoryClass, ...]

@@ -116,6 +116,7 @@ class _Sheet:
     fit: FitSheet
     docker: str = ""
     extends: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 def load_engine(name: str) -> EngineSheet:

@@ -171,6 +171,7 @@ class Setup:
                 window=self.window,
                 chain_kernels=round(self.engine["chain_step_kernels"]),
                 precision=s.precision,
+                gathers_logits=self.engine.defaults.logits.gathered,
             ),
             cost=CostModel(
                 self.device,

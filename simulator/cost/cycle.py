@@ -129,6 +129,8 @@ class Cycle:
         Committed tokens that draft attention sees (``--speculative-draft-window-size``).
     chain_kernels
         Small kernels per step of a sequential draft: SGLang's ``select_top_k_tokens``.
+    gathers_logits
+        True if verification gathers all logits over the ranks before it takes their maximum.
     """
 
     method: Method
@@ -139,10 +141,17 @@ class Cycle:
     window: int | None = None
     chain_kernels: int = 0
     precision: Precision = BF16
+    gathers_logits: bool = True
 
     def target(self, size: Rows) -> list[AnyCall]:
         """The target's forward pass with its head."""
-        return passes.target_forward(self.model, tp=self.tp, size=size, precision=self.precision)
+        return passes.target_forward(
+            self.model,
+            tp=self.tp,
+            size=size,
+            precision=self.precision,
+            gathered=self.gathers_logits or size.rows == 1 or size.prefill,
+        )
 
     def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
         """Phases of one cycle of ``requests`` running requests with ``ctx`` cached tokens each."""

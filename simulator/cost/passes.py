@@ -46,22 +46,36 @@ def embedding(
 
 
 def target_head(
-    model: ModelShape, *, tp: int, tokens: int, precision: Precision = BF16
+    model: ModelShape,
+    *,
+    tp: int,
+    tokens: int,
+    precision: Precision = BF16,
+    gathered: bool = True,
 ) -> list[AnyCall]:
-    """Final norm, vocabulary-parallel lm_head, gather of all logits, fp32 copy, argmax."""
+    """Final norm, vocabulary-parallel lm_head, gather of all logits, fp32 copy, argmax.
+
+    Where logits are not ``gathered``, each rank finds the maximum of its share, and hands on that.
+    """
     k = Kernels(precision, tp)
-    logits = float(tokens * model.vocab)
+    logits = float(tokens * model.vocab) / (1 if gathered else tp)
     calls = [
         k.norm("final_norm", tokens, model.hidden),
         k.gemm("lm_head", tokens, model.vocab // tp, model.hidden),
         Call(Elementwise("logits_cast", (k.value + bytes_of(LOGITS)) * logits), 1),
         Call(Elementwise("argmax", bytes_of(LOGITS) * logits, "vocab"), 1),
     ]
-    return calls + k.gather("logits_all_gather", k.value * logits)
+    handed_on = k.value * logits if gathered else 2 * bytes_of(LOGITS) * float(tokens * tp)
+    return calls + k.gather("logits_all_gather", handed_on)
 
 
 def target_forward(
-    model: ModelShape, *, tp: int, size: Rows, precision: Precision = BF16
+    model: ModelShape,
+    *,
+    tp: int,
+    size: Rows,
+    precision: Precision = BF16,
+    gathered: bool = True,
 ) -> list[AnyCall]:
     """The target model on decode, verify or prefill rows, with its head.
 
@@ -73,7 +87,9 @@ def target_forward(
             layer, hidden=model.hidden, tp=tp, size=size, count=count, precision=precision
         )
     head_rows = size.requests if size.prefill else size.tokens
-    return calls + target_head(model, tp=tp, tokens=head_rows, precision=precision)
+    return calls + target_head(
+        model, tp=tp, tokens=head_rows, precision=precision, gathered=gathered
+    )
 
 
 def draft_block(
