@@ -12,7 +12,7 @@ from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import searching
 from dflash_sim.profiles.presets import load_preset, refuse_other_keys
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.studies.ask.names import our_name
+from dflash_sim.studies.ask.names import OPPOSITES, our_name
 from dflash_sim.studies.ask.question import Given, Layer, ask
 
 Whole: TypeAlias = int | str | Iterable[int | None]
@@ -52,6 +52,11 @@ class Question(TypedDict, total=False):
     page_size: Whole
     min_free_slots_delay: Whole
     radix_cache: Truth
+    mamba_radix_cache_strategy: Word
+    mamba_ssm_dtype: Word
+    mamba_full_memory_ratio: Real
+    max_mamba_cache_size: Whole
+    linear_attn_decode_backend: Word
     dataset: Word
     thinking: Truth
     isl: Whole
@@ -168,8 +173,10 @@ def _configured(config: Config) -> Mapping[str, Any]:
 def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return plain values by our names of the fields."""
     found: dict[str, Any] = {}
-    for name, value in given.items():
-        field = our_name(name)
+    for name, said in given.items():
+        field, value = our_name(name), said
+        if name in OPPOSITES and isinstance(said, bool):
+            field, value = OPPOSITES[name], not said
         if field not in Scenario.model_fields:
             raise unknown(kind="keyword", value=name, allowed=[*Scenario.model_fields, *START])
         if field in found:

@@ -16,6 +16,7 @@ from dflash_sim.studies.explain.explain import Explanation as Found
 from dflash_sim.studies.explain.explain import explain, simulations, to_json
 from dflash_sim.studies.explain.page import explanation_page
 from dflash_sim.studies.explain.phase import phase_detail, phase_rows
+from dflash_sim.studies.predict.memory import memory_steps
 from dflash_sim.studies.predict.page import present
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.titles import effective, title
@@ -65,6 +66,18 @@ class Result(RowView, Paged):
     def evidence(self) -> dict[str, float]:
         """Shares of the simulated time: measured, fitted, roofline and assumed [1]."""
         return dict(self.row["source_share"])
+
+    @property
+    def memory(self) -> "pd.DataFrame":
+        """Say step by step how the memory of a GPU is divided: ``predict --memory``.
+
+        The columns are ``step``, ``size`` with its unit, and ``how`` it came about. Single figures
+        are attributes as well, such as ``r.max_running_requests`` and ``r.kv_tokens``.
+        """
+        from dflash_sim.api.frames import table
+
+        steps = memory_steps(self.prediction.setup)
+        return table([dict(zip(("step", "size", "how"), step, strict=True)) for step in steps])
 
     @property
     def baseline(self) -> "Result | None":

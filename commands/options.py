@@ -63,6 +63,20 @@ def methods(*, real: bool = False) -> list[str]:
     return [name for name, method in METHODS.items() if method.own_engine or not real]
 
 
+def cache_strategies() -> Iterable[str]:
+    """Names of the strategies of a hybrid model's prefix cache."""
+    from dflash_sim.profiles.memory_rules import STRATEGIES
+
+    return STRATEGIES
+
+
+def state_formats() -> Iterable[str]:
+    """Formats of recurrent states."""
+    from dflash_sim.profiles.precision import STATE_DTYPES
+
+    return STATE_DTYPES
+
+
 MODES = ("v1", "v2-sync", "v2")
 FORMATS = ("table", "json", "jsonl", "csv")
 SIMULATORS = ("auto", "leap", "event")

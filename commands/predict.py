@@ -21,6 +21,7 @@ from dflash_sim.commands.options import (
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
 
 if TYPE_CHECKING:
+    from dflash_sim.simulator.scenario import Scenario
     from dflash_sim.studies.ask.answers import Answer
     from dflash_sim.studies.ask.question import Given
 
@@ -42,6 +43,12 @@ def predict(
     brief: Annotated[
         bool, option(OUTPUT, "A short answer; for one scenario", "--brief", metavar="")
     ] = False,
+    memory: Annotated[
+        bool,
+        option(
+            OUTPUT, "Show how memory is divided, in place of a prediction", "--memory", metavar=""
+        ),
+    ] = False,
     tag: Annotated[Str, option(OUTPUT, "Label of the rows")] = None,
     form: Format = None,
     output: Output = None,
@@ -52,6 +59,7 @@ def predict(
     A RANGE is a number, a list 1,2,4, or 1-32:x2 (times two), 8-16:4 (steps of four), 1-8.
     Several values make a table, one line per combination. SGLang's own flag names work too.
     """
+    from dflash_sim.profiles.errors import UsageError
     from dflash_sim.studies.ask.answers import answers, check_options
     from dflash_sim.studies.ask.question import as_yaml, scenarios
     from dflash_sim.studies.show.files import check_writable, chosen_format
@@ -60,6 +68,9 @@ def predict(
     check_options(simulator, interval)
     if output == Path("-"):
         output = None
+    if brief and memory:
+        msg = "--brief and --memory are two pages; leave one of them out."
+        raise UsageError(msg)
     if brief and form is None and not (output and output.suffix):
         form = "table"
     shape = chosen_format(form, output)
@@ -71,6 +82,9 @@ def predict(
         _check_brief(shape, len(points))
     if print_config:
         deliver(as_yaml(asked), output)
+        return
+    if memory:
+        _memory(points, shape, output)
         return
     with Progress(sum(point.runs for point in points)) as progress:
         work = answers(
@@ -88,6 +102,31 @@ def predict(
         deliver(as_page(short_page(found[0].result), to_file=output is not None), output)
         return
     _report(found, shape, output, given=asked, tag=tag)
+
+
+def _memory(points: "Sequence[Scenario]", shape: str, output: Path | None) -> None:
+    """Print how each scenario divides the memory of a GPU; nothing is simulated."""
+    from dflash_sim.profiles.errors import InfeasibleError
+    from dflash_sim.simulator.setup import resolve
+    from dflash_sim.studies.predict.memory import memory_page, memory_row
+    from dflash_sim.studies.show.files import as_text
+    from dflash_sim.studies.show.terminal import as_page, deliver
+
+    setups, failed = [], []
+    for point in points:
+        try:
+            setups.append(resolve(point))
+        except InfeasibleError as error:
+            failed.append(error)
+    if not setups:
+        raise failed[0]
+    if shape == "table":
+        pages = [as_page(memory_page(setup), to_file=output is not None) for setup in setups]
+        deliver("\n".join(pages), output)
+    else:
+        deliver(as_text([memory_row(setup) for setup in setups], shape), output)
+    if failed:
+        warn(f"{len(failed)} of {len(points)} scenarios do not fit: {failed[0]}")
 
 
 def _check_brief(shape: str, points: int) -> None:

@@ -16,11 +16,13 @@ from dflash_sim.commands.options import (
     Bool,
     Profiles,
     Str,
+    cache_strategies,
     completer,
     methods,
     number,
     option,
     sheets,
+    state_formats,
     swept,
     use_profiles,
     warn,
@@ -81,7 +83,37 @@ class ScenarioOptions:
     min_free_slots_delay: Annotated[
         Str, number(ENGINE, "Hold prefills until so many slots are free")
     ]
-    radix_cache: Annotated[Bool, option(ENGINE, "Prefix cache", metavar="")]
+    radix_cache: Annotated[
+        Bool,
+        option(
+            ENGINE,
+            "Prefix cache",
+            "--radix-cache/--no-radix-cache",
+            " /--disable-radix-cache",
+            metavar="",
+        ),
+    ]
+    mamba_radix_cache_strategy: Annotated[
+        Str,
+        option(
+            ENGINE,
+            "Prefix cache of hybrid models: auto, extra_buffer, extra_buffer_lazy, no_buffer",
+            autocompletion=completer(cache_strategies),
+        ),
+    ]
+    mamba_ssm_dtype: Annotated[
+        Str,
+        option(
+            ENGINE,
+            "Recurrent states: float32, bfloat16 or float16",
+            autocompletion=completer(state_formats),
+        ),
+    ]
+    mamba_full_memory_ratio: Annotated[Str, number(ENGINE, "Recurrent states over KV cache")]
+    max_mamba_cache_size: Annotated[Str, number(ENGINE, "Slots for recurrent states")]
+    linear_attn_decode_backend: Annotated[
+        Str, option(ENGINE, "Kernels of recurrent states: triton, flashinfer, ...")
+    ]
     conc: Annotated[Str, swept(WORKLOAD, "Requests in flight (closed loop)")]
     dataset: Annotated[Str, swept(WORKLOAD, "Prompts and answers", sheets("datasets"))]
     thinking: Annotated[Bool, option(WORKLOAD, "Mode of the answers", metavar="")]

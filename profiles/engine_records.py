@@ -3,28 +3,32 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class OutsideStatic:
-    """Memory that SGLang leaves outside weights and caches [MiB], by its own formula."""
-
-    base: float
-    per_chunk_token: float
-    least_chunk: int
-    per_tp: float
-    per_graph_request: float
-    least_on_large_gpu: float
-    large_gpu_gib: float
-    source: str
+from dflash_sim.profiles.memory_rules import (
+    MemoryRules,
+    OutsideStatic,
+    StatePoolRules,
+    VisionRule,
+)
 
 
 @dataclass(frozen=True)
 class MemoryClass:
-    """Defaults for GPUs of less than ``below_gib`` of memory [GiB]."""
+    """Defaults for GPUs of less than ``below_gib`` of memory [GiB].
+
+    Parameters
+    ----------
+    cuda_graph_max_bs, cuda_graph_max_bs_tp4
+        Largest captured batch, and that of four ranks or more [request].
+    """
 
     below_gib: float
     chunked_prefill_size: int
     cuda_graph_max_bs: int
+    cuda_graph_max_bs_tp4: int
+
+    def graph_max_bs(self, tp: int) -> int:
+        """Return the largest captured batch of ``tp`` ranks [request]."""
+        return self.cuda_graph_max_bs if tp < 4 else self.cuda_graph_max_bs_tp4
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,6 @@ class Defaults:
     clip_max_new_tokens: int
     min_free_slots_delay: int
     mamba_full_memory_ratio: float
-    mamba_slots_per_request: int
-    mamba_slots_per_request_sync: int
-    mamba_slots_per_request_no_radix: int
     mamba_track_interval: int
     keeps_up_share: float
     weight_share_for_default_tp: float
@@ -78,6 +79,9 @@ class Defaults:
     source: str
     logits: Logits
     outside_static: OutsideStatic
+    vision: VisionRule
+    memory: MemoryRules
+    state_pool: StatePoolRules
     page_size_by_backend: Mapping[str, int]
     by_memory: tuple[MemoryClass, ...]
 
@@ -187,8 +191,9 @@ class FitSheet:
 
 @dataclass(frozen=True)
 class GraphSizes:
-    """Captured batch sizes, as ``[start, stop, step]``."""
+    """Captured batch sizes and prefill tokens, as ``[start, stop, step]``."""
 
     source: str
     spec: tuple[tuple[int, int, int], ...]
     plain: tuple[tuple[int, int, int], ...]
+    prefill: tuple[tuple[int, int, int], ...]

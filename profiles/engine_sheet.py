@@ -20,6 +20,7 @@ from dflash_sim.profiles.engine_records import (
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import read_sheet
 from dflash_sim.profiles.load import find_sheet, sheet_names
+from dflash_sim.profiles.memory_rules import check_memory
 from dflash_sim.profiles.server_levels import FACTORS, LEVELS
 from dflash_sim.profiles.sheets import EVIDENCE, UNITS, Quantity
 from dflash_sim.profiles.typed_table import read_table
@@ -140,6 +141,7 @@ def load_engine(name: str) -> EngineSheet:
         graph_sizes={
             "spec": _sizes(sheet.graph_sizes.spec),
             "plain": _sizes(sheet.graph_sizes.plain),
+            "prefill": _sizes(sheet.graph_sizes.prefill),
         },
         attention=sheet.attention,
         fit=sheet.fit,
@@ -214,14 +216,20 @@ def _check_rest(sheet: _Sheet, path: Path) -> None:
         if isinstance(value, int | float) and value < least:
             msg = f"{path}, defaults, {entry.name} is {value:g}; it must be above 0."
             raise UsageError(msg)
-    sizes = [(row.chunked_prefill_size, row.cuda_graph_max_bs) for row in defaults.by_memory]
-    if not sizes or min(min(pair) for pair in sizes) < 1:
+    sizes = [
+        (row.chunked_prefill_size, row.cuda_graph_max_bs, row.cuda_graph_max_bs_tp4)
+        for row in defaults.by_memory
+    ]
+    if not sizes or min(map(min, sizes)) < 1:
         msg = f"{path}, defaults.by_memory: give classes of GPU memory, each size 1 or more."
         raise UsageError(msg)
     if min(defaults.page_size_by_backend.values(), default=1) < 1:
         msg = f"{path}, defaults.page_size_by_backend: a page holds 1 token or more."
         raise UsageError(msg)
-    for kind in ("spec", "plain"):
+    check_memory(
+        defaults.memory, defaults.state_pool, defaults.outside_static, defaults.vision, str(path)
+    )
+    for kind in ("spec", "plain", "prefill"):
         rows = getattr(sheet.graph_sizes, kind)
         if not rows or any(start < 1 or stop < start or step < 1 for start, stop, step in rows):
             msg = (

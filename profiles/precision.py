@@ -13,6 +13,10 @@ BITS = {
 }
 
 
+# Formats of a recurrent state: SGLang's --mamba-ssm-dtype, the default first.
+STATE_DTYPES = ("float32", "bfloat16", "float16")
+
+
 def bytes_of(dtype: str) -> float:
     """Bytes that one value takes, its share of a scale included."""
     if dtype not in BITS:

@@ -9,6 +9,7 @@ from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.server_levels import OWN, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
+from dflash_sim.simulator.defaults import needs_bfloat16
 from dflash_sim.simulator.memory import MemoryPlan
 from dflash_sim.simulator.scenario import Scenario
 
@@ -44,6 +45,17 @@ def cautions(
         out.append(
             f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
             f"({memory.cap_cause}); the rest wait"
+        )
+    if needs_bfloat16(s, device, engine, model) and s.mamba_ssm_dtype is None:
+        out.append(
+            f"{device.name}: --linear-attn-decode-backend flashinfer takes recurrent states in "
+            "bfloat16 alone there, and SGLang asks for --mamba-ssm-dtype bfloat16; "
+            "predicted with it"
+        )
+    if memory.strategy == "no_buffer" and s.engine_mode == "v2":
+        out.append(
+            "with the prefix-cache strategy no_buffer SGLang turns the overlap scheduler off; "
+            "--engine-mode v2-sync predicts that"
         )
     if new := unconfirmed(server, calibration):
         sds = engine.fit.priors.levels["time"]

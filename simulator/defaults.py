@@ -1,14 +1,19 @@
 """Fill in what a scenario leaves open, as SGLang does: parallelism, widths, backend, limits."""
 
+from dataclasses import replace
+
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
 from dflash_sim.profiles.load import load_device, names
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
+from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.sheets import Device, Node
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.engine.scheduler import Limits
-from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, default_mem_fraction
+from dflash_sim.simulator.memory import TP_SIZES, Launch, MemoryPlan
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.state_pool import NO_RADIX, cache_strategy
+from dflash_sim.simulator.static_share import StaticShare, default_share
 
 
 def verify_rows(s: Scenario, drafter: Drafter) -> int:
@@ -48,18 +53,122 @@ def default_backend(device: Device, engine: EngineSheet) -> str:
     return engine.attention.default(device.name)
 
 
+def page_of(s: Scenario, engine: EngineSheet, backend: str) -> int:
+    """Return the tokens of a KV page: given, or the default of the attention backend."""
+    d = engine.defaults
+    return s.page_size or d.page_size_by_backend.get(backend, d.page_size)
+
+
+def chunk_of(s: Scenario, device: Device, engine: EngineSheet) -> int:
+    """Return the prefill tokens of a step: given, or by the memory of the GPU."""
+    return s.chunked_prefill_size or engine.memory_class(device.mem_bytes).chunked_prefill_size
+
+
+def largest_graph(s: Scenario, device: Device, engine: EngineSheet, tp: int) -> int:
+    """Return the largest captured batch: given, or by the memory of the GPU [request]."""
+    if s.cuda_graph_max_bs is not None:
+        return s.cuda_graph_max_bs
+    d = engine.defaults
+    largest = engine.memory_class(device.mem_bytes).graph_max_bs(tp)
+    requests = s.max_running_requests
+    if requests is None and s.speculation.speculative:
+        requests = d.max_running_requests_spec
+    if d.memory.graphs_capped_by_requests and requests is not None:
+        return min(largest, requests)
+    return largest
+
+
+def share_of(
+    s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, tp: int
+) -> StaticShare:
+    """Return the share of memory for weights and caches: given, or as the engine picks it."""
+    if s.mem_fraction_static is not None:
+        return StaticShare(s.mem_fraction_static)
+    return default_share(
+        device.mem_bytes,
+        engine.defaults,
+        chunk=chunk_of(s, device, engine),
+        graph_max_bs=largest_graph(s, device, engine, tp),
+        prefill_sizes=engine.graph_sizes["prefill"],
+        tp=tp,
+        speculative=s.speculation.speculative,
+        vision=model.vision,
+    )
+
+
+def precision_for(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> Precision:
+    """Return the number formats of a server, with that of its recurrent states.
+
+    Raises
+    ------
+    UsageError
+        The kernels that are named do not take states in the format that is named.
+    """
+    state = s.mamba_ssm_dtype or model.state_dtype
+    if needs_bfloat16(s, device, engine, model):
+        if s.mamba_ssm_dtype not in (None, "bfloat16"):
+            msg = (
+                f"--linear-attn-decode-backend flashinfer on {device.name} takes states in "
+                f"bfloat16 alone, not {s.mamba_ssm_dtype}; give --mamba-ssm-dtype bfloat16, or "
+                "drop the backend."
+            )
+            raise UsageError(msg)
+        state = "bfloat16"
+    return replace(s.precision, state=state)
+
+
+def needs_bfloat16(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> bool:
+    """Return True if the kernels that are named take recurrent states in bfloat16 alone."""
+    if not model.gdn_layers or s.linear_attn_decode_backend != "flashinfer":
+        return False
+    return device.arch in engine.defaults.state_pool.bfloat16_decode
+
+
+def launch_of(
+    s: Scenario, engine: EngineSheet, model: ModelShape, *, tp: int, block: int, page: int
+) -> Launch:
+    """Return the launch flags that decide how memory is divided.
+
+    Raises
+    ------
+    UsageError
+        The release does not start with this strategy of the prefix cache.
+    """
+    speculative, overlap = s.speculation.speculative, s.engine_mode == "v2"
+    strategy = NO_RADIX
+    if model.gdn_layers:
+        strategy = cache_strategy(
+            engine.defaults.state_pool,
+            s.mamba_radix_cache_strategy,
+            radix_cache=s.radix_cache,
+            speculative=speculative,
+            overlap=overlap,
+            page_size=page,
+        )
+    return Launch(
+        tp=tp,
+        speculative=speculative,
+        block=block,
+        overlap=overlap,
+        radix_cache=s.radix_cache,
+        strategy=strategy,
+        requested=s.max_running_requests,
+        full_memory_ratio=s.mamba_full_memory_ratio,
+        cache_slots=s.max_mamba_cache_size,
+        page_size=page,
+    )
+
+
 def limits_of(
     s: Scenario,
     engine: EngineSheet,
     memory: MemoryPlan,
     chunk: int,
-    backend: str,
+    page: int,
     block: int,
-    model: ModelShape,
 ) -> Limits:
     """Return the limits of the scheduler."""
     d = engine.defaults
-    page = s.page_size or d.page_size_by_backend.get(backend, d.page_size)
     if chunk % page:
         msg = (
             f"chunked_prefill_size {chunk} is not a multiple of the {page}-token KV page; "
@@ -132,19 +241,11 @@ def _splits(model: ModelShape, tp: int) -> bool:
 
 
 def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:
-    by_memory = engine.memory_class(device.mem_bytes)
     share = engine.defaults.weight_share_for_default_tp
     for tp in TP_SIZES:
         if not _splits(model, tp):
             continue
-        fraction = s.mem_fraction_static or default_mem_fraction(
-            device,
-            engine.defaults.outside_static,
-            chunk=by_memory.chunked_prefill_size,
-            graph_max_bs=by_memory.cuda_graph_max_bs,
-            tp=tp,
-        )
-        static = fraction * device.mem_bytes
+        static = share_of(s, device, engine, model, tp).mem_fraction * device.mem_bytes
         if model.weight_bytes(tp, s.precision) < share * static:
             return tp
     return TP_SIZES[-1]

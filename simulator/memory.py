@@ -1,40 +1,109 @@
 """Weights, KV and GDN state pools of one GPU -> the request cap and its cause.
 
-Follows SGLang: a static share of GPU memory holds weights, then hybrid models split the rest
-between GDN state slots and KV by ``mamba_full_memory_ratio``; with speculation every running
-request also owns scratch for one recurrent state per verified position.
+Follows SGLang: a static share of what is free before the weights are loaded holds weights and
+caches. Hybrid models give part of it to recurrent states:
+:mod:`~dflash_sim.simulator.state_pool`.
 """
 
 from dataclasses import dataclass
 
-from dflash_sim.profiles.engine_records import Defaults, OutsideStatic
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.profiles.sheets import Device
-from dflash_sim.profiles.units import GIGA, GiB, MiB
+from dflash_sim.profiles.units import GIGA, MiB
 from dflash_sim.simulator.cost.cycle import DraftCache
+from dflash_sim.simulator.state_pool import Demand, StatePool, slots_per_request, state_pool
+from dflash_sim.simulator.static_share import StaticShare
 
 TP_SIZES = (1, 2, 4, 8)
+STATES = "GDN state slots"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The launch flags that decide how memory is divided.
+
+    Parameters
+    ----------
+    block
+        Verify rows per request; 1 without speculation.
+    strategy
+        Of the prefix cache of a hybrid model, by
+        :func:`~dflash_sim.simulator.state_pool.cache_strategy`.
+    requested
+        ``max_running_requests``; None takes the engine's default.
+    full_memory_ratio, cache_slots
+        ``mamba_full_memory_ratio`` [1] and ``max_mamba_cache_size``; None takes the engine's.
+    page_size
+        Tokens of a KV page.
+    """
+
+    tp: int
+    speculative: bool
+    block: int
+    overlap: bool
+    radix_cache: bool
+    strategy: str
+    requested: int | None = None
+    full_memory_ratio: float | None = None
+    cache_slots: int | None = None
+    page_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """Bytes per GPU, and what they allow.
 
-    ``cap_cause`` names what limits ``max_running_requests``.
+    Parameters
+    ----------
+    free_bytes
+        Free before the weights are loaded.
+    static_bytes
+        The share of it for weights and caches.
+    weight_bytes
+        Of the target, its vision tower included.
+    vision_weight_bytes
+        Of that tower alone.
+    draft_weight_bytes, draft_counted
+        Of the drafter, and whether they come off the static share.
+    held_bytes
+        For images, of a multimodal model.
+    kv_bytes_per_token
+        As the engine counts it, with the drafter's.
+    gdn_bytes, scratch_bytes
+        All that recurrent states take, and the scratch of verification within it.
+    state_bytes, state_slots, slots_per_request, strategy
+        One state slot, the slots there are, those of a running request, and the strategy of the
+        prefix cache behind it; zeros and nothing for a model without such states.
+    cap_cause
+        What limits ``max_running_requests``.
     """
 
+    free_bytes: float
     static_bytes: float
     weight_bytes: float
+    vision_weight_bytes: float
     draft_weight_bytes: float
+    draft_counted: bool
+    held_bytes: float
     kv_bytes: float
     kv_bytes_per_token: float
     gdn_bytes: float
+    scratch_bytes: float
+    state_bytes: float
+    state_slots: int
+    slots_per_request: int
+    strategy: str
     kv_tokens: int
     max_running_requests: int
     cap_cause: str
+
+    @property
+    def rest_bytes(self) -> float:
+        """Left of the static share for states and KV cache."""
+        return self.kv_bytes + self.gdn_bytes
 
 
 def plan_memory(
@@ -42,95 +111,109 @@ def plan_memory(
     device: Device,
     engine: EngineSheet,
     model: ModelShape,
-    tp: int,
-    speculative: bool,
-    block: int,
-    overlap: bool,
-    radix_cache: bool,
+    launch: Launch,
     draft: DraftCache,
     precision: Precision = BF16,
-    mem_fraction: float,
-    requested: int | None,
+    share: StaticShare,
 ) -> MemoryPlan:
     """Divide one GPU's memory.
 
     Raises
     ------
     InfeasibleError
-        The weights do not fit; says by how many GB and which TP would.
+        The weights or the states do not fit; says by how many GB, and what would.
     """
-    defaults = engine.defaults
-    static = min(device.mem_bytes * mem_fraction, device.mem_bytes - engine["reserved_memory"])
-    weights = model.weight_bytes(tp, precision)
-    rest = static - weights - draft.weight_bytes
+    rules, tp = engine.defaults.memory, launch.tp
+    free = device.mem_bytes - engine["reserved_memory"]
+    static = free * share.mem_fraction
+    vision = model.vision_weight_bytes(tp, precision)
+    weights = model.weight_bytes(tp, precision) + vision
+    counted = draft.weight_bytes if rules.draft_weights else 0.0
+    held = rules.image_cache * MiB if model.vision else 0.0
+    rest = static - weights - counted - held
     if rest <= 0:
-        raise InfeasibleError(
-            _too_big(device, model, tp, -rest, static, draft.weight_bytes, precision)
-        )
-    gdn = 0.0
-    cap, cause = _default_cap(speculative, requested, defaults)
+        raise InfeasibleError(_too_big(device, model, tp, -rest, static, counted + held, precision))
+    cap, cause = _default_cap(launch, engine)
+    pool, slots, state_bytes = None, 0, 0.0
     if model.gdn_layers:
-        ratio = defaults.mamba_full_memory_ratio
-        gdn = rest * ratio / (1 + ratio)
-        slots = _state_slots(defaults, overlap=overlap, radix_cache=radix_cache)
-        scratch = block * model.gdn_ssm_bytes(precision) / tp if speculative else 0.0
-        by_state = int(gdn // (slots * model.gdn_state_bytes(precision) / tp + scratch))
-        if by_state < cap:
-            cap, cause = by_state, "GDN state slots"
-    per_token = model.kv_bytes(tp, precision) + draft.kv_bytes(tp, precision)
-    kv_tokens = int((rest - gdn) // per_token)
-    by_kv = kv_tokens // (2 * block + 1)
+        state_bytes = model.gdn_state_bytes(precision) / tp
+        pool, slots = _states(rest, state_bytes, launch, engine)
+        if pool.requests < cap:
+            cap, cause = pool.requests, STATES
+        if pool.kv_bytes < 0:
+            raise InfeasibleError(_states_too_big(device, model, launch, pool, rest))
+    kv_bytes = pool.kv_bytes if pool else rest
+    per_token = _kv_bytes(model, draft, tp, precision, rules.draft_kv)
+    kv_tokens = int(kv_bytes // per_token) // launch.page_size * launch.page_size
+    by_kv = kv_tokens // (2 * launch.block + 1)
     if by_kv < cap:
         cap, cause = by_kv, "KV cache"
     if cap < 1:
         msg = (
             f"no room for a single request of {model.name} beside its weights on {device.name} "
-            f"at tp {tp} ({cause}); raise --tp or --mem-fraction-static."
+            f"at tp {tp} ({cause}); raise --tp or --mem-fraction-static{_fewer(launch, cause)}."
         )
         raise InfeasibleError(msg)
     return MemoryPlan(
+        free_bytes=free,
         static_bytes=static,
         weight_bytes=weights,
+        vision_weight_bytes=vision,
         draft_weight_bytes=draft.weight_bytes,
-        kv_bytes=rest - gdn,
+        draft_counted=rules.draft_weights,
+        held_bytes=held,
+        kv_bytes=kv_bytes,
         kv_bytes_per_token=per_token,
-        gdn_bytes=gdn,
+        gdn_bytes=pool.slot_bytes + pool.scratch_bytes if pool else 0.0,
+        scratch_bytes=pool.scratch_bytes if pool else 0.0,
+        state_bytes=state_bytes,
+        state_slots=pool.slots if pool else 0,
+        slots_per_request=slots,
+        strategy=launch.strategy if pool else "",
         kv_tokens=kv_tokens,
         max_running_requests=cap,
         cap_cause=cause,
     )
 
 
-def default_mem_fraction(
-    device: Device, outside: OutsideStatic, *, chunk: int, graph_max_bs: int, tp: int
+def _states(
+    rest: float, state_bytes: float, launch: Launch, engine: EngineSheet
+) -> tuple[StatePool, int]:
+    """The pool of recurrent states, and the slots of a running request."""
+    d = engine.defaults
+    slots = slots_per_request(d.state_pool, launch.strategy, overlap=launch.overlap)
+    requests = launch.requested
+    if requests is None and launch.speculative:
+        requests = d.max_running_requests_spec
+    demand = Demand(
+        state_bytes=state_bytes,
+        rows=launch.block if launch.speculative else 0,
+        requests=requests,
+        slots_per_request=slots,
+        radix_cache=launch.radix_cache,
+        slots=launch.cache_slots,
+        ratio=launch.full_memory_ratio or d.mamba_full_memory_ratio,
+    )
+    rules = d.state_pool
+    return state_pool(rest, demand, formula=rules.formula, spare_slot=rules.spare_slot), slots
+
+
+def _kv_bytes(
+    model: ModelShape, draft: DraftCache, tp: int, precision: Precision, draft_kv: str
 ) -> float:
-    """Share of GPU memory for weights and caches when none is given.
-
-    Parameters
-    ----------
-    chunk
-        Prefill tokens per step.
-    graph_max_bs
-        Largest captured batch.
-    """
-    left = outside.base + outside.per_chunk_token * max(chunk, outside.least_chunk)
-    left += outside.per_tp * tp + outside.per_graph_request * graph_max_bs
-    if device.mem_bytes > outside.large_gpu_gib * GiB:
-        left = max(left, outside.least_on_large_gpu)
-    return float(1 - left * MiB / device.mem_bytes)
+    """KV cache of one token of target and drafter, as the engine counts it [byte]."""
+    own = model.kv_bytes(tp, precision)
+    if draft_kv == "own":
+        return own + draft.kv_bytes(tp, precision)
+    layers = len(model.attention_layers)
+    return own * (layers + len(draft.layers)) / layers
 
 
-def _state_slots(defaults: Defaults, *, overlap: bool, radix_cache: bool) -> int:
-    """GDN state slots per running request: live, and those that feed the prefix cache."""
-    if not radix_cache:
-        return defaults.mamba_slots_per_request_no_radix
-    return defaults.mamba_slots_per_request if overlap else defaults.mamba_slots_per_request_sync
-
-
-def _default_cap(speculative: bool, requested: int | None, defaults: Defaults) -> tuple[int, str]:
-    if requested is not None:
-        return requested, "--max-running-requests"
-    if not speculative:
+def _default_cap(launch: Launch, engine: EngineSheet) -> tuple[int, str]:
+    defaults = engine.defaults
+    if launch.requested is not None:
+        return launch.requested, "--max-running-requests"
+    if not launch.speculative:
         return defaults.max_running_requests_plain, "engine default"
     return defaults.max_running_requests_spec, "engine default with speculation"
 
@@ -141,12 +224,34 @@ def _too_big(
     tp: int,
     short: float,
     static: float,
-    draft: int,
+    beside: float,
     precision: Precision,
 ) -> str:
-    fits = [n for n in TP_SIZES if model.weight_bytes(n, precision) + draft < static and n > tp]
+    def needed(ranks: int) -> float:
+        vision = model.vision_weight_bytes(ranks, precision)
+        return model.weight_bytes(ranks, precision) + vision + beside
+
+    fits = [n for n in TP_SIZES if needed(n) < static and n > tp]
     remedy = f"; --tp {fits[0]} would" if fits else f"; no TP up to {TP_SIZES[-1]} does"
     return (
         f"{model.name} does not fit on {device.name} at tp {tp}: {short / GIGA:.1f} GB short of "
         f"{static / GIGA:.1f} GB static memory per GPU{remedy}."
     )
+
+
+def _states_too_big(
+    device: Device, model: ModelShape, launch: Launch, pool: StatePool, rest: float
+) -> str:
+    needed = (pool.slot_bytes + pool.scratch_bytes) / GIGA
+    return (
+        f"{model.name} on {device.name} at tp {launch.tp}: {pool.slots} state slots"
+        f"{' and the scratch of verification' if pool.scratch_bytes else ''} take {needed:.1f} GB, "
+        f"and {rest / GIGA:.1f} GB are left beside the weights; "
+        f"lower {'--max-mamba-cache-size' if launch.cache_slots else '--max-running-requests'}, "
+        "or give --mamba-ssm-dtype bfloat16."
+    )
+
+
+def _fewer(launch: Launch, cause: str) -> str:
+    """More requests leave less for slots where their scratch is reserved first."""
+    return ", or lower --max-running-requests" if cause == STATES and launch.speculative else ""

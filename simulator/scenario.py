@@ -25,12 +25,14 @@ from dflash_sim.profiles.engine_sheet import HOME, load_engine
 from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.load import find_sheet
-from dflash_sim.profiles.precision import PRECISIONS, Precision
+from dflash_sim.profiles.memory_rules import STRATEGIES
+from dflash_sim.profiles.precision import PRECISIONS, STATE_DTYPES, Precision
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import method_of, spellings
 
 # What only some methods take, or none but speculation has.
 ONLY_SOME = ("block", "steps", "draft_model", "window", "acceptance")
+LINEAR_DECODE = ("triton", "flashinfer", "cutedsl", "helion")  # kernels of recurrent states
 _UNKNOWN = "unknown_name"
 ONLY_SPECULATION = frozenset({*ONLY_SOME, "policy", "engine_mode"})
 
@@ -50,6 +52,18 @@ def _known_method(name: str) -> str:
 
 def _known_precision(name: str) -> str:
     return _known("dtype", name, PRECISIONS)
+
+
+def _known_state(name: str) -> str:
+    return _known("mamba ssm dtype", name, STATE_DTYPES)
+
+
+def _known_strategy(name: str) -> str:
+    return _known("mamba radix cache strategy", name, STRATEGIES)
+
+
+def _known_decode(name: str) -> str:
+    return _known("linear attn decode backend", name, LINEAR_DECODE)
 
 
 def _no_truth(value: Any) -> Any:
@@ -138,6 +152,23 @@ class Scenario(BaseModel):
         description="hold prefills until this many slots are free; default: the engine's",
     )
     radix_cache: bool = Field(True, description="prefix cache")
+    mamba_radix_cache_strategy: Annotated[str, AfterValidator(_known_strategy)] = Field(
+        "auto",
+        description="prefix cache of hybrid models: auto (the engine's choice), extra_buffer, "
+        "extra_buffer_lazy or no_buffer",
+    )
+    mamba_ssm_dtype: Annotated[str, AfterValidator(_known_state)] | None = Field(
+        None, description="format of recurrent states; default: the checkpoint's, mostly float32"
+    )
+    mamba_full_memory_ratio: Positive | None = Field(
+        None, description="recurrent states over KV cache, in bytes; default: the engine's"
+    )
+    max_mamba_cache_size: Count | None = Field(
+        None, description="slots for recurrent states; default: from memory"
+    )
+    linear_attn_decode_backend: Annotated[str, AfterValidator(_known_decode)] | None = Field(
+        None, description="kernels of recurrent states; default: the engine's"
+    )
     dataset: str | None = Field("humaneval", description="workload; None with isl and osl")
     thinking: bool = Field(True, description="thinking mode of the dataset's answers")
     isl: Count | None = Field(None, description="fixed input length [token]")

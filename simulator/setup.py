@@ -15,6 +15,7 @@ from dflash_sim.profiles.load import (
     load_model,
 )
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
+from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.server_levels import Server
 from dflash_sim.profiles.sheets import Dataset, Device, Node
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile, is_profile, load_measured
@@ -26,20 +27,21 @@ from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.defaults import (
     backend_of,
+    chunk_of,
     default_backend,
+    largest_graph,
+    launch_of,
     limits_of,
+    page_of,
     parallel,
+    precision_for,
     roomier,
+    share_of,
     verify_rows,
 )
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.scheduler import Limits
-from dflash_sim.simulator.memory import (
-    TP_SIZES,
-    MemoryPlan,
-    default_mem_fraction,
-    plan_memory,
-)
+from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, plan_memory
 from dflash_sim.simulator.policy.interface import Policy
 from dflash_sim.simulator.policy.parse import parse_policy
 from dflash_sim.simulator.requests.expected import (
@@ -48,6 +50,7 @@ from dflash_sim.simulator.requests.expected import (
     expected_acceptance,
 )
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.static_share import StaticShare
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Setup:
     memory: MemoryPlan
     limits: Limits
     graph_max_bs: int
-    mem_fraction: float
+    share: StaticShare
+    precision: Precision
     tables: OpTables | None
     lender: Device | None
     warnings: tuple[str, ...]
@@ -82,6 +86,11 @@ class Setup:
     def method(self) -> Method:
         """The method's row in the table of methods."""
         return self.scenario.speculation
+
+    @property
+    def mem_fraction(self) -> float:
+        """Share of memory for weights and caches [1]."""
+        return self.share.mem_fraction
 
     @property
     def speculative(self) -> bool:
@@ -170,7 +179,7 @@ class Setup:
                 drafter=self.drafter,
                 window=self.window,
                 chain_kernels=round(self.engine["chain_step_kernels"]),
-                precision=s.precision,
+                precision=self.precision,
                 gathers_logits=self.engine.defaults.logits.gathered,
             ),
             cost=CostModel(
@@ -248,35 +257,26 @@ def resolve(
     if isinstance(drafter, DrafterShape):
         _check_fits(drafter, model)
         check_tp(drafter, tp)
-    by_memory = engine.memory_class(device.mem_bytes)
-    draft = method.caches(model, drafter, tp, s.precision)
-    chunk = s.chunked_prefill_size or by_memory.chunked_prefill_size
-    graph_max_bs = s.cuda_graph_max_bs
-    if graph_max_bs is None:
-        graph_max_bs = by_memory.cuda_graph_max_bs
-    fraction = s.mem_fraction_static or default_mem_fraction(
-        device, engine.defaults.outside_static, chunk=chunk, graph_max_bs=graph_max_bs, tp=tp
-    )
+    precision = precision_for(s, device, engine, model)
+    page, chunk = page_of(s, engine, backend), chunk_of(s, device, engine)
+    draft = method.caches(model, drafter, tp, precision)
+    share = share_of(s, device, engine, model, tp)
     try:
         memory = plan_memory(
             device=device,
             engine=engine,
             model=model,
-            tp=tp,
-            speculative=method.speculative,
-            block=block,
-            overlap=s.engine_mode == "v2",
-            radix_cache=s.radix_cache,
+            launch=launch_of(s, engine, model, tp=tp, block=block, page=page),
             draft=draft,
-            precision=s.precision,
-            mem_fraction=fraction,
-            requested=s.max_running_requests,
+            precision=precision,
+            share=share,
         )
     except InfeasibleError as error:
-        needed = (model.weight_bytes(TP_SIZES[-1], s.precision) + draft.weight_bytes) / fraction
+        weights = model.weight_bytes(TP_SIZES[-1], precision) + draft.weight_bytes
+        needed = weights / share.mem_fraction + engine["reserved_memory"]
         msg = f"{error}{roomier(device, needed)}"
         raise InfeasibleError(msg) from None
-    limits = limits_of(s, engine, memory, chunk, backend, block, model)
+    limits = limits_of(s, engine, memory, chunk, page, block)
     tables = tables or find_tables(device)
     return Setup(
         scenario=s,
@@ -292,8 +292,9 @@ def resolve(
         backend=backend,
         memory=memory,
         limits=limits,
-        graph_max_bs=graph_max_bs,
-        mem_fraction=fraction,
+        graph_max_bs=largest_graph(s, device, engine, tp),
+        share=share,
+        precision=precision,
         tables=tables,
         lender=load_device(tables.device) if tables and tables.device != device.name else None,
         warnings=tuple(

@@ -18,14 +18,18 @@ ALIASES = {
     "dataset_name": "dataset",
     "draft_model": "drafter",
     "tp_size": "tp",
+    "mamba_scheduler_strategy": "mamba_radix_cache_strategy",
 }
 _COUNTS = (
     "num_gpus", "tp", "window", "max_running_requests", "chunked_prefill_size",
     "cuda_graph_max_bs", "page_size", "min_free_slots_delay", "isl", "osl", "max_new_tokens",
-    "conc", "num_prompts",
+    "conc", "num_prompts", "max_mamba_cache_size",
 )  # fmt: skip
-_AMOUNTS = ("mem_fraction_static", "rate", "burstiness", "range_ratio")
-_WORDS = ("attention_backend", "acceptance")
+_AMOUNTS = ("mem_fraction_static", "mamba_full_memory_ratio", "rate", "burstiness", "range_ratio")
+_WORDS = (
+    "attention_backend", "acceptance", "mamba_ssm_dtype", "mamba_radix_cache_strategy",
+    "linear_attn_decode_backend",
+)  # fmt: skip
 _MODES = {
     "v1": "v1",
     "v2": "v2",

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,16 @@ def _fraction(text: str) -> float | None:
     return None
 
 
+def _ratio(text: str) -> float | None:
+    with suppress(ValueError):
+        return value if 0 < (value := float(text)) < inf else None
+    return None
+
+
 _WHAT: Mapping[Callable[[str], Any], str] = {
     _integer: "a whole number above 0",
     _fraction: "a number between 0 and 1",
+    _ratio: "a number above 0",
 }
 _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--model-path": ("model", str),
@@ -73,6 +81,12 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--cuda-graph-max-bs": ("cuda_graph_max_bs", _integer),
     "--cuda-graph-max-bs-decode": ("cuda_graph_max_bs", _integer),
     "--page-size": ("page_size", _integer),
+    "--mamba-ssm-dtype": ("mamba_ssm_dtype", str),
+    "--mamba-radix-cache-strategy": ("mamba_radix_cache_strategy", str),
+    "--mamba-scheduler-strategy": ("mamba_radix_cache_strategy", str),
+    "--mamba-full-memory-ratio": ("mamba_full_memory_ratio", _ratio),
+    "--max-mamba-cache-size": ("max_mamba_cache_size", _integer),
+    "--linear-attn-decode-backend": ("linear_attn_decode_backend", str),
 }
 # Only one value of these is simulated; another would change the answer silently.
 _ONLY: Mapping[str, tuple[str, ...]] = {

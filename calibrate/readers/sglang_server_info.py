@@ -18,7 +18,9 @@ _VALUES = (
     "speculative_num_draft_tokens", "speculative_dflash_block_size",
     "speculative_draft_window_size", "attention_backend", "max_running_requests",
     "mem_fraction_static", "chunked_prefill_size", "cuda_graph_max_bs",
-    "cuda_graph_max_bs_decode", "page_size",
+    "cuda_graph_max_bs_decode", "page_size", "mamba_ssm_dtype", "mamba_radix_cache_strategy",
+    "mamba_scheduler_strategy", "mamba_full_memory_ratio", "max_mamba_cache_size",
+    "linear_attn_decode_backend",
 )  # fmt: skip
 # The server resolves these too where they do not apply.
 _DRAFTING = tuple(name for name in _VALUES if name.startswith("speculative_"))

@@ -13,6 +13,8 @@ from dflash_sim.profiles.networks.layers import (
     Weight,
 )
 from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape, ModelShape, check_tp
+from dflash_sim.profiles.networks.vision import VisionTower
+from dflash_sim.profiles.precision import STATE_DTYPES
 
 __all__ = [
     "AttentionShape",
@@ -23,6 +25,7 @@ __all__ = [
     "LayerShape",
     "ModelShape",
     "MoeMlp",
+    "VisionTower",
     "Weight",
     "check_tp",
     "parse_drafter",
@@ -155,6 +158,8 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         ),
         dtype=f.text(f.first("dtype", "torch_dtype"), default=_DTYPES[0]),
         source=source,
+        state_dtype=_state_dtype(f),
+        vision=_vision(outer.nested("vision_config")),
     )
 
 
@@ -231,9 +236,36 @@ def _mixers(f: _Fields, *, family: str, num_layers: int) -> tuple[AttentionShape
     return tuple(gdn if gdn and kind == "linear_attention" else full for kind in kinds)
 
 
+def _state_dtype(f: _Fields) -> str:
+    dtype = f.text("mamba_ssm_dtype", default=STATE_DTYPES[0])
+    if dtype not in STATE_DTYPES:
+        f.reject("mamba_ssm_dtype", f"one of {', '.join(STATE_DTYPES)}")
+    return dtype
+
+
+def _vision(f: _Fields) -> VisionTower | None:
+    """The tower, as Qwen's configs write it; of another's only what SGLang itself reads."""
+    if not f.config:
+        return None
+    said = f.integer("num_hidden_layers", default=0, low=0, high=_MAX_LAYERS)
+    hidden = f.integer("hidden_size", default=0, low=0)
+    depth = f.integer("depth", default=0, low=0, high=_MAX_LAYERS) if hidden else 0
+    side = f.integer("patch_size", default=16) ** 2 if depth else 0
+    return VisionTower(
+        hidden=hidden,
+        intermediate=f.integer("intermediate_size", default=4 * hidden, low=0),
+        depth=depth,
+        patch=side
+        * f.integer("in_channels", default=3)
+        * f.integer("temporal_patch_size", default=2),
+        positions=f.integer("num_position_embeddings", default=0, low=0),
+        merged=f.integer("spatial_merge_size", default=2) ** 2,
+        out=f.integer("out_hidden_size", default=0, low=0),
+        num_hidden_layers=said or None,
+    )
+
+
 def _gdn(f: _Fields) -> GdnShape:
-    if f.text("mamba_ssm_dtype", default="float32") != "float32":
-        f.reject("mamba_ssm_dtype", "float32")
     return GdnShape(
         num_k_heads=f.integer("linear_num_key_heads"),
         num_v_heads=f.integer("linear_num_value_heads"),

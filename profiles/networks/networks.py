@@ -13,7 +13,8 @@ from dflash_sim.profiles.networks.layers import (
     LayerShape,
     Weight,
 )
-from dflash_sim.profiles.precision import BF16, Precision
+from dflash_sim.profiles.networks.vision import VisionTower
+from dflash_sim.profiles.precision import BF16, STATE_DTYPES, Precision
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class ModelShape:
         Format of all weights but the experts', which name their own.
     source
         Where the config came from.
+    state_dtype
+        Format of the recurrent states that the checkpoint asks for.
+    vision
+        The vision tower; None for a model of text alone.
     """
 
     name: str
@@ -42,6 +47,8 @@ class ModelShape:
     mtp_layers: int
     dtype: str
     source: str
+    state_dtype: str = STATE_DTYPES[0]
+    vision: VisionTower | None = None
 
     @cached_property
     def layer_groups(self) -> tuple[tuple[LayerShape, int], ...]:
@@ -100,6 +107,10 @@ class ModelShape:
     def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks, without MTP layers."""
         return round(sum(w.bytes_per_rank(tp, precision) * count for w, count in self._weights()))
+
+    def vision_weight_bytes(self, tp: int, precision: Precision = BF16) -> float:
+        """Bytes of the vision tower on each of ``tp`` ranks; 0 for a model of text alone."""
+        return self.vision.weight_bytes(tp, precision) if self.vision else 0.0
 
     def mtp_weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of MTP weights on each of ``tp`` ranks."""

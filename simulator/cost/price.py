@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.profiles.precision import BF16, Precision
+from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.times.op_tables import OpTables, Timing
@@ -168,13 +168,13 @@ class CostModel:
         own = self.measured
         if own is None or isinstance(op, Collective) or not own.in_passes(op):
             return False
-        if precision_of(op) != BF16:
+        if timed_as(op) != BF16:
             return False
         return own.timing(op) is not None
 
     def _own(self, op: Op) -> Timing | None:
         """This machine's own time; of experts, at the tokens that touch as many by chance."""
-        measured = self.measured if precision_of(op) == BF16 else None
+        measured = self.measured if timed_as(op) == BF16 else None
         if measured is None or not isinstance(op, Moe):
             return None if measured is None else measured.timing(op)
         share = min(self._touched(op) / op.experts, 1 - 1 / op.experts)
@@ -245,7 +245,7 @@ class CostModel:
         return 2 * self.engine["roofline_launch"] + wire
 
     def _lookup(self, op: Op) -> Timing | None:
-        if self.tables is None or precision_of(op) != BF16:
+        if self.tables is None or _but_states(op) != BF16:
             return None  # the tables that are read were timed in bf16 alone
         t = self.tables
         match op:
@@ -258,10 +258,7 @@ class CostModel:
             case PrefillAttention():
                 return self._prefill_attention(t, op)
             case GdnRecurrent():
-                return _as_verify(
-                    t.gdn_decode(batch=op.state_traffic, v_heads=op.v_heads, k_heads=op.k_heads),
-                    op.rows,
-                )
+                return self._recurrent(t, op)
             case GdnConv():
                 return t.gdn_conv(tokens=op.tokens, v_heads=op.v_heads, k_heads=op.k_heads)
             case GdnPrefill():
@@ -274,6 +271,17 @@ class CostModel:
                     ),
                 )
         return None
+
+    def _recurrent(self, t: OpTables, op: GdnRecurrent) -> Timing | None:
+        """The decode kernel at equal traffic: states of half the bytes are half as many requests.
+
+        It was timed with states in float32.
+        """
+        narrower = bytes_of(op.precision.state) / bytes_of(BF16.state)
+        batch = max(1.0, op.state_traffic * narrower)
+        timing = t.gdn_decode(batch=batch, v_heads=op.v_heads, k_heads=op.k_heads)
+        same = op.rows == 1 and op.precision == BF16
+        return timing if timing is None or same else timing.changed(timing.seconds, "fitted")
 
     def _moe(self, t: OpTables, op: Moe) -> Timing | None:
         """The balanced table, read at the token count that touches as many experts.
@@ -353,11 +361,14 @@ def precision_of(op: Op) -> Precision:
     return BF16 if isinstance(op, Elementwise | Collective) else op.precision
 
 
-def _as_verify(decode: Timing | None, rows: int) -> Timing | None:
-    """A decode timing read for several rows per request is no measurement of that kernel."""
-    if decode is None or rows == 1:
-        return decode
-    return decode.changed(decode.seconds, "fitted")
+def timed_as(op: Op) -> Precision:
+    """The formats that decide whether a timing of ``op`` is of the same kernel."""
+    return precision_of(op) if isinstance(op, GdnRecurrent) else _but_states(op)
+
+
+def _but_states(op: Op) -> Precision:
+    """The formats of an op but for recurrent states, which only one kernel moves."""
+    return replace(precision_of(op), state=BF16.state)
 
 
 def _both(a: Timing | None, b: Timing | None) -> Timing | None:

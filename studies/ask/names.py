@@ -12,6 +12,7 @@ ENGINE_NAMES = {
     "speculative_num_steps": "steps",
     "speculative_draft_window_size": "window",
     "cuda_graph_max_bs_decode": "cuda_graph_max_bs",
+    "mamba_scheduler_strategy": "mamba_radix_cache_strategy",
     "max_concurrency": "conc",
     "request_rate": "rate",
     "dataset_name": "dataset",
@@ -19,6 +20,8 @@ ENGINE_NAMES = {
     "random_output_len": "osl",
     "random_range_ratio": "range_ratio",
 }
+# Switches that turn a field off.
+OPPOSITES = {"disable_radix_cache": "radix_cache"}
 
 
 def our_name(name: str) -> str:

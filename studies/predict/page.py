@@ -47,6 +47,11 @@ _PANELS = {
         "page_size",
         "min_free_slots_delay",
         "radix_cache",
+        "mamba_radix_cache_strategy",
+        "mamba_ssm_dtype",
+        "mamba_full_memory_ratio",
+        "max_mamba_cache_size",
+        "linear_attn_decode_backend",
     ),
     "workload": (
         "dataset",

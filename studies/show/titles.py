@@ -80,9 +80,26 @@ def effective(result: Result) -> dict[str, Any]:
         "cuda_graph_max_bs": setup.graph_max_bs,
         "page_size": setup.limits.page_size,
         "min_free_slots_delay": setup.limits.min_free_slots_delay,
+        **_states(setup),
         "thinking": s.thinking if s.dataset else None,
         "range_ratio": s.range_ratio if s.isl else None,
         "conc": s.conc,
         "burstiness": s.burstiness if s.rate else None,
         "num_prompts": s.num_prompts or round(result.values["completed"]),
+    }
+
+
+def _states(setup: Setup) -> dict[str, Any]:
+    """What became of the fields about recurrent states; None for a model that has none."""
+    s, memory = setup.scenario, setup.memory
+    if not setup.model.gdn_layers:
+        return dict.fromkeys(name for name in Scenario.model_fields if "mamba" in name) | {
+            "linear_attn_decode_backend": None
+        }
+    ratio = s.mamba_full_memory_ratio or setup.engine.defaults.mamba_full_memory_ratio
+    return {
+        "mamba_radix_cache_strategy": memory.strategy if s.radix_cache else None,
+        "mamba_ssm_dtype": setup.precision.state,
+        "mamba_full_memory_ratio": ratio if s.radix_cache else None,
+        "max_mamba_cache_size": memory.state_slots,
     }

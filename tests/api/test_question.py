@@ -70,6 +70,13 @@ def test_engine_names_work() -> None:
         ds.scenario(conc=1, max_concurrency=2)
 
 
+def test_a_switch_of_the_engine_turns_a_field_off() -> None:
+    assert ds.scenario(disable_radix_cache=True) == ds.scenario(radix_cache=False)
+    assert ds.scenario(disable_radix_cache=False) == ds.scenario(radix_cache=True)
+    named = ds.scenario(mamba_scheduler_strategy="extra_buffer")
+    assert named == ds.scenario(mamba_radix_cache_strategy="extra_buffer")
+
+
 def test_where_to_start_from(tmp_path: Path) -> None:
     """Keywords come before a config, a config before a launch command, and that before a preset."""
     with pytest.warns(UserWarning, match="not modelled, ignored: --enable-riddles"):

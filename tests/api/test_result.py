@@ -92,6 +92,15 @@ def test_it_can_be_copied(result: Any) -> None:
     assert copy.deepcopy(result).row == result.row
 
 
+def test_memory_is_the_page_as_a_frame(result: Any) -> None:
+    steps = result.memory
+    assert list(steps.columns) == ["step", "size", "how"]
+    assert steps.iloc[0]["step"] == "GPU memory"
+    last = steps.iloc[-1]
+    assert last["size"] == f"{result.row['max_running_requests']:,}"
+    assert last["how"].endswith(result.row["max_running_requests_cause"])
+
+
 def test_evidence_and_warnings(result: Any) -> None:
     assert sum(result.evidence.values()) == pytest.approx(1, abs=1e-5)
     assert result.warnings == result.row["warnings"]

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,6 +117,7 @@ class TestAnswers:
         if columns >= 100:
             assert len(page.splitlines()) <= 45
             absent = ["steps", "isl", "osl", "range_ratio", "rate", "burstiness", "acceptance"]
+            absent += [n for n in Scenario.model_fields if "mamba" in n or "linear_attn" in n]
             for name in Scenario.model_fields:
                 # Every field that applies is shown, with its default.
                 if name not in absent:
@@ -209,6 +211,80 @@ class TestBrief:
         code, out, err = answer("predict --gpu l40s --runs 1 --brief")
         assert (code, out) == (1, "")
         assert "does not fit" in err
+
+
+class TestMemory:
+    HYBRID = "predict --memory --model qwen3.5-27b --tp 1 --block 8"
+
+    def test_the_page_is_a_sum(self, answer: Answer) -> None:
+        """The signed lines are in GB, and add up to those with an equals sign."""
+        code, out, err = answer(f"{self.HYBRID} --format table")
+        assert (code, err) == (0, "")
+        lines = [re.match(r"([-=]) .*? ([\d.]+) GB", line) for line in out.splitlines()]
+        total = float(re.search(r"= static +([\d.]+) GB", out)[1])  # type: ignore[index]
+        after = [m for m in lines if m][2:]  # behind static
+        for sign, size in (m.groups() for m in after):
+            if sign == "-":
+                total -= float(size)
+            else:
+                assert total == pytest.approx(float(size), abs=0.2)
+        for said in (
+            "109 slots of 153.9 MB each (float32",
+            "extra_buffer",
+            "x 0.9248 for the vision",
+            "limited by: GDN state slots",
+        ):
+            assert said in out, said
+
+    def test_rows_are_the_plan(self, answer: Answer) -> None:
+        row = json.loads(answer(f"{self.HYBRID} --format json")[1])
+        beside = row["weight_bytes"] + row["draft_weight_bytes"] + row["rest_bytes"]
+        assert beside == pytest.approx(row["static_bytes"])
+        assert row["gdn_bytes"] + row["kv_bytes"] == pytest.approx(row["rest_bytes"])
+        assert (row["max_running_requests"], row["slots_per_request"]) == (21, 5)
+        wide = json.loads(answer(f"{self.HYBRID} --mamba-ssm-dtype bfloat16 --format json")[1])
+        assert wide["max_running_requests"] == 42
+        csv = answer(f"{self.HYBRID},16 --format csv")[1].splitlines()
+        assert len(csv) == 3
+        assert csv[0].split(",") == list(row)
+
+    def test_a_model_without_states_has_none(self, answer: Answer) -> None:
+        code, out, _ = answer("predict --memory --model qwen3-8b --method none --format table")
+        assert code == 0
+        assert "slots" not in out
+        assert "74 prefill graphs" in out
+
+    def test_what_does_not_fit_does_not_hide_the_rest(self, answer: Answer) -> None:
+        flags = "--disable-radix-cache --format table"
+        code, out, err = answer(f"{self.HYBRID.removesuffix(' 8')} 2,16 {flags}")
+        assert code == 0
+        assert "48 slots of 153.9 MB" in out
+        assert "1 of 2 scenarios do not fit: qwen3.5-27b on b200 at tp 1: 48 state slots" in err
+        code, out, err = answer(f"{self.HYBRID.removesuffix(' 8')} 16 {flags}")
+        assert (code, out) == (1, "")
+        assert len(err.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            ("--brief", "--brief and --memory are two pages"),
+            ("--mamba-ssm-dtype fp16", "unknown mamba ssm dtype 'fp16'"),
+            ("--mamba-scheduler-strategy lazy", "unknown mamba radix cache strategy 'lazy'"),
+            ("--mamba-radix-cache-strategy no_buffer", "without the overlap scheduler alone"),
+            ("--mamba-full-memory-ratio 0", "--mamba-full-memory-ratio 0: input should be greater"),
+            ("--max-mamba-cache-size 0", "--max-mamba-cache-size 0: input should be greater"),
+            ("--linear-attn-decode-backend cuda", "unknown linear attn decode backend 'cuda'"),
+            (
+                "--linear-attn-decode-backend flashinfer --mamba-ssm-dtype float32",
+                "takes states in bfloat16 alone, not float32",
+            ),
+        ],
+    )
+    def test_mistakes_are_one_line(self, answer: Answer, flags: str, told: str) -> None:
+        code, out, err = answer(f"{self.HYBRID} {flags}")
+        assert (code, out) == (2, "")
+        assert told in err
+        assert len(err.splitlines()) == 1
 
 
 class TestGrids:
@@ -559,12 +635,12 @@ MISTAKES = [
     ("--tp 3", 2, ["tp 3", "qwen3.5-397b-a17b", "allowed: 1, 2, 4, 8", "--tp"]),
     ("--tp 2 --method none --model {tmp}/odd", 2, ["tp 2", "odd", "allowed: 1.", "--tp"]),
     ("--num-gpus 4 --tp 8", 2, ["num_gpus 4 and tp 8 differ", "--tp 4"]),
-    ("--gpu h100", 1, ["does not fit on h100 at tp 8", "29.0 GB short", "--gpu h200"]),
+    ("--gpu h100", 1, ["does not fit on h100 at tp 8", "37.0 GB short", "--gpu h200"]),
     ("--model qwen3.5-27b --draft-model qwen3-8b-dflash", 2, ["qwen3-8b-dflash", "4096", "5120"]),
     ("--model qwen3-8b --dataset gsm8k", 3, ["thinking on", "gsm8k --no-thinking"]),
     ("--conc 1 -o {tmp}/x.parquet", 2, ["parquet", ".jsonl", "--format"]),
     ("--conc 1 --num-prompts 40000", 2, ["40,000 requests", "at most", "--num-prompts"]),
-    ("--tp 4", 1, ["33.9 GB short", "--tp 8 would"]),
+    ("--tp 4", 1, ["48.6 GB short", "--tp 8 would"]),
     ("--block 32", 2, ["block 32", "16 that qwen3.5-397b-a17b-dflash", "2 to 16", "--block 16"]),
     ("--block 1", 2, ["--block 1", "greater than or equal to 2", "the drafter's trained block"]),
     ("--conc 0", 2, ["--conc 0", "whole number above 0", "1-32:x2"]),

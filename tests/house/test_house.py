@@ -68,6 +68,7 @@ UNITS_BY_NAME = {
         temperature theta touched build keeps_up_share weight_share_for_default_tp
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
         roofline_gpu observation_rel_err ttft_rel_err
+        least most per_tower ratio vision_share full_memory_ratio
     """,
     "token/second": "predicted",
     "token": """
@@ -76,7 +77,8 @@ UNITS_BY_NAME = {
     """,
     "second": "copy gpu host publish seconds until",
     "byte": "kv_bytes_per_token nbytes",
-    "MiB": "base per_chunk_token per_tp per_graph_request least_on_large_gpu",
+    "MiB": "base draft image_cache least_on_large_gpu per_chunk_token per_graph_request "
+    "per_prefill_graph per_tp",
     "GiB": "below_gib large_gpu_gib",
     "value": "elements",
     "bit": "bits",

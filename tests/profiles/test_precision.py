@@ -13,7 +13,8 @@ from dflash_sim.simulator.cost.cycle import Cycle
 from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.cost.ops import Attention, Collective, GdnRecurrent, Gemm
 from dflash_sim.simulator.cost.price import CostModel
-from dflash_sim.simulator.memory import MemoryPlan, plan_memory
+from dflash_sim.simulator.memory import Launch, MemoryPlan, plan_memory
+from dflash_sim.simulator.static_share import StaticShare
 
 MODEL = "qwen3.5-27b"
 FP8 = Precision(weights="fp8", activations="fp8", kv_cache="fp8", state="bfloat16")
@@ -77,15 +78,17 @@ def plan(precision: Precision) -> MemoryPlan:
         device=load_device("b200"),
         engine=ENGINE,
         model=model,
-        tp=1,
-        speculative=True,
-        block=8,
-        overlap=True,
-        radix_cache=True,
+        launch=Launch(
+            tp=1,
+            speculative=True,
+            block=8,
+            overlap=True,
+            radix_cache=True,
+            strategy="extra_buffer",
+        ),
         draft=METHODS["dflash"].caches(model, drafter, 1, precision),
         precision=precision,
-        mem_fraction=0.8,
-        requested=None,
+        share=StaticShare(0.8),
     )
 
 
@@ -111,6 +114,20 @@ def test_no_table_of_another_precision_is_read() -> None:
     assert cost.op(eight).by_evidence[2] == pytest.approx(
         eight.flops / peak + ENGINE["roofline_launch"]
     )
+
+
+def test_states_of_half_the_bytes_are_half_as_many_requests() -> None:
+    """The table was timed with float32 states; other kernels are the same whatever the states."""
+    cost = CostModel(load_device("b200"), ENGINE, OpTables.load("b200"))
+    half = replace(BF16, state="bfloat16")
+    wide = GdnRecurrent("r", 16, 1, 48, 16, 128, 128)
+    narrow = cost.op(replace(wide, precision=half))
+    assert narrow.seconds == pytest.approx(cost.op(replace(wide, requests=8)).seconds)
+    assert narrow.by_evidence[1] > 0  # no measurement of that kernel
+    gemm = Gemm("g", 32, 8192, 8192)
+    assert cost.op(replace(gemm, precision=half)) == cost.op(gemm)
+    one = replace(wide, requests=1)
+    assert cost.op(replace(one, precision=half)).seconds == cost.op(one).seconds
 
 
 def test_peak_by_format() -> None:

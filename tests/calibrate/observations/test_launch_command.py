@@ -43,12 +43,12 @@ def test_the_card() -> None:
         "max_running_requests": 32,
         "cuda_graph_max_bs": 32,
         "mem_fraction_static": 0.8,
+        "linear_attn_decode_backend": "flashinfer",
+        "mamba_radix_cache_strategy": "extra_buffer",
     }
     assert launch.unknown == (
         "--speculative-draft-attention-backend",
         "--linear-attn-prefill-backend",
-        "--linear-attn-decode-backend",
-        "--mamba-scheduler-strategy",
         "--enable-flashinfer-allreduce-fusion",
     )
     scenario = Scenario.parse(**launch.fields)
@@ -69,6 +69,17 @@ def test_the_card() -> None:
         ("sglang serve --tp 2 --tp 4 > log.txt 2>&1", {"method": "none", "tp": 4}),
         ("sglang serve --tensor_parallel_size 4", {"method": "none", "tp": 4}),
         ("sglang serve --disable-radix-cache", {"method": "none", "radix_cache": False}),
+        (
+            "sglang serve --mamba-ssm-dtype bfloat16 --mamba-radix-cache-strategy no_buffer "
+            "--mamba-full-memory-ratio 2.5 --max-mamba-cache-size 128",
+            {
+                "method": "none",
+                "mamba_ssm_dtype": "bfloat16",
+                "mamba_radix_cache_strategy": "no_buffer",
+                "mamba_full_memory_ratio": 2.5,
+                "max_mamba_cache_size": 128,
+            },
+        ),
         (
             "sglang serve --disable-overlap-schedule --page-size 64 --chunked-prefill-size 2048",
             {
@@ -142,6 +153,8 @@ def test_drafting_flags_without_an_algorithm_are_reported() -> None:
         ("sglang serve --tp 0", "--tp 0 is not a whole number above 0"),
         ("sglang serve --tp -8", "--tp -8 is not a whole number above 0"),
         ("sglang serve --mem-fraction-static nan", "nan is not a number between 0 and 1"),
+        ("sglang serve --mamba-full-memory-ratio 0", "0 is not a number above 0"),
+        ("sglang serve --max-mamba-cache-size 1.5", "1.5 is not a whole number above 0"),
         ("sglang serve --mem-fraction-static 80", "80 is not a number between 0 and 1"),
         ("sglang serve --page-size 1e3", "--page-size 1e3 is not a whole number"),
         ("sglang serve Qwen/Qwen3-8B", "'Qwen/Qwen3-8B' belongs to no flag"),

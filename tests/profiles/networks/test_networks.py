@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.find import find_sheet
 from dflash_sim.profiles.load import load_drafter, load_eagle3, load_model, names
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
@@ -134,6 +136,46 @@ def test_mtp_layer_is_an_attention_layer_and_a_projection(name: str, params: int
     assert layer is not None
     assert isinstance(layer.mixer, AttentionShape)
     assert layer.mixer.kv_bytes() * full_attention_layers(model) == model.kv_bytes()
+
+
+@pytest.mark.parametrize("name", ["qwen3.5-397b-a17b", "qwen3.6-35b-a3b", "qwen3.5-9b"])
+def test_vision_tower_is_a_so400m_with_its_merger(name: str) -> None:
+    """27 blocks of 1,152; the merger is as wide as four patches and ends in the model's width."""
+    model = load_model(name)
+    assert model.vision is not None
+    params = model.vision_weight_bytes(1) / BF16_BYTES
+    merger = 4608 * 4608 + 4608 * model.hidden
+    assert params - merger == pytest.approx(416e6, rel=5e-3)
+    assert params / 8 < model.vision_weight_bytes(8) / BF16_BYTES < params / 4
+    assert load_model("qwen3-8b").vision_weight_bytes(1) == 0
+
+
+def test_of_a_foreign_vision_config_only_what_sglang_reads() -> None:
+    config = {"model_type": "qwen3_5", "text_config": text_of("qwen3.5-27b")}
+    foreign = {"vision_config": {"num_hidden_layers": 12, "vt_hidden_size": 768}}
+    model = parse_model(config | foreign, name="x", source="test")
+    assert model.vision is not None
+    assert (model.vision.num_hidden_layers, model.vision.hidden) == (12, 0)
+    assert model.vision_weight_bytes(1) == 0
+    assert parse_model(config, name="x", source="test").vision is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_checkpoint_says_what_its_states_are_kept_in(dtype: str) -> None:
+    text = text_of("qwen3.5-27b") | {"mamba_ssm_dtype": dtype}
+    config = {"model_type": "qwen3_5", "text_config": text}
+    assert parse_model(config, name="x", source="test").state_dtype == dtype
+    text["mamba_ssm_dtype"] = "int8"
+    with pytest.raises(UsageError, match="mamba_ssm_dtype' is 'int8'; expected one of float32"):
+        parse_model(config, name="x", source="test")
+
+
+def text_of(name: str) -> dict[str, Any]:
+    """The text config of a shipped model."""
+    path = find_sheet("models", name, ".json")
+    assert path is not None
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["text_config"]
+    return config
 
 
 def test_397b_drafter_matches_its_card_exactly() -> None:
