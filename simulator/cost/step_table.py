@@ -76,6 +76,8 @@ class StepModel:
         Longest context that can occur [token]; the grid ends there.
     v1
         The V1 worker: eager argmax and unfused accept on top.
+    prefill_graphs
+        Prefills replay graphs between their mixers, and are padded to those graphs' sizes.
     """
 
     cycle: Cycle
@@ -84,6 +86,7 @@ class StepModel:
     graph_max_bs: int
     max_ctx: int
     v1: bool = False
+    prefill_graphs: bool = False
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
     _launches: dict[int, int] = field(default_factory=dict, repr=False)
     _fixed: dict[int, list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]] = field(
@@ -205,6 +208,7 @@ class StepModel:
 
         Priced at the next power of two of requests, linear in tokens between powers of two.
         """
+        tokens = self._bucket(tokens) or tokens
         power = 1 << (max(1, requests) - 1).bit_length()
         seq = max(1.0, tokens / power)
         low = 1 << int(np.log2(seq))
@@ -222,6 +226,25 @@ class StepModel:
             self._prefill_s[key] = float(seconds_of(parts))
         return self._prefill_s[key]
 
+    def prefill_launch_s(self, tokens: int) -> float:
+        """Host seconds of launching a prefill of ``tokens`` new tokens."""
+        sheet = self.engine.prefill
+        graphs = self._bucket(tokens) is not None
+        target, filled = self.cycle.prefill(requests=1, seq=1, prefix=0.0)
+        count = sheet.around
+        for phase in (target, filled):
+            for call in phase.calls:
+                name = call.op.name
+                if not graphs or phase is filled or name in sheet.eager:
+                    count += call.count * sheet.launches.get(name, 1)
+                if graphs and phase is target and name in sheet.mixers:
+                    count += call.count  # the piece before it
+        return count * self.engine["eager_launch"] * self._slow_host
+
+    def _bucket(self, tokens: int) -> int | None:
+        """Tokens of the graph that a prefill replays; None where it is launched kernel by kernel."""
+        return self.engine.prefill.bucket(tokens) if self.prefill_graphs else None
+
     def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:
         key = (requests, seq, prefix)
         if key not in self._prefill:
@@ -229,9 +252,6 @@ class StepModel:
             calls = [call for phase in phases for call in phase.calls]
             between = self._between("prefill", requests=requests, rows=seq, ctx=prefix)
             cost = self.cost.calls(calls, between).as_array()
-            launches = sum(call.count for call in calls) * self.engine["eager_launch"]
-            # A prefill is not captured: a short one takes as long as its launches.
-            add_idle(cost, max(0.0, launches - float(seconds_of(cost))))
             cost[ASSUMED] += self.engine["step_eager_plain"]
             self._prefill[key] = cost * self.engine["prefill_factor"] * self.engine["time_factor"]
         return self._prefill[key]
