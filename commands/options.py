@@ -64,6 +64,7 @@ def methods(*, real: bool = False) -> list[str]:
 
 
 MODES = ("v1", "v2-sync", "v2")
+PREFILL_BACKENDS = ("tc_piecewise", "breakable", "disabled")
 FORMATS = ("table", "json", "jsonl", "csv")
 SIMULATORS = ("auto", "leap", "event")
 INTERVALS = ("90", "none")

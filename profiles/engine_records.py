@@ -153,7 +153,7 @@ class PrefillSheet:
     source: str
 
     def replays(self, asked: str | None, *, hybrid: bool, speculative: bool) -> bool:
-        """Return True if prefills of a model run as graphs; ``asked`` overrules the model's kind."""
+        """Return True if prefills of such a model run as graphs, as ``asked`` or by themselves."""
         if (asked or self.backend) == "disabled" or (speculative and not self.hidden_states):
             return False
         return bool(asked) or self.hybrid or not hybrid

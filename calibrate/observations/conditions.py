@@ -21,11 +21,14 @@ ALIASES = {
 }
 _COUNTS = (
     "num_gpus", "tp", "window", "max_running_requests", "chunked_prefill_size",
+    "max_prefill_tokens", "scheduler_recv_interval", "stream_interval",
     "cuda_graph_max_bs", "page_size", "min_free_slots_delay", "isl", "osl", "max_new_tokens",
     "conc", "num_prompts",
 )  # fmt: skip
-_AMOUNTS = ("mem_fraction_static", "rate", "burstiness", "range_ratio")
-_WORDS = ("attention_backend", "acceptance")
+_AMOUNTS = (
+    "mem_fraction_static", "rate", "burstiness", "range_ratio", "schedule_conservativeness",
+)  # fmt: skip
+_WORDS = ("attention_backend", "acceptance", "cuda_graph_backend_prefill", "schedule_policy")
 _MODES = {
     "v1": "v1",
     "v2": "v2",

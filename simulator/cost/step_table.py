@@ -94,6 +94,7 @@ class StepModel:
     )
     _prefill: dict[tuple[int, int, float], np.ndarray] = field(default_factory=dict, repr=False)
     _prefill_s: dict[tuple[int, int, float], float] = field(default_factory=dict, repr=False)
+    _prefill_launches: dict[bool, int] = field(default_factory=dict, repr=False)
 
     @property
     def engine(self) -> EngineSheet:
@@ -227,22 +228,25 @@ class StepModel:
         return self._prefill_s[key]
 
     def prefill_launch_s(self, tokens: int) -> float:
-        """Host seconds of launching a prefill of ``tokens`` new tokens."""
+        """Host seconds of launching a prefill of ``tokens`` new tokens, any number of requests."""
+        e, graphs = self.engine, self._bucket(tokens) is not None
+        if graphs not in self._prefill_launches:
+            self._prefill_launches[graphs] = self._count_launches(graphs=graphs)
+        each_s = e["eager_launch"] * e["time_factor"] * e["host_factor"]
+        return self._prefill_launches[graphs] * each_s
+
+    def _count_launches(self, *, graphs: bool) -> int:
+        """Kernels that a prefill launches one by one, and pieces of graphs."""
         sheet = self.engine.prefill
-        graphs = self._bucket(tokens) is not None
         target, filled = self.cycle.prefill(requests=1, seq=1, prefix=0.0)
-        count = sheet.around
-        for phase in (target, filled):
-            for call in phase.calls:
-                name = call.op.name
-                if not graphs or phase is filled or name in sheet.eager:
-                    count += call.count * sheet.launches.get(name, 1)
-                if graphs and phase is target and name in sheet.mixers:
-                    count += call.count  # the piece before it
-        return count * self.engine["eager_launch"] * self._slow_host
+        alone = [c for c in target.calls if not graphs or c.op.name in sheet.eager]
+        alone += filled.calls  # the drafter's cache is filled behind the graphs
+        pieces = [c.count for c in target.calls if graphs and c.op.name in sheet.mixers]
+        launched = sum(c.count * sheet.launches.get(c.op.name, 1) for c in alone)
+        return launched + sum(pieces) + sheet.around
 
     def _bucket(self, tokens: int) -> int | None:
-        """Tokens of the graph that a prefill replays; None where it is launched kernel by kernel."""
+        """Tokens of the graphs that a prefill replays; None where every kernel is launched."""
         return self.engine.prefill.bucket(tokens) if self.prefill_graphs else None
 
     def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:

@@ -64,6 +64,7 @@ class WidthSteps:
                 _fixed={},
                 _prefill={},
                 _prefill_s={},
+                _prefill_launches={},
             )
         return self._models[width]
 

@@ -55,7 +55,7 @@ class EventEngine:
         The attention backend plans with host lengths: an overlapped step waits for the previous
         one's accepted lengths before its first launch.
     turnaround_s
-        Closed loop: from a finished answer to the client's next request [s].
+        From a finished answer to the client's next request, both ways of the network [s].
     on_interval
         Called with ``(lane, name, start_s, end_s, iteration)`` of every stage, for timelines.
     on_count
@@ -101,7 +101,7 @@ class EventEngine:
         self.env.process(self._copy())
         loop = self.event_loop_overlap if self.mode == "v2" else self.event_loop_normal
         self.env.run(until=self.env.process(loop()))
-        return self.log.run(self.scheduler.retractions, "event")
+        return self.log.run(self.scheduler.retractions, "event", client_s=self.turnaround_s)
 
     @property
     def _unfinished(self) -> bool:

@@ -238,4 +238,5 @@ class LeapEngine:
             after_idle=after_idle[:n],
             retractions=0,
             engine="leap",
+            client_s=self.turnaround_s,
         )

@@ -276,7 +276,8 @@ def wasted_rows(run: Run) -> int:
 @given(SMALL)
 def test_one_wasted_row_per_finished_request_under_overlap(system: System) -> None:
     """Unless a prefill, or nothing, was launched in between; and none without overlap."""
-    run = system.event()
+    # With results that take no time, two may be processed at once.
+    run = system.but(host=replace(system.host, process_s=1e-4)).event()
     assume(np.isfinite(run.finish_s).all())
     rows = int(run.batch[run.kind == DECODE].sum())
     wasted = rows - int(run.cycles.sum())
