@@ -14,7 +14,7 @@ from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS
 
 SCHEMA_VERSION = 1
-INTERVALS = (*METRICS, "speedup")
+INTERVALS = (*(m for m in METRICS if not m.startswith("median_")), "speedup")
 DECIMALS = 6  # of every float: nanoseconds of latency, a millionth of a token per second
 
 Cell = str | int | float | list[str] | list[int] | list[float] | dict[str, float] | None

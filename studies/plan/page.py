@@ -91,8 +91,9 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
     rows += [
         (
             "Confidence",
-            f"of TPOT and throughput: met at {sure} in {each}, with all times {fleet.slow:.3f} x "
-            f"the predicted (one sd of their log is {fleet.spread:.3f}); "
+            f"met at {sure} in {each}, with all times {fleet.slow:.3f} x the predicted "
+            f"(one sd of their log is {fleet.spread:.3f}), first tokens "
+            f"{fleet.first_factor:.2f} x later still; "
             f"up to {fleet.patience:.2f} x it still is ({percent_of(min(fleet.confidence, 0.999))}"
             f"{' or more' if fleet.confidence > 0.999 else ''})",
         ),
