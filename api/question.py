@@ -48,9 +48,15 @@ class Question(TypedDict, total=False):
     max_running_requests: Whole
     mem_fraction_static: Real
     chunked_prefill_size: Whole
+    max_prefill_tokens: Whole
+    cuda_graph_backend_prefill: Word
     cuda_graph_max_bs: Whole
     page_size: Whole
     min_free_slots_delay: Whole
+    schedule_policy: Word
+    schedule_conservativeness: Real
+    scheduler_recv_interval: Whole
+    stream_interval: Whole
     radix_cache: Truth
     mamba_radix_cache_strategy: Word
     mamba_ssm_dtype: Word

@@ -78,6 +78,7 @@ def state_formats() -> Iterable[str]:
 
 
 MODES = ("v1", "v2-sync", "v2")
+PREFILL_BACKENDS = ("tc_piecewise", "breakable", "disabled")
 FORMATS = ("table", "json", "jsonl", "csv")
 SIMULATORS = ("auto", "leap", "event")
 INTERVALS = ("90", "none")

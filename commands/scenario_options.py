@@ -11,6 +11,7 @@ from dflash_sim.commands.options import (
     MODEL,
     MODES,
     OUTPUT,
+    PREFILL_BACKENDS,
     SPECULATION,
     WORKLOAD,
     Bool,
@@ -78,11 +79,35 @@ class ScenarioOptions:
     max_running_requests: Annotated[Str, number(ENGINE, "Cap on requests in a batch")]
     mem_fraction_static: Annotated[Str, number(ENGINE, "Share of memory for weights and caches")]
     chunked_prefill_size: Annotated[Str, number(ENGINE, "Prefill tokens per step")]
+    max_prefill_tokens: Annotated[Str, number(ENGINE, "Prompt tokens of a prefill batch")]
+    cuda_graph_backend_prefill: Annotated[
+        Str,
+        option(
+            ENGINE,
+            "Graphs of prefills: tc_piecewise, breakable or disabled",
+            autocompletion=completer(lambda: PREFILL_BACKENDS),
+        ),
+    ]
     cuda_graph_max_bs: Annotated[Str, number(ENGINE, "Largest captured batch")]
     page_size: Annotated[Str, number(ENGINE, "Tokens per KV page")]
     min_free_slots_delay: Annotated[
         Str, number(ENGINE, "Hold prefills until so many slots are free")
     ]
+    schedule_policy: Annotated[
+        Str,
+        option(
+            ENGINE,
+            "Who is prefilled first: fcfs, or lpm (longest cached prefix)",
+            autocompletion=completer(lambda: ("fcfs", "lpm")),
+        ),
+    ]
+    schedule_conservativeness: Annotated[
+        Str, number(ENGINE, "Scales the tokens kept free for running requests")
+    ]
+    scheduler_recv_interval: Annotated[
+        Str, number(ENGINE, "Scheduler loops between two looks for new requests")
+    ]
+    stream_interval: Annotated[Str, number(ENGINE, "Tokens of an answer sent at a time")]
     radix_cache: Annotated[
         Bool,
         option(

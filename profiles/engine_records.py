@@ -136,6 +136,57 @@ class AttentionBackends:
         return self.by_gpu.get(gpu, self.other)
 
 
+PREFILL_BACKENDS = ("disabled", "tc_piecewise", "breakable")
+
+
+@dataclass(frozen=True)
+class PrefillSheet:
+    """How the engine launches prefills: kernel by kernel, or as graphs between eager mixers.
+
+    Parameters
+    ----------
+    backend
+        The engine's ``--cuda-graph-backend-prefill`` when none is given.
+    hybrid, hidden_states
+        Whether it captures hybrid (and multimodal) models without being asked by that flag, and
+        whether a prefill that hands all hidden states to a drafter replays the graphs.
+    mixers
+        Ops that split a graph: one piece is replayed before each, and one behind the last.
+    eager
+        Ops that are launched one by one all the same, the mixers among them.
+    launches
+        By op of our list, the kernels that the engine launches for it where it is more than one.
+    around
+        Kernels and copies besides: lengths, first-token sampling, results.
+    buckets
+        Tokens of the captured graphs, as ``[start, stop, step]``; a prefill is padded up to the
+        next one, and runs without graphs above the last.
+    """
+
+    backend: str
+    hybrid: bool
+    hidden_states: bool
+    mixers: tuple[str, ...]
+    eager: tuple[str, ...]
+    launches: Mapping[str, int]
+    around: int
+    buckets: tuple[tuple[int, int, int], ...]
+    source: str
+
+    def replays(self, asked: str | None, *, hybrid: bool, speculative: bool) -> bool:
+        """Return True if prefills of such a model run as graphs, as ``asked`` or by themselves."""
+        if (asked or self.backend) == "disabled" or (speculative and not self.hidden_states):
+            return False
+        return bool(asked) or self.hybrid or not hybrid
+
+    def bucket(self, tokens: int) -> int | None:
+        """Tokens of the graph that runs ``tokens``; None above the largest."""
+        for start, stop, step in self.buckets:
+            if tokens <= stop:
+                return max(start, start + -(-(tokens - start) // step) * step)
+        return None
+
+
 @dataclass(frozen=True)
 class FitPriors:
     """One-sigma priors of what differs between workloads and servers [1].

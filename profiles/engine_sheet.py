@@ -16,6 +16,7 @@ from dflash_sim.profiles.engine_records import (
     GraphSizes,
     MemoryClass,
     Modes,
+    PrefillSheet,
 )
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import read_sheet
@@ -48,6 +49,7 @@ class EngineSheet:
     defaults: Defaults
     graph_sizes: Mapping[str, tuple[int, ...]]
     attention: AttentionBackends
+    prefill: PrefillSheet
     fit: FitSheet
     read: set[str] = field(default_factory=set, compare=False, repr=False)
 
@@ -114,6 +116,7 @@ class _Sheet:
     defaults: Defaults
     graph_sizes: GraphSizes
     attention: AttentionBackends
+    prefill: PrefillSheet
     fit: FitSheet
     docker: str = ""
     extends: str = ""
@@ -144,6 +147,7 @@ def load_engine(name: str) -> EngineSheet:
             "prefill": _sizes(sheet.graph_sizes.prefill),
         },
         attention=sheet.attention,
+        prefill=sheet.prefill,
         fit=sheet.fit,
     )
 

@@ -175,12 +175,12 @@ def limits_of(
             f"try --chunked-prefill-size {(chunk // page + 1) * page}."
         )
         raise UsageError(msg)
-    ratio_init = d.new_token_ratio_init
+    ratio_init = min(d.new_token_ratio_init * s.schedule_conservativeness, 1.0)
     ratio_min = ratio_init * d.new_token_ratio_min_factor
     delay = s.min_free_slots_delay
     return Limits(
         max_running_requests=memory.max_running_requests,
-        max_prefill_tokens=d.max_prefill_tokens,
+        max_prefill_tokens=s.max_prefill_tokens or d.max_prefill_tokens,
         chunked_prefill_size=chunk,
         kv_tokens=memory.kv_tokens,
         page_size=page,
@@ -193,6 +193,9 @@ def limits_of(
         new_token_ratio_min=ratio_min,
         new_token_ratio_decay=(ratio_init - ratio_min) / d.new_token_ratio_decay_steps,
         retract_decode_steps=d.retract_decode_steps,
+        recv_interval=s.scheduler_recv_interval,
+        # SGLang sorts by cached prefix only where there is a cache.
+        longest_prefix_first=s.schedule_policy == "lpm" and s.radix_cache,
     )
 
 

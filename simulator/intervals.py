@@ -19,9 +19,6 @@ from dflash_sim.profiles.server_levels import FACTORS
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
 
-# There is no interval for TTFT: it was never fitted, and the only published values are off by more
-# than any parameter can explain.
-UNJUDGED = ("mean_ttft_ms",)
 _Z90 = 1.645  # two-sided 90 % point of the normal law
 _WAVES = 4
 
@@ -104,11 +101,13 @@ def uncertain(
     return [*fitted, *rest], np.array([*mean, *(p.prior for p in rest)]), whole
 
 
-def unmodelled(setup: Setup) -> float:
-    """Variance of log throughput that no parameter explains."""
+def unmodelled(setup: Setup, metric: str = METRICS[0]) -> float:
+    """Variance of the log of a metric that no parameter explains."""
+    fit = setup.engine.fit
     untimed = setup.tables is None and setup.measured is None
-    gpu = setup.engine.fit.priors.roofline_gpu if untimed else 0.0
-    return float(misfit(setup) + gpu**2)
+    gpu = fit.priors.roofline_gpu if untimed else 0.0
+    first = fit.ttft_rel_err if "_ttft_" in metric else 0.0
+    return float(misfit(setup) + gpu**2 + first**2)
 
 
 def misfit(setup: Setup) -> float:
@@ -148,13 +147,11 @@ def intervals(
     extra = unmodelled(setup)
     out = {}
     for metric in METRICS:
-        if (
-            metric in UNJUDGED
-            or metric.startswith("median")
-            or (metric == "accept_length" and not setup.speculative)
-        ):
+        if metric == "accept_length" and not setup.speculative:
             continue
-        beyond = 0.0 if metric == "accept_length" else extra
+        if metric.startswith("median"):  # of a mean there is one already
+            continue
+        beyond = 0.0 if metric == "accept_length" else unmodelled(setup, metric)
         variance = own.variance(metric) + beyond + _scatter(runs, metric)
         out[metric] = _around(float(np.mean([r[metric] for r in runs])), variance)
     if plain is not None:

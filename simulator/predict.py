@@ -94,7 +94,14 @@ def simulate(
     record = run_engine(setup, workload, draws, simulator=simulator)
     shown = draws if setup.speculative else None
     step = setup.step if setup.policy is None else setup.widths
-    summary = summarise(record, workload, step=step, host=setup.host, draws=shown)
+    summary = summarise(
+        record,
+        workload,
+        step=step,
+        host=setup.host,
+        draws=shown,
+        stream_interval=setup.scenario.stream_interval,
+    )
     return summary, record
 
 

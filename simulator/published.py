@@ -39,6 +39,8 @@ def _as_published(s: Scenario, setup: Setup) -> bool:
         and s.window is None
         and s.radix_cache
         and s.min_free_slots_delay is None
+        and s.scheduler_recv_interval == 1
+        and s.cuda_graph_backend_prefill is None
         and setup.backend == setup.default_backend
         and setup.limits.max_running_requests >= (s.conc or 1)
         and setup.graph_max_bs >= (s.conc or 1)

@@ -77,6 +77,8 @@ def _no_truth(value: Any) -> Any:
 MethodName = Annotated[str, AfterValidator(_known_method)]
 PrecisionName = Annotated[str, AfterValidator(_known_precision)]
 EngineMode = Literal["v1", "v2-sync", "v2"]
+PrefillBackend = Literal["tc_piecewise", "breakable", "disabled"]
+SchedulePolicy = Literal["fcfs", "lpm"]
 
 Count = Annotated[int, BeforeValidator(_no_truth), Field(ge=1, le=10**7)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -140,6 +142,14 @@ class Scenario(BaseModel):
     chunked_prefill_size: Count | None = Field(
         None, description="prefill tokens per step; default by GPU memory"
     )
+    max_prefill_tokens: Count | None = Field(
+        None, description="prompt tokens of a prefill batch; default: the engine's"
+    )
+    cuda_graph_backend_prefill: PrefillBackend | None = Field(
+        None,
+        description="graphs of prefills: tc_piecewise, breakable or disabled; default: the "
+        "engine's for such a model",
+    )
     cuda_graph_max_bs: int | None = Field(
         None, ge=0, description="largest captured batch, 0 for none; default by GPU memory"
     )
@@ -150,6 +160,18 @@ class Scenario(BaseModel):
         None,
         ge=0,
         description="hold prefills until this many slots are free; default: the engine's",
+    )
+    schedule_policy: SchedulePolicy = Field(
+        "fcfs", description="who is prefilled first: fcfs, or lpm (longest cached prefix)"
+    )
+    schedule_conservativeness: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="scales the tokens kept free for running requests"
+    )
+    scheduler_recv_interval: Annotated[int, BeforeValidator(_no_truth), Field(ge=1, le=10**6)] = (
+        Field(1, description="scheduler loops between two looks for new requests")
+    )
+    stream_interval: Annotated[int, BeforeValidator(_no_truth), Field(ge=1, le=10**6)] = Field(
+        1, description="tokens of an answer that are sent at a time, after the first"
     )
     radix_cache: bool = Field(True, description="prefix cache")
     mamba_radix_cache_strategy: Annotated[str, AfterValidator(_known_strategy)] = Field(

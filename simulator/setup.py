@@ -164,7 +164,7 @@ class Setup:
 
     @cached_property
     def host(self) -> HostTime:
-        return HostTime.from_sheet(self.engine)
+        return HostTime.from_sheet(self.engine, recv_interval=self.limits.recv_interval)
 
     @cached_property
     def step(self) -> StepModel:
@@ -194,6 +194,11 @@ class Setup:
             graph_max_bs=self.graph_max_bs,
             max_ctx=(s.isl or 0) + 2 * s.max_new_tokens,
             v1=s.engine_mode == "v1",
+            prefill_graphs=self.engine.prefill.replays(
+                s.cuda_graph_backend_prefill,
+                hybrid=bool(self.model.gdn_layers),
+                speculative=self.speculative,
+            ),
         )
 
     @cached_property

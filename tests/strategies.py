@@ -41,6 +41,7 @@ class SyntheticStep:
     per_token_s: float = 0.0
     prefill_fixed_s: float = 0.0
     prefill_per_token_s: float = 0.0
+    prefill_launches_s: float = 0.0
     draft_share: float = 0.0
     tail_share: float = 0.0
     v1: bool = False
@@ -87,6 +88,9 @@ class SyntheticStep:
         rows = tokens + prefix * requests / 8
         seconds = self.prefill_fixed_s + self.prefill_per_token_s * rows
         return np.array([0.0, 0.0, 0.0, seconds, 0.0, 0.0])
+
+    def prefill_launch_s(self, tokens: int) -> float:
+        return self.prefill_launches_s * (1 + tokens % 3)
 
     def prefill_s(self, *, requests: int, tokens: int, prefix: float = 0.0) -> float:
         return float(self.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)[3])
@@ -271,6 +275,7 @@ def systems(
         per_token_s=step_s * rng.uniform(0, 1e-3),
         prefill_fixed_s=step_s * rng.uniform(0, 2),
         prefill_per_token_s=step_s * rng.uniform(0, 0.02),
+        prefill_launches_s=step_s * rng.choice([0.0, 1.0, 8.0]) * rng.uniform(0.9, 1.1),
         draft_share=draft,
         tail_share=tail,
     )
@@ -295,6 +300,8 @@ def systems(
         chunked_prefill_size=page * int(rng.choice([1, 5, 64, 4096])),
         max_prefill_tokens=int(rng.choice([2, 100, 16384])),
         page_size=page,
+        recv_interval=int(rng.choice([1, 1, 2, 7, 30])),
+        longest_prefix_first=bool(rng.random() < 0.3),
     )
 
 

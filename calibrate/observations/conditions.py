@@ -22,13 +22,17 @@ ALIASES = {
 }
 _COUNTS = (
     "num_gpus", "tp", "window", "max_running_requests", "chunked_prefill_size",
+    "max_prefill_tokens", "scheduler_recv_interval", "stream_interval",
     "cuda_graph_max_bs", "page_size", "min_free_slots_delay", "isl", "osl", "max_new_tokens",
     "conc", "num_prompts", "max_mamba_cache_size",
 )  # fmt: skip
-_AMOUNTS = ("mem_fraction_static", "mamba_full_memory_ratio", "rate", "burstiness", "range_ratio")
+_AMOUNTS = (
+    "mem_fraction_static", "mamba_full_memory_ratio", "rate", "burstiness", "range_ratio",
+    "schedule_conservativeness",
+)  # fmt: skip
 _WORDS = (
     "attention_backend", "acceptance", "mamba_ssm_dtype", "mamba_radix_cache_strategy",
-    "linear_attn_decode_backend",
+    "linear_attn_decode_backend", "cuda_graph_backend_prefill", "schedule_policy",
 )  # fmt: skip
 _MODES = {
     "v1": "v1",

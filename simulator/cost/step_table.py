@@ -76,6 +76,8 @@ class StepModel:
         Longest context that can occur [token]; the grid ends there.
     v1
         The V1 worker: eager argmax and unfused accept on top.
+    prefill_graphs
+        Prefills replay graphs between their mixers, and are padded to those graphs' sizes.
     """
 
     cycle: Cycle
@@ -84,6 +86,7 @@ class StepModel:
     graph_max_bs: int
     max_ctx: int
     v1: bool = False
+    prefill_graphs: bool = False
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
     _launches: dict[int, int] = field(default_factory=dict, repr=False)
     _fixed: dict[int, list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]] = field(
@@ -91,6 +94,7 @@ class StepModel:
     )
     _prefill: dict[tuple[int, int, float], np.ndarray] = field(default_factory=dict, repr=False)
     _prefill_s: dict[tuple[int, int, float], float] = field(default_factory=dict, repr=False)
+    _prefill_launches: dict[bool, int] = field(default_factory=dict, repr=False)
 
     @property
     def engine(self) -> EngineSheet:
@@ -205,6 +209,7 @@ class StepModel:
 
         Priced at the next power of two of requests, linear in tokens between powers of two.
         """
+        tokens = self._bucket(tokens) or tokens
         power = 1 << (max(1, requests) - 1).bit_length()
         seq = max(1.0, tokens / power)
         low = 1 << int(np.log2(seq))
@@ -222,6 +227,28 @@ class StepModel:
             self._prefill_s[key] = float(seconds_of(parts))
         return self._prefill_s[key]
 
+    def prefill_launch_s(self, tokens: int) -> float:
+        """Host seconds of launching a prefill of ``tokens`` new tokens, any number of requests."""
+        e, graphs = self.engine, self._bucket(tokens) is not None
+        if graphs not in self._prefill_launches:
+            self._prefill_launches[graphs] = self._count_launches(graphs=graphs)
+        each_s = e["eager_launch"] * e["time_factor"] * e["host_factor"]
+        return self._prefill_launches[graphs] * each_s
+
+    def _count_launches(self, *, graphs: bool) -> int:
+        """Kernels that a prefill launches one by one, and pieces of graphs."""
+        sheet = self.engine.prefill
+        target, filled = self.cycle.prefill(requests=1, seq=1, prefix=0.0)
+        alone = [c for c in target.calls if not graphs or c.op.name in sheet.eager]
+        alone += filled.calls  # the drafter's cache is filled behind the graphs
+        pieces = [c.count for c in target.calls if graphs and c.op.name in sheet.mixers]
+        launched = sum(c.count * sheet.launches.get(c.op.name, 1) for c in alone)
+        return launched + sum(pieces) + sheet.around
+
+    def _bucket(self, tokens: int) -> int | None:
+        """Tokens of the graphs that a prefill replays; None where every kernel is launched."""
+        return self.engine.prefill.bucket(tokens) if self.prefill_graphs else None
+
     def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:
         key = (requests, seq, prefix)
         if key not in self._prefill:
@@ -229,9 +256,6 @@ class StepModel:
             calls = [call for phase in phases for call in phase.calls]
             between = self._between("prefill", requests=requests, rows=seq, ctx=prefix)
             cost = self.cost.calls(calls, between).as_array()
-            launches = sum(call.count for call in calls) * self.engine["eager_launch"]
-            # A prefill is not captured: a short one takes as long as its launches.
-            add_idle(cost, max(0.0, launches - float(seconds_of(cost))))
             cost[ASSUMED] += self.engine["step_eager_plain"]
             self._prefill[key] = cost * self.engine["prefill_factor"] * self.engine["time_factor"]
         return self._prefill[key]

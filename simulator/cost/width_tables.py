@@ -64,6 +64,7 @@ class WidthSteps:
                 _fixed={},
                 _prefill={},
                 _prefill_s={},
+                _prefill_launches={},
             )
         return self._models[width]
 
@@ -94,6 +95,9 @@ class WidthSteps:
 
     def prefill_s(self, *, requests: int, tokens: int, prefix: float = 0.0) -> float:
         return self.full.prefill_s(requests=requests, tokens=tokens, prefix=prefix)
+
+    def prefill_launch_s(self, tokens: int) -> float:
+        return self.full.prefill_launch_s(tokens)
 
     def prefill_parts(self, *, requests: int, tokens: int, prefix: float) -> np.ndarray:
         return self.full.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)

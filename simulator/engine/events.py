@@ -34,6 +34,7 @@ class Batch:
     prefill: PrefillBatch | None
     gpu_s: float
     tail_s: float
+    launch_s: float
     launched: simpy.Event
     publish: simpy.Event
     copy_done: simpy.Event
@@ -54,7 +55,7 @@ class EventEngine:
         The attention backend plans with host lengths: an overlapped step waits for the previous
         one's accepted lengths before its first launch.
     turnaround_s
-        Closed loop: from a finished answer to the client's next request [s].
+        From a finished answer to the client's next request, both ways of the network [s].
     on_interval
         Called with ``(lane, name, start_s, end_s, iteration)`` of every stage, for timelines.
     on_count
@@ -84,6 +85,7 @@ class EventEngine:
         self.forward_stream: simpy.Store = simpy.Store(self.env)
         self.copy_stream: simpy.Store = simpy.Store(self.env)
         self.decode_steps = 0
+        self._prefilled = False
         self._heads = iter(self.workload.heads)
         self._left = int(self.workload.measured.sum())
 
@@ -99,7 +101,7 @@ class EventEngine:
         self.env.process(self._copy())
         loop = self.event_loop_overlap if self.mode == "v2" else self.event_loop_normal
         self.env.run(until=self.env.process(loop()))
-        return self.log.run(self.scheduler.retractions, "event")
+        return self.log.run(self.scheduler.retractions, "event", client_s=self.turnaround_s)
 
     @property
     def _unfinished(self) -> bool:
@@ -123,7 +125,7 @@ class EventEngine:
             else:
                 yield from self._spend("run_batch", self.host.first_launch_s, k)
                 self.forward_stream.put(batch)
-                yield from self._spend("run_batch", self.host.rest_launch_s, k)
+                yield from self._spend("run_batch", batch.launch_s, k)
                 batch.launched.succeed()
                 yield batch.copy_done
             yield from self._process(batch)
@@ -142,7 +144,7 @@ class EventEngine:
                     yield last.publish
                 yield from self._spend("run_batch", self.host.first_launch_s, k)
                 self.forward_stream.put(batch)
-                yield from self._spend("run_batch", self.host.rest_launch_s, k)
+                yield from self._spend("run_batch", batch.launch_s, k)
                 batch.launched.succeed()
             if last is not None:
                 yield last.copy_done
@@ -156,7 +158,9 @@ class EventEngine:
         return self.host_length_sync and self.limits.speculative and batch.prefill is None
 
     def recv_requests(self) -> None:
-        """Move requests that have arrived into the waiting queue."""
+        """Move requests that have arrived into the waiting queue, if this loop looks for them."""
+        if not self.scheduler.polls(prefilled=self._prefilled):
+            return
         while self.arrivals and self.arrivals[0][0] <= self.env.now:
             _, rid = heappop(self.arrivals)
             row = 0 if self.draws.shared else rid
@@ -179,6 +183,7 @@ class EventEngine:
         s = self.scheduler
         s.filter_finished()
         prefill = s.get_new_batch_prefill()
+        self._prefilled = prefill is not None
         if prefill is not None:
             s.merge(prefill)
             self._tell_running()
@@ -221,15 +226,16 @@ class EventEngine:
         kind = DECODE if prefill is None else PREFILL
         prefix = 0.0 if prefill is None else prefill.prefix
         index = self.log.launch(kind, len(reqs), kv, prefix, gpu_s)
-        tail = 0.0
-        if prefill is None and self.limits.speculative:
+        tail, launch_s = 0.0, self.host.rest_launch_s
+        if prefill is not None:
+            launch_s = max(launch_s, self.step.prefill_launch_s(kv))
+        elif self.limits.speculative:
             needs_tail = self.host_length_sync or self.mode == "v1"
             tail = self._tail_s(len(reqs), kv) if needs_tail else 0.0
         epochs = tuple(r.epoch for r in reqs) if self.limits.kv_tight else ()
         env = self.env
-        return Batch(
-            index, reqs, epochs, prefill, gpu_s, tail, env.event(), env.event(), env.event()
-        )
+        events = env.event(), env.event(), env.event()
+        return Batch(index, reqs, epochs, prefill, gpu_s, tail, launch_s, *events)
 
     def _process(self, batch: Batch) -> Steps:
         """``process_batch_result``: stop checks, streaming; finished requests are skipped."""
@@ -301,6 +307,7 @@ class EventEngine:
     def _idle(self) -> Steps:
         """Nothing to run: sleep until the next arrival."""
         self.log.idle()
+        self.scheduler.idle()
         if not self.arrivals:
             msg = "the engine is idle with requests unanswered"
             raise RuntimeError(msg)

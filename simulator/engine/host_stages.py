@@ -73,10 +73,11 @@ class HostTime:
     syncs_s: float
 
     @classmethod
-    def from_sheet(cls, engine: EngineSheet) -> "HostTime":
+    def from_sheet(cls, engine: EngineSheet, *, recv_interval: int = 1) -> "HostTime":
+        """Read the times of a sheet; loops that do not look for requests share the time of one."""
         slow = engine["time_factor"] * engine["host_factor"]
         return cls(
-            recv_s=slow * engine["recv_requests"],
+            recv_s=slow * engine["recv_requests"] / recv_interval,
             schedule_s=slow * engine["get_next_batch"],
             schedule_per_request_s=slow * engine["get_next_batch_per_request"],
             first_launch_s=slow * engine["run_batch_first"],

@@ -13,7 +13,7 @@ import numpy as np
 
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
-from dflash_sim.simulator.engine.leap_clock import FOREVER, Pending, Pipeline
+from dflash_sim.simulator.engine.leap_clock import FOREVER, NEVER, Pending, Pipeline
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.engine.scheduler import Limits, PrefillBatch, Req, Scheduler
 from dflash_sim.simulator.requests.draws import Draws
@@ -62,7 +62,7 @@ class LeapEngine:
         self.kv = np.zeros(_CHUNK, np.int64)
         self.steps = 0
         self.ends: list[tuple[int, int, Req]] = []  # (step after the last, rid, request)
-        self._shrunk = False
+        self._shrunk = self._prefilled = False
         self._heads = iter(self.workload.heads)
         self._left = int(self.workload.measured.sum())
         self._measured = self.workload.measured.tolist()
@@ -89,13 +89,14 @@ class LeapEngine:
 
     def _iterate(self) -> None:
         """One scheduler loop, or as many decode loops as leave the batch unchanged."""
-        pipeline = self.pipeline
-        self._receive(pipeline.decides_s)
-        s = self.scheduler
+        pipeline, s = self.pipeline, self.scheduler
+        looks = s.polls(prefilled=self._prefilled)
+        self._receive(pipeline.decides_s if looks else NEVER)
         if self._shrunk:
             s.filter_finished()
             self._shrunk = False
         prefill = s.get_new_batch_prefill()
+        self._prefilled = prefill is not None
         if prefill is not None:
             s.merge(prefill)
             self._prefill(prefill)
@@ -104,6 +105,7 @@ class LeapEngine:
         elif pipeline.pending is not None:
             pipeline.drain()
         elif self.arrivals:
+            s.idle()
             pipeline.sleep_until(self.arrivals[0][0])
         else:
             msg = "the engine is idle with requests unanswered"
@@ -179,11 +181,16 @@ class LeapEngine:
             while self.steps + 2 > len(self.kv):
                 self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
             self.kv[self.steps] += sum(self._final_kv[r.rid] for r in wasted)
-        until = FOREVER
-        if not self.scheduler.batch_is_full and self._could_admit():
-            until = self._next_arrival_s()
+        until, s = FOREVER, self.scheduler
+        if self.limits.recv_interval == 1:
+            if not s.batch_is_full and self._could_admit():
+                until = self._next_arrival_s()
+        elif self._next_arrival_s() < FOREVER:
+            steps = min(steps, s.loops_until_poll)
         kv = self.kv[self.steps : self.steps + steps]
-        self.steps += self.pipeline.decode(batch, kv, until)
+        done = self.pipeline.decode(batch, kv, until)
+        s.pass_loops(done - 1)
+        self.steps += done
         self._collect_finished()
 
     def _next_arrival_s(self) -> float:
@@ -231,4 +238,5 @@ class LeapEngine:
             after_idle=after_idle[:n],
             retractions=0,
             engine="leap",
+            client_s=self.turnaround_s,
         )

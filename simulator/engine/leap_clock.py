@@ -18,6 +18,7 @@ from dflash_sim.simulator.engine.records import DECODE, PREFILL
 from dflash_sim.simulator.engine.scheduler import PrefillBatch, Req
 
 FOREVER = float("inf")
+NEVER = -FOREVER
 _SCALAR_STEPS = 2**5  # shorter leaps are stepped in Python: cheaper than numpy's call overhead
 _FEW_STEPS = 2**3  # of which the price is looked up one by one
 
@@ -116,12 +117,13 @@ class Pipeline:
         """Launch a prefill."""
         n = new.batch
         gpu_s = self.step.prefill_s(requests=n, tokens=batch.tokens, prefix=batch.prefix)
+        launch_s = max(self.host.rest_launch_s, self.step.prefill_launch_s(batch.tokens))
         self._note(PREFILL, n, 1, prefix=batch.prefix)
         self.log.kv.append(batch.tokens)
         if self.mode == "v2":
-            self._overlapped(n, [gpu_s], None, FOREVER, new, received=True)
+            self._overlapped(n, [gpu_s], None, FOREVER, new, received=True, launch_s=launch_s)
         else:
-            self._chained(n, np.array([gpu_s]), new, speculative=False)
+            self._chained(n, np.array([gpu_s]), new, speculative=False, launch_s=launch_s)
 
     def decode(self, batch: int, kv: np.ndarray, until: float) -> int:
         """Launch up to ``len(kv)`` steps of one batch holding ``kv`` tokens; returns how many.
@@ -185,9 +187,11 @@ class Pipeline:
         last: Pending,
         *,
         received: bool,
+        launch_s: float | None = None,
     ) -> int:
         """The recurrence of the overlapped loop; stops before a loop that receives at ``until``.
 
+        ``launch_s`` is what a prefill's launches take after the first; a step's are the host's.
         The loop that launches step j begins when the result of step j-2 has been processed, and
         processes the result of step j-1.
         """
@@ -195,6 +199,7 @@ class Pipeline:
         host, gpu, copy = c.host, c.gpu, c.copy
         to_launch = h.recv_s + h.get_next_batch(batch)
         process = h.process(batch)
+        rest_s = h.rest_launch_s if launch_s is None else launch_s
         for j, seconds in enumerate(gpu_s):
             if (j or not received) and host + h.recv_s >= until:
                 del gpu_s[j:]
@@ -203,7 +208,7 @@ class Pipeline:
             if tail_s is not None and self.pending is not None:
                 scheduled = max(scheduled, c.publish)
             enqueued = scheduled + h.first_launch_s
-            launched = enqueued + h.rest_launch_s
+            launched = enqueued + rest_s
             start = gpu if gpu > enqueued else enqueued
             gpu = start + seconds
             c.publish = gpu - (tail_s[j] if tail_s else 0.0) + h.d2h_s
@@ -285,6 +290,7 @@ class Pipeline:
         *,
         speculative: bool,
         until: float = FOREVER,
+        launch_s: float | None = None,
     ) -> int:
         """Without overlap an iteration is a sum of host and GPU time; ``until`` cuts the chain."""
         c, h = self.clock, self.host
@@ -295,7 +301,7 @@ class Pipeline:
             on_gpu = gpu_s + (h.prepare_verify_s + h.v1_accept(batch))
         else:
             before += h.first_launch_s
-            on_gpu = np.maximum(gpu_s, h.rest_launch_s)
+            on_gpu = np.maximum(gpu_s, h.rest_launch_s if launch_s is None else launch_s)
             after += h.d2h_s
         loops = c.host + np.cumsum(before + on_gpu + after)
         n = len(gpu_s)

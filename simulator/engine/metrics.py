@@ -50,7 +50,7 @@ class Served:
     e2e, ttft, tpot
         Their latencies [s]; TPOT of those with more than one output token.
     duration_s
-        From the first arrival of the run to the last answer [s].
+        From the first request of the run to the last answer [s].
     """
 
     done: npt.NDArray[np.bool_]
@@ -63,11 +63,11 @@ class Served:
 
 
 def served(run: Run, workload: Workload) -> Served:
-    """Return what a benchmark sees of its requests."""
+    """Return what a benchmark sees of its requests, at the client's end."""
     done = workload.measured & np.isfinite(run.finish_s)
     osl = workload.osl[done]
-    e2e = run.finish_s[done] - run.arrival_s[done]
-    ttft = run.first_token_s[done] - run.arrival_s[done]
+    e2e = run.finish_s[done] - run.arrival_s[done] + run.client_s
+    ttft = run.first_token_s[done] - run.arrival_s[done] + run.client_s
     many = osl > 1
     return Served(
         done=done,
@@ -76,7 +76,7 @@ def served(run: Run, workload: Workload) -> Served:
         e2e=e2e,
         ttft=ttft,
         tpot=(e2e - ttft)[many] / (osl[many] - 1),
-        duration_s=float(run.finish_s[done].max()) - float(np.nanmin(run.arrival_s)),
+        duration_s=float(run.finish_s[done].max() - np.nanmin(run.arrival_s)) + run.client_s,
     )
 
 
@@ -87,6 +87,7 @@ def summarise(
     step: StepModel | WidthSteps,
     host: HostTime,
     draws: Draws | None,
+    stream_interval: int = 1,
 ) -> Summary:
     """Reduce one run.
 
@@ -94,6 +95,8 @@ def summarise(
     ----------
     draws
         The commits, for the accept histogram; None without speculation.
+    stream_interval
+        Tokens of an answer that are sent at a time, after the first.
     """
     seen = served(run, workload)
     done, isl, osl, duration_s = seen.done, seen.isl, seen.osl, seen.duration_s
@@ -109,7 +112,10 @@ def summarise(
         "concurrency": seen.e2e.sum() / duration_s,
         "retractions": float(run.retractions),
     }
-    gaps, weights = inter_token_gaps(run, done)
+    if stream_interval == 1:
+        gaps, weights = inter_token_gaps(run, done)
+    else:
+        gaps, weights = _wide_gaps(run, seen, stream_interval)
     for name, sample, weight in (
         ("ttft", seen.ttft, None),
         ("tpot", seen.tpot, None),
@@ -175,6 +181,16 @@ def inter_token_gaps(run: Run, done: npt.NDArray[np.bool_]) -> tuple[Floats, Flo
     return gaps, np.concatenate([inner[keep], np.ones(first.size)])
 
 
+def _wide_gaps(run: Run, seen: Served, interval: int) -> tuple[Floats, Floats]:
+    """Mean gap between the chunks of each answer, sent ``interval`` tokens at a time, and chunks.
+
+    The mean over all gaps is exact; how much they differ within an answer is not seen.
+    """
+    chunks = np.minimum(run.cycles[seen.done], -(-(seen.osl - 1) // interval))
+    many = chunks > 0
+    return (seen.e2e - seen.ttft)[many] / chunks[many], chunks[many].astype(float)
+
+
 def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, float]:
     if not len(sample):
         sample, weight = np.zeros(1), None
@@ -223,6 +239,7 @@ def step_anatomy(
     idle = np.maximum(0.0, np.diff(run.gpu_end_s, prepend=0.0) - run.gpu_s)
     idle[run.after_idle] = 0.0
     exposed = idle[decode]
+    taken = run.gpu_end_s - run.gpu_start_s  # of a prefill, the launches that it waits for too
     work_s = run.gpu_s.sum()
     busy_s = work_s - between_s
     span_s = float(run.gpu_end_s[-1] - run.gpu_start_s[0])
@@ -242,7 +259,7 @@ def step_anatomy(
         "comm_ms": float(parts[:, COMM].sum() / n / MS),
         "host_ms": float(work.mean() / MS) if decode.any() else 0.0,
         "host_exposed_ms": float(exposed.mean() / MS) if decode.any() else 0.0,
-        "prefill_share": float(run.gpu_s[prefills].sum() / work_s) if work_s else 0.0,
+        "prefill_share": float(taken[prefills].sum() / taken.sum()) if work_s else 0.0,
         "gpu_busy": float(busy_s / span_s) if span_s else 1.0,
         "mean_batch": float(run.batch[decode].mean()) if decode.any() else 0.0,
     }, evidence

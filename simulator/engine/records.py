@@ -32,6 +32,9 @@ class Run:
         By iteration: when its tokens left the scheduler.
     after_idle
         By iteration: launched after the engine had nothing to do.
+    client_s
+        What a client sees on top of a latency: from its request to the scheduler, and from the
+        scheduler to its answer [s].
     """
 
     arrival_s: Floats
@@ -50,6 +53,7 @@ class Run:
     after_idle: npt.NDArray[np.bool_]
     retractions: int
     engine: str
+    client_s: float
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class RunLog:
         self.cycles[rid] = cycles
         self.committed[rid] = committed
 
-    def run(self, retractions: int, engine: str) -> Run:
+    def run(self, retractions: int, engine: str, *, client_s: float) -> Run:
         """The finished record; an iteration still on the GPU when the run ended is dropped."""
         keep = np.isfinite(self.emit_s)
         columns = list(zip(*self.iterations, strict=True)) or [()] * 6
@@ -145,4 +149,5 @@ class RunLog:
             after_idle=idle,
             retractions=retractions,
             engine=engine,
+            client_s=client_s,
         )

@@ -7,13 +7,17 @@ engines call this one policy; they differ only in how they let time pass.
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+_SORTED_AT_MOST = 128  # requests that SGLang sorts by their cached prefix; more are served in turn
+
 
 @dataclass(frozen=True)
 class Limits:
     """The bounds of a batch.
 
     ``kv_tight`` is False when every running request could grow to its cap at once: then KV can
-    never run out, and neither admission nor retraction looks at it.
+    never run out, and neither admission nor retraction looks at it. ``recv_interval`` is the
+    number of scheduler loops between two looks for new requests. ``longest_prefix_first`` says
+    that the request with the most cached tokens is admitted first, and not the oldest.
     """
 
     max_running_requests: int
@@ -31,6 +35,8 @@ class Limits:
     new_token_ratio_decay: float
     retract_decode_steps: int
     kv_tight: bool = True
+    recv_interval: int = 1
+    longest_prefix_first: bool = False
 
     def for_workload(self, *, longest_prompt: int, conc: int) -> "Limits":
         """These limits, knowing the longest prompt [token] and the most requests in flight."""
@@ -92,9 +98,38 @@ class Scheduler:
     chunked_req: Req | None = None
     retractions: int = 0
     new_token_ratio: float = 0.0
+    loops_deaf: int = 0  # since the last look for new requests
 
     def __post_init__(self) -> None:
         self.new_token_ratio = self.limits.new_token_ratio_init
+
+    # ---- when new requests are looked for ------------------------------------------------
+
+    def polls(self, *, prefilled: bool) -> bool:
+        """Return True if this loop looks for new requests, as SGLang's recv skipper counts.
+
+        A loop counts one; one that follows a prefill always looks.
+        """
+        self.loops_deaf += 1
+        if self.loops_deaf < self.limits.recv_interval and not prefilled:
+            return False
+        self.loops_deaf = 0
+        return True
+
+    @property
+    def loops_until_poll(self) -> int:
+        """Loops from this one to the next that looks, while only decoding goes on."""
+        return self.limits.recv_interval - self.loops_deaf
+
+    def pass_loops(self, loops: int) -> None:
+        """Count decode loops in which nothing could be received."""
+        self.loops_deaf = (self.loops_deaf + loops) % self.limits.recv_interval
+
+    def idle(self) -> None:
+        """Look in the next loop: an idle server runs through an interval in no time."""
+        self.loops_deaf = self.limits.recv_interval
+
+    # ---- who runs ------------------------------------------------------------------------
 
     def filter_finished(self) -> None:
         """Drop finished requests; only a shrinking batch clears ``batch_is_full``."""
@@ -118,6 +153,8 @@ class Scheduler:
         if self.free_slots <= 0:
             self.batch_is_full = True
             return None
+        if lim.longest_prefix_first and len(self.waiting) <= _SORTED_AT_MOST:
+            self.waiting = deque(sorted(self.waiting, key=lambda r: -r.cached))
         return self._add_requests()
 
     def _add_requests(self) -> PrefillBatch | None:

@@ -35,11 +35,17 @@ class Tally:
         end and count.
     since_s
         Requests that arrive before are served and not counted [s].
+    first_factor
+        First tokens come so many times as late as simulated [1].
+    client_s
+        What a client sees on top of a latency [s].
     """
 
     limits_s: Mapping[str, float]
     budget: int | None = None
     since_s: float = 0.0
+    first_factor: float = 1.0
+    client_s: float = 0.0
     late: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LATE, 0))
     over: bool = False
 
@@ -48,7 +54,7 @@ class Tally:
 
     def first_token(self, *, arrived_s: float, after_s: float) -> None:
         """A request had its first token."""
-        if after_s > self.ttft_s and arrived_s >= self.since_s:
+        if self.ttft(after_s) > self.ttft_s and arrived_s >= self.since_s:
             self._count("ttft")
 
     def answer(self, *, arrived_s: float, decode_s: float, whole_s: float, tokens: int) -> None:
@@ -57,8 +63,12 @@ class Tally:
             return
         if tokens > 1 and decode_s > self.tpot_s * (tokens - 1):
             self._count("tpot")
-        if whole_s > self.e2e_s:
+        if decode_s + self.ttft(whole_s - decode_s) > self.e2e_s:
             self._count("e2e")
+
+    def ttft(self, simulated_s: float) -> float:
+        """Time to first token as the client sees it [s]."""
+        return self.first_factor * (simulated_s + self.client_s)
 
     def _count(self, name: str) -> None:
         self.late[name] += 1

@@ -75,7 +75,9 @@ def estimate(judge: Judge, i: int, setup: Setup) -> float | None:
     cycles = max(0.0, demand.mean_osl - 1) / length
     longest = int(max(w.isl.max() for w in demand.runs))
     setup.step.reach(longest + setup.limits.max_new_tokens + setup.block)
-    prefill_s = setup.step.prefill_s(requests=1, tokens=max(1, round(demand.mean_isl)))
+    tokens = max(1, round(demand.mean_isl))
+    prefill_s = setup.step.prefill_s(requests=1, tokens=tokens)
+    prefill_s = max(prefill_s, setup.step.prefill_launch_s(tokens))
     ctx = demand.mean_isl + demand.mean_osl / 2
     best, batch = 0.0, 1
     while batch <= min(setup.limits.max_running_requests, int(setup.limits.kv_tokens / ctx)):

@@ -23,9 +23,6 @@ from dflash_sim.studies.show.titles import method_title
 
 ENDS = ("low", "typical", "high")
 _STEPS = (1.04, 1.15, 1.4, 2.0, 3.0)  # beyond the last no limit is looked for
-# TTFT of plain decoding of the 397B on 8 x B200 was so much too short, of 15 measured rows:
-# studies/gallery/01_published_cards.out, "latencies in February 2026". A test compares.
-TTFT_SHORT = (0.60, 0.86)
 _MOSTLY = 0.5  # of the time, and it binds
 _ALONE = 400  # requests that are served one by one to see the best that a server can do
 _APART_S = 1e4
@@ -84,9 +81,8 @@ class Fleet:
         Shares of the time of a server as busy as these that are measured, fitted, ... [1].
     acceptance
         Where accept lengths are from; empty without speculation.
-    prefills
-        Whether it still meets the objective at that confidence where prefills take so many times
-        as long as predicted, by that factor [1]; empty without a limit on TTFT or E2E.
+    first_factor
+        How much later than all times first tokens are at the stated confidence [1].
     """
 
     index: int
@@ -107,7 +103,7 @@ class Fleet:
     accept_histogram: tuple[int, ...]
     evidence: Mapping[str, float]
     acceptance: str
-    prefills: Mapping[float, bool]
+    first_factor: float
 
     @property
     def gpus(self) -> int:
@@ -252,16 +248,8 @@ def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -
         accept_histogram=_histogram(judge, i, setup),
         evidence=_evidence(judge, setup, load),
         acceptance=law.source if law else "",
-        prefills=_prefills(judge, i, replicas, slow),
+        first_factor=judge.first_factor(i, slow),
     )
-
-
-def _prefills(judge: Judge, i: int, replicas: int, slow: float) -> dict[float, bool]:
-    """The verdict where prefills are as much longer as TTFT was, where it was measured."""
-    if judge.question.slo.must_keep_up:
-        return {}
-    factors = [1 / (1 - short) for short in TTFT_SHORT]
-    return {f: judge.meets(i, replicas, slow=slow, prefill=f) for f in factors}
 
 
 def _evidence(judge: Judge, setup: Setup, load: Load) -> dict[str, float]:
@@ -352,7 +340,13 @@ def _alone(judge: Judge, i: int) -> Kept:
     rows = np.unique(np.linspace(0, len(work) - 1, min(len(work), _ALONE)).astype(int))
     apart = replace(subset(work, rows), arrival_s=_APART_S * np.arange(len(rows)))
     drawn = Draws(draws.commits[rows], draws.cycles[rows])
-    service = serve(judge.setup(i), apart, drawn, replicas=1, router="round-robin", tally=Tally({}))
+    setup = judge.setup(i)
+    tally = Tally(
+        {},
+        first_factor=judge.first_factor(i, slow),
+        client_s=setup.engine["client_turnaround"],
+    )
+    service = serve(setup, apart, drawn, replicas=1, router="round-robin", tally=tally)
     return kept(service, apart, judge.question.slo, slow=slow)
 
 

@@ -123,15 +123,14 @@ class Judge:
     def __init__(self, question: Question) -> None:
         self.question = question
         self._setups: dict[int, Setup | DflashSimError] = {}
-        self._stretched: dict[tuple[int, float], Setup] = {}
-        self._spread: dict[int, float] = {}
+        self._spread: dict[int, tuple[float, float]] = {}
         self._expectations: dict[tuple[object, ...], Expectation | None] = {}
         self._draws: OrderedDict[tuple[object, ...], Draws] = OrderedDict()
 
     def of(self, demand: Demand) -> "Judge":
         """A judge of the same servers under another demand, as uncertain as under this one."""
         other = Judge(replace(self.question, demand=demand))
-        other._setups, other._stretched = self._setups, self._stretched
+        other._setups = self._setups
         other._spread, other._expectations = self._spread, self._expectations
         return other
 
@@ -146,21 +145,6 @@ class Judge:
         if isinstance(found, DflashSimError):
             raise found
         return found
-
-    def stretched(self, i: int, prefill: float) -> Setup:
-        """The candidate with prefills that take ``prefill`` times as long."""
-        setup = self.setup(i)
-        if prefill == 1:
-            return setup
-        if (i, prefill) not in self._stretched:
-            factor = prefill * setup.engine["prefill_factor"]
-            self._stretched[i, prefill] = resolve(
-                setup.scenario,
-                engine=setup.engine.with_constants(prefill_factor=factor),
-                tables=setup.tables,
-                calibration=setup.calibration,
-            )
-        return self._stretched[i, prefill]
 
     def expectation(self, i: int) -> Expectation | None:
         """The acceptance to expect; none without speculation."""
@@ -181,6 +165,10 @@ class Judge:
 
     def spread(self, i: int) -> float:
         """One standard deviation of the log of throughput, as ``predict`` has it [1]."""
+        return self._spreads(i)[0]
+
+    def _spreads(self, i: int) -> tuple[float, float]:
+        """:meth:`spread`, and that of the time to first token."""
         if i not in self._spread:
             setup = self.setup(i)
             conc = min(_AT_CONC, setup.limits.max_running_requests)
@@ -190,13 +178,27 @@ class Judge:
                 tables=setup.tables,
                 calibration=setup.calibration,
             )
-            variance = sensitivity(one).variance("output_throughput")
-            self._spread[i] = math.sqrt(variance + unmodelled(setup))
+            found = sensitivity(one)
+            whole, first = (
+                math.sqrt(found.variance(name) + unmodelled(setup, name))
+                for name in ("output_throughput", "mean_ttft_ms")
+            )
+            self._spread[i] = whole, first
         return self._spread[i]
 
     def slow(self, i: int) -> float:
         """Return how much longer than predicted all times are, at the confidence's quantile [1]."""
         return math.exp(self.question.z * self.spread(i))
+
+    def first_factor(self, i: int, slow: float) -> float:
+        """Return how much later than all times first tokens are, where those are ``slow`` [1].
+
+        At the confidence's quantile of their own uncertainty, which is larger.
+        """
+        if slow <= 1:
+            return 1.0
+        whole, first = self._spreads(i)
+        return math.exp(self.question.z * max(0.0, first - whole))
 
     def draws(self, i: int, run: int) -> Draws:
         """The commits of a run, shared by candidates of one method and block."""
@@ -228,7 +230,6 @@ class Judge:
         run: int = 0,
         slow: float = 1.0,
         times: float = 1.0,
-        prefill: float = 1.0,
         early: bool = False,
     ) -> Service:
         """Simulate a fleet.
@@ -239,8 +240,6 @@ class Judge:
             All times are so many times as long as predicted [1].
         times
             Requests arrive so many times as fast [1].
-        prefill
-            Prefills take so many times as long, beside ``slow`` [1].
         early
             Stop as soon as the objective is missed.
         """
@@ -249,10 +248,17 @@ class Judge:
         if demand.lead:
             assert work.arrival_s is not None
             since_s = float(work.arrival_s[demand.lead])
-        tally = self.question.slo.tally(demand.judged, slow=slow, since_s=since_s, early=early)
+        setup = self.setup(i)
+        tally = self.question.slo.tally(
+            demand.judged,
+            slow=slow,
+            since_s=since_s,
+            early=early,
+            first_factor=self.first_factor(i, slow),
+            client_s=setup.engine["client_turnaround"],
+        )
         router = self.question.router
         draws = self.draws(i, run)
-        setup = self.stretched(i, prefill)
         return serve(setup, work, draws, replicas=replicas, router=router, tally=tally)
 
     def kept(self, service: Service, *, slow: float = 1.0) -> Kept:
@@ -288,8 +294,7 @@ class Judge:
         room = replicas * self.setup(i).limits.max_running_requests
         return waiting > max(self.question.slo.budget(n), room)
 
-    def meets(self, i: int, replicas: int, *, slow: float, prefill: float = 1.0) -> bool:
+    def meets(self, i: int, replicas: int, *, slow: float) -> bool:
         """Return True if every run meets it."""
         runs = range(len(self.question.demand.runs))
-        how = {"slow": slow, "prefill": prefill}
-        return all(self.verdict(i, replicas, run=run, **how).met for run in runs)
+        return all(self.verdict(i, replicas, run=run, slow=slow).met for run in runs)

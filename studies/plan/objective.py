@@ -71,7 +71,14 @@ class Slo:
         return int(requests * (_HUNDRED - Decimal(str(self.percentile))) / _HUNDRED)
 
     def tally(
-        self, requests: int, *, slow: float, since_s: float = 0.0, early: bool = True
+        self,
+        requests: int,
+        *,
+        slow: float,
+        since_s: float = 0.0,
+        early: bool = True,
+        first_factor: float = 1.0,
+        client_s: float = 0.0,
     ) -> Tally:
         """A count of what is late, where all times are ``slow`` as long as simulated.
 
@@ -81,9 +88,12 @@ class Slo:
             That are judged.
         since_s
             When the first of them arrives [s].
+        first_factor, client_s
+            As :class:`~dflash_sim.simulator.fleet.replica.Tally` has them.
         """
         limits = {name: limit / slow for name, limit in self.limits_s.items()}
-        return Tally(limits, self.budget(requests) if early else None, since_s)
+        most = self.budget(requests) if early else None
+        return Tally(limits, most, since_s, first_factor, client_s)
 
 
 @dataclass(frozen=True)
@@ -115,17 +125,18 @@ class Kept:
 
 
 def latencies_s(service: Service, workload: Workload, *, slow: float) -> dict[str, Floats]:
-    """TTFT, TPOT and E2E of every request of a whole simulation [s].
+    """TTFT, TPOT and E2E of every request of a whole simulation, as its client sees them [s].
 
     Parameters
     ----------
     slow
         All times are so many times as long as simulated [1].
     """
-    ttft = service.first_token_s - service.arrival_s
-    e2e = service.finish_s - service.arrival_s
+    tally = service.tally
+    ttft = slow * tally.first_factor * (service.first_token_s - service.arrival_s + tally.client_s)
+    decode = slow * (service.finish_s - service.first_token_s)
     steps = np.maximum(workload.osl - 1, 1)
-    return {"ttft": slow * ttft, "tpot": slow * (e2e - ttft) / steps, "e2e": slow * e2e}
+    return {"ttft": ttft, "tpot": decode / steps, "e2e": ttft + decode}
 
 
 def kept(service: Service, workload: Workload, slo: Slo, *, slow: float, lead: int = 0) -> Kept:

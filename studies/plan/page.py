@@ -10,7 +10,7 @@ from rich.text import Text
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
 from dflash_sim.simulator.caveats import unconfirmed
 from dflash_sim.studies.plan.candidate import Solved, Survey
-from dflash_sim.studies.plan.close_look import TTFT_SHORT, Fleet
+from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.objective import WORDS
 from dflash_sim.studies.plan.search import ENDS, Plan
 from dflash_sim.studies.show.figures import number, percent, shares
@@ -91,8 +91,9 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
     rows += [
         (
             "Confidence",
-            f"of TPOT and throughput: met at {sure} in {each}, with all times {fleet.slow:.3f} x "
-            f"the predicted (one sd of their log is {fleet.spread:.3f}); "
+            f"met at {sure} in {each}, with all times {fleet.slow:.3f} x the predicted "
+            f"(one sd of their log is {fleet.spread:.3f}), first tokens "
+            f"{fleet.first_factor:.2f} x later still; "
             f"up to {fleet.patience:.2f} x it still is ({percent_of(min(fleet.confidence, 0.999))}"
             f"{' or more' if fleet.confidence > 0.999 else ''})",
         ),
@@ -221,8 +222,6 @@ def warnings(found: Plan) -> list[str]:
                 f"{number(span_s)} s are judged and an answer takes {number(answer_s)} s on "
                 "average: too short to see a queue grow; give a longer --duration"
             )
-    if not found.question.slo.must_keep_up:
-        out.append(ttft_warning(found))
     priced = {s.index for s in found.surveys if s.price and s.price.typical is not None}
     unpriced = [s.index for s in found.surveys if s.error is None and s.index not in priced]
     gpus = dict.fromkeys(found.question.candidates[i].gpu for i in unpriced)
@@ -235,22 +234,3 @@ def sources(found: Plan) -> str:
     """Say what the best fleets rest on, on average."""
     each = [fleet.evidence for fleet in found.fleets.values()]
     return f"sources: {shares({k: sum(e[k] for e in each) / len(each) for k in each[0]})}"
-
-
-def ttft_warning(found: Plan) -> str:
-    """Say what verdicts on TTFT and E2E are worth."""
-    low, high = TTFT_SHORT
-    told = [f"{fleet.title} {prefills(fleet)}" for fleet in found.fleets.values()]
-    return (
-        f"TTFT was predicted {low:.0%} to {high:.0%} too short where it was measured (plain "
-        "decoding, 397B, 8 x b200), and has no interval: the confidence is that of TPOT and "
-        f"throughput, not of TTFT, nor of its part of E2E. {'; '.join(told)}"
-    ).replace("%", " %")
-
-
-def prefills(fleet: Fleet) -> str:
-    """Say whether the fleet keeps the objective where prefills are longer than predicted."""
-    return ", ".join(
-        f"{'keeps' if met else 'does not keep'} the objective with prefills {factor:.1f} x as long"
-        for factor, met in fleet.prefills.items()
-    )

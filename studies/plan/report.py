@@ -92,7 +92,7 @@ def _fleets(report: Report, found: Plan) -> None:
         "The best fleets",
         "Every request of the demand is simulated on every server behind the router. The objective "
         f"is judged with all times as long as they are at the {sure} quantile of what is "
-        "uncertain of the prediction.",
+        "uncertain of the prediction, and first tokens as late as at that quantile of theirs.",
     )
     p = f"p{found.question.slo.percentile:g}"
     for role, fleet in roles(found):

@@ -67,7 +67,7 @@ def fleet_json(f: Fleet) -> dict[str, Any]:
         "time_log_sd": _round(f.spread),
         "holds_to_time_factor": _round(f.patience),
         "confidence": _round(f.confidence),
-        "meets_with_prefill_times": {f"{x:.2f}": met for x, met in f.prefills.items()},
+        "first_token_factor": _round(f.first_factor),
         "headroom": _round(f.headroom),
         "breaks_first": f.breaks or None,
         "binds": f.binds,

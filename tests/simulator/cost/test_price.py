@@ -1,5 +1,6 @@
 """Prices: what they rest on, how they add up, and tables that say what pricing would."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -279,14 +280,71 @@ def test_prefill_is_exact_on_powers_of_two() -> None:
         phases = s.step.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
         calls = [c for p in phases for c in p.calls]
         priced = s.step.cost.calls(calls).seconds
-        floor = sum(c.count for c in calls) * s.engine["eager_launch"]
-        expected = max(priced, floor) + s.engine["step_eager_plain"]
+        expected = priced + s.engine["step_eager_plain"]
         got = s.step.prefill_s(requests=requests, tokens=requests * seq, prefix=prefix)
         assert got == pytest.approx(expected, rel=1e-12)
 
 
+def test_an_eager_prefill_is_launched_kernel_by_kernel() -> None:
+    """Counted by hand for a dense model; the hybrid one launches a scan of many kernels a layer."""
+    dense = setup(gpu="h200", model="qwen3-8b", tp=1, method="none", block=None,
+                  cuda_graph_backend_prefill="disabled")  # fmt: skip
+    each_s, sheet = dense.engine["eager_launch"], dense.engine.prefill
+    layer = 1 + 1 + 3 + 1 + 2 + 1  # norm, qkv, q/k norms and rope, write, attention, output
+    layer += 1 + 1 + 1 + 1  # norm, gate_up, activation, down
+    head = 1 + 1 + 1 + 1 + 1  # embedding, final norm, head, cast, argmax
+    launches = 36 * layer + head + sheet.around
+    for tokens in (8, 5000):
+        assert dense.step.prefill_launch_s(tokens) == pytest.approx(launches * each_s, rel=1e-12)
+    hybrid = setup(gpu="h200", model="qwen3.5-4b", tp=1, method="none", block=None,
+                   cuda_graph_backend_prefill="disabled")  # fmt: skip
+    assert hybrid.step.prefill_launch_s(8) / 32 > 1.3 * dense.step.prefill_launch_s(8) / 36
+
+
+def test_graphs_of_prefills_leave_the_mixers_to_launch() -> None:
+    """A piece and its mixer a layer, the head; above the largest graph all kernels."""
+    fields = {"gpu": "h200", "model": "qwen3-8b", "tp": 1, "method": "none", "block": None}
+    eager, graphs = (
+        setup(**fields, cuda_graph_backend_prefill=b).step for b in ("disabled", "breakable")
+    )
+    each_s, sheet = graphs.engine["eager_launch"], graphs.engine.prefill
+    launches = 36 * (1 + 1 + 2) + 3 + sheet.around  # piece, write, attention; head, cast, argmax
+    assert graphs.prefill_launch_s(500) == pytest.approx(launches * each_s, rel=1e-12)
+    assert graphs.prefill_launch_s(10**6) == eager.prefill_launch_s(500)
+    assert graphs.prefill_s(requests=1, tokens=1025) == graphs.prefill_s(requests=1, tokens=1280)
+    assert eager.prefill_s(requests=1, tokens=1025) < graphs.prefill_s(requests=1, tokens=1025)
+    drafted = setup(gpu="h200", model="qwen3-8b", tp=1).step
+    cache = 1 + 1 + 1 + 1 + 5  # fc, norm, one product for all layers, norm and rope, five writes
+    more_s = drafted.prefill_launch_s(500) - graphs.prefill_launch_s(500)
+    assert more_s == pytest.approx(cache * each_s, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hybrid", "speculative", "sheet", "graphs"),
+    [
+        (None, False, False, {}, True),
+        (None, True, False, {"hybrid": False}, False),
+        ("tc_piecewise", True, False, {"hybrid": False}, True),  # asked for by name
+        ("disabled", False, False, {}, False),
+        (None, False, True, {"hidden_states": False}, False),  # captured without hidden states
+        ("tc_piecewise", False, True, {"hidden_states": False}, False),
+        (None, False, False, {"backend": "disabled"}, False),
+    ],
+)
+def test_which_prefills_are_graphs(
+    asked: str | None, hybrid: bool, speculative: bool, sheet: dict[str, Any], graphs: bool
+) -> None:
+    rules = replace(ENGINE.prefill, **sheet)
+    assert rules.replays(asked, hybrid=hybrid, speculative=speculative) is graphs
+
+
+def test_a_prefill_is_padded_to_the_next_graph() -> None:
+    sizes = {1: 4, 4: 4, 5: 8, 32: 32, 33: 48, 257: 288, 1025: 1280, 16384: 16384, 16385: None}
+    assert {n: ENGINE.prefill.bucket(n) for n in sizes} == sizes
+
+
 def test_more_prompt_takes_longer() -> None:
-    step = setup(gpu="h200", model="qwen3-8b", tp=1).step
+    step = setup(gpu="h200", model="qwen3-8b", tp=1, cuda_graph_backend_prefill="disabled").step
     times = [step.prefill_s(requests=1, tokens=n) for n in range(16, 6000, 50)]
     assert (np.diff(times) > 0).all()
     assert step.prefill_s(requests=1, tokens=500, prefix=3000.0) > step.prefill_s(

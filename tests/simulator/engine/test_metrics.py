@@ -1,17 +1,25 @@
 """Records reduce to the numbers of a benchmark, by identities that leave no room."""
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from closed_forms import length_biased_mean
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from strategies import NO_HOST, SyntheticStep, System, closed, crowded, systems
 
 from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.price import EVIDENCE
-from dflash_sim.simulator.engine.metrics import Summary, inter_token_gaps, summarise
+from dflash_sim.simulator.cost.step_table import StepModel
+from dflash_sim.simulator.engine.metrics import (
+    Summary,
+    _wide_gaps,
+    inter_token_gaps,
+    served,
+    summarise,
+)
 from dflash_sim.simulator.engine.records import DECODE, PREFILL, Run
 from dflash_sim.simulator.predict import build_workload, predict, simulate
 from dflash_sim.simulator.requests.expected import Expectation
@@ -81,6 +89,49 @@ def test_gaps_of_one_request_are_its_emissions() -> None:
     np.testing.assert_allclose(np.sort(np.repeat(gaps, weights.astype(int))), np.sort(expected))
 
 
+def test_chunks_of_several_tokens_are_farther_apart() -> None:
+    """Eight tokens after the first, sent four at a time: two gaps over the same time."""
+    system = System.of(closed([9], conc=1), SyntheticStep(fixed_s=1e-3))
+    run = system.event()
+    whole_ms = (run.finish_s - run.first_token_s)[0] * 1e3
+    for interval, chunks in ((1, 8), (3, 3), (4, 2), (100, 1)):
+        found = summarise(
+            run,
+            system.workload,
+            step=cast(StepModel, system.step),
+            host=system.host,
+            draws=None,
+            stream_interval=interval,
+        )
+        assert found.values["mean_itl_ms"] == pytest.approx(whole_ms / chunks)
+
+
+@settings(max_examples=20)
+@given(SMALL, st.integers(2, 9))
+def test_chunks_never_come_more_often_than_cycles(system: System, interval: int) -> None:
+    """An answer streams no longer for being sent in larger pieces."""
+    assume(decodes(system))
+    run = system.but(host=replace(system.host, process_s=1e-4)).event()
+    seen = served(run, system.workload)
+    gaps, chunks = _wide_gaps(run, seen, interval)
+    cycles = run.cycles[seen.done]
+    assert (chunks <= cycles[cycles > 0]).all()
+    assert gaps @ chunks == pytest.approx((seen.e2e - seen.ttft).sum(), rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=20)
+@given(SMALL)
+def test_a_closed_loop_is_never_above_its_clients(system: System) -> None:
+    """At the client's end each of them has one request in flight, and none between two."""
+    assume(decodes(system) and system.workload.arrival_s is None)
+    assume(system.workload.measured.all())
+    values = summary(system)[0].values
+    assert values["concurrency"] <= system.workload.conc * (1 + 1e-9)
+    one = closed([20] * 5, conc=1)
+    alone = System.of(one, SyntheticStep(fixed_s=1e-3), turnaround_s=5e-3)
+    assert summary(alone)[0].values["concurrency"] == pytest.approx(1.0)
+
+
 def test_a_pause_between_answers_is_no_gap() -> None:
     """Two answers ten seconds apart: nobody waited ten seconds for a token."""
     work = replace(closed([20, 20], conc=2), arrival_s=np.array([0.0, 10.0]))
@@ -101,11 +152,11 @@ def test_totals(system: System) -> None:
     result, run = summary(system)
     values, work = result.values, system.workload
     m = work.measured
-    span_s = run.finish_s[m].max() - np.nanmin(run.arrival_s)
+    span_s = run.finish_s[m].max() - np.nanmin(run.arrival_s) + run.client_s
     assert values["completed"] == m.sum()
     assert values["output_throughput"] * span_s == pytest.approx(work.osl[m].sum())
     assert values["total_throughput"] * span_s == pytest.approx((work.osl + work.isl)[m].sum())
-    e2e_s = (run.finish_s - run.arrival_s)[m]
+    e2e_s = (run.finish_s - run.arrival_s)[m] + run.client_s
     assert values["concurrency"] == pytest.approx(  # Little
         values["request_throughput"] * values["mean_e2e_latency_ms"] / 1e3
     )
@@ -131,8 +182,9 @@ def test_every_second_rests_on_something(system: System) -> None:
     assert values["step_ms"] == pytest.approx(phases + values["host_exposed_ms"], rel=1e-9)
     busy = run.gpu_s.sum() / (run.gpu_end_s[-1] - run.gpu_start_s[0])
     assert values["gpu_busy"] == pytest.approx(min(1.0, busy))
-    prefill_s = run.gpu_s[run.kind == PREFILL].sum()
-    assert values["prefill_share"] == pytest.approx(prefill_s / run.gpu_s.sum())
+    taken_s = run.gpu_end_s - run.gpu_start_s
+    prefill_s = taken_s[run.kind == PREFILL].sum()
+    assert values["prefill_share"] == pytest.approx(prefill_s / taken_s.sum())
     assert values["mean_batch"] == pytest.approx(run.batch[decode].mean())
 
 

@@ -54,6 +54,38 @@ def settled_sojourn_s(run: Run) -> float:
     return float((run.finish_s - run.arrival_s)[late].mean())
 
 
+# ---- requests that are looked for now and then -------------------------------------------
+
+
+@pytest.mark.parametrize("interval", [2, 10, 30])
+@pytest.mark.parametrize("mode", ["v2", "v2-sync"])
+def test_a_request_waits_for_half_an_interval_more(interval: int, mode: str) -> None:
+    """Poisson arrivals beside a long answer meet the polls at random: uniform over an interval."""
+    few, gap_s = 400, 8 * interval * T
+    rng = np.random.default_rng(interval)
+    at = np.concatenate([[0.0], np.cumsum(gap_s / 2 + rng.exponential(gap_s / 2, few))])
+    long = int(1.1 * at[-1] / T)
+    work = replace(closed([long, *[1] * few], conc=few + 1), arrival_s=at)
+    waits = []
+    for n in (1, interval):
+        system = System.of(work, SyntheticStep(fixed_s=T), mode=mode, recv_interval=n)
+        run = system.leap()
+        waits.append(float((run.first_token_s - run.arrival_s)[1:].mean()))
+    more_s, error_s = waits[1] - waits[0], interval * T / math.sqrt(12 * few)
+    assert more_s == pytest.approx((interval - 1) / 2 * T, abs=4 * error_s)
+
+
+@pytest.mark.parametrize("mode", ["v1", "v2", "v2-sync"])
+def test_an_idle_server_looks_at_once(mode: str) -> None:
+    """Requests that come one by one wait for nothing, whatever the interval."""
+    work = replace(closed([5, 5, 5], conc=3), arrival_s=np.array([0.0, 1.0, 2.5]))
+    first = [
+        System.of(work, SyntheticStep(fixed_s=T), mode=mode, recv_interval=n).leap().first_token_s
+        for n in (1, 1000)
+    ]
+    np.testing.assert_allclose(*first, rtol=1e-12)
+
+
 # ---- slots refilled at once --------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import SyntheticStep, System, closed, crowded, limits
 
 from dflash_sim.profiles.errors import UsageError
@@ -119,6 +120,61 @@ def test_cached_tokens_are_not_computed() -> None:
     batch = s.get_new_batch_prefill()
     assert batch is not None
     assert (batch.tokens, batch.prefix) == (36 + 100, 32)
+
+
+def test_the_longest_cached_prefix_goes_first_if_asked_for() -> None:
+    """Of equal prefixes the oldest; and of more than SGLang sorts, the oldest of all."""
+    waiting = [req(0, 100), req(1, 100, cached=32), req(2, 100, cached=64), req(3, 100, cached=32)]
+    assert prefilled(scheduler(list(waiting), longest_prefix_first=True)) == [2, 1, 3, 0]
+    assert prefilled(scheduler(list(waiting))) == [0, 1, 2, 3]
+    many = [req(i, 10, cached=i % 10) for i in range(129)]
+    found = prefilled(scheduler(many, longest_prefix_first=True, max_running_requests=200))
+    assert found == list(range(129))
+
+
+def test_a_loop_looks_for_requests_once_an_interval() -> None:
+    """Decode loops count; a prefill before, or an idle server, looks at once."""
+    s = scheduler([], recv_interval=3)
+    assert [s.polls(prefilled=False) for _ in range(7)] == [False, False, True] * 2 + [False]
+    assert [s.polls(prefilled=True), s.polls(prefilled=False)] == [True, False]
+    s.idle()
+    assert [s.polls(prefilled=False) for _ in range(3)] == [True, False, False]
+    assert all(scheduler([]).polls(prefilled=False) for _ in range(5))
+
+
+@given(st.integers(1, 9), st.lists(st.integers(1, 30), min_size=1, max_size=5))
+def test_loops_that_are_leapt_over_count(interval: int, leaps: list[int]) -> None:
+    """A leap of n loops leaves the count as n loops do, one by one."""
+    one, other = (scheduler([], recv_interval=interval) for _ in range(2))
+    for n in leaps:
+        assert one.polls(prefilled=False) == other.polls(prefilled=False)
+        until = one.loops_until_poll
+        looked = [one.polls(prefilled=False) for _ in range(n - 1)]
+        other.pass_loops(n - 1)
+        assert one.loops_deaf == other.loops_deaf
+        assert True not in looked[: until - 1]
+        assert len(looked) < until or looked[until - 1]
+
+
+@pytest.mark.parametrize(("said", "init"), [(1.0, 0.7), (0.3, 0.21), (2.0, 1.0)])
+def test_conservativeness_scales_what_is_kept_free(said: float, init: float) -> None:
+    fields = {"model": "qwen3-8b", "gpu": "h200", "tp": 1, "method": "none"}
+    found = resolve(Scenario.parse(**fields, schedule_conservativeness=said)).limits
+    assert found.new_token_ratio_init == pytest.approx(init)
+    assert found.new_token_ratio_min == pytest.approx(0.14 * init)
+    assert found.new_token_ratio_decay == pytest.approx(0.86 * init / 600)
+
+
+def test_flags_of_the_scheduler_are_its_limits() -> None:
+    fields = {"model": "qwen3-8b", "gpu": "h200", "tp": 1, "method": "none"}
+    flags = {"max_prefill_tokens": 500, "scheduler_recv_interval": 30, "schedule_policy": "lpm"}
+    setup = resolve(Scenario.parse(**fields, **flags))
+    found = setup.limits
+    assert (found.max_prefill_tokens, found.recv_interval) == (500, 30)
+    assert found.longest_prefix_first
+    assert setup.host.recv_s == pytest.approx(setup.engine["recv_requests"] / 30)
+    no_cache = resolve(Scenario.parse(**fields, schedule_policy="lpm", radix_cache=False))
+    assert not no_cache.limits.longest_prefix_first
 
 
 def test_free_slots_are_held_back_only_while_others_run() -> None:

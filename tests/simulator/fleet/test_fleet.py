@@ -54,6 +54,7 @@ class Server(EventEngine):
 
     def _idle(self) -> Steps:
         self.log.idle()
+        self.scheduler.idle()
         if not self.arrivals:
             self.wake = self.env.event()
             yield self.wake
@@ -122,11 +123,13 @@ def fleets(draw: st.DrawFn, kv: bool = False) -> tuple[System, int]:
         per_token_s=step_s * rng.uniform(0, 1e-3),
         prefill_fixed_s=step_s * rng.uniform(0, 2),
         prefill_per_token_s=step_s * rng.uniform(0, 0.02),
+        prefill_launches_s=step_s * rng.choice([0.0, 6.0]),
         draft_share=0.1,
         tail_share=0.05,
     )
     limited: dict[str, Any] = {"max_running_requests": int(rng.choice([64, 3, 1]))}
     limited |= {"chunked_prefill_size": int(rng.choice([64, 4096]))}
+    limited |= {"recv_interval": int(rng.choice([1, 1, 5, 30]))}
     if kv:
         page = int(rng.choice([1, 16]))
         limited |= {"kv_tight": True, "page_size": page}

@@ -1,7 +1,6 @@
 """Plans: as brute force has them, as event engines have them, and monotone in what is asked."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,12 @@ from dflash_sim.calibrate.readers.request_traces import Trace
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.simulator.fleet.fleet import subset
+from dflash_sim.simulator.fleet.replica import Tally
 from dflash_sim.simulator.requests.workload import given_requests
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.studies.plan.candidate import solve, survey
-from dflash_sim.studies.plan.close_look import TTFT_SHORT, Limit, largest
+from dflash_sim.studies.plan.close_look import Limit, largest
 from dflash_sim.studies.plan.demand import Demand, faster, led_in, of_rate, of_trace
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo, kept
@@ -29,7 +29,6 @@ from dflash_sim.studies.plan.page import warnings
 from dflash_sim.studies.plan.rows import to_json
 from dflash_sim.studies.plan.search import ENDS, OBJECTIVES, Plan, plan
 
-ROOT = Path(__file__).parents[3]
 MODEL: dict[str, Any] = {"model": "qwen3-8b", "isl": 500, "osl": 100, "runs": 1}
 SERVERS: tuple[dict[str, Any], ...] = (
     {"gpu": "h200", "tp": 1, "method": "none"},
@@ -133,7 +132,7 @@ def test_a_pattern_of_lengths_is_searched_like_brute_force() -> None:
     fields = {"model": "qwen3-8b", "isl": 6000, "osl": 50, "rate": 40.0, "runs": 1}
     scenario = Scenario.parse(**fields, **SERVERS[0])
     demand = of_trace(trace, scenario, capped=False)
-    question = Question((scenario,), demand, Slo(ttft_s=0.3), max_gpus=MOST)
+    question = Question((scenario,), demand, Slo(ttft_s=0.4), max_gpus=MOST, confidence=0.5)
     judge = Judge(question)
     slow = judge.slow(0)
     meets = [r for r in range(1, MOST + 1) if judge.meets(0, r, slow=slow)]
@@ -285,6 +284,7 @@ def test_goodput_counts_what_keeps_every_limit() -> None:
         arrival_s=work.arrival_s,
         first_token_s=np.array([2.0, 10.5]),
         finish_s=np.array([2.5, 15.5]),
+        tally=Tally({}),
     )
     found = kept(service, work, Slo(ttft_s=1.0, tpot_s=0.1, percentile=50), slow=1.0)
     assert found.share == {"ttft": 0.5, "tpot": 0.5}
@@ -372,40 +372,39 @@ def test_tight_kv_is_memory() -> None:
     assert "memory" in fleet.binds
 
 
-def test_the_known_error_of_ttft_is_the_measured_one() -> None:
-    """The warning repeats what the accuracy study prints."""
-    text = (ROOT / "studies/gallery/01_published_cards.out").read_text(encoding="utf-8")
-    table = text.split("latencies in February 2026 ==")[1].split("\n\n")[0]
-    rows = [re.split(r" {2,}", line.strip()) for line in table.strip().splitlines()]
-    assert rows[0][-2] == "error"
-    errors = [float(row[-2].rstrip(" %")) / 100 for row in rows[1:]]
-    assert all(e < 0 for e in errors)
-    assert (round(-max(errors), 2), round(-min(errors), 2)) == pytest.approx(TTFT_SHORT, abs=0.011)
-
-
 @pytest.mark.parametrize("slo", [Slo(ttft_s=0.1, tpot_s=0.02), Slo(e2e_s=1.0), Slo(tpot_s=0.02)])
-def test_longer_prefills_are_simulated(slo: Slo) -> None:
-    """By engines whose prefills do take that long; without a limit on them nothing is said."""
+def test_first_tokens_are_judged_at_their_own_quantile(slo: Slo) -> None:
+    """They are less certain than throughput, and come later by that beside all times."""
     question = asked(20.0, slo, servers=FEW)
-    found = plan(question)
-    fleet = found.fewest
-    told = [line for line in warnings(found) if line.startswith("TTFT was predicted")]
-    if slo.must_keep_up:
-        assert not fleet.prefills
-        assert not told
-        return
-    assert "not of TTFT" in told[0]
-    assert list(fleet.prefills) == pytest.approx([1 / 0.4, 1 / 0.14])
+    fleet = plan(question).fewest
     judge = Judge(question)
-    as_is = judge.setup(0).step.prefill_s(requests=1, tokens=500)
-    for factor, met in fleet.prefills.items():
-        longer = judge.stretched(0, factor).step.prefill_s(requests=1, tokens=500)
-        assert longer == pytest.approx(factor * as_is)
-        service = judge.serve(0, fleet.replicas, slow=fleet.slow, prefill=factor)
-        kept_ = judge.kept(service, slow=fleet.slow)
-        assert met == (min(kept_.share.values()) >= 0.95)
-        words = "keeps" if met else "does not keep"
-        assert f"{words} the objective with prefills {factor:.1f} x" in told[0]
+    i, slow = fleet.index, fleet.slow
+    more = judge.first_factor(i, slow)
+    assert fleet.first_factor == more > 1
+    assert judge.first_factor(i, 1.0) == 1
+    one, as_is = (judge.kept(judge.serve(i, fleet.replicas, slow=s), slow=s) for s in (slow, 1.0))
+    ratio = one.quantile_s["ttft"] / as_is.quantile_s["ttft"]
+    assert ratio > more  # and later still where requests queue
+    assert judge.verdict(i, fleet.replicas, slow=slow).met
+
+
+def test_a_client_sees_more_than_the_scheduler() -> None:
+    """Way and tokenisation are part of TTFT and E2E, and of no time per token."""
+    question = asked(1.0, Slo(ttft_s=1.0))
+    judge = Judge(question)
+    service = judge.serve(0, 1)
+    client_s = judge.setup(0).engine["client_turnaround"]
+    here, there = (
+        judge.kept(replace(service, tally=replace(service.tally, client_s=s))).quantile_s
+        for s in (0.0, client_s)
+    )
+    assert service.tally.client_s == client_s > 0
+    assert there["ttft"] - here["ttft"] == pytest.approx(client_s)
+    assert there["e2e"] - here["e2e"] == pytest.approx(client_s)
+    assert there["tpot"] == here["tpot"]
+    limit_s = (here["ttft"] + there["ttft"]) / 2
+    strict = Judge(replace(question, slo=Slo(ttft_s=limit_s)))
+    assert strict.verdict(0, 1).broke == "ttft"
 
 
 def test_a_fleet_on_a_gpu_that_nothing_confirms_is_named() -> None:
@@ -428,7 +427,7 @@ def test_the_page_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*COMMAND, *RATE, "--tpot", "20", "--ttft", "1000", "--format", "table"]) == 0
     page = capsys.readouterr().out
     for word in ("Fewest GPUs", "USD/h", "(low)", "(typical)", "(high)", "Confidence", "Goodput",
-                 "Headroom", "Binds", "TTFT", "l40s", "warning: TTFT was predicted"):  # fmt: skip
+                 "Headroom", "Binds", "TTFT", "l40s", "first tokens"):  # fmt: skip
         assert word in page, word
 
 
