@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,13 @@ def test_engine_names_work() -> None:
     assert found == ds.scenario(**SMALL, conc=3)
     with pytest.raises(ds.UsageError, match="max_concurrency means conc, which is given too"):
         ds.scenario(conc=1, max_concurrency=2)
+
+
+@pytest.mark.parametrize("ask", [ds.predict, ds.sweep])
+def test_what_a_grid_leaves_out_is_a_warning(ask: Callable[..., Any]) -> None:
+    with pytest.warns(UserWarning, match="beside them method none runs in v2"):
+        found = ask(**SMALL, method=["none", "dflash"], engine_mode="v1", **QUICK)
+    assert found["engine_mode"].tolist() == ["v2", "v1"]
 
 
 def test_where_to_start_from(tmp_path: Path) -> None:
