@@ -101,7 +101,7 @@ def answers(
             yield Answer(scenario, error)
             continue
         if not setup.speculative:
-            if scenario.engine_mode == "v2":
+            if scenario.hash == scenario.without_speculation().hash:
                 baselines.setdefault(key, result)
         elif result.baseline is not None:
             baselines[key] = result.baseline

@@ -202,14 +202,18 @@ def left_out(fields: Mapping[str, Any]) -> Iterator[str]:
     fields
         A value or a list of values each, names of methods that are known.
     """
-    usual = Scenario.model_fields["engine_mode"].default
-    modes = fields.get("engine_mode", usual)
-    modes = modes if isinstance(modes, list) else [modes]
     methods = fields.get("method")
-    if not isinstance(methods, list) or all(mode == usual for mode in modes):
+    if not isinstance(methods, list) or "engine_mode" not in fields:
         return
+    modes = fields["engine_mode"]
+    modes = modes if isinstance(modes, list) else [modes]
+    server = {name: fields[name] for name in ("engine", "build") if name in fields}
+    server = {name: v[0] if isinstance(v, list) else v for name, v in server.items()}
     for name in methods:
-        if not method_of(name).speculative:
+        if method_of(name).speculative:
+            continue
+        usual = Scenario.parse(method=name, **server).engine_mode
+        if any(mode != usual for mode in modes):
             yield (
                 f"engine_mode {','.join(modes)} is for the methods that draft; beside them method "
                 f"{name} runs in {usual}, as a server does by default (asked for alone, it runs in "
