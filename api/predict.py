@@ -1,5 +1,6 @@
 """``predict``: one scenario as a result, several as a data frame; ``scenario`` and ``config``."""
 
+import warnings
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dflash_sim.api.question import Config, Question, asked, folders, several, takes_question
@@ -7,7 +8,7 @@ from dflash_sim.api.result import Result
 from dflash_sim.api.show import counted
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.answers import Answer, answers, check_options
-from dflash_sim.studies.ask.question import as_yaml, only_scenario, scenarios
+from dflash_sim.studies.ask.question import as_yaml, left_out, only_scenario, scenarios
 from dflash_sim.studies.predict.table import answer_row
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def predict(
     check_options(simulator)
     found = asked(config, question)
     points = scenarios(found)
+    for text in left_out({name: given.value for name, given in found.items()}):
+        warnings.warn(text, stacklevel=3)
     with counted(sum(point.runs for point in points), show=progress) as advance:
         work = answers(
             points,

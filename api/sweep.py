@@ -13,7 +13,7 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.presets import load_preset
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.answers import check_options
-from dflash_sim.studies.ask.question import Layer
+from dflash_sim.studies.ask.question import Layer, left_out
 from dflash_sim.studies.ask.study import Study, read_study_file, study_of
 from dflash_sim.studies.sweep.folder import SweepFolder
 from dflash_sim.studies.sweep.job import (
@@ -116,6 +116,8 @@ def sweep(
             files.append((f"preset {preset}", load_preset(preset).scenario))
     found = study_of(asked(config, question, files=files))
     how = How(simulator=simulator, baseline=baseline, interval=interval, tag=tag)
+    for text in left_out({**found.fields, **found.axes}):
+        warnings.warn(text, stacklevel=3)
     hire = crew_for(how, found, jobs=jobs, cores=1, cluster=cluster, address=address, say=_say)
     if folder is None:
         return _in_memory(found, hire, progress=progress)

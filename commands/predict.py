@@ -61,7 +61,7 @@ def predict(
     """
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.studies.ask.answers import answers, check_options
-    from dflash_sim.studies.ask.question import as_yaml, scenarios
+    from dflash_sim.studies.ask.question import as_yaml, left_out, scenarios
     from dflash_sim.studies.show.files import check_writable, chosen_format
     from dflash_sim.studies.show.terminal import Progress, deliver
 
@@ -78,6 +78,8 @@ def predict(
         check_writable(output)
     asked = what_is_asked(flags)
     points = scenarios(asked)
+    for text in left_out({name: given.value for name, given in asked.items()}):
+        warn(text)
     if brief:
         _check_brief(shape, len(points))
     if print_config:

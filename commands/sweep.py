@@ -90,6 +90,7 @@ def sweep(
     """
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.studies.ask.answers import check_options
+    from dflash_sim.studies.ask.question import left_out
     from dflash_sim.studies.ask.study import load_study
     from dflash_sim.studies.sweep.folder import SweepFolder
     from dflash_sim.studies.sweep.job import crew_for, folder_of, shard_of
@@ -114,6 +115,8 @@ def sweep(
     asked = load_study(study, set_ or [], preset=preset)
     how = How(simulator=simulator, baseline=not no_baseline, interval=interval != "none", tag=tag)
     folder = folder_of(output, asked, how)
+    for text in left_out({**asked.fields, **asked.axes}):
+        warn(text)
     hire = crew_for(
         how, asked, jobs=jobs, cores=cores(), cluster=cluster, address=address, say=tell
     )

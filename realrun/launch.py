@@ -102,7 +102,7 @@ def check_weights(fitted: Fitted) -> None:
     setup, tokens = fitted.setup, 1
     outline = Rank(comm=FirstOf(setup.tp), device="meta")
     TargetModel(fitted.target, setup.target.outline(), outline, tokens=tokens)
-    if setup.method == "mtp":
+    if fitted.drafts_itself:
         MtpHead(fitted.target, setup.target.outline(), outline, tokens=tokens)
     if setup.drafter is not None and isinstance(fitted.drafter, DrafterSpec):
         Drafter(fitted.drafter, setup.drafter.outline(), outline, tokens=tokens)

@@ -10,7 +10,6 @@ from dflash_sim.realrun.job.journal import Answer, Run
 from dflash_sim.realrun.job.requests import Request
 from dflash_sim.realrun.job.setup import Fitted
 from dflash_sim.realrun.summary import summarise
-from dflash_sim.simulator.cost.methods import METHODS
 
 SCHEMA_VERSION = 1
 DECIMALS = 6  # of every float, as in a predicted row
@@ -41,7 +40,7 @@ def observed_row(
         Why not all requests were answered.
     """
     setup = fitted.setup
-    method = METHODS[setup.method]
+    method = setup.speculation
     blank: Row = dict.fromkeys(field.name for field in load_schema())
     known: Row = {
         "schema_version": SCHEMA_VERSION,
@@ -100,7 +99,7 @@ def request_record(answer: Answer, rows: int) -> dict[str, object]:
 
 def _acceptance(fitted: Fitted) -> str | None:
     setup = fitted.setup
-    if setup.method == "none":
+    if not setup.speculation.speculative:
         return None
     if setup.accept_length is not None:
         return f"imposed: {setup.accept_length:g} tokens a step"

@@ -16,7 +16,7 @@ from dflash_sim.simulator.published import nearest_published
 from dflash_sim.simulator.requests.draws import draw_commits, draw_latent
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
-from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
+from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import build_workload, run_engine
 
@@ -164,7 +164,7 @@ def _predict(
             on_run(run)
     if baseline is None and with_baseline and setup.speculative:
         plain = resolve(
-            _plain(scenario, setup),
+            scenario.without_speculation(tp=setup.tp),
             engine=setup.engine,
             tables=setup.tables,
             calibration=setup.calibration,
@@ -221,12 +221,6 @@ def _predict(
         published=nearest_published(setup),
         warnings=(*warnings, *overload(scenario, setup.engine, setup.device.name, result.values)),
     )
-
-
-def _plain(scenario: Scenario, setup: Setup) -> Scenario:
-    """Return the question without speculation; V1 and V2-sync name speculative workers only."""
-    kept = {k: v for k, v in scenario.model_dump().items() if k not in ONLY_SPECULATION}
-    return Scenario.parse(**kept | {"method": "none", "tp": setup.tp})
 
 
 def _means(summaries: list[Summary]) -> dict[str, float]:

@@ -28,13 +28,14 @@ from dflash_sim.profiles.load import find_sheet
 from dflash_sim.profiles.memory_rules import STRATEGIES
 from dflash_sim.profiles.precision import PRECISIONS, STATE_DTYPES, Precision
 from dflash_sim.simulator.cost.cycle import Method
-from dflash_sim.simulator.cost.methods import method_of, spellings
+from dflash_sim.simulator.cost.methods import METHODS, PLAIN, method_of, spellings
 
-# What only some methods take, or none but speculation has.
-ONLY_SOME = ("block", "steps", "draft_model", "window", "acceptance")
+# What at least one method takes that others have no use for; plain decoding takes none of it.
+ONLY_SPECULATION = frozenset[str]().union(*(method.takes for method in METHODS.values()))
+# What a server's plain decoding does not depend on: it has the usual engine mode.
+OF_SPECULATION = ONLY_SPECULATION | {"method", "engine_mode"}
 LINEAR_DECODE = ("triton", "flashinfer", "cutedsl", "helion")  # kernels of recurrent states
 _UNKNOWN = "unknown_name"
-ONLY_SPECULATION = frozenset({*ONLY_SOME, "policy", "engine_mode"})
 
 
 def _known(kind: str, value: str, allowed: Iterable[str]) -> str:
@@ -129,6 +130,7 @@ class Scenario(BaseModel):
     build: str | None = Field(
         None, description="build of the engine; default: the one of the engine sheet"
     )
+    # Plain decoding has two loops: with overlap in v2, and without it in either of the others.
     engine_mode: EngineMode = Field("v2", description="v1, v2-sync or v2 (overlap)")
     attention_backend: str | None = Field(
         None, description="target attention backend; default by GPU"
@@ -245,12 +247,10 @@ class Scenario(BaseModel):
         if self.conc is not None and self.rate is not None:
             found.append("conc (closed loop) and rate (open loop) exclude each other; give one")
         method = self.speculation
-        for name in ONLY_SOME:
-            if getattr(self, name) is not None and name not in method.takes:
+        for name in sorted(ONLY_SPECULATION - method.takes):
+            if getattr(self, name) != type(self).model_fields[name].default:
                 instead = "give block" if name == "steps" and "block" in method.takes else "drop it"
                 found.append(f"method {method.name} takes no {name}; {instead}")
-        if self.policy != "fixed" and "policy" not in method.takes:
-            found.append(f"method {method.name} verifies nothing; drop the policy")
         if method.sequential and self.block and self.steps:
             found.append(f"method {method.name}: give steps k or block k+1, not both")
         return found
@@ -259,6 +259,18 @@ class Scenario(BaseModel):
     def speculation(self) -> Method:
         """The method's row in the table of methods."""
         return method_of(self.method)
+
+    def without_speculation(self, **fields: Any) -> "Scenario":
+        """The same question to a server that decodes plainly, in the engine's usual mode.
+
+        Parameters
+        ----------
+        fields
+            Others that change with it.
+        """
+        return Scenario.parse(
+            **self.model_dump(exclude=set(OF_SPECULATION)) | {"method": PLAIN.name} | fields
+        )
 
     @property
     def precision(self) -> Precision:

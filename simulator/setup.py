@@ -127,7 +127,7 @@ class Setup:
         """The drafting network in words."""
         if self.drafter is not None:
             return self.drafter.name
-        return f"{self.model.name} (native MTP)" if self.method.sequential else None
+        return f"{self.model.name} (native MTP)" if self.method.network == "mtp-layer" else None
 
     @cached_property
     def expectation(self) -> Expectation | None:
@@ -149,7 +149,8 @@ class Setup:
         if self.given_expectation is not None or not self.speculative:
             return self.given_expectation
         text = self.scenario.acceptance
-        return expected_acceptance(**self._asked_about, block=self.block, text=text)
+        about, law = self._asked_about, self.method.law
+        return expected_acceptance(**about, law=law, block=self.block, text=text)
 
     @property
     def _asked_about(self) -> dict[str, Any]:

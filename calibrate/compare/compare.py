@@ -14,7 +14,7 @@ from dflash_sim.calibrate.compare.common_definitions import (
     measured,
 )
 from dflash_sim.calibrate.observations.check import TIMED
-from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.values import ACCEPTANCE
 from dflash_sim.calibrate.readers.sglang_bench_serving import POOLED
 from dflash_sim.profiles.engine_sheet import load_engine
@@ -138,7 +138,7 @@ def joined(rows: Sequence[Observation]) -> tuple[list[Observation], list[str]]:
 
 def _conflicts(whole: Observation, part: Observation) -> str:
     """A condition that two files state differently."""
-    if _has_acceptance(part) and whole.fields.get("method") == "none":
+    if _has_acceptance(part) and drafts_nothing(whole.fields):
         return "method"
     stated = [name for name in _SAME if name in part.fields and name not in part.assumed]
     differing = [n for n in stated if whole.fields.get(n, part.fields[n]) != part.fields[n]]

@@ -19,8 +19,8 @@ def error_table(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     It has its place (``row``), its ``name`` and its factors (``method``, ``concurrency``, ...);
     ``observed``, ``predicted``, ``low`` and ``high`` [token/s]; the relative ``error``, which is
     positive where the prediction is too fast [1]; whether the interval holds what was observed
-    (``inside``); and the ``accept_length`` [token]. Lines of one ``question`` differ in method,
-    block and engine mode alone.
+    (``inside``); the ``accept_length`` [token]; and whether it is ``speculative``. Lines of one
+    ``question`` differ in method, block and engine mode alone.
     """
     lines = [
         {
@@ -34,6 +34,7 @@ def error_table(outcomes: Iterable[Outcome]) -> pd.DataFrame:
             "error": o.error,
             "inside": float(o.inside) if isfinite(o.low) else nan,
             "accept_length": o.accept_length,
+            "speculative": o.row.scenario.speculation.speculative,
             "question": o.row.question,
         }
         for o in outcomes
@@ -80,7 +81,7 @@ def speedups(errors: pd.DataFrame) -> pd.DataFrame:
     ``observed`` and ``predicted`` are speed-ups then, and ``error`` is the relative error of those
     [1].
     """
-    drafts = errors["method"] != "none"
+    drafts = errors["speculative"]
     plain = errors[~drafts].drop_duplicates("question", keep="last").set_index("question")
     drafted = errors[drafts & errors["question"].isin(plain.index)]
     observed, predicted = (

@@ -80,7 +80,7 @@ class Row:
     def name(self) -> str:
         """The row in words: where it is, and its scenario."""
         s, f = self.scenario, self.factors
-        size = "" if s.method == "none" else f" {self.width}"
+        size = f" {self.width}" if s.speculation.speculative else ""
         tp = f" tp {s.tp}" if s.tp else ""
         mode = f" {s.engine_mode}" if s.engine_mode != "v2" else ""
         build = f" build {s.build}" if s.build else ""
@@ -115,7 +115,7 @@ class Row:
         s = self.scenario
         return {
             "method": s.method,
-            "block": "none" if s.method == "none" else str(self.width),
+            "block": str(self.width) if s.speculation.speculative else "none",
             "concurrency": str(s.conc) if s.conc else f"{s.rate:g}/s",
             "model": s.model,
             "data set": s.dataset or f"{s.isl}/{s.osl}",

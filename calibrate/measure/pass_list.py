@@ -10,13 +10,13 @@ from dflash_sim.calibrate.measure.subject import Subject
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.simulator.cost.cycle import Cycle
 from dflash_sim.simulator.cost.layers import Rows, layers
-from dflash_sim.simulator.cost.methods import METHODS
+from dflash_sim.simulator.cost.methods import METHODS, PLAIN
 from dflash_sim.simulator.cost.ops import AnyCall, Collective
 
 
 @dataclass(frozen=True)
 class PassItem:
-    """Passes that are timed together: a cycle, an MTP chain, a prefill, or one layer of each kind.
+    """Passes that are timed together: a cycle, a chain, a prefill, or one layer of each kind.
 
     ``rows`` is the verify width, or the new tokens of each request of a prefill.
     """
@@ -38,7 +38,7 @@ def pass_items(subject: Subject) -> Iterator[PassItem]:
         for n in subject.sizes.requests:
             for ctx in subject.sizes.ctx:
                 if cycle.method.sequential:
-                    yield PassItem("mtp", n, cycle.block, ctx)
+                    yield PassItem("chain", n, cycle.block, ctx)
                     if cycle.block not in subject.blocks:
                         yield PassItem("verify", n, cycle.block, ctx)
                 else:
@@ -60,7 +60,7 @@ def timed_item(clock: Clock, network: Network, item: PassItem) -> dict[str, floa
 
 def _runs(network: Network, item: PassItem) -> Runs:
     match item.what:
-        case "mtp":
+        case "chain":
             return network.chain(item.requests, item.rows, item.ctx)
         case "prefill":
             return network.prefill(item.requests, item.rows)
@@ -99,7 +99,7 @@ def _calls(subject: Subject, item: PassItem, depth: int) -> dict[str, Sequence[A
     """The ops of each phase of an item, of a target of ``depth`` layers."""
     model = cut(subject.model, depth)
     drafter = subject.drafter.shape if subject.drafter is not None else None
-    plain = Cycle(METHODS["none"], model, subject.tp, 1, drafter=drafter)
+    plain = Cycle(PLAIN, model, subject.tp, 1, drafter=drafter)
     n, rows, ctx = item.requests, item.rows, item.ctx
     if item.what == "prefill":
         reads = replace(plain, method=METHODS["dflash"]) if drafter is not None else plain
@@ -107,12 +107,12 @@ def _calls(subject: Subject, item: PassItem, depth: int) -> dict[str, Sequence[A
         return {"prefill": [call for phase in phases for call in phase.calls]}
     if item.what == "layer":
         return _layers(subject, model, Rows(n, rows, ctx))
-    if item.what == "mtp":
+    if item.what == "chain":
         found = replace(plain, method=METHODS["mtp"], block=rows).decode(requests=n, ctx=ctx)
         named = {phase.name: phase.calls for phase in found}
         return {"mtp-draft": named["draft"], "mtp-materialise": named["materialise"]}
-    method = "none" if rows == 1 or drafter is None else "dflash"
-    found = replace(plain, method=METHODS[method], block=rows).decode(requests=n, ctx=ctx)
+    method = PLAIN if rows == 1 or drafter is None else METHODS["dflash"]
+    found = replace(plain, method=method, block=rows).decode(requests=n, ctx=ctx)
     return {phase.name: phase.calls for phase in found}
 
 

@@ -14,7 +14,7 @@ from dflash_sim.profiles.networks.hf_config import (
 )
 from dflash_sim.profiles.times.machine_profile import AXES
 from dflash_sim.simulator.cost.cycle import Cycle, Phase
-from dflash_sim.simulator.cost.methods import METHODS
+from dflash_sim.simulator.cost.methods import METHODS, PLAIN
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Attention,
@@ -84,7 +84,7 @@ class Subject:
     @cached_property
     def cycles(self) -> list[Cycle]:
         """Every method and width that is measured."""
-        plain = Cycle(METHODS["none"], self.model, self.tp, 1)
+        plain = Cycle(PLAIN, self.model, self.tp, 1)
         found = [plain]
         if self.drafter is not None:
             shape = self.drafter.shape

@@ -6,11 +6,11 @@ from math import isfinite, nan
 from typing import Any
 
 from dflash_sim.calibrate.observations.names import Names
-from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.values import ACCEPTANCE, LATENCIES, STATISTICS, THROUGHPUTS
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.cost.methods import method_of
-from dflash_sim.simulator.scenario import ONLY_SOME, Scenario
+from dflash_sim.simulator.cost.methods import PLAIN, method_of
+from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 
 # What depends on model, method and load; acceptance does not need to know the load.
 TIMED = frozenset(
@@ -69,8 +69,8 @@ def _with_assumptions(row: Observation, assume: Mapping[str, Any]) -> dict[str, 
         if not any(given.get(other) for other in _INSTEAD.get(name, ()))
     }
     out |= given
-    if out.get("method") == "none":
-        out = {name: value for name, value in out.items() if name not in ONLY_SOME}
+    if drafts_nothing(out):
+        out = {name: value for name, value in out.items() if name not in ONLY_SPECULATION}
     if out.get("dataset") is None and out.get("osl") and not out.get("isl"):
         msg = "isl is missing beside osl; give the prompt length, or a dataset"
         raise UsageError(msg)
@@ -120,7 +120,7 @@ def _conditions(fields: Mapping[str, Any], timed: bool) -> Iterator[str]:
         yield from ("dataset", "thinking")
         if timed:
             yield from ("max_new_tokens", "radix_cache")
-    method = method_of(fields.get("method") or "none")
+    method = method_of(fields.get("method") or PLAIN.name)
     if method.speculative and "steps" not in fields:
         yield "block"
     if "draft_model" in method.takes:
@@ -146,8 +146,8 @@ def _acceptance(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iter
             yield f"{name} {length:g} exceeds block {block}: no step commits more"
         if length < 1 - _ROUNDING:
             yield f"{name} {length:g} is below 1: the bonus token counts"
-        if length > 1 + _ROUNDING and fields.get("method") == "none":
-            yield f"{name} {length:g}, but method none drafts nothing"
+        if length > 1 + _ROUNDING and drafts_nothing(fields):
+            yield f"{name} {length:g}, but method {fields['method']} drafts nothing"
     if metrics.get("accept_rate", 0.0) > 1 + _ROUNDING:
         yield f"accept_rate {metrics['accept_rate']:g} exceeds 1; percent?"
 

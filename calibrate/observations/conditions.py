@@ -9,6 +9,8 @@ from dflash_sim.calibrate.observations.hints import hinted
 from dflash_sim.calibrate.observations.names import Names, stated
 from dflash_sim.calibrate.observations.values import naming, number, short, whole
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.cost.cycle import Method
+from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.scenario import Scenario
 
 ALIASES = {
@@ -147,11 +149,12 @@ def _method(said: Mapping[str, str], out: Conditions, names: Names) -> None:
     if "method" not in said:
         return
     with naming("column method"):
-        method = out.fields["method"] = names.method(said["method"])
+        method = METHODS[names.method(said["method"])]
+    out.fields["method"] = method.name
     block = _block(said, method)
-    if method == "none":
+    if not method.speculative:
         if block not in (None, 1):
-            msg = f"method none verifies nothing, but its block is {block}"
+            msg = f"method {method.name} verifies nothing, but its block is {block}"
             raise UsageError(msg)
         return
     if block is not None:
@@ -161,11 +164,11 @@ def _method(said: Mapping[str, str], out: Conditions, names: Names) -> None:
     if branches and branches[1] != "1":
         msg = f"column drafter: {short(drafter)} drafts a tree; only chains (topk 1) are simulated"
         raise UsageError(msg)
-    if method != "mtp" and (sheet := names.drafter(drafter)) is not None:
+    if "draft_model" in method.takes and (sheet := names.drafter(drafter)) is not None:
         out.fields["draft_model"] = sheet
 
 
-def _block(said: Mapping[str, str], method: str) -> int | None:
+def _block(said: Mapping[str, str], method: Method) -> int | None:
     """Verify width: k steps of MTP or EAGLE, and k "speculative tokens" of vLLM, verify k + 1."""
     found = {}
     if "block" in said:
@@ -177,7 +180,7 @@ def _block(said: Mapping[str, str], method: str) -> int | None:
         if (steps := _STEPS.fullmatch(text)) is None or len(steps[1]) > 4:
             msg = f"column block_or_steps: {short(text)} is no block and no number of steps"
             raise UsageError(msg)
-        drafts = method in ("mtp", "eagle3") or steps[0] != steps[1]
+        drafts = method.sequential or steps[0] != steps[1]
         found["block_or_steps"] = int(steps[1]) + drafts
     if len(set(found.values())) > 1:
         parts = ", ".join(f"{name} {said[name]}" for name in found)

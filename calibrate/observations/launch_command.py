@@ -15,8 +15,9 @@ from typing import Any
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.load import find_sheet, load_model
-from dflash_sim.simulator.cost.methods import METHODS
-from dflash_sim.simulator.scenario import ONLY_SOME
+from dflash_sim.simulator.cost.cycle import Method
+from dflash_sim.simulator.cost.methods import PLAIN, algorithms, for_any_target
+from dflash_sim.simulator.scenario import ONLY_SPECULATION
 
 EXAMPLE = (
     "python -m sglang.launch_server --model-path Qwen/Qwen3.5-397B-A17B --tp-size 8 "
@@ -221,41 +222,37 @@ class _Parsed:
         out = dict(self.found)
         if "model" in out:
             out["model"] = _shipped("models", out["model"], ".json")
-        out["method"] = method = self._method(out.pop("algorithm", None), out.get("model"))
+        method = self._method(out.pop("algorithm", None), out.get("model"))
+        out["method"] = method.name
         width = out.pop("draft_tokens", None)
-        takes = METHODS[method].takes
-        if not METHODS[method].speculative:
-            drafting = {*ONLY_SOME, "draft_tokens"}
+        if not method.speculative:
+            drafting = {*ONLY_SPECULATION, "draft_tokens"}
             self.unknown += [self.flags[name] for name in self.flags if name in drafting]
             return {name: value for name, value in out.items() if name not in drafting}
-        if METHODS[method].sequential:
+        if method.sequential:
             self._drop(out, "block")
             out["steps"] = self._same("steps", out.get("steps"), width and width - 1)
         else:
             out["block"] = self._same("block", out.get("block"), width)
         # DFLASH sets the steps to 1; MTP reads its layer from the target.
-        self._drop(out, *(n for n in ("steps", "window", "draft_model") if n not in takes))
+        self._drop(out, *(n for n in ("steps", "window", "draft_model") if n not in method.takes))
         if "draft_model" in out:
             out["draft_model"] = _shipped("drafters", out["draft_model"], ".json")
         return {name: value for name, value in out.items() if value is not None}
 
-    def _method(self, algorithm: str | None, model: str | None) -> str:
+    def _method(self, algorithm: str | None, model: str | None) -> Method:
         if algorithm is None:
-            return "none"
-        known = {
-            spelling: m.name
-            for m in METHODS.values()
-            if m.algorithm is not None
-            for spelling in (m.algorithm, *m.algorithm_aliases)
-        }
+            return PLAIN
+        known = algorithms()
         method = known.get(algorithm.upper())
         if method is None:
             kind = "--speculative-algorithm"
             raise unknown(kind, algorithm, known)
-        if method == "mtp" and model is not None and not _has_mtp(model):
+        if method.network == "mtp-layer" and model is not None and not _has_mtp(model):
+            others = ", ".join(sorted(m.algorithm for m in for_any_target() if m.algorithm))
             msg = (
                 f"--from-launch: --speculative-algorithm {algorithm} needs a native MTP layer, "
-                f"which {model} lacks; allowed for it: DFLASH, EAGLE3."
+                f"which {model} lacks; allowed for it: {others}."
             )
             raise UsageError(msg)
         return method

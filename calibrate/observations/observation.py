@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.cost.methods import method_of
 
 Kind = Literal["number", "text", "truth"]
 
@@ -76,6 +77,12 @@ class Observation:
         if name in ("row", "source", "build"):
             return getattr(self, name)
         return self.fields.get(name, self.about.get(name))
+
+
+def drafts_nothing(fields: Mapping[str, Any]) -> bool:
+    """Return True if the fields name plain decoding; False also where they name no method."""
+    name = fields.get("method")
+    return name is not None and not method_of(name).speculative
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,10 @@ from dflash_sim.calibrate.observations.values import (
 )
 from dflash_sim.calibrate.readers.sglang_bench_serving import fixed_lengths
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.cost.methods import PLAIN
 
 _LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e_latency": "e2el"}
 _RATES = ("output", "input", "total")
-_METHODS = {"none": "none", "": "none", "off": "none", "mtp": "mtp", "dflash": "dflash"}
 _UNIT_TOLERANCE = 0.2  # of tpot x interactivity = 1; quantiles of a ratio are not exact
 _SINGLE = ("pp", "dcp_size", "pcp_size", "ep")
 
@@ -55,11 +55,8 @@ def read_inferencex(raw: Raw, where: str, names: Names) -> Observation:
     if model is not None:
         with naming("model"):
             fields["model"] = names.model(model)
-    speculation = (word(raw, "spec_decoding") or "none").lower()
-    if speculation not in _METHODS:
-        msg = f"spec_decoding {short(speculation)} is not simulated; allowed: none, mtp, dflash"
-        raise UsageError(msg)
-    fields["method"] = _METHODS[speculation]
+    with naming("spec_decoding"):
+        fields["method"] = names.method(word(raw, "spec_decoding") or PLAIN.name)
     if isl is not None and osl is not None:
         fields |= fixed_lengths(isl, osl)
     image = word(raw, "image")

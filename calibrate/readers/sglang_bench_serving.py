@@ -5,7 +5,7 @@ from typing import Any
 
 from dflash_sim.calibrate.observations.conditions import tagged_conditions, with_lengths
 from dflash_sim.calibrate.observations.names import Names
-from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.values import (
     LATENCIES,
     THROUGHPUTS,
@@ -40,7 +40,7 @@ def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
     metrics.take_latencies(raw, dict(zip(LATENCIES, LATENCIES, strict=True)))
     server = read_server_info(inner(raw, "server_info"), names)
     notes = [*server.notes]
-    if raw.get("accept_length") is not None and server.fields.get("method") != "none":
+    if raw.get("accept_length") is not None and not drafts_nothing(server.fields):
         metrics.take("accept_length_cycle", raw, "accept_length")
         notes.append(POOLED)
     tag = word(raw, "tag")

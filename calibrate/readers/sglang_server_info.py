@@ -9,6 +9,8 @@ from dflash_sim.calibrate.observations.launch_command import scenario_from_launc
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.values import Raw, naming, word
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.cost.cycle import Method
+from dflash_sim.simulator.cost.methods import algorithms
 
 # Arguments with a meaning for the answer; the resolved value of each is in server_info.
 _VALUES = (
@@ -22,13 +24,12 @@ _VALUES = (
     "mamba_scheduler_strategy", "mamba_full_memory_ratio", "max_mamba_cache_size",
     "linear_attn_decode_backend",
 )  # fmt: skip
-# The server resolves these too where they do not apply.
+# The server resolves these too where they do not apply: to a method that does not take the field.
 _DRAFTING = tuple(name for name in _VALUES if name.startswith("speculative_"))
-_IGNORED_BY = {
-    "": _DRAFTING,
-    "DFLASH": ("speculative_num_steps", "speculative_eagle_topk"),
-    "NEXTN": ("speculative_draft_model_path",),
-    "EAGLE": ("speculative_draft_model_path",),
+_BELONGS = {
+    "speculative_num_steps": "steps",
+    "speculative_eagle_topk": "steps",
+    "speculative_draft_model_path": "draft_model",
 }
 _SWITCHES = ("disable_overlap_schedule", "disable_radix_cache")
 _LAUNCH = ("python", "-m", "sglang.launch_server")
@@ -81,16 +82,23 @@ def read_server_info(info: Raw, names: Names) -> Server:
     return Server(fields, build, notes)
 
 
+def _ignored_by(method: Method) -> tuple[str, ...]:
+    return tuple(name for name, field in _BELONGS.items() if field not in method.takes)
+
+
 def _flags(info: Raw) -> Iterator[str]:
     if "model_path" not in info:
         return
     algorithm = str(info.get("speculative_algorithm") or "").upper()
+    ignored = _ignored_by(algorithms()[algorithm]) if algorithm in algorithms() else ()
+    if not algorithm:
+        ignored = _DRAFTING
     for name in _VALUES:
         value = info.get(name)
         # Sizes of 0 and -1 mean "off" or "automatic"; a blank argument was not given.
         if value is None or value == "" or (isinstance(value, int | float) and value <= 0):
             continue
-        if name in _IGNORED_BY.get(algorithm, ()):
+        if name in ignored:
             continue
         if not isinstance(value, str | int | float):
             msg = f"{name} is a {type(value).__name__}; expected text or a number"

@@ -10,7 +10,7 @@ from dflash_sim.calibrate.observations.conditions import (
     with_lengths,
 )
 from dflash_sim.calibrate.observations.names import Names
-from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.values import (
     TOTALS,
     Metrics,
@@ -52,7 +52,7 @@ def read_vllm(raw: Raw, where: str, names: Names) -> Observation:
     with naming("model_id and metadata"):
         said = read_conditions(cells, names)
     fields = said.fields | load(raw)
-    if (block := _block(raw)) is not None and fields.get("method") != "none":
+    if (block := _block(raw)) is not None and not drafts_nothing(fields):
         fields.setdefault("block", block)
     return Observation(
         row=where,

@@ -18,7 +18,6 @@ from dflash_sim.profiles.times.machine_profile import (
     MeasuredProfile,
 )
 from dflash_sim.simulator.cost.cycle import Cycle
-from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.requests.draws import Draws
 from dflash_sim.simulator.requests.workload import Workload
 from dflash_sim.simulator.scenario import Scenario
@@ -97,14 +96,13 @@ class Forecast:
             process_batch_result=engine["process_batch_result"] + work_s,
             process_batch_result_per_request=engine["process_batch_result_per_request"] + each_s,
         )
-        chain = METHODS[config.method].sequential
         scenario = Scenario.parse(
             gpu=str(self.profile.path),
             model=self.model,
             tp=1,
             method=config.method,
-            block=config.rows if config.method == "dflash" else None,
-            steps=config.rows - 1 if chain else None,
+            block=config.speculation.block(config.rows),
+            steps=config.speculation.steps(config.rows),
             engine_mode=config.mode,
             isl=self.longest_prompt,
             osl=self.new_tokens,

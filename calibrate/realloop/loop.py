@@ -25,7 +25,6 @@ from dflash_sim.realrun.job.journal import Run
 from dflash_sim.realrun.job.requests import Request
 from dflash_sim.realrun.job.setup import Setup, fit
 from dflash_sim.realrun.launch import serve
-from dflash_sim.simulator.cost.methods import METHODS
 
 ROUNDS = 3
 LEAST_PORTION, PER_CLIENT = 4, 3  # requests of one run
@@ -131,17 +130,17 @@ class ClosedLoop:
 
     def setup(self, config: Config) -> Setup:
         """Return what is run for a configuration."""
-        chain, imposed = METHODS[config.method].sequential, self.real.accept_length
+        method, imposed = config.speculation, self.real.accept_length
         if imposed is not None:
-            imposed = None if config.method == "none" else min(imposed, float(config.rows))
+            imposed = None if config.plain else min(imposed, float(config.rows))
         return replace(
             self.real,
             accept_length=imposed,
             method=config.method,
             mode=config.mode,
-            block=config.rows if config.method == "dflash" else None,
-            steps=config.rows - 1 if chain else None,
-            drafter=self.real.drafter if config.method in ("dflash", "eagle3") else None,
+            drafter=self.real.drafter if "draft_model" in method.takes else None,
+            block=method.block(config.rows),
+            steps=method.steps(config.rows),
             page_size=PAGE,
         )
 
@@ -171,7 +170,7 @@ class ClosedLoop:
         ):
             sizes = [Size(n, length) for n in batches(configs) for length in self._lengths()]
             self._rehearsed.setdefault(drafting, []).append(stage.rehearse(sizes))
-            if configs[0].method != "none" and drafting not in self._commits:
+            if not configs[0].plain and drafting not in self._commits:
                 run = stage.run(self._requests(self.seen), conc=most, mode="v2")
                 self._commits[drafting] = [a.commits for a in run.answers if a.commits]
             self._run(number, configs, stage)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dflash_sim.simulator.cost.cycle import Method
+from dflash_sim.simulator.cost.methods import PLAIN, method_of
+
 DRIFT, OTHERS = 0.05, 0.05  # of passes, of the processors: beyond it a run says little
 
 
@@ -19,6 +22,16 @@ class Config:
     mode: str
 
     @property
+    def speculation(self) -> Method:
+        """Return the method's row in the table of methods."""
+        return method_of(self.method)
+
+    @property
+    def plain(self) -> bool:
+        """Return True if nothing is drafted."""
+        return not self.speculation.speculative
+
+    @property
     def drafting(self) -> tuple[str, int]:
         """Return what decides acceptance and passes."""
         return self.method, self.rows
@@ -26,8 +39,10 @@ class Config:
     @property
     def name(self) -> str:
         """In words."""
-        width = {"none": "plain", "mtp": f"MTP {self.rows - 1}"}
-        return width.get(self.method, f"{self.method} {self.rows}")
+        if self.plain:
+            return "plain"
+        steps = self.speculation.steps(self.rows)
+        return f"{self.method} {self.rows}" if steps is None else f"{self.method.upper()} {steps}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,7 @@ def grid(
     modes: Sequence[str],
 ) -> list[Config]:
     """Plain decoding, DFlash and MTP at every concurrency and mode."""
-    widths = [("none", 1), *(("dflash", b) for b in blocks), *(("mtp", k + 1) for k in steps)]
+    widths = [(PLAIN.name, 1), *(("dflash", b) for b in blocks), *(("mtp", k + 1) for k in steps)]
     return [Config(m, rows, c, mode) for m, rows in widths for c in concs for mode in modes]
 
 
@@ -88,17 +103,15 @@ def machine_scalar(outcomes: Sequence[Outcome]) -> float:
 
     From the profile's passes, as :func:`scaled` uses it.
     """
-    plain = [o for o in outcomes if o.config.method == "none"]
-    least = min(o.config.conc for o in plain)
-    alone = [o for o in plain if o.config.conc == least]
+    alone = [o for o in outcomes if is_fitted(o, outcomes)]
     ratios = [o.observed_tok_s / o.profile_tok_s for o in alone]
     return statistics.geometric_mean(ratios)
 
 
 def is_fitted(o: Outcome, outcomes: Sequence[Outcome]) -> bool:
     """Return True if the scalar was fitted on this outcome, so that it proves nothing of it."""
-    least = min(x.config.conc for x in outcomes if x.config.method == "none")
-    return o.config.method == "none" and o.config.conc == least
+    least = min(x.config.conc for x in outcomes if x.config.plain)
+    return o.config.plain and o.config.conc == least
 
 
 def as_row(o: Outcome) -> dict[str, Any]:

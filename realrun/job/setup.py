@@ -15,9 +15,11 @@ from dflash_sim.kernels.models.cycle import Plain
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
 from dflash_sim.realrun.job.graphs import graph_sizes
 from dflash_sim.realrun.job.networks import Network
+from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import METHODS as _METHODS
+from dflash_sim.simulator.cost.methods import PLAIN, for_any_target
 
-METHODS = tuple(method.name for method in _METHODS.values() if method.own_engine)
+METHODS = {name: method for name, method in _METHODS.items() if method.own_engine}
 MODES = ("v1", "v2-sync", "v2")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
@@ -58,7 +60,7 @@ class Setup:
 
     target: Network
     drafter: Network | None = None
-    method: str = "none"
+    method: str = PLAIN.name
     block: int | None = None
     steps: int | None = None
     tp: int = 1
@@ -79,6 +81,11 @@ class Setup:
     cuda_graphs: bool = False
     null: bool = False
     wrap: Callable[[Plain], Plain] | None = None
+
+    @property
+    def speculation(self) -> Method:
+        """The method's row in the table of methods, once it is known to be one of ours."""
+        return METHODS[self.method]
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,11 @@ class Fitted:
     pages: int
 
     @property
+    def drafts_itself(self) -> bool:
+        """True if the target drafts, with its own MTP layer."""
+        return self.setup.speculation.network == "mtp-layer"
+
+    @property
     def table_pages(self) -> int:
         """Columns of the page table."""
         return -(-self.longest // self.setup.page_size)
@@ -129,13 +141,15 @@ def fit(setup: Setup, *, longest_text: int) -> Fitted:
     target = read_target(setup.target.config, setup.target.name)
     drafter: DrafterSpec | Eagle3Spec | None = None
     taps: tuple[int, ...] = ()
-    if setup.method == "dflash":
+    network = setup.speculation.network
+    if network == "dflash-drafter":
         drafter = _dflash(setup, target)
         taps = drafter.shape.target_layer_ids
-    elif setup.method == "eagle3":
+    elif network == "eagle3-head":
         drafter, taps = _eagle3(setup, target)
-    elif setup.method == "mtp" and target.shape.mtp_layer is None:
-        msg = f"{target.shape.name} has no MTP layer; methods that work: none, dflash, eagle3"
+    elif network == "mtp-layer" and target.shape.mtp_layer is None:
+        names = ", ".join(method.name for method in for_any_target() if method.own_engine)
+        msg = f"{target.shape.name} has no MTP layer; methods that work: {names}"
         raise UsageError(msg)
     rows = _rows(setup, drafter)
     if setup.accept_length is not None and not 1 <= setup.accept_length <= rows:
@@ -182,7 +196,7 @@ def _check_graphs(setup: Setup) -> None:
     reasons = {
         "a CPU has no graphs to capture; give --device cuda": setup.device == "cpu",
         "the host takes part in every cycle of v1; give --engine-mode v2": setup.mode == "v1",
-        "a step of eagle3 waits for the host": setup.method == "eagle3",
+        f"a step of {setup.method} waits for the host": setup.speculation.network == "eagle3-head",
         "a step that samples waits for the host; give --temperature 0": setup.temperature > 0,
     }
     for reason, holds in reasons.items():
@@ -193,7 +207,7 @@ def _check_graphs(setup: Setup) -> None:
 
 def _rows(setup: Setup, drafter: DrafterSpec | Eagle3Spec | None) -> int:
     """The verify width."""
-    if setup.method == "none":
+    if not setup.speculation.speculative:
         return 1
     if isinstance(drafter, DrafterSpec):
         rows = setup.block or drafter.shape.block_size

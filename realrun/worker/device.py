@@ -15,7 +15,7 @@ from dflash_sim.kernels.rank import Rank
 from dflash_sim.kernels.reference.accept import Accepted
 from dflash_sim.realrun.job.setup import Fitted
 from dflash_sim.realrun.worker.judges import Synthetic
-from dflash_sim.realrun.worker.methods import CHAINS, build_method
+from dflash_sim.realrun.worker.methods import build_method
 
 
 class Spans:
@@ -174,7 +174,7 @@ class Device:
         """Keep what has become of them."""
         self.anchor[slots] = after.anchor
         self.lens[slots] = after.context_lens
-        if self.fitted.setup.method in CHAINS:
+        if self.fitted.setup.speculation.sequential:
             assert after.first_draft is not None
             assert after.carried is not None
             self.first_draft[slots] = after.first_draft

@@ -14,8 +14,6 @@ from dflash_sim.profiles.networks.hf_config import AttentionShape
 from dflash_sim.realrun.job.setup import Fitted
 from dflash_sim.realrun.worker.judges import Sampled, Synthetic
 
-CHAINS = ("mtp", "eagle3")
-
 
 def build_method(fitted: Fitted, rank: Rank) -> Plain:
     """The method that the setup asks for; weights are read here."""
@@ -31,7 +29,7 @@ def build_method(fitted: Fitted, rank: Rank) -> Plain:
     cache = Cache.for_target(shape, slots=slots, requests=requests, rows=fitted.rows, **pool)
     judge, steps = build_judge(fitted, rank), fitted.rows - 1
     method = Plain(target, cache, judge=judge)
-    if setup.method == "mtp":
+    if fitted.drafts_itself:
         assert shape.mtp_layer is not None
         assert isinstance(shape.mtp_layer.mixer, AttentionShape)
         head = MtpHead(fitted.target, setup.target.weights(rank.device), rank, tokens=tokens)

@@ -21,6 +21,7 @@ from dflash_sim.simulator.cost.ops import AnyCall
 
 PHASES = ("draft", "verify", "commit", "materialise", "other")
 Drafter: TypeAlias = DrafterShape | Eagle3Shape | None  # None: nothing drafts, or the target itself
+DraftNetwork = Literal["none", "mtp-layer", "eagle3-head", "dflash-drafter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,15 @@ class Method:
     drafts
         ``none``; ``chain``: one token after the other, so that its width is named by its steps;
         ``block``: all tokens of a block at once, so that its width is named by the block.
+    network
+        The network that drafts: none, the target's own ``mtp-layer``, or one of its own beside the
+        target.
     takes
         Fields of a scenario that only some methods have: ``block``, ``steps``, ``draft_model``,
-        ``window``, ``acceptance``, ``policy``, ``engine_mode``.
+        ``window``, ``acceptance``, ``policy``.
+    law
+        The prior on how acceptance decays along the block: a key of ``beta`` in
+        ``acceptance/priors.toml``.
     own_engine
         True if our own engine (``dflash-sim run``) has it too.
     load_drafter
@@ -93,6 +100,7 @@ class Method:
     takes: frozenset[str]
     draft: Callable[["Cycle", Rows, Rows], tuple[Phase, Phase]]
     keep_up: Callable[["Cycle", Rows], Phase]
+    network: DraftNetwork = "none"
     prefill: Callable[["Cycle", Rows], list[AnyCall]] = lambda cycle, size: []
     load_drafter: Callable[[str, str | None], Drafter] = lambda model, draft_model: None
     caches: Callable[[ModelShape, Drafter, int, Precision], DraftCache] = lambda *_: DraftCache()
@@ -100,6 +108,7 @@ class Method:
     algorithm: str | None = None
     algorithm_aliases: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    law: str = "dflash"
     own_engine: bool = False
 
     @property
@@ -112,9 +121,13 @@ class Method:
         """True if drafts are made one after the other, with a draft-extend after verification."""
         return self.drafts == "chain"
 
-    def steps(self, block: int) -> int | None:
-        """Draft steps that verify ``block`` rows; None where the block names the width."""
-        return block - 1 if self.sequential else None
+    def steps(self, rows: int) -> int | None:
+        """Draft steps that verify ``rows`` tokens per request; None where they do not name it."""
+        return rows - 1 if self.drafts == "chain" else None
+
+    def block(self, rows: int) -> int | None:
+        """The block that verifies ``rows`` tokens per request; None where it does not name it."""
+        return rows if self.drafts == "block" else None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from dflash_sim.simulator.cost.cycle import Cycle, DraftCache, Drafter, Method, 
 from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
 
-_EVERY = frozenset({"block", "draft_model", "acceptance", "policy", "engine_mode"})
+_EVERY = frozenset({"block", "draft_model", "acceptance", "policy"})
 _CHAIN = _EVERY | {"steps"}
 _DFLASH = _EVERY | {"window"}
 
@@ -51,6 +51,22 @@ def spellings() -> dict[str, str]:
             method.name,
         )
     }
+
+
+def algorithms() -> dict[str, Method]:
+    """Every ``--speculative-algorithm`` that is simulated, in capitals, and its method."""
+    return {
+        spelling: method
+        for method in METHODS.values()
+        if method.algorithm is not None
+        for spelling in (method.algorithm, *method.algorithm_aliases)
+    }
+
+
+def for_any_target() -> list[Method]:
+    """Methods that SGLang has for a target without a layer of its own that drafts."""
+    served = (m for m in METHODS.values() if m.algorithm is not None or not m.speculative)
+    return [m for m in served if m.network != "mtp-layer"]
 
 
 def method_of(name: str) -> Method:
@@ -104,9 +120,9 @@ def _native(model: str, draft_model: str | None) -> Drafter:
     """MTP needs no network besides a target that has the layer."""
     target = load_model(model)
     if target.mtp_layer is None:
+        names = ", ".join(method.name for method in for_any_target())
         msg = (
-            f"{target.name} has no native MTP layer; methods for it: none, eagle3, dflash. "
-            "Try --method dflash."
+            f"{target.name} has no native MTP layer; methods for it: {names}. Try --method dflash."
         )
         raise UsageError(msg)
     return None
@@ -224,7 +240,9 @@ METHODS: dict[str, Method] = {
             algorithm="NEXTN",
             algorithm_aliases=("EAGLE",),
             drafts="chain",
+            network="mtp-layer",
             takes=_CHAIN - {"draft_model"},
+            law="mtp",
             load_drafter=_native,
             caches=_mtp_cache,
             draft=_mtp,
@@ -238,7 +256,9 @@ METHODS: dict[str, Method] = {
             aliases=("eagle-3",),
             algorithm="EAGLE3",
             drafts="chain",
+            network="eagle3-head",
             takes=_CHAIN,
+            law="eagle3",
             load_drafter=lambda model, draft_model: load_eagle3(draft_model or model),
             caches=_eagle3_cache,
             draft=_eagle3,
@@ -251,6 +271,7 @@ METHODS: dict[str, Method] = {
             title="DFlash, block {block}",
             algorithm="DFLASH",
             drafts="block",
+            network="dflash-drafter",
             takes=_DFLASH,
             load_drafter=_block_drafter,
             caches=_block_cache,
@@ -263,6 +284,7 @@ METHODS: dict[str, Method] = {
             name="injection-only",
             title="KV injection without diffusion, block {block}",
             drafts="block",
+            network="dflash-drafter",
             takes=_DFLASH,
             load_drafter=_block_drafter,
             caches=_block_cache,
@@ -274,6 +296,7 @@ METHODS: dict[str, Method] = {
             name="diffusion-only",
             title="diffusion without KV injection, block {block}",
             drafts="block",
+            network="dflash-drafter",
             takes=_DFLASH,
             load_drafter=_block_drafter,
             caches=_block_cache,
@@ -283,3 +306,4 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
+PLAIN = METHODS["none"]  # what speculation is compared with; a server without an algorithm

@@ -66,6 +66,7 @@ def expected_acceptance(
     *,
     model: str,
     method: str,
+    law: str,
     block: int,
     dataset: str | None,
     thinking: bool,
@@ -76,15 +77,19 @@ def expected_acceptance(
     In order: the ``text`` of a flag; accept lengths published for this model and data set; the
     geometric mean of its family. Without a data set, the mean over the cards' data sets.
 
+    Parameters
+    ----------
+    law
+        The drafting method whose prior on the decay along the block holds for it.
+
     Raises
     ------
     MissingProfileError
         Nothing is published; says how to give an acceptance.
     """
     priors = load_acceptance_priors().on(dataset)
-    law = method if method in priors.beta else "dflash"
     if text is not None:
-        acceptance = parse_acceptance(text, block=block, priors=priors, method=law)
+        acceptance = parse_acceptance(text, block=block, priors=priors, law=law)
         return Expectation(acceptance, f"given: {acceptance.name}", "assumed", 0.0)
     datasets = (dataset,) if dataset else CARD_DATASETS
     found = [_for_dataset(model, method, law, d, thinking, block, priors) for d in datasets]

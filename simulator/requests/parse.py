@@ -104,7 +104,7 @@ def accept_lengths(
 
 
 def parse_acceptance(
-    text: str, *, block: int, priors: AcceptancePriors, method: str = "dflash"
+    text: str, *, block: int, priors: AcceptancePriors, law: str = "dflash"
 ) -> Acceptance:
     """The acceptance a flag describes, at a verify width.
 
@@ -112,7 +112,7 @@ def parse_acceptance(
     ----------
     text : one of the forms in ``FORMS``
     block : verify width [token]
-    method : drafting method, which selects the prior on beta
+    law : drafting method whose prior on beta holds, a key of ``priors.beta``
     priors : what the ``al`` form assumes of beta and theta where the text does not say
 
     Examples
@@ -126,15 +126,13 @@ def parse_acceptance(
     if kind not in FORMS:
         raise unknown(kind="acceptance", value=kind, allowed=FORMS, hint=f"Such as {FORMS['al']}.")
     try:
-        return _build(kind, body, block=block, method=method, priors=priors)
+        return _build(kind, body, block=block, law=law, priors=priors)
     except UsageError as error:
         msg = f"acceptance '{text}': {str(error).rstrip('.')}. Write it as {FORMS[kind]}."
         raise UsageError(msg) from error
 
 
-def _build(
-    kind: str, body: str, *, block: int, method: str, priors: AcceptancePriors
-) -> Acceptance:
+def _build(kind: str, body: str, *, block: int, law: str, priors: AcceptancePriors) -> Acceptance:
     match kind:
         case "none" if not body:
             return NoSpeculation()
@@ -144,7 +142,7 @@ def _build(
             return ParametricAcceptance(_weibull(_options(body)), block)
         case "al":
             options = _options(body if "=" in body.split(",")[0] else f"{block}={body}")
-            return ParametricAcceptance(_fit(options, block, method, priors), block)
+            return ParametricAcceptance(_fit(options, block, law, priors), block)
         case "table":
             return TableAcceptance(Survival.table([_number(x) for x in body.split(",")]), block)
         case "histogram":
@@ -172,7 +170,7 @@ def _weibull(options: dict[str, float]) -> FrailtyWeibull:
 
 
 def _fit(
-    options: dict[str, float], block: int, method: str, priors: AcceptancePriors
+    options: dict[str, float], block: int, law: str, priors: AcceptancePriors
 ) -> FrailtyWeibull:
     """One accept length leans on a beta, two determine it, more are fitted with its prior."""
     beta, theta = options.pop("beta", None), options.pop("theta", priors.theta)
@@ -187,7 +185,7 @@ def _fit(
     if block > lengths[-1][0]:
         msg = f"block {block} is beyond {lengths[-1][0]}, the largest given: no extrapolation"
         raise UsageError(msg)
-    prior = priors.beta_of(method)
+    prior = priors.beta_of(law)
     if len(lengths) == 1:
         b, al = lengths[0]
         return fit_one(al, b, beta=prior.mean if beta is None else beta, theta=theta)

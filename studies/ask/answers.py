@@ -12,13 +12,8 @@ from dflash_sim.profiles.errors import (
 )
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.simulator.predict import Result, predict
-from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.scenario import OF_SPECULATION, Scenario
 from dflash_sim.simulator.setup import Setup, resolve
-
-# What plain decoding does not depend on: scenarios that differ in these share a baseline.
-OF_SPECULATION = {"method", "block", "steps", "draft_model", "window", "acceptance", "policy",
-    "engine_mode"}  # fmt: skip
-
 
 SIMULATORS = ("auto", "leap", "event")
 INTERVALS = ("90", "none")
@@ -106,7 +101,7 @@ def answers(
             yield Answer(scenario, error)
             continue
         if not setup.speculative:
-            if scenario.engine_mode == "v2":
+            if scenario.hash == scenario.without_speculation().hash:
                 baselines.setdefault(key, result)
         elif result.baseline is not None:
             baselines[key] = result.baseline
@@ -121,5 +116,5 @@ def _setup(scenario: Scenario) -> Setup | DflashSimError:
 
 
 def _baseline_key(setup: Setup) -> str:
-    fields = setup.scenario.model_dump(exclude=OF_SPECULATION | {"tp", "num_gpus"})
+    fields = setup.scenario.model_dump(exclude={*OF_SPECULATION, "tp", "num_gpus"})
     return f"{setup.tp} {sorted(fields.items())}"

@@ -57,7 +57,7 @@ _EXCLUDES = {
 _BELONGS = {
     "gpu": ("attention_backend",),
     "model": ("draft_model",),
-    "method": ("block", "steps", "draft_model", "window", "acceptance", "policy"),
+    "method": tuple(ONLY_SPECULATION),
 }
 _PLAIN_WORD = re.compile(r"[A-Za-z][\w./-]*")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
@@ -175,7 +175,9 @@ def combinations(
     """Values of the axes, the first axis outermost; no scenario comes twice.
 
     Each of several methods takes only the fields that apply to it: ``--method none,dflash --block
-    8,16`` is three scenarios. A single method refuses what it cannot take.
+    8,16`` is three scenarios. A single method refuses what it cannot take. Engine modes are then
+    those of the speculative workers, and plain decoding runs in the usual one, as a server without
+    an algorithm does; :func:`left_out` says so.
     """
     seen: set[str] = set()
     for values in product(*axes.values()):
@@ -193,10 +195,39 @@ def combination(
     return Scenario.parse(**(_applicable(point) if "method" in axes else point))
 
 
+def left_out(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Tell what some scenarios of a grid do without, though it would change their speed.
+
+    Parameters
+    ----------
+    fields
+        A value or a list of values each, names of methods that are known.
+    """
+    methods = fields.get("method")
+    if not isinstance(methods, list) or "engine_mode" not in fields:
+        return
+    modes = fields["engine_mode"]
+    modes = modes if isinstance(modes, list) else [modes]
+    server = {name: fields[name] for name in ("engine", "build") if name in fields}
+    server = {name: v[0] if isinstance(v, list) else v for name, v in server.items()}
+    for name in methods:
+        if method_of(name).speculative:
+            continue
+        usual = Scenario.parse(method=name, **server).engine_mode
+        if any(mode != usual for mode in modes):
+            yield (
+                f"engine_mode {','.join(modes)} is for the methods that draft; beside them method "
+                f"{name} runs in {usual}, as a server does by default (asked for alone, it runs in "
+                "the mode that is given)"
+            )
+
+
 def _applicable(point: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ``point`` that its method takes; V1 and V2-sync are speculative workers."""
+    """The fields of ``point`` that its method takes beside others."""
     method = method_of(point["method"])
     dropped = set(ONLY_SPECULATION - method.takes)
+    if not method.speculative:
+        dropped.add("engine_mode")
     if method.sequential and "steps" in point:
         dropped.add("block")
     return {name: value for name, value in point.items() if name not in dropped}

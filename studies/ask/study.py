@@ -9,9 +9,8 @@ from typing import Any, get_args
 
 from dflash_sim.profiles.errors import InfeasibleError, MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.presets import load_preset
-from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.scenario import OF_SPECULATION, Scenario
 from dflash_sim.simulator.setup import resolve
-from dflash_sim.studies.ask.answers import OF_SPECULATION
 from dflash_sim.studies.ask.question import (
     ORDER,
     SWEEPABLE,

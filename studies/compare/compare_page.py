@@ -218,7 +218,7 @@ def _conditions(c: Comparison) -> dict[str, str]:
     return {
         "model": setup.model.name if setup else s.model,
         "machine": f"{setup.num_gpus} x {setup.device.name}" if setup else s.gpu,
-        "method": s.method if s.method == "none" or not block else f"{s.method} {block}",
+        "method": f"{s.method} {block}" if s.speculation.speculative and block else s.method,
         "mode": f"mode {s.engine_mode}",
         "workload": s.dataset or f"{s.isl}/{s.osl}",
         "load": f"{s.rate:g}/s" if s.rate else f"c={s.conc}",

@@ -49,7 +49,7 @@ def write(validation: Validation, path: Path, *, read: str) -> None:
         levels = in_order(errors, factor).groupby(factor, sort=False)
         points = {str(level): _points(group) for level, group in levels}
         report.figure(residual_strips(points, factor=factor, order=order), f"By {factor}.")
-    _beside_peers(report, errors[errors["method"] == "none"])
+    _beside_peers(report, errors[~errors["speculative"]])
     report.section("Numbers")
     for table in tables(validation):
         _table(report, table)

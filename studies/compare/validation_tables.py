@@ -40,7 +40,7 @@ def tables(validation: Validation, *, worst: int = 10) -> list[Table]:
 
 def summary(errors: pd.DataFrame) -> Table:
     """All rows, plain ones and speculative ones."""
-    kinds = errors["method"].map(lambda m: "plain decoding" if m == "none" else "speculative")
+    kinds = errors["speculative"].map({False: "plain decoding", True: "speculative"})
     each = pd.concat([errors.assign(what="all"), errors.assign(what=kinds)])
     found = summed(each.sort_values("what", kind="stable"), ["what"])
     return as_table("held-out rows", written(found), ("what", *STATS))
@@ -75,7 +75,7 @@ def ranking(errors: pd.DataFrame) -> Table:
 
 def peers(errors: pd.DataFrame) -> Table:
     """Our plain decoding on B200 beside what is published of others on such rows."""
-    plain = errors[(errors["method"] == "none") & (errors["GPU"] == "b200")]
+    plain = errors[~errors["speculative"] & (errors["GPU"] == "b200")]
     mape = percent(plain["error"].abs().mean())
     ours = [(f"ours, {len(plain)} rows", mape, "these rows")] if len(plain) else []
     return Table("plain decoding beside peers", ("who", "MAPE", "rows"), (*ours, *PEERS))

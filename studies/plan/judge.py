@@ -42,6 +42,8 @@ class Question:
         Probability that the objective is met, over what is uncertain of the prediction [1].
     max_gpus
         Fleets are no larger.
+    notes
+        What is asked for and left out of some candidates.
     """
 
     candidates: tuple[Scenario, ...]
@@ -50,6 +52,7 @@ class Question:
     router: str = "round-robin"
     confidence: float = 0.9
     max_gpus: int = 512
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 / 2 <= self.confidence < 1:

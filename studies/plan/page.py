@@ -206,7 +206,7 @@ def footnotes(found: Plan) -> list[str]:
 
 def warnings(found: Plan) -> list[str]:
     """Say what to distrust, each once."""
-    out: list[str] = []
+    out = list(found.question.notes)
     for _, fleet in roles(found):
         setup = fleet.setup
         new = unconfirmed(setup.server, setup.calibration)

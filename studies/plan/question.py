@@ -10,9 +10,10 @@ from dflash_sim.calibrate.readers.request_traces import named, read_trace
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.units import MS
+from dflash_sim.simulator.cost.methods import PLAIN
 from dflash_sim.simulator.fleet.fleet import ROUTERS
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.studies.ask.question import Given, as_yaml, scenarios
+from dflash_sim.studies.ask.question import Given, as_yaml, left_out, scenarios
 from dflash_sim.studies.ask.ranges import whole_numbers
 from dflash_sim.studies.plan.demand import DURATION_S, Demand, led_in, of_rate, of_trace
 from dflash_sim.studies.plan.judge import Question
@@ -118,7 +119,8 @@ def question(
         load_device(gpu)  # a name that is mistyped is no candidate that does not fit
     if demand is None:
         demand = of_rate(points[0], duration_s=duration_s)
-    return Question(tuple(points), demand, slo, router, confidence, max_gpus)
+    notes = tuple(left_out({name: given.value for name, given in fields.items()}))
+    return Question(tuple(points), demand, slo, router, confidence, max_gpus, notes)
 
 
 def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) -> str:
@@ -207,7 +209,7 @@ def _traced(
         about["rate"] = len(trace) / span_s if span_s else float(len(trace))
     fields = fields | {name: Given(value, "trace") for name, value in about.items()}
     own = {name: g for name, g in fields.items() if name in _DEMANDED}
-    scenario = scenarios({**own, "method": Given("none", "")})[0]
+    scenario = scenarios({**own, "method": Given(PLAIN.name, "")})[0]
     return fields, of_trace(trace, scenario, capped=capped, lead=lead)
 
 

@@ -115,13 +115,11 @@ def _behaviours(found: Plan) -> tuple[list[Behaviour], list[Behaviour]]:
         if s.error is None and alike == (first.gpu, fleet.setup.tp, first.max_running_requests):
             kinds.setdefault(s.index, c)
     same = [_behaviour(c, found) for c in kinds.values()]
-    if not any(c.method == "none" for c in kinds.values()):
-        dropped = dict.fromkeys(("block", "steps", "draft_model", "window", "acceptance"))
-        fields = first.model_dump() | dropped | {"method": "none", "engine_mode": "v2"}
-        same.append(_behaviour(Scenario.parse(**fields), found))
+    if all(c.speculation.speculative for c in kinds.values()):
+        same.append(_behaviour(first.without_speculation(), found))
     same.sort(key=lambda b: (b.results[0].setup.tp, b.scenario.method, b.results[0].setup.block))
-    plain = [b for b in same if b.scenario.method == "none"]
-    return plain, [b for b in same if b.scenario.method != "none"]
+    plain = [b for b in same if not b.scenario.speculation.speculative]
+    return plain, [b for b in same if b.scenario.speculation.speculative]
 
 
 def _behaviour(scenario: Scenario, found: Plan) -> Behaviour:

@@ -46,7 +46,7 @@ class Variant:
     def of(self, row: Row) -> Row:
         """Return the row under this assumption."""
         s = row.scenario
-        if self.engine_mode and s.method != "none":
+        if self.engine_mode and s.speculation.speculative:
             row = asked(row, engine_mode=self.engine_mode)
         if self.osl_scale != 1 and s.dataset is not None:
             row = replace(row, dataset=stretched(load_dataset(s.dataset), self.osl_scale))
@@ -126,7 +126,8 @@ def old_rows() -> tuple[Row, ...]:
 
 def baseline_rows() -> tuple[Row, ...]:
     """Return plain decoding of other models and sources."""
-    return tuple(row for row in rows_of(*BASELINE_SOURCES) if row.scenario.method == "none")
+    rows = rows_of(*BASELINE_SOURCES)
+    return tuple(row for row in rows if not row.scenario.speculation.speculative)
 
 
 def evaluate(

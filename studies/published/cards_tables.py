@@ -38,8 +38,8 @@ FAILURES = {
 def errors_of(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Return the errors with the names of the cards: model ``35B``, config ``dflash-16``."""
     found = error_table(outcomes)
-    plain = found["method"] == "none"
-    drafts = [o.row.width - (o.row.scenario.method != "dflash") for o in outcomes]
+    plain = ~found["speculative"]
+    drafts = [o.row.scenario.speculation.steps(o.row.width) or o.row.width for o in outcomes]
     config = found["method"] + "-" + pd.Series(drafts, dtype=str)
     return found.assign(
         model=found["model"].replace(_SHORT),
@@ -169,7 +169,7 @@ def all_plain(current: pd.DataFrame, *others: pd.DataFrame) -> Table:
     """Every plain-decoding row on B200, current and old: the set peers are compared on."""
     groups = (("current cards", current), ("all builds", pd.concat([current, *others])))
     each = pd.concat([errors.assign(**{"rows of": name}) for name, errors in groups])
-    chosen = each[(each["method"] == "none") & (each["GPU"] == "b200")]
+    chosen = each[~each["speculative"] & (each["GPU"] == "b200")]
     return _sums("plain decoding on B200", chosen, ["rows of"], _STATS)
 
 

@@ -91,7 +91,7 @@ def every_row(errors: pd.DataFrame) -> Table:
 
 def quoted(errors: pd.DataFrame) -> dict[str, str]:
     """Return the figures that the pages quote, by name."""
-    kinds = errors["method"].map(lambda m: "plain" if m == "none" else "drafting")
+    kinds = errors["speculative"].map({False: "plain", True: "drafting"})
     found = written(summed(errors.assign(kind=kinds), ["kind"])).set_index("kind")
     return {
         f"GH200 {kind} {stat}": str(found.loc[kind, stat])

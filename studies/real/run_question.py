@@ -17,7 +17,7 @@ from dflash_sim.realrun.job.prompts import (
     shipped,
 )
 from dflash_sim.realrun.job.requests import Request
-from dflash_sim.realrun.job.setup import Fitted, Setup
+from dflash_sim.realrun.job.setup import METHODS, Fitted, Setup
 from dflash_sim.realrun.launch import fit_requests, serve
 from dflash_sim.realrun.row import Row, observed_row
 from dflash_sim.studies.trace.perfetto import Timeline, trace_json
@@ -185,7 +185,8 @@ def _networks(
         pair = shipped(model)
         folder, drafter = pair / "target", drafter or pair / method
     target, drafts = Network.folder(folder), None
-    if drafter is not None and method in ("dflash", "eagle3"):
+    known = METHODS.get(method)  # another name is refused with the rest of the setup
+    if drafter is not None and known is not None and "draft_model" in known.takes:
         drafts = Network.folder(drafter)
     if random_weights:
         target = Network.random(target.config, target.name)

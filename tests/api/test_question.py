@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,13 @@ def test_a_switch_of_the_engine_turns_a_field_off() -> None:
     assert ds.scenario(disable_radix_cache=False) == ds.scenario(radix_cache=True)
     named = ds.scenario(mamba_scheduler_strategy="extra_buffer")
     assert named == ds.scenario(mamba_radix_cache_strategy="extra_buffer")
+
+
+@pytest.mark.parametrize("ask", [ds.predict, ds.sweep])
+def test_what_a_grid_leaves_out_is_a_warning(ask: Callable[..., Any]) -> None:
+    with pytest.warns(UserWarning, match="beside them method none runs in v2"):
+        found = ask(**SMALL, method=["none", "dflash"], engine_mode="v1", **QUICK)
+    assert found["engine_mode"].tolist() == ["v2", "v1"]
 
 
 def test_where_to_start_from(tmp_path: Path) -> None:

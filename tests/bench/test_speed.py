@@ -37,6 +37,7 @@ def prepared(**fields: Any) -> Callable[[str], tuple[Run, float]]:
         law = expected_acceptance(
             model=setup.model.name,
             method=s.method,
+            law=setup.method.law,
             block=setup.block,
             dataset=s.dataset,
             thinking=s.thinking,

@@ -23,6 +23,7 @@ from dflash_sim.commands.listing import KINDS
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.presets import load_preset, preset_names
 from dflash_sim.profiles.schema import load_schema
+from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.names import ENGINE_NAMES
 from dflash_sim.studies.ask.question import SWEEPABLE, ask, layered, scenarios
@@ -327,6 +328,38 @@ class TestGrids:
             ("dflash", 16, None, 512, "v1"), ("dflash", 16, None, 512, "v2"),
         }  # fmt: skip
         assert len(found) == len(told)
+
+    @pytest.mark.parametrize(
+        ("line", "modes", "told"),
+        [
+            ("--method none,dflash --engine-mode v1", ["v2", "v1"], True),
+            ("--method none,dflash --engine-mode v2,v2-sync", ["v2", "v2", "v2-sync"], True),
+            ("--method none,dflash --engine-mode v2", ["v2", "v2"], False),
+            ("--method dflash,mtp --steps 3 --engine-mode v1", ["v1", "v1"], False),
+            ("--method none --engine-mode v1,v2", ["v1", "v2"], False),
+        ],
+    )
+    def test_plain_decoding_has_its_own_mode_beside_others(
+        self, answer: Answer, line: str, modes: list[str], told: bool
+    ) -> None:
+        """And it is said where a mode that was given does not hold for it."""
+        fast = "--model qwen3.5-4b --acceptance al:2 --isl 64 --osl 32 --num-prompts 4 --runs 1"
+        if "dflash" not in line:
+            fast = fast.replace("--acceptance al:2 ", "")
+        code, out, err = answer(f"predict {fast} {line} --interval none --no-baseline")
+        assert code == 0, err
+        assert [r["engine_mode"] for r in rows_of(out)] == modes
+        assert ("beside them method none runs in v2" in err) is told
+
+    def test_alone_plain_decoding_has_the_mode_that_is_given(self) -> None:
+        """Without overlap it is slower, in v1 as much as in v2-sync."""
+        small = {"model": "qwen3-8b", "isl": 64, "osl": 64, "conc": 8, "num_prompts": 16, "runs": 1}
+
+        def tok_s(mode: str) -> float:
+            scenario = Scenario.parse(method="none", engine_mode=mode, **small)
+            return predict(scenario, with_interval=False).values["output_throughput"]
+
+        assert tok_s("v1") == tok_s("v2-sync") < 0.95 * tok_s("v2")
 
     def test_what_does_not_fit_is_a_row(self, answer: Answer) -> None:
         line = "predict --tp 4,8 --isl 64 --osl 64 --num-prompts 8 --runs 1"

@@ -168,7 +168,7 @@ def test_an_unknown_build_warns_and_is_predicted_as_the_sheets() -> None:
 
 
 def published() -> Expectation:
-    return expected_acceptance(**GSM8K, block=16)
+    return expected_acceptance(**GSM8K, law="dflash", block=16)
 
 
 def law_of(expectation: Expectation) -> ParametricAcceptance:
@@ -187,7 +187,7 @@ def test_a_cell_is_refined_by_its_own_parameters() -> None:
 
 def test_a_given_accept_length_is_kept() -> None:
     """What is known about lengths holds for it all the same."""
-    given_ = expected_acceptance(**GSM8K, block=16, text="al:5")
+    given_ = expected_acceptance(**GSM8K, law="dflash", block=16, text="al:5")
     kept = calibrated(given_, TEST, **GSM8K, given=True)
     assert kept.source == given_.source
     assert law_of(kept).params == law_of(given_).params

@@ -12,6 +12,7 @@ from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.profiles.units import MS, US
 from dflash_sim.simulator.cost import passes as graph
 from dflash_sim.simulator.cost.layers import Rows
+from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Attention,
@@ -30,14 +31,8 @@ from dflash_sim.simulator.setup import Setup, resolve
 
 ENGINE = load_engine("sglang-0.5.14")
 BIG = "qwen3.5-397b-a17b"
-METHODS: dict[str, dict[str, Any]] = {
-    "none": {"method": "none"},
-    "dflash": {"block": 8},
-    "mtp": {"method": "mtp", "steps": 4},
-    "eagle3": {"method": "eagle3", "steps": 4},
-    "injection-only": {"method": "injection-only", "block": 5},
-}
-SEQUENTIAL = ("mtp", "eagle3")
+ROWS = 5  # of a verify pass
+SEQUENTIAL = [name for name, m in METHODS.items() if m.sequential]
 
 
 def setup(scenario: Scenario, **constants: float) -> Setup:
@@ -47,7 +42,9 @@ def setup(scenario: Scenario, **constants: float) -> Setup:
 def step(method: str, **constants: float) -> StepModel:
     """Qwen3.5-35B for MTP, Qwen3-8B for the rest, on one B200."""
     model = "qwen3.5-35b-a3b" if method == "mtp" else "qwen3-8b"
-    asked = METHODS[method] | ({} if method == "none" else {"acceptance": "fixed:2"})
+    row = METHODS[method]
+    asked: dict[str, Any] = {"method": method, "block": row.block(ROWS), "steps": row.steps(ROWS)}
+    asked |= {"acceptance": "fixed:2"} if row.speculative else {}
     return setup(Scenario.parse(model=model, tp=1, **asked), **constants).step
 
 
@@ -90,7 +87,8 @@ def test_every_sequential_draft_waits_a_gap(method: str, k: int) -> None:
 def test_a_gap_is_idle_and_only_sequential_drafts_have_it() -> None:
     """Injection without diffusion drafts one token at a time too: four steps at block 5."""
     steps = {method: more_s(method, "chain_step_gap", 4, MS) / MS for method in METHODS}
-    expected = {"none": 0, "dflash": 0, "mtp": 4, "eagle3": 4, "injection-only": 4}
+    waiting = {*SEQUENTIAL, "injection-only"}
+    expected = {m: ROWS - 1 if m in waiting else 0 for m in METHODS}
     assert steps == pytest.approx(expected, abs=1e-9)
     idle = [step("mtp", chain_step_gap=g).table(1).parts[:, 5].sum(axis=0) for g in (0.0, MS)]
     np.testing.assert_allclose(idle[1] - idle[0], 4 * MS)

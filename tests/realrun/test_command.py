@@ -18,6 +18,7 @@ pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 from dflash_sim.calibrate.observations.acceptance_records import verified  # noqa: E402
 from dflash_sim.cli import run as cli  # noqa: E402
 from dflash_sim.profiles.schema import load_schema  # noqa: E402
+from dflash_sim.realrun.job.setup import METHODS  # noqa: E402
 
 SMALL = ["run", "--num-prompts", "4", "--max-new-tokens", "24", "--conc", "2"]
 
@@ -68,11 +69,11 @@ def test_the_shipped_pair(
 def test_speculation_answers_as_plain_decoding_does(tmp_path: Path) -> None:
     """The trained pair, in its own float32: every method, the same text."""
     said = []
-    for method in ("none", "dflash", "mtp", "eagle3"):
+    for method in METHODS:
         file = tmp_path / f"{method}.jsonl"
         assert cli([*SMALL, "--method", method, "--requests", str(file)]) == 0
         said.append({r["request_id"]: r["output_ids"] for r in rows(file)})
-    assert said == [said[0]] * 4
+    assert said == [said[0]] * len(METHODS)
 
 
 def test_imposed_acceptance_with_random_weights(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from real_engine import greedy_text, knowing, serve_inline, setup, target  # noq
 from tiny_networks import TARGETS, random_ids  # noqa: E402
 
 from dflash_sim.realrun.job.requests import Request  # noqa: E402
-from dflash_sim.realrun.job.setup import MODES  # noqa: E402
+from dflash_sim.realrun.job.setup import METHODS, MODES  # noqa: E402
 
-METHODS = ("none", "mtp", "eagle3", "dflash")
+SPECULATIVE = [name for name, m in METHODS.items() if m.speculative]
 # Families with an MTP layer: the others have none to draft with.
 WITH_MTP = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
@@ -53,7 +53,9 @@ QUICK = ("qwen3", "qwen3_next")  # plain; delta nets and experts
 def test_no_token_changes(family: str, data: st.DataObject) -> None:
     """Any method, block, mode, page, chunk, batch mix and share of wrong drafts; float32."""
     asked = data.draw(requests())
-    methods = [m for m in METHODS if m != "mtp" or family in WITH_MTP]
+    methods = [
+        name for name, m in METHODS.items() if m.network != "mtp-layer" or family in WITH_MTP
+    ]
     method = data.draw(st.sampled_from(methods))
     want = [answer(family, r) for r in asked]
     texts = [(*r.prompt, *w) for r, w in zip(asked, want, strict=True)]
@@ -73,7 +75,7 @@ def test_no_token_changes(family: str, data: st.DataObject) -> None:
     assert [a.output for a in run.answers] == want
 
 
-@pytest.mark.parametrize("method", ["mtp", "eagle3", "dflash"])
+@pytest.mark.parametrize("method", SPECULATIVE)
 def test_an_acceptance_that_keeps_too_much_is_seen(method: str) -> None:
     """The negative control: with every draft kept, wrong ones too, the text is another."""
     asked = [Request(prompt=(5, 7, 11), max_new_tokens=20)]
@@ -84,7 +86,7 @@ def test_an_acceptance_that_keeps_too_much_is_seen(method: str) -> None:
     assert run.answers[0].output != want
 
 
-@pytest.mark.parametrize("method", ["mtp", "eagle3", "dflash"])
+@pytest.mark.parametrize("method", SPECULATIVE)
 def test_what_the_drafters_learn_does_not_depend_on_the_batch(method: str) -> None:
     """Accepted counts are the same alone and among others, in every mode: caches are right."""
     asked = [

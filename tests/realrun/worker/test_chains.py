@@ -13,6 +13,7 @@ from torch import Tensor  # noqa: E402
 
 from dflash_sim.kernels.rank import Rank  # noqa: E402
 from dflash_sim.realrun.job.requests import Request  # noqa: E402
+from dflash_sim.realrun.job.setup import METHODS  # noqa: E402
 from dflash_sim.realrun.launch import fit_requests  # noqa: E402
 from dflash_sim.realrun.worker.device import Device  # noqa: E402
 
@@ -20,9 +21,10 @@ DOUBLE = Rank(dtype=torch.float64)
 LENGTHS = (5, 9, 6)
 CASES = [
     (family, method)
-    for method in ("dflash", "eagle3", "mtp")
+    for method, row in METHODS.items()
     for family in TARGETS
-    if method != "mtp" or family not in ("qwen3", "qwen3_moe")
+    if row.speculative
+    if row.network != "mtp-layer" or family not in ("qwen3", "qwen3_moe")
 ]
 
 

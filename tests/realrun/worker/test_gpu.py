@@ -19,7 +19,7 @@ from dflash_sim.realrun.job.messages import GOES_ON, Decode, Prefill  # noqa: E4
 from dflash_sim.realrun.job.networks import Network  # noqa: E402
 from dflash_sim.realrun.job.prompts import shipped  # noqa: E402
 from dflash_sim.realrun.job.requests import Request  # noqa: E402
-from dflash_sim.realrun.job.setup import MODES, Setup  # noqa: E402
+from dflash_sim.realrun.job.setup import METHODS, MODES, Setup  # noqa: E402
 from dflash_sim.realrun.launch import fit_requests, serve  # noqa: E402
 from dflash_sim.realrun.worker import gpu  # noqa: E402
 from dflash_sim.realrun.worker.device import Device  # noqa: E402
@@ -112,7 +112,7 @@ def test_phases_are_read_from_events(monkeypatch: pytest.MonkeyPatch) -> None:
 def made_of(method: str, **changes: Any) -> Setup:
     pair = shipped("tiny")
     given = {"device": "cuda", "page_size": 16, "max_running_requests": 3} | changes
-    drafter = Network.folder(pair / method) if method in ("dflash", "eagle3") else None
+    drafter = Network.folder(pair / method) if "draft_model" in METHODS[method].takes else None
     return Setup(target=Network.folder(pair / "target"), drafter=drafter, method=method, **given)
 
 
@@ -121,7 +121,7 @@ def ran(method: str, **changes: Any) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("method", ["none", "dflash", "mtp", "eagle3"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_gpu_says_what_a_cpu_says(method: str) -> None:
     """Every mode, float32; the text of plain decoding on the CPU."""
     want = ran("none", device="cpu")

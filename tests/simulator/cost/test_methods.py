@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.simulator.cost.cycle import Cycle, Method, Phase
 from dflash_sim.simulator.cost.layers import Rows
-from dflash_sim.simulator.cost.methods import METHODS, method_of
+from dflash_sim.simulator.cost.methods import METHODS, PLAIN, algorithms, method_of
 from dflash_sim.simulator.cost.ops import Call, Elementwise
+from dflash_sim.simulator.defaults import verify_rows
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 
@@ -33,7 +35,7 @@ NGRAM = Method(
     title="n-gram lookup, block {block}",
     algorithm="NGRAM",
     drafts="block",
-    takes=frozenset({"block", "acceptance", "engine_mode"}),
+    takes=frozenset({"block", "acceptance"}),
     draft=lookups,
     keep_up=lambda cycle, size: Phase("materialise", [], 0),
 )
@@ -64,19 +66,36 @@ def test_without_the_row_it_is_unknown() -> None:
 
 def test_names_are_not_shared() -> None:
     spellings = [s for m in METHODS.values() for s in (m.name, *m.aliases)]
-    algorithms = [
-        a for m in METHODS.values() if m.algorithm for a in (m.algorithm, *m.algorithm_aliases)
-    ]
+    served = [m for m in METHODS.values() if m.algorithm]
     assert len(set(spellings)) == len(spellings)
-    assert len(set(algorithms)) == len(algorithms)
+    assert len(algorithms()) == sum(1 + len(m.algorithm_aliases) for m in served) > len(served)
     assert all(name == m.name for name, m in METHODS.items())
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
 def test_what_it_takes_is_a_field(method: Method) -> None:
-    assert method.takes <= ONLY_SPECULATION
+    assert method.takes <= set(Scenario.model_fields)
     assert method.speculative == bool(method.takes)
     assert ("steps" in method.takes) == method.sequential
+    assert ("draft_model" in method.takes) == (method.network not in ("none", "mtp-layer"))
+    assert method.law in load_acceptance_priors().beta
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+def test_a_width_is_asked_for_by_its_field(method: Method) -> None:
+    """One of block and steps, or neither, makes a scenario that verifies so many rows."""
+    block, steps = method.block(4), method.steps(4)
+    assert [block, steps].count(None) == (1 if method.speculative else 2)
+    asked = Scenario.parse(method=method.name, block=block, steps=steps)
+    assert verify_rows(asked, None) == (4 if method.speculative else 1)
+
+
+def test_a_question_without_speculation() -> None:
+    """It keeps everything but what speculation has, and the engine mode is the usual one."""
+    asked = Scenario.parse(method="mtp", steps=3, policy="ema", engine_mode="v1", conc=8, tp=4)
+    plain = asked.without_speculation(tp=2)
+    assert plain == Scenario.parse(method=PLAIN.name, conc=8, tp=2)
+    assert not plain.speculation.speculative
 
 
 @pytest.mark.parametrize(
@@ -84,12 +103,13 @@ def test_what_it_takes_is_a_field(method: Method) -> None:
     [
         (m.name, field)
         for m in METHODS.values()
-        for field in ("block", "steps", "draft_model", "window", "acceptance")
+        for field in sorted(ONLY_SPECULATION)
         if field not in m.takes
     ],
 )
 def test_what_it_does_not_take_is_refused(method: str, field: str) -> None:
-    value = {"draft_model": "qwen3-8b-dflash", "acceptance": "al:2"}.get(field, 4)
+    words = {"draft_model": "qwen3-8b-dflash", "acceptance": "al:2", "policy": "ema"}
+    value = words.get(field, 4)
     with pytest.raises(UsageError, match=f"method {method} takes no {field}"):
         Scenario.parse(method=method, **{field: value})
 
@@ -97,16 +117,14 @@ def test_what_it_does_not_take_is_refused(method: str, field: str) -> None:
 @pytest.mark.parametrize(
     ("spelling", "name"),
     [
-        ("NEXTN", "mtp"),
-        ("EAGLE", "mtp"),
-        ("eagle-3", "eagle3"),
         ("DFlash", "dflash"),
-        ("baseline", "none"),
+        *((spelling, m.name) for spelling, m in algorithms().items()),
+        *((alias, m.name) for m in METHODS.values() for alias in m.aliases),
     ],
 )
 def test_what_people_call_it_is_taken(spelling: str, name: str) -> None:
     """And the scenario is the same, its hash included."""
-    fields: dict[str, Any] = {"steps": 3} if name in ("mtp", "eagle3") else {}
+    fields: dict[str, Any] = {"steps": 3} if METHODS[name].sequential else {}
     asked = Scenario.parse(method=spelling, **fields)
     assert asked == Scenario.parse(method=name, **fields)
     assert asked.hash == Scenario.parse(method=name, **fields).hash

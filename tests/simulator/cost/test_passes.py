@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dflash_sim.profiles.load import default_drafter, load_drafter, load_eagle3, load_model
-from dflash_sim.profiles.networks.hf_config import AttentionShape, DrafterShape, ModelShape, MoeMlp
+from dflash_sim.profiles.load import default_drafter, load_drafter, load_model
+from dflash_sim.profiles.networks.hf_config import AttentionShape, ModelShape, MoeMlp
 from dflash_sim.profiles.precision import bytes_of
 from dflash_sim.simulator.cost import passes as graph
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
@@ -281,11 +281,8 @@ def test_draft_head_exchanges_pairs_not_logits() -> None:
 
 
 def cycle(method: str, block: int, name: str = BIG, tp: int = 8) -> Cycle:
-    drafter: DrafterShape | None = None
-    if method in ("dflash", "injection-only", "diffusion-only"):
-        drafter = default_drafter(name)
-    eagle = load_eagle3(name) if method == "eagle3" else None
-    return Cycle(METHODS[method], model(name), tp, block, drafter or eagle)
+    row = METHODS[method]
+    return Cycle(row, model(name), tp, block, row.load_drafter(name, None))
 
 
 def heads(calls: list[AnyCall]) -> list[int]:

@@ -139,6 +139,7 @@ def test_leap_is_the_event_engine_with_real_prices(launch: dict[str, Any]) -> No
         law = expected_acceptance(
             model=setup.model.name,
             method=setup.scenario.method,
+            law=setup.method.law,
             block=setup.block,
             dataset=setup.scenario.dataset,
             thinking=True,

@@ -710,7 +710,7 @@ def test_questions_about_one_width_say_so() -> None:
 
 
 def test_plain_decoding_takes_no_policy() -> None:
-    with pytest.raises(UsageError, match="drop the policy"):
+    with pytest.raises(UsageError, match="takes no policy; drop it"):
         Scenario.parse(method="none", policy="ema")
 
 

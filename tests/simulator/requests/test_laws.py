@@ -273,7 +273,7 @@ def test_three_accept_lengths_are_compromised_between() -> None:
 
 def test_the_method_selects_the_prior() -> None:
     dflash, mtp = (
-        parse_acceptance("al:5", block=16, priors=PRIORS, method=m) for m in ("dflash", "mtp")
+        parse_acceptance("al:5", block=16, priors=PRIORS, law=m) for m in ("dflash", "mtp")
     )
     assert dflash.survival().s[-1] > 1.5 * mtp.survival().s[-1]
 
@@ -311,7 +311,7 @@ def test_errors_name_the_value_and_the_form(text: str, complaint: str) -> None:
 
 def test_an_unknown_method_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="dflash2"):
-        parse_acceptance("al:5", block=16, priors=PRIORS, method="medusa")
+        parse_acceptance("al:5", block=16, priors=PRIORS, law="medusa")
 
 
 def test_degenerate_laws() -> None:

@@ -446,6 +446,18 @@ def test_data_are_strict_json_and_complete(capsys: pytest.CaptureFixture[str]) -
     assert [c["index"] for c in found["candidates"]] == list(range(4))
 
 
+def test_a_mode_that_plain_decoding_is_not_planned_in_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = [*COMMAND, *RATE, "--tpot", "20", "--gpu", "h200"]
+    told = []
+    for mode in ("v1", "v2"):
+        assert run([*asked, "--engine-mode", mode]) == 0
+        told.append(json.loads(capsys.readouterr().out)["warnings"])
+    assert any("beside them method none runs in v2" in line for line in told[0])
+    assert not any("method none" in line for line in told[1])
+
+
 def test_csv_has_a_row_for_each_candidate(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*COMMAND, *RATE, "--tpot", "20", "--format", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 4
