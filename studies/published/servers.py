@@ -1,0 +1,183 @@
+"""Servers away from home: predicted unfitted, each source left out, and after three rows of theirs.
+
+The rule for the three rows, stated before anything was fitted: in the order of concurrency and
+then verify width, the first, the middle and the last row of the server.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dflash_sim.calibrate.fit.fit import Fit, fit, solve
+from dflash_sim.calibrate.fit.held_out import Outcome, predicted
+from dflash_sim.calibrate.fit.parallel_answers import Evaluator
+from dflash_sim.calibrate.fit.prior import Prior, posterior_prior
+from dflash_sim.calibrate.fit.rows import Row, rows_of
+from dflash_sim.calibrate.fit.servers import with_levels
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.servers import server_of
+from dflash_sim.profiles.calibration import Calibration
+from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.studies.compare.validate_question import published
+from dflash_sim.studies.published.serving_rows import open_rows
+
+Floats = npt.NDArray[np.float64]
+
+FIRST = 3  # rows that a server is fitted on
+FEWEST = 4  # rows of a server that is judged after them
+UNTESTED = ("mt-bench",)  # first-release harnesses send first turns only
+
+
+@dataclass(frozen=True)
+class Straight:
+    """Answers as straight lines through one point: any part of the rows is fitted at once.
+
+    Parameters
+    ----------
+    at
+        Where answers ``f`` [rows, metrics] and slopes [rows, metrics, parameters] were taken.
+    """
+
+    at: Floats
+    f: Floats
+    s: Floats
+
+    def of(self, rows: Sequence[int], parameters: Sequence[int]) -> "Straight":
+        """Return the lines of some rows and parameters."""
+        keep = list(rows)
+        return Straight(self.at[list(parameters)], self.f[keep], self.s[keep][:, :, parameters])
+
+    def answers(self, x: Floats) -> Floats:
+        return np.asarray(self.f + self.s @ (x - self.at))
+
+    def slopes(self, x: Floats) -> Floats:
+        return self.s
+
+
+def elsewhere(engine: EngineSheet) -> list[Row]:
+    """Every open row of other servers that can be simulated, with its owner.
+
+    Accept lengths that a source prints are given: drafters of other releases were others.
+    """
+    old = [o for o in published().observations if not engine.is_home(o.build)]
+    old = [o for o in old if o.fields.get("dataset") not in UNTESTED]
+    found, _ = rows_of([given(o) for o in (*old, *open_rows(doubtful=False))], engine, owners=True)
+    return [row for row in found if row.elsewhere]
+
+
+def given(o: Observation) -> Observation:
+    """Return the row with the accept length that was measured as a condition."""
+    length = o.metrics.get("accept_length")
+    if not length or o.fields.get("method") == "none" or "acceptance" in o.fields:
+        return o
+    metrics = {k: v for k, v in o.metrics.items() if k != "accept_length"}
+    return replace(o, fields={**o.fields, "acceptance": f"al:{length}"}, metrics=metrics)
+
+
+class LeftOut:
+    """The levels of servers, from all rows and from all but some.
+
+    Parameters
+    ----------
+    home
+        The calibration of home, which nothing here moves.
+    """
+
+    def __init__(
+        self,
+        home: Calibration,
+        rows: Sequence[Row],
+        *,
+        engine: EngineSheet,
+        jobs: int,
+        on_row: Callable[[], None] | None = None,
+    ) -> None:
+        self.home, self.rows, self.engine = home, list(rows), engine
+        self.prior = posterior_prior(rows, engine, home)
+        with Evaluator(rows, engine, self.prior.parameters, jobs=jobs, on_row=on_row) as price:
+            self.fit = replace_name(solve(rows, self.prior, price, iterations=4), home)
+            at = self.fit.calibration.mean
+            self.lines = Straight(at, price.answers(at), price.slopes(at))
+
+    @property
+    def whole(self) -> Calibration:
+        """The calibration with the levels that all rows speak of."""
+        return with_levels(self.home, self.fit)
+
+    def without(self, left_out: Callable[[Row], bool]) -> Calibration:
+        """The calibration with the levels that the other rows speak of."""
+        keep = [i for i, row in enumerate(self.rows) if not left_out(row)]
+        rows = [self.rows[i] for i in keep]
+        told = {p.name for p in posterior_prior(rows, self.engine, self.home).parameters}
+        places = [i for i, p in enumerate(self.prior.parameters) if p.name in told]
+        prior = Prior(
+            tuple(self.prior.parameters[i] for i in places),
+            self.prior.covariance[np.ix_(places, places)],
+            self.prior.discrepancy,
+            self.prior.name,
+        )
+        found = solve(rows, prior, self.lines.of(keep, places))
+        return with_levels(self.home, replace_name(found, self.home))
+
+
+def replace_name(found: Fit, home: Calibration) -> Fit:
+    """Return the fit as one of home's engine."""
+    named = replace(found.calibration, name=home.name, engine=home.engine)
+    return replace(found, calibration=named)
+
+
+def by_server(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return rows by the server that they were measured on."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(str(server_of(row.observation)), []).append(row)
+    return found
+
+
+def first_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that a server is fitted on, by the rule above."""
+    order = sorted(rows, key=lambda r: (r.scenario.conc or 0, r.scenario.rate or 0, r.width))
+    picked = {0, len(order) // 2, len(order) - 1}
+    return [order[i] for i in sorted(picked)][:FIRST]
+
+
+def after_three(
+    known: Calibration, rows: Sequence[Row], *, engine: EngineSheet, jobs: int
+) -> list[Outcome]:
+    """Fit a server on three of its rows, and predict the others."""
+    mine = [replace(row, owner="") for row in rows]
+    own, _ = rows_of([row.observation for row in mine], engine)
+    told = first_rows(own)
+    rest = [row for row in own if row not in told]
+    found = fit(told, engine=engine, name="three rows", known=known, jobs=jobs)
+    return predicted(rest, found.calibration, engine=engine, held="three rows", jobs=jobs)
+
+
+def unfitted(
+    known: Calibration, rows: Sequence[Row], *, engine: EngineSheet, jobs: int
+) -> list[Outcome]:
+    """Predict rows of servers that the calibration has not seen."""
+    own = [replace(row, owner="") for row in rows]
+    return predicted(own, known, engine=engine, held="unfitted", jobs=jobs)
+
+
+def frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Return errors of speed by server: throughput, or time per token where that was measured."""
+    lines = [
+        {
+            "server": str(server_of(o.row.observation)),
+            "source": o.row.observation.source,
+            "GPU": o.row.scenario.gpu,
+            "model": o.row.scenario.model,
+            "release": o.row.scenario.engine,
+            "method": o.row.scenario.method,
+            "error": o.error,
+            "inside": float(o.inside),
+        }
+        for o in outcomes
+    ]
+    return pd.DataFrame(lines)
+
