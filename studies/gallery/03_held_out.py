@@ -1,8 +1,9 @@
 """How good are predictions of rows that were not fitted? Every open row, left out in turn.
 
-Fits the constants that ship with the engine sheet, then predicts each model from constants fitted
-without it, and 32 clients from constants fitted on one client. Prints tables; ``--write`` updates
-the .out and the .json beside this file, the shipped calibration and the accuracy pages.
+Fits the constants that ship with the engine sheet, and what servers elsewhere have in common. Then
+predicts each model from constants fitted without it, and 32 clients from constants fitted on one
+client. Prints tables; ``--write`` updates the .out and the .json beside this file, the shipped
+calibration and the accuracy pages.
 
     python studies/gallery/03_held_out.py [--jobs 2] [--write]
 """
@@ -12,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from dflash_sim.calibrate.fit.build_factors import with_builds
 from dflash_sim.calibrate.fit.fit import PASSES, fit
-from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out, predicted
+from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import parse_filter
 from dflash_sim.profiles.calibration import Calibration
@@ -22,6 +22,7 @@ from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.studies.compare import validation_tables as show
 from dflash_sim.studies.compare.validate_question import published
 from dflash_sim.studies.published import fit_tables as fits
+from dflash_sim.studies.published import servers
 from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.page_slots import deliver
 from dflash_sim.studies.show.files import write_whole
@@ -39,9 +40,9 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
     rows, refused = rows_of([o for o in read.observations if o.fields.get("gpu") == GPU], engine)
     build = engine.fit.build
     home = [row for row in rows if row.observation.build == build]
-    others = [row for row in rows if row.scenario.build is not None]
+    others = servers.elsewhere(engine)
     sources = sorted({row.observation.source for row in home})
-    with Progress(4 * PASSES * len(home)) as progress:
+    with Progress(4 * PASSES * (len(home) + len(others))) as progress:
 
         def done() -> None:
             progress.advance(0)
@@ -56,8 +57,7 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
         )
         models = leave_one_out(home, "model", engine=engine, jobs=jobs, on_row=done)
         clients = _one_client(home, engine, jobs, done)
-    old = predicted(others, joint.calibration, engine=engine, jobs=jobs)
-    shipped = with_builds(joint.calibration, old, engine.fit.priors.build)
+        away = servers.LeftOut(joint.calibration, others, engine=engine, jobs=jobs, on_row=done)
     tables = [
         fits.conditions(joint, read, refused, len(others)),
         *_renamed("held out by model", show.tables(models)),
@@ -66,10 +66,9 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
         fits.constants(joint),
         fits.correlations(joint),
         fits.limits(joint),
-        fits.builds(shipped, old),
         show.rows(models.outcomes, "every held-out row"),
     ]
-    return Findings(tuple(tables), fits.quoted({t.title: t for t in tables})), shipped
+    return Findings(tuple(tables), fits.quoted({t.title: t for t in tables})), away.whole
 
 
 def _one_client(

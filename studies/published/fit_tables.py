@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from dflash_sim.calibrate.fit.errors import error_table, summed
+from dflash_sim.calibrate.fit.errors import summed
 from dflash_sim.calibrate.fit.fit import Fit
-from dflash_sim.calibrate.fit.held_out import Outcome
 from dflash_sim.calibrate.observations.observation import ReadReport
 from dflash_sim.profiles.calibration import Calibration, Parameter
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
@@ -82,24 +81,6 @@ def limits(fit: Fit) -> Table:
     return Table("limits of the fit", ("what", "which", "value"), tuple(lines))
 
 
-def builds(calibration: Calibration, outcomes: Sequence[Outcome]) -> Table:
-    """Other builds: how much slower, and how far their rows are from that factor."""
-    head = ("build", "rows", "bias without", "time factor", "one sd", "MAPE with")
-    factors = {
-        p.key: (p.value(x), f"{p.value(x - sd):.2f} to {p.value(x + sd):.2f}")
-        for p, x, sd in _of(calibration, "build")
-    }
-    errors = error_table(outcomes)
-    lines = []
-    for build, (factor, ends) in factors.items():
-        own = errors[[o.row.scenario.build == build for o in outcomes]]
-        mended = own["predicted"] / factor / own["observed"] - 1
-        size = percent(mended.abs().mean())
-        raw = signed(own["error"].mean())
-        lines.append((build, str(len(own)), raw, f"{factor:.2f}", ends, size))
-    return Table("other builds", head, tuple(lines or [("none", "0", "-", "-", "-", "-")]))
-
-
 def _of(c: Calibration, kind: str) -> list[tuple[Parameter, float, float]]:
     found = zip(c.parameters, c.mean.tolist(), c.sd.tolist(), strict=True)
     return [(p, x, sd) for p, x, sd in found if p.kind == kind]
@@ -117,16 +98,13 @@ def quoted(tables: Mapping[str, Table]) -> dict[str, str]:
             found[f"{name} {kind}"] = table.cell(row, "MAPE")
             found |= {f"{name} {kind} {s}": table.cell(row, head) for s, head in stats.items()}
     pairs = tables["held out by model: pairs ranked right"]
-    fit, fitted, other = tables["fit"], tables["fitted rows"], tables["other builds"]
+    fit, fitted = tables["fit"], tables["fitted rows"]
     return found | {
         "held ranked": pairs.cell("predicted throughput", "share"),
         "held pairs": pairs.cell("predicted throughput", "pairs"),
         "joint rows": fitted.cell("all", "rows"),
         "joint MAPE": fitted.cell("all", "MAPE"),
         "joint bias": fitted.cell("all", "bias"),
-        "first release rows": other.cell("first release", "rows"),
-        "first release bias": other.cell("first release", "bias without"),
-        "first release MAPE": other.cell("first release", "MAPE with"),
         "free constants": fit.cell("engine constants", "value"),
         "free correlations": fit.cell("correlations of data sets", "value"),
         "cells": fit.cell("acceptance cells", "value"),

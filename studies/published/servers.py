@@ -4,7 +4,7 @@ The rule for the three rows, stated before anything was fitted: in the order of 
 then verify width, the first, the middle and the last row of the server.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,22 +12,31 @@ import numpy.typing as npt
 import pandas as pd
 
 from dflash_sim.calibrate.fit.fit import Fit, fit, solve
-from dflash_sim.calibrate.fit.held_out import Outcome, predicted
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.prior import Prior, posterior_prior
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.fit.servers import with_levels
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.servers import server_of
+from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.server_levels import FACTORS
+from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.compare.validate_question import published
-from dflash_sim.studies.published.serving_rows import open_rows
+from dflash_sim.studies.published.serving_rows import open_rows, rows_that_test
 
 Floats = npt.NDArray[np.float64]
 
 FIRST = 3  # rows that a server is fitted on
 FEWEST = 4  # rows of a server that is judged after them
+RUNS = 1
+METRICS_SHOWN = (
+    "output_throughput", "mean_tpot_ms", "median_tpot_ms", "mean_ttft_ms", "median_ttft_ms",
+)  # fmt: skip
+MEAN_OF = {"median_tpot_ms": "mean_tpot_ms", "median_ttft_ms": "mean_ttft_ms"}
 UNTESTED = ("mt-bench",)  # first-release harnesses send first turns only
 
 
@@ -129,6 +138,43 @@ def replace_name(found: Fit, home: Calibration) -> Fit:
     return replace(found, calibration=named)
 
 
+def tests(engine: EngineSheet) -> list[Row]:
+    """Every row that only tests."""
+    return rows_of([given(o) for o in rows_that_test()], engine)[0]
+
+
+def of_home(shipped: Calibration) -> Calibration:
+    """The calibration without what rows elsewhere say of servers."""
+    keep = [i for i, p in enumerate(shipped.parameters) if p.kind not in FACTORS]
+    about = {k: v for k, v in shipped.about.items() if k != "server_sources"}
+    return replace(
+        shipped,
+        parameters=tuple(shipped.parameters[i] for i in keep),
+        mean=shipped.mean[keep],
+        covariance=shipped.covariance[np.ix_(keep, keep)],
+        about=about,
+    )
+
+
+def by_source(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return rows by their source."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.observation.source, []).append(row)
+    return found
+
+
+def by_kind(rows: Sequence[Row]) -> Iterator[tuple[Callable[[Row], bool], list[Row]]]:
+    """Return each GPU, model and release with its rows, to be left out in turn."""
+    for field in ("gpu", "model", "engine"):
+        for level in dict.fromkeys(getattr(row.scenario, field) for row in rows):
+
+            def out(row: Row, field: str = field, level: str = level) -> bool:
+                return bool(getattr(row.scenario, field) == level)
+
+            yield out, [row for row in rows if out(row)]
+
+
 def by_server(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Return rows by the server that they were measured on."""
     found: dict[str, list[Row]] = {}
@@ -146,38 +192,61 @@ def first_rows(rows: Sequence[Row]) -> list[Row]:
 
 def after_three(
     known: Calibration, rows: Sequence[Row], *, engine: EngineSheet, jobs: int
-) -> list[Outcome]:
+) -> pd.DataFrame:
     """Fit a server on three of its rows, and predict the others."""
-    mine = [replace(row, owner="") for row in rows]
-    own, _ = rows_of([row.observation for row in mine], engine)
+    own, _ = rows_of([row.observation for row in rows], engine)
     told = first_rows(own)
-    rest = [row for row in own if row not in told]
     found = fit(told, engine=engine, name="three rows", known=known, jobs=jobs)
-    return predicted(rest, found.calibration, engine=engine, held="three rows", jobs=jobs)
+    return judged(found.calibration, [r for r in own if r not in told], engine=engine, jobs=jobs)
 
 
-def unfitted(
+def judged(
     known: Calibration, rows: Sequence[Row], *, engine: EngineSheet, jobs: int
-) -> list[Outcome]:
-    """Predict rows of servers that the calibration has not seen."""
-    own = [replace(row, owner="") for row in rows]
-    return predicted(own, known, engine=engine, held="unfitted", jobs=jobs)
+) -> pd.DataFrame:
+    """Predict rows, and compare every speed and time that they have.
 
-
-def frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """Return errors of speed by server: throughput, or time per token where that was measured."""
-    lines = [
-        {
-            "server": str(server_of(o.row.observation)),
-            "source": o.row.observation.source,
-            "GPU": o.row.scenario.gpu,
-            "model": o.row.scenario.model,
-            "release": o.row.scenario.engine,
-            "method": o.row.scenario.method,
-            "error": o.error,
-            "inside": float(o.inside),
-        }
-        for o in outcomes
-    ]
+    Returns
+    -------
+    DataFrame
+        One line per row and metric: ``error`` is predicted over measured, less one [1].
+    """
+    tasks = [(replace(row, owner=""), known, engine) for row in rows]
+    with Pool(jobs) as pool:
+        lines = [line for found in pool.map(_judge, tasks) for line in found]
     return pd.DataFrame(lines)
 
+
+def _judge(row: Row, known: Calibration, engine: EngineSheet) -> list[dict[str, object]]:
+    scenario = Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"runs": RUNS}))
+    sheet = row.sheet(engine)
+    server = resolve(scenario, engine=sheet).server
+    setup = resolve(scenario, engine=known.applied(sheet, server), calibration=known)
+    result = predict(scenario, with_baseline=False, setup=setup)
+    about = {
+        "row": row.observation.row,
+        "id": str(row.observation.about.get("id", "")),
+        "server": str(server_of(row.observation)),
+        "source": row.observation.source,
+        "GPU": scenario.gpu,
+        "model": scenario.model,
+        "release": scenario.engine,
+        "method": scenario.method,
+        "conc": scenario.conc,
+    }
+    lines = []
+    for metric in METRICS_SHOWN:
+        measured = row.observation.metrics.get(metric)
+        if not measured or not result.values.get(metric):
+            continue
+        low, high = result.intervals.get(metric) or result.intervals[MEAN_OF.get(metric, metric)]
+        lines.append(
+            {
+                **about,
+                "metric": metric.partition("_")[2],
+                "measured": measured,
+                "predicted": result.values[metric],
+                "error": result.values[metric] / measured - 1,
+                "inside": float(low <= measured <= high),
+            }
+        )
+    return lines

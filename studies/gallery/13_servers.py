@@ -1,0 +1,63 @@
+"""How good is it on a server that it never saw, and after three measurements of it?
+
+Every open row of other releases, GPUs, attention backends and models: predicted from constants
+that no row of its source had a say in, then after three rows of the same server. Rows that only
+test are beside what two other tools say of them. Prints tables; ``--write`` updates the .out and
+the .json beside this file, and the accuracy pages that quote them.
+
+    python studies/gallery/13_servers.py [--jobs 2] [--write]
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from dflash_sim.profiles.calibration import Calibration, load_calibration
+from dflash_sim.profiles.engine_sheet import HOME, EngineSheet, load_engine
+from dflash_sim.studies.published import servers
+from dflash_sim.studies.published import servers_tables as show
+from dflash_sim.studies.published.findings import Findings
+from dflash_sim.studies.published.page_slots import deliver
+from dflash_sim.studies.show.terminal import Progress
+
+
+def findings(engine: EngineSheet, shipped: Calibration, *, jobs: int) -> Findings:
+    """All tables of the study."""
+    rows = servers.elsewhere(engine)
+    tests = servers.tests(engine)
+    home = servers.of_home(shipped)
+    with Progress(6 * len(rows)) as progress:
+        left = servers.LeftOut(
+            home, rows, engine=engine, jobs=jobs, on_row=lambda: progress.advance(0)
+        )
+    unfitted, three = [], []
+    for source, own in servers.by_source(rows).items():
+        known = left.without(lambda row, s=source: row.observation.source == s)
+        unfitted.append(servers.judged(known, own, engine=engine, jobs=jobs))
+        enough = [mine for mine in servers.by_server(own).values() if len(mine) >= servers.FEWEST]
+        three += [servers.after_three(known, mine, engine=engine, jobs=jobs) for mine in enough]
+    tested = servers.judged(left.whole, tests, engine=engine, jobs=jobs)
+    kinds = [
+        servers.judged(left.without(out), own, engine=engine, jobs=jobs)
+        for out, own in servers.by_kind(rows)
+    ]
+    return show.findings(
+        pd.concat(unfitted), pd.concat(three), tested, pd.concat(kinds), left.whole
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    engine = load_engine(HOME)
+    shipped = load_calibration("shipped", engine)
+    assert shipped is not None
+    found = findings(engine, shipped, jobs=args.jobs)
+    deliver(found, Path(__file__), write=args.write)
+
+
+if __name__ == "__main__":
+    main()
