@@ -327,6 +327,28 @@ def test_what_each_release_gives_the_27b_at_block_8() -> None:
 
 
 @pytest.mark.parametrize(
+    ("release", "fraction", "float32", "bfloat16"),
+    [
+        ("0.5.10", 0.772, [32, 32, 8], [32, 32, 32]),
+        ("0.5.13", 0.772, [31, 21, 13], [32, 32, 26]),
+        ("0.5.14", 0.793, [31, 21, 13], [32, 32, 26]),
+        ("0.5.20", 0.790, [30, 20, 12], [32, 32, 25]),
+        ("0.5.23", 0.795, [31, 21, 12], [32, 32, 25]),
+    ],
+)
+def test_the_27b_on_one_b200_release_by_release(
+    release: str, fraction: float, float32: list[int], bfloat16: list[int]
+) -> None:
+    """Of 32 requests at blocks 4, 8 and 16; 0.5.23 captures no graph above 32 of them."""
+    for state, expected in (("float32", float32), ("bfloat16", bfloat16)):
+        asked = {"engine": f"sglang-{release}", "model": "qwen3.5-27b", "tp": 1}
+        asked |= {"engine_mode": "v2", "max_running_requests": 32, "mamba_ssm_dtype": state}
+        setups = [resolve(Scenario.parse(**asked, block=block)) for block in (4, 8, 16)]
+        assert [s.memory.max_running_requests for s in setups] == expected
+        assert {round(s.mem_fraction, 3) for s in setups} == {fraction}
+
+
+@pytest.mark.parametrize(
     ("gpu", "asked", "state", "warns"),
     [
         ("b200", {"linear_attn_decode_backend": "flashinfer"}, "bfloat16", True),
