@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from shutil import copy
@@ -81,8 +81,13 @@ def _elsewhere(field: Any) -> list[str]:
 
 def constants() -> str:
     """Constants and defaults of every engine sheet."""
-    sheets = sorted((PROFILES / "engines").glob("*.toml"))
-    blocks = [block for path in sheets for block in _engine(path)]
+    sheets = [
+        (path, tomllib.loads(path.read_text(encoding="utf-8")))
+        for path in (PROFILES / "engines").glob("*.toml")
+    ]
+    # The whole ones first, then those that say what a release changed, in the order of releases.
+    sheets.sort(key=lambda s: ("extends" in s[1], [int(n) for n in s[1]["version"].split(".")]))
+    blocks = [block for sheet in sheets for block in _engine(*sheet)]
     intro = [
         "What no operator table holds, by engine version. Values are priors: none was fitted to",
         "a throughput that [accuracy.md](../explanation/accuracy.md) predicts. The error is one",
@@ -91,9 +96,13 @@ def constants() -> str:
     return page("Engine constants", intro, *blocks)
 
 
-def _engine(path: Path) -> Iterator[list[str]]:
-    sheet = tomllib.loads(path.read_text(encoding="utf-8"))
+def _engine(path: Path, sheet: Mapping[str, Any]) -> Iterator[list[str]]:
     yield [f"## {sheet['title']}", "", f"`profiles/engines/{path.name}`"]
+    if "extends" in sheet:
+        yield [f"Where it differs from `{sheet['extends']}`:"]
+        changed = {k: v for k, v in sheet.items() if isinstance(v, dict)}
+        yield table(["Key", "Value"], [[code(k), code(str(v))] for k, v in _leaves(changed)])
+        return
     rows = [
         [code(key), f"{q['value']:g}", q["unit"], f"{q['rel_err']:.0%}", q["evidence"], q["doc"],
          q["source"]]
@@ -103,6 +112,14 @@ def _engine(path: Path) -> Iterator[list[str]]:
     numbers = {key: v for key, v in sheet["defaults"].items() if isinstance(v, int | float)}
     yield [f"Defaults. Source: {sheet['defaults']['source']}."]
     yield table(["Default", "Value"], [[code(key), f"{v:g}"] for key, v in numbers.items()])
+
+
+def _leaves(entries: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        elif key != "source":
+            yield f"{above}{key}", value
 
 
 # ---- cli.md ------------------------------------------------------------------------------
@@ -115,7 +132,8 @@ def cli() -> str:
     """Commands and their flags."""
     intro = [
         "Data goes to stdout, everything else to stderr. Exit codes: 0; 1 infeasible; 2 usage;",
-        "3 missing profile. `dflash-sim COMMAND --help` says the same in the terminal.",
+        "3 missing profile; 4 an answer with a reason to doubt it. `dflash-sim COMMAND --help` says",
+        "the same in the terminal.",
     ]
     return page("Command line", intro, *_command(typer.main.get_command(app), "dflash-sim"))
 
