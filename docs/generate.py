@@ -132,8 +132,8 @@ def cli() -> str:
     """Commands and their flags."""
     intro = [
         "Data goes to stdout, everything else to stderr. Exit codes: 0; 1 infeasible; 2 usage;",
-        "3 missing profile; 4 an answer with a reason to doubt it. `dflash-sim COMMAND --help` says",
-        "the same in the terminal.",
+        "3 missing profile; 4 an answer with a reason to doubt it.",
+        "`dflash-sim COMMAND --help` says the same in the terminal.",
     ]
     return page("Command line", intro, *_command(typer.main.get_command(app), "dflash-sim"))
 
