@@ -66,6 +66,7 @@ COVERED = {
         "studies/show: figures files sheet_lists terminal titles",
     ],
     "jobs/test_endings": ["processes worker"],
+    "jobs/test_pool": ["crew supervisor"],
     "kernels/layers/test_checkpoint": ["shard spec"],
     "kernels/models/test_passes": ["target", "kernels/layers: attention decoder gdn mlp"],
     "kernels/models/test_drafter": ["cycle", "kernels: cache"],

@@ -25,7 +25,8 @@ from dflash_sim.simulator.cost.ops import (
     Moe,
     Op,
 )
-from dflash_sim.simulator.cost.price import EVIDENCE, PARTS, Cost, CostModel
+from dflash_sim.simulator.cost.parts import EVIDENCE, PARTS, Cost
+from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.step_table import BatchTable, padded_size
 from dflash_sim.simulator.engine.metrics import step_anatomy
 from dflash_sim.simulator.predict import run_engine

@@ -32,8 +32,8 @@ def test_every_op_says_where_its_price_is_from(details: dict[str, PhaseDetail], 
     by = {op.op: op.origin for op in kernels}
     assert by["qkv_proj"].startswith("gemm.csv ")
     assert by["attention"].startswith("attention.csv trtllm_mha")
-    assert by["attention_all_reduce"] == "comm.csv all_reduce 8"
-    assert by["kv_write"] == "small kernel and its bytes"
+    assert by["attention_all_reduce"].startswith("comm.csv all_reduce 8 ")
+    assert by["kv_write"].startswith("small kernel and its bytes at elementwise_bw_eff 0.50 ")
     assert all(by.values())
 
 
@@ -41,7 +41,7 @@ def test_a_scaled_table_says_whose_it_is() -> None:
     asked = Scenario.parse(gpu="gh200", model="qwen3-8b", tp=1, conc=1, num_prompts=2, runs=1)
     detail = phase_detail(asked, "verify")
     (origin,) = {op.origin for op in detail.ops if op.op == "qkv_proj"}
-    assert origin.endswith("scaled from h200")
+    assert ", scaled from h200" in origin
 
 
 def test_host_stages_are_the_setup_s(details: dict[str, PhaseDetail]) -> None:
