@@ -183,8 +183,8 @@ class CostModel:
         return 2 * self.engine["roofline_launch"] + wire
 
     def _lookup(self, op: Op) -> Timing | None:
-        if self.tables is None or _but_states(op) != BF16:
-            return None  # the tables that are read were timed in bf16 alone
+        if self.tables is None or _of_tables(op) != BF16:
+            return None  # the tables that are read were timed in bf16 alone, but for experts
         t = self.tables
         match op:
             case Gemm(m=m, n=n, k=k):
@@ -302,12 +302,16 @@ def precision_of(op: Op) -> Precision:
 
 def timed_as(op: Op) -> Precision:
     """The formats that decide whether a timing of ``op`` is of the same kernel."""
-    return precision_of(op) if isinstance(op, GdnRecurrent) else _but_states(op)
+    return precision_of(op) if isinstance(op, GdnRecurrent) else _of_tables(op)
 
 
-def _but_states(op: Op) -> Precision:
-    """The formats of an op but for recurrent states, which only one kernel moves."""
-    return replace(precision_of(op), state=BF16.state)
+def _of_tables(op: Op) -> Precision:
+    """The formats of an op but for recurrent states, which only one kernel moves.
+
+    Nor do the weights of experts count: tables and profiles are kept by them.
+    """
+    formats = replace(precision_of(op), state=BF16.state)
+    return replace(formats, weights=BF16.weights) if isinstance(op, Moe) else formats
 
 
 def _both(a: Timing | None, b: Timing | None) -> Timing | None:

@@ -180,4 +180,3 @@ def frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
         for o in outcomes
     ]
     return pd.DataFrame(lines)
-
