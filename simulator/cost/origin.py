@@ -1,5 +1,6 @@
 """What a price is made of, in words: the row of a table, and every factor that is applied to it."""
 
+import re
 from collections.abc import Iterator
 
 from dflash_sim.profiles.engine_sheet import EngineSheet
@@ -14,6 +15,8 @@ from dflash_sim.simulator.cost.ops import (
     Op,
 )
 from dflash_sim.simulator.cost.price import CostModel
+
+CONSTANT = re.compile(r"(\w+) \d+\.\d\d \(\w+\)")  # as _said writes one
 
 
 def origin(cost: CostModel, call: Call[Op]) -> str:
@@ -51,7 +54,7 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
     engine = cost.engine
     if isinstance(op, Elementwise):
         rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
-        return (f"{op.kind} kernel and its bytes at {_said(engine, rate)}",)
+        return (f"{op.kind} kernel, bytes at {_said(engine, rate)}",)
     timing = cost.table_time(op)
     if timing is None:
         return (_roofline(engine, op),)

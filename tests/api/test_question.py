@@ -68,7 +68,7 @@ def test_any_field_takes_several_values() -> None:
 @pytest.mark.parametrize(
     "names",
     [{"gpu": ["b200", "B200"]}, {"gpu": "b200,B200"}, {"model": ["qwen3-8b", "Qwen/Qwen3-8B"]},
-     {"engine": ["sglang-0.5.13", "SGLANG-0.5.13"]}],
+     {"engine": ["sglang-0.5.14", "SGLANG-0.5.14"]}],
     ids=str,
 )  # fmt: skip
 def test_two_spellings_are_one_value(names: dict[str, Any]) -> None:

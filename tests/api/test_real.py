@@ -43,7 +43,7 @@ def test_a_run_that_nobody_can_do() -> None:
         ds.run(isl=3, prompts="x.jsonl")
     with pytest.raises(ds.UsageError, match="unknown keyword 'block'"):
         ds.validate_real(block=4)
-    with pytest.raises(ds.UsageError, match="--blocks 1: expected numbers from 2 on"):
+    with pytest.raises(ds.UsageError, match="blocks=1: expected numbers from 2 on"):
         ds.validate_real(blocks=[1])
 
 
