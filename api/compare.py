@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from dflash_sim.api.files import Assume, Files, assumed, sources
 from dflash_sim.api.question import File, folders, truths
 from dflash_sim.api.show import Paged, counted
+from dflash_sim.api.spoken import spoken
 from dflash_sim.calibrate.compare.causes import CAUSES
 from dflash_sim.calibrate.compare.compare import Comparison as Compared
 from dflash_sim.calibrate.compare.compare import summary
@@ -106,6 +107,7 @@ class Comparison(Paged):
         return f"<Comparison: {summary_line(self.total)}>"
 
 
+@spoken
 def compare(
     files: Files,
     *,

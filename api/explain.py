@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Unpack
 
-from dflash_sim.api.question import Config, File, Question, asked, folders, takes_question
+from dflash_sim.api.question import Config, File, Question, asked, folders, takes_question, whole
 from dflash_sim.api.result import Explanation
 from dflash_sim.studies.ask.question import only_scenario
 from dflash_sim.studies.show.files import check_writable, write_whole
@@ -82,8 +82,7 @@ def trace(
     path = None if output is None else Path(output)
     if path is not None:
         check_writable(path)
-    _positive("iterations", iterations, least=1)
-    _positive("skip", skip, least=0)
+    iterations, skip = whole("iterations", iterations), whole("skip", skip, least=0)
     found = simulated_trace(
         only_scenario(asked(config, question)), iterations=iterations, skip=skip
     )
@@ -92,11 +91,3 @@ def trace(
         return path
     events: dict[str, Any] = json.loads(found.to_json())
     return events
-
-
-def _positive(name: str, value: int, *, least: int) -> None:
-    from dflash_sim.profiles.errors import UsageError
-
-    if value < least:
-        msg = f"--{name} {value}: it is a whole number from {least} on."
-        raise UsageError(msg)

@@ -13,8 +13,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from dflash_sim.api.files import Assume, Files, assumed, sources
-from dflash_sim.api.question import File, folders
+from dflash_sim.api.question import File, folders, truths, whole
 from dflash_sim.api.show import Paged, counted
+from dflash_sim.api.spoken import spoken
 from dflash_sim.calibrate.fit.fit import Fit as Found
 from dflash_sim.calibrate.fit.held_out import Validation as Validated
 from dflash_sim.profiles.calibration import Calibration
@@ -69,6 +70,7 @@ class Fit(Paged):
         """Return the fit as ``--format json`` prints it."""
         return summary(self.found, self.chosen)
 
+    @spoken
     def save(self, path: File) -> Path:
         """Write the constants for ``--calibration``, and return the path."""
         target = Path(path)
@@ -99,6 +101,7 @@ def _scratch() -> Path:
     return folder
 
 
+@spoken
 def fit(
     files: Files,
     *,
@@ -149,6 +152,8 @@ def fit(
     >>> mine = ds.fit("bench.csv", assume={"gpu": "b200"})
     >>> ds.predict(calibration=mine, conc=32), mine.save("mine.toml")
     """
+    truths(allow_partial=allow_partial, progress=progress)
+    jobs = whole("jobs", jobs)
     with searching(folders(profiles)):
         words = [f"{key}={value}" for key, value in assumed(assume).items()]
         chosen = choose(
@@ -229,6 +234,7 @@ class Validation(Paged):
 
         return as_rows(self.found)
 
+    @spoken
     def report(self, path: File) -> Path:
         """Write the validation as one HTML page, and return its path."""
         from dflash_sim.studies.compare import validation_report
@@ -247,6 +253,7 @@ class Validation(Paged):
         return f"<Validation: {rows} rows, MAPE {self.mape:.1%}, {self.coverage:.0%} inside 90 %>"
 
 
+@spoken
 def validate(
     observations: "Files | None" = None,
     *,
@@ -298,6 +305,8 @@ def validate(
     UsageError
         Options exclude each other, or no row is left.
     """
+    truths(allow_partial=allow_partial, progress=progress)
+    jobs = whole("jobs", jobs)
     question = Question.of(
         fit_on=fit_on,
         test_on=test_on,

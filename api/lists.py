@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from dflash_sim.api.frames import table
 from dflash_sim.api.question import File, folders
+from dflash_sim.api.spoken import spoken
 from dflash_sim.profiles.find import searching
 from dflash_sim.studies.show.sheet_lists import rows
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@spoken
 def lists(kind: str, *, profiles: "File | Sequence[File] | None" = None) -> "pd.DataFrame":
     """Return what can be named: GPUs, models, drafters, data sets, presets, engines, tables.
 

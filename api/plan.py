@@ -9,6 +9,7 @@ from rich.text import Text
 
 from dflash_sim.api.question import Config, File, Question, asked, takes_question
 from dflash_sim.api.show import Paged, counted
+from dflash_sim.api.spoken import spoken
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.fleet.fleet import ROUTERS
 from dflash_sim.studies.plan.page import PlanPage, roles, warnings
@@ -54,6 +55,7 @@ class Plan(Paged):
         """Return the plan as ``--format json`` prints it."""
         return to_json(self.found)
 
+    @spoken
     def report(self, path: File) -> Path:
         """Write the plan as one HTML page, and return its path."""
         from dflash_sim.studies.plan.report import write_report
@@ -183,6 +185,7 @@ class Tuning(Paged):
         """Return a file for SGLang's ``--speculative-dspark-sps-table-path``."""
         return self.found.as_sglang_json()
 
+    @spoken
     def save(self, path: File) -> Path:
         """Write SGLang's cost table, and return its path."""
         write_whole(Path(path), self.as_sglang_json() + "\n")
@@ -216,7 +219,7 @@ def tune(
     >>> ds.tune(model="qwen3-8b", gpu="b200", tp=1).chosen
     """
     if what != "block":
-        msg = f"--tune {what}: the only thing to tune is block."
+        msg = f"what {what!r}: the only thing to tune is block."
         raise UsageError(msg)
     scenario, blocks = tunable(asked(config, question))
     return Tuning(tune_block(scenario, blocks=blocks))

@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar
 
+from dflash_sim.api.spoken import speaking
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import searching
 from dflash_sim.profiles.presets import load_preset, refuse_other_keys
@@ -84,7 +85,7 @@ START = ("preset", "from_launch", "profiles")  # entries of a question that are 
 
 
 def takes_question(function: Callable[P, R]) -> Callable[P, R]:
-    """Give a function the signature of its question, and its sheets while it answers."""
+    """Give a function the signature of its question, its sheets while it answers, and our words."""
     own = inspect.signature(function)
     named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
     switches = [p.name for p in named if isinstance(p.default, bool)]
@@ -96,7 +97,7 @@ def takes_question(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         truths(**{name: kwargs[name] for name in switches if name in kwargs})
-        with searching(folders(kwargs.get("profiles"))):
+        with speaking(shown.parameters), searching(folders(kwargs.get("profiles"))):
             return function(*args, **kwargs)
 
     shown = own.replace(parameters=[*named, *fields])
@@ -116,6 +117,21 @@ def truths(**given: object) -> None:
         if not isinstance(plain(value), bool):
             msg = f"{name} {value!r}: it is neither True nor False; give one of them."
             raise UsageError(msg)
+
+
+def whole(name: str, value: object, *, least: int = 1) -> int:
+    """Return a whole number from ``least`` on, which True and False are not.
+
+    Raises
+    ------
+    UsageError
+        It names the keyword and its value.
+    """
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        msg = f"{name} {value!r}: it is a whole number from {least} on."
+        raise UsageError(msg)
+    return number
 
 
 def folders(given: Any) -> list[Path]:

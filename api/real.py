@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dflash_sim.api.question import File, folders
+from dflash_sim.api.question import File, folders, truths
 from dflash_sim.api.rows import RowView
+from dflash_sim.api.spoken import speaking, spoken
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
 from dflash_sim.studies.real.torch_needed import need_torch
@@ -89,23 +90,28 @@ def run(**options: Any) -> RealRun:
     need_torch("run")
     from dflash_sim.studies.real.run_question import Job, RunOptions
 
-    _known(options, RunOptions)
+    names = _known(options, RunOptions)
     for name in ("drafter", "prompts"):
         if options.get(name) is not None:
             options[name] = Path(options[name])
-    job = Job(RunOptions(**options))
-    ran = job.run()
+    with speaking(names):
+        job = Job(RunOptions(**options))
+        ran = job.run()
     if ran.failure is not None:
         warnings.warn(str(ran.failure), stacklevel=2)
     return RealRun(ran, job.fitted.rows)
 
 
-def _known(options: dict[str, Any], kind: Any) -> None:
+def _known(options: dict[str, Any], kind: Any) -> list[str]:
+    """Return the names of all options; refuse others, and a switch that is no switch."""
     from dflash_sim.profiles.errors import unknown
 
     for name in options:
         if name not in kind.__dataclass_fields__:
             raise unknown(kind="keyword", value=name, allowed=kind.__dataclass_fields__)
+    switches = [n for n, f in kind.__dataclass_fields__.items() if isinstance(f.default, bool)]
+    truths(**{name: options[name] for name in switches if name in options})
+    return list(kind.__dataclass_fields__)
 
 
 def validate_real(*, progress: bool = False, **options: Any) -> "pd.DataFrame":
@@ -137,7 +143,8 @@ def validate_real(*, progress: bool = False, **options: Any) -> "pd.DataFrame":
         progress_line,
     )
 
-    _known(options, RealOptions)
+    names = _known(options, RealOptions)
+    truths(progress=progress)
     for name in ("blocks", "steps", "concs", "modes"):
         given = options.get(name)
         if given is not None and not isinstance(given, str):
@@ -150,7 +157,7 @@ def validate_real(*, progress: bool = False, **options: Any) -> "pd.DataFrame":
         if progress:
             sys.stderr.write(line + "\n")
 
-    with closed_loop(RealOptions(**options), say) as rounds:
+    with speaking(names), closed_loop(RealOptions(**options), say) as rounds:
         for done, outcome in enumerate(rounds.each(), start=1):
             say(progress_line(done, rounds.runs, outcome))
         found = rounds.loop.outcomes()
@@ -160,6 +167,7 @@ def validate_real(*, progress: bool = False, **options: Any) -> "pd.DataFrame":
     return table([as_row(each) for each in found])
 
 
+@spoken
 def measure(
     output: File,
     *,
@@ -203,6 +211,7 @@ def measure(
     pathlib.Path
         The profile: ``ds.predict(gpu=path, model=...)``.
     """
+    truths(quick=quick, progress=progress)
     need_torch("calibrate measure")
     from dflash_sim.calibrate.measure.machine import choose_device, choose_dtype
     from dflash_sim.calibrate.measure.measure import Measurement, to_text
@@ -227,7 +236,7 @@ def measure(
     Path(f"{path}.partial").unlink(missing_ok=True)
     if report.drifted:
         text = f"the machine drifted by {report.drift:.0%} while it was measured; measure again"
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)
     return path
 
 
@@ -237,6 +246,7 @@ def _text(value: Numbers | int | None) -> str | None:
     return ",".join(map(str, [value] if isinstance(value, int) else value))
 
 
+@spoken
 def compare_profiles(
     a: File, b: File, *, profiles: File | Sequence[File] | None = None
 ) -> "pd.DataFrame":
@@ -258,6 +268,7 @@ def compare_profiles(
         return table(compared(os.fspath(a), os.fspath(b)).rows())
 
 
+@spoken
 def import_silicon(
     system: str, out: File = "profiles-local", *, data_dir: File | None = None
 ) -> "ImportReport":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from dflash_sim.api.frames import frame
-from dflash_sim.api.question import Config, File, Question, asked, takes_question
+from dflash_sim.api.question import Config, File, Question, asked, takes_question, whole
 from dflash_sim.api.show import counted
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.presets import load_preset
@@ -97,10 +97,10 @@ def sweep(
     >>> df = ds.sweep(gpu=["b200", "h200"], block=[8, 16], conc="1-32:x2", folder="runs", jobs=4)
     """
     check_options(simulator)
-    _positive(jobs)
+    jobs = whole("jobs", jobs)
     part, written = shard_of(shard), chosen_formats(formats)
     if folder is None and shard is not None:
-        msg = f"--shard {shard}: parts need a folder that they share; give folder='runs'."
+        msg = f"shard {shard}: parts need a folder that they share; give folder='runs'."
         raise UsageError(msg)
     if folder is None and formats is not None:
         msg = f"formats {formats}: files need a folder; give folder='runs'."
@@ -130,12 +130,6 @@ def sweep(
         with counted(len(todo.points), show=progress, what="points") as advance:
             work(made, part, todo.points, hire, on_point=advance)
         return _from_folder(made, written)
-
-
-def _positive(jobs: object) -> None:
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        msg = f"jobs {jobs}: it is a whole number from 1 on."
-        raise UsageError(msg)
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,6 @@
 """``dflash-sim sweep``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,7 @@ from dflash_sim.commands.options import (
 
 if TYPE_CHECKING:
     from dflash_sim.studies.sweep.folder import Shard, SweepFolder
-    from dflash_sim.studies.sweep.workers import Crew
+    from dflash_sim.studies.sweep.job import Hire
 
 QUESTION, WORK = "Question", "Work"
 _INTERRUPTED = 130
@@ -128,7 +128,7 @@ def sweep(
         _finish(folder, formats, shard=mine)
 
 
-def _work(folder: "SweepFolder", shard: "Shard", hire: "Callable[[int], Crew]") -> None:
+def _work(folder: "SweepFolder", shard: "Shard", hire: "Hire") -> None:
     """Answer what this shard has left."""
     from dflash_sim.studies.sweep.job import left, work
     from dflash_sim.studies.sweep.progress import SweepProgress

@@ -192,7 +192,8 @@ def python() -> str:
         "```",
         "",
         "The import costs nothing; a name is loaded when it is used. Names, values, defaults,",
-        "errors and numbers are those of the [command line](cli.md). Nothing is printed unless",
+        "errors and numbers are those of the [command line](cli.md); an error names the keyword",
+        "(`conc=0`) where the command line names a flag (`--conc 0`). Nothing is printed unless",
         "`progress=True` asks for it. The [tour](../tutorial/python_tour.ipynb) shows how it is",
         "used.",
     ]

@@ -2,21 +2,20 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+from dflash_sim.jobs.crew import Alone
 from dflash_sim.jobs.processes import Processes
-from dflash_sim.jobs.worker import Bug, Done, Lost, Word, made
+from dflash_sim.jobs.supervisor import TRIES, Call, Outcome, Supervisor
+from dflash_sim.jobs.worker import Done, Lost, raised
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 
 R = TypeVar("R")
 Task = tuple[Any, ...]
 
 
-class Pool:
+class Pool(Supervisor):
     """Up to ``jobs`` processes; use it as a context, at whose end none is left.
-
-    Ctrl-C arrives in this process alone, as KeyboardInterrupt in the loop over the results. A
-    worker whose parent is gone ends by itself.
 
     Parameters
     ----------
@@ -34,18 +33,12 @@ class Pool:
 
     def __init__(self, jobs: int, make: Callable[..., Any] | None = None, *arguments: Any) -> None:
         if jobs < 1:
-            msg = f"--jobs {jobs}: at least one process is needed."
+            msg = f"jobs {jobs}: at least one process is needed."
             raise UsageError(msg)
         self.jobs = jobs
-        self._tool = made(make, arguments) if jobs == 1 else ()
-        self._processes = Processes(make, *arguments)
-        self._free: list[int] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._processes.close()
+        super().__init__(
+            Alone(make, *arguments) if jobs == 1 else Processes(jobs, make, *arguments)
+        )
 
     def map(
         self,
@@ -87,57 +80,46 @@ class Pool:
         Raises
         ------
         DflashSimError
-            As a task raised it, or because a worker was killed or ran out of memory.
+            As a task raised it, or because workers were killed or ran out of memory.
         RuntimeError
             A task met a bug; holds the worker's traceback.
         """
-        if self.jobs == 1:
-            yield from ((i, work(*self._tool, *task)) for i, task in enumerate(tasks))
-            return
-        todo, begun = _batches(tasks, together), dict[int, int]()
-        while len(self._processes.workers) < min(self.jobs, len(todo)):
-            self._processes.hire()
-        self._deal(work, todo, begun)
-        while begun or todo:
-            worker, word = self._processes.heard()
-            results = self._results(word)
-            self._free.append(worker)
-            first = begun.pop(worker, None)  # none of a worker that only says that it is ready
-            self._deal(work, todo, begun)
-            if first is not None:
-                yield from enumerate(results, first)
+        rest = list(tasks)
+        size = 1 if self.jobs == 1 else together
+        firsts = range(0, len(rest), size)
 
-    def _deal(self, work: Callable[..., Any], todo: "Batches", begun: dict[int, int]) -> None:
-        """Give every free worker a batch; ``begun`` is the first task of each that has one."""
-        while todo and self._free:
-            worker, (first, batch) = self._free.pop(), todo.popleft()
-            begun[worker] = first
-            self._processes.give(worker, _several, work, batch)
+        def call(first: int) -> Call:
+            return _several, work, rest[first : first + size]
 
-    def _results(self, word: Word) -> Sequence[Any]:
-        """Return the results of a batch, or raise what became of it instead."""
-        if isinstance(word, Lost):
-            msg = (
-                f"one of {self.jobs} worker processes was lost: {word.why}. Give fewer, such as "
-                "--jobs 1."
-            )
-            raise DflashSimError(msg)
-        if isinstance(word, DflashSimError):
-            raise word
-        if isinstance(word, Bug):
-            msg = f"a bug, met in a worker process\n{word.trace}"
-            raise RuntimeError(msg)
-        found: Sequence[Any] = word.value if isinstance(word, Done) else ()
+        for first, word in self.outcomes(_InTurn(firsts), call, len(firsts)):
+            where = f"task {first + 1}" if size == 1 else f"a task from {first + 1} on"
+            yield from enumerate(_results(word, f"{where} of {len(rest)}"), first)
+
+
+class _InTurn:
+    """A queue of the first tasks of batches, in their order."""
+
+    def __init__(self, firsts: Iterable[int]) -> None:
+        self._left = deque(firsts)
+
+    def take(self, _worker: int) -> int | None:
+        return self._left.popleft() if self._left else None
+
+    def put_back(self, first: int) -> None:
+        self._left.appendleft(first)
+
+
+def _results(word: Outcome, where: str) -> Sequence[Any]:
+    """Return the results of a batch, or raise what became of it instead."""
+    if isinstance(word, Lost):
+        msg = (
+            f"{TRIES} workers were lost at {where}: {word.why}. Fewer jobs leave each more memory."
+        )
+        raise DflashSimError(msg)
+    if isinstance(word, Done):
+        found: Sequence[Any] = word.value
         return found
-
-
-Batches = deque[tuple[int, list[Task]]]
-
-
-def _batches(tasks: Iterable[Task], together: int) -> Batches:
-    """Neighbouring tasks, with the number of the first."""
-    rest = list(tasks)
-    return deque((i, rest[i : i + together]) for i in range(0, len(rest), together))
+    raise raised(word)
 
 
 def _several(*parts: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """Spawned processes with a pipe each: give one a task, hear the next word of any.
 
-They are spawned: a fork would copy the other workers' pipes and the parent's threads. One way of
-being interrupted for all: workers never see Ctrl-C, and whoever drives them ends them.
+They are spawned: a fork would copy the other workers' pipes and the parent's threads. Workers never
+see Ctrl-C: whoever drives them does, and ends them.
 """
 
 import os
@@ -14,14 +14,15 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from threading import Lock
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
+from dflash_sim.jobs.crew import NO_MEMORY, NoWorkerError
 from dflash_sim.jobs.worker import OUT_OF_MEMORY, Lost, Word, serve
 from dflash_sim.profiles.find import ENV, users_folders
 
 _SPAWN = get_context("spawn")
 _PATIENCE_S = 1.0  # for a worker to end by itself
-_ONE_THREAD = {
+_ONE_THREAD = {  # as many threads as cores in as many workers would only wait for one another
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -32,39 +33,40 @@ _beginning = Lock()
 
 
 class Processes:
-    """Processes of this machine, by number; use it as a context, at whose end they are ended.
+    """A crew of processes of this machine; whoever drives it closes it.
 
     Parameters
     ----------
+    jobs
+        Processes at most.
     make, arguments
         Each worker calls ``make(*arguments)`` once; the result is the first argument of its tasks.
         None for tasks that need nothing of the kind.
     """
 
-    def __init__(self, make: Callable[..., Any] | None = None, *arguments: Any) -> None:
-        self._made = make, arguments
+    def __init__(self, jobs: int, make: Callable[..., Any] | None = None, *arguments: Any) -> None:
+        self._jobs, self._made = jobs, (make, arguments)
         self._hired = 0
+        self._ready: set[int] = set()
+        self._why = ""
         self.workers: dict[int, tuple[BaseProcess, Connection]] = {}
 
-    def __enter__(self) -> Self:
-        return self
+    def reach(self, count: int) -> None:
+        """Begin workers until there have been ``count``, or as many as there may be."""
+        while self._hired < min(self._jobs, count):
+            self._hire()
 
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def hire(self) -> int:
-        """Begin a worker, which says None when it is ready; return its number."""
+    def _hire(self) -> None:
         number = self._hired
         self._hired += 1
-        environment = {ENV: os.pathsep.join(map(str, users_folders()))}  # of this thread's question
+        here = {ENV: os.pathsep.join(map(str, users_folders()))}  # of this thread's question
         with _beginning_of_a_worker():
             ours, theirs = _SPAWN.Pipe()
-            process = _SPAWN.Process(target=serve, args=(theirs, environment), daemon=True)
+            process = _SPAWN.Process(target=serve, args=(theirs, here | _ONE_THREAD), daemon=True)
             process.start()
             self.workers[number] = process, ours
             theirs.close()
         self._send(number, self._made)
-        return number
 
     def give(self, worker: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Send a task to a worker that is free; one that is gone is heard of later."""
@@ -75,7 +77,15 @@ class Processes:
             self.workers[worker][1].send(message)
 
     def heard(self) -> tuple[int, Word]:
-        """Wait for the next word of any worker; one whose pipe ends is lost."""
+        """Wait for the next word of any worker; one whose pipe ends is lost.
+
+        Raises
+        ------
+        NoWorkerError
+            All are lost, the last before it was ready.
+        """
+        if not self.workers:
+            raise NoWorkerError(self._why)
         pipes = {pipe: number for number, (_, pipe) in self.workers.items()}
         ready = wait(list(pipes))[0]
         assert isinstance(ready, Connection)
@@ -85,7 +95,12 @@ class Processes:
         except (EOFError, OSError):
             process, _ = self.workers.pop(number)
             ready.close()
-            word = Lost(_ending(_ended(process)))
+            self._why = _ending(_ended(process))
+            if not self.workers and number in self._ready:
+                self._hire()
+            return number, Lost(self._why)
+        if word is None:
+            self._ready.add(number)
         return number, word
 
     def close(self) -> None:
@@ -109,7 +124,7 @@ def _ended(process: BaseProcess) -> int | None:
 
 def _ending(code: int | None) -> str:
     if code == OUT_OF_MEMORY:
-        return "out of memory"
+        return NO_MEMORY
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
@@ -130,29 +145,33 @@ def _ctrl_c_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class _OfNoFile(ModuleType):
+    """The program's ``__main__``, with all it holds, but without the file it is from."""
+
+    def __init__(self, main: ModuleType) -> None:
+        super().__init__("__main__")
+        self._main = main
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__file__":
+            raise AttributeError(name)
+        return getattr(self._main, name)
+
+
 @contextmanager
 def _beginning_of_a_worker() -> Iterator[None]:
-    """Begin a process without Ctrl-C, with one thread for linear algebra, and without ``__main__``.
+    """Begin a process without Ctrl-C, and without the file of ``__main__``.
 
-    As many threads as cores in as many workers would only wait for one another. And a spawned
-    process runs the user's script again, which would start what is going on here once more: our
-    tasks need nothing of it.
+    A spawned process would run the user's script again, and start what is going on here once more:
+    our tasks need nothing of it. Where the script is, is told by ``sys.modules`` alone, which all
+    threads share; so what stands in there meanwhile has all that others may look for.
     """
     if hasattr(signal, "pthread_sigmask"):
         resource_tracker.ensure_running()  # which lets Ctrl-C through when it begins
     with _beginning, _ctrl_c_held_back():
-        main, threads = (
-            sys.modules["__main__"],
-            {name: os.environ.get(name) for name in _ONE_THREAD},
-        )
-        os.environ.update(_ONE_THREAD)
-        sys.modules["__main__"] = ModuleType("__main__")
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = _OfNoFile(main)
         try:
             yield
         finally:
             sys.modules["__main__"] = main
-            for name, value in threads.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value

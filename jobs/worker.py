@@ -30,9 +30,13 @@ class Done:
 
 @dataclass(frozen=True)
 class Bug:
-    """The traceback of an error that nobody expected."""
+    """An error that nobody expected: its traceback, and in the process that met it, itself."""
 
     trace: str
+    error: Exception | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bug, (self.trace,)  # not every error travels between processes
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,28 @@ class Lost:
 Word: TypeAlias = Done | DflashSimError | Bug | Lost | None
 
 
+def attempted(act: Callable[[], Any]) -> Done | DflashSimError | Bug:
+    """Return the value of an act, or the error it ended with, but for a lack of memory."""
+    try:
+        return Done(act())
+    except DflashSimError as error:
+        return error
+    except MemoryError:
+        raise
+    except Exception as error:
+        return Bug(traceback.format_exc(), error)
+
+
+def raised(word: DflashSimError | Bug | Done) -> Exception:
+    """Return the error that a word tells of, to be raised by whoever waits for a value."""
+    if isinstance(word, DflashSimError):
+        return word
+    if isinstance(word, Bug):
+        return word.error or RuntimeError(f"a bug, met in a worker process\n{word.trace}")
+    msg = f"a worker said {word} before it was ready"
+    return RuntimeError(msg)
+
+
 def made(make: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return what precedes the arguments of every task: the tool, or nothing where none is made."""
     return () if make is None else (make(*arguments),)
@@ -55,7 +81,8 @@ def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
     """Answer what comes through the pipe until it ends.
 
     The first message is what :func:`made` takes, every other one a function and its arguments.
-    ``environment`` is set here: in the parent other threads would see it too.
+    ``environment`` is set here, before anything heavy is loaded: in the parent other threads would
+    see it too.
     """
     os.environ.update(environment)
     if os.name == "posix":
@@ -82,14 +109,14 @@ def _end_with_parent() -> None:
 
 
 def _answer_all(pipe: Connection) -> None:
-    word = _attempted(pipe.recv_bytes(), made)
+    word = attempted(partial(_acted, made, pipe.recv_bytes()))
     if not isinstance(word, Done):
         pipe.send(word)
         return
     call = partial(_called, word.value)
     pipe.send(None)
     while True:
-        word = _attempted(pipe.recv_bytes(), call)
+        word = attempted(partial(_acted, call, pipe.recv_bytes()))
         try:
             pipe.send(word)
         except (OSError, MemoryError):
@@ -98,15 +125,8 @@ def _answer_all(pipe: Connection) -> None:
             pipe.send(Bug(traceback.format_exc()))
 
 
-def _attempted(message: bytes, act: Callable[..., Any]) -> Word:
-    try:
-        return Done(act(*pickle.loads(message)))
-    except DflashSimError as error:
-        return error
-    except MemoryError:
-        raise
-    except Exception:
-        return Bug(traceback.format_exc())
+def _acted(act: Callable[..., Any], message: bytes) -> Any:
+    return act(*pickle.loads(message))
 
 
 def _called(tool: tuple[Any, ...], work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

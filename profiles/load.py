@@ -1,10 +1,8 @@
 """Read a sheet by name. Where names are looked up is in :mod:`dflash_sim.profiles.find`."""
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import fields
-from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,17 +29,14 @@ from dflash_sim.profiles.networks.hf_config import (
     parse_model,
 )
 from dflash_sim.profiles.one_look import seen
+from dflash_sim.profiles.quantity_sheet import QuantitySheet
 from dflash_sim.profiles.sheets import (
-    EVIDENCE,
-    UNITS,
     AcceptancePoint,
     Dataset,
     Device,
-    LengthModel,
     Node,
     PriceRange,
     PublishedPoint,
-    Quantity,
     SurvivalPoint,
 )
 
@@ -61,7 +56,6 @@ __all__ = [
     "load_published",
     "load_survival",
     "names",
-    "quantities",
     "sheet_names",
 ]
 
@@ -70,7 +64,7 @@ _Row = TypeVar("_Row", AcceptancePoint, SurvivalPoint, PublishedPoint)
 
 def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
     """The GPU called ``name``, such as ``b200``."""
-    sheet = _Sheet(require_sheet("gpus", name, profiles_dirs))
+    sheet = QuantitySheet(require_sheet("gpus", name, profiles_dirs))
     return Device(
         name=sheet.path.stem,
         title=sheet.text("title"),
@@ -100,7 +94,7 @@ def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
 
 def load_node(name: str, profiles_dirs: Dirs = ()) -> Node:
     """The node called ``name``, such as ``b200x8``."""
-    sheet = _Sheet(require_sheet("nodes", name, profiles_dirs))
+    sheet = QuantitySheet(require_sheet("nodes", name, profiles_dirs))
     return Node(
         name=sheet.path.stem,
         device=sheet.text("device"),
@@ -145,7 +139,7 @@ def load_eagle3(model: str, profiles_dirs: Dirs = ()) -> Eagle3Shape:
 
 def load_dataset(name: str, profiles_dirs: Dirs = ()) -> Dataset:
     """A workload, such as ``humaneval``."""
-    sheet = _Sheet(require_sheet("datasets", name, profiles_dirs))
+    sheet = QuantitySheet(require_sheet("datasets", name, profiles_dirs))
     turns = int(sheet["turns"])
     return Dataset(
         name=sheet.path.stem,
@@ -175,96 +169,6 @@ def load_survival(profiles_dirs: Dirs = ()) -> tuple[SurvivalPoint, ...]:
 def load_published(profiles_dirs: Dirs = ()) -> tuple[PublishedPoint, ...]:
     """Published throughput with complete conditions, the user's rows first."""
     return tuple(_rows(PublishedPoint, "published/throughput.csv", profiles_dirs))
-
-
-def quantities(raw: Mapping[str, Any], path: Path) -> dict[str, Quantity]:
-    """Every quantity in a parsed sheet, by dotted name; one without unit or source is refused.
-
-    A table with ``value`` is one quantity. ``[price]`` is three that share a source.
-    """
-    found: dict[str, Quantity] = {}
-    for key, table in raw.items():
-        if not isinstance(table, Mapping):
-            continue
-        if "value" in table:
-            found[key] = _quantity(table, table["value"], f"{path}: [{key}]")
-        elif key == "price":
-            for end in ("low", "typical", "high"):
-                if end in table:
-                    found[f"price.{end}"] = _quantity(table, table[end], f"{path}: [price] {end}")
-        else:
-            found |= {f"{key}.{k}": q for k, q in quantities(table, path).items()}
-    return found
-
-
-def _quantity(table: Mapping[str, Any], value: object, where: str) -> Quantity:
-    for what, allowed in (("unit", UNITS), ("evidence", EVIDENCE)):
-        word = table.get(what)
-        if not isinstance(word, str) or word not in allowed:
-            msg = f"{where}: {what} is {word!r}; expected one of {', '.join(allowed)}"
-            raise UsageError(msg)
-    source = table.get("source")
-    if not isinstance(source, str) or not source.strip():
-        msg = f"{where}: no source; say where the number is from"
-        raise UsageError(msg)
-    return Quantity(
-        value=_finite(value, f"{where}: value"),
-        unit=table["unit"],
-        source=source,
-        evidence=table["evidence"],
-        rel_err=_finite(table.get("rel_err", 0.0), f"{where}: rel_err"),
-    )
-
-
-def _finite(value: object, where: str) -> float:
-    if isinstance(value, float) or type(value) is int:
-        with suppress(OverflowError):
-            if isfinite(value):
-                return float(value)
-    msg = f"{where} is {value!r}; expected a finite number"
-    raise UsageError(msg)
-
-
-class _Sheet:
-    """A TOML sheet whose quantities are read in SI by name."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.raw = read_sheet(path)
-        self.quantities = quantities(self.raw, path)
-
-    def __getitem__(self, key: str) -> float:
-        quantity = self.quantity(key)
-        if quantity.value <= 0:
-            msg = f"{self.path}: [{key}] is {quantity.value:g}; expected a positive number"
-            raise UsageError(msg)
-        return quantity.si
-
-    def get(self, key: str) -> float | None:
-        return self[key] if key in self.quantities else None
-
-    def quantity(self, key: str) -> Quantity:
-        if key not in self.quantities:
-            msg = f"{self.path}: no [{key}]"
-            raise UsageError(msg)
-        return self.quantities[key]
-
-    def lengths(self, key: str) -> LengthModel:
-        return LengthModel(self.quantity(f"{key}.mean"), self.quantity(f"{key}.sd"))
-
-    def words(self, key: str) -> tuple[str, ...]:
-        value = self.raw.get(key, [])
-        if not isinstance(value, list):
-            msg = f"{self.path}: {key} is {value!r}; expected a list"
-            raise UsageError(msg)
-        return tuple(map(str, value))
-
-    def text(self, key: str) -> str:
-        value = self.raw.get(key)
-        if not isinstance(value, str):
-            msg = f"{self.path}: {key} is {value!r}; expected a string"
-            raise UsageError(msg)
-        return value
 
 
 _Shape = TypeVar("_Shape", ModelShape, DrafterShape, Eagle3Shape)

@@ -195,7 +195,7 @@ class Dataset:
     min_turns
         Above concurrency 1 the whole workload is repeated until this many turns.
     radix_cache
-        Whether repeated prompts and earlier turns hit the prefix cache.
+        True if repeated prompts and earlier turns hit the prefix cache.
     """
 
     name: str

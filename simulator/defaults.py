@@ -218,7 +218,7 @@ def parallel(
     num_gpus = s.num_gpus or tp
     if tp not in TP_SIZES or not _splits(model, tp):
         works = ", ".join(str(n) for n in TP_SIZES if _splits(model, n))
-        msg = f"tp {tp} is not possible for {model.name}; allowed: {works}. Give one to --tp."
+        msg = f"tp {tp} is not possible for {model.name}; allowed: {works}. Give one with --tp."
         raise UsageError(msg)
     if num_gpus != tp:
         msg = (

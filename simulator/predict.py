@@ -8,7 +8,7 @@ import numpy as np
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.caveats import overload
-from dflash_sim.simulator.cost.price import EVIDENCE
+from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.engine.metrics import Summary, summarise
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.intervals import Sensitivity, intervals, sensitivity

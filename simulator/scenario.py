@@ -7,7 +7,7 @@ DFlash with the overlap scheduler, HumanEval with thinking and 4,096 new tokens 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -35,7 +35,7 @@ ONLY_SPECULATION = frozenset[str]().union(*(method.takes for method in METHODS.v
 # What a server's plain decoding does not depend on: it has the usual engine mode.
 OF_SPECULATION = ONLY_SPECULATION | {"method", "engine_mode"}
 LINEAR_DECODE = ("triton", "flashinfer", "cutedsl", "helion")  # kernels of recurrent states
-_UNKNOWN = "unknown_name"
+_UNKNOWN, _TRUTH = "unknown_name", "no_truth"
 
 
 def _known(kind: str, value: str, allowed: Iterable[str]) -> str:
@@ -67,12 +67,16 @@ def _known_decode(name: str) -> str:
     return _known("linear attn decode backend", name, LINEAR_DECODE)
 
 
-def _no_truth(value: Any) -> Any:
-    """Refuse True and False, which Python counts as 1 and 0."""
-    if isinstance(value, bool):
-        kind, said = "no_truth", "Input should be a whole number, not true or false"
-        raise PydanticCustomError(kind, said)
-    return value
+def _no_truth(kind: str) -> Callable[[Any], Any]:
+    """Return what refuses True and False, which Python counts as 1 and 0."""
+
+    def refuse(value: Any) -> Any:
+        if isinstance(value, bool):
+            said = f"Input should be {kind}, not true or false"
+            raise PydanticCustomError(_TRUTH, said)
+        return value
+
+    return refuse
 
 
 MethodName = Annotated[str, AfterValidator(_known_method)]
@@ -81,9 +85,11 @@ EngineMode = Literal["v1", "v2-sync", "v2"]
 PrefillBackend = Literal["tc_piecewise", "breakable", "disabled"]
 SchedulePolicy = Literal["fcfs", "lpm"]
 
-Count = Annotated[int, BeforeValidator(_no_truth), Field(ge=1, le=10**7)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_no_truth("a whole number"))]
+Real = Annotated[float, BeforeValidator(_no_truth("a number"))]
+Count = Annotated[Whole, Field(ge=1, le=10**7)]
+Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[Real, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
 class Scenario(BaseModel):
@@ -103,13 +109,13 @@ class Scenario(BaseModel):
     )
     dtype: PrecisionName = Field("bfloat16", description="weights and KV cache")
     method: MethodName = Field("dflash", description="speculative method")
-    block: int | None = Field(
+    block: Whole | None = Field(
         None,
         ge=2,
         le=1024,
         description="verify window B: 1 anchor + B-1 drafts; default: the drafter's trained block",
     )
-    steps: int | None = Field(
+    steps: Whole | None = Field(
         None, ge=1, le=1023, description="draft steps k of mtp and eagle3 (verify k+1)"
     )
     window: Count | None = Field(
@@ -152,13 +158,13 @@ class Scenario(BaseModel):
         description="graphs of prefills: tc_piecewise, breakable or disabled; default: the "
         "engine's for such a model",
     )
-    cuda_graph_max_bs: int | None = Field(
+    cuda_graph_max_bs: Whole | None = Field(
         None, ge=0, description="largest captured batch, 0 for none; default by GPU memory"
     )
     page_size: Count | None = Field(
         None, description="KV page [token]; default by attention backend"
     )
-    min_free_slots_delay: int | None = Field(
+    min_free_slots_delay: Whole | None = Field(
         None,
         ge=0,
         description="hold prefills until this many slots are free; default: the engine's",
@@ -166,13 +172,13 @@ class Scenario(BaseModel):
     schedule_policy: SchedulePolicy = Field(
         "fcfs", description="who is prefilled first: fcfs, or lpm (longest cached prefix)"
     )
-    schedule_conservativeness: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    schedule_conservativeness: Annotated[Real, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="scales the tokens kept free for running requests"
     )
-    scheduler_recv_interval: Annotated[int, BeforeValidator(_no_truth), Field(ge=1, le=10**6)] = (
-        Field(1, description="scheduler loops between two looks for new requests")
+    scheduler_recv_interval: Annotated[Whole, Field(ge=1, le=10**6)] = Field(
+        1, description="scheduler loops between two looks for new requests"
     )
-    stream_interval: Annotated[int, BeforeValidator(_no_truth), Field(ge=1, le=10**6)] = Field(
+    stream_interval: Annotated[Whole, Field(ge=1, le=10**6)] = Field(
         1, description="tokens of an answer that are sent at a time, after the first"
     )
     radix_cache: bool = Field(True, description="prefix cache")
@@ -197,7 +203,7 @@ class Scenario(BaseModel):
     thinking: bool = Field(True, description="thinking mode of the dataset's answers")
     isl: Count | None = Field(None, description="fixed input length [token]")
     osl: Count | None = Field(None, description="fixed output length [token]")
-    range_ratio: float = Field(
+    range_ratio: Real = Field(
         1.0,
         ge=0,
         le=1,
@@ -211,8 +217,8 @@ class Scenario(BaseModel):
     num_prompts: Count | None = Field(
         None, description="requests to run; default: the card harness"
     )
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="random seed")
-    runs: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent runs")
+    seed: Whole = Field(0, ge=0, le=2**63 - 1, description="random seed")
+    runs: Annotated[Whole, Field(ge=1, le=1000)] = Field(5, description="independent runs")
 
     @model_validator(mode="before")
     @classmethod

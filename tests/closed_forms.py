@@ -8,8 +8,9 @@ and needs ``n = N - 1`` from ``nu`` verify cycles; the last commit may overshoot
 import numpy as np
 import numpy.typing as npt
 
+from dflash_sim.simulator.requests.numerics import gamma_quadrature
 from dflash_sim.simulator.requests.renewal import commit_moments
-from dflash_sim.simulator.requests.survival import Survival
+from dflash_sim.simulator.requests.survival import FrailtyWeibull, Survival
 
 Floats = npt.NDArray[np.float64]
 
@@ -171,3 +172,10 @@ def birth_death_stationary(birth: npt.ArrayLike, death: npt.ArrayLike) -> Floats
     log_p = np.concatenate([np.zeros(1), np.cumsum(np.log(ratios))])
     p = np.exp(log_p - log_p.max())
     return np.asarray(p / p.sum())
+
+
+def cycle_accept_length(law: FrailtyWeibull, block: int) -> float:
+    """Tokens over cycles of long requests, ``1 / E_Z[1 / AL(Z)]``: what throughput follows."""
+    factors, weights = gamma_quadrature(law.theta) if law.theta else (np.ones(1), np.ones(1))
+    survival = np.exp(-np.multiply.outer(factors, law.cumulative_hazard(block - 1)))
+    return float(1 / (weights @ (1 / (1 + survival.sum(axis=-1)))))

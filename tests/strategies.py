@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.methods import METHODS
-from dflash_sim.simulator.cost.price import PARTS
+from dflash_sim.simulator.cost.parts import PARTS
 from dflash_sim.simulator.cost.step_table import BatchTable
 from dflash_sim.simulator.engine.events import EventEngine, Interval
 from dflash_sim.simulator.engine.host_stages import HostTime

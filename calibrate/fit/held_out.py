@@ -174,7 +174,7 @@ def predicted(
     runs
         Independent runs per row.
     interval
-        Whether intervals are wanted; they take several times as long.
+        True if intervals are wanted; they take several times as long.
     on_row
         Called with the number of rows that are done, as they are.
     """

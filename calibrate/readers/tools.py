@@ -39,7 +39,7 @@ class Tool:
     Parameters
     ----------
     detect
-        Whether a record is of this tool.
+        Returns True for a record of this tool.
     read
         One record, its place, names.
     check, combine

@@ -28,7 +28,7 @@ class Attention:
     tables
         Cosines and sines, each [P, rot / 2].
     causal
-        Whether a row sees no later row.
+        True if a row sees no later row.
     """
 
     def __init__(

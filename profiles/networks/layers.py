@@ -155,8 +155,13 @@ class MoeMlp:
         biases = 2 * self.intermediate + hidden if self.bias else 0
         return 3 * hidden * self.intermediate + biases
 
+    @property
+    def own_dtype(self) -> str | None:
+        """The experts' format, where it is not that of the server's other weights."""
+        return None if self.expert_dtype == BF16.weights else self.expert_dtype
+
     def weights(self, *, hidden: int) -> Iterator[Weight]:
-        own = None if self.expert_dtype == BF16.weights else self.expert_dtype
+        own = self.own_dtype
         per_matrix = self.num_experts * hidden * self.intermediate
         yield Weight("experts.gate_up_proj", 2 * per_matrix, dtype=own)
         yield Weight("experts.down_proj", per_matrix, dtype=own)

@@ -5,7 +5,8 @@ from typing import Any
 
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.cost.ops import Collective, Op
-from dflash_sim.simulator.cost.price import EVIDENCE, Cost, CostModel, precision_of
+from dflash_sim.simulator.cost.parts import EVIDENCE, Cost
+from dflash_sim.simulator.cost.price import CostModel, precision_of
 
 _TIMED = ("measured", "fitted")
 

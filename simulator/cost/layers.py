@@ -184,9 +184,8 @@ def moe_mlp(
         hidden=hidden,
         inter=mlp.intermediate,
         tp=tp,
-        dtype=mlp.expert_dtype,
         rows=size.rows,
-        precision=precision,
+        precision=replace(precision, weights=mlp.own_dtype or precision.weights),
     )
     calls = [
         k.layer_norm("post_attention_norm", size, hidden, count),

@@ -74,9 +74,13 @@ class Moe:
     hidden: int
     inter: int
     tp: int
-    dtype: str = BF16.weights
     rows: int = 1
     precision: Precision = BF16
+
+    @property
+    def dtype(self) -> str:
+        """The experts' format, which tables and profiles are kept by."""
+        return self.precision.weights
 
     def independent(self, overlap: float) -> float:
         """Tokens of as many different texts that would touch as many experts.
@@ -107,7 +111,9 @@ class Moe:
         """Bytes moved where ``touched`` experts are read."""
         weights = 3 * touched * self.hidden * self.inter / self.tp
         rows = self.tokens * (2 * self.hidden + 3 * self.top_k * self.inter / self.tp)
-        return weights * bytes_of(self.dtype) + rows * bytes_of(self.precision.activations)
+        return weights * bytes_of(self.precision.weights) + rows * bytes_of(
+            self.precision.activations
+        )
 
 
 def _kv_and_rows(kv: float, rows: float, precision: Precision) -> float:

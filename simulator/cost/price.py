@@ -1,7 +1,7 @@
 """Op -> Cost: the measured table first, then its fitted curve, then the roofline.
 
-Every cost says what it rests on, and sums keep the shares, so a result can report how much of
-its step time was measured.
+:mod:`dflash_sim.simulator.cost.origin` says in words what a price is made of: whoever changes a
+price here changes its words there.
 """
 
 from collections.abc import Sequence
@@ -29,59 +29,9 @@ from dflash_sim.simulator.cost.ops import (
     PrefillAttention,
     experts_touched,
 )
+from dflash_sim.simulator.cost.parts import PARTS, Cost
 
 BALANCED = "balanced"
-EVIDENCE = ("measured", "fitted", "roofline", "assumed")
-# Components of a price as an array: seconds by evidence, then the parts of them that are
-# communication, and that lie between kernels.
-PARTS = (*EVIDENCE, "comm", "idle")
-ASSUMED, COMM, IDLE = (PARTS.index(name) for name in ("assumed", "comm", "idle"))
-
-
-def by_evidence(parts: np.ndarray) -> np.ndarray:
-    """The seconds by evidence of an array whose first axis is :data:`PARTS`."""
-    return parts[: len(EVIDENCE)]
-
-
-def seconds_of(parts: np.ndarray) -> np.ndarray:
-    """Seconds in all, summed over the evidences of an array whose first axis is :data:`PARTS`."""
-    total: np.ndarray = by_evidence(parts).sum(axis=0)
-    return total
-
-
-def add_idle(parts: np.ndarray, seconds: float | np.ndarray) -> None:
-    """Add assumed time in which no kernel runs, in place."""
-    parts[ASSUMED] += seconds
-    parts[IDLE] += seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds by evidence, and the parts of them in collectives and between kernels."""
-
-    by_evidence: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    comm_s: float = 0.0
-    idle_s: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        return sum(self.by_evidence)
-
-    def __add__(self, other: "Cost") -> "Cost":
-        both = zip(self.by_evidence, other.by_evidence, strict=True)
-        a, b, c, d = (x + y for x, y in both)
-        return Cost((a, b, c, d), self.comm_s + other.comm_s, self.idle_s + other.idle_s)
-
-    def as_array(self) -> np.ndarray:
-        """Seconds along :data:`PARTS`, for interpolation."""
-        return np.array([*self.by_evidence, self.comm_s, self.idle_s])
-
-    @staticmethod
-    def of(seconds: float, evidence: str, *, comm: bool = False, idle: bool = False) -> "Cost":
-        slots = [0.0, 0.0, 0.0, 0.0]
-        slots[EVIDENCE.index(evidence)] = seconds
-        a, b, c, d = slots
-        return Cost((a, b, c, d), seconds if comm else 0.0, seconds if idle else 0.0)
 
 
 @dataclass
@@ -147,21 +97,9 @@ class CostModel:
             return look(nbytes=op.nbytes, gpus=op.gpus)
         return self._lookup(op)
 
-    def origin(self, op: Op) -> str:
-        """Say where the price of ``op`` is from: a row of a table, a constant, or the roofline."""
-        timing = self._own(op)
-        if timing is None and isinstance(op, Elementwise):
-            return f"{op.kind} kernel and its bytes"
-        if timing is None:
-            timing = self.table_time(op)
-        if timing is None:
-            return "roofline"
-        lent = f", scaled from {self.lender.name}" if self.lender and self.measured is None else ""
-        return f"{timing.origin}{lent}"
-
     def nbytes(self, op: Op) -> float:
         """Bytes that the price of ``op`` is made of; experts by what the texts touch."""
-        return op.nbytes_of(self._touched(op)) if isinstance(op, Moe) else op.nbytes
+        return op.nbytes_of(self.touched(op)) if isinstance(op, Moe) else op.nbytes
 
     def has_own(self, op: Op) -> bool:
         """Return True if this machine's own kernel was timed, and is part of a timed pass."""
@@ -172,12 +110,12 @@ class CostModel:
             return False
         return own.timing(op) is not None
 
-    def _own(self, op: Op) -> Timing | None:
+    def own_time(self, op: Op) -> Timing | None:
         """This machine's own time; of experts, at the tokens that touch as many by chance."""
         measured = self.measured if timed_as(op) == BF16 else None
         if measured is None or not isinstance(op, Moe):
             return None if measured is None else measured.timing(op)
-        share = min(self._touched(op) / op.experts, 1 - 1 / op.experts)
+        share = min(self.touched(op) / op.experts, 1 - 1 / op.experts)
         missed = np.log1p(-op.top_k / op.experts)  # log of the chance that a token misses an expert
         reached = float(np.log1p(-share) / missed)
         whole = float(np.log(1 / op.experts) / missed)  # tokens until all are used
@@ -190,7 +128,7 @@ class CostModel:
         return at.changed(seconds, at.evidence if op.rows == 1 else "fitted")
 
     def _price(self, op: Op) -> Cost:
-        own = self._own(op)
+        own = self.own_time(op)
         if own is not None:
             return Cost.of(own.seconds, own.evidence, comm=isinstance(op, Collective))
         if isinstance(op, Elementwise):
@@ -245,8 +183,8 @@ class CostModel:
         return 2 * self.engine["roofline_launch"] + wire
 
     def _lookup(self, op: Op) -> Timing | None:
-        if self.tables is None or _but_states(op) != BF16:
-            return None  # the tables that are read were timed in bf16 alone
+        if self.tables is None or _of_tables(op) != BF16:
+            return None  # the tables that are read were timed in bf16 alone, but for experts
         t = self.tables
         match op:
             case Gemm(m=m, n=n, k=k):
@@ -289,7 +227,7 @@ class CostModel:
         It spreads T tokens over min(E, kT) experts, more than routing by popularity touches; the
         work of further rows once all experts are in use comes on top.
         """
-        reached = self._moe_table(t, op, self._touched(op) / op.top_k)
+        reached = self._moe_table(t, op, self.touched(op) / op.top_k)
         rows = self._moe_table(t, op, op.tokens)
         hot = self._moe_table(t, op, min(float(op.tokens), op.experts / op.top_k))
         if reached is None or rows is None or hot is None:
@@ -297,7 +235,7 @@ class CostModel:
         seconds = reached.seconds + max(0.0, rows.seconds - hot.seconds)
         return reached.changed(seconds, reached.evidence if op.tokens == 1 else "fitted")
 
-    def _touched(self, op: Moe) -> float:
+    def touched(self, op: Moe) -> float:
         """Distinct experts of the tokens of ``op``, by popularity and by what a text repeats."""
         unrelated = op.independent(self.engine["expert_overlap"])
         skew = self.engine["expert_skew"]
@@ -328,11 +266,12 @@ class CostModel:
         )
         if timing is None or op.rows == 1:
             return timing
-        compute = op.flops / (
-            self._timed_on.peak(op.precision.matmul) * self.engine["matmul_flop_eff"]
-        )
-        wide = max(timing.seconds * self.engine["verify_attention_factor"], compute)
+        wide = max(timing.seconds * self.engine["verify_attention_factor"], self.products_s(op))
         return timing.changed(wide, "fitted")
+
+    def products_s(self, op: Op) -> float:
+        """Seconds of the products of an op alone, on the GPU that tables were timed on [s]."""
+        return op.flops / self._products_flop_s(op, self._timed_on)
 
     def _prefill_attention(self, t: OpTables, op: PrefillAttention) -> Timing | None:
         """The context kernel of the new tokens, scaled by FLOPs where a prefix is attended too."""
@@ -363,12 +302,16 @@ def precision_of(op: Op) -> Precision:
 
 def timed_as(op: Op) -> Precision:
     """The formats that decide whether a timing of ``op`` is of the same kernel."""
-    return precision_of(op) if isinstance(op, GdnRecurrent) else _but_states(op)
+    return precision_of(op) if isinstance(op, GdnRecurrent) else _of_tables(op)
 
 
-def _but_states(op: Op) -> Precision:
-    """The formats of an op but for recurrent states, which only one kernel moves."""
-    return replace(precision_of(op), state=BF16.state)
+def _of_tables(op: Op) -> Precision:
+    """The formats of an op but for recurrent states, which only one kernel moves.
+
+    Nor do the weights of experts count: tables and profiles are kept by them.
+    """
+    formats = replace(precision_of(op), state=BF16.state)
+    return replace(formats, weights=BF16.weights) if isinstance(op, Moe) else formats
 
 
 def _both(a: Timing | None, b: Timing | None) -> Timing | None:

@@ -13,7 +13,8 @@ import numpy as np
 from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
 from dflash_sim.simulator.cost.ops import AttentionCall, Call, split_attention
-from dflash_sim.simulator.cost.price import ASSUMED, PARTS, CostModel, add_idle, seconds_of
+from dflash_sim.simulator.cost.parts import ASSUMED, PARTS, add_idle, seconds_of
+from dflash_sim.simulator.cost.price import CostModel
 
 _FIRST_CTX = 2**7
 

@@ -74,7 +74,7 @@ class Pipeline:
     mode
         ``v1``, ``v2-sync`` or ``v2``.
     speculative
-        Whether a decode step drafts and verifies.
+        True if a decode step drafts and verifies.
     syncs
         An overlapped step waits for the previous one's lengths on the host.
     settle

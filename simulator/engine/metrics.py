@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.cycle import PHASES
-from dflash_sim.simulator.cost.price import COMM, IDLE, PARTS, by_evidence, seconds_of
+from dflash_sim.simulator.cost.parts import COMM, IDLE, PARTS, by_evidence, seconds_of
 from dflash_sim.simulator.cost.step_table import BatchTable, StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.engine.host_stages import HostTime

@@ -6,17 +6,80 @@ numbers). Where a policy chooses the width of each cycle, the run that the wides
 drawn, and the width cuts it: all policies share it too.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.requests.laws import Acceptance, draw_runs
+from dflash_sim.simulator.requests.laws import (
+    GROUP,
+    Acceptance,
+    Commits,
+    ParametricAcceptance,
+    dtype_of,
+)
 from dflash_sim.simulator.requests.survival import Survival
 from dflash_sim.simulator.requests.workload import Workload
 
 Floats32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Commits of requests, each until its tokens are out.
+
+    ``commits[r, :cycles[r]]`` sum to at least the tokens request r needs, and would not without
+    the last; what follows in the row is past the end of the request. Of a whole run (``whole``)
+    there is a cycle for every token: a width that is chosen later commits less of each.
+    """
+
+    commits: Commits
+    cycles: npt.NDArray[np.int64]
+
+
+def draw_runs(
+    acceptance: Acceptance,
+    rng: np.random.Generator,
+    tokens: npt.ArrayLike,
+    *,
+    whole: bool = False,
+) -> Runs:
+    """Draw every commit of requests that need ``tokens`` from verify cycles [token].
+
+    The prefill token is not among them. One seed gives nested runs for different blocks; with
+    ``whole`` each goes on until a commit of one token per cycle would be enough.
+    """
+    if acceptance.shared_batch_draw:
+        msg = f"{acceptance.name} draws per step, not per request"
+        raise ValueError(msg)
+    need = np.asarray(tokens, dtype=np.int64)
+    groups = [need[i : i + GROUP] for i in range(0, need.size, GROUP)]
+    mean = acceptance.survival().mean_accept_length
+    drawn: list[Commits] = []
+    counts: list[npt.NDArray[np.int64]] = []
+    seeds = rng.integers(np.iinfo(np.int64).max, size=len(groups)).tolist()
+    for group, seed in zip(groups, seeds, strict=True):
+        width = math.ceil(group.max() / mean) + 1
+        while True:
+            width = max(1, int(group.max())) if whole else width + math.ceil(width / 2)
+            commits = acceptance.draw(
+                np.random.default_rng(seed), requests=group.size, cycles=width
+            )
+            if isinstance(acceptance, ParametricAcceptance) and acceptance.by_length:
+                commits = commits[acceptance.rows_by_length(seed, group)]
+            done = np.cumsum(commits, axis=1, dtype=np.int32)
+            if np.all(done[:, -1] >= group):
+                break
+        drawn.append(commits)
+        cut = np.where(group > 0, 1 + (done < group[:, None]).sum(axis=1), 0)
+        counts.append(group if whole else cut)
+    width = max((int(c.max()) for c in counts), default=0)
+    padded = np.ones((need.size, width), dtype=dtype_of(acceptance.block))
+    for i, commits in enumerate(drawn):
+        padded[i * GROUP : i * GROUP + len(commits), : commits.shape[1]] = commits[:, :width]
+    return Runs(commits=padded, cycles=np.concatenate([np.zeros(0, dtype=np.int64), *counts]))
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ Floats = npt.NDArray[np.float64]
 Commits = npt.NDArray[np.signedinteger[Any]]
 
 METHODS = ("match-expected", "multinomial")
-GROUP = 1024  # requests that share one stream in draw_runs
+GROUP = 1024  # requests that share one stream of draws
 
 
 class Acceptance(Protocol):
     """The law of commit lengths at one verify width."""
 
     shared_batch_draw: ClassVar[bool]
-    """Whether one draw serves all requests of a step, as in SGLang's synthetic mode."""
+    """True if one draw serves all requests of a step, as in SGLang's synthetic mode."""
 
     @property
     def name(self) -> str:
@@ -232,7 +232,7 @@ class SglangSimulated:
         if self.method == "match-expected":
             return _invert(rng, _hazards(self.survival().s), requests=1, cycles=cycles)
         values = np.clip(self.value + rng.standard_normal((1, cycles)), 1, self.block)
-        return np.rint(values).astype(_dtype(self.block))
+        return np.rint(values).astype(dtype_of(self.block))
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class FixedAcceptance:
         return Survival.min_variance(self.commit, self.block - 1)
 
     def draw(self, rng: np.random.Generator, *, requests: int, cycles: int) -> Commits:
-        return np.full((requests, cycles), self.commit, dtype=_dtype(self.block))
+        return np.full((requests, cycles), self.commit, dtype=dtype_of(self.block))
 
 
 @dataclass(frozen=True)
@@ -271,68 +271,13 @@ class NoSpeculation(FixedAcceptance):
         return "none"
 
 
-@dataclass(frozen=True, eq=False)
-class Runs:
-    """Commits of requests, each until its tokens are out.
-
-    ``commits[r, :cycles[r]]`` sum to at least the tokens request r needs, and would not without
-    the last; what follows in the row is past the end of the request. Of a whole run (``whole``)
-    there is a cycle for every token: a width that is chosen later commits less of each.
-    """
-
-    commits: Commits
-    cycles: npt.NDArray[np.int64]
-
-
-def draw_runs(
-    acceptance: Acceptance,
-    rng: np.random.Generator,
-    tokens: npt.ArrayLike,
-    *,
-    whole: bool = False,
-) -> Runs:
-    """Draw every commit of requests that need ``tokens`` from verify cycles [token].
-
-    The prefill token is not among them. One seed gives nested runs for different blocks; with
-    ``whole`` each goes on until a commit of one token per cycle would be enough.
-    """
-    if acceptance.shared_batch_draw:
-        msg = f"{acceptance.name} draws per step, not per request"
-        raise ValueError(msg)
-    need = np.asarray(tokens, dtype=np.int64)
-    groups = [need[i : i + GROUP] for i in range(0, need.size, GROUP)]
-    mean = acceptance.survival().mean_accept_length
-    drawn: list[Commits] = []
-    counts: list[npt.NDArray[np.int64]] = []
-    seeds = rng.integers(np.iinfo(np.int64).max, size=len(groups)).tolist()
-    for group, seed in zip(groups, seeds, strict=True):
-        width = math.ceil(group.max() / mean) + 1
-        while True:
-            width = max(1, int(group.max())) if whole else width + math.ceil(width / 2)
-            commits = acceptance.draw(
-                np.random.default_rng(seed), requests=group.size, cycles=width
-            )
-            if isinstance(acceptance, ParametricAcceptance) and acceptance.by_length:
-                commits = commits[acceptance.rows_by_length(seed, group)]
-            done = np.cumsum(commits, axis=1, dtype=np.int32)
-            if np.all(done[:, -1] >= group):
-                break
-        drawn.append(commits)
-        cut = np.where(group > 0, 1 + (done < group[:, None]).sum(axis=1), 0)
-        counts.append(group if whole else cut)
-    width = max((int(c.max()) for c in counts), default=0)
-    padded = np.ones((need.size, width), dtype=_dtype(acceptance.block))
-    for i, commits in enumerate(drawn):
-        padded[i * GROUP : i * GROUP + len(commits), : commits.shape[1]] = commits[:, :width]
-    return Runs(commits=padded, cycles=np.concatenate([np.zeros(0, dtype=np.int64), *counts]))
-
-
 def _hazards(s: Floats) -> Floats:
     """``-ln S``, infinite where nothing survives."""
     return -np.log(s, out=np.full_like(s, -np.inf), where=s > 0)
 
 
-def _dtype(block: int) -> type[np.signedinteger[Any]]:
+def dtype_of(block: int) -> type[np.signedinteger[Any]]:
+    """Return the smallest type that holds the commits of a verify width."""
     return np.int8 if block <= np.iinfo(np.int8).max else np.int16
 
 
@@ -352,7 +297,7 @@ def _invert(
     latent = rng.standard_exponential((cycles, requests), dtype=np.float32)
     if factors is not None:
         latent /= np.maximum(factors, np.finfo(np.float32).tiny * 2**10).astype(np.float32)
-    commits = np.ones(latent.shape, dtype=_dtype(len(hazards) + 1))
+    commits = np.ones(latent.shape, dtype=dtype_of(len(hazards) + 1))
     hit = np.empty(latent.shape, dtype=bool)
     ceiling = np.finfo(np.float32).max
     for threshold in np.where(hazards < ceiling, hazards, np.inf).astype(np.float32):

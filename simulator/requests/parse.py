@@ -17,10 +17,8 @@ from dflash_sim.simulator.requests.laws import (
     MinVarianceAcceptance,
     NoSpeculation,
     ParametricAcceptance,
-    Runs,
     SglangSimulated,
     TableAcceptance,
-    draw_runs,
 )
 from dflash_sim.simulator.requests.survival import (
     FrailtyWeibull,
@@ -39,11 +37,9 @@ __all__ = [
     "MinVarianceAcceptance",
     "NoSpeculation",
     "ParametricAcceptance",
-    "Runs",
     "SglangSimulated",
     "TableAcceptance",
     "accept_lengths",
-    "draw_runs",
     "parse_acceptance",
 ]
 

@@ -160,12 +160,6 @@ class FrailtyWeibull:
         counts = np.atleast_1d(np.asarray(tokens, dtype=np.float64))
         return float(weights @ request_accept_length(s, counts).mean(axis=-1))
 
-    def cycle_accept_length(self, block: int) -> float:
-        """Tokens over cycles, ``1 / E_Z[1 / AL(Z)]``: what throughput follows."""
-        factors, weights = self._factors()
-        s = np.exp(-np.multiply.outer(factors, self.cumulative_hazard(block - 1)))
-        return float(1 / (weights @ (1 / (1 + s.sum(axis=-1)))))
-
     def _factors(self) -> tuple[Floats, Floats]:
         if self.theta == 0:
             return np.ones(1), np.ones(1)

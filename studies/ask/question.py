@@ -14,6 +14,7 @@ from typing import Any
 
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.find import find_sheet
 from dflash_sim.profiles.presets import load_preset
 from dflash_sim.simulator.cost.methods import method_of
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
@@ -58,6 +59,14 @@ _BELONGS = {
     "gpu": ("attention_backend",),
     "model": ("draft_model",),
     "method": tuple(ONLY_SPECULATION),
+}
+# Fields that name a sheet: its folder, and how its file's name ends.
+_SHEETS = {
+    "gpu": ("devices", ".toml"),
+    "model": ("models", ".json"),
+    "draft_model": ("drafters", ".json"),
+    "dataset": ("workloads", ".toml"),
+    "engine": ("engines", ".toml"),
 }
 _PLAIN_WORD = re.compile(r"[A-Za-z][\w./-]*")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
@@ -174,17 +183,26 @@ def combinations(
 ) -> Iterator[tuple[Any, ...]]:
     """Values of the axes, the first axis outermost; no scenario comes twice.
 
+    Names that mean one sheet, such as ``b200,B200``, are one value, in its first spelling.
     Each of several methods takes only the fields that apply to it: ``--method none,dflash --block
     8,16`` is three scenarios. A single method refuses what it cannot take. Engine modes are then
     those of the speculative workers, and plain decoding runs in the usual one, as a server without
     an algorithm does; :func:`left_out` says so.
     """
     seen: set[str] = set()
+    meant = {n: {v: _meant(n, v) for v in axes[n]} for n in _SHEETS if n in axes}
     for values in product(*axes.values()):
-        name = combination(fields, axes, values).hash
+        named = [meant[n][v] if n in meant else v for n, v in zip(axes, values, strict=True)]
+        name = combination(fields, axes, named).hash
         if name not in seen:
             seen.add(name)
             yield values
+
+
+def _meant(field: str, name: Any) -> Any:
+    """Return the one name of the sheet that a name means; of another, such as a path, itself."""
+    path = find_sheet(_SHEETS[field][0], name, _SHEETS[field][1]) if isinstance(name, str) else None
+    return name if path is None else path.stem
 
 
 def combination(

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from dflash_sim.calibrate.compare.compare import Comparison, compare, is_benchmark, joined
-from dflash_sim.calibrate.observations.observation import Observation, ReadReport, parse_filter
+from dflash_sim.calibrate.observations.observation import Observation, ReadReport
+from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.profiles.errors import UsageError
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from dflash_sim.calibrate.fit.fit import PASSES, Fit, fit
 from dflash_sim.calibrate.fit.prior import known_before
 from dflash_sim.calibrate.fit.rows import Row, rows_of
-from dflash_sim.calibrate.observations.observation import ReadReport, parse_filter
+from dflash_sim.calibrate.observations.observation import ReadReport
+from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.calibrate.readers.read import Source, read_observations
 from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine

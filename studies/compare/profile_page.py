@@ -12,6 +12,11 @@ from dflash_sim.studies.show.narrow_table import FittedTable
 from dflash_sim.studies.show.styles import STRONG
 
 _LARGE_BYTES = 2**26  # from here on the time is that of moving bytes
+_TITLES = {  # pages' words, where they are not the name
+    "materialise": "KV injection",
+    "mtp-materialise": "mtp draft extend",
+    "commit": "state commit",
+}
 _PASSES = ("verify", "draft", "materialise", "commit", "mtp-draft", "mtp-materialise", "prefill")
 
 
@@ -76,7 +81,7 @@ def _passes(profile: Mapping[str, Any]) -> FittedTable:
     )
     for row in _largest(profile["passes"]):
         table.add(
-            row["phase"],
+            _TITLES.get(row["phase"], row["phase"]),
             str(row["requests"]),
             str(row["rows"]),
             f"{row['ctx']:.0f}",

@@ -8,7 +8,8 @@ from dflash_sim.calibrate.fit.fit import PASSES
 from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out, predicted
 from dflash_sim.calibrate.fit.prior import known_before
 from dflash_sim.calibrate.fit.rows import Row, rows_of
-from dflash_sim.calibrate.observations.observation import ReadReport, Selection, parse_filter
+from dflash_sim.calibrate.observations.observation import ReadReport
+from dflash_sim.calibrate.observations.row_filter import Selection, parse_filter
 from dflash_sim.calibrate.readers.read import Source, read_observations
 from dflash_sim.profiles.calibration import load_calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine

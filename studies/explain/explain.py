@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from dflash_sim.profiles.sheets import Quantity
-from dflash_sim.simulator.cost.price import EVIDENCE
+from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.engine.host_stages import Stage
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.row import DECIMALS

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dflash_sim.profiles.units import GIGA, MS, TERA
-from dflash_sim.simulator.cost.price import EVIDENCE
+from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.studies.explain.break_even import BreakEven
 from dflash_sim.studies.explain.explain import Explanation
 from dflash_sim.studies.explain.phase import stage_table

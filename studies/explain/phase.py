@@ -10,6 +10,7 @@ from rich.text import Text
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.units import MS, US
 from dflash_sim.simulator.cost.cycle import PHASES
+from dflash_sim.simulator.cost.origin import CONSTANT
 from dflash_sim.simulator.engine.host_stages import Stage
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
@@ -104,8 +105,11 @@ def phase_page(detail: PhaseDetail) -> RenderableType:
     requests = f"{detail.requests} request" + ("s" if detail.requests > 1 else "")
     size = f"{requests} at {detail.ctx:,.0f} cached tokens each"
     head = Text(f"{detail.title}: {number(detail.seconds / MS)} ms of a step of {size}", STRONG)
-    table = _stages(detail) if detail.name == HOST else _ops(detail)
-    return Group(head, Text(), table)
+    if detail.name == HOST:
+        return Group(head, Text(), _stages(detail))
+    told = dict.fromkeys(said[0] for op in detail.ops for said in CONSTANT.finditer(op.origin))
+    constants = Text(f"constants: {', '.join(told)}" if told else "", style="dim")
+    return Group(head, Text(), _ops(detail), Text(), constants)
 
 
 def _ops(detail: PhaseDetail) -> FittedTable:
@@ -116,7 +120,8 @@ def _ops(detail: PhaseDetail) -> FittedTable:
         times = str(op.launches) if op.launches else ""
         share = percent(op.seconds / detail.seconds)
         figures = (times, number(op.seconds / MS), share, op.bound, op.evidence)
-        table.add(op.op, *figures, Text(op.origin, style="dim"))
+        origin = CONSTANT.sub(r"\1", op.origin)  # with values below the table, once
+        table.add(op.op, *figures, Text(origin, style="dim"))
     return table
 
 

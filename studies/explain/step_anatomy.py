@@ -8,14 +8,9 @@ import numpy as np
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.ops import AnyCall, Attention, Call, Collective, Op
-from dflash_sim.simulator.cost.price import (
-    COMM,
-    EVIDENCE,
-    Cost,
-    by_evidence,
-    precision_of,
-    seconds_of,
-)
+from dflash_sim.simulator.cost.origin import origin
+from dflash_sim.simulator.cost.parts import COMM, EVIDENCE, Cost, by_evidence, seconds_of
+from dflash_sim.simulator.cost.price import precision_of
 from dflash_sim.simulator.engine.records import DECODE, Run
 from dflash_sim.simulator.setup import Setup
 
@@ -43,7 +38,8 @@ class OpTime:
     memory_share, compute_share, link_share
         Shares of the peaks of the device sheet, while it runs [1].
     origin
-        Where the price is from: a table and its row, a constant, or the roofline.
+        Where the price is from: a table and its row, constants, or the roofline, and the factors
+        that are applied to it.
     """
 
     phase: str
@@ -156,7 +152,7 @@ def _one(setup: Setup, phase: str, name: str, calls: list[AnyCall]) -> OpTime:
         memory_share=memory / busy,
         compute_share=compute / busy,
         link_share=link / busy,
-        origin="; ".join(dict.fromkeys(cost.origin(call.op) for call in calls)),
+        origin="; ".join(dict.fromkeys(origin(cost, call) for call in calls)),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from dflash_sim.calibrate.fit.fit import PASSES, fit
 from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out
 from dflash_sim.calibrate.fit.rows import Row, rows_of
-from dflash_sim.calibrate.observations.observation import parse_filter
+from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.studies.compare import validation_tables as show

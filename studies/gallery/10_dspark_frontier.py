@@ -101,7 +101,7 @@ def gains(found: dict[dspark.Arm, float]) -> list[tuple[int, float, float]]:
 
 
 def adaptive(rows: list[tuple[int, float, float]]) -> Iterator[ex.Part]:
-    """Whether the gain of the scheduler is predicted."""
+    """Show if the gain of the scheduler is predicted."""
     lines = tuple((str(c), percent(was), percent(now)) for c, was, now in rows)
     yield Table("adaptive over the best fixed arm", ("c", "measured", "simulated"), lines)
     requests, measured, simulated = zip(*rows, strict=True)

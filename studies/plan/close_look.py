@@ -68,7 +68,7 @@ class Fleet:
     headroom
         How many times the requests may come as fast, at that confidence [1].
     unbroken
-        Whether no more requests were tried than ``headroom``.
+        True if no more requests were tried than ``headroom``.
     patience
         How many times as long as predicted all times may be [1].
     confidence

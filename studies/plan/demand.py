@@ -37,9 +37,9 @@ class Demand:
     lead
         Requests at the start of every run that fill the fleet and are not judged.
     steady
-        Whether it comes at one rate, so that no queue may grow.
+        True if it comes at one rate, so that no queue may grow.
     as_given
-        Whether lengths follow each other as in a file, perhaps in a pattern.
+        True if lengths follow each other as in a file, perhaps in a pattern.
     """
 
     name: str

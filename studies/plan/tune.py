@@ -16,8 +16,8 @@ import numpy.typing as npt
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.intervals import ratio_error
 from dflash_sim.simulator.policy.parse import BatchTable
-from dflash_sim.simulator.requests.draws import draw_latent
-from dflash_sim.simulator.requests.laws import Acceptance, FixedAcceptance, draw_runs
+from dflash_sim.simulator.requests.draws import draw_latent, draw_runs
+from dflash_sim.simulator.requests.laws import Acceptance, FixedAcceptance
 from dflash_sim.simulator.requests.workload import fixed_workload
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve

@@ -89,7 +89,7 @@ class Gap:
     text
         The reason and its evidence.
     shows
-        Whether the gap is still there.
+        True if the gap is still there.
     """
 
     title: str

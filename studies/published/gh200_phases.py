@@ -16,7 +16,7 @@ from dflash_sim.simulator.cost import passes as graph
 from dflash_sim.simulator.cost.cycle import PHASES as PASSES
 from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall
-from dflash_sim.simulator.cost.price import Cost
+from dflash_sim.simulator.cost.parts import Cost
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 

@@ -46,7 +46,7 @@ def open_rows(*, doubtful: bool = True) -> tuple[Observation, ...]:
     Parameters
     ----------
     doubtful
-        Whether rows count that lack a condition, or that something else than the engine decides.
+        True if rows count that lack a condition, or that something else than the engine decides.
     """
     rows = [row for row in serving_rows() if role_of(row) == OPEN]
     return tuple(row for row in rows if doubtful or "doubt" not in row.about)

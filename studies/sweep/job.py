@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dflash_sim.jobs.crew import Crew
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.study import Point, Study
@@ -12,7 +13,7 @@ from dflash_sim.studies.sweep.fingerprint import fingerprint
 from dflash_sim.studies.sweep.folder import Shard, SweepFolder
 from dflash_sim.studies.sweep.rows import write_rows
 from dflash_sim.studies.sweep.run import answer_all, part
-from dflash_sim.studies.sweep.workers import Crew, How, crew_of
+from dflash_sim.studies.sweep.workers import How, crew_of
 
 Hire = Callable[[int], Crew]  # who will do so many points
 _SHARD = re.compile(r"(\d{1,5})/(\d{1,5})")

@@ -6,15 +6,16 @@ import re
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from dflash_sim.jobs.worker import Bug, Lost
+from dflash_sim.jobs.crew import NoWorkerError
+from dflash_sim.jobs.worker import OUT_OF_MEMORY, Lost, Word, attempted
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import ENV, users_folders
-from dflash_sim.simulator.row import Row
 from dflash_sim.studies.sweep.fingerprint import fingerprint
-from dflash_sim.studies.sweep.workers import How, Task, Word, Worker, all_lost
+from dflash_sim.studies.sweep.workers import How, Worker
 
 INSTALL = 'pip install "dflash-sim[cluster]"'
 _PATIENCE_S = 5.0  # for an address to answer at all
@@ -40,13 +41,16 @@ class RayWorker:
         node = ray.get_runtime_context().get_node_id()
         return node, socket.gethostname(), fingerprint(path for path in files if path.is_file())
 
-    def answer(self, task: Task) -> Row | Bug:
-        """The row of a task."""
-        return self.worker.answer(task)
+    def word(self, work: Callable[..., Any], *arguments: Any) -> Word:
+        """Do a task, and return the word about it."""
+        try:
+            return attempted(partial(work, self.worker, *arguments))
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
 
 
 class RayCluster:
-    """Actors of a cluster; those that are lost give their point back, and the last is replaced.
+    """A crew of actors of a cluster.
 
     Parameters
     ----------
@@ -75,53 +79,64 @@ class RayCluster:
         self.workers: dict[int, Any] = {}
         self.refs: dict[Any, int] = {}
         self.nodes: dict[int, tuple[str, str]] = {}
-        self.why = ""
+        self.hired, self.why = 0, ""
 
-    def __enter__(self) -> Self:
+    def reach(self, count: int) -> None:
+        """Begin actors for so many points; raises :class:`UsageError` if there is no CPU."""
         cpus = int(self.ray.cluster_resources().get("CPU", 0))
         if not cpus:
             msg = "the Ray cluster has no CPU for workers; add a machine, or leave --cluster out."
             raise UsageError(msg)
-        for number in range(min(self.jobs or cpus, cpus)):
-            self._hire(number)
-        return self
+        while self.hired < min(self.jobs or cpus, cpus, count):
+            self._hire()
 
-    def _hire(self, number: int) -> None:
+    def _hire(self) -> None:
+        number = self.hired
+        self.hired += 1
         profiles = os.pathsep.join(str(path.absolute()) for path in users_folders())
         actor = self.ray.remote(num_cpus=1, max_restarts=0)(RayWorker)
         worker = actor.remote(self.how, profiles, str(Path.cwd()))
         self.workers[number] = worker
         self.refs[worker.hello.remote(self.files)] = number
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the actors, and leave the cluster."""
         for worker in self.workers.values():
             with suppress(Exception):
                 self.ray.kill(worker)
         self.ray.shutdown()
 
-    def give(self, worker: int, task: Task) -> None:
+    def give(self, worker: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Send a task."""
-        self.refs[self.workers[worker].answer.remote(task)] = worker
+        self.refs[self.workers[worker].word.remote(work, *arguments)] = worker
 
     def heard(self) -> tuple[int, Word]:
-        """The next word of any actor; a new one is asked for its program first."""
+        """Wait for the next word of any actor; a new one is asked for its program first.
+
+        Raises
+        ------
+        NoWorkerError
+            All are lost.
+        UsageError
+            A machine has another program.
+        """
         if not self.refs:
-            raise all_lost(self.why)
+            raise NoWorkerError(self.why)
         (ref, *_), _ = self.ray.wait(list(self.refs), num_returns=1)
         number = self.refs.pop(ref)
         try:
-            word = self.ray.get(ref)
+            said = self.ray.get(ref)
         except self.ray.exceptions.RayActorError as error:
             self.workers.pop(number)
             self.why = " ".join(str(error).split())[:200]
             if not self.workers and number in self.nodes:
-                self._hire(1 + max(self.nodes))
+                self._hire()
             return number, Lost(self.why)
         if number not in self.nodes:
-            self._welcome(number, *word)
+            self._welcome(number, *said)
             return number, None
-        found: Row | Bug = word
-        return number, found
+        word: Word = said
+        return number, word
 
     def _welcome(self, number: int, node: str, host: str, program: str) -> None:
         if program != self.program:

@@ -1,17 +1,19 @@
 """Every point of a study answered once, whoever does the work and however often it is stopped."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from dflash_sim.jobs.worker import Bug, Lost
+from dflash_sim.jobs.crew import Crew, NoWorkerError
+from dflash_sim.jobs.supervisor import TRIES, Call, Supervisor
+from dflash_sim.jobs.worker import Bug, Done, Lost
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.study import Point, Study
 from dflash_sim.studies.sweep.folder import Shard
-from dflash_sim.studies.sweep.workers import Crew, Task
+from dflash_sim.studies.sweep.workers import Worker
 
-_TRIES = 2  # of a point whose worker was lost
+_GO_ON = "The points before are kept; go on with --resume, and fewer --jobs if memory ran out."
 _DEALT_WHOLE = 2  # groups per shard from which on they are not split
 
 
@@ -83,35 +85,22 @@ def answer_all(
     RuntimeError
         Points were set aside because of a bug, with the traceback of the first.
     """
-    queue, in_flight, idle = Queue(points), dict[int, Point](), set[int]()
-    losses: Counter[int] = Counter()
     aside: dict[int, Bug | Lost] = {}
-    written = 0
-    with crew:
-        while written + len(aside) < len(points):
-            worker, word = crew.heard()
-            point = in_flight.pop(worker, None)
-            if isinstance(word, Lost):
-                idle.discard(worker)
-            else:
-                idle.add(worker)
-            if point is not None and word is not None:
-                if isinstance(word, Lost | Bug):
-                    losses[point.number] += isinstance(word, Lost)
-                    if isinstance(word, Lost) and losses[point.number] < _TRIES:
-                        queue.put_back(point)
-                    else:
-                        aside[point.number] = word
+
+    def call(point: Point) -> Call:
+        return Worker.answer, point.group, study.scenario(point)
+
+    with Supervisor(crew) as workers:
+        try:
+            for point, word in workers.outcomes(Queue(points), call, len(points)):
+                if isinstance(word, Done):
+                    write(point.number, word.value)
+                elif isinstance(word, DflashSimError):
+                    raise word
                 else:
-                    write(point.number, word)
-                    written += 1
-            for free in sorted(idle):
-                point = queue.take(free)
-                if point is None:
-                    break
-                idle.remove(free)
-                in_flight[free] = point
-                crew.give(free, Task(point.number, point.group, study.scenario(point)))
+                    aside[point.number] = word
+        except NoWorkerError as error:
+            raise NoWorkerError(error.why, _GO_ON) from None
     if aside:
         raise _set_aside(study, points, aside)
 
@@ -132,5 +121,5 @@ def _set_aside(
     if isinstance(why, Bug):
         return RuntimeError(f"{count}. A bug, met at {where}\n{why.trace}")
     return DflashSimError(
-        f"{count}, perhaps with fewer --jobs. {_TRIES} workers were lost at {where}: {why.why}."
+        f"{count}, perhaps with fewer --jobs. {TRIES} workers were lost at {where}: {why.why}."
     )

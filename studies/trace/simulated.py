@@ -9,7 +9,7 @@ import numpy as np
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.cost.cycle import PHASES, Phase
 from dflash_sim.simulator.cost.ops import Collective
-from dflash_sim.simulator.cost.price import COMM, EVIDENCE, by_evidence, seconds_of
+from dflash_sim.simulator.cost.parts import COMM, EVIDENCE, by_evidence, seconds_of
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.predict import Result, predict

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask import answers
 
 LAUNCH = "python -m sglang.launch_server --model-path Qwen/Qwen3-8B --tp-size 1"
+OUR_FLAG = rf"--({'|'.join(n.replace('_', '-') for n in Scenario.model_fields)})\\b"
 QUICK: dict[str, Any] = {"baseline": False, "interval": False}
 
 
@@ -61,6 +63,18 @@ def test_any_field_takes_several_values() -> None:
     found = ds.predict(**SMALL, page_size=[1, 16], radix_cache=[True, False], **QUICK)
     assert len(found) == 4
     assert len(ds.sweep(**SMALL, page_size=[1, 16], radix_cache=[True, False], **QUICK)) == 4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [{"gpu": ["b200", "B200"]}, {"gpu": "b200,B200"}, {"model": ["qwen3-8b", "Qwen/Qwen3-8B"]},
+     {"engine": ["sglang-0.5.14", "SGLANG-0.5.14"]}],
+    ids=str,
+)  # fmt: skip
+def test_two_spellings_are_one_value(names: dict[str, Any]) -> None:
+    """The control is another sheet, which is another value."""
+    assert len(ds.sweep(**SMALL | names, **QUICK)) == 1
+    assert len(ds.predict(**SMALL | {"gpu": ["b200", "B200", "h200"]}, **QUICK)) == 2
 
 
 def test_engine_names_work() -> None:
@@ -144,45 +158,69 @@ def test_a_folder_is_gone_on_with(tmp_path: Path) -> None:
     [
         (lambda: ds.predict(gpu="b20"), "unknown GPU 'b20'; did you mean b200?"),
         (lambda: ds.predict(gpuu="b200"), "unknown keyword 'gpuu'; did you mean gpu?"),
-        (lambda: ds.predict(conc=0), "--conc 0: input should be greater than or equal to 1"),
+        (lambda: ds.predict(conc=0), "conc=0: input should be greater than or equal to 1"),
         (lambda: ds.predict(conc=[]), "conc: an empty list"),
         (lambda: ds.predict(seed=[]), "seed: an empty list"),
-        (lambda: ds.predict(conc="1-x"), "--conc 1-x: '1-x' is not a whole number above 0"),
+        (lambda: ds.predict(conc="1-x"), "conc='1-x': '1-x' is not a whole number above 0"),
         (lambda: ds.predict(conc=1, rate=2), "exclude each other"),
-        (lambda: ds.predict(conc=object()), "--conc"),
-        (lambda: ds.predict(simulator="fast"), "unknown --simulator 'fast'"),
+        (lambda: ds.predict(conc=object()), "conc "),
+        (lambda: ds.predict(simulator="fast"), "unknown simulator 'fast'"),
         (lambda: ds.predict(interval="none"), "interval 'none': it is neither True nor False"),
         (lambda: ds.predict(baseline="no"), "baseline 'no': it is neither True nor False"),
         (lambda: ds.compare("no.csv", interval="none"), "interval 'none': it is neither"),
         (lambda: ds.predict(config=5), "config 5: give a dict of fields"),
-        (lambda: ds.predict(conc=True), "--conc True: input should be a whole number"),
-        (lambda: ds.predict(conc=[True, 2]), "--conc True: input should be a whole number, not"),
+        (lambda: ds.predict(conc=True), "conc=True: input should be a whole number"),
+        (lambda: ds.predict(conc=[True, 2]), "conc=True: input should be a whole number, not"),
         (lambda: ds.predict("mine"), "config mine: give a dict of fields"),
         (lambda: ds.predict({"scenario": 3}), "'scenario' is 3"),
         (lambda: ds.predict({"scenario": SMALL, "conc": 32}), "unknown key 'conc' beside"),
         (lambda: ds.predict({"scenario": SMALL, "grid": {"conc": [1]}}), "ask ds.sweep("),
         (lambda: ds.predict({"gpuu": 3}), "unknown keyword 'gpuu'"),
         (lambda: ds.predict(config="no.yaml"), "cannot read preset no.yaml"),
-        (lambda: ds.predict(profiles="/no/such"), "--profiles /no/such: no such directory"),
-        (lambda: ds.explain(conc=[1, 2]), "2 scenarios, of several values of --conc"),
+        (lambda: ds.predict(profiles="/no/such"), "profiles='/no/such': no such directory"),
+        (lambda: ds.explain(conc=[1, 2]), "2 scenarios, of several values of conc"),
         (lambda: ds.sweep(), "nothing to sweep"),
         (lambda: ds.sweep(conc=1, shard="1/2"), "parts need a folder"),
         (lambda: ds.sweep(conc=1, jobs=0), "jobs 0: it is a whole number from 1 on"),
         (lambda: ds.sweep(conc=1, jobs=-1), "jobs -1: it is a whole number from 1 on"),
-        (lambda: ds.sweep(conc=1, formats="bogus"), "unknown --format 'bogus'"),
+        (lambda: ds.sweep(conc=1, formats="bogus"), "unknown formats 'bogus'"),
         (lambda: ds.sweep(conc=1, formats="csv"), "files need a folder"),
         (lambda: ds.sweep(gpu=["b200", "b20"]), "unknown GPU 'b20'"),
         (lambda: ds.plan(gpu="b200"), "what is the demand?"),
-        (lambda: ds.plan(rate=2, tpot=-1), "--tpot -1: it is a number above 0"),
-        (lambda: ds.plan(rate=2, tpot=9, burstiness=[1, 2]), "--burstiness: a plan takes one"),
+        (lambda: ds.plan(rate=2, tpot=-1), "tpot=-1: it is a number above 0"),
+        (lambda: ds.plan(rate=2, tpot=9, burstiness=[1, 2]), "burstiness: a plan takes one"),
         (lambda: ds.lists("gpu"), "unknown kind of list 'gpu'; did you mean gpus?"),
         (lambda: ds.tune(what="steps"), "the only thing to tune is block"),
         (lambda: ds.compare([]), "no file was named"),
         (lambda: ds.compare(3.0), "give a path or a data frame"),
         (lambda: ds.compare(pd.DataFrame()), "nothing to compare: 1 row read"),
         (lambda: ds.compare("no.csv"), "1 refused"),
-        (lambda: ds.validate(leave_out="model", fit_on="conc==1"), "--leave-out excludes"),
+        (
+            lambda: ds.validate(leave_out="model", fit_on="conc==1"),
+            "leave_out excludes fit_on, test",
+        ),
         (lambda: ds.fit("no.csv"), "no row to fit"),
+        (lambda: ds.predict(method="mtp", steps=True), "steps=True: input should be a whole"),
+        (lambda: ds.predict(seed=True), "seed=True: input should be a whole number"),
+        (lambda: ds.predict(runs=False), "runs=False: input should be a whole number"),
+        (lambda: ds.predict(block=True), "block=True: input should be a whole number"),
+        (lambda: ds.predict(rate=True), "rate=True: input should be a number"),
+        (lambda: ds.fit("no.csv", allow_partial="yes"), "allow_partial 'yes': it is neither"),
+        (lambda: ds.validate(allow_partial=1), "allow_partial 1: it is neither True nor"),
+        (lambda: ds.validate(progress="no"), "progress 'no': it is neither True nor False"),
+        (lambda: ds.fit("no.csv", jobs=True), "jobs True: it is a whole number from 1 on"),
+        (lambda: ds.trace(iterations=True), "iterations True: it is a whole number from 1"),
+        (lambda: ds.trace(skip=-1), "skip -1: it is a whole number from 0 on"),
+        (
+            lambda: ds.sweep(conc=1, address="a:1"),
+            "address='a:1': what listens there?",
+        ),
+        (lambda: ds.plan(conc=3), "conc is not for it. Give rate, or trace."),
+        (lambda: ds.predict(block=500), "Try block=16."),
+        (
+            lambda: ds.predict(from_launch=f"{LAUNCH} --page-size x"),
+            "from_launch: --page-size x",
+        ),
     ],
 )
 def test_mistakes_are_one_line(call: Any, said: str) -> None:
@@ -190,6 +228,7 @@ def test_mistakes_are_one_line(call: Any, said: str) -> None:
         call()
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+    assert not re.search(OUR_FLAG, str(error.value).partition("from_launch: ")[0])
     if "an empty list" in said:
         assert str(error.value).startswith(said)
 

@@ -39,11 +39,11 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_that_nobody_can_do() -> None:
     with pytest.raises(ds.UsageError, match="unknown keyword 'blocks'; did you mean block"):
         ds.run(blocks=4)
-    with pytest.raises(ds.UsageError, match="give one of --prompts FILE and --isl N"):
+    with pytest.raises(ds.UsageError, match="give one of prompts=FILE and isl=N"):
         ds.run(isl=3, prompts="x.jsonl")
     with pytest.raises(ds.UsageError, match="unknown keyword 'block'"):
         ds.validate_real(block=4)
-    with pytest.raises(ds.UsageError, match="--blocks 1: expected numbers from 2 on"):
+    with pytest.raises(ds.UsageError, match="blocks=1: expected numbers from 2 on"):
         ds.validate_real(blocks=[1])
 
 

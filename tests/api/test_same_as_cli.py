@@ -110,7 +110,7 @@ def test_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run(["trace", *words(SMALL), "--iterations", "4", "-o", str(tmp_path / "cli.json")])
     assert path.read_bytes() == (tmp_path / "cli.json").read_bytes()
     assert ds.trace(**SMALL, iterations=4) == json.loads(path.read_text())
-    with pytest.raises(ds.UsageError, match="--iterations 0"):
+    with pytest.raises(ds.UsageError, match="iterations 0: it is a whole"):
         ds.trace(**SMALL, iterations=0)
 
 

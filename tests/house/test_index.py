@@ -48,7 +48,8 @@ COVERED = {
     "calibrate/readers/test_readers": [
         "aiperf csv_table files guidellm inferencex read sglang_bench_serving sglang_metrics",
         "sglang_one_batch sglang_request_metrics sglang_server_info tools vllm_bench_serve",
-        "calibrate/observations: check conditions hints json_records names observation values",
+        "calibrate/observations: check conditions hints json_records names observation",
+        "calibrate/observations: row_filter values",
     ],
     "calibrate/readers/test_request_traces": ["request_trace_formats"],
     "calibrate/realloop/test_loop": [
@@ -66,6 +67,7 @@ COVERED = {
         "studies/show: figures files sheet_lists terminal titles",
     ],
     "jobs/test_endings": ["processes worker"],
+    "jobs/test_pool": ["crew supervisor"],
     "kernels/layers/test_checkpoint": ["shard spec"],
     "kernels/models/test_passes": ["target", "kernels/layers: attention decoder gdn mlp"],
     "kernels/models/test_drafter": ["cycle", "kernels: cache"],
@@ -75,7 +77,7 @@ COVERED = {
     "kernels/triton/test_compile_check": ["compile_cases launch"],
     "profiles/test_calibration": ["server_levels"],
     "profiles/test_engine_sheet": ["engine_records memory_rules typed_table"],
-    "profiles/test_profiles": ["errors find load sheets units"],
+    "profiles/test_profiles": ["errors find load quantity_sheet sheets units"],
     "profiles/networks/test_networks": ["hf_config layers vision"],
     "profiles/times/test_op_tables": ["interpolation op_file"],
     "realrun/test_command": [
@@ -101,7 +103,7 @@ COVERED = {
     "simulator/cost/test_measured": ["profiles/times: machine_profile"],
     "simulator/cost/test_methods": ["cycle"],
     "simulator/cost/test_passes": ["layers ops"],
-    "simulator/cost/test_price": ["step_table"],
+    "simulator/cost/test_price": ["parts step_table"],
     "simulator/engine/test_leap": ["leap_clock"],
     "simulator/engine/test_metrics": ["records"],
     "simulator/fleet/test_fleet": ["replica"],

@@ -204,13 +204,6 @@ def test_dependencies_stay_light() -> None:
     assert {"pandas", "scipy", "plotly"} <= {d.partition(">")[0] for d in project["dependencies"]}
 
 
-def test_old_names_of_extras_still_install() -> None:
-    """Commands that people wrote down, such as ``pip install ".[report]"``, go on working."""
-    extras: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
-    assert {"report", "silicon"} <= set(extras)
-    assert extras["report"] == []
-
-
 def test_every_import_of_the_core_is_declared() -> None:
     """What a plain install imports, it names; what an extra imports, that extra names."""
     project: dict[str, Any] = PYPROJECT["project"]

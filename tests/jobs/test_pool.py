@@ -3,20 +3,24 @@
 import math
 import os
 import pickle
+import re
 import signal
-import time
+import sys
 from multiprocessing import active_children
+from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 
 import pytest
 
 from dflash_sim.jobs.pool import Pool
+from dflash_sim.jobs.processes import _beginning_of_a_worker, _OfNoFile
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.load import load_device
 from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 
+OF_MAIN = {"init_main_from_name", "init_main_from_path"}
 SQUARES = [(float(i * i),) for i in range(23)]
 
 
@@ -84,7 +88,7 @@ def test_an_error_of_ours_travels_whole(jobs: int) -> None:
 def test_an_error_while_the_tool_is_made_travels_too() -> None:
     with Pool(2, load_device, "b20") as pool, pytest.raises(UsageError, match="'b20'"):
         list(pool.map(str, [()]))
-    with pytest.raises(UsageError, match="--jobs 0"):
+    with pytest.raises(UsageError, match="jobs 0: at least one"):
         Pool(0)
 
 
@@ -104,23 +108,86 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("why", LOSSES)
-def test_a_lost_worker_is_one_line(why: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_task_that_ends_two_workers_is_one_line(
+    why: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     work, argument = LOSSES[why]
     with Pool(2) as pool, pytest.raises(DflashSimError) as told:
         list(pool.map(work, [(argument,), (argument,)]))
-    said = f"one of 2 worker processes was lost: {why}. Give fewer, such as --jobs 1."
-    assert str(told.value) == said
+    said = f"2 workers were lost at task \\d of 2: {why}. Fewer jobs leave each more memory."
+    assert re.fullmatch(said, str(told.value))
+    assert caplog.messages[0] == f"a worker was lost: {why}; another one does its task again"
     assert capfd.readouterr() == ("", "")
     assert active_children() == []
 
 
-def test_a_worker_that_is_killed_from_outside_is_noticed() -> None:
+def test_a_lost_worker_is_told_and_its_task_done_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one that does the middle task ends; no result is missing, and none comes twice."""
+    once = f"mkdir {tmp_path}/once 2>/dev/null && kill -9 $PPID; exit 3"
+    commands = [("true",), (once,), ("true",), ("exit 1",)]
     with Pool(2) as pool:
-        done = pool.as_done(time.sleep, [(0,), *[(600,)] * 4])
-        next(done)
-        active_children()[0].kill()
-        with pytest.raises(DflashSimError, match="SIGKILL"):
-            next(done)
+        assert list(map(os.waitstatus_to_exitcode, pool.map(os.system, commands))) == [0, 3, 0, 1]
+        assert len(active_children()) == 1  # the others keep its memory
+        assert list(pool.map(abs, [(-1,), (-2,)])) == [1, 2]
+    assert [line.partition("; ")[2] for line in caplog.messages] == [
+        "another one does its task again"
+    ]
+
+
+def test_the_last_worker_is_replaced(tmp_path: Path) -> None:
+    kills = [(f"mkdir {tmp_path}/{i} 2>/dev/null && kill -9 $PPID; true",) for i in range(4)]
+    with Pool(2) as pool:
+        assert list(pool.map(os.system, kills)) == [0] * 4
+
+
+def test_one_that_is_lost_while_it_is_free_takes_no_task(caplog: pytest.LogCaptureFixture) -> None:
+    with Pool(2) as pool:
+        list(pool.map(abs, [(-1,), (-2,)]))
+        victim = active_children()[0]
+        victim.kill()
+        victim.join()
+        assert list(pool.map(abs, [(-i,) for i in range(9)])) == list(range(9))
+    assert len(caplog.messages) == 1
+
+
+def test_an_error_of_a_map_that_was_left_does_not_disturb_the_next(tmp_path: Path) -> None:
+    with Pool(2) as pool:
+        left = pool.as_done(os.system, [("true",), (f"until [ -d {tmp_path}/x ]; do :; done",)])
+        assert next(left) == (0, 0)
+        left.close()
+        bugs = pool.as_done(int, [("x",), ("x",), ("x",)])
+        with pytest.raises(RuntimeError):
+            next(bugs)
+        (tmp_path / "x").mkdir()
+        assert list(pool.map(abs, [(-1,), (-2,), (-3,)])) == [1, 2, 3]
+
+
+def test_memory_that_runs_out_here_is_one_line_too() -> None:
+    with Pool(1) as pool, pytest.raises(DflashSimError, match="out of memory"):
+        list(pool.map(bytes, [(2**62,)]))
+
+
+def test_a_bug_that_is_met_here_is_itself() -> None:
+    with Pool(1) as pool, pytest.raises(ValueError, match="invalid literal"):
+        list(pool.map(int, [("x",)]))
+
+
+def test_what_the_program_holds_is_found_while_a_worker_begins() -> None:
+    """Another thread may pickle or look up what is in ``__main__`` at that moment."""
+    main = sys.modules["__main__"]
+    here = _OfNoFile(main)
+    main.__dict__["of_ours"] = value = object()
+    try:
+        assert here.of_ours is value
+        assert get_preparation_data("x").keys() & OF_MAIN  # a control: pytest has a file
+        with _beginning_of_a_worker():
+            assert sys.modules["__main__"].of_ours is value
+            assert not get_preparation_data("x").keys() & OF_MAIN
+    finally:
+        del main.__dict__["of_ours"]
+    assert sys.modules["__main__"] is main
 
 
 def test_a_worker_that_does_not_answer_is_ended_all_the_same() -> None:

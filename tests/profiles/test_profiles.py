@@ -32,9 +32,9 @@ from dflash_sim.profiles.load import (
     load_published,
     load_survival,
     names,
-    quantities,
     sheet_names,
 )
+from dflash_sim.profiles.quantity_sheet import quantities
 from dflash_sim.profiles.sheets import EVIDENCE, UNITS, AcceptancePoint, SurvivalPoint
 
 BUILT_IN = Path(str(files("dflash_sim.profiles")))

@@ -140,7 +140,7 @@ def test_experts_are_priced_at_what_they_touch(tmp_path: Path) -> None:
     one_text = ops.Moe("routed", 16, 64, 4, 64, 64, 1, rows=16)
     many = ops.Moe("routed", 16, 64, 4, 64, 64, 1, rows=1)
     assert cost.op(one_text).seconds < cost.op(many).seconds
-    touched = cost._touched(one_text)
+    touched = cost.touched(one_text)
     tokens = math.log1p(-touched / 64) / math.log1p(-4 / 64)
     assert cost.op(one_text).seconds == pytest.approx(1e-6 * tokens, rel=1e-6)
 

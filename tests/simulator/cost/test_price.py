@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.load import load_device, load_model
+from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.cost import passes as graph
 from dflash_sim.simulator.cost.cycle import PHASES
@@ -25,7 +26,8 @@ from dflash_sim.simulator.cost.ops import (
     Moe,
     Op,
 )
-from dflash_sim.simulator.cost.price import EVIDENCE, PARTS, Cost, CostModel
+from dflash_sim.simulator.cost.parts import EVIDENCE, PARTS, Cost
+from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.step_table import BatchTable, padded_size
 from dflash_sim.simulator.engine.metrics import step_anatomy
 from dflash_sim.simulator.predict import run_engine
@@ -247,7 +249,10 @@ def test_expert_times_are_those_of_their_dtype() -> None:
     """gpt-oss has measured times for MXFP4 experts, none for the same experts in bf16."""
     cm = cost_model("b200")
     shape = {"experts": 128, "top_k": 4, "hidden": 2880, "inter": 2880, "tp": 1}
-    mxfp4, bf16 = (cm.op(Moe("e", tokens=8, **shape, dtype=d)) for d in ("mxfp4", "bfloat16"))
+    mxfp4, bf16 = (
+        cm.op(Moe("e", tokens=8, **shape, precision=Precision(weights=dtype)))
+        for dtype in ("mxfp4", "bfloat16")
+    )
     assert mxfp4.by_evidence[EVIDENCE.index("roofline")] == 0
     assert bf16.by_evidence[EVIDENCE.index("roofline")] > 0
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import NO_HOST, SyntheticStep, System, closed, crowded, systems
 
 from dflash_sim.simulator.cost.cycle import PHASES
-from dflash_sim.simulator.cost.price import EVIDENCE
+from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.metrics import (
     Summary,

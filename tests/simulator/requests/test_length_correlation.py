@@ -10,14 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.requests.draws import Runs, draw_runs
 from dflash_sim.simulator.requests.expected import Expectation
-from dflash_sim.simulator.requests.laws import (
-    GROUP,
-    FixedAcceptance,
-    ParametricAcceptance,
-    Runs,
-    draw_runs,
-)
+from dflash_sim.simulator.requests.laws import GROUP, FixedAcceptance, ParametricAcceptance
 from dflash_sim.simulator.requests.survival import FrailtyWeibull
 
 LAW = ParametricAcceptance(FrailtyWeibull(lam=0.2, beta=1.1, theta=0.3), 16)

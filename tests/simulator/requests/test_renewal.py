@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dflash_sim.simulator.requests.parse import ParametricAcceptance, TableAcceptance, draw_runs
+from dflash_sim.simulator.requests.draws import draw_runs
+from dflash_sim.simulator.requests.parse import ParametricAcceptance, TableAcceptance
 from dflash_sim.simulator.requests.renewal import commit_moments, request_accept_length
 from dflash_sim.simulator.requests.survival import FrailtyWeibull, fit_one
 

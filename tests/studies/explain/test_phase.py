@@ -1,6 +1,7 @@
 """One phase of a step: its ops add up to it, and each says where its price is from."""
 
 import json
+import re
 
 import pytest
 
@@ -8,7 +9,8 @@ from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
-from dflash_sim.studies.explain.phase import HOST, PhaseDetail, phase_detail, phase_rows
+from dflash_sim.studies.explain.phase import HOST, PhaseDetail, phase_detail, phase_page, phase_rows
+from dflash_sim.studies.show.terminal import as_page
 
 ASKED = Scenario.parse(conc=32, num_prompts=32, max_new_tokens=64, runs=1)
 
@@ -32,16 +34,23 @@ def test_every_op_says_where_its_price_is_from(details: dict[str, PhaseDetail], 
     by = {op.op: op.origin for op in kernels}
     assert by["qkv_proj"].startswith("gemm.csv ")
     assert by["attention"].startswith("attention.csv trtllm_mha")
-    assert by["attention_all_reduce"] == "comm.csv all_reduce 8"
-    assert by["kv_write"] == "small kernel and its bytes"
+    assert by["attention_all_reduce"].startswith("comm.csv all_reduce 8 ")
+    assert by["kv_write"].startswith("small kernel, bytes at elementwise_bw_eff 0.50 ")
     assert all(by.values())
+
+
+def test_the_page_tells_the_value_of_a_constant_once(details: dict[str, PhaseDetail]) -> None:
+    page = " ".join(as_page(phase_page(details["verify"]), to_file=True).split())
+    assert re.search(r"attention\.csv [^.]* x verify_attention_factor x", page)
+    assert page.count("verify_attention_factor 1.30 (assumed)") == 1
+    assert page.index("constants: ") > page.index("between kernels")
 
 
 def test_a_scaled_table_says_whose_it_is() -> None:
     asked = Scenario.parse(gpu="gh200", model="qwen3-8b", tp=1, conc=1, num_prompts=2, runs=1)
     detail = phase_detail(asked, "verify")
     (origin,) = {op.origin for op in detail.ops if op.op == "qkv_proj"}
-    assert origin.endswith("scaled from h200")
+    assert ", scaled from h200" in origin
 
 
 def test_host_stages_are_the_setup_s(details: dict[str, PhaseDetail]) -> None:

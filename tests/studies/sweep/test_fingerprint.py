@@ -26,10 +26,10 @@ KINDS = [
 LOADED = """
 import sys
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.studies.sweep.workers import How, Task, Worker
+from dflash_sim.studies.sweep.workers import How, Worker
 for policy in ("fixed", "confidence"):
     asked = Scenario.parse(model="qwen3-8b", num_prompts=2, max_new_tokens=8, policy=policy)
-    assert Worker(How()).answer(Task(0, (), asked))["error"] is None
+    assert Worker(How()).answer((), asked)["error"] is None
 names = [name.split(".") for name in sys.modules if name.startswith("dflash_sim.")]
 print(*sorted({name[1] for name in names if len(name) > 2}))
 """

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.cli import run
-from dflash_sim.jobs.worker import Bug, Lost
+from dflash_sim.jobs.processes import Processes
+from dflash_sim.jobs.worker import Bug, Done, Lost, Word
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.simulator.scenario import Scenario
@@ -32,7 +33,7 @@ from dflash_sim.studies.sweep.lock import Lock
 from dflash_sim.studies.sweep.progress import SweepProgress, pace
 from dflash_sim.studies.sweep.rows import write_rows
 from dflash_sim.studies.sweep.run import Queue, answer_all, part
-from dflash_sim.studies.sweep.workers import How, Local, Task, Word
+from dflash_sim.studies.sweep.workers import How, Worker
 
 GALLERY = Path(__file__).parents[3] / "studies/gallery"
 FIXED = {"model": "qwen3-8b", "isl": 64, "osl": 64, "num_prompts": 8, "runs": 1}
@@ -551,38 +552,47 @@ class Fickle:
         self.losses, self.alive, self.bugs = iter(losses), size, bugs
         self.given: list[int] = []
 
-    def __enter__(self) -> "Fickle":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def reach(self, count: int) -> None:
         pass
 
-    def give(self, worker: int, task: Task) -> None:
-        self.given.append(task.number)
-        if task.number in self.bugs:
-            self.words.append((worker, Bug(f"Traceback: boom {task.number}")))
+    def close(self) -> None:
+        pass
+
+    def give(self, worker: int, _work: Any, _group: Any, asked: Scenario) -> None:
+        assert asked.conc is not None
+        number = asked.conc - 1
+        self.given.append(number)
+        if number in self.bugs:
+            self.words.append((worker, Bug(f"Traceback: boom {number}")))
         elif self.alive > 1 and next(self.losses, False):
             self.alive -= 1
             self.words.append((worker, Lost("gone")))
         else:
-            self.words.append((worker, {"point": task.number}))
+            self.words.append((worker, Done({"point": number})))
 
     def heard(self) -> tuple[int, Word]:
         return self.words.pop(0)
 
 
-class Deadly(Local):
-    """Processes that end whenever they are given a certain point."""
+class Deadly(Processes):
+    """Processes that end whenever they are given a certain concurrency."""
 
-    def __init__(self, how: How, jobs: int, *, point: int) -> None:
-        super().__init__(how, jobs)
-        self.point = point
+    deadly = 0
 
-    def give(self, worker: int, task: Task) -> None:
-        if task.number == self.point:
-            self.processes.workers[worker][0].kill()
+    def give(self, worker: int, work: Any, *arguments: Any) -> None:
+        if arguments[1].conc == self.deadly:
+            self.workers[worker][0].kill()
         else:
-            super().give(worker, task)
+            super().give(worker, work, *arguments)
+
+
+class Stillborn(Processes):
+    """Processes that are killed before they are ready."""
+
+    def reach(self, count: int) -> None:
+        super().reach(count)
+        for process, _ in self.workers.values():
+            process.kill()
 
 
 class TestCrews:
@@ -655,7 +665,8 @@ class TestCrews:
 
     def test_a_point_that_kills_its_worker_twice_is_set_aside(self) -> None:
         """The last worker is replaced, so that the other points are answered all the same."""
-        crew, rows = Deadly(How(baseline=False, interval=False), 2, point=7), list[int]()
+        crew, rows = Deadly(2, Worker, How(baseline=False, interval=False)), list[int]()
+        crew.deadly = 8
         with pytest.raises(DflashSimError) as told:
             answer_all(STUDY, STUDY.points(), crew, write=lambda number, _: rows.append(number))
         assert sorted(rows) == list(range(7))
@@ -664,11 +675,12 @@ class TestCrews:
         assert "killed by SIGKILL" in str(told.value)
 
     def test_a_killed_process_gives_its_point_back(self) -> None:
-        crew, rows = Local(How(baseline=False, interval=False), 2), dict[int, Any]()
+        how, rows = How(baseline=False, interval=False), dict[int, Any]()
+        crew = Processes(2, Worker, how)
 
         def write(number: int, row: Any) -> None:
             if not rows:
-                victim = crew.processes.workers[0][0]
+                victim = crew.workers[0][0]
                 assert victim.pid is not None
                 os.kill(victim.pid, signal.SIGKILL)
             rows[number] = row
@@ -676,19 +688,13 @@ class TestCrews:
         answer_all(STUDY, STUDY.points(), crew, write=write)
         assert sorted(rows) == list(range(8))
         assert all(row["output_throughput"] > 0 for row in rows.values())
-        assert list(crew.processes.workers) == [1]
+        assert list(crew.workers) == [1]
 
-    def test_nobody_is_left(self) -> None:
-        crew = Local(How(), 1)
-        with crew:
-            crew.processes.workers[0][0].kill()
-            while True:
-                worker, word = crew.heard()
-                if isinstance(word, Lost):
-                    break
-            assert (worker, word.why) == (0, "killed by SIGKILL, as when memory runs out")
-            with pytest.raises(DflashSimError, match="no worker is left"):
-                crew.heard()
+    def test_no_worker_is_left(self) -> None:
+        """All are gone before they were ready; the advice is that of a sweep."""
+        crew = Stillborn(2, Worker, How())
+        with pytest.raises(DflashSimError, match=r"no worker is left; .*SIGKILL.* --resume"):
+            answer_all(STUDY, STUDY.points(), crew, write=lambda *_: None)
 
 
 class TestProgress:

@@ -1,0 +1,107 @@
+"""A TOML sheet of quantities: every one with unit, evidence and source, read in SI by its name."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.find import read_sheet
+from dflash_sim.profiles.sheets import EVIDENCE, UNITS, LengthModel, Quantity
+
+
+def quantities(raw: Mapping[str, Any], path: Path) -> dict[str, Quantity]:
+    """Every quantity in a parsed sheet, by dotted name; one without unit or source is refused.
+
+    A table with ``value`` is one quantity. ``[price]`` is three that share a source.
+    """
+    found: dict[str, Quantity] = {}
+    for key, table in raw.items():
+        if not isinstance(table, Mapping):
+            continue
+        if "value" in table:
+            found[key] = _quantity(table, table["value"], f"{path}: [{key}]")
+        elif key == "price":
+            for end in ("low", "typical", "high"):
+                if end in table:
+                    found[f"price.{end}"] = _quantity(table, table[end], f"{path}: [price] {end}")
+        else:
+            found |= {f"{key}.{k}": q for k, q in quantities(table, path).items()}
+    return found
+
+
+def _quantity(table: Mapping[str, Any], value: object, where: str) -> Quantity:
+    for what, allowed in (("unit", UNITS), ("evidence", EVIDENCE)):
+        word = table.get(what)
+        if not isinstance(word, str) or word not in allowed:
+            msg = f"{where}: {what} is {word!r}; expected one of {', '.join(allowed)}"
+            raise UsageError(msg)
+    source = table.get("source")
+    if not isinstance(source, str) or not source.strip():
+        msg = f"{where}: no source; say where the number is from"
+        raise UsageError(msg)
+    return Quantity(
+        value=_finite(value, f"{where}: value"),
+        unit=table["unit"],
+        source=source,
+        evidence=table["evidence"],
+        rel_err=_finite(table.get("rel_err", 0.0), f"{where}: rel_err"),
+    )
+
+
+def _finite(value: object, where: str) -> float:
+    if isinstance(value, float) or type(value) is int:
+        with suppress(OverflowError):
+            if isfinite(value):
+                return float(value)
+    msg = f"{where} is {value!r}; expected a finite number"
+    raise UsageError(msg)
+
+
+class QuantitySheet:
+    """A TOML sheet whose quantities are read in SI by name.
+
+    Raises
+    ------
+    UsageError
+        A quantity is missing, not positive, or without unit, evidence or source.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.raw = read_sheet(path)
+        self.quantities = quantities(self.raw, path)
+
+    def __getitem__(self, key: str) -> float:
+        quantity = self.quantity(key)
+        if quantity.value <= 0:
+            msg = f"{self.path}: [{key}] is {quantity.value:g}; expected a positive number"
+            raise UsageError(msg)
+        return quantity.si
+
+    def get(self, key: str) -> float | None:
+        return self[key] if key in self.quantities else None
+
+    def quantity(self, key: str) -> Quantity:
+        if key not in self.quantities:
+            msg = f"{self.path}: no [{key}]"
+            raise UsageError(msg)
+        return self.quantities[key]
+
+    def lengths(self, key: str) -> LengthModel:
+        return LengthModel(self.quantity(f"{key}.mean"), self.quantity(f"{key}.sd"))
+
+    def words(self, key: str) -> tuple[str, ...]:
+        value = self.raw.get(key, [])
+        if not isinstance(value, list):
+            msg = f"{self.path}: {key} is {value!r}; expected a list"
+            raise UsageError(msg)
+        return tuple(map(str, value))
+
+    def text(self, key: str) -> str:
+        value = self.raw.get(key)
+        if not isinstance(value, str):
+            msg = f"{self.path}: {key} is {value!r}; expected a string"
+            raise UsageError(msg)
+        return value

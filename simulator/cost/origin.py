@@ -1,0 +1,91 @@
+"""What a price is made of, in words: the row of a table, and every factor that is applied to it."""
+
+import re
+from collections.abc import Iterator
+
+from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.times.op_tables import Timing
+from dflash_sim.simulator.cost.ops import (
+    Attention,
+    Call,
+    Collective,
+    Elementwise,
+    GdnRecurrent,
+    Moe,
+    Op,
+)
+from dflash_sim.simulator.cost.price import CostModel
+
+CONSTANT = re.compile(r"(\w+) \d+\.\d\d \(\w+\)")  # as _said writes one
+
+
+def origin(cost: CostModel, call: Call[Op]) -> str:
+    """Say where the price of a call is from: a row of a table, constants, or the roofline.
+
+    Constants of the engine that multiply it follow with value and evidence, such as
+    ``x verify_attention_factor 1.30 (assumed)``; those that are 1 change nothing and are left out.
+    """
+    own = cost.own_time(call.op)
+    if own is not None:
+        exposed = "" if cost.has_own(call.op) else call.exposed  # a timed pass has its overlap
+        return _joined([own.origin, *_times(cost.engine, exposed, "time_factor")])
+    source, *factors = _source(cost, call.op)
+    return _joined([source, *_times(cost.engine, *factors, call.exposed, "time_factor")])
+
+
+def _joined(parts: list[str]) -> str:
+    return " ".join(parts)
+
+
+def _times(engine: EngineSheet, *names: str) -> Iterator[str]:
+    """The factors among constants, with what they rest on."""
+    for name in filter(None, names):
+        if engine.constants[name].si != 1:
+            yield f"x {_said(engine, name)}"
+
+
+def _said(engine: EngineSheet, name: str) -> str:
+    constant = engine.constants[name]
+    return f"{name} {constant.si:.2f} ({constant.evidence})"
+
+
+def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
+    """Return where the time of an op is read, and the constants that multiply it."""
+    engine = cost.engine
+    if isinstance(op, Elementwise):
+        rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
+        return (f"{op.kind} kernel, bytes at {_said(engine, rate)}",)
+    timing = cost.table_time(op)
+    if timing is None:
+        return (_roofline(engine, op),)
+    where = _where(cost, op, timing)
+    if cost.lender is not None and cost.measured is None:
+        where += f", scaled from {cost.lender.name}"
+    return (where, *_factors(cost, op, timing))
+
+
+def _roofline(engine: EngineSheet, op: Op) -> str:
+    at = [_said(engine, "weight_stream_bw_eff")]
+    if not isinstance(op, Collective):
+        at.append(_said(engine, "matmul_flop_eff"))
+    return f"roofline at {' and '.join(at)}"
+
+
+def _where(cost: CostModel, op: Op, timing: Timing) -> str:
+    """Return the row of the table; of experts, what their number rests on."""
+    if isinstance(op, Moe):
+        at = " and ".join(_said(cost.engine, name) for name in ("expert_skew", "expert_overlap"))
+        return f"{timing.origin} at {cost.touched(op):.1f} experts, by {at}"
+    return timing.origin
+
+
+def _factors(cost: CostModel, op: Op, timing: Timing) -> Iterator[str]:
+    """Constants that multiply what a table says, in the order in which they are applied."""
+    if isinstance(op, Collective):
+        yield "collective_factor"
+        return
+    if isinstance(op, Attention) and op.rows > 1 and timing.seconds > cost.products_s(op):
+        yield "verify_attention_factor"
+    yield "table_factor"
+    if isinstance(op, GdnRecurrent) and op.rows > 1:
+        yield "gdn_verify_factor"
