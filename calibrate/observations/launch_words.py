@@ -7,7 +7,7 @@ that the text sets are filled in, everything else stays as it is written.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from dflash_sim.calibrate.observations.launch_manifest import Manifest, manifests
@@ -39,11 +39,14 @@ class Launch:
         Variables that it runs with.
     image
         Tag of the container it runs in, where one is named.
+    serves
+        True behind ``sglang serve``, where the first word may be the model.
     """
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     image: str | None = None
+    serves: bool = False
 
 
 def launches(text: str) -> list[Launch]:
@@ -74,7 +77,7 @@ def _in_manifest(text: str) -> Iterator[Launch]:
             words = [word for text in manifest.words for word in shell.expanded(text)]
             found = list(_of_words(words, shell, 1))
         for launch in found:
-            yield Launch(launch.arguments, launch.environment, launch.image or _tag(manifest))
+            yield replace(launch, image=launch.image or _tag(manifest))
 
 
 def _tag(manifest: Manifest) -> str | None:
@@ -95,14 +98,15 @@ def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch
         behind = words[before:]
         front = words[:before]
         image = next((m[1] for word in front if (m := _IMAGE.search(word))), None)
-        yield Launch(tuple(behind), {**shell.environment, **_assigned(front)}, image)
+        around = {**shell.environment, **_assigned(front)}
+        yield Launch(tuple(behind), around, image, serves=front[-1] == "serve")
         return
     for i, word in enumerate(words):
         if depth < _DEEPEST and re.search(r"\s", word.strip()) and _WITHIN.search(word):
             inner = Shell(shell.variables, {**shell.environment, **_assigned(words[:i])})
             image = next((m[1] for w in words[:i] if (m := _IMAGE.search(w))), None)
             for launch in _in_shell(word, inner, depth + 1):
-                yield Launch(launch.arguments, launch.environment, launch.image or image)
+                yield replace(launch, image=launch.image or image)
 
 
 def _assigned(words: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from dflash_sim.profiles.errors import UsageError
 
 _CONTINUED = re.compile(r"\\[ \t]*\r?\n")
-_NEXT_LINE = re.compile(r"\r?\n(?=(?:[ \t]*(?:#[^\n]*)?\r?\n)*[ \t]*-{1,2}[A-Za-z])")
+_GOES_ON = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*\r?\n[ \t]*-{1,2}[A-Za-z]")
 _REDIRECT = re.compile(r"&>>?|<<<|[<>]{1,2}(?:&[\d-]+)?")
 _BARE = re.compile(r"[^\s\\'\"`$&|;()<>]+|\$")
 _SET = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
@@ -131,7 +131,6 @@ def _tokens(text: str) -> Iterator[list[_Piece] | str]:
     """Words as lists of pieces, and operators as text; a redirection takes its file along."""
     word: list[_Piece] | None = None
     at, to_file = 0, False
-    text = _NEXT_LINE.sub(" ", text)
     while at < len(text):
         piece, operator, end = _next(text, at, begun=word is not None)
         if piece is not None:
@@ -175,6 +174,8 @@ def _next(text: str, at: int, *, begun: bool) -> tuple[_Piece | None, str | None
         return _Piece("bare", found[0]), None, found.end()
     if found := _REDIRECT.match(text, at):
         return None, found[0], found.end()
+    if char == "\n" and _GOES_ON.match(text, at):
+        return None, None, at + 1
     if char in "&|;\n()":
         double = text[at : at + 2] in ("&&", "||", ";;")
         return None, text[at : at + 1 + double], at + 1 + double
