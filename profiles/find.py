@@ -111,13 +111,19 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
     path = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
     if path is None:
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
-        _refuse_quantised(kind, name, profiles_dirs)
+        refuse_quantised(kind, name, profiles_dirs)
         raise unknown(singular, name, names(kind, profiles_dirs))
     return path
 
 
-def _refuse_quantised(kind: str, name: str, profiles_dirs: Dirs) -> None:
-    """Say what is wrong with a checkpoint that no sheet can stand for, and what can be asked."""
+def refuse_quantised(kind: str, name: str, profiles_dirs: Dirs = ()) -> None:
+    """Refuse a name that no sheet has if it says that its checkpoint is quantised.
+
+    Raises
+    ------
+    UsageError
+        Naming the format, and the model that can be asked for in its place.
+    """
     found = quantised_name(name) if kind != "gpus" else None
     if found is None:
         return

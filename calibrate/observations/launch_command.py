@@ -153,14 +153,13 @@ def scenario_from_launch(text: str, build: str | None = None) -> LaunchScenario:
 
 
 def _read(launch: Launch, build: str | None) -> LaunchScenario:
-    if build is None and launch.image and match_engine(launch.image):
-        build = launch.image
-    parsed = _Parsed(environment=dict(launch.environment), build=build)
+    tag = launch.image if launch.image and match_engine(launch.image) else None
+    parsed = _Parsed(environment=dict(launch.environment), build=build or tag)
     for one in written(launch.arguments, model_first=launch.serves):
         parsed.take(one)
     fields = parsed.scenario()
     left = [*parsed.left, *check_environment(launch.environment)]
-    return LaunchScenario(fields, tuple(dict.fromkeys(left)), build)
+    return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag)
 
 
 @dataclass

@@ -93,9 +93,9 @@ def ask(
     layers: list[Layer] = [("flag", fields), *files]
     ignored: tuple[str, ...] = ()
     if from_launch is not None:
-        build = flags.get("build") or flags.get("engine")
-        launch = scenario_from_launch(from_launch, str(build) if build else None)
-        layers.append(("--from-launch", launch.fields))
+        said = flags.get("build") or flags.get("engine")
+        launch = scenario_from_launch(from_launch, str(said) if said else None)
+        layers.append(("--from-launch", {"build": launch.build, **launch.fields}))
         ignored = launch.remarks
     if preset is not None:
         layers.append((f"preset {preset}", load_preset(preset).scenario))
