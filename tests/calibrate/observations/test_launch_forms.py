@@ -138,8 +138,8 @@ def test_what_is_not_simulated_is_refused_by_name(flags: str, says: str) -> None
 
 def test_what_may_change_speed_is_named_with_the_reason() -> None:
     launch = scenario_from_launch(
-        f"NCCL_ALGO=Ring HF_TOKEN=hf_secret {SERVE} --enable-mixed-chunk --sampling-backend flashinfer "
-        "--enable-torch-compile"
+        f"NCCL_ALGO=Ring HF_TOKEN=hf_secret {SERVE} --enable-mixed-chunk "
+        "--sampling-backend flashinfer --enable-torch-compile"
     )
     assert [name for name, _ in launch.not_modelled] == [
         "--enable-mixed-chunk", "--enable-torch-compile", "NCCL_ALGO",
