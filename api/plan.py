@@ -12,6 +12,7 @@ from dflash_sim.api.show import Paged, counted
 from dflash_sim.api.spoken import spoken
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.fleet.fleet import ROUTERS
+from dflash_sim.studies.plan.over_long import CHOICES as OVER_LONG
 from dflash_sim.studies.plan.page import PlanPage, roles, warnings
 from dflash_sim.studies.plan.question import numbers_of, tunable
 from dflash_sim.studies.plan.question import question as plan_question
@@ -79,6 +80,7 @@ def plan(
     *,
     trace: File | None = None,
     time_unit: str | None = None,
+    over_long: str = OVER_LONG[0],
     busiest: float | None = None,
     duration: float | None = None,
     ttft: float | None = None,
@@ -106,6 +108,9 @@ def plan(
         Requests of a file, ``FILE`` or ``FILE:FORMAT``, in place of ``rate``.
     time_unit
         Of the trace's times: ``s``, ``ms``, ``us`` or ``ns``.
+    over_long
+        What becomes of prompts longer than the model's context: ``refuse`` them with an error,
+        ``drop`` them as a server does, or ``truncate`` them.
     busiest
         Only the busiest seconds of the trace [s].
     duration
@@ -147,6 +152,7 @@ def plan(
         caps=None,
         trace=None if trace is None else str(trace),
         time_unit=time_unit,
+        over_long=over_long,
         router=router,
         **own.of_question(),
     )

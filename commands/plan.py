@@ -27,6 +27,7 @@ OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
 ROUTERS = ("round-robin", "least-loaded")
 _INTERRUPTED = 130
 TUNABLE = ("block",)
+OVER_LONG = ("refuse", "drop", "truncate")
 
 
 @takes_scenario
@@ -34,10 +35,15 @@ def plan(
     flags: Flags,
     *,
     trace: Annotated[
-        Str, option(DEMAND, "Requests of a file: mooncake, burstgpt, qwen, sglang, vidur or csv",
+        Str, option(DEMAND, "Requests: mooncake, azure, burstgpt, qwen, sglang, vidur or csv",
                     metavar="FILE[:FORMAT]")
     ] = None,
     time_unit: Annotated[Str, option(DEMAND, "Of the trace's times: s, ms, us or ns")] = None,
+    over_long: Annotated[
+        Str,
+        option(DEMAND, "Prompts longer than the model's context: refuse, drop or truncate [refuse]",
+               autocompletion=completer(lambda: OVER_LONG)),
+    ] = None,
     busiest: Annotated[Str, number(DEMAND, "Only the busiest seconds of the trace")] = None,
     duration: Annotated[Str, number(DEMAND, "Seconds of arrivals at --rate [600]")] = None,
     ttft: Annotated[Str, number(OBJECTIVE, "Limit on time to first token, ms")] = None,
@@ -82,7 +88,8 @@ def plan(
 
     if tune is not None:
         _tune(tune, flags, output, refused={
-            "trace": trace, "time_unit": time_unit, "busiest": busiest, "duration": duration,
+            "trace": trace, "time_unit": time_unit, "over_long": over_long,
+            "busiest": busiest, "duration": duration,
             "ttft": ttft, "tpot": tpot, "e2e": e2e, "percentile": percentile,
             "confidence": confidence, "router": router, "max_gpus": max_gpus, "jobs": jobs,
             "report": report, "format": form, "print_config": print_config or None,
@@ -103,9 +110,11 @@ def plan(
     asked = what_is_asked({**flags, "max_running_requests": None})
     about: dict[str, Any] = {"caps": several, "trace": trace, "time_unit": time_unit}
     about |= {"router": router or ROUTERS[0], **own.of_question()}
+    about |= {"over_long": over_long or OVER_LONG[0]}
     made = question(asked, **about)
     if print_config:
-        words = {"trace": trace, "time_unit": time_unit, "router": router}
+        words = {"trace": trace, "time_unit": time_unit, "over_long": over_long}
+        words |= {"router": router}
         named = [name for name, value in words.items() if value is not None]
         deliver(config(asked, given={*own.values, *named}, **about), output)
         return

@@ -193,5 +193,5 @@ def what_is_asked(flags: Flags) -> "dict[str, Given]":
     use_profiles(flags["profiles"])
     asked, ignored = ask(flags, preset=flags["preset"], from_launch=flags["from_launch"])
     if ignored:
-        warn(f"--from-launch: not modelled, ignored: {', '.join(ignored)}")
+        warn(f"--from-launch: not modelled: {'; '.join(ignored)}")
     return asked

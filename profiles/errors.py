@@ -10,8 +10,8 @@
 Every message names the thing, the value, what is allowed and what to type next.
 """
 
+import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class DflashSimError(Exception):
@@ -37,18 +37,63 @@ class MissingProfileError(DflashSimError):
 
 
 def unknown(kind: str, value: str, allowed: Iterable[str], hint: str = "") -> UsageError:
-    """A :class:`UsageError` for an unknown name, with the nearest known ones.
+    """A :class:`UsageError` for an unknown name, with those that it may be a slip of.
 
     Examples
     --------
-    >>> str(unknown("GPU", "b20", ["b200", "h100"]))
-    "unknown GPU 'b20'; did you mean b200? Have: b200, h100."
+    >>> str(unknown("GPU", "bb200", ["b200", "h100"]))
+    "unknown GPU 'bb200'; did you mean b200? Have: b200, h100."
+    >>> str(unknown("GPU", "h20", ["b200", "h200"]))
+    "unknown GPU 'h20'. Have: b200, h200."
     """
     names = sorted(allowed)
-    wanted = value.lower()
-    near = get_close_matches(wanted, [n.lower() for n in names], n=2, cutoff=0.6)
-    begun = [n for n in names if wanted and n.lower().startswith(wanted)]
-    close = begun[:2] or [n for n in names if n.lower() in near]
+    close = close_to(value, names)
     guess = f"; did you mean {' or '.join(close)}?" if close else "."
     msg = f"unknown {kind} '{value}'{guess} Have: {', '.join(names)}.{' ' + hint if hint else ''}"
     return UsageError(msg)
+
+
+def close_to(value: str, names: Iterable[str]) -> list[str]:
+    """At most two names that ``value`` begins, or is a slip of the pen away from.
+
+    Numbers in a name are never taken for a slip: an H20 is no H200, and Llama 4 no Llama.
+
+    Examples
+    --------
+    >>> close_to("qwen3-8", ["qwen3-8b", "qwen3-80b"]), close_to("llama-4", ["llama"])
+    (['qwen3-8b'], [])
+    """
+    wanted, known = value.lower(), list(names)
+    begun = [n for n in known if _begins(wanted, n.lower())]
+    if begun:
+        return sorted(begun, key=len)[:2]
+    most = min(2, len(wanted) // 4)
+    digits = re.findall(r"\d+", wanted)
+    slips = [
+        (steps, n)
+        for n in known
+        if re.findall(r"\d+", n) == digits and (steps := _slips(wanted, n.lower(), most)) <= most
+    ]
+    return [n for _, n in sorted(slips)[:2]]
+
+
+def _begins(wanted: str, name: str) -> bool:
+    """True if ``name`` goes on where ``wanted`` ends, and not in the middle of a number."""
+    rest = name.removeprefix(wanted)
+    return bool(wanted) and rest != name and not (wanted[-1].isdigit() and rest[:1].isdigit())
+
+
+def _slips(a: str, b: str, most: int) -> int:
+    """Letters to insert, drop, replace or swap with a neighbour; above ``most`` it may be any."""
+    if abs(len(a) - len(b)) > most:
+        return most + 1
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            steps = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                steps = min(steps, rows[-2][j - 2] + 1)
+            row.append(steps)
+        rows.append(row)
+    return rows[-1][-1]

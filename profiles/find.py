@@ -16,6 +16,7 @@ from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.one_look import seen
+from dflash_sim.profiles.precision import quantised_name
 
 ENV = "DFLASH_SIM_PROFILES"
 FOLDERS = {
@@ -110,8 +111,30 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
     path = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
     if path is None:
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
+        refuse_quantised(kind, name, profiles_dirs)
         raise unknown(singular, name, names(kind, profiles_dirs))
     return path
+
+
+def refuse_quantised(kind: str, name: str, profiles_dirs: Dirs = ()) -> None:
+    """Refuse a name that no sheet has if it says that its checkpoint is quantised.
+
+    Raises
+    ------
+    UsageError
+        Naming the format, and the model that can be asked for in its place.
+    """
+    found = quantised_name(name) if kind != "gpus" else None
+    if found is None:
+        return
+    form, bare = found
+    folder, suffix = FOLDERS[kind]
+    twin = find_sheet(folder, bare, suffix, profiles_dirs) or find_sheet(
+        folder, bare.rpartition("/")[2], suffix, profiles_dirs
+    )
+    ask = f"Ask for the same model in bf16: {twin.stem}." if twin else "Ask for a bf16 model."
+    msg = f"'{name}' is quantised to {form}, by its name; only bf16 is priced. {ask}"
+    raise UsageError(msg)
 
 
 def find_in_pair(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path | None:

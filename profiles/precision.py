@@ -1,5 +1,6 @@
 """Number formats: how many bytes a value takes, and which formats a server computes in."""
 
+import re
 from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import unknown
@@ -54,3 +55,28 @@ class Precision:
 BF16 = Precision()
 # What a scenario calls its precision. The only one so far whose kernels were all timed.
 PRECISIONS = {"bfloat16": BF16}
+
+# How people mark a quantised checkpoint in its name, such as Qwen3-8B-FP8 or model.Q4_K_M.gguf.
+_QUANTISED = re.compile(
+    r"(?:^|[-_.])(fp8|mxfp8|nvfp4|mxfp4|fp4|awq|gptq|gguf|int[48]|w\d+a\d+\w*|q\d_\w+|bnb|[48]bits?"
+    r"|quark|quantized)(?=$|[-_.])",
+    re.IGNORECASE,
+)
+
+
+def quantised_name(name: str) -> tuple[str, str] | None:
+    """The format that a checkpoint's name says it is quantised to, and the name without it.
+
+    Examples
+    --------
+    >>> quantised_name("Qwen/Qwen3-8B-FP8")
+    ('FP8', 'Qwen/Qwen3-8B')
+    >>> quantised_name("Qwen/Qwen3-8B") is None
+    True
+    """
+    last = name.rstrip("/").rpartition("/")[2]
+    found = _QUANTISED.search(last)
+    if found is None or found.start() == 0:
+        return None
+    bare = name.rstrip("/")
+    return found[1].upper(), bare[: len(bare) - len(last) + found.start()]

@@ -15,6 +15,8 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.state_pool import NO_RADIX, cache_strategy
 from dflash_sim.simulator.static_share import StaticShare, default_share
 
+CONTEXT = "the context"  # cautions about it begin so
+
 
 def verify_rows(s: Scenario, drafter: Drafter) -> int:
     """Rows of a request in a verify pass: given, or what the drafter was trained for."""
@@ -197,6 +199,29 @@ def limits_of(
         # SGLang sorts by cached prefix only where there is a cache.
         longest_prefix_first=s.schedule_policy == "lpm" and s.radix_cache,
     )
+
+
+def check_context(s: Scenario, model: ModelShape) -> None:
+    """Refuse prompts that a server refuses, as they leave no room for an answer."""
+    if s.isl is None or model.context is None or s.isl < model.context:
+        return
+    msg = (
+        f"a prompt of {s.isl:,} tokens does not fit {model.name}, which takes requests of "
+        f"{model.context:,} tokens, answer included; give a shorter --isl, or a config.json with "
+        "a larger max_position_embeddings."
+    )
+    raise InfeasibleError(msg)
+
+
+def context_cautions(s: Scenario, model: ModelShape) -> list[str]:
+    """Say that answers end early where prompt and answer are longer than the context."""
+    if s.isl is None or s.osl is None or model.context is None or s.isl + s.osl <= model.context:
+        return []
+    room = model.context - s.isl
+    return [
+        f"{CONTEXT} of {model.context:,} tokens is shorter than prompt and answer: a server ends "
+        f"answers to such prompts after {room:,} tokens, not {s.osl:,}"
+    ]
 
 
 def roomier(device: Device, needed_bytes: float) -> str:

@@ -27,7 +27,9 @@ from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.defaults import (
     backend_of,
+    check_context,
     chunk_of,
+    context_cautions,
     default_backend,
     largest_graph,
     launch_of,
@@ -250,6 +252,7 @@ def resolve(
         if calibration is not None and s.build is None and "build" in calibration.about:
             s = s.model_copy(update={"build": calibration.about["build"]})
     model = load_model(s.model)
+    check_context(s, model)
     backend = backend_of(s, device, engine)
     server = server_of(s, engine, device, backend, model, measured)
     if calibration is not None and not given:
@@ -303,8 +306,9 @@ def resolve(
         precision=precision,
         tables=tables,
         lender=load_device(tables.device) if tables and tables.device != device.name else None,
-        warnings=tuple(
-            cautions(
+        warnings=(
+            *context_cautions(s, model),
+            *cautions(
                 s,
                 memory,
                 device,
@@ -314,7 +318,7 @@ def resolve(
                 model=model,
                 tp=tp,
                 server=server,
-            )
+            ),
         ),
         calibration=calibration,
         policy=parse_policy(s.policy, block=block),

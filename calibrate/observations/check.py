@@ -1,6 +1,6 @@
 """The last look at a row: conditions that are missing, values that contradict each other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite, nan
 from typing import Any
@@ -9,6 +9,7 @@ from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.values import ACCEPTANCE, LATENCIES, STATISTICS, THROUGHPUTS
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.methods import PLAIN, method_of
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 
@@ -29,6 +30,9 @@ _INSTEAD = {
 _ROUNDING = 0.01  # accept lengths are printed with two or three decimals
 _SLACK = 1.05  # of sums and ratios printed with few digits
 _OTHER_UNIT = 10.0
+_TWO_SPEEDS = 1.25  # runs of one setting differ by a few percent
+_NO_CONDITION = ("id", "measured", "date", "failed", "version")
+_THOUSAND = 300.0  # a ratio above this, or below its inverse, is a unit
 
 
 def complete(row: Observation, names: Names, assume: Mapping[str, Any]) -> Observation:
@@ -75,6 +79,33 @@ def _with_assumptions(row: Observation, assume: Mapping[str, Any]) -> dict[str, 
         msg = "isl is missing beside osl; give the prompt length, or a dataset"
         raise UsageError(msg)
     return out
+
+
+def contradicted(rows: Sequence[Observation]) -> dict[str, str]:
+    """Rows that measured two speeds of one configuration, and why neither can be trusted."""
+    by_setting: dict[str, list[Observation]] = {}
+    for row in rows:
+        if "output_throughput" in row.metrics:
+            by_setting.setdefault(_setting(row), []).append(row)
+    found: dict[str, str] = {}
+    for same in by_setting.values():
+        ordered = sorted(same, key=lambda row: row.metrics["output_throughput"])
+        slow, fast = ordered[0], ordered[-1]
+        speeds = [row.metrics["output_throughput"] for row in (slow, fast)]
+        if speeds[1] > _TWO_SPEEDS * speeds[0]:
+            why = (
+                f"{speeds[0]:,.4g} tok/s in {slow.row} and {speeds[1]:,.4g} in {fast.row} under "
+                "the same conditions: say what differs, or leave one out"
+            )
+            found |= {row.row: why for row in same}
+    return found
+
+
+def _setting(row: Observation) -> str:
+    """All that is said about a row but what was measured."""
+    about = {name: value for name, value in row.about.items() if name not in _NO_CONDITION}
+    parts = (row.source, row.build, sorted(row.fields.items(), key=str), sorted(about.items()))
+    return repr(parts)
 
 
 def _require_sglang(row: Observation) -> None:
@@ -136,6 +167,7 @@ def contradictions(row: Observation, fields: Mapping[str, Any]) -> Iterator[str]
         yield f"num_gpus {gpus} and tp {tp}: one server of tp GPUs is simulated"
     yield from _acceptance(row.metrics, fields)
     yield from _rates(row.metrics, fields)
+    yield from _units(row.metrics, fields)
 
 
 def _acceptance(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[str]:
@@ -179,3 +211,24 @@ def _rates(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[
             f"mean_e2e_latency_ms {e2e:g} against ttft + tpot x (osl - 1) = {parts:g} ms: "
             "seconds and milliseconds mixed?"
         )
+
+
+def _units(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[str]:
+    """Latencies in another unit: so many clients cannot have made that throughput with them."""
+    conc, osl = fields.get("conc"), fields.get("osl")
+    speed = metrics.get("output_throughput", nan)
+    if not conc or not osl:
+        return
+    tokens = osl * (1 + fields.get("range_ratio", 1.0)) / 2
+    for name, per_answer in (("mean_e2e_latency_ms", 1.0), ("mean_tpot_ms", tokens)):
+        for known in (name, name.replace("mean", "median")):
+            value = metrics.get(known, nan)
+            busy = speed * value * MS * per_answer / tokens
+            ratio = busy / min(conc, fields.get("num_prompts") or conc)
+            if isfinite(ratio) and not 1 / _THOUSAND < ratio < _THOUSAND:
+                unit = "seconds" if ratio < 1 else "microseconds"
+                yield (
+                    f"{known} {value:g} with {conc} requests in flight and {speed:g} tok/s: "
+                    f"{unit}, not milliseconds?"
+                )
+                return

@@ -5,24 +5,27 @@ data set or concurrency, so those stay as they are.
 """
 
 import re
-import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from dflash_sim.calibrate.observations.launch_environment import (
+    check_environment,
+    simulated_acceptance,
+    worker_of,
+)
+from dflash_sim.calibrate.observations.launch_flags import Written, written
+from dflash_sim.calibrate.observations.launch_words import Launch, launches
+from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.load import find_sheet, load_model
+from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import PLAIN, algorithms, for_any_target
 from dflash_sim.simulator.scenario import ONLY_SPECULATION
-
-EXAMPLE = (
-    "python -m sglang.launch_server --model-path Qwen/Qwen3.5-397B-A17B --tp-size 8 "
-    "--speculative-algorithm DFLASH"
-)
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,25 @@ class LaunchScenario:
     ----------
     fields
         Scenario fields it sets.
-    unknown
-        Flags that nothing here models.
+    not_modelled
+        Flags and variables that may change speed and are not simulated, with the reason of each.
+    build
+        Version of the engine, where a container is named by it.
     """
 
     fields: dict[str, Any]
-    unknown: tuple[str, ...]
+    not_modelled: tuple[tuple[str, str], ...] = ()
+    build: str | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is not modelled, each reason once, with the flags it is the reason for."""
+        by_reason: dict[str, list[str]] = {}
+        for name, why in self.not_modelled:
+            by_reason.setdefault(why, []).append(name)
+        return tuple(
+            f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in by_reason.items()
+        )
 
 
 def _integer(text: str) -> int | None:
@@ -57,177 +73,163 @@ def _ratio(text: str) -> float | None:
     return None
 
 
+def _count(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"\d{1,9}", text) else None
+
+
 _WHAT: Mapping[Callable[[str], Any], str] = {
     _integer: "a whole number above 0",
+    _count: "a whole number",
     _fraction: "a number between 0 and 1",
     _ratio: "a number above 0",
 }
 _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--model-path": ("model", str),
-    "--model": ("model", str),
     "--tp-size": ("tp", _integer),
-    "--tp": ("tp", _integer),
-    "--tensor-parallel-size": ("tp", _integer),
     "--speculative-algorithm": ("algorithm", str),
     "--speculative-draft-model-path": ("draft_model", str),
-    "--speculative-draft-model": ("draft_model", str),
     "--speculative-num-steps": ("steps", _integer),
     "--speculative-num-draft-tokens": ("draft_tokens", _integer),
     "--speculative-dflash-block-size": ("block", _integer),
     "--speculative-draft-window-size": ("window", _integer),
     "--attention-backend": ("attention_backend", str),
+    "--decode-attention-backend": ("decode_backend", str),
     "--max-running-requests": ("max_running_requests", _integer),
     "--mem-fraction-static": ("mem_fraction_static", _fraction),
     "--chunked-prefill-size": ("chunked_prefill_size", _integer),
-    "--cuda-graph-max-bs": ("cuda_graph_max_bs", _integer),
     "--cuda-graph-max-bs-decode": ("cuda_graph_max_bs", _integer),
+    "--cuda-graph-bs-decode": ("cuda_graph_max_bs", _integer),
     "--page-size": ("page_size", _integer),
     "--mamba-ssm-dtype": ("mamba_ssm_dtype", str),
     "--mamba-radix-cache-strategy": ("mamba_radix_cache_strategy", str),
-    "--mamba-scheduler-strategy": ("mamba_radix_cache_strategy", str),
     "--mamba-full-memory-ratio": ("mamba_full_memory_ratio", _ratio),
     "--max-mamba-cache-size": ("max_mamba_cache_size", _integer),
     "--linear-attn-decode-backend": ("linear_attn_decode_backend", str),
-}
-# Only one value of these is simulated; another would change the answer silently.
-_ONLY: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("--dp-size", "--dp", "--data-parallel-size"), ("1",)),
-    **dict.fromkeys(("--pp-size", "--pp", "--pipeline-parallel-size"), ("1",)),
-    **dict.fromkeys(("--ep-size", "--ep", "--expert-parallel-size"), ("1",)),
-    "--nnodes": ("1",),
-    "--speculative-eagle-topk": ("1",),
-    "--dtype": ("auto", "bfloat16", "half", "float16"),
-    "--kv-cache-dtype": ("auto", "bfloat16", "bf16"),
-    "--quantization": ("unquant", "mxfp4"),
+    "--min-free-slots-delay": ("min_free_slots_delay", _count),
+    "--max-prefill-tokens": ("max_prefill_tokens", _integer),
+    "--cuda-graph-backend-prefill": ("cuda_graph_backend_prefill", str),
+    "--schedule-policy": ("schedule_policy", str),
+    "--schedule-conservativeness": ("schedule_conservativeness", _ratio),
+    "--scheduler-recv-interval": ("scheduler_recv_interval", _integer),
+    "--stream-interval": ("stream_interval", _integer),
 }
 _SWITCHES: Mapping[str, tuple[str, Any]] = {
     "--disable-overlap-schedule": ("engine_mode", "v2-sync"),
     "--disable-radix-cache": ("radix_cache", False),
     "--disable-cuda-graph": ("cuda_graph_max_bs", 0),
+    "--disable-decode-cuda-graph": ("cuda_graph_max_bs", 0),
+    "--disable-prefill-cuda-graph": ("cuda_graph_backend_prefill", "disabled"),
+    "--enforce-piecewise-cuda-graph": ("cuda_graph_backend_prefill", "tc_piecewise"),
+    "--enable-breakable-cuda-graph": ("cuda_graph_backend_prefill", "breakable"),
 }
-# About serving rather than speed: nothing to model, nothing to warn about.
-_SERVING = frozenset({
-    "--host", "--port", "--api-key", "--served-model-name", "--trust-remote-code", "--log-level",
-    "--log-requests", "--tokenizer-path", "--tokenizer-mode", "--chat-template", "--random-seed",
-    "--reasoning-parser", "--tool-call-parser", "--enable-metrics", "--watchdog-timeout",
-    "--download-dir", "--load-format", "--revision", "--node-rank", "--dist-init-addr",
-    "--base-gpu-id", "--device", "--skip-server-warmup", "--speculative-draft-model-revision",
-})  # fmt: skip
-_SHELL = frozenset({"&", "&&", ";", "|", ">", ">>", "2>&1", "2>", "&>"})
+MODELLED = frozenset([*_FIELDS, *_SWITCHES])
+_OFF = {"--cuda-graph-backend-decode": "disabled"}
+_MXFP4 = ("--quantization", "mxfp4")
+_IDLE = "it acts with another --speculative-algorithm"
+_OTHER_DRAFTERS = re.compile(r"(?i)domino|dspark|dflash-?2")
 
 
-def scenario_from_launch(text: str) -> LaunchScenario:
-    """The scenario fields of a launch command.
+def scenario_from_launch(text: str, build: str | None = None) -> LaunchScenario:
+    """The scenario fields of a launch.
 
     Parameters
     ----------
     text
-        As typed in a shell: environment assignments, continued lines and ``--flag=value`` are fine.
+        As typed in a shell, in a script, or in a compose or Kubernetes file.
+    build
+        Release of the engine, if it is known; else the tag of the container says it.
 
     Raises
     ------
     UsageError
-        It is not a launch command, a value is malformed, or it asks for what is not simulated.
+        It is no launch, a flag is unknown or ambiguous, a value is malformed, it asks for what is
+        not simulated, or it holds launches that differ.
     """
-    try:
-        words = shlex.split(re.sub(r"\\\s*\n", " ", text))
-    except ValueError as error:
-        msg = f"--from-launch: {str(error).lower()} in the command; close it."
-        raise UsageError(msg) from None
-    environment, arguments = _split(words)
-    parsed = _Parsed()
-    for flag, value in _pairs(arguments):
-        parsed.take(flag, value)
-    parsed.simulated_acceptance(environment)
-    return LaunchScenario(parsed.scenario(), tuple(dict.fromkeys(parsed.unknown)))
+    read = [_read(launch, build) for launch in launches(text)]
+    others = [one for one in read if one.fields != read[0].fields]
+    if others:
+        msg = f"--from-launch: the text holds {len(read)} launches that differ; give one of them."
+        raise UsageError(msg)
+    return read[0]
 
 
-def _split(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Environment assignments before the launcher, and the arguments behind it."""
-    for i, word in enumerate(words):
-        module = word == "-m" and words[i + 1 : i + 2] == ["sglang.launch_server"]
-        served = Path(word).name == "sglang" and words[i + 1 : i + 2] == ["serve"]
-        if module or served:
-            assigned = (w.partition("=") for w in words[:i] if re.match(r"[A-Z_][A-Z0-9_]*=", w))
-            return {name: value for name, _, value in assigned}, words[i + 2 :]
-    shown = " ".join(words[:4]) or "nothing"
-    msg = f"--from-launch '{shown}' is not an SGLang launch command; such as: {EXAMPLE}."
-    raise UsageError(msg)
-
-
-def _pairs(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
-    """Flags with their values; one that is known to be a switch takes none."""
-    rest = iter(arguments)
-    held: list[str] = []
-    while True:
-        word = held.pop() if held else next(rest, None)
-        if word is None or word in _SHELL:
-            return
-        if not word.startswith("-"):
-            msg = f"--from-launch: '{word}' belongs to no flag; a flag starts with --."
-            raise UsageError(msg)
-        flag, given, value = word.partition("=")
-        flag = flag.replace("_", "-")
-        if given:
-            yield flag, value
-            continue
-        ahead = None if flag in _SWITCHES else next(rest, None)
-        if ahead is not None and (ahead.startswith("--") or ahead in _SHELL):
-            held.append(ahead)
-            ahead = None
-        yield flag, ahead
+def _read(launch: Launch, build: str | None) -> LaunchScenario:
+    tag = launch.image if launch.image and match_engine(launch.image) else None
+    parsed = _Parsed(environment=dict(launch.environment), build=build or tag)
+    for one in written(launch.arguments, model_first=launch.serves):
+        parsed.take(one)
+    fields = parsed.scenario()
+    left = [*parsed.left, *check_environment(launch.environment)]
+    return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag)
 
 
 @dataclass
 class _Parsed:
     """Flags seen so far, by scenario field; as with argparse, the last one wins."""
 
+    environment: Mapping[str, str] = field(default_factory=dict)
+    build: str | None = None
     found: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    mxfp4: bool = False
 
-    def take(self, flag: str, value: str | None) -> None:
-        if flag in _SWITCHES:
-            name, setting = _SWITCHES[flag]
-            self.found[name] = setting
-        elif flag in _FIELDS:
-            name, read = _FIELDS[flag]
-            if not value:
-                msg = f"--from-launch: {flag} has no value; write one behind it, or drop it."
-                raise UsageError(msg)
-            self.found[name] = read(value)
-            if self.found[name] is None:
-                msg = f"--from-launch: {flag} {value} is not {_WHAT[read]}; change it or drop it."
-                raise UsageError(msg)
-            self.flags[name] = flag
-        elif flag in _ONLY:
-            if value not in _ONLY[flag]:
+    def take(self, one: Written) -> None:
+        name = one.flag.name
+        if name in _SWITCHES:
+            key, setting = _SWITCHES[name]
+            self.found[key] = setting
+        elif name in _FIELDS:
+            self._field(one)
+        elif one.flag.kind == "refused":
+            self._refused(one)
+        elif one.flag.kind == "unmodelled" and not _harmless(one):
+            self.left.append((one.typed, one.flag.why))
+
+    def _field(self, one: Written) -> None:
+        key, read = _FIELDS[one.flag.name]
+        for value in one.values:
+            if "$" in value:
                 msg = (
-                    f"--from-launch: {flag} {value or '(no value)'} is not simulated; "
-                    f"allowed: {', '.join(_ONLY[flag])}. Change it or leave it out."
+                    f"--from-launch: {one.typed} {value}: the text does not set the variable; "
+                    "write its value in its place."
                 )
                 raise UsageError(msg)
-        elif flag not in _SERVING:
-            self.unknown.append(flag)
+        amounts = [read(value) for value in one.values]
+        if None in amounts:
+            msg = f"--from-launch: {one.text} is not {_WHAT[read]}; change it or drop it."
+            raise UsageError(msg)
+        self.found[key] = max(amounts) if read is _integer else amounts[-1]
+        self.flags[key] = one.typed
 
-    def simulated_acceptance(self, environment: Mapping[str, str]) -> None:
-        """``SGLANG_SIMULATE_ACC_LEN`` forces the accept length of a real server, and ours."""
-        length = environment.get("SGLANG_SIMULATE_ACC_LEN", "-1")
-        if not length.startswith("-"):
-            how = environment.get("SGLANG_SIMULATE_ACC_METHOD", "match-expected")
-            self.found["acceptance"] = f"sglang-simulated:{length},{how}"
+    def _refused(self, one: Written) -> None:
+        values = {value.lower() for value in one.values}
+        if values and values <= one.flag.harmless:
+            if values == {_OFF.get(one.flag.name)}:
+                self.found["cuda_graph_max_bs"] = 0
+            return
+        if (one.flag.name, *values) == _MXFP4:
+            self.mxfp4 = True
+            return
+        allowed = f"; allowed: {', '.join(sorted(one.flag.harmless))}" if values else ""
+        allowed = allowed if one.flag.harmless else ""
+        msg = f"--from-launch: {one.text[:120]} is not simulated{allowed}. {one.flag.why}"
+        raise UsageError(msg)
 
     def scenario(self) -> dict[str, Any]:
         """Fields under the scenario's names; without an algorithm it is plain decoding."""
         out = dict(self.found)
+        if (backend := out.pop("decode_backend", None)) is not None:
+            out["attention_backend"] = backend
         if "model" in out:
             out["model"] = _shipped("models", out["model"], ".json")
+            self._check_format(out["model"])
         method = self._method(out.pop("algorithm", None), out.get("model"))
         out["method"] = method.name
         width = out.pop("draft_tokens", None)
         if not method.speculative:
             drafting = {*ONLY_SPECULATION, "draft_tokens"}
-            self.unknown += [self.flags[name] for name in self.flags if name in drafting]
+            self.left += [(self.flags[n], _IDLE) for n in self.flags if n in drafting]
             return {name: value for name, value in out.items() if name not in drafting}
         if method.sequential:
             self._drop(out, "block")
@@ -237,7 +239,10 @@ class _Parsed:
         # DFLASH sets the steps to 1; MTP reads its layer from the target.
         self._drop(out, *(n for n in ("steps", "window", "draft_model") if n not in method.takes))
         if "draft_model" in out:
-            out["draft_model"] = _shipped("drafters", out["draft_model"], ".json")
+            self._drafter(out)
+        self._worker(out, chain=method.sequential)
+        if (acceptance := simulated_acceptance(self.environment)) is not None:
+            out["acceptance"] = acceptance
         return {name: value for name, value in out.items() if value is not None}
 
     def _method(self, algorithm: str | None, model: str | None) -> Method:
@@ -246,8 +251,8 @@ class _Parsed:
         known = algorithms()
         method = known.get(algorithm.upper())
         if method is None:
-            kind = "--speculative-algorithm"
-            raise unknown(kind, algorithm, known)
+            kind, hint = "--speculative-algorithm", "Leave it out to ask for plain decoding."
+            raise unknown(kind, algorithm, known, hint)
         if method.network == "mtp-layer" and model is not None and not _has_mtp(model):
             others = ", ".join(sorted(m.algorithm for m in for_any_target() if m.algorithm))
             msg = (
@@ -257,10 +262,38 @@ class _Parsed:
             raise UsageError(msg)
         return method
 
+    def _check_format(self, model: str) -> None:
+        """Refuse a target in a format that is not priced, by its name or by a flag."""
+        if self.mxfp4 and "gpt-oss" not in model.lower():
+            msg = (
+                f"--from-launch: --quantization mxfp4 of {model} is not simulated; only bf16 is "
+                "priced, and MXFP4 experts of gpt-oss. Leave it out to ask for bf16."
+            )
+            raise UsageError(msg)
+
+    def _drafter(self, out: dict[str, Any]) -> None:
+        """The drafter by its sheet; one without stands back for the one known for the target."""
+        named = out["draft_model"]
+        out["draft_model"] = found = _shipped("drafters", named, ".json")
+        if found != named or Path(named).expanduser().exists():
+            return
+        if find_sheet("drafters", named, ".json") is None and not _OTHER_DRAFTERS.search(named):
+            del out["draft_model"]
+            why = "it has no sheet: the drafter known for the target stands in"
+            self.left.append((f"{self.flags['draft_model']} {named}", why))
+
+    def _worker(self, out: dict[str, Any], *, chain: bool) -> None:
+        worker = worker_of(self.environment, self.build, chain=chain)
+        if worker.mode is not None and "engine_mode" not in out:
+            out["engine_mode"] = worker.mode
+        if worker.note is not None:
+            name, _, why = worker.note.partition(": ")
+            self.left.append((name, why) if why else ("SGLANG_ENABLE_SPEC_V2=0", worker.note))
+
     def _drop(self, out: dict[str, Any], *names: str) -> None:
         for name in names:
             if out.pop(name, None) is not None:
-                self.unknown.append(self.flags[name])
+                self.left.append((self.flags[name], _IDLE))
 
     def _same(self, name: str, given: int | None, implied: int | None) -> int | None:
         """A width given directly and as a number of draft tokens must be the same."""
@@ -274,6 +307,11 @@ class _Parsed:
         return given or implied
 
 
+def _harmless(one: Written) -> bool:
+    """Return True if every value that is written is one that changes nothing."""
+    return bool(one.values) and {value.lower() for value in one.values} <= one.flag.harmless
+
+
 def _has_mtp(model: str) -> bool:
     try:
         return load_model(model).mtp_layer is not None
@@ -284,6 +322,6 @@ def _has_mtp(model: str) -> bool:
 def _shipped(folder: str, path: str, suffix: str) -> str:
     """A checkpoint folder of the server, not on this disk, is known by its last part."""
     local = Path(path).expanduser()
-    if path[:1] in "/.~" and not local.exists() and find_sheet(folder, local.name, suffix):
-        return local.name
-    return path
+    elsewhere = path[:1] in "/.~" and not local.exists()
+    known = elsewhere and (find_sheet(folder, local.name, suffix) or quantised_name(local.name))
+    return local.name if known else path

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
-from dflash_sim.profiles.find import FOLDERS, aliases, roots
+from dflash_sim.profiles.find import FOLDERS, aliases, refuse_quantised, roots
 from dflash_sim.profiles.load import (
     load_dataset,
     load_device,
@@ -106,6 +106,7 @@ class Names:
             if "/" in text and Path(text, "config.json").is_file():
                 return text
         kind, what = "models", "model"
+        refuse_quantised(kind, text)
         raise self._unknown(kind, what, text, "Write models/<name>.json for another.")
 
     def drafter(self, text: str) -> str | None:

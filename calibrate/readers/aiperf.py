@@ -204,16 +204,45 @@ def _most_at_once(sent: np.ndarray, done: np.ndarray) -> int:
     return int((np.arange(1, len(sent) + 1) - ended).max())
 
 
+_COUNTS = ("request_count", "requests", "num_requests")
+
+
 def _load(config: Any) -> dict[str, Any]:
-    conc, rate, count = (
-        anywhere(config, key) for key in ("concurrency", "request_rate", "request_count")
-    )
+    """The load of the phase that was measured; a phase that warms up is not."""
+    phase = _measured_phase(config)
+    conc, rate = (_amount(phase, key) for key in ("concurrency", "request_rate"))
+    rate = rate or _amount(phase, "rate")
+    count = next((found for key in _COUNTS if (found := _amount(phase, key))), None)
     found = {"conc": conc, "rate": None if conc else rate, "num_prompts": count}
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _measured_phase(config: Any) -> Any:
+    phases = anywhere(config, "phases")
+    if isinstance(phases, Mapping):
+        phases = [{"name": name, **phase} for name, phase in phases.items() if _is_object(phase)]
+    if not isinstance(phases, list) or not phases:
+        return config
+    measured = [p for p in phases if _is_object(p) and not _warms_up(p)]
+    if len(measured) != 1:
+        msg = f"input_config has {len(measured)} phases that are measured; one is read"
+        raise UsageError(msg)
+    return measured[0]
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _warms_up(phase: Raw) -> bool:
+    named = str(phase.get("name", "")).lower().startswith("warm")
+    return bool(phase.get("exclude_from_results")) or named
+
+
+def _amount(config: Any, key: str) -> float | None:
+    value = anywhere(config, key)
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return value if fine else None
 
 
 def _model(config: Any, names: Names) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import Raw, short
+from dflash_sim.calibrate.readers.console_text import console_records, is_console, read_console
 from dflash_sim.calibrate.readers.csv_table import is_table, read_rows, read_table_row
 from dflash_sim.calibrate.readers.guidellm import read_guidellm
 from dflash_sim.calibrate.readers.sglang_metrics import (
@@ -74,6 +75,9 @@ class Reading:
             scrapes, damaged = snapshots(text, name)
             self._scrapes += scrapes
             self.refused += damaged
+        elif is_console(text):
+            for where, raw in console_records(text, name):
+                self._take(where, read_console, raw, where, self.names)
         elif is_table(text):
             self._table(text, name)
         elif re.search(r"^\s*[\[{]", text, re.MULTILINE):
@@ -98,8 +102,9 @@ class Reading:
             if row.about.get("tool") == "aiperf" and row.row not in self._folders
         }
         for row in list(self.found):
-            summary = summed.get(self._folders.get(row.row, Path()))
-            if summary is not None and row.about.get("tool") == "aiperf":
+            if row.row not in self._folders or row.about.get("tool") != "aiperf":
+                continue
+            if (summary := summed.get(self._folders[row.row])) is not None:
                 self.found.remove(row)
                 self.refused.append((row.row, f"the same run as {summary}: counted once"))
 

@@ -5,15 +5,16 @@ The tool is told by the keys of each record, so a file's name does not matter.
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from dflash_sim.calibrate.observations.check import complete
+from dflash_sim.calibrate.observations.check import complete, contradicted
 from dflash_sim.calibrate.observations.names import Names
-from dflash_sim.calibrate.observations.observation import Observation, ReadReport
+from dflash_sim.calibrate.observations.observation import ALIASES, Observation, ReadReport
 from dflash_sim.calibrate.readers.files import Reading, TableText
 from dflash_sim.calibrate.readers.tools import KNOWN, TOOLS
-from dflash_sim.profiles.errors import DflashSimError, unknown
+from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.simulator.scenario import Scenario
 
 __all__ = ["KNOWN", "TOOLS", "Source", "read_observations"]
@@ -49,11 +50,17 @@ def read_observations(
             reading.file(source, source.name if twins[source.name] == 1 else str(source))
     reading.pair_scrapes()
     reading.drop_told_twice()
-    return _report(reading, standing)
+    return _report(reading, standing, build=standing.pop("build", None))
 
 
 def _assumptions(assume: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    out = dict(assume)
+    out: dict[str, Any] = {}
+    for given, value in assume.items():
+        name = ALIASES.get(given, given)
+        if name in out:
+            msg = f"assumption {given}: {name} is assumed already; give one of them."
+            raise UsageError(msg)
+        out[name] = value
     for name in out:
         if name not in Scenario.model_fields:
             what = "assumption"
@@ -65,13 +72,13 @@ def _assumptions(assume: Mapping[str, Any], names: Names) -> dict[str, Any]:
     return {name: value for name, value in out.items() if value is not None}
 
 
-def _report(reading: Reading, standing: Mapping[str, Any]) -> ReadReport:
+def _report(reading: Reading, standing: Mapping[str, Any], build: str | None) -> ReadReport:
     """Complete every row, refuse repeated ones, and gather what is worth saying."""
     refused, kept = list(reading.refused), []
     seen: dict[str, str] = {}
     for row in reading.found:
         try:
-            done = complete(row, reading.names, standing)
+            done = complete(_of_build(row, build), reading.names, standing)
         except DflashSimError as error:
             refused.append((row.row, str(error)))
             continue
@@ -81,12 +88,22 @@ def _report(reading: Reading, standing: Mapping[str, Any]) -> ReadReport:
             continue
         seen[content] = done.row
         kept.append(done)
+    at_odds = contradicted(kept)
+    kept = [row for row in kept if row.row not in at_odds]
+    refused += at_odds.items()
     return ReadReport(
         observations=tuple(kept),
         read=len(reading.found) + len(reading.refused),
         refused=tuple(refused),
         notes=(*reading.notes, *_notes(kept)),
     )
+
+
+def _of_build(row: Observation, build: str | None) -> Observation:
+    """The row with the build that is assumed, where it names none."""
+    if build is None or row.build is not None:
+        return row
+    return replace(row, build=build, assumed=(*row.assumed, "build"))
 
 
 def _content(row: Observation) -> str:

@@ -23,6 +23,11 @@ class TraceFormat:
         An answer of no tokens is a failed request, left out.
     strict
         Fields that are not known are refused.
+    dates
+        Times are dates, such as ``2023-11-16 18:17:03.97``.
+    delay
+        Name of a field that stands in for the time of a session's later requests: from the one
+        before to this one.
     """
 
     name: str
@@ -35,6 +40,8 @@ class TraceFormat:
     table: bool = False
     failed: bool = False
     strict: bool = False
+    dates: bool = False
+    delay: str = ""
 
 
 def _fields(text: str) -> frozenset[str]:
@@ -59,6 +66,17 @@ FORMATS = {
             *_JSON_LENGTHS,
             unit="ms",
             may=_fields("hash_ids session_id priority delay"),
+            delay="delay",
+        ),
+        TraceFormat(
+            "azure",
+            _fields("TIMESTAMP ContextTokens GeneratedTokens"),
+            "TIMESTAMP",
+            "ContextTokens",
+            "GeneratedTokens",
+            table=True,
+            failed=True,
+            dates=True,
         ),
         TraceFormat(
             "burstgpt",

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.values import short
 from dflash_sim.calibrate.readers.request_trace_formats import FORMATS, TraceFormat
+from dflash_sim.calibrate.readers.trace_sessions import with_follow_ups
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError, unknown
 
@@ -104,6 +106,8 @@ def read_trace(path: Path, *, form: str | None = None, time_unit: str | None = N
     kind = _format(rows, form, name, table=not is_json)
     notes: list[str] = []
     rows = _without_failures(rows, kind, notes)
+    if kind.delay:
+        rows = with_follow_ups(rows, kind, notes)
     isl = np.array([_length(row, kind.isl, where) for where, row in rows], dtype=np.int64)
     osl = np.array([_length(row, kind.osl, where) for where, row in rows], dtype=np.int64)
     if any("hash_ids" in row for _, row in rows):
@@ -242,9 +246,25 @@ def _number(value: Any, field: str, where: str) -> float:
     return number
 
 
+def _date(value: Any, field: str, where: str) -> float:
+    """Seconds since 1970 of a date, whose zone is UTC where it names none."""
+    text = str(value or "").strip()
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:?\d\d)?", text)
+    if found is None:
+        return _number(value, field, where)
+    zone = "+00:00" if found[4] in (None, "Z") else found[4]
+    try:
+        whole = datetime.fromisoformat(f"{found[1]}T{found[2]}{zone}").timestamp()
+    except ValueError:
+        msg = f"trace {where}: {field} is {short(text)}, which is no date."
+        raise UsageError(msg) from None
+    return whole + float(found[3] or 0)
+
+
 def _times(rows: Rows, field: str, kind: TraceFormat, time_unit: str | None, name: str) -> Floats:
     """Seconds from the first request."""
-    raw = np.array([_number(row.get(field), field, where) for where, row in rows])
+    number = _date if kind.dates else _number
+    raw = np.array([number(row.get(field), field, where) for where, row in rows])
     back = np.flatnonzero(np.diff(raw) < 0)
     if len(back):
         where, i = rows[back[0] + 1][0], back[0]

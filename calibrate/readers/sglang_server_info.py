@@ -61,14 +61,14 @@ def read_server_info(info: Raw, names: Names) -> Server:
         if command is None:
             return Server({}, build)
         try:
-            parsed = scenario_from_launch(command)
+            parsed = scenario_from_launch(command, build)
         except UsageError as error:
             msg = str(error).replace("--from-launch: ", "").replace("--from-launch", "launch")
             raise UsageError(msg) from None
         fields = dict(parsed.fields)
         if "model" in fields:
             fields["model"] = names.model(fields["model"])
-    notes = tuple(f"server_info: {flag} is not modelled" for flag in parsed.unknown)
+    notes = tuple(f"server_info: not modelled: {remark}" for remark in parsed.remarks)
     # False is stated as clearly as True. Spec V1 ran with the overlap off, which reads v2-sync.
     if info.get("disable_overlap_schedule") is False:
         fields["engine_mode"] = "v2"

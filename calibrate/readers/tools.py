@@ -85,7 +85,12 @@ TOOLS = (
         combine=read_requests,
     ),
 )
-KNOWN = (*(tool.name for tool in TOOLS), "sglang /metrics (two scrapes)", "CSV table")
+KNOWN = (
+    *(tool.name for tool in TOOLS),
+    "sglang /metrics (two scrapes)",
+    "CSV table",
+    "printed result",
+)
 
 
 def tool_of(raw: Any) -> Tool | None:

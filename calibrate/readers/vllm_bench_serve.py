@@ -24,13 +24,18 @@ from dflash_sim.calibrate.readers.sglang_bench_serving import AT_MEANS, load, me
 from dflash_sim.profiles.errors import UsageError
 
 _LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e_latency": "e2el"}
+# InferenceX keeps the raw result of its benchmark with latencies in seconds.
+_IN_SECONDS = tuple(
+    f"{s}_{name}" for s in ("mean", "median", "p99") for name in _LATENCIES.values()
+)
 _OWN = {"num_prompts", "request_rate", "burstiness", "max_concurrency"}
 _PERCENT = 0.01
 
 
 def is_vllm(raw: Raw) -> bool:
     """Keys that tell it from other tools."""
-    return "model_id" in raw and ("endpoint_type" in raw or "total_token_throughput" in raw)
+    told = ("endpoint_type", "total_token_throughput", *_IN_SECONDS)
+    return "model_id" in raw and any(key in raw for key in told)
 
 
 def read_vllm(raw: Raw, where: str, names: Names) -> Observation:
@@ -38,7 +43,9 @@ def read_vllm(raw: Raw, where: str, names: Names) -> Observation:
     metrics = Metrics()
     metrics.take_same(raw, *TOTALS, "request_throughput", "output_throughput")
     metrics.take("total_throughput", raw, "total_token_throughput")
+    metrics.take("input_throughput", raw, "input_throughput")
     metrics.take_latencies(raw, _LATENCIES)
+    metrics.take_latencies(raw, _LATENCIES, suffix="")
     metrics.take("accept_length_cycle", raw, "spec_decode_acceptance_length")
     metrics.take("accept_rate", raw, "spec_decode_acceptance_rate", _PERCENT)
     metrics.take("verify_steps", raw, "spec_decode_num_drafts")

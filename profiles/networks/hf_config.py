@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.networks.context import context_of
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
     DenseMlp,
@@ -160,6 +161,7 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         source=source,
         state_dtype=_state_dtype(f),
         vision=_vision(outer.nested("vision_config")),
+        context=context_of(f.config),
     )
 
 

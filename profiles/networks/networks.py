@@ -33,6 +33,8 @@ class ModelShape:
         Format of all weights but the experts', which name their own.
     source
         Where the config came from.
+    context
+        Longest request, prompt and answer together; None if the config states none [token].
     state_dtype
         Format of the recurrent states that the checkpoint asks for.
     vision
@@ -49,6 +51,7 @@ class ModelShape:
     source: str
     state_dtype: str = STATE_DTYPES[0]
     vision: VisionTower | None = None
+    context: int | None = None
 
     @cached_property
     def layer_groups(self) -> tuple[tuple[LayerShape, int], ...]:

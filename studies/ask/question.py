@@ -89,7 +89,7 @@ def ask(
 ) -> tuple[dict[str, Given], tuple[str, ...]]:
     """Merge flags over files over the launch command over the preset.
 
-    Also returns those flags of the launch command that nothing here models.
+    Also returns what of the launch command is not modelled, with the reasons.
 
     Parameters
     ----------
@@ -102,9 +102,10 @@ def ask(
     layers: list[Layer] = [("flag", fields), *files]
     ignored: tuple[str, ...] = ()
     if from_launch is not None:
-        launch = scenario_from_launch(from_launch)
-        layers.append(("--from-launch", launch.fields))
-        ignored = launch.unknown
+        said = flags.get("build") or flags.get("engine")
+        launch = scenario_from_launch(from_launch, str(said) if said else None)
+        layers.append(("--from-launch", {"build": launch.build, **launch.fields}))
+        ignored = launch.remarks
     if preset is not None:
         layers.append((f"preset {preset}", load_preset(preset).scenario))
     return layered(layers), ignored

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from dflash_sim.calibrate.compare.compare import Comparison, compare, is_benchmark, joined
-from dflash_sim.calibrate.observations.observation import Observation, ReadReport
+from dflash_sim.calibrate.observations.observation import ALIASES, Observation, ReadReport
 from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.profiles.errors import UsageError
 
@@ -44,7 +44,7 @@ def chosen(
 def unneeded(read: ReadReport, assumed: Mapping[str, str]) -> list[str]:
     """Return the assumptions that every row states itself."""
     needed = {name for row in read.observations for name in row.assumed}
-    return [name for name in assumed if read.observations and name not in needed]
+    return [name for name in assumed if read.observations and ALIASES.get(name, name) not in needed]
 
 
 def answers(

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
 from dflash_sim.simulator.caveats import unconfirmed
+from dflash_sim.simulator.defaults import CONTEXT
 from dflash_sim.studies.plan.candidate import Solved, Survey
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.objective import WORDS
@@ -210,7 +211,8 @@ def warnings(found: Plan) -> list[str]:
     for _, fleet in roles(found):
         setup = fleet.setup
         new = unconfirmed(setup.server, setup.calibration)
-        out += [w for w in setup.warnings if not w.startswith("unconfirmed")]
+        elsewhere = ("unconfirmed", CONTEXT)  # of a trace, each request has its own lengths
+        out += [w for w in setup.warnings if not w.startswith(elsewhere)]
         if new:
             named = ", ".join(name for _, name in new)
             out.append(f"no measurement on {named} has confirmed: {fleet.title}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from dflash_sim.calibrate.readers.request_traces import named, read_trace
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.load import load_device, load_model
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.methods import PLAIN
 from dflash_sim.simulator.fleet.fleet import ROUTERS
@@ -18,6 +18,7 @@ from dflash_sim.studies.ask.ranges import whole_numbers
 from dflash_sim.studies.plan.demand import DURATION_S, Demand, led_in, of_rate, of_trace
 from dflash_sim.studies.plan.judge import Question
 from dflash_sim.studies.plan.objective import Slo
+from dflash_sim.studies.plan.over_long import CHOICES, within
 
 RUNS = 3
 DEFAULTS: Mapping[str, Any] = {
@@ -93,6 +94,7 @@ def question(
     caps: str | None,
     trace: str | None,
     time_unit: str | None,
+    over_long: str = CHOICES[0],
     router: str,
     slo: Slo,
     busiest_s: float | None,
@@ -110,10 +112,12 @@ def question(
         Request caps to try, as text.
     trace
         ``FILE[:format]``.
+    over_long
+        What becomes of prompts that the model cannot take: refuse, drop or truncate.
     """
     if router not in ROUTERS:
         raise unknown(kind="--router", value=router, allowed=ROUTERS)
-    fields, demand = _planned(asked, trace, time_unit, busiest_s)
+    fields, demand = _planned(asked, trace, time_unit, busiest_s, over_long)
     points = _with_caps(fields, caps)
     for gpu in {s.gpu: None for s in points}:
         load_device(gpu)  # a name that is mistyped is no candidate that does not fit
@@ -134,11 +138,12 @@ def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) 
         The other arguments of :func:`question`.
     """
     trace, unit, busiest_s = about["trace"], about["time_unit"], about["busiest_s"]
-    fields, _ = _planned(asked, trace, unit, busiest_s)
+    fields, _ = _planned(asked, trace, unit, busiest_s, about.get("over_long", CHOICES[0]))
     if about["caps"] is not None:
         fields["max_running_requests"] = Given(_caps(about["caps"]), "flag")
     slo: Slo = about["slo"]
     own: dict[str, Any] = {n: None if trace is None else about[n] for n in ("trace", "time_unit")}
+    own["over_long"] = None if trace is None else about.get("over_long")
     own["busiest"] = busiest_s
     own["duration"] = about["duration_s"] if trace is None else None
     limits = (slo.ttft_s, slo.tpot_s, slo.e2e_s)
@@ -152,7 +157,11 @@ def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) 
 
 
 def _planned(
-    asked: Mapping[str, Given], trace: str | None, time_unit: str | None, busiest_s: float | None
+    asked: Mapping[str, Given],
+    trace: str | None,
+    time_unit: str | None,
+    busiest_s: float | None,
+    over_long: str,
 ) -> tuple[dict[str, Given], Demand | None]:
     """Fields with what a plan takes where nothing is given, and the requests of a trace."""
     fields = {n: g for n, g in asked.items() if n != "conc" or g.origin == "flag"}
@@ -173,21 +182,32 @@ def _planned(
     if trace is None and "rate" not in fields:
         msg = "what is the demand? Give --rate 50 (requests a second), or --trace FILE."
         raise UsageError(msg)
-    if trace is None and (busiest_s is not None or time_unit is not None):
-        msg = "--busiest and --time-unit are about a trace; give --trace FILE, or drop them."
+    about_trace = busiest_s is not None or time_unit is not None or over_long != CHOICES[0]
+    if trace is None and about_trace:
+        msg = (
+            "--busiest, --time-unit and --over-long are about a trace; give --trace FILE, or "
+            "drop them."
+        )
         raise UsageError(msg)
     demand = None
     if trace is not None:
-        fields, demand = _traced(fields, trace, time_unit, busiest_s)
+        fields, demand = _traced(fields, trace, time_unit, busiest_s, over_long)
     return fields, demand
 
 
 def _traced(
-    fields: dict[str, Given], spec: str, time_unit: str | None, busiest_s: float | None
+    fields: dict[str, Given],
+    spec: str,
+    time_unit: str | None,
+    busiest_s: float | None,
+    over_long: str,
 ) -> tuple[dict[str, Given], Demand]:
     """Fields that go with a trace, and its requests."""
     path, form = named(spec)
     trace = read_trace(path, form=form, time_unit=time_unit)
+    named_model = fields["model"].value if "model" in fields else None
+    model = load_model(str(named_model or Scenario.model_fields["model"].default))
+    trace = within(trace, model.context, model.name, over_long)
     lead = 0
     if busiest_s is not None:
         trace, lead = led_in(trace, busiest_s)

@@ -1,0 +1,109 @@
+"""Compose, Kubernetes and Docker files -> the words or the script that a container runs."""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_LOOKS = re.compile(
+    r"^\s*(?:-\s+)?[\"']?(?:command|args|entrypoint|containers|services|image)[\"']?\s*:"
+    r"|\A\s*\[|\A\s*-\s+\S",
+    re.MULTILINE,
+)
+_DOCKERFILE = re.compile(r"^\s*(CMD|ENTRYPOINT)\s+(\[.*\])\s*$", re.MULTILINE)
+_LONGEST = 200_000
+_DEEPEST = 40
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The command of a container: its words, or a script."""
+
+    words: tuple[str, ...] = ()
+    script: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+
+
+def manifests(text: str) -> Iterator[Manifest]:
+    """Every command that a YAML, JSON or Docker file holds; none if it is no such file."""
+    docker = {kind: words for kind, listed in _DOCKERFILE.findall(text) if (words := _json(listed))}
+    if docker:
+        said = re.findall(r"^\s*ENV\s+(\w+)[= ](\S+)", text, re.MULTILINE)
+        image = re.search(r"^\s*FROM\s+(\S+)", text, re.MULTILINE)
+        words = (*docker.get("ENTRYPOINT", ()), *docker.get("CMD", ()))
+        yield Manifest(words, environment=dict(said), image=image[1] if image else "")
+    elif _LOOKS.search(text) and len(text) <= _LONGEST:
+        yield from _walk(_parsed(text), 0)
+
+
+def _json(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(map(str, json.loads(text)))
+    except ValueError:
+        return ()
+
+
+def _parsed(text: str) -> list[Any]:
+    import yaml  # 20 ms that only such a file needs
+
+    if "&" in text and re.search(r":\s*&\w", text):
+        text = re.sub(r":\s*&\w+", ":", text)  # an anchor may be a bomb; what it names stays
+    try:
+        return list(yaml.safe_load_all(textwrap.dedent(text.expandtabs(2)).strip("\n")))
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return []
+
+
+def _walk(node: Any, depth: int) -> Iterator[Manifest]:
+    if depth > _DEEPEST:
+        return
+    if isinstance(node, list):
+        if node and all(isinstance(item, str | int | float) for item in node):
+            yield Manifest(_words(node))
+            return
+        for item in node:
+            yield from _walk(item, depth + 1)
+    elif isinstance(node, Mapping):
+        if any(key in node for key in ("command", "args", "entrypoint")):
+            yield _container(node)
+        for key, item in node.items():
+            if key not in ("command", "args", "entrypoint"):
+                yield from _walk(item, depth + 1)
+
+
+def _container(node: Mapping[str, Any]) -> Manifest:
+    """Parts are joined as they are run: the entry point, the command, its arguments."""
+    parts = [node[key] for key in ("entrypoint", "command", "args") if node.get(key)]
+    about = {"environment": _environment(node), "image": str(node.get("image", ""))}
+    if all(isinstance(part, str) for part in parts):
+        return Manifest(script=" ".join(part.strip() for part in parts), **about)
+    words: list[str] = []
+    for part in parts:
+        words += _words(part) if isinstance(part, list) else str(part).split()
+    return Manifest(tuple(words), **about)
+
+
+def _words(items: list[Any]) -> tuple[str, ...]:
+    """Each item is a word; ``- --tp 8`` is two, as its writer meant."""
+    words: list[str] = []
+    for item in items:
+        text = str(item).strip()
+        words += text.split(None, 1) if re.match(r"--[\w-]+\s", text) else [text]
+    return tuple(words)
+
+
+def _environment(node: Mapping[str, Any]) -> dict[str, str]:
+    listed = node.get("environment", node.get("env"))
+    if isinstance(listed, Mapping):
+        return {str(name): str(value) for name, value in listed.items()}
+    found = {}
+    for item in listed if isinstance(listed, list) else ():
+        if isinstance(item, Mapping) and "name" in item:
+            found[str(item["name"])] = str(item.get("value", ""))
+        elif isinstance(item, str):
+            name, _, value = item.partition("=")
+            found[name] = value
+    return found

@@ -1,0 +1,131 @@
+"""The text around a launch -> the words that SGLang gets, and the environment it runs in.
+
+A launch comes as typed in a shell, in a script with variables, inside ``bash -c '...'`` or
+``docker run``, or as the ``command`` of a compose or Kubernetes file. Nothing is run: variables
+that the text sets are filled in, everything else stays as it is written.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+from dflash_sim.calibrate.observations.launch_manifest import Manifest, manifests
+from dflash_sim.calibrate.observations.shell_text import Shell, commands
+from dflash_sim.profiles.errors import UsageError
+
+EXAMPLE = (
+    "python -m sglang.launch_server --model-path Qwen/Qwen3.5-397B-A17B --tp-size 8 "
+    "--speculative-algorithm DFLASH"
+)
+_MODULES = {"sglang.launch_server", "dynamo.sglang", "sglang.srt.entrypoints.http_server"}
+_SERVES = ("serve", "launch_server", "launch-server")
+_WITHIN = re.compile(
+    r"sglang\.launch_server|dynamo\.sglang|launch_server\.py|\bsglang\s+(?:serve|launch.server)\b"
+)
+_IMAGE = re.compile(r"sglang[\w./-]*:([\w.-]+)")
+_DEEPEST = 6
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch.
+
+    Parameters
+    ----------
+    arguments
+        Words behind the launcher.
+    environment
+        Variables that it runs with.
+    image
+        Tag of the container it runs in, where one is named.
+    serves
+        True behind ``sglang serve``, where the first word may be the model.
+    """
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    image: str | None = None
+    serves: bool = False
+
+
+def launches(text: str) -> list[Launch]:
+    """Every launch of a server in ``text``, in order.
+
+    Raises
+    ------
+    UsageError
+        There is none, or a quotation is not closed.
+    """
+    found = list(_in_manifest(text)) or list(_in_shell(text, Shell(), 0))
+    if not found and re.match(r"\s*--[a-z]", text):
+        found = [Launch(tuple(word for one in commands(text, Shell()) for word in one.words))]
+    if not found:
+        words = text.split()
+        shown = " ".join(words[:4]) or "nothing"
+        msg = f"--from-launch '{shown[:80]}' is not an SGLang launch command; such as: {EXAMPLE}."
+        raise UsageError(msg)
+    return found
+
+
+def _in_manifest(text: str) -> Iterator[Launch]:
+    for manifest in manifests(text):
+        shell = Shell(variables=dict(manifest.environment), environment=dict(manifest.environment))
+        if manifest.script is not None:
+            found = list(_in_shell(manifest.script, shell, 1))
+        else:
+            words = [word for text in manifest.words for word in shell.expanded(text)]
+            found = list(_of_words(words, shell, 1))
+        for launch in found:
+            yield replace(launch, image=launch.image or _tag(manifest))
+
+
+def _tag(manifest: Manifest) -> str | None:
+    found = _IMAGE.search(manifest.image)
+    return found[1] if found else None
+
+
+def _in_shell(text: str, shell: Shell, depth: int) -> Iterator[Launch]:
+    for command in commands(text, shell):
+        of_command = Shell(shell.variables, {**shell.environment, **command.environment})
+        yield from _of_words(command.words, of_command, depth)
+
+
+def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch]:
+    """The launch that a command is, or that one of its words holds as a command of its own."""
+    before = _launcher(words)
+    if before is not None:
+        behind = words[before:]
+        front = words[:before]
+        image = next((m[1] for word in front if (m := _IMAGE.search(word))), None)
+        around = {**shell.environment, **_assigned(front)}
+        yield Launch(tuple(behind), around, image, serves=front[-1] == "serve")
+        return
+    for i, word in enumerate(words):
+        if depth < _DEEPEST and re.search(r"\s", word.strip()) and _WITHIN.search(word):
+            inner = Shell(shell.variables, {**shell.environment, **_assigned(words[:i])})
+            image = next((m[1] for w in words[:i] if (m := _IMAGE.search(w))), None)
+            for launch in _in_shell(word, inner, depth + 1):
+                yield replace(launch, image=launch.image or image)
+
+
+def _assigned(words: Sequence[str]) -> dict[str, str]:
+    """``A=B`` before the launcher, also as ``-e A=B`` of a container."""
+    found = {}
+    for word in words:
+        pair = re.fullmatch(r"(?:--env=|-e)?([A-Za-z_]\w*)=(.*)", word, re.DOTALL)
+        if pair and not word.startswith("--env-file"):
+            found[pair[1]] = pair[2]
+    return found
+
+
+def _launcher(words: Sequence[str]) -> int | None:
+    """Where the arguments begin; None if the words launch no server."""
+    for i, word in enumerate(words):
+        name = PurePosixPath(word).name
+        then = words[i + 1] if i + 1 < len(words) else ""
+        if word.removeprefix("-m") in _MODULES or name == "launch_server.py":
+            return i + 1
+        if name == "sglang" and then in _SERVES:
+            return i + 2
+    return None

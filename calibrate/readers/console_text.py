@@ -1,0 +1,187 @@
+"""The table that a benchmark prints at its end -> records, as the same tool would have saved them.
+
+``Serving Benchmark Result`` is what issues carry. SGLang and vLLM print it, with other labels for
+some lines. The arguments of the benchmark and the launch of the server are read from lines above
+it, where the text has them.
+"""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dflash_sim.calibrate.observations.launch_words import launches
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.shell_text import Shell, commands
+from dflash_sim.calibrate.observations.values import short
+from dflash_sim.calibrate.readers.sglang_bench_serving import read_bench_serving
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.precision import quantised_name
+
+_TITLE = re.compile(r"(?i)serving benchmark result")
+_LINE = re.compile(r"([A-Za-z][\w .,/&-]*?(?:\([^)]*\))?)\s*:\s+(\S.*?)\s*$")
+_STATISTIC = re.compile(
+    r"(?i)(mean|median|std|p\d+)\s+(ttft|tpot|itl|e2el|e2e latency|e2e) \((ms|s)\)"
+)
+_LATENCIES = {"e2el": "e2e_latency", "e2e latency": "e2e_latency", "e2e": "e2e_latency"}
+_LABELS = {
+    "backend": "backend",
+    "traffic request rate": "request_rate",
+    "request rate configured (rps)": "request_rate",
+    "max request concurrency": "max_concurrency",
+    "maximum request concurrency": "max_concurrency",
+    "successful requests": "completed",
+    "failed requests": "failed",
+    "benchmark duration (s)": "duration",
+    "total input tokens": "total_input_tokens",
+    "total generated tokens": "total_output_tokens",
+    "request throughput (req/s)": "request_throughput",
+    "input token throughput (tok/s)": "input_throughput",
+    "output token throughput (tok/s)": "output_throughput",
+    "total token throughput (tok/s)": "total_throughput",
+    "concurrency": "concurrency",
+    "accept length": "accept_length",
+    "acceptance length": "accept_length",
+}
+_VLLM_ONLY = ("maximum request concurrency", "request rate configured (rps)", "acceptance length")
+_ARGUMENTS = (
+    "backend", "dataset_name", "num_prompts", "request_rate", "max_concurrency", "model",
+    "random_range_ratio", "random_input_len", "random_output_len", "burstiness", "tag",
+)  # fmt: skip
+_NAMESPACE = re.compile(r"\b(?:Namespace|BenchArgs)\((.*)\)\s*$")
+_BENCHMARK = re.compile(r"sglang\.bench_serving|bench_serving\.py|\bvllm\s+bench\s+serve\b")
+_LAUNCH = re.compile(r"sglang\.launch_server|\bsglang\s+(?:serve|launch_server)\b")
+_RULE = re.compile(r"={8,}\s*$")
+_UNSET = {"not set", "none", "n/a", ""}
+
+
+def is_console(text: str) -> bool:
+    """Return True if the text holds such a table."""
+    return _TITLE.search(text) is not None and "Successful requests" in text
+
+
+def console_records(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each table of the text, with its place.
+
+    Values are in the units of the file; a dictionary has the keys of ``bench_serving``.
+    """
+    lines = text.splitlines()
+    starts = [i for i, line in enumerate(lines) if _TITLE.search(line)]
+    launch = _launch(text)
+    before = 0
+    for start in starts:
+        end = next((i for i in range(start + 1, len(lines)) if _RULE.search(lines[i])), len(lines))
+        arguments = _arguments(lines[before:start])
+        table = _table(lines[start + 1 : end])
+        raw = {**arguments, **table, "printed": True}
+        if table.get("vllm"):
+            raw.pop("backend", None)  # how requests are sent, not who answers them
+        if launch is not None:
+            raw["server_info"] = {"launch_command": launch}
+        yield f"{name}:{start + 1}", raw
+        before = end
+
+
+def _table(lines: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for line in lines:
+        if (pair := _LINE.search(line)) is None:
+            continue
+        label, value = re.sub(r"\s+", " ", pair[1]).strip().lower(), pair[2]
+        if statistic := _STATISTIC.fullmatch(label):
+            kind = _LATENCIES.get(statistic[2].lower(), statistic[2].lower())
+            found[f"{statistic[1]}_{kind}_ms"] = _amount(
+                value, 1.0 if statistic[3] == "ms" else 1e3
+            )
+        elif label in _LABELS and value.lower() not in _UNSET:
+            found.setdefault(_LABELS[label], _amount(value, 1.0))
+            if label in _VLLM_ONLY:
+                found["vllm"] = True
+    return found
+
+
+def _amount(text: str, scale: float) -> Any:
+    try:
+        return float(text.replace(",", "")) * scale
+    except ValueError:
+        return text
+
+
+def _arguments(lines: list[str]) -> dict[str, Any]:
+    """Arguments of the benchmark: as it printed them, else as it was called; the last wins."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        if printed := _NAMESPACE.search(line):
+            found |= _keywords(printed[1])
+    if not found and any(_BENCHMARK.search(line) for line in lines):
+        found = _called("\n".join(lines))
+    return {name: found[name] for name in _ARGUMENTS if found.get(name) is not None}
+
+
+def _keywords(text: str) -> dict[str, Any]:
+    """Constants among ``name=value`` pairs; nothing is run."""
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return {}
+    assert isinstance(call, ast.Call)
+    found: dict[str, Any] = {}
+    for keyword in call.keywords:
+        value = keyword.value
+        if isinstance(value, ast.Constant):
+            found[str(keyword.arg)] = value.value
+        elif isinstance(value, ast.Name) and value.id == "inf":
+            found[str(keyword.arg)] = float("inf")
+    return found
+
+
+def _called(text: str) -> dict[str, Any]:
+    try:
+        called = [c.words for c in commands(text, Shell()) if _BENCHMARK.search(" ".join(c.words))]
+    except UsageError:
+        return {}
+    found: dict[str, Any] = {}
+    for words in called[-1:]:
+        for word, behind in zip(words, [*words[1:], ""], strict=True):
+            name, _, value = word.removeprefix("--").replace("-", "_").partition("=")
+            if word.startswith("--"):
+                found[name] = _amount(word.partition("=")[2] if value else behind, 1.0)
+    return found
+
+
+def _launch(text: str) -> str | None:
+    """The launch of the server, if the text has one that can be read."""
+    begun = _LAUNCH.search(text)
+    if begun is None:
+        return None
+    start = text.rfind("\n", 0, begun.start()) + 1
+    table = _TITLE.search(text, begun.end())
+    part = text[start : table.start() if table else len(text)]
+    try:
+        found = launches(part)
+    except UsageError:
+        return None
+    around = (f"{name}={value}" for name, value in found[0].environment.items())
+    return shlex.join([*around, "python", "-m", "sglang.launch_server", *found[0].arguments])
+
+
+def read_console(raw: Mapping[str, Any], where: str, names: Names) -> Observation:
+    """One table, read as the saved result of the same benchmark would be."""
+    row = read_bench_serving({**raw, "dataset_name": raw.get("dataset_name")}, where, names)
+    fields, notes = dict(row.fields), list(row.notes)
+    model = raw.get("model")
+    if isinstance(model, str) and "model" not in fields:
+        try:
+            fields["model"] = names.model(model)
+        except UsageError:
+            if quantised_name(model):
+                raise
+            notes.append(f"no sheet is called {short(model)}, which the benchmark asked for")
+    if raw.get("vllm"):
+        notes.append("who served is not said: taken for SGLang")
+    assumed = (*row.assumed, "engine") if "backend" not in raw else row.assumed
+    about = {**row.about, "tool": "printed result"}
+    return replace(row, fields=fields, about=about, assumed=assumed, notes=tuple(notes))
