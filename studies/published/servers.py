@@ -233,7 +233,7 @@ def _judge(row: Row, known: Calibration, engine: EngineSheet) -> list[dict[str, 
         "method": scenario.method,
         "conc": scenario.conc,
     }
-    lines = []
+    lines: list[dict[str, object]] = []
     for metric in METRICS_SHOWN:
         measured = row.observation.metrics.get(metric)
         if not measured or not result.values.get(metric):

@@ -122,7 +122,7 @@ def quoted(
     unfitted: pd.DataFrame, three: pd.DataFrame, tested: pd.DataFrame, kinds: pd.DataFrame
 ) -> dict[str, str]:
     """Return the figures that sentences of the pages quote, by name."""
-    found = {}
+    found: dict[str, str] = {}
     for name, frame in (("unfitted", unfitted), ("kinds", kinds), ("three rows", three)):
         own = frame[frame["metric"] == SPEED]
         n, mape, bias, inside = _figures(own)
