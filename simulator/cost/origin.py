@@ -19,8 +19,10 @@ from dflash_sim.simulator.cost.price import CostModel
 CONSTANT = re.compile(r"(\w+) \d+\.\d\d \(\w+\)")  # as _said writes one
 
 
-def origin(cost: CostModel, call: Call[Op]) -> str:
+def origin(cost: CostModel, call: Call[Op], *whole: str) -> str:
     """Say where the price of a call is from: a row of a table, constants, or the roofline.
+
+    ``whole`` are the names of factors of the pass and of the step that it is part of.
 
     Constants of the engine that multiply it follow with value and evidence, such as
     ``x verify_attention_factor 1.30 (assumed)``; those that are 1 change nothing and are left out.
@@ -28,9 +30,9 @@ def origin(cost: CostModel, call: Call[Op]) -> str:
     own = cost.own_time(call.op)
     if own is not None:
         exposed = "" if cost.has_own(call.op) else call.exposed  # a timed pass has its overlap
-        return _joined([own.origin, *_times(cost.engine, exposed, "time_factor")])
+        return _joined([own.origin, *_times(cost.engine, exposed, *whole)])
     source, *factors = _source(cost, call.op)
-    return _joined([source, *_times(cost.engine, *factors, call.exposed, "time_factor")])
+    return _joined([source, *_times(cost.engine, *factors, call.exposed, *whole)])
 
 
 def _joined(parts: list[str]) -> str:

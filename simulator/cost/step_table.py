@@ -131,11 +131,16 @@ class StepModel:
                 )
                 parts[row, :, j] += self.cost.calls(seen, between).as_array()
                 parts[row, :, j] += (between - 1.0) * own
-        if self.cycle.block > 1:
-            parts[PHASES.index("verify")] *= self.engine["wide_verify_factor"]
+        for name in self.factors("verify"):
+            parts[PHASES.index("verify")] *= self.engine[name]
         self._add_eager(parts, batch, padded)
         parts *= self.engine["time_factor"]
         return BatchTable.of(padded, np.array(nodes, float), parts)
+
+    def factors(self, phase: str) -> tuple[str, ...]:
+        """Return the constants that multiply a pass of this phase, besides the build's factor."""
+        wide = phase == "verify" and self.cycle.block > 1
+        return ("wide_verify_factor",) if wide else ()
 
     def _between(self, phase: str, *, requests: int, rows: int, ctx: float) -> float:
         """Time of a measured pass over the sum of its ops; 1 where none was measured."""

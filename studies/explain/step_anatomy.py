@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -123,7 +124,8 @@ def _ops(setup: Setup, phase: str, calls: list[AnyCall], ctx: float) -> Iterator
 
 def _one(setup: Setup, phase: str, name: str, calls: list[AnyCall]) -> OpTime:
     cost, device = setup.step.cost, setup.device
-    slow = setup.engine["time_factor"]
+    whole = (*setup.step.factors(phase), "time_factor")
+    slow = prod(setup.engine[name] for name in whole)
     shown = [cost.calls([call]) for call in calls]
     alone = [(call, cost.op(call.op)) for call in calls]
     busy = sum(call.count * slow * _working_s(one) for call, one in alone)
@@ -152,7 +154,7 @@ def _one(setup: Setup, phase: str, name: str, calls: list[AnyCall]) -> OpTime:
         memory_share=memory / busy,
         compute_share=compute / busy,
         link_share=link / busy,
-        origin="; ".join(dict.fromkeys(origin(cost, call) for call in calls)),
+        origin="; ".join(dict.fromkeys(origin(cost, call, *whole) for call in calls)),
     )
 
 

@@ -85,7 +85,8 @@ class Program:
     def end(self) -> str:
         """Kill whatever is left; return what was said on stderr."""
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
         return self.process.communicate()[1]
 
 

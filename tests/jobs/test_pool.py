@@ -9,11 +9,12 @@ import sys
 from multiprocessing import active_children
 from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from dflash_sim.jobs.pool import Pool
-from dflash_sim.jobs.processes import _beginning_of_a_worker, _OfNoFile
+from dflash_sim.jobs.processes import _beginning_of_a_worker
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.load import load_device
 from dflash_sim.simulator.cost.methods import METHODS
@@ -174,20 +175,19 @@ def test_a_bug_that_is_met_here_is_itself() -> None:
         list(pool.map(int, [("x",)]))
 
 
-def test_what_the_program_holds_is_found_while_a_worker_begins() -> None:
+def test_what_the_program_holds_is_found_while_a_worker_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Another thread may pickle or look up what is in ``__main__`` at that moment."""
-    main = sys.modules["__main__"]
-    here = _OfNoFile(main)
-    main.__dict__["of_ours"] = value = object()
-    try:
-        assert here.of_ours is value
-        assert get_preparation_data("x").keys() & OF_MAIN  # a control: pytest has a file
-        with _beginning_of_a_worker():
-            assert sys.modules["__main__"].of_ours is value
-            assert not get_preparation_data("x").keys() & OF_MAIN
-    finally:
-        del main.__dict__["of_ours"]
-    assert sys.modules["__main__"] is main
+    script = ModuleType("__main__")
+    script.__file__, value = "script.py", object()
+    script.__dict__["of_ours"] = value
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    assert get_preparation_data("x").keys() & OF_MAIN  # a control: it would be run again
+    with _beginning_of_a_worker():
+        assert sys.modules["__main__"].of_ours is value
+        assert not get_preparation_data("x").keys() & OF_MAIN
+    assert sys.modules["__main__"] is script
 
 
 def test_a_worker_that_does_not_answer_is_ended_all_the_same() -> None:

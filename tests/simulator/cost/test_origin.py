@@ -47,7 +47,9 @@ def test_factors_and_the_row_are_the_price(calls: list[Call[Op]]) -> None:
     for call in calls:
         if not isinstance(call.op, Gemm | Moe | Attention | Collective | GdnRecurrent):
             continue
-        told = {name: float(value) for name, value in FACTOR.findall(origin(cost, call))}
+        told = {
+            name: float(value) for name, value in FACTOR.findall(origin(cost, call, "time_factor"))
+        }
         price, table = cost.calls([replace(call, count=1)]), bare.op(call.op)
         of_step = told["time_factor"]
         working_s = of_step * (price.seconds - price.idle_s)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.explain.phase import HOST, PhaseDetail, phase_detail, phase_page, phase_rows
+from dflash_sim.studies.explain.step_anatomy import anatomy
 from dflash_sim.studies.show.terminal import as_page
 
 ASKED = Scenario.parse(conc=32, num_prompts=32, max_new_tokens=64, runs=1)
@@ -44,6 +46,22 @@ def test_the_page_tells_the_value_of_a_constant_once(details: dict[str, PhaseDet
     assert re.search(r"attention\.csv [^.]* x verify_attention_factor x", page)
     assert page.count("verify_attention_factor 1.30 (assumed)") == 1
     assert page.index("constants: ") > page.index("between kernels")
+
+
+def test_the_factor_of_a_wide_verify_is_in_its_ops() -> None:
+    """Each op takes so much longer, and names it; the draft does not."""
+    setup = resolve(ASKED)
+    slow = replace(setup.engine, read=set()).with_constants(wide_verify_factor=1.5)
+    plain, wide = (
+        anatomy(resolve(ASKED, engine=engine), requests=8, ctx=500.0)
+        for engine in (setup.engine, slow)
+    )
+    for a, b in zip(plain.ops, wide.ops, strict=True):
+        longer = 1.5 if a.phase == "verify" else 1.0
+        if a.launches:
+            assert b.seconds == pytest.approx(longer * a.seconds)
+            assert ("wide_verify_factor 1.50" in b.origin) == (a.phase == "verify")
+    assert wide.seconds == pytest.approx(sum(op.seconds for op in wide.ops))
 
 
 def test_a_scaled_table_says_whose_it_is() -> None:
