@@ -78,9 +78,12 @@ def close_to(value: str, names: Iterable[str]) -> list[str]:
 
 
 def _begins(wanted: str, name: str) -> bool:
-    """True if ``name`` goes on where ``wanted`` ends, and not in the middle of a number."""
+    """Return True if ``name`` goes on where ``wanted`` ends, and not with another number."""
     rest = name.removeprefix(wanted)
-    return bool(wanted) and rest != name and not (wanted[-1].isdigit() and rest[:1].isdigit())
+    if not wanted or rest == name:
+        return False
+    other_model = rest[:1].isdigit() or len(rest) == 1  # an L40 is no L40S either
+    return not (wanted[-1].isdigit() and other_model)
 
 
 def _slips(a: str, b: str, most: int) -> int:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.gpu_names import key_of as gpu_key
+from dflash_sim.profiles.gpu_names import parsed as parsed_gpu
 from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.precision import quantised_name
 
@@ -106,9 +108,25 @@ def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) ->
     return None
 
 
+def find_gpu(text: str, profiles_dirs: Dirs = ()) -> Path | None:
+    """The sheet of a GPU by its name, an alias, or the name that its maker's tools print."""
+    exact = find_sheet("devices", text, ".toml", profiles_dirs)
+    if exact is not None:
+        return exact
+    paths = list(sheets("devices", ".toml", profiles_dirs))
+    for key in parsed_gpu(text).keys:
+        for path in paths:
+            if key in {gpu_key(name) for name in (path.stem, *aliases(path))}:
+                return path
+    return None
+
+
 def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
     """Find a sheet as :func:`find_sheet` does; an unknown name is an error that lists names."""
-    path = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
+    if kind == "gpus":
+        path = find_gpu(name, profiles_dirs)
+    else:
+        path = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
     if path is None:
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
         refuse_quantised(kind, name, profiles_dirs)

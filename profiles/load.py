@@ -22,6 +22,8 @@ from dflash_sim.profiles.find import (
     sheet_names,
     sheets,
 )
+from dflash_sim.profiles.gpu_names import key_of as gpu_key
+from dflash_sim.profiles.gpu_names import parsed as parsed_gpu
 from dflash_sim.profiles.networks.hf_config import (
     DrafterShape,
     Eagle3Shape,
@@ -44,6 +46,7 @@ from dflash_sim.profiles.sheets import (
     Quantity,
     SurvivalPoint,
 )
+from dflash_sim.profiles.units import GIGA
 
 __all__ = [
     "default_drafter",
@@ -65,12 +68,14 @@ __all__ = [
     "sheet_names",
 ]
 
+_SIZE_TOLERANCE = 0.12  # decimal and binary gigabytes, nominal and usable memory
 _Row = TypeVar("_Row", AcceptancePoint, SurvivalPoint, PublishedPoint)
 
 
 def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
     """The GPU called ``name``, such as ``b200``."""
     sheet = _Sheet(require_sheet("gpus", name, profiles_dirs))
+    _check_size(name, sheet)
     return Device(
         name=sheet.path.stem,
         title=sheet.text("title"),
@@ -96,6 +101,20 @@ def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
         ),
         quantities=sheet.quantities,
     )
+
+
+def _check_size(name: str, sheet: "_Sheet") -> None:
+    """Refuse a name that states another size of memory: it is another GPU of the same make."""
+    if gpu_key(name) in {gpu_key(known) for known in (sheet.path.stem, *aliases(sheet.path))}:
+        return
+    held = sheet["mem"] / GIGA
+    for size in parsed_gpu(name).sizes_gb:
+        if not size or abs(held / size - 1) > _SIZE_TOLERANCE:
+            msg = (
+                f"'{name}' is not the {sheet.path.stem} sheet, which has {held:.0f} GB. "
+                "Write devices/<name>.toml for another."
+            )
+            raise UsageError(msg)
 
 
 def load_node(name: str, profiles_dirs: Dirs = ()) -> Node:
