@@ -41,8 +41,10 @@ def unknown(kind: str, value: str, allowed: Iterable[str], hint: str = "") -> Us
 
     Examples
     --------
-    >>> str(unknown("GPU", "bb200", ["b200", "h100"]))
-    "unknown GPU 'bb200'; did you mean b200? Have: b200, h100."
+    >>> str(unknown("data set", "gsmk", ["gsm8k", "humaneval"]))
+    "unknown data set 'gsmk'. Have: gsm8k, humaneval."
+    >>> str(unknown("data set", "humanevel", ["gsm8k", "humaneval"]))
+    "unknown data set 'humanevel'; did you mean humaneval? Have: gsm8k, humaneval."
     >>> str(unknown("GPU", "h20", ["b200", "h200"]))
     "unknown GPU 'h20'. Have: b200, h200."
     """
@@ -66,9 +68,10 @@ def close_to(value: str, names: Iterable[str]) -> list[str]:
     wanted, known = value.lower(), list(names)
     begun = [n for n in known if _begins(wanted, n.lower())]
     if begun:
-        return sorted(begun, key=len)[:2]
-    most = min(2, len(wanted) // 4)
+        return sorted(begun)[:2]
     digits = re.findall(r"\d+", wanted)
+    most = len(wanted) // 6 if digits else (len(wanted) + 1) // 4
+    most = min(2, most)
     slips = [
         (steps, n)
         for n in known

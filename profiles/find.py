@@ -6,17 +6,17 @@ A name is looked up in ``profiles_dirs``, then in the folders of :func:`searchin
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.gpu_names import key_of as gpu_key
-from dflash_sim.profiles.gpu_names import parsed as parsed_gpu
 from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.precision import quantised_name
 
@@ -32,6 +32,13 @@ FOLDERS = {
 PAIRED = {"models": "target", "drafters": "dflash", "eagle3": "eagle3"}  # folders of a pair
 Dirs = tuple[Path, ...]
 _FIRST: ContextVar[Dirs] = ContextVar("first", default=())  # of this thread, not its neighbours
+_MAKERS = {"nvidia", "amd", "geforce", "tesla", "instinct", "radeon", "gpu", "corporation", "tm"}
+# Words about the same chip. PCIe, NVL, Laptop and counts are not among them: other machines.
+_SAME_CHIP = re.compile(
+    r"sxm\d?|hbm\d?e?|oam|blackwell|hopper|server|edition|gpu|ac|\d+(?:gb?|gib)|accelerator"
+)
+_SIZE_GB = re.compile(r"(?<![\d.])(\d+) ?G(?:i?B)?\b", re.IGNORECASE)
+_MIG = re.compile(r"\bmig\b|\dg\.\d+gb", re.IGNORECASE)
 
 
 def roots(profiles_dirs: Dirs = ()) -> tuple[Path, ...]:
@@ -106,6 +113,43 @@ def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) ->
             if wanted in aliases(path):
                 return path
     return None
+
+
+@dataclass(frozen=True)
+class GpuName:
+    """A GPU's name taken apart: ``NVIDIA GeForce RTX 5090``, ``rtx5090`` and ``5090`` are one GPU.
+
+    ``H100 PCIe`` and ``RTX 5090 D`` are others than the H100 and the RTX 5090: such words stay.
+
+    Parameters
+    ----------
+    keys
+        What a sheet may be called, the whole name first, then with less of what may be left out.
+    sizes_gb
+        Sizes of memory that it names [GB].
+    """
+
+    keys: tuple[str, ...]
+    sizes_gb: tuple[float, ...]
+
+
+def parsed_gpu(text: str) -> GpuName:
+    """Take a name apart; a slice of a GPU is no GPU, and has no keys."""
+    plain = re.sub(r"\([^)]*\)|[®™]", " ", text).lower()
+    if _MIG.search(plain):
+        return GpuName((), ())
+    words = [w for w in re.split(r"[\s_/\-]+", plain) if w and w not in _MAKERS]
+    keys = []
+    while words:
+        keys.append("".join(words))
+        if not _SAME_CHIP.fullmatch(words.pop()):
+            break
+    return GpuName(tuple(keys), tuple(map(float, _SIZE_GB.findall(plain))))
+
+
+def gpu_key(name: str) -> str:
+    """The key of a sheet's name or alias."""
+    return next(iter(parsed_gpu(name).keys), name.lower())
 
 
 def find_gpu(text: str, profiles_dirs: Dirs = ()) -> Path | None:

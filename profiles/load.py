@@ -15,15 +15,15 @@ from dflash_sim.profiles.find import (
     aliases,
     find_in_pair,
     find_sheet,
+    gpu_key,
     names,
+    parsed_gpu,
     read_sheet,
     require_sheet,
     roots,
     sheet_names,
     sheets,
 )
-from dflash_sim.profiles.gpu_names import key_of as gpu_key
-from dflash_sim.profiles.gpu_names import parsed as parsed_gpu
 from dflash_sim.profiles.networks.hf_config import (
     DrafterShape,
     Eagle3Shape,

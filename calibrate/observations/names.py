@@ -71,7 +71,7 @@ class Names:
 
     def gpu(self, text: str) -> tuple[str, int | None]:
         """``b200, 8`` for ``8x NVIDIA B200``; a size that is not the sheet's is another GPU."""
-        counted = re.match(r"\s*(\d{1,4}) ?[x×*] ?(?=[A-Za-z])", text)  # noqa: RUF001
+        counted = re.match(r"\s*(\d{1,4}) ?[x×*] ?(?=[A-Za-z0-9])", text)  # noqa: RUF001
         name = text[counted.end() :] if counted else text
         found = find_gpu(name)
         if found is None:
