@@ -41,8 +41,10 @@ def unknown(kind: str, value: str, allowed: Iterable[str], hint: str = "") -> Us
 
     Examples
     --------
-    >>> str(unknown("GPU", "bb200", ["b200", "h100"]))
-    "unknown GPU 'bb200'; did you mean b200? Have: b200, h100."
+    >>> str(unknown("data set", "gsmk", ["gsm8k", "humaneval"]))
+    "unknown data set 'gsmk'. Have: gsm8k, humaneval."
+    >>> str(unknown("data set", "humanevel", ["gsm8k", "humaneval"]))
+    "unknown data set 'humanevel'; did you mean humaneval? Have: gsm8k, humaneval."
     >>> str(unknown("GPU", "h20", ["b200", "h200"]))
     "unknown GPU 'h20'. Have: b200, h200."
     """
@@ -66,9 +68,10 @@ def close_to(value: str, names: Iterable[str]) -> list[str]:
     wanted, known = value.lower(), list(names)
     begun = [n for n in known if _begins(wanted, n.lower())]
     if begun:
-        return sorted(begun, key=len)[:2]
-    most = min(2, len(wanted) // 4)
+        return sorted(begun)[:2]
     digits = re.findall(r"\d+", wanted)
+    most = len(wanted) // 6 if digits else (len(wanted) + 1) // 4
+    most = min(2, most)
     slips = [
         (steps, n)
         for n in known
@@ -78,9 +81,12 @@ def close_to(value: str, names: Iterable[str]) -> list[str]:
 
 
 def _begins(wanted: str, name: str) -> bool:
-    """True if ``name`` goes on where ``wanted`` ends, and not in the middle of a number."""
+    """Return True if ``name`` goes on where ``wanted`` ends, and not with another number."""
     rest = name.removeprefix(wanted)
-    return bool(wanted) and rest != name and not (wanted[-1].isdigit() and rest[:1].isdigit())
+    if not wanted or rest == name:
+        return False
+    other_model = rest[:1].isdigit() or len(rest) == 1  # an L40 is no L40S either
+    return not (wanted[-1].isdigit() and other_model)
 
 
 def _slips(a: str, b: str, most: int) -> int:

@@ -6,10 +6,12 @@ A name is looked up in ``profiles_dirs``, then in the folders of :func:`searchin
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,13 @@ FOLDERS = {
 PAIRED = {"models": "target", "drafters": "dflash", "eagle3": "eagle3"}  # folders of a pair
 Dirs = tuple[Path, ...]
 _FIRST: ContextVar[Dirs] = ContextVar("first", default=())  # of this thread, not its neighbours
+_MAKERS = {"nvidia", "amd", "geforce", "tesla", "instinct", "radeon", "gpu", "corporation", "tm"}
+# Words about the same chip. PCIe, NVL, Laptop and counts are not among them: other machines.
+_SAME_CHIP = re.compile(
+    r"sxm\d?|hbm\d?e?|oam|blackwell|hopper|server|edition|gpu|ac|\d+(?:gb?|gib)|accelerator"
+)
+_SIZE_GB = re.compile(r"(?<![\d.])(\d+) ?G(?:i?B)?\b", re.IGNORECASE)
+_MIG = re.compile(r"\bmig\b|\dg\.\d+gb", re.IGNORECASE)
 
 
 def roots(profiles_dirs: Dirs = ()) -> tuple[Path, ...]:
@@ -106,9 +115,62 @@ def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) ->
     return None
 
 
+@dataclass(frozen=True)
+class GpuName:
+    """A GPU's name taken apart: ``NVIDIA GeForce RTX 5090``, ``rtx5090`` and ``5090`` are one GPU.
+
+    ``H100 PCIe`` and ``RTX 5090 D`` are others than the H100 and the RTX 5090: such words stay.
+
+    Parameters
+    ----------
+    keys
+        What a sheet may be called, the whole name first, then with less of what may be left out.
+    sizes_gb
+        Sizes of memory that it names [GB].
+    """
+
+    keys: tuple[str, ...]
+    sizes_gb: tuple[float, ...]
+
+
+def parsed_gpu(text: str) -> GpuName:
+    """Take a name apart; a slice of a GPU is no GPU, and has no keys."""
+    plain = re.sub(r"\([^)]*\)|[®™]", " ", text).lower()
+    if _MIG.search(plain):
+        return GpuName((), ())
+    words = [w for w in re.split(r"[\s_/\-]+", plain) if w and w not in _MAKERS]
+    keys = []
+    while words:
+        keys.append("".join(words))
+        if not _SAME_CHIP.fullmatch(words.pop()):
+            break
+    return GpuName(tuple(keys), tuple(map(float, _SIZE_GB.findall(plain))))
+
+
+def gpu_key(name: str) -> str:
+    """The key of a sheet's name or alias."""
+    return next(iter(parsed_gpu(name).keys), name.lower())
+
+
+def find_gpu(text: str, profiles_dirs: Dirs = ()) -> Path | None:
+    """The sheet of a GPU by its name, an alias, or the name that its maker's tools print."""
+    exact = find_sheet("devices", text, ".toml", profiles_dirs)
+    if exact is not None:
+        return exact
+    paths = list(sheets("devices", ".toml", profiles_dirs))
+    for key in parsed_gpu(text).keys:
+        for path in paths:
+            if key in {gpu_key(name) for name in (path.stem, *aliases(path))}:
+                return path
+    return None
+
+
 def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
     """Find a sheet as :func:`find_sheet` does; an unknown name is an error that lists names."""
-    path = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
+    if kind == "gpus":
+        path = find_gpu(name, profiles_dirs)
+    else:
+        path = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
     if path is None:
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
         refuse_quantised(kind, name, profiles_dirs)

@@ -13,7 +13,9 @@ from dflash_sim.profiles.find import (
     aliases,
     find_in_pair,
     find_sheet,
+    gpu_key,
     names,
+    parsed_gpu,
     read_sheet,
     require_sheet,
     roots,
@@ -39,6 +41,7 @@ from dflash_sim.profiles.sheets import (
     PublishedPoint,
     SurvivalPoint,
 )
+from dflash_sim.profiles.units import GIGA
 
 __all__ = [
     "default_drafter",
@@ -59,12 +62,14 @@ __all__ = [
     "sheet_names",
 ]
 
+_SIZE_TOLERANCE = 0.12  # decimal and binary gigabytes, nominal and usable memory
 _Row = TypeVar("_Row", AcceptancePoint, SurvivalPoint, PublishedPoint)
 
 
 def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
     """The GPU called ``name``, such as ``b200``."""
     sheet = QuantitySheet(require_sheet("gpus", name, profiles_dirs))
+    _check_size(name, sheet)
     return Device(
         name=sheet.path.stem,
         title=sheet.text("title"),
@@ -90,6 +95,20 @@ def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
         ),
         quantities=sheet.quantities,
     )
+
+
+def _check_size(name: str, sheet: QuantitySheet) -> None:
+    """Refuse a name that states another size of memory: it is another GPU of the same make."""
+    if gpu_key(name) in {gpu_key(known) for known in (sheet.path.stem, *aliases(sheet.path))}:
+        return
+    held = sheet["mem"] / GIGA
+    for size in parsed_gpu(name).sizes_gb:
+        if not size or abs(held / size - 1) > _SIZE_TOLERANCE:
+            msg = (
+                f"'{name}' is not the {sheet.path.stem} sheet, which has {held:.0f} GB. "
+                "Write devices/<name>.toml for another."
+            )
+            raise UsageError(msg)
 
 
 def load_node(name: str, profiles_dirs: Dirs = ()) -> Node:

@@ -45,7 +45,9 @@ def backend_of(s: Scenario, device: Device, engine: EngineSheet) -> str:
     known = engine.attention.backends
     if s.attention_backend is not None:
         if s.attention_backend not in known:
-            raise unknown(kind="attention backend", value=s.attention_backend, allowed=known)
+            kind, default = "attention backend", default_backend(device, engine)
+            hint = f"Leave it out for the default of {device.name}, {default}."
+            raise unknown(kind, s.attention_backend, known, hint)
         return s.attention_backend
     return default_backend(device, engine)
 

@@ -9,8 +9,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dflash_sim.calibrate.observations.server_flags import (
+    ServerFlag,
+    Spelling,
+    flag_releases,
+    spellings,
+)
 from dflash_sim.profiles.errors import UsageError, close_to
-from dflash_sim.profiles.server_flags import ServerFlag, Spelling, flag_releases, spellings
 
 _NUMBER = re.compile(r"-\d+(?:\.\d*)?|-\.\d+")
 _UNSET = re.compile(r"\$(?:[@*]|\w+|\{[^}]*\})")

@@ -8,18 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
-from dflash_sim.profiles.find import FOLDERS, aliases, refuse_quantised, roots
+from dflash_sim.profiles.find import FOLDERS, aliases, find_gpu, refuse_quantised, roots
 from dflash_sim.profiles.load import (
     load_dataset,
     load_device,
 )
-from dflash_sim.profiles.units import GIGA
 from dflash_sim.simulator.cost.methods import METHODS, spellings
 
-# Words about the same chip. PCIe, NVL and counts are not among them: those are other machines.
-_SAME_CHIP = re.compile(r"nvidia|sxm\d?|hbm\d?e?|oam|blackwell|hopper|server|edition|gpu|\d+gb")
-_SIZE_GB = re.compile(r"(\d+) ?GB\b", re.IGNORECASE)
-_SIZE_TOLERANCE = 0.12  # decimal and binary gigabytes, nominal and usable memory
 _LENGTHS = re.compile(
     r"(?:random|fixed|in=|\bin\b)\D*?(\d{2,})\s*(?:in)?\W*(?:out=)?\W*(\d{2,})", re.IGNORECASE
 )
@@ -76,26 +71,14 @@ class Names:
 
     def gpu(self, text: str) -> tuple[str, int | None]:
         """``b200, 8`` for ``8x NVIDIA B200``; a size that is not the sheet's is another GPU."""
-        plain = re.sub(r"\([^)]*\)", " ", text).lower()
-        counted = re.match(r"\s*(\d{1,4}) ?[x×*] ?(?=[a-z])", plain)  # noqa: RUF001
-        words = re.sub(r"[\s_/-]+", " ", plain[counted.end() if counted else 0 :]).split()
-        while words and words[0] == "nvidia":
-            words.pop(0)
-        found = None
-        while words and found is None:
-            found = self.find("gpus", "-".join(words)) or self.find("gpus", "_".join(words))
-            if found is None and not _SAME_CHIP.fullmatch(words.pop()):
-                break
-        hint = "Write devices/<name>.toml for another."
+        counted = re.match(r"\s*(\d{1,4}) ?[x×*] ?(?=[A-Za-z0-9])", text)  # noqa: RUF001
+        name = text[counted.end() :] if counted else text
+        found = find_gpu(name)
         if found is None:
-            kind, what = "gpus", "GPU"
+            kind, what, hint = "gpus", "GPU", "Write devices/<name>.toml for another."
             raise self._unknown(kind, what, text, hint)
-        held = load_device(found).mem_bytes / GIGA
-        for size in map(float, _SIZE_GB.findall(text)):
-            if not size or abs(held / size - 1) > _SIZE_TOLERANCE:
-                msg = f"'{text}' is not the {found} sheet, which has {held:.0f} GB. {hint}"
-                raise UsageError(msg)
-        return found, int(counted[1]) if counted else None
+        load_device(name)  # which refuses another size of memory
+        return found.stem, int(counted[1]) if counted else None
 
     def model(self, text: str) -> str:
         """``qwen3-8b`` for ``Qwen/Qwen3-8B`` or a folder of that name."""

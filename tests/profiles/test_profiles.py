@@ -164,7 +164,8 @@ def test_devices_are_plausible() -> None:
         gpu = load_device(name)
         assert (gpu.price.low is None) == (gpu.price.source == "")
         ridge = gpu.bf16_flop_s / gpu.mem_bw_byte_s
-        assert 100 < ridge < 500, name  # FLOP per byte where compute and memory take as long
+        # FLOP per byte where compute and memory take as long; the exported H20 has few FLOP.
+        assert (30 if name == "h20" else 70) < ridge < 500, name
         price = gpu.price
         have = [p for p in (price.low, price.typical, price.high) if p is not None]
         assert have == sorted(have)
@@ -208,7 +209,7 @@ def test_models_with_a_dflash_drafter_find_it() -> None:
 
 
 def test_unknown_names_suggest() -> None:
-    with pytest.raises(UsageError, match=r"unknown GPU 'b20'; did you mean b200"):
+    with pytest.raises(UsageError, match=r"unknown GPU 'b20'\. Have: a100"):
         load_device("b20")
     with pytest.raises(UsageError, match=r"unknown model 'qwen3-8'; did you mean"):
         load_model("qwen3-8")

@@ -4,8 +4,8 @@ import pytest
 
 from dflash_sim.calibrate.observations.launch_command import MODELLED, scenario_from_launch
 from dflash_sim.calibrate.observations.launch_flags import flag_of
+from dflash_sim.calibrate.observations.server_flags import KINDS, TAKES, spellings, variables
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.server_flags import KINDS, TAKES, spellings, variables
 
 SERVE = "python3 -m sglang.launch_server --model-path Qwen/Qwen3-4B --tp 2"
 PLAIN = {"model": "Qwen/Qwen3-4B", "tp": 2, "method": "none"}

@@ -1,0 +1,87 @@
+"""GPUs as tools and people call them are known, or plainly unknown."""
+
+import pytest
+
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.profiles.errors import UsageError, close_to
+from dflash_sim.profiles.load import default_node, load_device, names
+
+
+@pytest.mark.parametrize(
+    ("text", "sheet"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A800-SXM4-80GB", "a800"),
+        ("NVIDIA H800", "h800"),
+        ("nvidia h20", "h20"),
+        ("NVIDIA H100 NVL", "h100_nvl"),
+        ("NVIDIA GeForce RTX 5090", "rtx_5090"),
+        ("RTX4090 24G", "rtx_4090"),
+        ("3090", "rtx_3090"),
+        ("NVIDIA RTX A6000", "rtx_a6000"),
+        ("NVIDIA GB10", "gb10"),
+        ("DGX Spark", "gb10"),
+        ("AMD Instinct MI325X", "mi325x"),
+        ("AMD Instinct MI300X OAM", "mi300x"),
+        ("NVIDIA GH200 480GB", "gh200"),  # of which the CPU has 480
+        ("NVIDIA B300 SXM6 AC", "b300"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx_pro_6000"),
+        ("L40S", "l40s"),
+    ],
+)
+def test_known_by_the_names_that_tools_print(text: str, sheet: str) -> None:
+    assert load_device(text).name == sheet
+    assert Names().gpu(f"8x {text}") == (sheet, 8)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NVIDIA H100 PCIe",
+        "NVIDIA H200 NVL",
+        "NVIDIA H20-3e",
+        "RTX 5090 D",
+        "RTX 4090 Laptop GPU",
+        "NVIDIA A100-SXM4-80GB MIG 3g.40gb",
+        "L40",
+        "B100",
+        "TPU v6e",
+        "",
+    ],
+)
+def test_another_machine_is_plainly_unknown(text: str) -> None:
+    with pytest.raises(UsageError, match="unknown GPU") as caught:
+        load_device(text)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["A100 40GB", "NVIDIA A100-SXM4-40GB", "H20 141GB", "H100 64G"])
+def test_another_size_is_another_gpu(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is not the \w+ sheet, which has \d+ GB"):
+        load_device(text)
+
+
+def test_every_gpu_has_a_node_and_says_where_its_numbers_are_from() -> None:
+    for name in names("gpus"):
+        device = load_device(name)
+        assert default_node(name).device == name
+        assert all(q.source for q in device.quantities.values())
+        assert 0.1e12 < device.mem_bw_byte_s < 2e13
+
+
+@pytest.mark.parametrize(
+    ("value", "known", "meant"),
+    [
+        ("h20", ["h200", "h100"], []),
+        ("llama-4", ["llama", "llama-3.1-8b"], []),
+        ("a10", ["a100"], []),
+        ("qwen3-8b-fp8", ["qwen3-8b"], []),
+        ("humanevel", ["humaneval", "gsm8k"], ["humaneval"]),
+        ("qwen3-cod", ["qwen3-coder-30b-a3b", "qwen3-8b"], ["qwen3-coder-30b-a3b"]),
+        ("blcok", ["block", "gpu"], ["block"]),
+        ("x", ["gpu"], []),
+    ],
+)
+def test_a_guess_is_made_where_it_is_safe(value: str, known: list[str], meant: list[str]) -> None:
+    assert close_to(value, known) == meant
