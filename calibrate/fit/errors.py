@@ -78,7 +78,8 @@ def in_order(errors: pd.DataFrame, factor: str) -> pd.DataFrame:
 def speedups(errors: pd.DataFrame) -> pd.DataFrame:
     """Return the drafting lines that have a plain one of the same ``question``, over that one.
 
-    ``observed`` and ``predicted`` are speed-ups then, and ``error`` is the relative error of those
+    Lines name their ``question``, whether they are ``speculative``, and ``observed`` and
+    ``predicted`` throughput; both are speed-ups then, and ``error`` is the relative error of those
     [1].
     """
     drafts = errors["speculative"]

@@ -57,6 +57,7 @@ def _frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
         {
             "name": o.config.name,
             "method": o.config.method,
+            "speculative": not o.config.plain,
             "width": o.config.rows,
             "conc": o.config.conc,
             "mode": o.config.mode,

@@ -16,7 +16,7 @@ from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.prior import Prior, posterior_prior
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.fit.servers import with_levels
-from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.servers import server_of
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.calibration import Calibration
@@ -80,7 +80,7 @@ def elsewhere(engine: EngineSheet) -> list[Row]:
 def given(o: Observation) -> Observation:
     """Return the row with the accept length that was measured as a condition."""
     length = o.metrics.get("accept_length")
-    if not length or o.fields.get("method") == "none" or "acceptance" in o.fields:
+    if not length or drafts_nothing(o.fields) or "acceptance" in o.fields:
         return o
     metrics = {k: v for k, v in o.metrics.items() if k != "accept_length"}
     return replace(o, fields={**o.fields, "acceptance": f"al:{length}"}, metrics=metrics)
