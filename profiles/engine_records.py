@@ -53,6 +53,9 @@ class Defaults:
 
     Parameters
     ----------
+    lpm_sorts_up_to
+        Waiting requests that ``--schedule-policy lpm`` sorts by their cached prefix; more are
+        served in turn.
     keeps_up_share
         Served share of the offered rate below which the queue is said to grow [1].
     """
@@ -66,6 +69,7 @@ class Defaults:
     new_token_ratio_decay_steps: int
     retract_decode_steps: int
     clip_max_new_tokens: int
+    lpm_sorts_up_to: int
     min_free_slots_delay: int
     mamba_full_memory_ratio: float
     mamba_track_interval: int
