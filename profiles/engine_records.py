@@ -162,6 +162,8 @@ class PrefillSheet:
         By op of our list, the kernels that the engine launches for it where it is more than one.
     around
         Kernels and copies besides: lengths, first-token sampling, results.
+    piece
+        Host time of replaying a piece over that of launching a kernel [1].
     buckets
         Tokens of the captured graphs, as ``[start, stop, step]``; a prefill is padded up to the
         next one, and runs without graphs above the last.
@@ -174,6 +176,7 @@ class PrefillSheet:
     eager: tuple[str, ...]
     launches: Mapping[str, int]
     around: int
+    piece: float
     buckets: tuple[tuple[int, int, int], ...]
     source: str
 
