@@ -53,6 +53,9 @@ class Defaults:
 
     Parameters
     ----------
+    lpm_sorts_up_to
+        Waiting requests that ``--schedule-policy lpm`` sorts by their cached prefix; more are
+        served in turn.
     keeps_up_share
         Served share of the offered rate below which the queue is said to grow [1].
     """
@@ -66,6 +69,7 @@ class Defaults:
     new_token_ratio_decay_steps: int
     retract_decode_steps: int
     clip_max_new_tokens: int
+    lpm_sorts_up_to: int
     min_free_slots_delay: int
     mamba_full_memory_ratio: float
     mamba_track_interval: int
@@ -158,6 +162,8 @@ class PrefillSheet:
         By op of our list, the kernels that the engine launches for it where it is more than one.
     around
         Kernels and copies besides: lengths, first-token sampling, results.
+    piece
+        Host time of replaying a piece over that of launching a kernel [1].
     buckets
         Tokens of the captured graphs, as ``[start, stop, step]``; a prefill is padded up to the
         next one, and runs without graphs above the last.
@@ -170,6 +176,7 @@ class PrefillSheet:
     eager: tuple[str, ...]
     launches: Mapping[str, int]
     around: int
+    piece: float
     buckets: tuple[tuple[int, int, int], ...]
     source: str
 

@@ -199,7 +199,7 @@ def limits_of(
         retract_decode_steps=d.retract_decode_steps,
         recv_interval=s.scheduler_recv_interval,
         # SGLang sorts by cached prefix only where there is a cache.
-        longest_prefix_first=s.schedule_policy == "lpm" and s.radix_cache,
+        sorted_up_to=d.lpm_sorts_up_to if s.schedule_policy == "lpm" and s.radix_cache else 0,
     )
 
 

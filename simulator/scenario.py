@@ -175,10 +175,10 @@ class Scenario(BaseModel):
     schedule_conservativeness: Annotated[Real, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="scales the tokens kept free for running requests"
     )
-    scheduler_recv_interval: Annotated[Whole, Field(ge=1, le=10**6)] = Field(
+    scheduler_recv_interval: Count = Field(
         1, description="scheduler loops between two looks for new requests"
     )
-    stream_interval: Annotated[Whole, Field(ge=1, le=10**6)] = Field(
+    stream_interval: Count = Field(
         1, description="tokens of an answer that are sent at a time, after the first"
     )
     radix_cache: bool = Field(True, description="prefix cache")

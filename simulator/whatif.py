@@ -80,8 +80,10 @@ class Change:
             )
         own = self.graphs is not None or self.unpadded
         step = setup.step if own else plain.step
-        if self.step != 1 or self.prefill != 1:
-            step = scaled(step, decode=self.step, prefill=self.prefill)
+        if (self.step, self.prefill, self.host) != (1, 1, 1):
+            # It is the host that launches a prefill; prices of its own know that already.
+            launches = self.prefill * (1 if own else self.host)
+            step = scaled(step, decode=self.step, prefill=self.prefill, launches=launches)
         return with_step(setup, step)
 
     def _engine(self, engine: EngineSheet) -> EngineSheet:
@@ -118,15 +120,15 @@ def changed(scenario: Scenario, **fields: Any) -> Scenario:
 
 
 def host_stages(engine: EngineSheet) -> set[str]:
-    """Constants that are times of the scheduler thread, in any engine mode."""
+    """Constants that are times of the scheduler thread, in any engine mode, launches among them."""
     host = HostTime.from_sheet(engine.with_constants())  # whose reads nobody counts
     stages = [stage for v1 in (False, True) for stage in host.stages(v1=v1, sheet=engine)]
-    names = {name for stage in stages for name in stage.constants}
+    names = {"eager_launch", *(name for stage in stages for name in stage.constants)}
     return {name for name in names if engine.constants[name].unit in _TIMES}
 
 
 def with_host(engine: EngineSheet, factor: Factor) -> EngineSheet:
-    """The engine with every stage of the scheduler thread ``factor`` times as long."""
+    """The engine with every stage of the scheduler thread, and launch, ``factor`` x as long."""
     stages = {name: factor * engine[name] for name in host_stages(engine)}
     return engine.with_constants(**stages)
 
@@ -161,10 +163,13 @@ class AlteredStep(StepModel):
         ``(batch, table) -> table`` alters the table of a batch.
     of_prefill
         ``(shape, parts) -> parts`` alters the parts of a prefill of that shape [s].
+    of_launches
+        ``(tokens, seconds) -> seconds`` alters the time of launching a prefill.
     """
 
     of_table: Callable[[int, BatchTable], BatchTable] = field(kw_only=True)
     of_prefill: Callable[[dict[str, Any], np.ndarray], np.ndarray] = field(kw_only=True)
+    of_launches: Callable[[int, float], float] = field(kw_only=True)
     _altered: dict[int, tuple[BatchTable, BatchTable]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -188,15 +193,30 @@ class AlteredStep(StepModel):
         shape: dict[str, Any] = {"requests": requests, "tokens": tokens, "prefix": prefix}
         return self.of_prefill(shape, super().prefill_parts(**shape))
 
+    def prefill_launch_s(self, tokens: int) -> float:
+        """Host seconds of launching a prefill."""
+        return self.of_launches(tokens, super().prefill_launch_s(tokens))
 
-def scaled(plain: StepModel, *, decode: Factor, prefill: Factor) -> StepModel:
-    """A step model whose decode steps and prefills take a multiple of their time."""
+
+def scaled(
+    plain: StepModel, *, decode: Factor, prefill: Factor, launches: Factor | None = None
+) -> StepModel:
+    """A step model whose decode steps and prefills take a multiple of their time.
+
+    ``launches`` is that of launching a prefill; left out, it is the prefill's.
+    """
+    slower = prefill if launches is None else launches
 
     def of_table(_batch: int, table: BatchTable) -> BatchTable:
         times = {n: decode * getattr(table, n) for n in ("parts", "total", "draft", "tail")}
         return replace(table, **times)
 
-    return AlteredStep.of(plain, of_table=of_table, of_prefill=lambda _, parts: prefill * parts)
+    return AlteredStep.of(
+        plain,
+        of_table=of_table,
+        of_prefill=lambda _, parts: prefill * parts,
+        of_launches=lambda _, seconds: slower * seconds,
+    )
 
 
 def mixed(own: StepModel, other: StepModel, *, phases: Set[str], prefill: bool) -> StepModel:
@@ -213,7 +233,10 @@ def mixed(own: StepModel, other: StepModel, *, phases: Set[str], prefill: bool) 
     def of_prefill(shape: dict[str, Any], parts: np.ndarray) -> np.ndarray:
         return other.prefill_parts(**shape) if prefill else parts
 
-    return AlteredStep.of(own, of_table=of_table, of_prefill=of_prefill)
+    def of_launches(tokens: int, seconds: float) -> float:
+        return other.prefill_launch_s(tokens) if prefill else seconds
+
+    return AlteredStep.of(own, of_table=of_table, of_prefill=of_prefill, of_launches=of_launches)
 
 
 # ---- the GPU ------------------------------------------------------------------------------

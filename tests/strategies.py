@@ -301,7 +301,7 @@ def systems(
         max_prefill_tokens=int(rng.choice([2, 100, 16384])),
         page_size=page,
         recv_interval=int(rng.choice([1, 1, 2, 7, 30])),
-        longest_prefix_first=bool(rng.random() < 0.3),
+        sorted_up_to=int(rng.choice([0, 0, 2, 128])),
     )
 
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dflash_sim.calibrate.observations.values import THROUGHPUTS
 from dflash_sim.profiles.errors import DflashSimError
-from dflash_sim.profiles.units import MS
+from dflash_sim.simulator.engine.records import PREFILL
 from dflash_sim.simulator.predict import Result, simulate
 from dflash_sim.simulator.whatif import Change
 
@@ -52,8 +51,7 @@ class Trials:
 
     def _run(self, change: Change) -> Mapping[str, float]:
         setup, law = change.setup(self.result.setup), change.expectation(self.result.expectation)
-        values = simulate(setup, law, run=0)[0].values
-        return _waited(values, change.wait_s) if change.wait_s else values
+        return simulate(setup, law, run=0)[0].values
 
     def host_stage_s(self, change: Change) -> float:
         """Host seconds per generated token in the stages that never wait for the GPU.
@@ -65,19 +63,7 @@ class Trials:
         host = setup.host
         fixed_s = host.recv_s + host.schedule_s + host.first_launch_s + host.rest_launch_s
         total_s = len(run.batch) * fixed_s + host.schedule_per_request_s * float(run.batch.sum())
+        for tokens in run.kv_tokens[run.kind == PREFILL].tolist():
+            total_s += max(0.0, setup.step.prefill_launch_s(tokens) - host.rest_launch_s)
         tokens = float((run.committed + 1)[np.isfinite(run.finish_s)].sum())
         return total_s / tokens
-
-
-def _waited(values: Mapping[str, float], wait_s: float) -> dict[str, float]:
-    """Values as clients see them whose requests are under way for longer than the server knows."""
-    out = dict(values)
-    for name in values:
-        if name.endswith(("_ttft_ms", "_e2e_latency_ms")) and not name.startswith("std_"):
-            out[name] += wait_s / MS
-    longer = 1 + wait_s / values["duration"]
-    out["duration"] *= longer
-    for name in THROUGHPUTS:
-        out[name] /= longer
-    out["concurrency"] = out["request_throughput"] * out["mean_e2e_latency_ms"] * MS
-    return out

@@ -83,7 +83,10 @@ def real_engine(stages: HostStages, overheads: Overheads) -> EngineSheet:
         values |= _v1(stages, overheads, residue)
     engine = sheet.with_constants(**values)
     sizes = tuple(range(1, MOST_REQUESTS + 1))
-    return replace(engine, graph_sizes={"spec": sizes, "plain": sizes, "prefill": ()})
+    prefill = replace(engine.prefill, backend="disabled")  # ours captures none, and pads none
+    return replace(
+        engine, graph_sizes={"spec": sizes, "plain": sizes, "prefill": ()}, prefill=prefill
+    )
 
 
 def _v1(stages: HostStages, overheads: Overheads, residue: tuple[float, float]) -> dict[str, float]:

@@ -95,7 +95,7 @@ class StepModel:
     )
     _prefill: dict[tuple[int, int, float], np.ndarray] = field(default_factory=dict, repr=False)
     _prefill_s: dict[tuple[int, int, float], float] = field(default_factory=dict, repr=False)
-    _prefill_launches: dict[bool, int] = field(default_factory=dict, repr=False)
+    _prefill_launches: dict[bool, float] = field(default_factory=dict, repr=False)
 
     @property
     def engine(self) -> EngineSheet:
@@ -241,15 +241,15 @@ class StepModel:
         each_s = e["eager_launch"] * e["time_factor"] * e["host_factor"]
         return self._prefill_launches[graphs] * each_s
 
-    def _count_launches(self, *, graphs: bool) -> int:
-        """Kernels that a prefill launches one by one, and pieces of graphs."""
+    def _count_launches(self, *, graphs: bool) -> float:
+        """Kernels that a prefill launches one by one, with pieces of graphs in that unit [1]."""
         sheet = self.engine.prefill
         target, filled = self.cycle.prefill(requests=1, seq=1, prefix=0.0)
         alone = [c for c in target.calls if not graphs or c.op.name in sheet.eager]
         alone += filled.calls  # the drafter's cache is filled behind the graphs
         pieces = [c.count for c in target.calls if graphs and c.op.name in sheet.mixers]
         launched = sum(c.count * sheet.launches.get(c.op.name, 1) for c in alone)
-        return launched + sum(pieces) + sheet.around
+        return launched + sheet.piece * sum(pieces) + sheet.around
 
     def _bucket(self, tokens: int) -> int | None:
         """Tokens of the graphs that a prefill replays; None where every kernel is launched."""

@@ -7,8 +7,6 @@ engines call this one policy; they differ only in how they let time pass.
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-_SORTED_AT_MOST = 128  # requests that SGLang sorts by their cached prefix; more are served in turn
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -16,8 +14,8 @@ class Limits:
 
     ``kv_tight`` is False when every running request could grow to its cap at once: then KV can
     never run out, and neither admission nor retraction looks at it. ``recv_interval`` is the
-    number of scheduler loops between two looks for new requests. ``longest_prefix_first`` says
-    that the request with the most cached tokens is admitted first, and not the oldest.
+    number of scheduler loops between two looks for new requests. While no more than
+    ``sorted_up_to`` wait, the one with the most cached tokens is admitted first, else the oldest.
     """
 
     max_running_requests: int
@@ -36,7 +34,7 @@ class Limits:
     retract_decode_steps: int
     kv_tight: bool = True
     recv_interval: int = 1
-    longest_prefix_first: bool = False
+    sorted_up_to: int = 0
 
     def for_workload(self, *, longest_prompt: int, conc: int) -> "Limits":
         """These limits, knowing the longest prompt [token] and the most requests in flight."""
@@ -153,7 +151,7 @@ class Scheduler:
         if self.free_slots <= 0:
             self.batch_is_full = True
             return None
-        if lim.longest_prefix_first and len(self.waiting) <= _SORTED_AT_MOST:
+        if len(self.waiting) <= lim.sorted_up_to:
             self.waiting = deque(sorted(self.waiting, key=lambda r: -r.cached))
         return self._add_requests()
 

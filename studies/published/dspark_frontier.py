@@ -151,6 +151,10 @@ class Prices:
         """Nothing is published of it."""
         return 0.0
 
+    def prefill_launch_s(self, tokens: int) -> float:
+        """Nor of its launches."""
+        return 0.0
+
 
 def fitted(*, factors: int, stairs: bool = False, cliff: bool = False) -> Prices:
     """Prices whose factors are fitted on the speed per user without speculation.

@@ -61,6 +61,21 @@ def test_every_time_of_the_host_is_scaled() -> None:
     assert slow.syncs_s > 0
 
 
+def test_a_slow_host_launches_prefills_slowly() -> None:
+    """Once, whether prices are shared or made anew; a longer prefill is launched for longer too."""
+    setup = resolve(Scenario.parse(**SMALL))
+    plain_s = setup.step.prefill_launch_s(300)
+    for change, factor in (
+        (Change(host=3.0), 3.0),
+        (Change(host=3.0, unpadded=True), 3.0),
+        (Change(prefill=2.0), 2.0),
+        (Change(host=3.0, prefill=2.0, graphs=4), 6.0),
+        (Change(step=2.0), 1.0),
+    ):
+        slow_s = change.setup(setup).step.prefill_launch_s(300)
+        assert slow_s == pytest.approx(factor * plain_s), change
+
+
 def test_steps_and_prefills_are_scaled_apart() -> None:
     plain = resolve(Scenario.parse(**SMALL)).step
     slow = scaled(plain, decode=1.5, prefill=0.5)
@@ -70,6 +85,7 @@ def test_steps_and_prefills_are_scaled_apart() -> None:
             ours, theirs = (getattr(step, of)(8, 8 * ctx) for step in (slow, plain))
             assert ours == pytest.approx(1.5 * theirs)
     assert slow.prefill_s(**shape) == pytest.approx(0.5 * plain.prefill_s(**shape))
+    assert slow.prefill_launch_s(900) == pytest.approx(0.5 * plain.prefill_launch_s(900))
     slow.reach(40 * plain.max_ctx)
     longer = resolve(Scenario.parse(**SMALL)).step
     longer.reach(slow.max_ctx)

@@ -344,7 +344,7 @@ def test_every_prompt_token_is_prefilled_once(system: System) -> None:
 @settings(max_examples=60)
 @given(SMALL)
 def test_first_come_first_served(system: System) -> None:
-    run = system.but(limits=replace(system.limits, longest_prefix_first=False)).event()
+    run = system.but(limits=replace(system.limits, sorted_up_to=0)).event()
     served = np.flatnonzero(np.isfinite(run.first_token_s))
     order = served[np.lexsort((served, run.arrival_s[served]))]
     assert (np.diff(run.first_token_s[order]) >= 0).all()

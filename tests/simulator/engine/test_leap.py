@@ -86,9 +86,7 @@ MISTAKES: dict[str, Callable[[System], System]] = {
     "launches are free": lambda s: host(s, rest_launch_s=0.0),
     "launches of a prefill are free": lambda s: s.but(step=replace(s.step, prefill_launches_s=0.0)),
     "every loop looks for requests": lambda s: s.but(limits=replace(s.limits, recv_interval=1)),
-    "the oldest request first": lambda s: s.but(
-        limits=replace(s.limits, longest_prefix_first=False)
-    ),
+    "the oldest request first": lambda s: s.but(limits=replace(s.limits, sorted_up_to=0)),
     "copies are free": lambda s: host(s, d2h_s=0.0),
     "lengths are not awaited": lambda s: s.but(host_length_sync=False),
     "one request at a time": one_slot,

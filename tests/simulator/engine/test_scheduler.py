@@ -125,11 +125,9 @@ def test_cached_tokens_are_not_computed() -> None:
 def test_the_longest_cached_prefix_goes_first_if_asked_for() -> None:
     """Of equal prefixes the oldest; and of more than SGLang sorts, the oldest of all."""
     waiting = [req(0, 100), req(1, 100, cached=32), req(2, 100, cached=64), req(3, 100, cached=32)]
-    assert prefilled(scheduler(list(waiting), longest_prefix_first=True)) == [2, 1, 3, 0]
+    assert prefilled(scheduler(list(waiting), sorted_up_to=4)) == [2, 1, 3, 0]
     assert prefilled(scheduler(list(waiting))) == [0, 1, 2, 3]
-    many = [req(i, 10, cached=i % 10) for i in range(129)]
-    found = prefilled(scheduler(many, longest_prefix_first=True, max_running_requests=200))
-    assert found == list(range(129))
+    assert prefilled(scheduler(list(waiting), sorted_up_to=3)) == [0, 1, 2, 3]
 
 
 def test_a_loop_looks_for_requests_once_an_interval() -> None:
@@ -171,10 +169,10 @@ def test_flags_of_the_scheduler_are_its_limits() -> None:
     setup = resolve(Scenario.parse(**fields, **flags))
     found = setup.limits
     assert (found.max_prefill_tokens, found.recv_interval) == (500, 30)
-    assert found.longest_prefix_first
+    assert found.sorted_up_to == 128
     assert setup.host.recv_s == pytest.approx(setup.engine["recv_requests"] / 30)
     no_cache = resolve(Scenario.parse(**fields, schedule_policy="lpm", radix_cache=False))
-    assert not no_cache.limits.longest_prefix_first
+    assert no_cache.limits.sorted_up_to == 0
 
 
 def test_free_slots_are_held_back_only_while_others_run() -> None:
