@@ -65,7 +65,7 @@ def methods(*, real: bool = False) -> list[str]:
 
 def cache_strategies() -> Iterable[str]:
     """Names of the strategies of a hybrid model's prefix cache."""
-    from dflash_sim.profiles.memory_rules import STRATEGIES
+    from dflash_sim.profiles.releases.memory_rules import STRATEGIES
 
     return STRATEGIES
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import find_sheet
 from dflash_sim.profiles.one_look import seen
-from dflash_sim.profiles.server_levels import FACTORS, Server, together
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.server_levels import FACTORS, Server, together
 
 KINDS = ("constant", *FACTORS, "correlation", "rejection", "decay")
 SCALES = ("log", "logit", "atanh", "asinh", "linear")

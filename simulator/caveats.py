@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 
 from dflash_sim.profiles.calibration import Calibration
-from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.networks.hf_config import ModelShape
-from dflash_sim.profiles.server_levels import OWN, Server
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.server_levels import OWN, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.simulator.defaults import needs_bfloat16

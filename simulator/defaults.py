@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
 from dflash_sim.profiles.load import load_device, names
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
 from dflash_sim.profiles.precision import Precision
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device, Node
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.engine.scheduler import Limits

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.profiles.calibration import Calibration, Parameter, constant_prior
-from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.profiles.server_levels import FACTORS
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
 

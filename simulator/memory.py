@@ -7,10 +7,10 @@ caches. Hybrid models give part of it to recurrent states:
 
 from dataclasses import dataclass
 
-from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.precision import BF16, Precision
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import GIGA, MiB
 from dflash_sim.simulator.cost.cycle import DraftCache

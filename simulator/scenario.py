@@ -21,12 +21,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from dflash_sim.profiles.engine_sheet import HOME, load_engine
-from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.load import find_sheet
-from dflash_sim.profiles.memory_rules import STRATEGIES
 from dflash_sim.profiles.precision import PRECISIONS, STATE_DTYPES, Precision
+from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
+from dflash_sim.profiles.releases.engine_versions import match_engine
+from dflash_sim.profiles.releases.memory_rules import STRATEGIES
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import METHODS, PLAIN, method_of, spellings
 

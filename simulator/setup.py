@@ -5,8 +5,6 @@ from functools import cached_property
 from typing import Any
 
 from dflash_sim.profiles.calibration import Calibration, load_calibration
-from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
-from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.load import (
     default_node,
@@ -16,7 +14,9 @@ from dflash_sim.profiles.load import (
 )
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
 from dflash_sim.profiles.precision import Precision
-from dflash_sim.profiles.server_levels import Server
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.releases.engine_versions import match_engine
+from dflash_sim.profiles.releases.server_levels import Server
 from dflash_sim.profiles.sheets import Dataset, Device, Node
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile, is_profile, load_measured
 from dflash_sim.profiles.times.op_tables import OpTables

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.profiles.calibration import Parameter, cell
-from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.profiles.server_levels import FACTORS, level_of, together
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.server_levels import FACTORS, level_of, together
 from dflash_sim.simulator.engine.metrics import served
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws, draw_commits

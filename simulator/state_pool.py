@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import floor
 
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.memory_rules import STRATEGIES, StatePoolRules
+from dflash_sim.profiles.releases.memory_rules import STRATEGIES, StatePoolRules
 
 NO_RADIX = "no prefix cache"
 
@@ -86,7 +86,7 @@ def state_pool(rest_bytes: float, demand: Demand, *, formula: str, spare_slot: b
     rest_bytes
         Static memory without weights [byte].
     formula, spare_slot
-        Of :class:`~dflash_sim.profiles.memory_rules.StatePoolRules`.
+        Of :class:`~dflash_sim.profiles.releases.memory_rules.StatePoolRules`.
 
     Sources are ``handle_max_mamba_cache`` of SGLang 0.5.9 to 0.5.16 and
     ``_handle_max_mamba_cache`` of 0.5.20 and 0.5.23.

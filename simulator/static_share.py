@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dflash_sim.profiles.engine_records import Defaults
-from dflash_sim.profiles.memory_rules import VisionRule
 from dflash_sim.profiles.networks.vision import VisionTower
+from dflash_sim.profiles.releases.engine_records import Defaults
+from dflash_sim.profiles.releases.memory_rules import VisionRule
 from dflash_sim.profiles.units import GiB, MiB
 
 GIVEN = "--mem-fraction-static"

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.faster_gpu import FasterCost
 from dflash_sim.simulator.cost.step_table import BatchTable, StepModel

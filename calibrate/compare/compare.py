@@ -17,8 +17,8 @@ from dflash_sim.calibrate.observations.check import TIMED
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.values import ACCEPTANCE
 from dflash_sim.calibrate.readers.sglang_bench_serving import POOLED
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import DflashSimError, MissingProfileError
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario

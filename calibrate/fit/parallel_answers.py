@@ -9,7 +9,7 @@ import numpy.typing as npt
 from dflash_sim.calibrate.fit.rows import Row, TablesByGpu
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.calibration import Parameter
-from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.slopes import WHOLE, Response, slope_steps
 
 Floats = npt.NDArray[np.float64]

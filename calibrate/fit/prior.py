@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.fit.rows import Row, unknowns
 from dflash_sim.profiles.calibration import Calibration, Parameter, load_calibration
-from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 
 Floats = npt.NDArray[np.float64]
 

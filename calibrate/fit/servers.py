@@ -13,8 +13,8 @@ import numpy as np
 from dflash_sim.calibrate.fit.fit import Fit, fit
 from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.profiles.calibration import Calibration
-from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.profiles.server_levels import FACTORS, OWN, level_of
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.server_levels import FACTORS, OWN, level_of
 
 
 def fit_servers(
@@ -36,12 +36,18 @@ def fit_servers(
 
 
 def with_levels(home: Calibration, servers: Fit) -> Calibration:
+    """The calibration of home with the levels that the rows of servers speak of."""
+    sources = sorted({row.observation.source for row in servers.rows})
+    named = replace(servers.calibration, about={"server_sources": sources})
+    return with_known_levels(home, named)
+
+
+def with_known_levels(home: Calibration, fitted: Calibration) -> Calibration:
     """The calibration of home with the levels that servers have in common.
 
     Constants and acceptance stay those of home: what rows elsewhere say of them is the doubt of
     their own conditions too.
     """
-    fitted = servers.calibration
     keep = [
         i
         for i, p in enumerate(fitted.parameters)
@@ -51,7 +57,7 @@ def with_levels(home: Calibration, servers: Fit) -> Calibration:
     covariance = np.zeros((size + more, size + more))
     covariance[:size, :size] = home.covariance
     covariance[size:, size:] = fitted.covariance[np.ix_(keep, keep)]
-    sources = sorted({row.observation.source for row in servers.rows})
+    sources = fitted.about.get("server_sources", [])
     return replace(
         home,
         parameters=(

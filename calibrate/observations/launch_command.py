@@ -19,10 +19,10 @@ from dflash_sim.calibrate.observations.launch_environment import (
 )
 from dflash_sim.calibrate.observations.launch_flags import Written, written
 from dflash_sim.calibrate.observations.launch_words import Launch, launches
-from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.load import find_sheet, load_model
 from dflash_sim.profiles.precision import quantised_name
+from dflash_sim.profiles.releases.engine_versions import match_engine
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import PLAIN, algorithms, for_any_target
 from dflash_sim.simulator.scenario import ONLY_SPECULATION

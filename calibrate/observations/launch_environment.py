@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dflash_sim.calibrate.observations.server_flags import variable_of
-from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.engine_versions import match_engine
 
 _OFF = {"0", "false", "no", "off", "n", ""}
 _WORKERS = ("SGLANG_ENABLE_SPEC_V2", "SGLANG_ENABLE_DFLASH_SPEC_V2")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from dflash_sim.calibrate.measure.clock import trimmed_mean
 from dflash_sim.calibrate.realloop.rehearsal import Overheads, line
-from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.realrun.job.journal import Run
 
 FORM = "sglang-0.5.14"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.times.op_tables import Timing
 from dflash_sim.simulator.cost.ops import (
     Attention,

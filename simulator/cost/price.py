@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.times.op_tables import OpTables, Timing

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
 from dflash_sim.simulator.cost.ops import AttentionCall, Call, split_attention
 from dflash_sim.simulator.cost.parts import ASSUMED, PARTS, add_idle, seconds_of

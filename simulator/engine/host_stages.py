@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from dflash_sim.profiles.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Quantity
 
 

@@ -10,8 +10,8 @@ from dflash_sim.calibrate.fit.identifiability import open_directions
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT
 from dflash_sim.calibrate.fit.verdict import misread
 from dflash_sim.profiles.calibration import Calibration, Parameter
-from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.profiles.server_levels import FACTORS
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.profiles.sheets import UNITS
 from dflash_sim.studies.compare.fit_question import Chosen
 from dflash_sim.studies.show.figures import percent, signed

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.times.machine_profile import (
     FUSED_S,
     MeasuredProfile,

@@ -1,9 +1,9 @@
 """How good are predictions of rows that were not fitted? Every open row, left out in turn.
 
-Fits the constants that ship with the engine sheet, and what servers elsewhere have in common. Then
-predicts each model from constants fitted without it, and 32 clients from constants fitted on one
-client. Prints tables; ``--write`` updates the .out and the .json beside this file, the shipped
-calibration and the accuracy pages.
+Fits the constants that ship with the engine sheet, then predicts each model from constants fitted
+without it, and 32 clients from constants fitted on one client. Prints tables; ``--write`` updates
+the .out and the .json beside this file, the shipped calibration and the accuracy pages. What other
+servers have in common stays in that calibration as it was: 13_servers.py fits it.
 
     python studies/gallery/03_held_out.py [--jobs 2] [--write]
 """
@@ -16,13 +16,13 @@ from pathlib import Path
 from dflash_sim.calibrate.fit.fit import PASSES, fit
 from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out
 from dflash_sim.calibrate.fit.rows import Row, rows_of
+from dflash_sim.calibrate.fit.servers import with_known_levels
 from dflash_sim.calibrate.observations.row_filter import parse_filter
-from dflash_sim.profiles.calibration import Calibration
-from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.calibration import Calibration, load_calibration
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.studies.compare import validation_tables as show
 from dflash_sim.studies.compare.validate_question import published
 from dflash_sim.studies.published import fit_tables as fits
-from dflash_sim.studies.published import servers
 from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.page_slots import deliver
 from dflash_sim.studies.show.files import write_whole
@@ -35,14 +35,13 @@ GPU = "b200"
 
 
 def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
-    """All tables, and the calibration to ship."""
+    """All tables, and the constants of home to ship."""
     read = published()
     rows, refused = rows_of([o for o in read.observations if o.fields.get("gpu") == GPU], engine)
     build = engine.fit.build
     home = [row for row in rows if row.observation.build == build]
-    others = servers.elsewhere(engine)
     sources = sorted({row.observation.source for row in home})
-    with Progress(4 * PASSES * (len(home) + len(others))) as progress:
+    with Progress(4 * PASSES * len(home)) as progress:
 
         def done() -> None:
             progress.advance(0)
@@ -57,9 +56,8 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
         )
         models = leave_one_out(home, "model", engine=engine, jobs=jobs, on_row=done)
         clients = _one_client(home, engine, jobs, done)
-        away = servers.LeftOut(joint.calibration, others, engine=engine, jobs=jobs, on_row=done)
     tables = [
-        fits.conditions(joint, read, refused, len(others)),
+        fits.conditions(joint, read, refused, len(rows) - len(home)),
         *_renamed("held out by model", show.tables(models)),
         *_renamed("32 clients from one", show.tables(clients)),
         fits.fitted_rows(joint),
@@ -68,7 +66,8 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
         fits.limits(joint),
         show.rows(models.outcomes, "every held-out row"),
     ]
-    return Findings(tuple(tables), fits.quoted({t.title: t for t in tables})), away.whole
+    found = Findings(tuple(tables), fits.quoted({t.title: t for t in tables}))
+    return found, joint.calibration
 
 
 def _one_client(
@@ -96,9 +95,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    found, shipped = study(load_engine(ENGINE), args.jobs)
+    found, home = study(load_engine(ENGINE), args.jobs)
     if args.write:
-        write_whole(SHIPPED, shipped.to_toml())
+        before = load_calibration("shipped", load_engine(ENGINE))
+        whole = home if before is None else with_known_levels(home, before)
+        write_whole(SHIPPED, whole.to_toml())
     deliver(found, Path(__file__), write=args.write)
 
 

@@ -3,7 +3,8 @@
 Every open row of other releases, GPUs, attention backends and models: predicted from constants
 that no row of its source had a say in, then after three rows of the same server. Rows that only
 test are beside what two other tools say of them. Prints tables; ``--write`` updates the .out and
-the .json beside this file, and the accuracy pages that quote them.
+the .json beside this file, what servers have in common in the shipped calibration, and the
+accuracy pages.
 
     python studies/gallery/13_servers.py [--jobs 2] [--write]
 """
@@ -14,16 +15,21 @@ from pathlib import Path
 import pandas as pd
 
 from dflash_sim.profiles.calibration import Calibration, load_calibration
-from dflash_sim.profiles.engine_sheet import HOME, EngineSheet, load_engine
+from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
 from dflash_sim.studies.published import servers
 from dflash_sim.studies.published import servers_tables as show
 from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.page_slots import deliver
+from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.terminal import Progress
 
+SHIPPED = Path(__file__).parents[2] / f"profiles/calibrations/{HOME}.toml"
 
-def findings(engine: EngineSheet, shipped: Calibration, *, jobs: int) -> Findings:
-    """All tables of the study."""
+
+def findings(
+    engine: EngineSheet, shipped: Calibration, *, jobs: int
+) -> tuple[Findings, Calibration]:
+    """All tables of the study, and the calibration to ship."""
     rows = servers.elsewhere(engine)
     tests = servers.tests(engine)
     home = servers.of_home(shipped)
@@ -42,9 +48,10 @@ def findings(engine: EngineSheet, shipped: Calibration, *, jobs: int) -> Finding
         servers.judged(left.without(out), own, engine=engine, jobs=jobs)
         for out, own in servers.by_kind(rows)
     ]
-    return show.findings(
+    found = show.findings(
         pd.concat(unfitted), pd.concat(three), tested, pd.concat(kinds), left.whole
     )
+    return found, left.whole
 
 
 def main() -> None:
@@ -55,7 +62,9 @@ def main() -> None:
     engine = load_engine(HOME)
     shipped = load_calibration("shipped", engine)
     assert shipped is not None
-    found = findings(engine, shipped, jobs=args.jobs)
+    found, whole = findings(engine, shipped, jobs=args.jobs)
+    if args.write:
+        write_whole(SHIPPED, whole.to_toml())
     deliver(found, Path(__file__), write=args.write)
 
 

@@ -11,9 +11,9 @@ from dflash_sim.calibrate.fit.held_out import Outcome, predicted
 from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.calibrate.fit.rows import rows_of as usable
 from dflash_sim.calibrate.observations.observation import Observation
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_dataset
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.sheets import Dataset, LengthModel, Quantity
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.compare.validate_question import published

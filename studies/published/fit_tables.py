@@ -9,7 +9,7 @@ from dflash_sim.calibrate.fit.errors import summed
 from dflash_sim.calibrate.fit.fit import Fit
 from dflash_sim.calibrate.observations.observation import ReadReport
 from dflash_sim.profiles.calibration import Calibration, Parameter
-from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.sheets import UNITS
 from dflash_sim.studies.show.figures import percent, signed
 from dflash_sim.studies.show.frame_table import as_table, written

@@ -11,7 +11,7 @@ import pandas as pd
 from dflash_sim.calibrate.fit.errors import error_table, summed
 from dflash_sim.calibrate.fit.held_out import Outcome
 from dflash_sim.calibrate.fit.rows import Row
-from dflash_sim.profiles.engine_sheet import load_engine
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.published.cards import ENGINE, asked, rows_of
 from dflash_sim.studies.show.frame_table import as_table, written

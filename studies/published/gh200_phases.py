@@ -10,8 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.phases import KernelPoint, PhasePoint, load_kernels, load_phases
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.cost import passes as graph
 from dflash_sim.simulator.cost.cycle import PHASES as PASSES
 from dflash_sim.simulator.cost.layers import Rows

@@ -20,8 +20,8 @@ from dflash_sim.calibrate.observations.observation import Observation, drafts_no
 from dflash_sim.calibrate.observations.servers import server_of
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.calibration import Calibration
-from dflash_sim.profiles.engine_sheet import EngineSheet
-from dflash_sim.profiles.server_levels import FACTORS
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve

@@ -7,7 +7,7 @@ import pandas as pd
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.servers import server_of
 from dflash_sim.profiles.calibration import Calibration
-from dflash_sim.profiles.server_levels import FACTORS
+from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.serving_rows import peers_of, rows_that_test
 from dflash_sim.studies.show.figures import percent, signed

@@ -6,7 +6,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import MissingProfileError, unknown
 from dflash_sim.profiles.load import (
     default_drafter,
@@ -20,6 +19,7 @@ from dflash_sim.profiles.load import (
     sheet_names,
 )
 from dflash_sim.profiles.presets import load_preset, preset_names
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.profiles.units import GIGA, KILO, TERA

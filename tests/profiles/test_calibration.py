@@ -18,10 +18,10 @@ from dflash_sim.profiles.calibration import (
     load_calibration,
     read_calibration,
 )
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_acceptance, load_dataset, load_model, load_published
-from dflash_sim.profiles.server_levels import FACTORS, Server, together
+from dflash_sim.profiles.releases.engine_sheet import load_engine
+from dflash_sim.profiles.releases.server_levels import FACTORS, Server, together
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.requests.expected import Expectation, calibrated, expected_acceptance
 from dflash_sim.simulator.requests.laws import ParametricAcceptance

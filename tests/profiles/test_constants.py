@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.load import default_drafter, load_device, load_eagle3, load_model
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.profiles.units import MS, US
 from dflash_sim.simulator.cost import passes as graph

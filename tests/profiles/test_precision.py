@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import default_drafter, load_device, load_model
 from dflash_sim.profiles.precision import BF16, PRECISIONS, Precision, bytes_of
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.cost.cycle import Cycle
 from dflash_sim.simulator.cost.methods import METHODS

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.load import default_drafter, load_device, load_eagle3, load_model
 from dflash_sim.profiles.precision import BF16
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.units import GiB, MiB
 from dflash_sim.simulator.cost.cycle import DraftCache
 from dflash_sim.simulator.cost.methods import METHODS

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dflash_sim.profiles.calibration import Parameter, constant_prior
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.priors import load_acceptance_priors
-from dflash_sim.profiles.server_levels import FACTORS, level_of
+from dflash_sim.profiles.releases.engine_sheet import load_engine
+from dflash_sim.profiles.releases.server_levels import FACTORS, level_of
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.requests.expected import expected_acceptance
 from dflash_sim.simulator.scenario import Scenario

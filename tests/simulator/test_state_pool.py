@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_model
-from dflash_sim.profiles.memory_rules import WORDS
 from dflash_sim.profiles.precision import BF16
+from dflash_sim.profiles.releases.engine_sheet import load_engine
+from dflash_sim.profiles.releases.memory_rules import WORDS
 from dflash_sim.profiles.units import GiB
 from dflash_sim.simulator.state_pool import (
     NO_RADIX,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dflash_sim.profiles.engine_records import Defaults
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.networks.hf_config import VisionTower
+from dflash_sim.profiles.releases.engine_records import Defaults
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.units import GiB, MiB
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve

@@ -19,8 +19,8 @@ from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.readers.read import read_observations
 from dflash_sim.calibrate.readers.sglang_bench_serving import POOLED
 from dflash_sim.cli import run
-from dflash_sim.profiles.engine_sheet import EngineSheet
 from dflash_sim.profiles.errors import MissingProfileError
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.engine.events import EventEngine
 from dflash_sim.simulator.predict import predict, simulate
 from dflash_sim.simulator.requests.draws import draw_commits

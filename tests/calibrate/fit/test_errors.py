@@ -19,7 +19,7 @@ from dflash_sim.calibrate.fit.errors import (
 from dflash_sim.calibrate.fit.held_out import Outcome
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import Observation
-from dflash_sim.profiles.engine_sheet import load_engine
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 
 ENGINE = load_engine("sglang-0.5.14")
 DRAFTED = {"method": "dflash", "block": 8, "acceptance": "al:4"}

@@ -26,9 +26,9 @@ from dflash_sim.profiles.calibration import (
     load_calibration,
     read_calibration,
 )
-from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.server_levels import FACTORS
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.slopes import METRICS

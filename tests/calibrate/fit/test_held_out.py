@@ -16,8 +16,8 @@ from dflash_sim.calibrate.fit.held_out import (
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.cli import run
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.simulator.intervals import intervals, misfit, sensitivity, unmodelled
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario

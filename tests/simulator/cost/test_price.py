@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.load import load_device, load_model
 from dflash_sim.profiles.precision import Precision
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.cost import passes as graph
 from dflash_sim.simulator.cost.cycle import PHASES

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import NO_HOST, SyntheticStep, System, closed, hosts, systems
 
-from dflash_sim.profiles.engine_sheet import load_engine
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.records import DECODE, PREFILL, Run
 from dflash_sim.simulator.requests.laws import Acceptance, FixedAcceptance, ParametricAcceptance

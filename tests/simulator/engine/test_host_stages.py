@@ -2,7 +2,7 @@
 
 import pytest
 
-from dflash_sim.profiles.engine_sheet import load_engine
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.sheets import EVIDENCE
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.predict import predict

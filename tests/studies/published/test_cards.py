@@ -10,9 +10,9 @@ import pytest
 
 from dflash_sim.calibrate.fit.held_out import Outcome
 from dflash_sim.calibrate.fit.rows import Row
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_dataset
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.studies.published import cards_tables as show
 from dflash_sim.studies.published.cards import (
     CARD_SOURCES,

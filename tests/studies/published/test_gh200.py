@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_sim.calibrate.fit.held_out import Outcome as Predicted
-from dflash_sim.profiles.engine_sheet import load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import ENV
 from dflash_sim.profiles.load import load_dataset, load_device
 from dflash_sim.profiles.phases import load_kernels, load_phases
+from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.cost.ops import Attention, Collective, GdnRecurrent, Gemm, Op
 from dflash_sim.simulator.cost.price import CostModel

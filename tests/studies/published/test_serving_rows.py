@@ -10,9 +10,9 @@ from dflash_sim.calibrate.fit.fit import fit
 from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.servers import Server, role_of, server_of
-from dflash_sim.profiles.engine_sheet import load_engine
-from dflash_sim.profiles.engine_versions import match_engine
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.engine_sheet import load_engine
+from dflash_sim.profiles.releases.engine_versions import match_engine
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.slopes import METRICS
 from dflash_sim.studies.compare.validate_question import published

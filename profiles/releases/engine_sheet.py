@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles import units
-from dflash_sim.profiles.engine_records import (
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.find import read_sheet
+from dflash_sim.profiles.load import find_sheet, sheet_names
+from dflash_sim.profiles.releases.engine_records import (
     AttentionBackends,
     Defaults,
     FitSheet,
@@ -18,11 +21,8 @@ from dflash_sim.profiles.engine_records import (
     Modes,
     PrefillSheet,
 )
-from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.find import read_sheet
-from dflash_sim.profiles.load import find_sheet, sheet_names
-from dflash_sim.profiles.memory_rules import check_memory
-from dflash_sim.profiles.server_levels import FACTORS, LEVELS
+from dflash_sim.profiles.releases.memory_rules import check_memory
+from dflash_sim.profiles.releases.server_levels import FACTORS, LEVELS
 from dflash_sim.profiles.sheets import EVIDENCE, UNITS, Quantity
 from dflash_sim.profiles.typed_table import read_table
 

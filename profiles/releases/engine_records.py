@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dflash_sim.profiles.memory_rules import (
+from dflash_sim.profiles.releases.memory_rules import (
     MemoryRules,
     OutsideStatic,
     StatePoolRules,

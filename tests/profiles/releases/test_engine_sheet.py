@@ -7,11 +7,11 @@ import pytest
 
 import dflash_sim.profiles
 from dflash_sim.cli import run
-from dflash_sim.profiles.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
-from dflash_sim.profiles.server_levels import FACTORS
-from dflash_sim.profiles.server_levels import LEVELS as LEVEL_NAMES
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.releases.server_levels import FACTORS
+from dflash_sim.profiles.releases.server_levels import LEVELS as LEVEL_NAMES
 
 SHIPPED = Path(dflash_sim.profiles.__path__[0]) / "engines" / "sglang-0.5.14.toml"
 TEXT = SHIPPED.read_text(encoding="utf-8")

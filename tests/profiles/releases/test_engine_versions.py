@@ -2,8 +2,8 @@
 
 import pytest
 
-from dflash_sim.profiles.engine_versions import match_engine, releases
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.engine_versions import match_engine, releases
 
 
 @pytest.mark.parametrize(

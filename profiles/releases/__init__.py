@@ -1,0 +1,1 @@
+"""Releases of the engine: sheets, what they hold, how builds are matched, what servers share."""
