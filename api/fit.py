@@ -18,9 +18,9 @@ from dflash_sim.api.show import Paged, counted
 from dflash_sim.api.spoken import spoken
 from dflash_sim.calibrate.fit.fit import Fit as Found
 from dflash_sim.calibrate.fit.held_out import Validation as Validated
-from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.errors import unknown
 from dflash_sim.profiles.find import searching
+from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.studies.compare.fit_page import page, summary
 from dflash_sim.studies.compare.fit_question import Chosen, choose, require, run_fit
 from dflash_sim.studies.compare.validate_question import Question, Rows, answer

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.networks.hf_config import ModelShape
+from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import OWN, Server
 from dflash_sim.profiles.sheets import Device

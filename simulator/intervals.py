@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.profiles.calibration import Calibration, Parameter, constant_prior
+from dflash_sim.profiles.releases.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.simulator.setup import Setup

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from dflash_sim.profiles.calibration import Calibration, load_calibration
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.load import (
     default_node,
@@ -14,6 +13,7 @@ from dflash_sim.profiles.load import (
 )
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
 from dflash_sim.profiles.precision import Precision
+from dflash_sim.profiles.releases.calibration import Calibration, load_calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.releases.engine_versions import match_engine
 from dflash_sim.profiles.releases.server_levels import Server

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.profiles.calibration import Parameter, cell
+from dflash_sim.profiles.releases.calibration import Parameter, cell
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, level_of, together
 from dflash_sim.simulator.engine.metrics import served
@@ -173,6 +173,7 @@ class Response:
         steps: Floats,
         *,
         whole: Collection[str] = (),
+        fixed: Mapping[str, float] | None = None,
     ) -> npt.NDArray[np.float64]:
         """d log metric / d parameter, shape [metrics, parameters], by differences.
 
@@ -182,8 +183,13 @@ class Response:
             Where, and how far, on the parameters' unbounded scales.
         whole
             Kinds of parameters whose slopes are taken on the full workload.
+        fixed
+            Values of parameters that are not looked at.
         """
-        values = {p.name: p.value(x) for p, x in zip(parameters, at.tolist(), strict=True)}
+        values = {
+            **(fixed or {}),
+            **{p.name: p.value(x) for p, x in zip(parameters, at.tolist(), strict=True)},
+        }
         bases = {False: self._run(self._short, values)}
         out = np.zeros((len(METRICS), len(parameters)))
         levels: dict[str, Floats] = {}  # all levels of a factor have one slope

@@ -23,8 +23,8 @@ from dflash_sim.calibrate.fit.prior import Prior, prior_of
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT, Pattern, patterns
 from dflash_sim.calibrate.fit.rows import Row, refuse_tests
 from dflash_sim.calibrate.fit.verdict import Stray, strays
-from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.slopes import METRICS
 

@@ -8,8 +8,8 @@ from dflash_sim.calibrate.fit.fit import Fit, fit
 from dflash_sim.calibrate.fit.prior import refuse_fitted
 from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.jobs.pool import Pool
-from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.profiles.calibration import Calibration
+from dflash_sim.profiles.releases.calibration import Calibration
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """Answers and slopes of many rows at once, on all cores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.fit.rows import Row, TablesByGpu
 from dflash_sim.jobs.pool import Pool
-from dflash_sim.profiles.calibration import Parameter
+from dflash_sim.profiles.releases.calibration import Parameter
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.slopes import WHOLE, Response, slope_steps
 
@@ -20,9 +20,13 @@ class _Worker:
     """The rows of one process; a row is resolved when it is first asked for."""
 
     def __init__(
-        self, rows: Sequence[Row], engine: EngineSheet, parameters: Sequence[Parameter]
+        self,
+        rows: Sequence[Row],
+        engine: EngineSheet,
+        parameters: Sequence[Parameter],
+        fixed: Mapping[str, float],
     ) -> None:
-        self.rows, self.engine, self.parameters = rows, engine, parameters
+        self.rows, self.engine, self.parameters, self.fixed = rows, engine, parameters, fixed
         self.responses: dict[int, Response] = {}
         self.tables: TablesByGpu = {}
         self.steps = slope_steps(parameters)
@@ -33,12 +37,15 @@ class _Worker:
         return self.responses[i]
 
     def answer(self, i: int, x: Floats) -> Floats:
-        values = {p.name: p.value(v) for p, v in zip(self.parameters, x.tolist(), strict=True)}
+        at = {p.name: p.value(v) for p, v in zip(self.parameters, x.tolist(), strict=True)}
+        values = {**self.fixed, **at}
         runs = _ALONE_RUNS if self.rows[i].scenario.conc == 1 else 1
         return self.response(i).answer(values, runs=runs)
 
     def slopes(self, i: int, x: Floats) -> Floats:
-        return self.response(i).slopes(self.parameters, x, self.steps, whole=WHOLE)
+        return self.response(i).slopes(
+            self.parameters, x, self.steps, whole=WHOLE, fixed=self.fixed
+        )
 
 
 class Evaluator:
@@ -46,6 +53,8 @@ class Evaluator:
 
     Parameters
     ----------
+    fixed
+        Values of parameters that are not looked at.
     on_row
         Called after each row.
     """
@@ -57,11 +66,12 @@ class Evaluator:
         parameters: Sequence[Parameter],
         *,
         jobs: int,
+        fixed: Mapping[str, float] | None = None,
         on_row: Callable[[], None] | None = None,
     ) -> None:
         self._count, self._jobs = len(rows), jobs
         self._on_row = on_row or (lambda: None)
-        self._pool = Pool(jobs, _Worker, list(rows), engine, tuple(parameters))
+        self._pool = Pool(jobs, _Worker, list(rows), engine, tuple(parameters), dict(fixed or {}))
 
     def __enter__(self) -> Self:
         return self

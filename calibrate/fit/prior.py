@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.calibrate.fit.rows import Row, unknowns
-from dflash_sim.profiles.calibration import Calibration, Parameter, load_calibration
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.calibration import Calibration, Parameter, load_calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 
 Floats = npt.NDArray[np.float64]
 
 _USUAL = (0.02, 0.02, 1.0)  # discrepancy at home, by setting and by row, within a factor of e
-_SURE = 0.5  # a miss is rather a server that differs than a model that is wrong
+SURE = 0.5  # a miss is rather a server that differs than a model that is wrong
 _LEAST = 1e-12  # of the largest variance: rounded correlations leave directions without any
 
 
@@ -106,7 +106,7 @@ def posterior_prior(rows: Sequence[Row], engine: EngineSheet, known: Calibration
     here = [i for i, p in enumerate(asked) if p.name in place]
     there = [place[asked[i].name] for i in here]
     covariance[np.ix_(here, here)] = known.covariance[np.ix_(there, there)]
-    discrepancy = (*engine.fit.discrepancy_elsewhere, _SURE)
+    discrepancy = (*engine.fit.discrepancy_elsewhere, SURE)
     return Prior(tuple(parameters), covariance, discrepancy, known.name)
 
 

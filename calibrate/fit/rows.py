@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.servers import TEST, role_of
-from dflash_sim.profiles.calibration import KINDS, Parameter, constant_prior
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.priors import load_acceptance_priors
+from dflash_sim.profiles.releases.calibration import KINDS, Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
 from dflash_sim.profiles.releases.server_levels import FACTORS, OWN, level_of
 from dflash_sim.profiles.sheets import Dataset

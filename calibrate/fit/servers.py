@@ -12,7 +12,7 @@ import numpy as np
 
 from dflash_sim.calibrate.fit.fit import Fit, fit
 from dflash_sim.calibrate.fit.rows import Row
-from dflash_sim.profiles.calibration import Calibration
+from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, OWN, level_of
 

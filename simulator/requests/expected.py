@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dflash_sim.profiles.calibration import Calibration, cell
 from dflash_sim.profiles.errors import MissingProfileError
 from dflash_sim.profiles.load import load_acceptance
 from dflash_sim.profiles.priors import (
@@ -16,6 +15,7 @@ from dflash_sim.profiles.priors import (
     load_acceptance_priors,
     load_preference,
 )
+from dflash_sim.profiles.releases.calibration import Calibration, cell
 from dflash_sim.profiles.sheets import AcceptancePoint
 from dflash_sim.simulator.requests.parse import Acceptance, ParametricAcceptance, parse_acceptance
 from dflash_sim.simulator.requests.survival import (

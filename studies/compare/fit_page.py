@@ -9,7 +9,7 @@ from dflash_sim.calibrate.fit.fit import Fit
 from dflash_sim.calibrate.fit.identifiability import open_directions
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT
 from dflash_sim.calibrate.fit.verdict import misread
-from dflash_sim.profiles.calibration import Calibration, Parameter
+from dflash_sim.profiles.releases.calibration import Calibration, Parameter
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.profiles.sheets import UNITS

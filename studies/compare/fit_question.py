@@ -9,8 +9,8 @@ from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import ReadReport
 from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.calibrate.readers.read import Source, read_observations
-from dflash_sim.profiles.calibration import Calibration
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.studies.compare.validate_question import assumptions
 

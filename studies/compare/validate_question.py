@@ -11,8 +11,8 @@ from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import ReadReport
 from dflash_sim.calibrate.observations.row_filter import Selection, parse_filter
 from dflash_sim.calibrate.readers.read import Source, read_observations
-from dflash_sim.profiles.calibration import load_calibration
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.calibration import load_calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 
 

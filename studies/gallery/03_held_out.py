@@ -18,7 +18,7 @@ from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_ou
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.fit.servers import with_known_levels
 from dflash_sim.calibrate.observations.row_filter import parse_filter
-from dflash_sim.profiles.calibration import Calibration, load_calibration
+from dflash_sim.profiles.releases.calibration import Calibration, load_calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.studies.compare import validation_tables as show
 from dflash_sim.studies.compare.validate_question import published

@@ -1,6 +1,6 @@
 """How good is it on a server that it never saw, and after three measurements of it?
 
-Every open row of other releases, GPUs, attention backends and models: predicted from constants
+Open rows of other releases, GPUs, attention backends and models: predicted from constants
 that no row of its source had a say in, then after three rows of the same server. Rows that only
 test are beside what two other tools say of them. Prints tables; ``--write`` updates the .out and
 the .json beside this file, what servers have in common in the shipped calibration, and the
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dflash_sim.profiles.calibration import Calibration, load_calibration
+from dflash_sim.profiles.releases.calibration import Calibration, load_calibration
 from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
 from dflash_sim.studies.published import servers
 from dflash_sim.studies.published import servers_tables as show
@@ -30,7 +30,7 @@ def findings(
     engine: EngineSheet, shipped: Calibration, *, jobs: int
 ) -> tuple[Findings, Calibration]:
     """All tables of the study, and the calibration to ship."""
-    rows = servers.elsewhere(engine)
+    rows = servers.picked(servers.elsewhere(engine), servers.MOST)
     tests = servers.tests(engine)
     home = servers.of_home(shipped)
     with Progress(6 * len(rows)) as progress:

@@ -8,7 +8,7 @@ import pandas as pd
 from dflash_sim.calibrate.fit.errors import summed
 from dflash_sim.calibrate.fit.fit import Fit
 from dflash_sim.calibrate.observations.observation import ReadReport
-from dflash_sim.profiles.calibration import Calibration, Parameter
+from dflash_sim.profiles.releases.calibration import Calibration, Parameter
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.sheets import UNITS
 from dflash_sim.studies.show.figures import percent, signed

@@ -13,13 +13,13 @@ import pandas as pd
 
 from dflash_sim.calibrate.fit.fit import Fit, fit, solve
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
-from dflash_sim.calibrate.fit.prior import Prior, posterior_prior
-from dflash_sim.calibrate.fit.rows import Row, rows_of
+from dflash_sim.calibrate.fit.prior import SURE, Prior, refuse_fitted
+from dflash_sim.calibrate.fit.rows import Row, rows_of, unknowns
 from dflash_sim.calibrate.fit.servers import with_levels
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.servers import server_of
 from dflash_sim.jobs.pool import Pool
-from dflash_sim.profiles.calibration import Calibration
+from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.simulator.predict import predict
@@ -30,7 +30,7 @@ from dflash_sim.studies.published.serving_rows import open_rows, rows_that_test
 
 Floats = npt.NDArray[np.float64]
 
-FIRST = 3  # rows that a server is fitted on
+MOST = 10  # rows of a server that are looked at
 FEWEST = 4  # rows of a server that is judged after them
 RUNS = 1
 METRICS_SHOWN = (
@@ -89,6 +89,8 @@ def given(o: Observation) -> Observation:
 class LeftOut:
     """The levels of servers, from all rows and from all but some.
 
+    Constants and acceptance stand where home has them: only factors of servers are unknown.
+
     Parameters
     ----------
     home
@@ -105,11 +107,20 @@ class LeftOut:
         on_row: Callable[[], None] | None = None,
     ) -> None:
         self.home, self.rows, self.engine = home, list(rows), engine
-        self.prior = posterior_prior(rows, engine, home)
-        with Evaluator(rows, engine, self.prior.parameters, jobs=jobs, on_row=on_row) as price:
-            self.fit = replace_name(solve(rows, self.prior, price, iterations=4), home)
+        self.prior = self._prior(rows)
+        price = Evaluator(
+            rows, engine, self.prior.parameters, jobs=jobs, fixed=home.values, on_row=on_row
+        )
+        with price:
+            self.fit = replace_name(solve(rows, self.prior, price, iterations=3), home)
             at = self.fit.calibration.mean
             self.lines = Straight(at, price.answers(at), price.slopes(at))
+
+    def _prior(self, rows: Sequence[Row]) -> Prior:
+        refuse_fitted(rows, self.home)
+        asked = [p for p in unknowns(rows, self.engine) if p.kind in FACTORS]
+        usual = (*self.engine.fit.discrepancy_elsewhere, SURE)
+        return replace(Prior.independent(asked), discrepancy=usual)
 
     @property
     def whole(self) -> Calibration:
@@ -120,16 +131,12 @@ class LeftOut:
         """The calibration with the levels that the other rows speak of."""
         keep = [i for i, row in enumerate(self.rows) if not left_out(row)]
         rows = [self.rows[i] for i in keep]
-        told = {p.name for p in posterior_prior(rows, self.engine, self.home).parameters}
-        places = [i for i, p in enumerate(self.prior.parameters) if p.name in told]
-        prior = Prior(
-            tuple(self.prior.parameters[i] for i in places),
-            self.prior.covariance[np.ix_(places, places)],
-            self.prior.discrepancy,
-            self.prior.name,
-        )
-        found = solve(rows, prior, self.lines.of(keep, places))
-        return with_levels(self.home, replace_name(found, self.home))
+        if not rows:
+            return self.home
+        prior = self._prior(rows)
+        place = {p.name: i for i, p in enumerate(self.prior.parameters)}
+        lines = self.lines.of(keep, [place[p.name] for p in prior.parameters])
+        return with_levels(self.home, replace_name(solve(rows, prior, lines), self.home))
 
 
 def replace_name(found: Fit, home: Calibration) -> Fit:
@@ -156,6 +163,16 @@ def of_home(shipped: Calibration) -> Calibration:
     )
 
 
+def picked(rows: Iterable[Row], most: int) -> list[Row]:
+    """At most so many rows of each server, evenly in the order of concurrency and width."""
+    found: list[Row] = []
+    for own in by_server(rows).values():
+        order = _in_order(own)
+        step = max(1.0, (len(order) - 1) / max(1, most - 1))
+        found += [order[round(k * step)] for k in range(min(most, len(order)))]
+    return found
+
+
 def by_source(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Return rows by their source."""
     found: dict[str, list[Row]] = {}
@@ -165,8 +182,8 @@ def by_source(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def by_kind(rows: Sequence[Row]) -> Iterator[tuple[Callable[[Row], bool], list[Row]]]:
-    """Return each GPU, model and release with its rows, to be left out in turn."""
-    for field in ("gpu", "model", "engine"):
+    """Return each GPU and each model with its rows, to be left out in turn."""
+    for field in ("gpu", "model"):
         for level in dict.fromkeys(getattr(row.scenario, field) for row in rows):
 
             def out(row: Row, field: str = field, level: str = level) -> bool:
@@ -185,9 +202,12 @@ def by_server(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def first_rows(rows: Sequence[Row]) -> list[Row]:
     """Return the rows that a server is fitted on, by the rule above."""
-    order = sorted(rows, key=lambda r: (r.scenario.conc or 0, r.scenario.rate or 0, r.width))
-    picked = {0, len(order) // 2, len(order) - 1}
-    return [order[i] for i in sorted(picked)][:FIRST]
+    order = _in_order(rows)
+    return [order[i] for i in sorted({0, len(order) // 2, len(order) - 1})]
+
+
+def _in_order(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda r: (r.scenario.conc or 0, r.scenario.rate or 0, r.width))
 
 
 def after_three(

@@ -6,7 +6,7 @@ import pandas as pd
 
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.servers import server_of
-from dflash_sim.profiles.calibration import Calibration
+from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.serving_rows import peers_of, rows_that_test
@@ -39,7 +39,7 @@ def summary(unfitted: pd.DataFrame, three: pd.DataFrame, kinds: pd.DataFrame) ->
     """Errors by what was measured: unfitted, with kinds left out, and after three rows."""
     parts = (
         ("unfitted, its source left out", unfitted),
-        ("unfitted, its GPU, model or release left out", kinds),
+        ("unfitted, its GPU or model left out", kinds),
         ("after three of its rows", three),
     )
     lines = [

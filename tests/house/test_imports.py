@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 ALLOWED: dict[str, set[str]] = {
     "profiles/networks": {"profiles"},
     "profiles/releases": {"profiles"},
-    "profiles/times": {"profiles", "profiles/releases"},
-    "profiles": {"profiles/networks", "profiles/releases"},
+    "profiles/times": {"profiles"},
+    "profiles": {"profiles/networks"},
     "jobs": {"profiles"},
     "simulator/requests": {"profiles/*"},
     "simulator/cost": {"profiles/*"},
@@ -81,6 +81,7 @@ ALLOWED: dict[str, set[str]] = {
     "studies/compare": {"profiles/*", "simulator/*", "calibrate/*", "studies/show"},
     "studies/published": {
         "profiles/*",
+        "jobs",
         "simulator/*",
         "calibrate/observations",
         "calibrate/fit",

@@ -36,7 +36,7 @@ COVERED = {
         "studies/compare: compare_page",
     ],
     "calibrate/fit/test_fit": [
-        "gaussian identifiability parallel_answers prior residual_patterns rows",
+        "gaussian identifiability parallel_answers prior residual_patterns rows verdict",
         "commands: calibrate",
         "studies/compare: fit_page fit_question",
     ],
@@ -80,7 +80,7 @@ COVERED = {
     "kernels/models/test_triton": ["kernels: backend", "kernels/reference: backend"],
     "kernels/triton/test_moe": ["configs", "kernels: heap"],
     "kernels/triton/test_compile_check": ["compile_cases launch"],
-    "profiles/test_calibration": ["profiles/releases: server_levels"],
+    "profiles/releases/test_calibration": ["server_levels"],
     "profiles/releases/test_engine_sheet": ["engine_records memory_rules", "profiles: typed_table"],
     "profiles/test_profiles": ["errors find load quantity_sheet sheets units"],
     "profiles/networks/test_networks": ["hf_config layers vision"],
@@ -134,6 +134,7 @@ COVERED = {
         "profiles: phases",
     ],
     "studies/published/test_serving_rows": ["calibrate/observations: servers"],
+    "studies/published/test_servers": ["servers_tables"],
     "studies/published/test_published": ["cards_tables", "studies/show: frame_table"],
     "studies/show/test_html_report": ["chart_style charts error_charts narrow_table styles"],
     "studies/sweep/test_sweep": [

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dflash_sim.profiles.calibration import Parameter, constant_prior
 from dflash_sim.profiles.priors import load_acceptance_priors
+from dflash_sim.profiles.releases.calibration import Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.releases.server_levels import FACTORS, level_of
 from dflash_sim.simulator.predict import predict

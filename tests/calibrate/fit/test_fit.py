@@ -20,13 +20,13 @@ from dflash_sim.calibrate.fit.prior import Prior
 from dflash_sim.calibrate.fit.rows import ACCEPT_LENGTH, THROUGHPUT, Row, rows_of, unknowns
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.cli import run
-from dflash_sim.profiles.calibration import (
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.calibration import (
     Calibration,
     Parameter,
     load_calibration,
     read_calibration,
 )
-from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.simulator.predict import predict

@@ -18,8 +18,8 @@ from dflash_sim.calibrate.fit.prior import Prior, posterior_prior, sheet_prior
 from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row, rows_of
 from dflash_sim.calibrate.fit.servers import with_levels
 from dflash_sim.calibrate.observations.observation import Observation
-from dflash_sim.profiles.calibration import Parameter, load_calibration
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.calibration import Parameter, load_calibration
 from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.releases.server_levels import FACTORS, Server, level_of
 from dflash_sim.simulator.scenario import Scenario

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dflash_sim.profiles.calibration import (
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_acceptance, load_dataset, load_model, load_published
+from dflash_sim.profiles.releases.calibration import (
     Calibration,
     Parameter,
     cell,
@@ -18,8 +20,6 @@ from dflash_sim.profiles.calibration import (
     load_calibration,
     read_calibration,
 )
-from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.load import load_acceptance, load_dataset, load_model, load_published
 from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.releases.server_levels import FACTORS, Server, together
 from dflash_sim.simulator.predict import predict
