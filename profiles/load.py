@@ -32,6 +32,7 @@ from dflash_sim.profiles.networks.hf_config import (
 )
 from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.quantity_sheet import QuantitySheet
+from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.sheets import (
     AcceptancePoint,
     Dataset,
@@ -215,9 +216,23 @@ def _network(kind: str, name: str, profiles_dirs: Dirs, parse: Callable[..., _Sh
 def _parse(path: Path, label: str, parse: Callable[..., _Shape]) -> _Shape:
     config = read_sheet(path)
     beside = path.with_name("hf_quant_config.json")  # where ModelOpt says what it quantized
-    if path.name == "config.json" and beside.is_file():
+    if beside.is_file():
         config["quantization_config"] = read_sheet(beside).get("quantization")
+    _check_name(path, label, config)
     return parse(config, name=label, source=str(config.get("_source", path)))
+
+
+def _check_name(path: Path, label: str, config: Mapping[str, Any]) -> None:
+    """Refuse a config that is silent about what its name says: its weights are quantised."""
+    said = quantised_name(label)
+    told = any(config.get(key) for key in ("quantization_config", "compression_config"))
+    if said is None or told:
+        return
+    msg = (
+        f"{path} is named {said[0]}, and neither it nor an hf_quant_config.json beside it says how "
+        "it is quantised; only bf16 is priced. Rename the file to ask for it in bf16."
+    )
+    raise UsageError(msg)
 
 
 def _as_path(name: str) -> Path | None:

@@ -108,9 +108,12 @@ def matches(gap: Gap, start: Change) -> tuple[Match, ...]:
             for match in _candidates(gap, path)
         ]
         beam = sorted(grown, key=lambda path: path.cost)[:_BEAM]
-        if not beam or beam[0].cost >= best.cost:
+        cheaper = (path for path in beam if path.cost < best.cost)
+        found = next((path for path in cheaper if gap.agrees(start, path.end)), None)
+        if found is not None:
+            best, rivals = found, grown
+        elif not beam or beam[0].cost >= best.cost:
             break
-        best, rivals = beam[0], grown
     return _refined(gap, start, _with_ties(best, rivals))
 
 

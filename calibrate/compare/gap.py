@@ -33,6 +33,8 @@ _LATENCIES = {
 }
 _LOAD_ERROR = 0.01  # the same of the requests in flight
 _SIGMAS = 3.0  # of run-to-run spread: less is chance
+_AGREES = 0.06  # of a logarithm: a quantity this near is explained
+_WORSE = 1.1  # by so much may an error grow under a cause that is named all the same
 _LEAST = 0.01  # relative difference that is asked about
 
 
@@ -91,6 +93,24 @@ class Gap:
         if not ours or not theirs:
             return True
         return abs(log(theirs / ours)) < max(_LEAST, _SIGMAS * self.noise(quantity))
+
+    def agrees(self, before: Change, after: Change) -> bool:
+        """Return True if no latency, nor the throughput, speaks against the change.
+
+        Each must come nearer to what was measured, or stay about where it was; and what overshoots
+        explains more than there is to explain.
+        """
+        old, new = self.values(before), self.values(after)
+        if old is None or new is None:
+            return False
+        for name in (*self.told, "output_throughput"):
+            if not all(values.get(name) for values in (old, new, self.seen)):
+                continue
+            was, now = (log(values[name] / self.seen[name]) for values in (old, new))
+            overshoots = was * now < 0 and abs(now) > max(_AGREES, abs(was) / 2)
+            if overshoots or abs(now) > max(abs(was) * _WORSE, _AGREES):
+                return False
+        return True
 
     def misses(self, change: Change) -> np.ndarray | None:
         """Errors of latencies and load, in sigmas; None if the change cannot run."""

@@ -38,6 +38,13 @@ _GATED = {"qwen3_next", "qwen3_5", "qwen3_5_moe"}
 _QK_NORM = _GATED | {"qwen3", "qwen3_moe"}
 _MOE = {"qwen3_moe", "qwen3_next", "qwen3_5_moe", "gpt_oss"}
 _FAMILIES = _QK_NORM | {"llama", "gpt_oss"}
+# Families whose text layers are another's; what they add is for images.
+_SAME_TEXT = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}
+# Keys of layers that no family here has, whatever it calls itself.
+_FOREIGN = ("kv_lora_rank", "attention_chunk_size", "n_routed_experts", "index_topk")
+_EXPERTS = ("num_local_experts", "num_experts")
+_DRAFTERS = ("DFlashDraftModel",)
+_PROJECTORS = ("dflash",)
 _DTYPES = ("bfloat16", "float16")
 _ATTENTION_KINDS = ("full_attention", "sliding_attention")
 _LAYER_KINDS = (*_ATTENTION_KINDS, "linear_attention")
@@ -136,9 +143,11 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
     outer = _Fields(config, name)
     f = _Fields({**outer.config, **outer.nested("text_config").config}, name)
     family = f.text("model_type", default="").removesuffix("_text")
+    family = _SAME_TEXT.get(family, family)
     if family not in _FAMILIES:
         kind = f"model_type of {name}"
         raise unknown(kind, family, _FAMILIES)
+    _refuse_foreign(f, family)
     expert_dtype = _check_dtype(f, experts_may_be_mxfp4=family == "gpt_oss")
     num_layers = f.integer("num_hidden_layers", high=_MAX_LAYERS)
     mixers = _mixers(f, family=family, num_layers=num_layers)
@@ -173,6 +182,7 @@ def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> Draft
     """
     f = _Fields(config, name)
     dflash = f.nested("dflash_config")
+    _refuse_other_drafters(f, dflash)
     _check_dtype(f, experts_may_be_mxfp4=False)
     num_layers = f.integer("num_hidden_layers", high=_MAX_LAYERS)
     block = f if f.config.get("block_size") is not None else dflash
@@ -203,6 +213,48 @@ def parse_eagle3(config: Mapping[str, Any], *, name: str, source: str) -> Eagle3
         draft_vocab=f.integer("draft_vocab_size"),
         source=source,
     )
+
+
+def _refuse_foreign(f: _Fields, family: str) -> None:
+    """Refuse layers of another family under a known name, which would be priced as its own.
+
+    Raises
+    ------
+    UsageError
+        Naming the key that no model of the family has.
+    """
+    keys = _FOREIGN if family in _MOE else (*_FOREIGN, *_EXPERTS)
+    for key in keys:
+        value = f.config.get(key)
+        if isinstance(value, int) and value > 1:
+            msg = (
+                f"config of {f.name}: field '{key}' is {value}, which no {family} model has; it "
+                f"is of another family. Have: {', '.join(sorted(_FAMILIES))}."
+            )
+            raise UsageError(msg)
+
+
+def _refuse_other_drafters(f: _Fields, dflash: _Fields) -> None:
+    """Refuse drafters that descend from DFlash and draft otherwise, such as Domino and DSpark.
+
+    Raises
+    ------
+    UsageError
+        Naming the key that tells it, and what can be asked instead.
+    """
+    named = f.config.get("architectures")
+    said = {"architectures": named[0]} if isinstance(named, list) and named else {}
+    if dflash.config.get("projector_type") is not None:
+        said["projector_type"] = dflash.config["projector_type"]
+    for key, value in said.items():
+        known = _DRAFTERS if key == "architectures" else _PROJECTORS
+        if value not in known:
+            msg = (
+                f"config of {f.name}: field '{key}' is {value!r}; a drafter of that kind is not "
+                f"simulated, only plain DFlash ({known[0]}). Leave --draft-model out for the one "
+                "known for the target."
+            )
+            raise UsageError(msg)
 
 
 def _check_dtype(f: _Fields, *, experts_may_be_mxfp4: bool) -> str:
