@@ -31,8 +31,8 @@ from dflash_sim.profiles.networks.hf_config import (
     parse_model,
 )
 from dflash_sim.profiles.one_look import seen
-from dflash_sim.profiles.quantity_sheet import QuantitySheet
 from dflash_sim.profiles.precision import quantised_name
+from dflash_sim.profiles.quantity_sheet import QuantitySheet
 from dflash_sim.profiles.sheets import (
     AcceptancePoint,
     Dataset,

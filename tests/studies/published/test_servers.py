@@ -1,4 +1,4 @@
-"""Servers away from home: which rows there are, which are fitted, and lines for what is left out."""
+"""Servers away from home: their rows, those that are fitted, and lines for what is left out."""
 
 import numpy as np
 
