@@ -77,7 +77,10 @@ def _walk(node: Any, depth: int) -> Iterator[Manifest]:
 def _container(node: Mapping[str, Any]) -> Manifest:
     """Parts are joined as they are run: the entry point, the command, its arguments."""
     parts = [node[key] for key in ("entrypoint", "command", "args") if node.get(key)]
-    about = {"environment": _environment(node), "image": str(node.get("image", ""))}
+    about: dict[str, Any] = {
+        "environment": _environment(node),
+        "image": str(node.get("image", "")),
+    }
     if all(isinstance(part, str) for part in parts):
         return Manifest(script=" ".join(part.strip() for part in parts), **about)
     words: list[str] = []

@@ -212,7 +212,7 @@ def _load(config: Any) -> dict[str, Any]:
     phase = _measured_phase(config)
     conc, rate = (_amount(phase, key) for key in ("concurrency", "request_rate"))
     rate = rate or _amount(phase, "rate")
-    count = next((found for key in _COUNTS if (found := _amount(phase, key))), None)
+    count = next((n for key in _COUNTS if (n := _amount(phase, key))), None)
     found = {"conc": conc, "rate": None if conc else rate, "num_prompts": count}
     return {name: value for name, value in found.items() if value is not None}
 
