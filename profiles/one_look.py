@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 _Parsed = TypeVar("_Parsed")
-_SEEN: ContextVar[dict[Path, object] | None] = ContextVar("seen", default=None)
+Looks: TypeAlias = dict[tuple[Path, str], object]  # by file and by who reads it
+_SEEN: ContextVar[Looks | None] = ContextVar("seen", default=None)
 
 
 @contextmanager
-def one_look(files: dict[Path, object] | None = None) -> Iterator[None]:
+def one_look(files: Looks | None = None) -> Iterator[None]:
     """Read each file at most once in this block; blocks within it share its look.
 
     Parameters
@@ -45,7 +46,9 @@ def seen(path: Path, read: Callable[[Path], _Parsed], *, frozen: bool = False) -
     before = _SEEN.get()
     if before is None:
         return read(path)
-    if path not in before:
-        before[path] = read(path)
-    found: _Parsed = before[path] if frozen else deepcopy(before[path])  # type: ignore[assignment]
+    reader = getattr(read, "func", read)  # of a partial, what it calls
+    look = (path, str(reader.__qualname__))  # one file may be read as a sheet and as text
+    if look not in before:
+        before[look] = read(path)
+    found: _Parsed = before[look] if frozen else deepcopy(before[look])  # type: ignore[assignment]
     return found

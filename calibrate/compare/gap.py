@@ -95,7 +95,7 @@ class Gap:
         return abs(log(theirs / ours)) < max(_LEAST, _SIGMAS * self.noise(quantity))
 
     def agrees(self, before: Change, after: Change) -> bool:
-        """Return True if no latency, nor the throughput, speaks against the change.
+        """Return True if no mean latency, nor the throughput, speaks against the change.
 
         Each must come nearer to what was measured, or stay about where it was; and what overshoots
         explains more than there is to explain.
@@ -103,7 +103,8 @@ class Gap:
         old, new = self.values(before), self.values(after)
         if old is None or new is None:
             return False
-        for name in (*self.told, "output_throughput"):
+        means = [name for name in self.told if name.startswith("mean_")]  # medians may jump
+        for name in (*means, "output_throughput"):
             if not all(values.get(name) for values in (old, new, self.seen)):
                 continue
             was, now = (log(values[name] / self.seen[name]) for values in (old, new))

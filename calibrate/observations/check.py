@@ -30,7 +30,7 @@ _INSTEAD = {
 _ROUNDING = 0.01  # accept lengths are printed with two or three decimals
 _SLACK = 1.05  # of sums and ratios printed with few digits
 _OTHER_UNIT = 10.0
-_TWO_SPEEDS = 1.25  # runs of one setting differ by a few percent
+_TWO_SPEEDS = 1.5  # runs of one setting differ by a few percent, of two builds by more
 _NO_CONDITION = ("id", "measured", "date", "failed", "version")
 _THOUSAND = 300.0  # a ratio above this, or below its inverse, is a unit
 

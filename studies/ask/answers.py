@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dflash_sim.profiles.errors import (
     DflashSimError,
@@ -10,7 +9,7 @@ from dflash_sim.profiles.errors import (
     MissingProfileError,
     unknown,
 )
-from dflash_sim.profiles.one_look import one_look
+from dflash_sim.profiles.one_look import Looks, one_look
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import OF_SPECULATION, Scenario
 from dflash_sim.simulator.setup import Setup, resolve
@@ -77,7 +76,7 @@ def answers(
         At once, before any run: a scenario is malformed. What does not fit, or what nothing is
         known about, becomes an answer.
     """
-    files: dict[Path, object] = {}  # read once for all; no look is open while an answer is used
+    files: Looks = {}  # read once for all; no look is open while an answer is used
     with one_look(files):
         setups = [_setup(scenario) for scenario in scenarios]
     baselines = {} if baselines is None else baselines

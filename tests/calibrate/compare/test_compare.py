@@ -191,6 +191,15 @@ class TestCauses:
         said = DFLASH | {"max_running_requests": 8}
         assert "request_cap" not in named(diagnosed(measure(said, max_running_requests=4)))
 
+    def test_a_cause_that_a_mean_speaks_against_is_not_named(self) -> None:
+        """Slow prefills would stretch the gaps between tokens far beyond what was measured."""
+        row = measure(PLAIN)
+        odd = {"mean_ttft_ms": 3.2, "mean_tpot_ms": 1.6, "mean_itl_ms": 1.25}
+        odd |= {"output_throughput": 1 / 1.36, "mean_e2e_latency_ms": 1.4}
+        metrics = {name: value * odd.get(name, 1.0) for name, value in row.metrics.items()}
+        found = diagnosed(replace(row, metrics=metrics))
+        assert found.unexplained * found.rel_err >= 0, "more is explained than there is"
+
     def test_every_cause_has_words(self) -> None:
         assert {cause for _, _, cause in CHANGED.values()} <= CAUSES.keys()
 
