@@ -74,6 +74,11 @@ class EngineSheet:
         """Return True if the constants are of this build, named by its date or by its version."""
         return build in (None, self.fit.build, self.version)
 
+    @property
+    def own_build(self) -> str:
+        """The build that it is of when none is named: home's by its date, others by version."""
+        return self.fit.build if self.name == self.fit.home.get("release") else self.version
+
     def _replaced(self, si_values: Mapping[str, float], *, evidence: str | None) -> "EngineSheet":
         changed = dict(self.constants)
         for name, value in si_values.items():

@@ -687,7 +687,7 @@ MISTAKES = [
     ("--rate nan", 2, ["--rate nan", "a number above 0"]),
     ("--rate inf", 2, ["--rate inf", "a number above 0"]),
     ("--rate -1", 2, ["--rate -1", "a number above 0"]),
-    ("--burstiness nan", 2, ["--burstiness nan", "finite", "Left out, it is 1.0"]),
+    ("--burstiness nan", 2, ["--burstiness nan", "greater than 0", "Left out, it is 1.0"]),
     ("--burstiness -2", 2, ["--burstiness -2", "greater than 0"]),
     ("--mem-fraction-static 1.5", 2, ["--mem-fraction-static 1.5", "less than 1", "the engine's"]),
     ("--max-new-tokens 0", 2, ["--max-new-tokens 0", "or equal to 1", "Left out, it is 4096"]),

@@ -117,16 +117,16 @@ def test_a_gain_within_the_error_is_told(tuned: Tuned) -> None:
     assert told == ["keep block 16", "within error: keep block 16", "block 8", "block 8"]
 
 
-@pytest.mark.parametrize(("fields", "low", "high"), [(H100, 0.15, 1.0), ({}, 0.07, 0.1)])
-def test_the_error_is_that_of_a_ratio(fields: dict[str, Any], low: float, high: float) -> None:
-    """Of two blocks it is what ``predict`` has for two settings, parameters apart; and more on a
-    GPU of which nothing is published."""
+@pytest.mark.parametrize("fields", [H100, {}], ids=["elsewhere", "home"])
+def test_the_error_is_that_of_a_ratio(fields: dict[str, Any]) -> None:
+    """Of two blocks it is what ``predict`` has for two settings, parameters apart: what a server
+    differs in is the same for both."""
     asked = fields | {"conc": 8, "num_prompts": 8, "runs": 1}
     results = [predict(Scenario.parse(**asked, block=b), with_baseline=False) for b in (12, 16)]
     lower, upper = ratio_span(*results)
     error = ratio_error(results[0].setup)
-    assert low < error < high
-    assert error < (upper / lower) ** 0.5 - 1 < 1.2 * error
+    assert 0.07 < error < 0.1
+    assert error < (upper / lower) ** 0.5 - 1 < 1.5 * error
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.001, 0.3))
