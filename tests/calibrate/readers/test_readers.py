@@ -89,7 +89,8 @@ class TestMeanings:
         assert "block" not in plain.fields
         assert open_loop.fields["rate"] == 3.0
         assert "conc" not in open_loop.fields
-        assert open_loop.fields["isl"] == 768  # a range ratio of 0.5: uniform on 512..1024
+        drawn = {k: open_loop.fields[k] for k in ("isl", "range_ratio")}
+        assert drawn == {"isl": 1024, "range_ratio": 0.5}  # uniform on 512..1024, mean 768
         assert open_loop.fields["engine_mode"] == "v2-sync"
         assert open_loop.assumed == ("gpu",)
 
