@@ -293,7 +293,7 @@ def test_a_response_starts_where_the_prediction_is() -> None:
     """The calibration's own values, given to the response, are the prediction."""
     scenario = Scenario.parse(
         model="qwen3-8b", tp=1, block=16, dataset="gsm8k", thinking=False, num_prompts=8, runs=2,
-        build="2026-02",
+        build="my branch",
     )  # fmt: skip
     setup = resolve(scenario, calibration=TEST)
     result = predict(scenario, setup=setup, with_baseline=False, with_interval=False)
