@@ -13,7 +13,7 @@ def nearest_published(setup: Setup) -> PublishedPoint | None:
     First releases of a model on another build are none either.
     """
     s = setup.scenario
-    elsewhere = setup.calibration.about.get("build_sources", ()) if setup.calibration else ()
+    elsewhere = setup.calibration.about.get("server_sources", ()) if setup.calibration else ()
     if setup.dataset is None or s.conc is None or not _as_published(s, setup):
         return None
     mode = {"v1": "spec_v1", "v2": "spec_v2", "v2-sync": "spec_v2_sync"}[s.engine_mode]
@@ -42,9 +42,15 @@ def _as_published(s: Scenario, setup: Setup) -> bool:
         and s.scheduler_recv_interval == 1
         and s.cuda_graph_backend_prefill is None
         and setup.backend == setup.default_backend
-        and setup.limits.max_running_requests >= (s.conc or 1)
+        and (setup.limits.max_running_requests >= (s.conc or 1) or _own_memory(s))
         and setup.graph_max_bs >= (s.conc or 1)
     )
+
+
+def _own_memory(s: Scenario) -> bool:
+    """True if memory is divided as the engine does it: how many run at once is our prediction."""
+    given = (s.max_running_requests, s.mem_fraction_static, s.max_mamba_cache_size)
+    return given == (None, None, None)
 
 
 def _own_drafter(s: Scenario, setup: Setup) -> bool:

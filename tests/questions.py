@@ -30,7 +30,7 @@ def words(question: dict[str, Any]) -> list[str]:
     return flags
 
 
-def printed(capsys: pytest.CaptureFixture[str], *command: Any) -> Any:
+def printed(capsys: pytest.CaptureFixture[str], *command: Any, code: int = 0) -> Any:
     """What a command prints as JSON."""
-    assert run([*map(str, command), "--format", "json"]) == 0
+    assert run([*map(str, command), "--format", "json"]) == code
     return json.loads(capsys.readouterr().out)

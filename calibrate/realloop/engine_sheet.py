@@ -84,9 +84,11 @@ def real_engine(stages: HostStages, overheads: Overheads) -> EngineSheet:
     engine = sheet.with_constants(**values)
     sizes = tuple(range(1, MOST_REQUESTS + 1))
     prefill = replace(engine.prefill, backend="disabled")  # ours captures none, and pads none
-    return replace(
-        engine, graph_sizes={"spec": sizes, "plain": sizes, "prefill": ()}, prefill=prefill
-    )
+    # Our workers plan on the device: no step waits for lengths on the host.
+    waits = replace(engine.attention.host_length_sync, none=(), block=(), chain=())
+    attention = replace(engine.attention, host_length_sync=waits)
+    graphs = {"spec": sizes, "plain": sizes, "prefill": ()}
+    return replace(engine, graph_sizes=graphs, prefill=prefill, attention=attention)
 
 
 def _v1(stages: HostStages, overheads: Overheads, residue: tuple[float, float]) -> dict[str, float]:

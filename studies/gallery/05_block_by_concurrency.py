@@ -76,7 +76,7 @@ def by_dataset() -> Iterator[ex.Part]:
                 pairs.append((ours, theirs))
         heads += [f"{model}, c={conc}", "published"]
         right = sum((ours > 1) == (theirs > 1) for ours, theirs in pairs)
-        off = sum(ours / theirs - 1 for ours, theirs in pairs) / len(pairs)
+        off = sum(ours / theirs - 1 for ours, theirs in pairs) / max(1, len(pairs))
         said.append(
             f"{model}, c={conc}: the faster block is predicted for {right} of {len(pairs)} data "
             f"sets; block 16 comes out {ex.signed(off)} against block 8 on average."
