@@ -32,6 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 PASSES = 8  # over the rows, in a typical fit
 _CONVERGED = 0.2  # posterior sds that are left to go: simulated runs are about that rough
+_STILL = 0.5  # of the scatter of a row that one more step would move any answer by
 _STRIDE = 2.0  # prior sds that no constant exceeds in one step
 # Slopes are taken anew where they failed to foresee an answer by this much [1], this far [prior sd]
 # from where they were taken.
@@ -197,7 +198,9 @@ def solve(
         spread = line.likely()
         goal, covariance = line.posterior(spread)
         steps.append(float(np.max(np.abs(goal - x) / np.sqrt(np.diagonal(covariance)))))
-        if steps[-1] < _CONVERGED or len(steps) > iterations:
+        scatter = np.hypot(problem.noise, spread.discrepancy[1])
+        still = np.max(np.abs(slopes @ (goal - x)) / scatter) < _STILL
+        if steps[-1] < _CONVERGED or (len(steps) > 1 and still) or len(steps) > iterations:
             break
         size = float(np.max(np.abs(goal - x) / sd))
         step = (goal - x) * min(1.0, stride / size)
@@ -210,7 +213,8 @@ def solve(
             stride = min(stride, size) / 2
         if np.max(np.abs(missed)) > _BENT and np.max(np.abs(x - at) / sd) > _AWAY:
             at, slopes = x, problem.take(price.slopes(x))
-    return _outcome(line, spread, covariance, tuple(steps))
+    settled = bool(still) or steps[-1] < _CONVERGED
+    return _outcome(line, spread, covariance, tuple(steps), settled=settled)
 
 
 def _secant(along: Floats, miss: Floats, step: Floats) -> Floats:
@@ -218,7 +222,9 @@ def _secant(along: Floats, miss: Floats, step: Floats) -> Floats:
     return np.asarray(np.outer(miss, along) / (along @ step))
 
 
-def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[float, ...]) -> Fit:
+def _outcome(
+    line: Linear, spread: Spread, covariance: Floats, steps: tuple[float, ...], *, settled: bool
+) -> Fit:
     problem = line.problem
     n = len(problem.rows)
     away, sd = line.apart(spread)
@@ -232,7 +238,6 @@ def _outcome(line: Linear, spread: Spread, covariance: Floats, steps: tuple[floa
         )
         for i in far
     )
-    settled = steps[-1] < _CONVERGED
     stray = strays(problem, line.f)
     found = Calibration(
         name="",

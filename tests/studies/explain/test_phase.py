@@ -85,7 +85,7 @@ def test_a_phase_is_found_by_the_word_of_the_pages(details: dict[str, PhaseDetai
 
 
 def test_a_phase_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown phase 'draught'.*Have: commit, draft"):
+    with pytest.raises(UsageError, match=r"unknown phase 'draught'.*Have: commit, draft"):
         phase_detail(ASKED, "draught")
     plain = Scenario.parse(method="none", conc=2, num_prompts=2, runs=1)
     with pytest.raises(UsageError, match="method none has no phase 'draft'; it has verify"):
