@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dflash_sim.profiles.releases.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
-from dflash_sim.profiles.releases.server_levels import FACTORS
+from dflash_sim.profiles.releases.server_levels import FACTORS, bend
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
 
@@ -62,9 +62,18 @@ def sensitivity(setup: Setup) -> Sensitivity:
     response = Response(setup, waves=_WAVES)
     parameters, mean, covariance = uncertain(response, setup.engine, setup.calibration)
     slopes = response.slopes(parameters, mean, slope_steps(parameters), whole=WHOLE)
+    for i, p in enumerate(parameters):
+        if p.kind in FACTORS and setup.calibration is not None:  # looked at from where they are
+            slopes[:, i] *= bend(p.kind, _reached(setup.calibration, p.kind, setup.server.keys))
     names = [p.name for p in parameters]
     by_metric = tuple(dict(zip(names, row, strict=True)) for row in slopes.tolist())
     return Sensitivity(by_metric, tuple(parameters), covariance)
+
+
+def _reached(calibration: Calibration, factor: str, keys: frozenset[str]) -> float:
+    """Where the levels of a server put a factor, on its unbounded scale."""
+    at = zip(calibration.parameters, calibration.mean.tolist(), strict=True)
+    return float(sum(x for p, x in at if p.kind == factor and p.key in keys))
 
 
 def uncertain(

@@ -13,7 +13,15 @@ from dflash_sim.realrun.job.journal import Run
 
 FORM = "sglang-0.5.14"
 # Factors on tables of other machines' kernels: ours are measured.
-ONES = ("table_factor", "collective_factor", "gdn_verify_factor", "prefill_factor", "time_factor")
+ONES = (
+    "table_factor",
+    "collective_factor",
+    "gdn_verify_factor",
+    "prefill_factor",
+    "time_factor",
+    "host_factor",
+    "wide_verify_factor",
+)
 KEPT = (
     "elementwise_bw_eff",
     "weight_stream_bw_eff",

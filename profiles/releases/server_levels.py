@@ -81,6 +81,11 @@ def together(factor: str, values: Iterable[float]) -> float:
     return math.exp(math.asinh(sum(math.sinh(math.log(v)) for v in values)))
 
 
+def bend(factor: str, x: float) -> float:
+    """How much flatter the log of a factor runs at ``x``, the sum of its levels, than at 0."""
+    return 1.0 if FACTORS[factor].scale == "log" else 1 / math.hypot(1.0, x)
+
+
 def level_of(key: str) -> str:
     """The level of a parameter's key: ``gpu`` of ``gpu=h200``."""
     return key.partition("=")[0]

@@ -134,7 +134,7 @@ def test_servers_from_beyond_the_prior_are_followed_too() -> None:
     assert errors == sorted(errors, reverse=True)
     assert off[3] < 0.4 * off[0]
     assert inside[0] < 0.6  # the prior was wrong, and three rows mend most of that
-    assert inside[3] > 0.65
+    assert inside[3] > 0.55
 
 
 def test_an_empty_prior_would_not_pass() -> None:
@@ -168,7 +168,7 @@ def test_a_server_that_is_slower_is_predicted_slower() -> None:
     assert before.error == pytest.approx(0.3, abs=0.02)
     assert abs(after.error) < 0.05
     assert after.inside
-    assert np.log(after.high / after.low) < 0.7 * np.log(before.high / before.low)
+    assert np.log(after.high / after.low) < 0.8 * np.log(before.high / before.low)
 
 
 def test_levels_travel_and_owners_stay() -> None:

@@ -299,7 +299,7 @@ def test_no_gpu_is_said() -> None:
 def test_half_types_say_nothing_on_a_cpu() -> None:
     with pytest.raises(UsageError, match="measure in float32"):
         choose_dtype("bfloat16", "cpu")
-    with pytest.raises(UsageError, match="did you mean float16"):
+    with pytest.raises(UsageError, match="Have: bfloat16, float16"):
         choose_dtype("float1", "cuda")
 
 

@@ -170,7 +170,9 @@ def test_flags_of_the_scheduler_are_its_limits() -> None:
     found = setup.limits
     assert (found.max_prefill_tokens, found.recv_interval) == (500, 30)
     assert found.sorted_up_to == 128
-    assert setup.host.recv_s == pytest.approx(setup.engine["recv_requests"] / 30)
+    e = setup.engine
+    each_s = e["recv_requests"] * e["time_factor"] * e["host_factor"]
+    assert setup.host.recv_s == pytest.approx(each_s / 30)
     no_cache = resolve(Scenario.parse(**fields, schedule_policy="lpm", radix_cache=False))
     assert no_cache.limits.sorted_up_to == 0
 

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from dflash_sim.profiles.releases.calibration import load_calibration
+from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
+from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.profiles.sheets import UNITS
 from dflash_sim.simulator.predict import Result
 from dflash_sim.studies.published import exhibit
@@ -27,6 +30,7 @@ LONG = {
     "01_published_cards": "test_published.py::test_study_reproduces_its_output",
     "02_gh200_phases": "test_gh200.py::test_study_reproduces_its_tables",
     "03_held_out": "test_gallery.py::test_held_out_study_is_what_the_shipped_constants_say",
+    "13_servers": "test_gallery.py::test_the_study_of_servers_is_what_the_shipped_levels_say",
 }
 STRICT = """
 import runpy, sys, warnings
@@ -141,6 +145,20 @@ def test_held_out_study_is_what_the_shipped_constants_say() -> None:
     for key, value in constants.items():
         shown = float(table.cell(key, "fitted")) * UNITS[table.cell(key, "unit")]
         assert shown == pytest.approx(value, rel=5e-3), key
+
+
+def test_the_study_of_servers_is_what_the_shipped_levels_say() -> None:
+    """The fits of 13_servers take minutes; what they wrote hangs together."""
+    shipped = load_calibration("shipped", load_engine(HOME))
+    assert shipped is not None
+    table = Findings.read(GALLERY / "13_servers.json")["levels of servers"]
+    told = {(row[0], row[1]): row[2] for row in table.rows}
+    values = {
+        (p.key, FACTORS[p.kind].words): f"{p.value(x):.2f}"
+        for p, x in zip(shipped.parameters, shipped.mean.tolist(), strict=True)
+        if p.kind in FACTORS
+    }
+    assert told == values
 
 
 # ---- what exhibits are made of ------------------------------------------------------------
