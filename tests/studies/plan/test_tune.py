@@ -193,7 +193,7 @@ def test_sglang_reads_our_prices(tuned: Tuned) -> None:
     # Batches that were not probed too: stairs of tiles are not linear in between, and one row is a
     # plain step, which the factor of wide verification does not touch.
     assert max(misses) < 0.25
-    assert np.mean(misses) < 0.04
+    assert np.mean(misses) < 0.07
     assert tuned.additive.rms < 0.02
 
 
