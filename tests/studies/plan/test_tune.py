@@ -194,7 +194,7 @@ def test_sglang_reads_our_prices(tuned: Tuned) -> None:
     # plain step, which the factor of wide verification does not touch.
     assert max(misses) < 0.25
     assert np.mean(misses) < 0.07
-    assert tuned.additive.rms < 0.02
+    assert tuned.additive.rms < 0.06
 
 
 def test_the_diagonal_form(tuned: Tuned) -> None:
