@@ -75,12 +75,12 @@ def _told_apart(found: Sequence[Stray], rows: Sequence[Row]) -> list[str]:
     """Conditions that all stray rows have and no other row has."""
     stray = {s.row.observation.row for s in found}
     groups = [[r for r in rows if (r.observation.row in stray) is far] for far in (True, False)]
-    if not all(groups):
-        return []
+    if not all(groups) or len(groups[0]) > len(groups[1]):
+        return []  # where most rows are off, it is nothing that a few have in common
     out = []
     for name in _CONDITIONS:
         theirs, others = ({getattr(r.scenario, name) for r in group} for group in groups)
-        if theirs and None not in theirs and not theirs & others:
+        if len(theirs) == 1 and None not in theirs and not theirs & others:
             values = ", ".join(str(v) for v in sorted(theirs, key=str))
             out.append(f"all of them, and no row that is followed, have {name} {values}")
     return out

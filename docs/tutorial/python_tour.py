@@ -145,7 +145,7 @@ plan.fleets[["role", "gpu", "tp", "method", "replicas", "num_gpus", "usd_per_hou
 
 # %%
 try:
-    ds.predict(gpu="b20")
+    ds.predict(gpu="b200", dataset="humanevl")
 except ds.UsageError as error:
     mistake = str(error)
 mistake

@@ -56,6 +56,6 @@ def test_the_tour_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["mine"].converged
     assert found["after"].output_throughput < found["before"].output_throughput
     assert found["plan"].fleets["num_gpus"].iloc[0] >= 1
-    assert "did you mean b200?" in found["mistake"]
+    assert "did you mean humaneval?" in found["mistake"]
     shown = "".join(json.dumps(c.get("outputs", ""), ensure_ascii=False) for c in NOTEBOOK["cells"])
     assert repr(found["result"])[1:-1] in shown, "run `make docs`"
