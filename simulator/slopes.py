@@ -110,7 +110,7 @@ class Response:
         self.expectation = setup.uncalibrated
         self._waves = waves
         self.server = setup.server.owned_by(owner)
-        self._server = sorted(self.server.keys)
+        self._server = self.server.keys
 
     @property
     def cell(self) -> str | None:

@@ -64,9 +64,12 @@ class Server:
         return Server(tuple(named))
 
     @property
-    def keys(self) -> frozenset[str]:
-        """The levels as keys of parameters, such as ``gpu=h200``."""
-        return frozenset(f"{level}={name}" for level, name in self.levels)
+    def keys(self) -> tuple[str, ...]:
+        """The levels as keys of parameters, such as ``gpu=h200``, always in the same order.
+
+        Factors are multiplied in it: another order would be another last digit.
+        """
+        return tuple(sorted(f"{level}={name}" for level, name in self.levels))
 
     @property
     def elsewhere(self) -> tuple[str, ...]:

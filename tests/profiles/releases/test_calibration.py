@@ -323,3 +323,10 @@ def test_a_number_that_no_fit_writes_is_refused(
         read_calibration(mine)
     mine.write_text(text, encoding="utf-8")
     assert read_calibration(mine).parameters
+
+
+def test_levels_of_a_server_are_multiplied_in_one_order() -> None:
+    """Products in another order differ in the last digit, and a seed gives the same bytes."""
+    levels = (("gpu", "h200"), ("backend", "fa3"), ("release", "sglang-0.5.9"))
+    assert Server(levels).keys == Server(levels[::-1]).keys
+    assert Server(levels).keys == ("backend=fa3", "gpu=h200", "release=sglang-0.5.9")
