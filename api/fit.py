@@ -21,6 +21,7 @@ from dflash_sim.calibrate.fit.held_out import Validation as Validated
 from dflash_sim.profiles.errors import unknown
 from dflash_sim.profiles.find import searching
 from dflash_sim.profiles.releases.calibration import Calibration
+from dflash_sim.profiles.releases.engine_sheet import HOME
 from dflash_sim.studies.compare.fit_page import page, summary
 from dflash_sim.studies.compare.fit_question import Chosen, choose, require, run_fit
 from dflash_sim.studies.compare.validate_question import Question, Rows, answer
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-
-ENGINE = "sglang-0.5.14"
 
 
 class Fit(Paged):
@@ -110,7 +109,7 @@ def fit(
     allow_partial: bool = False,
     prior: "File" = "shipped",
     name: str = "fit",
-    engine: str = ENGINE,
+    engine: str = HOME,
     jobs: int = 1,
     profiles: "File | Sequence[File] | None" = None,
     progress: bool = False,
@@ -264,7 +263,7 @@ def validate(
     calibration: File | None = None,
     prior: File | None = None,
     allow_partial: bool = False,
-    engine: str = ENGINE,
+    engine: str = HOME,
     jobs: int = 1,
     profiles: "File | Sequence[File] | None" = None,
     progress: bool = False,

@@ -7,7 +7,7 @@ the engine, a GPU without measurements.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,15 +62,15 @@ def sensitivity(setup: Setup) -> Sensitivity:
     response = Response(setup, waves=_WAVES)
     parameters, mean, covariance = uncertain(response, setup.engine, setup.calibration)
     slopes = response.slopes(parameters, mean, slope_steps(parameters), whole=WHOLE)
-    for i, p in enumerate(parameters):
-        if p.kind in FACTORS and setup.calibration is not None:  # looked at from where they are
-            slopes[:, i] *= bend(p.kind, _reached(setup.calibration, p.kind, setup.server.keys))
+    if setup.calibration is not None:  # factors are looked at from where they are
+        flatter = {f: bend(f, _reached(setup.calibration, f, setup.server.keys)) for f in FACTORS}
+        slopes *= [flatter.get(p.kind, 1.0) for p in parameters]
     names = [p.name for p in parameters]
     by_metric = tuple(dict(zip(names, row, strict=True)) for row in slopes.tolist())
     return Sensitivity(by_metric, tuple(parameters), covariance)
 
 
-def _reached(calibration: Calibration, factor: str, keys: frozenset[str]) -> float:
+def _reached(calibration: Calibration, factor: str, keys: Collection[str]) -> float:
     """Where the levels of a server put a factor, on its unbounded scale."""
     at = zip(calibration.parameters, calibration.mean.tolist(), strict=True)
     return float(sum(x for p, x in at if p.kind == factor and p.key in keys))

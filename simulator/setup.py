@@ -54,6 +54,8 @@ from dflash_sim.simulator.requests.expected import (
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.static_share import StaticShare
 
+_HOME = Server()
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -83,6 +85,7 @@ class Setup:
     measured: MeasuredProfile | None = None
     dataset: Dataset | None = None
     given_expectation: Expectation | None = None
+    server: Server = _HOME  # what tells it from the one that the engine's constants are of
 
     @property
     def method(self) -> Method:
@@ -97,13 +100,6 @@ class Setup:
     @property
     def speculative(self) -> bool:
         return self.method.speculative
-
-    @property
-    def server(self) -> Server:
-        """What tells the server from the one that the engine's constants are of."""
-        return server_of(
-            self.scenario, self.engine, self.device, self.backend, self.model, self.measured
-        )
 
     @property
     def host_length_sync(self) -> bool:
@@ -325,6 +321,7 @@ def resolve(
         measured=measured,
         dataset=dataset or (load_dataset(s.dataset) if s.dataset else None),
         given_expectation=expectation if method.speculative else None,
+        server=server,
     )
 
 

@@ -14,7 +14,7 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 Floats = npt.NDArray[np.float64]
 
 _USUAL = (0.02, 0.02, 1.0)  # discrepancy at home, by setting and by row, within a factor of e
-SURE = 0.5  # a miss is rather a server that differs than a model that is wrong
+_SURE = 0.5  # a miss is rather a server that differs than a model that is wrong
 _LEAST = 1e-12  # of the largest variance: rounded correlations leave directions without any
 
 
@@ -106,18 +106,21 @@ def posterior_prior(rows: Sequence[Row], engine: EngineSheet, known: Calibration
     here = [i for i, p in enumerate(asked) if p.name in place]
     there = [place[asked[i].name] for i in here]
     covariance[np.ix_(here, here)] = known.covariance[np.ix_(there, there)]
-    discrepancy = (*engine.fit.discrepancy_elsewhere, SURE)
-    return Prior(tuple(parameters), covariance, discrepancy, known.name)
+    return Prior(tuple(parameters), covariance, usual_elsewhere(engine), known.name)
+
+
+def usual_elsewhere(engine: EngineSheet) -> tuple[float, float, float]:
+    """What a fit usually leaves where factors of the server are free: :attr:`Prior.discrepancy`."""
+    return (*engine.fit.discrepancy_elsewhere, _SURE)
 
 
 def refuse_fitted(rows: Sequence[Row], known: Calibration) -> None:
     """Refuse rows that a posterior was fitted on: the published ones are used once."""
-    used = set(known.rows)
-    sources = {*known.about.get("sources", ()), *known.about.get("server_sources", ())}
+    used, sources = set(known.rows), known.sources
     again = [
         row.observation.row
         for row in rows
-        if row.observation.row in used or (row.observation.source in sources)
+        if row.observation.row in used or row.observation.source in sources
     ]
     if again:
         msg = (

@@ -5,34 +5,13 @@ the product of what servers have in common. What is left to a server of its own 
 no prediction of another one needs it.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from dflash_sim.calibrate.fit.fit import Fit, fit
-from dflash_sim.calibrate.fit.rows import Row
+from dflash_sim.calibrate.fit.fit import Fit
 from dflash_sim.profiles.releases.calibration import Calibration
-from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, OWN, level_of
-
-
-def fit_servers(
-    home: Calibration,
-    rows: Sequence[Row],
-    *,
-    engine: EngineSheet,
-    jobs: int,
-    on_row: Callable[[], None] | None = None,
-) -> Fit:
-    """Fit the factors of servers to rows of many owners, over the constants of home.
-
-    Parameters
-    ----------
-    rows
-        Rows that know their owners: each has servers of its own.
-    """
-    return fit(rows, engine=engine, name=home.name, known=home, jobs=jobs, on_row=on_row)
 
 
 def with_levels(home: Calibration, servers: Fit) -> Calibration:
@@ -60,10 +39,7 @@ def with_known_levels(home: Calibration, fitted: Calibration) -> Calibration:
     sources = fitted.about.get("server_sources", [])
     return replace(
         home,
-        parameters=(
-            *home.parameters,
-            *(fitted.parameters[i] for i in keep),
-        ),
+        parameters=(*home.parameters, *(fitted.parameters[i] for i in keep)),
         mean=np.array([*home.mean, *fitted.mean[keep]]),
         covariance=covariance,
         about={**home.about, "server_sources": sources},

@@ -81,8 +81,7 @@ def _told_apart(found: Sequence[Stray], rows: Sequence[Row]) -> list[str]:
     for name in _CONDITIONS:
         theirs, others = ({getattr(r.scenario, name) for r in group} for group in groups)
         if len(theirs) == 1 and None not in theirs and not theirs & others:
-            values = ", ".join(str(v) for v in sorted(theirs, key=str))
-            out.append(f"all of them, and no row that is followed, have {name} {values}")
+            out.append(f"all of them, and no row that is followed, have {name} {theirs.pop()}")
     return out
 
 

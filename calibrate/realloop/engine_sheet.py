@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 
 from dflash_sim.calibrate.measure.clock import trimmed_mean
 from dflash_sim.calibrate.realloop.rehearsal import Overheads, line
-from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
 from dflash_sim.realrun.job.journal import Run
 
-FORM = "sglang-0.5.14"
 # Factors on tables of other machines' kernels: ours are measured.
 ONES = (
     "table_factor",
@@ -69,7 +68,7 @@ def host_stages(runs: Sequence[Run]) -> HostStages:
 
 def real_engine(stages: HostStages, overheads: Overheads) -> EngineSheet:
     """The sheet of our engine on this machine, for one method."""
-    sheet = load_engine(FORM)
+    sheet = load_engine(HOME)
     values = dict.fromkeys(sheet.constants, 0.0)
     values |= dict.fromkeys(ONES, 1.0) | {name: sheet[name] for name in KEPT}
     residue = line(overheads.queued)

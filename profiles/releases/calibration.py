@@ -130,6 +130,12 @@ class Calibration:
         return np.sqrt(np.diagonal(self.covariance))
 
     @property
+    def sources(self) -> frozenset[str]:
+        """Sources whose rows it was fitted on, at home and elsewhere."""
+        about = self.about
+        return frozenset((*about.get("sources", ()), *about.get("server_sources", ())))
+
+    @property
     def known_levels(self) -> frozenset[str]:
         """Levels that rows have spoken of, such as ``gpu=h200``."""
         return frozenset(p.key for p in self.parameters if p.kind in FACTORS)
@@ -138,7 +144,7 @@ class Calibration:
         """The engine sheet with the fitted constants, times what is known of a server."""
         values = self.values
         found = {p.key: values[p.name] for p in self.parameters if p.kind == "constant"}
-        keys = server.keys if server else frozenset()
+        keys = server.keys if server else ()
         for name, factor in FACTORS.items():
             here = [values[f"{name}:{key}"] for key in keys if f"{name}:{key}" in values]
             if here:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from dflash_sim.profiles.releases.memory_rules import (
     MemoryRules,
@@ -9,6 +10,8 @@ from dflash_sim.profiles.releases.memory_rules import (
     StatePoolRules,
     VisionRule,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,16 @@ class Defaults:
     by_memory: tuple[MemoryClass, ...]
 
 
+class _ByDrafting(Generic[T]):
+    """Something that each kind of drafting has: ``none``, ``block`` and ``chain``."""
+
+    def __getitem__(self, drafts: str) -> T:
+        found: T = getattr(self, drafts)
+        return found
+
+
 @dataclass(frozen=True)
-class Modes:
+class Modes(_ByDrafting[str]):
     """How a release runs each kind of drafting when nobody says otherwise; "" if it cannot.
 
     Parameters
@@ -107,22 +118,14 @@ class Modes:
     chain: str
     source: str
 
-    def __getitem__(self, drafts: str) -> str:
-        found: str = getattr(self, drafts)
-        return found
-
 
 @dataclass(frozen=True)
-class HostLengthSync:
+class HostLengthSync(_ByDrafting[tuple[str, ...]]):
     """Attention backends whose plan copies lengths to the host, by how the method drafts."""
 
     none: tuple[str, ...]
     block: tuple[str, ...]
     chain: tuple[str, ...]
-
-    def __getitem__(self, drafts: str) -> tuple[str, ...]:
-        found: tuple[str, ...] = getattr(self, drafts)
-        return found
 
 
 @dataclass(frozen=True)

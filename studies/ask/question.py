@@ -14,7 +14,7 @@ from typing import Any
 
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.find import find_sheet
+from dflash_sim.profiles.find import FOLDERS, find_sheet
 from dflash_sim.profiles.presets import load_preset
 from dflash_sim.simulator.cost.methods import method_of
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
@@ -62,10 +62,10 @@ _BELONGS = {
 }
 # Fields that name a sheet: its folder, and how its file's name ends.
 _SHEETS = {
-    "gpu": ("devices", ".toml"),
-    "model": ("models", ".json"),
+    "gpu": FOLDERS["gpus"],
+    "model": FOLDERS["models"],
     "draft_model": ("drafters", ".json"),
-    "dataset": ("workloads", ".toml"),
+    "dataset": FOLDERS["datasets"],
     "engine": ("engines", ".toml"),
 }
 _PLAIN_WORD = re.compile(r"[A-Za-z][\w./-]*")

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_device
-from dflash_sim.profiles.releases.engine_sheet import load_engine
+from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
 from dflash_sim.profiles.times.machine_profile import (
     FUSED_S,
     MeasuredProfile,
@@ -25,7 +25,6 @@ from dflash_sim.simulator.setup import find_tables
 from dflash_sim.studies.show.narrow_table import FittedTable
 from dflash_sim.studies.show.styles import STRONG
 
-_ENGINE = "sglang-0.5.14"  # whose attention kernels the tables of a GPU are read for
 _SHOWN = 10
 Price = Callable[[ops.Op], Timing | None]
 
@@ -120,7 +119,7 @@ def _price(name: str) -> Price:
     if tables is None:
         msg = f"there are no operator times for {name}; see: dflash-sim list gpus."
         raise UsageError(msg)
-    engine = load_engine(_ENGINE)
+    engine = load_engine(HOME)
     backend = engine.attention.default(device.name)
     return CostModel(device, engine, tables, backend=backend).table_time
 

@@ -187,8 +187,7 @@ def answer(
 def _with_constants(name: str, tested: Sequence[Row], engine: EngineSheet, jobs: int) -> Validation:
     """Rows that a finished calibration has not seen."""
     calibration = load_calibration(name, engine)
-    about = calibration.about if calibration else {}
-    seen = {*about.get("sources", ()), *about.get("server_sources", ())}
+    seen = calibration.sources if calibration else frozenset()
     known = [row for row in tested if row.observation.source in seen]
     if known:
         msg = (

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from dflash_sim.calibrate.fit.rows import Row
+from dflash_sim.profiles.releases.engine_sheet import HOME
 from dflash_sim.studies.published import cards as study
 from dflash_sim.studies.published import cards_tables as show
 from dflash_sim.studies.published.findings import Findings
@@ -40,7 +41,7 @@ def findings(*, runs: int, jobs: int) -> Findings:
         changed = {v.name: show.errors_of(once(few, variant=v)) for v in variants}
         old = {v.name: show.errors_of(once(first, variant=v)) for v in read_as}
         elsewhere = once(other)
-    conditions = (("engine", study.ENGINE), ("runs", str(runs)), ("seed", "0"))
+    conditions = (("engine", HOME), ("runs", str(runs)), ("seed", "0"))
     tables = (
         Table("conditions", ("what", "value"), conditions),
         show.headline(shipped),

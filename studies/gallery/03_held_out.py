@@ -19,7 +19,7 @@ from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.fit.servers import with_known_levels
 from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.profiles.releases.calibration import Calibration, load_calibration
-from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
 from dflash_sim.studies.compare import validation_tables as show
 from dflash_sim.studies.compare.validate_question import published
 from dflash_sim.studies.published import fit_tables as fits
@@ -29,8 +29,7 @@ from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.plain_table import Table
 from dflash_sim.studies.show.terminal import Progress
 
-ENGINE = "sglang-0.5.14"
-SHIPPED = Path(__file__).parents[2] / f"profiles/calibrations/{ENGINE}.toml"
+SHIPPED = Path(__file__).parents[2] / f"profiles/calibrations/{HOME}.toml"
 GPU = "b200"
 
 
@@ -49,7 +48,7 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
         joint = fit(
             home,
             engine=engine,
-            name=f"{ENGINE}, build {build}",
+            name=f"{HOME}, build {build}",
             jobs=jobs,
             about={"sources": sources},
             on_row=done,
@@ -95,9 +94,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    found, home = study(load_engine(ENGINE), args.jobs)
+    found, home = study(load_engine(HOME), args.jobs)
     if args.write:
-        before = load_calibration("shipped", load_engine(ENGINE))
+        before = load_calibration("shipped", load_engine(HOME))
         whole = home if before is None else with_known_levels(home, before)
         write_whole(SHIPPED, whole.to_toml())
     deliver(found, Path(__file__), write=args.write)

@@ -40,13 +40,12 @@ def findings(
     unfitted, three = [], []
     for source, own in servers.by_source(rows).items():
         known = left.without(lambda row, s=source: row.observation.source == s)
-        unfitted.append(servers.judged(known, own, engine=engine, jobs=jobs))
+        unfitted.append(servers.judged(known, own, jobs=jobs))
         enough = [mine for mine in servers.by_server(own).values() if len(mine) >= servers.FEWEST]
         three += [servers.after_three(known, mine, engine=engine, jobs=jobs) for mine in enough]
-    tested = servers.judged(left.whole, tests, engine=engine, jobs=jobs)
+    tested = servers.judged(left.whole, tests, jobs=jobs)
     kinds = [
-        servers.judged(left.without(out), own, engine=engine, jobs=jobs)
-        for out, own in servers.by_kind(rows)
+        servers.judged(left.without(out), own, jobs=jobs) for out, own in servers.by_kind(rows)
     ]
     found = show.findings(
         pd.concat(unfitted), pd.concat(three), tested, pd.concat(kinds), left.whole

@@ -13,12 +13,11 @@ from dflash_sim.calibrate.fit.rows import rows_of as usable
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_dataset
-from dflash_sim.profiles.releases.engine_sheet import load_engine
+from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
 from dflash_sim.profiles.sheets import Dataset, LengthModel, Quantity
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.compare.validate_question import published
 
-ENGINE = "sglang-0.5.14"
 CARD_SOURCES = ("HF_Q36_35B_retrain", "HF_Q35_397B", "HF_Q35_397B_seed", "SGL_PR23000")
 OLD_SOURCES = ("HF_Q35_27B_orig", "HF_Q35_35B_orig", "HF_Q36_35B_orig")
 BASELINE_SOURCES = ("PAPER_T5", "SGL_PR19952", "LAMBDA_Q35_397B")
@@ -92,7 +91,7 @@ def rows_of(*sources: str) -> tuple[Row, ...]:
     chosen = [o for o in published().observations if o.source in sources]
     for observation in chosen:
         refuse_fitted(observation)
-    return tuple(usable(chosen, load_engine(ENGINE))[0])
+    return tuple(usable(chosen, load_engine(HOME))[0])
 
 
 def refuse_fitted(observation: Observation) -> None:
@@ -144,7 +143,7 @@ def evaluate(
     return predicted(
         [variant.of(row) for row in rows],
         None,
-        engine=load_engine(ENGINE).with_constants(**dict(variant.constants)),
+        engine=load_engine(HOME).with_constants(**dict(variant.constants)),
         held=variant.name,
         jobs=jobs,
         runs=runs,

@@ -11,9 +11,9 @@ import pandas as pd
 from dflash_sim.calibrate.fit.errors import error_table, summed
 from dflash_sim.calibrate.fit.held_out import Outcome
 from dflash_sim.calibrate.fit.rows import Row
-from dflash_sim.profiles.releases.engine_sheet import load_engine
+from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
 from dflash_sim.simulator.setup import resolve
-from dflash_sim.studies.published.cards import ENGINE, asked, rows_of
+from dflash_sim.studies.published.cards import asked, rows_of
 from dflash_sim.studies.show.frame_table import as_table, written
 from dflash_sim.studies.show.plain_table import Table
 
@@ -52,7 +52,7 @@ def _server(row: Row) -> str:
 
 def errors_of(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Return the errors with the server, the load and how many requests it lets run at once."""
-    engine = load_engine(ENGINE)
+    engine = load_engine(HOME)
     limits = [resolve(o.row.scenario, engine=engine).limits for o in outcomes]
     return error_table(outcomes).assign(
         server=[_server(o.row) for o in outcomes],

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dflash_sim.calibrate.fit.fit import Fit, fit, solve
+from dflash_sim.calibrate.fit.fit import fit, solve
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
-from dflash_sim.calibrate.fit.prior import SURE, Prior, refuse_fitted
+from dflash_sim.calibrate.fit.prior import Prior, refuse_fitted, usual_elsewhere
 from dflash_sim.calibrate.fit.rows import Row, rows_of, unknowns
 from dflash_sim.calibrate.fit.servers import with_levels
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
@@ -26,7 +26,7 @@ from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.compare.validate_question import published
-from dflash_sim.studies.published.serving_rows import open_rows, rows_that_test
+from dflash_sim.studies.published.serving_rows import grouped, open_rows, rows_that_test
 
 Floats = npt.NDArray[np.float64]
 
@@ -112,15 +112,14 @@ class LeftOut:
             rows, engine, self.prior.parameters, jobs=jobs, fixed=home.values, on_row=on_row
         )
         with price:
-            self.fit = replace_name(solve(rows, self.prior, price, iterations=3), home)
+            self.fit = solve(rows, self.prior, price, iterations=3)
             at = self.fit.calibration.mean
             self.lines = Straight(at, price.answers(at), price.slopes(at))
 
     def _prior(self, rows: Sequence[Row]) -> Prior:
         refuse_fitted(rows, self.home)
         asked = [p for p in unknowns(rows, self.engine) if p.kind in FACTORS]
-        usual = (*self.engine.fit.discrepancy_elsewhere, SURE)
-        return replace(Prior.independent(asked), discrepancy=usual)
+        return replace(Prior.independent(asked), discrepancy=usual_elsewhere(self.engine))
 
     @property
     def whole(self) -> Calibration:
@@ -136,13 +135,7 @@ class LeftOut:
         prior = self._prior(rows)
         place = {p.name: i for i, p in enumerate(self.prior.parameters)}
         lines = self.lines.of(keep, [place[p.name] for p in prior.parameters])
-        return with_levels(self.home, replace_name(solve(rows, prior, lines), self.home))
-
-
-def replace_name(found: Fit, home: Calibration) -> Fit:
-    """Return the fit as one of home's engine."""
-    named = replace(found.calibration, name=home.name, engine=home.engine)
-    return replace(found, calibration=named)
+        return with_levels(self.home, solve(rows, prior, lines))
 
 
 def tests(engine: EngineSheet) -> list[Row]:
@@ -175,10 +168,7 @@ def picked(rows: Iterable[Row], most: int) -> list[Row]:
 
 def by_source(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Return rows by their source."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.observation.source, []).append(row)
-    return found
+    return grouped(rows, lambda row: row.observation.source)
 
 
 def by_kind(rows: Sequence[Row]) -> Iterator[tuple[Callable[[Row], bool], list[Row]]]:
@@ -194,10 +184,7 @@ def by_kind(rows: Sequence[Row]) -> Iterator[tuple[Callable[[Row], bool], list[R
 
 def by_server(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Return rows by the server that they were measured on."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(str(server_of(row.observation)), []).append(row)
-    return found
+    return grouped(rows, lambda row: str(server_of(row.observation)))
 
 
 def first_rows(rows: Sequence[Row]) -> list[Row]:
@@ -217,12 +204,10 @@ def after_three(
     own, _ = rows_of([row.observation for row in rows], engine)
     told = first_rows(own)
     found = fit(told, engine=engine, name="three rows", known=known, jobs=jobs)
-    return judged(found.calibration, [r for r in own if r not in told], engine=engine, jobs=jobs)
+    return judged(found.calibration, [r for r in own if r not in told], jobs=jobs)
 
 
-def judged(
-    known: Calibration, rows: Sequence[Row], *, engine: EngineSheet, jobs: int
-) -> pd.DataFrame:
+def judged(known: Calibration, rows: Sequence[Row], *, jobs: int) -> pd.DataFrame:
     """Predict rows, and compare every speed and time that they have.
 
     Returns
@@ -230,17 +215,15 @@ def judged(
     DataFrame
         One line per row and metric: ``error`` is predicted over measured, less one [1].
     """
-    tasks = [(replace(row, owner=""), known, engine) for row in rows]
+    tasks = [(row, known) for row in rows]
     with Pool(jobs) as pool:
         lines = [line for found in pool.map(_judge, tasks) for line in found]
     return pd.DataFrame(lines)
 
 
-def _judge(row: Row, known: Calibration, engine: EngineSheet) -> list[dict[str, object]]:
+def _judge(row: Row, known: Calibration) -> list[dict[str, object]]:
     scenario = Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"runs": RUNS}))
-    sheet = row.sheet(engine)
-    server = resolve(scenario, engine=sheet).server
-    setup = resolve(scenario, engine=known.applied(sheet, server), calibration=known)
+    setup = resolve(scenario, calibration=known)
     result = predict(scenario, with_baseline=False, setup=setup)
     about = {
         "row": row.observation.row,

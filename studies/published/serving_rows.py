@@ -6,14 +6,18 @@ Rows of role ``test`` are read by no fit; :func:`~dflash_sim.calibrate.fit.fit.f
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import TypeVar
 
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.servers import OPEN, TEST, Server, role_of, server_of
 from dflash_sim.studies.compare.validate_question import published
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,17 @@ def rows_that_test() -> tuple[Observation, ...]:
     return tuple(row for row in serving_rows() if role_of(row) == TEST)
 
 
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return items by their key, in the order of the first of each."""
+    found: dict[K, list[T]] = defaultdict(list)
+    for item in items:
+        found[key(item)].append(item)
+    return dict(found)
+
+
 def by_server(rows: Iterable[Observation]) -> dict[Server, list[Observation]]:
     """Return rows by the server they were measured on, in the order of their first row."""
-    found: dict[Server, list[Observation]] = defaultdict(list)
-    for row in rows:
-        found[server_of(row)].append(row)
-    return dict(found)
+    return grouped(rows, server_of)
 
 
 def peers_of(row: Observation) -> tuple[PeerPrediction, ...]:

@@ -3,13 +3,14 @@
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from straight_lines import Lines
 
 from dflash_sim.calibrate.fit import gaussian as linear
 from dflash_sim.calibrate.fit import prior as prior_of_fit
@@ -68,23 +69,6 @@ UNKNOWN = Prior.independent(
     [Parameter("constant", f"k{i}", "log", 0.0, sd) for i, sd in enumerate(SDS)]
 )
 TAUGHT = [1.0, 0.3, 0.2, 0.1, 0.3, 0.05]
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Answers that are straight lines."""
-
-    matrix: Floats
-
-    def answers(self, x: Floats) -> Floats:
-        out = np.full((len(self.matrix), len(METRICS)), np.nan)
-        out[:, THROUGHPUT] = self.matrix @ x
-        return out
-
-    def slopes(self, x: Floats) -> Floats:
-        out = np.zeros((len(self.matrix), len(METRICS), len(x)))
-        out[:, THROUGHPUT] = self.matrix
-        return out
 
 
 def _lines() -> Lines:

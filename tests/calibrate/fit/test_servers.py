@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import pytest
+from straight_lines import Lines
 
 from dflash_sim.calibrate.fit.fit import fit, solve
 from dflash_sim.calibrate.fit.held_out import predicted
@@ -31,23 +32,6 @@ Z90 = 1.645
 NOISE = 0.01
 COUNTS = (0, 1, 2, 3, 5, 10)
 SERVERS = 150
-
-
-class Lines:
-    """Answers that are straight lines."""
-
-    def __init__(self, matrix: Floats) -> None:
-        self.matrix = matrix
-
-    def answers(self, x: Floats) -> Floats:
-        out = np.full((len(self.matrix), len(METRICS)), np.nan)
-        out[:, THROUGHPUT] = self.matrix @ x
-        return out
-
-    def slopes(self, x: Floats) -> Floats:
-        out = np.zeros((len(self.matrix), len(METRICS), len(x)))
-        out[:, THROUGHPUT] = self.matrix
-        return out
 
 
 def prior() -> Prior:
