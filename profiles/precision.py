@@ -14,6 +14,25 @@ BITS = {
 }
 
 
+# Parts of a network whose weights may have a format of their own, in Hugging Face's words:
+# ``gdn_gates`` are in_proj_a and in_proj_b, ``other`` norms, convolutions and biases.
+MODULES = (
+    "attention",
+    "gdn",
+    "gdn_gates",
+    "mlp",
+    "experts",
+    "shared_expert",
+    "router",
+    "lm_head",
+    "embed",
+    "mtp",
+    "drafter",
+    "vision",
+    "other",
+)
+Formats = tuple[tuple[str, str], ...]  # module and number format of its weights
+
 # Formats of a recurrent state: SGLang's --mamba-ssm-dtype, the default first.
 STATE_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -32,19 +51,30 @@ class Precision:
     Parameters
     ----------
     weights
-        Format of every weight that does not name its own, as the experts of gpt-oss do.
+        Format of every weight whose module has none of its own.
     activations
         Between kernels, in collectives, and in what is multiplied with the weights.
     kv_cache
         Keys and values of softmax attention, the drafter's too.
     state
         Recurrent states of gated delta networks; their convolution windows are activations.
+    modules
+        Formats of the weights of modules that differ, such as the experts of gpt-oss.
     """
 
     weights: str = "bfloat16"
     activations: str = "bfloat16"
     kv_cache: str = "bfloat16"
     state: str = "float32"
+    modules: Formats = ()
+
+    def of(self, module: str) -> "Precision":
+        """The formats inside one module, whose weights may have their own."""
+        return Precision(self.form(module), self.activations, self.kv_cache, self.state)
+
+    def form(self, module: str) -> str:
+        """The format of the weights of one module, a name of :data:`MODULES`."""
+        return dict(self.modules).get(module, self.weights)
 
     @property
     def matmul(self) -> str:

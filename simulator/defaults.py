@@ -118,7 +118,7 @@ def precision_for(s: Scenario, device: Device, engine: EngineSheet, model: Model
             )
             raise UsageError(msg)
         state = "bfloat16"
-    return replace(s.precision, state=state)
+    return replace(model.precision, state=state)
 
 
 def needs_bfloat16(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> bool:
@@ -276,6 +276,6 @@ def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelSh
         if not _splits(model, tp):
             continue
         static = share_of(s, device, engine, model, tp).mem_fraction * device.mem_bytes
-        if model.weight_bytes(tp, s.precision) < share * static:
+        if model.weight_bytes(tp, model.precision) < share * static:
             return tp
     return TP_SIZES[-1]

@@ -14,6 +14,7 @@ from dflash_sim.profiles.networks.layers import (
     Weight,
 )
 from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape, ModelShape, check_tp
+from dflash_sim.profiles.networks.quantized import Quantized
 from dflash_sim.profiles.networks.vision import VisionTower
 from dflash_sim.profiles.precision import STATE_DTYPES
 
@@ -148,10 +149,10 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         kind = f"model_type of {name}"
         raise unknown(kind, family, _FAMILIES)
     _refuse_foreign(f, family)
-    expert_dtype = _check_dtype(f, experts_may_be_mxfp4=family == "gpt_oss")
+    quantized = _check_dtype(f, experts_may_be_mxfp4=family == "gpt_oss")
     num_layers = f.integer("num_hidden_layers", high=_MAX_LAYERS)
     mixers = _mixers(f, family=family, num_layers=num_layers)
-    mlps = _mlps(f, family=family, num_layers=num_layers, expert_dtype=expert_dtype)
+    mlps = _mlps(f, family=family, num_layers=num_layers)
     default_mtp = 1 if family == "qwen3_next" else 0  # its config does not say; the weights do
     return ModelShape(
         name=name,
@@ -171,6 +172,7 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         state_dtype=_state_dtype(f),
         vision=_vision(outer.nested("vision_config")),
         context=context_of(f.config),
+        quantized=quantized,
     )
 
 
@@ -257,8 +259,8 @@ def _refuse_other_drafters(f: _Fields, dflash: _Fields) -> None:
             raise UsageError(msg)
 
 
-def _check_dtype(f: _Fields, *, experts_may_be_mxfp4: bool) -> str:
-    """Refuse storage that is not priced; return the dtype of the experts."""
+def _check_dtype(f: _Fields, *, experts_may_be_mxfp4: bool) -> Quantized | None:
+    """Refuse storage that is not priced; return how the checkpoint is quantised, if it is."""
     key = f.first("dtype", "torch_dtype")
     dtype = f.text(key, default=_DTYPES[0])
     if dtype not in _DTYPES:
@@ -266,10 +268,10 @@ def _check_dtype(f: _Fields, *, experts_may_be_mxfp4: bool) -> str:
     allowed = [*_DTYPES, "mxfp4 experts (gpt-oss)"]
     quantization = f.nested(f.first("quantization_config", "compression_config"))
     if not quantization.config:
-        return dtype
+        return None
     method = quantization.text(quantization.first("quant_method", "quant_algo"), default="unnamed")
     if method == "mxfp4" and experts_may_be_mxfp4:
-        return method
+        return Quantized(method, (("experts", method),))
     msg = f"config of {f.name}: quantization {method!r} is not modelled; have: {', '.join(allowed)}"
     raise UsageError(msg)
 
@@ -366,22 +368,20 @@ def _attention(f: _Fields, *, family: str, window: int | None = None) -> Attenti
     )
 
 
-def _mlps(
-    f: _Fields, *, family: str, num_layers: int, expert_dtype: str
-) -> tuple[DenseMlp | MoeMlp, ...]:
+def _mlps(f: _Fields, *, family: str, num_layers: int) -> tuple[DenseMlp | MoeMlp, ...]:
     if family not in _MOE:
         return (DenseMlp(f.integer("intermediate_size")),) * num_layers
     every = f.integer("decoder_sparse_step", default=1)
     dense = f.integers("mlp_only_layers", high=num_layers)
     sparse = [(i + 1) % every == 0 and i not in dense for i in range(num_layers)]
-    moe = _moe(f, family=family, expert_dtype=expert_dtype)
+    moe = _moe(f, family=family)
     if all(sparse):
         return (moe,) * num_layers
     plain = DenseMlp(f.integer("intermediate_size"))
     return tuple(moe if s else plain for s in sparse)
 
 
-def _moe(f: _Fields, *, family: str, expert_dtype: str) -> MoeMlp:
+def _moe(f: _Fields, *, family: str) -> MoeMlp:
     experts = f.integer("num_experts", "num_local_experts", high=2**16)
     shared = 0
     if family in _GATED:
@@ -391,7 +391,6 @@ def _moe(f: _Fields, *, family: str, expert_dtype: str) -> MoeMlp:
         top_k=f.integer("num_experts_per_tok", "experts_per_token", high=experts),
         intermediate=f.integer("moe_intermediate_size", "intermediate_size"),
         shared_intermediate=shared,
-        expert_dtype=expert_dtype,
         bias=family == "gpt_oss",
     )
 

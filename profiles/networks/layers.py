@@ -18,19 +18,19 @@ class Weight:
         Number of values on one GPU, unsplit.
     max_split
         Ranks it can be divided over; the rest hold copies. 1 is replicated, None has no limit.
-    dtype
-        Its own format; None is that of the server's weights.
+    module
+        The part of the network it belongs to, which says its format: a name of ``MODULES``.
     """
 
     name: str
     params: int
     max_split: int | None = None
-    dtype: str | None = None
+    module: str = "other"
 
     def bytes_per_rank(self, tp: int, precision: Precision = BF16) -> float:
         """Bytes each of ``tp`` ranks holds."""
         split = tp if self.max_split is None else min(tp, self.max_split)
-        return self.params * bytes_of(self.dtype or precision.weights) / split
+        return self.params * bytes_of(precision.form(self.module)) / split
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class AttentionShape:
         """Projections and norms; ``input_dim`` differs from ``hidden`` in an EAGLE-3 head."""
         width = hidden if input_dim is None else input_dim
         q_out = self.q_dim * (2 if self.gated else 1)
-        yield Weight("q_proj", width * q_out)
-        yield Weight("k_proj", width * self.kv_dim, self.num_kv_heads)
-        yield Weight("v_proj", width * self.kv_dim, self.num_kv_heads)
-        yield Weight("o_proj", self.q_dim * hidden)
+        yield Weight("q_proj", width * q_out, module="attention")
+        yield Weight("k_proj", width * self.kv_dim, self.num_kv_heads, module="attention")
+        yield Weight("v_proj", width * self.kv_dim, self.num_kv_heads, module="attention")
+        yield Weight("o_proj", self.q_dim * hidden, module="attention")
         if self.bias:
             yield Weight("q_bias", q_out)
             yield Weight("kv_bias", 2 * self.kv_dim, self.num_kv_heads)
@@ -117,15 +117,15 @@ class GdnShape:
 
     def weights(self, *, hidden: int) -> Iterator[Weight]:
         """Projections, convolution, gate parameters and the per-head norm."""
-        yield Weight("in_proj_qkv", hidden * self.conv_dim)
-        yield Weight("in_proj_z", hidden * self.value_dim)
-        yield Weight("in_proj_b", hidden * self.num_v_heads)
-        yield Weight("in_proj_a", hidden * self.num_v_heads)
+        yield Weight("in_proj_qkv", hidden * self.conv_dim, module="gdn")
+        yield Weight("in_proj_z", hidden * self.value_dim, module="gdn")
+        yield Weight("in_proj_b", hidden * self.num_v_heads, module="gdn_gates")
+        yield Weight("in_proj_a", hidden * self.num_v_heads, module="gdn_gates")
         yield Weight("conv1d", self.conv_dim * self.conv_kernel)
         yield Weight("dt_bias", self.num_v_heads)
         yield Weight("A_log", self.num_v_heads)
         yield Weight("norm", self.head_v_dim, 1)
-        yield Weight("out_proj", self.value_dim * hidden)
+        yield Weight("out_proj", self.value_dim * hidden, module="gdn")
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class DenseMlp:
     intermediate: int
 
     def weights(self, *, hidden: int) -> Iterator[Weight]:
-        yield Weight("gate_up_proj", 2 * hidden * self.intermediate)
-        yield Weight("down_proj", hidden * self.intermediate)
+        yield Weight("gate_up_proj", 2 * hidden * self.intermediate, module="mlp")
+        yield Weight("down_proj", hidden * self.intermediate, module="mlp")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,6 @@ class MoeMlp:
     top_k: int
     intermediate: int
     shared_intermediate: int = 0
-    expert_dtype: str = "bfloat16"
     bias: bool = False
 
     def params_per_expert(self, hidden: int) -> int:
@@ -155,25 +154,25 @@ class MoeMlp:
         biases = 2 * self.intermediate + hidden if self.bias else 0
         return 3 * hidden * self.intermediate + biases
 
-    @property
-    def own_dtype(self) -> str | None:
-        """The experts' format, where it is not that of the server's other weights."""
-        return None if self.expert_dtype == BF16.weights else self.expert_dtype
-
     def weights(self, *, hidden: int) -> Iterator[Weight]:
-        own = self.own_dtype
         per_matrix = self.num_experts * hidden * self.intermediate
-        yield Weight("experts.gate_up_proj", 2 * per_matrix, dtype=own)
-        yield Weight("experts.down_proj", per_matrix, dtype=own)
-        yield Weight("router", self.num_experts * hidden, 1)
+        yield Weight("experts.gate_up_proj", 2 * per_matrix, module="experts")
+        yield Weight("experts.down_proj", per_matrix, module="experts")
+        yield Weight("router", self.num_experts * hidden, 1, module="router")
         if self.bias:
             yield Weight("experts.gate_up_bias", self.num_experts * 2 * self.intermediate)
             yield Weight("experts.down_bias", self.num_experts * hidden, 1)
             yield Weight("router_bias", self.num_experts, 1)
         if self.shared_intermediate:
-            yield Weight("shared_expert.gate_up_proj", 2 * hidden * self.shared_intermediate)
-            yield Weight("shared_expert.down_proj", hidden * self.shared_intermediate)
-            yield Weight("shared_expert_gate", hidden, 1)
+            yield Weight(
+                "shared_expert.gate_up_proj",
+                2 * hidden * self.shared_intermediate,
+                module="shared_expert",
+            )
+            yield Weight(
+                "shared_expert.down_proj", hidden * self.shared_intermediate, module="shared_expert"
+            )
+            yield Weight("shared_expert_gate", hidden, 1, module="router")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dflash_sim.profiles.networks.layers import (
     LayerShape,
     Weight,
 )
+from dflash_sim.profiles.networks.quantized import Quantized
 from dflash_sim.profiles.networks.vision import VisionTower
 from dflash_sim.profiles.precision import BF16, STATE_DTYPES, Precision
 
@@ -30,7 +31,9 @@ class ModelShape:
     mtp_layers
         Native multi-token-prediction layers shipped with the checkpoint.
     dtype
-        Format of all weights but the experts', which name their own.
+        Format of the weights that no module's own replaces.
+    quantized
+        How the checkpoint is quantised, module by module; None if it is not.
     source
         Where the config came from.
     context
@@ -52,6 +55,16 @@ class ModelShape:
     state_dtype: str = STATE_DTYPES[0]
     vision: VisionTower | None = None
     context: int | None = None
+    quantized: Quantized | None = None
+
+    @property
+    def precision(self) -> Precision:
+        """The number formats of the checkpoint itself."""
+        own = self.quantized
+        if own is None:
+            return replace(BF16, state=self.state_dtype)
+        kv_cache = own.kv_cache or BF16.kv_cache
+        return replace(BF16, state=self.state_dtype, modules=own.formats, kv_cache=kv_cache)
 
     @cached_property
     def layer_groups(self) -> tuple[tuple[LayerShape, int], ...]:
@@ -109,7 +122,14 @@ class ModelShape:
 
     def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks, without MTP layers."""
-        return round(sum(w.bytes_per_rank(tp, precision) * count for w, count in self._weights()))
+        own = self.in_formats(precision)
+        return round(sum(w.bytes_per_rank(tp, own) * count for w, count in self._weights()))
+
+    def in_formats(self, precision: Precision) -> Precision:
+        """``precision`` with the checkpoint's own formats of modules, where it names none."""
+        return (
+            precision if precision.modules else replace(precision, modules=self.precision.modules)
+        )
 
     def vision_weight_bytes(self, tp: int, precision: Precision = BF16) -> float:
         """Bytes of the vision tower on each of ``tp`` ranks; 0 for a model of text alone."""
@@ -120,9 +140,9 @@ class ModelShape:
         return round(sum(w.bytes_per_rank(tp, precision) for w in self._mtp_weights()))
 
     def _weights(self) -> Iterator[tuple[Weight, int]]:
-        yield Weight("embed_tokens", self.vocab * self.hidden), 1
+        yield Weight("embed_tokens", self.vocab * self.hidden, module="embed"), 1
         if not self.tied_embeddings:
-            yield Weight("lm_head", self.vocab * self.hidden), 1
+            yield Weight("lm_head", self.vocab * self.hidden, module="lm_head"), 1
         yield Weight("norm", self.hidden, 1), 1
         for layer, count in self.layer_groups:
             for weight in layer.weights(hidden=self.hidden):

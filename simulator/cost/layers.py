@@ -70,9 +70,9 @@ class Kernels:
         fused = self.tp > 1 and not size.prefill
         return replace(norm, exposed="fused_norm_exposed") if fused else norm
 
-    def gemm(self, name: str, m: int, n: int, k: int, count: int = 1) -> AnyCall:
-        """``count`` products with weights of ``n x k`` values on this rank."""
-        return Call(Gemm(name, m, n, k, self.precision), count)
+    def gemm(self, name: str, m: int, n: int, k: int, *, of: str, count: int = 1) -> AnyCall:
+        """``count`` products with ``n x k`` weights of module ``of`` on this rank."""
+        return Call(Gemm(name, m, n, k, self.precision.of(of)), count)
 
     def all_reduce(self, name: str, tokens: int, hidden: int, count: int) -> list[AnyCall]:
         """A sum of the residual stream over the ranks; none on a single one."""
@@ -103,22 +103,25 @@ def attention_mixer(
     t, d = size.tokens, a.head_dim
     heads, kv = a.num_heads // tp, max(1, a.num_kv_heads // tp)
     q_width = heads * d * (2 if a.gated else 1)
+    own = precision.of("attention")
     mixer: Attention | PrefillAttention
     if size.prefill:
         mixer = PrefillAttention(
-            "attention", size.requests, size.rows, size.ctx, heads, kv, d, a.window or 0, precision
+            "attention", size.requests, size.rows, size.ctx, heads, kv, d, a.window or 0, own
         )
     else:
         mixer = Attention(
-            "attention", size.requests, size.rows, size.ctx, heads, kv, d, a.window or 0, precision
+            "attention", size.requests, size.rows, size.ctx, heads, kv, d, a.window or 0, own
         )
     calls = [
         k.layer_norm("input_norm", size, hidden, count),
-        k.gemm("qkv_proj", t, q_width + 2 * kv * d, input_width or hidden, count),
+        k.gemm(
+            "qkv_proj", t, q_width + 2 * kv * d, input_width or hidden, of="attention", count=count
+        ),
         k.small("qk_norm_rope", 2.0 * t * (heads + kv) * d, count),
         k.small("kv_write", 4.0 * t * kv * d, count),
         Call(mixer, count),
-        k.gemm("o_proj", t, hidden, heads * d, count),
+        k.gemm("o_proj", t, hidden, heads * d, of="attention", count=count),
         *k.all_reduce("attention_all_reduce", t, hidden, count),
     ]
     if a.gated:
@@ -136,22 +139,21 @@ def gdn_mixer(
     value, conv = v_heads * g.head_v_dim, g.conv_dim // tp
     calls = [
         k.layer_norm("input_norm", size, hidden, count),
-        k.gemm("in_proj_qkvz", t, conv + value, hidden, count),
-        k.gemm("in_proj_ba", t, 2 * v_heads, hidden, count),
+        k.gemm("in_proj_qkvz", t, conv + value, hidden, of="gdn", count=count),
+        k.gemm("in_proj_ba", t, 2 * v_heads, hidden, of="gdn_gates", count=count),
         k.small("gated_norm", 3.0 * t * value, count),
-        k.gemm("out_proj", t, hidden, value, count),
+        k.gemm("out_proj", t, hidden, value, of="gdn", count=count),
         *k.all_reduce("gdn_all_reduce", t, hidden, count),
     ]
     kd, vd = g.head_k_dim, g.head_v_dim
+    own = precision.of("other")
     if size.prefill:
         scan = GdnPrefill(
-            "gdn_chunk", size.requests, size.rows, v_heads, k_heads, kd, vd, conv, precision
+            "gdn_chunk", size.requests, size.rows, v_heads, k_heads, kd, vd, conv, own
         )
         return [*calls, Call(scan, count)]
-    rule = GdnRecurrent(
-        "gdn_recurrent", size.requests, size.rows, v_heads, k_heads, kd, vd, precision
-    )
-    update = GdnConv("gdn_conv", t, v_heads, k_heads, conv, g.conv_kernel, precision)
+    rule = GdnRecurrent("gdn_recurrent", size.requests, size.rows, v_heads, k_heads, kd, vd, own)
+    update = GdnConv("gdn_conv", t, v_heads, k_heads, conv, g.conv_kernel, own)
     return [*calls, Call(update, count), Call(rule, count)]
 
 
@@ -163,9 +165,9 @@ def dense_mlp(
     inter, tokens = intermediate // tp, size.tokens
     return [
         k.layer_norm("post_attention_norm", size, hidden, count),
-        k.gemm("gate_up_proj", tokens, 2 * inter, hidden, count),
+        k.gemm("gate_up_proj", tokens, 2 * inter, hidden, of="mlp", count=count),
         k.small("activation", 3.0 * tokens * inter, count),
-        k.gemm("down_proj", tokens, hidden, inter, count),
+        k.gemm("down_proj", tokens, hidden, inter, of="mlp", count=count),
         *k.all_reduce("mlp_all_reduce", tokens, hidden, count),
     ]
 
@@ -185,20 +187,22 @@ def moe_mlp(
         inter=mlp.intermediate,
         tp=tp,
         rows=size.rows,
-        precision=replace(precision, weights=mlp.own_dtype or precision.weights),
+        precision=precision.of("experts"),
     )
     calls = [
         k.layer_norm("post_attention_norm", size, hidden, count),
-        k.gemm("router", tokens, mlp.num_experts, hidden, count),
+        k.gemm("router", tokens, mlp.num_experts, hidden, of="router", count=count),
         Call(routed, count),
         *k.all_reduce("moe_all_reduce", tokens, hidden, count),
     ]
     if mlp.shared_intermediate:
         inter = mlp.shared_intermediate // tp
         beside = [
-            k.gemm("shared_gate_up_proj", tokens, 2 * inter, hidden, count),
+            k.gemm(
+                "shared_gate_up_proj", tokens, 2 * inter, hidden, of="shared_expert", count=count
+            ),
             k.small("shared_activation", 3.0 * tokens * inter, count),
-            k.gemm("shared_down_proj", tokens, hidden, inter, count),
+            k.gemm("shared_down_proj", tokens, hidden, inter, of="shared_expert", count=count),
             k.small("shared_gate", 2.0 * tokens * hidden, count),
         ]
         calls += [Call(c.op, c.count, "shared_expert_exposed") for c in beside]

@@ -132,7 +132,7 @@ def _mtp_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precisio
     assert model.mtp_layer is not None
     mixer = model.mtp_layer.mixer
     assert isinstance(mixer, AttentionShape)
-    return DraftCache(model.mtp_weight_bytes(tp, precision), (mixer,))
+    return DraftCache(model.mtp_weight_bytes(tp, precision.of("mtp")), (mixer,))
 
 
 def _eagle3_step(cycle: Cycle, size: Rows, *, fuse_features: bool) -> list[AnyCall]:
@@ -157,7 +157,7 @@ def _eagle3_fill(cycle: Cycle, size: Rows) -> list[AnyCall]:
 
 def _eagle3_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
     assert isinstance(drafter, Eagle3Shape)
-    return DraftCache(drafter.weight_bytes(tp, precision), (drafter.attention,))
+    return DraftCache(drafter.weight_bytes(tp, precision.of("drafter")), (drafter.attention,))
 
 
 # ---- blocks: DFlash and its ablations -----------------------------------------------------
@@ -217,7 +217,7 @@ def _injection_only(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
 
 def _block_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
     assert isinstance(drafter, DrafterShape)
-    return DraftCache(drafter.weight_bytes(tp, precision), drafter.layers)
+    return DraftCache(drafter.weight_bytes(tp, precision.of("drafter")), drafter.layers)
 
 
 METHODS: dict[str, Method] = {

@@ -61,7 +61,7 @@ def target_head(
     logits = float(tokens * model.vocab) / (1 if gathered else tp)
     calls = [
         k.norm("final_norm", tokens, model.hidden),
-        k.gemm("lm_head", tokens, model.vocab // tp, model.hidden),
+        k.gemm("lm_head", tokens, model.vocab // tp, model.hidden, of="lm_head"),
         Call(Elementwise("logits_cast", (k.value + bytes_of(LOGITS)) * logits), 1),
         Call(Elementwise("argmax", bytes_of(LOGITS) * logits, "vocab"), 1),
     ]
@@ -81,6 +81,7 @@ def target_forward(
 
     A prefill samples one token per request, so its head sees ``requests`` rows.
     """
+    precision = model.in_formats(precision)
     calls = embedding(model, tp=tp, tokens=size.tokens, precision=precision)
     for layer, count in model.layer_groups:
         calls += layers(
@@ -103,6 +104,7 @@ def draft_block(
 ) -> list[AnyCall]:
     """One DFlash forward: ``size.rows`` positions (anchor and masks) through all draft layers."""
     calls = embedding(model, tp=tp, tokens=size.tokens, precision=precision)
+    own = precision.of("drafter")
     groups: dict[AttentionShape, int] = {}
     for shape in drafter.layers:
         groups[shape] = groups.get(shape, 0) + 1
@@ -111,7 +113,7 @@ def draft_block(
             shape if window is None else replace(shape, window=min(window, shape.window or window))
         )
         calls += attention_mixer(
-            sees, hidden=drafter.hidden, tp=tp, size=size, count=count, precision=precision
+            sees, hidden=drafter.hidden, tp=tp, size=size, count=count, precision=own
         )
         calls += dense_mlp(
             drafter.intermediate,
@@ -119,7 +121,7 @@ def draft_block(
             tp=tp,
             size=size,
             count=count,
-            precision=precision,
+            precision=own,
         )
     return calls
 
@@ -132,7 +134,7 @@ def draft_head(
     local = float(rows * (model.vocab // tp))
     calls = [
         k.norm("draft_final_norm", rows, model.hidden),
-        k.gemm("draft_lm_head", rows, model.vocab // tp, model.hidden),
+        k.gemm("draft_lm_head", rows, model.vocab // tp, model.hidden, of="lm_head"),
         Call(Elementwise("draft_argmax", k.value * local, "vocab"), 1),
     ]
     # A pair crosses the ranks: the largest logit of each row, and its id.
@@ -152,9 +154,9 @@ def materialise(
     width = 2 * kv * len(drafter.layers)
     features = len(drafter.target_layer_ids) * drafter.hidden
     return [
-        k.gemm("fc", tokens, drafter.hidden, features),
+        k.gemm("fc", tokens, drafter.hidden, features, of="drafter"),
         k.norm("hidden_norm", tokens, drafter.hidden),
-        k.gemm("kv_proj", tokens, width, drafter.hidden),
+        k.gemm("kv_proj", tokens, width, drafter.hidden, of="drafter"),
         k.small("k_norm_rope", float(tokens * width)),
         k.small("kv_write", 2.0 * tokens * width / len(drafter.layers), len(drafter.layers)),
     ]
@@ -165,6 +167,7 @@ def mtp_step(
 ) -> list[AnyCall]:
     """One forward of the native MTP layer and head: a draft step, or draft-extend if rows > 1."""
     k = Kernels(precision, tp)
+    own = precision.of("mtp")
     full = next(la for la in model.layers if isinstance(la.mixer, AttentionShape))
     t = size.tokens
     head_rows = size.requests if size.prefill else t
@@ -173,8 +176,8 @@ def mtp_step(
         k.norm("mtp_embed_norm", t, model.hidden),
         k.norm("mtp_hidden_norm", t, model.hidden),
         k.small("mtp_concat", 4.0 * t * model.hidden),
-        k.gemm("mtp_fc", t, model.hidden, 2 * model.hidden),
-        *layers(full, hidden=model.hidden, tp=tp, size=size, count=1, precision=precision),
+        k.gemm("mtp_fc", t, model.hidden, 2 * model.hidden, of="mtp"),
+        *layers(full, hidden=model.hidden, tp=tp, size=size, count=1, precision=own),
         *target_head(model, tp=tp, tokens=head_rows, precision=precision),
         Call(
             Elementwise("draft_softmax", 2.0 * bytes_of(LOGITS) * head_rows * model.vocab, "vocab"),
@@ -188,6 +191,7 @@ def eagle3_step(
 ) -> list[AnyCall]:
     """One forward of the EAGLE-3 layer; ``fuse_features`` adds its 3H -> H product."""
     k = Kernels(precision, tp)
+    own = precision.of("drafter")
     t, hidden = size.tokens, head.hidden
     head_rows = size.requests if size.prefill else t
     logits = float(head_rows * head.draft_vocab)
@@ -203,17 +207,15 @@ def eagle3_step(
             size=size,
             count=1,
             input_width=2 * hidden,
-            precision=precision,
+            precision=own,
         ),
-        *dense_mlp(
-            head.intermediate, hidden=hidden, tp=tp, size=size, count=1, precision=precision
-        ),
+        *dense_mlp(head.intermediate, hidden=hidden, tp=tp, size=size, count=1, precision=own),
         k.norm("eagle_final_norm", head_rows, hidden),
-        k.gemm("eagle_lm_head", head_rows, head.draft_vocab // tp, hidden),
+        k.gemm("eagle_lm_head", head_rows, head.draft_vocab // tp, hidden, of="drafter"),
         Call(Elementwise("eagle_logits_cast", (k.value + bytes_of(LOGITS)) * logits), 1),
         Call(Elementwise("eagle_softmax", 2.0 * bytes_of(LOGITS) * logits, "vocab"), 1),
         Call(Elementwise("eagle_topk", bytes_of(LOGITS) * logits, "vocab"), 1),
     ]
     if fuse_features:
-        calls.append(k.gemm("eagle_fc", t, hidden, 3 * hidden))
+        calls.append(k.gemm("eagle_fc", t, hidden, 3 * hidden, of="drafter"))
     return calls + k.gather("eagle_logits_all_gather", k.value * logits)
