@@ -86,7 +86,9 @@ def test_an_acceptance_that_keeps_too_much_is_seen(method: str) -> None:
     assert run.answers[0].output != want
 
 
-@pytest.mark.parametrize("method", SPECULATIVE)
+@pytest.mark.parametrize(
+    "method", [m if m == "dflash" else pytest.param(m, marks=pytest.mark.slow) for m in SPECULATIVE]
+)
 def test_what_the_drafters_learn_does_not_depend_on_the_batch(method: str) -> None:
     """Accepted counts are the same alone and among others, in every mode: caches are right."""
     asked = [

@@ -449,6 +449,7 @@ def table(path: Path, *changes: Fields, rows: int = 4) -> Path:
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_a_user_s_benchmark(self, answer: Answer, tmp_path: Path) -> None:
         """From bench_serving's own file to a prediction with its constants."""
         bench, out = DATA / "sglang_bench_serving" / "runs.jsonl", tmp_path / "mine.toml"

@@ -111,6 +111,7 @@ def test_rows_of_a_server_make_its_other_numbers_better() -> None:
     assert all(0.85 <= share <= 0.95 for share in inside.values())
 
 
+@pytest.mark.slow
 def test_servers_from_beyond_the_prior_are_followed_too() -> None:
     """Two and a half times as far out as the priors say: better all the same, if less sure."""
     off, inside = study(2.5)
@@ -121,6 +122,7 @@ def test_servers_from_beyond_the_prior_are_followed_too() -> None:
     assert inside[3] > 0.55
 
 
+@pytest.mark.slow
 def test_an_empty_prior_would_not_pass() -> None:
     """The control: without rows nothing gets better."""
     off, _ = study(1.0)

@@ -142,6 +142,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, fast: None) -> None:
     assert len(keys) == len(set(keys))
 
 
+@pytest.mark.slow
 def test_a_journal_of_something_else_is_refused(tmp_path: Path, fast: None) -> None:
     path = tmp_path / "m.profile"
     job().run(path)
@@ -152,6 +153,7 @@ def test_a_journal_of_something_else_is_refused(tmp_path: Path, fast: None) -> N
         job().run(path)
 
 
+@pytest.mark.slow
 def test_one_op_out_of_memory_leaves_the_rest(
     tmp_path: Path, fast: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +169,7 @@ def test_one_op_out_of_memory_leaves_the_rest(
     assert any(row["unmeasured"] for row in profile["passes"])
 
 
+@pytest.mark.slow
 def test_a_drifting_machine_is_told(tmp_path: Path, fast: None, monkeypatch: Any) -> None:
     times = iter([1.0, 1.0, 1.2] + [1.1] * 4)
     monkeypatch.setattr(measuring.Canary, "seconds", lambda _self: next(times))
@@ -214,6 +217,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path, monkeypatch: Any) ->
     journal.close()
 
 
+@pytest.mark.slow
 def test_collectives_of_two_ranks_are_timed(tmp_path: Path, fast: None) -> None:
     profile = job(of=subject("qwen3", tp=2)).run(tmp_path / "m.profile").profile
     timed = [row for row in profile["ops"] if row["kind"] == "Collective"]

@@ -78,9 +78,9 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
     patch.undo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("concs", "modes", "rounds"),
-    [([2], ["v2"], 1), pytest.param([1, 2], ["v1", "v2"], 2, marks=pytest.mark.slow)],
+    ("concs", "modes", "rounds"), [([2], ["v2"], 1), ([1, 2], ["v1", "v2"], 2)]
 )
 def test_every_configuration_is_measured_predicted_and_run(
     loop: ClosedLoop, concs: list[int], modes: list[str], rounds: int
@@ -98,6 +98,7 @@ def test_every_configuration_is_measured_predicted_and_run(
     assert "MAPE, passes of the profile" in text
 
 
+@pytest.mark.slow
 def test_a_shape_without_weights_is_run_with_imposed_acceptance(
     loop: ClosedLoop, tmp_path: Path
 ) -> None:
@@ -305,6 +306,7 @@ def test_the_page_of_a_closed_loop_is_written(tmp_path: Path) -> None:
     assert "a laptop" in page
 
 
+@pytest.mark.slow
 def test_what_broke_off_leaves_what_was_done(
     loop: ClosedLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,11 +82,12 @@ def p_value(seen: Counter[tuple[int, int]]) -> float:
     return float(stats.chisquare(got, want).pvalue)
 
 
-@pytest.mark.parametrize("method", ["none", "dflash"])
+@pytest.mark.parametrize("method", [pytest.param("none", marks=pytest.mark.slow), "dflash"])
 def test_pairs_of_tokens_are_distributed_as_the_targets(method: str) -> None:
     assert p_value(drawn(method)) > 1e-3
 
 
+@pytest.mark.slow
 def test_accepting_everything_is_seen() -> None:
     """The negative control: kept whatever was drafted, pairs are far from the target's."""
     assert p_value(drawn("dflash", accept_length=5.0)) < CERTAIN

@@ -476,6 +476,7 @@ def test_a_faster_gpu_is_not_slower(system: System, less: float) -> None:
     assert makespan_s(one.but(step=quick)) <= makespan_s(one) * (1 + 1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(system=SMALL, more=st.floats(0.0, 0.1))
 def test_a_slower_client_is_not_faster(system: System, more: float) -> None:

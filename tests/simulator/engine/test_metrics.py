@@ -119,6 +119,7 @@ def test_chunks_never_come_more_often_than_cycles(system: System, interval: int)
     assert gaps @ chunks == pytest.approx((seen.e2e - seen.ttft).sum(), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(SMALL)
 def test_a_closed_loop_is_never_above_its_clients(system: System) -> None:

@@ -233,7 +233,9 @@ def lengths(kind: str, n: int, rng: Rng) -> npt.NDArray[np.int64]:
     return 1 + steps
 
 
-@pytest.mark.parametrize("kind", ["constant", "geometric", "mixed"])
+@pytest.mark.parametrize(
+    "kind", ["constant", pytest.param("geometric", marks=pytest.mark.slow), "mixed"]
+)
 def test_processor_sharing_is_insensitive(kind: str) -> None:
     """M/G/1-PS: E[sojourn] = E[S] / (1 - rho) whatever G; one at a time it depends on E[S^2]."""
     load, n = 0.5, 1500

@@ -96,9 +96,9 @@ def brute_force(question: Question, *, most: int) -> dict[int, int | None]:
     ("rate", "slo"),
     [
         (60.0, Slo(tpot_s=0.02, ttft_s=1.0)),
-        (150.0, Slo(e2e_s=2.0, percentile=90)),
-        (30.0, Slo(tpot_s=0.004)),
-        (90.0, Slo(ttft_s=0.1, percentile=99)),
+        pytest.param(150.0, Slo(e2e_s=2.0, percentile=90), marks=pytest.mark.slow),
+        pytest.param(30.0, Slo(tpot_s=0.004), marks=pytest.mark.slow),
+        pytest.param(90.0, Slo(ttft_s=0.1, percentile=99), marks=pytest.mark.slow),
         (30.0, Slo(tpot_s=0.0005)),  # which no fleet meets
     ],
 )
@@ -214,6 +214,7 @@ def test_a_tighter_objective_never_needs_less(
         assert gpus(asked(rate, changed, n=120, servers=FEW)) >= base
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(rate=st.floats(5, 100), times=st.floats(1.0, 3.0), tpot=st.floats(0.004, 0.03))
 def test_more_requests_never_need_fewer_gpus(rate: float, times: float, tpot: float) -> None:

@@ -66,6 +66,7 @@ def test_rates_are_those_of_the_engine(tuned: Tuned) -> None:
         assert row[BLOCKS.index(block)] == pytest.approx(served, rel=0.06)
 
 
+@pytest.mark.slow
 def test_the_schedule_serves_more_than_any_block(tuned: Tuned) -> None:
     """Pasted back as a policy, at every concurrency no block is clear of it; it is of another."""
     schedule = f"table:{json.dumps(tuned.as_vllm())}"

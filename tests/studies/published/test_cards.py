@@ -39,6 +39,7 @@ def row_of(source: str, **fields: object) -> Row:
 # -- which rows, and what is asked about them
 
 
+@pytest.mark.slow
 def test_every_open_row_is_there() -> None:
     count = Counter(row.observation.source for row in card_rows())
     assert count == dict(zip(CARD_SOURCES, (70, 35, 3, 4), strict=True))

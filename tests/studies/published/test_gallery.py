@@ -120,6 +120,7 @@ def test_a_script_asks_and_says_what_it_rests_on(script: Path) -> None:
     assert callable(runpy.run_path(str(script))["story"])  # what it imports is there
 
 
+@pytest.mark.slow
 def test_conclusions_follow_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the fit every table and every verdict reads otherwise: nothing is known by heart."""
     monkeypatch.setattr(exhibit, "predicted", partial(exhibit.predicted, calibration="none"))

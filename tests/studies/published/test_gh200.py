@@ -323,6 +323,7 @@ def test_forced_answers_are_all_of_one_length() -> None:
     }
 
 
+@pytest.mark.slow
 def test_every_row_of_the_closed_loop_is_a_scenario() -> None:
     asked = [row.scenario for row in gh200.rows()]
     assert len(asked) == 85

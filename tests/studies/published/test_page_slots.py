@@ -165,6 +165,7 @@ def test_damaged_findings_are_named(tmp_path: Path, text: str | None) -> None:
 CELLS = st.text(min_size=1).filter(str.isprintable)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(CELLS, CELLS), st.lists(st.tuples(CELLS, CELLS), min_size=1))
 def test_findings_read_back(words: dict[str, str], lines: list[tuple[str, str]]) -> None:
     found = Findings((Table("a title", lines[0], tuple(lines[1:])),), words)

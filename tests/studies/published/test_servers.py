@@ -1,6 +1,7 @@
 """Servers away from home: their rows, those that are fitted, and lines for what is left out."""
 
 import numpy as np
+import pytest
 
 from dflash_sim.calibrate.observations.servers import TEST, role_of
 from dflash_sim.profiles.releases.calibration import load_calibration
@@ -14,6 +15,7 @@ ENGINE = load_engine(HOME)
 FEW = 3
 
 
+@pytest.mark.slow
 def test_rows_elsewhere_are_open_and_not_of_home() -> None:
     rows = servers.elsewhere(ENGINE)
     assert len(servers.by_server(rows)) > 12
@@ -26,6 +28,7 @@ def test_rows_elsewhere_are_open_and_not_of_home() -> None:
     assert all("accept_length" not in row.observation.metrics for row in given)
 
 
+@pytest.mark.slow
 def test_the_three_rows_are_first_middle_and_last() -> None:
     rows = servers.elsewhere(ENGINE)
     for own in servers.by_server(rows).values():
