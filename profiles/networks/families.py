@@ -10,12 +10,14 @@ from functools import partial
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.networks.fields import Fields
 from dflash_sim.profiles.networks.layers import Mixer, Mlp
+from dflash_sim.profiles.networks.read_latent import deepseek_layers, latent_layers, sparse_layers
 from dflash_sim.profiles.networks.read_mixers import hybrid_layers, softmax_layers
 from dflash_sim.profiles.networks.read_mlps import dense_layers, expert_layers
 
 # Keys of layers that only the families have whose rows name them.
 _FOREIGN = ("kv_lora_rank", "attention_chunk_size", "n_routed_experts", "index_topk")
 _EXPERTS = ("num_local_experts", "num_experts")
+_LATENT = ("kv_lora_rank", "n_routed_experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,15 @@ FAMILIES: Mapping[str, Family] = {
         partial(softmax_layers, bias=True, sinks=True),
         partial(expert_layers, bias=True),
         keys=_EXPERTS,
+    ),
+    **dict.fromkeys(
+        ("deepseek_v3", "kimi_k2", "glm4_moe_lite"),
+        Family(latent_layers, deepseek_layers, keys=(*_LATENT, *_EXPERTS)),
+    ),
+    "deepseek_v2": Family(latent_layers, partial(deepseek_layers, corrected=False), keys=_LATENT),
+    **dict.fromkeys(
+        ("deepseek_v32", "glm_moe_dsa"),
+        Family(sparse_layers, deepseek_layers, keys=(*_LATENT, *_EXPERTS, "index_topk")),
     ),
 }
 # Families whose text layers are another's; what they add is for images.

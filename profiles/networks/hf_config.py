@@ -12,6 +12,7 @@ from dflash_sim.profiles.networks.layers import (
     DenseMlp,
     GdnShape,
     LayerShape,
+    MlaShape,
     MoeMlp,
     Weight,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Eagle3Shape",
     "GdnShape",
     "LayerShape",
+    "MlaShape",
     "ModelShape",
     "MoeMlp",
     "VisionTower",

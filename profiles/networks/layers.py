@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dflash_sim.profiles.networks.attention import AttentionShape
+from dflash_sim.profiles.networks.mla import MlaShape
 from dflash_sim.profiles.networks.mlps import DenseMlp, MoeMlp
 from dflash_sim.profiles.networks.recurrent import GdnShape
 from dflash_sim.profiles.networks.weight import Weight
@@ -14,12 +15,13 @@ __all__ = [
     "GdnShape",
     "LayerShape",
     "Mixer",
+    "MlaShape",
     "Mlp",
     "MoeMlp",
     "Weight",
 ]
 
-Mixer = AttentionShape | GdnShape
+Mixer = AttentionShape | GdnShape | MlaShape
 Mlp = DenseMlp | MoeMlp
 
 

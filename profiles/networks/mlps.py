@@ -19,13 +19,23 @@ class DenseMlp:
 
 @dataclass(frozen=True)
 class MoeMlp:
-    """Routed experts, with one always-on shared expert when ``shared_intermediate`` is not 0."""
+    """Routed experts, with one always-on shared expert when ``shared_intermediate`` is not 0.
+
+    Parameters
+    ----------
+    shared_gate
+        True if the shared expert is weighted by a gate of its own (Qwen), not added (DeepSeek).
+    correction_bias
+        True if the choice of experts has a bias that balances their load.
+    """
 
     num_experts: int
     top_k: int
     intermediate: int
     shared_intermediate: int = 0
     bias: bool = False
+    shared_gate: bool = True
+    correction_bias: bool = False
 
     def params_per_expert(self, hidden: int) -> int:
         """Values of one routed expert."""
@@ -37,6 +47,8 @@ class MoeMlp:
         yield Weight("experts.gate_up_proj", 2 * per_matrix, module="experts")
         yield Weight("experts.down_proj", per_matrix, module="experts")
         yield Weight("router", self.num_experts * hidden, 1, module="router")
+        if self.correction_bias:
+            yield Weight("e_score_correction_bias", self.num_experts, 1)
         if self.bias:
             yield Weight("experts.gate_up_bias", self.num_experts * 2 * self.intermediate)
             yield Weight("experts.down_bias", self.num_experts * hidden, 1)
@@ -50,4 +62,5 @@ class MoeMlp:
             yield Weight(
                 "shared_expert.down_proj", hidden * self.shared_intermediate, module="shared_expert"
             )
-            yield Weight("shared_expert_gate", hidden, 1, module="router")
+            if self.shared_gate:
+                yield Weight("shared_expert_gate", hidden, 1, module="router")
