@@ -40,21 +40,23 @@ def verify_rows(s: Scenario, drafter: Drafter) -> int:
     return block
 
 
-def backend_of(s: Scenario, device: Device, engine: EngineSheet) -> str:
+def backend_of(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> str:
     """Target attention backend: given, or the default of the GPU."""
-    known = engine.attention.backends
+    known = engine.attention.known(latent=bool(model.latent_layers))
     if s.attention_backend is not None:
         if s.attention_backend not in known:
-            kind, default = "attention backend", default_backend(device, engine)
+            kind, default = "attention backend", default_backend(device, engine, model)
             hint = f"Leave it out for the default of {device.name}, {default}."
             raise unknown(kind, s.attention_backend, known, hint)
         return s.attention_backend
-    return default_backend(device, engine)
+    return default_backend(device, engine, model)
 
 
-def default_backend(device: Device, engine: EngineSheet) -> str:
-    """Target attention backend of a GPU when none is named."""
-    return engine.attention.default(device.name)
+def default_backend(device: Device, engine: EngineSheet, model: ModelShape) -> str:
+    """Target attention backend of a model on a GPU when none is named."""
+    return engine.attention.default_for(
+        device.name, device.arch, latent=bool(model.latent_layers), sparse=model.sparse
+    )
 
 
 def page_of(s: Scenario, engine: EngineSheet, backend: str) -> int:

@@ -205,7 +205,7 @@ def _kv_bytes(
     own = model.kv_bytes(tp, precision)
     if draft_kv == "own":
         return own + draft.kv_bytes(tp, precision)
-    layers = len(model.attention_layers)
+    layers = len(model.cached_layers)
     return own * (layers + len(draft.layers)) / layers
 
 

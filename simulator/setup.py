@@ -109,7 +109,7 @@ class Setup:
     @property
     def default_backend(self) -> str:
         """Target attention backend of this GPU when none is named."""
-        return default_backend(self.device, self.engine)
+        return default_backend(self.device, self.engine, self.model)
 
     @property
     def cache_unit(self) -> int:
@@ -249,7 +249,7 @@ def resolve(
             s = s.model_copy(update={"build": calibration.about["build"]})
     model = load_model(s.model)
     check_context(s, model)
-    backend = backend_of(s, device, engine)
+    backend = backend_of(s, device, engine, model)
     server = server_of(s, engine, device, backend, model, measured)
     if calibration is not None and not given:
         engine = calibration.applied(engine, server)

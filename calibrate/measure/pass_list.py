@@ -9,7 +9,8 @@ from dflash_sim.calibrate.measure.passes import Network, Runs, cut, timed
 from dflash_sim.calibrate.measure.subject import Subject
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.simulator.cost.cycle import Cycle
-from dflash_sim.simulator.cost.layers import Rows, layers
+from dflash_sim.simulator.cost.decoder import layers
+from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.methods import METHODS, PLAIN
 from dflash_sim.simulator.cost.ops import AnyCall, Collective
 

@@ -11,10 +11,11 @@ from dflash_sim.profiles.networks.layers import (
     DenseMlp,
     GdnShape,
     LayerShape,
-    Weight,
 )
+from dflash_sim.profiles.networks.mla import MlaShape
 from dflash_sim.profiles.networks.quantized import Quantized
 from dflash_sim.profiles.networks.vision import VisionTower
+from dflash_sim.profiles.networks.weight import Weight
 from dflash_sim.profiles.precision import BF16, STATE_DTYPES, Precision
 
 
@@ -73,8 +74,23 @@ class ModelShape:
 
     @cached_property
     def attention_layers(self) -> tuple[AttentionShape, ...]:
-        """Softmax attention layers, sliding ones included."""
+        """Softmax attention layers with heads of their own, sliding ones included."""
         return tuple(x.mixer for x in self.layers if isinstance(x.mixer, AttentionShape))
+
+    @cached_property
+    def cached_layers(self) -> tuple[AttentionShape | MlaShape, ...]:
+        """Layers that cache something of every token."""
+        return tuple(x.mixer for x in self.layers if isinstance(x.mixer, AttentionShape | MlaShape))
+
+    @cached_property
+    def latent_layers(self) -> tuple[MlaShape, ...]:
+        """Layers of latent attention, whose cache is the same on every rank."""
+        return tuple(x for x in self.cached_layers if isinstance(x, MlaShape))
+
+    @property
+    def sparse(self) -> bool:
+        """True if an indexer chooses the tokens that are attended to."""
+        return any(mixer.indexer for mixer in self.latent_layers)
 
     @property
     def gdn_layers(self) -> int:
@@ -100,7 +116,7 @@ class ModelShape:
 
     def kv_bytes(self, tp: int = 1, precision: Precision = BF16) -> float:
         """KV cache of one token over all attention layers on one of ``tp`` ranks [byte]."""
-        return sum(a.kv_bytes(tp, precision) for a in self.attention_layers)
+        return sum(a.kv_bytes(tp, precision) for a in self.cached_layers)
 
     def gdn_state_bytes(self, precision: Precision = BF16) -> float:
         """Recurrent and convolution state of one request over all layers [byte]."""
@@ -118,6 +134,8 @@ class ModelShape:
         for layer in reversed(self.layers):
             if isinstance(layer.mixer, AttentionShape):
                 return LayerShape(replace(layer.mixer, window=None), layer.mlp)
+            if isinstance(layer.mixer, MlaShape):
+                return LayerShape(layer.mixer.with_own_indexer, layer.mlp)
         return None
 
     def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
@@ -254,15 +272,15 @@ def _divides(shape: ModelShape | DrafterShape | Eagle3Shape, tp: int) -> bool:
     return all(n % tp == 0 for n in whole) and all(n % tp == 0 or tp % n == 0 for n in kv_heads)
 
 
-def _head_counts(mixer: AttentionShape | GdnShape) -> tuple[int, ...]:
-    if isinstance(mixer, AttentionShape):
+def _head_counts(mixer: AttentionShape | GdnShape | MlaShape) -> tuple[int, ...]:
+    if isinstance(mixer, AttentionShape | MlaShape):
         return (mixer.num_heads,)
     return (mixer.num_k_heads, mixer.num_v_heads)
 
 
 def _mixers(
     shape: ModelShape | DrafterShape | Eagle3Shape,
-) -> tuple[AttentionShape | GdnShape, ...]:
+) -> tuple[AttentionShape | GdnShape | MlaShape, ...]:
     if isinstance(shape, ModelShape):
         return tuple(layer.mixer for layer, _ in shape.layer_groups)
     if isinstance(shape, DrafterShape):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dflash_sim.profiles.networks.layers import Weight
+from dflash_sim.profiles.networks.weight import Weight
 from dflash_sim.profiles.precision import BF16, Precision
 
 

@@ -129,6 +129,28 @@ class HostLengthSync(_ByDrafting[tuple[str, ...]]):
 
 
 @dataclass(frozen=True)
+class LatentBackends:
+    """The backends of models with latent attention, and the engine's choice among them.
+
+    Parameters
+    ----------
+    by_arch, other
+        By architecture of the GPU, and elsewhere.
+    sparse
+        Of models whose attention is sparse, on every GPU.
+    sparse_kv
+        By architecture, the format of keys and values of those models where none is named.
+    """
+
+    backends: tuple[str, ...]
+    other: str
+    sparse: str
+    by_arch: Mapping[str, str]
+    sparse_kv: Mapping[str, str]
+    source: str
+
+
+@dataclass(frozen=True)
 class AttentionBackends:
     """The backends that the engine has, and its choice for each GPU."""
 
@@ -137,10 +159,22 @@ class AttentionBackends:
     host_length_sync: HostLengthSync
     by_gpu: Mapping[str, str]
     source: str
+    latent: LatentBackends
 
     def default(self, gpu: str) -> str:
         """The backend of a GPU when none is named."""
         return self.by_gpu.get(gpu, self.other)
+
+    def default_for(self, gpu: str, arch: str, *, latent: bool, sparse: bool) -> str:
+        """The backend of a GPU when none is named, by the kind of attention of the model."""
+        if not latent:
+            return self.default(gpu)
+        own = self.latent
+        return own.sparse if sparse else own.by_arch.get(arch, own.other)
+
+    def known(self, *, latent: bool) -> tuple[str, ...]:
+        """The backends that a model may be run with."""
+        return self.latent.backends if latent else self.backends
 
 
 PREFILL_BACKENDS = ("disabled", "tc_piecewise", "breakable")

@@ -252,9 +252,10 @@ def _check_rest(sheet: _Sheet, path: Path) -> None:
             msg = f"{path}, fit.priors.levels.{factor} lacks '{lacking[0]}'; add it, above 0."
             raise UsageError(msg)
     sync = attention.host_length_sync
+    latent = attention.latent
     named = [attention.other, *attention.by_gpu.values(), *defaults.page_size_by_backend]
+    named += [latent.other, latent.sparse, *latent.by_arch.values()]
+    known = dict.fromkeys((*attention.backends, *latent.backends))
     for backend in (*named, *sync.none, *sync.block, *sync.chain):
-        if backend not in attention.backends:
-            raise unknown(
-                kind=f"attention backend of {path}", value=backend, allowed=attention.backends
-            )
+        if backend not in known:
+            raise unknown(kind=f"attention backend of {path}", value=backend, allowed=known)

@@ -44,6 +44,12 @@ AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("v_heads", "k_heads", "head_k_dim", "head_v_dim", "conv_dim"),
         ("requests", "seq"),
     ),
+    "MlaBmm": (("heads", "k", "n", "phase"), ("tokens",)),
+    "MlaDecode": (("heads", "latent", "rope"), ("rows", "requests", "kv_len")),
+    "MlaPrefill": (("heads", "qk_dim", "v_dim"), ("requests", "seq", "prefix")),
+    "IndexerScores": (("heads", "head_dim"), ("rows", "requests", "ctx")),
+    "SparseAttention": (("heads", "latent", "rope", "topk"), ("rows", "requests", "ctx")),
+    "SparseModule": (("heads", "like", "prefill", "shared"), ("rows", "requests", "ctx")),
     "Elementwise": (("name",), ("nbytes",)),
     "Collective": (("kind", "gpus"), ("nbytes",)),
 }

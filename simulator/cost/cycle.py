@@ -12,6 +12,7 @@ from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     DrafterShape,
     Eagle3Shape,
+    MlaShape,
     ModelShape,
 )
 from dflash_sim.profiles.precision import BF16, Precision
@@ -47,7 +48,7 @@ class DraftCache:
     """Weights of the drafting network on one rank [byte], and its layers that cache KV."""
 
     weight_bytes: int = 0
-    layers: tuple[AttentionShape, ...] = ()
+    layers: tuple[AttentionShape | MlaShape, ...] = ()
 
     def kv_bytes(self, tp: int, precision: Precision = BF16) -> float:
         """KV cache of one token on one of ``tp`` ranks [byte]."""

@@ -1,11 +1,10 @@
-"""A decoder layer as a list of ops: mixers and MLPs of one rank, as in SGLang's model files."""
+"""Mixers and MLPs of one rank as lists of ops, as in SGLang's model files."""
 
 from dataclasses import dataclass, replace
 
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     GdnShape,
-    LayerShape,
     MoeMlp,
 )
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
@@ -203,28 +202,9 @@ def moe_mlp(
             ),
             k.small("shared_activation", 3.0 * tokens * inter, count),
             k.gemm("shared_down_proj", tokens, hidden, inter, of="shared_expert", count=count),
-            k.small("shared_gate", 2.0 * tokens * hidden, count),
         ]
+        if mlp.shared_gate:
+            beside.append(k.small("shared_gate", 2.0 * tokens * hidden, count))
         calls += [Call(c.op, c.count, "shared_expert_exposed") for c in beside]
         calls.append(k.small("shared_add", 3.0 * tokens * hidden, count))
     return calls
-
-
-def layers(
-    layer: LayerShape, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
-) -> list[AnyCall]:
-    """``count`` identical decoder layers."""
-    if isinstance(layer.mixer, GdnShape):
-        mixer = gdn_mixer(
-            layer.mixer, hidden=hidden, tp=tp, size=size, count=count, precision=precision
-        )
-    else:
-        mixer = attention_mixer(
-            layer.mixer, hidden=hidden, tp=tp, size=size, count=count, precision=precision
-        )
-    if isinstance(layer.mlp, MoeMlp):
-        mlp = moe_mlp(layer.mlp, hidden=hidden, tp=tp, size=size, count=count, precision=precision)
-    else:
-        inter = layer.mlp.intermediate
-        mlp = dense_mlp(inter, hidden=hidden, tp=tp, size=size, count=count, precision=precision)
-    return mixer + mlp

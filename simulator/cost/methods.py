@@ -23,6 +23,7 @@ from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     DrafterShape,
     Eagle3Shape,
+    MlaShape,
     ModelShape,
 )
 from dflash_sim.profiles.precision import Precision
@@ -131,7 +132,7 @@ def _native(model: str, draft_model: str | None) -> Drafter:
 def _mtp_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
     assert model.mtp_layer is not None
     mixer = model.mtp_layer.mixer
-    assert isinstance(mixer, AttentionShape)
+    assert isinstance(mixer, AttentionShape | MlaShape)
     return DraftCache(model.mtp_weight_bytes(tp, precision.of("mtp")), (mixer,))
 
 

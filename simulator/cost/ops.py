@@ -12,6 +12,14 @@ import numpy as np
 
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 from dflash_sim.profiles.units import GDN_CHUNK_TOKENS
+from dflash_sim.simulator.cost.latent_ops import (
+    IndexerScores,
+    MlaBmm,
+    MlaDecode,
+    MlaPrefill,
+    SparseAttention,
+    SparseModule,
+)
 
 POPULARITY_NODES = 24
 
@@ -308,7 +316,14 @@ Op = (
     | GdnPrefill
     | Elementwise
     | Collective
+    | MlaBmm
+    | MlaDecode
+    | MlaPrefill
+    | IndexerScores
+    | SparseAttention
+    | SparseModule
 )
+OverContext = Attention | MlaDecode | SparseModule  # what a step's context makes longer
 
 
 O_co = TypeVar("O_co", bound=Op, covariant=True)
@@ -328,10 +343,10 @@ class Call(Generic[O_co]):
 
 
 AnyCall = Call[Op]
-AttentionCall = Call[Attention]
+AttentionCall = Call[OverContext]
 
 
 def split_attention(calls: list[AnyCall]) -> tuple[list[AttentionCall], list[AnyCall]]:
     """``(attention over a cache, everything else)``: only the former depends on the context."""
-    attention = [Call(c.op, c.count, c.exposed) for c in calls if isinstance(c.op, Attention)]
-    return attention, [c for c in calls if not isinstance(c.op, Attention)]
+    attention = [Call(c.op, c.count, c.exposed) for c in calls if isinstance(c.op, OverContext)]
+    return attention, [c for c in calls if not isinstance(c.op, OverContext)]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.times.op_tables import Timing
+from dflash_sim.simulator.cost.latent_ops import SparseModule
 from dflash_sim.simulator.cost.ops import (
     Attention,
     Call,
@@ -58,6 +59,8 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
         rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
         return (f"{op.kind} kernel, bytes at {_said(engine, rate)}",)
     timing = cost.table_time(op)
+    if timing is None and isinstance(op, SparseModule):
+        return (f"the sum of its parts: {', '.join(part.name for part in op.parts)}",)
     if timing is None:
         return (_roofline(engine, op),)
     where = _where(cost, op, timing)

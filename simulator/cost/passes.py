@@ -14,7 +14,8 @@ from dflash_sim.profiles.networks.hf_config import (
     ModelShape,
 )
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
-from dflash_sim.simulator.cost.layers import Kernels, Rows, attention_mixer, dense_mlp, layers
+from dflash_sim.simulator.cost.decoder import layers
+from dflash_sim.simulator.cost.layers import Kernels, Rows, attention_mixer, dense_mlp
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Call,
@@ -168,7 +169,8 @@ def mtp_step(
     """One forward of the native MTP layer and head: a draft step, or draft-extend if rows > 1."""
     k = Kernels(precision, tp)
     own = precision.of("mtp")
-    full = next(la for la in model.layers if isinstance(la.mixer, AttentionShape))
+    full = model.mtp_layer
+    assert full is not None
     t = size.tokens
     head_rows = size.requests if size.prefill else t
     return [

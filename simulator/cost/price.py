@@ -15,6 +15,8 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.times.op_tables import OpTables, Timing
+from dflash_sim.simulator.cost.latent_ops import LatentOp, SparseModule
+from dflash_sim.simulator.cost.latent_price import latent_timing
 from dflash_sim.simulator.cost.ops import (
     Attention,
     Call,
@@ -138,6 +140,8 @@ class CostModel:
         if isinstance(op, Collective):
             return self._collective(op)
         timing = self._lookup(op)
+        if timing is None and isinstance(op, SparseModule):
+            return sum((self.op(part) for part in op.parts), Cost())  # type: ignore[arg-type]
         if timing is None:
             return Cost.of(self._roofline_s(op, self.device), "roofline") + self._gap
         if self.lender is not None:
@@ -183,6 +187,8 @@ class CostModel:
         return 2 * self.engine["roofline_launch"] + wire
 
     def _lookup(self, op: Op) -> Timing | None:
+        if isinstance(op, LatentOp) and self.tables is not None:
+            return latent_timing(self.tables, op, self._products_flop_s(op, self._timed_on))
         if self.tables is None or _of_tables(op) != BF16:
             return None  # the tables that are read were timed in bf16 alone, but for experts
         t = self.tables

@@ -8,7 +8,7 @@ import numpy as np
 
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.cost.cycle import PHASES
-from dflash_sim.simulator.cost.ops import AnyCall, Attention, Call, Collective, Op
+from dflash_sim.simulator.cost.ops import AnyCall, Call, Collective, Op, OverContext
 from dflash_sim.simulator.cost.origin import origin
 from dflash_sim.simulator.cost.parts import COMM, EVIDENCE, Cost, by_evidence, seconds_of
 from dflash_sim.simulator.cost.price import precision_of
@@ -114,7 +114,7 @@ def _ops(setup: Setup, phase: str, calls: list[AnyCall], ctx: float) -> Iterator
     """Calls of a phase by op, in their order; gaps after kernels are left out."""
     groups: dict[str, list[AnyCall]] = {}
     for call in calls:
-        op = call.op.at(ctx) if isinstance(call.op, Attention) else call.op
+        op = call.op.at(ctx) if isinstance(call.op, OverContext) else call.op
         if setup.measured is not None and setup.measured.fuses(op):
             continue
         groups.setdefault(op.name, []).append(Call(op, call.count, call.exposed))

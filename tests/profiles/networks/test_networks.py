@@ -366,7 +366,7 @@ def test_default_taps_are_evenly_spaced() -> None:
         ({"num_hidden_layers": True}, "'num_hidden_layers' is True"),
         ({"hidden_size": None}, "'hidden_size' is None"),
         ({"num_key_value_heads": 7}, "'num_key_value_heads' is 7; expected a divisor of"),
-        ({"model_type": "deepseek_v3"}, "unknown model_type of qwen3-32b 'deepseek_v3'"),
+        ({"model_type": "bert"}, "unknown model_type of qwen3-32b 'bert'"),
         ({"torch_dtype": "float32"}, "'torch_dtype' is 'float32'; expected one of bfloat16"),
         ({"layer_types": ["full_attention"]}, "'layer_types' is .*; expected a list of 64 words"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization 'awq' is not modelled"),

@@ -45,7 +45,9 @@ def test_a_missing_key_is_named(sheet: Path, key: str) -> None:
     entry = re.search(rf"^{key} = (?:\[\n(?:    .*\n)*\]|.*)$", TEXT, re.MULTILINE)
     assert entry is not None
     of_an_op = ("qk_norm_rope", "attention = 2", "output_gate", "gdn_chunk", "routed_experts")
-    optional = entry.group().startswith(("b2", "b3", "gb", "h1", "h2", "h8", "mi3", "trtllm_mha"))
+    of_an_op += ("sparse_attention",)
+    pages = ("trtllm_m", "flashmla", "cutlass_mla", "dsa", "nsa")
+    optional = entry.group().startswith(("b2", "b3", "gb", "h1", "h2", "h8", "mi3", *pages))
     optional = optional or entry.group().startswith(of_an_op)
     text = TEXT.replace(entry.group() + "\n", "", 1)
     if optional:  # an entry of an open table, by GPU or backend

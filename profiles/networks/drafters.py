@@ -1,0 +1,89 @@
+"""DFlash drafters and EAGLE-3 heads, read from their Hugging Face configs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
+from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape
+from dflash_sim.profiles.networks.read_mixers import attention, softmax_layers
+from dflash_sim.profiles.networks.storage import check_dtype
+
+_DRAFTERS = ("DFlashDraftModel",)
+_PROJECTORS = ("dflash",)
+
+
+def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> DrafterShape:
+    """The shape a DFlash drafter's ``config.json`` describes; parameters as :func:`parse_model`.
+
+    Without ``target_layer_ids`` the taps are evenly spaced from layer 1 to the third last of
+    the target, one per drafter layer.
+    """
+    f = Fields(config, name)
+    dflash = f.nested("dflash_config")
+    _refuse_other_drafters(f, dflash)
+    check_dtype(f, experts_may_be_mxfp4=False)
+    num_layers = f.integer("num_hidden_layers", high=MAX_LAYERS)
+    block = f if f.config.get("block_size") is not None else dflash
+    return DrafterShape(
+        name=name,
+        target=f.text("target", default=""),
+        hidden=f.integer("hidden_size"),
+        intermediate=f.integer("intermediate_size"),
+        layers=softmax_layers(f, num_layers, qk_norm=True),
+        block_size=block.integer("block_size", low=2),
+        target_layer_ids=_target_layer_ids(f, dflash, num_layers),
+        vocab=f.integer("vocab_size"),
+        source=source,
+    )
+
+
+def parse_eagle3(config: Mapping[str, Any], *, name: str, source: str) -> Eagle3Shape:
+    """The shape an EAGLE-3 head's ``config.json`` describes; parameters as :func:`parse_model`."""
+    f = Fields(config, name)
+    check_dtype(f, experts_may_be_mxfp4=False)
+    f.integer("num_hidden_layers", default=1, high=1)
+    return Eagle3Shape(
+        name=name,
+        target=f.text("target", default=""),
+        hidden=f.integer("hidden_size"),
+        intermediate=f.integer("intermediate_size"),
+        attention=attention(f),
+        draft_vocab=f.integer("draft_vocab_size"),
+        source=source,
+    )
+
+
+def _refuse_other_drafters(f: Fields, dflash: Fields) -> None:
+    """Refuse drafters that descend from DFlash and draft otherwise, such as Domino and DSpark.
+
+    Raises
+    ------
+    UsageError
+        Naming the key that tells it, and what can be asked instead.
+    """
+    named = f.config.get("architectures")
+    said = {"architectures": named[0]} if isinstance(named, list) and named else {}
+    if dflash.config.get("projector_type") is not None:
+        said["projector_type"] = dflash.config["projector_type"]
+    for key, value in said.items():
+        known = _DRAFTERS if key == "architectures" else _PROJECTORS
+        if value not in known:
+            msg = (
+                f"config of {f.name}: field '{key}' is {value!r}; a drafter of that kind is not "
+                f"simulated, only plain DFlash ({known[0]}). Leave --draft-model out for the one "
+                "known for the target."
+            )
+            raise UsageError(msg)
+
+
+def _target_layer_ids(f: Fields, dflash: Fields, num_layers: int) -> tuple[int, ...]:
+    holder = f if f.config.get("target_layer_ids") is not None else dflash
+    ids = holder.integers("target_layer_ids", high=MAX_LAYERS)
+    if ids:
+        return ids
+    depth = f.integer("num_target_layers", low=4, high=MAX_LAYERS)
+    if num_layers == 1:
+        return (depth // 2,)
+    step = (depth - 4) / (num_layers - 1)
+    return tuple(round(1 + i * step) for i in range(num_layers))

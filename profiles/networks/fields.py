@@ -1,0 +1,85 @@
+"""A Hugging Face config read field by field, with a complaint in words for each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from dflash_sim.profiles.errors import UsageError
+
+MAX_INT = 2**40
+MAX_LAYERS = 2**10
+
+
+class Fields:
+    """A config whose fields are read by name and type, complaining in words."""
+
+    def __init__(self, config: object, name: str) -> None:
+        if not isinstance(config, Mapping):
+            msg = f"config of {name}: got {type(config).__name__}; expected a JSON object"
+            raise UsageError(msg)
+        self.config: Mapping[str, Any] = config
+        self.name = name
+
+    def reject(self, key: str, expected: str) -> NoReturn:
+        got = repr(self.config[key])[:80] if key in self.config else "missing"
+        msg = f"config of {self.name}: field '{key}' is {got}; expected {expected}"
+        raise UsageError(msg)
+
+    def first(self, *keys: str) -> str:
+        """The first of several spellings that is present, else the preferred one."""
+        return next((k for k in keys if self.config.get(k) is not None), keys[0])
+
+    def integer(
+        self, *keys: str, default: int | None = None, low: int = 1, high: int = MAX_INT
+    ) -> int:
+        key = self.first(*keys)
+        value = self.config.get(key)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or not low <= value <= high:
+            self.reject(key, f"an integer from {low} to {high}")
+        return value
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self.config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.reject(key, "true or false")
+        return value
+
+    def text(self, key: str, *, default: str) -> str:
+        value = self.config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            self.reject(key, "a string")
+        return value
+
+    def integers(self, key: str, *, high: int) -> tuple[int, ...]:
+        value = self.config.get(key)
+        if value is None:
+            return ()
+        good = isinstance(value, list) and all(type(i) is int and 0 <= i < high for i in value)
+        if not good:
+            self.reject(key, f"a list of layer numbers below {high}")
+        return tuple(value)
+
+    def kinds(self, key: str, *, count: int, allowed: Sequence[str]) -> tuple[str, ...]:
+        """One word per layer, or nothing when the field is absent."""
+        value = self.config.get(key)
+        if value is None:
+            return ()
+        if (
+            not isinstance(value, list)
+            or len(value) != count
+            or not set(map(str, value)) <= {*allowed}
+        ):
+            self.reject(key, f"a list of {count} words from {', '.join(allowed)}")
+        return tuple(value)
+
+    def nested(self, key: str) -> "Fields":
+        """A nested object; empty when absent."""
+        value = self.config.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            self.reject(key, "an object")
+        return Fields(value or {}, self.name)

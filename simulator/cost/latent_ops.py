@@ -1,0 +1,249 @@
+"""Operators of latent attention (MLA) and of its sparse form, with one rank's shapes.
+
+All query heads read the same latents. So several rows of a request are more heads of one, a cache
+is read once whatever their number, and none of it is split over the ranks.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from dflash_sim.profiles.precision import BF16, Precision, bytes_of
+
+SCORE = "float32"  # in which an indexer writes its scores
+
+
+class Part(Protocol):
+    """An op inside another one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def flops(self) -> float: ...
+
+    @property
+    def nbytes(self) -> float: ...
+
+
+def mean_seen(seq: float, ctx: float, most: float = float("inf")) -> float:
+    """Tokens that a row attends to, on average over ``seq`` causal ones after ``ctx`` tokens.
+
+    Row ``i`` of them sees ``ctx + i``, and ``most`` at most.
+    """
+    short = min(max(most - ctx, 0.0), seq)  # rows that see all there is
+    total = short * (ctx + (short + 1) / 2) + ((seq - short) * most if seq > short else 0.0)
+    return total / seq
+
+
+@dataclass(frozen=True, slots=True)
+class MlaBmm:
+    """One product for each head: ``[tokens, k] @ [k, n]`` with that head's part of ``kv_b_proj``.
+
+    Before attention (``pre``) it takes queries into the space of the latents, after it (``post``)
+    outputs back into values. SGLang keeps these weights in the format of activations.
+    """
+
+    name: str
+    tokens: int
+    heads: int
+    k: int
+    n: int
+    phase: str
+    precision: Precision = BF16
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.tokens * self.heads * self.k * self.n
+
+    @property
+    def nbytes(self) -> float:
+        values = self.heads * (self.k * self.n + self.tokens * (self.k + self.n))
+        return values * bytes_of(self.precision.activations)
+
+
+@dataclass(frozen=True, slots=True)
+class MlaDecode:
+    """Absorbed latent attention of ``rows`` query rows per request over ``ctx`` cached tokens.
+
+    ``latent`` is the width of the values, ``latent + rope`` that of the keys: one of each per
+    token, for all heads.
+    """
+
+    name: str
+    requests: int
+    rows: int
+    ctx: float
+    heads: int
+    latent: int
+    rope: int
+    precision: Precision = BF16
+
+    def at(self, ctx: float) -> "MlaDecode":
+        """Return this attention over another context."""
+        return replace(self, ctx=ctx)
+
+    @property
+    def kv_len(self) -> float:
+        return self.ctx + self.rows
+
+    @property
+    def flops(self) -> float:
+        wide = 2 * self.latent + self.rope
+        return 2.0 * self.requests * self.rows * self.kv_len * self.heads * wide
+
+    @property
+    def nbytes(self) -> float:
+        cached = self.kv_len * (self.latent + self.rope) * bytes_of(self.precision.kv_cache)
+        wide = 2 * self.latent + self.rope
+        rows = self.rows * self.heads * wide * bytes_of(self.precision.activations)
+        return self.requests * (cached + rows)
+
+
+@dataclass(frozen=True, slots=True)
+class MlaPrefill:
+    """Causal attention of ``seq`` new tokens over ``prefix`` cached ones, with expanded heads.
+
+    Keys and values of every head are multiplied out first, those of the prefix in chunks.
+    """
+
+    name: str
+    requests: int
+    seq: float
+    prefix: float
+    heads: int
+    qk_dim: int
+    v_dim: int
+    precision: Precision = BF16
+
+    @property
+    def flops(self) -> float:
+        seen = mean_seen(self.seq, self.prefix)
+        return 2.0 * self.requests * self.seq * seen * self.heads * (self.qk_dim + self.v_dim)
+
+    @property
+    def nbytes(self) -> float:
+        rows = 2 * self.seq + self.prefix  # queries and outputs, keys and values
+        values = self.requests * rows * self.heads * (self.qk_dim + self.v_dim)
+        return values * bytes_of(self.precision.activations)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexerScores:
+    """Scores of all tokens that a row may see, and the choice of the highest.
+
+    Keys are read once per request, in FP8 with a scale. This is what grows with the context.
+    """
+
+    name: str
+    requests: int
+    rows: int
+    ctx: float
+    heads: int
+    head_dim: int
+    key_bytes: float
+    precision: Precision = BF16
+
+    def at(self, ctx: float) -> "IndexerScores":
+        """Return these scores over another context."""
+        return replace(self, ctx=ctx)
+
+    @property
+    def scores(self) -> float:
+        """Pairs of a query row and a token."""
+        return self.requests * self.rows * mean_seen(self.rows, self.ctx)
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.scores * self.heads * self.head_dim
+
+    @property
+    def nbytes(self) -> float:
+        keys = self.requests * (self.ctx + self.rows) * self.key_bytes
+        return keys + 2 * self.scores * bytes_of(SCORE)  # written, and read by the choice
+
+
+@dataclass(frozen=True, slots=True)
+class SparseAttention:
+    """Absorbed latent attention of each query row to the ``topk`` tokens chosen for it."""
+
+    name: str
+    requests: int
+    rows: int
+    ctx: float
+    heads: int
+    latent: int
+    rope: int
+    topk: int
+    precision: Precision = BF16
+
+    def at(self, ctx: float) -> "SparseAttention":
+        """Return this attention over another context."""
+        return replace(self, ctx=ctx)
+
+    @property
+    def read(self) -> float:
+        """Tokens that are read, summed over the rows."""
+        return self.requests * self.rows * mean_seen(self.rows, self.ctx, self.topk)
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.read * self.heads * (2 * self.latent + self.rope)
+
+    @property
+    def nbytes(self) -> float:
+        cached = self.read * (self.latent + self.rope) * bytes_of(self.precision.kv_cache)
+        values = self.requests * self.rows * self.heads * (2 * self.latent + self.rope)
+        return cached + values * bytes_of(self.precision.activations)
+
+
+@dataclass(frozen=True, slots=True)
+class SparseModule:
+    """A whole layer of sparse attention, from the hidden states to its share of the output.
+
+    The tables time it as one; where they have none, its price is that of its ``parts``.
+
+    Parameters
+    ----------
+    rows, ctx
+        Query rows of each request, and tokens cached before them.
+    prefill
+        True if the rows are a prefill, False if they decode or verify.
+    shared
+        True if the layer takes the tokens that another one chose.
+    like
+        The model whose layer was timed, if the sizes are its own; nothing if they are not.
+    """
+
+    name: str
+    requests: int
+    rows: int
+    ctx: float
+    heads: int
+    prefill: bool
+    shared: bool
+    parts: tuple[Part, ...]
+    like: str = ""
+    precision: Precision = BF16
+
+    def at(self, ctx: float) -> "SparseModule":
+        """Return this layer over another context."""
+        moved = tuple(
+            op.at(ctx) if isinstance(op, IndexerScores | SparseAttention) else op
+            for op in self.parts
+        )
+        return replace(self, ctx=ctx, parts=moved)
+
+    @property
+    def tokens(self) -> int:
+        return self.requests * self.rows
+
+    @property
+    def flops(self) -> float:
+        return sum(op.flops for op in self.parts)
+
+    @property
+    def nbytes(self) -> float:
+        return sum(op.nbytes for op in self.parts)
+
+
+LatentOp = MlaBmm | MlaDecode | MlaPrefill | IndexerScores | SparseAttention | SparseModule

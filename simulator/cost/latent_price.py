@@ -1,0 +1,85 @@
+"""What the tables say of latent attention, and of a whole layer of its sparse form."""
+
+from dflash_sim.profiles.times.op_tables import OpTables, Timing
+from dflash_sim.profiles.units import LATENT_HEADS
+from dflash_sim.simulator.cost.latent_ops import (
+    LatentOp,
+    MlaBmm,
+    MlaDecode,
+    MlaPrefill,
+    SparseModule,
+)
+
+
+def latent_timing(t: OpTables, op: LatentOp, products_flop_s: float) -> Timing | None:
+    """Time of an op by the tables; None where nothing like it was timed.
+
+    ``products_flop_s`` is the rate at which more of the same products are done [FLOP/s].
+    """
+    if not hasattr(t, "mla_decode"):
+        return None
+    match op:
+        case MlaBmm():
+            dtype = op.precision.activations
+            return t.mla_bmm(tokens=op.tokens, heads=op.heads, phase=op.phase, dtype=dtype)
+        case MlaDecode():
+            return _decode(t, op)
+        case MlaPrefill():
+            return _prefill(t, op, products_flop_s)
+        case SparseModule():
+            return _module(t, op)
+    return None
+
+
+def _decode(t: OpTables, op: MlaDecode) -> Timing | None:
+    """The decode kernel: several rows of a request are more heads, as all read one cache."""
+    rows = op.rows * op.heads
+    heads = min(rows, LATENT_HEADS)
+    timing = t.mla_decode(
+        batch=op.requests, kv_len=op.kv_len, heads=heads, kv_dtype=op.precision.kv_cache
+    )
+    if timing is None or op.rows == 1:
+        return timing
+    return timing.changed(timing.seconds * max(1.0, rows / LATENT_HEADS), "fitted")
+
+
+def _prefill(t: OpTables, op: MlaPrefill, products_flop_s: float) -> Timing | None:
+    """The context kernel of the new tokens; those of a prefix come on top by their FLOPs."""
+    timing = t.mla_prefill(
+        batch=op.requests,
+        seq=max(1, round(op.seq)),
+        heads=op.heads,
+        kv_dtype=op.precision.kv_cache,
+    )
+    if timing is None or not op.prefix:
+        return timing
+    alone = MlaPrefill(
+        op.name, op.requests, op.seq, 0.0, op.heads, op.qk_dim, op.v_dim, op.precision
+    )
+    more = (op.flops - alone.flops) / products_flop_s
+    return timing.changed(timing.seconds + more, "fitted")
+
+
+def _module(t: OpTables, op: SparseModule) -> Timing | None:
+    """The layer as it was timed; rows of a verification choose tokens of their own each."""
+    if op.shared or not op.like:
+        return None
+    if op.prefill:
+        return t.dsa_prefill(
+            batch=op.requests,
+            seq=max(1, op.rows),
+            prefix=op.ctx,
+            heads=op.heads,
+            model=op.like,
+            kv_dtype=op.precision.kv_cache,
+        )
+    timing = t.dsa_decode(
+        batch=op.tokens,
+        kv_len=op.ctx + op.rows,
+        heads=op.heads,
+        model=op.like,
+        kv_dtype=op.precision.kv_cache,
+    )
+    if timing is None or op.rows == 1:
+        return timing
+    return timing.changed(timing.seconds, "fitted")
