@@ -20,10 +20,12 @@ ALIASES = {
     "dataset_name": "dataset",
     "draft_model": "drafter",
     "tp_size": "tp",
+    "ep": "ep_size",
+    "expert_parallel_size": "ep_size",
     "mamba_scheduler_strategy": "mamba_radix_cache_strategy",
 }
 _COUNTS = (
-    "num_gpus", "tp", "window", "max_running_requests", "chunked_prefill_size",
+    "num_gpus", "tp", "ep_size", "window", "max_running_requests", "chunked_prefill_size",
     "max_prefill_tokens", "scheduler_recv_interval", "stream_interval",
     "cuda_graph_max_bs", "page_size", "min_free_slots_delay", "isl", "osl", "max_new_tokens",
     "conc", "num_prompts", "max_mamba_cache_size",
@@ -33,8 +35,9 @@ _AMOUNTS = (
     "schedule_conservativeness",
 )  # fmt: skip
 _WORDS = (
-    "attention_backend", "acceptance", "mamba_ssm_dtype", "mamba_radix_cache_strategy",
-    "linear_attn_decode_backend", "cuda_graph_backend_prefill", "schedule_policy",
+    "quantization", "kv_cache_dtype", "attention_backend", "acceptance", "mamba_ssm_dtype",
+    "mamba_radix_cache_strategy", "linear_attn_decode_backend", "cuda_graph_backend_prefill",
+    "schedule_policy",
 )  # fmt: skip
 _MODES = {
     "v1": "v1",

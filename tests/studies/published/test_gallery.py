@@ -31,6 +31,7 @@ LONG = {
     "02_gh200_phases": "test_gh200.py::test_study_reproduces_its_tables",
     "03_held_out": "test_gallery.py::test_held_out_study_is_what_the_shipped_constants_say",
     "13_servers": "test_gallery.py::test_the_study_of_servers_is_what_the_shipped_levels_say",
+    "14_field_rows": "test_field_rows.py::test_the_study_counts_every_row",
 }
 STRICT = """
 import runpy, sys, warnings

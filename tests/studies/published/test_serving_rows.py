@@ -1,7 +1,10 @@
 """Rows of other servers: read whole, cleaned as told, and kept apart where they test."""
 
+import csv
 from collections import Counter
 from dataclasses import replace
+from functools import cache
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from dflash_sim.studies.published.serving_rows import (
 )
 
 ENGINE = str(Scenario.model_fields["engine"].default)
+SAMPLE, LAB = "AIC_SILICON_SAMPLE", "AIC_SILICON_LAB"
 LAUNCH_MODEL = "qwen3.5-397b-a17b"
 PUBLISHED_SUMMARY = {  # mean error of TTFT, TPOT and rate [%], computed apart from these files
     ("b300", "aiconfigurator 0.12.0"): (41.4, 8.2, 8.7),
@@ -35,14 +39,32 @@ PUBLISHED_SUMMARY = {  # mean error of TTFT, TPOT and rate [%], computed apart f
 
 
 def sampled() -> list[Observation]:
-    """The rows that two other tools are judged on."""
-    return [row for row in serving_rows() if row.source == "AIC_SILICON_SAMPLE"]
+    """The bf16 rows of the launch model that two other tools are judged on."""
+    rows = (row for row in serving_rows() if row.source == SAMPLE)
+    return [row for row in rows if row.fields["model"] == LAUNCH_MODEL]
+
+
+@cache
+def cells() -> list[dict[str, str]]:
+    """The file itself, of which only what can be simulated becomes a row."""
+    text = files("dflash_sim.profiles").joinpath("published/serving.csv").read_text("utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def is_quantised(row: dict[str, str]) -> bool:
+    return bool(row["quantization"]) or "/" in row["model"]
 
 
 def test_every_row_is_read() -> None:
+    """Whatever cannot be simulated is refused by name: of a checkpoint or of a flag."""
     report = published("serving.csv")
-    assert report.refused == ()
-    assert report.used == 243
+    assert report.read == len(cells()) == 672
+    plain = [row for row in cells() if not is_quantised(row)]
+    assert len(plain) == 243
+    ids = {row.about["id"] for row in report.observations}
+    assert {row["id"] for row in plain} <= ids
+    named = ("model", "quantization", "kv_cache_dtype", "ep_size")
+    assert all(any(name in why for name in named) for _, why in report.refused)
     ids = [row.about["id"] for row in report.observations]
     assert len(set(ids)) == len(ids)
     for row in report.observations:
@@ -70,10 +92,56 @@ def test_roles() -> None:
     assert all("output_throughput" in row.metrics for row in sure)
 
 
+def test_the_sample_is_cleaned() -> None:
+    """569 measurements, less 20 that span nodes: ranks are GPUs, and experts divide over them."""
+    rows = [row for row in cells() if row["source_id"] in (SAMPLE, LAB)]
+    assert len(rows) == 569 - 20
+    assert len({row["id"] for row in rows}) == len(rows)
+    for row in rows:
+        tp, ep = int(row["tp"]), int(row["ep_size"] or 1)
+        assert row["num_gpus"] == row["tp"]
+        assert tp in (1, 2, 4, 8)
+        assert ep in (1, tp)
+    assert sum(int(row["ep_size"] or 1) > 1 for row in rows) == 119
+
+
+def test_rows_that_no_fit_reads_are_so_for_good() -> None:
+    rows = [row for row in cells() if row["source_id"] in (SAMPLE, LAB)]
+    kinds = {
+        "glm": lambda row: "glm-5" in row["model"].lower(),
+        "llama": lambda row: row["model"] == "llama-3.1-8b",
+        "nvfp4 on B200": lambda row: row["quantization"] == "modelopt_fp4" and row["gpu"] == "b200",
+        "speculates": lambda row: row["method"] == "mtp",
+        "launch model": lambda row: row["model"] == LAUNCH_MODEL,
+    }
+    sizes = {name: sum(map(of, rows)) for name, of in kinds.items()}
+    assert list(sizes.values()) == [53, 46, 91, 57, 36]
+    for row in rows:
+        assert (row["role"] == "test") == any(of(row) for of in kinds.values()), row["id"]
+        if row["method"] == "mtp":
+            assert "not labelled" in row["doubt"]
+            assert (row["block"], row["accept_len"]) in (("4", ""), ("3", ""))
+
+
+def test_every_plain_row_of_the_sample_has_its_peers() -> None:
+    text = files("dflash_sim.profiles").joinpath("published/peers.csv").read_text("utf-8")
+    told = Counter(line["id"] for line in csv.DictReader(text.splitlines()))
+    plain = [
+        row["id"]
+        for row in cells()
+        if row["source_id"] in (SAMPLE, LAB) and row["method"] == "none"
+    ]
+    assert told.keys() <= set(plain)
+    assert sum(told[id] == 2 for id in plain) == 488
+    assert len(plain) == 492
+
+
 def test_a_server_is_a_party_a_machine_a_model_and_a_build() -> None:
     servers = by_server(serving_rows())
     assert sum(map(len, servers.values())) == len(serving_rows())
-    lab = {s.tp: len(rows) for s, rows in servers.items() if s.source == "AIC_SILICON_LAB"}
+    lab = {
+        s.tp: len(rows) for s, rows in servers.items() if s.source == LAB and s.model == "qwen3-32b"
+    }
     assert lab == {1: 6, 2: 24, 4: 27, 8: 27}
     assert len({s for s in servers if s.source == "SGL_COOKBOOK_Q36"}) == 4  # one a GPU
     first = server_of(serving_rows()[0])
@@ -100,8 +168,8 @@ def test_the_launch_flags_of_the_tested_rows() -> None:
 
 def test_rates_are_what_the_latencies_give() -> None:
     """Neither the sample nor the laboratory prints a rate: both are the closed loop's."""
-    some = [row for row in serving_rows() if row.source.startswith("AIC_SILICON")]
-    assert len(some) == 120
+    some = [row for row in serving_rows() if row.source in (SAMPLE, LAB)]
+    assert len(some) >= 120
     for row in some:
         osl = row.fields["osl"] * (1 + row.fields.get("range_ratio", 1.0)) / 2
         answer = row.metrics["mean_ttft_ms"] + row.metrics["mean_tpot_ms"] * (osl - 1)
