@@ -10,7 +10,16 @@ BITS = {
     "bfloat16": 16.0,
     "float16": 16.0,
     "fp8": 8.0,
+    "fp8_block": 8.0 + 32 / 128**2,  # 128 x 128 values share one float32 scale
+    "mxfp8": 8.25,
+    "nvfp4": 4.5,  # 16 four-bit values share one eight-bit scale
+    "w4a16_nvfp4": 4.5,
     "mxfp4": 4.25,  # OCP Microscaling 1.0: 32 four-bit values share one eight-bit scale
+    "int4": 4.0 + 20 / 128,  # 128 values share a 16-bit scale and a four-bit zero
+    "int4_g64": 4.0 + 20 / 64,
+    "int4_g32": 4.0 + 16 / 32,  # symmetric, as compressed-tensors writes it
+    "int8": 8.0,
+    "w8a16": 8.0 + 16 / 128,
 }
 
 
@@ -73,8 +82,12 @@ class Precision:
         return Precision(self.form(module), self.activations, self.kv_cache, self.state)
 
     def form(self, module: str) -> str:
-        """The format of the weights of one module, a name of :data:`MODULES`."""
-        return dict(self.modules).get(module, self.weights)
+        """The format of the weights of one module, a name of :data:`MODULES`.
+
+        ``attention.o_proj`` has the format of ``attention`` where it has none of its own.
+        """
+        own = dict(self.modules)
+        return own.get(module) or own.get(module.partition(".")[0], self.weights)
 
     @property
     def matmul(self) -> str:

@@ -45,7 +45,7 @@ class AttentionShape:
         yield Weight("q_proj", width * q_out, module="attention")
         yield Weight("k_proj", width * self.kv_dim, self.num_kv_heads, module="attention")
         yield Weight("v_proj", width * self.kv_dim, self.num_kv_heads, module="attention")
-        yield Weight("o_proj", self.q_dim * hidden, module="attention")
+        yield Weight("o_proj", self.q_dim * hidden, module="attention.o_proj")
         if self.bias:
             yield Weight("q_bias", q_out)
             yield Weight("kv_bias", 2 * self.kv_dim, self.num_kv_heads)

@@ -7,7 +7,7 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
 from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape
 from dflash_sim.profiles.networks.read_mixers import attention, softmax_layers
-from dflash_sim.profiles.networks.storage import check_dtype
+from dflash_sim.profiles.networks.storage import check_dtype, refuse_quantised
 
 _DRAFTERS = ("DFlashDraftModel",)
 _PROJECTORS = ("dflash",)
@@ -22,7 +22,8 @@ def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> Draft
     f = Fields(config, name)
     dflash = f.nested("dflash_config")
     _refuse_other_drafters(f, dflash)
-    check_dtype(f, experts_may_be_mxfp4=False)
+    check_dtype(f)
+    refuse_quantised(f)
     num_layers = f.integer("num_hidden_layers", high=MAX_LAYERS)
     block = f if f.config.get("block_size") is not None else dflash
     return DrafterShape(
@@ -41,7 +42,8 @@ def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> Draft
 def parse_eagle3(config: Mapping[str, Any], *, name: str, source: str) -> Eagle3Shape:
     """The shape an EAGLE-3 head's ``config.json`` describes; parameters as :func:`parse_model`."""
     f = Fields(config, name)
-    check_dtype(f, experts_may_be_mxfp4=False)
+    check_dtype(f)
+    refuse_quantised(f)
     f.integer("num_hidden_layers", default=1, high=1)
     return Eagle3Shape(
         name=name,

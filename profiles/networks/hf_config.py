@@ -17,6 +17,7 @@ from dflash_sim.profiles.networks.layers import (
     Weight,
 )
 from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape, ModelShape, check_tp
+from dflash_sim.profiles.networks.quantized import read
 from dflash_sim.profiles.networks.storage import DTYPES, check_dtype
 from dflash_sim.profiles.networks.vision import VisionTower
 from dflash_sim.profiles.precision import STATE_DTYPES
@@ -54,16 +55,20 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
     """
     outer = Fields(config, name)
     f = Fields({**outer.config, **outer.nested("text_config").config}, name)
-    kind, family = family_of(f)
-    quantized = check_dtype(f, experts_may_be_mxfp4=kind == "gpt_oss")
+    _, family = family_of(f)
+    check_dtype(f)
     num_layers = f.integer("num_hidden_layers", high=MAX_LAYERS)
     mixers = family.mixers(f, num_layers)
     mlps = family.mlps(f, num_layers)
+    hidden = f.integer("hidden_size")
+    layers, quantized = tuple(map(LayerShape, mixers, mlps)), read(config, name=name)
+    if quantized is not None:
+        quantized, layers = quantized.fitted(layers, hidden)
     return ModelShape(
         name=name,
-        hidden=f.integer("hidden_size"),
+        hidden=hidden,
         vocab=f.integer("vocab_size"),
-        layers=tuple(map(LayerShape, mixers, mlps)),
+        layers=layers,
         tied_embeddings=f.flag("tie_word_embeddings", default=False),
         mtp_layers=f.integer(
             "mtp_num_hidden_layers",

@@ -1,13 +1,14 @@
 """One decoder layer; the parts that it is made of can be imported from here too."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dflash_sim.profiles.networks.attention import AttentionShape
 from dflash_sim.profiles.networks.mla import MlaShape
 from dflash_sim.profiles.networks.mlps import DenseMlp, MoeMlp
 from dflash_sim.profiles.networks.recurrent import GdnShape
 from dflash_sim.profiles.networks.weight import Weight
+from dflash_sim.profiles.precision import Formats, Precision
 
 __all__ = [
     "AttentionShape",
@@ -27,10 +28,21 @@ Mlp = DenseMlp | MoeMlp
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A token mixer followed by an MLP, each behind a norm."""
+    """A token mixer followed by an MLP, each behind a norm.
+
+    ``formats`` are those of modules that a quantised checkpoint stores otherwise in this layer.
+    """
 
     mixer: Mixer
     mlp: Mlp
+    formats: Formats = ()
+
+    def in_formats(self, precision: Precision) -> Precision:
+        """``precision`` as it is in this layer."""
+        if not self.formats:
+            return precision
+        modules = dict(precision.modules) | dict(self.formats)
+        return replace(precision, modules=tuple(modules.items()))
 
     def weights(self, *, hidden: int) -> Iterator[Weight]:
         """Every weight of the layer."""

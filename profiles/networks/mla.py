@@ -117,6 +117,6 @@ class MlaShape:
         yield Weight("kv_a_layernorm", self.kv_lora_rank, 1)
         up = self.num_heads * (self.qk_nope_head_dim + self.v_head_dim)
         yield Weight("kv_b_proj", self.kv_lora_rank * up, module="attention")
-        yield Weight("o_proj", self.num_heads * self.v_head_dim * hidden, module="attention")
+        yield Weight("o_proj", self.num_heads * self.v_head_dim * hidden, module="attention.o_proj")
         if self.indexer:
             yield from self.indexer.weights(hidden=hidden, q_lora_rank=self.q_lora_rank)

@@ -141,7 +141,15 @@ class ModelShape:
     def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks, without MTP layers."""
         own = self.in_formats(precision)
-        return round(sum(w.bytes_per_rank(tp, own) * count for w, count in self._weights()))
+        outside = sum(w.bytes_per_rank(tp, own) for w in self._outside_layers())
+        return round(
+            outside
+            + sum(
+                w.bytes_per_rank(tp, layer.in_formats(own)) * count
+                for layer, count in self.layer_groups
+                for w in layer.weights(hidden=self.hidden)
+            )
+        )
 
     def in_formats(self, precision: Precision) -> Precision:
         """``precision`` with the checkpoint's own formats of modules, where it names none."""
@@ -157,11 +165,15 @@ class ModelShape:
         """Bytes of MTP weights on each of ``tp`` ranks."""
         return round(sum(w.bytes_per_rank(tp, precision) for w in self._mtp_weights()))
 
-    def _weights(self) -> Iterator[tuple[Weight, int]]:
-        yield Weight("embed_tokens", self.vocab * self.hidden, module="embed"), 1
+    def _outside_layers(self) -> Iterator[Weight]:
+        yield Weight("embed_tokens", self.vocab * self.hidden, module="embed")
         if not self.tied_embeddings:
-            yield Weight("lm_head", self.vocab * self.hidden, module="lm_head"), 1
-        yield Weight("norm", self.hidden, 1), 1
+            yield Weight("lm_head", self.vocab * self.hidden, module="lm_head")
+        yield Weight("norm", self.hidden, 1)
+
+    def _weights(self) -> Iterator[tuple[Weight, int]]:
+        for weight in self._outside_layers():
+            yield weight, 1
         for layer, count in self.layer_groups:
             for weight in layer.weights(hidden=self.hidden):
                 yield weight, count

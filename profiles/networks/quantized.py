@@ -1,8 +1,18 @@
 """How a checkpoint is quantised, module by module."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.networks.layers import LayerShape
+from dflash_sim.profiles.networks.module_names import LAYERED, ONCE, Patterns, unknown_names
+from dflash_sim.profiles.networks.quantization_config import Statement, agreed, stated
 from dflash_sim.profiles.precision import Formats
+
+_KEPT = "bfloat16"
+_MAX_LAYERS = 2**10
 
 
 @dataclass(frozen=True)
@@ -17,8 +27,152 @@ class Quantized:
         Modules whose weights are quantised, each with its number format.
     kv_cache
         Format of keys and values that the checkpoint asks for; None if it does not say.
+    layers
+        Numbers of layers that differ from ``formats``, each with the formats that differ.
     """
 
     name: str
     formats: Formats
     kv_cache: str | None = None
+    layers: tuple[tuple[int, Formats], ...] = ()
+
+    def fitted(
+        self, layers: Sequence[LayerShape], hidden: int
+    ) -> tuple["Quantized", tuple[LayerShape, ...]]:
+        """The same of modules that ``layers`` have, and the layers with what differs in each."""
+        every, own = dict(self.formats), dict(self.layers)
+        has = [_modules(layer, hidden) for layer in layers]
+        stored = [
+            {m: f for m, f in (every | dict(own.get(i, ()))).items() if m.partition(".")[0] in mine}
+            for i, mine in enumerate(has)
+        ]
+        usual = {m: f for m, f in every.items() if m in ONCE}
+        for module in LAYERED:
+            part = module.partition(".")[0]
+            found = Counter(
+                _form(x, module) for x, mine in zip(stored, has, strict=True) if part in mine
+            )
+            if found:
+                usual[module] = found.most_common(1)[0][0]
+        differing = tuple(
+            replace(
+                layer,
+                formats=_odd(
+                    {m: _form(x, m) for m in LAYERED if m.partition(".")[0] in mine}, usual
+                ),
+            )
+            for layer, x, mine in zip(layers, stored, has, strict=True)
+        )
+        odd = tuple((i, x.formats) for i, x in enumerate(differing) if x.formats)
+        return replace(self, formats=_quantised(usual), layers=odd), differing
+
+
+def _modules(layer: LayerShape, hidden: int) -> set[str]:
+    return {w.module.partition(".")[0] for w in layer.weights(hidden=hidden)}
+
+
+def _form(formats: Mapping[str, str], module: str) -> str:
+    return formats.get(module) or formats.get(module.partition(".")[0], _KEPT)
+
+
+def _quantised(usual: Mapping[str, str]) -> Formats:
+    """The modules whose format is not the usual one of what they belong to."""
+    above = {m: usual.get(m.partition(".")[0], _KEPT) if "." in m else _KEPT for m in usual}
+    return tuple((m, f) for m, f in usual.items() if f != above[m])
+
+
+def read(
+    config: Mapping[str, Any], quant_config: Mapping[str, Any] | None = None, *, name: str
+) -> Quantized | None:
+    """How a checkpoint is quantised by its files; None if they say nothing of it.
+
+    Parameters
+    ----------
+    config
+        Its ``config.json``.
+    quant_config
+        The ``hf_quant_config.json`` beside it, where there is one.
+
+    Raises
+    ------
+    UsageError
+        The two disagree, or say what cannot be priced, in words that name the field.
+    """
+    text = config.get("text_config")
+    inner: Mapping[str, Any] = text if isinstance(text, Mapping) else {}
+    beside = quant_config if quant_config is not None else config.get("hf_quant_config")
+    statement = agreed(_in_config({**inner, **config}, name), _in_file(beside, name), name=name)
+    if statement is None:
+        return None
+    count = config.get("num_hidden_layers", inner.get("num_hidden_layers"))
+    depth = count if isinstance(count, int) and 0 < count <= _MAX_LAYERS else 1
+    family = str(config.get("model_type") or inner.get("model_type") or "").removesuffix("_text")
+    return _by_module(statement, family=family, depth=depth, name=name)
+
+
+def _in_config(config: Mapping[str, Any], name: str) -> Statement | None:
+    keys = ("quantization_config", "compression_config")
+    key = next((k for k in keys if config.get(k) is not None), None)
+    if key is None:
+        return None
+    fields = config[key]
+    if not isinstance(fields, Mapping):
+        msg = f"config of {name}: field '{key}' is {repr(fields)[:80]}; expected an object"
+        raise UsageError(msg)
+    # DeepSeek-V4 says beside the object that its experts are narrower than the rest.
+    more = {"expert_dtype": config["expert_dtype"]} if "expert_dtype" in config else {}
+    return stated({**fields, **more} if fields else {}, name=name, file="config.json")
+
+
+def _in_file(raw: object, name: str) -> Statement | None:
+    if raw is None:
+        return None
+    fields = raw.get("quantization") if isinstance(raw, Mapping) else None
+    if not isinstance(fields, Mapping):
+        msg = f"hf_quant_config.json of {name} has no object 'quantization'; take ModelOpt's file."
+        raise UsageError(msg)
+    return stated(fields, name=name, file="hf_quant_config.json")
+
+
+def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Quantized:
+    """The format of each module, found by asking for it by the names that it may have."""
+    for field, listed in statement.lists:
+        odd = unknown_names(listed, family=family, depth=depth)
+        if odd:
+            msg = (
+                f"{statement.file} of {name}: {field} names {odd[0]!r}, which is no module of a "
+                f"model with {depth} layers. Correct the list."
+            )
+            raise UsageError(msg)
+    kept = Patterns(statement.kept)
+    own = [(form, Patterns(names)) for form, names in statement.own]
+    by_layer = [
+        {m: _format(m, paths(family, i), statement, kept, own) for m, paths in LAYERED.items()}
+        for i in range(depth)
+    ]
+    usual = {m: Counter(x[m] for x in by_layer).most_common(1)[0][0] for m in LAYERED}
+    usual |= {m: _format(m, paths(depth), statement, kept, own) for m, paths in ONCE.items()}
+    layers = tuple((i, odd) for i, formats in enumerate(by_layer) if (odd := _odd(formats, usual)))
+    return Quantized(statement.name, _quantised(usual), statement.kv_cache, layers)
+
+
+def _odd(formats: Mapping[str, str], usual: Mapping[str, str]) -> Formats:
+    """Formats of a layer that are not the usual; of attention either all or none."""
+    parts = {m.partition(".")[0] for m, f in formats.items() if f != usual[m]}
+    return tuple((m, f) for m, f in formats.items() if m.partition(".")[0] in parts)
+
+
+def _format(
+    module: str,
+    paths: tuple[str, ...],
+    statement: Statement,
+    kept: Patterns,
+    own: list[tuple[str, Patterns]],
+) -> str:
+    """The format of a module that is called by one of ``paths``."""
+    if any(map(kept.match, paths)):
+        return _KEPT
+    for form, names in own:
+        if any(map(names.match, paths)):
+            return form
+    return statement.default(module) or _KEPT

@@ -17,6 +17,7 @@ def layers(
     layer: LayerShape, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
 ) -> list[AnyCall]:
     """``count`` identical decoder layers."""
+    precision = layer.in_formats(precision)
     if isinstance(layer.mixer, GdnShape):
         mixer = gdn_mixer(
             layer.mixer, hidden=hidden, tp=tp, size=size, count=count, precision=precision

@@ -120,7 +120,7 @@ def attention_mixer(
         k.small("qk_norm_rope", 2.0 * t * (heads + kv) * d, count),
         k.small("kv_write", 4.0 * t * kv * d, count),
         Call(mixer, count),
-        k.gemm("o_proj", t, hidden, heads * d, of="attention", count=count),
+        k.gemm("o_proj", t, hidden, heads * d, of="attention.o_proj", count=count),
         *k.all_reduce("attention_all_reduce", t, hidden, count),
     ]
     if a.gated:

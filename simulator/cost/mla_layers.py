@@ -61,7 +61,7 @@ def _projected(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> list
 
 def _out(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> AnyCall:
     wide = a.num_heads // k.tp * a.v_head_dim
-    return k.gemm("o_proj", t, hidden, wide, of="attention", count=count)
+    return k.gemm("o_proj", t, hidden, wide, of="attention.o_proj", count=count)
 
 
 def _dense(k: Kernels, a: MlaShape, hidden: int, size: Rows, count: int) -> list[AnyCall]:
