@@ -194,8 +194,11 @@ def refuse_quantised(kind: str, name: str, profiles_dirs: Dirs = ()) -> None:
     twin = find_sheet(folder, bare, suffix, profiles_dirs) or find_sheet(
         folder, bare.rpartition("/")[2], suffix, profiles_dirs
     )
-    ask = f"Ask for the same model in bf16: {twin.stem}." if twin else "Ask for a bf16 model."
-    msg = f"'{name}' is quantised to {form}, by its name; only bf16 is priced. {ask}"
+    if twin:
+        ask = f"what is asked for here is in bf16. Give {twin.stem}."
+    else:
+        ask = "no sheet has its model. Give the folder of its config.json, or a model in bf16."
+    msg = f"'{name}' is quantised to {form}, by its name; {ask}"
     raise UsageError(msg)
 
 

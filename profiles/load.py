@@ -2,10 +2,11 @@
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dflash_sim.profiles.checkpoints import Checkpoint, find_checkpoint
 from dflash_sim.profiles.errors import MissingProfileError, UsageError
 from dflash_sim.profiles.find import (
     FOLDERS,
@@ -45,6 +46,7 @@ from dflash_sim.profiles.sheets import (
 from dflash_sim.profiles.units import GIGA
 
 __all__ = [
+    "base_model",
     "default_drafter",
     "default_node",
     "find_drafter",
@@ -135,8 +137,34 @@ def default_node(device: str, profiles_dirs: Dirs = ()) -> Node:
 
 
 def load_model(name: str, profiles_dirs: Dirs = ()) -> ModelShape:
-    """A target model by name, Hugging Face id, or path to a ``config.json`` or its folder."""
-    return _network("models", name, profiles_dirs, parse_model)
+    """A target model by name, Hugging Face id, or path to a ``config.json`` or its folder.
+
+    A quantised checkpoint of a model that has a sheet is known by its own name too.
+    """
+    held = _checkpoint(name, profiles_dirs)
+    if held is None:
+        return _network("models", name, profiles_dirs, parse_model)
+    config = read_sheet(require_sheet("models", held.base, profiles_dirs))
+    config["quantization_config"] = dict(held.quantization)
+    model = parse_model(config, name=held.name, source=held.source)
+    assert model.quantized is not None
+    quantized = replace(model.quantized, assumed=held.assumed)
+    return replace(model, base=held.base, quantized=quantized)
+
+
+def _checkpoint(name: str, profiles_dirs: Dirs) -> Checkpoint | None:
+    """The quantised checkpoint called ``name``, where no sheet, pair or path is."""
+    if find_in_pair("models", name, profiles_dirs) or _as_path(name):
+        return None
+    if find_sheet("models", name, ".json", profiles_dirs):
+        return None
+    return find_checkpoint(name, profiles_dirs)
+
+
+def base_model(name: str, profiles_dirs: Dirs = ()) -> str:
+    """The model that a quantised checkpoint was made of; of any other the name itself."""
+    held = _checkpoint(name, profiles_dirs)
+    return held.base if held else name
 
 
 def load_drafter(name: str, profiles_dirs: Dirs = ()) -> DrafterShape:
@@ -151,6 +179,7 @@ def default_drafter(model: str, profiles_dirs: Dirs = ()) -> DrafterShape:
 
 def load_eagle3(model: str, profiles_dirs: Dirs = ()) -> Eagle3Shape:
     """The EAGLE-3 head made for ``model``; or the head itself, by name or path."""
+    model = base_model(model, profiles_dirs)
     paired = find_in_pair("models", model, profiles_dirs)
     if paired is None and find_sheet("models", model, ".json", profiles_dirs) is None:
         return _network("eagle3", model, profiles_dirs, parse_eagle3)
@@ -217,7 +246,7 @@ def _parse(path: Path, label: str, parse: Callable[..., _Shape]) -> _Shape:
     config = read_sheet(path)
     beside = path.with_name("hf_quant_config.json")  # where ModelOpt says what it quantized
     if beside.is_file():
-        config["quantization_config"] = read_sheet(beside).get("quantization")
+        config["hf_quant_config"] = read_sheet(beside)
     _check_name(path, label, config)
     return parse(config, name=label, source=str(config.get("_source", path)))
 
@@ -225,12 +254,15 @@ def _parse(path: Path, label: str, parse: Callable[..., _Shape]) -> _Shape:
 def _check_name(path: Path, label: str, config: Mapping[str, Any]) -> None:
     """Refuse a config that is silent about what its name says: its weights are quantised."""
     said = quantised_name(label)
-    told = any(config.get(key) for key in ("quantization_config", "compression_config"))
-    if said is None or told:
+    told = ("quantization_config", "compression_config", "hf_quant_config")
+    inner = config.get("text_config")
+    inner = inner if isinstance(inner, Mapping) else {}
+    if said is None or any(config.get(key) or inner.get(key) for key in told):
         return
     msg = (
         f"{path} is named {said[0]}, and neither it nor an hf_quant_config.json beside it says how "
-        "it is quantised; only bf16 is priced. Rename the file to ask for it in bf16."
+        "it is quantised. Take the config.json of the quantised checkpoint, or rename the file to "
+        "ask for the model in bf16."
     )
     raise UsageError(msg)
 
@@ -262,6 +294,7 @@ def find_drafter(kind: str, model: str, profiles_dirs: Dirs = ()) -> tuple[Path,
     """
     if find_in_pair(kind, model, profiles_dirs) is not None:
         return find_network(kind, model, profiles_dirs)
+    model = base_model(model, profiles_dirs)
     path = _made_for(kind, model, profiles_dirs)
     return path, path.stem
 

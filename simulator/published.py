@@ -57,4 +57,4 @@ def _own_drafter(s: Scenario, setup: Setup) -> bool:
     """True if the drafter is the one made for the model, whether named or not."""
     if s.draft_model is None or not isinstance(setup.drafter, DrafterShape):
         return True
-    return load_model(setup.drafter.target).name == setup.model.name
+    return load_model(setup.drafter.target).name == setup.model.behaves_as

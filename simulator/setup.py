@@ -155,7 +155,7 @@ class Setup:
         """Return the conditions that an accept length is published for."""
         s = self.scenario
         return {
-            "model": self.model.name,
+            "model": self.model.behaves_as,
             "method": s.method,
             "dataset": self.dataset.name if self.dataset else None,
             "thinking": s.thinking,

@@ -118,7 +118,7 @@ class Response:
         s = self.setup.scenario
         if self.expectation is None or s.acceptance is not None:
             return None
-        return cell(self.setup.model.name, s.method, self.dataset, s.thinking)
+        return cell(self.setup.model.behaves_as, s.method, self.dataset, s.thinking)
 
     def own_parameters(self) -> list[Parameter]:
         """Return what is unknown about this scenario's server and acceptance, with its priors."""

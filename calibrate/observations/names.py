@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dflash_sim.profiles.checkpoints import find_checkpoint
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.find import FOLDERS, aliases, find_gpu, refuse_quantised, roots
 from dflash_sim.profiles.load import (
@@ -88,6 +89,8 @@ class Names:
         with suppress(OSError, ValueError):  # a text that is no path
             if "/" in text and Path(text, "config.json").is_file():
                 return text
+        if checkpoint := find_checkpoint(text):
+            return checkpoint.name
         kind, what = "models", "model"
         refuse_quantised(kind, text)
         raise self._unknown(kind, what, text, "Write models/<name>.json for another.")

@@ -43,6 +43,8 @@ class ModelShape:
         Format of the recurrent states that the checkpoint asks for.
     vision
         The vision tower; None for a model of text alone.
+    base
+        The model that a quantised checkpoint was made of, where it has a sheet.
     """
 
     name: str
@@ -57,6 +59,12 @@ class ModelShape:
     vision: VisionTower | None = None
     context: int | None = None
     quantized: Quantized | None = None
+    base: str | None = None
+
+    @property
+    def behaves_as(self) -> str:
+        """The model whose answers and acceptance this one has: what it was made of, or itself."""
+        return self.base or self.name
 
     @property
     def precision(self) -> Precision:

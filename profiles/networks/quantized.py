@@ -29,12 +29,15 @@ class Quantized:
         Format of keys and values that the checkpoint asks for; None if it does not say.
     layers
         Numbers of layers that differ from ``formats``, each with the formats that differ.
+    assumed
+        What was taken for granted, in words; None if a file says it.
     """
 
     name: str
     formats: Formats
     kv_cache: str | None = None
     layers: tuple[tuple[int, Formats], ...] = ()
+    assumed: str | None = None
 
     def fitted(
         self, layers: Sequence[LayerShape], hidden: int
