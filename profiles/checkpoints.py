@@ -54,8 +54,6 @@ class Checkpoint:
         Where its quantisation was read, or what it was taken from.
     assumed
         What was taken for granted from its name alone, in words; None if it was read.
-    size_bytes
-        Published size of all its tensors; None if none was found [byte].
     """
 
     name: str
@@ -63,24 +61,36 @@ class Checkpoint:
     quantization: Mapping[str, Any]
     source: str
     assumed: str | None = None
-    size_bytes: float | None = None
 
 
 @cache
 def published() -> Mapping[str, Checkpoint]:
     """The checkpoints that are listed, by repository in lower case."""
-    raw = tomllib.loads(_SHEET.read_text(encoding="utf-8"))
-    found = {}
+    raw = _sheet()
+    found: dict[str, Checkpoint] = {}
+    taken = set()
     for row in raw["checkpoints"]:
         repo = str(row["repo"])
+        name = repo.lower() if _last(repo) in taken else _last(repo)
+        taken.add(name)
         found[repo.lower()] = Checkpoint(
-            name=_last(repo),
+            name=name,
             base=row["base"],
             quantization=raw["schemes"][row["scheme"]],
             source=f"https://huggingface.co/{repo}: {row['source']}",
-            size_bytes=row.get("bytes"),
         )
     return found
+
+
+@cache
+def published_sizes() -> Mapping[str, float]:
+    """Bytes of all tensors of published repositories, by name."""
+    return {name: float(row["bytes"]) for name, row in _sheet()["sizes"].items()}
+
+
+@cache
+def _sheet() -> Mapping[str, Any]:
+    return tomllib.loads(_SHEET.read_text(encoding="utf-8"))
 
 
 def find_checkpoint(name: str, profiles_dirs: Dirs = ()) -> Checkpoint | None:
@@ -112,7 +122,7 @@ def _by_convention(name: str, profiles_dirs: Dirs) -> Checkpoint | None:
     )
     if base is None:
         return None
-    suffix = name.rstrip("/")[len(bare) :].lstrip("-_.")
+    suffix = name.rstrip("/")[len(bare) :].lstrip("-_.").lower().removeprefix("quantized.")
     scheme = _scheme(name, suffix.upper(), experts=_has_experts(base))
     if scheme is None:
         known = ", ".join(x.name for x in published().values() if x.base == base.stem)
@@ -122,11 +132,11 @@ def _by_convention(name: str, profiles_dirs: Dirs) -> Checkpoint | None:
         )
         raise UsageError(msg)
     words = _IN_WORDS[scheme]
-    raw = tomllib.loads(_SHEET.read_text(encoding="utf-8"))
+    taken = any(x.name == _last(name) for x in published().values())
     return Checkpoint(
-        name=_last(name),
+        name=name.lower() if taken else _last(name),
         base=base.stem,
-        quantization=raw["schemes"][scheme],
+        quantization=_sheet()["schemes"][scheme],
         source=f"the name '{name}'",
         assumed=(
             f"{name} is in no list of checkpoints: its name is taken to say {words}; give the "
