@@ -83,6 +83,8 @@ def read_target(config: Mapping[str, Any], name: str) -> TargetSpec:
     flat = _flat(config)
     numerics = _numerics(flat, name)
     shape = parse_model(_any_dtype(config), name=name, source="config.json")
+    if shape.quantized is not None:
+        _refuse(name, f"weights that are quantised ({shape.quantized.name})")
     for layer in shape.layers:
         if isinstance(layer.mixer, AttentionShape):
             _check_attention(layer.mixer, name)

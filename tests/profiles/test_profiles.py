@@ -288,8 +288,8 @@ def test_model_from_a_folder(tmp_path: Path) -> None:
     assert by_folder.params == load_model("qwen3-8b").params
     assert load_model(str(folder / "config.json")) == by_folder
     (folder / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
-    with pytest.raises(UsageError, match="quantization 'NVFP4' is not modelled"):
-        load_model(str(folder))
+    assert dict(load_model(str(folder)).precision.modules)["mlp"] == "nvfp4"
+    assert load_model(str(folder / "config.json")).quantized is not None  # and not only at first
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"a": NaN', "\ufeff", "[" * 10_000])

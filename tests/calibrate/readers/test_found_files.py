@@ -164,8 +164,10 @@ def test_latencies_without_a_unit_are_seconds(tmp_path: Path) -> None:
 
 class TestBadRows:
     def test_a_quantised_model_is_not_another_model(self, tmp_path: Path) -> None:
-        report = read(tmp_path, in_seconds(model_id="Qwen/Qwen3-8B-FP8"))
-        assert "quantised to FP8, by its name; only bf16 is priced" in report.refused[0][1]
+        row = only(read(tmp_path, in_seconds(model_id="Qwen/Qwen3-8B-FP8")))
+        assert row.fields["model"] == "qwen3-8b-fp8"
+        report = read(tmp_path, in_seconds(model_id="Qwen/Qwen3-8B-GGUF"))
+        assert "quantised to GGUF, by its name, whose kernels" in report.refused[0][1]
 
     def test_seconds_called_milliseconds(self, tmp_path: Path) -> None:
         wrong = VLLM.replace("995.10", "0.995").replace("20.00", "0.02").replace("4.90", "0.0049")

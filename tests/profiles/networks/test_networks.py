@@ -369,8 +369,7 @@ def test_default_taps_are_evenly_spaced() -> None:
         ({"model_type": "bert"}, "unknown model_type of qwen3-32b 'bert'"),
         ({"torch_dtype": "float32"}, "'torch_dtype' is 'float32'; expected one of bfloat16"),
         ({"layer_types": ["full_attention"]}, "'layer_types' is .*; expected a list of 64 words"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantization 'awq' is not modelled"),
-        ({"quantization_config": {"quant_method": "mxfp4"}}, "quantization 'mxfp4'"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "HQQ, whose kernels are in no table"),
         ({"quantization_config": "fp8"}, "'quantization_config' is 'fp8'; expected an object"),
         ({"text_config": 3}, "'text_config' is 3"),
     ],
@@ -387,10 +386,10 @@ def test_missing_field_is_named() -> None:
         parse_model(raw, name="mine", source="x")
 
 
-def test_fp8_is_refused_with_what_is_allowed() -> None:
-    allowed = r"quantization 'fp8' .* bfloat16, float16, mxfp4 experts"
-    with pytest.raises(UsageError, match=allowed):
-        hf_model("qwen3-30b-a3b-fp8")
+def test_a_real_quantised_config() -> None:
+    own = hf_model("qwen3-30b-a3b-fp8").precision
+    assert own.form("experts") == own.form("attention") == "fp8_block"
+    assert own.form("router") == own.form("lm_head") == "bfloat16"
 
 
 JSON = st.recursive(

@@ -1,0 +1,136 @@
+"""Quantised checkpoints are known by name, and weigh what is published."""
+
+from pathlib import Path
+
+import pytest
+
+from dflash_sim.profiles.checkpoints import find_checkpoint, published, published_sizes
+from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.load import (
+    base_model,
+    default_drafter,
+    find_network,
+    load_eagle3,
+    load_model,
+)
+from dflash_sim.profiles.networks.hf_config import ModelShape
+
+
+def weight_bytes(model: ModelShape) -> float:
+    """All tensors of a repository: those of the model, its MTP layer and its vision tower."""
+    own = model.precision
+    mtp = model.mtp_weight_bytes(1, own.of("mtp"))
+    return model.weight_bytes(1, own) + mtp + model.vision_weight_bytes(1)
+
+
+@pytest.mark.parametrize("repo", published_sizes())
+def test_weights_agree_with_what_is_published(repo: str) -> None:
+    assert weight_bytes(load_model(repo)) == pytest.approx(published_sizes()[repo], rel=0.01)
+
+
+def test_the_published_sizes_are_of_many_formats() -> None:
+    found = [load_model(repo).quantized for repo in published_sizes()]
+    forms = {form for q in found if q for module, form in q.formats if module != "mtp"}
+    assert {"fp8", "fp8_block", "nvfp4", "int4", "mxfp4"} <= forms
+    assert None in found
+
+
+@pytest.mark.parametrize("repo", published())
+def test_every_listed_checkpoint_is_answered_by_both_its_names(repo: str) -> None:
+    listed = published()[repo]
+    model = load_model(repo)
+    assert model == load_model(listed.name)
+    assert model.name == listed.name
+    assert model.quantized is not None
+    assert model.quantized.assumed is None
+    plain = load_model(listed.base)
+    assert (plain.params, plain.base) == (model.params, None)
+    assert model.behaves_as == listed.base == base_model(repo)
+    assert model.weight_bytes(1, model.precision) < 0.7 * plain.weight_bytes(1, plain.precision)
+
+
+class TestByConvention:
+    @pytest.mark.parametrize(
+        ("name", "form", "kv_cache"),
+        [
+            ("Mine/Qwen3-8B-FP8", "fp8_block", None),
+            ("nvidia/Qwen3-8B-FP8", "fp8", "fp8"),
+            ("RedHatAI/Llama-3.1-8B-FP8-dynamic", "fp8", None),
+            ("cpatonn/Qwen3-8B-AWQ", "int4", None),
+            ("Mine/Qwen3-8B-GPTQ-Int8", "w8a16", None),
+            ("Mine/Qwen3-8B.w4a16", "int4", None),
+            ("Mine/Llama-3.1-8B-Instruct-quantized.w8a8", "int8", None),
+            ("Mine/Qwen3-8B-NVFP4", "nvfp4", "fp8"),
+        ],
+    )
+    def test_a_known_model_is_answered_with_a_caution(
+        self, name: str, form: str, kv_cache: str | None
+    ) -> None:
+        model = load_model(name)
+        assert model.quantized is not None
+        assert model.precision.form("attention") == model.precision.form("mlp") == form
+        assert model.precision.form("lm_head") == "bfloat16"
+        assert model.quantized.kv_cache == kv_cache
+        assert "is in no list of checkpoints: its name is taken to say" in model.quantized.assumed
+        assert load_model(model.name).precision == model.precision
+
+    def test_nvfp4_is_of_the_experts_where_there_are_some(self) -> None:
+        model = load_model("unsloth/Qwen3.5-35B-A3B-NVFP4")
+        assert dict(model.precision.modules) == {"experts": "nvfp4"}
+
+    @pytest.mark.parametrize("name", ["Qwen/Qwen3-8B-GGUF", "qwen3-8b-bnb-4bit", "Qwen3-8B-Q4_K_M"])
+    def test_a_format_that_is_not_priced_is_refused(self, name: str) -> None:
+        with pytest.raises(UsageError, match=r"in no table\. Of qwen3-8b there is qwen3-8b-fp8, "):
+            load_model(name)
+
+    def test_a_model_without_a_sheet_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="by its name; no sheet has its model"):
+            load_model("Foo/Bar-7B-FP8")
+
+    def test_a_name_that_says_nothing(self) -> None:
+        assert find_checkpoint("Qwen/Qwen3-8B") is None
+        with pytest.raises(UsageError, match="unknown model"):
+            load_model("Qwen/Qwen9-8B")
+
+
+class TestItsDrafters:
+    def test_are_those_of_the_model_it_was_made_of(self) -> None:
+        assert default_drafter("Qwen/Qwen3-8B-FP8") == default_drafter("qwen3-8b")
+        assert load_eagle3("Qwen/Qwen3-8B-AWQ") == load_eagle3("qwen3-8b")
+
+    def test_answers_are_accepted_as_often(self) -> None:
+        from dflash_sim.simulator.scenario import Scenario
+        from dflash_sim.simulator.setup import resolve
+
+        told = [
+            resolve(Scenario.parse(gpu="b200", model=name, method="dflash", conc=4))
+            for name in ("qwen3-8b", "qwen3-8b-fp8")
+        ]
+        assert told[0].uncalibrated == told[1].uncalibrated is not None
+
+
+def test_a_measurement_of_real_weights_takes_none() -> None:
+    with pytest.raises(UsageError, match=r"asked for here is in bf16\. Give qwen3-8b"):
+        find_network("models", "Qwen/Qwen3-8B-FP8")
+
+
+def test_a_users_own_sheet_comes_first(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    text = Path(find_network("models", "qwen3-8b")[0]).read_text()
+    (folder / "qwen3-8b-fp8.json").write_text(
+        text.replace('"_status"', '"quantization_config": {"quant_method": "fp8"}, "_status"')
+    )
+    model = load_model("qwen3-8b-fp8", (tmp_path,))
+    assert model.precision.form("mlp") == "fp8"
+
+
+def test_a_base_that_is_quantised_itself_is_made_anew() -> None:
+    model = load_model("Mine/gpt-oss-20b-FP8")
+    assert model.precision.form("experts") == model.precision.form("attention") == "fp8_block"
+
+
+@pytest.mark.parametrize("name", ["", "/", "-FP8", "Qwen/-FP8"])
+def test_odd_names_are_one_line(name: str) -> None:
+    with pytest.raises(DflashSimError):
+        load_model(name)
