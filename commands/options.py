@@ -77,6 +77,20 @@ def state_formats() -> Iterable[str]:
     return STATE_DTYPES
 
 
+def weight_formats() -> Iterable[str]:
+    """SGLang's names of formats of weights."""
+    from dflash_sim.profiles.formats import formats
+
+    return [name for form in formats().values() for name in form.spelled]
+
+
+def cache_formats() -> Iterable[str]:
+    """SGLang's names of formats of keys and values."""
+    from dflash_sim.profiles.formats import formats
+
+    return ["auto", *(name for form in formats().values() if form.kv for name in form.kv.spelled)]
+
+
 MODES = ("v1", "v2-sync", "v2")
 PREFILL_BACKENDS = ("tc_piecewise", "breakable", "disabled")
 FORMATS = ("table", "json", "jsonl", "csv")

@@ -17,6 +17,7 @@ from dflash_sim.commands.options import (
     Bool,
     Profiles,
     Str,
+    cache_formats,
     cache_strategies,
     completer,
     methods,
@@ -27,6 +28,7 @@ from dflash_sim.commands.options import (
     swept,
     use_profiles,
     warn,
+    weight_formats,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +53,27 @@ class ScenarioOptions:
     ]
     draft_model: Annotated[
         Str, option(MODEL, "Drafter, in the same forms", autocompletion=sheets("drafters"))
+    ]
+    dtype: Annotated[Str, option(MODEL, "Of products: bfloat16; weights: --quantization")]
+    quantization: Annotated[
+        Str,
+        swept(
+            MODEL,
+            "Weights: fp8, modelopt_fp4, mxfp4, awq, ... or bf16; else the checkpoint's",
+            completer(weight_formats),
+        ),
+    ]
+    kv_cache_dtype: Annotated[
+        Str,
+        swept(MODEL, "Keys and values: bfloat16, fp8_e4m3, or auto", completer(cache_formats)),
+    ]
+    speculative_draft_model_quantization: Annotated[
+        Str,
+        option(
+            MODEL,
+            "The drafter's weights, such as unquant",
+            autocompletion=completer(weight_formats),
+        ),
     ]
     method: Annotated[
         Str, swept(SPECULATION, "dflash, mtp, none, ...; see list methods", completer(methods))

@@ -97,6 +97,7 @@ def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
             source=next((q.source for k, q in sheet.quantities.items() if k[:6] == "price."), ""),
         ),
         quantities=sheet.quantities,
+        int8_flop_s=sheet.get("int8"),
     )
 
 

@@ -1,27 +1,21 @@
-"""Number formats: how many bytes a value takes, and which formats a server computes in."""
+"""Number formats of a server: which of its tensors are stored and multiplied in which."""
 
 import re
 from dataclasses import dataclass
 
-from dflash_sim.profiles.errors import unknown
+from dflash_sim.profiles.formats import PLAIN, bytes_of, format_of, kernels_on
 
-BITS = {
-    "float32": 32.0,
-    "bfloat16": 16.0,
-    "float16": 16.0,
-    "fp8": 8.0,
-    "fp8_block": 8.0 + 32 / 128**2,  # 128 x 128 values share one float32 scale
-    "mxfp8": 8.25,
-    "nvfp4": 4.5,  # 16 four-bit values share one eight-bit scale
-    "w4a16_nvfp4": 4.5,
-    "mxfp4": 4.25,  # OCP Microscaling 1.0: 32 four-bit values share one eight-bit scale
-    "int4": 4.0 + 20 / 128,  # 128 values share a 16-bit scale and a four-bit zero
-    "int4_g64": 4.0 + 20 / 64,
-    "int4_g32": 4.0 + 16 / 32,  # symmetric, as compressed-tensors writes it
-    "int8": 8.0,
-    "w8a16": 8.0 + 16 / 128,
-}
-
+__all__ = [
+    "BF16",
+    "MODULES",
+    "PRECISIONS",
+    "STATE_DTYPES",
+    "Formats",
+    "Precision",
+    "bytes_of",
+    "on_gpu",
+    "quantised_name",
+]
 
 # Parts of a network whose weights may have a format of their own, in Hugging Face's words:
 # ``gdn_gates`` are in_proj_a and in_proj_b, ``other`` norms, convolutions and biases.
@@ -46,13 +40,6 @@ Formats = tuple[tuple[str, str], ...]  # module and number format of its weights
 STATE_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def bytes_of(dtype: str) -> float:
-    """Bytes that one value takes, its share of a scale included."""
-    if dtype not in BITS:
-        raise unknown(kind="number format", value=dtype, allowed=BITS)
-    return BITS[dtype] / 8
-
-
 @dataclass(frozen=True, slots=True)
 class Precision:
     """The formats of one server, by what is stored in them.
@@ -64,11 +51,13 @@ class Precision:
     activations
         Between kernels, in collectives, and in what is multiplied with the weights.
     kv_cache
-        Keys and values of softmax attention, the drafter's too.
+        Keys and values of softmax attention.
     state
         Recurrent states of gated delta networks; their convolution windows are activations.
     modules
         Formats of the weights of modules that differ, such as the experts of gpt-oss.
+    draft_kv_cache
+        Keys and values of a drafter, where it does not keep them as the target does.
     """
 
     weights: str = "bfloat16"
@@ -76,10 +65,12 @@ class Precision:
     kv_cache: str = "bfloat16"
     state: str = "float32"
     modules: Formats = ()
+    draft_kv_cache: str | None = None
 
     def of(self, module: str) -> "Precision":
         """The formats inside one module, whose weights may have their own."""
-        return Precision(self.form(module), self.activations, self.kv_cache, self.state)
+        kv_cache = self.draft_kv_cache if module == "drafter" else None
+        return Precision(self.form(module), self.activations, kv_cache or self.kv_cache, self.state)
 
     def form(self, module: str) -> str:
         """The format of the weights of one module, a name of :data:`MODULES`.
@@ -91,13 +82,31 @@ class Precision:
 
     @property
     def matmul(self) -> str:
-        """The format that tensor cores multiply in: the wider of weights and activations."""
-        return max(self.weights, self.activations, key=bytes_of)
+        """The format that tensor cores multiply the weights in."""
+        return format_of(self.weights).products
+
+    @property
+    def quantised(self) -> tuple[str, ...]:
+        """Formats of weights and keys other than bf16, each once, such as ``nvfp4``, ``kv-fp8``."""
+        weights = (self.weights, *(form for _, form in self.modules))
+        named = dict.fromkeys(form for form in weights if form != PLAIN)
+        kv = [f"kv-{self.kv_cache}"] if self.kv_cache != PLAIN else []
+        return (*named, *kv)
+
+
+def on_gpu(modules: Formats, *, arch: str, gpu: str) -> Formats:
+    """The formats whose kernels a GPU runs ``modules`` with.
+
+    Raises
+    ------
+    UsageError
+        It has none for one of them.
+    """
+    return tuple((m, kernels_on(form, arch=arch, gpu=gpu)) for m, form in modules)
 
 
 BF16 = Precision()
-# What a scenario calls its precision. The only one so far whose kernels were all timed.
-PRECISIONS = {"bfloat16": BF16}
+PRECISIONS = {PLAIN: BF16}  # what a scenario may call the format that it computes in
 
 # How people mark a quantised checkpoint in its name, such as Qwen3-8B-FP8 or model.Q4_K_M.gguf.
 _QUANTISED = re.compile(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dflash_sim.profiles import units
-from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.errors import UsageError
 
 Evidence = Literal["measured", "fitted", "roofline", "assumed", "datasheet", "published"]
 EVIDENCE: tuple[Evidence, ...] = (
@@ -86,9 +86,9 @@ class Device:
 
     Parameters
     ----------
-    bf16_flop_s, fp8_flop_s, fp4_flop_s
-        Dense peak rates [FLOP/s]; None where the hardware has no such format. :meth:`peak` finds
-        the one of a number format.
+    bf16_flop_s, fp8_flop_s, fp4_flop_s, int8_flop_s
+        Dense peak rates [FLOP/s]; None where the hardware has no such products. :meth:`peak`
+        finds one by the name that :class:`~dflash_sim.profiles.formats.Format` has for it.
     mem_bytes
         Usable memory [byte].
     mem_bw_byte_s, mem_bw_eff
@@ -127,29 +127,33 @@ class Device:
     l2_bytes: float | None
     price: PriceRange
     quantities: Mapping[str, Quantity]
+    int8_flop_s: float | None = None
 
-    def peak(self, dtype: str) -> float:
-        """Dense peak rate of products in a number format [FLOP/s].
-
-        Raises
-        ------
-        UsageError
-            The hardware has no such products, or the format is not known.
-        """
+    @property
+    def products(self) -> Mapping[str, float]:
+        """Dense peak rates by the format that is multiplied in [FLOP/s]."""
         rates = {
             "bfloat16": self.bf16_flop_s,
             "float16": self.bf16_flop_s,
             "fp8": self.fp8_flop_s,
-            "mxfp4": self.fp4_flop_s,
+            "fp4": self.fp4_flop_s,
+            "int8": self.int8_flop_s,
         }
+        return {name: rate for name, rate in rates.items() if rate is not None}
+
+    def peak(self, dtype: str) -> float:
+        """Dense peak rate of products in a format [FLOP/s].
+
+        Raises
+        ------
+        UsageError
+            The hardware has no such products.
+        """
+        rates = self.products
         if dtype not in rates:
-            raise unknown(kind="number format", value=dtype, allowed=rates)
-        rate = rates[dtype]
-        if rate is None:
-            have = ", ".join(name for name, value in rates.items() if value is not None)
-            msg = f"{self.name} multiplies no {dtype}; it has {have}."
+            msg = f"{self.name} multiplies no {dtype}; it has {', '.join(rates)}."
             raise UsageError(msg)
-        return rate
+        return rates[dtype]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import OWN, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
-from dflash_sim.simulator.defaults import needs_bfloat16
 from dflash_sim.simulator.memory import MemoryPlan
+from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
 from dflash_sim.simulator.scenario import Scenario
 
 _LEVEL_WORDS = {
@@ -19,6 +19,7 @@ _LEVEL_WORDS = {
     "arch": "architecture",
     "gpu": "GPU",
     "backend": "attention backend",
+    "precision": "precision",
 }
 
 
@@ -53,6 +54,12 @@ def cautions(
             f"{device.name}: --linear-attn-decode-backend flashinfer takes recurrent states in "
             "bfloat16 alone there, and SGLang asks for --mamba-ssm-dtype bfloat16; "
             "predicted with it"
+        )
+    if drafter_follows(s):
+        out.append(
+            f"--quantization {s.quantization} quantises the drafter too, and its keys and values "
+            "of all layers are then projected one by one; "
+            "--speculative-draft-model-quantization unquant leaves it in bf16"
         )
     if memory.strategy == "no_buffer" and s.engine_mode == "v2":
         out.append(

@@ -1,11 +1,8 @@
 """Fill in what a scenario leaves open, as SGLang does: parallelism, widths, backend, limits."""
 
-from dataclasses import replace
-
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
 from dflash_sim.profiles.load import load_device, names
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
-from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device, Node
 from dflash_sim.simulator.cost.cycle import Drafter
@@ -100,34 +97,6 @@ def share_of(
         speculative=s.speculation.speculative,
         vision=model.vision,
     )
-
-
-def precision_for(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> Precision:
-    """Return the number formats of a server, with that of its recurrent states.
-
-    Raises
-    ------
-    UsageError
-        The kernels that are named do not take states in the format that is named.
-    """
-    state = s.mamba_ssm_dtype or model.state_dtype
-    if needs_bfloat16(s, device, engine, model):
-        if s.mamba_ssm_dtype not in (None, "bfloat16"):
-            msg = (
-                f"--linear-attn-decode-backend flashinfer on {device.name} takes states in "
-                f"bfloat16 alone, not {s.mamba_ssm_dtype}; give --mamba-ssm-dtype bfloat16, or "
-                "drop the backend."
-            )
-            raise UsageError(msg)
-        state = "bfloat16"
-    return replace(model.precision, state=state)
-
-
-def needs_bfloat16(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> bool:
-    """Return True if the kernels that are named take recurrent states in bfloat16 alone."""
-    if not model.gdn_layers or s.linear_attn_decode_backend != "flashinfer":
-        return False
-    return device.arch in engine.defaults.state_pool.bfloat16_decode
 
 
 def launch_of(

@@ -22,8 +22,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.formats import PLAIN as PLAIN_FORMAT
+from dflash_sim.profiles.formats import format_of, kv_format, quantization_name
 from dflash_sim.profiles.load import find_sheet
-from dflash_sim.profiles.precision import PRECISIONS, STATE_DTYPES, Precision
+from dflash_sim.profiles.precision import STATE_DTYPES
 from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
 from dflash_sim.profiles.releases.engine_versions import match_engine
 from dflash_sim.profiles.releases.memory_rules import STRATEGIES
@@ -51,8 +53,38 @@ def _known_method(name: str) -> str:
         raise PydanticCustomError(_UNKNOWN, str(error)) from None
 
 
+def _named(find: Callable[[str], str], name: str) -> str:
+    try:
+        return find(name)
+    except UsageError as error:
+        raise PydanticCustomError(_UNKNOWN, str(error).replace("{", "{{")) from None
+
+
 def _known_precision(name: str) -> str:
-    return _known("dtype", name, PRECISIONS)
+    """Return bfloat16, however it is spelled; weights and caches have flags of their own."""
+    if name.strip().casefold() in (PLAIN_FORMAT, "bf16", "auto"):
+        return PLAIN_FORMAT
+    try:
+        flag = f"--quantization {quantization_name(name)}"
+    except UsageError:
+        flag = "--quantization"
+    msg = (
+        f"dtype '{name}': products and activations are priced in bfloat16, what --dtype is about; "
+        f"weights in another format are {flag}, and a KV cache --kv-cache-dtype fp8_e4m3."
+    )
+    raise PydanticCustomError(_UNKNOWN, msg)
+
+
+def _known_quantization(name: str) -> str:
+    return _named(quantization_name, name)
+
+
+def _known_kv(name: str | None) -> str | None:
+    """Return SGLang's first name of the format; None where the checkpoint decides."""
+    if name is None or name.strip().casefold() == "auto":
+        return None
+    form = format_of(_named(kv_format, name))
+    return form.kv.spelled[0] if form.kv else None
 
 
 def _known_state(name: str) -> str:
@@ -81,6 +113,7 @@ def _no_truth(kind: str) -> Callable[[Any], Any]:
 
 MethodName = Annotated[str, AfterValidator(_known_method)]
 PrecisionName = Annotated[str, AfterValidator(_known_precision)]
+Quantization = Annotated[str, AfterValidator(_known_quantization)]
 EngineMode = Literal["v1", "v2-sync", "v2"]
 PrefillBackend = Literal["tc_piecewise", "breakable", "disabled"]
 SchedulePolicy = Literal["fcfs", "lpm"]
@@ -107,7 +140,21 @@ class Scenario(BaseModel):
     draft_model: str | None = Field(
         None, description="drafter; default: the one made for the model"
     )
-    dtype: PrecisionName = Field("bfloat16", description="weights and KV cache")
+    dtype: PrecisionName = Field("bfloat16", description="products and activations")
+    quantization: Quantization | None = Field(
+        None,
+        description="format of the weights: fp8, modelopt_fp4, awq, bf16, ...; "
+        "default: the checkpoint's",
+    )
+    kv_cache_dtype: Annotated[str | None, AfterValidator(_known_kv)] = Field(
+        None,
+        description="format of keys and values: bfloat16 or fp8_e4m3; default: the checkpoint's",
+    )
+    speculative_draft_model_quantization: Quantization | None = Field(
+        None,
+        description="format of the drafter's weights; default: bf16, or as --quantization "
+        "makes of what it loads",
+    )
     method: MethodName = Field("dflash", description="speculative method")
     block: Whole | None = Field(
         None,
@@ -277,11 +324,6 @@ class Scenario(BaseModel):
         return Scenario.parse(
             **self.model_dump(exclude=set(OF_SPECULATION)) | {"method": PLAIN.name} | fields
         )
-
-    @property
-    def precision(self) -> Precision:
-        """The number formats that ``dtype`` names."""
-        return PRECISIONS[self.dtype]
 
     @property
     def hash(self) -> str:

@@ -36,7 +36,6 @@ from dflash_sim.simulator.defaults import (
     limits_of,
     page_of,
     parallel,
-    precision_for,
     roomier,
     share_of,
     verify_rows,
@@ -44,6 +43,7 @@ from dflash_sim.simulator.defaults import (
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, plan_memory
+from dflash_sim.simulator.number_formats import precision_for, served
 from dflash_sim.simulator.policy.interface import Policy
 from dflash_sim.simulator.policy.parse import parse_policy
 from dflash_sim.simulator.requests.expected import (
@@ -247,14 +247,15 @@ def resolve(
         calibration = calibration or load_calibration(s.calibration, engine)
         if calibration is not None and s.build is None and "build" in calibration.about:
             s = s.model_copy(update={"build": calibration.about["build"]})
-    model = load_model(s.model)
+    model = served(s, load_model(s.model), device)
     check_context(s, model)
     backend = backend_of(s, device, engine, model)
-    server = server_of(s, engine, device, backend, model, measured)
-    if calibration is not None and not given:
-        engine = calibration.applied(engine, server)
     method = s.speculation
     drafter = method.load_drafter(s.model, s.draft_model)
+    precision = precision_for(s, device, engine, model, backend=backend, drafter=drafter)
+    server = server_of(s, engine, device, backend, model, measured, precision)
+    if calibration is not None and not given:
+        engine = calibration.applied(engine, server)
     block = verify_rows(s, drafter)
     node = _node(device, measured)
     tp, num_gpus = parallel(s, device, engine, model, node)
@@ -262,7 +263,6 @@ def resolve(
     if isinstance(drafter, DrafterShape):
         _check_fits(drafter, model)
         check_tp(drafter, tp)
-    precision = precision_for(s, device, engine, model)
     page, chunk = page_of(s, engine, backend), chunk_of(s, device, engine)
     draft = method.caches(model, drafter, tp, precision)
     share = share_of(s, device, engine, model, tp)
@@ -332,6 +332,7 @@ def server_of(
     backend: str,
     model: ModelShape,
     measured: MeasuredProfile | None,
+    precision: Precision,
 ) -> Server:
     """Name the levels of a scenario's server that differ from the home of the engine's constants.
 
@@ -345,6 +346,7 @@ def server_of(
         arch=None if measured else device.arch,
         gpu=None if measured else device.name,
         backend=None if measured else backend,
+        precision="+".join(precision.quantised),
         server=device.name,
         deployment=f"{device.name}/{model.name}",
     )

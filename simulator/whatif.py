@@ -24,6 +24,8 @@ from dflash_sim.simulator.setup import Setup, resolve
 Factor: TypeAlias = float  # times as long, or as many, as predicted [1]
 Rate: TypeAlias = Literal["mem_bw_byte_s", "bf16_flop_s", "link_byte_s"]
 
+PRODUCTS = ("bf16_flop_s", "fp8_flop_s", "fp4_flop_s", "int8_flop_s")
+
 _TIMES = ("s", "ms", "us")
 
 
@@ -243,8 +245,10 @@ def mixed(own: StepModel, other: StepModel, *, phases: Set[str], prefill: bool) 
 
 
 def with_faster_gpu(setup: Setup, rate: Rate, factor: Factor) -> Setup:
-    """The setup with one peak rate of its GPU multiplied."""
+    """The setup with one peak rate of its GPU multiplied; all products go with those in bf16."""
     step = setup.step
-    fast = replace(setup.device, **{rate: factor * getattr(setup.device, rate)})
+    rates = PRODUCTS if rate == "bf16_flop_s" else (rate,)
+    now = {name: getattr(setup.device, name) for name in rates}
+    fast = replace(setup.device, **{k: factor * v for k, v in now.items() if v is not None})
     parts = {f.name: getattr(step, f.name) for f in fields(StepModel) if f.name[0] != "_"}
     return with_step(setup, StepModel(**(parts | {"cost": FasterCost.of(step.cost, fast)})))

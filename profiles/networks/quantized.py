@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.formats import format_named
 from dflash_sim.profiles.networks.layers import LayerShape
 from dflash_sim.profiles.networks.module_names import LAYERED, ONCE, Patterns, unknown_names
 from dflash_sim.profiles.networks.quantization_config import Statement, agreed, stated
-from dflash_sim.profiles.precision import Formats
+from dflash_sim.profiles.precision import MODULES, Formats
 
 _KEPT = "bfloat16"
 _MAX_LAYERS = 2**10
@@ -179,3 +180,12 @@ def _format(
         if any(map(names.match, paths)):
             return form
     return statement.default(module) or _KEPT
+
+
+_STAYS = ("router", "lm_head", "embed", "gdn_gates", "mtp", "drafter", "vision", "other")
+
+
+def online(name: str) -> Quantized:
+    """The modules of a bf16 checkpoint that ``--quantization`` quantises, all in one format."""
+    form = format_named(name)
+    return Quantized(name, tuple((m, form) for m in MODULES if m not in _STAYS))

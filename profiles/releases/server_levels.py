@@ -4,7 +4,7 @@ The constants of an engine sheet are those of its *home*: one release on one GPU
 is told from it by a few factors, each the product of what its levels contribute::
 
     time of a kernel on this server = constant of the sheet x release x arch x gpu x backend
-                                                            x server x deployment
+                                                x precision x server x deployment
 
 What no measurement has spoken of is 1, give or take the prior of its level, so that a server of
 which nothing is known has an interval as wide as such servers have been wrong. ``server`` and
@@ -43,7 +43,7 @@ FACTORS: dict[str, Factor] = {
     "wide": Factor("wide_verify_factor", "log", "verify passes of several rows a request"),
     "kernel": Factor("graph_node_gap", "asinh", "time between kernels"),
 }
-LEVELS = ("release", "build", "arch", "gpu", "backend", "server", "deployment")
+LEVELS = ("release", "build", "arch", "gpu", "backend", "precision", "server", "deployment")
 OWN = ("server", "deployment")  # levels that only the rows of that server speak of
 
 

@@ -91,9 +91,13 @@ class OpTables:
                 return seen(folder, partial(_load, device), frozen=True)
         return None
 
-    def gemm(self, *, m: int, n: int, k: int) -> Timing:
-        """Time of a bf16 ``[m, k] x [k, n]`` product."""
-        return _gemm(self, m, n, k)
+    def gemm(self, *, m: int, n: int, k: int, dtype: str = "bfloat16") -> Timing | None:
+        """Time of a ``[m, k] x [k, n]`` product; None in a format that was not timed."""
+        return _gemm(self, m, n, k) if dtype == "bfloat16" else None
+
+    def quantize(self, *, tokens: int, width: int, dtype: str) -> Timing | None:
+        """Time to quantise activations; None where it was not timed."""
+        return None
 
     def moe(
         self,
@@ -134,6 +138,7 @@ class OpTables:
         head_dim: int,
         window: int = 0,
         backend: str | None = None,
+        kv_dtype: str = "bfloat16",
     ) -> Timing | None:
         """Time of one layer's attention with one query per request, on one rank.
 
@@ -146,12 +151,24 @@ class OpTables:
         window : sliding window, 0 for none [token]
         backend : kernel family; the default is the first of :data:`BACKENDS` with this shape
         """
+        if kv_dtype != "bfloat16":
+            return None
         return _attention(self, "decode", batch, kv_len, heads, kv_heads, head_dim, window, backend)
 
     def prefill_attention(
-        self, *, batch: int, seq: int, heads: int, kv_heads: int, head_dim: int, window: int = 0
+        self,
+        *,
+        batch: int,
+        seq: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        window: int = 0,
+        kv_dtype: str = "bfloat16",
     ) -> Timing | None:
         """Time of one layer's causal attention over ``batch`` fresh prompts of ``seq`` tokens."""
+        if kv_dtype != "bfloat16":
+            return None
         return _attention(self, "prefill", batch, seq, heads, kv_heads, head_dim, window, None)
 
     def gdn_decode(self, *, batch: float, v_heads: int, k_heads: int) -> Timing | None:

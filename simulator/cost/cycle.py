@@ -5,7 +5,7 @@ has one row for each.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from dflash_sim.profiles.networks.hf_config import (
@@ -18,7 +18,7 @@ from dflash_sim.profiles.networks.hf_config import (
 from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.simulator.cost import passes
 from dflash_sim.simulator.cost.layers import Rows
-from dflash_sim.simulator.cost.ops import AnyCall
+from dflash_sim.simulator.cost.ops import AnyCall, with_quantisation
 
 PHASES = ("draft", "verify", "commit", "materialise", "other")
 Drafter: TypeAlias = DrafterShape | Eagle3Shape | None  # None: nothing drafts, or the target itself
@@ -45,14 +45,19 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class DraftCache:
-    """Weights of the drafting network on one rank [byte], and its layers that cache KV."""
+    """Weights of the drafting network on one rank [byte], and its layers that cache KV.
+
+    ``module`` is the part of the network that they are, which says their formats.
+    """
 
     weight_bytes: int = 0
     layers: tuple[AttentionShape | MlaShape, ...] = ()
+    module: str = "drafter"
 
     def kv_bytes(self, tp: int, precision: Precision = BF16) -> float:
         """KV cache of one token on one of ``tp`` ranks [byte]."""
-        return sum(a.kv_bytes(tp, precision) for a in self.layers)
+        own = precision.of(self.module)
+        return sum(a.kv_bytes(tp, own) for a in self.layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +177,7 @@ class Cycle:
         one, wide = Rows(requests, 1, ctx), Rows(requests, self.block, ctx)
         verify = Phase("verify", self.method.verify(self, wide), 1)
         if not self.method.speculative:
-            return (verify,)
+            return self._launched(verify)
         moved = passes.gdn_commit(
             self.model, tp=self.tp, requests=requests, precision=self.precision
         )
@@ -181,10 +186,16 @@ class Cycle:
             before, after = Phase("draft", [], 0), self.method.keep_up(self, wide)
         else:
             before, after = self.method.draft(self, one, wide)
-        return (before, verify, commit, after)
+        return self._launched(before, verify, commit, after)
 
     def prefill(self, *, requests: int, seq: int, prefix: float) -> tuple[Phase, ...]:
         """Phases of a prefill of ``seq`` new tokens per request, their draft KV included."""
         size = Rows(requests, seq, prefix, prefill=True)
         filled = self.method.prefill(self, size)
-        return (Phase("verify", self.target(size), 0), Phase("materialise", filled, 0))
+        return self._launched(
+            Phase("verify", self.target(size), 0), Phase("materialise", filled, 0)
+        )
+
+    def _launched(self, *phases: Phase) -> tuple[Phase, ...]:
+        """The phases with the kernels that quantise activations."""
+        return tuple(replace(p, calls=with_quantisation(p.calls)) for p in phases)

@@ -6,7 +6,7 @@ from typing import Any
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.cost.ops import Collective, Op
 from dflash_sim.simulator.cost.parts import EVIDENCE, Cost
-from dflash_sim.simulator.cost.price import CostModel, precision_of
+from dflash_sim.simulator.cost.price import CostModel
 
 _TIMED = ("measured", "fitted")
 
@@ -48,7 +48,7 @@ class FasterCost(CostModel):
         real, fast = self.real, self.device
         if isinstance(op, Collective):
             return fast.link_byte_s / real.link_byte_s
-        matmul = precision_of(op).matmul
+        matmul = self.products(op)
         if self.nbytes(op) / real.mem_bw_byte_s >= op.flops / real.peak(matmul):
             return fast.mem_bw_byte_s / real.mem_bw_byte_s
         return fast.peak(matmul) / real.peak(matmul)

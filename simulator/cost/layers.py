@@ -55,6 +55,11 @@ class Kernels:
         """Bytes of one activation."""
         return bytes_of(self.precision.activations)
 
+    def kv_write(self, values: float, count: int = 1) -> AnyCall:
+        """Keys and values, so many in all, read as activations and written as the cache has them."""
+        each = self.value + bytes_of(self.precision.kv_cache)
+        return Call(Elementwise("kv_write", each * values), count)
+
     def small(self, name: str, elements: float, count: int = 1) -> AnyCall:
         """An elementwise kernel that reads and writes so many activations."""
         return Call(Elementwise(name, self.value * elements), count)
@@ -118,7 +123,7 @@ def attention_mixer(
             "qkv_proj", t, q_width + 2 * kv * d, input_width or hidden, of="attention", count=count
         ),
         k.small("qk_norm_rope", 2.0 * t * (heads + kv) * d, count),
-        k.small("kv_write", 4.0 * t * kv * d, count),
+        k.kv_write(2.0 * t * kv * d, count),
         Call(mixer, count),
         k.gemm("o_proj", t, hidden, heads * d, of="attention.o_proj", count=count),
         *k.all_reduce("attention_all_reduce", t, hidden, count),

@@ -32,7 +32,8 @@ from dflash_sim.simulator.cost.cycle import Cycle, DraftCache, Drafter, Method, 
 from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
 
-_EVERY = frozenset({"block", "draft_model", "acceptance", "policy"})
+_OF_DRAFTER = {"draft_model", "speculative_draft_model_quantization"}
+_EVERY = frozenset({"block", "acceptance", "policy"}) | _OF_DRAFTER
 _CHAIN = _EVERY | {"steps"}
 _DFLASH = _EVERY | {"window"}
 
@@ -133,7 +134,7 @@ def _mtp_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precisio
     assert model.mtp_layer is not None
     mixer = model.mtp_layer.mixer
     assert isinstance(mixer, AttentionShape | MlaShape)
-    return DraftCache(model.mtp_weight_bytes(tp, precision.of("mtp")), (mixer,))
+    return DraftCache(model.mtp_weight_bytes(tp, precision.of("mtp")), (mixer,), "mtp")
 
 
 def _eagle3_step(cycle: Cycle, size: Rows, *, fuse_features: bool) -> list[AnyCall]:
@@ -242,7 +243,7 @@ METHODS: dict[str, Method] = {
             algorithm_aliases=("EAGLE",),
             drafts="chain",
             network="mtp-layer",
-            takes=_CHAIN - {"draft_model"},
+            takes=_CHAIN - _OF_DRAFTER,
             law="mtp",
             load_drafter=_native,
             caches=_mtp_cache,

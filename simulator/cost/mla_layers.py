@@ -15,7 +15,7 @@ from dflash_sim.simulator.cost.latent_ops import (
     SparseModule,
 )
 from dflash_sim.simulator.cost.layers import Kernels, Rows
-from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
+from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise, with_quantisation
 
 
 def mla_mixer(
@@ -36,7 +36,7 @@ def mla_mixer(
         heads=a.num_heads // tp,
         prefill=size.prefill,
         shared=a.indexer.shared,
-        parts=tuple(call.op for call in parts),
+        parts=tuple(call.op for call in with_quantisation(parts)),
         like=a.timed_as(hidden),
         precision=precision.of("attention"),
     )
@@ -55,7 +55,7 @@ def _projected(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> list
         Call(normed, count),
         k.gemm("q_b_proj", t, wide, a.q_lora_rank or hidden, of="attention", count=count),
         k.small("rope", 2.0 * t * (heads + 1) * a.qk_rope_head_dim, count),
-        k.small("kv_write", 2.0 * t * a.latent_dim, count),
+        k.kv_write(float(t * a.latent_dim), count),
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from dflash_sim.profiles.formats import format_of
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 from dflash_sim.profiles.units import GDN_CHUNK_TOKENS
 from dflash_sim.simulator.cost.latent_ops import (
@@ -280,6 +281,33 @@ class GdnPrefill:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantize:
+    """Activations ``[tokens, width]`` put into the format that a product is made in.
+
+    ``precision`` is that of the product.
+    """
+
+    name: str
+    tokens: int
+    width: int
+    precision: Precision
+
+    @property
+    def into(self) -> str:
+        """The format that activations are put into."""
+        return format_of(self.precision.weights).quantises
+
+    @property
+    def flops(self) -> float:
+        return 0.0
+
+    @property
+    def nbytes(self) -> float:
+        each = bytes_of(self.precision.activations) + bytes_of(self.into)
+        return self.tokens * self.width * each
+
+
+@dataclass(frozen=True, slots=True)
 class Elementwise:
     """A memory-bound kernel: norms, RoPE, gates, activations, copies, argmax."""
 
@@ -314,6 +342,7 @@ Op = (
     | GdnRecurrent
     | GdnConv
     | GdnPrefill
+    | Quantize
     | Elementwise
     | Collective
     | MlaBmm
@@ -344,6 +373,22 @@ class Call(Generic[O_co]):
 
 AnyCall = Call[Op]
 AttentionCall = Call[OverContext]
+
+
+def with_quantisation(calls: list[AnyCall]) -> list[AnyCall]:
+    """``calls`` with the kernel before each quantised product that quantises its activations.
+
+    SGLang launches one for each product, and fuses none with the norm before it; those of experts
+    are part of their kernels, and of their times.
+    """
+    out: list[AnyCall] = []
+    for call in calls:
+        op = call.op
+        if isinstance(op, Gemm) and format_of(op.precision.weights).quantises:
+            before = Quantize("quantize_activations", op.m, op.k, op.precision)
+            out.append(Call(before, call.count, call.exposed))
+        out.append(call)
+    return out
 
 
 def split_attention(calls: list[AnyCall]) -> tuple[list[AttentionCall], list[AnyCall]]:

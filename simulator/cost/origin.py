@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.times.op_tables import Timing
 from dflash_sim.simulator.cost.latent_ops import SparseModule
@@ -12,8 +13,11 @@ from dflash_sim.simulator.cost.ops import (
     Collective,
     Elementwise,
     GdnRecurrent,
+    Gemm,
     Moe,
     Op,
+    PrefillAttention,
+    Quantize,
 )
 from dflash_sim.simulator.cost.price import CostModel
 
@@ -61,19 +65,31 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
     timing = cost.table_time(op)
     if timing is None and isinstance(op, SparseModule):
         return (f"the sum of its parts: {', '.join(part.name for part in op.parts)}",)
+    if timing is None and isinstance(op, Quantize):
+        return (f"small kernel, bytes at {_said(engine, 'elementwise_bw_eff')}",)
     if timing is None:
-        return (_roofline(engine, op),)
+        return (_roofline(cost, op),)
     where = _where(cost, op, timing)
     if cost.lender is not None and cost.measured is None:
         where += f", scaled from {cost.lender.name}"
     return (where, *_factors(cost, op, timing))
 
 
-def _roofline(engine: EngineSheet, op: Op) -> str:
-    at = [_said(engine, "weight_stream_bw_eff")]
-    if not isinstance(op, Collective):
-        at.append(_said(engine, "matmul_flop_eff"))
-    return f"roofline at {' and '.join(at)}"
+def _roofline(cost: CostModel, op: Op) -> str:
+    at = [_said(cost.engine, "weight_stream_bw_eff")]
+    if isinstance(op, Collective):
+        return f"roofline at {at[0]}"
+    at.append(_said(cost.engine, "matmul_flop_eff"))
+    return f"roofline{_in_formats(cost, op)} at {' and '.join(at)}"
+
+
+def _in_formats(cost: CostModel, op: Op) -> str:
+    """Say what is stored and multiplied in another format than bf16."""
+    if isinstance(op, Gemm | Moe) and op.precision.weights != PLAIN:
+        return f" of {op.precision.weights} weights, multiplied in {cost.products(op)}"
+    if isinstance(op, Attention | PrefillAttention) and op.precision.kv_cache != PLAIN:
+        return f" of {op.precision.kv_cache} KV, multiplied in {cost.products(op)}"
+    return ""
 
 
 def _where(cost: CostModel, op: Op, timing: Timing) -> str:

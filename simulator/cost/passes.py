@@ -7,6 +7,7 @@ kernel boundaries follow SGLang's Qwen3, Qwen3.5 and DFlash model files.
 
 from dataclasses import replace
 
+from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     DrafterShape,
@@ -20,6 +21,7 @@ from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Call,
     Elementwise,
+    Gemm,
 )
 
 LOGITS = "float32"  # in which samplers read them
@@ -147,20 +149,30 @@ def materialise(
 ) -> list[AnyCall]:
     """KV injection: target features -> fc -> norm -> K and V of every draft layer -> its cache.
 
-    fc and norm are replicated on every rank; one batched GEMM serves all layers.
+    fc and norm are replicated on every rank, and fc is never quantised; one batched GEMM serves
+    all layers unless the drafter is quantised.
     """
-    k = Kernels(precision, tp)
-    first = drafter.layers[0]
+    own = precision.of("drafter")
+    k = Kernels(own, tp)
+    first, count = drafter.layers[0], len(drafter.layers)
     kv = max(1, first.num_kv_heads // tp) * first.head_dim
-    width = 2 * kv * len(drafter.layers)
+    width = 2 * kv * count
     features = len(drafter.target_layer_ids) * drafter.hidden
     return [
-        k.gemm("fc", tokens, drafter.hidden, features, of="drafter"),
+        Call(Gemm("fc", tokens, drafter.hidden, features, precision.of("other")), 1),
         k.norm("hidden_norm", tokens, drafter.hidden),
-        k.gemm("kv_proj", tokens, width, drafter.hidden, of="drafter"),
+        *_projections(k, tokens, width, drafter.hidden, count),
         k.small("k_norm_rope", float(tokens * width)),
-        k.small("kv_write", 2.0 * tokens * width / len(drafter.layers), len(drafter.layers)),
+        k.kv_write(float(tokens * width) / count, count),
     ]
+
+
+def _projections(k: Kernels, tokens: int, width: int, hidden: int, layers: int) -> list[AnyCall]:
+    """Keys and values of all draft layers: one stacked product, or one a layer if quantised."""
+    stacked = k.precision.weights == PLAIN
+    if stacked:
+        return [k.gemm("kv_proj", tokens, width, hidden, of="drafter")]
+    return [k.gemm("kv_proj", tokens, width // layers, hidden, of="drafter", count=layers)]
 
 
 def mtp_step(
@@ -213,11 +225,11 @@ def eagle3_step(
         ),
         *dense_mlp(head.intermediate, hidden=hidden, tp=tp, size=size, count=1, precision=own),
         k.norm("eagle_final_norm", head_rows, hidden),
-        k.gemm("eagle_lm_head", head_rows, head.draft_vocab // tp, hidden, of="drafter"),
+        k.gemm("eagle_lm_head", head_rows, head.draft_vocab // tp, hidden, of="other"),
         Call(Elementwise("eagle_logits_cast", (k.value + bytes_of(LOGITS)) * logits), 1),
         Call(Elementwise("eagle_softmax", 2.0 * bytes_of(LOGITS) * logits, "vocab"), 1),
         Call(Elementwise("eagle_topk", bytes_of(LOGITS) * logits, "vocab"), 1),
     ]
     if fuse_features:
-        calls.append(k.gemm("eagle_fc", t, hidden, 3 * hidden, of="drafter"))
+        calls.append(k.gemm("eagle_fc", t, hidden, 3 * hidden, of="other"))
     return calls + k.gather("eagle_logits_all_gather", k.value * logits)

@@ -1,21 +1,33 @@
 """Op -> Cost: the measured table first, then its fitted curve, then the roofline.
 
+An op in another format than bf16 has a table of that format, or the time of its twin in a format
+that stands in for it (bf16 is the last), by the ratio of their rooflines.
+
 :mod:`dflash_sim.simulator.cost.origin` says in words what a price is made of: whoever changes a
 price here changes its words there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from dflash_sim.profiles.formats import PLAIN, format_of
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.times.op_tables import OpTables, Timing
-from dflash_sim.simulator.cost.latent_ops import LatentOp, SparseModule
+from dflash_sim.simulator.cost.latent_ops import (
+    IndexerScores,
+    LatentOp,
+    MlaBmm,
+    MlaDecode,
+    MlaPrefill,
+    SparseAttention,
+    SparseModule,
+)
 from dflash_sim.simulator.cost.latent_price import latent_timing
 from dflash_sim.simulator.cost.ops import (
     Attention,
@@ -29,11 +41,13 @@ from dflash_sim.simulator.cost.ops import (
     Moe,
     Op,
     PrefillAttention,
+    Quantize,
     experts_touched,
 )
 from dflash_sim.simulator.cost.parts import PARTS, Cost
 
 BALANCED = "balanced"
+_CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention
 
 
 @dataclass
@@ -108,13 +122,13 @@ class CostModel:
         own = self.measured
         if own is None or isinstance(op, Collective) or not own.in_passes(op):
             return False
-        if timed_as(op) != BF16:
+        if formats_of(op) != BF16:
             return False
         return own.timing(op) is not None
 
     def own_time(self, op: Op) -> Timing | None:
         """This machine's own time; of experts, at the tokens that touch as many by chance."""
-        measured = self.measured if timed_as(op) == BF16 else None
+        measured = self.measured if formats_of(op) == BF16 else None
         if measured is None or not isinstance(op, Moe):
             return None if measured is None else measured.timing(op)
         share = min(self.touched(op) / op.experts, 1 - 1 / op.experts)
@@ -134,14 +148,14 @@ class CostModel:
         if own is not None:
             return Cost.of(own.seconds, own.evidence, comm=isinstance(op, Collective))
         if isinstance(op, Elementwise):
-            rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
-            move = op.nbytes / (self.device.mem_bw_byte_s * self.engine[rate])
-            return Cost.of(self._kernel_s[op.kind] + move, "assumed") + self._gap
+            return Cost.of(self._elementwise_s(op.kind, op.nbytes), "assumed") + self._gap
         if isinstance(op, Collective):
             return self._collective(op)
         timing = self._lookup(op)
         if timing is None and isinstance(op, SparseModule):
             return sum((self.op(part) for part in op.parts), Cost())  # type: ignore[arg-type]
+        if timing is None and isinstance(op, Quantize):
+            return Cost.of(self._elementwise_s("small", op.nbytes), "assumed") + self._gap
         if timing is None:
             return Cost.of(self._roofline_s(op, self.device), "roofline") + self._gap
         if self.lender is not None:
@@ -151,6 +165,11 @@ class CostModel:
         if isinstance(op, GdnRecurrent) and op.rows > 1:
             factor *= self.engine["gdn_verify_factor"]
         return Cost.of(factor * timing.seconds, timing.evidence) + self._gap
+
+    def _elementwise_s(self, kind: str, nbytes: float) -> float:
+        rate = "weight_stream_bw_eff" if kind == "stream" else "elementwise_bw_eff"
+        move = nbytes / (self.device.mem_bw_byte_s * self.engine[rate])
+        return self._kernel_s[kind] + move
 
     @property
     def _timed_on(self) -> Device:
@@ -166,7 +185,20 @@ class CostModel:
 
     def _products_flop_s(self, op: Op, device: Device) -> float:
         """Rate of products in the formats of ``op`` [FLOP/s]."""
-        return device.peak(precision_of(op).matmul) * self.engine["matmul_flop_eff"]
+        return device.peak(self.products(op)) * self.engine["matmul_flop_eff"]
+
+    def products(self, op: Op) -> str:
+        """The format that tensor cores multiply in for ``op``; attention's is the backend's choice.
+
+        A GPU without such tensor cores takes keys and values apart first.
+        """
+        if isinstance(op, MlaBmm | MlaPrefill | IndexerScores):
+            return PLAIN
+        if not isinstance(op, _CACHED):
+            return precision_of(op).matmul
+        cached = format_of(op.precision.kv_cache)
+        own = cached.kv is not None and self.backend in cached.kv.multiplied_by
+        return cached.products if own and cached.products in self.device.products else PLAIN
 
     def _collective(self, op: Collective) -> Cost:
         timing = self.table_time(op)
@@ -187,14 +219,29 @@ class CostModel:
         return 2 * self.engine["roofline_launch"] + wire
 
     def _lookup(self, op: Op) -> Timing | None:
-        if isinstance(op, LatentOp) and self.tables is not None:
-            return latent_timing(self.tables, op, self._products_flop_s(op, self._timed_on))
-        if self.tables is None or _of_tables(op) != BF16:
-            return None  # the tables that are read were timed in bf16 alone, but for experts
-        t = self.tables
+        """What the tables have: of ``op`` itself, or of a twin whose format stands in."""
+        if self.tables is None or precision_of(op).activations != PLAIN:
+            return None
+        found = self._read(self.tables, op)
+        if found is not None:
+            return found
+        for form, twin in _twins(op):
+            timing = self._read(self.tables, twin)
+            if timing is not None:
+                own_s, twin_s = (self._roofline_s(x, self._timed_on) for x in (op, twin))
+                scaled = timing.changed(timing.seconds * own_s / twin_s, "fitted")
+                return replace(scaled, row=(*timing.row, f"in {form}, scaled by rooflines"))
+        return None
+
+    def _read(self, t: OpTables, op: Op) -> Timing | None:
+        """What the tables have of ``op`` in its own formats."""
         match op:
             case Gemm(m=m, n=n, k=k):
-                return t.gemm(m=m, n=n, k=k)
+                return t.gemm(m=m, n=n, k=k, dtype=_table(op.precision.weights))
+            case Quantize():
+                return t.quantize(tokens=op.tokens, width=op.width, dtype=op.into)
+            case LatentOp():
+                return latent_timing(t, op, self._products_flop_s(op, self._timed_on))
             case Moe():
                 return self._moe(t, op)
             case Attention():
@@ -224,7 +271,7 @@ class CostModel:
         narrower = bytes_of(op.precision.state) / bytes_of(BF16.state)
         batch = max(1.0, op.state_traffic * narrower)
         timing = t.gdn_decode(batch=batch, v_heads=op.v_heads, k_heads=op.k_heads)
-        same = op.rows == 1 and op.precision == BF16
+        same = op.rows == 1 and op.precision.state == BF16.state
         return timing if timing is None or same else timing.changed(timing.seconds, "fitted")
 
     def _moe(self, t: OpTables, op: Moe) -> Timing | None:
@@ -256,7 +303,7 @@ class CostModel:
             inter=op.inter,
             tp=op.tp,
             distribution=BALANCED,
-            dtype=op.dtype,
+            dtype=_table(op.dtype),
         )
 
     def _attention(self, t: OpTables, op: Attention) -> Timing | None:
@@ -269,6 +316,7 @@ class CostModel:
             head_dim=op.head_dim,
             window=op.window,
             backend=self.backend,
+            kv_dtype=op.precision.kv_cache,
         )
         if timing is None or op.rows == 1:
             return timing
@@ -288,15 +336,11 @@ class CostModel:
             kv_heads=op.kv_heads,
             head_dim=op.head_dim,
             window=op.window,
+            kv_dtype=op.precision.kv_cache,
         )
         if timing is None or not op.prefix:
             return timing
-        extra = (
-            op.flops
-            - PrefillAttention(
-                op.name, op.requests, op.seq, 0.0, op.heads, op.kv_heads, op.head_dim, op.window
-            ).flops
-        )
+        extra = op.flops - replace(op, prefix=0.0).flops
         more = extra / self._products_flop_s(op, self._timed_on)
         return timing.changed(timing.seconds + more, "fitted")
 
@@ -306,18 +350,31 @@ def precision_of(op: Op) -> Precision:
     return BF16 if isinstance(op, Elementwise | Collective) else op.precision
 
 
-def timed_as(op: Op) -> Precision:
-    """The formats that decide whether a timing of ``op`` is of the same kernel."""
-    return precision_of(op) if isinstance(op, GdnRecurrent) else _of_tables(op)
+def formats_of(op: Op) -> Precision:
+    """The formats that bear on the time of an op, but for experts: profiles are kept by theirs."""
+    p = precision_of(op)
+    match op:
+        case Gemm() | Quantize():
+            return Precision(weights=p.weights, activations=p.activations)
+        case Attention() | PrefillAttention() | LatentOp():
+            return Precision(activations=p.activations, kv_cache=p.kv_cache)
+        case GdnRecurrent():
+            return Precision(activations=p.activations, state=p.state)
+    return Precision(activations=p.activations)
 
 
-def _of_tables(op: Op) -> Precision:
-    """The formats of an op but for recurrent states, which only one kernel moves.
+def _table(form: str) -> str:
+    """The name of a format in the operator tables."""
+    return format_of(form).table or form
 
-    Nor do the weights of experts count: tables and profiles are kept by them.
-    """
-    formats = replace(precision_of(op), state=BF16.state)
-    return replace(formats, weights=BF16.weights) if isinstance(op, Moe) else formats
+
+def _twins(op: Op) -> Iterator[tuple[str, Op]]:
+    """The same op in formats that stand in for its own, the nearest first, and their names."""
+    if isinstance(op, Gemm | Moe) and op.precision.weights != PLAIN:
+        for form in (*format_of(op.precision.weights).like, PLAIN):
+            yield form, replace(op, precision=replace(op.precision, weights=form))
+    elif isinstance(op, Attention | PrefillAttention | LatentOp) and op.precision.kv_cache != PLAIN:
+        yield PLAIN, replace(op, precision=replace(op.precision, kv_cache=PLAIN))
 
 
 def _both(a: Timing | None, b: Timing | None) -> Timing | None:

@@ -11,7 +11,7 @@ from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Collective, Op, OverContext
 from dflash_sim.simulator.cost.origin import origin
 from dflash_sim.simulator.cost.parts import COMM, EVIDENCE, Cost, by_evidence, seconds_of
-from dflash_sim.simulator.cost.price import precision_of
+from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.engine.records import DECODE, Run
 from dflash_sim.simulator.setup import Setup
 
@@ -133,7 +133,7 @@ def _one(setup: Setup, phase: str, name: str, calls: list[AnyCall]) -> OpTime:
         sum(
             call.count * at_peak[i]
             for call in calls
-            for at_peak in [_at_peak_s(call.op, device, cost.nbytes(call.op))]
+            for at_peak in [_at_peak_s(call.op, device, cost)]
         )
         for i in range(3)
     )
@@ -169,10 +169,11 @@ def _rests_on(costs: list[Cost]) -> str:
     return EVIDENCE[int(np.argmax(by))]
 
 
-def _at_peak_s(op: Op, device: Device, nbytes: float) -> tuple[float, float, float]:
+def _at_peak_s(op: Op, device: Device, cost: CostModel) -> tuple[float, float, float]:
     """Seconds at the peak memory, compute and link rates of the sheet."""
+    nbytes = cost.nbytes(op)
     if isinstance(op, Collective):
         passes = 2 if op.kind == "all_reduce" else 1  # as a ring sends it
         sent = passes * nbytes * (op.gpus - 1) / op.gpus
         return 0.0, 0.0, sent / device.link_byte_s
-    return nbytes / device.mem_bw_byte_s, op.flops / device.peak(precision_of(op).matmul), 0.0
+    return nbytes / device.mem_bw_byte_s, op.flops / device.peak(cost.products(op)), 0.0

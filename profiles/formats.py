@@ -1,0 +1,214 @@
+"""The sheet of number formats: bits of a value, the products it is for, and which GPUs have kernels.
+
+A new precision is a new table of ``formats.toml``.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.typed_table import read_table
+
+SHEET = Path(__file__).parent / "formats.toml"
+PLAIN = "bfloat16"  # what every GPU multiplies in, and every table was timed in
+
+
+@dataclass(frozen=True)
+class KeysAndValues:
+    """A format of the KV cache: who cannot read it, who multiplies in it, and what it is called."""
+
+    spelled: tuple[str, ...]
+    not_read_by: tuple[str, ...] = ()
+    multiplied_by: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One number format.
+
+    Parameters
+    ----------
+    bits
+        Of a value, its share of scales and zeros included.
+    products
+        The format that tensor cores multiply in.
+    quantises
+        The format that a kernel of its own puts activations into; empty if none does.
+    table, like
+        Its name in operator tables (empty: its own), and the formats that stand in there.
+    runs_on, otherwise
+        Architectures with kernels for it (none named: all), and the format that others run it as.
+    spelled, also
+        SGLang's ``--quantization`` for it, and what else people call the first of them.
+    online
+        Those of ``spelled`` that quantise a bf16 checkpoint, and its drafter, as they are loaded.
+    kv
+        Its part in KV caches; None if nothing is cached in it.
+    """
+
+    bits: float
+    source: str
+    title: str = ""
+    products: str = PLAIN
+    quantises: str = ""
+    table: str = ""
+    like: tuple[str, ...] = ()
+    runs_on: tuple[str, ...] = ()
+    otherwise: str = ""
+    spelled: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    online: tuple[str, ...] = ()
+    kv: KeysAndValues | None = None
+
+
+@cache
+def formats() -> Mapping[str, Format]:
+    """Every number format by its name, as the sheet has them."""
+    raw = tomllib.loads(SHEET.read_text(encoding="utf-8"))
+    found = {}
+    for name, table in raw.items():
+        kv = table.pop("kv", None)
+        own = read_table(KeysAndValues, kv, f"{SHEET}, {name}.kv") if kv else None
+        found[name] = replace(read_table(Format, table, f"{SHEET}, {name}"), kv=own)
+    return MappingProxyType(found)
+
+
+def format_of(name: str) -> Format:
+    """The format of that name.
+
+    Raises
+    ------
+    UsageError
+        There is no such format; names those that there are.
+    """
+    found = formats().get(name)
+    if found is None:
+        raise unknown(kind="number format", value=name, allowed=formats())
+    return found
+
+
+def bytes_of(name: str) -> float:
+    """Bytes that one value takes, its share of a scale included."""
+    return format_of(name).bits / 8
+
+
+def kernels_on(name: str, *, arch: str, gpu: str) -> str:
+    """The format whose kernels an architecture runs weights of format ``name`` with.
+
+    A GPU of an architecture that no format names has products in bf16 alone: its kernels take
+    weights apart, or there are none.
+
+    Raises
+    ------
+    UsageError
+        There are none; says which formats of ``--quantization`` the GPU runs.
+    """
+    seen, at = [], name
+    while at and at not in seen:
+        seen.append(at)
+        form = format_of(at)
+        if _runs(form, arch):
+            return at
+        at = form.otherwise
+    can = ", ".join(f.spelled[0] for f in formats().values() if f.spelled and _reaches(f, arch))
+    msg = (
+        f"SGLang has no kernels for {name} weights on {gpu}{f' ({arch})' if arch else ''}; it runs "
+        f"there: {can}. Give one with --quantization, or another --gpu."
+    )
+    raise UsageError(msg)
+
+
+def _runs(form: Format, arch: str) -> bool:
+    if not form.runs_on or arch in form.runs_on:
+        return True
+    return arch not in _architectures() and form.products == PLAIN
+
+
+def _reaches(form: Format, arch: str) -> bool:
+    """Return True if an architecture runs a format by its own kernels or by those it names."""
+    return _runs(form, arch) or bool(form.otherwise and _reaches(format_of(form.otherwise), arch))
+
+
+@cache
+def _architectures() -> frozenset[str]:
+    return frozenset(arch for f in formats().values() for arch in f.runs_on)
+
+
+def format_named(quantization: str) -> str:
+    """The format that weights have under a name of :func:`quantization_name`."""
+    named = {n: name for name, form in formats().items() for n in form.spelled}
+    return named[quantization]
+
+
+def quantises_online(quantization: str | None) -> bool:
+    """Return True if a server quantises what it loads in bf16, the drafter too."""
+    return any(quantization in form.online for form in formats().values())
+
+
+def quantization_name(text: str) -> str:
+    """SGLang's ``--quantization`` for what somebody calls a precision of weights.
+
+    Raises
+    ------
+    UsageError
+        No format is called that.
+    """
+    if text in OF_CHECKPOINTS:
+        return text
+    wanted = text.strip().casefold().replace("-", "_")
+    for form in formats().values():
+        if wanted in form.spelled:
+            return wanted
+        if wanted in form.also:
+            return form.spelled[0]
+    named = [n for f in formats().values() for n in f.spelled]
+    raise unknown("quantization", text, [*named, *OF_CHECKPOINTS])
+
+
+# Values of --quantization that leave the formats to the files of the checkpoint.
+OF_CHECKPOINTS = ("compressed-tensors", "modelopt", "quark", "auto-round")
+
+
+def kv_format(text: str) -> str:
+    """The format of keys and values that ``--kv-cache-dtype`` names.
+
+    Raises
+    ------
+    UsageError
+        There is no such format of a cache.
+    """
+    wanted = text.strip().casefold()
+    cached = {n: name for name, f in formats().items() if f.kv for n in f.kv.spelled}
+    if wanted not in cached:
+        raise unknown("kv cache dtype", text, ["auto", *cached])
+    return cached[wanted]
+
+
+def check_kv(name: str, *, backend: str, backends: tuple[str, ...]) -> None:
+    """Refuse a format of keys and values that an attention backend cannot read.
+
+    Parameters
+    ----------
+    backends
+        Those of the engine, to say which can.
+
+    Raises
+    ------
+    UsageError
+        It cannot; names those that can.
+    """
+    kv = format_of(name).kv
+    if kv is None or backend not in kv.not_read_by:
+        return
+    can = ", ".join(b for b in backends if b not in kv.not_read_by)
+    msg = (
+        f"attention backend {backend} reads no KV cache in {name} (--kv-cache-dtype "
+        f"{kv.spelled[0]}); these do: {can}. Give one with --attention-backend, or "
+        "--kv-cache-dtype bf16."
+    )
+    raise UsageError(msg)

@@ -1,0 +1,144 @@
+"""The formats that a server stores and multiplies in: its checkpoint's, and what its flags change."""
+
+from dataclasses import replace
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.formats import (
+    PLAIN,
+    check_kv,
+    format_named,
+    format_of,
+    kernels_on,
+    kv_format,
+    quantises_online,
+)
+from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape
+from dflash_sim.profiles.networks.quantized import Quantized, online
+from dflash_sim.profiles.precision import Formats, Precision, on_gpu
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.sheets import Device
+from dflash_sim.simulator.cost.cycle import Drafter
+from dflash_sim.simulator.scenario import Scenario
+
+UNQUANTISED = "bf16"
+# What the draft layers that see everything are run with where the target has trtllm_mha.
+_DRAFT_BACKEND = {"trtllm_mha": "fa4"}
+
+
+def served(s: Scenario, model: ModelShape, device: Device) -> ModelShape:
+    """The target as this GPU runs it: quantised by its own files, or by ``--quantization``.
+
+    Raises
+    ------
+    UsageError
+        The checkpoint is quantised otherwise already, or the GPU has no kernels for the format.
+    """
+    found = _quantized(s.quantization, model)
+    if found is not None:
+        found = replace(found, formats=on_gpu(found.formats, arch=device.arch, gpu=device.name))
+    return model if found == model.quantized else replace(model, quantized=found)
+
+
+def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
+    own = model.quantized
+    if asked is None:
+        return own
+    if asked == UNQUANTISED:
+        return None
+    if own is None:
+        return online(asked)
+    if _family(asked) != _family(own.name):
+        msg = (
+            f"{model.name} is a checkpoint in {own.name} already, and --quantization {asked} makes "
+            f"nothing else of it; drop the flag, give --quantization {own.name}, or name the "
+            "checkpoint in bf16."
+        )
+        raise UsageError(msg)
+    return own
+
+
+def _family(name: str) -> str:
+    """A name without the kernels that it asks for, which the server picks by itself."""
+    return name.removesuffix("_marlin")
+
+
+def precision_for(
+    s: Scenario,
+    device: Device,
+    engine: EngineSheet,
+    model: ModelShape,
+    *,
+    backend: str,
+    drafter: Drafter = None,
+) -> Precision:
+    """Return the number formats of a server, those of its states, its cache and its drafter.
+
+    Parameters
+    ----------
+    model
+        As :func:`served` has it.
+    backend
+        Attention backend of the target.
+
+    Raises
+    ------
+    UsageError
+        The kernels that are named do not take states, keys or values in the format that is named.
+    """
+    state = s.mamba_ssm_dtype or model.state_dtype
+    if needs_bfloat16(s, device, engine, model):
+        if s.mamba_ssm_dtype not in (None, "bfloat16"):
+            msg = (
+                f"--linear-attn-decode-backend flashinfer on {device.name} takes states in "
+                f"bfloat16 alone, not {s.mamba_ssm_dtype}; give --mamba-ssm-dtype bfloat16, or "
+                "drop the backend."
+            )
+            raise UsageError(msg)
+        state = "bfloat16"
+    own = model.precision
+    kv_cache = kv_format(s.kv_cache_dtype) if s.kv_cache_dtype else own.kv_cache
+    if s.kv_cache_dtype is None and kv_cache == PLAIN and model.sparse:
+        kv_cache = engine.attention.latent.sparse_kv.get(device.arch, PLAIN)
+    known = engine.attention.known(latent=bool(model.latent_layers))
+    check_kv(kv_cache, backend=backend, backends=known)
+    return replace(
+        own,
+        state=state,
+        kv_cache=kv_cache,
+        modules=own.modules + _of_drafter(s, device),
+        draft_kv_cache=_draft_kv(kv_cache, backend, drafter),
+    )
+
+
+def needs_bfloat16(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> bool:
+    """Return True if the kernels that are named take recurrent states in bfloat16 alone."""
+    if not model.gdn_layers or s.linear_attn_decode_backend != "flashinfer":
+        return False
+    return device.arch in engine.defaults.state_pool.bfloat16_decode
+
+
+def drafter_follows(s: Scenario) -> bool:
+    """Return True if ``--quantization`` quantises the drafter too, as it does while it loads."""
+    own = "speculative_draft_model_quantization"
+    if own not in s.speculation.takes or getattr(s, own) is not None:
+        return False
+    return quantises_online(s.quantization)
+
+
+def _of_drafter(s: Scenario, device: Device) -> Formats:
+    """The drafter's format, if it is not bf16: asked for, or what the target's flag makes of it."""
+    asked = s.quantization if drafter_follows(s) else s.speculative_draft_model_quantization
+    if asked is None or asked == UNQUANTISED:
+        return ()
+    form = format_named(asked)
+    return (("drafter", kernels_on(form, arch=device.arch, gpu=device.name)),)
+
+
+def _draft_kv(kv_cache: str, backend: str, drafter: Drafter) -> str | None:
+    """The format of the drafter's keys and values where its kernels cannot read the target's."""
+    if kv_cache == PLAIN or not isinstance(drafter, DrafterShape):
+        return None
+    sliding = all(layer.window for layer in drafter.layers)
+    runs = backend if sliding else _DRAFT_BACKEND.get(backend, backend)
+    kv = format_of(kv_cache).kv
+    return PLAIN if kv is not None and runs in kv.not_read_by else None
