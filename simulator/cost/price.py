@@ -235,13 +235,13 @@ class CostModel:
 
     def _read(self, t: OpTables, op: Op) -> Timing | None:
         """What the tables have of ``op`` in its own formats."""
+        if isinstance(op, LatentOp):
+            return latent_timing(t, op, self._products_flop_s(op, self._timed_on))
         match op:
             case Gemm(m=m, n=n, k=k):
                 return t.gemm(m=m, n=n, k=k, dtype=_table(op.precision.weights))
             case Quantize():
                 return t.quantize(tokens=op.tokens, width=op.width, dtype=op.into)
-            case LatentOp():
-                return latent_timing(t, op, self._products_flop_s(op, self._timed_on))
             case Moe():
                 return self._moe(t, op)
             case Attention():
@@ -353,10 +353,12 @@ def precision_of(op: Op) -> Precision:
 def formats_of(op: Op) -> Precision:
     """The formats that bear on the time of an op, but for experts: profiles are kept by theirs."""
     p = precision_of(op)
+    if isinstance(op, LatentOp):
+        return Precision(activations=p.activations, kv_cache=p.kv_cache)
     match op:
         case Gemm() | Quantize():
             return Precision(weights=p.weights, activations=p.activations)
-        case Attention() | PrefillAttention() | LatentOp():
+        case Attention() | PrefillAttention():
             return Precision(activations=p.activations, kv_cache=p.kv_cache)
         case GdnRecurrent():
             return Precision(activations=p.activations, state=p.state)
