@@ -35,6 +35,9 @@ class Question(TypedDict, total=False):
     model: Word | File
     draft_model: Word | File
     dtype: Word
+    quantization: Word
+    kv_cache_dtype: Word
+    speculative_draft_model_quantization: Word
     method: Word
     block: Whole
     steps: Whole

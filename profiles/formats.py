@@ -1,4 +1,4 @@
-"""The sheet of number formats: bits of a value, the products it is for, and which GPUs have kernels.
+"""The sheet of number formats: bits of a value, what it is multiplied in, who has kernels.
 
 A new precision is a new table of ``formats.toml``.
 """
@@ -167,7 +167,7 @@ def quantization_name(text: str) -> str:
         if wanted in form.also:
             return form.spelled[0]
     named = [n for f in formats().values() for n in f.spelled]
-    raise unknown("quantization", text, [*named, *OF_CHECKPOINTS])
+    raise unknown(kind="quantization", value=text, allowed=[*named, *OF_CHECKPOINTS])
 
 
 # Values of --quantization that leave the formats to the files of the checkpoint.
@@ -185,7 +185,7 @@ def kv_format(text: str) -> str:
     wanted = text.strip().casefold()
     cached = {n: name for name, f in formats().items() if f.kv for n in f.kv.spelled}
     if wanted not in cached:
-        raise unknown("kv cache dtype", text, ["auto", *cached])
+        raise unknown(kind="kv cache dtype", value=text, allowed=["auto", *cached])
     return cached[wanted]
 
 

@@ -1,4 +1,4 @@
-"""The formats that a server stores and multiplies in: its checkpoint's, and what its flags change."""
+"""Number formats of a server: those of its checkpoint, and what its flags make of them."""
 
 from dataclasses import replace
 
@@ -21,6 +21,8 @@ from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.scenario import Scenario
 
 UNQUANTISED = "bf16"
+# Names that SGLang takes for a checkpoint in compressed-tensors too.
+_OF_FILES = dict.fromkeys(("w8a8_fp8", "w8a8_int8", "w4a16", "w8a16"), "compressed-tensors")
 # What the draft layers that see everything are run with where the target has trtllm_mha.
 _DRAFT_BACKEND = {"trtllm_mha": "fa4"}
 
@@ -58,8 +60,10 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
 
 
 def _family(name: str) -> str:
-    """A name without the kernels that it asks for, which the server picks by itself."""
-    return name.removesuffix("_marlin")
+    """What a name says of the files of a checkpoint; the kernels are the server's choice."""
+    if name.startswith("modelopt"):
+        return "modelopt"
+    return _OF_FILES.get(name, name.removesuffix("_marlin"))
 
 
 def precision_for(

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
+from dflash_sim.profiles.formats import PLAIN, format_of
 from dflash_sim.profiles.load import (
     default_node,
     load_dataset,
@@ -43,7 +44,7 @@ from dflash_sim.simulator.defaults import (
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, plan_memory
-from dflash_sim.simulator.number_formats import precision_for, served
+from dflash_sim.simulator.number_formats import UNQUANTISED, precision_for, served
 from dflash_sim.simulator.policy.interface import Policy
 from dflash_sim.simulator.policy.parse import parse_policy
 from dflash_sim.simulator.requests.expected import (
@@ -96,6 +97,25 @@ class Setup:
     def mem_fraction(self) -> float:
         """Share of memory for weights and caches [1]."""
         return self.share.mem_fraction
+
+    @property
+    def quantization(self) -> str:
+        """What SGLang calls the precision of the target's weights, ``bf16`` if they have none."""
+        return self.model.quantized.name if self.model.quantized else UNQUANTISED
+
+    @property
+    def kv_cache_dtype(self) -> str:
+        """What SGLang calls the format of keys and values."""
+        kv = format_of(self.precision.kv_cache).kv
+        return kv.spelled[0] if kv else self.precision.kv_cache
+
+    @property
+    def draft_quantization(self) -> str | None:
+        """The precision of the drafter's weights by the same names; None without a drafter."""
+        if self.drafter is None:
+            return None
+        form = self.precision.form("drafter")
+        return UNQUANTISED if form == PLAIN else form
 
     @property
     def speculative(self) -> bool:

@@ -7,8 +7,15 @@ from typing import Any
 
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
-from dflash_sim.calibrate.observations.values import ACCEPTANCE, LATENCIES, STATISTICS, THROUGHPUTS
+from dflash_sim.calibrate.observations.values import (
+    ACCEPTANCE,
+    LATENCIES,
+    STATISTICS,
+    THROUGHPUTS,
+    naming,
+)
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.formats import quantization_name
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.methods import PLAIN, method_of
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
@@ -32,6 +39,7 @@ _SLACK = 1.05  # of sums and ratios printed with few digits
 _OTHER_UNIT = 10.0
 _TWO_SPEEDS = 1.5  # runs of one setting differ by a few percent, of two builds by more
 _NO_CONDITION = ("id", "measured", "date", "failed", "version")
+_BF16 = ("bf16", "bfloat16", "auto", "float16", "half")
 _THOUSAND = 300.0  # a ratio above this, or below its inverse, is a unit
 
 
@@ -47,7 +55,7 @@ def complete(row: Observation, names: Names, assume: Mapping[str, Any]) -> Obser
         what = "; ".join(row.notes) or "no column or key of a measured value has a number"
         msg = f"nothing was measured: {what}"
         raise UsageError(msg)
-    fields = _with_assumptions(row, assume)
+    fields = _with_precision(row, _with_assumptions(row, assume))
     timed = not TIMED.isdisjoint(row.metrics)
     if timed:
         _require_sglang(row)
@@ -81,6 +89,24 @@ def _with_assumptions(row: Observation, assume: Mapping[str, Any]) -> dict[str, 
     return out
 
 
+def _with_precision(row: Observation, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with the precision that a benchmark calls ``dtype``: bf16, or that of weights.
+
+    A checkpoint that is quantised by its own files keeps what they say.
+
+    Raises
+    ------
+    UsageError
+        Nothing is called that.
+    """
+    said = str(row.about.get("dtype", _BF16[0])).lower()
+    native = str(fields.get("model", "")).startswith("gpt-oss") and "fp4" in said
+    if said in _BF16 or native or "quantization" in fields:
+        return fields
+    with naming("dtype"):
+        return fields | {"quantization": quantization_name(said)}
+
+
 def contradicted(rows: Sequence[Observation]) -> dict[str, str]:
     """Rows that measured two speeds of one configuration, and why neither can be trusted."""
     by_setting: dict[str, list[Observation]] = {}
@@ -110,13 +136,9 @@ def _setting(row: Observation) -> str:
 
 def _require_sglang(row: Observation) -> None:
     """Times of another engine say nothing about this one; its acceptance does."""
-    engine, dtype = row.about.get("engine", "sglang"), row.about.get("dtype", "bf16")
+    engine = row.about.get("engine", "sglang")
     if not str(engine).lower().startswith("sglang"):
         msg = f"engine '{engine}' is not simulated; allowed: sglang"
-        raise UsageError(msg)
-    native = str(row.fields.get("model", "")).startswith("gpt-oss") and "mxfp4" in dtype.lower()
-    if dtype.lower() not in ("bf16", "bfloat16", "auto") and not native:
-        msg = f"dtype '{dtype}' is not simulated; allowed: bf16, and mxfp4 for gpt-oss"
         raise UsageError(msg)
 
 

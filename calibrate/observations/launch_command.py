@@ -100,6 +100,9 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--cuda-graph-max-bs-decode": ("cuda_graph_max_bs", _integer),
     "--cuda-graph-bs-decode": ("cuda_graph_max_bs", _integer),
     "--page-size": ("page_size", _integer),
+    "--quantization": ("quantization", str),
+    "--kv-cache-dtype": ("kv_cache_dtype", str),
+    "--speculative-draft-model-quantization": ("speculative_draft_model_quantization", str),
     "--mamba-ssm-dtype": ("mamba_ssm_dtype", str),
     "--mamba-radix-cache-strategy": ("mamba_radix_cache_strategy", str),
     "--mamba-full-memory-ratio": ("mamba_full_memory_ratio", _ratio),
@@ -124,7 +127,8 @@ _SWITCHES: Mapping[str, tuple[str, Any]] = {
 }
 MODELLED = frozenset([*_FIELDS, *_SWITCHES])
 _OFF = {"--cuda-graph-backend-decode": "disabled"}
-_MXFP4 = ("--quantization", "mxfp4")
+_DRAFTING = ("steps", "window", "draft_model", "speculative_draft_model_quantization")
+_UNQUANT = "unquant"
 _IDLE = "it acts with another --speculative-algorithm"
 _OTHER_DRAFTERS = re.compile(r"(?i)domino|dspark|dflash-?2")
 
@@ -172,7 +176,6 @@ class _Parsed:
     found: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
     left: list[tuple[str, str]] = field(default_factory=list)
-    mxfp4: bool = False
 
     def take(self, one: Written) -> None:
         name = one.flag.name
@@ -208,9 +211,6 @@ class _Parsed:
             if values == {_OFF.get(one.flag.name)}:
                 self.found["cuda_graph_max_bs"] = 0
             return
-        if (one.flag.name, *values) == _MXFP4:
-            self.mxfp4 = True
-            return
         allowed = f"; allowed: {', '.join(sorted(one.flag.harmless))}" if values else ""
         allowed = allowed if one.flag.harmless else ""
         msg = f"--from-launch: {one.text[:120]} is not simulated{allowed}. {one.flag.why}"
@@ -219,11 +219,12 @@ class _Parsed:
     def scenario(self) -> dict[str, Any]:
         """Fields under the scenario's names; without an algorithm it is plain decoding."""
         out = dict(self.found)
+        if out.get("quantization", "").lower() == _UNQUANT:
+            del out["quantization"]  # asks for nothing: the checkpoint says what it is in
         if (backend := out.pop("decode_backend", None)) is not None:
             out["attention_backend"] = backend
         if "model" in out:
             out["model"] = _shipped("models", out["model"], ".json")
-            self._check_format(out["model"])
         method = self._method(out.pop("algorithm", None), out.get("model"))
         out["method"] = method.name
         width = out.pop("draft_tokens", None)
@@ -237,7 +238,7 @@ class _Parsed:
         else:
             out["block"] = self._same("block", out.get("block"), width)
         # DFLASH sets the steps to 1; MTP reads its layer from the target.
-        self._drop(out, *(n for n in ("steps", "window", "draft_model") if n not in method.takes))
+        self._drop(out, *(n for n in _DRAFTING if n not in method.takes))
         if "draft_model" in out:
             self._drafter(out)
         self._worker(out, chain=method.sequential)
@@ -261,15 +262,6 @@ class _Parsed:
             )
             raise UsageError(msg)
         return method
-
-    def _check_format(self, model: str) -> None:
-        """Refuse a target in a format that is not priced, by its name or by a flag."""
-        if self.mxfp4 and "gpt-oss" not in model.lower():
-            msg = (
-                f"--from-launch: --quantization mxfp4 of {model} is not simulated; only bf16 is "
-                "priced, and MXFP4 experts of gpt-oss. Leave it out to ask for bf16."
-            )
-            raise UsageError(msg)
 
     def _drafter(self, out: dict[str, Any]) -> None:
         """The drafter by its sheet; one without stands back for the one known for the target."""

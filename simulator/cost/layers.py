@@ -55,10 +55,10 @@ class Kernels:
         """Bytes of one activation."""
         return bytes_of(self.precision.activations)
 
-    def kv_write(self, values: float, count: int = 1) -> AnyCall:
-        """Keys and values, so many in all, read as activations and written as the cache has them."""
+    def kv_write(self, elements: float, count: int = 1) -> AnyCall:
+        """So many keys and values, read as activations and written as the cache has them."""
         each = self.value + bytes_of(self.precision.kv_cache)
-        return Call(Elementwise("kv_write", each * values), count)
+        return Call(Elementwise("kv_write", each * elements), count)
 
     def small(self, name: str, elements: float, count: int = 1) -> AnyCall:
         """An elementwise kernel that reads and writes so many activations."""

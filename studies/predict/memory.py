@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.profiles.units import GIGA, KILO, MEGA, MiB
 from dflash_sim.simulator.row import Row
 from dflash_sim.simulator.setup import Setup
@@ -36,6 +37,9 @@ def memory_row(setup: Setup) -> Row:
         "vision_share": share.vision_share,
         "mem_fraction_static": share.mem_fraction,
         "static_bytes": m.static_bytes,
+        "quantization": setup.quantization,
+        "weight_formats": dict(setup.precision.modules),
+        "kv_cache_dtype": setup.kv_cache_dtype,
         "weight_bytes": m.weight_bytes,
         "vision_weight_bytes": m.vision_weight_bytes,
         "draft_weight_bytes": m.draft_weight_bytes,
@@ -87,20 +91,42 @@ def memory_steps(setup: Setup) -> Iterator[Step]:
     yield from _share(setup)
     yield "= static", _gb(m.static_bytes), f"{setup.share.mem_fraction:.4f} x {_gb(m.free_bytes)}"
     vision = f", {_gb(m.vision_weight_bytes)} of them vision tower" if m.vision_weight_bytes else ""
-    yield "- weights", _gb(m.weight_bytes), f"{setup.precision.weights} on {setup.tp} ranks{vision}"
+    yield "- weights", _gb(m.weight_bytes), f"{_weights(setup)} on {setup.tp} ranks{vision}"
     if m.draft_weight_bytes:
         later = "loaded after the caches are sized, outside the static share"
-        counted = f"{setup.draft_name}" if m.draft_counted else f"{setup.draft_name}; {later}"
+        form = setup.precision.form("drafter")
+        named = f"{setup.draft_name}{'' if form == PLAIN else f' in {form}'}"
+        counted = named if m.draft_counted else f"{named}; {later}"
         yield "- drafter" if m.draft_counted else "  drafter", _gb(m.draft_weight_bytes), counted
     if m.held_bytes:
         yield "- images", _gb(m.held_bytes), "cache of encoded images"
     yield "= rest", _gb(m.rest_bytes), "for recurrent states and KV cache"
     if m.state_bytes:
         yield from _states(setup)
-    tokens = f"{m.kv_tokens:,} tokens of {m.kv_bytes_per_token / KILO:.1f} kB"
+    tokens = f"{m.kv_tokens:,} tokens of {m.kv_bytes_per_token / KILO:.1f} kB{_cached(setup)}"
     drafted = ", the drafter's keys and values with" if m.draft_weight_bytes else ""
     yield "= KV cache", _gb(m.kv_bytes), tokens + drafted
     yield "running requests", f"{m.max_running_requests:,}", f"limited by: {m.cap_cause}"
+
+
+def _weights(setup: Setup) -> str:
+    """The formats of the target's weights, each with the modules that have it."""
+    p = setup.precision
+    by_form: dict[str, list[str]] = {}
+    for module, form in p.modules:
+        if form != p.weights and module != "drafter":
+            by_form.setdefault(form, []).append(module)
+    apart = [f"{form} ({', '.join(modules)})" for form, modules in by_form.items()]
+    return " and ".join([*apart, p.weights])
+
+
+def _cached(setup: Setup) -> str:
+    """The formats of keys and values, where they are not bf16."""
+    p = setup.precision
+    if p.kv_cache == PLAIN:
+        return ""
+    apart = f", {p.draft_kv_cache} for the drafter" if p.draft_kv_cache else ""
+    return f" in {p.kv_cache}{apart}"
 
 
 def _share(setup: Setup) -> Iterator[Step]:

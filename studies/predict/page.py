@@ -31,9 +31,19 @@ _ACCEPT_LENGTHS = {
     "accept_length_token_weighted": ("token weighted", "long answers count for more"),
     "accept_length_harmonic": ("harmonic", "what throughput follows at equal lengths"),
 }
+DRAFT_FORMAT = "speculative_draft_model_quantization"
 _PANELS = {
-    "target": ("model", "dtype", "gpu", "num_gpus", "tp"),
-    "speculation": ("method", "draft_model", "block", "steps", "window", "acceptance", "policy"),
+    "target": ("model", "dtype", "quantization", "kv_cache_dtype", "gpu", "num_gpus", "tp"),
+    "speculation": (
+        "method",
+        "draft_model",
+        DRAFT_FORMAT,
+        "block",
+        "steps",
+        "window",
+        "acceptance",
+        "policy",
+    ),
     "engine": (
         "engine",
         "calibration",
