@@ -31,13 +31,12 @@ _ACCEPT_LENGTHS = {
     "accept_length_token_weighted": ("token weighted", "long answers count for more"),
     "accept_length_harmonic": ("harmonic", "what throughput follows at equal lengths"),
 }
-DRAFT_FORMAT = "speculative_draft_model_quantization"
 _PANELS = {
     "target": ("model", "dtype", "quantization", "kv_cache_dtype", "gpu", "num_gpus", "tp"),
     "speculation": (
         "method",
         "draft_model",
-        DRAFT_FORMAT,
+        "speculative_draft_model_quantization",
         "block",
         "steps",
         "window",
