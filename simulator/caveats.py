@@ -9,7 +9,7 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import OWN, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
-from dflash_sim.simulator.memory import MemoryPlan
+from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
 from dflash_sim.simulator.scenario import Scenario
 
@@ -48,6 +48,11 @@ def cautions(
         out.append(
             f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
             f"({memory.cap_cause}); the rest wait"
+        )
+    if model.latent_layers and tp > 1 and memory.cap_cause == KV_CACHE:
+        out.append(
+            f"the latent cache of {model.name} is the same on each of {tp} ranks, and limits the "
+            f"requests; --enable-dp-attention would hold {tp} times the tokens, and is not simulated"
         )
     if needs_bfloat16(s, device, engine, model) and s.mamba_ssm_dtype is None:
         out.append(

@@ -20,6 +20,7 @@ from dflash_sim.simulator.static_share import StaticShare
 
 TP_SIZES = (1, 2, 4, 8)
 STATES = "GDN state slots"
+KV_CACHE = "KV cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def plan_memory(
     kv_tokens = int(kv_bytes // per_token) // launch.page_size * launch.page_size
     by_kv = kv_tokens // (2 * launch.block + 1)
     if by_kv < cap:
-        cap, cause = by_kv, "KV cache"
+        cap, cause = by_kv, KV_CACHE
     if cap < 1:
         msg = (
             f"no room for a single request of {model.name} beside its weights on {device.name} "

@@ -9,6 +9,7 @@ from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     DrafterShape,
     Eagle3Shape,
+    MlaShape,
     ModelShape,
     MoeMlp,
     parse_drafter,
@@ -88,6 +89,8 @@ def read_target(config: Mapping[str, Any], name: str) -> TargetSpec:
     for layer in shape.layers:
         if isinstance(layer.mixer, AttentionShape):
             _check_attention(layer.mixer, name)
+        if isinstance(layer.mixer, MlaShape):
+            _refuse(name, "a whole model of latent attention (its layers are)")
         if isinstance(layer.mlp, MoeMlp) and layer.mlp.bias:
             _refuse(name, "experts with biases")
     return TargetSpec(shape, numerics)

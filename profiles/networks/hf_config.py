@@ -94,22 +94,27 @@ def _state_dtype(f: Fields) -> str:
 
 
 def _vision(f: Fields) -> VisionTower | None:
-    """The tower, as Qwen's configs write it; of another's only what SGLang itself reads."""
+    """The tower, as Qwen's and Kimi's configs write it; of another's only what SGLang reads."""
     if not f.config:
         return None
     said = f.integer("num_hidden_layers", default=0, low=0, high=MAX_LAYERS)
-    hidden = f.integer("hidden_size", default=0, low=0)
-    depth = f.integer("depth", default=0, low=0, high=MAX_LAYERS) if hidden else 0
+    hidden = f.integer("hidden_size", "vt_hidden_size", default=0, low=0)
+    named = f.first("depth", "vt_num_hidden_layers")
+    depth = f.integer(named, default=0, low=0, high=MAX_LAYERS) if hidden else 0
+    grid = f.integer("init_pos_emb_height", default=0, low=0)
+    still = 1 if "vt_hidden_size" in f.config else 2  # frames of a patch
     side = f.integer("patch_size", default=16) ** 2 if depth else 0
     return VisionTower(
         hidden=hidden,
-        intermediate=f.integer("intermediate_size", default=4 * hidden, low=0),
+        intermediate=f.integer(
+            "intermediate_size", "vt_intermediate_size", default=4 * hidden, low=0
+        ),
         depth=depth,
         patch=side
         * f.integer("in_channels", default=3)
-        * f.integer("temporal_patch_size", default=2),
-        positions=f.integer("num_position_embeddings", default=0, low=0),
+        * f.integer("temporal_patch_size", default=still),
+        positions=f.integer("num_position_embeddings", default=grid * grid, low=0),
         merged=f.integer("spatial_merge_size", default=2) ** 2,
-        out=f.integer("out_hidden_size", default=0, low=0),
+        out=f.integer("out_hidden_size", "text_hidden_size", default=0, low=0),
         num_hidden_layers=said or None,
     )

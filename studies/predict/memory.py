@@ -106,6 +106,9 @@ def memory_steps(setup: Setup) -> Iterator[Step]:
     tokens = f"{m.kv_tokens:,} tokens of {m.kv_bytes_per_token / KILO:.1f} kB{_cached(setup)}"
     drafted = ", the drafter's keys and values with" if m.draft_weight_bytes else ""
     yield "= KV cache", _gb(m.kv_bytes), tokens + drafted
+    if setup.model.latent_layers and setup.tp > 1:
+        same = "the latents of all heads, the same on every rank; --enable-dp-attention, which is"
+        yield "  on each rank", "", f"{same} not simulated, would hold {setup.tp} times the tokens"
     yield "running requests", f"{m.max_running_requests:,}", f"limited by: {m.cap_cause}"
 
 
