@@ -52,7 +52,7 @@ def cautions(
     if model.latent_layers and tp > 1 and memory.cap_cause == KV_CACHE:
         out.append(
             f"the latent cache of {model.name} is the same on each of {tp} ranks, and limits the "
-            f"requests; --enable-dp-attention would hold {tp} times the tokens, and is not simulated"
+            f"requests; --enable-dp-attention would hold {tp} times as many; it is not simulated"
         )
     if needs_bfloat16(s, device, engine, model) and s.mamba_ssm_dtype is None:
         out.append(

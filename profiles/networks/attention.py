@@ -9,7 +9,25 @@ from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """Softmax attention with grouped key-value heads; ``window`` [token] is None when full."""
+    """Softmax attention with grouped key-value heads.
+
+    Parameters
+    ----------
+    gated
+        A gate per value of the output, as wide as the queries.
+    head_gates
+        A gate per head of the output.
+    qk_norm, whole_norm
+        Queries and keys are normalised, each head alone, or all heads of a token together.
+    window
+        Tokens that a layer sees; None when it sees all.
+    bias, qkv_bias
+        Biases on all four projections, or on the first three alone.
+    v_dim
+        Values of a head where they are fewer than its keys; None if they are as many.
+    k_is_v
+        Keys and values are one projection (Gemma 4): both are cached all the same.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -19,16 +37,46 @@ class AttentionShape:
     window: int | None = None
     bias: bool = False
     sinks: bool = False
+    qkv_bias: bool = False
+    whole_norm: bool = False
+    v_dim: int | None = None
+    k_is_v: bool = False
+    head_gates: bool = False
+
+    @property
+    def value_dim(self) -> int:
+        """Width of one head's values."""
+        return self.head_dim if self.v_dim is None else self.v_dim
+
+    @property
+    def mean_dim(self) -> int:
+        """Width of a head, halfway between its keys and values: what products and caches take."""
+        return (self.head_dim + self.value_dim) // 2
 
     @property
     def q_dim(self) -> int:
-        """Width of the attention output, and of q_proj without its gate."""
+        """Width of the queries, without a gate."""
         return self.num_heads * self.head_dim
 
     @property
+    def out_dim(self) -> int:
+        """Width of the attention output."""
+        return self.num_heads * self.value_dim
+
+    @property
     def kv_dim(self) -> int:
-        """Width of the keys, and of the values."""
+        """Width of the keys."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def split_heads(self) -> tuple[int, ...]:
+        """Counts that the ranks must divide."""
+        return (self.num_heads,)
+
+    @property
+    def copied_heads(self) -> tuple[int, ...]:
+        """Counts that the ranks divide, or that divide the ranks and are copied."""
+        return (self.num_kv_heads,)
 
     def kv_bytes(self, tp: int = 1, precision: Precision = BF16) -> float:
         """Key and value cache of one token in this layer on one of ``tp`` ranks [byte].
@@ -36,21 +84,28 @@ class AttentionShape:
         Key-value heads that are fewer than the ranks are replicated.
         """
         heads = max(1, self.num_kv_heads // tp)
-        return 2 * heads * self.head_dim * bytes_of(precision.kv_cache)
+        return heads * (self.head_dim + self.value_dim) * bytes_of(precision.kv_cache)
 
     def weights(self, *, hidden: int, input_dim: int | None = None) -> Iterator[Weight]:
         """Projections and norms; ``input_dim`` differs from ``hidden`` in an EAGLE-3 head."""
         width = hidden if input_dim is None else input_dim
-        q_out = self.q_dim * (2 if self.gated else 1)
+        q_out = self.q_dim + (self.out_dim if self.gated else 0)
+        v_width = self.num_kv_heads * self.value_dim
         yield Weight("q_proj", width * q_out, module="attention")
         yield Weight("k_proj", width * self.kv_dim, self.num_kv_heads, module="attention")
-        yield Weight("v_proj", width * self.kv_dim, self.num_kv_heads, module="attention")
-        yield Weight("o_proj", self.q_dim * hidden, module="attention.o_proj")
-        if self.bias:
+        if not self.k_is_v:
+            yield Weight("v_proj", width * v_width, self.num_kv_heads, module="attention")
+        yield Weight("o_proj", self.out_dim * hidden, module="attention.o_proj")
+        if self.head_gates:
+            yield Weight("g_proj", width * self.num_heads, module="attention")
+        if self.bias or self.qkv_bias:
             yield Weight("q_bias", q_out)
-            yield Weight("kv_bias", 2 * self.kv_dim, self.num_kv_heads)
+            yield Weight("kv_bias", self.kv_dim + v_width, self.num_kv_heads)
+        if self.bias:
             yield Weight("o_bias", hidden, 1)
         if self.qk_norm:
             yield Weight("qk_norm", 2 * self.head_dim, 1)
+        if self.whole_norm:
+            yield Weight("qk_norm", self.q_dim + self.kv_dim)
         if self.sinks:
             yield Weight("sinks", self.num_heads)

@@ -64,6 +64,16 @@ class Fields:
             self.reject(key, f"a list of layer numbers below {high}")
         return tuple(value)
 
+    def per_layer(self, key: str, *, count: int, low: int = 0) -> tuple[int, ...]:
+        """One number per layer, or nothing when the field is absent."""
+        value = self.config.get(key)
+        if value is None:
+            return ()
+        good = isinstance(value, list) and len(value) >= count
+        if not good or not all(type(i) is int and low <= i <= MAX_INT for i in value):
+            self.reject(key, f"a list of {count} integers from {low}")
+        return tuple(value[:count])
+
     def kinds(self, key: str, *, count: int, allowed: Sequence[str]) -> tuple[str, ...]:
         """One word per layer, or nothing when the field is absent."""
         value = self.config.get(key)
@@ -76,6 +86,11 @@ class Fields:
         ):
             self.reject(key, f"a list of {count} words from {', '.join(allowed)}")
         return tuple(value)
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "Fields":
+        """The same config with values for fields that it does not state."""
+        said = {key: value for key, value in self.config.items() if value is not None}
+        return Fields({**self.config, **defaults, **said}, self.name)
 
     def nested(self, key: str) -> "Fields":
         """A nested object; empty when absent."""

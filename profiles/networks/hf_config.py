@@ -5,13 +5,14 @@ from typing import Any
 
 from dflash_sim.profiles.networks.context import context_of
 from dflash_sim.profiles.networks.drafters import parse_drafter, parse_eagle3
-from dflash_sim.profiles.networks.families import family_of
+from dflash_sim.profiles.networks.families import Family, family_of
 from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
     DenseMlp,
     GdnShape,
     LayerShape,
+    Mamba2Shape,
     MlaShape,
     MoeMlp,
     Weight,
@@ -29,6 +30,7 @@ __all__ = [
     "Eagle3Shape",
     "GdnShape",
     "LayerShape",
+    "Mamba2Shape",
     "MlaShape",
     "ModelShape",
     "MoeMlp",
@@ -54,14 +56,14 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         Where the config came from.
     """
     outer = Fields(config, name)
-    f = Fields({**outer.config, **outer.nested("text_config").config}, name)
-    _, family = family_of(f)
+    inner = Fields({**outer.config, **outer.nested("text_config").config}, name)
+    kind, family = family_of(inner)
+    f = inner.with_defaults(family.defaults)
     check_dtype(f)
-    num_layers = f.integer("num_hidden_layers", high=MAX_LAYERS)
-    mixers = family.mixers(f, num_layers)
-    mlps = family.mlps(f, num_layers)
-    hidden = f.integer("hidden_size")
-    layers, quantized = tuple(map(LayerShape, mixers, mlps)), read(config, name=name)
+    num_layers = family.count(f)
+    mixers, mlps = family.mixers(f, num_layers), family.mlps(f, num_layers)
+    layers = tuple(map(family.finish, map(LayerShape, mixers, mlps)))
+    hidden, quantized = f.integer("hidden_size"), read(config, name=name)
     if quantized is not None:
         quantized, layers = quantized.fitted(layers, hidden)
     return ModelShape(
@@ -83,13 +85,23 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         vision=_vision(outer.nested("vision_config")),
         context=context_of(f.config),
         quantized=quantized,
+        own_mtp=family.mtp(f) if family.mtp else None,
+        family=kind,
+        caution=_caution(outer, family),
     )
 
 
+def _caution(outer: Fields, family: Family) -> str:
+    """Return what an answer must say about a model that reads more than text."""
+    sees = outer.config.get("vision_config") or outer.config.get("text_config")
+    return "text layers only; images are not priced" if sees and not family.tower else ""
+
+
 def _state_dtype(f: Fields) -> str:
-    dtype = f.text("mamba_ssm_dtype", default=STATE_DTYPES[0])
+    key = f.first("mamba_ssm_dtype", "mamba_ssm_cache_dtype")
+    dtype = f.text(key, default=STATE_DTYPES[0])
     if dtype not in STATE_DTYPES:
-        f.reject("mamba_ssm_dtype", f"one of {', '.join(STATE_DTYPES)}")
+        f.reject(key, f"one of {', '.join(STATE_DTYPES)}")
     return dtype
 
 
@@ -99,10 +111,11 @@ def _vision(f: Fields) -> VisionTower | None:
         return None
     said = f.integer("num_hidden_layers", default=0, low=0, high=MAX_LAYERS)
     hidden = f.integer("hidden_size", "vt_hidden_size", default=0, low=0)
-    named = f.first("depth", "vt_num_hidden_layers")
-    depth = f.integer(named, default=0, low=0, high=MAX_LAYERS) if hidden else 0
-    grid = f.integer("init_pos_emb_height", default=0, low=0)
     still = 1 if "vt_hidden_size" in f.config else 2  # frames of a patch
+    known = hidden and (still == 1 or f.config.get("num_position_embeddings") is not None)
+    named = f.first("depth", "vt_num_hidden_layers")
+    depth = f.integer(named, default=0, low=0, high=MAX_LAYERS) if known else 0
+    grid = f.integer("init_pos_emb_height", default=0, low=0)
     side = f.integer("patch_size", default=16) ** 2 if depth else 0
     return VisionTower(
         hidden=hidden,

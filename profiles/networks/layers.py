@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from dflash_sim.profiles.networks.attention import AttentionShape
 from dflash_sim.profiles.networks.mla import MlaShape
 from dflash_sim.profiles.networks.mlps import DenseMlp, MoeMlp
-from dflash_sim.profiles.networks.recurrent import GdnShape
+from dflash_sim.profiles.networks.recurrent import GdnShape, Mamba2Shape
 from dflash_sim.profiles.networks.weight import Weight
 from dflash_sim.profiles.precision import Formats, Precision
 
@@ -15,26 +15,38 @@ __all__ = [
     "DenseMlp",
     "GdnShape",
     "LayerShape",
+    "Mamba2Shape",
     "Mixer",
     "MlaShape",
     "Mlp",
     "MoeMlp",
+    "Recurrent",
     "Weight",
 ]
 
-Mixer = AttentionShape | GdnShape | MlaShape
+Recurrent = GdnShape | Mamba2Shape
+Mixer = AttentionShape | MlaShape | GdnShape | Mamba2Shape
 Mlp = DenseMlp | MoeMlp
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A token mixer followed by an MLP, each behind a norm.
+    """A token mixer followed by an MLP, each behind a norm; one of the two may be absent.
 
-    ``formats`` are those of modules that a quantised checkpoint stores otherwise in this layer.
+    Parameters
+    ----------
+    norms
+        Norms of the width of the residual stream; None for one before each part.
+    scale
+        The layer's output is multiplied by one value (Gemma 4).
+    formats
+        Formats of modules that a quantised checkpoint stores otherwise in this layer.
     """
 
-    mixer: Mixer
-    mlp: Mlp
+    mixer: Mixer | None
+    mlp: Mlp | None
+    norms: int | None = None
+    scale: bool = False
     formats: Formats = ()
 
     def in_formats(self, precision: Precision) -> Precision:
@@ -44,11 +56,24 @@ class LayerShape:
         modules = dict(precision.modules) | dict(self.formats)
         return replace(precision, modules=tuple(modules.items()))
 
+    @property
+    def parts(self) -> int:
+        """Number of parts that read the residual stream."""
+        return (self.mixer is not None) + (self.mlp is not None)
+
+    @property
+    def extra_norms(self) -> int:
+        """Norms beside those before each part."""
+        return 0 if self.norms is None else self.norms - self.parts
+
     def weights(self, *, hidden: int) -> Iterator[Weight]:
         """Every weight of the layer."""
-        yield from self.mixer.weights(hidden=hidden)
-        yield from self.mlp.weights(hidden=hidden)
-        yield Weight("layer_norms", 2 * hidden, 1)
+        if self.mixer is not None:
+            yield from self.mixer.weights(hidden=hidden)
+        if self.mlp is not None:
+            yield from self.mlp.weights(hidden=hidden)
+        norms = (self.parts + self.extra_norms) * hidden
+        yield Weight("layer_norms", norms + int(self.scale), 1)
 
     def params(self, hidden: int) -> int:
         """Number of weight values."""
@@ -56,6 +81,4 @@ class LayerShape:
 
     def idle_params(self, hidden: int) -> int:
         """Values of the routed experts that one token does not visit."""
-        if isinstance(self.mlp, DenseMlp):
-            return 0
-        return (self.mlp.num_experts - self.mlp.top_k) * self.mlp.params_per_expert(hidden)
+        return 0 if self.mlp is None else self.mlp.idle_params(hidden)

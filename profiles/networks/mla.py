@@ -78,6 +78,16 @@ class MlaShape:
     indexer: Indexer | None = None
 
     @property
+    def split_heads(self) -> tuple[int, ...]:
+        """Counts that the ranks must divide."""
+        return (self.num_heads,)
+
+    @property
+    def copied_heads(self) -> tuple[int, ...]:
+        """Counts that may be copied instead: none."""
+        return ()
+
+    @property
     def qk_head_dim(self) -> int:
         """Width of the keys of one head, as a prefill expands them."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim

@@ -9,8 +9,10 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
     DenseMlp,
-    GdnShape,
     LayerShape,
+    Mixer,
+    Mlp,
+    Recurrent,
 )
 from dflash_sim.profiles.networks.mla import MlaShape
 from dflash_sim.profiles.networks.quantized import Quantized
@@ -45,6 +47,12 @@ class ModelShape:
         The vision tower; None for a model of text alone.
     base
         The model that a quantised checkpoint was made of, where it has a sheet.
+    own_mtp
+        The MTP layer where it is of another kind than the target's; None where it is not.
+    family
+        The ``model_type`` of its text layers.
+    caution
+        What every answer about it must say; nothing for most.
     """
 
     name: str
@@ -60,6 +68,9 @@ class ModelShape:
     context: int | None = None
     quantized: Quantized | None = None
     base: str | None = None
+    own_mtp: LayerShape | None = None
+    family: str = ""
+    caution: str = ""
 
     @property
     def behaves_as(self) -> str:
@@ -102,7 +113,7 @@ class ModelShape:
 
     @property
     def gdn_layers(self) -> int:
-        """Number of gated-delta-network layers."""
+        """Number of layers with a recurrent state."""
         return len(self.gdn_mixers)
 
     @cached_property
@@ -118,9 +129,9 @@ class ModelShape:
         return self.params - idle - lookup
 
     @cached_property
-    def gdn_mixers(self) -> tuple[GdnShape, ...]:
-        """Gated delta networks, one for each layer that has one."""
-        return tuple(x.mixer for x in self.layers if isinstance(x.mixer, GdnShape))
+    def gdn_mixers(self) -> tuple[Recurrent, ...]:
+        """Mixers with a recurrent state, one for each layer that has one."""
+        return tuple(x.mixer for x in self.layers if isinstance(x.mixer, Recurrent))
 
     def kv_bytes(self, tp: int = 1, precision: Precision = BF16) -> float:
         """KV cache of one token over all attention layers on one of ``tp`` ranks [byte]."""
@@ -136,15 +147,19 @@ class ModelShape:
 
     @property
     def mtp_layer(self) -> LayerShape | None:
-        """The MTP layer: full attention and an MLP like the target's last such layer."""
-        if not self.mtp_layers:
+        """The MTP layer: full attention and an MLP like the target's last ones."""
+        if not self.mtp_layers or self.own_mtp is not None:
+            return self.own_mtp if self.mtp_layers else None
+        layer = next((x for x in reversed(self.layers) if _attends(x.mixer)), None)
+        if layer is None:
             return None
-        for layer in reversed(self.layers):
-            if isinstance(layer.mixer, AttentionShape):
-                return LayerShape(replace(layer.mixer, window=None), layer.mlp)
-            if isinstance(layer.mixer, MlaShape):
-                return LayerShape(layer.mixer.with_own_indexer, layer.mlp)
-        return None
+        mixer = layer.mixer
+        if isinstance(mixer, AttentionShape):
+            mixer = replace(mixer, window=None)
+        elif isinstance(mixer, MlaShape):
+            mixer = mixer.with_own_indexer
+        last_mlp = next(x.mlp for x in reversed(self.layers) if x.mlp is not None)
+        return replace(layer, mixer=mixer, mlp=layer.mlp or last_mlp)
 
     def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks, without MTP layers."""
@@ -279,40 +294,33 @@ def check_tp(shape: ModelShape | DrafterShape | Eagle3Shape, tp: int) -> None:
     """Refuse a tensor-parallel size that does not divide the heads and MLPs of ``shape``."""
     if tp >= 1 and _divides(shape, tp):
         return
-    largest = max(h for mixer in _mixers(shape) for h in _head_counts(mixer))
+    largest = max(h for mixer in _mixers(shape) for h in mixer.split_heads)
     works = [str(n) for n in range(1, largest + 1) if _divides(shape, n)]
     msg = f"{shape.name} cannot be split over tp={tp}; tp values that work: {', '.join(works)}"
     raise UsageError(msg)
 
 
 def _divides(shape: ModelShape | DrafterShape | Eagle3Shape, tp: int) -> bool:
-    whole = [n for mixer in _mixers(shape) for n in _head_counts(mixer)] + list(_widths(shape))
-    kv_heads = [m.num_kv_heads for m in _mixers(shape) if isinstance(m, AttentionShape)]
+    mixers = _mixers(shape)
+    whole = [n for m in mixers for n in m.split_heads] + [n for m in _mlps(shape) for n in m.widths]
+    copied = [n for m in mixers for n in m.copied_heads]
     # Fewer key-value heads than ranks are copied, so either may divide the other.
-    return all(n % tp == 0 for n in whole) and all(n % tp == 0 or tp % n == 0 for n in kv_heads)
+    return all(n % tp == 0 for n in whole) and all(n % tp == 0 or tp % n == 0 for n in copied)
 
 
-def _head_counts(mixer: AttentionShape | GdnShape | MlaShape) -> tuple[int, ...]:
-    if isinstance(mixer, AttentionShape | MlaShape):
-        return (mixer.num_heads,)
-    return (mixer.num_k_heads, mixer.num_v_heads)
+def _attends(mixer: Mixer | None) -> bool:
+    return mixer is not None and not isinstance(mixer, Recurrent)
 
 
-def _mixers(
-    shape: ModelShape | DrafterShape | Eagle3Shape,
-) -> tuple[AttentionShape | GdnShape | MlaShape, ...]:
+def _mixers(shape: ModelShape | DrafterShape | Eagle3Shape) -> tuple[Mixer, ...]:
     if isinstance(shape, ModelShape):
-        return tuple(layer.mixer for layer, _ in shape.layer_groups)
+        return tuple(x.mixer for x, _ in shape.layer_groups if x.mixer is not None)
     if isinstance(shape, DrafterShape):
         return tuple(dict.fromkeys(shape.layers))
     return (shape.attention,)
 
 
-def _widths(shape: ModelShape | DrafterShape | Eagle3Shape) -> Iterator[int]:
-    if not isinstance(shape, ModelShape):
-        yield shape.intermediate
-        return
-    for layer, _ in shape.layer_groups:
-        yield layer.mlp.intermediate
-        if not isinstance(layer.mlp, DenseMlp) and layer.mlp.shared_intermediate:
-            yield layer.mlp.shared_intermediate
+def _mlps(shape: ModelShape | DrafterShape | Eagle3Shape) -> tuple[Mlp, ...]:
+    if isinstance(shape, ModelShape):
+        return tuple(x.mlp for x, _ in shape.layer_groups if x.mlp is not None)
+    return (DenseMlp(shape.intermediate),)

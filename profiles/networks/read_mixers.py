@@ -1,9 +1,14 @@
 """Token mixers of every layer, read from a config: softmax attention, and what replaces it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 from dflash_sim.profiles.networks.fields import Fields
 from dflash_sim.profiles.networks.layers import AttentionShape, GdnShape, Mixer
 
-ATTENTION_KINDS = ("full_attention", "sliding_attention")
+FULL, SLIDING = "full_attention", "sliding_attention"
+ATTENTION_KINDS = (FULL, SLIDING)
 LAYER_KINDS = (*ATTENTION_KINDS, "linear_attention")
 
 
@@ -14,46 +19,83 @@ def attention(
     gated: bool = False,
     bias: bool = False,
     sinks: bool = False,
+    whole_norm: bool = False,
     window: int | None = None,
 ) -> AttentionShape:
     """Return the attention of one layer; ``gated`` and ``bias`` hold where the config is silent."""
     heads = f.integer("num_attention_heads")
-    kv_heads = f.integer("num_key_value_heads", default=heads)
+    kv_heads = f.integer("num_key_value_heads", "num_attention_groups", default=heads)
     if heads % kv_heads:
         f.reject("num_key_value_heads", f"a divisor of num_attention_heads={heads}")
     hidden = f.integer("hidden_size")
-    if f.config.get("head_dim") is None and hidden % heads:
+    stated = f.first("head_dim", "attention_head_dim")
+    if f.config.get(stated) is None and hidden % heads:
         f.reject("head_dim", f"an integer, since hidden_size={hidden} is not {heads} heads")
     return AttentionShape(
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=f.integer("head_dim", default=hidden // heads),
+        head_dim=f.integer(stated, default=hidden // heads),
         gated=f.flag("attn_output_gate", default=gated),
         qk_norm=qk_norm,
         window=window,
         bias=f.flag("attention_bias", default=bias),
         sinks=sinks,
+        whole_norm=whole_norm,
     )
 
 
 def softmax_layers(
-    f: Fields, num_layers: int, *, qk_norm: bool = False, bias: bool = False, sinks: bool = False
+    f: Fields,
+    num_layers: int,
+    *,
+    pattern: int | None = None,
+    qkv_bias: bool | None = None,
+    **of_layer: Any,
 ) -> tuple[Mixer, ...]:
-    """Return softmax attention of each layer, sliding where the config puts it."""
-    kinds = f.kinds("layer_types", count=num_layers, allowed=ATTENTION_KINDS)
-    if not kinds:
-        windowed = f.flag("use_sliding_window", default=False)
-        num_full = f.integer("max_window_layers", default=num_layers, low=0) if windowed else None
-        kinds = tuple(
-            "full_attention" if num_full is None or i < num_full else "sliding_attention"
-            for i in range(num_layers)
-        )
-    full = attention(f, qk_norm=qk_norm, bias=bias, sinks=sinks)
-    if "sliding_attention" not in kinds:
+    """Return softmax attention of each layer, sliding where the config puts it.
+
+    Parameters
+    ----------
+    pattern
+        Every how many layers one is full where the config does not say.
+    qkv_bias
+        Not None where ``attention_bias`` leaves the output projection without one; its value
+        holds where the config is silent.
+    of_layer
+        Of :func:`attention`.
+    """
+    full = attention(f, **of_layer)
+    if qkv_bias is not None:
+        said = f.flag("attention_bias", default=qkv_bias)
+        full = replace(full, bias=False, qkv_bias=said)
+    kinds = attention_kinds(f, num_layers, pattern=pattern)
+    if SLIDING not in kinds:
         return (full,) * num_layers
-    window = f.integer("sliding_window")
-    sliding = attention(f, qk_norm=qk_norm, bias=bias, sinks=sinks, window=window)
-    return tuple(full if kind == "full_attention" else sliding for kind in kinds)
+    return mixed(kinds, full, replace(full, window=f.integer("sliding_window")))
+
+
+def glm_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
+    """Return GLM-4.5's attention, whose config says if queries and keys are normalised."""
+    normed = f.flag("use_qk_norm", default=False)
+    return softmax_layers(f, num_layers, qkv_bias=False, qk_norm=normed)
+
+
+def attention_kinds(f: Fields, num_layers: int, *, pattern: int | None = None) -> tuple[str, ...]:
+    """Return which layers see all tokens and which a window, as ``layer_types`` has it."""
+    kinds = f.kinds("layer_types", count=num_layers, allowed=ATTENTION_KINDS)
+    if kinds:
+        return kinds
+    if pattern is not None:
+        every = f.integer("sliding_window_pattern", default=pattern)
+        return tuple(FULL if (i + 1) % every == 0 else SLIDING for i in range(num_layers))
+    windowed = f.flag("use_sliding_window", default=False)
+    num_full = f.integer("max_window_layers", default=num_layers, low=0) if windowed else num_layers
+    return tuple(FULL if i < num_full else SLIDING for i in range(num_layers))
+
+
+def mixed(kinds: Sequence[str], full: Mixer, sliding: Mixer) -> tuple[Mixer, ...]:
+    """Return one of two mixers per layer."""
+    return tuple(full if kind == FULL else sliding for kind in kinds)
 
 
 def hybrid_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
@@ -61,10 +103,8 @@ def hybrid_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
     kinds = f.kinds("layer_types", count=num_layers, allowed=LAYER_KINDS)
     if not kinds:
         every = f.integer("full_attention_interval", default=4)
-        kinds = tuple(
-            "linear_attention" if (i + 1) % every else "full_attention" for i in range(num_layers)
-        )
-    if "full_attention" not in kinds:
+        kinds = tuple("linear_attention" if (i + 1) % every else FULL for i in range(num_layers))
+    if FULL not in kinds:
         f.reject(f.first("layer_types", "full_attention_interval"), "some full_attention")
     gdn = _gdn(f) if "linear_attention" in kinds else None
     full = attention(f, qk_norm=True, gated=True)

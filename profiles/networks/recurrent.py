@@ -30,6 +30,16 @@ class GdnShape:
         """Channels of the short convolution: queries, keys and values."""
         return 2 * self.key_dim + self.value_dim
 
+    @property
+    def split_heads(self) -> tuple[int, ...]:
+        """Counts that the ranks must divide."""
+        return (self.num_k_heads, self.num_v_heads)
+
+    @property
+    def copied_heads(self) -> tuple[int, ...]:
+        """Counts that may be copied instead: none."""
+        return ()
+
     def ssm_state_bytes(self, precision: Precision = BF16) -> float:
         """Recurrent state of one request in this layer [byte]."""
         values = self.num_v_heads * self.head_k_dim * self.head_v_dim
@@ -51,3 +61,61 @@ class GdnShape:
         yield Weight("A_log", self.num_v_heads)
         yield Weight("norm", self.head_v_dim, 1)
         yield Weight("out_proj", self.value_dim * hidden, module="gdn")
+
+
+@dataclass(frozen=True)
+class Mamba2Shape:
+    """Mamba-2: a state space mixer whose state is as a GDN's, one per head (arXiv:2405.21060).
+
+    Parameters
+    ----------
+    groups
+        Heads that share their input and output matrices, as queries share keys.
+    state
+        Width of the state of a head, beside ``head_dim``.
+    """
+
+    num_heads: int
+    head_dim: int
+    groups: int
+    state: int
+    conv_kernel: int
+    conv_bias: bool = True
+
+    @property
+    def inner(self) -> int:
+        """Width of what is mixed."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def conv_dim(self) -> int:
+        """Channels of the short convolution: what is mixed, and both matrices of each group."""
+        return self.inner + 2 * self.groups * self.state
+
+    @property
+    def split_heads(self) -> tuple[int, ...]:
+        """Counts that the ranks must divide."""
+        return (self.num_heads,)
+
+    @property
+    def copied_heads(self) -> tuple[int, ...]:
+        """Counts that the ranks divide, or that divide the ranks and are copied."""
+        return (self.groups,)
+
+    def ssm_state_bytes(self, precision: Precision = BF16) -> float:
+        """Recurrent state of one request in this layer [byte]."""
+        return self.inner * self.state * bytes_of(precision.state)
+
+    def state_bytes(self, precision: Precision = BF16) -> float:
+        """Recurrent state and convolution window of one request in this layer [byte]."""
+        window = self.conv_dim * (self.conv_kernel - 1)
+        return self.ssm_state_bytes(precision) + window * bytes_of(precision.activations)
+
+    def weights(self, *, hidden: int) -> Iterator[Weight]:
+        """Projections, convolution, the three values of each head, and the norm."""
+        in_width = self.inner + self.conv_dim + self.num_heads
+        yield Weight("in_proj", hidden * in_width, module="gdn")
+        yield Weight("conv1d", self.conv_dim * (self.conv_kernel + int(self.conv_bias)))
+        yield Weight("heads", 3 * self.num_heads)
+        yield Weight("norm", self.inner)
+        yield Weight("out_proj", self.inner * hidden, module="gdn")

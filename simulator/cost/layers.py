@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
+    DenseMlp,
     GdnShape,
+    Mamba2Shape,
     MoeMlp,
 )
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
@@ -104,9 +106,11 @@ def attention_mixer(
 ) -> list[AnyCall]:
     """``count`` attention layers, norm to output projection; ``input_width`` sets the fan-in."""
     k = Kernels(precision, tp)
-    t, d = size.tokens, a.head_dim
+    t, d = size.tokens, a.mean_dim
     heads, kv = a.num_heads // tp, max(1, a.num_kv_heads // tp)
-    q_width = heads * d * (2 if a.gated else 1)
+    out = heads * a.value_dim
+    width = heads * a.head_dim + (out if a.gated else 0) + (heads if a.head_gates else 0)
+    kv_width = kv * (a.head_dim if a.k_is_v else a.head_dim + a.value_dim)
     own = precision.of("attention")
     mixer: Attention | PrefillAttention
     if size.prefill:
@@ -119,17 +123,15 @@ def attention_mixer(
         )
     calls = [
         k.layer_norm("input_norm", size, hidden, count),
-        k.gemm(
-            "qkv_proj", t, q_width + 2 * kv * d, input_width or hidden, of="attention", count=count
-        ),
+        k.gemm("qkv_proj", t, width + kv_width, input_width or hidden, of="attention", count=count),
         k.small("qk_norm_rope", 2.0 * t * (heads + kv) * d, count),
         k.kv_write(2.0 * t * kv * d, count),
         Call(mixer, count),
-        k.gemm("o_proj", t, hidden, heads * d, of="attention.o_proj", count=count),
+        k.gemm("o_proj", t, hidden, out, of="attention.o_proj", count=count),
         *k.all_reduce("attention_all_reduce", t, hidden, count),
     ]
-    if a.gated:
-        calls.append(k.small("output_gate", 3.0 * t * heads * d, count))
+    if a.gated or a.head_gates:
+        calls.append(k.small("output_gate", 3.0 * t * out, count))
     return calls
 
 
@@ -161,16 +163,41 @@ def gdn_mixer(
     return [*calls, Call(update, count), Call(rule, count)]
 
 
-def dense_mlp(
-    intermediate: int, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
+def mamba2_mixer(
+    m: Mamba2Shape, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
 ) -> list[AnyCall]:
-    """SwiGLU: gate_up, activation, down."""
+    """Mamba-2: one projection in, conv, state update, gated norm, output projection."""
     k = Kernels(precision, tp)
-    inter, tokens = intermediate // tp, size.tokens
+    t, heads, groups = size.tokens, m.num_heads // tp, max(1, m.groups // tp)
+    inner = heads * m.head_dim
+    conv = inner + 2 * groups * m.state
+    calls = [
+        k.layer_norm("input_norm", size, hidden, count),
+        k.gemm("in_proj", t, inner + conv + heads, hidden, of="gdn", count=count),
+        k.small("gated_norm", 3.0 * t * inner, count),
+        k.gemm("out_proj", t, hidden, inner, of="gdn", count=count),
+        *k.all_reduce("mamba_all_reduce", t, hidden, count),
+    ]
+    shape = (heads, groups, m.state, m.head_dim)
+    own = precision.of("other")
+    if size.prefill:
+        scan = GdnPrefill("mamba_chunk", size.requests, size.rows, *shape, conv, own)
+        return [*calls, Call(scan, count)]
+    update = GdnConv("mamba_conv", t, heads, groups, conv, m.conv_kernel, own)
+    step = GdnRecurrent("mamba_recurrent", size.requests, size.rows, *shape, own)
+    return [*calls, Call(update, count), Call(step, count)]
+
+
+def dense_mlp(
+    mlp: DenseMlp, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
+) -> list[AnyCall]:
+    """Gate and up in one product, activation, down; or up alone."""
+    k = Kernels(precision, tp)
+    inter, tokens, up = mlp.intermediate // tp, size.tokens, 2 if mlp.gate else 1
     return [
         k.layer_norm("post_attention_norm", size, hidden, count),
-        k.gemm("gate_up_proj", tokens, 2 * inter, hidden, of="mlp", count=count),
-        k.small("activation", 3.0 * tokens * inter, count),
+        k.gemm("gate_up_proj", tokens, up * inter, hidden, of="mlp", count=count),
+        k.small("activation", (up + 1.0) * tokens * inter, count),
         k.gemm("down_proj", tokens, hidden, inter, of="mlp", count=count),
         *k.all_reduce("mlp_all_reduce", tokens, hidden, count),
     ]
@@ -187,11 +214,12 @@ def moe_mlp(
         tokens=tokens,
         experts=mlp.num_experts,
         top_k=mlp.top_k,
-        hidden=hidden,
+        hidden=mlp.expert_width(hidden),
         inter=mlp.intermediate,
         tp=tp,
         rows=size.rows,
         precision=precision.of("experts"),
+        matrices=mlp.matrices,
     )
     calls = [
         k.layer_norm("post_attention_norm", size, hidden, count),
@@ -199,13 +227,16 @@ def moe_mlp(
         Call(routed, count),
         *k.all_reduce("moe_all_reduce", tokens, hidden, count),
     ]
+    if mlp.latent:
+        calls.append(k.gemm("latent_in", tokens, mlp.latent, hidden, of="mlp", count=count))
+        calls.append(k.gemm("latent_out", tokens, hidden, mlp.latent, of="mlp", count=count))
     if mlp.shared_intermediate:
-        inter = mlp.shared_intermediate // tp
+        inter, up = mlp.shared_intermediate // tp, mlp.matrices - 1
         beside = [
             k.gemm(
-                "shared_gate_up_proj", tokens, 2 * inter, hidden, of="shared_expert", count=count
+                "shared_gate_up_proj", tokens, up * inter, hidden, of="shared_expert", count=count
             ),
-            k.small("shared_activation", 3.0 * tokens * inter, count),
+            k.small("shared_activation", (up + 1.0) * tokens * inter, count),
             k.gemm("shared_down_proj", tokens, hidden, inter, of="shared_expert", count=count),
         ]
         if mlp.shared_gate:

@@ -74,6 +74,7 @@ class Moe:
 
     ``inter`` is unsharded; the router's own product is a separate :class:`Gemm`. ``rows`` tokens
     each belong to one request: neighbours in one text share experts, different requests do not.
+    An expert without a gate has two ``matrices``.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Moe:
     tp: int
     rows: int = 1
     precision: Precision = BF16
+    matrices: int = 3
 
     @property
     def dtype(self) -> str:
@@ -101,7 +103,7 @@ class Moe:
 
     @property
     def flops(self) -> float:
-        return 6.0 * self.tokens * self.top_k * self.hidden * self.inter / self.tp
+        return 2.0 * self.matrices * self.tokens * self.top_k * self.hidden * self.inter / self.tp
 
     @property
     def uniformly_touched(self) -> float:
@@ -118,8 +120,8 @@ class Moe:
 
     def nbytes_of(self, touched: float) -> float:
         """Bytes moved where ``touched`` experts are read."""
-        weights = 3 * touched * self.hidden * self.inter / self.tp
-        rows = self.tokens * (2 * self.hidden + 3 * self.top_k * self.inter / self.tp)
+        weights = self.matrices * touched * self.hidden * self.inter / self.tp
+        rows = self.tokens * (2 * self.hidden + self.matrices * self.top_k * self.inter / self.tp)
         return weights * bytes_of(self.precision.weights) + rows * bytes_of(
             self.precision.activations
         )
@@ -199,6 +201,8 @@ class PrefillAttention:
 @dataclass(frozen=True, slots=True)
 class GdnRecurrent:
     """Gated delta rule, recurrent form: state read once per request, a state written per row.
+
+    Mamba-2 updates its states alike: its heads are ``v_heads``, its groups ``k_heads``.
 
     Decoding writes one state; verification writes one after each of ``rows`` positions, so that
     the accepted one can be committed (SGLang's intermediate SSM states).

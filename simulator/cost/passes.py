@@ -10,6 +10,7 @@ from dataclasses import replace
 from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
+    DenseMlp,
     DrafterShape,
     Eagle3Shape,
     ModelShape,
@@ -119,7 +120,7 @@ def draft_block(
             sees, hidden=drafter.hidden, tp=tp, size=size, count=count, precision=own
         )
         calls += dense_mlp(
-            drafter.intermediate,
+            DenseMlp(drafter.intermediate),
             hidden=drafter.hidden,
             tp=tp,
             size=size,
@@ -182,7 +183,7 @@ def mtp_step(
     k = Kernels(precision, tp)
     own = precision.of("mtp")
     full = model.mtp_layer
-    assert full is not None
+    assert full is not None  # whoever asks for MTP has checked that the target has it
     t = size.tokens
     head_rows = size.requests if size.prefill else t
     return [
@@ -223,7 +224,9 @@ def eagle3_step(
             input_width=2 * hidden,
             precision=own,
         ),
-        *dense_mlp(head.intermediate, hidden=hidden, tp=tp, size=size, count=1, precision=own),
+        *dense_mlp(
+            DenseMlp(head.intermediate), hidden=hidden, tp=tp, size=size, count=1, precision=own
+        ),
         k.norm("eagle_final_norm", head_rows, hidden),
         k.gemm("eagle_lm_head", head_rows, head.draft_vocab // tp, hidden, of="other"),
         Call(Elementwise("eagle_logits_cast", (k.value + bytes_of(LOGITS)) * logits), 1),

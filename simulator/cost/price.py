@@ -19,6 +19,7 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.times.op_tables import OpTables, Timing
+from dflash_sim.profiles.units import GDN_HEAD_DIM
 from dflash_sim.simulator.cost.latent_ops import (
     IndexerScores,
     LatentOp,
@@ -248,10 +249,12 @@ class CostModel:
                 return self._attention(t, op)
             case PrefillAttention():
                 return self._prefill_attention(t, op)
-            case GdnRecurrent():
-                return self._recurrent(t, op)
+            case GdnConv() | GdnPrefill() | GdnRecurrent() if not _timed_heads(op):
+                return None
             case GdnConv():
                 return t.gdn_conv(tokens=op.tokens, v_heads=op.v_heads, k_heads=op.k_heads)
+            case GdnRecurrent():
+                return self._recurrent(t, op)
             case GdnPrefill():
                 return _both(
                     t.gdn_prefill(
@@ -300,7 +303,7 @@ class CostModel:
             experts=op.experts,
             top_k=op.top_k,
             hidden=op.hidden,
-            inter=op.inter,
+            inter=op.inter * op.matrices // 3,  # the tables' experts have a gate: equal weights
             tp=op.tp,
             distribution=BALANCED,
             dtype=_table(op.dtype),
@@ -343,6 +346,13 @@ class CostModel:
         extra = op.flops - replace(op, prefix=0.0).flops
         more = extra / self._products_flop_s(op, self._timed_on)
         return timing.changed(timing.seconds + more, "fitted")
+
+
+def _timed_heads(op: GdnConv | GdnPrefill | GdnRecurrent) -> bool:
+    """Return True if heads are as wide as those that tables were timed with: a GDN's."""
+    if isinstance(op, GdnConv):
+        return op.conv_dim == (op.v_heads + 2 * op.k_heads) * GDN_HEAD_DIM
+    return op.head_k_dim == op.head_v_dim == GDN_HEAD_DIM
 
 
 def precision_of(op: Op) -> Precision:

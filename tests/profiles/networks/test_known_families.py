@@ -39,8 +39,8 @@ def test_layers_of_another_family_under_a_known_name(tmp_path: Path, foreign: An
 
 
 def test_an_unknown_family_gets_no_guess(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown model_type of \w+ 'llama4'\. Have") as caught:
-        load_model(saved(tmp_path / "m", LLAMA | {"model_type": "llama4_text"}))
+    with pytest.raises(UsageError, match=r"unknown model_type of \w+ 'llama9'\. Have") as caught:
+        load_model(saved(tmp_path / "m", LLAMA | {"model_type": "llama9_text"}))
     assert "did you mean" not in str(caught.value)
 
 
