@@ -26,6 +26,7 @@ from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.defaults import (
+    as_launched,
     backend_of,
     check_context,
     chunk_of,
@@ -34,7 +35,6 @@ from dflash_sim.simulator.defaults import (
     largest_graph,
     launch_of,
     limits_of,
-    page_of,
     parallel,
     precision_for,
     roomier,
@@ -109,7 +109,7 @@ class Setup:
     @property
     def default_backend(self) -> str:
         """Target attention backend of this GPU when none is named."""
-        return default_backend(self.device, self.engine)
+        return default_backend(self.scenario, self.device, self.engine, self.model)
 
     @property
     def cache_unit(self) -> int:
@@ -249,7 +249,7 @@ def resolve(
             s = s.model_copy(update={"build": calibration.about["build"]})
     model = load_model(s.model)
     check_context(s, model)
-    backend = backend_of(s, device, engine)
+    backend = backend_of(s, device, engine, model)
     server = server_of(s, engine, device, backend, model, measured)
     if calibration is not None and not given:
         engine = calibration.applied(engine, server)
@@ -263,7 +263,9 @@ def resolve(
         _check_fits(drafter, model)
         check_tp(drafter, tp)
     precision = precision_for(s, device, engine, model)
-    page, chunk = page_of(s, engine, backend), chunk_of(s, device, engine)
+    chunk = chunk_of(s, device, engine)
+    launch = launch_of(s, engine, model, tp=tp, block=block, backend=backend)
+    launched = as_launched(s, launch)
     draft = method.caches(model, drafter, tp, precision)
     share = share_of(s, device, engine, model, tp)
     try:
@@ -271,7 +273,7 @@ def resolve(
             device=device,
             engine=engine,
             model=model,
-            launch=launch_of(s, engine, model, tp=tp, block=block, page=page),
+            launch=launch,
             draft=draft,
             precision=precision,
             share=share,
@@ -281,10 +283,10 @@ def resolve(
         needed = weights / share.mem_fraction + engine["reserved_memory"]
         msg = f"{error}{roomier(device, needed)}"
         raise InfeasibleError(msg) from None
-    limits = limits_of(s, engine, memory, chunk, page, block)
+    limits = limits_of(launched, engine, memory, chunk, launch.page_size, block)
     tables = tables or find_tables(device)
     return Setup(
-        scenario=s,
+        scenario=launched,
         device=device,
         node=node,
         engine=engine,

@@ -130,12 +130,20 @@ class HostLengthSync(_ByDrafting[tuple[str, ...]]):
 
 @dataclass(frozen=True)
 class AttentionBackends:
-    """The backends that the engine has, and its choice for each GPU."""
+    """The backends that the engine has, and its choice for each GPU.
+
+    Parameters
+    ----------
+    without_buffer
+        By architecture of the GPU, its choice for a hybrid model whose prefix cache has the
+        strategy ``no_buffer``, where that is another: such a cache takes pages of one token.
+    """
 
     backends: tuple[str, ...]
     other: str
     host_length_sync: HostLengthSync
     by_gpu: Mapping[str, str]
+    without_buffer: Mapping[str, str]
     source: str
 
     def default(self, gpu: str) -> str:
