@@ -193,12 +193,19 @@ class Setup:
             graph_max_bs=self.graph_max_bs,
             max_ctx=(s.isl or 0) + 2 * s.max_new_tokens,
             v1=s.engine_mode == "v1",
-            prefill_graphs=self.engine.prefill.replays(
-                s.cuda_graph_backend_prefill,
-                hybrid=bool(self.model.gdn_layers),
-                speculative=self.speculative,
-            ),
+            prefill_sizes=self._prefill_sizes,
         )
+
+    @property
+    def _prefill_sizes(self) -> tuple[int, ...]:
+        """Tokens of the captured prefills: none is larger than a chunk."""
+        replays = self.engine.prefill.replays(
+            self.scenario.cuda_graph_backend_prefill,
+            hybrid=bool(self.model.gdn_layers),
+            speculative=self.speculative,
+        )
+        chunk = self.limits.chunked_prefill_size
+        return tuple(n for n in self.engine.graph_sizes["prefill"] if replays and n <= chunk)
 
     @cached_property
     def widths(self) -> WidthSteps:

@@ -175,9 +175,6 @@ class PrefillSheet:
         Kernels and copies besides: lengths, first-token sampling, results.
     piece
         Host time of replaying a piece over that of launching a kernel [1].
-    buckets
-        Tokens of the captured graphs, as ``[start, stop, step]``; a prefill is padded up to the
-        next one, and runs without graphs above the last.
     """
 
     backend: str
@@ -188,7 +185,6 @@ class PrefillSheet:
     launches: Mapping[str, int]
     around: int
     piece: float
-    buckets: tuple[tuple[int, int, int], ...]
     source: str
 
     def replays(self, asked: str | None, *, hybrid: bool, speculative: bool) -> bool:
@@ -196,13 +192,6 @@ class PrefillSheet:
         if (asked or self.backend) == "disabled" or (speculative and not self.hidden_states):
             return False
         return bool(asked) or self.hybrid or not hybrid
-
-    def bucket(self, tokens: int) -> int | None:
-        """Tokens of the graph that runs ``tokens``; None above the largest."""
-        for start, stop, step in self.buckets:
-            if tokens <= stop:
-                return max(start, start + -(-(tokens - start) // step) * step)
-        return None
 
 
 @dataclass(frozen=True)
