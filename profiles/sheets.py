@@ -282,6 +282,7 @@ class PublishedPoint:
     num_gpus: int
     tp: int
     engine_mode: str
+    linear_attn_decode_backend: str
     dataset: str
     conc: int
     max_new_tokens: int

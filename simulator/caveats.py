@@ -12,6 +12,7 @@ from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX
 
 _LEVEL_WORDS = {
     "release": "release",
@@ -66,10 +67,16 @@ def cautions(
             "of all layers are then projected one by one; "
             "--speculative-draft-model-quantization unquant leaves it in bf16"
         )
-    if memory.strategy == "no_buffer" and s.engine_mode == "v2":
+    if memory.strategy == NO_BUFFER and s.engine_mode == "v2":
         out.append(
-            "with the prefix-cache strategy no_buffer SGLang turns the overlap scheduler off; "
-            "--engine-mode v2-sync predicts that"
+            f"{engine.title} runs hybrid models without the overlap scheduler where the prefix "
+            "cache has the strategy no_buffer, its default; predicted so (--engine-mode v2-sync), "
+            "unlike with --mamba-radix-cache-strategy extra_buffer, or --no-radix-cache"
+        )
+    if memory.strategy == NO_RADIX and model.gdn_layers and s.radix_cache:
+        out.append(
+            f"{engine.title} switches the prefix cache of this hybrid model off where its "
+            "strategy is no_buffer, its default; predicted so"
         )
     if new := unconfirmed(server, calibration):
         sds = engine.fit.priors.levels["time"]

@@ -9,7 +9,7 @@ from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import TP_SIZES, Launch, MemoryPlan
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.state_pool import NO_RADIX, cache_strategy
+from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX, cache_strategy
 from dflash_sim.simulator.static_share import StaticShare, default_share
 
 CONTEXT = "the context"  # cautions about it begin so
@@ -40,20 +40,23 @@ def verify_rows(s: Scenario, drafter: Drafter) -> int:
 def backend_of(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> str:
     """Target attention backend: given, or the default of the GPU."""
     known = engine.attention.known(latent=bool(model.latent_layers))
-    if s.attention_backend is not None:
-        if s.attention_backend not in known:
-            kind, default = "attention backend", default_backend(device, engine, model)
-            hint = f"Leave it out for the default of {device.name}, {default}."
-            raise unknown(kind, s.attention_backend, known, hint)
-        return s.attention_backend
-    return default_backend(device, engine, model)
+    default = default_backend(s, device, engine, model)
+    if s.attention_backend is not None and s.attention_backend not in known:
+        hint = f"Leave it out for the default of {device.name}, {default}."
+        raise unknown(kind="attention backend", value=s.attention_backend, allowed=known, hint=hint)
+    return s.attention_backend or default
 
 
-def default_backend(device: Device, engine: EngineSheet, model: ModelShape) -> str:
-    """Target attention backend of a model on a GPU when none is named."""
-    return engine.attention.default_for(
+def default_backend(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> str:
+    """Target attention backend of a model when none is named, which a hybrid's cache may decide."""
+    usual = engine.attention.default_for(
         device.name, device.arch, latent=bool(model.latent_layers), sparse=model.sparse
     )
+    unbuffered = engine.defaults.state_pool.auto_strategy == NO_BUFFER
+    unbuffered &= s.radix_cache and s.mamba_radix_cache_strategy in ("auto", NO_BUFFER)
+    if model.gdn_layers and unbuffered and not s.speculation.speculative:
+        return engine.attention.without_buffer.get(device.arch, usual)
+    return usual
 
 
 def page_of(s: Scenario, engine: EngineSheet, backend: str) -> int:
@@ -100,9 +103,12 @@ def share_of(
 
 
 def launch_of(
-    s: Scenario, engine: EngineSheet, model: ModelShape, *, tp: int, block: int, page: int
+    s: Scenario, engine: EngineSheet, model: ModelShape, *, tp: int, block: int, backend: str
 ) -> Launch:
-    """Return the launch flags that decide how memory is divided.
+    """Return the launch flags that decide how memory is divided, as the release changes them.
+
+    It runs a hybrid model whose prefix cache has the strategy ``no_buffer`` without the overlap
+    scheduler and in pages of one token, or without that cache.
 
     Raises
     ------
@@ -110,7 +116,7 @@ def launch_of(
         The release does not start with this strategy of the prefix cache.
     """
     speculative, overlap = s.speculation.speculative, s.engine_mode == "v2"
-    strategy = NO_RADIX
+    strategy, page = NO_RADIX, page_of(s, engine, backend)
     if model.gdn_layers:
         strategy = cache_strategy(
             engine.defaults.state_pool,
@@ -119,19 +125,29 @@ def launch_of(
             speculative=speculative,
             overlap=overlap,
             page_size=page,
+            paged=backend in engine.defaults.page_size_by_backend,
         )
+    unbuffered = strategy == NO_BUFFER
     return Launch(
         tp=tp,
         speculative=speculative,
         block=block,
-        overlap=overlap,
-        radix_cache=s.radix_cache,
+        overlap=overlap and not unbuffered,
+        radix_cache=s.radix_cache and not (model.gdn_layers and strategy == NO_RADIX),
         strategy=strategy,
         requested=s.max_running_requests,
         full_memory_ratio=s.mamba_full_memory_ratio,
         cache_slots=s.max_mamba_cache_size,
-        page_size=page,
+        page_size=1 if unbuffered else page,
     )
+
+
+def as_launched(s: Scenario, launch: Launch) -> Scenario:
+    """Return the scenario with the engine mode and prefix cache that its launch flags leave."""
+    mode = s.engine_mode if launch.overlap or s.engine_mode != "v2" else "v2-sync"
+    if (mode, launch.radix_cache) == (s.engine_mode, s.radix_cache):
+        return s
+    return s.model_copy(update={"engine_mode": mode, "radix_cache": launch.radix_cache})
 
 
 def limits_of(

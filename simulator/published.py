@@ -24,6 +24,8 @@ def nearest_published(setup: Setup) -> PublishedPoint | None:
         same = same and (p.dataset, p.conc) == asked_load
         same = same and p.thinking in (s.thinking, None) and p.max_new_tokens == s.max_new_tokens
         same = same and p.source_id not in elsewhere
+        kernels = p.linear_attn_decode_backend
+        same = same and s.linear_attn_decode_backend in (None, kernels or None)
         if same and (not setup.speculative or p.engine_mode in (mode, "unknown")):
             return p
     return None

@@ -118,6 +118,8 @@ def _resolved(setup: Setup) -> Row:
         "block": setup.block,
         "steps": setup.method.steps(setup.block),
         "attention_backend": setup.backend,
+        "engine_mode": setup.scenario.engine_mode,
+        "overlap": setup.scenario.engine_mode == "v2",
     }
 
 

@@ -27,6 +27,7 @@ from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.defaults import (
+    as_launched,
     backend_of,
     check_context,
     chunk_of,
@@ -35,7 +36,6 @@ from dflash_sim.simulator.defaults import (
     largest_graph,
     launch_of,
     limits_of,
-    page_of,
     parallel,
     roomier,
     share_of,
@@ -129,7 +129,7 @@ class Setup:
     @property
     def default_backend(self) -> str:
         """Target attention backend of this GPU when none is named."""
-        return default_backend(self.device, self.engine, self.model)
+        return default_backend(self.scenario, self.device, self.engine, self.model)
 
     @property
     def cache_unit(self) -> int:
@@ -213,12 +213,19 @@ class Setup:
             graph_max_bs=self.graph_max_bs,
             max_ctx=(s.isl or 0) + 2 * s.max_new_tokens,
             v1=s.engine_mode == "v1",
-            prefill_graphs=self.engine.prefill.replays(
-                s.cuda_graph_backend_prefill,
-                hybrid=bool(self.model.gdn_layers),
-                speculative=self.speculative,
-            ),
+            prefill_sizes=self._prefill_sizes,
         )
+
+    @property
+    def _prefill_sizes(self) -> tuple[int, ...]:
+        """Tokens of the captured prefills: none is larger than a chunk."""
+        replays = self.engine.prefill.replays(
+            self.scenario.cuda_graph_backend_prefill,
+            hybrid=bool(self.model.gdn_layers),
+            speculative=self.speculative,
+        )
+        chunk = self.limits.chunked_prefill_size
+        return tuple(n for n in self.engine.graph_sizes["prefill"] if replays and n <= chunk)
 
     @cached_property
     def widths(self) -> WidthSteps:
@@ -283,7 +290,9 @@ def resolve(
     if isinstance(drafter, DrafterShape):
         _check_fits(drafter, model)
         check_tp(drafter, tp)
-    page, chunk = page_of(s, engine, backend), chunk_of(s, device, engine)
+    chunk = chunk_of(s, device, engine)
+    launch = launch_of(s, engine, model, tp=tp, block=block, backend=backend)
+    launched = as_launched(s, launch)
     draft = method.caches(model, drafter, tp, precision)
     share = share_of(s, device, engine, model, tp)
     try:
@@ -291,7 +300,7 @@ def resolve(
             device=device,
             engine=engine,
             model=model,
-            launch=launch_of(s, engine, model, tp=tp, block=block, page=page),
+            launch=launch,
             draft=draft,
             precision=precision,
             share=share,
@@ -301,10 +310,10 @@ def resolve(
         needed = weights / share.mem_fraction + engine["reserved_memory"]
         msg = f"{error}{roomier(device, needed)}"
         raise InfeasibleError(msg) from None
-    limits = limits_of(s, engine, memory, chunk, page, block)
+    limits = limits_of(launched, engine, memory, chunk, launch.page_size, block)
     tables = tables or find_tables(device)
     return Setup(
-        scenario=s,
+        scenario=launched,
         device=device,
         node=node,
         engine=engine,

@@ -12,6 +12,7 @@ from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.releases.memory_rules import STRATEGIES, StatePoolRules
 
 NO_RADIX = "no prefix cache"
+NO_BUFFER = "no_buffer"  # states are not copied ahead of a step, which no overlapped loop can do
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ def cache_strategy(
     speculative: bool,
     overlap: bool,
     page_size: int,
+    paged: bool = False,
 ) -> str:
     """Return the strategy of the prefix cache of a hybrid model: given, or as the release picks it.
 
@@ -137,6 +139,13 @@ def cache_strategy(
     ----------
     asked
         ``--mamba-radix-cache-strategy``.
+    overlap
+        True if the overlap scheduler is wanted. Up to 0.5.13 ``no_buffer`` switches it off.
+    page_size
+        Tokens of a KV page that are wanted; up to 0.5.13 ``no_buffer`` makes that one.
+    paged
+        True if the attention backend has no pages of one token: there ``no_buffer`` means no
+        prefix cache up to 0.5.13.
 
     Raises
     ------
@@ -147,28 +156,40 @@ def cache_strategy(
     if asked not in STRATEGIES:
         raise unknown(kind=flag, value=asked, allowed=STRATEGIES)
     if not radix_cache:
-        if rules.auto_strategy == "no_buffer" and asked.startswith("extra_buffer"):
+        if rules.auto_strategy == NO_BUFFER and asked.startswith("extra_buffer"):
             msg = f"{flag} {asked} needs the prefix cache; drop it, or --no-radix-cache."
             raise UsageError(msg)
         return NO_RADIX
     if asked == "auto":
         if rules.auto_strategy == "by-overlap":
-            return "extra_buffer" if overlap or page_size > 1 else "no_buffer"
-        # There auto is no_buffer, which speculation refuses: whoever ran it said extra_buffer.
-        return "extra_buffer" if speculative else rules.auto_strategy
-    problem = _refused(rules, asked, speculative=speculative, overlap=overlap)
-    if problem:
+            return "extra_buffer" if overlap or page_size > 1 else NO_BUFFER
+        # There auto is no_buffer. Where speculation refuses it, whoever ran it said extra_buffer.
+        refused = speculative and rules.unbuffered_speculation == "refused"
+        asked = "extra_buffer" if refused else rules.auto_strategy
+    if problem := _refused(
+        rules, asked, speculative=speculative, overlap=overlap, page_size=page_size
+    ):
         msg = f"{flag} {asked}: {problem}; give extra_buffer, or --no-radix-cache."
         raise UsageError(msg)
+    if asked == NO_BUFFER and rules.auto_strategy == NO_BUFFER and (speculative or paged):
+        return NO_RADIX
     return asked
 
 
-def _refused(rules: StatePoolRules, asked: str, *, speculative: bool, overlap: bool) -> str:
+def _refused(
+    rules: StatePoolRules, asked: str, *, speculative: bool, overlap: bool, page_size: int
+) -> str:
     """Return why a release refuses a strategy; nothing if it does not."""
-    if asked == "no_buffer" and rules.auto_strategy == "no_buffer" and speculative:
-        return "this release refuses it with speculation"
-    if asked == "no_buffer" and rules.auto_strategy == "by-overlap" and overlap:
+    if asked == NO_BUFFER and rules.auto_strategy == NO_BUFFER:
+        refused = speculative and rules.unbuffered_speculation == "refused"
+        return "this release refuses it with speculation" if refused else ""
+    if asked == NO_BUFFER and overlap:
         return "it goes without the overlap scheduler alone (--engine-mode v2-sync)"
+    if asked == NO_BUFFER and page_size > 1:
+        return (
+            f"it takes KV pages of one token, not {page_size} (--page-size 1, and no "
+            "--attention-backend trtllm_mha)"
+        )
     if asked == "extra_buffer_lazy":
         if not rules.slots.extra_buffer_lazy:
             return "this release has no such strategy"

@@ -95,8 +95,9 @@ class Change:
             away_s = engine["client_turnaround"] + self.wait_s
             engine = engine.with_constants(client_turnaround=away_s)
         if self.unpadded:
-            all_sizes = {k: tuple(range(1, max(v) + 1)) for k, v in engine.graph_sizes.items()}
-            engine = replace(engine, graph_sizes=all_sizes)
+            sizes = dict(engine.graph_sizes)
+            sizes |= {k: tuple(range(1, max(sizes[k]) + 1)) for k in ("spec", "plain")}
+            engine = replace(engine, graph_sizes=sizes)
         return engine
 
     def expectation(self, plain: Expectation | None) -> Expectation | None:

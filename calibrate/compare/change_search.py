@@ -182,7 +182,7 @@ def _guesses(gap: Gap, start: Change) -> dict[str, Factor]:
     if gap.result.setup.speculative and gap.accept is None:
         found["accept"] = 1 / step
     if not host_known(gap) and values.get("host_ms"):
-        overlapped = gap.result.scenario.engine_mode == "v2"
+        overlapped = gap.result.setup.scenario.engine_mode == "v2"
         shown = step if overlapped else step - 1
         found["host"] = (not overlapped) + shown * values["step_ms"] / values["host_ms"]
     return found

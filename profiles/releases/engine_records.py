@@ -152,12 +152,20 @@ class LatentBackends:
 
 @dataclass(frozen=True)
 class AttentionBackends:
-    """The backends that the engine has, and its choice for each GPU."""
+    """The backends that the engine has, and its choice for each GPU.
+
+    Parameters
+    ----------
+    without_buffer
+        By architecture of the GPU, its choice for a hybrid model whose prefix cache has the
+        strategy ``no_buffer``, where that is another: such a cache takes pages of one token.
+    """
 
     backends: tuple[str, ...]
     other: str
     host_length_sync: HostLengthSync
     by_gpu: Mapping[str, str]
+    without_buffer: Mapping[str, str]
     source: str
     latent: LatentBackends
 
@@ -201,9 +209,6 @@ class PrefillSheet:
         Kernels and copies besides: lengths, first-token sampling, results.
     piece
         Host time of replaying a piece over that of launching a kernel [1].
-    buckets
-        Tokens of the captured graphs, as ``[start, stop, step]``; a prefill is padded up to the
-        next one, and runs without graphs above the last.
     """
 
     backend: str
@@ -214,7 +219,6 @@ class PrefillSheet:
     launches: Mapping[str, int]
     around: int
     piece: float
-    buckets: tuple[tuple[int, int, int], ...]
     source: str
 
     def replays(self, asked: str | None, *, hybrid: bool, speculative: bool) -> bool:
@@ -222,13 +226,6 @@ class PrefillSheet:
         if (asked or self.backend) == "disabled" or (speculative and not self.hidden_states):
             return False
         return bool(asked) or self.hybrid or not hybrid
-
-    def bucket(self, tokens: int) -> int | None:
-        """Tokens of the graph that runs ``tokens``; None above the largest."""
-        for start, stop, step in self.buckets:
-            if tokens <= stop:
-                return max(start, start + -(-(tokens - start) // step) * step)
-        return None
 
 
 @dataclass(frozen=True)

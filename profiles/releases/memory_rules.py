@@ -9,6 +9,7 @@ from dflash_sim.profiles.errors import UsageError, unknown
 WORDS: Mapping[str, tuple[str, ...]] = {
     "formula": ("joint", "reserve-first"),
     "auto_strategy": ("by-overlap", "no_buffer"),
+    "unbuffered_speculation": ("refused", "without prefix cache"),
     "draft_kv": ("as-target", "own"),
     "prefill_graphs": ("text", "all", "none"),
 }
@@ -99,7 +100,9 @@ class StatePoolRules:
         True if the pools' padding slot is counted too.
     auto_strategy
         What ``auto`` means: ``by-overlap``, extra_buffer where the overlap scheduler or pages
-        above one token want it; or ``no_buffer``, which speculation refuses.
+        above one token want it; or ``no_buffer``.
+    unbuffered_speculation
+        What speculation does with ``no_buffer``: ``refused``, or ``without prefix cache``.
     lazy_speculates
         True if ``extra_buffer_lazy`` goes with speculation.
     bfloat16_decode
@@ -109,6 +112,7 @@ class StatePoolRules:
     formula: str
     spare_slot: bool
     auto_strategy: str
+    unbuffered_speculation: str
     lazy_speculates: bool
     bfloat16_decode: tuple[str, ...]
     slots: StateSlots

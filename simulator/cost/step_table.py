@@ -77,8 +77,9 @@ class StepModel:
         Longest context that can occur [token]; the grid ends there.
     v1
         The V1 worker: eager argmax and unfused accept on top.
-    prefill_graphs
-        Prefills replay graphs between their mixers, and are padded to those graphs' sizes.
+    prefill_sizes
+        Tokens of the graphs that prefills replay between their mixers, and are padded to; nothing
+        where every kernel is launched.
     """
 
     cycle: Cycle
@@ -87,7 +88,7 @@ class StepModel:
     graph_max_bs: int
     max_ctx: int
     v1: bool = False
-    prefill_graphs: bool = False
+    prefill_sizes: tuple[int, ...] = ()
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
     _launches: dict[int, int] = field(default_factory=dict, repr=False)
     _fixed: dict[int, list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]] = field(
@@ -253,7 +254,8 @@ class StepModel:
 
     def _bucket(self, tokens: int) -> int | None:
         """Tokens of the graphs that a prefill replays; None where every kernel is launched."""
-        return self.engine.prefill.bucket(tokens) if self.prefill_graphs else None
+        i = bisect_left(self.prefill_sizes, tokens)
+        return self.prefill_sizes[i] if i < len(self.prefill_sizes) else None
 
     def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:
         key = (requests, seq, prefix)

@@ -13,6 +13,8 @@ from dflash_sim.profiles.precision import BF16
 from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.releases.memory_rules import WORDS
 from dflash_sim.profiles.units import GiB
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.state_pool import (
     NO_RADIX,
     Demand,
@@ -224,6 +226,7 @@ LAZY = replace(RULES, lazy_speculates=True)
     [
         (RULES, "extra_bufer", {}, "did you mean extra_buffer"),
         (RULES, "no_buffer", {}, "without the overlap scheduler alone"),
+        (RULES, "no_buffer", {"overlap": False, "paged": True}, "pages of one token, not 64"),
         (OLD, "no_buffer", {"overlap": False}, "refuses it with speculation"),
         (OLD, "extra_buffer", {"radix_cache": False}, "needs the prefix cache"),
         (OLD, "extra_buffer_lazy", {"speculative": False}, "no such strategy"),
@@ -238,8 +241,62 @@ def test_what_a_release_refuses(
         chosen(rules, asked, **flags)
 
 
+def test_no_buffer_where_it_was_the_default() -> None:
+    """Overlap and pages give way; a backend without pages of one token costs the prefix cache."""
+    plain = {"speculative": False}
+    assert chosen(OLD, "no_buffer", **plain) == chosen(OLD, paged=True, **plain) == "no_buffer"
+    flags = {"radix_cache": True, "overlap": True, "page_size": 64, "paged": True}
+    assert cache_strategy(OLD, "auto", speculative=False, **flags) == NO_RADIX  # type: ignore[arg-type]
+    oldest = replace(OLD, unbuffered_speculation="without prefix cache")
+    assert chosen(oldest) == chosen(oldest, "no_buffer") == NO_RADIX
+    assert chosen(oldest, "extra_buffer") == "extra_buffer"
+
+
 def test_what_it_takes() -> None:
     assert chosen(LAZY, "extra_buffer_lazy") == "extra_buffer_lazy"
     assert chosen(asked="extra_buffer_lazy", speculative=False) == "extra_buffer_lazy"
     assert chosen(asked="no_buffer", overlap=False) == "no_buffer"
     assert chosen(asked="extra_buffer", radix_cache=False) == NO_RADIX
+
+
+# ---- what a release makes of a launch ----------------------------------------------------------
+
+
+def launched(engine: str, **fields: object) -> Setup:
+    asked = {"model": "qwen3-coder-next", "method": "none", "gpu": "b200", "tp": 2, "conc": 4}
+    return resolve(Scenario.parse(engine=engine, isl=512, osl=512, **(asked | fields)))
+
+
+def says(setup: Setup, words: str) -> bool:
+    return any(words in warning for warning in setup.warnings)
+
+
+@pytest.mark.parametrize("mode", [{}, {"engine_mode": "v2"}])
+def test_plain_decoding_of_hybrids_had_no_overlap(mode: dict[str, str]) -> None:
+    """Nobody can ask those releases for both: what is asked for gives way, and it is said."""
+    setup = launched("sglang-0.5.9", **mode)
+    assert setup.scenario.engine_mode == "v2-sync"
+    assert (setup.backend, setup.limits.page_size) == ("triton", 1)
+    assert setup.memory.strategy == "no_buffer"
+    assert says(setup, "without the overlap scheduler")
+
+
+@pytest.mark.parametrize(
+    ("engine", "fields"),
+    [
+        ("sglang-0.5.14", {}),
+        ("sglang-0.5.13", {"mamba_radix_cache_strategy": "extra_buffer"}),
+        ("sglang-0.5.13", {"radix_cache": False}),
+        ("sglang-0.5.13", {"model": "qwen3-30b-a3b"}),
+    ],
+)
+def test_who_keeps_overlap(engine: str, fields: dict[str, object]) -> None:
+    setup = launched(engine, **fields)
+    assert (setup.scenario.engine_mode, setup.backend) == ("v2", "trtllm_mha")
+    assert not says(setup, "overlap scheduler")
+
+
+def test_trtllm_costs_the_prefix_cache() -> None:
+    setup = launched("sglang-0.5.13", attention_backend="trtllm_mha")
+    assert (setup.scenario.engine_mode, setup.cache_unit) == ("v2", 0)
+    assert says(setup, "switches the prefix cache of this hybrid model off")

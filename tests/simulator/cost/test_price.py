@@ -343,9 +343,20 @@ def test_which_prefills_are_graphs(
     assert rules.replays(asked, hybrid=hybrid, speculative=speculative) is graphs
 
 
-def test_a_prefill_is_padded_to_the_next_graph() -> None:
-    sizes = {1: 4, 4: 4, 5: 8, 32: 32, 33: 48, 257: 288, 1025: 1280, 16384: 16384, 16385: None}
-    assert {n: ENGINE.prefill.bucket(n) for n in sizes} == sizes
+@pytest.mark.parametrize("chunk", [8192, 16384, 32768])
+def test_a_prefill_is_padded_to_the_next_graph_up_to_the_chunk(chunk: int) -> None:
+    step = setup(gpu="h200", model="qwen3-8b", tp=1, chunked_prefill_size=chunk).step
+
+    def padded(tokens: int) -> bool:
+        """True if a prefill of one token less takes as long."""
+        times = [step.prefill_s(requests=1, tokens=n) for n in (tokens - 1, tokens)]
+        return times[0] == times[1]
+
+    for size in (4, 8, 48, 288, 1280, chunk):
+        assert padded(size)
+        assert not padded(size + 1)
+    assert not padded(chunk + 2)  # nothing above the chunk is captured
+    assert step.prefill_launch_s(chunk) < step.prefill_launch_s(chunk + 1)
 
 
 def test_more_prompt_takes_longer() -> None:
