@@ -247,7 +247,7 @@ def resolve(
         calibration = calibration or load_calibration(s.calibration, engine)
         if calibration is not None and s.build is None and "build" in calibration.about:
             s = s.model_copy(update={"build": calibration.about["build"]})
-    model = load_model(s.model)
+    model = load_model(s.model).dealt(s.ep_size)
     check_context(s, model)
     backend = backend_of(s, device, engine, model)
     server = server_of(s, engine, device, backend, model, measured)

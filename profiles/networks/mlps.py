@@ -27,6 +27,9 @@ class MoeMlp:
         True if the shared expert is weighted by a gate of its own (Qwen), not added (DeepSeek).
     correction_bias
         True if the choice of experts has a bias that balances their load.
+    ep
+        Groups of ranks that whole experts are dealt to; the ranks of a group split each. With 1
+        every rank has a part of every expert.
     """
 
     num_experts: int
@@ -36,6 +39,7 @@ class MoeMlp:
     bias: bool = False
     shared_gate: bool = True
     correction_bias: bool = False
+    ep: int = 1
 
     def params_per_expert(self, hidden: int) -> int:
         """Values of one routed expert."""

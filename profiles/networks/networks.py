@@ -11,6 +11,7 @@ from dflash_sim.profiles.networks.layers import (
     DenseMlp,
     GdnShape,
     LayerShape,
+    MoeMlp,
 )
 from dflash_sim.profiles.networks.mla import MlaShape
 from dflash_sim.profiles.networks.quantized import Quantized
@@ -57,6 +58,30 @@ class ModelShape:
     vision: VisionTower | None = None
     context: int | None = None
     quantized: Quantized | None = None
+
+    def dealt(self, ep: int) -> "ModelShape":
+        """Return this model with its experts dealt whole to ``ep`` groups of ranks.
+
+        Raises
+        ------
+        UsageError
+            It has no experts, or they cannot be dealt evenly.
+        """
+        if ep == 1:
+            return self
+        counts = {x.mlp.num_experts for x in self.layers if isinstance(x.mlp, MoeMlp)}
+        if not counts:
+            msg = f"ep_size {ep}: {self.name} has no experts to deal to ranks; drop --ep-size."
+            raise UsageError(msg)
+        if any(n % ep for n in counts):
+            many = ", ".join(map(str, sorted(counts)))
+            msg = f"ep_size {ep} does not divide the {many} experts of {self.name}; give 2, 4 or 8."
+            raise UsageError(msg)
+        layers = (
+            replace(x, mlp=replace(x.mlp, ep=ep)) if isinstance(x.mlp, MoeMlp) else x
+            for x in self.layers
+        )
+        return replace(self, layers=tuple(layers))
 
     @property
     def precision(self) -> Precision:
@@ -293,6 +318,9 @@ def _widths(shape: ModelShape | DrafterShape | Eagle3Shape) -> Iterator[int]:
         yield shape.intermediate
         return
     for layer, _ in shape.layer_groups:
-        yield layer.mlp.intermediate
-        if not isinstance(layer.mlp, DenseMlp) and layer.mlp.shared_intermediate:
+        if isinstance(layer.mlp, DenseMlp):
+            yield layer.mlp.intermediate
+            continue
+        yield layer.mlp.intermediate * layer.mlp.ep
+        if layer.mlp.shared_intermediate:
             yield layer.mlp.shared_intermediate

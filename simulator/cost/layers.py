@@ -184,9 +184,10 @@ def moe_mlp(
         top_k=mlp.top_k,
         hidden=hidden,
         inter=mlp.intermediate,
-        tp=tp,
+        tp=tp // mlp.ep,
         rows=size.rows,
         precision=precision.of("experts"),
+        ep=mlp.ep,
     )
     calls = [
         k.layer_norm("post_attention_norm", size, hidden, count),
