@@ -32,6 +32,7 @@ class Question(TypedDict, total=False):
     gpu: Word | File
     num_gpus: Whole
     tp: Whole
+    ep_size: Whole
     model: Word | File
     draft_model: Word | File
     dtype: Word

@@ -43,6 +43,7 @@ class ScenarioOptions:
     gpu: Annotated[Str, swept(HARDWARE, "GPU kind", sheets("gpus"))]
     num_gpus: Annotated[Str, number(HARDWARE, "GPUs of the server")]
     tp: Annotated[Str, swept(HARDWARE, "Tensor-parallel size")]
+    ep_size: Annotated[Str, number(HARDWARE, "Ranks that whole experts are dealt to")]
     model: Annotated[
         Str,
         option(

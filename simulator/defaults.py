@@ -228,8 +228,14 @@ def parallel(
     s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, node: Node
 ) -> tuple[int, int]:
     """TP and GPU count: given, or the fewest GPUs that hold the weights with room to spare."""
-    tp = s.tp or s.num_gpus or _default_tp(s, device, engine, model)
+    tp = s.tp or s.num_gpus or max(s.ep_size, _default_tp(s, device, engine, model))
     num_gpus = s.num_gpus or tp
+    if tp % s.ep_size:
+        works = ", ".join(str(n) for n in TP_SIZES if tp % n == 0)
+        msg = (
+            f"ep_size {s.ep_size} does not divide tp {tp}; give --ep-size {works}, or another --tp."
+        )
+        raise UsageError(msg)
     if tp not in TP_SIZES or not _splits(model, tp):
         works = ", ".join(str(n) for n in TP_SIZES if _splits(model, n))
         msg = f"tp {tp} is not possible for {model.name}; allowed: {works}. Give one with --tp."

@@ -75,6 +75,7 @@ def _scenario(s: Scenario) -> Row:
         "gpu": s.gpu,
         "num_gpus": s.num_gpus,
         "tp": s.tp,
+        "ep_size": s.ep_size,
         "model": s.model,
         "draft_model": s.draft_model,
         "method": s.method,

@@ -136,6 +136,9 @@ class Scenario(BaseModel):
         None,
         description="tensor-parallel size; default: num_gpus, else the fewest that hold the model",
     )
+    ep_size: Count = Field(
+        1, description="ranks that whole experts are dealt to; with 1 each has a part of every one"
+    )
     model: str = Field("qwen3.5-397b-a17b", description="target model: name, HF id, or config.json")
     draft_model: str | None = Field(
         None, description="drafter; default: the one made for the model"

@@ -274,7 +274,7 @@ def resolve(
         calibration = calibration or load_calibration(s.calibration, engine)
         if calibration is not None and s.build is None and "build" in calibration.about:
             s = s.model_copy(update={"build": calibration.about["build"]})
-    model = served(s, load_model(s.model), device)
+    model = served(s, load_model(s.model), device).dealt(s.ep_size)
     check_context(s, model)
     backend = backend_of(s, device, engine, model)
     method = s.speculation

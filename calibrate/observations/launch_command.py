@@ -86,6 +86,7 @@ _WHAT: Mapping[Callable[[str], Any], str] = {
 _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--model-path": ("model", str),
     "--tp-size": ("tp", _integer),
+    "--ep-size": ("ep_size", _integer),
     "--speculative-algorithm": ("algorithm", str),
     "--speculative-draft-model-path": ("draft_model", str),
     "--speculative-num-steps": ("steps", _integer),
@@ -116,6 +117,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--scheduler-recv-interval": ("scheduler_recv_interval", _integer),
     "--stream-interval": ("stream_interval", _integer),
 }
+_AS_TP = "tp"  # as many as there are ranks
 _SWITCHES: Mapping[str, tuple[str, Any]] = {
     "--disable-overlap-schedule": ("engine_mode", "v2-sync"),
     "--disable-radix-cache": ("radix_cache", False),
@@ -123,6 +125,7 @@ _SWITCHES: Mapping[str, tuple[str, Any]] = {
     "--disable-decode-cuda-graph": ("cuda_graph_max_bs", 0),
     "--disable-prefill-cuda-graph": ("cuda_graph_backend_prefill", "disabled"),
     "--enforce-piecewise-cuda-graph": ("cuda_graph_backend_prefill", "tc_piecewise"),
+    "--enable-ep-moe": ("ep_size", _AS_TP),
     "--enable-breakable-cuda-graph": ("cuda_graph_backend_prefill", "breakable"),
 }
 MODELLED = frozenset([*_FIELDS, *_SWITCHES])
@@ -223,6 +226,10 @@ class _Parsed:
             del out["quantization"]  # asks for nothing: the checkpoint says what it is in
         if (backend := out.pop("decode_backend", None)) is not None:
             out["attention_backend"] = backend
+        if out.get("ep_size") == _AS_TP:
+            out["ep_size"] = out.get("tp", 1)
+        if out.get("ep_size") == 1:
+            del out["ep_size"]  # as without the flag
         if "model" in out:
             out["model"] = _shipped("models", out["model"], ".json")
         method = self._method(out.pop("algorithm", None), out.get("model"))

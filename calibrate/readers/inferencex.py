@@ -24,7 +24,7 @@ from dflash_sim.simulator.cost.methods import PLAIN
 _LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e_latency": "e2el"}
 _RATES = ("output", "input", "total")
 _UNIT_TOLERANCE = 0.2  # of tpot x interactivity = 1; quantiles of a ratio are not exact
-_SINGLE = ("pp", "dcp_size", "pcp_size", "ep")
+_SINGLE = ("pp", "dcp_size", "pcp_size")
 
 
 def is_inferencex(raw: Raw) -> bool:
@@ -36,7 +36,7 @@ def read_inferencex(raw: Raw, where: str, names: Names) -> Observation:
     """One point of the sweep; lengths are those asked for."""
     for problem in _not_simulated(raw):
         raise UsageError(problem)
-    tp, conc, isl, osl = (whole(raw, key) for key in ("tp", "conc", "isl", "osl"))
+    tp, ep, conc, isl, osl = (whole(raw, key) for key in ("tp", "ep", "conc", "isl", "osl"))
     if tp is None:
         msg = "tp is missing; without it tput_per_gpu says nothing of the server"
         raise UsageError(msg)
@@ -47,7 +47,9 @@ def read_inferencex(raw: Raw, where: str, names: Names) -> Observation:
         key = "tput_per_gpu" if way == "total" else f"{way}_tput_per_gpu"
         metrics.take(f"{way}_throughput", raw, key, tp)
     hw, model = word(raw, "hw"), word(raw, "model")
-    fields: dict[str, object] = known(tp=tp, num_gpus=tp, conc=conc)
+    fields: dict[str, object] = known(
+        tp=tp, ep_size=None if ep == 1 else ep, num_gpus=tp, conc=conc
+    )
     if hw is not None:
         with naming("hw"):
             short_name = hw if names.find("gpus", hw) else hw.partition("-")[0]

@@ -50,6 +50,9 @@ class MoeMlp:
     router_scales
         Values that scale the router beside its weights: 1 for each expert and 1 for each input
         (Gemma 4).
+    ep
+        Groups of ranks that whole experts are dealt to; the ranks of a group split each. With 1
+        every rank has a part of every expert.
     """
 
     num_experts: int
@@ -62,12 +65,13 @@ class MoeMlp:
     gate: bool = True
     latent: int = 0
     router_scales: bool = False
+    ep: int = 1
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Widths that the ranks must divide."""
+        """Widths that the ranks must divide: of an expert those that share it."""
         shared = (self.shared_intermediate,) if self.shared_intermediate else ()
-        return (self.intermediate, *shared)
+        return (self.intermediate * self.ep, *shared)
 
     @property
     def matrices(self) -> int:

@@ -12,6 +12,7 @@ from dflash_sim.profiles.networks.layers import (
     LayerShape,
     Mixer,
     Mlp,
+    MoeMlp,
     Recurrent,
 )
 from dflash_sim.profiles.networks.mla import MlaShape
@@ -76,6 +77,30 @@ class ModelShape:
     def behaves_as(self) -> str:
         """The model whose answers and acceptance this one has: what it was made of, or itself."""
         return self.base or self.name
+
+    def dealt(self, ep: int) -> "ModelShape":
+        """Return this model with its experts dealt whole to ``ep`` groups of ranks.
+
+        Raises
+        ------
+        UsageError
+            It has no experts, or they cannot be dealt evenly.
+        """
+        if ep == 1:
+            return self
+        counts = {x.mlp.num_experts for x in self.layers if isinstance(x.mlp, MoeMlp)}
+        if not counts:
+            msg = f"ep_size {ep}: {self.name} has no experts to deal to ranks; drop --ep-size."
+            raise UsageError(msg)
+        if any(n % ep for n in counts):
+            many = ", ".join(map(str, sorted(counts)))
+            msg = f"ep_size {ep} does not divide the {many} experts of {self.name}; give 2, 4 or 8."
+            raise UsageError(msg)
+        layers = (
+            replace(x, mlp=replace(x.mlp, ep=ep)) if isinstance(x.mlp, MoeMlp) else x
+            for x in self.layers
+        )
+        return replace(self, layers=tuple(layers))
 
     @property
     def precision(self) -> Precision:

@@ -216,10 +216,11 @@ def moe_mlp(
         top_k=mlp.top_k,
         hidden=mlp.expert_width(hidden),
         inter=mlp.intermediate,
-        tp=tp,
+        tp=tp // mlp.ep,
         rows=size.rows,
         precision=precision.of("experts"),
         matrices=mlp.matrices,
+        ep=mlp.ep,
     )
     calls = [
         k.layer_norm("post_attention_norm", size, hidden, count),

@@ -47,7 +47,7 @@ class Gemm:
 
 
 @cache
-def _popularity(skew: float) -> tuple[np.ndarray, np.ndarray]:
+def popularity(skew: float) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of a log-normal popularity of mean 1."""
     z, weight = np.polynomial.hermite_e.hermegauss(POPULARITY_NODES)
     return np.exp(skew * z - skew**2 / 2), weight / weight.sum()
@@ -62,8 +62,8 @@ def experts_touched(experts: int, top_k: int, *, tokens: float, skew: float) -> 
         Standard deviation of the log of an expert's popularity; 0 is uniform, where
         ``E(1 - (1 - k/E)^T)`` is exact for a choice without replacement [1].
     """
-    popularity, weight = _popularity(skew)
-    chosen = np.minimum(popularity * top_k / experts, 1.0)
+    liked, weight = popularity(skew)
+    chosen = np.minimum(liked * top_k / experts, 1.0)
     touched = experts * float(weight @ (1.0 - (1.0 - chosen) ** tokens))
     return max(touched, float(top_k))
 
@@ -74,7 +74,9 @@ class Moe:
 
     ``inter`` is unsharded; the router's own product is a separate :class:`Gemm`. ``rows`` tokens
     each belong to one request: neighbours in one text share experts, different requests do not.
-    An expert without a gate has two ``matrices``.
+    An expert without a gate has two ``matrices``. Whole experts are dealt to ``ep`` groups of
+    ``tp`` ranks, which split each of theirs; FLOPs and bytes are those of a rank that has its even
+    share.
     """
 
     name: str
@@ -87,6 +89,12 @@ class Moe:
     rows: int = 1
     precision: Precision = BF16
     matrices: int = 3
+    ep: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that the experts are spread over."""
+        return self.tp * self.ep
 
     @property
     def dtype(self) -> str:
@@ -103,7 +111,9 @@ class Moe:
 
     @property
     def flops(self) -> float:
-        return 2.0 * self.matrices * self.tokens * self.top_k * self.hidden * self.inter / self.tp
+        return (
+            2.0 * self.matrices * self.tokens * self.top_k * self.hidden * self.inter / self.ranks
+        )
 
     @property
     def uniformly_touched(self) -> float:
@@ -120,8 +130,9 @@ class Moe:
 
     def nbytes_of(self, touched: float) -> float:
         """Bytes moved where ``touched`` experts are read."""
-        weights = self.matrices * touched * self.hidden * self.inter / self.tp
-        rows = self.tokens * (2 * self.hidden + self.matrices * self.top_k * self.inter / self.tp)
+        inner = self.inter / self.ranks
+        weights = self.matrices * touched * self.hidden * inner
+        rows = self.tokens * (2 * self.hidden + self.matrices * self.top_k * inner)
         return weights * bytes_of(self.precision.weights) + rows * bytes_of(
             self.precision.activations
         )

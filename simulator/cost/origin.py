@@ -96,7 +96,9 @@ def _where(cost: CostModel, op: Op, timing: Timing) -> str:
     """Return the row of the table; of experts, what their number rests on."""
     if isinstance(op, Moe):
         at = " and ".join(_said(cost.engine, name) for name in ("expert_skew", "expert_overlap"))
-        return f"{timing.origin} at {cost.touched(op):.1f} experts, by {at}"
+        most = f", {cost.busiest(op).touched:.2f} of the mean on the busiest rank (assumed)"
+        where = f"{timing.origin} at {cost.touched(op):.1f} experts, by {at}"
+        return where + (most if op.ep > 1 else "")
     return timing.origin
 
 

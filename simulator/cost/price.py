@@ -20,6 +20,7 @@ from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.times.op_tables import OpTables, Timing
 from dflash_sim.profiles.units import GDN_HEAD_DIM
+from dflash_sim.simulator.cost.expert_ranks import Busiest, busiest_rank
 from dflash_sim.simulator.cost.latent_ops import (
     IndexerScores,
     LatentOp,
@@ -123,6 +124,8 @@ class CostModel:
         own = self.measured
         if own is None or isinstance(op, Collective) or not own.in_passes(op):
             return False
+        if isinstance(op, Moe) and op.ep > 1:
+            return False  # one rank was timed, with a part of every expert
         if formats_of(op) != BF16:
             return False
         return own.timing(op) is not None
@@ -132,6 +135,8 @@ class CostModel:
         measured = self.measured if formats_of(op) == BF16 else None
         if measured is None or not isinstance(op, Moe):
             return None if measured is None else measured.timing(op)
+        if op.ep > 1:
+            return None
         share = min(self.touched(op) / op.experts, 1 - 1 / op.experts)
         missed = np.log1p(-op.top_k / op.experts)  # log of the chance that a token misses an expert
         reached = float(np.log1p(-share) / missed)
@@ -181,6 +186,7 @@ class CostModel:
         compute = op.flops / self._products_flop_s(op, device)
         launch = self.engine["roofline_launch"]
         if isinstance(op, Moe):
+            compute *= self.busiest(op).load
             launch += self.engine["router_kernel"]  # the tables time top-k choice with experts
         return launch + max(move, compute)
 
@@ -283,28 +289,45 @@ class CostModel:
         It spreads T tokens over min(E, kT) experts, more than routing by popularity touches; the
         work of further rows once all experts are in use comes on top.
         """
+        tokens = op.tokens * self.busiest(op).load
         reached = self._moe_table(t, op, self.touched(op) / op.top_k)
-        rows = self._moe_table(t, op, op.tokens)
-        hot = self._moe_table(t, op, min(float(op.tokens), op.experts / op.top_k))
+        rows = self._moe_table(t, op, tokens)
+        hot = self._moe_table(t, op, min(float(tokens), op.experts / op.top_k))
         if reached is None or rows is None or hot is None:
             return None
         seconds = reached.seconds + max(0.0, rows.seconds - hot.seconds)
-        return reached.changed(seconds, reached.evidence if op.tokens == 1 else "fitted")
+        as_timed = op.tokens == 1 and op.ep == 1
+        return reached.changed(seconds, reached.evidence if as_timed else "fitted")
 
     def touched(self, op: Moe) -> float:
-        """Distinct experts of the tokens of ``op``, by popularity and by what a text repeats."""
+        """Distinct experts of the tokens of ``op``, by popularity and by what a text repeats.
+
+        Where ranks hold whole experts, as many as if each had what the busiest has.
+        """
         unrelated = op.independent(self.engine["expert_overlap"])
         skew = self.engine["expert_skew"]
-        return experts_touched(op.experts, op.top_k, tokens=unrelated, skew=skew)
+        touched = experts_touched(op.experts, op.top_k, tokens=unrelated, skew=skew)
+        return touched * self.busiest(op).touched
+
+    def busiest(self, op: Moe) -> Busiest:
+        """What the rank with most to do has over the mean; even where all have every expert."""
+        return busiest_rank(
+            op.experts,
+            op.top_k,
+            tokens=op.independent(self.engine["expert_overlap"]),
+            skew=self.engine["expert_skew"],
+            ep=op.ep,
+        )
 
     def _moe_table(self, t: OpTables, op: Moe, tokens: float) -> Timing | None:
+        """A rank's share of evenly spread experts: as much as where it has a part of each."""
         return t.moe(
             tokens=tokens,
             experts=op.experts,
             top_k=op.top_k,
             hidden=op.hidden,
             inter=op.inter * op.matrices // 3,  # the tables' experts have a gate: equal weights
-            tp=op.tp,
+            tp=op.ranks,
             distribution=BALANCED,
             dtype=_table(op.dtype),
         )

@@ -32,7 +32,16 @@ _ACCEPT_LENGTHS = {
     "accept_length_harmonic": ("harmonic", "what throughput follows at equal lengths"),
 }
 _PANELS = {
-    "target": ("model", "dtype", "quantization", "kv_cache_dtype", "gpu", "num_gpus", "tp"),
+    "target": (
+        "model",
+        "dtype",
+        "quantization",
+        "kv_cache_dtype",
+        "gpu",
+        "num_gpus",
+        "tp",
+        "ep_size",
+    ),
     "speculation": (
         "method",
         "draft_model",

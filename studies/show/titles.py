@@ -45,7 +45,8 @@ def _title(result: Result) -> Iterator[str]:
     s, setup = result.scenario, result.setup
     yield setup.model.name
     yield method_title(setup)
-    yield f"{setup.num_gpus} x {setup.device.name}, TP {setup.tp}"
+    ep = f", EP {s.ep_size}" if s.ep_size > 1 else ""
+    yield f"{setup.num_gpus} x {setup.device.name}, TP {setup.tp}{ep}"
     yield workload_title(s)
     yield f"{number(s.rate)} requests/s" if s.rate else f"{s.conc:,} in flight"
 

@@ -37,6 +37,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "matrices of an MLP, projections of a scan": {3, 4},
         "nodes of a quadrature": {24},
     },
+    "cost/expert_ranks": {"reach and points of a quadrature": {8, 1601}},
     "engine/leap_clock": {"columns, leaps worth a numpy call": {3, 4, 5}},
     "predict": {"random streams: lengths, arrivals, acceptance": {3}},
     "engine/records": {"columns of an iteration": {6}},

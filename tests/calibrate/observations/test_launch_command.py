@@ -31,6 +31,22 @@ def fields(command: str) -> dict[str, object]:
     return scenario_from_launch(command).fields
 
 
+@pytest.mark.parametrize(
+    ("flags", "ep"),
+    [
+        ("--tp 4 --ep 4", 4),
+        ("--tp 8 --ep-size 2", 2),
+        ("--tensor-parallel-size=8 --expert-parallel-size 8 --moe-a2a-backend none", 8),
+        ("--enable-ep-moe --tp-size 8", 8),
+        ("--enable-ep-moe", None),
+        ("--tp 8 --ep 1", None),
+        ("--tp 8", None),
+    ],
+)
+def test_experts_on_ranks(flags: str, ep: int | None) -> None:
+    assert fields(f"sglang serve --model-path Qwen/Qwen3-30B-A3B {flags}").get("ep_size") == ep
+
+
 def test_the_card() -> None:
     launch = scenario_from_launch(CARD)
     assert launch.fields == {
@@ -162,7 +178,9 @@ def test_drafting_flags_without_an_algorithm_are_reported() -> None:
         ("sglang serve --tpp 2", "SGLang 0.4.1 to 0.5.23 has no flag --tpp"),
         ("sglang serve --dp-size 2", "--dp-size 2 is not simulated; allowed: 1"),
         ("sglang serve --pp 4", "--pp 4 is not simulated; allowed: 1"),
-        ("sglang serve --ep-size=8", "--ep-size 8 is not simulated; allowed: 1"),
+        ("sglang serve --ep-size=0", "--ep-size 0 is not a whole number above 0"),
+        ("sglang serve --moe-a2a-backend deepep", "is not simulated; allowed: none. Of expert"),
+        ("sglang serve --tp 8 --enable-deepep-moe", "not DeepEP. Ask for --ep-size without it."),
         ("sglang serve --nnodes 2", "--nnodes 2 is not simulated; allowed: 1"),
         ("sglang serve --speculative-eagle-topk 4", "--speculative-eagle-topk 4 is not simulated"),
         ("sglang serve --quantization fp8", "--quantization fp8 is not simulated"),
