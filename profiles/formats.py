@@ -140,8 +140,20 @@ def _architectures() -> frozenset[str]:
 
 
 def format_named(quantization: str) -> str:
-    """The format that weights have under a name of :func:`quantization_name`."""
+    """The format that weights have under a name of :func:`quantization_name`.
+
+    Raises
+    ------
+    UsageError
+        The name leaves it to the files of a checkpoint.
+    """
     named = {n: name for name, form in formats().items() for n in form.spelled}
+    if quantization not in named:
+        msg = (
+            f"--quantization {quantization} reads the format from the files of a checkpoint, and "
+            f"this one is in bf16; name a quantised checkpoint, or give one of {', '.join(named)}."
+        )
+        raise UsageError(msg)
     return named[quantization]
 
 

@@ -87,8 +87,8 @@ class Precision:
 
     @property
     def quantised(self) -> tuple[str, ...]:
-        """Formats of weights and keys other than bf16, each once, such as ``nvfp4``, ``kv-fp8``."""
-        weights = (self.weights, *(form for _, form in self.modules))
+        """Formats other than bf16, each once, such as ``nvfp4`` and ``kv-fp8``; no drafter's."""
+        weights = (self.weights, *(form for module, form in self.modules if module != "drafter"))
         named = dict.fromkeys(form for form in weights if form != PLAIN)
         kv = [f"kv-{self.kv_cache}"] if self.kv_cache != PLAIN else []
         return (*named, *kv)

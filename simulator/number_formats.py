@@ -1,6 +1,7 @@
 """Number formats of a server: those of its checkpoint, and what its flags make of them."""
 
 from dataclasses import replace
+from functools import partial
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.formats import (
@@ -36,9 +37,29 @@ def served(s: Scenario, model: ModelShape, device: Device) -> ModelShape:
         The checkpoint is quantised otherwise already, or the GPU has no kernels for the format.
     """
     found = _quantized(s.quantization, model)
-    if found is not None:
-        found = replace(found, formats=on_gpu(found.formats, arch=device.arch, gpu=device.name))
-    return model if found == model.quantized else replace(model, quantized=found)
+    if found is None:
+        plain = tuple(replace(layer, formats=()) for layer in model.layers)
+        return model if model.quantized is None else replace(model, quantized=None, layers=plain)
+    return on_device(replace(model, quantized=found), device)
+
+
+def on_device(model: ModelShape, device: Device) -> ModelShape:
+    """A model in the formats whose kernels a GPU runs its weights with.
+
+    Raises
+    ------
+    UsageError
+        The GPU has no kernels for one of them.
+    """
+    if model.quantized is None:
+        return model
+    runs = partial(on_gpu, arch=device.arch, gpu=device.name)
+    found = replace(model.quantized, formats=runs(model.quantized.formats))
+    layers = tuple(
+        replace(layer, formats=runs(layer.formats)) if layer.formats else layer
+        for layer in model.layers
+    )
+    return replace(model, quantized=found, layers=layers)
 
 
 def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
