@@ -50,7 +50,7 @@ AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "IndexerScores": (("heads", "head_dim"), ("rows", "requests", "ctx")),
     "SparseAttention": (("heads", "latent", "rope", "topk"), ("rows", "requests", "ctx")),
     "SparseModule": (("heads", "like", "prefill", "shared"), ("rows", "requests", "ctx")),
-    "Quantize": (("width", "into"), ("tokens",)),
+    "Quantize": (("into",), ("nbytes",)),
     "Elementwise": (("name",), ("nbytes",)),
     "Collective": (("kind", "gpus"), ("nbytes",)),
 }

@@ -95,10 +95,6 @@ class OpTables:
         """Time of a ``[m, k] x [k, n]`` product; None in a format that was not timed."""
         return _gemm(self, m, n, k) if dtype == "bfloat16" else None
 
-    def quantize(self, *, tokens: int, width: int, dtype: str) -> Timing | None:
-        """Time to quantise activations; None where it was not timed."""
-        return None
-
     def moe(
         self,
         *,

@@ -297,15 +297,15 @@ class GdnPrefill:
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """Activations ``[tokens, width]`` put into the format that a product is made in.
-
-    ``precision`` is that of the product.
-    """
+    """Activations of a product put into the format that it is made in."""
 
     name: str
-    tokens: int
-    width: int
-    precision: Precision
+    product: Gemm
+
+    @property
+    def precision(self) -> Precision:
+        """The formats of the product."""
+        return self.product.precision
 
     @property
     def into(self) -> str:
@@ -319,7 +319,7 @@ class Quantize:
     @property
     def nbytes(self) -> float:
         each = bytes_of(self.precision.activations) + bytes_of(self.into)
-        return self.tokens * self.width * each
+        return self.product.m * self.product.k * each
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,8 +400,7 @@ def with_quantisation(calls: list[AnyCall]) -> list[AnyCall]:
     for call in calls:
         op = call.op
         if isinstance(op, Gemm) and format_of(op.precision.weights).quantises:
-            before = Quantize("quantize_activations", op.m, op.k, op.precision)
-            out.append(Call(before, call.count, call.exposed))
+            out.append(Call(Quantize("quantize_activations", op), call.count, call.exposed))
         out.append(call)
     return out
 

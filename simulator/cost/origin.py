@@ -62,11 +62,13 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
     if isinstance(op, Elementwise):
         rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
         return (f"{op.kind} kernel, bytes at {_said(engine, rate)}",)
+    if isinstance(op, Quantize):
+        if cost.quantises(op.product):
+            return ("in the time of its product",)
+        return (f"small kernel, bytes at {_said(engine, 'elementwise_bw_eff')}",)
     timing = cost.table_time(op)
     if timing is None and isinstance(op, SparseModule):
         return (f"the sum of its parts: {', '.join(part.name for part in op.parts)}",)
-    if timing is None and isinstance(op, Quantize):
-        return (f"small kernel, bytes at {_said(engine, 'elementwise_bw_eff')}",)
     if timing is None:
         return (_roofline(cost, op),)
     where = _where(cost, op, timing)

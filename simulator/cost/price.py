@@ -157,11 +157,13 @@ class CostModel:
             return Cost.of(self._elementwise_s(op.kind, op.nbytes), "assumed") + self._gap
         if isinstance(op, Collective):
             return self._collective(op)
+        if isinstance(op, Quantize):
+            if self.quantises(op.product):
+                return Cost()
+            return Cost.of(self._elementwise_s("small", op.nbytes), "assumed") + self._gap
         timing = self._lookup(op)
         if timing is None and isinstance(op, SparseModule):
             return sum((self.op(part) for part in op.parts), Cost())  # type: ignore[arg-type]
-        if timing is None and isinstance(op, Quantize):
-            return Cost.of(self._elementwise_s("small", op.nbytes), "assumed") + self._gap
         if timing is None:
             return Cost.of(self._roofline_s(op, self.device), "roofline") + self._gap
         if self.lender is not None:
@@ -171,6 +173,19 @@ class CostModel:
         if isinstance(op, GdnRecurrent) and op.rows > 1:
             factor *= self.engine["gdn_verify_factor"]
         return Cost.of(factor * timing.seconds, timing.evidence) + self._gap
+
+    def quantises(self, op: Gemm) -> bool:
+        """Return True if the time of a product has that of its activations' quantisation.
+
+        The tables time both as one.
+        """
+        if self.tables is None:
+            return False
+        for form in (op.precision.weights, *format_of(op.precision.weights).like):
+            twin = replace(op, precision=replace(op.precision, weights=form))
+            if self._read(self.tables, twin) is not None:
+                return bool(format_of(form).quantises)
+        return False
 
     def _elementwise_s(self, kind: str, nbytes: float) -> float:
         rate = "weight_stream_bw_eff" if kind == "stream" else "elementwise_bw_eff"
@@ -247,8 +262,6 @@ class CostModel:
         match op:
             case Gemm(m=m, n=n, k=k):
                 return t.gemm(m=m, n=n, k=k, dtype=_table(op.precision.weights))
-            case Quantize():
-                return t.quantize(tokens=op.tokens, width=op.width, dtype=op.into)
             case Moe():
                 return self._moe(t, op)
             case Attention():
