@@ -7,14 +7,14 @@ that stands in for it (bf16 is the last), by the ratio of their rooflines.
 price here changes its words there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from dflash_sim.profiles.formats import PLAIN, format_of
-from dflash_sim.profiles.precision import BF16, Precision, bytes_of
+from dflash_sim.profiles.precision import BF16, bytes_of
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
@@ -31,6 +31,7 @@ from dflash_sim.simulator.cost.latent_ops import (
     SparseModule,
 )
 from dflash_sim.simulator.cost.latent_price import latent_timing
+from dflash_sim.simulator.cost.op_formats import formats_of, precision_of, table_name, twins
 from dflash_sim.simulator.cost.ops import (
     Attention,
     Call,
@@ -247,7 +248,7 @@ class CostModel:
         found = self._read(self.tables, op)
         if found is not None:
             return found
-        for form, twin in _twins(op):
+        for form, twin in twins(op):
             timing = self._read(self.tables, twin)
             if timing is not None:
                 own_s, twin_s = (self._roofline_s(x, self._timed_on) for x in (op, twin))
@@ -261,7 +262,7 @@ class CostModel:
             return latent_timing(t, op, self._products_flop_s(op, self._timed_on))
         match op:
             case Gemm(m=m, n=n, k=k):
-                return t.gemm(m=m, n=n, k=k, dtype=_table(op.precision.weights))
+                return t.gemm(m=m, n=n, k=k, dtype=table_name(op.precision.weights))
             case Moe():
                 return self._moe(t, op)
             case Attention():
@@ -342,7 +343,7 @@ class CostModel:
             inter=op.inter * op.matrices // 3,  # the tables' experts have a gate: equal weights
             tp=op.ranks,
             distribution=BALANCED,
-            dtype=_table(op.dtype),
+            dtype=table_name(op.dtype),
         )
 
     def _attention(self, t: OpTables, op: Attention) -> Timing | None:
@@ -389,40 +390,6 @@ def _timed_heads(op: GdnConv | GdnPrefill | GdnRecurrent) -> bool:
     if isinstance(op, GdnConv):
         return op.conv_dim == (op.v_heads + 2 * op.k_heads) * GDN_HEAD_DIM
     return op.head_k_dim == op.head_v_dim == GDN_HEAD_DIM
-
-
-def precision_of(op: Op) -> Precision:
-    """The number formats of an op; those without products have the bytes alone."""
-    return BF16 if isinstance(op, Elementwise | Collective) else op.precision
-
-
-def formats_of(op: Op) -> Precision:
-    """The formats that bear on the time of an op, but for experts: profiles are kept by theirs."""
-    p = precision_of(op)
-    if isinstance(op, LatentOp):
-        return Precision(activations=p.activations, kv_cache=p.kv_cache)
-    match op:
-        case Gemm() | Quantize():
-            return Precision(weights=p.weights, activations=p.activations)
-        case Attention() | PrefillAttention():
-            return Precision(activations=p.activations, kv_cache=p.kv_cache)
-        case GdnRecurrent():
-            return Precision(activations=p.activations, state=p.state)
-    return Precision(activations=p.activations)
-
-
-def _table(form: str) -> str:
-    """The name of a format in the operator tables."""
-    return format_of(form).table or form
-
-
-def _twins(op: Op) -> Iterator[tuple[str, Op]]:
-    """The same op in formats that stand in for its own, the nearest first, and their names."""
-    if isinstance(op, Gemm | Moe) and op.precision.weights != PLAIN:
-        for form in (*format_of(op.precision.weights).like, PLAIN):
-            yield form, replace(op, precision=replace(op.precision, weights=form))
-    elif isinstance(op, Attention | PrefillAttention | LatentOp) and op.precision.kv_cache != PLAIN:
-        yield PLAIN, replace(op, precision=replace(op.precision, kv_cache=PLAIN))
 
 
 def _both(a: Timing | None, b: Timing | None) -> Timing | None:
