@@ -87,6 +87,21 @@ def test_the_card() -> None:
         ("sglang serve --tensor_parallel_size 4", {"method": "none", "tp": 4}),
         ("sglang serve --disable-radix-cache", {"method": "none", "radix_cache": False}),
         (
+            "sglang serve --quantization fp8 --kv-cache-dtype fp8_e4m3",
+            {"method": "none", "quantization": "fp8", "kv_cache_dtype": "fp8_e4m3"},
+        ),
+        ("sglang serve --quantization unquant", {"method": "none"}),
+        (
+            SERVE + "--quantization fp8 --speculative-algorithm DFLASH "
+            "--speculative-draft-model-quantization unquant",
+            {
+                "model": "Qwen/Qwen3-8B",
+                "method": "dflash",
+                "quantization": "fp8",
+                "speculative_draft_model_quantization": "unquant",
+            },
+        ),
+        (
             "sglang serve --mamba-ssm-dtype bfloat16 --mamba-radix-cache-strategy no_buffer "
             "--mamba-full-memory-ratio 2.5 --max-mamba-cache-size 128",
             {
@@ -183,8 +198,6 @@ def test_drafting_flags_without_an_algorithm_are_reported() -> None:
         ("sglang serve --tp 8 --enable-deepep-moe", "not DeepEP. Ask for --ep-size without it."),
         ("sglang serve --nnodes 2", "--nnodes 2 is not simulated; allowed: 1"),
         ("sglang serve --speculative-eagle-topk 4", "--speculative-eagle-topk 4 is not simulated"),
-        ("sglang serve --quantization fp8", "--quantization fp8 is not simulated"),
-        ("sglang serve --kv-cache-dtype fp8_e4m3", "allowed: auto, bf16, bfloat16"),
         ("sglang serve --speculative-algorithm DFLSH", "'DFLSH'; did you mean DFLASH?"),
         (SERVE + "--speculative-algorithm EAGLE", "which Qwen/Qwen3-8B lacks; allowed for it"),
         (
