@@ -3,6 +3,7 @@
 from dflash_sim.profiles.load import load_model, load_published
 from dflash_sim.profiles.networks.hf_config import DrafterShape
 from dflash_sim.profiles.sheets import PublishedPoint
+from dflash_sim.simulator.number_formats import UNQUANTISED
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
 
@@ -36,6 +37,9 @@ def _as_published(s: Scenario, setup: Setup) -> bool:
     return (
         _own_drafter(s, setup)
         and s.acceptance is None
+        and s.quantization in (None, UNQUANTISED)
+        and s.speculative_draft_model_quantization in (None, UNQUANTISED)
+        and setup.precision.kv_cache == setup.model.precision.kv_cache
         and setup.policy is None
         and s.build in (None, setup.engine.fit.build)
         and s.window is None

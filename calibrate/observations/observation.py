@@ -11,7 +11,7 @@ Kind = Literal["number", "text", "truth"]
 _NUMBERS = """num_gpus tp block steps window conc isl osl max_new_tokens num_prompts rate
     max_running_requests temperature"""
 _TEXTS = """gpu model draft_model drafter method engine engine_mode attention_backend dataset
-    source row build tool"""
+    quantization kv_cache_dtype source row build tool"""
 NAMES: Mapping[str, Kind] = {
     **dict.fromkeys(_NUMBERS.split(), "number"),
     **dict.fromkeys(_TEXTS.split(), "text"),

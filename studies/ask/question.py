@@ -28,6 +28,8 @@ SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
     "block": whole_numbers,
     "steps": whole_numbers,
     "engine_mode": words,
+    "quantization": words,
+    "kv_cache_dtype": words,
     "dataset": words,
     "isl": whole_numbers,
     "osl": whole_numbers,

@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.profiles.errors import InfeasibleError
+from dflash_sim.profiles.formats import PLAIN
+from dflash_sim.simulator.number_formats import UNQUANTISED
 from dflash_sim.simulator.row import Cell, Row, failed_row, to_row
 from dflash_sim.studies.ask.answers import Answer
 from dflash_sim.studies.show.figures import number, percent, shares
@@ -20,6 +22,8 @@ _ASKED = {
     "method": "method",
     "block": "block",
     "engine_mode": "mode",
+    "quantization": "weights",
+    "kv_cache_dtype": "KV",
     "dataset_name": "dataset",
     "isl": "isl",
     "osl": "osl",
@@ -27,6 +31,7 @@ _ASKED = {
     "request_rate": "req/s",
     "max_concurrency": "conc",
 }
+_USUAL = (UNQUANTISED, PLAIN)  # in the line above a table only where it is another
 _FOUND = ("tok/s", "+-", "x plain", "TTFT", "TPOT", "accept", "step", "published")
 # Field of a row, and the sentence that its column needs where it has an entry.
 _FOOTNOTES = {
@@ -79,6 +84,7 @@ class GridTable:
         """Return what all rows share."""
         first = self.rows[0]
         same = [n for n in _ASKED if n not in self.varying and first[n]]
+        same = [n for n in same if first[n] not in _USUAL]
         return " · ".join([str(first["model"]), *(f"{_ASKED[n]} {_cell(first[n])}" for n in same)])
 
     def _table(self, width: int) -> Table:
