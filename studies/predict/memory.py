@@ -38,7 +38,7 @@ def memory_row(setup: Setup) -> Row:
         "mem_fraction_static": share.mem_fraction,
         "static_bytes": m.static_bytes,
         "quantization": setup.quantization,
-        "weight_formats": dict(setup.precision.modules),
+        "weight_formats": _weights(setup),
         "kv_cache_dtype": setup.kv_cache_dtype,
         "weight_bytes": m.weight_bytes,
         "vision_weight_bytes": m.vision_weight_bytes,
