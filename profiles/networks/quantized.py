@@ -141,10 +141,10 @@ def _in_file(raw: object, name: str) -> Statement | None:
 def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Quantized:
     """The format of each module, found by asking for it by the names that it may have."""
     for field, listed in statement.lists:
-        odd = unknown_names(listed, family=family, depth=depth)
-        if odd:
+        unknown = unknown_names(listed, family=family, depth=depth)
+        if unknown:
             msg = (
-                f"{statement.file} of {name}: {field} names {odd[0]!r}, which is no module of a "
+                f"{statement.file} of {name}: {field} names {unknown[0]!r}, which is no module of a "
                 f"model with {depth} layers. Correct the list."
             )
             raise UsageError(msg)
