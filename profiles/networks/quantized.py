@@ -144,8 +144,8 @@ def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Q
         unknown = unknown_names(listed, family=family, depth=depth)
         if unknown:
             msg = (
-                f"{statement.file} of {name}: {field} names {unknown[0]!r}, which is no module of a "
-                f"model with {depth} layers. Correct the list."
+                f"{statement.file} of {name}: {field} names {unknown[0]!r}, which is no module of "
+                f"a model with {depth} layers. Correct the list."
             )
             raise UsageError(msg)
     kept = Patterns(statement.kept)
