@@ -1,6 +1,7 @@
 """Number formats of a server: those of its checkpoint, and what its flags make of them."""
 
 from dataclasses import replace
+from functools import partial
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.formats import (
@@ -37,18 +38,18 @@ def served(s: Scenario, model: ModelShape, device: Device) -> ModelShape:
     """
     found = _quantized(s.quantization, model)
     if found is not None:
-        found = replace(found, formats=on_gpu(found.formats, arch=device.arch, gpu=device.name))
-    return model if found == model.quantized else replace(model, quantized=found)
+        here = partial(on_gpu, arch=device.arch, gpu=device.name)
+        layers = tuple((i, here(formats)) for i, formats in found.layers)
+        found = replace(found, formats=here(found.formats), layers=layers)
+    return model if found == model.quantized else model.stored(found)
 
 
 def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
     own = model.quantized
     if asked is None:
         return own
-    if asked == UNQUANTISED:
-        return None
     if own is None:
-        return online(asked)
+        return None if asked == UNQUANTISED else online(asked, model=model.name)
     if _family(asked) != _family(own.name):
         msg = (
             f"{model.name} is a checkpoint in {own.name} already, and --quantization {asked} makes "
