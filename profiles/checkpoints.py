@@ -18,10 +18,11 @@ _CONVENTIONS = (
     (r"FP8[-_]DYNAMIC", "fp8-channel", "fp8-channel"),
     (r"MXFP8", "mxfp8", "mxfp8"),
     (r"FP8", "fp8-block", "fp8-block"),
+    (r"NVFP4A16", "nvfp4-w4a16", "nvfp4-w4a16"),
     (r"NVFP4|FP4", "nvfp4", "nvfp4-experts"),
     (r"AWQ", "awq", "awq"),
     (r"GPTQ[-_]INT8", "gptq-int8", "gptq-int8"),
-    (r"GPTQ|INT4|4BIT|W4A16\w*", "gptq-int4", "gptq-int4"),
+    (r"GPTQ|INT4|4BIT|W4A16\w*|AUTO-?ROUND", "gptq-int4", "gptq-int4"),
     (r"W8A8\w*|INT8", "w8a8", "w8a8"),
 )
 _IN_WORDS = {
@@ -31,6 +32,7 @@ _IN_WORDS = {
     "fp8-tensor": "FP8 with one scale for each tensor and an FP8 KV cache, as NVIDIA publishes it",
     "nvfp4": "NVFP4 in every linear layer and an FP8 KV cache",
     "nvfp4-experts": "NVFP4 in the routed experts and an FP8 KV cache, as NVIDIA publishes it",
+    "nvfp4-w4a16": "NVFP4 weights under bf16 activations",
     "awq": "AWQ in groups of 128",
     "gptq-int8": "GPTQ of eight bits in groups of 128",
     "gptq-int4": "four-bit integers in groups of 128",
@@ -110,6 +112,28 @@ def find_checkpoint(name: str, profiles_dirs: Dirs = ()) -> Checkpoint | None:
             name, profiles_dirs
         )
     return _by_convention(name, profiles_dirs)
+
+
+# What checkpoints for a method are usually called after their model.
+_CALLED = {
+    "awq": "awq",
+    "gptq": "gptq-int4",
+    "w4a16": "w4a16",
+    "modelopt_fp4": "nvfp4",
+    "modelopt_fp8": "fp8",
+    "w8a8_int8": "w8a8",
+    "w4a16_nvfp4": "nvfp4a16",
+}
+
+
+def called(model: str, quantization: str) -> str | None:
+    """What the checkpoint of ``model`` for one of SGLang's methods is called, as people call it.
+
+    >>> called("qwen3-8b", "awq_marlin")
+    'qwen3-8b-awq'
+    """
+    suffix = _CALLED.get(quantization.removesuffix("_marlin"))
+    return f"{model}-{suffix}" if suffix else None
 
 
 def _by_convention(name: str, profiles_dirs: Dirs) -> Checkpoint | None:

@@ -157,9 +157,14 @@ def format_named(quantization: str) -> str:
     return named[quantization]
 
 
+def online_names() -> tuple[str, ...]:
+    """Names of ``--quantization`` that quantise a bf16 checkpoint while it is loaded."""
+    return tuple(name for form in formats().values() for name in form.online)
+
+
 def quantises_online(quantization: str | None) -> bool:
     """Return True if a server quantises what it loads in bf16, the drafter too."""
-    return any(quantization in form.online for form in formats().values())
+    return quantization in online_names()
 
 
 def quantization_name(text: str) -> str:

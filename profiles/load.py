@@ -148,9 +148,8 @@ def load_model(name: str, profiles_dirs: Dirs = ()) -> ModelShape:
     config = read_sheet(require_sheet("models", held.base, profiles_dirs))
     config["quantization_config"] = dict(held.quantization)
     model = parse_model(config, name=held.name, source=held.source)
-    assert model.quantized is not None
-    quantized = replace(model.quantized, assumed=held.assumed)
-    return replace(model, base=held.base, quantized=quantized)
+    caution = "; ".join(filter(None, (held.assumed, model.caution)))
+    return replace(model, base=held.base, caution=caution)
 
 
 def _checkpoint(name: str, profiles_dirs: Dirs) -> Checkpoint | None:

@@ -110,8 +110,8 @@ PRECISIONS = {PLAIN: BF16}  # what a scenario may call the format that it comput
 
 # How people mark a quantised checkpoint in its name, such as Qwen3-8B-FP8 or model.Q4_K_M.gguf.
 _QUANTISED = re.compile(
-    r"(?:^|[-_.])(fp8|mxfp8|nvfp4|mxfp4|fp4|awq|gptq|gguf|int[48]|w\d+a\d+\w*|q\d_\w+|bnb|[48]bits?"
-    r"|quark|quantized)(?=$|[-_.])",
+    r"(?:^|[-_.])(fp8|mxfp8|nvfp4(?:a16)?|mxfp4|fp4|awq|gptq|gguf|int[48]|w\d+a\d+\w*|q\d_\w+"
+    r"|bnb|[48]bits?|quark|quantized|auto-?round|exl[23]|hqq|mlx)(?=$|[-_.])",
     re.IGNORECASE,
 )
 

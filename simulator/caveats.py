@@ -43,8 +43,6 @@ def cautions(
             f"{measured.path.name} was measured for {measured.scope['model']} on "
             f"{measured.scope['tp']} ranks: anything that differs from that falls back to tables"
         )
-    if model.quantized is not None and model.quantized.assumed:
-        out.append(model.quantized.assumed)
     if s.conc is not None and s.conc > memory.max_running_requests:
         out.append(
             f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "

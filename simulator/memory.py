@@ -7,9 +7,10 @@ caches. Hybrid models give part of it to recurrent states:
 
 from dataclasses import dataclass, replace
 
+from dflash_sim.profiles.checkpoints import called
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.networks.hf_config import ModelShape
-from dflash_sim.profiles.networks.quantized import online
+from dflash_sim.profiles.networks.quantized import everywhere
 from dflash_sim.profiles.precision import BF16, Precision, on_gpu
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
@@ -236,7 +237,7 @@ def _too_big(
     fits = [n for n in TP_SIZES if needed(n) < static and n > tp]
     remedy = f"; --tp {fits[0]} would" if fits else f"; no TP up to {TP_SIZES[-1]} does"
     if narrower := _narrower(device, model, tp, static - beside):
-        remedy += f", {'or' if fits else 'but'} --quantization {narrower} would at tp {tp}"
+        remedy += f", {'or' if fits else 'but'} {narrower} would at tp {tp}"
     return (
         f"{model.name} does not fit on {device.name} at tp {tp}: {short / GIGA:.1f} GB short of "
         f"{static / GIGA:.1f} GB static memory per GPU{remedy}."
@@ -244,11 +245,11 @@ def _too_big(
 
 
 def _narrower(device: Device, model: ModelShape, tp: int, room: float) -> str | None:
-    """The widest precision in which a bf16 checkpoint would fit in ``room`` bytes of a GPU."""
+    """What to ask for so that a bf16 checkpoint fits in ``room`` bytes of a GPU, the widest."""
     if model.quantized is not None:
         return None
     for name in ("fp8", "modelopt_fp4", "awq"):
-        quantized = online(name)
+        quantized = everywhere(name)
         try:
             formats = on_gpu(quantized.formats, arch=device.arch, gpu=device.name)
         except UsageError:
@@ -256,7 +257,8 @@ def _narrower(device: Device, model: ModelShape, tp: int, room: float) -> str | 
         small = replace(model, quantized=replace(quantized, formats=formats))
         vision = small.vision_weight_bytes(tp, small.precision)
         if small.weight_bytes(tp, small.precision) + vision < room:
-            return name
+            one = called(model.name, name)
+            return f"--model {one}" if one else f"--quantization {name}"
     return None
 
 

@@ -37,39 +37,19 @@ def served(s: Scenario, model: ModelShape, device: Device) -> ModelShape:
         The checkpoint is quantised otherwise already, or the GPU has no kernels for the format.
     """
     found = _quantized(s.quantization, model)
-    if found is None:
-        plain = tuple(replace(layer, formats=()) for layer in model.layers)
-        return model if model.quantized is None else replace(model, quantized=None, layers=plain)
-    return on_device(replace(model, quantized=found), device)
-
-
-def on_device(model: ModelShape, device: Device) -> ModelShape:
-    """A model in the formats whose kernels a GPU runs its weights with.
-
-    Raises
-    ------
-    UsageError
-        The GPU has no kernels for one of them.
-    """
-    if model.quantized is None:
-        return model
-    runs = partial(on_gpu, arch=device.arch, gpu=device.name)
-    found = replace(model.quantized, formats=runs(model.quantized.formats))
-    layers = tuple(
-        replace(layer, formats=runs(layer.formats)) if layer.formats else layer
-        for layer in model.layers
-    )
-    return replace(model, quantized=found, layers=layers)
+    if found is not None:
+        here = partial(on_gpu, arch=device.arch, gpu=device.name)
+        layers = tuple((i, here(formats)) for i, formats in found.layers)
+        found = replace(found, formats=here(found.formats), layers=layers)
+    return model if found == model.quantized else model.stored(found)
 
 
 def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
     own = model.quantized
     if asked is None:
         return own
-    if asked == UNQUANTISED:
-        return None
     if own is None:
-        return online(asked)
+        return None if asked == UNQUANTISED else online(asked, model=model.name)
     if _family(asked) != _family(own.name):
         msg = (
             f"{model.name} is a checkpoint in {own.name} already, and --quantization {asked} makes "

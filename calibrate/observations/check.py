@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import isfinite, nan
 from typing import Any
 
-from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.names import Names, of_checkpoint
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.values import (
     ACCEPTANCE,
@@ -104,7 +104,7 @@ def _with_precision(row: Observation, fields: dict[str, Any]) -> dict[str, Any]:
     if said in _BF16 or native or "quantization" in fields:
         return fields
     with naming("dtype"):
-        return fields | {"quantization": quantization_name(said)}
+        return of_checkpoint(fields | {"quantization": quantization_name(said)})
 
 
 def contradicted(rows: Sequence[Observation]) -> dict[str, str]:

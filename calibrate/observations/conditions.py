@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dflash_sim.calibrate.observations.hints import hinted
-from dflash_sim.calibrate.observations.names import Names, stated
+from dflash_sim.calibrate.observations.names import Names, of_checkpoint, stated
 from dflash_sim.calibrate.observations.values import naming, number, short, whole
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.cost.cycle import Method
@@ -106,6 +106,8 @@ def read_conditions(cells: Mapping[str, str], names: Names, remarks: str = "") -
             out.fields[name] = _truth(name, said[name])
     _hardware(said, out, names)
     _method(said, out, names)
+    with naming("column quantization"):
+        out.fields |= of_checkpoint(out.fields)
     hints = hinted(remarks, conc=out.fields.get("conc", 1))
     if settled := [name for name in hints if name not in out.fields]:
         out.notes.append(f"read from the remarks: {', '.join(settled)}")

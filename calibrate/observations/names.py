@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dflash_sim.profiles.checkpoints import find_checkpoint
+from dflash_sim.profiles.checkpoints import called, find_checkpoint
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.find import FOLDERS, aliases, find_gpu, refuse_quantised, roots
+from dflash_sim.profiles.formats import quantises_online, quantization_name
 from dflash_sim.profiles.load import (
     load_dataset,
     load_device,
+    load_model,
 )
 from dflash_sim.simulator.cost.methods import METHODS, spellings
 
@@ -29,6 +32,27 @@ class Workload:
     dataset: str | None = None
     isl: int | None = None
     osl: int | None = None
+
+
+def of_checkpoint(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a row with the checkpoint that was served, where its model is named in bf16.
+
+    People write ``qwen3-8b`` and ``awq`` in two columns; what ran is the AWQ checkpoint.
+
+    Raises
+    ------
+    UsageError
+        No precision is called what the row says.
+    """
+    model, said = fields.get("model"), fields.get("quantization")
+    if model is None or said is None:
+        return dict(fields)
+    name = quantization_name(said)
+    one = None if quantises_online(name) else called(model, name)
+    if one is None or load_model(model).quantized is not None:
+        return dict(fields)
+    found = find_checkpoint(one)
+    return dict(fields) | ({"model": found.name} if found else {})
 
 
 class Names:

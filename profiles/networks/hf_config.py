@@ -64,21 +64,22 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
     mixers, mlps = family.mixers(f, num_layers), family.mlps(f, num_layers)
     layers = tuple(map(family.finish, map(LayerShape, mixers, mlps)))
     hidden, quantized = f.integer("hidden_size"), read(config, name=name)
+    mtp_layers = f.integer(
+        "mtp_num_hidden_layers",
+        "num_nextn_predict_layers",
+        default=family.mtp_layers,
+        low=0,
+        high=MAX_LAYERS,
+    )
     if quantized is not None:
-        quantized, layers = quantized.fitted(layers, hidden)
+        quantized, layers = quantized.fitted(layers, hidden, mtp=mtp_layers > 0)
     return ModelShape(
         name=name,
         hidden=hidden,
         vocab=f.integer("vocab_size"),
         layers=layers,
         tied_embeddings=f.flag("tie_word_embeddings", default=False),
-        mtp_layers=f.integer(
-            "mtp_num_hidden_layers",
-            "num_nextn_predict_layers",
-            default=family.mtp_layers,
-            low=0,
-            high=MAX_LAYERS,
-        ),
+        mtp_layers=mtp_layers,
         dtype=f.text(f.first("dtype", "torch_dtype"), default=DTYPES[0]),
         source=source,
         state_dtype=_state_dtype(f),

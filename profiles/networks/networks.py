@@ -199,6 +199,12 @@ class ModelShape:
             )
         )
 
+    def stored(self, quantized: Quantized | None) -> "ModelShape":
+        """The same model with its weights, and those of layers that differ, in other formats."""
+        own = dict(quantized.layers) if quantized else {}
+        layers = tuple(replace(x, formats=own.get(i, ())) for i, x in enumerate(self.layers))
+        return replace(self, quantized=quantized, layers=layers)
+
     def in_formats(self, precision: Precision) -> Precision:
         """``precision`` with the checkpoint's own formats of modules, where it names none."""
         return (

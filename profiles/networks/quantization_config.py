@@ -25,6 +25,7 @@ _ALGORITHMS = {
 }
 _MIXED = "MIXED_PRECISION"
 _KV = {"FP8": "fp8", "NVFP4": "nvfp4"}
+_NO_KV = {"", "NONE", "AUTO"}  # ways to say that keys and values are not quantised
 # Methods that SGLang or others know, and whose kernels are in no table.
 _NOT_PRICED = {
     "bitsandbytes": "bitsandbytes",
@@ -137,7 +138,7 @@ class _Said:
         if isinstance(algo, Mapping):
             bits = algo.get("num_bits") if algo.get("type") == "float" else None
             algo = {8: "FP8", 4: "NVFP4"}.get(bits, str(dict(algo)))  # type: ignore[arg-type]
-        if algo is None or str(algo).lower() in {"", "none", "auto"}:
+        if algo is None or str(algo).upper() in _NO_KV:
             return None
         if str(algo).upper() not in _KV:
             what = f"the KV cache is quantised to {str(algo)[:60]}"
@@ -260,7 +261,8 @@ def _compressed_tensors(said: _Said) -> Statement:
     if not groups:
         what = "compressed-tensors without config_groups"
         raise said.refuse(what, "expected one at least")
-    linear, listed = None, {}
+    linear: str | None = None
+    listed: dict[str, list[str]] = {}
     for group in groups.values():
         group = group if isinstance(group, Mapping) else {}
         form = _compressed(said, group)

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dflash_sim.profiles.checkpoints import called
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.formats import format_named
+from dflash_sim.profiles.formats import format_named, online_names
 from dflash_sim.profiles.networks.layers import LayerShape
 from dflash_sim.profiles.networks.module_names import LAYERED, ONCE, Patterns, unknown_names
 from dflash_sim.profiles.networks.quantization_config import Statement, agreed, stated
@@ -30,27 +31,30 @@ class Quantized:
         Format of keys and values that the checkpoint asks for; None if it does not say.
     layers
         Numbers of layers that differ from ``formats``, each with the formats that differ.
-    assumed
-        What was taken for granted, in words; None if a file says it.
     """
 
     name: str
     formats: Formats
     kv_cache: str | None = None
     layers: tuple[tuple[int, Formats], ...] = ()
-    assumed: str | None = None
 
     def fitted(
-        self, layers: Sequence[LayerShape], hidden: int
+        self, layers: Sequence[LayerShape], hidden: int, *, mtp: bool
     ) -> tuple["Quantized", tuple[LayerShape, ...]]:
-        """The same of modules that ``layers`` have, and the layers with what differs in each."""
+        """The same of modules that a model has, and its layers with what differs in each.
+
+        Parameters
+        ----------
+        mtp
+            True if the model has a layer for multi-token prediction.
+        """
         every, own = dict(self.formats), dict(self.layers)
         has = [_modules(layer, hidden) for layer in layers]
         stored = [
             {m: f for m, f in (every | dict(own.get(i, ()))).items() if m.partition(".")[0] in mine}
             for i, mine in enumerate(has)
         ]
-        usual = {m: f for m, f in every.items() if m in ONCE}
+        usual = {m: f for m, f in every.items() if m in ONCE and (mtp or m != "mtp")}
         for module in LAYERED:
             part = module.partition(".")[0]
             found = Counter(
@@ -141,11 +145,11 @@ def _in_file(raw: object, name: str) -> Statement | None:
 def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Quantized:
     """The format of each module, found by asking for it by the names that it may have."""
     for field, listed in statement.lists:
-        odd = unknown_names(listed, family=family, depth=depth)
-        if odd:
+        unknown = unknown_names(listed, family=family, depth=depth)
+        if unknown:
             msg = (
-                f"{statement.file} of {name}: {field} names {odd[0]!r}, which is no module of a "
-                f"model with {depth} layers. Correct the list."
+                f"{statement.file} of {name}: {field} names {unknown[0]!r}, which is no module of "
+                f"a model with {depth} layers. Correct the list."
             )
             raise UsageError(msg)
     kept = Patterns(statement.kept)
@@ -182,10 +186,36 @@ def _format(
     return statement.default(module) or _KEPT
 
 
-_STAYS = ("router", "lm_head", "embed", "gdn_gates", "mtp", "drafter", "vision", "other")
+# Modules that SGLang's network code builds without a quantisation, whatever the flag says; drafters
+# have a flag of their own.
+_STAYS = ("router", "lm_head", "embed", "drafter", "vision", "other")
 
 
-def online(name: str) -> Quantized:
-    """The modules of a bf16 checkpoint that ``--quantization`` quantises, all in one format."""
+def everywhere(name: str) -> Quantized:
+    """All linear layers in the format of one of SGLang's names of ``--quantization``."""
     form = format_named(name)
     return Quantized(name, tuple((m, form) for m in MODULES if m not in _STAYS))
+
+
+def online(name: str, *, model: str) -> Quantized:
+    """What SGLang makes of a bf16 checkpoint that it quantises while it loads it.
+
+    It is every layer whose code takes a ``quant_config``: also the gates of gated delta networks
+    and the MTP layer (sglang 0.5.23, fp8.py, qwen3_5.py, qwen3_5_mtp.py).
+
+    Raises
+    ------
+    UsageError
+        The method reads weights that are quantised already; in words that say what to name.
+    """
+    if name in online_names():
+        return everywhere(name)
+    one = called(model, name)
+    such = f", such as {one}" if one else " by its folder"
+    ways = " or ".join(f"--quantization {x}" for x in online_names())
+    msg = (
+        f"--quantization {name} reads a checkpoint that is quantised already, and {model} is in "
+        f"bf16. Name the quantised one with --model{such}; or give {ways}, which quantise bf16 "
+        "weights as they are loaded."
+    )
+    raise UsageError(msg)

@@ -83,6 +83,7 @@ COVERED = {
     "profiles/releases/test_calibration": ["server_levels"],
     "profiles/releases/test_engine_sheet": ["engine_records memory_rules", "profiles: typed_table"],
     "profiles/test_profiles": ["errors find load quantity_sheet sheets units"],
+    "profiles/networks/test_quantized": ["module_names quantization_config"],
     "profiles/networks/test_networks": ["hf_config layers vision"],
     "profiles/times/test_op_tables": ["interpolation op_file"],
     "realrun/test_command": [

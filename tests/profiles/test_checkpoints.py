@@ -1,5 +1,7 @@
 """Quantised checkpoints are known by name, and weigh what is published."""
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from dflash_sim.profiles.load import (
     load_eagle3,
     load_model,
 )
-from dflash_sim.profiles.networks.hf_config import ModelShape
+from dflash_sim.profiles.networks.hf_config import ModelShape, parse_model
 
 
 def weight_bytes(model: ModelShape) -> float:
@@ -42,11 +44,34 @@ def test_every_listed_checkpoint_is_answered_by_both_its_names(repo: str) -> Non
     assert model == load_model(listed.name)
     assert model.name == listed.name
     assert model.quantized is not None
-    assert model.quantized.assumed is None
+    assert model.caution == load_model(listed.base).caution
     plain = load_model(listed.base)
     assert (plain.params, plain.base) == (model.params, None)
     assert model.behaves_as == listed.base == base_model(repo)
     assert model.weight_bytes(1, model.precision) < 0.7 * plain.weight_bytes(1, plain.precision)
+
+
+@pytest.mark.skipif(find_spec("aiconfigurator_core") is None, reason="needs aiconfigurator-core")
+def test_rows_say_what_the_files_of_the_repositories_say() -> None:
+    spec = find_spec("aiconfigurator_core")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0], "model_configs")
+    compared = 0
+    for path in sorted(folder.glob("*_config.json")):
+        repo = path.name.removesuffix("_config.json").replace("--", "/")
+        beside = path.with_name(path.name.replace("_config.json", "_hf_quant_config.json"))
+        if repo.lower() not in published():
+            continue
+        config = json.loads(path.read_text())
+        said = {"hf_quant_config": json.loads(beside.read_text())} if beside.is_file() else {}
+        whole = parse_model({**config, **said}, name=repo, source="x")
+        row = load_model(repo)
+        assert whole.quantized is not None
+        assert row.quantized is not None
+        assert (row.precision, row.quantized.layers) == (whole.precision, whole.quantized.layers)
+        compared += 1
+    assert compared > 15
 
 
 class TestByConvention:
@@ -71,7 +96,7 @@ class TestByConvention:
         assert model.precision.form("attention") == model.precision.form("mlp") == form
         assert model.precision.form("lm_head") == "bfloat16"
         assert model.quantized.kv_cache == kv_cache
-        assert "is in no list of checkpoints: its name is taken to say" in model.quantized.assumed
+        assert "is in no list of checkpoints: its name is taken to say" in model.caution
         assert load_model(model.name).precision == model.precision
 
     def test_nvfp4_is_of_the_experts_where_there_are_some(self) -> None:

@@ -388,7 +388,7 @@ def test_missing_field_is_named() -> None:
 
 def test_a_real_quantised_config() -> None:
     own = hf_model("qwen3-30b-a3b-fp8").precision
-    assert own.form("experts") == own.form("attention") == "fp8_block"
+    assert own.form("experts") == own.form("attention") == "fp8"
     assert own.form("router") == own.form("lm_head") == "bfloat16"
 
 

@@ -239,7 +239,7 @@ class TestLayersThatDiffer:
     def test_are_layers_of_their_own(self) -> None:
         model = self.model()
         assert [n for _, n in model.layer_groups] == [1, 3, 1]
-        assert dict(model.quantized.formats) == {"attention": "fp8", "mlp": "fp8", "mtp": "fp8"}
+        assert dict(model.quantized.formats) == {"attention": "fp8", "mlp": "fp8"}
 
     def test_weigh_what_their_formats_say(self) -> None:
         model = self.model()
