@@ -193,8 +193,8 @@ def family_of(f: Fields) -> tuple[str, Family]:
     name = SAME_TEXT.get(name, name)
     if name in NOT_MODELLED:
         msg = (
-            f"config of {f.name}: model_type '{name}' is known, and {NOT_MODELLED[name]} is not "
-            "modelled yet; ask about another model: dflash-sim list models."
+            f"config of {f.name}: model_type '{name}' is known but not modelled yet: it has "
+            f"{NOT_MODELLED[name]}. Ask about another model: dflash-sim list models."
         )
         raise UsageError(msg)
     if name not in FAMILIES:
