@@ -32,6 +32,7 @@ from dflash_sim.profiles.networks.hf_config import (
     parse_model,
 )
 from dflash_sim.profiles.one_look import seen
+from dflash_sim.profiles.other_drafters import refuse_other_kind
 from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.quantity_sheet import QuantitySheet
 from dflash_sim.profiles.sheets import (
@@ -233,6 +234,8 @@ def find_network(kind: str, name: str, profiles_dirs: Dirs = ()) -> tuple[Path, 
         label = name.lower() if kind == "models" else f"{name.lower()}-{paired.parent.name}"
         return paired, label
     sheet = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
+    if sheet is None and kind != "models":
+        refuse_other_kind(name)
     path = sheet or _as_path(name) or require_sheet(kind, name, profiles_dirs)
     return path, path.stem if path.name != "config.json" else path.resolve().parent.name
 

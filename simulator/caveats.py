@@ -37,7 +37,7 @@ def cautions(
     server: Server,
 ) -> list[str]:
     """Return what is doubtful about a setup before anything is run, each in one sentence."""
-    out = []
+    out = [f"{model.name}: {model.caution}"] if model.caution else []
     if measured is not None and not measured.covers(model=model.name, tp=tp):
         out.append(
             f"{measured.path.name} was measured for {measured.scope['model']} on "

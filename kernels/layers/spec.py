@@ -22,6 +22,7 @@ DEFAULT_EPS = 1e-6
 DEFAULT_THETA = 10_000.0
 ZERO_CENTRED = {"qwen3_next", "qwen3_5", "qwen3_5_moe"}
 PARTIAL_ROTARY = 0.25
+BUILT = {"llama", "qwen3", "qwen3_moe", *ZERO_CENTRED}
 UNSCALED = {None, "default", "mrope"}
 
 
@@ -81,11 +82,12 @@ class Eagle3Spec:
 
 def read_target(config: Mapping[str, Any], name: str) -> TargetSpec:
     """The target model a parsed ``config.json`` describes; ``name`` is for messages."""
-    flat = _flat(config)
-    numerics = _numerics(flat, name)
     shape = parse_model(_any_dtype(config), name=name, source="config.json")
     if shape.quantized is not None:
         _refuse(name, f"weights that are quantised ({shape.quantized.name})")
+    if shape.family not in BUILT and shape.family != "gpt_oss":  # what it lacks is said below
+        _refuse(name, f"the family {shape.family}")
+    numerics = _numerics(_flat(config), name)
     for layer in shape.layers:
         if isinstance(layer.mixer, AttentionShape):
             _check_attention(layer.mixer, name)

@@ -101,6 +101,11 @@ class Moe:
         """The experts' format, which tables and profiles are kept by."""
         return self.precision.weights
 
+    @property
+    def gated_inter(self) -> int:
+        """Width of experts with a gate that have as many weights, as the tables time them."""
+        return self.inter * self.matrices // 3
+
     def independent(self, overlap: float) -> float:
         """Tokens of as many different texts that would touch as many experts.
 

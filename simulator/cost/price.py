@@ -340,7 +340,7 @@ class CostModel:
             experts=op.experts,
             top_k=op.top_k,
             hidden=op.hidden,
-            inter=op.inter * op.matrices // 3,  # the tables' experts have a gate: equal weights
+            inter=op.gated_inter,
             tp=op.ranks,
             distribution=BALANCED,
             dtype=table_name(op.dtype),

@@ -84,7 +84,12 @@ COVERED = {
     "profiles/releases/test_engine_sheet": ["engine_records memory_rules", "profiles: typed_table"],
     "profiles/test_profiles": ["errors find load quantity_sheet sheets units"],
     "profiles/networks/test_quantized": ["module_names quantization_config"],
-    "profiles/networks/test_networks": ["hf_config layers vision"],
+    "profiles/networks/test_networks": [
+        "attention hf_config layers mlps recurrent vision weight",
+    ],
+    "profiles/networks/test_known_families": [
+        "drafters families fields mixed_windows nemotron read_mixers read_mlps storage",
+    ],
     "profiles/times/test_op_tables": ["interpolation op_file"],
     "realrun/test_command": [
         "commands: run",
