@@ -109,7 +109,7 @@ def fit(
     allow_partial: bool = False,
     prior: "File" = "shipped",
     name: str = "fit",
-    engine: str = HOME,
+    engine: str | None = None,
     jobs: int = 1,
     profiles: "File | Sequence[File] | None" = None,
     progress: bool = False,
@@ -133,7 +133,7 @@ def fit(
     name
         Of the calibration.
     engine
-        Engine sheet with the priors.
+        Release of rows that name no build, such as ``sglang-0.5.9``; None if nobody knows it.
     jobs
         Processes.
     profiles

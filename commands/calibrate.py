@@ -95,8 +95,13 @@ def fit(
     ] = "shipped",
     name: Annotated[Str, option(OUTPUT, "Of the calibration; default: the file's")] = None,
     engine: Annotated[
-        str, option(ROWS, "Engine sheet with the priors", autocompletion=sheets("engines"))
-    ] = "sglang-0.5.14",
+        Str,
+        option(
+            ROWS,
+            "Release of rows that name no build; default: unknown, near the one of the priors",
+            autocompletion=sheets("engines"),
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, option(OUTPUT, "Processes; default: all cores", min=1, metavar="N")
     ] = None,

@@ -7,7 +7,7 @@ from dflash_sim.calibrate.observations.observation import Observation
 OPEN, TEST = "open", "test"
 
 
-class Server(NamedTuple):
+class MeasuredServer(NamedTuple):
     """One party's machine with one model and one build of the engine.
 
     Parameters
@@ -27,17 +27,17 @@ class Server(NamedTuple):
 
         Examples
         --------
-        >>> str(Server("SGL_COOKBOOK_Q3", "b200", 8, "qwen3-235b-a22b", "0.5.6"))
+        >>> str(MeasuredServer("SGL_COOKBOOK_Q3", "b200", 8, "qwen3-235b-a22b", "0.5.6"))
         'SGL_COOKBOOK_Q3: qwen3-235b-a22b, 8 b200, 0.5.6'
         """
         build = f", {self.build}" if self.build else ""
         return f"{self.source}: {self.model}, {self.tp or '?'} {self.gpu}{build}"
 
 
-def server_of(row: Observation) -> Server:
+def measured_on(row: Observation) -> MeasuredServer:
     """Return the server that a row was measured on."""
     f = row.fields
-    return Server(row.source, f["gpu"], f.get("tp"), f["model"], row.build)
+    return MeasuredServer(row.source, f["gpu"], f.get("tp"), f["model"], row.build)
 
 
 def role_of(row: Observation) -> str:

@@ -45,6 +45,7 @@ FACTORS: dict[str, Factor] = {
 }
 LEVELS = ("release", "build", "arch", "gpu", "backend", "precision", "server", "deployment")
 OWN = ("server", "deployment")  # levels that only the rows of that server speak of
+UNSTATED = "unstated"  # the build of measurements that name none: it may be any
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
 """The question behind ``calibrate fit``: which rows are fitted, and what becomes of the others."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dflash_sim.calibrate.fit.fit import PASSES, Fit, fit
 from dflash_sim.calibrate.fit.prior import known_before
 from dflash_sim.calibrate.fit.rows import Row, rows_of
-from dflash_sim.calibrate.observations.observation import ReadReport
+from dflash_sim.calibrate.observations.observation import Observation, ReadReport
 from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.calibrate.readers.read import Source, read_observations
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.calibration import Calibration
-from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
+from dflash_sim.profiles.releases.server_levels import UNSTATED
 from dflash_sim.studies.compare.validate_question import assumptions
 
 FEWEST = 3  # rows that say more than the priors
@@ -76,22 +77,37 @@ class Chosen:
 def choose(
     files: Sequence[Source],
     *,
-    engine: str,
+    engine: str | None,
     fit_on: str | None,
     assume: Sequence[str],
     prior: str = "shipped",
 ) -> Chosen:
     """Read files and select the rows to fit.
 
+    Parameters
+    ----------
+    engine
+        The engine sheet of rows that name no build; None if nobody says which release they are
+        of. Then they are run as the home release is, and their build is a level of its own that
+        may be as far from home as builds are.
+
     Raises
     ------
     UsageError
         An expression or an assumption is malformed; never because of what a file holds.
     """
-    sheet = load_engine(engine)
+    sheet = load_engine(engine or HOME)
     selected = parse_filter(fit_on) if fit_on is not None else None
     read = read_observations(files, assumptions(assume))
     chosen = [o for o in read.observations if selected is None or selected(o)]
+    unstated = [] if engine else [o for o in chosen if not _states_release(o)]
+    if unstated:
+        note = (
+            f"{len(unstated)} of {len(chosen)} rows name no release of the engine, which may be "
+            "any: --engine sglang-0.5.9, or --assume build=0.5.9, says which"
+        )
+        read = replace(read, notes=(*read.notes, note))
+        chosen = [o if _states_release(o) else replace(o, build=UNSTATED) for o in chosen]
     rows, unusable = rows_of(chosen, sheet)
     return Chosen(
         engine=sheet,
@@ -103,6 +119,10 @@ def choose(
         unusable=tuple(unusable),
         known=known_before(prior, sheet),
     )
+
+
+def _states_release(row: Observation) -> bool:
+    return row.build is not None or "engine" in row.fields
 
 
 def require(chosen: Chosen, *, allow_partial: bool) -> None:

@@ -1,7 +1,8 @@
 """How good are predictions of rows that were not fitted? Every open row, left out in turn.
 
 Fits the constants that ship with the engine sheet, then predicts each model from constants fitted
-without it, and 32 clients from constants fitted on one client. Prints tables; ``--write`` updates
+without it, 32 clients from constants fitted on one client, and 32 clients of each model from its
+own rows of one client and all rows of the other models. Prints tables; ``--write`` updates
 the .out and the .json beside this file, the shipped calibration and the accuracy pages. What other
 servers have in common stays in that calibration as it was: 13_servers.py fits it.
 
@@ -40,7 +41,7 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
     build = engine.fit.build
     home = [row for row in rows if row.observation.build == build]
     sources = sorted({row.observation.source for row in home})
-    with Progress(4 * PASSES * len(home)) as progress:
+    with Progress(5 * PASSES * len(home)) as progress:
 
         def done() -> None:
             progress.advance(0)
@@ -55,10 +56,12 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
         )
         models = leave_one_out(home, "model", engine=engine, jobs=jobs, on_row=done)
         clients = _one_client(home, engine, jobs, done)
+        own = _own_client(home, models, engine, jobs, done)
     tables = [
         fits.conditions(joint, read, refused, len(rows) - len(home)),
         *_renamed("held out by model", show.tables(models)),
         *_renamed("32 clients from one", show.tables(clients)),
+        *_renamed("32 clients from its own one", show.tables(own)),
         fits.fitted_rows(joint),
         fits.constants(joint),
         fits.correlations(joint),
@@ -72,10 +75,10 @@ def study(engine: EngineSheet, jobs: int) -> tuple[Findings, Calibration]:
 def _one_client(
     rows: list[Row], engine: EngineSheet, jobs: int, done: Callable[[], None]
 ) -> Validation:
-    alone, many = parse_filter("concurrency==1"), parse_filter("concurrency==32")
+    alone, many = _of_one_client(rows)
     found, outcomes = held_out(
-        [row for row in rows if alone(row.observation)],
-        [row for row in rows if many(row.observation)],
+        alone,
+        many,
         engine=engine,
         held="c=32",
         jobs=jobs,
@@ -83,6 +86,39 @@ def _one_client(
     )
     text = "32 clients from constants fitted on one"
     return Validation(tuple(outcomes), (found,), (found.calibration,), text)
+
+
+def _own_client(
+    rows: list[Row],
+    models: Validation,
+    engine: EngineSheet,
+    jobs: int,
+    done: Callable[[], None],
+) -> Validation:
+    """Each model as a user has it: known from other models, and from its own rows of one client."""
+    fits, outcomes = [], []
+    for before in models.fits:
+        model = before.calibration.name
+        alone, many = _of_one_client([row for row in rows if row.scenario.model == model])
+        if not alone or not many:
+            continue
+        known = before.calibration
+        found, some = held_out(
+            alone, many, engine=engine, held=model, jobs=jobs, known=known, on_row=done
+        )
+        fits.append(found)
+        outcomes += some
+    text = "32 clients of a model from its rows of one client, known from other models"
+    return Validation(tuple(outcomes), tuple(fits), tuple(f.calibration for f in fits), text)
+
+
+def _of_one_client(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows of one client, and of 32."""
+    alone, many = parse_filter("concurrency==1"), parse_filter("concurrency==32")
+    return (
+        [row for row in rows if alone(row.observation)],
+        [row for row in rows if many(row.observation)],
+    )
 
 
 def _renamed(what: str, tables: list[Table]) -> list[Table]:

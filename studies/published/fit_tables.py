@@ -89,8 +89,13 @@ def _of(c: Calibration, kind: str) -> list[tuple[Parameter, float, float]]:
 def quoted(tables: Mapping[str, Table]) -> dict[str, str]:
     """Return the figures that sentences of the pages quote, by name."""
     stats = {"rows": "rows", "bias": "bias", "p95": "p95", "coverage": "inside 90 %"}
+    studies = {
+        "held": "held out by model",
+        "clients": "32 clients from one",
+        "own client": "32 clients from its own one",
+    }
     found = {}
-    for name, study in (("held", "held out by model"), ("clients", "32 clients from one")):
+    for name, study in studies.items():
         table = tables[f"{study}: held-out rows"]
         found[f"{name} MAPE"] = table.cell("all", "MAPE")
         found |= {f"{name} {stat}": table.cell("all", head) for stat, head in stats.items()}

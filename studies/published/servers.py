@@ -17,7 +17,7 @@ from dflash_sim.calibrate.fit.prior import Prior, refuse_fitted, usual_elsewhere
 from dflash_sim.calibrate.fit.rows import Row, rows_of, unknowns
 from dflash_sim.calibrate.fit.servers import with_levels
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
-from dflash_sim.calibrate.observations.servers import server_of
+from dflash_sim.calibrate.observations.servers import measured_on
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
@@ -184,7 +184,7 @@ def by_kind(rows: Sequence[Row]) -> Iterator[tuple[Callable[[Row], bool], list[R
 
 def by_server(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Return rows by the server that they were measured on."""
-    return grouped(rows, lambda row: str(server_of(row.observation)))
+    return grouped(rows, lambda row: str(measured_on(row.observation)))
 
 
 def first_rows(rows: Sequence[Row]) -> list[Row]:
@@ -228,7 +228,7 @@ def _judge(row: Row, known: Calibration) -> list[dict[str, object]]:
     about = {
         "row": row.observation.row,
         "id": str(row.observation.about.get("id", "")),
-        "server": str(server_of(row.observation)),
+        "server": str(measured_on(row.observation)),
         "source": row.observation.source,
         "GPU": scenario.gpu,
         "model": scenario.model,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from dflash_sim.calibrate.observations.observation import Observation
-from dflash_sim.calibrate.observations.servers import server_of
+from dflash_sim.calibrate.observations.servers import measured_on
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.studies.published.findings import Findings
@@ -102,7 +102,12 @@ def _of_peers(o: Observation) -> Iterator[dict[str, object]]:
             (TTFT, "mean_ttft_ms", peer.ttft_ms),
         ):
             error = value / o.metrics[name] - 1
-            yield {"server": str(server_of(o)), "tool": peer.tool, "metric": metric, "error": error}
+            yield {
+                "server": str(measured_on(o)),
+                "tool": peer.tool,
+                "metric": metric,
+                "error": error,
+            }
 
 
 def levels(shipped: Calibration) -> Table:

@@ -13,7 +13,13 @@ from importlib.resources import files
 from typing import TypeVar
 
 from dflash_sim.calibrate.observations.observation import Observation
-from dflash_sim.calibrate.observations.servers import OPEN, TEST, Server, role_of, server_of
+from dflash_sim.calibrate.observations.servers import (
+    OPEN,
+    TEST,
+    MeasuredServer,
+    measured_on,
+    role_of,
+)
 from dflash_sim.studies.compare.validate_question import published
 
 T = TypeVar("T")
@@ -69,9 +75,9 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return dict(found)
 
 
-def by_server(rows: Iterable[Observation]) -> dict[Server, list[Observation]]:
+def by_server(rows: Iterable[Observation]) -> dict[MeasuredServer, list[Observation]]:
     """Return rows by the server they were measured on, in the order of their first row."""
-    return grouped(rows, server_of)
+    return grouped(rows, measured_on)
 
 
 def peers_of(row: Observation) -> tuple[PeerPrediction, ...]:

@@ -7,6 +7,7 @@ by prefills and by the host.
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,17 @@ from straight_lines import Lines
 from dflash_sim.calibrate.fit.fit import fit, solve
 from dflash_sim.calibrate.fit.held_out import predicted
 from dflash_sim.calibrate.fit.prior import Prior, posterior_prior, sheet_prior
-from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row, rows_of
+from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row, rows_of, unknowns
 from dflash_sim.calibrate.fit.servers import with_levels
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.calibration import Parameter, load_calibration
 from dflash_sim.profiles.releases.engine_sheet import load_engine
-from dflash_sim.profiles.releases.server_levels import FACTORS, Server, level_of
+from dflash_sim.profiles.releases.server_levels import FACTORS, UNSTATED, Server, level_of
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.slopes import METRICS
+from dflash_sim.studies.compare.fit_question import choose, run_fit
 
 ENGINE = load_engine("sglang-0.5.14")
 Floats = npt.NDArray[np.float64]
@@ -155,6 +158,27 @@ def test_a_server_that_is_slower_is_predicted_slower() -> None:
     assert abs(after.error) < 0.05
     assert after.inside
     assert np.log(after.high / after.low) < 0.8 * np.log(before.high / before.low)
+
+
+def test_a_build_that_nobody_states_may_be_any(tmp_path: Path) -> None:
+    """Its factors are as free as a build's are, and predictions with the fit are of that build."""
+    file = tmp_path / "bench.csv"
+    cells = "qwen3-8b,none,b200,1,64,64"
+    lines = [f"{cells},{c},{tok_s}" for c, tok_s in ((1, 200), (2, 390), (4, 770))]
+    file.write_text("\n".join(("model,method,gpu,tp,isl,osl,conc,output_tok_s", *lines)))
+    asked = {"fit_on": None, "assume": []}
+    open_, stated = (choose([file], engine=name, **asked) for name in (None, "sglang-0.5.14"))  # type: ignore[arg-type]
+    dated = choose([file], engine=None, fit_on=None, assume=["build=0.5.9"])
+    assert [c.rows[0].scenario.build for c in (open_, stated, dated)] == [UNSTATED, None, "0.5.9"]
+    assert any("name no release" in note for note in open_.read.notes)
+    assert not any("name no release" in note for note in stated.read.notes)
+
+    free, tied = ({p.name for p in unknowns(c.rows, ENGINE)} for c in (open_, stated))
+    assert {n.split("=")[0] for n in free - tied} >= {"time:build", "kernel:build"}
+    fitted = run_fit(open_, name="mine", jobs=1).calibration
+    setup = resolve(Scenario.parse(model="qwen3-8b", tp=1, conc=1), calibration=fitted)
+    assert setup.server.keys == ("build=unstated", "deployment=b200/qwen3-8b", "server=b200")
+    assert not any("unconfirmed" in warning for warning in setup.warnings)
 
 
 def test_levels_travel_and_owners_stay() -> None:

@@ -12,7 +12,7 @@ import pytest
 from dflash_sim.calibrate.fit.fit import fit
 from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.calibrate.observations.observation import Observation
-from dflash_sim.calibrate.observations.servers import Server, role_of, server_of
+from dflash_sim.calibrate.observations.servers import MeasuredServer, measured_on, role_of
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.releases.engine_versions import match_engine
@@ -144,8 +144,8 @@ def test_a_server_is_a_party_a_machine_a_model_and_a_build() -> None:
     }
     assert lab == {1: 6, 2: 24, 4: 27, 8: 27}
     assert len({s for s in servers if s.source == "SGL_COOKBOOK_Q36"}) == 4  # one a GPU
-    first = server_of(serving_rows()[0])
-    assert first == Server("SGL_COOKBOOK_Q3", "b200", 8, "qwen3-235b-a22b", "0.5.6")
+    first = measured_on(serving_rows()[0])
+    assert first == MeasuredServer("SGL_COOKBOOK_Q3", "b200", 8, "qwen3-235b-a22b", "0.5.6")
     assert str(first) == "SGL_COOKBOOK_Q3: qwen3-235b-a22b, 8 b200, 0.5.6"
     assert str(first._replace(build=None, tp=None)) == "SGL_COOKBOOK_Q3: qwen3-235b-a22b, ? b200"
 
