@@ -14,6 +14,7 @@ from dflash_sim.profiles.load import (
     load_dataset,
     load_device,
 )
+from dflash_sim.profiles.unserved import refuse_unserved
 from dflash_sim.simulator.cost.methods import METHODS, spellings
 
 _LENGTHS = re.compile(
@@ -76,6 +77,7 @@ class Names:
         name = text[counted.end() :] if counted else text
         found = find_gpu(name)
         if found is None:
+            refuse_unserved(name)
             kind, what, hint = "gpus", "GPU", "Write devices/<name>.toml for another."
             raise self._unknown(kind, what, text, hint)
         load_device(name)  # which refuses another size of memory
