@@ -7,9 +7,18 @@ from importlib.resources import files
 
 from dflash_sim.profiles.errors import UsageError
 
-_MAKERS = set(
-    ["nvidia", "tesla", "quadro", "geforce", "apple", "google", "intel", "huawei", "aws", "amd"]
-)
+_MAKERS = {
+    "nvidia",
+    "tesla",
+    "quadro",
+    "geforce",
+    "apple",
+    "google",
+    "intel",
+    "huawei",
+    "aws",
+    "amd",
+}
 _WORDS = 3  # of a name such as RTX 2080 Ti; sizes and versions may follow
 
 
