@@ -19,6 +19,7 @@ from typing import Any
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.precision import quantised_name
+from dflash_sim.profiles.unserved import refuse_unserved
 
 ENV = "DFLASH_SIM_PROFILES"
 FOLDERS = {
@@ -172,6 +173,8 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
     else:
         path = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
     if path is None:
+        if kind == "gpus":
+            refuse_unserved(name)
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
         refuse_quantised(kind, name, profiles_dirs)
         raise unknown(singular, name, names(kind, profiles_dirs))

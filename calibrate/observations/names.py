@@ -17,6 +17,7 @@ from dflash_sim.profiles.load import (
     load_device,
     load_model,
 )
+from dflash_sim.profiles.unserved import refuse_unserved
 from dflash_sim.simulator.cost.methods import METHODS, spellings
 
 _LENGTHS = re.compile(
@@ -100,6 +101,7 @@ class Names:
         name = text[counted.end() :] if counted else text
         found = find_gpu(name)
         if found is None:
+            refuse_unserved(name)
             kind, what, hint = "gpus", "GPU", "Write devices/<name>.toml for another."
             raise self._unknown(kind, what, text, hint)
         load_device(name)  # which refuses another size of memory

@@ -652,8 +652,8 @@ BAD_CONFIGS = {
 }
 # What is typed, the exit code, and what the one line must hold: thing, value, allowed, next step.
 MISTAKES = [
-    ("--gpu b20", 2, ["unknown GPU 'b20'.", "Have: a100, a800, b200"]),
-    ("--gpu b200,h2O", 2, ["unknown GPU 'h2O'", "Have: a100"]),
+    ("--gpu b20", 2, ["unknown GPU 'b20'.", "Have: a10, a100, a100_pcie"]),
+    ("--gpu b200,h2O", 2, ["unknown GPU 'h2O'", "Have: a10, a100"]),
     ("--model qwen3.5-397", 2, ["unknown model", "did you mean qwen3.5-397b-a17b?", "Have: gpt"]),
     ("--draft-model qwen3-8b-dflsh", 2, ["unknown drafter", "qwen3-8b-dflash", "Have: "]),
     ("--dataset humanevl", 2, ["unknown dataset 'humanevl'", "mean humaneval?", "mt-bench"]),
@@ -913,7 +913,7 @@ class TestShell:
         ("flag", "typed", "offered"),
         [
             ("gpu", "b", ["b200", "b300"]),
-            ("gpu", "b200,h1", ["b200,h100", "b200,h100_nvl"]),
+            ("gpu", "b200,h1", ["b200,h100", "b200,h100_nvl", "b200,h100_pcie"]),
             ("dataset", "m", ["math500", "mbpp", "mt-bench"]),
             ("model", "qwen3-8", ["qwen3-8b"]),
             ("preset", "pr23000-v1", ["pr23000-v1-c1", "pr23000-v1-c32"]),

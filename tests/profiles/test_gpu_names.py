@@ -28,6 +28,20 @@ from dflash_sim.profiles.load import default_node, load_device, names
         ("NVIDIA B300 SXM6 AC", "b300"),
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx_pro_6000"),
         ("L40S", "l40s"),
+        ("NVIDIA L40", "l40"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA H100 PCIe", "h100_pcie"),
+        ("NVIDIA A100 80GB PCIe", "a100_pcie"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA A30", "a30"),
+        ("NVIDIA A40", "a40"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx_6000_ada"),
+        ("NVIDIA Thor", "jetson_thor"),
+        ("Jetson AGX Thor", "jetson_thor"),
+        ("Intel(R) Arc(TM) Pro B60 Graphics", "arc_b60"),
+        ("DGX Spark (GB10)", "gb10"),
+        ("A100-80GB", "a100"),
     ],
 )
 def test_known_by_the_names_that_tools_print(text: str, sheet: str) -> None:
@@ -38,15 +52,14 @@ def test_known_by_the_names_that_tools_print(text: str, sheet: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "NVIDIA H100 PCIe",
         "NVIDIA H200 NVL",
         "NVIDIA H20-3e",
         "RTX 5090 D",
         "RTX 4090 Laptop GPU",
         "NVIDIA A100-SXM4-80GB MIG 3g.40gb",
-        "L40",
         "B100",
-        "TPU v6e",
+        "RTX 6000",
+        "A16",
         "",
     ],
 )
@@ -54,6 +67,25 @@ def test_another_machine_is_plainly_unknown(text: str) -> None:
     with pytest.raises(UsageError, match="unknown GPU") as caught:
         load_device(text)
     assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("Tesla V100-SXM2-32GB", "compute capability 7.5, and it has no bf16"),
+        ("v100", "no bf16"),
+        ("Tesla T4", "it multiplies no bf16"),
+        ("NVIDIA GeForce RTX 2080 Ti", "it multiplies no bf16"),
+        ("Apple M3 Ultra 512 GB", "other engines"),
+        ("TPU v6e", "TPUs are not simulated"),
+    ],
+)
+def test_what_no_sheet_could_answer_for_is_refused_with_the_reason(text: str, why: str) -> None:
+    for ask in (load_device, Names().gpu):
+        with pytest.raises(UsageError, match="cannot be asked for") as caught:
+            ask(text)
+        assert why in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["A100 40GB", "NVIDIA A100-SXM4-40GB", "H20 141GB", "H100 64G"])

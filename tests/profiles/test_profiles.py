@@ -164,8 +164,11 @@ def test_devices_are_plausible() -> None:
         gpu = load_device(name)
         assert (gpu.price.low is None) == (gpu.price.source == "")
         ridge = gpu.bf16_flop_s / gpu.mem_bw_byte_s
-        # FLOP per byte where compute and memory take as long; the exported H20 has few FLOP.
-        assert (30 if name == "h20" else 70) < ridge < 500, name
+        # FLOP per byte where compute and memory take as long; the exported H20 has few FLOP, and
+        # Thor the tensor cores of a data centre beside the memory of a laptop.
+        assert (30 if name == "h20" else 70) < ridge < (1000 if name == "jetson_thor" else 500), (
+            name
+        )
         price = gpu.price
         have = [p for p in (price.low, price.typical, price.high) if p is not None]
         assert have == sorted(have)
@@ -211,7 +214,7 @@ def test_models_with_a_dflash_drafter_find_it() -> None:
 
 
 def test_unknown_names_suggest() -> None:
-    with pytest.raises(UsageError, match=r"unknown GPU 'b20'\. Have: a100"):
+    with pytest.raises(UsageError, match=r"unknown GPU 'b20'\. Have: a10,"):
         load_device("b20")
     with pytest.raises(UsageError, match=r"unknown model 'qwen3-8'; did you mean"):
         load_model("qwen3-8")
@@ -488,7 +491,7 @@ def test_tables_stay_small() -> None:
         return sum(p.stat().st_size for p in (BUILT_IN / folder).iterdir())
 
     assert size("acceptance") < 150_000
-    assert size("published") < 200_000
+    assert size("published") < 480_000
 
 
 def test_engine_sheets_can_be_found() -> None:

@@ -1,4 +1,4 @@
-"""Whole experts on some ranks: as many bytes, one exchange, and a rank that others wait for."""
+"""Whole experts on some ranks: the same bytes and exchange, and a rank that others wait for."""
 
 from collections import Counter
 
