@@ -64,6 +64,7 @@ COVERED = {
         "studies/compare: real_tables",
     ],
     "calibrate/silicon/test_import_tables": ["families gemm_curve source table"],
+    "calibrate/silicon/test_suspects": ["experts products thinning"],
     "commands/test_cli": [
         "listing options predict scenario_options",
         "profiles: presets",
@@ -84,7 +85,10 @@ COVERED = {
     "profiles/releases/test_engine_sheet": ["engine_records memory_rules", "profiles: typed_table"],
     "profiles/test_profiles": ["errors find load quantity_sheet sheets units"],
     "profiles/networks/test_networks": ["hf_config layers vision"],
-    "profiles/times/test_op_tables": ["interpolation op_file"],
+    "profiles/times/test_op_tables": [
+        "attention_table gemm_table interpolation op_file op_folder timing"
+    ],
+    "profiles/times/test_quantised_tables": ["experts_table"],
     "realrun/test_command": [
         "commands: run",
         "studies/real: run_question torch_needed",
