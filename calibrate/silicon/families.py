@@ -11,25 +11,13 @@ from statistics import median
 
 from dflash_sim.calibrate.silicon.source import LETTERS, Library, Row, read_rows
 from dflash_sim.calibrate.silicon.table import Key, Table, Tally, Times, lift, no_rows
-from dflash_sim.profiles.times.op_tables import BACKENDS
+from dflash_sim.profiles.times.attention_table import BACKENDS
 from dflash_sim.profiles.units import BF16_BYTES, FP32_BYTES, MS
 
 M = {1, 2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256}
 M |= {512, 768, 1024, 1536, 2048, 3072, 4096, 8192, 16384}  # none measured between 257 and 512
 SLOW = 1.5  # a framework this much slower than the best of the same cell is counted
 SHARDS = (1, 2, 4, 8)
-DISTRIBUTIONS = ("balanced", "power_law_1.01", "power_law_1.2")
-# (experts, top-k, hidden, inter): Qwen3.5 397B, 122B, 35B; Qwen3 30B, 235B; gpt-oss 20b, 120b
-EXPERTS = (
-    (512, 10, 4096, 1024),
-    (256, 8, 3072, 1024),
-    (256, 8, 2048, 512),
-    (128, 8, 2048, 768),
-    (128, 8, 4096, 1536),
-    (32, 4, 2880, 2880),
-    (128, 4, 2880, 2880),
-)
-MOE_DTYPES = ("bfloat16", "w4a16_mxfp4")  # the second for gpt-oss, which ships in MXFP4
 # (heads, KV heads, head width, window) before sharding, of the same models and the drafters
 ATTENTION = (
     (32, 2, 256, 0),
@@ -85,31 +73,6 @@ def gemm(library: Library) -> tuple[Table, GemmCells]:
     shown = {key: {m: t for m, t in row.items() if m in M} for key, row in times.items()}
     notes = {**_gemm_notes(kept), "cells_fitted": len(every), **lifted}
     return Table("gemm", ("n", "k"), "m", shown, letters, tuple(sources), notes), every
-
-
-def moe(library: Library) -> Table:
-    """Routed experts without expert parallelism; SGLang first, then vLLM, then TensorRT-LLM.
-
-    Top-k choice is timed with the experts, the router's product is not.
-    """
-    tally = Tally(library, "moe")
-    shape = ("num_experts", "topk", "hidden_size", "inter_size", "moe_tp_size", "distribution")
-    where = {
-        "moe_dtype": MOE_DTYPES,
-        "moe_ep_size": [1],
-        "moe_tp_size": SHARDS,
-        "distribution": DISTRIBUTIONS,
-    }
-    for framework in ("sglang", "vllm", "trtllm"):
-        path = library.newest("moe", framework, "moe_perf.parquet")
-        if path is not None:
-            rows = read_rows(path, (*shape, "moe_dtype", "num_tokens", "latency"), where)
-            rows = [row for row in rows if row[:4] in EXPERTS]
-            in_bf16 = {row[:4] for row in rows if row[6] == "bfloat16"}
-            kept = [row for row in rows if row[6] == "bfloat16" or row[:4] not in in_bf16]
-            tally.add(path, ((row[:7], row[7], row[8]) for row in kept))
-    keys = ("experts", "top_k", "hidden", "inter", "tp", "distribution", "dtype")
-    return tally.table(keys, "tokens", _expert_bytes)
 
 
 def attention(library: Library) -> Table:
@@ -242,10 +205,3 @@ def _kv_bytes(key: Key, kv_len: int) -> float:
 def _state_bytes(key: Key, batch: int) -> float:
     kernel, v_heads = key[:2]  # the state is read and written
     return 2.0 * batch * v_heads * GDN_STATE_BYTES if kernel == "recurrent_decode" else 0.0
-
-
-def _expert_bytes(key: Key, tokens: int) -> float:
-    """Weights that cannot be avoided: with skewed routing only the first token's are certain."""
-    experts, top_k, hidden, inter, tp, distribution, dtype = key
-    active = min(experts, tokens * top_k) if distribution == "balanced" else top_k
-    return BF16_BYTES * active * 3.0 * hidden * inter / tp if dtype == "bfloat16" else 0.0

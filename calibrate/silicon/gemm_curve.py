@@ -51,7 +51,9 @@ def rounded(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def fit_curve(cells: GemmCells) -> GemmCurve:
+def fit_curve(
+    cells: GemmCells, *, weight_bytes: float = BF16_BYTES, input_bytes: float = BF16_BYTES
+) -> GemmCurve:
     """Curve through the cells with small M and large N, K, in relative error, outliers damped.
 
     Small M says little about the arithmetic rate: it is the median of the largest products.
@@ -59,6 +61,7 @@ def fit_curve(cells: GemmCells) -> GemmCurve:
     Parameters
     ----------
     cells : (m, n, k) to time [s]
+    weight_bytes, input_bytes : of one weight and of one value of the left matrix [byte]
     """
     from scipy.optimize import least_squares
 
@@ -70,7 +73,8 @@ def fit_curve(cells: GemmCells) -> GemmCurve:
     rate = float(np.median(work))
     m, n, k = np.array(chosen, dtype=float).T
     log_time = np.log([cells[key] for key in chosen])
-    log_bytes = np.log(BF16_BYTES * (m * k + n * k + m * n))
+    read = input_bytes * (m * k) + weight_bytes * (n * k)
+    log_bytes = np.log(read + BF16_BYTES * (m * n))
     log_math = np.log(2 * m * n * k / rate)
 
     def residual(point: FloatArray) -> FloatArray:
@@ -90,7 +94,7 @@ def fit_curve(cells: GemmCells) -> GemmCurve:
         gtol=TIGHT,
     )
     floor, bandwidth, knee = (rounded(float(v)) for v in np.exp(best.x))
-    return GemmCurve(floor_s=floor, bw_byte_s=bandwidth, rate_flop_s=rounded(rate), knee=knee)
+    return GemmCurve(floor, bandwidth, rounded(rate), knee, weight_bytes, input_bytes)
 
 
 def in_fit(key: tuple[int, int, int]) -> bool:
@@ -106,7 +110,7 @@ def curve_misses(curve: GemmCurve, cells: GemmCells) -> dict[str, Miss]:
         pair = (curve.seconds(m=m, n=n, k=k), measured)
         if in_fit((m, n, k)):
             regions["fit"].append(pair)
-            if BF16_BYTES * n * k > BIG_WEIGHT_BYTES:
+            if curve.weight_bytes * n * k > BIG_WEIGHT_BYTES:
                 regions["big_weights"].append(pair)
         elif min(n, k) >= FIT_MIN_NK:
             regions["large_m"].append(pair)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dflash_sim.calibrate.silicon import families as families
+from dflash_sim.calibrate.silicon import families
+from dflash_sim.calibrate.silicon.experts import FORMATS as EXPERT_FORMATS
+from dflash_sim.calibrate.silicon.experts import experts, moe
 from dflash_sim.calibrate.silicon.gemm_curve import (
     Miss,
     curve_misses,
@@ -19,6 +21,8 @@ from dflash_sim.calibrate.silicon.gemm_curve import (
     line_miss,
     rounded,
 )
+from dflash_sim.calibrate.silicon.products import FORMATS as PRODUCT_FORMATS
+from dflash_sim.calibrate.silicon.products import products
 from dflash_sim.calibrate.silicon.source import Library, open_library
 from dflash_sim.calibrate.silicon.table import Table
 from dflash_sim.profiles.errors import UsageError
@@ -76,13 +80,17 @@ def import_silicon(
     gemm, cells = families.gemm(library)
     curve = fit_curve(cells)
     tables = [gemm]
-    for read in (families.moe, families.attention, families.gdn, families.comm):
+    for read in (moe, families.attention, families.gdn, families.comm):
         tell(f"{library.system}: {read.__name__}")
         tables.append(read(library))
+    for what, formats in ((products, PRODUCT_FORMATS), (experts, EXPERT_FORMATS)):
+        tell(f"{library.system}: {what.__name__} in {', '.join(formats)}")
+        tables += [found for dtype in formats if (found := what(library, dtype)) is not None]
     curve_miss = curve_misses(curve, cells)
     held_out = _held_out(tables, curve)
     files = {f"{table.family}.csv": table.csv() for table in tables}
-    files["meta.toml"] = _meta(library, tables, curve, curve_miss, held_out)
+    files["notes.toml"] = _notes(tables, curve_miss, held_out)
+    files["meta.toml"] = _meta(library, tables, curve, held_out)
     folder = Path(out_dir) / "ops" / library.gpu
     _write(folder, files)
     tell(f"{library.system}: wrote {folder}")
@@ -103,6 +111,9 @@ def _held_out(tables: Sequence[Table], curve: GemmCurve) -> dict[str, Miss]:
     found = {}
     for table in tables:
         axis = table.axis
+        if table.misses:
+            found.update(table.misses)
+            continue
         if table.family == "gemm":
             grid = {(n, k): [row.get(m) for m in axis] for (n, k), row in table.times.items()}
             found["gemm"] = grid_miss(axis, grid, curve)
@@ -121,20 +132,37 @@ def _meta(
     library: Library,
     tables: Sequence[Table],
     curve: GemmCurve,
-    curve_miss: Mapping[str, Miss],
     held_out: Mapping[str, Miss],
 ) -> str:
+    """Return what a lookup needs: cells that files must hold, curves, errors."""
     text = HEADER + _toml(
         {"format": 1, "gpu": library.gpu, "system": library.system, "origin": library.origin}
     )
     for table in tables:
-        text += _section(table.family, {"cells": table.cells, **table.notes})
-    text += _section("gemm.curve", asdict(curve))
+        text += _section(table.family, {"cells": table.cells})
+    # Bytes of a value are bf16's where none are named.
+    text += _section("gemm.curve", {k: v for k, v in asdict(curve).items() if "_bytes" not in k})
+    for table in tables:
+        if table.curve is not None:
+            text += _section(f"{table.family}.curve", asdict(table.curve))
+    text += "\n# What a lookup reports: between points, and past them or on a nearby shape.\n"
+    return text + _section("rel_err", _rel_err(tables[0], held_out))
+
+
+def _notes(
+    tables: Sequence[Table], curve_miss: Mapping[str, Miss], held_out: Mapping[str, Miss]
+) -> str:
+    """Return where the numbers came from and what was changed, for readers."""
+    text = HEADER
+    for table in tables:
+        text += _section(table.family, table.notes)
     text += _section("gemm.curve_error", {name: asdict(m) for name, m in curve_miss.items()})
+    for table in tables:
+        if table.curve is not None:
+            errors = {name: asdict(m) for name, m in table.curve_error.items()}
+            text += _section(f"{table.family}.curve_error", errors)
     text += "\n# How far lookups miss points held out of the table.\n"
     text += _section("held_out", {f'"{kind}"': asdict(m) for kind, m in held_out.items()})
-    text += "\n# What a lookup reports: between points, and past them or on a nearby shape.\n"
-    text += _section("rel_err", _rel_err(tables[0], held_out))
     for table in tables:
         for source in table.sources:
             text += "\n[[sources]]\n" + _toml({"family": table.family, **asdict(source)})
@@ -142,13 +170,20 @@ def _meta(
 
 
 def _rel_err(gemm: Table, held_out: Mapping[str, Miss]) -> dict[str, object]:
-    """On a measured shape, and off it; a measured GEMM is as sure as two frameworks agree."""
+    """On a measured shape, and off it.
+
+    A measured product in bf16 is as sure as two frameworks agree, in another format as sure as
+    the row counts between those that are kept.
+    """
     agree = rounded(float(str(gemm.notes["second_fastest_median_ratio"])) - 1, 3)
     told = {}
     for kind, miss in held_out.items():
         on, off = miss.median, miss.p90
-        if kind.startswith("gemm"):
-            on, off = agree, max(agree, miss.median)
+        family = kind.partition(".")[0]
+        if family.startswith("gemm"):
+            rows = held_out.get(f"{family}.rows")
+            on = agree if rows is None else rows.median
+            off = max(on, miss.median)
         told[f'"{kind}"'] = {"measured": on, "fitted": off}
     return dict(told)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import MissingProfileError, UsageError, unknown
+from dflash_sim.profiles.load import load_device
 
 PACKAGE = "aiconfigurator-core"
 INSTALL = 'pip install "dflash-sim[silicon]"'
@@ -73,6 +74,16 @@ class Library:
         """File of the highest version, or ``None``."""
         found = (self.root / self.system / family / framework).glob(f"*/{file}")
         return max(found, key=lambda path: version_key(path.parent.name), default=None)
+
+    def every(self, family: str, framework: str, file: str) -> list[Path]:
+        """Files of all versions, the highest first."""
+        found = (self.root / self.system / family / framework).glob(f"*/{file}")
+        return sorted(found, key=lambda path: version_key(path.parent.name), reverse=True)
+
+    @property
+    def memory_byte_s(self) -> float:
+        """Return what the memory of the GPU delivers by its data sheet [byte/s]."""
+        return load_device(self.gpu).mem_bw_byte_s
 
     def source(self, path: Path) -> Source:
         """Return where ``path`` came from, with its digest."""

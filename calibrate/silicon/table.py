@@ -10,12 +10,14 @@ and a real step, which reads every other layer in between, does not.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 from typing import Any
 
+from dflash_sim.calibrate.silicon.gemm_curve import Miss
 from dflash_sim.calibrate.silicon.source import Library, Source
 from dflash_sim.profiles.errors import MissingProfileError
+from dflash_sim.profiles.times.interpolation import GemmCurve
 from dflash_sim.profiles.units import MEGA, MS, US
 
 SPIKE = 1.5
@@ -40,6 +42,9 @@ class Table:
     letters : key to source letter, one for the row or one per column
     sources : files behind the letters
     notes : what ``meta.toml`` says about the cleaning
+    misses : kind of lookup to its error on points left out
+    curve, curve_error : of products, the fit through them and its errors by region
+    digits : significant ones of a time in the file [1]
     """
 
     family: str
@@ -49,6 +54,10 @@ class Table:
     letters: Mapping[Key, str]
     sources: tuple[Source, ...]
     notes: Mapping[str, object] = field(default_factory=dict)
+    misses: Mapping[str, Miss] = field(default_factory=dict)
+    curve: GemmCurve | None = None
+    curve_error: Mapping[str, Miss] = field(default_factory=dict)
+    digits: int = 4
 
     @property
     def axis(self) -> tuple[int, ...]:
@@ -61,14 +70,17 @@ class Table:
         return sum(len(row) for row in self.times.values())
 
     def csv(self) -> str:
-        """The file, in microseconds to four digits."""
+        """The file, in microseconds."""
         axis = self.axis
         head = [*self.keys, "source", *(f"us:{self.size}={x}" for x in axis)]
         body = [
-            [*map(str, key), self.letters[key], *(shown_us(self.times[key].get(x)) for x in axis)]
+            [*map(str, key), self.letters[key], *self._shown(self.times[key])]
             for key in sorted(self.times, key=_sortable)
         ]
         return "".join(",".join(row) + "\n" for row in (head, *body))
+
+    def _shown(self, row: Mapping[int, float]) -> list[str]:
+        return [shown_us(row.get(x), self.digits) for x in self.axis]
 
 
 class Tally:
@@ -105,7 +117,7 @@ class Tally:
         """
         others: Times = defaultdict(dict)
         for key, size, time_ms in rows:
-            others[key][size] = min(time_ms * MS, others[key].get(size, float("inf")))
+            others[key][size] = min(time_ms * MS, others[key].get(size, inf))
         source = self._library.source(path)
         for key in sorted(self.times.keys() & others.keys(), key=_sortable):
             row, other = self.times[key], others[key]
@@ -123,8 +135,18 @@ class Tally:
         if self._mended:
             self._sources.append(source)
 
-    def table(self, keys: tuple[str, ...], size: str, bytes_read: BytesRead | None = None) -> Table:
-        """The cleaned table; ``bytes_read`` says what a cell must fetch from memory."""
+    def table(
+        self,
+        keys: tuple[str, ...],
+        size: str,
+        bytes_read: BytesRead | None = None,
+        *,
+        at_most_byte_s: float = inf,
+    ) -> Table:
+        """The cleaned table; ``bytes_read`` says what a cell must fetch from memory.
+
+        ``at_most_byte_s`` is the rate that the memory has by its data sheet [byte/s].
+        """
         if not self.times:
             raise no_rows(self._library, self._family)
         notes: dict[str, object] = {
@@ -135,7 +157,7 @@ class Tally:
         if self._mended:
             notes["mended"] = self._mended
         if bytes_read is not None:
-            notes |= lift(self.times, bytes_read)
+            notes |= lift(self.times, bytes_read, at_most_byte_s=at_most_byte_s)
         sources = tuple(self._sources)
         return Table(self._family, keys, size, self.times, self.letters, sources, notes)
 
@@ -154,8 +176,10 @@ class Tally:
         return done
 
 
-def lift(times: Times, bytes_read: BytesRead) -> dict[str, object]:
+def lift(times: Times, bytes_read: BytesRead, *, at_most_byte_s: float = inf) -> dict[str, object]:
     """Raise times no memory could serve; the rate is the best one past any cache.
+
+    It is not above ``at_most_byte_s`` [byte/s].
 
     Returns what was done, for the notes.
     """
@@ -165,7 +189,7 @@ def lift(times: Times, bytes_read: BytesRead) -> dict[str, object]:
         for size, seconds in row.items()
     ]
     uncached = [rate for key, size, rate in cells if bytes_read(key, size) >= PAST_ANY_CACHE_BYTES]
-    best = max(uncached, default=float("inf"))
+    best = min(at_most_byte_s, max(uncached, default=inf))
     cached = [(key, size, rate / best) for key, size, rate in cells if rate > best]
     for key, size, ratio in cached:
         times[key][size] *= ratio
@@ -177,9 +201,9 @@ def lift(times: Times, bytes_read: BytesRead) -> dict[str, object]:
     }
 
 
-def shown_us(seconds: float | None) -> str:
-    """Microseconds to four significant digits; empty when unknown."""
-    return "" if seconds is None else f"{float(f'{seconds / US:.4g}'):g}"
+def shown_us(seconds: float | None, digits: int = 4) -> str:
+    """Microseconds to some significant digits; empty when unknown."""
+    return "" if seconds is None else f"{float(f'{seconds / US:.{digits}g}'):g}"
 
 
 def no_rows(library: Library, family: str) -> MissingProfileError:

@@ -89,16 +89,20 @@ class GemmCurve:
     bw_byte_s : achieved memory bandwidth [byte/s]
     rate_flop_s : achieved arithmetic rate [FLOP/s]
     knee : p; larger is sharper [1]
+    weight_bytes, input_bytes : of one weight and of one value of the left matrix [byte]
     """
 
     floor_s: float
     bw_byte_s: float
     rate_flop_s: float
     knee: float
+    weight_bytes: float = BF16_BYTES
+    input_bytes: float = BF16_BYTES
 
     def seconds(self, *, m: float, n: float, k: float) -> float:
-        """Time of a bf16 ``[m, k] x [k, n]`` product [s]."""
-        memory_s = BF16_BYTES * (m * k + n * k + m * n) / self.bw_byte_s
+        """Time of a ``[m, k] x [k, n]`` product with a bf16 result [s]."""
+        read = self.input_bytes * (m * k) + self.weight_bytes * (n * k)
+        memory_s = (read + BF16_BYTES * (m * n)) / self.bw_byte_s
         math_s = 2 * m * n * k / self.rate_flop_s
         slow, fast = max(memory_s, math_s), min(memory_s, math_s)
         knee: float = (1 + (fast / slow) ** self.knee) ** (1 / self.knee)

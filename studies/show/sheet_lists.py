@@ -174,7 +174,7 @@ def _tables() -> Rows:
             "digest": tables.digest,
             "origin": tables.meta["origin"],
             "times": sum(f["cells"] for f in tables.meta.values() if _has_cells(f)),
-            "files": len(tables.meta["sources"]),
+            "files": len(tables.notes["sources"]),
         }
 
 

@@ -64,6 +64,7 @@ COVERED = {
         "studies/compare: real_tables",
     ],
     "calibrate/silicon/test_import_tables": ["families gemm_curve source table"],
+    "calibrate/silicon/test_suspects": ["experts products thinning"],
     "commands/test_cli": [
         "listing options predict scenario_options",
         "profiles: presets",
@@ -90,7 +91,10 @@ COVERED = {
     "profiles/networks/test_known_families": [
         "drafters families fields mixed_windows nemotron read_mixers read_mlps storage",
     ],
-    "profiles/times/test_op_tables": ["interpolation op_file"],
+    "profiles/times/test_op_tables": [
+        "attention_table gemm_table interpolation op_file op_folder timing"
+    ],
+    "profiles/times/test_quantised_tables": ["experts_table"],
     "realrun/test_command": [
         "commands: run",
         "studies/real: run_question torch_needed",

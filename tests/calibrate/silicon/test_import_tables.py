@@ -118,7 +118,7 @@ class TestRows:
 
     def test_every_source_is_named_with_its_digest(self, imported, data_dir):
         _, tables = imported
-        listed = {s["path"]: s["sha256"] for s in tables.meta["sources"]}
+        listed = {s["path"]: s["sha256"] for s in tables.notes["sources"]}
         used = {p.relative_to(data_dir).as_posix() for p in data_dir.rglob("*.parquet")}
         assert listed.keys() == {path for path in used if "0.5.9" not in path}
         assert all(len(digest) == 64 for digest in listed.values())

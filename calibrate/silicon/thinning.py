@@ -1,0 +1,35 @@
+"""Fewer columns than were measured, and how far interpolation misses the ones left out."""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from dflash_sim.calibrate.silicon.gemm_curve import Miss
+from dflash_sim.calibrate.silicon.table import Times
+from dflash_sim.profiles.times.interpolation import Line
+
+Pair = tuple[float, float]
+
+
+def thinned(times: Times, sizes: Collection[int]) -> Times:
+    """Keep the wanted sizes of every row; a row without any of them goes."""
+    kept = {
+        key: {size: row[size] for size in sorted(row) if size in sizes}
+        for key, row in times.items()
+    }
+    return {key: row for key, row in kept.items() if row}
+
+
+def thinning_miss(times: Times, kept: Times, *, power: bool = False) -> Miss:
+    """Predict every size left out between two that were kept, along its row."""
+    return Miss.of(
+        pair for key, row in kept.items() for pair in _between(row, times[key], power=power)
+    )
+
+
+def _between(kept: Mapping[int, float], row: Mapping[int, float], *, power: bool) -> Iterable[Pair]:
+    sizes = sorted(kept)
+    line = Line(sizes, [kept[size] for size in sizes], power=power)
+    return (
+        (line.at(size)[0], seconds)
+        for size, seconds in sorted(row.items())
+        if size not in kept and sizes[0] < size < sizes[-1]
+    )

@@ -1,0 +1,85 @@
+"""The files of one GPU's operator times, each read when it is first asked for.
+
+A prediction needs a few of them: a dense bf16 model asks neither for experts nor for FP8.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.times.interpolation import Found
+from dflash_sim.profiles.times.op_file import Matrix
+from dflash_sim.profiles.times.timing import Timing
+
+Parsed = TypeVar("Parsed")
+
+
+class OpFolder:
+    """One folder ``ops/<gpu>/``: ``meta.toml``, a CSV file per family that it lists, and notes.
+
+    Parameters
+    ----------
+    path : the folder
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._parsed: dict[str, Any] = {}
+        self.meta: dict[str, Any] = self._toml("meta.toml")
+        self._rel_err: dict[str, dict[str, float]] = self._try(lambda: self.meta["rel_err"])
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of the CSV files, without suffix."""
+        return tuple(
+            name for name, told in self.meta.items() if isinstance(told, dict) and "cells" in told
+        )
+
+    @cached_property
+    def notes(self) -> dict[str, Any]:
+        """Where the numbers came from, what the cleaning changed, and errors held out."""
+        return self._toml("notes.toml")
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name the bytes of all files."""
+        names = ("meta.toml", "notes.toml", *(f"{family}.csv" for family in sorted(self.families)))
+        raw = self._try(lambda: b"".join((self.path / name).read_bytes() for name in names))
+        return hashlib.sha256(raw).hexdigest()[:12]
+
+    def table(self, family: str, parse: Callable[[Matrix], Parsed]) -> Parsed | None:
+        """Return what ``parse`` makes of one file, or ``None`` where the GPU has no such file.
+
+        Raises :class:`~dflash_sim.profiles.errors.UsageError` if the file is broken.
+        """
+        if family not in self._parsed:
+            told = self.meta.get(family)
+            self._parsed[family] = (
+                None if told is None else self._try(lambda: parse(self._matrix(family)))
+            )
+        found: Parsed | None = self._parsed[family]
+        return found
+
+    def timing(self, kind: str, found: Found, family: str, row: tuple[object, ...]) -> Timing:
+        """Return the time of a lookup with the error that held-out points of its kind had."""
+        seconds, inside = found
+        evidence = "measured" if inside else "fitted"
+        return Timing(seconds, evidence, self._rel_err[kind][evidence], f"{family}.csv", row)
+
+    def _matrix(self, family: str) -> Matrix:
+        raw = (self.path / f"{family}.csv").read_bytes()
+        return Matrix(raw, cells=self.meta[family]["cells"])
+
+    def _toml(self, name: str) -> dict[str, Any]:
+        return self._try(lambda: tomllib.loads((self.path / name).read_text(encoding="utf-8")))
+
+    def _try(self, read: Callable[[], Parsed]) -> Parsed:
+        try:
+            return read()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            msg = f"cannot read the operator tables in {self.path}: {error}"
+            raise UsageError(msg) from error
