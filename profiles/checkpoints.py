@@ -114,28 +114,6 @@ def find_checkpoint(name: str, profiles_dirs: Dirs = ()) -> Checkpoint | None:
     return _by_convention(name, profiles_dirs)
 
 
-# What checkpoints for a method are usually called after their model.
-_CALLED = {
-    "awq": "awq",
-    "gptq": "gptq-int4",
-    "w4a16": "w4a16",
-    "modelopt_fp4": "nvfp4",
-    "modelopt_fp8": "fp8",
-    "w8a8_int8": "w8a8",
-    "w4a16_nvfp4": "nvfp4a16",
-}
-
-
-def called(model: str, quantization: str) -> str | None:
-    """What the checkpoint of ``model`` for one of SGLang's methods is called, as people call it.
-
-    >>> called("qwen3-8b", "awq_marlin")
-    'qwen3-8b-awq'
-    """
-    suffix = _CALLED.get(quantization.removesuffix("_marlin"))
-    return f"{model}-{suffix}" if suffix else None
-
-
 def _by_convention(name: str, profiles_dirs: Dirs) -> Checkpoint | None:
     found = quantised_name(name)
     if found is None:

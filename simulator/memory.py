@@ -7,11 +7,10 @@ caches. Hybrid models give part of it to recurrent states:
 
 from dataclasses import dataclass, replace
 
-from dflash_sim.profiles.checkpoints import called
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.networks.quantized import everywhere
-from dflash_sim.profiles.precision import BF16, Precision, on_gpu
+from dflash_sim.profiles.precision import BF16, Precision, called, on_gpu
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import GIGA, MiB

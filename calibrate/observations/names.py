@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dflash_sim.profiles.checkpoints import called, find_checkpoint
+from dflash_sim.profiles.checkpoints import find_checkpoint
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.find import FOLDERS, aliases, find_gpu, refuse_quantised, roots
 from dflash_sim.profiles.formats import quantises_online, quantization_name
@@ -17,6 +17,7 @@ from dflash_sim.profiles.load import (
     load_device,
     load_model,
 )
+from dflash_sim.profiles.precision import called
 from dflash_sim.profiles.unserved import refuse_unserved
 from dflash_sim.simulator.cost.methods import METHODS, spellings
 
