@@ -139,6 +139,7 @@ def launch_of(
         full_memory_ratio=s.mamba_full_memory_ratio,
         cache_slots=s.max_mamba_cache_size,
         page_size=1 if unbuffered else page,
+        chain=s.speculation.sequential,
     )
 
 

@@ -12,6 +12,7 @@ from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.networks.quantized import everywhere
 from dflash_sim.profiles.precision import BF16, Precision, called, on_gpu
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.memory_rules import MemoryRules
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import GIGA, MiB
 from dflash_sim.simulator.cost.cycle import DraftCache
@@ -40,6 +41,8 @@ class Launch:
         ``mamba_full_memory_ratio`` [1] and ``max_mamba_cache_size``; None takes the engine's.
     page_size
         Tokens of a KV page.
+    chain
+        True if drafts are made one after the other.
     """
 
     tp: int
@@ -52,6 +55,7 @@ class Launch:
     full_memory_ratio: float | None = None
     cache_slots: int | None = None
     page_size: int = 1
+    chain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,7 @@ def plan_memory(
         if pool.kv_bytes < 0:
             raise InfeasibleError(_states_too_big(device, model, launch, pool, rest))
     kv_bytes = pool.kv_bytes if pool else rest
-    per_token = _kv_bytes(model, draft, tp, precision, rules.draft_kv)
+    per_token = _kv_bytes(model, draft, launch, precision, rules)
     kv_tokens = int(kv_bytes // per_token) // launch.page_size * launch.page_size
     by_kv = kv_tokens // (2 * launch.block + 1)
     if by_kv < cap:
@@ -201,11 +205,22 @@ def _states(
 
 
 def _kv_bytes(
-    model: ModelShape, draft: DraftCache, tp: int, precision: Precision, draft_kv: str
+    model: ModelShape, draft: DraftCache, launch: Launch, precision: Precision, rules: MemoryRules
 ) -> float:
-    """KV cache of one token of target and drafter, as the engine counts it [byte]."""
+    """KV cache of one token of target and drafter, as the engine counts it [byte].
+
+    Sliding layers may have a pool of their own, of fewer tokens than that of the others.
+    """
+    tp = launch.tp
     own = model.kv_bytes(tp, precision)
-    if draft_kv == "own":
+    full = [a for a in model.attention_layers if a.window is None]
+    sliding = own - sum(a.kv_bytes(tp, precision) for a in full)
+    if sliding and full and model.family in rules.sliding_pools:
+        own -= (1 - rules.sliding_share) * sliding
+        if launch.chain and rules.sliding_draft != "none":
+            return own + full[0].kv_bytes(tp, precision) * len(draft.layers)
+        return own + (draft.kv_bytes(tp, precision) if rules.sliding_draft == "own" else 0.0)
+    if rules.draft_kv == "own":
         return own + draft.kv_bytes(tp, precision)
     layers = len(model.cached_layers)
     return own * (layers + len(draft.layers)) / layers

@@ -39,6 +39,8 @@ class VisionTower:
 
     def _weights(self) -> Iterator[Weight]:
         """Blocks and merger are split over the ranks, the embeddings are not (Qwen3-VL)."""
+        if not self.depth:
+            return  # what a config does not say is not weighed
         h, wide, token = self.hidden, self.intermediate, self.merged * self.hidden
         attention = 4 * h * h + 4 * h
         mlp = 2 * h * wide + wide + h

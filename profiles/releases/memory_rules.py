@@ -12,6 +12,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "unbuffered_speculation": ("refused", "without prefix cache"),
     "draft_kv": ("as-target", "own"),
     "prefill_graphs": ("text", "all", "none"),
+    "sliding_draft": ("none", "chain", "own"),
 }
 STRATEGIES = ("auto", "extra_buffer", "extra_buffer_lazy", "no_buffer")
 
@@ -136,6 +137,12 @@ class MemoryRules:
         Models whose prefills are captured: ``text`` (none that is multimodal), ``all``, ``none``.
     graphs_capped_by_requests
         True if no decode graph above ``max_running_requests`` is captured by default.
+    sliding_pools, sliding_share
+        Families whose sliding layers have a pool of their own, and its tokens over those of the
+        other layers' pool (``--swa-full-tokens-ratio``) [1].
+    sliding_draft
+        The drafter's keys and values where there are such pools: ``none`` are counted; those of a
+        ``chain`` as layers of the target; or its ``own``, and a chain's as before.
     """
 
     draft_weights: bool
@@ -143,6 +150,9 @@ class MemoryRules:
     image_cache: float
     prefill_graphs: str
     graphs_capped_by_requests: bool
+    sliding_pools: tuple[str, ...]
+    sliding_share: float
+    sliding_draft: str
     source: str
 
     def captures_prefills(self, *, multimodal: bool) -> bool:
@@ -173,6 +183,7 @@ def check_memory(
     sizes = {
         "state_pool.slots, extra_buffer_lazy": slots.extra_buffer_lazy,
         "memory, image_cache": memory.image_cache,
+        "memory, sliding_share": memory.sliding_share,
         "outside_static, draft": outside.draft,
         "outside_static, per_prefill_graph": outside.per_prefill_graph,
         "outside_static, fraction_digits": outside.fraction_digits,
