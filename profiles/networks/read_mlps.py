@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
+from dflash_sim.profiles.networks.fields import Fields
 from dflash_sim.profiles.networks.layers import DenseMlp, Mlp, MoeMlp
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -79,5 +79,5 @@ def _sparse_after(f: Fields, num_layers: int) -> list[bool]:
     if named := f.kinds("mlp_layer_types", count=num_layers, allowed=("dense", "sparse")):
         return [kind == "sparse" for kind in named]
     every = f.integer("moe_layer_freq", default=1)
-    first = f.integer("first_k_dense_replace", default=0, low=0, high=MAX_LAYERS)
+    first = f.integer("first_k_dense_replace", default=0, low=0, high=num_layers)
     return [i >= first and i % every == 0 for i in range(num_layers)]
