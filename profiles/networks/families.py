@@ -13,7 +13,7 @@ from dflash_sim.profiles.networks import mixed_windows as windows
 from dflash_sim.profiles.networks import nemotron
 from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
 from dflash_sim.profiles.networks.layers import LayerShape, Mixer, Mlp
-from dflash_sim.profiles.networks.read_latent import deepseek_layers, latent_layers, sparse_layers
+from dflash_sim.profiles.networks.read_latent import latent_layers, sparse_layers
 from dflash_sim.profiles.networks.read_mixers import glm_layers, hybrid_layers, softmax_layers
 from dflash_sim.profiles.networks.read_mlps import (
     dense_layers,
@@ -147,12 +147,12 @@ FAMILIES: Mapping[str, Family] = {
     "nemotron-nas": Family(nemotron.searched_mixers, nemotron.searched_mlps),
     **dict.fromkeys(
         ("deepseek_v3", "kimi_k2", "glm4_moe_lite"),
-        Family(latent_layers, deepseek_layers, keys=(*_LATENT, *_EXPERTS)),
+        Family(latent_layers, shared_expert_layers, keys=(*_LATENT, *_EXPERTS)),
     ),
-    "deepseek_v2": Family(latent_layers, partial(deepseek_layers, corrected=False), keys=_LATENT),
+    "deepseek_v2": Family(latent_layers, shared_expert_layers, keys=_LATENT),
     **dict.fromkeys(
         ("deepseek_v32", "glm_moe_dsa"),
-        Family(sparse_layers, deepseek_layers, keys=(*_LATENT, *_EXPERTS, "index_topk")),
+        Family(sparse_layers, shared_expert_layers, keys=(*_LATENT, *_EXPERTS, "index_topk")),
     ),
 }
 # Families whose text layers are another's.

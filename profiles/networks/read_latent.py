@@ -1,10 +1,9 @@
-"""Layers of the DeepSeek kind, read from a config: latent attention, dense layers, then experts."""
+"""Latent attention of every layer, read from a config of the DeepSeek kind."""
 
 from dflash_sim.profiles.networks.fields import Fields
-from dflash_sim.profiles.networks.layers import DenseMlp, MlaShape, Mlp, MoeMlp
+from dflash_sim.profiles.networks.layers import MlaShape
 from dflash_sim.profiles.networks.mla import Indexer
 
-_MLPS = ("dense", "sparse")
 _INDEXERS = ("full", "shared")
 _PATTERN = {"F": "full", "S": "shared"}
 
@@ -19,19 +18,6 @@ def sparse_layers(f: Fields, num_layers: int) -> tuple[MlaShape, ...]:
     kinds = _indexers(f, num_layers)
     mixers = {kind: _mixer(f, kind) for kind in set(kinds)}
     return tuple(mixers[kind] for kind in kinds)
-
-
-def deepseek_layers(f: Fields, num_layers: int, *, corrected: bool = True) -> tuple[Mlp, ...]:
-    """Return dense layers first, then routed experts with shared ones.
-
-    ``corrected`` says if the choice of experts has a correction bias where the config is silent.
-    """
-    sparse = _sparse(f, num_layers)
-    experts = _experts(f, corrected=corrected)
-    if all(sparse):
-        return (experts,) * num_layers
-    plain = DenseMlp(f.integer("intermediate_size"))
-    return tuple(experts if s else plain for s in sparse)
 
 
 def _mixer(f: Fields, kind: str | None = None) -> MlaShape:
@@ -69,27 +55,3 @@ def _indexers(f: Fields, num_layers: int) -> tuple[str, ...]:
     if named[0] != "full":
         f.reject(f.first("indexer_types", "index_topk_pattern"), "a first layer with an indexer")
     return named
-
-
-def _sparse(f: Fields, num_layers: int) -> tuple[bool, ...]:
-    """Which layers have experts."""
-    named = f.kinds("mlp_layer_types", count=num_layers, allowed=_MLPS)
-    if named:
-        return tuple(kind == "sparse" for kind in named)
-    dense = f.integer("first_k_dense_replace", default=0, low=0, high=num_layers)
-    every = f.integer("moe_layer_freq", default=1)
-    return tuple(i >= dense and i % every == 0 for i in range(num_layers))
-
-
-def _experts(f: Fields, *, corrected: bool) -> MoeMlp:
-    experts = f.integer("n_routed_experts", "num_local_experts", high=2**16)
-    inter = f.integer("moe_intermediate_size")
-    method = f.text("topk_method", default="noaux_tc" if corrected else "greedy")
-    return MoeMlp(
-        num_experts=experts,
-        top_k=f.integer("num_experts_per_tok", high=experts),
-        intermediate=inter,
-        shared_intermediate=f.integer("n_shared_experts", default=0, low=0) * inter,
-        shared_gate=False,
-        correction_bias=method == "noaux_tc",
-    )

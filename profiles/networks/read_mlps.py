@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
+from dflash_sim.profiles.networks.fields import Fields
 from dflash_sim.profiles.networks.layers import DenseMlp, Mlp, MoeMlp
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -28,11 +28,12 @@ def expert_layers(
 def shared_expert_layers(f: Fields, num_layers: int) -> tuple[Mlp, ...]:
     """Return dense layers first, then routed experts beside shared ones (DeepSeek's keys).
 
-    The router chooses by a bias of its own, and the shared experts have no gate.
+    The router chooses by a bias of its own, but in DeepSeek-V2; the shared experts have no gate.
     """
+    corrected = f.text("topk_method", default="noaux_tc") == "noaux_tc"
     width = f.integer("moe_intermediate_size", "intermediate_size")
     count = f.integer("n_shared_experts", default=0, low=0)
-    experts = moe(f, shared=count * width, shared_gate=False, correction_bias=True)
+    experts = moe(f, shared=count * width, shared_gate=False, correction_bias=corrected)
     return sparse_or_dense(f, _sparse_after(f, num_layers), experts)
 
 
@@ -75,6 +76,8 @@ def _sparse_after(f: Fields, num_layers: int) -> list[bool]:
     """Layers with experts: one number for each, or all behind the first few."""
     if isinstance(f.config.get("moe_layer_freq"), list):
         return [bool(n) for n in f.per_layer("moe_layer_freq", count=num_layers)]
+    if named := f.kinds("mlp_layer_types", count=num_layers, allowed=("dense", "sparse")):
+        return [kind == "sparse" for kind in named]
     every = f.integer("moe_layer_freq", default=1)
-    first = f.integer("first_k_dense_replace", default=0, low=0, high=MAX_LAYERS)
+    first = f.integer("first_k_dense_replace", default=0, low=0, high=num_layers)
     return [i >= first and i % every == 0 for i in range(num_layers)]

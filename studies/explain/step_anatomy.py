@@ -117,6 +117,8 @@ def _ops(setup: Setup, phase: str, calls: list[AnyCall], ctx: float) -> Iterator
         op = call.op.at(ctx) if isinstance(call.op, OverContext) else call.op
         if setup.measured is not None and setup.measured.fuses(op):
             continue
+        if not _working_s(setup.step.cost.op(op)):
+            continue  # its time is in that of another one
         groups.setdefault(op.name, []).append(Call(op, call.count, call.exposed))
     for name, same in groups.items():
         yield _one(setup, phase, name, same)

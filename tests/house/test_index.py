@@ -154,6 +154,9 @@ COVERED = {
         "studies/ask: study",
     ],
     "studies/trace/test_perfetto": ["simulated", "commands: trace"],
+    "kernels/layers/test_latent": ["kernels/reference: routing"],
+    "profiles/networks/test_latent": ["mla read_latent"],
+    "simulator/cost/test_latent": ["decoder latent_ops latent_price mla_layers"],
 }
 
 

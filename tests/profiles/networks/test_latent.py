@@ -8,6 +8,7 @@ import pytest
 
 import dflash_sim.profiles
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_model, names
 from dflash_sim.profiles.networks.hf_config import MlaShape, ModelShape, check_tp, parse_model
 from dflash_sim.profiles.precision import Precision
 
@@ -32,6 +33,11 @@ def raw(name: str) -> dict[str, Any]:
 
 def model(name: str, **changes: Any) -> ModelShape:
     return parse_model({**raw(name), **changes}, name=name, source="test")
+
+
+def test_every_model_is_checked_here() -> None:
+    latent = {name for name in names("models") if load_model(name).latent_layers}
+    assert latent == set(PARAMS)
 
 
 @pytest.mark.parametrize("name", PARAMS)
@@ -74,6 +80,27 @@ def test_transformers_builds_as_many(name: str, config: str, network: str) -> No
     buffers = [b for n, b in built.named_buffers() if n.endswith("e_score_correction_bias")]
     count = sum(p.numel() for p in (*built.parameters(), *buffers))
     assert parse_model(fields, name=name, source="test").params == count
+
+
+def test_whole_repositories_are_as_published() -> None:
+    """DeepSeek-V3's README: 685B on Hugging Face, embedding and head of the MTP module with."""
+    deepseek = load_model("deepseek-v3")
+    copies = 2 * deepseek.vocab * deepseek.hidden
+    mtp = sum(w.params for w in deepseek._mtp_weights())
+    assert (deepseek.params + mtp + copies) / 1e9 == pytest.approx(685, rel=0.001)
+
+
+def test_checkpoints_are_in_formats_of_their_own() -> None:
+    """FP8 in blocks, with embedding and head in bf16; INT4 experts alone."""
+    deepseek, kimi = load_model("deepseek-v3"), load_model("kimi-k2.5")
+    forms = {m: deepseek.precision.form(m) for m in ("attention", "experts", "mlp", "lm_head")}
+    assert forms == dict.fromkeys(("attention", "experts", "mlp"), "fp8_block") | {
+        "lm_head": "bfloat16"
+    }
+    held = deepseek.weight_bytes(1, deepseek.precision)
+    assert held == pytest.approx(deepseek.params + 2 * deepseek.vocab * deepseek.hidden, rel=0.001)
+    assert kimi.precision.form("attention") == "bfloat16"
+    assert kimi.precision.form("experts").startswith("int4")
 
 
 def test_a_cache_is_the_same_on_every_rank() -> None:
