@@ -10,6 +10,7 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import OWN, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
+from dflash_sim.profiles.units import MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
@@ -97,7 +98,7 @@ def drafter_cautions(drafter: Drafter) -> list[str]:
         return []
     return [
         f"no config of an EAGLE-3 head for {drafter.target} is known: predicted with one of "
-        f"{drafter.params / 1e6:,.0f} M weights, {drafter.source}; give yours with --draft-model "
+        f"{drafter.params / MEGA:,.0f} M weights, {drafter.source}; give yours with --draft-model "
         "path/to/config.json"
     ]
 
