@@ -160,7 +160,8 @@ def test_variance_by_hand() -> None:
     setup = resolve(Scenario.parse(**SMALL, model="qwen3-8b", method="none", conc=1, runs=1))
     own = sensitivity(setup)
     runs = [{"output_throughput": 100.0, "mean_tpot_ms": 1.0, "mean_ttft_ms": 1.0,
-             "mean_e2e_latency_ms": 1.0, "median_tpot_ms": 1.0, "median_ttft_ms": 1.0}]  # fmt: skip
+             "mean_e2e_latency_ms": 1.0, "median_tpot_ms": 1.0, "median_ttft_ms": 1.0,
+             "median_itl_ms": 1.0}]  # fmt: skip
     low, high = intervals(setup, own, runs)["output_throughput"]
     g = own.vector("output_throughput")
     variance = float(g @ own.covariance @ g) + unmodelled(setup)
