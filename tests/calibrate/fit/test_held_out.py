@@ -237,6 +237,7 @@ def test_unusable_rows_are_refused_aloud(
     assert "held-out rows" in out
 
 
+@pytest.mark.slow
 def test_rows_of_a_fitted_source_are_refused() -> None:
     own = Rows.read(None, engine=ENGINE.name)
     from dflash_sim.studies.compare.validate_question import answer
