@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping
 
+from dflash_sim.profiles.networks.drafters import SIZED_LIKE
 from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import OWN, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
+from dflash_sim.profiles.units import MEGA
+from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
 from dflash_sim.simulator.scenario import Scenario
@@ -85,6 +88,17 @@ def cautions(
             f"+-{spread:.0%} more"
         )
     return out
+
+
+def drafter_cautions(drafter: Drafter) -> list[str]:
+    """Say that nobody described the drafting network, where that is so."""
+    if drafter is None or SIZED_LIKE not in drafter.name:
+        return []
+    return [
+        f"no config of an EAGLE-3 head for {drafter.target} is known: predicted with one of "
+        f"{drafter.params / MEGA:,.0f} M weights, {drafter.source}; give yours with --draft-model "
+        "path/to/config.json"
+    ]
 
 
 def unconfirmed(server: Server, calibration: Calibration | None) -> tuple[tuple[str, str], ...]:

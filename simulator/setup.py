@@ -21,7 +21,7 @@ from dflash_sim.profiles.releases.server_levels import Server
 from dflash_sim.profiles.sheets import Dataset, Device, Node
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile, is_profile, load_measured
 from dflash_sim.profiles.times.op_tables import OpTables
-from dflash_sim.simulator.caveats import cautions
+from dflash_sim.simulator.caveats import cautions, drafter_cautions
 from dflash_sim.simulator.cost.cycle import Cycle, Drafter, Method
 from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.step_table import StepModel
@@ -333,6 +333,7 @@ def resolve(
         lender=load_device(tables.device) if tables and tables.device != device.name else None,
         warnings=(
             *context_cautions(s, model),
+            *drafter_cautions(drafter),
             *cautions(
                 s,
                 memory,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dflash_sim.profiles.releases.calibration import Parameter, cell
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, level_of, together
-from dflash_sim.simulator.engine.metrics import served
+from dflash_sim.simulator.engine.metrics import median_gap_s, served
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
 from dflash_sim.simulator.requests.expected import Expectation
@@ -33,6 +33,7 @@ METRICS = (
     "mean_e2e_latency_ms",
     "median_tpot_ms",
     "median_ttft_ms",
+    "median_itl_ms",
 )
 
 Floats = npt.NDArray[np.float64]
@@ -86,6 +87,7 @@ def log_metrics(run: Run, workload: Workload) -> Floats:
         seen.e2e.mean(),
         np.median(seen.tpot) if seen.tpot.size else tiny,
         np.median(seen.ttft),
+        median_gap_s(run, seen.done),
     )
     logs: Floats = np.log(np.maximum(np.array(means, dtype=float), tiny))
     return logs

@@ -25,12 +25,14 @@ THROUGHPUT, ACCEPT_LENGTH = METRICS.index("output_throughput"), METRICS.index("a
 # Of a time a file has a mean or a median; one of them is fitted.
 _TPOT = tuple(METRICS.index(f"{s}_tpot_ms") for s in ("mean", "median"))
 _TTFT = tuple(METRICS.index(f"{s}_ttft_ms") for s in ("mean", "median"))
-FITTED = (THROUGHPUT, *_TPOT, ACCEPT_LENGTH, *_TTFT)
+# A decode step without the prefills between; with drafts it also holds how many are accepted.
+_ITL = METRICS.index("median_itl_ms")
+FITTED = (THROUGHPUT, *_TPOT, _ITL, ACCEPT_LENGTH, *_TTFT)
 # How a metric follows the deviation of its row: a time per token is the inverse of a throughput;
 # first tokens wait for prefills and polls, of which the decode speed of a row says nothing.
 SIGN = {
     THROUGHPUT: 1.0,
-    **dict.fromkeys(_TPOT, -1.0),
+    **dict.fromkeys((*_TPOT, _ITL), -1.0),
     ACCEPT_LENGTH: 0.0,
     **dict.fromkeys(_TTFT, 0.0),
 }
@@ -194,11 +196,13 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu, owner
     fit = engine.fit
     least = {
         THROUGHPUT: fit.observation_rel_err,
-        **dict.fromkeys(_TPOT, fit.observation_rel_err),
+        **dict.fromkeys((*_TPOT, _ITL), fit.observation_rel_err),
         **dict.fromkeys(_TTFT, fit.ttft_rel_err),
         ACCEPT_LENGTH: load_acceptance_priors().accept_length_error,
     }
     known = [THROUGHPUT, *_first(_TPOT, observation), *_first(_TTFT, observation)]
+    if not scenario.speculation.speculative and scenario.stream_interval == 1:
+        known.append(_ITL)
     # An accept length that is the prior already would count twice.
     if response.expectation and response.expectation.source != f"published: {observation.source}":
         known.append(ACCEPT_LENGTH)

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.networks.attention import AttentionShape
 from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
-from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape
+from dflash_sim.profiles.networks.mlps import DenseMlp
+from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape, ModelShape
 from dflash_sim.profiles.networks.read_mixers import attention, softmax_layers
 from dflash_sim.profiles.networks.storage import check_dtype, refuse_quantised
 
 _DRAFTERS = ("DFlashDraftModel",)
 _PROJECTORS = ("dflash",)
+SIZED_LIKE = "sized like"  # in the name of a head that no config describes
+_MLP_OF_EXPERTS, _DRAFT_VOCAB = 6, 32000
 
 
 def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> DrafterShape:
@@ -53,6 +57,30 @@ def parse_eagle3(config: Mapping[str, Any], *, name: str, source: str) -> Eagle3
         attention=attention(f),
         draft_vocab=f.integer("draft_vocab_size"),
         source=source,
+    )
+
+
+def eagle3_like(target: ModelShape) -> Eagle3Shape | None:
+    """Return the EAGLE-3 head that a target would have; None if it has no attention to go by.
+
+    Public training configs (SpecForge) give a head one layer of the target's attention, 32,000
+    tokens, and an MLP of the target's width; for a mixture of experts of 4 to 8 times its hidden
+    size, 6 times as a rule.
+    """
+    mixers = [layer.mixer for layer in target.layers]
+    own = next((m for m in mixers if isinstance(m, AttentionShape)), None)
+    if own is None:
+        return None
+    dense = [layer.mlp.intermediate for layer in target.layers if isinstance(layer.mlp, DenseMlp)]
+    whole = len(dense) == len(target.layers)
+    return Eagle3Shape(
+        name=f"EAGLE-3 head {SIZED_LIKE} {target.name}",
+        target=target.name,
+        hidden=target.hidden,
+        intermediate=max(dense) if whole else _MLP_OF_EXPERTS * target.hidden,
+        attention=AttentionShape(own.num_heads, own.num_kv_heads, own.head_dim),
+        draft_vocab=min(_DRAFT_VOCAB, target.vocab),
+        source="sized as SpecForge's training configs size the heads of other targets",
     )
 
 

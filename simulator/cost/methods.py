@@ -17,8 +17,9 @@ width 1 for a cycle: nothing is drafted, and the drafter's cache is kept up to d
 import copyreg
 from collections.abc import Callable
 
-from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.errors import MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.load import default_drafter, load_drafter, load_eagle3, load_model
+from dflash_sim.profiles.networks.drafters import eagle3_like
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     DrafterShape,
@@ -135,6 +136,18 @@ def _mtp_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precisio
     mixer = model.mtp_layer.mixer
     assert isinstance(mixer, AttentionShape | MlaShape)
     return DraftCache(model.mtp_weight_bytes(tp, precision.of("mtp")), (mixer,), "mtp")
+
+
+def _eagle3_head(model: str, draft_model: str | None) -> Drafter:
+    """The head that is named, that of the target, or one sized from the target."""
+    if draft_model is not None:
+        return load_eagle3(draft_model)
+    try:
+        return load_eagle3(model)
+    except MissingProfileError:
+        if (head := eagle3_like(load_model(model))) is None:
+            raise
+        return head
 
 
 def _eagle3_step(cycle: Cycle, size: Rows, *, fuse_features: bool) -> list[AnyCall]:
@@ -261,7 +274,7 @@ METHODS: dict[str, Method] = {
             network="eagle3-head",
             takes=_CHAIN,
             law="eagle3",
-            load_drafter=lambda model, draft_model: load_eagle3(draft_model or model),
+            load_drafter=_eagle3_head,
             caches=_eagle3_cache,
             draft=_eagle3,
             keep_up=lambda cycle, size: Phase("materialise", _eagle3_fill(cycle, size), 1),

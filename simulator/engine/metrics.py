@@ -5,7 +5,7 @@ with speculation one chunk is one verify step of several tokens. ``bench_serving
 divides such a gap by its tokens; its OpenAI backends, vLLM and this module do not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -181,6 +181,23 @@ def inter_token_gaps(run: Run, done: npt.NDArray[np.bool_]) -> tuple[Floats, Flo
     return gaps, np.concatenate([inner[keep], np.ones(first.size)])
 
 
+def median_gap_s(run: Run, done: npt.NDArray[np.bool_]) -> float:
+    """Median of :func:`inter_token_gaps` [s]; 0 where answers have one token.
+
+    Prefills stretch few gaps: it is a decode step, whatever else the server does.
+    """
+    gaps, weights = inter_token_gaps(run, done)
+    return float(_quantiles(gaps, weights, [0.5])[0]) if len(gaps) else 0.0
+
+
+def _quantiles(sample: Floats, weight: Floats, shares: Sequence[float]) -> Floats:
+    order = np.argsort(sample, kind="stable")
+    share = np.cumsum(weight[order]) / weight.sum()
+    at = np.searchsorted(share, list(shares))
+    points: Floats = sample[order][np.minimum(at, len(sample) - 1)]
+    return points
+
+
 def _wide_gaps(run: Run, seen: Served, interval: int) -> tuple[Floats, Floats]:
     """Mean gap between the chunks of each answer, sent ``interval`` tokens at a time, and chunks.
 
@@ -200,10 +217,7 @@ def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, floa
     else:
         mean = float(np.average(sample, weights=weight))
         std = float(np.sqrt(np.average((sample - mean) ** 2, weights=weight)))
-        order = np.argsort(sample, kind="stable")
-        share = np.cumsum(weight[order]) / weight.sum()
-        at = np.searchsorted(share, list(QUANTILES.values()))
-        points = sample[order][np.minimum(at, len(sample) - 1)]
+        points = _quantiles(sample, weight, list(QUANTILES.values()))
     out = {f"mean_{name}_ms": mean / MS, f"std_{name}_ms": std / MS}
     return out | {f"{q}_{name}_ms": float(p) / MS for q, p in zip(QUANTILES, points, strict=True)}
 

@@ -16,15 +16,9 @@ from dflash_sim.studies.published import cards as study
 from dflash_sim.studies.published import cards_tables as show
 from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.page_slots import deliver
-from dflash_sim.studies.published.serving_latency import (
-    Latencies,
-    predicted_latencies,
-    serving_points,
-)
 from dflash_sim.studies.show.plain_table import Table
 from dflash_sim.studies.show.terminal import Progress
 
-SERVING_BUILD = "2026-02"
 SENSITIVITY_DATASETS = ("humaneval", "mt-bench")  # and Qwen3-8B, which has GSM8K only
 
 
@@ -56,7 +50,6 @@ def findings(*, runs: int, jobs: int) -> Findings:
         show.builds(shipped, old["v2"]),
         show.plain_elsewhere(elsewhere),
         show.all_plain(shipped, old["v2"], show.errors_of(elsewhere)),
-        *show.serving(_latencies()),
         show.every_row(shipped),
     )
     return Findings(tables, show.quoted({table.title: table for table in tables}))
@@ -65,13 +58,6 @@ def findings(*, runs: int, jobs: int) -> Findings:
 def _is_sensitive(row: Row) -> bool:
     s = row.scenario
     return s.dataset in SENSITIVITY_DATASETS or s.model == "qwen3-8b"
-
-
-def _latencies() -> list[tuple[Latencies, Latencies]]:
-    points = serving_points()
-    ours = [predicted_latencies(p, build=None) for p in points]
-    theirs = [predicted_latencies(p, build=SERVING_BUILD) for p in points]
-    return list(zip(ours, theirs, strict=True))
 
 
 def main() -> None:

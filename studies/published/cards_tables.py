@@ -6,13 +6,11 @@ import pandas as pd
 
 from dflash_sim.calibrate.fit.errors import error_table, ranked_right, speedups, summed
 from dflash_sim.calibrate.fit.held_out import Outcome
-from dflash_sim.studies.published.serving_latency import Latencies
-from dflash_sim.studies.show.figures import percent, signed
+from dflash_sim.studies.show.figures import percent
 from dflash_sim.studies.show.frame_table import as_table, written
 from dflash_sim.studies.show.plain_table import Table
 
 _STATS = ("rows", "MAPE", "bias", "median", "p95")
-_BUILDS = ("of June 2026", "with factor")
 _SHORT = {"qwen3.6-35b-a3b": "35B", "qwen3.5-397b-a17b": "397B", "qwen3-8b": "8B"}
 
 # Errors large enough to know about; docs/explanation/accuracy-tables.md gives likely causes.
@@ -173,45 +171,16 @@ def all_plain(current: pd.DataFrame, *others: pd.DataFrame) -> Table:
     return _sums("plain decoding on B200", chosen, ["rows of"], _STATS)
 
 
-def serving(found: Sequence[tuple[Latencies, Latencies]]) -> list[Table]:
-    """Latencies against measured ones, as on our build and with the factor of theirs."""
-    lines: list[tuple[str, ...]] = []
-    misses: list[tuple[str, str, float]] = []
-    for ours, theirs in found:
-        p = ours.point
-        cells = [str(p.isl), str(p.osl), str(p.conc)]
-        for name in ("tpot", "ttft"):
-            seen, *told = (getattr(x, f"{name}_ms") for x in (p, ours, theirs))
-            errors = [ms / seen - 1 for ms in told]
-            cells += [f"{seen:.2f}", f"{told[0]:.2f}", *map(signed, errors)]
-            misses += zip([name.upper()] * 2, _BUILDS, errors, strict=True)
-        lines.append(tuple(cells))
-    head = ["isl", "osl", "c"]
-    for name in ("TPOT", "TTFT"):
-        head += [f"{name} measured", "predicted", "error", f"{_BUILDS[1]}"]
-    keys = ["metric", "constants"]
-    errors_by = pd.DataFrame(misses, columns=[*keys, "error"])
-    return [
-        Table("latencies in February 2026", tuple(head), tuple(lines)),
-        _sums("latency errors", errors_by, keys, ("rows", "MAPE", "bias")),
-    ]
-
-
 def quoted(tables: Mapping[str, Table]) -> dict[str, str]:
     """Return the figures that sentences of the pages quote, by name."""
     head, plain = tables["headline"], tables["plain decoding on B200"]
-    conditions, latency = tables["conditions"], tables["latency errors"]
+    conditions = tables["conditions"]
     return {
         "prior rows": head.cell("all", "rows"),
         "prior MAPE": head.cell("all", "MAPE"),
         "prior bias": head.cell("all", "bias"),
         "plain current": plain.cell("current cards", "MAPE"),
         "plain all builds": plain.cell("all builds", "MAPE"),
-        "latency rows": latency.rows[0][2],
-        "TPOT error": latency.rows[0][3],
-        "TPOT bias": latency.rows[0][4],
-        "TTFT error": latency.rows[2][3],
-        "TTFT bias": latency.rows[2][4],
         "runs": conditions.cell("runs", "value"),
         "seed": conditions.cell("seed", "value"),
         "engine": conditions.cell("engine", "value"),

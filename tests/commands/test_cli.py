@@ -701,7 +701,7 @@ MISTAKES = [
     ("--method dflash --steps 4", 2, ["method dflash takes no steps; give block"]),
     ("--method mtp", 2, ["method mtp needs its draft steps", "--steps 3"]),
     ("--method mtp --steps 3 --model qwen3-8b", 2, ["no native MTP", "Try --method dflash"]),
-    ("--method eagle3 --steps 3", 3, ["no EAGLE-3 head", "have: llama", "path to its config"]),
+    ("--method eagle3 --steps 3", 3, ["no accept length is published", "--acceptance"]),
     ("--model qwen3-4b --no-thinking --dataset mbpp --method injection-only", 3,
      ["no accept length is published for qwen3-4b", "--acceptance al:4.5"]),
     ("--model {tmp}/absent.json", 2, ["cannot read", "absent.json", "dflash-sim list models"]),

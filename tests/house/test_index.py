@@ -137,7 +137,6 @@ COVERED = {
         "candidate close_look demand judge objective page question rows search",
         "commands: plan",
     ],
-    "studies/published/test_cards": ["serving_latency"],
     "studies/published/test_dspark_frontier": ["profiles: dspark_published"],
     "studies/published/test_gallery": ["exhibit findings", "studies/show: plain_table"],
     "studies/published/test_gh200": [

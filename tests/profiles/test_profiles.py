@@ -34,8 +34,11 @@ from dflash_sim.profiles.load import (
     names,
     sheet_names,
 )
+from dflash_sim.profiles.networks.drafters import eagle3_like
 from dflash_sim.profiles.quantity_sheet import quantities
 from dflash_sim.profiles.sheets import EVIDENCE, UNITS, AcceptancePoint, SurvivalPoint
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
 
 BUILT_IN = Path(str(files("dflash_sim.profiles")))
 TOMLS = sorted(
@@ -222,6 +225,24 @@ def test_unknown_names_suggest() -> None:
         names("gpu")
     with pytest.raises(MissingProfileError, match=r"'qwen3\.5-4b'; have: deepseek-v3-eagle3"):
         load_eagle3("qwen3.5-4b")
+
+
+@pytest.mark.parametrize("name", ["qwen3-8b", "llama-3.3-70b", "qwen3-30b-a3b", "qwen3-235b-a22b"])
+def test_a_head_is_sized_like_those_of_other_targets(name: str) -> None:
+    sized, known = eagle3_like(load_model(name)), load_eagle3(name)
+    assert sized is not None
+    assert sized.params == pytest.approx(known.params, rel=0.05)
+    assert sized.attention.num_kv_heads == known.attention.num_kv_heads
+
+
+def test_a_head_that_nobody_described_is_sized_and_said() -> None:
+    asked = {"method": "eagle3", "steps": 3, "acceptance": "al:2.6", "tp": 4}
+    setup = resolve(Scenario.parse(model="gpt-oss-120b", **asked))
+    said = [w for w in setup.warnings if "no config of an EAGLE-3 head for gpt-oss-120b" in w]
+    assert len(said) == 1
+    assert setup.memory.draft_weight_bytes > 0
+    known = resolve(Scenario.parse(model="qwen3-32b", **asked))
+    assert not any("EAGLE-3 head" in w for w in known.warnings)
 
 
 def test_a_model_by_path_needs_its_drafter_named(tmp_path: Path) -> None:

@@ -146,7 +146,9 @@ def test_every_network_loads_and_agrees_on_any_number_of_ranks(tp: int) -> None:
 # -- how well it drafts
 
 
-@pytest.mark.parametrize(("rows", "least"), [(4, 2.5), (8, 3.5), (16, 3.5)])
+@pytest.mark.parametrize(
+    ("rows", "least"), [pytest.param(4, 2.5, marks=pytest.mark.slow), (8, 3.5), (16, 3.5)]
+)
 def test_blocks_are_accepted_and_nothing_is_lost(rows: int, least: float) -> None:
     outcome = drafted(weights_of("dflash"), rows)
     assert outcome.texts == plain()

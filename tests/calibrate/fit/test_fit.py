@@ -300,6 +300,7 @@ class TestSimulator:
         assert "concurrency" in [p.factor for p in found.suspect]
         assert max(found.calibration.discrepancy) > 2 * max(right.calibration.discrepancy)
 
+    @pytest.mark.slow
     def test_processes_do_not_matter(self) -> None:
         rows = measure(small_engine(), noise=0.01)
         one, two = (fit(rows, engine=small_engine(), name="t", jobs=j) for j in (1, 2))

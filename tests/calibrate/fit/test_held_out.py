@@ -160,7 +160,8 @@ def test_variance_by_hand() -> None:
     setup = resolve(Scenario.parse(**SMALL, model="qwen3-8b", method="none", conc=1, runs=1))
     own = sensitivity(setup)
     runs = [{"output_throughput": 100.0, "mean_tpot_ms": 1.0, "mean_ttft_ms": 1.0,
-             "mean_e2e_latency_ms": 1.0, "median_tpot_ms": 1.0, "median_ttft_ms": 1.0}]  # fmt: skip
+             "mean_e2e_latency_ms": 1.0, "median_tpot_ms": 1.0, "median_ttft_ms": 1.0,
+             "median_itl_ms": 1.0}]  # fmt: skip
     low, high = intervals(setup, own, runs)["output_throughput"]
     g = own.vector("output_throughput")
     variance = float(g @ own.covariance @ g) + unmodelled(setup)
@@ -236,6 +237,7 @@ def test_unusable_rows_are_refused_aloud(
     assert "held-out rows" in out
 
 
+@pytest.mark.slow
 def test_rows_of_a_fitted_source_are_refused() -> None:
     own = Rows.read(None, engine=ENGINE.name)
     from dflash_sim.studies.compare.validate_question import answer

@@ -160,6 +160,25 @@ def test_a_server_that_is_slower_is_predicted_slower() -> None:
     assert np.log(after.high / after.low) < 0.8 * np.log(before.high / before.low)
 
 
+def test_a_median_gap_tells_of_the_step_alone() -> None:
+    """It is fitted for plain decoding, and prefills do not move it."""
+    fields = {"model": "qwen3-8b", "gpu": "h200", "tp": 1, "conc": 8, "isl": 2048, "osl": 64}
+    metrics = {"output_throughput": 500.0, "median_itl_ms": 7.5, "mean_itl_ms": 8.0}
+    seen = Observation(row="x", source="x", fields=fields | {"method": "none"}, metrics=metrics)
+    drafts = {"method": "dflash", "block": 8, "acceptance": "al:4"}
+    both, refused = rows_of([seen, replace(seen, fields=fields | drafts)], ENGINE)
+    assert not refused
+    itl, tpot = METRICS.index("median_itl_ms"), METRICS.index("mean_tpot_ms")
+    assert [bool(np.isfinite(row.logs[itl])) for row in both] == [True, False]
+    assert both[0].logs[itl] == pytest.approx(np.log(7.5e-3))
+
+    response = both[0].response(ENGINE, {})
+    slower = {"prefill:gpu=h200": 2.0}
+    usual, long = (response.answer(values, runs=1) for values in ({}, slower))
+    assert long[tpot] - usual[tpot] > 0.05
+    assert abs(long[itl] - usual[itl]) < 0.01
+
+
 def test_a_build_that_nobody_states_may_be_any(tmp_path: Path) -> None:
     """Its factors are as free as a build's are, and predictions with the fit are of that build."""
     file = tmp_path / "bench.csv"

@@ -48,7 +48,7 @@ def period_s(
 # ---- the period of a cycle ---------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(gpu_s=TIMES, host=hosts(1e-3), batch=st.integers(1, 8))
 def test_v1_is_the_sum_of_host_and_gpu(gpu_s: float, host: HostTime, batch: int) -> None:
     h = host
@@ -58,7 +58,7 @@ def test_v1_is_the_sum_of_host_and_gpu(gpu_s: float, host: HostTime, batch: int)
     assert period_s(gpu_s, h, "v1", batch=batch) == pytest.approx(chain + gpu_s, rel=1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(gpu_s=TIMES, host=hosts(1e-3), batch=st.integers(1, 8))
 def test_v2_without_overlap_hides_its_launches_only(
     gpu_s: float, host: HostTime, batch: int
@@ -74,7 +74,7 @@ def host_loop_s(h: HostTime, batch: int) -> float:
     return h.recv_s + h.get_next_batch(batch) + launch + h.process(batch)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(gpu_s=TIMES, host=hosts(3e-3), batch=st.integers(1, 8))
 def test_v2_takes_the_longer_of_host_and_gpu(gpu_s: float, host: HostTime, batch: int) -> None:
     """Exactly ``max(gpu, host loop)``, while the copy hides behind the launches."""
@@ -85,7 +85,7 @@ def test_v2_takes_the_longer_of_host_and_gpu(gpu_s: float, host: HostTime, batch
     assert measured == pytest.approx(max(gpu_s, loop_s), rel=1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(gpu_s=TIMES, host=hosts(3e-3), batch=st.integers(1, 8))
 def test_v2_period_is_the_critical_circuit(gpu_s: float, host: HostTime, batch: int) -> None:
     """The largest mean over circuits of the max-plus system, whatever the stages are."""
@@ -102,7 +102,7 @@ def test_v2_period_is_the_critical_circuit(gpu_s: float, host: HostTime, batch: 
     assert period_s(gpu_s, host, "v2", batch=batch) == pytest.approx(max(circuits), rel=1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(gpu_s=st.floats(8e-3, 2e-2), host=hosts(1e-3), tail_share=st.floats(0.0, 0.3))
 def test_host_lengths_expose_a_copy_and_a_launch(
     gpu_s: float, host: HostTime, tail_share: float
@@ -116,7 +116,7 @@ def test_host_lengths_expose_a_copy_and_a_launch(
     assert period_s(gpu_s, host, "v2", tail_share=tail_share) <= measured * (1 + 1e-12)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(gpu_s=TIMES, host=hosts(2e-3))
 def test_overlap_never_hurts_a_cycle(gpu_s: float, host: HostTime) -> None:
     """``max(host, gpu) <= V2 <= V2-sync``, and ``<= V1`` where V1 does at least the same work."""
@@ -158,7 +158,7 @@ def test_the_sheets_host_times_are_what_overlap_removed(conc: int, removed_s: fl
     assert v1_s - period_s(gpu_s, host, "v2", batch=conc) == pytest.approx(removed_s, rel=0.2)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(gpu_s=TIMES, host=hosts(3e-3), launches_s=st.floats(0.0, 5e-2))
 def test_the_first_token_waits_for_the_next_launch(
     gpu_s: float, host: HostTime, launches_s: float
@@ -231,7 +231,7 @@ class Census:
         return run
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(SMALL)
 def test_little(system: System) -> None:
     """The time integral of requests in the system is the sum of their sojourns, to rounding."""
@@ -243,7 +243,7 @@ def test_little(system: System) -> None:
     assert census.area == pytest.approx(sojourn.sum(), rel=1e-9, abs=1e-12)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(SMALL)
 def test_order_of_times(system: System) -> None:
     run = system.event()
@@ -257,7 +257,7 @@ def test_order_of_times(system: System) -> None:
     assert (run.emit_s >= run.gpu_end_s).all()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(SMALL)
 def test_timeline_is_the_record(system: System) -> None:
     census = Census(system)
@@ -351,7 +351,7 @@ def test_first_come_first_served(system: System) -> None:
     assert run.batch.max() <= system.limits.max_running_requests
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(SMALL)
 def test_a_perfect_drafter_and_a_hopeless_one(system: System) -> None:
     block, osl = max(2, system.limits.block), system.workload.osl
@@ -420,7 +420,7 @@ def scaled(system: System, k: float) -> System:
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(system=SMALL, k=st.sampled_from([2.0**-7, 8.0, 3.7]))
 def test_time_has_no_unit(system: System, k: float) -> None:
     """All times times k: the same iterations, and throughput over k to 1e-12."""
@@ -430,7 +430,7 @@ def test_time_has_no_unit(system: System, k: float) -> None:
     np.testing.assert_allclose(other.emit_s, k * one.emit_s, rtol=1e-12)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(system=SMALL, seed=st.integers(0, 2**16))
 def test_names_of_requests_do_not_matter(system: System, seed: int) -> None:
     work = system.workload
@@ -467,7 +467,7 @@ def makespan_s(system: System) -> float:
     return float(np.nanmax(system.event().finish_s))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(system=SMALL, less=st.floats(0.1, 0.99))
 def test_a_faster_gpu_is_not_slower(system: System, less: float) -> None:
     one = alone(system)
@@ -477,7 +477,7 @@ def test_a_faster_gpu_is_not_slower(system: System, less: float) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(system=SMALL, more=st.floats(0.0, 0.1))
 def test_a_slower_client_is_not_faster(system: System, more: float) -> None:
     one = alone(system)
@@ -486,7 +486,7 @@ def test_a_slower_client_is_not_faster(system: System, more: float) -> None:
     assert makespan_s(late) >= makespan_s(one) * (1 - 1e-12)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(system=SMALL, lam=st.floats(0.01, 1.0), better=st.floats(0.1, 1.0))
 def test_better_acceptance_is_not_slower(system: System, lam: float, better: float) -> None:
     """Common random numbers: every cycle of the better drafter commits at least as much.

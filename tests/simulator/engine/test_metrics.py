@@ -53,7 +53,7 @@ def decodes(system: System) -> bool:
 # ---- inter-token latency -----------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(SMALL)
 def test_inter_token_gaps_fill_the_answers(system: System) -> None:
     """One gap per cycle of every request, and together the time from first token to last."""
@@ -67,7 +67,7 @@ def test_inter_token_gaps_fill_the_answers(system: System) -> None:
     assert (gaps > 0).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(crowded())
 def test_gaps_with_retraction_leave_no_time_out(system: System) -> None:
     """A retracted request is counted in the steps it misses: more gaps, never more time."""
@@ -146,7 +146,7 @@ def test_a_pause_between_answers_is_no_gap() -> None:
 # ---- totals ------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(SMALL)
 def test_totals(system: System) -> None:
     assume(decodes(system))
@@ -167,7 +167,7 @@ def test_totals(system: System) -> None:
         assert row == sorted(row)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(SMALL)
 def test_every_second_rests_on_something(system: System) -> None:
     """Evidence adds up to GPU work and the gaps the GPU waited in."""
@@ -207,7 +207,7 @@ def test_utilisation_law() -> None:
 # ---- accept lengths ----------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(SMALL)
 def test_the_accept_histogram_holds_every_cycle(system: System) -> None:
     assume(system.limits.speculative and decodes(system))
@@ -223,7 +223,7 @@ def test_the_accept_histogram_holds_every_cycle(system: System) -> None:
     assert result.values["accept_rate"] == pytest.approx(rate)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(SMALL)
 def test_four_accept_lengths(system: System) -> None:
     """Each is its definition; the server's ratio of sums is sum N over sum cycles."""

@@ -234,7 +234,12 @@ def lengths(kind: str, n: int, rng: Rng) -> npt.NDArray[np.int64]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["constant", pytest.param("geometric", marks=pytest.mark.slow), "mixed"]
+    "kind",
+    [
+        "constant",
+        pytest.param("geometric", marks=pytest.mark.slow),
+        pytest.param("mixed", marks=pytest.mark.slow),
+    ],
 )
 def test_processor_sharing_is_insensitive(kind: str) -> None:
     """M/G/1-PS: E[sojourn] = E[S] / (1 - rho) whatever G; one at a time it depends on E[S^2]."""
@@ -286,7 +291,7 @@ def test_batched_decoding_is_a_birth_death_chain() -> None:
     assert abs(in_system - chain(np.full(running.size, 2e-3))) > 8 * se
 
 
-@pytest.mark.parametrize("think", [0.5, 4.0])
+@pytest.mark.parametrize("think", [0.5, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_closed_network_has_the_mean_value_analysis(think: float) -> None:
     """Clients that think, and a GPU shared equally: product form, so MVA is exact."""
     users, n = 5, 1500

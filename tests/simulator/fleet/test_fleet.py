@@ -156,7 +156,7 @@ def assert_same(found: Service, expected: Direct) -> None:
 
 
 @pytest.mark.parametrize("router", ROUTERS)
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(fleet=fleets())
 def test_a_fleet_is_event_engines_behind_a_router(router: str, fleet: tuple[System, int]) -> None:
     system, replicas = fleet

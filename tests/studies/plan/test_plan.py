@@ -144,7 +144,7 @@ def test_a_pattern_of_lengths_is_searched_like_brute_force() -> None:
         assert found == (meets[0] if meets[0] <= most else None)
 
 
-@pytest.mark.parametrize("slow", [1.0, 1.3])
+@pytest.mark.parametrize("slow", [1.0, pytest.param(1.3, marks=pytest.mark.slow)])
 def test_verdicts_are_those_of_event_engines(slow: float) -> None:
     """The chosen fleet, and one server less, run by the engine that defines the system."""
     question = asked(120.0, Slo(tpot_s=0.01, ttft_s=0.5), n=300)

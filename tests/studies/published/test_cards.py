@@ -25,7 +25,6 @@ from dflash_sim.studies.published.cards import (
     stretched,
 )
 from dflash_sim.studies.published.findings import Findings
-from dflash_sim.studies.published.serving_latency import serving_points
 
 ROOT = Path(__file__).parents[3]
 FOUND = Findings.read(ROOT / "studies/gallery/01_published_cards.json")
@@ -86,12 +85,6 @@ def test_each_harness_is_followed() -> None:
     old = next(row for row in old_rows() if row.scenario.method == "dflash")
     assert old.scenario.acceptance == f"al:{old.observation.metrics['accept_length']}"
     assert all(row.scenario.dataset != "mt-bench" for row in old_rows())
-
-
-def test_serving_points() -> None:
-    points = serving_points()
-    assert len({p.id for p in points}) == len(points) == 15
-    assert all(f"_{p.isl}x{p.osl}_c{p.conc}_" in p.id for p in points)
 
 
 # -- changed priors

@@ -105,6 +105,7 @@ class TestTheSameRows:
         assert sweep(*GRID, *SMALL, "-o", "words", *QUICK)[0] == 0
         assert files("file") == files("words")
 
+    @pytest.mark.slow
     def test_another_seed_gives_other_rows(self, sweep: Call) -> None:
         for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
             sweep(
