@@ -32,6 +32,7 @@ LONG = {
     "03_held_out": "test_gallery.py::test_held_out_study_is_what_the_shipped_constants_say",
     "13_servers": "test_gallery.py::test_the_study_of_servers_is_what_the_shipped_levels_say",
     "14_field_rows": "test_field_rows.py::test_the_study_counts_every_row",
+    "15_sample": "test_sample.py::test_the_study_judged_every_set",
 }
 STRICT = """
 import runpy, sys, warnings
