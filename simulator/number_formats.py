@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+from dflash_sim.profiles.checkpoints import called, find_checkpoint
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.formats import (
     PLAIN,
@@ -13,8 +14,9 @@ from dflash_sim.profiles.formats import (
     kv_format,
     quantises_online,
 )
+from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape
-from dflash_sim.profiles.networks.quantized import Quantized, online
+from dflash_sim.profiles.networks.quantized import Quantized, everywhere, online
 from dflash_sim.profiles.precision import Formats, Precision, on_gpu
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
@@ -37,6 +39,8 @@ def served(s: Scenario, model: ModelShape, device: Device) -> ModelShape:
         The checkpoint is quantised otherwise already, or the GPU has no kernels for the format.
     """
     found = _quantized(s.quantization, model)
+    if model.quantized is None and (taken := _taken_for(s.quantization, model)):
+        model = replace(model, caution="; ".join(filter(None, (model.caution, taken))))
     if found is not None:
         here = partial(on_gpu, arch=device.arch, gpu=device.name)
         layers = tuple((i, here(formats)) for i, formats in found.layers)
@@ -48,8 +52,10 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
     own = model.quantized
     if asked is None:
         return own
+    if own is None and asked == UNQUANTISED:
+        return None
     if own is None:
-        return None if asked == UNQUANTISED else online(asked, model=model.name)
+        return _made(asked, model)
     if _family(asked) != _family(own.name):
         msg = (
             f"{model.name} is a checkpoint in {own.name} already, and --quantization {asked} makes "
@@ -58,6 +64,29 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
         )
         raise UsageError(msg)
     return own
+
+
+def _made(asked: str, model: ModelShape) -> Quantized | None:
+    """What a bf16 model is quantised to: as it is loaded, or as the checkpoint for the method."""
+    if quantises_online(asked):
+        return online(asked, model=model.name)
+    one = _checkpoint(asked, model)
+    return load_model(one).quantized if one else everywhere(asked)
+
+
+def _checkpoint(asked: str, model: ModelShape) -> str | None:
+    """The checkpoint of a model that a method reads, if one is known."""
+    one = called(model.name, asked)
+    return one if one and find_checkpoint(one) else None
+
+
+def _taken_for(asked: str | None, model: ModelShape) -> str:
+    """Say which checkpoint a method that reads one already quantised was taken to read."""
+    if asked in (None, UNQUANTISED) or quantises_online(asked):
+        return ""
+    one = _checkpoint(asked, model)
+    what = f"taken to be {one}" if one else "none is listed, so every linear layer is taken for it"
+    return f"--quantization {asked} reads a checkpoint that is quantised already: {what}"
 
 
 def _family(name: str) -> str:

@@ -224,6 +224,8 @@ class _Parsed:
         out = dict(self.found)
         if out.get("quantization", "").lower() == _UNQUANT:
             del out["quantization"]  # asks for nothing: the checkpoint says what it is in
+        if out.get("kv_cache_dtype", "").lower() == "auto":
+            del out["kv_cache_dtype"]
         if (backend := out.pop("decode_backend", None)) is not None:
             out["attention_backend"] = backend
         if out.get("ep_size") == _AS_TP:

@@ -75,6 +75,18 @@ def step_s(s: Setup) -> float:
     return s.step.cost.calls(phase.calls).seconds
 
 
+def test_a_method_that_reads_quantised_files_is_taken_for_a_listed_checkpoint() -> None:
+    """Else every linear layer is taken for it; the answer says which."""
+    named, asked = plain(model=f"{BIG}-nvfp4"), plain(quantization="nvfp4")
+    assert asked.precision == named.precision
+    assert asked.memory == named.memory
+    assert any(f"taken to be {BIG}-nvfp4" in w for w in asked.warnings)
+    every = plain(quantization="mxfp4")
+    assert {"attention", "experts"} <= set(dict(every.precision.modules))
+    assert any("every linear layer" in w for w in every.warnings)
+    assert not any("taken" in w for w in plain(quantization="fp8").warnings)
+
+
 def test_bf16_by_name_is_the_default() -> None:
     assert step_s(plain(quantization="bf16")) == step_s(plain())
     assert plain(kv_cache_dtype="auto").precision == plain().precision
@@ -208,7 +220,7 @@ def test_what_cannot_be_is_one_line(fields: dict[str, Any], words: str) -> None:
 def test_what_would_fit_in_another_precision_is_named() -> None:
     with pytest.raises(InfeasibleError, match=r"but --quantization fp8 would at tp 8"):
         plain(gpu="h100")
-    with pytest.raises(InfeasibleError, match=r"or --quantization modelopt_fp4 would at tp 1"):
+    with pytest.raises(InfeasibleError, match=r"or --model llama-3.3-70b-nvfp4 would at tp 1"):
         plain(gpu="h100", model="llama-3.3-70b", tp=1)
     with pytest.raises(InfeasibleError) as error:
         plain(gpu="l40s", quantization="fp8", tp=1)

@@ -381,7 +381,8 @@ class TestBadInput:
         rows = json.loads((DATA / "inferencex/results_bmk.json").read_text())
         text = "[" + ",\n".join(json.dumps(row) for row in rows)
         report = written(tmp_path, text[:-20])
-        assert [row.fields["conc"] for row in report.observations] == [4]
+        assert [row.fields["conc"] for row in report.observations] == [4, 4]
+        assert [row.fields.get("quantization") for row in report.observations] == [None, "fp8"]
         assert report.read == 4  # the list without its end, and three members
 
     @pytest.mark.parametrize(
@@ -443,7 +444,7 @@ class TestBadInput:
         ("change", "reason"),
         [
             ({"dp_size": 2}, "dp-size 2 is not simulated"),
-            ({"quantization": "fp8"}, "quantization fp8 is not simulated"),
+            ({"dtype": "float32"}, "Products are priced in bf16"),
             ({"speculative_algorithm": "DSPARK"}, "unknown"),
             ({"speculative_num_draft_tokens": 8}, "contradicts"),
             ({"model_path": "acme/unheard-of"}, "unknown model 'acme/unheard-of'"),
