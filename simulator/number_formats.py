@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from dflash_sim.profiles.checkpoints import called, find_checkpoint
+from dflash_sim.profiles.checkpoints import find_checkpoint
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.formats import (
     PLAIN,
@@ -17,7 +17,7 @@ from dflash_sim.profiles.formats import (
 from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape
 from dflash_sim.profiles.networks.quantized import Quantized, everywhere, online
-from dflash_sim.profiles.precision import Formats, Precision, on_gpu
+from dflash_sim.profiles.precision import Formats, Precision, called, on_gpu
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.cost.cycle import Drafter

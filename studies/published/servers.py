@@ -19,6 +19,7 @@ from dflash_sim.calibrate.fit.servers import with_levels
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.servers import measured_on
 from dflash_sim.jobs.pool import Pool
+from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS
@@ -67,14 +68,19 @@ class Straight:
 
 
 def elsewhere(engine: EngineSheet) -> list[Row]:
-    """Every open row of other servers that can be simulated, with its owner.
+    """Every open bf16 row of other servers that can be simulated, with its owner.
 
     Accept lengths that a source prints are given: drafters of other releases were others.
     """
     old = [o for o in published().observations if not engine.is_home(o.build)]
     old = [o for o in old if o.fields.get("dataset") not in UNTESTED]
-    found, _ = rows_of([given(o) for o in (*old, *open_rows(doubtful=False))], engine, owners=True)
-    return [row for row in found if row.elsewhere]
+    plain = [given(o) for o in (*old, *open_rows(doubtful=False)) if not _quantised(o)]
+    return [row for row in rows_of(plain, engine, owners=True)[0] if row.elsewhere]
+
+
+def _quantised(o: Observation) -> bool:
+    """Return True if the weights are quantised: another study has those rows, unfitted."""
+    return load_model(str(o.fields["model"])).quantized is not None or "quantization" in o.fields
 
 
 def given(o: Observation) -> Observation:
@@ -139,8 +145,9 @@ class LeftOut:
 
 
 def tests(engine: EngineSheet) -> list[Row]:
-    """Every row that only tests."""
-    return rows_of([given(o) for o in rows_that_test()], engine)[0]
+    """Every bf16 row that only tests."""
+    plain = [given(o) for o in rows_that_test() if not _quantised(o)]
+    return rows_of(plain, engine)[0]
 
 
 def of_home(shipped: Calibration) -> Calibration:
