@@ -8,9 +8,9 @@ from typing import Any
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.formats import format_named, online_names
 from dflash_sim.profiles.networks.layers import LayerShape
-from dflash_sim.profiles.networks.module_names import LAYERED, ONCE, Patterns, unknown_names
-from dflash_sim.profiles.networks.quantization_config import Statement, agreed, stated
 from dflash_sim.profiles.precision import MODULES, Formats, called
+from dflash_sim.profiles.quantization.module_names import LAYERED, ONCE, Patterns, unknown_names
+from dflash_sim.profiles.quantization.statements import Statement, agreed, stated
 
 _KEPT = "bfloat16"
 _MAX_LAYERS = 2**10

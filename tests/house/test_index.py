@@ -84,7 +84,7 @@ COVERED = {
     "profiles/releases/test_calibration": ["server_levels"],
     "profiles/releases/test_engine_sheet": ["engine_records memory_rules", "profiles: typed_table"],
     "profiles/test_profiles": ["errors find load quantity_sheet sheets units"],
-    "profiles/networks/test_quantized": ["module_names quantization_config"],
+    "profiles/networks/test_quantized": ["profiles/quantization: module_names statements"],
     "profiles/networks/test_networks": [
         "attention hf_config layers mlps recurrent vision weight",
     ],

@@ -29,6 +29,7 @@ SPELLED_ALIKE: dict[str, dict[str, str]] = {
     "commands/compare.py": {"interval != 'none'": "no interval is asked for"},
     "commands/predict.py": {"interval != 'none'": "no interval is asked for"},
     "commands/sweep.py": {"interval != 'none'": "no interval is asked for"},
+    "profiles/networks/quantized.py": {"m != 'mtp'": "a module of a network"},
     "profiles/releases/calibration.py": {"name == 'none'": "no calibration is asked for"},
     "simulator/cost/cycle.py": {"self.drafts != 'none'": "how a method drafts"},
     "simulator/requests/parse.py": {"'none'": "an acceptance law"},

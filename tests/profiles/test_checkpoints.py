@@ -161,3 +161,21 @@ def test_a_base_that_is_quantised_itself_is_made_anew() -> None:
 def test_odd_names_are_one_line(name: str) -> None:
     with pytest.raises(DflashSimError):
         load_model(name)
+
+
+@pytest.mark.parametrize(
+    ("model", "quantization", "served"),
+    [
+        ("qwen3-32b", "awq", "qwen3-32b-awq"),
+        ("qwen3.5-397b-a17b", "nvfp4", "qwen3.5-397b-a17b-nvfp4"),
+        ("qwen3-8b", "fp8", "qwen3-8b"),  # SGLang makes that of the bf16 checkpoint
+        ("gpt-oss-20b", "mxfp4", "gpt-oss-20b"),
+        ("qwen3-32b-awq", "awq", "qwen3-32b-awq"),
+    ],
+)
+def test_a_row_of_measurements_means_the_checkpoint_that_was_served(
+    model: str, quantization: str, served: str
+) -> None:
+    from dflash_sim.calibrate.observations.names import of_checkpoint
+
+    assert of_checkpoint({"model": model, "quantization": quantization})["model"] == served

@@ -9,7 +9,7 @@ import pytest
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.hf_config import parse_model
-from dflash_sim.profiles.networks.quantized import Quantized, read
+from dflash_sim.profiles.networks.quantized import Quantized, online, read
 
 # The parts about quantisation of published configs, cut to six layers and one expert.
 REAL = json.loads((Path(__file__).parents[2] / "data/hf/quantization.json").read_text())
@@ -338,3 +338,51 @@ class TestBadInput:
     def test_a_checkpoint_in_bf16_is_not_quantised(self) -> None:
         assert read({"num_hidden_layers": 2}, name="x") is None
         assert read(layers() | {"quantization_config": None}, name="x") is None
+
+
+class TestOnline:
+    @pytest.mark.parametrize(("name", "form"), [("fp8", "fp8"), ("mxfp8", "mxfp8")])
+    def test_every_layer_that_takes_a_quantisation(self, name: str, form: str) -> None:
+        found = online(name, model="qwen3-8b")
+        for module in ("attention", "gdn", "gdn_gates", "mlp", "experts", "shared_expert", "mtp"):
+            assert stored(found, module) == form
+        for module in ("lm_head", "embed", "router", "vision", "other", "drafter"):
+            assert stored(found, module) == B
+
+    @pytest.mark.parametrize(
+        ("name", "such"),
+        [
+            ("awq", "--model, such as qwen3-8b-awq;"),
+            ("gptq_marlin", "--model, such as qwen3-8b-gptq-int4;"),
+            ("modelopt_fp4", "--model, such as qwen3-8b-nvfp4;"),
+            ("compressed-tensors", "--model by its folder;"),
+        ],
+    )
+    def test_others_read_weights_that_are_quantised(self, name: str, such: str) -> None:
+        with pytest.raises(
+            UsageError, match=f"{name} reads a checkpoint .* qwen3-8b is in bf16"
+        ) as e:
+            online(name, model="qwen3-8b")
+        assert such in str(e.value)
+        assert "or give --quantization fp8" in str(e.value)
+
+
+class TestServed:
+    def served(self, gpu: str, **fields: Any) -> Any:
+        from dflash_sim.profiles.load import load_device
+        from dflash_sim.simulator.number_formats import served
+        from dflash_sim.simulator.scenario import Scenario
+
+        said = {"quant_algo": "NVFP4", "exclude_modules": ["model.layers.0.self_attn"]}
+        model = parse_model(shape(said), name="x", source="x")
+        return served(Scenario.parse(gpu=gpu, **fields), model, load_device(gpu))
+
+    def test_layers_that_differ_run_the_kernels_of_the_gpu_too(self) -> None:
+        model = self.served("h100")
+        assert dict(model.quantized.formats)["mlp"] == "w4a16_nvfp4"
+        assert [dict(x.formats).get("attention") for x in model.layers] == [B] + 4 * [None]
+        assert self.served("b200").precision.form("mlp") == "nvfp4"
+
+    def test_weights_that_are_quantised_are_never_run_in_bf16(self) -> None:
+        with pytest.raises(UsageError, match="x is a checkpoint in modelopt_fp4 already"):
+            self.served("b200", quantization="bf16")
