@@ -57,7 +57,7 @@ UNGATED = (
 )
 FRAMEWORKS = ("sglang", "vllm", "trtllm")
 FIRST = ("bfloat16", "mxfp4")  # formats of :func:`moe`
-MOST_TOLD = 5  # rows and steps named in meta.toml; the rest is counted
+MOST_TOLD = 5  # rows and steps named in notes.toml; the rest is counted
 
 
 @dataclass(frozen=True)
