@@ -218,4 +218,4 @@ def _weight_bytes(each: float, key: Key, tokens: int) -> float:
     ep, distribution = (key[5], key[6]) if isinstance(key[5], int) else (1, key[5])
     active = min(experts, tokens * top_k) if distribution == "balanced" else top_k
     matrices = 2.0 if key[:4] in UNGATED else 3.0
-    return each * active * matrices * hidden * inter / (tp * ep)
+    return float(each * active * matrices * hidden * inter / (tp * ep))

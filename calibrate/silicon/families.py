@@ -134,7 +134,7 @@ def comm(library: Library) -> Table:
     if path is not None:
         names = {"all_gather": "all_gather", "all_reduce": "all_reduce_nccl"}
         names |= {"alltoall": "all_to_all", "reduce_scatter": "reduce_scatter"}
-        where = {"op_name": names, "nccl_dtype": ["half"]}
+        where = {"op_name": list(names), "nccl_dtype": ["half"]}
         rows = read_rows(path, ("op_name", "num_gpus", "message_size", "latency"), where)
         tally.add(path, (((names[op], g), size * BF16_BYTES, t) for op, g, size, t in rows))
     return tally.table(("op", "gpus"), "bytes")

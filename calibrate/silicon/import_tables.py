@@ -115,7 +115,7 @@ def import_silicon(
 
 def _held_out(tables: Sequence[Table], curve: GemmCurve) -> dict[str, Miss]:
     """Interpolation error by kind of operator, such as ``attention.decode``."""
-    found = {}
+    found: dict[str, Miss] = {}
     for table in tables:
         axis = table.axis
         if table.misses:
