@@ -57,7 +57,7 @@ UNGATED = (
 )
 FRAMEWORKS = ("sglang", "vllm", "trtllm")
 FIRST = ("bfloat16", "mxfp4")  # formats of :func:`moe`
-MOST_TOLD = 5  # rows and steps named in meta.toml; the rest is counted
+MOST_TOLD = 5  # rows and steps named in notes.toml; the rest is counted
 
 
 @dataclass(frozen=True)
@@ -218,4 +218,4 @@ def _weight_bytes(each: float, key: Key, tokens: int) -> float:
     ep, distribution = (key[5], key[6]) if isinstance(key[5], int) else (1, key[5])
     active = min(experts, tokens * top_k) if distribution == "balanced" else top_k
     matrices = 2.0 if key[:4] in UNGATED else 3.0
-    return each * active * matrices * hidden * inter / (tp * ep)
+    return float(each * active * matrices * hidden * inter / (tp * ep))

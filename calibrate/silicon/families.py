@@ -121,7 +121,8 @@ def gdn(library: Library) -> Table:
 def comm(library: Library) -> Table:
     """SGLang's all-reduce inside a CUDA graph, and NCCL; sizes become bytes here.
 
-    The tables count bf16 elements. nccl-tests sizes an all-gather by its whole result.
+    The tables count bf16 elements. nccl-tests sizes an all-gather by its whole result, a
+    reduce-scatter and an exchange by what each GPU brings.
     """
     tally = Tally(library, "comm")
     path = library.newest("comm", "sglang", "custom_allreduce_perf.parquet")
@@ -131,9 +132,10 @@ def comm(library: Library) -> Table:
         tally.add(path, ((("all_reduce", g), size * BF16_BYTES, t) for g, size, t in rows))
     path = library.newest("comm", "nccl", "nccl_perf.parquet")
     if path is not None:
-        where = {"op_name": ["all_gather", "all_reduce"], "nccl_dtype": ["half"]}
-        rows = read_rows(path, ("op_name", "num_gpus", "message_size", "latency"), where)
         names = {"all_gather": "all_gather", "all_reduce": "all_reduce_nccl"}
+        names |= {"alltoall": "all_to_all", "reduce_scatter": "reduce_scatter"}
+        where = {"op_name": list(names), "nccl_dtype": ["half"]}
+        rows = read_rows(path, ("op_name", "num_gpus", "message_size", "latency"), where)
         tally.add(path, (((names[op], g), size * BF16_BYTES, t) for op, g, size, t in rows))
     return tally.table(("op", "gpus"), "bytes")
 

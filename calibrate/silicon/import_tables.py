@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dflash_sim.calibrate.silicon import families
+from dflash_sim.calibrate.silicon.activations import quantize
+from dflash_sim.calibrate.silicon.caches import attention_fp8, attention_more
 from dflash_sim.calibrate.silicon.experts import FORMATS as EXPERT_FORMATS
 from dflash_sim.calibrate.silicon.experts import experts, moe
 from dflash_sim.calibrate.silicon.gemm_curve import (
@@ -21,6 +23,7 @@ from dflash_sim.calibrate.silicon.gemm_curve import (
     line_miss,
     rounded,
 )
+from dflash_sim.calibrate.silicon.latent import dsa, mla, mla_bmm
 from dflash_sim.calibrate.silicon.products import FORMATS as PRODUCT_FORMATS
 from dflash_sim.calibrate.silicon.products import products
 from dflash_sim.calibrate.silicon.source import Library, open_library
@@ -86,6 +89,10 @@ def import_silicon(
     for what, formats in ((products, PRODUCT_FORMATS), (experts, EXPERT_FORMATS)):
         tell(f"{library.system}: {what.__name__} in {', '.join(formats)}")
         tables += [found for dtype in formats if (found := what(library, dtype)) is not None]
+    for further in (attention_more, attention_fp8, mla, mla_bmm, dsa, quantize):
+        tell(f"{library.system}: {further.__name__}")
+        one = further(library)
+        tables += [] if one is None else [one]
     curve_miss = curve_misses(curve, cells)
     held_out = _held_out(tables, curve)
     files = {f"{table.family}.csv": table.csv() for table in tables}
@@ -108,7 +115,7 @@ def import_silicon(
 
 def _held_out(tables: Sequence[Table], curve: GemmCurve) -> dict[str, Miss]:
     """Interpolation error by kind of operator, such as ``attention.decode``."""
-    found = {}
+    found: dict[str, Miss] = {}
     for table in tables:
         axis = table.axis
         if table.misses:

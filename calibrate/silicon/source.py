@@ -12,6 +12,7 @@ from typing import Any
 
 from dflash_sim.profiles.errors import MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.units import MS, US
 
 PACKAGE = "aiconfigurator-core"
 INSTALL = 'pip install "dflash-sim[silicon]"'
@@ -111,11 +112,16 @@ def open_library(system: str, data_dir: str | Path | None) -> Library:
 
 
 def read_rows(
-    path: Path, columns: Sequence[str], where: Mapping[str, Iterable[object]]
+    path: Path,
+    columns: Sequence[str],
+    where: Mapping[str, Iterable[object]],
+    *,
+    zero: bool = False,
 ) -> list[Row]:
     """Rows of ``path`` as tuples of ``columns``, the last a time; ``where`` lists wanted values.
 
-    Old tables have no sliding window: a missing ``window_size`` reads as 0.
+    Old tables have no sliding window: a missing ``window_size`` reads as 0. A time must be above
+    zero, or with ``zero`` not below.
     """
     try:
         import pyarrow as pa
@@ -138,7 +144,8 @@ def read_rows(
         msg = f"cannot read {path}: {str(error).splitlines()[0]}"
         raise UsageError(msg) from error
     rows = list(zip(*read, strict=True))
-    if any(None in row or not 0 < row[-1] < inf for row in rows):  # latency comes last
+    least = 0.0 if zero else MS * US  # shorter than any clock tells
+    if any(None in row or not least <= row[-1] < inf for row in rows):  # latency comes last
         msg = f"{path} has a time that is not a positive number, or an empty cell"
         raise UsageError(msg)
     return rows

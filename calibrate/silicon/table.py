@@ -1,6 +1,6 @@
 """A table in the making: gathered from files, cleaned as little as it takes, written as CSV.
 
-Four things are changed, each counted in ``meta.toml``: repeated rows take the fastest; a lone
+Four things are changed, each counted in ``notes.toml``: repeated rows take the fastest; a lone
 time slower than both its neighbours by half becomes their middle; a row far slower than another
 framework's timing of the same kernel takes the faster of the two; a time shorter than reading
 its bytes from memory takes is lifted to that, because the benchmark found them in the L2 cache
@@ -41,7 +41,7 @@ class Table:
     times : key to time by size [s]
     letters : key to source letter, one for the row or one per column
     sources : files behind the letters
-    notes : what ``meta.toml`` says about the cleaning
+    notes : what ``notes.toml`` says about the cleaning
     misses : kind of lookup to its error on points left out
     curve, curve_error : of products, the fit through them and its errors by region
     digits : significant ones of a time in the file [1]

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 
 from dflash_sim.calibrate.silicon.gemm_curve import Miss
-from dflash_sim.calibrate.silicon.table import Times
-from dflash_sim.profiles.times.interpolation import Line
+from dflash_sim.calibrate.silicon.table import Key, Times
+from dflash_sim.profiles.times.interpolation import Line, Sheet
 
 Pair = tuple[float, float]
 
@@ -33,3 +33,35 @@ def _between(kept: Mapping[int, float], row: Mapping[int, float], *, power: bool
         for size, seconds in sorted(row.items())
         if size not in kept and sizes[0] < size < sizes[-1]
     )
+
+
+def sheet_miss(times: Times, kept: Times, *, power: bool = False) -> Miss:
+    """Predict every time left out, inside the range of those kept, across the last key and along.
+
+    Parameters
+    ----------
+    times, kept : rows by a key whose last part is a size too, such as a batch
+    """
+    sheets = {name: Sheet(_lines(rows, power=power)) for name, rows in _grouped(kept).items()}
+    pairs = []
+    for (*name, across), row in sorted(times.items(), key=str):
+        sheet = sheets.get(tuple(name))
+        for along, seconds in sorted(row.items()):
+            if sheet is not None and along not in kept.get((*name, across), {}):
+                found, inside = sheet.at(across, along)
+                pairs += [(found, seconds)] if inside else []
+    return Miss.of(pairs)
+
+
+def _grouped(times: Times) -> dict[Key, dict[int, dict[int, float]]]:
+    found: dict[Key, dict[int, dict[int, float]]] = {}
+    for (*name, across), row in times.items():
+        found.setdefault(tuple(name), {})[across] = row
+    return found
+
+
+def _lines(rows: Mapping[int, Mapping[int, float]], *, power: bool) -> dict[float, Line]:
+    return {
+        across: Line(sorted(row), [row[x] for x in sorted(row)], power=power)
+        for across, row in rows.items()
+    }

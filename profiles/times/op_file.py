@@ -5,7 +5,7 @@
     op,gpus,source,us:bytes=256,us:bytes=512
     all_reduce,8,s,3.47,2.99
 
-Key columns, the letter of the source in ``meta.toml``, then microseconds at each size; an empty
+Key columns, the letter of the source in ``notes.toml``, then microseconds at each size; an empty
 cell was not measured.
 """
 

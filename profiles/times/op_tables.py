@@ -15,6 +15,7 @@ from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.times.attention_table import attention_time
 from dflash_sim.profiles.times.experts_table import experts_time
 from dflash_sim.profiles.times.gemm_table import BF16, gemm_time
+from dflash_sim.profiles.times.latent_table import bmm_time, latent_time, quantize_time
 from dflash_sim.profiles.times.op_folder import OpFolder
 from dflash_sim.profiles.times.timing import FREE as FREE
 from dflash_sim.profiles.times.timing import Timing as Timing
@@ -149,6 +150,92 @@ class OpTables:
         head = (heads, kv_heads, head_dim, window)
         return attention_time(self.folder, "prefill", batch, seq, head, None, kv_dtype)
 
+    def mla_decode(
+        self, *, batch: float, kv_len: float, heads: int, kv_dtype: str = BF16
+    ) -> Timing | None:
+        """Time of MLA's kernel in the absorbed form, one query per request, on one rank.
+
+        The products that absorb the projections are :meth:`mla_bmm`'s.
+
+        Parameters
+        ----------
+        batch : requests [1]
+        kv_len : cached tokens per request, the new one included [token]
+        heads : query heads of this rank; every rank holds the whole cache [1]
+        kv_dtype : of the cache: ``bfloat16`` or ``fp8``
+        """
+        return latent_time(self.folder, "mla", ("decode", kv_dtype), heads, batch, kv_len)
+
+    def mla_prefill(
+        self, *, batch: int, seq: int, heads: int, kv_dtype: str = BF16
+    ) -> Timing | None:
+        """Time of MLA's causal kernel over ``batch`` fresh prompts, per head and not absorbed."""
+        return latent_time(self.folder, "mla", ("prefill", kv_dtype), heads, batch, seq)
+
+    def mla_bmm(self, *, tokens: float, heads: int, phase: str, dtype: str = BF16) -> Timing | None:
+        """Time of one product per head that absorbs a projection of MLA.
+
+        Parameters
+        ----------
+        tokens : query rows [token]
+        heads : of this rank [1]
+        phase : ``pre``, of queries, or ``post``, of values
+        dtype : of its weights: ``bfloat16`` or ``fp8``, quantising the rows included
+        """
+        return bmm_time(self.folder, tokens, heads, phase, dtype)
+
+    def dsa_decode(
+        self,
+        *,
+        batch: float,
+        kv_len: float,
+        heads: int,
+        model: str,
+        kv_dtype: str = BF16,
+        dtype: str = "fp8_block",
+    ) -> Timing | None:
+        """Time of a whole module of sparse attention: projections, indexer, kernel, output.
+
+        Parameters
+        ----------
+        batch : requests, one query each [1]
+        kv_len : cached tokens per request, the new one included [token]
+        heads : query heads of this rank [1]
+        model : ``deepseek-v3.2`` or ``glm-5``
+        kv_dtype : of the cache: ``bfloat16`` or ``fp8``
+        dtype : of the projections: ``fp8_block``, or ``bfloat16`` for ``glm-5``
+        """
+        name = ("decode", model, dtype, kv_dtype)
+        return latent_time(self.folder, "dsa", name, heads, batch, kv_len)
+
+    def dsa_prefill(
+        self,
+        *,
+        batch: int,
+        seq: int,
+        prefix: int,
+        heads: int,
+        model: str,
+        kv_dtype: str = BF16,
+        dtype: str = "fp8_block",
+    ) -> Timing | None:
+        """Time of a module of sparse attention over ``seq`` new tokens behind ``prefix`` cached.
+
+        One request was timed; more are its time over, as ``fitted``. It ran without a CUDA graph:
+        below some hundred tokens its time is that of the launches.
+        """
+        name = ("prefill", model, dtype, kv_dtype)
+        one = latent_time(self.folder, "dsa", name, heads, prefix, seq)
+        return one if one is None or batch == 1 else one.changed(batch * one.seconds, "fitted")
+
+    def quantize(self, *, tokens: float, width: int, dtype: str) -> Timing | None:
+        """Time of the kernel that quantises ``tokens`` rows of ``width`` values for a product.
+
+        :meth:`gemm` holds it already; it is for products that are priced otherwise. FP8 per token
+        was timed; ``fp8_block`` and ``nvfp4`` take the same, as ``fitted``.
+        """
+        return quantize_time(self.folder, tokens, width, dtype)
+
     def gdn_decode(self, *, batch: float, v_heads: int, k_heads: int) -> Timing | None:
         """Time of one gated-delta-rule step for ``batch`` requests, linear between batches."""
         return self._gdn_at("recurrent_decode", 1, batch, v_heads, k_heads)
@@ -174,6 +261,14 @@ class OpTables:
     def all_gather(self, *, nbytes: float, gpus: int) -> Timing | None:
         """Time to gather a result of ``nbytes`` [byte] on every GPU; each brings its share."""
         return self._comm_at("all_gather", nbytes, gpus)
+
+    def reduce_scatter(self, *, nbytes: float, gpus: int) -> Timing | None:
+        """Time to sum ``nbytes`` [byte] of every GPU and leave a share of the sum on each."""
+        return self._comm_at("reduce_scatter", nbytes, gpus)
+
+    def all_to_all(self, *, nbytes: float, gpus: int) -> Timing | None:
+        """Time in which every GPU sends an equal share of its ``nbytes`` [byte] to each other."""
+        return self._comm_at("all_to_all", nbytes, gpus)
 
     def _gdn_at(
         self, kernel: str, seq: float, batch: float, v_heads: int, k_heads: int

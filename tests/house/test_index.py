@@ -64,7 +64,9 @@ COVERED = {
         "studies/compare: real_tables",
     ],
     "calibrate/silicon/test_import_tables": ["families gemm_curve source table"],
-    "calibrate/silicon/test_suspects": ["experts products thinning"],
+    "calibrate/silicon/test_suspects": [
+        "activations caches experts latent products thinning",
+    ],
     "commands/test_cli": [
         "listing options predict scenario_options",
         "profiles: presets",
