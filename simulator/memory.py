@@ -21,6 +21,7 @@ from dflash_sim.simulator.static_share import StaticShare
 
 TP_SIZES = (1, 2, 4, 8)
 STATES = "GDN state slots"
+COUNTED = ("chain", "own")  # rules by which a chain takes as much as layers that do not slide
 KV_CACHE = "KV cache"
 
 
@@ -217,7 +218,7 @@ def _kv_bytes(
     sliding = own - sum(a.kv_bytes(tp, precision) for a in full)
     if sliding and full and model.family in rules.sliding_pools:
         own -= (1 - rules.sliding_share) * sliding
-        if launch.chain and rules.sliding_draft != "none":
+        if launch.chain and rules.sliding_draft in COUNTED:
             return own + full[0].kv_bytes(tp, precision) * len(draft.layers)
         return own + (draft.kv_bytes(tp, precision) if rules.sliding_draft == "own" else 0.0)
     if rules.draft_kv == "own":

@@ -12,7 +12,7 @@ from dflash_sim.kernels.layers.gdn import GatedDeltaNet
 from dflash_sim.kernels.layers.mlp import build_mlp
 from dflash_sim.kernels.layers.shard import Shard
 from dflash_sim.kernels.layers.spec import Numerics
-from dflash_sim.profiles.networks.hf_config import AttentionShape, LayerShape
+from dflash_sim.profiles.networks.hf_config import AttentionShape, GdnShape, LayerShape
 
 
 class Norm:
@@ -62,6 +62,8 @@ class DecoderLayer:
         tables: tuple[Tensor, Tensor],
         causal: bool = True,
     ) -> None:
+        assert isinstance(shape.mixer, AttentionShape | GdnShape)  # a spec refuses all others
+        assert shape.mlp is not None
         self.comm = shard.rank.comm
         self.mixer: Attention | GatedDeltaNet
         if isinstance(shape.mixer, AttentionShape):

@@ -5,11 +5,10 @@ from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.attention import AttentionShape
-from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
+from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields, check_dtype, refuse_quantised
 from dflash_sim.profiles.networks.mlps import DenseMlp
 from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape, ModelShape
 from dflash_sim.profiles.networks.read_mixers import attention, softmax_layers
-from dflash_sim.profiles.networks.storage import check_dtype, refuse_quantised
 
 _DRAFTERS = ("DFlashDraftModel",)
 _PROJECTORS = ("dflash",)

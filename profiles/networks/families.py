@@ -13,8 +13,13 @@ from dflash_sim.profiles.networks import mixed_windows as windows
 from dflash_sim.profiles.networks import nemotron
 from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
 from dflash_sim.profiles.networks.layers import LayerShape, Mixer, Mlp
-from dflash_sim.profiles.networks.read_latent import latent_layers, sparse_layers
-from dflash_sim.profiles.networks.read_mixers import glm_layers, hybrid_layers, softmax_layers
+from dflash_sim.profiles.networks.read_mixers import (
+    glm_layers,
+    hybrid_layers,
+    latent_layers,
+    softmax_layers,
+    sparse_layers,
+)
 from dflash_sim.profiles.networks.read_mlps import (
     dense_layers,
     expert_layers,

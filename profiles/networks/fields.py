@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 from dflash_sim.profiles.errors import UsageError
 
+DTYPES = ("bfloat16", "float16")  # of values that no quantisation replaces
 MAX_INT = 2**40
 MAX_LAYERS = 2**10
 
@@ -98,3 +99,17 @@ class Fields:
         if value is not None and not isinstance(value, Mapping):
             self.reject(key, "an object")
         return Fields(value or {}, self.name)
+
+
+def check_dtype(f: Fields) -> None:
+    """Refuse values whose format is not priced."""
+    key = f.first("dtype", "torch_dtype")
+    if f.text(key, default=DTYPES[0]) not in DTYPES:
+        f.reject(key, f"one of {', '.join(DTYPES)}")
+
+
+def refuse_quantised(f: Fields) -> None:
+    """Refuse a drafter whose config says that it is quantised: its formats are not read."""
+    key = f.first("quantization_config", "compression_config")
+    if f.config.get(key):
+        f.reject(key, f"a drafter in one of {', '.join(DTYPES)}")

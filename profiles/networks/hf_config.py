@@ -6,7 +6,7 @@ from typing import Any
 from dflash_sim.profiles.networks.context import context_of
 from dflash_sim.profiles.networks.drafters import parse_drafter, parse_eagle3
 from dflash_sim.profiles.networks.families import Family, family_of
-from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
+from dflash_sim.profiles.networks.fields import DTYPES, MAX_LAYERS, Fields, check_dtype
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
     DenseMlp,
@@ -19,7 +19,6 @@ from dflash_sim.profiles.networks.layers import (
 )
 from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape, ModelShape, check_tp
 from dflash_sim.profiles.networks.quantized import read
-from dflash_sim.profiles.networks.storage import DTYPES, check_dtype
 from dflash_sim.profiles.networks.vision import VisionTower
 from dflash_sim.profiles.precision import STATE_DTYPES
 

@@ -5,11 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 from dflash_sim.profiles.networks.fields import Fields
-from dflash_sim.profiles.networks.layers import AttentionShape, GdnShape, Mixer
+from dflash_sim.profiles.networks.layers import AttentionShape, GdnShape, Mixer, MlaShape
+from dflash_sim.profiles.networks.mla import Indexer
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 ATTENTION_KINDS = (FULL, SLIDING)
 LAYER_KINDS = (*ATTENTION_KINDS, "linear_attention")
+INDEXERS = ("full", "shared")
+_LETTERS = {"F": "full", "S": "shared"}
 
 
 def attention(
@@ -51,7 +54,7 @@ def softmax_layers(
     pattern: int | None = None,
     qkv_bias: bool | None = None,
     **of_layer: Any,
-) -> tuple[Mixer, ...]:
+) -> tuple[AttentionShape, ...]:
     """Return softmax attention of each layer, sliding where the config puts it.
 
     Parameters
@@ -74,7 +77,7 @@ def softmax_layers(
     return mixed(kinds, full, replace(full, window=f.integer("sliding_window")))
 
 
-def glm_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
+def glm_layers(f: Fields, num_layers: int) -> tuple[AttentionShape, ...]:
     """Return GLM-4.5's attention, whose config says if queries and keys are normalised."""
     normed = f.flag("use_qk_norm", default=False)
     return softmax_layers(f, num_layers, qkv_bias=False, qk_norm=normed)
@@ -93,8 +96,10 @@ def attention_kinds(f: Fields, num_layers: int, *, pattern: int | None = None) -
     return tuple(FULL if i < num_full else SLIDING for i in range(num_layers))
 
 
-def mixed(kinds: Sequence[str], full: Mixer, sliding: Mixer) -> tuple[Mixer, ...]:
-    """Return one of two mixers per layer."""
+def mixed(
+    kinds: Sequence[str], full: AttentionShape, sliding: AttentionShape
+) -> tuple[AttentionShape, ...]:
+    """Return one of two attentions per layer."""
     return tuple(full if kind == FULL else sliding for kind in kinds)
 
 
@@ -119,3 +124,52 @@ def _gdn(f: Fields) -> GdnShape:
         head_v_dim=f.integer("linear_value_head_dim"),
         conv_kernel=f.integer("linear_conv_kernel_dim"),
     )
+
+
+def latent_layers(f: Fields, num_layers: int) -> tuple[MlaShape, ...]:
+    """Return latent attention to every token, in every layer."""
+    return (_latent(f),) * num_layers
+
+
+def sparse_layers(f: Fields, num_layers: int) -> tuple[MlaShape, ...]:
+    """Return latent attention to the tokens that an indexer chooses, its own or one below."""
+    kinds = _indexers(f, num_layers)
+    mixers = {kind: _latent(f, kind) for kind in set(kinds)}
+    return tuple(mixers[kind] for kind in kinds)
+
+
+def _latent(f: Fields, kind: str | None = None) -> MlaShape:
+    indexer = None
+    if kind is not None:
+        indexer = Indexer(
+            heads=f.integer("index_n_heads"),
+            head_dim=f.integer("index_head_dim"),
+            topk=f.integer("index_topk"),
+            shared=kind == "shared",
+        )
+    return MlaShape(
+        num_heads=f.integer("num_attention_heads"),
+        q_lora_rank=f.integer("q_lora_rank", default=0, low=0),
+        kv_lora_rank=f.integer("kv_lora_rank"),
+        qk_nope_head_dim=f.integer("qk_nope_head_dim"),
+        qk_rope_head_dim=f.integer("qk_rope_head_dim"),
+        v_head_dim=f.integer("v_head_dim"),
+        indexer=indexer,
+    )
+
+
+def _indexers(f: Fields, num_layers: int) -> tuple[str, ...]:
+    """``full`` or ``shared`` for each layer, as transformers' GlmMoeDsaConfig reads it."""
+    named = f.kinds("indexer_types", count=num_layers, allowed=INDEXERS)
+    if not named:
+        pattern = f.text("index_topk_pattern", default="")
+        if pattern and (len(pattern) != num_layers or not set(pattern) <= {*_LETTERS}):
+            f.reject("index_topk_pattern", f"{num_layers} letters F or S, one for each layer")
+        every = f.integer("index_topk_freq", default=1)
+        offset = f.integer("index_skip_topk_offset", default=2, low=0)
+        named = tuple(_LETTERS[letter] for letter in pattern) or tuple(
+            INDEXERS[max(i - offset + 1, 0) % every > 0] for i in range(num_layers)
+        )
+    if named[0] != "full":
+        f.reject(f.first("indexer_types", "index_topk_pattern"), "a first layer with an indexer")
+    return named

@@ -69,7 +69,7 @@ UNITS_BY_NAME = {
         temperature theta touched build keeps_up_share weight_share_for_default_tp
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
         roofline_gpu observation_rel_err ttft_rel_err noise first_factor piece
-        least most per_tower ratio vision_share full_memory_ratio
+        least most per_tower ratio sliding_share vision_share full_memory_ratio
     """,
     "token/second": "predicted",
     "token": """

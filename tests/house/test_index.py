@@ -91,7 +91,7 @@ COVERED = {
         "attention hf_config layers mlps recurrent vision weight",
     ],
     "profiles/networks/test_known_families": [
-        "drafters families fields mixed_windows nemotron read_mixers read_mlps storage",
+        "drafters families fields mixed_windows nemotron read_mixers read_mlps",
     ],
     "profiles/times/test_op_tables": [
         "attention_table gemm_table interpolation op_file op_folder timing"
@@ -156,7 +156,7 @@ COVERED = {
     ],
     "studies/trace/test_perfetto": ["simulated", "commands: trace"],
     "kernels/layers/test_latent": ["kernels/reference: routing"],
-    "profiles/networks/test_latent": ["mla read_latent"],
+    "profiles/networks/test_latent": ["mla"],
     "simulator/cost/test_latent": ["decoder latent_ops latent_price mla_layers"],
 }
 
