@@ -10,6 +10,9 @@ from dflash_sim.simulator.cost.latent_ops import (
     SparseModule,
 )
 
+# Formats of projections whose module was timed under another one, of as many bytes.
+_TIMED_AS = {"fp8": "fp8_block"}
+
 
 def latent_timing(t: OpTables, op: LatentOp, products_flop_s: float) -> Timing | None:
     """Time of an op by the tables; None where nothing like it was timed.
@@ -64,14 +67,16 @@ def _module(t: OpTables, op: SparseModule) -> Timing | None:
     """The layer as it was timed; rows of a verification choose tokens of their own each."""
     if op.shared or not op.like:
         return None
+    dtype = _TIMED_AS.get(op.precision.weights, op.precision.weights)
     if op.prefill:
         return t.dsa_prefill(
             batch=op.requests,
             seq=max(1, op.rows),
-            prefix=op.ctx,
+            prefix=round(op.ctx),
             heads=op.heads,
             model=op.like,
             kv_dtype=op.precision.kv_cache,
+            dtype=dtype,
         )
     timing = t.dsa_decode(
         batch=op.tokens,
@@ -79,6 +84,7 @@ def _module(t: OpTables, op: SparseModule) -> Timing | None:
         heads=op.heads,
         model=op.like,
         kv_dtype=op.precision.kv_cache,
+        dtype=dtype,
     )
     if timing is None or op.rows == 1:
         return timing

@@ -87,4 +87,4 @@ def test_sparse_attention_pays_at_long_contexts() -> None:
         step = setup(model=model, isl=64_000, kv_cache_dtype="fp8_e4m3").step
         return step.decode_s(16, 16 * 60_000) - step.decode_s(16, 16 * 4000)
 
-    assert growth("deepseek-v3.2") < growth("deepseek-r1") / 2
+    assert growth("deepseek-v3.2") < 0.75 * growth("deepseek-r1")
