@@ -52,9 +52,9 @@ def test_ranks_are_summed_as_without() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 16, 256, 4096])
 def test_the_busiest_rank_decides(tokens: int) -> None:
-    setup = asked()
-    cost = setup.step.cost
-    ranks = {n: experts(asked(ep_size=n), tokens) for n in (1, 2, 4, 8)}
+    fp8 = "Qwen/Qwen3.5-397B-A17B-FP8"  # timed in SGLang's own kernels, however it is dealt
+    cost = asked(model=fp8).step.cost
+    ranks = {n: experts(asked(model=fp8, ep_size=n), tokens) for n in (1, 2, 4, 8)}
     assert cost.busiest(ranks[1]) is EVEN
     shares = [cost.busiest(op).load for op in ranks.values()]
     assert shares == sorted(shares)
