@@ -9,7 +9,7 @@ price here changes its words there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -334,17 +334,22 @@ class CostModel:
         )
 
     def _moe_table(self, t: OpTables, op: Moe, tokens: float) -> Timing | None:
-        """A rank's share of evenly spread experts: as much as where it has a part of each."""
-        return t.moe(
+        """A rank's share of evenly spread experts.
+
+        Where whole ones were not timed, as much as where it has a part of each.
+        """
+        look = partial(
+            t.moe,
             tokens=tokens,
             experts=op.experts,
             top_k=op.top_k,
             hidden=op.hidden,
             inter=op.gated_inter,
-            tp=op.ranks,
             distribution=BALANCED,
             dtype=table_name(op.dtype),
         )
+        found = look(tp=op.tp, ep=op.ep)
+        return look(tp=op.ranks) if found is None and op.ep > 1 else found
 
     def _attention(self, t: OpTables, op: Attention) -> Timing | None:
         """The decode kernel at equal KV; several query rows cost a factor, or their FLOPs."""
