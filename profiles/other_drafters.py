@@ -9,7 +9,6 @@ from dflash_sim.profiles.errors import UsageError
 KINDS = {
     "DFlash2": "convolutions between its layers and a selector of its drafts",
     "DSpark": "a Markov head that drafts along a block",
-    "DFlashLaguna": "causal attention with a gate for each head",
     "MuseGlimmerAssistant": "layers for a target that is not known",
     "DFlash of four streams": "an embedding and a head of its own, and four streams to read",
 }

@@ -1,6 +1,7 @@
 """DFlash drafters and EAGLE-3 heads, read from their Hugging Face configs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
@@ -10,7 +11,8 @@ from dflash_sim.profiles.networks.mlps import DenseMlp
 from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape, ModelShape
 from dflash_sim.profiles.networks.read_mixers import attention, softmax_layers
 
-_DRAFTERS = ("DFlashDraftModel",)
+_LAGUNA = "DFlashLagunaForCausalLM"  # gates of heads, a norm for each tap, causal inside a block
+_DRAFTERS = ("DFlashDraftModel", _LAGUNA)
 _PROJECTORS = ("dflash",)
 SIZED_LIKE = "sized like"  # in the name of a head that no config describes
 _MLP_OF_EXPERTS, _DRAFT_VOCAB = 6, 32000
@@ -28,17 +30,21 @@ def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> Draft
     check_dtype(f)
     refuse_quantised(f)
     num_layers = f.integer("num_hidden_layers", high=MAX_LAYERS)
+    layers = softmax_layers(f, num_layers, qk_norm=True)
+    laguna = _LAGUNA in (f.config.get("architectures") or ())
     block = f if f.config.get("block_size") is not None else dflash
     return DrafterShape(
         name=name,
         target=f.text("target", default=""),
         hidden=f.integer("hidden_size"),
         intermediate=f.integer("intermediate_size"),
-        layers=softmax_layers(f, num_layers, qk_norm=True),
+        layers=tuple(replace(x, head_gates=True) for x in layers) if laguna else layers,
         block_size=block.integer("block_size", low=2),
         target_layer_ids=_target_layer_ids(f, dflash, num_layers),
         vocab=f.integer("vocab_size"),
         source=source,
+        stacked_kv=not laguna,
+        norm_taps=laguna,
     )
 
 

@@ -256,6 +256,10 @@ class DrafterShape:
         Largest verify window it was trained for [token], the anchor included.
     target_layer_ids
         Target layers whose outputs are concatenated and projected into its KV.
+    stacked_kv
+        True if SGLang projects keys and values of all layers in one product.
+    norm_taps
+        True if the output of each target layer has a norm of its own.
     """
 
     name: str
@@ -267,6 +271,8 @@ class DrafterShape:
     target_layer_ids: tuple[int, ...]
     vocab: int
     source: str
+    stacked_kv: bool = True
+    norm_taps: bool = False
 
     @property
     def params(self) -> int:
@@ -279,7 +285,8 @@ class DrafterShape:
 
     def _weights(self) -> Iterator[Weight]:
         yield Weight("fc", len(self.target_layer_ids) * self.hidden * self.hidden, 1)
-        yield Weight("norms", 2 * self.hidden, 1)
+        taps = len(self.target_layer_ids) if self.norm_taps else 0
+        yield Weight("norms", (2 + taps) * self.hidden, 1)
         for attention in self.layers:
             yield from LayerShape(attention, DenseMlp(self.intermediate)).weights(
                 hidden=self.hidden

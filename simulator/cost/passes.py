@@ -151,7 +151,7 @@ def materialise(
     """KV injection: target features -> fc -> norm -> K and V of every draft layer -> its cache.
 
     fc and norm are replicated on every rank, and fc is never quantised; one batched GEMM serves
-    all layers unless the drafter is quantised.
+    all layers unless the drafter is quantised, or of a kind that SGLang has none for.
     """
     own = precision.of("drafter")
     k = Kernels(own, tp)
@@ -159,18 +159,25 @@ def materialise(
     kv = max(1, first.num_kv_heads // tp) * first.head_dim
     width = 2 * kv * count
     features = len(drafter.target_layer_ids) * drafter.hidden
+    taps = (
+        [k.norm("tap_norms", tokens, drafter.hidden, len(drafter.target_layer_ids))]
+        if drafter.norm_taps
+        else []
+    )
     return [
+        *taps,
         Call(Gemm("fc", tokens, drafter.hidden, features, precision.of("other")), 1),
         k.norm("hidden_norm", tokens, drafter.hidden),
-        *_projections(k, tokens, width, drafter.hidden, count),
+        *_projections(k, tokens, width, drafter),
         k.small("k_norm_rope", float(tokens * width)),
         k.kv_write(float(tokens * width) / count, count),
     ]
 
 
-def _projections(k: Kernels, tokens: int, width: int, hidden: int, layers: int) -> list[AnyCall]:
-    """Keys and values of all draft layers: one stacked product, or one a layer if quantised."""
-    stacked = k.precision.weights == PLAIN
+def _projections(k: Kernels, tokens: int, width: int, drafter: DrafterShape) -> list[AnyCall]:
+    """Keys and values of all draft layers: one stacked product, or one a layer."""
+    hidden, layers = drafter.hidden, len(drafter.layers)
+    stacked = drafter.stacked_kv and k.precision.weights == PLAIN
     if stacked:
         return [k.gemm("kv_proj", tokens, width, hidden, of="drafter")]
     return [k.gemm("kv_proj", tokens, width // layers, hidden, of="drafter", count=layers)]

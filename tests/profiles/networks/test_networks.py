@@ -212,6 +212,17 @@ def test_drafter_weights_match_the_published_size(name: str, gib: float) -> None
     assert drafter.weight_bytes(1) == 2 * drafter.params
 
 
+# What a public contract test adds up from the names and shapes of their tensors.
+LAGUNA = {"laguna-xs-2.1-dflash": 462_064_896, "laguna-s-2.1-dflash": 1_114_977_792}
+
+
+@pytest.mark.parametrize(("name", "params"), LAGUNA.items())
+def test_a_drafter_with_gates_and_norms_of_its_taps_is_whole(name: str, params: int) -> None:
+    drafter = load_drafter(name)
+    assert drafter.params == params
+    assert not drafter.stacked_kv
+
+
 def test_drafters_fit_their_targets() -> None:
     for name in names("drafters"):
         drafter = load_drafter(name)
@@ -220,7 +231,8 @@ def test_drafters_fit_their_targets() -> None:
         # NVIDIA's drafter for MiniMax leaves out the last ids, which no text has.
         assert drafter.vocab == (200_055 if "minimax" in name else target.vocab), name
         # Cards list other taps than the rule has: two layers earlier, or the very last one.
-        others = {"qwen3-coder-next-dflash": 5, "mimo-v2-flash-dflash": 1}
+        others = {"qwen3-coder-next-dflash": 5}
+        others |= dict.fromkeys(("mimo-v2-flash-dflash", *LAGUNA), 1)
         before_last = others.get(name, 3)
         assert max(drafter.target_layer_ids) == len(target.layers) - before_last, name
         assert list(drafter.target_layer_ids) == sorted(set(drafter.target_layer_ids)), name

@@ -45,6 +45,8 @@ NAMED = {
     "gemma-4-31b": (30.7, 30.7),
     "glm-4.5": (355, 32),
     "glm-4.5-air": (106, 12),
+    "laguna-s-2.1": (118, 8),
+    "laguna-xs-2.1": (33, 3),
     "llama-4-maverick": (400, 17),
     "llama-4-scout": (109, 17),
     "mimo-v2-flash": (309, 15),
