@@ -83,7 +83,9 @@ class LatentAttention:
         self.kv_norm = shard.whole("kv_a_layernorm.weight", latent)
         nope, value = shape.qk_nope_head_dim, shape.v_head_dim
         up = shard.split("kv_b_proj.weight", shape.num_heads * (nope + value), latent)
-        self.w_k, self.w_v = up.view(self.heads, nope + value, latent).split([nope, value], dim=1)
+        self.w_k, self.w_v = torch.split(
+            up.view(self.heads, nope + value, latent), [nope, value], dim=1
+        )
         self.o = shard.split("o_proj.weight", hidden, shape.num_heads * value, dim=1)
         self.indexer: _Indexer | None = None
         if shape.indexer:
@@ -98,8 +100,10 @@ class LatentAttention:
         cos, sin = (table[at.positions] for table in self.tables)
         low = self._compressed(x)
         q = linear(low, self.q).view(tokens, self.heads, a.qk_head_dim)
-        q_nope, q_rope = q.split([a.qk_nope_head_dim, a.qk_rope_head_dim], dim=-1)
-        latent, key = linear(x, self.kv_a).split([a.kv_lora_rank, a.qk_rope_head_dim], dim=-1)
+        q_nope, q_rope = torch.split(q, [a.qk_nope_head_dim, a.qk_rope_head_dim], dim=-1)
+        latent, key = torch.split(
+            linear(x, self.kv_a), [a.kv_lora_rank, a.qk_rope_head_dim], dim=-1
+        )
         latent = rms_norm(latent, self.kv_norm, eps=self.eps)
         _write(kv.rows[self.index], torch.cat([latent, rotate_pairs(key, cos, sin)], -1), at.slots)
         turned = rotate_pairs(q_rope, cos[:, None], sin[:, None])

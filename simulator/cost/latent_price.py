@@ -19,8 +19,6 @@ def latent_timing(t: OpTables, op: LatentOp, products_flop_s: float) -> Timing |
 
     ``products_flop_s`` is the rate at which more of the same products are done [FLOP/s].
     """
-    if not hasattr(t, "mla_decode"):
-        return None
     match op:
         case MlaBmm():
             dtype = op.precision.activations

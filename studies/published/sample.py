@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dflash_sim.calibrate.fit.rows import Row, rows_of
-from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.studies.published.findings import Findings
@@ -81,7 +81,7 @@ def _with_length(o: Observation) -> Observation:
 
 def sets_of(o: Observation) -> list[str]:
     """Return the sets that a row belongs to, as the other tools were judged on."""
-    if o.fields["method"] != "none":
+    if not drafts_nothing(o.fields):
         return [SPECULATIVE]
     if len(peers_of(o)) < len(("aiconfigurator", "AISimulate")):
         return []  # one of them could not answer it
