@@ -35,6 +35,7 @@ MODULES = (
     "vision",
     "other",
 )
+NETWORKS = ("mtp", "drafter")  # modules with modules of their own
 Formats = tuple[tuple[str, str], ...]  # module and number format of its weights
 
 # Formats of a recurrent state: SGLang's --mamba-ssm-dtype, the default first.
@@ -69,9 +70,19 @@ class Precision:
     draft_kv_cache: str | None = None
 
     def of(self, module: str) -> "Precision":
-        """The formats inside one module, whose weights may have their own."""
+        """The formats inside one module, whose weights may have their own.
+
+        SGLang quantises no router, head, norm or fc of a network that drafts.
+        """
         kv_cache = self.draft_kv_cache if module == "drafter" else None
-        return Precision(self.form(module), self.activations, kv_cache or self.kv_cache, self.state)
+        kept = ("router", "lm_head", "other") if module in NETWORKS else ()
+        return Precision(
+            self.form(module),
+            self.activations,
+            kv_cache or self.kv_cache,
+            self.state,
+            tuple((part, self.activations) for part in kept),
+        )
 
     def form(self, module: str) -> str:
         """The format of the weights of one module, a name of :data:`MODULES`.

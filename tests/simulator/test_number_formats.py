@@ -243,3 +243,28 @@ def test_a_precision_that_nobody_measured_is_unconfirmed() -> None:
 def test_tables_are_there() -> None:
     """The tests above compare with tables; without them they would compare rooflines."""
     assert OpTables.load("b200") is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"method": "mtp", "steps": 3}, {"mtp_fc", "router"}),
+        ({"method": "dflash", "model": "qwen3-8b", "tp": 1}, {"fc"}),
+        ({"method": "eagle3", "steps": 3, "model": "qwen3-8b", "tp": 1}, {"eagle_fc"}),
+    ],
+)
+def test_what_drafts_is_stored_as_it_is_priced(fields: dict[str, Any], kept: set[str]) -> None:
+    """Routers, fc, norms and heads stay in bf16: what the prices do not halve, memory does not."""
+    bf16, fp8 = setup(**fields), setup(quantization="fp8", **fields)
+    phases = fp8.step.cycle.decode(requests=4, ctx=100.0)
+    drafts = [c.op for p in phases if p.name != "verify" for c in p.calls if isinstance(c.op, Gemm)]
+    stayed = {op.name for op in drafts if op.precision.weights == "bfloat16"}
+    assert kept <= stayed
+    assert {"qkv_proj", "gate_up_proj", "shared_gate_up_proj"} & {op.name for op in drafts} - stayed
+    own = fp8.precision.of("drafter" if fp8.drafter else "mtp")
+    network = fp8.drafter._weights() if fp8.drafter else fp8.model._mtp_weights()
+    weights = list(network)
+    saved = sum(w.params for w in weights if w.module not in ("router", "lm_head", "other"))
+    assert bf16.memory.draft_weight_bytes > fp8.memory.draft_weight_bytes
+    whole = sum(w.bytes_per_rank(1, own) for w in weights)
+    assert whole == 2 * sum(w.params for w in weights) - saved
