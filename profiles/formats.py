@@ -19,9 +19,13 @@ PLAIN = "bfloat16"  # what every GPU multiplies in, and every table was timed in
 
 @dataclass(frozen=True)
 class KeysAndValues:
-    """A format of the KV cache: who cannot read it, who multiplies in it, and what it is called."""
+    """A format of the KV cache: who cannot read it, who multiplies in it, and what it is called.
+
+    ``like`` are formats whose times stand in, scaled by rooflines; bfloat16 is the last.
+    """
 
     spelled: tuple[str, ...]
+    like: tuple[str, ...] = ()
     not_read_by: tuple[str, ...] = ()
     multiplied_by: tuple[str, ...] = ()
     source: str = ""
