@@ -22,10 +22,12 @@ class KeysAndValues:
     """A format of the KV cache: who cannot read it, who multiplies in it, and what it is called.
 
     ``like`` are formats whose times stand in, scaled by rooflines; bfloat16 is the last.
+    ``runs_on`` are architectures with kernels for it; none named: all.
     """
 
     spelled: tuple[str, ...]
     like: tuple[str, ...] = ()
+    runs_on: tuple[str, ...] = ()
     not_read_by: tuple[str, ...] = ()
     multiplied_by: tuple[str, ...] = ()
     source: str = ""
@@ -210,26 +212,34 @@ def kv_format(text: str) -> str:
     return cached[wanted]
 
 
-def check_kv(name: str, *, backend: str, backends: tuple[str, ...]) -> None:
-    """Refuse a format of keys and values that an attention backend cannot read.
+def check_kv(name: str, *, backend: str, backends: tuple[str, ...], arch: str, gpu: str) -> None:
+    """Refuse a format of keys and values that a GPU or an attention backend cannot read.
 
     Parameters
     ----------
     backends
-        Those of the engine, to say which can.
+        Those of the engine on this GPU, to say which can.
 
     Raises
     ------
     UsageError
-        It cannot; names those that can.
+        It cannot; names those that can, and formats that it reads.
     """
     kv = format_of(name).kv
-    if kv is None or backend not in kv.not_read_by:
+    if kv is None or (backend not in kv.not_read_by and _caches(kv, arch)):
         return
+    asked = f"--kv-cache-dtype {kv.spelled[0]}"
+    reads = [f.kv for f in formats().values() if f.kv and _caches(f.kv, arch)]
+    named = " or ".join(x.spelled[0] for x in reads if backend not in x.not_read_by)
+    instead = f"--kv-cache-dtype {named}."
+    if not _caches(kv, arch):
+        msg = f"SGLang has no kernels for a KV cache in {name} on {gpu} ({arch}); give {instead}"
+        raise UsageError(msg)
     can = ", ".join(b for b in backends if b not in kv.not_read_by)
-    msg = (
-        f"attention backend {backend} reads no KV cache in {name} (--kv-cache-dtype "
-        f"{kv.spelled[0]}); these do: {can}. Give one with --attention-backend, or "
-        "--kv-cache-dtype bf16."
-    )
+    these = f"these do: {can}. Give one with --attention-backend, or" if can else "give"
+    msg = f"attention backend {backend} reads no KV cache in {name} ({asked}); {these} {instead}"
     raise UsageError(msg)
+
+
+def _caches(kv: KeysAndValues, arch: str) -> bool:
+    return not arch or not kv.runs_on or arch in kv.runs_on
