@@ -361,7 +361,7 @@ class CostModel:
             head_dim=op.head_dim,
             window=op.window,
             backend=self.backend,
-            kv_dtype=op.precision.kv_cache,
+            kv_dtype=table_name(op.precision.kv_cache),
         )
         if timing is None or op.rows == 1:
             return timing
@@ -381,7 +381,7 @@ class CostModel:
             kv_heads=op.kv_heads,
             head_dim=op.head_dim,
             window=op.window,
-            kv_dtype=op.precision.kv_cache,
+            kv_dtype=table_name(op.precision.kv_cache),
         )
         if timing is None or not op.prefix:
             return timing

@@ -99,6 +99,16 @@ def test_a_cache_in_fp8_holds_twice_as_much() -> None:
     assert step_s(fp8, 30_000.0) < step_s(bf16, 30_000.0)  # short ones are slower, as timed
 
 
+def test_both_fp8_caches_are_timed_as_one() -> None:
+    """A backend that reads fp8_e5m2 takes as long, and the answer says which it is."""
+    e4m3, e5m2 = (
+        plain(kv_cache_dtype=kv, attention_backend="triton") for kv in ("fp8_e4m3", "fp8_e5m2")
+    )
+    assert e5m2.kv_cache_dtype == "fp8_e5m2"
+    assert e5m2.memory == e4m3.memory
+    assert step_s(e5m2) == step_s(e4m3)
+
+
 def test_a_cache_in_nvfp4_is_priced_from_one_in_fp8() -> None:
     """The nearest format that was timed stands in, not bf16: FP8 is no quarter of its time."""
     found = {}
@@ -221,6 +231,7 @@ def test_attention_multiplies_in_what_its_backend_does() -> None:
         ({"quantization": "w8a8_int8"}, "no kernels for int8 weights on b200"),
         ({"gpu": "mi300x", "quantization": "nvfp4"}, "no kernels for nvfp4 weights on mi300x"),
         ({"kv_cache_dtype": "fp8", "attention_backend": "fa4"}, "fa4 reads no KV cache in fp8"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, r"in fp8_e5m2 .* --kv-cache-dtype bfloat16 or fp8_e4m3"),
         ({"gpu": "h200", "kv_cache_dtype": "nvfp4"}, r"nvfp4 on h200 \(hopper\)"),
         ({"gpu": "h200", "attention_backend": "trtllm_mha"}, "h200 .* have: fa4, fa3, flash"),
         ({"attention_backend": "fa3"}, "fa3 has no kernels for b200 .* trtllm_mha, fa4, flash"),
