@@ -344,6 +344,7 @@ def resolve(
                 model=model,
                 tp=tp,
                 server=server,
+                backend=backend,
             ),
         ),
         calibration=calibration,
