@@ -50,6 +50,20 @@ def test_ranks_are_summed_as_without() -> None:
     assert sums(asked(ep_size=8)) == sums(asked())
 
 
+def test_whole_experts_that_nobody_timed_are_parts_and_say_so() -> None:
+    said = "as parts of every expert"
+    for fields, parts in (({"model": "gpt-oss-120b"}, True), ({}, False)):
+        for ep in (1, 8):
+            made = asked(ep_size=ep, **fields)
+            calls = target_forward(made.model, tp=8, size=Rows(64, 1, 1024.0))
+            call = next(call for call in calls if isinstance(call.op, Moe))
+            assert (said in origin(made.step.cost, call)) == (parts and ep > 1)
+            if parts and ep > 1:
+                timing = made.step.cost.table_time(call.op)
+                assert timing is not None
+                assert timing.evidence == "fitted"
+
+
 @pytest.mark.parametrize("tokens", [1, 16, 256, 4096])
 def test_the_busiest_rank_decides(tokens: int) -> None:
     fp8 = "Qwen/Qwen3.5-397B-A17B-FP8"  # timed in SGLang's own kernels, however it is dealt
