@@ -50,18 +50,16 @@ def test_ranks_are_summed_as_without() -> None:
     assert sums(asked(ep_size=8)) == sums(asked())
 
 
-def test_whole_experts_that_nobody_timed_are_parts_and_say_so() -> None:
-    said = "as parts of every expert"
-    for fields, parts in (({"model": "gpt-oss-120b"}, True), ({}, False)):
-        for ep in (1, 8):
-            made = asked(ep_size=ep, **fields)
-            calls = target_forward(made.model, tp=8, size=Rows(64, 1, 1024.0))
-            call = next(call for call in calls if isinstance(call.op, Moe))
-            assert (said in origin(made.step.cost, call)) == (parts and ep > 1)
-            if parts and ep > 1:
-                timing = made.step.cost.table_time(call.op)
-                assert timing is not None
-                assert timing.evidence == "fitted"
+@pytest.mark.parametrize(("ep", "parts"), [(1, False), (2, True), (8, False)])
+def test_whole_experts_that_nobody_timed_are_parts_and_say_so(ep: int, parts: bool) -> None:
+    """On H200 those of gpt-oss were timed on all ranks or dealt to all, and not in between."""
+    made = asked(gpu="h200", model="gpt-oss-20b", ep_size=ep)
+    calls = target_forward(made.model, tp=8, size=Rows(64, 1, 1024.0))
+    call = next(call for call in calls if isinstance(call.op, Moe))
+    assert ("as parts of every expert" in origin(made.step.cost, call)) == parts
+    timing = made.step.cost.table_time(call.op)
+    assert timing is not None
+    assert timing.evidence == "fitted"
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 256, 4096])
