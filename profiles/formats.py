@@ -53,6 +53,8 @@ class Format:
         SGLang's ``--quantization`` for it, and what else people call the first of them.
     online
         Those of ``spelled`` that quantise a bf16 checkpoint, and its drafter, as they are loaded.
+    only
+        Modules that it is made for; none named: every linear layer.
     kv
         Its part in KV caches; None if nothing is cached in it.
     """
@@ -69,6 +71,7 @@ class Format:
     spelled: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     online: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     kv: KeysAndValues | None = None
 
 

@@ -81,10 +81,19 @@ def test_a_method_that_reads_quantised_files_is_taken_for_a_listed_checkpoint() 
     assert asked.precision == named.precision
     assert asked.memory == named.memory
     assert any(f"taken to be {BIG}-nvfp4" in w for w in asked.warnings)
-    every = plain(quantization="mxfp4")
+    every = plain(quantization="w8a16")
     assert {"attention", "experts"} <= set(dict(every.precision.modules))
     assert any("every linear layer" in w for w in every.warnings)
     assert not any("taken" in w for w in plain(quantization="fp8").warnings)
+
+
+def test_mxfp4_is_of_experts_alone_whoever_says_so() -> None:
+    """As in the checkpoint of gpt-oss, so by flag; models without experts have no part in it."""
+    asked, own = plain(quantization="mxfp4"), plain(model="gpt-oss-120b", tp=1)
+    assert set(dict(asked.precision.modules)) == set(dict(own.precision.modules)) == {"experts"}
+    assert any("so its experts are taken for it" in w for w in asked.warnings)
+    with pytest.raises(UsageError, match="format of experts, and qwen3-8b has none; give"):
+        plain(model="qwen3-8b", tp=1, quantization="mxfp4")
 
 
 def test_bf16_by_name_is_the_default() -> None:
