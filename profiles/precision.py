@@ -97,13 +97,14 @@ class Precision:
         """The format that tensor cores multiply the weights in."""
         return format_of(self.weights).products
 
-    @property
-    def quantised(self) -> tuple[str, ...]:
-        """Formats other than bf16, each once, such as ``nvfp4`` and ``kv-fp8``; no drafter's."""
-        weights = (self.weights, *(form for module, form in self.modules if module != "drafter"))
-        named = dict.fromkeys(form for form in weights if form != PLAIN)
-        kv = [f"kv-{self.kv_cache}"] if self.kv_cache != PLAIN else []
-        return (*named, *kv)
+    def quantised(self, *, mtp: bool) -> tuple[str, ...]:
+        """Formats other than bf16, each once, such as ``nvfp4`` and ``kv-fp8``; no drafter's.
+
+        Those of the MTP layer count only where it runs.
+        """
+        idle = ("drafter",) if mtp else NETWORKS
+        weights = {self.weights, *(form for module, form in self.modules if module not in idle)}
+        return tuple(sorted(weights - {PLAIN}) + [f"kv-{x}" for x in {self.kv_cache} - {PLAIN}])
 
 
 def on_gpu(modules: Formats, *, arch: str, gpu: str) -> Formats:

@@ -89,7 +89,7 @@ def cautions(
         )
     if new := unconfirmed(server, calibration):
         sds = engine.fit.priors.levels["time"]
-        spread = math.sqrt(sum(sds[level] ** 2 for level in (*dict(new), *OWN)))
+        spread = math.sqrt(sum(sds[level] ** 2 for level in (*(level for level, _ in new), *OWN)))
         named = ", ".join(f"{_LEVEL_WORDS[level]} {name}" for level, name in new)
         out.append(
             f"unconfirmed: no measurement of {named} stands behind this; the interval allows for "

@@ -9,7 +9,7 @@ from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.formats import bytes_of, format_of
 from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.networks.networks import ModelShape
-from dflash_sim.profiles.precision import BF16
+from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.cost.ops import Call, Gemm, Moe, Quantize, with_quantisation
 from dflash_sim.simulator.cost.origin import origin
@@ -279,6 +279,23 @@ def test_a_precision_that_nobody_measured_is_unconfirmed() -> None:
         assert said == bool(fields)
         assert ("precision=fp8" in s.server.keys) == bool(fields)
     assert width[1] > width[0]
+
+
+def test_each_format_is_a_level_of_its_own() -> None:
+    """What is learned of one holds with the others; formats that do not run have no say."""
+
+    def levels(**fields: Any) -> set[str]:
+        made = setup(model="deepseek-r1", **fields)
+        return {name for level, name in made.server.levels if level == "precision"}
+
+    assert levels(method="none") == {"fp8_block"}
+    both = plain(model="deepseek-r1", kv_cache_dtype="fp8_e4m3")
+    assert {"precision=fp8_block", "precision=kv-fp8"} <= set(both.server.keys)
+    said = next(w for w in both.warnings if w.startswith("unconfirmed"))
+    assert "precision fp8_block, precision kv-fp8 " in said
+    ahead = Precision(modules=(("experts", "nvfp4"), ("mtp", "fp8"), ("drafter", "int4")))
+    assert ahead.quantised(mtp=False) == ("nvfp4",)
+    assert ahead.quantised(mtp=True) == ("fp8", "nvfp4")
 
 
 def test_tables_are_there() -> None:
