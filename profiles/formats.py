@@ -109,8 +109,8 @@ def bytes_of(name: str) -> float:
 def kernels_on(name: str, *, arch: str, gpu: str) -> str:
     """The format whose kernels an architecture runs weights of format ``name`` with.
 
-    A GPU of an architecture that no format names has products in bf16 alone: its kernels take
-    weights apart, or there are none.
+    A GPU whose architecture is not known, as in a measured profile, is taken to have kernels that
+    take weights apart; one of an architecture that no format names has none.
 
     Raises
     ------
@@ -135,17 +135,12 @@ def kernels_on(name: str, *, arch: str, gpu: str) -> str:
 def _runs(form: Format, arch: str) -> bool:
     if not form.runs_on or arch in form.runs_on:
         return True
-    return arch not in _architectures() and form.products == PLAIN
+    return not arch and form.products == PLAIN
 
 
 def _reaches(form: Format, arch: str) -> bool:
     """Return True if an architecture runs a format by its own kernels or by those it names."""
     return _runs(form, arch) or bool(form.otherwise and _reaches(format_of(form.otherwise), arch))
-
-
-@cache
-def _architectures() -> frozenset[str]:
-    return frozenset(arch for f in formats().values() for arch in f.runs_on)
 
 
 def format_named(quantization: str) -> str:

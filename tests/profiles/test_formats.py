@@ -83,6 +83,8 @@ def test_what_a_gpu_cannot_run_is_refused_with_what_it_can() -> None:
         kernels_on("int8", arch="blackwell", gpu="b200")
     assert "fp8, mxfp8, modelopt_fp4" in str(e.value)
     assert "w8a8_int8" not in str(e.value)
+    with pytest.raises(UsageError, match=r"on arc_b60 \(xe2\); it runs there: bf16\. Give"):
+        kernels_on("int4", arch="xe2", gpu="arc_b60")  # no source says that Marlin is ported
     with pytest.raises(UsageError, match="there: bf16, fp8, mxfp4, awq") as e:
         kernels_on("nvfp4", arch="cdna3", gpu="mi300x")
 
