@@ -19,9 +19,15 @@ PLAIN = "bfloat16"  # what every GPU multiplies in, and every table was timed in
 
 @dataclass(frozen=True)
 class KeysAndValues:
-    """A format of the KV cache: who cannot read it, who multiplies in it, and what it is called."""
+    """A format of the KV cache: who cannot read it, who multiplies in it, and what it is called.
+
+    ``like`` are formats whose times stand in, scaled by rooflines; bfloat16 is the last.
+    ``runs_on`` are architectures with kernels for it; none named: all.
+    """
 
     spelled: tuple[str, ...]
+    like: tuple[str, ...] = ()
+    runs_on: tuple[str, ...] = ()
     not_read_by: tuple[str, ...] = ()
     multiplied_by: tuple[str, ...] = ()
     source: str = ""
@@ -47,6 +53,8 @@ class Format:
         SGLang's ``--quantization`` for it, and what else people call the first of them.
     online
         Those of ``spelled`` that quantise a bf16 checkpoint, and its drafter, as they are loaded.
+    only
+        Modules that it is made for; none named: every linear layer.
     kv
         Its part in KV caches; None if nothing is cached in it.
     """
@@ -63,6 +71,7 @@ class Format:
     spelled: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     online: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     kv: KeysAndValues | None = None
 
 
@@ -100,8 +109,8 @@ def bytes_of(name: str) -> float:
 def kernels_on(name: str, *, arch: str, gpu: str) -> str:
     """The format whose kernels an architecture runs weights of format ``name`` with.
 
-    A GPU of an architecture that no format names has products in bf16 alone: its kernels take
-    weights apart, or there are none.
+    A GPU whose architecture is not known, as in a measured profile, is taken to have kernels that
+    take weights apart; one of an architecture that no format names has none.
 
     Raises
     ------
@@ -126,17 +135,12 @@ def kernels_on(name: str, *, arch: str, gpu: str) -> str:
 def _runs(form: Format, arch: str) -> bool:
     if not form.runs_on or arch in form.runs_on:
         return True
-    return arch not in _architectures() and form.products == PLAIN
+    return not arch and form.products == PLAIN
 
 
 def _reaches(form: Format, arch: str) -> bool:
     """Return True if an architecture runs a format by its own kernels or by those it names."""
     return _runs(form, arch) or bool(form.otherwise and _reaches(format_of(form.otherwise), arch))
-
-
-@cache
-def _architectures() -> frozenset[str]:
-    return frozenset(arch for f in formats().values() for arch in f.runs_on)
 
 
 def format_named(quantization: str) -> str:
@@ -206,26 +210,34 @@ def kv_format(text: str) -> str:
     return cached[wanted]
 
 
-def check_kv(name: str, *, backend: str, backends: tuple[str, ...]) -> None:
-    """Refuse a format of keys and values that an attention backend cannot read.
+def check_kv(name: str, *, backend: str, backends: tuple[str, ...], arch: str, gpu: str) -> None:
+    """Refuse a format of keys and values that a GPU or an attention backend cannot read.
 
     Parameters
     ----------
     backends
-        Those of the engine, to say which can.
+        Those of the engine on this GPU, to say which can.
 
     Raises
     ------
     UsageError
-        It cannot; names those that can.
+        It cannot; names those that can, and formats that it reads.
     """
     kv = format_of(name).kv
-    if kv is None or backend not in kv.not_read_by:
+    if kv is None or (backend not in kv.not_read_by and _caches(kv, arch)):
         return
+    asked = f"--kv-cache-dtype {kv.spelled[0]}"
+    reads = [f.kv for f in formats().values() if f.kv and _caches(f.kv, arch)]
+    named = " or ".join(x.spelled[0] for x in reads if backend not in x.not_read_by)
+    instead = f"--kv-cache-dtype {named}."
+    if not _caches(kv, arch):
+        msg = f"SGLang has no kernels for a KV cache in {name} on {gpu} ({arch}); give {instead}"
+        raise UsageError(msg)
     can = ", ".join(b for b in backends if b not in kv.not_read_by)
-    msg = (
-        f"attention backend {backend} reads no KV cache in {name} (--kv-cache-dtype "
-        f"{kv.spelled[0]}); these do: {can}. Give one with --attention-backend, or "
-        "--kv-cache-dtype bf16."
-    )
+    these = f"these do: {can}. Give one with --attention-backend, or" if can else "give"
+    msg = f"attention backend {backend} reads no KV cache in {name} ({asked}); {these} {instead}"
     raise UsageError(msg)
+
+
+def _caches(kv: KeysAndValues, arch: str) -> bool:
+    return not arch or not kv.runs_on or arch in kv.runs_on

@@ -35,6 +35,7 @@ MODULES = (
     "vision",
     "other",
 )
+NETWORKS = ("mtp", "drafter")  # modules with modules of their own
 Formats = tuple[tuple[str, str], ...]  # module and number format of its weights
 
 # Formats of a recurrent state: SGLang's --mamba-ssm-dtype, the default first.
@@ -69,9 +70,19 @@ class Precision:
     draft_kv_cache: str | None = None
 
     def of(self, module: str) -> "Precision":
-        """The formats inside one module, whose weights may have their own."""
+        """The formats inside one module, whose weights may have their own.
+
+        SGLang quantises no router, head, norm or fc of a network that drafts.
+        """
         kv_cache = self.draft_kv_cache if module == "drafter" else None
-        return Precision(self.form(module), self.activations, kv_cache or self.kv_cache, self.state)
+        kept = ("router", "lm_head", "other") if module in NETWORKS else ()
+        return Precision(
+            self.form(module),
+            self.activations,
+            kv_cache or self.kv_cache,
+            self.state,
+            tuple((part, self.activations) for part in kept),
+        )
 
     def form(self, module: str) -> str:
         """The format of the weights of one module, a name of :data:`MODULES`.
@@ -86,13 +97,14 @@ class Precision:
         """The format that tensor cores multiply the weights in."""
         return format_of(self.weights).products
 
-    @property
-    def quantised(self) -> tuple[str, ...]:
-        """Formats other than bf16, each once, such as ``nvfp4`` and ``kv-fp8``; no drafter's."""
-        weights = (self.weights, *(form for module, form in self.modules if module != "drafter"))
-        named = dict.fromkeys(form for form in weights if form != PLAIN)
-        kv = [f"kv-{self.kv_cache}"] if self.kv_cache != PLAIN else []
-        return (*named, *kv)
+    def quantised(self, *, mtp: bool) -> tuple[str, ...]:
+        """Formats other than bf16, each once, such as ``nvfp4`` and ``kv-fp8``; no drafter's.
+
+        Those of the MTP layer count only where it runs.
+        """
+        idle = ("drafter",) if mtp else NETWORKS
+        weights = {self.weights, *(form for module, form in self.modules if module not in idle)}
+        return tuple(sorted(weights - {PLAIN}) + [f"kv-{x}" for x in {self.kv_cache} - {PLAIN}])
 
 
 def on_gpu(modules: Formats, *, arch: str, gpu: str) -> Formats:

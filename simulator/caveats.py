@@ -12,6 +12,7 @@ from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.units import MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
+from dflash_sim.simulator.defaults import default_backend
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
 from dflash_sim.simulator.scenario import Scenario
@@ -38,6 +39,7 @@ def cautions(
     model: ModelShape,
     tp: int,
     server: Server,
+    backend: str,
 ) -> list[str]:
     """Return what is doubtful about a setup before anything is run, each in one sentence."""
     out = [f"{model.name}: {model.caution}"] if model.caution else []
@@ -55,6 +57,12 @@ def cautions(
         out.append(
             f"the latent cache of {model.name} is the same on each of {tp} ranks, and limits the "
             f"requests; --enable-dp-attention would hold {tp} times as many; it is not simulated"
+        )
+    usual = default_backend(s, device, engine, model)
+    if model.latent_layers and backend != usual:
+        out.append(
+            f"the latent attention of {model.name} was timed with one backend: the kernels of "
+            f"{backend} are priced as those of {usual}, the default of {device.name}"
         )
     if needs_bfloat16(s, device, engine, model) and s.mamba_ssm_dtype is None:
         out.append(
@@ -81,7 +89,7 @@ def cautions(
         )
     if new := unconfirmed(server, calibration):
         sds = engine.fit.priors.levels["time"]
-        spread = math.sqrt(sum(sds[level] ** 2 for level in (*dict(new), *OWN)))
+        spread = math.sqrt(sum(sds[level] ** 2 for level in (*(level for level, _ in new), *OWN)))
         named = ", ".join(f"{_LEVEL_WORDS[level]} {name}" for level, name in new)
         out.append(
             f"unconfirmed: no measurement of {named} stands behind this; the interval allows for "

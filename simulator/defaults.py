@@ -38,13 +38,26 @@ def verify_rows(s: Scenario, drafter: Drafter) -> int:
 
 
 def backend_of(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> str:
-    """Target attention backend: given, or the default of the GPU."""
-    known = engine.attention.known(latent=bool(model.latent_layers))
-    default = default_backend(s, device, engine, model)
-    if s.attention_backend is not None and s.attention_backend not in known:
-        hint = f"Leave it out for the default of {device.name}, {default}."
-        raise unknown(kind="attention backend", value=s.attention_backend, allowed=known, hint=hint)
-    return s.attention_backend or default
+    """Target attention backend: given, or the default of the GPU.
+
+    Raises
+    ------
+    UsageError
+        The engine has none of that name, or not for such models or GPUs.
+    """
+    latent = bool(model.latent_layers)
+    here = engine.attention.known(latent=latent, arch=device.arch)
+    default, asked = default_backend(s, device, engine, model), s.attention_backend
+    if asked is None or asked in here:
+        return asked or default
+    hint = f"Leave it out for the default of {device.name}, {default}."
+    if asked not in engine.attention.known(latent=latent):
+        raise unknown(kind="attention backend", value=asked, allowed=here, hint=hint)
+    msg = (
+        f"attention backend {asked} has no kernels for {device.name} ({device.arch}); these have: "
+        f"{', '.join(here)}. {hint}"
+    )
+    raise UsageError(msg)
 
 
 def default_backend(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> str:

@@ -70,8 +70,17 @@ def _made(asked: str, model: ModelShape) -> Quantized | None:
     """What a bf16 model is quantised to: as it is loaded, or as the checkpoint for the method."""
     if quantises_online(asked):
         return online(asked, model=model.name)
-    one = _checkpoint(asked, model)
-    return load_model(one).quantized if one else everywhere(asked)
+    if one := _checkpoint(asked, model):
+        return load_model(one).quantized
+    found = everywhere(asked)
+    has = {w.module for x, _ in model.layer_groups for w in x.weights(hidden=model.hidden)}
+    if has.isdisjoint(dict(found.formats)):
+        msg = (
+            f"--quantization {asked} is a format of {' and '.join(dict(found.formats))}, and "
+            f"{model.name} has none; give --quantization fp8, modelopt_fp4 or awq."
+        )
+        raise UsageError(msg)
+    return found
 
 
 def _checkpoint(asked: str, model: ModelShape) -> str | None:
@@ -85,7 +94,9 @@ def _taken_for(asked: str | None, model: ModelShape) -> str:
     if asked in (None, UNQUANTISED) or quantises_online(asked):
         return ""
     one = _checkpoint(asked, model)
-    what = f"taken to be {one}" if one else "none is listed, so every linear layer is taken for it"
+    only = format_of(format_named(asked)).only
+    parts = f"its {' and '.join(only)} are" if only else "every linear layer is"
+    what = f"taken to be {one}" if one else f"none is listed, so {parts} taken for it"
     return f"--quantization {asked} reads a checkpoint that is quantised already: {what}"
 
 
@@ -133,8 +144,8 @@ def precision_for(
     kv_cache = kv_format(s.kv_cache_dtype) if s.kv_cache_dtype else own.kv_cache
     if s.kv_cache_dtype is None and kv_cache == PLAIN and model.sparse:
         kv_cache = engine.attention.latent.sparse_kv.get(device.arch, PLAIN)
-    known = engine.attention.known(latent=bool(model.latent_layers))
-    check_kv(kv_cache, backend=backend, backends=known)
+    known = engine.attention.known(latent=bool(model.latent_layers), arch=device.arch)
+    check_kv(kv_cache, backend=backend, backends=known, arch=device.arch, gpu=device.name)
     return replace(
         own,
         state=state,

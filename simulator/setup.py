@@ -344,6 +344,7 @@ def resolve(
                 model=model,
                 tp=tp,
                 server=server,
+                backend=backend,
             ),
         ),
         calibration=calibration,
@@ -376,7 +377,7 @@ def server_of(
         arch=None if measured else device.arch,
         gpu=None if measured else device.name,
         backend=None if measured else backend,
-        precision="+".join(precision.quantised),
+        precision=precision.quantised(mtp=s.speculation.network == "mtp-layer"),
         server=device.name,
         deployment=f"{device.name}/{model.name}",
     )

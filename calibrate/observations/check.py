@@ -16,6 +16,7 @@ from dflash_sim.calibrate.observations.values import (
 )
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.formats import quantization_name
+from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.methods import PLAIN, method_of
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
@@ -100,11 +101,18 @@ def _with_precision(row: Observation, fields: dict[str, Any]) -> dict[str, Any]:
         Nothing is called that.
     """
     said = str(row.about.get("dtype", _BF16[0])).lower()
-    native = str(fields.get("model", "")).startswith("gpt-oss") and "fp4" in said
-    if said in _BF16 or native or "quantization" in fields:
+    if said in _BF16 or "quantization" in fields:
         return fields
     with naming("dtype"):
+        if "fp4" in said and _in_fp4(fields.get("model")):
+            return fields
         return of_checkpoint(fields | {"quantization": quantization_name(said)})
+
+
+def _in_fp4(model: str | None) -> bool:
+    """Return True if the files of a model are in four-bit floats themselves, as gpt-oss's are."""
+    own = load_model(model).quantized if model else None
+    return own is not None and any("fp4" in form for _, form in own.formats)
 
 
 def contradicted(rows: Sequence[Observation]) -> dict[str, str]:

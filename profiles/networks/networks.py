@@ -184,7 +184,7 @@ class ModelShape:
         elif isinstance(mixer, MlaShape):
             mixer = mixer.with_own_indexer
         last_mlp = next(x.mlp for x in reversed(self.layers) if x.mlp is not None)
-        return replace(layer, mixer=mixer, mlp=layer.mlp or last_mlp)
+        return replace(layer, mixer=mixer, mlp=layer.mlp or last_mlp, formats=())
 
     def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks, without MTP layers."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.formats import format_named, online_names
+from dflash_sim.profiles.formats import format_named, format_of, online_names
 from dflash_sim.profiles.networks.layers import LayerShape
 from dflash_sim.profiles.precision import MODULES, Formats, called
 from dflash_sim.profiles.quantization.module_names import LAYERED, ONCE, Patterns, unknown_names
@@ -191,9 +191,10 @@ _STAYS = ("router", "lm_head", "embed", "drafter", "vision", "other")
 
 
 def everywhere(name: str) -> Quantized:
-    """All linear layers in the format of one of SGLang's names of ``--quantization``."""
+    """Every linear layer that a name of ``--quantization`` is made for, in its format."""
     form = format_named(name)
-    return Quantized(name, tuple((m, form) for m in MODULES if m not in _STAYS))
+    of = format_of(form).only or [m for m in MODULES if m not in _STAYS]
+    return Quantized(name, tuple((m, form) for m in of))
 
 
 def online(name: str, *, model: str) -> Quantized:

@@ -159,6 +159,8 @@ class AttentionBackends:
     without_buffer
         By architecture of the GPU, its choice for a hybrid model whose prefix cache has the
         strategy ``no_buffer``, where that is another: such a cache takes pages of one token.
+    runs_on
+        Architectures that a backend has kernels for; one without an entry runs everywhere.
     """
 
     backends: tuple[str, ...]
@@ -166,6 +168,7 @@ class AttentionBackends:
     host_length_sync: HostLengthSync
     by_gpu: Mapping[str, str]
     without_buffer: Mapping[str, str]
+    runs_on: Mapping[str, tuple[str, ...]]
     source: str
     latent: LatentBackends
 
@@ -180,9 +183,10 @@ class AttentionBackends:
         own = self.latent
         return own.sparse if sparse else own.by_arch.get(arch, own.other)
 
-    def known(self, *, latent: bool) -> tuple[str, ...]:
-        """The backends that a model may be run with."""
-        return self.latent.backends if latent else self.backends
+    def known(self, *, latent: bool, arch: str = "") -> tuple[str, ...]:
+        """The backends that a model may be run with, on GPUs of an architecture."""
+        found = self.latent.backends if latent else self.backends
+        return tuple(x for x in found if not arch or arch in self.runs_on.get(x, (arch,)))
 
 
 PREFILL_BACKENDS = ("disabled", "tc_piecewise", "breakable")

@@ -256,6 +256,7 @@ def _check_rest(sheet: _Sheet, path: Path) -> None:
     named = [attention.other, *attention.by_gpu.values(), *defaults.page_size_by_backend]
     named += [latent.other, latent.sparse, *latent.by_arch.values()]
     known = dict.fromkeys((*attention.backends, *latent.backends))
+    named += attention.runs_on
     for backend in (*named, *sync.none, *sync.block, *sync.chain):
         if backend not in known:
             raise unknown(kind=f"attention backend of {path}", value=backend, allowed=known)

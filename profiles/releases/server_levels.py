@@ -55,9 +55,17 @@ class Server:
     levels: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, home: Mapping[str, str], **levels: str | None) -> "Server":
-        """Name the levels that differ from ``home``; None is a level that nobody knows."""
-        return cls(tuple((k, v) for k, v in levels.items() if v and v != home.get(k)))
+    def of(
+        cls, home: Mapping[str, str], *, precision: Iterable[str] = (), **levels: str | None
+    ) -> "Server":
+        """Name the levels that differ from ``home``; None is a level that nobody knows.
+
+        Each format of ``precision`` is a level of its own: what is learned of FP8 weights holds
+        with a cache in FP8 too.
+        """
+        named = [(k, v) for k, v in levels.items() if v and v != home.get(k)]
+        named += [("precision", name) for name in precision]
+        return cls(tuple(sorted(named, key=lambda pair: LEVELS.index(pair[0]))))
 
     def owned_by(self, owner: str) -> "Server":
         """Return the server with its own levels told from those of other owners."""

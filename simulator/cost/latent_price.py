@@ -9,6 +9,7 @@ from dflash_sim.simulator.cost.latent_ops import (
     MlaPrefill,
     SparseModule,
 )
+from dflash_sim.simulator.cost.op_formats import table_name
 
 # Formats of projections whose module was timed under another one, of as many bytes.
 _TIMED_AS = {"fp8": "fp8_block"}
@@ -37,7 +38,7 @@ def _decode(t: OpTables, op: MlaDecode) -> Timing | None:
     rows = op.rows * op.heads
     heads = min(rows, LATENT_HEADS)
     timing = t.mla_decode(
-        batch=op.requests, kv_len=op.kv_len, heads=heads, kv_dtype=op.precision.kv_cache
+        batch=op.requests, kv_len=op.kv_len, heads=heads, kv_dtype=table_name(op.precision.kv_cache)
     )
     if timing is None or op.rows == 1:
         return timing
@@ -50,7 +51,7 @@ def _prefill(t: OpTables, op: MlaPrefill, products_flop_s: float) -> Timing | No
         batch=op.requests,
         seq=max(1, round(op.seq)),
         heads=op.heads,
-        kv_dtype=op.precision.kv_cache,
+        kv_dtype=table_name(op.precision.kv_cache),
     )
     if timing is None or not op.prefix:
         return timing
@@ -73,7 +74,7 @@ def _module(t: OpTables, op: SparseModule) -> Timing | None:
             prefix=round(op.ctx),
             heads=op.heads,
             model=op.like,
-            kv_dtype=op.precision.kv_cache,
+            kv_dtype=table_name(op.precision.kv_cache),
             dtype=dtype,
         )
     timing = t.dsa_decode(
@@ -81,7 +82,7 @@ def _module(t: OpTables, op: SparseModule) -> Timing | None:
         kv_len=op.ctx + op.rows,
         heads=op.heads,
         model=op.like,
-        kv_dtype=op.precision.kv_cache,
+        kv_dtype=table_name(op.precision.kv_cache),
         dtype=dtype,
     )
     if timing is None or op.rows == 1:

@@ -50,4 +50,6 @@ def twins(op: Op) -> Iterator[tuple[str, Op]]:
         for form in (*format_of(op.precision.weights).like, PLAIN):
             yield form, replace(op, precision=replace(op.precision, weights=form))
     elif isinstance(op, Attention | PrefillAttention | LatentOp) and op.precision.kv_cache != PLAIN:
-        yield PLAIN, replace(op, precision=replace(op.precision, kv_cache=PLAIN))
+        kv = format_of(op.precision.kv_cache).kv
+        for form in (*(kv.like if kv else ()), PLAIN):
+            yield form, replace(op, precision=replace(op.precision, kv_cache=form))

@@ -198,7 +198,7 @@ def mtp_step(
         k.norm("mtp_embed_norm", t, model.hidden),
         k.norm("mtp_hidden_norm", t, model.hidden),
         k.small("mtp_concat", 4.0 * t * model.hidden),
-        k.gemm("mtp_fc", t, model.hidden, 2 * model.hidden, of="mtp"),
+        k.gemm("mtp_fc", t, model.hidden, 2 * model.hidden, of="other"),
         *layers(full, hidden=model.hidden, tp=tp, size=size, count=1, precision=own),
         *target_head(model, tp=tp, tokens=head_rows, precision=precision),
         Call(

@@ -349,7 +349,13 @@ class CostModel:
             dtype=table_name(op.dtype),
         )
         found = look(tp=op.tp, ep=op.ep)
-        return look(tp=op.ranks) if found is None and op.ep > 1 else found
+        if found is not None or op.ep == 1:
+            return found
+        found = look(tp=op.ranks)
+        if found is None:
+            return None
+        parts = replace(found, row=(*found.row, "as parts of every expert"))
+        return parts.changed(parts.seconds, "fitted")
 
     def _attention(self, t: OpTables, op: Attention) -> Timing | None:
         """The decode kernel at equal KV; several query rows cost a factor, or their FLOPs."""
@@ -361,7 +367,7 @@ class CostModel:
             head_dim=op.head_dim,
             window=op.window,
             backend=self.backend,
-            kv_dtype=op.precision.kv_cache,
+            kv_dtype=table_name(op.precision.kv_cache),
         )
         if timing is None or op.rows == 1:
             return timing
@@ -381,7 +387,7 @@ class CostModel:
             kv_heads=op.kv_heads,
             head_dim=op.head_dim,
             window=op.window,
-            kv_dtype=op.precision.kv_cache,
+            kv_dtype=table_name(op.precision.kv_cache),
         )
         if timing is None or not op.prefix:
             return timing

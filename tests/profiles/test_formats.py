@@ -1,6 +1,7 @@
 """The sheet of number formats: every name stands for something, and kernels are found by it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,8 @@ def test_what_a_gpu_cannot_run_is_refused_with_what_it_can() -> None:
         kernels_on("int8", arch="blackwell", gpu="b200")
     assert "fp8, mxfp8, modelopt_fp4" in str(e.value)
     assert "w8a8_int8" not in str(e.value)
+    with pytest.raises(UsageError, match=r"on arc_b60 \(xe2\); it runs there: bf16\. Give"):
+        kernels_on("int4", arch="xe2", gpu="arc_b60")  # no source says that Marlin is ported
     with pytest.raises(UsageError, match="there: bf16, fp8, mxfp4, awq") as e:
         kernels_on("nvfp4", arch="cdna3", gpu="mi300x")
 
@@ -118,10 +121,14 @@ def test_what_quantises_while_it_loads() -> None:
 def test_a_cache_that_a_backend_cannot_read() -> None:
     assert kv_format("fp8_e4m3") == kv_format("FP8") == "fp8"
     known = ("fa3", "fa4", "trtllm_mha")
-    check_kv("fp8", backend="fa3", backends=known)
-    check_kv("bfloat16", backend="fa4", backends=known)
+    here: dict[str, Any] = {"backends": known, "arch": "hopper", "gpu": "h200"}
+    check_kv("fp8", backend="fa3", **here)
+    check_kv("bfloat16", backend="fa4", **here)
     with pytest.raises(UsageError, match=r"fa4 reads no KV cache in fp8 .* these do: fa3, trtllm_"):
-        check_kv("fp8", backend="fa4", backends=known)
+        check_kv("fp8", backend="fa4", **here)
+    with pytest.raises(UsageError, match=r"in nvfp4 on h200 \(hopper\); give --kv-cache-dtype bf"):
+        check_kv("nvfp4", backend="trtllm_mha", **here)
+    check_kv("nvfp4", backend="trtllm_mha", **here | {"arch": "blackwell"})
 
 
 def test_a_new_precision_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

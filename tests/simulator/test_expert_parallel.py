@@ -50,6 +50,18 @@ def test_ranks_are_summed_as_without() -> None:
     assert sums(asked(ep_size=8)) == sums(asked())
 
 
+@pytest.mark.parametrize(("ep", "parts"), [(1, False), (2, True), (8, False)])
+def test_whole_experts_that_nobody_timed_are_parts_and_say_so(ep: int, parts: bool) -> None:
+    """On H200 those of gpt-oss were timed on all ranks or dealt to all, and not in between."""
+    made = asked(gpu="h200", model="gpt-oss-20b", ep_size=ep)
+    calls = target_forward(made.model, tp=8, size=Rows(64, 1, 1024.0))
+    call = next(call for call in calls if isinstance(call.op, Moe))
+    assert ("as parts of every expert" in origin(made.step.cost, call)) == parts
+    timing = made.step.cost.table_time(call.op)
+    assert timing is not None
+    assert timing.evidence == "fitted"
+
+
 @pytest.mark.parametrize("tokens", [1, 16, 256, 4096])
 def test_the_busiest_rank_decides(tokens: int) -> None:
     fp8 = "Qwen/Qwen3.5-397B-A17B-FP8"  # timed in SGLang's own kernels, however it is dealt

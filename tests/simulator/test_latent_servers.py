@@ -46,6 +46,15 @@ def test_a_backend_of_other_models_is_refused() -> None:
         setup(model="qwen3-8b", attention_backend="dsa")
 
 
+def test_another_backend_is_priced_as_the_default_and_says_so() -> None:
+    said = "kernels of flashinfer are priced as those of trtllm_mla, the default of b200"
+    assert any(said in w for w in setup(attention_backend="flashinfer").warnings)
+    for same in (setup(), setup(attention_backend="trtllm_mla")):
+        assert not any("are priced as those of" in w for w in same.warnings)
+    other = setup(model="qwen3-8b", tp=1, attention_backend="flashinfer")  # it has its own times
+    assert not any("are priced as those of" in w for w in other.warnings)
+
+
 def test_the_cache_of_a_rank_is_the_whole_one() -> None:
     made = setup()
     assert made.memory.kv_bytes_per_token == 61 * 576 * 2

@@ -9,7 +9,7 @@ from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.formats import bytes_of, format_of
 from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.networks.networks import ModelShape
-from dflash_sim.profiles.precision import BF16
+from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.cost.ops import Call, Gemm, Moe, Quantize, with_quantisation
 from dflash_sim.simulator.cost.origin import origin
@@ -69,9 +69,9 @@ def test_fewer_bytes_leave_more_cache_and_go_faster() -> None:
     assert seconds[0] > seconds[1] > seconds[2]
 
 
-def step_s(s: Setup) -> float:
+def step_s(s: Setup, ctx: float = 2000.0) -> float:
     """Seconds of the kernels of one decode step."""
-    (phase,) = s.step.cycle.decode(requests=32, ctx=2000.0)
+    (phase,) = s.step.cycle.decode(requests=32, ctx=ctx)
     return s.step.cost.calls(phase.calls).seconds
 
 
@@ -81,10 +81,19 @@ def test_a_method_that_reads_quantised_files_is_taken_for_a_listed_checkpoint() 
     assert asked.precision == named.precision
     assert asked.memory == named.memory
     assert any(f"taken to be {BIG}-nvfp4" in w for w in asked.warnings)
-    every = plain(quantization="mxfp4")
+    every = plain(quantization="w8a16")
     assert {"attention", "experts"} <= set(dict(every.precision.modules))
     assert any("every linear layer" in w for w in every.warnings)
     assert not any("taken" in w for w in plain(quantization="fp8").warnings)
+
+
+def test_mxfp4_is_of_experts_alone_whoever_says_so() -> None:
+    """As in the checkpoint of gpt-oss, so by flag; models without experts have no part in it."""
+    asked, own = plain(quantization="mxfp4"), plain(model="gpt-oss-120b", tp=1)
+    assert set(dict(asked.precision.modules)) == set(dict(own.precision.modules)) == {"experts"}
+    assert any("so its experts are taken for it" in w for w in asked.warnings)
+    with pytest.raises(UsageError, match="format of experts, and qwen3-8b has none; give"):
+        plain(model="qwen3-8b", tp=1, quantization="mxfp4")
 
 
 def test_bf16_by_name_is_the_default() -> None:
@@ -96,7 +105,33 @@ def test_a_cache_in_fp8_holds_twice_as_much() -> None:
     bf16, fp8 = plain(), plain(kv_cache_dtype="fp8_e4m3")
     assert 2 * fp8.memory.kv_bytes_per_token == bf16.memory.kv_bytes_per_token
     assert fp8.memory.weight_bytes == bf16.memory.weight_bytes
-    assert step_s(fp8) < step_s(bf16)
+    assert step_s(fp8, 30_000.0) < step_s(bf16, 30_000.0)  # short ones are slower, as timed
+
+
+def test_both_fp8_caches_are_timed_as_one() -> None:
+    """A backend that reads fp8_e5m2 takes as long, and the answer says which it is."""
+    e4m3, e5m2 = (
+        plain(kv_cache_dtype=kv, attention_backend="triton") for kv in ("fp8_e4m3", "fp8_e5m2")
+    )
+    assert e5m2.kv_cache_dtype == "fp8_e5m2"
+    assert e5m2.memory == e4m3.memory
+    assert step_s(e5m2) == step_s(e4m3)
+
+
+def test_a_cache_in_nvfp4_is_priced_from_one_in_fp8() -> None:
+    """The nearest format that was timed stands in, not bf16: FP8 is no quarter of its time."""
+    found = {}
+    for kv in ("fp8_e4m3", "fp4_e2m1"):
+        s = plain(model="qwen3-8b", tp=1, kv_cache_dtype=kv)
+        (phase,) = s.step.cycle.decode(requests=32, ctx=4000.0)
+        call = next(c for c in phase.calls if c.op.name == "attention")
+        timing = s.step.cost.table_time(call.op)
+        assert timing is not None
+        found[kv] = (timing.seconds, s.step.cost._roofline_s(call.op, s.device))
+        said = origin(s.step.cost, call)
+        assert ("in fp8, scaled by rooflines" in said) == (kv == "fp4_e2m1"), said
+    (fp8_s, fp8_least), (fp4_s, fp4_least) = found.values()
+    assert fp4_s == pytest.approx(fp8_s * fp4_least / fp8_least)
 
 
 def test_a_drafter_keeps_keys_that_its_kernels_can_read() -> None:
@@ -205,6 +240,12 @@ def test_attention_multiplies_in_what_its_backend_does() -> None:
         ({"quantization": "w8a8_int8"}, "no kernels for int8 weights on b200"),
         ({"gpu": "mi300x", "quantization": "nvfp4"}, "no kernels for nvfp4 weights on mi300x"),
         ({"kv_cache_dtype": "fp8", "attention_backend": "fa4"}, "fa4 reads no KV cache in fp8"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, r"in fp8_e5m2 .* --kv-cache-dtype bfloat16 or fp8_e4m3"),
+        ({"gpu": "h200", "kv_cache_dtype": "nvfp4"}, r"nvfp4 on h200 \(hopper\)"),
+        ({"gpu": "h200", "attention_backend": "trtllm_mha"}, "h200 .* have: fa4, fa3, flash"),
+        ({"attention_backend": "fa3"}, "fa3 has no kernels for b200 .* trtllm_mha, fa4, flash"),
+        ({"gpu": "a100", "attention_backend": "fa4"}, "fa4 has no kernels for a100"),
+        ({"gpu": "mi300x", "attention_backend": "fa3"}, "default of mi300x, aiter"),
         ({"quantization": "compressed-tensors"}, "reads the format from the files"),
         ({"quantization": "bf17"}, "unknown quantization 'bf17'"),
         ({"kv_cache_dtype": "int8"}, "unknown kv cache dtype 'int8'"),
@@ -240,6 +281,48 @@ def test_a_precision_that_nobody_measured_is_unconfirmed() -> None:
     assert width[1] > width[0]
 
 
+def test_each_format_is_a_level_of_its_own() -> None:
+    """What is learned of one holds with the others; formats that do not run have no say."""
+
+    def levels(**fields: Any) -> set[str]:
+        made = setup(model="deepseek-r1", **fields)
+        return {name for level, name in made.server.levels if level == "precision"}
+
+    assert levels(method="none") == {"fp8_block"}
+    both = plain(model="deepseek-r1", kv_cache_dtype="fp8_e4m3")
+    assert {"precision=fp8_block", "precision=kv-fp8"} <= set(both.server.keys)
+    said = next(w for w in both.warnings if w.startswith("unconfirmed"))
+    assert "precision fp8_block, precision kv-fp8 " in said
+    ahead = Precision(modules=(("experts", "nvfp4"), ("mtp", "fp8"), ("drafter", "int4")))
+    assert ahead.quantised(mtp=False) == ("nvfp4",)
+    assert ahead.quantised(mtp=True) == ("fp8", "nvfp4")
+
+
 def test_tables_are_there() -> None:
     """The tests above compare with tables; without them they would compare rooflines."""
     assert OpTables.load("b200") is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"method": "mtp", "steps": 3}, {"mtp_fc", "router"}),
+        ({"method": "dflash", "model": "qwen3-8b", "tp": 1}, {"fc"}),
+        ({"method": "eagle3", "steps": 3, "model": "qwen3-8b", "tp": 1}, {"eagle_fc"}),
+    ],
+)
+def test_what_drafts_is_stored_as_it_is_priced(fields: dict[str, Any], kept: set[str]) -> None:
+    """Routers, fc, norms and heads stay in bf16: what the prices do not halve, memory does not."""
+    bf16, fp8 = setup(**fields), setup(quantization="fp8", **fields)
+    phases = fp8.step.cycle.decode(requests=4, ctx=100.0)
+    drafts = [c.op for p in phases if p.name != "verify" for c in p.calls if isinstance(c.op, Gemm)]
+    stayed = {op.name for op in drafts if op.precision.weights == "bfloat16"}
+    assert kept <= stayed
+    assert {"qkv_proj", "gate_up_proj", "shared_gate_up_proj"} & {op.name for op in drafts} - stayed
+    own = fp8.precision.of("drafter" if fp8.drafter else "mtp")
+    network = fp8.drafter._weights() if fp8.drafter else fp8.model._mtp_weights()
+    weights = list(network)
+    saved = sum(w.params for w in weights if w.module not in ("router", "lm_head", "other"))
+    assert bf16.memory.draft_weight_bytes > fp8.memory.draft_weight_bytes
+    whole = sum(w.bytes_per_rank(1, own) for w in weights)
+    assert whole == 2 * sum(w.params for w in weights) - saved

@@ -1,6 +1,7 @@
 """What the files of a checkpoint say of its quantisation, or why they cannot be read."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,11 @@ class TestServed:
     def test_weights_that_are_quantised_are_never_run_in_bf16(self) -> None:
         with pytest.raises(UsageError, match="x is a checkpoint in modelopt_fp4 already"):
             self.served("b200", quantization="bf16")
+
+
+def test_an_mtp_layer_has_no_odd_formats_of_the_last_layer() -> None:
+    kept = {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.4"]}
+    model = replace(parse_model(shape(kept), name="x", source="test"), mtp_layers=1)
+    assert model.layers[-1].formats
+    assert model.mtp_layer is not None
+    assert model.mtp_layer.formats == ()
