@@ -42,6 +42,7 @@ _NOT_PRICED = {
     "modelslim": "ModelSlim",
 }
 _GROUP = 16  # of NVFP4
+_WHOLE = 16  # bits of a module that is not quantised
 _GROUPS = {32: "int4_g32", 64: "int4_g64", 128: "int4"}
 _LISTS = ("exclude_modules", "ignore", "modules_to_not_convert", "ignored_layers")
 
@@ -242,21 +243,37 @@ def _grouped(said: _Said, fields: Mapping[str, Any]) -> str:
 
 
 def _integers(name: str) -> Callable[[_Said], Statement]:
-    """AWQ, GPTQ and AutoRound: integers of four bits, or of eight, under 16-bit activations."""
+    """AWQ, GPTQ and AutoRound: integers of four bits, or of eight, under 16-bit activations.
+
+    Rules of GPTQ and AutoRound may give some modules other bits than the rest, or all 16.
+    """
 
     def read(said: _Said) -> Statement:
-        bits = said.only({4: "int4", 8: "w8a16"}, 4, "bits", "w_bit")
-        said.only({"int": ""}, "int", "data_type")
-        form = _grouped(said, said.fields) if bits == "int4" else bits
+        form = _integer(said)
         base = replace(said.states(name, form), lm_head=said.get("lm_head") is True)
         rules, extra = said.mapping("dynamic"), said.mapping("extra_config")
         dropped = [f"re:{rule[2:]}" for rule in rules if rule.startswith("-:")]
-        wide = [m for m, own in extra.items() if isinstance(own, Mapping) and own.get("bits") == 16]
-        if not (dropped or wide):
-            return base
-        return replace(base, kept_or_none=(*base.kept, *dropped, *wide))
+        own = {f"re:{r.removeprefix('+:')}": x for r, x in rules.items() if not r.startswith("-:")}
+        listed: dict[str, list[str]] = {}
+        for module, fields in {**own, **extra}.items():
+            if not isinstance(fields, Mapping):
+                raise said.expect(module, fields, "expected an object")
+            if fields.get("bits") == _WHOLE:
+                dropped.append(module)
+                continue
+            of = _Said({**said.fields, **fields}, name=f"{said.name} ({module})", file=said.file)
+            if (differs := _integer(of)) != form:
+                listed.setdefault(differs, []).append(module)
+        kept = (*base.kept, *dropped) if dropped else base.kept_or_none
+        return replace(base, kept_or_none=kept, own=_frozen(listed))
 
     return read
+
+
+def _integer(said: _Said) -> str:
+    bits = said.only({4: "int4", 8: "w8a16"}, 4, "bits", "w_bit")
+    said.only({"int": ""}, "int", "data_type")
+    return _grouped(said, said.fields) if bits == "int4" else bits
 
 
 def _compressed_tensors(said: _Said) -> Statement:
