@@ -306,7 +306,7 @@ def _compressed(said: _Said, group: Mapping[str, Any]) -> str:
         eight = "mxfp8" if size == 32 else "fp8"
         if weights.get("strategy") == "block":
             eight = said.only(_BLOCKS, blocks, "weight_block_size")
-        return eight if beside else "w8a16"
+        return eight if beside else "fp8_w8a16"
     if (bits, kind, size) == (4, "float", 32):
         return "mxfp4"
     if (bits, kind, size) == (4, "float", _GROUP):
