@@ -92,6 +92,12 @@ def test_bf16_by_name_is_the_default() -> None:
     assert plain(kv_cache_dtype="auto").precision == plain().precision
 
 
+@pytest.mark.parametrize("name", ["half", "float16", "bf16", "auto"])
+def test_any_format_of_16_bits_is_priced_as_bfloat16(name: str) -> None:
+    """The command line takes what launch commands and configs may say."""
+    assert Scenario.parse(dtype=name).dtype == "bfloat16"
+
+
 def test_a_cache_in_fp8_holds_twice_as_much() -> None:
     bf16, fp8 = plain(), plain(kv_cache_dtype="fp8_e4m3")
     assert 2 * fp8.memory.kv_bytes_per_token == bf16.memory.kv_bytes_per_token
