@@ -57,10 +57,10 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
     if own is None:
         return _made(asked, model)
     if _family(asked) != _family(own.name):
+        other = f", or give --model {model.base}, which it was made of" if model.base else ""
         msg = (
             f"{model.name} is a checkpoint in {own.name} already, and --quantization {asked} makes "
-            f"nothing else of it; drop the flag, give --quantization {own.name}, or name the "
-            "checkpoint in bf16."
+            f"nothing else of it; drop the flag, or give --quantization {own.name}{other}."
         )
         raise UsageError(msg)
     return own

@@ -214,7 +214,14 @@ def test_attention_multiplies_in_what_its_backend_does() -> None:
         ({"quantization": "compressed-tensors"}, "reads the format from the files"),
         ({"quantization": "bf17"}, "unknown quantization 'bf17'"),
         ({"kv_cache_dtype": "int8"}, "unknown kv cache dtype 'int8'"),
-        ({"model": "gpt-oss-20b", "tp": 1, "quantization": "fp8"}, "in mxfp4 already"),
+        (
+            {"model": "gpt-oss-20b", "tp": 1, "quantization": "fp8"},
+            r"in mxfp4 already, .* drop the flag, or give --quantization mxfp4\.$",
+        ),
+        (
+            {"model": "qwen3-8b-fp8", "tp": 1, "quantization": "awq"},
+            "--quantization fp8, or give --model qwen3-8b, which it was made of",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(fields: dict[str, Any], words: str) -> None:
