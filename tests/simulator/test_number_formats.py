@@ -1,5 +1,6 @@
 """Precision end to end: weights, caches, drafters and prices in the formats that flags name."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -238,6 +239,16 @@ def test_what_would_fit_in_another_precision_is_named() -> None:
     with pytest.raises(InfeasibleError) as error:
         plain(gpu="l40s", quantization="fp8", tp=1)
     assert "--quantization" not in str(error.value)  # it is in another one already
+
+
+@pytest.mark.parametrize("model", ["deepseek-v3", "qwen3-32b-fp8"])
+def test_of_a_quantised_model_a_narrower_checkpoint_that_fits_is_named(model: str) -> None:
+    tp, gpu = (4, "b200") if model == "deepseek-v3" else (1, "rtx_5090")
+    with pytest.raises(InfeasibleError) as error:
+        plain(gpu=gpu, model=model, tp=tp)
+    named = re.search(r"or --model (\S+) would at tp", str(error.value))
+    assert named is not None
+    assert plain(gpu=gpu, model=named[1], tp=tp).memory.max_running_requests >= 1
 
 
 def test_a_precision_that_nobody_measured_is_unconfirmed() -> None:
