@@ -75,9 +75,15 @@ def _made(asked: str, model: ModelShape) -> Quantized | None:
 
 
 def _checkpoint(asked: str, model: ModelShape) -> str | None:
-    """The checkpoint of a model that a method reads, if one is known."""
+    """The checkpoint of a model that a method reads, if one is known that is of it or its format.
+
+    Qwen's FP8 in blocks, say, has the name that ModelOpt's FP8 would have, and is neither.
+    """
     one = called(model.name, asked)
-    return one if one and find_checkpoint(one) else None
+    held = load_model(one).quantized if one and find_checkpoint(one) else None
+    if held is None or _family(held.name) == _family(asked):
+        return one if held else None
+    return one if format_named(asked) in dict(held.formats).values() else None
 
 
 def _taken_for(asked: str | None, model: ModelShape) -> str:

@@ -88,6 +88,14 @@ def test_a_method_that_reads_quantised_files_is_taken_for_a_listed_checkpoint() 
     assert not any("taken" in w for w in plain(quantization="fp8").warnings)
 
 
+def test_a_checkpoint_of_another_method_is_not_what_is_asked_for() -> None:
+    """Qwen's own is in blocks; ModelOpt's FP8 has one scale for a tensor."""
+    asked = plain(model="qwen3-30b-a3b", tp=1, quantization="modelopt_fp8")
+    assert asked.precision.form("experts") == "fp8"
+    assert any("none is listed" in w for w in asked.warnings)
+    assert plain(model="qwen3-30b-a3b-fp8", tp=1).precision.form("experts") == "fp8_block"
+
+
 def test_bf16_by_name_is_the_default() -> None:
     assert step_s(plain(quantization="bf16")) == step_s(plain())
     assert plain(kv_cache_dtype="auto").precision == plain().precision
