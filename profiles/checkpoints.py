@@ -56,6 +56,8 @@ class Checkpoint:
         Where its quantisation was read, or what it was taken from.
     assumed
         What was taken for granted from its name alone, in words; None if it was read.
+    context
+        Longest request that it takes [token]; None if that is as of its model.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Checkpoint:
     quantization: Mapping[str, Any]
     source: str
     assumed: str | None = None
+    context: int | None = None
 
 
 @cache
@@ -80,6 +83,7 @@ def published() -> Mapping[str, Checkpoint]:
             base=row["base"],
             quantization=raw["schemes"][row["scheme"]],
             source=f"https://huggingface.co/{repo}: {row['source']}",
+            context=row.get("context"),
         )
     return found
 

@@ -19,7 +19,7 @@ from typing import Any
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.precision import quantised_name
-from dflash_sim.profiles.unserved import refuse_unserved
+from dflash_sim.profiles.unserved import refuse_unmodelled, refuse_unserved
 
 ENV = "DFLASH_SIM_PROFILES"
 FOLDERS = {
@@ -175,6 +175,8 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
     if path is None:
         if kind == "gpus":
             refuse_unserved(name)
+        if kind == "models":
+            refuse_unmodelled(name)
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
         refuse_quantised(kind, name, profiles_dirs)
         raise unknown(singular, name, names(kind, profiles_dirs))

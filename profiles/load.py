@@ -150,7 +150,8 @@ def load_model(name: str, profiles_dirs: Dirs = ()) -> ModelShape:
     config["quantization_config"] = dict(held.quantization)
     model = parse_model(config, name=held.name, source=held.source)
     caution = "; ".join(filter(None, (held.assumed, model.caution)))
-    return replace(model, base=held.base, caution=caution)
+    context = held.context or model.context
+    return replace(model, base=held.base, caution=caution, context=context)
 
 
 def _checkpoint(name: str, profiles_dirs: Dirs) -> Checkpoint | None:

@@ -1,4 +1,4 @@
-"""GPUs that people ask for and that no sheet could answer for, each with the reason."""
+"""GPUs and models that people ask for and that no sheet answers for, each with the reason."""
 
 import csv
 import re
@@ -6,6 +6,7 @@ from functools import cache
 from importlib.resources import files
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.networks.families import NOT_MODELLED
 
 _MAKERS = {
     "nvidia",
@@ -40,10 +41,29 @@ def why_unserved(text: str) -> str | None:
     """Return why servers cannot be simulated on a GPU; None of one that is not listed."""
     words = [word for word in re.split(r"[\W_]+", text.lower()) if word and word not in _MAKERS]
     heads = {"".join(words[:n]) for n in range(1, _WORDS + 1)}
-    return next((why for name, why in _unserved() if name in heads), None)
+    return next((why for name, why in _rows("devices/unserved.csv") if name in heads), None)
+
+
+def refuse_unmodelled(text: str) -> None:
+    """Refuse a model by name whose family is known and not modelled.
+
+    Raises
+    ------
+    UsageError
+        With what of the family is not, and where the models are listed that can be asked for.
+    """
+    wanted = text.rstrip("/").rpartition("/")[2].lower()
+    for name, family in _rows("models/unmodelled.csv"):
+        if re.match(rf"{re.escape(name)}(?![^-_])", wanted):
+            msg = (
+                f"'{text}' is known but not modelled yet: it has {NOT_MODELLED[family]}. "
+                "Ask about another model: dflash-sim list models."
+            )
+            raise UsageError(msg)
 
 
 @cache
-def _unserved() -> tuple[tuple[str, str], ...]:
-    text = files("dflash_sim.profiles").joinpath("devices/unserved.csv").read_text("utf-8")
-    return tuple((row["name"], row["why"]) for row in csv.DictReader(text.splitlines()))
+def _rows(path: str) -> tuple[tuple[str, str], ...]:
+    """The two columns of a table of the package."""
+    text = files("dflash_sim.profiles").joinpath(path).read_text("utf-8")
+    return tuple((name, said) for name, said in csv.reader(text.splitlines()[1:]))

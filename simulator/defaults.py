@@ -1,7 +1,7 @@
 """Fill in what a scenario leaves open, as SGLang does: parallelism, widths, backend, limits."""
 
-from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
-from dflash_sim.profiles.load import load_device, names
+from dflash_sim.profiles.errors import InfeasibleError, MissingProfileError, UsageError, unknown
+from dflash_sim.profiles.load import default_node, load_device, names
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device, Node
@@ -227,15 +227,26 @@ def context_cautions(s: Scenario, model: ModelShape) -> list[str]:
     ]
 
 
-def roomier(device: Device, needed_bytes: float) -> str:
-    """GPUs that would hold ``needed_bytes`` each, smallest first, in words."""
-    larger = [d for d in map(load_device, names("gpus")) if d.mem_bytes > needed_bytes]
+def roomier(device: Device, needed_bytes: float, *, ranks: int) -> str:
+    """GPUs that would hold ``needed_bytes`` on each of ``ranks``, smallest first, in words.
+
+    Those that come in nodes of fewer than ``ranks`` are left out.
+    """
+    every = map(load_device, names("gpus"))
+    larger = [d for d in every if d.mem_bytes > needed_bytes and _in_a_node(d) >= ranks]
     if device.mem_bytes > needed_bytes or not larger:
         return ""
     larger.sort(key=lambda d: (d.mem_bytes, d.name))
     return (
         f" Or --gpu {larger[0].name}: dflash-sim list gpus has {len(larger)} that are large enough."
     )
+
+
+def _in_a_node(device: Device) -> int:
+    try:
+        return default_node(device.name).num_gpus
+    except MissingProfileError:  # a user's sheet without one
+        return 0
 
 
 def parallel(

@@ -5,9 +5,12 @@ caches. Hybrid models give part of it to recurrent states:
 :mod:`~dflash_sim.simulator.state_pool`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from dflash_sim.profiles.checkpoints import published
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
+from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.networks.quantized import everywhere
 from dflash_sim.profiles.precision import BF16, Precision, called, on_gpu
@@ -260,21 +263,33 @@ def _too_big(
 
 
 def _narrower(device: Device, model: ModelShape, tp: int, room: float) -> str | None:
-    """What to ask for so that a bf16 checkpoint fits in ``room`` bytes of a GPU, the widest."""
-    if model.quantized is not None:
-        return None
-    for name in ("fp8", "modelopt_fp4", "awq"):
-        quantized = everywhere(name)
+    """What to ask for so that the weights fit in ``room`` bytes of a GPU, the widest of it."""
+    for flag, other in _others(model):
         try:
-            formats = on_gpu(quantized.formats, arch=device.arch, gpu=device.name)
+            formats = on_gpu(other.quantized.formats, arch=device.arch, gpu=device.name)
         except UsageError:
             continue  # no kernels there
-        small = replace(model, quantized=replace(quantized, formats=formats))
+        small = replace(other, quantized=replace(other.quantized, formats=formats))
         vision = small.vision_weight_bytes(tp, small.precision)
         if small.weight_bytes(tp, small.precision) + vision < room:
-            one = called(model.name, name)
-            return f"--model {one}" if one else f"--quantization {name}"
+            return flag
     return None
+
+
+def _others(model: ModelShape) -> Iterator[tuple[str, ModelShape]]:
+    """Flags that ask for a model in other formats, and that model, the widest first.
+
+    A bf16 checkpoint may be quantised; of a quantised one there are those that are listed.
+    """
+    if model.quantized is None:
+        for name in ("fp8", "modelopt_fp4", "awq"):
+            one = called(model.name, name)
+            flag = f"--model {one}" if one else f"--quantization {name}"
+            yield flag, replace(model, quantized=everywhere(name))
+        return
+    made = [load_model(x.name) for x in published().values() if x.base == model.behaves_as]
+    for other in sorted(made, key=lambda m: -m.weight_bytes(1, m.precision)):
+        yield f"--model {other.name}", other
 
 
 def _states_too_big(

@@ -57,10 +57,10 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
     if own is None:
         return _made(asked, model)
     if _family(asked) != _family(own.name):
+        other = f", or give --model {model.base}, which it was made of" if model.base else ""
         msg = (
             f"{model.name} is a checkpoint in {own.name} already, and --quantization {asked} makes "
-            f"nothing else of it; drop the flag, give --quantization {own.name}, or name the "
-            "checkpoint in bf16."
+            f"nothing else of it; drop the flag, or give --quantization {own.name}{other}."
         )
         raise UsageError(msg)
     return own
@@ -84,9 +84,15 @@ def _made(asked: str, model: ModelShape) -> Quantized | None:
 
 
 def _checkpoint(asked: str, model: ModelShape) -> str | None:
-    """The checkpoint of a model that a method reads, if one is known."""
+    """The checkpoint of a model that a method reads, if one is known that is of it or its format.
+
+    Qwen's FP8 in blocks, say, has the name that ModelOpt's FP8 would have, and is neither.
+    """
     one = called(model.name, asked)
-    return one if one and find_checkpoint(one) else None
+    held = load_model(one).quantized if one and find_checkpoint(one) else None
+    if held is None or _family(held.name) == _family(asked):
+        return one if held else None
+    return one if format_named(asked) in dict(held.formats).values() else None
 
 
 def _taken_for(asked: str | None, model: ModelShape) -> str:

@@ -37,6 +37,7 @@ ONLY_SPECULATION = frozenset[str]().union(*(method.takes for method in METHODS.v
 # What a server's plain decoding does not depend on: it has the usual engine mode.
 OF_SPECULATION = ONLY_SPECULATION | {"method", "engine_mode"}
 LINEAR_DECODE = ("triton", "flashinfer", "cutedsl", "helion")  # kernels of recurrent states
+_SIXTEEN_BITS = (PLAIN_FORMAT, "bf16", "auto", "float16", "fp16", "half")
 _UNKNOWN, _TRUTH = "unknown_name", "no_truth"
 
 
@@ -61,8 +62,11 @@ def _named(find: Callable[[str], str], name: str) -> str:
 
 
 def _known_precision(name: str) -> str:
-    """Return bfloat16, however it is spelled; weights and caches have flags of their own."""
-    if name.strip().casefold() in (PLAIN_FORMAT, "bf16", "auto"):
+    """Return bfloat16 for any format of 16 bits: all have its rates and bytes.
+
+    Weights and caches have flags of their own.
+    """
+    if name.strip().casefold() in _SIXTEEN_BITS:
         return PLAIN_FORMAT
     try:
         flag = f"--quantization {quantization_name(name)}"

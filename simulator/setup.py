@@ -308,7 +308,7 @@ def resolve(
     except InfeasibleError as error:
         weights = model.weight_bytes(TP_SIZES[-1], precision) + draft.weight_bytes
         needed = weights / share.mem_fraction + engine["reserved_memory"]
-        msg = f"{error}{roomier(device, needed)}"
+        msg = f"{error}{roomier(device, needed, ranks=TP_SIZES[-1])}"
         raise InfeasibleError(msg) from None
     limits = limits_of(launched, engine, memory, chunk, launch.page_size, block)
     tables = tables or find_tables(device)

@@ -214,9 +214,9 @@ class _Parsed:
             if values == {_OFF.get(one.flag.name)}:
                 self.found["cuda_graph_max_bs"] = 0
             return
-        allowed = f"; allowed: {', '.join(sorted(one.flag.harmless))}" if values else ""
-        allowed = allowed if one.flag.harmless else ""
-        msg = f"--from-launch: {one.text[:120]} is not simulated{allowed}. {one.flag.why}"
+        can = ", ".join(sorted(one.flag.harmless)) if values else ""
+        remedy = f"; give {one.typed} {can}, or leave it out" if can else ""
+        msg = f"--from-launch: {one.text[:120]} is not simulated{remedy}. {one.flag.why}"
         raise UsageError(msg)
 
     def scenario(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ _ALGORITHMS = {
 }
 _MIXED = "MIXED_PRECISION"
 _KV = {"FP8": "fp8", "NVFP4": "nvfp4"}
+_KV_BITS = ((8, "FP8"), (4, "NVFP4"))
 _NO_KV = {"", "NONE", "AUTO"}  # ways to say that keys and values are not quantised
 # Methods that SGLang or others know, and whose kernels are in no table.
 _NOT_PRICED = {
@@ -40,6 +41,8 @@ _NOT_PRICED = {
     "qoq": "QoQ",
     "modelslim": "ModelSlim",
 }
+_GROUP = 16  # of NVFP4
+_WHOLE = 16  # bits of a module that is not quantised
 _GROUPS = {32: "int4_g32", 64: "int4_g64", 128: "int4"}
 _LISTS = ("exclude_modules", "ignore", "modules_to_not_convert", "ignored_layers")
 
@@ -105,39 +108,43 @@ class _Said:
     def get(self, *keys: str) -> Any:
         return next((self.fields[k] for k in keys if self.fields.get(k) is not None), None)
 
+    def expect(self, key: str, value: object, want: str) -> UsageError:
+        return self.refuse(f"field '{key}' is {repr(value)[:60]}", want)
+
     def only(self, allowed: Mapping[Any, str], default: Any, *keys: str) -> str:
         """The format that the value of the first of ``keys`` stands for."""
         value = self.get(*keys)
         value = default if value is None else value
         key = tuple(value) if isinstance(value, list) else value
-        if isinstance(key, dict) or key not in allowed:
-            can = ", ".join(str(k) for k in allowed if k is not None)
-            what = f"field '{keys[0]}' is {str(value)[:60]}"
-            raise self.refuse(what, f"what is priced has {can}")
-        return allowed[key]
+        for known, form in allowed.items():  # compared, as lists and objects have no hash
+            if key == known:
+                return form
+        can = ", ".join(str(k) for k in allowed if k is not None)
+        raise self.expect(keys[0], value, f"what is priced has {can}")
 
     def names(self, *keys: str) -> tuple[str, ...] | None:
         key = next((k for k in keys if self.fields.get(k) is not None), None)
         if key is None:
             return None
-        value = self.fields[key]
+        return self.listed(key, self.fields[key])
+
+    def listed(self, key: str, value: object) -> tuple[str, ...]:
+        """The names in a list of modules, the value of ``key``."""
         if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
-            what = f"field '{key}' is {str(value)[:60]}"
-            raise self.refuse(what, "expected a list of module names")
+            raise self.expect(key, value, "expected a list of module names")
         return tuple(value)
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         value = self.fields.get(key) or {}
         if not isinstance(value, Mapping):
-            what = f"field '{key}' is {str(value)[:60]}"
-            raise self.refuse(what, "expected an object")
+            raise self.expect(key, value, "expected an object")
         return value
 
     def kv_cache(self) -> str | None:
         algo = self.get("kv_cache_quant_algo", "kv_cache_scheme")
         if isinstance(algo, Mapping):
             bits = algo.get("num_bits") if algo.get("type") == "float" else None
-            algo = {8: "FP8", 4: "NVFP4"}.get(bits, str(dict(algo)))  # type: ignore[arg-type]
+            algo = next((form for n, form in _KV_BITS if bits == n), str(dict(algo)))
         if algo is None or str(algo).upper() in _NO_KV:
             return None
         if str(algo).upper() not in _KV:
@@ -201,9 +208,9 @@ def _algorithm(said: _Said, algo: str, fields: Mapping[str, Any]) -> tuple[str, 
         raise said.refuse(what, f"what is priced is {', '.join(_ALGORITHMS)}")
     form, name = _ALGORITHMS[algo.upper()]
     size = fields.get("group_size")
-    if "nvfp4" in form and size not in {None, 16}:
-        what = f"{algo} has groups of {str(size)[:20]}"
-        raise said.refuse(what, "the kernels take groups of 16")
+    if "nvfp4" in form and size is not None and size != _GROUP:
+        what = f"{algo} has groups of {repr(size)[:20]}"
+        raise said.refuse(what, f"the kernels take groups of {_GROUP}")
     return (_grouped(said, fields) if form == "int4" else form), name
 
 
@@ -226,33 +233,47 @@ def _fp8(said: _Said) -> Statement:
 def _grouped(said: _Said, fields: Mapping[str, Any]) -> str:
     """The format of four-bit integers in groups that share a scale."""
     size = next((fields[k] for k in ("group_size", "q_group_size") if k in fields), 128)
-    if size in {-1, None}:  # a column, of thousands
+    if size is None or size == -1:  # a column, of thousands
         return "int4"
-    if size not in _GROUPS:
-        sizes = ", ".join(map(str, _GROUPS))
-        what = f"int4 has groups of {str(size)[:20]}"
-        raise said.refuse(what, f"the kernels take {sizes}")
-    return _GROUPS[size]
+    for known, form in _GROUPS.items():
+        if size == known:
+            return form
+    what = f"int4 has groups of {repr(size)[:20]}"
+    raise said.refuse(what, f"the kernels take {', '.join(map(str, _GROUPS))}")
 
 
 def _integers(name: str) -> Callable[[_Said], Statement]:
-    """AWQ, GPTQ and AutoRound: integers of four bits, or of eight, under 16-bit activations."""
+    """AWQ, GPTQ and AutoRound: integers of four bits, or of eight, under 16-bit activations.
+
+    Rules of GPTQ and AutoRound may give some modules other bits than the rest, or all 16.
+    """
 
     def read(said: _Said) -> Statement:
-        bits = said.only({4: "int4", 8: "w8a16"}, 4, "bits", "w_bit")
-        if said.get("data_type") not in {None, "int"}:
-            what = f"field 'data_type' is {str(said.get('data_type'))[:60]}"
-            raise said.refuse(what, "what is priced is int")
-        form = _grouped(said, said.fields) if bits == "int4" else bits
+        form = _integer(said)
         base = replace(said.states(name, form), lm_head=said.get("lm_head") is True)
         rules, extra = said.mapping("dynamic"), said.mapping("extra_config")
         dropped = [f"re:{rule[2:]}" for rule in rules if rule.startswith("-:")]
-        wide = [m for m, own in extra.items() if isinstance(own, Mapping) and own.get("bits") == 16]
-        if not (dropped or wide):
-            return base
-        return replace(base, kept_or_none=(*base.kept, *dropped, *wide))
+        own = {f"re:{r.removeprefix('+:')}": x for r, x in rules.items() if not r.startswith("-:")}
+        listed: dict[str, list[str]] = {}
+        for module, fields in {**own, **extra}.items():
+            if not isinstance(fields, Mapping):
+                raise said.expect(module, fields, "expected an object")
+            if fields.get("bits") == _WHOLE:
+                dropped.append(module)
+                continue
+            of = _Said({**said.fields, **fields}, name=f"{said.name} ({module})", file=said.file)
+            if (differs := _integer(of)) != form:
+                listed.setdefault(differs, []).append(module)
+        kept = (*base.kept, *dropped) if dropped else base.kept_or_none
+        return replace(base, kept_or_none=kept, own=_frozen(listed))
 
     return read
+
+
+def _integer(said: _Said) -> str:
+    bits = said.only({4: "int4", 8: "w8a16"}, 4, "bits", "w_bit")
+    said.only({"int": ""}, "int", "data_type")
+    return _grouped(said, said.fields) if bits == "int4" else bits
 
 
 def _compressed_tensors(said: _Said) -> Statement:
@@ -266,7 +287,7 @@ def _compressed_tensors(said: _Said) -> Statement:
     for group in groups.values():
         group = group if isinstance(group, Mapping) else {}
         form = _compressed(said, group)
-        targets = [str(t) for t in group.get("targets") or ["Linear"]]
+        targets = said.listed("targets", group.get("targets") or ["Linear"])
         if {"Linear", "LinearBase", "FusedMoE"} & {*targets}:
             linear = form
         names = [t for t in targets if t not in {"Linear", "LinearBase", "FusedMoE"}]
@@ -285,10 +306,10 @@ def _compressed(said: _Said, group: Mapping[str, Any]) -> str:
         eight = "mxfp8" if size == 32 else "fp8"
         if weights.get("strategy") == "block":
             eight = said.only(_BLOCKS, blocks, "weight_block_size")
-        return eight if beside else "w8a16"
-    if (bits, kind) == (4, "float") and size in {16, 32}:
-        if size == 32:
-            return "mxfp4"
+        return eight if beside else "fp8_w8a16"
+    if (bits, kind, size) == (4, "float", 32):
+        return "mxfp4"
+    if (bits, kind, size) == (4, "float", _GROUP):
         return "nvfp4" if beside == 4 else "w4a16_nvfp4"
     if (bits, kind, beside) == (4, "int", None):
         return _grouped(said, weights)

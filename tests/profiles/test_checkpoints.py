@@ -179,3 +179,10 @@ def test_a_row_of_measurements_means_the_checkpoint_that_was_served(
     from dflash_sim.calibrate.observations.names import of_checkpoint
 
     assert of_checkpoint({"model": model, "quantization": quantization})["model"] == served
+
+
+def test_kimi_k2_thinking_has_the_formats_and_the_context_of_its_successor() -> None:
+    model, later = load_model("moonshotai/Kimi-K2-Thinking"), load_model("kimi-k2.5")
+    assert model.precision == later.precision
+    assert model.context == later.context == 262144
+    assert model.weight_bytes(8, model.precision) == later.weight_bytes(8, later.precision)

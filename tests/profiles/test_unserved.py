@@ -1,4 +1,4 @@
-"""GPUs that are refused with a reason: none of them has a sheet, and no sheet is refused."""
+"""GPUs and models that are refused with a reason: none of them has a sheet."""
 
 import csv
 from importlib.resources import files
@@ -6,8 +6,8 @@ from importlib.resources import files
 import pytest
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.load import load_device, names
-from dflash_sim.profiles.unserved import refuse_unserved, why_unserved
+from dflash_sim.profiles.load import load_device, load_model, names
+from dflash_sim.profiles.unserved import refuse_unmodelled, refuse_unserved, why_unserved
 
 
 def test_every_reason_is_said() -> None:
@@ -30,3 +30,31 @@ def test_no_gpu_with_a_sheet_is_refused() -> None:
 @pytest.mark.parametrize("text", ["", "T400", "M40X", "T4G", "V1000", "H100", "anything"])
 def test_others_are_left_to_be_unknown(text: str) -> None:
     assert why_unserved(text) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("deepseek-ai/DeepSeek-V4", "hyper-connections"),
+        ("nvidia/DeepSeek-V4-Flash-NVFP4", "hyper-connections"),
+        ("MiniMaxAI/MiniMax-M3", "attention to chosen blocks of tokens"),
+        ("moonshotai/Kimi-K3", "Kimi delta attention"),
+        ("Qwen/Qwen3.8-Flash-Next", "a table of n-grams"),
+        ("zai-org/GLM-5.3-Flash", "beside sparse attention"),
+        ("meta-llama/Llama-3.2-11B-Vision-Instruct", "cross attention"),
+    ],
+)
+def test_a_model_of_a_family_that_is_not_modelled_says_what_is_not(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' is known but not modelled yet: .*{why}"):
+        load_model(name)
+
+
+def test_no_model_with_a_sheet_is_refused() -> None:
+    for name in names("models"):
+        refuse_unmodelled(name)
+
+
+@pytest.mark.parametrize("name", ["kimi-k30", "deepseek-v4.1", "anything"])
+def test_another_number_is_another_model(name: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown model '{name}'"):
+        load_model(name)

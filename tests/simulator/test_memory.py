@@ -1,5 +1,6 @@
 """GPU memory: what is held, what is left for requests, and why no more run."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -274,6 +275,17 @@ def test_the_static_share_is_what_sglang_leaves(
 def test_what_does_not_fit_says_by_how_much_and_what_would(gpu: str, tp: int, says: str) -> None:
     with pytest.raises(InfeasibleError, match=says):
         resolve(Scenario.parse(gpu=gpu, tp=tp))
+
+
+@pytest.mark.parametrize("gpu", ["h20", "a100"])
+def test_a_gpu_that_is_named_in_its_place_comes_in_nodes_that_are_large_enough(gpu: str) -> None:
+    """The memory of a GB10 would hold an eighth of the weights, and it has no seven others."""
+    with pytest.raises(InfeasibleError, match=r"Or --gpu (\w+): ") as error:
+        resolve(Scenario.parse(gpu=gpu, model="deepseek-v3", tp=8, method="none"))
+    named = re.search(r"Or --gpu (\w+): ", str(error.value))
+    assert named is not None
+    asked = Scenario.parse(gpu=named[1], model="deepseek-v3", tp=8, method="none")
+    assert resolve(asked).memory.max_running_requests >= 1
 
 
 def test_what_would_fit_does() -> None:

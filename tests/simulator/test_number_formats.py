@@ -1,5 +1,6 @@
 """Precision end to end: weights, caches, drafters and prices in the formats that flags name."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -96,9 +97,23 @@ def test_mxfp4_is_of_experts_alone_whoever_says_so() -> None:
         plain(model="qwen3-8b", tp=1, quantization="mxfp4")
 
 
+def test_a_checkpoint_of_another_method_is_not_what_is_asked_for() -> None:
+    """Qwen's own is in blocks; ModelOpt's FP8 has one scale for a tensor."""
+    asked = plain(model="qwen3-30b-a3b", tp=1, quantization="modelopt_fp8")
+    assert asked.precision.form("experts") == "fp8"
+    assert any("none is listed" in w for w in asked.warnings)
+    assert plain(model="qwen3-30b-a3b-fp8", tp=1).precision.form("experts") == "fp8_block"
+
+
 def test_bf16_by_name_is_the_default() -> None:
     assert step_s(plain(quantization="bf16")) == step_s(plain())
     assert plain(kv_cache_dtype="auto").precision == plain().precision
+
+
+@pytest.mark.parametrize("name", ["half", "float16", "bf16", "auto"])
+def test_any_format_of_16_bits_is_priced_as_bfloat16(name: str) -> None:
+    """The command line takes what launch commands and configs may say."""
+    assert Scenario.parse(dtype=name).dtype == "bfloat16"
 
 
 def test_a_cache_in_fp8_holds_twice_as_much() -> None:
@@ -249,7 +264,14 @@ def test_attention_multiplies_in_what_its_backend_does() -> None:
         ({"quantization": "compressed-tensors"}, "reads the format from the files"),
         ({"quantization": "bf17"}, "unknown quantization 'bf17'"),
         ({"kv_cache_dtype": "int8"}, "unknown kv cache dtype 'int8'"),
-        ({"model": "gpt-oss-20b", "tp": 1, "quantization": "fp8"}, "in mxfp4 already"),
+        (
+            {"model": "gpt-oss-20b", "tp": 1, "quantization": "fp8"},
+            r"in mxfp4 already, .* drop the flag, or give --quantization mxfp4\.$",
+        ),
+        (
+            {"model": "qwen3-8b-fp8", "tp": 1, "quantization": "awq"},
+            "--quantization fp8, or give --model qwen3-8b, which it was made of",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(fields: dict[str, Any], words: str) -> None:
@@ -266,6 +288,16 @@ def test_what_would_fit_in_another_precision_is_named() -> None:
     with pytest.raises(InfeasibleError) as error:
         plain(gpu="l40s", quantization="fp8", tp=1)
     assert "--quantization" not in str(error.value)  # it is in another one already
+
+
+@pytest.mark.parametrize("model", ["deepseek-v3", "qwen3-32b-fp8"])
+def test_of_a_quantised_model_a_narrower_checkpoint_that_fits_is_named(model: str) -> None:
+    tp, gpu = (4, "b200") if model == "deepseek-v3" else (1, "rtx_5090")
+    with pytest.raises(InfeasibleError) as error:
+        plain(gpu=gpu, model=model, tp=tp)
+    named = re.search(r"or --model (\S+) would at tp", str(error.value))
+    assert named is not None
+    assert plain(gpu=gpu, model=named[1], tp=tp).memory.max_running_requests >= 1
 
 
 def test_a_precision_that_nobody_measured_is_unconfirmed() -> None:

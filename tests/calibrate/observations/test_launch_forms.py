@@ -115,7 +115,7 @@ def test_chains_had_the_new_worker_one_release_earlier() -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--dp 4", "--dp 4 is not simulated; allowed: 1"),
+        ("--dp 4", "--dp 4 is not simulated; give --dp 1, or leave it out"),
         ("--enable-dp-attention", "split by requests"),
         ("--device cpu", "Servers on GPUs"),
         ("--lora-paths a=x b=y --max-loras-per-batch 2", "--lora-paths a=x b=y is not simulated"),
