@@ -37,6 +37,8 @@ class Format:
         Of a value, its share of scales and zeros included.
     products
         The format that tensor cores multiply in.
+    block
+        Values on a side of the blocks that share a scale, which no rank may have part of.
     quantises
         The format that a kernel of its own puts activations into; empty if none does.
     table, like
@@ -55,6 +57,7 @@ class Format:
     source: str
     title: str = ""
     products: str = PLAIN
+    block: int = 1
     quantises: str = ""
     table: str = ""
     like: tuple[str, ...] = ()
