@@ -99,6 +99,11 @@ class TestAnswers:
         assert [row["max_concurrency"] for row in many] == [1, 2]
         assert many[0] == one | {"scenario_hash": many[0]["scenario_hash"]}
 
+    def test_every_page_has_the_same_warnings(self, answer: Answer) -> None:
+        asked = "predict --model Qwen/Qwen3-8B-FP8 --gpu h200 --method none --conc 2 --isl 100 "
+        for form in ("--format table", "--brief --format table", "--format json"):
+            assert "unconfirmed" in answer(f"{asked} --osl 20 --runs 1 {form}")[1], form
+
     @pytest.mark.parametrize("columns", [60, 80, 100, 140])
     def test_the_page_fits_its_terminal(
         self, answer: Answer, monkeypatch: pytest.MonkeyPatch, columns: int
