@@ -15,7 +15,13 @@ from dflash_sim.calibrate.observations.values import (
     naming,
 )
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.formats import quantization_name
+from dflash_sim.profiles.formats import (
+    OF_CHECKPOINTS,
+    format_named,
+    format_of,
+    quantization_name,
+)
+from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.methods import PLAIN, method_of
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
@@ -104,7 +110,17 @@ def _with_precision(row: Observation, fields: dict[str, Any]) -> dict[str, Any]:
     if said in _BF16 or native or "quantization" in fields:
         return fields
     with naming("dtype"):
-        return of_checkpoint(fields | {"quantization": quantization_name(said)})
+        name = quantization_name(said)
+        return fields if _held(name, fields) else of_checkpoint(fields | {"quantization": name})
+
+
+def _held(quantization: str, fields: Mapping[str, Any]) -> bool:
+    """Return True if the model's own files have weights of as many bits."""
+    own = load_model(fields["model"]).quantized if "model" in fields else None
+    if own is None or quantization in OF_CHECKPOINTS:
+        return own is not None
+    bits = int(format_of(format_named(quantization)).bits)
+    return bits in {int(format_of(form).bits) for _, form in own.formats}
 
 
 def contradicted(rows: Sequence[Observation]) -> dict[str, str]:
