@@ -815,6 +815,18 @@ class TestListing:
             for row in rows_of(answer(f"list {kind}")[1]):
                 assert answer(f"predict {flag} {row['name']} --print-config")[0] == 0
 
+    def test_formats_say_where_they_run(self, answer: Answer) -> None:
+        rows = {row["name"]: row for row in rows_of(answer("list formats")[1])}
+        assert rows["fp8"]["elsewhere_as"] == "fp8_w8a16"
+        assert "ampere" not in rows["fp8"]["kernels_on"]
+        assert "h100" in rows["mxfp8"]["not_on"]
+        assert rows["bfloat16"]["not_on"] is None
+
+    def test_checkpoints_name_their_model(self, answer: Answer) -> None:
+        rows = {row["name"]: row for row in rows_of(answer("list checkpoints")[1])}
+        assert rows["qwen3-8b-fp8"]["model"] == "qwen3-8b"
+        assert rows["qwen3-8b-fp8"]["weights"] == ["fp8_block"]
+
     def test_own_profiles_come_first(self, answer: Answer, tmp_path: Path) -> None:
         (tmp_path / "presets").mkdir()
         (tmp_path / "presets/mine.yaml").write_text("title: T\nscenario: {gpu: h100}")
