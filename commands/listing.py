@@ -6,7 +6,18 @@ import typer
 
 from dflash_sim.commands.options import Format, Profiles, completer, use_profiles
 
-KINDS = ("gpus", "models", "drafters", "datasets", "presets", "methods", "engines", "tables")
+KINDS = (
+    "gpus",
+    "models",
+    "checkpoints",
+    "formats",
+    "drafters",
+    "datasets",
+    "presets",
+    "methods",
+    "engines",
+    "tables",
+)
 
 
 def list_(
@@ -17,7 +28,7 @@ def list_(
     profiles: Profiles = None,
     form: Format = None,
 ) -> None:
-    """List what can be named: GPUs, models, drafters, data sets, methods, and so on."""
+    """List what can be named: GPUs, models, quantised checkpoints, drafters, and so on."""
     from dflash_sim.studies.show.files import as_text, chosen_format
     from dflash_sim.studies.show.sheet_lists import rows, table
     from dflash_sim.studies.show.terminal import as_page, deliver

@@ -120,7 +120,7 @@ def find_checkpoint(name: str, profiles_dirs: Dirs = ()) -> Checkpoint | None:
 
 def _by_convention(name: str, profiles_dirs: Dirs) -> Checkpoint | None:
     found = quantised_name(name)
-    if found is None:
+    if found is None or not re.fullmatch(r"[\w.-]+(?:/[\w.-]+)*/?", name):  # such as two names
         return None
     form, bare = found
     base = find_sheet("models", bare, ".json", profiles_dirs) or find_sheet(

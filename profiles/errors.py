@@ -12,6 +12,17 @@ Every message names the thing, the value, what is allowed and what to type next.
 
 import re
 from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+_MANY, _SHOWN = 12, 8  # names that a message lists in full, and of more those most like
+# Kinds of names that a command lists.
+_LISTED = {
+    "GPU": "gpus",
+    "model": "models",
+    "drafter": "drafters",
+    "EAGLE-3 head": "drafters",
+    "preset": "presets",
+}
 
 
 class DflashSimError(Exception):
@@ -39,6 +50,8 @@ class MissingProfileError(DflashSimError):
 def unknown(kind: str, value: str, allowed: Iterable[str], hint: str = "") -> UsageError:
     """A :class:`UsageError` for an unknown name, with those that it may be a slip of.
 
+    Of many names those are shown that are spelled most like it, and the command that lists all.
+
     Examples
     --------
     >>> str(unknown("data set", "gsmk", ["gsm8k", "humaneval"]))
@@ -51,8 +64,24 @@ def unknown(kind: str, value: str, allowed: Iterable[str], hint: str = "") -> Us
     names = sorted(allowed)
     close = close_to(value, names)
     guess = f"; did you mean {' or '.join(close)}?" if close else "."
-    msg = f"unknown {kind} '{value}'{guess} Have: {', '.join(names)}.{' ' + hint if hint else ''}"
+    have = f"Have: {', '.join(names)}."
+    if kind in _LISTED and len(names) > _MANY:
+        nearest = ", ".join(_nearest(value, names))
+        have = f"Nearest of {len(names)}: {nearest}; all: dflash-sim list {_LISTED[kind]}."
+    msg = f"unknown {kind} '{value}'{guess} {have}{' ' + hint if hint else ''}"
     return UsageError(msg)
+
+
+def _nearest(value: str, names: Iterable[str]) -> list[str]:
+    """The names that are spelled most like ``value``, a repository's owner aside; best first."""
+    wanted = value.rstrip("/").rpartition("/")[2].lower()
+    ratio = SequenceMatcher(b=wanted, autojunk=False)
+
+    def unlike(name: str) -> tuple[float, str]:
+        ratio.set_seq1(name.lower())
+        return -ratio.ratio(), name
+
+    return sorted(names, key=unlike)[:_SHOWN]
 
 
 def close_to(value: str, names: Iterable[str]) -> list[str]:

@@ -179,7 +179,8 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
             refuse_unmodelled(name)
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
         refuse_quantised(kind, name, profiles_dirs)
-        raise unknown(singular, name, names(kind, profiles_dirs))
+        hint = "" if kind not in PAIRED else "Or give the path of its config.json."
+        raise unknown(singular, name, names(kind, profiles_dirs), hint)
     return path
 
 
@@ -191,7 +192,7 @@ def refuse_quantised(kind: str, name: str, profiles_dirs: Dirs = ()) -> None:
     UsageError
         Naming the format, and the model that can be asked for in its place.
     """
-    found = quantised_name(name) if kind != "gpus" else None
+    found = quantised_name(name) if kind != "gpus" and "," not in name else None
     if found is None:
         return
     form, bare = found

@@ -43,6 +43,8 @@ class Format:
         Of a value, its share of scales and zeros included.
     products
         The format that tensor cores multiply in.
+    block
+        Values on a side of the blocks that share a scale, which no rank may have part of.
     quantises
         The format that a kernel of its own puts activations into; empty if none does.
     table, like
@@ -63,6 +65,7 @@ class Format:
     source: str
     title: str = ""
     products: str = PLAIN
+    block: int = 1
     quantises: str = ""
     table: str = ""
     like: tuple[str, ...] = ()
@@ -117,6 +120,19 @@ def kernels_on(name: str, *, arch: str, gpu: str) -> str:
     UsageError
         There are none; says which formats of ``--quantization`` the GPU runs.
     """
+    found = runs_as(name, arch)
+    if found is not None:
+        return found
+    can = ", ".join(f.spelled[0] for f in formats().values() if f.spelled and _reaches(f, arch))
+    msg = (
+        f"SGLang has no kernels for {name} weights on {gpu}{f' ({arch})' if arch else ''}; it runs "
+        f"there: {can}. Give one with --quantization, or another --gpu."
+    )
+    raise UsageError(msg)
+
+
+def runs_as(name: str, arch: str) -> str | None:
+    """The format whose kernels run weights of format ``name``; None if an architecture has none."""
     seen, at = [], name
     while at and at not in seen:
         seen.append(at)
@@ -124,12 +140,7 @@ def kernels_on(name: str, *, arch: str, gpu: str) -> str:
         if _runs(form, arch):
             return at
         at = form.otherwise
-    can = ", ".join(f.spelled[0] for f in formats().values() if f.spelled and _reaches(f, arch))
-    msg = (
-        f"SGLang has no kernels for {name} weights on {gpu}{f' ({arch})' if arch else ''}; it runs "
-        f"there: {can}. Give one with --quantization, or another --gpu."
-    )
-    raise UsageError(msg)
+    return None
 
 
 def _runs(form: Format, arch: str) -> bool:

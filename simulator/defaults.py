@@ -8,6 +8,7 @@ from dflash_sim.profiles.sheets import Device, Node
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import TP_SIZES, Launch, MemoryPlan
+from dflash_sim.simulator.scale_blocks import check_blocks, cuts_blocks
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX, cache_strategy
 from dflash_sim.simulator.static_share import StaticShare, default_share
@@ -261,6 +262,8 @@ def parallel(
             f"ep_size {s.ep_size} does not divide tp {tp}; give --ep-size {works}, or another --tp."
         )
         raise UsageError(msg)
+    if tp in TP_SIZES:
+        check_blocks(model, tp, ep=s.ep_size)
     if tp not in TP_SIZES or not _splits(model, tp):
         works = ", ".join(str(n) for n in TP_SIZES if _splits(model, n))
         msg = f"tp {tp} is not possible for {model.name}; allowed: {works}. Give one with --tp."
@@ -285,7 +288,7 @@ def _splits(model: ModelShape, tp: int) -> bool:
         check_tp(model, tp)
     except UsageError:
         return False
-    return True
+    return cuts_blocks(model, tp) is None
 
 
 def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:

@@ -15,7 +15,12 @@ from dflash_sim.calibrate.observations.values import (
     naming,
 )
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.formats import quantization_name
+from dflash_sim.profiles.formats import (
+    OF_CHECKPOINTS,
+    format_named,
+    format_of,
+    quantization_name,
+)
 from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.methods import PLAIN, method_of
@@ -104,9 +109,17 @@ def _with_precision(row: Observation, fields: dict[str, Any]) -> dict[str, Any]:
     if said in _BF16 or "quantization" in fields:
         return fields
     with naming("dtype"):
-        if "fp4" in said and _in_fp4(fields.get("model")):
-            return fields
-        return of_checkpoint(fields | {"quantization": quantization_name(said)})
+        name = quantization_name(said)
+        return fields if _held(name, fields) else of_checkpoint(fields | {"quantization": name})
+
+
+def _held(quantization: str, fields: Mapping[str, Any]) -> bool:
+    """Return True if the model's own files have weights of as many bits."""
+    own = load_model(fields["model"]).quantized if "model" in fields else None
+    if own is None or quantization in OF_CHECKPOINTS:
+        return own is not None
+    bits = int(format_of(format_named(quantization)).bits)
+    return bits in {int(format_of(form).bits) for _, form in own.formats}
 
 
 def _in_fp4(model: str | None) -> bool:

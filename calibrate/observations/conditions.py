@@ -69,7 +69,8 @@ class Conditions:
 def tagged_conditions(text: str | None, names: Names) -> dict[str, Any]:
     """``gpu=b200 method=dflash block=16`` in a free label: what the tool itself cannot know."""
     pairs = dict(re.findall(r"(\w+)=([^\s,;=]+)", text or ""))
-    cells = {ALIASES.get(name, name): cell for name, cell in pairs.items()}
+    known = ALIASES | {"precision": "quantization"}
+    cells = {known.get(name, name): cell for name, cell in pairs.items()}
     with naming("tag"):
         return read_conditions({n: c for n, c in cells.items() if n in COLUMNS}, names).fields
 

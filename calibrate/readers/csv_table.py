@@ -43,6 +43,7 @@ _KNOWN = frozenset(
         "generation",
         "kind",
         "rel_err",
+        "precision",
     ]
 )
 _VERSION = re.compile(r"\d+\.\d+[\w.]*|nightly[\w.-]*")
@@ -141,6 +142,8 @@ def read_table_row(raw: Mapping[str, Any], where: str, names: Names) -> Observat
         if cells.get(theirs):
             metrics.take(ours, cells, theirs)
     about: dict[str, Any] = {name: cells[name] for name in _ABOUT if stated(cells.get(name))}
+    if stated(cells.get("precision")):  # of weights, whatever products are in
+        about["dtype"] = cells["precision"]
     about |= {n: cells[n] for n in ("drafter", "dataset", "engine") if stated(cells.get(n))}
     about |= {"tool": "table", "fitted_what": tuple(cells.get("fitted_what", "").split())}
     about.setdefault("url", published.get("url", ""))

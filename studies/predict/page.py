@@ -106,8 +106,7 @@ def present(result: Result, *, given: Collection[str] = ()) -> RenderableType:
     if "accept_length" in result.values:
         parts += [Text(), _accept_lengths(result)]
     parts += [Text(), labelled(_step(result)), _facts(result), Text(), _scenario(result, given)]
-    said = result.expectation.source if result.expectation else "-"  # under Acceptance already
-    parts += [Text(f"warning: {w}", style="yellow") for w in result.warnings if said not in w]
+    parts += [Text(f"warning: {w}", style="yellow") for w in result.warnings]
     parts.append(Text(f"sources: {shares(result.evidence)}"))
     return Group(*parts)
 

@@ -6,7 +6,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from dflash_sim.profiles.checkpoints import published
 from dflash_sim.profiles.errors import MissingProfileError, unknown
+from dflash_sim.profiles.formats import formats, runs_as
 from dflash_sim.profiles.load import (
     default_drafter,
     default_node,
@@ -94,6 +96,37 @@ def _models() -> Rows:
             "kv_kb_per_token": round(model.kv_bytes() / KILO, 1),
             "mtp": model.mtp_layer is not None,
             "drafter": drafter,
+        }
+
+
+def _checkpoints() -> Rows:
+    for repo in published().values():
+        model = load_model(repo.name)
+        own = model.quantized
+        yield {
+            "name": repo.name,
+            "model": repo.base,
+            "quantization": own.name if own else None,
+            "weights": sorted({form for _, form in own.formats}) if own else None,
+            "kv_cache": own.kv_cache if own else None,
+            "weights_gb": round(model.weight_bytes(1) / GIGA, 1),
+        }
+
+
+def _formats() -> Rows:
+    gpus = [load_device(name) for name in names("gpus")]
+    every = sorted({gpu.arch for gpu in gpus})
+    for name, form in formats().items():
+        own = [arch for arch in every if runs_as(name, arch) == name]
+        yield {
+            "name": name,
+            "quantization": list(form.spelled) or None,
+            "kv_cache_dtype": form.kv.spelled[0] if form.kv else None,
+            "bits": round(form.bits, 3),
+            "multiplied_in": form.products,
+            "kernels_on": "all" if own == every else own,
+            "elsewhere_as": form.otherwise or None,
+            "not_on": [gpu.name for gpu in gpus if runs_as(name, gpu.arch) is None] or None,
         }
 
 
@@ -185,6 +218,8 @@ def _has_cells(entry: object) -> bool:
 KINDS: Mapping[str, Callable[[], Rows]] = {
     "gpus": _gpus,
     "models": _models,
+    "checkpoints": _checkpoints,
+    "formats": _formats,
     "drafters": _drafters,
     "datasets": _datasets,
     "presets": _presets,

@@ -157,7 +157,7 @@ def test_a_folder_is_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: ds.predict(gpu="b20"), "unknown GPU 'b20'. Have: a10, a100"),
+        (lambda: ds.predict(gpu="b20"), "unknown GPU 'b20'. Nearest of "),
         (lambda: ds.predict(gpuu="b200"), "unknown keyword 'gpuu'; did you mean gpu?"),
         (lambda: ds.predict(conc=0), "conc=0: input should be greater than or equal to 1"),
         (lambda: ds.predict(conc=[]), "conc: an empty list"),

@@ -99,6 +99,11 @@ class TestAnswers:
         assert [row["max_concurrency"] for row in many] == [1, 2]
         assert many[0] == one | {"scenario_hash": many[0]["scenario_hash"]}
 
+    def test_every_page_has_the_same_warnings(self, answer: Answer) -> None:
+        asked = "predict --model Qwen/Qwen3-8B-FP8 --gpu h200 --method none --conc 2 --isl 100 "
+        for form in ("--format table", "--brief --format table", "--format json"):
+            assert "unconfirmed" in answer(f"{asked} --osl 20 --runs 1 {form}")[1], form
+
     @pytest.mark.parametrize("columns", [60, 80, 100, 140])
     def test_the_page_fits_its_terminal(
         self, answer: Answer, monkeypatch: pytest.MonkeyPatch, columns: int
@@ -652,10 +657,10 @@ BAD_CONFIGS = {
 }
 # What is typed, the exit code, and what the one line must hold: thing, value, allowed, next step.
 MISTAKES = [
-    ("--gpu b20", 2, ["unknown GPU 'b20'.", "Have: a10, a100, a100_pcie"]),
-    ("--gpu b200,h2O", 2, ["unknown GPU 'h2O'", "Have: a10, a100"]),
-    ("--model qwen3.5-397", 2, ["unknown model", "did you mean qwen3.5-397b-a17b?", "Have: gpt"]),
-    ("--draft-model qwen3-8b-dflsh", 2, ["unknown drafter", "qwen3-8b-dflash", "Have: "]),
+    ("--gpu b20", 2, ["unknown GPU 'b20'.", "Nearest of", "b200", "list gpus"]),
+    ("--gpu b200,h2O", 2, ["unknown GPU 'h2O'", ": h20, "]),
+    ("--model qwen3.5-397", 2, ["unknown model", "did you mean qwen3.5-397b-a17b?", "list models"]),
+    ("--draft-model qwen3-8b-dflsh", 2, ["unknown drafter", "qwen3-8b-dflash", "config.json"]),
     ("--dataset humanevl", 2, ["unknown dataset 'humanevl'", "mean humaneval?", "mt-bench"]),
     ("--method dflsh", 2, ["unknown method 'dflsh'", "did you mean dflash?", "eagle3"]),
     ("--engine sglang", 2, ["unknown engine", "did you mean sglang-0.5"]),
@@ -708,7 +713,7 @@ MISTAKES = [
     ("--model {tmp}", 2, ["cannot read", "config.json", "its folder", "dflash-sim list models"]),
     ("--model {tmp}/broken", 2, ["cannot read", "broken", "correct it"]),
     ("--model {tmp}/list", 2, ["expected an object, got list"]),
-    ("--model {tmp}/nothing", 2, ["unknown model_type of nothing", "Have: gpt_oss"]),
+    ("--model {tmp}/nothing", 2, ["unknown model_type of nothing", "gpt_oss"]),
     ("--model {tmp}/part", 2, ["config of part", "'num_hidden_layers' is missing", "expected"]),
     ("--from-launch train.py", 2, ["'train.py' is not an SGLang launch command", "such as"]),
     ("--format xml", 2, ["unknown --format 'xml'", "Have: csv, json, jsonl, table"]),
@@ -721,7 +726,7 @@ MISTAKES = [
     ("-o {tmp}/a/b", 2, ["cannot write", "mkdir -p"]),
 ]  # fmt: skip
 OTHER_MISTAKES = [
-    ("list gpu", 2, ["'gpu'", "did you mean gpus?", "Have: datasets"]),
+    ("list gpu", 2, ["'gpu'", "did you mean gpus?", "Have: checkpoints"]),
     ("list", 2, ["Missing argument", "--help"]),
     ("predct", 2, ["No such command 'predct'", "--help"]),
     ("calibrate import-silicon", 2, ["--system", "--help"]),
@@ -809,6 +814,18 @@ class TestListing:
         for kind, flag in (("gpus", "--gpu"), ("models", "--model"), ("presets", "--preset")):
             for row in rows_of(answer(f"list {kind}")[1]):
                 assert answer(f"predict {flag} {row['name']} --print-config")[0] == 0
+
+    def test_formats_say_where_they_run(self, answer: Answer) -> None:
+        rows = {row["name"]: row for row in rows_of(answer("list formats")[1])}
+        assert rows["fp8"]["elsewhere_as"] == "fp8_w8a16"
+        assert "ampere" not in rows["fp8"]["kernels_on"]
+        assert "h100" in rows["mxfp8"]["not_on"]
+        assert rows["bfloat16"]["not_on"] is None
+
+    def test_checkpoints_name_their_model(self, answer: Answer) -> None:
+        rows = {row["name"]: row for row in rows_of(answer("list checkpoints")[1])}
+        assert rows["qwen3-8b-fp8"]["model"] == "qwen3-8b"
+        assert rows["qwen3-8b-fp8"]["weights"] == ["fp8_block"]
 
     def test_own_profiles_come_first(self, answer: Answer, tmp_path: Path) -> None:
         (tmp_path / "presets").mkdir()

@@ -216,8 +216,18 @@ def test_models_with_a_dflash_drafter_find_it() -> None:
             default_drafter(name)
 
 
+def test_a_long_list_of_names_is_cut_to_the_nearest() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_model("meta-llama/Llama-5-70B")
+    said = str(caught.value)
+    assert ": llama-3.3-70b, " in said
+    assert "dflash-sim list models" in said
+    assert "config.json" in said
+    assert len(said) < 350
+
+
 def test_unknown_names_suggest() -> None:
-    with pytest.raises(UsageError, match=r"unknown GPU 'b20'\. Have: a10,"):
+    with pytest.raises(UsageError, match=r"unknown GPU 'b20'\. Nearest of \d+: b200, "):
         load_device("b20")
     with pytest.raises(UsageError, match=r"unknown model 'qwen3-8'; did you mean"):
         load_model("qwen3-8")

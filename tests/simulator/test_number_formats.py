@@ -358,3 +358,25 @@ def test_what_drafts_is_stored_as_it_is_priced(fields: dict[str, Any], kept: set
     assert bf16.memory.draft_weight_bytes > fp8.memory.draft_weight_bytes
     whole = sum(w.bytes_per_rank(1, own) for w in weights)
     assert whole == 2 * sum(w.params for w in weights) - saved
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "tp", "give"),
+    [
+        ("Qwen/Qwen3-235B-A22B-FP8", "h200", 8, "192 .*give --tp 4 or --ep-size 2"),
+        ("Qwen/Qwen3-235B-A22B-FP8", "a100", 8, "give --tp 4 or --ep-size 2"),
+        ("Qwen/Qwen3-30B-A3B-FP8", "h200", 8, "give --tp 2 or --ep-size 4"),
+        ("Qwen/Qwen3-30B-A3B-FP8", "h200", 4, "give --tp 2 or --ep-size 2"),
+        # The shared expert is no rank's own: dealing the others does not help.
+        ("Qwen/Qwen3.5-35B-A3B-FP8", "h200", 8, "64 .*give --tp 4[.]$"),
+    ],
+)
+def test_ranks_never_cut_blocks_of_scales(model: str, gpu: str, tp: int, give: str) -> None:
+    with pytest.raises(UsageError, match=give):
+        plain(model=model, gpu=gpu, tp=tp)
+    plain(model=model.removesuffix("-FP8"), gpu="b200", tp=tp)
+
+
+def test_whole_experts_keep_their_blocks() -> None:
+    assert plain(model="Qwen/Qwen3-235B-A22B-FP8", gpu="h200", tp=8, ep_size=2).tp == 8
+    assert plain(model="Qwen/Qwen3-30B-A3B-FP8", gpu="h200", tp=None).tp == 1

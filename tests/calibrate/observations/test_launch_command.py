@@ -47,6 +47,15 @@ def test_experts_on_ranks(flags: str, ep: int | None) -> None:
     assert fields(f"sglang serve --model-path Qwen/Qwen3-30B-A3B {flags}").get("ep_size") == ep
 
 
+def test_kernels_of_quantised_products_are_those_that_were_timed() -> None:
+    asked = "SGLANG_ENABLE_JIT_DEEPGEMM=0 " + SERVE + "--fp8-gemm-backend triton"
+    said = " ".join(scenario_from_launch(asked).remarks)
+    assert "--fp8-gemm-backend" in said
+    assert "SGLANG_ENABLE_JIT_DEEPGEMM" in said
+    usual = "SGLANG_ENABLE_JIT_DEEPGEMM=1 " + SERVE + "--fp8-gemm-backend auto"
+    assert not scenario_from_launch(usual).remarks
+
+
 def test_the_card() -> None:
     launch = scenario_from_launch(CARD)
     assert launch.fields == {

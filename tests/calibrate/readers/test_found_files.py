@@ -169,6 +169,42 @@ class TestBadRows:
         report = read(tmp_path, in_seconds(model_id="Qwen/Qwen3-8B-GGUF"))
         assert "quantised to GGUF, by its name, whose kernels" in report.refused[0][1]
 
+    @pytest.mark.parametrize(
+        ("precision", "read_as"),
+        [
+            ("fp8", {"quantization": "fp8"}),
+            ("bf16", {}),
+            ("NVFP4", {"quantization": "modelopt_fp4"}),
+            ("int4", {"quantization": "awq"}),
+        ],
+    )
+    def test_a_column_of_precision_is_of_weights(
+        self, tmp_path: Path, precision: str, read_as: dict[str, str]
+    ) -> None:
+        table = (
+            "model,gpu,tp,method,conc,isl,osl,precision,output_tok_s\n"
+            f"qwen3-8b,h200,1,none,4,1000,300,{precision},500\n"
+        )
+        fields = only(read(tmp_path, table)).fields
+        assert {n: v for n, v in fields.items() if n == "quantization"} == read_as
+        report = read(tmp_path, table.replace(precision, "fp3"))
+        assert "'fp3'" in report.refused[0][1]
+
+    @pytest.mark.parametrize(
+        ("model", "precision"),
+        [
+            ("RedHatAI/Qwen3-8B-FP8-dynamic", "fp8"),
+            ("nvidia/Llama-3.3-70B-Instruct-FP8", "fp8"),
+            ("openai/gpt-oss-120b", "fp4"),
+        ],
+    )
+    def test_a_quantised_checkpoint_keeps_what_its_files_say(
+        self, tmp_path: Path, model: str, precision: str
+    ) -> None:
+        table = "model,gpu,tp,method,conc,isl,osl,precision,output_tok_s\n"
+        row = only(read(tmp_path, f"{table}{model},h200,1,none,4,1000,300,{precision},500\n"))
+        assert "quantization" not in row.fields
+
     def test_seconds_called_milliseconds(self, tmp_path: Path) -> None:
         wrong = VLLM.replace("995.10", "0.995").replace("20.00", "0.02").replace("4.90", "0.0049")
         assert "seconds, not milliseconds?" in read(tmp_path, wrong).refused[0][1]

@@ -364,7 +364,7 @@ class TestBadInput:
             (["--set=block="], "--set block"),
             (["--set=block=8-4"], "runs backwards"),
             (["--set=block=4", "--set=block=8"], "comes twice"),
-            (["--set=gpu=b200,b20"], "unknown GPU 'b20'. Have: a10, a100"),
+            (["--set=gpu=b200,b20"], "unknown GPU 'b20'. Nearest of "),
             (["--set=acceptance=al:6,la:7"], "unknown acceptance 'la'"),
             (["--set=thinking=maybe"], "neither true nor false"),
             (["--set=conc=1-999", "--set=seed=0-999"], "at most 100,000"),
