@@ -121,8 +121,7 @@ def gdn(library: Library) -> Table:
 def comm(library: Library) -> Table:
     """SGLang's all-reduce inside a CUDA graph, and NCCL; sizes become bytes here.
 
-    The tables count bf16 elements. nccl-tests sizes an all-gather by its whole result, a
-    reduce-scatter and an exchange by what each GPU brings.
+    The tables count bf16 elements. nccl-tests sizes an all-gather by its whole result.
     """
     tally = Tally(library, "comm")
     path = library.newest("comm", "sglang", "custom_allreduce_perf.parquet")
@@ -133,7 +132,6 @@ def comm(library: Library) -> Table:
     path = library.newest("comm", "nccl", "nccl_perf.parquet")
     if path is not None:
         names = {"all_gather": "all_gather", "all_reduce": "all_reduce_nccl"}
-        names |= {"alltoall": "all_to_all", "reduce_scatter": "reduce_scatter"}
         where = {"op_name": list(names), "nccl_dtype": ["half"]}
         rows = read_rows(path, ("op_name", "num_gpus", "message_size", "latency"), where)
         tally.add(path, (((names[op], g), size * BF16_BYTES, t) for op, g, size, t in rows))

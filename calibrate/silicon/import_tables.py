@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dflash_sim.calibrate.silicon import families
-from dflash_sim.calibrate.silicon.activations import quantize
 from dflash_sim.calibrate.silicon.caches import attention_fp8, attention_more
 from dflash_sim.calibrate.silicon.experts import FORMATS as EXPERT_FORMATS
 from dflash_sim.calibrate.silicon.experts import experts, moe
@@ -89,7 +88,7 @@ def import_silicon(
     for what, formats in ((products, PRODUCT_FORMATS), (experts, EXPERT_FORMATS)):
         tell(f"{library.system}: {what.__name__} in {', '.join(formats)}")
         tables += [found for dtype in formats if (found := what(library, dtype)) is not None]
-    for further in (attention_more, attention_fp8, mla, mla_bmm, dsa, quantize):
+    for further in (attention_more, attention_fp8, mla, mla_bmm, dsa):
         tell(f"{library.system}: {further.__name__}")
         one = further(library)
         tables += [] if one is None else [one]

@@ -112,16 +112,12 @@ def open_library(system: str, data_dir: str | Path | None) -> Library:
 
 
 def read_rows(
-    path: Path,
-    columns: Sequence[str],
-    where: Mapping[str, Iterable[object]],
-    *,
-    zero: bool = False,
+    path: Path, columns: Sequence[str], where: Mapping[str, Iterable[object]]
 ) -> list[Row]:
     """Rows of ``path`` as tuples of ``columns``, the last a time; ``where`` lists wanted values.
 
     Old tables have no sliding window: a missing ``window_size`` reads as 0. A time must be above
-    zero, or with ``zero`` not below.
+    zero.
     """
     try:
         import pyarrow as pa
@@ -144,7 +140,7 @@ def read_rows(
         msg = f"cannot read {path}: {str(error).splitlines()[0]}"
         raise UsageError(msg) from error
     rows = list(zip(*read, strict=True))
-    least = 0.0 if zero else MS * US  # shorter than any clock tells
+    least = MS * US  # shorter than any clock tells
     if any(None in row or not least <= row[-1] < inf for row in rows):  # latency comes last
         msg = f"{path} has a time that is not a positive number, or an empty cell"
         raise UsageError(msg)

@@ -43,17 +43,6 @@ def bmm_time(folder: OpFolder, tokens: float, heads: int, step: str, dtype: str)
     return folder.timing("mla_bmm", (seconds, inside and int(key[2]) == heads), "mla_bmm", key)
 
 
-def quantize_time(folder: OpFolder, tokens: float, width: int, dtype: str) -> Timing | None:
-    """Time of the kernel that quantises rows; formats beside FP8 take FP8's, as ``fitted``."""
-    sheets = folder.table("quantize", lambda matrix: matrix.sheets()) or {}
-    sheet = sheets.get(("fp8",))
-    if sheet is None:
-        return None
-    seconds, inside = sheet.at(width, tokens)
-    found = seconds, inside and dtype == "fp8"
-    return folder.timing("quantize", found, "quantize", (dtype, width))
-
-
 def _sheets(matrix: Matrix) -> dict[Key, Sheet]:
     decode, prefill = matrix.sheets(first="decode"), matrix.sheets(first="prefill", power=True)
     both = (("decode", decode), ("prefill", prefill))

@@ -15,7 +15,7 @@ from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.times.attention_table import attention_time
 from dflash_sim.profiles.times.experts_table import experts_time
 from dflash_sim.profiles.times.gemm_table import BF16, gemm_time
-from dflash_sim.profiles.times.latent_table import bmm_time, latent_time, quantize_time
+from dflash_sim.profiles.times.latent_table import bmm_time, latent_time
 from dflash_sim.profiles.times.op_folder import OpFolder
 from dflash_sim.profiles.times.timing import FREE as FREE
 from dflash_sim.profiles.times.timing import Timing as Timing
@@ -228,14 +228,6 @@ class OpTables:
         one = latent_time(self.folder, "dsa", name, heads, prefix, seq)
         return one if one is None or batch == 1 else one.changed(batch * one.seconds, "fitted")
 
-    def quantize(self, *, tokens: float, width: int, dtype: str) -> Timing | None:
-        """Time of the kernel that quantises ``tokens`` rows of ``width`` values for a product.
-
-        :meth:`gemm` holds it already; it is for products that are priced otherwise. FP8 per token
-        was timed; ``fp8_block`` and ``nvfp4`` take the same, as ``fitted``.
-        """
-        return quantize_time(self.folder, tokens, width, dtype)
-
     def gdn_decode(self, *, batch: float, v_heads: int, k_heads: int) -> Timing | None:
         """Time of one gated-delta-rule step for ``batch`` requests, linear between batches."""
         return self._gdn_at("recurrent_decode", 1, batch, v_heads, k_heads)
@@ -261,14 +253,6 @@ class OpTables:
     def all_gather(self, *, nbytes: float, gpus: int) -> Timing | None:
         """Time to gather a result of ``nbytes`` [byte] on every GPU; each brings its share."""
         return self._comm_at("all_gather", nbytes, gpus)
-
-    def reduce_scatter(self, *, nbytes: float, gpus: int) -> Timing | None:
-        """Time to sum ``nbytes`` [byte] of every GPU and leave a share of the sum on each."""
-        return self._comm_at("reduce_scatter", nbytes, gpus)
-
-    def all_to_all(self, *, nbytes: float, gpus: int) -> Timing | None:
-        """Time in which every GPU sends an equal share of its ``nbytes`` [byte] to each other."""
-        return self._comm_at("all_to_all", nbytes, gpus)
 
     def _gdn_at(
         self, kernel: str, seq: float, batch: float, v_heads: int, k_heads: int

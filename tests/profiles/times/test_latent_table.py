@@ -120,22 +120,6 @@ class TestSparse:
         assert gpu.dsa_decode(dtype="bfloat16", **{**asked, "model": "deepseek-v3.2"}) is None
 
 
-class TestSmallKernels:
-    def test_quantising_rows_moves_their_bytes(self, gpu):
-        rate = load_device(gpu.device).mem_bw_byte_s
-        found = gpu.quantize(tokens=16384, width=8192, dtype="fp8")
-        assert found.evidence == "measured"
-        assert 3 * 16384 * 8192 / found.seconds < rate  # read in bf16, written in FP8
-        other = gpu.quantize(tokens=16384, width=8192, dtype="fp8_block")
-        assert (other.seconds, other.evidence) == (found.seconds, "fitted")
-
-    def test_exchanges_of_expert_parallelism(self, gpu):
-        for lookup in (gpu.all_to_all, gpu.reduce_scatter):
-            small, big = (lookup(nbytes=1 << n, gpus=4).seconds for n in (16, 28))
-            assert 0 < small < big
-            assert lookup(nbytes=1 << 20, gpus=1).seconds == 0
-
-
 @pytest.mark.skipif(find_spec("aiconfigurator_core") is None, reason="needs dflash-sim[silicon]")
 def test_mla_with_an_fp8_cache_on_hopper_is_tensorrts():
     import pyarrow.parquet as pq
