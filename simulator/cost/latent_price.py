@@ -1,5 +1,7 @@
 """What the tables say of latent attention, and of a whole layer of its sparse form."""
 
+from dataclasses import replace
+
 from dflash_sim.profiles.times.op_tables import OpTables, Timing
 from dflash_sim.profiles.units import LATENT_HEADS
 from dflash_sim.simulator.cost.latent_ops import (
@@ -55,10 +57,7 @@ def _prefill(t: OpTables, op: MlaPrefill, products_flop_s: float) -> Timing | No
     )
     if timing is None or not op.prefix:
         return timing
-    alone = MlaPrefill(
-        op.name, op.requests, op.seq, 0.0, op.heads, op.qk_dim, op.v_dim, op.precision
-    )
-    more = (op.flops - alone.flops) / products_flop_s
+    more = (op.flops - replace(op, prefix=0.0).flops) / products_flop_s
     return timing.changed(timing.seconds + more, "fitted")
 
 

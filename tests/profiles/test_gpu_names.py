@@ -5,6 +5,7 @@ import pytest
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.profiles.errors import UsageError, close_to
 from dflash_sim.profiles.load import default_node, load_device, names
+from dflash_sim.profiles.times.op_tables import OpTables
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,25 @@ def test_every_gpu_has_a_node_and_says_where_its_numbers_are_from() -> None:
         assert default_node(name).device == name
         assert all(q.source for q in device.quantities.values())
         assert 0.1e12 < device.mem_bw_byte_s < 2e13
+
+
+@pytest.mark.parametrize(
+    ("name", "lender"),
+    [
+        ("gh200", "h200"),
+        ("h800", "h100"),
+        ("h100_pcie", "h100"),
+        ("h100_nvl", "h100"),
+        ("a800", "a100"),
+    ],
+)
+def test_a_gpu_without_tables_borrows_those_of_its_chip(name: str, lender: str) -> None:
+    """It must have none of its own, and be of the same architecture."""
+    device = load_device(name)
+    assert OpTables.load(name) is None
+    assert device.tables_from == lender
+    assert OpTables.load(lender) is not None
+    assert load_device(lender).arch == device.arch
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.networks.mla import Indexer, MlaShape
 from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.releases.engine_sheet import load_engine
-from dflash_sim.profiles.times.op_tables import Timing
+from dflash_sim.profiles.times.op_tables import OpTables, Timing
 from dflash_sim.simulator.cost.latent_ops import (
     IndexerScores,
     MlaBmm,
@@ -93,6 +93,17 @@ def test_a_prefix_is_expanded_with_the_new_tokens() -> None:
     calls = {c.op.name: c.op for c in mixer(DEEPSEEK, Rows(2, 100, 50.0, prefill=True))}
     assert calls["kv_b_proj"].m == 2 * (100 + 50)
     assert calls["q_b_proj"].m == 2 * 100
+
+
+def test_a_prefix_is_paid_by_its_products_on_top_of_the_time_of_the_new_tokens() -> None:
+    tables, rate = OpTables.load("b200"), 1e15
+    assert tables is not None
+    op = MlaPrefill("attention", 1, seq=512, prefix=2048, heads=16, qk_dim=192, v_dim=128)
+    new, both = (latent_timing(tables, x, rate) for x in (replace(op, prefix=0.0), op))
+    assert new is not None
+    assert both is not None
+    scores = 2 * 512 * 2048 * 16 * (192 + 128)
+    assert both.seconds - new.seconds == pytest.approx(scores / rate)
 
 
 def test_sparse_attention_is_bounded_and_its_indexer_is_not() -> None:
