@@ -103,7 +103,10 @@ def names(kind: str, profiles_dirs: Dirs = ()) -> list[str]:
 
 
 def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) -> Path | None:
-    """The first sheet of ``folder`` called ``name`` or with that alias, in any case."""
+    """The first sheet of ``folder`` called ``name`` or with that alias, in any case.
+
+    ``Org/Name`` of a model is also another's upload of the ``Name`` that is known.
+    """
     wanted = name.lower()
     for root in roots(profiles_dirs):
         paths = sorted((root / folder).glob(f"*{suffix}"))
@@ -113,6 +116,9 @@ def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) ->
         for path in paths:
             if wanted in aliases(path):
                 return path
+    owner, slash, bare = wanted.partition("/")
+    if folder == "models" and owner and slash and "/" not in bare:
+        return find_sheet(folder, bare, suffix, profiles_dirs)
     return None
 
 
