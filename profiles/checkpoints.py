@@ -25,7 +25,15 @@ _CONVENTIONS = (
     (r"GPTQ|INT4|4BIT|W4A16\w*|AUTO-?ROUND", "gptq-int4", "gptq-int4"),
     (r"W8A8\w*|INT8", "w8a8", "w8a8"),
 )
+# What FP8 means in names of those who do not publish blocks.
+_FP8_OF = {
+    "nvidia": "fp8-tensor",
+    "redhatai": "fp8-static",
+    "meta-llama": "fp8-channel",
+}
+_OLD_NAMES = {"neuralmagic": "redhatai"}
 _IN_WORDS = {
+    "fp8-static": "FP8 with one scale for each tensor, as RedHatAI publishes it",
     "fp8-channel": "FP8 with a scale for each channel and token",
     "mxfp8": "MXFP8",
     "fp8-block": "FP8 in blocks of 128 x 128, as Qwen and DeepSeek publish it",
@@ -107,7 +115,8 @@ def find_checkpoint(name: str, profiles_dirs: Dirs = ()) -> Checkpoint | None:
     UsageError
         Its name says that it is quantised to what is not priced; in words that name what is.
     """
-    wanted = name.lower().rstrip("/")
+    owner, slash, rest = name.lower().rstrip("/").rpartition("/")
+    wanted = f"{_OLD_NAMES.get(owner, owner)}{slash}{rest}"
     listed = published()
     if wanted in listed:
         return listed[wanted]
@@ -155,8 +164,9 @@ def _scheme(name: str, suffix: str, *, experts: bool) -> str | None:
     """The scheme of :data:`_SHEET` that a suffix usually means; None if it is not priced."""
     for pattern, dense, moe in _CONVENTIONS:
         if re.match(rf"(?:{pattern})(?![A-Z0-9])", suffix):
-            if dense == "fp8-block" and name.lower().startswith("nvidia/"):
-                return "fp8-tensor"
+            owner = name.lower().partition("/")[0]
+            if dense == "fp8-block":
+                return _FP8_OF.get(_OLD_NAMES.get(owner, owner), dense)
             return moe if experts else dense
     return None
 

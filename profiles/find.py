@@ -39,6 +39,9 @@ _SAME_CHIP = re.compile(
     r"sxm\d?|hbm\d?e?|oam|blackwell|hopper|server|edition|gpu|ac|\d+(?:gb?|gib)|accelerator"
 )
 _SIZE_GB = re.compile(r"(?<![\d.])(\d+) ?G(?:i?B)?\b", re.IGNORECASE)
+_COUNTED = re.compile(
+    r"(\d{1,4}) ?[x\u00d7*] ?(\D.*)|(.*\w)(?: ?[x\u00d7*] ?|:)(\d{1,4})", re.IGNORECASE
+)
 _MIG = re.compile(r"\bmig\b|\dg\.\d+gb", re.IGNORECASE)
 
 
@@ -103,7 +106,10 @@ def names(kind: str, profiles_dirs: Dirs = ()) -> list[str]:
 
 
 def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) -> Path | None:
-    """The first sheet of ``folder`` called ``name`` or with that alias, in any case."""
+    """The first sheet of ``folder`` called ``name`` or with that alias, in any case.
+
+    ``Org/Name`` of a model is also another's upload of the ``Name`` that is known.
+    """
     wanted = name.lower()
     for root in roots(profiles_dirs):
         paths = sorted((root / folder).glob(f"*{suffix}"))
@@ -113,6 +119,9 @@ def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) ->
         for path in paths:
             if wanted in aliases(path):
                 return path
+    owner, slash, bare = wanted.partition("/")
+    if folder == "models" and owner and slash and "/" not in bare:
+        return find_sheet(folder, bare, suffix, profiles_dirs)
     return None
 
 
@@ -175,6 +184,7 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
     if path is None:
         if kind == "gpus":
             refuse_unserved(name)
+            _refuse_count(name, profiles_dirs)
         if kind == "models":
             refuse_unmodelled(name)
         singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
@@ -182,6 +192,17 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
         hint = "" if kind not in PAIRED else "Or give the path of its config.json."
         raise unknown(singular, name, names(kind, profiles_dirs), hint)
     return path
+
+
+def _refuse_count(text: str, profiles_dirs: Dirs) -> None:
+    """Refuse several GPUs where the name of one is expected, such as ``8xH100``."""
+    found = _COUNTED.fullmatch(text.strip())
+    gpu = find_gpu(found[2] or found[3], profiles_dirs) if found else None
+    if found is None or gpu is None:
+        return
+    count = int(found[1] or found[4])
+    msg = f"'{text}' is {count} GPUs; give --gpu {gpu.stem} --tp {count}."
+    raise UsageError(msg)
 
 
 def refuse_quantised(kind: str, name: str, profiles_dirs: Dirs = ()) -> None:

@@ -145,13 +145,25 @@ def load_model(name: str, profiles_dirs: Dirs = ()) -> ModelShape:
     """
     held = _checkpoint(name, profiles_dirs)
     if held is None:
-        return _network("models", name, profiles_dirs, parse_model)
+        path, label = find_network("models", name, profiles_dirs)
+        return _with_context(_parse(path, label, parse_model), name, read_sheet(path))
     config = read_sheet(require_sheet("models", held.base, profiles_dirs))
     config["quantization_config"] = dict(held.quantization)
     model = parse_model(config, name=held.name, source=held.source)
     caution = "; ".join(filter(None, (held.assumed, model.caution)))
+    model = _with_context(model, held.name, config)
     context = held.context or model.context
     return replace(model, base=held.base, caution=caution, context=context)
+
+
+def _with_context(model: ModelShape, name: str, sheet: Mapping[str, Any]) -> ModelShape:
+    """The model with the context of the release that is asked for, such as ``2507``.
+
+    Names of one network differ in it; ``_contexts`` has it by a part of the name [token].
+    """
+    contexts = sheet.get("_contexts", {})
+    own = [n for part, n in contexts.items() if part in name.lower()]
+    return replace(model, context=own[0]) if own else model
 
 
 def _checkpoint(name: str, profiles_dirs: Dirs) -> Checkpoint | None:

@@ -101,6 +101,26 @@ class TestByConvention:
         assert "is in no list of checkpoints: its name is taken to say" in model.caution
         assert load_model(model.name).precision == model.precision
 
+    @pytest.mark.parametrize(
+        ("name", "form", "listed"),
+        [
+            ("zai-org/GLM-4.5-Air-FP8", "fp8", True),
+            ("zai-org/GLM-4.6-FP8", "fp8", True),
+            ("neuralmagic/Meta-Llama-3.1-8B-Instruct-FP8", "fp8", True),
+            ("neuralmagic/Qwen3-8B-FP8-dynamic", "fp8", True),
+            ("RedHatAI/Llama-4-Maverick-17B-128E-Instruct-FP8", "fp8", False),
+            ("meta-llama/Llama-4-Maverick-17B-128E-Instruct-FP8", "fp8", False),
+            ("Qwen/Qwen3-14B-FP8", "fp8_block", False),
+        ],
+    )
+    def test_fp8_has_the_scales_of_who_publishes_it(
+        self, name: str, form: str, listed: bool
+    ) -> None:
+        model = load_model(name)
+        assert model.quantized is not None
+        assert {f for _, f in model.quantized.formats} == {form}
+        assert ("is in no list" in model.caution) != listed
+
     def test_nvfp4_is_of_the_experts_where_there_are_some(self) -> None:
         model = load_model("unsloth/Qwen3.5-35B-A3B-NVFP4")
         assert dict(model.precision.modules) == {"experts": "nvfp4"}

@@ -28,6 +28,7 @@ from dflash_sim.profiles.times.op_tables import OpTables
         ("NVIDIA GH200 480GB", "gh200"),  # of which the CPU has 480
         ("NVIDIA B300 SXM6 AC", "b300"),
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx_pro_6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "rtx_pro_6000"),
         ("L40S", "l40s"),
         ("NVIDIA L40", "l40"),
         ("NVIDIA L4", "l4"),
@@ -50,10 +51,22 @@ def test_known_by_the_names_that_tools_print(text: str, sheet: str) -> None:
     assert Names().gpu(f"8x {text}") == (sheet, 8)
 
 
+@pytest.mark.parametrize("text", ["8xH100", "8 x NVIDIA H100 80GB HBM3", "H100x8", "h100:8"])
+def test_a_number_of_gpus_is_told_how_to_ask(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is 8 GPUs; give --gpu h100 --tp 8[.]"):
+        load_device(text)
+
+
+def test_the_nearest_sheet_is_named() -> None:
+    with pytest.raises(UsageError, match=r"'NVIDIA H20-3e'[.] Nearest of \d+: h20, "):
+        load_device("NVIDIA H20-3e")
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "NVIDIA H200 NVL",
+        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
         "NVIDIA H20-3e",
         "RTX 5090 D",
         "RTX 4090 Laptop GPU",

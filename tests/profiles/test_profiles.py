@@ -216,6 +216,25 @@ def test_models_with_a_dflash_drafter_find_it() -> None:
             default_drafter(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "sheet", "context"),
+    [
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3-30b-a3b", 262144),
+        ("Qwen/Qwen3-30B-A3B", "qwen3-30b-a3b", 40960),
+        ("moonshotai/Kimi-K2-Instruct-0905", "kimi-k2-instruct", 262144),
+        ("Qwen/QwQ-32B", "qwen2.5-32b", 40960),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", "qwen2.5-14b", 131072),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "llama-3.3-70b", 131072),
+        ("MiniMaxAI/MiniMax-M2.1", "minimax-m2.5", 196608),
+        ("unsloth/Qwen3-8B", "qwen3-8b", 40960),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b", 131072),
+    ],
+)
+def test_other_names_of_a_network(name: str, sheet: str, context: int) -> None:
+    model = load_model(name)
+    assert (model.name, model.context) == (sheet, context)
+
+
 def test_a_long_list_of_names_is_cut_to_the_nearest() -> None:
     with pytest.raises(UsageError) as caught:
         load_model("meta-llama/Llama-5-70B")
