@@ -53,7 +53,7 @@ def refuse_unmodelled(text: str) -> None:
         With what of the family is not, and where the models are listed that can be asked for.
     """
     wanted = text.rstrip("/").rpartition("/")[2].lower()
-    for name, family in _rows("models/unmodelled.csv"):
+    for name, family in _rows("unmodelled.csv"):
         if re.match(rf"{re.escape(name)}(?![^-_])", wanted):
             msg = (
                 f"'{text}' is known but not modelled yet: it has {NOT_MODELLED[family]}. "

@@ -265,11 +265,13 @@ def _too_big(
 def _narrower(device: Device, model: ModelShape, tp: int, room: float) -> str | None:
     """What to ask for so that the weights fit in ``room`` bytes of a GPU, the widest of it."""
     for flag, other in _others(model):
+        own = other.quantized
+        assert own is not None  # each of them is in another format
         try:
-            formats = on_gpu(other.quantized.formats, arch=device.arch, gpu=device.name)
+            formats = on_gpu(own.formats, arch=device.arch, gpu=device.name)
         except UsageError:
             continue  # no kernels there
-        small = replace(other, quantized=replace(other.quantized, formats=formats))
+        small = replace(other, quantized=replace(own, formats=formats))
         vision = small.vision_weight_bytes(tp, small.precision)
         if small.weight_bytes(tp, small.precision) + vision < room:
             return flag

@@ -57,7 +57,9 @@ def test_so_does_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["predict", *asked, "--format", "jsonl"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert found["devices/b200.toml"] == 1
-    assert {name: n for name, n in found.items() if n > 1 and not name.endswith(".csv")} == {}
+    # Operator tables are read for their times and for the hash of their bytes, which a row states.
+    once = {name: n for name, n in found.items() if not name.startswith("ops/")}
+    assert {name: n for name, n in once.items() if n > 1 and not name.endswith(".csv")} == {}
 
 
 def test_without_a_look_it_is_read_each_time() -> None:
