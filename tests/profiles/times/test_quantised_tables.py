@@ -98,7 +98,7 @@ class TestExperts:
                     found = gpu.moe(tokens=64, tp=tp, ep=ep, dtype=dtype, **EVEN, **model)
                     each = 3 * model["hidden"] * model["inter"] / (tp * ep)
                     read = BYTES[dtype] * each * min(model["experts"], 64 * model["top_k"])
-                    assert read / found.seconds < rate
+                    assert read / found.seconds < 1.005 * rate  # three digits are kept
 
     def test_more_tokens_are_not_cheaper_beyond_noise(self, gpu):
         for model in (QWEN_397B, DEEPSEEK, KIMI):
