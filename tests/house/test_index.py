@@ -121,7 +121,7 @@ COVERED = {
     "simulator/cost/test_methods": ["cycle"],
     "simulator/cost/test_passes": ["layers ops"],
     "simulator/cost/test_price": ["parts step_table"],
-    "simulator/test_number_formats": ["simulator/cost: op_formats"],
+    "simulator/test_number_formats": ["simulator/cost: op_formats", "scale_blocks"],
     "simulator/engine/test_leap": ["leap_clock"],
     "simulator/engine/test_metrics": ["records"],
     "simulator/fleet/test_fleet": ["replica"],
