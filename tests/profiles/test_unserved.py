@@ -50,6 +50,8 @@ def test_a_model_of_a_family_that_is_not_modelled_says_what_is_not(name: str, wh
 
 
 def test_no_model_with_a_sheet_is_refused() -> None:
+    with pytest.raises(UsageError):
+        refuse_unmodelled("kimi-k3")
     for name in names("models"):
         refuse_unmodelled(name)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.networks.quantized import read
+from dflash_sim.profiles.networks.quantized import Quantized, read
 
 _SCALARS = st.sampled_from((None, True, -1, 4, 8.0, 16, 128, "4", "int", "Linear", "NVFP4", "re:("))
 _VALUES = st.recursive(
@@ -104,4 +104,5 @@ def test_a_value_of_another_type_is_named(said: dict[str, Any], complaint: str) 
 @given(_miswritten())
 def test_any_value_is_read_or_refused(said: dict[str, Any]) -> None:
     with suppress(UsageError):
-        read(_config(**said), name="x")
+        found = read(_config(**said), name="x")
+        assert found is None or isinstance(found, Quantized)
