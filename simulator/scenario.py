@@ -26,6 +26,7 @@ from dflash_sim.profiles.formats import PLAIN as PLAIN_FORMAT
 from dflash_sim.profiles.formats import format_of, kv_format, quantization_name
 from dflash_sim.profiles.load import find_sheet
 from dflash_sim.profiles.precision import STATE_DTYPES
+from dflash_sim.profiles.quantization.statements import INSTEAD, NOT_PRICED, not_priced
 from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
 from dflash_sim.profiles.releases.engine_versions import match_engine
 from dflash_sim.profiles.releases.memory_rules import STRATEGIES
@@ -80,6 +81,10 @@ def _known_precision(name: str) -> str:
 
 
 def _known_quantization(name: str) -> str:
+    method = name.strip().casefold()
+    if method in NOT_PRICED:
+        msg = f"--quantization {name} is {not_priced(method)}; {INSTEAD}, or give fp8."
+        raise PydanticCustomError(_UNKNOWN, msg)
     return _named(quantization_name, name)
 
 

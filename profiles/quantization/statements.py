@@ -28,7 +28,7 @@ _KV = {"FP8": "fp8", "NVFP4": "nvfp4"}
 _KV_BITS = ((8, "FP8"), (4, "NVFP4"))
 _NO_KV = {"", "NONE", "AUTO"}  # ways to say that keys and values are not quantised
 # Methods that SGLang or others know, and whose kernels are in no table.
-_NOT_PRICED = {
+NOT_PRICED = {
     "bitsandbytes": "bitsandbytes",
     "gguf": "GGUF",
     "quark": "AMD Quark",
@@ -43,6 +43,7 @@ _NOT_PRICED = {
 }
 _GROUP = 16  # of NVFP4
 _WHOLE = 16  # bits of a module that is not quantised
+INSTEAD = "ask for its FP8, NVFP4, AWQ or GPTQ checkpoint"
 _GROUPS = {32: "int4_g32", 64: "int4_g64", 128: "int4"}
 _LISTS = ("exclude_modules", "ignore", "modules_to_not_convert", "ignored_layers")
 
@@ -174,13 +175,18 @@ def stated(fields: Mapping[str, Any], *, name: str, file: str) -> Statement | No
         silent = "quant_algo" if method else "quant_method nor quant_algo"
         what = f"it is quantised by halves: the object names no {silent}"
         raise said.refuse(what, f"expected one of {', '.join(_READERS)}")
-    if key in _NOT_PRICED:
-        what = f"it is quantised with {_NOT_PRICED[key]}, whose kernels are in no table"
-        raise said.refuse(what, "ask for its FP8, NVFP4, AWQ or GPTQ checkpoint")
+    if key in NOT_PRICED:
+        what = f"it is quantised with {not_priced(key)}"
+        raise said.refuse(what, INSTEAD)
     if key not in _READERS:
         kind = f"quant_method of {name}"
         raise unknown(kind, key, _READERS)
     return _READERS[key](said)
+
+
+def not_priced(method: str) -> str:
+    """Say which method has no times, by its name in :data:`NOT_PRICED`."""
+    return f"{NOT_PRICED[method]}, whose kernels are in no table"
 
 
 def _modelopt(said: _Said, algo: str, method: str) -> Statement:

@@ -664,6 +664,8 @@ MISTAKES = [
     ("--dataset humanevl", 2, ["unknown dataset 'humanevl'", "mean humaneval?", "mt-bench"]),
     ("--method dflsh", 2, ["unknown method 'dflsh'", "did you mean dflash?", "eagle3"]),
     ("--engine sglang", 2, ["unknown engine", "did you mean sglang-0.5"]),
+    ("--quantization gguf", 2, ["GGUF, whose kernels are in no table", "AWQ or GPTQ checkpoint"]),
+    ("--quantization bitsandbytes", 2, ["bitsandbytes, whose kernels are in no table"]),
     ("--engine-mode v3", 2, ["unknown engine mode 'v3'", "Have: v1, v2, v2-sync"]),
     ("--attention-backend flashinfr", 2, ["unknown attention backend", "did you mean flashinfer?"]),
     ("--preset lmsys", 2, ["unknown preset", "did you mean lmsys-2026-06-15"]),

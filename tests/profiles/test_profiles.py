@@ -46,7 +46,7 @@ TOMLS = sorted(
     for kind in ("gpus", "nodes", "datasets")
     for p in (BUILT_IN / FOLDERS[kind][0]).glob("*.toml")
 )
-JSONS = sorted([*(BUILT_IN / "models").glob("*"), *(BUILT_IN / "drafters").glob("*")])
+JSONS = sorted([*(BUILT_IN / "models").glob("*.json"), *(BUILT_IN / "drafters").glob("*.json")])
 CARDS = {"gsm8k", "math500", "humaneval", "mbpp", "mt-bench"}
 
 
