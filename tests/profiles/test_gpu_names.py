@@ -123,7 +123,9 @@ def test_every_gpu_has_a_node_and_says_where_its_numbers_are_from() -> None:
         ("h800", "h100"),
         ("h100_pcie", "h100"),
         ("h100_nvl", "h100"),
+        ("h20", "h200"),
         ("a800", "a100"),
+        ("a100_pcie", "a100"),
     ],
 )
 def test_a_gpu_without_tables_borrows_those_of_its_chip(name: str, lender: str) -> None:
