@@ -92,6 +92,8 @@ def refusal(cells: Cells, names: Names, read: dict[str, OpTables]) -> str | None
     read
         Tables by GPU, which grow: reading them takes longer than the rest.
     """
+    if not cells["gpu"]:
+        return "the source names no GPU"
     try:
         said = read_conditions({k: v for k, v in cells.items() if k not in _NOT_ASKED}, names)
         scenario = Scenario.parse(**said.fields, build=cells["build"] or None)
