@@ -258,7 +258,7 @@ class TestTables:
         reasons = [reason for _, reason in report.refused]
         assert [reason.split("'")[0] for reason in reasons] == [
             "column drafter: ",
-            "column gpu: unknown GPU ",
+            "column gpu: ",
             "engine ",
         ]
 
@@ -287,7 +287,7 @@ class TestTables:
 
     @pytest.mark.parametrize(
         "text",
-        ["H100 PCIe", "A100-80GB PCIe", "GH200 144GB", "A100 40GB", "MI250X x4", "B200 or H200"],
+        ["V100 PCIe", "GH200 144GB", "A100 40GB", "MI250X x4", "B200 or H200"],
     )
     def test_other_machines_are_refused(self, text: str) -> None:
         with pytest.raises(UsageError, match=text):

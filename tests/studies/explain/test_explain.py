@@ -435,4 +435,5 @@ def test_scenario_options_are_those_of_predict(name: str) -> None:
         assert there[field].opts == here[field].opts
     context: Any = None
     found = there["gpu"].shell_complete(context, "b200,h1")
-    assert [getattr(item, "value", item) for item in found] == ["b200,h100", "b200,h100_nvl"]
+    kinds = ["b200,h100", "b200,h100_nvl", "b200,h100_pcie"]
+    assert [getattr(item, "value", item) for item in found] == kinds

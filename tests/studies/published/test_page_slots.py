@@ -33,6 +33,7 @@ ON_NO_PAGE = {
     "GH200 closed loop, every row",
     "held out by model: by model",
     "32 clients from one: plain decoding beside peers",
+    "sample refused",
 }
 
 
@@ -67,7 +68,8 @@ def test_every_table_is_on_a_page() -> None:
     assert len(tables) > 40
     on_pages = "\n".join(TEXTS.values())
     missing = {title for title, table in tables.items() if table.markdown() not in on_pages}
-    assert missing == ON_NO_PAGE
+    own = {title for title in missing if title.startswith("32 clients from its own one: ")}
+    assert missing - own == ON_NO_PAGE
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
