@@ -166,11 +166,11 @@ def test_study_reproduces_all_of_its_output() -> None:
 
 
 @pytest.mark.slow
-def test_all_card_rows_within_eight_percent() -> None:
-    """112 rows, one run each: MAPE below 8 %."""
+def test_all_card_rows_within_ten_percent() -> None:
+    """112 rows, one run each, with constants that no row had a say in: MAPE below 10 %."""
     size = [abs(o.error) for o in evaluate(card_rows(), runs=1)]
     assert len(size) == 112
-    assert sum(size) / len(size) < 0.08
+    assert sum(size) / len(size) < 0.10
 
 
 # -- what may stand beside a published number
