@@ -10,7 +10,7 @@ from math import log
 from dflash_sim.calibrate.silicon.families import ATTENTION
 from dflash_sim.calibrate.silicon.source import Library, Row, read_rows
 from dflash_sim.calibrate.silicon.table import Key, Table, Tally
-from dflash_sim.calibrate.silicon.thinning import sheet_miss, thinned
+from dflash_sim.calibrate.silicon.thinning import thinned_phases
 from dflash_sim.profiles.times.attention_table import BACKENDS
 
 # (heads, KV heads, head width, window) before sharding: Llama 405B, Qwen2.5-7B, Qwen3-235B,
@@ -103,14 +103,9 @@ def _attention(
 
     keys = ("phase", "backend", "heads", "kv_heads", "head_dim", "window", "batch")
     table = tally.table(keys, "len", bytes_read, at_most_byte_s=library.memory_byte_s)
-    kept: dict[Key, dict[int, float]] = {}
-    misses = {}
-    for phase in FILES:
-        every = {key: row for key, row in table.times.items() if key[0] == phase}
-        few = {key: row for key, row in every.items() if key[-1] in BATCHES[phase]}
-        few = thinned(few, LENGTHS[phase])
-        misses[f"{family}.{phase}"] = sheet_miss(every, few, power=phase == "prefill")
-        kept |= few
+    kept, misses = thinned_phases(
+        table.times, family, across=BATCHES, along=LENGTHS, power=("prefill",)
+    )
     return replace(table, times=kept, misses=misses, digits=3)
 
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from statistics import median
 
 from dflash_sim.calibrate.silicon.source import LETTERS, Library, Row, read_rows
-from dflash_sim.calibrate.silicon.table import Key, Table, Tally, Times
-from dflash_sim.calibrate.silicon.thinning import sheet_miss, thinned, thinning_miss
+from dflash_sim.calibrate.silicon.table import Key, Table, Tally
+from dflash_sim.calibrate.silicon.thinning import thinned, thinned_phases, thinning_miss
 from dflash_sim.profiles.units import MS, US
 
 OTHER_WORK = 1.4  # median over long calls, of a framework's time by another's
@@ -64,14 +64,9 @@ def mla(library: Library) -> Table | None:
     if not tally.times:
         return None
     table = tally.table(("phase", "kv_dtype", "heads", "batch"), "len")
-    kept: Times = {}
-    misses = {}
-    for phase in FILES:
-        every = {key: row for key, row in table.times.items() if key[0] == phase}
-        few = {key: row for key, row in every.items() if key[-1] in BATCHES[phase]}
-        few = thinned(few, LENGTHS[phase])
-        misses[f"mla.{phase}"] = sheet_miss(every, few, power=phase == "prefill")
-        kept |= few
+    kept, misses = thinned_phases(
+        table.times, "mla", across=BATCHES, along=LENGTHS, power=("prefill",)
+    )
     notes = {**table.notes, "did_other_work": swapped}
     return replace(table, times=kept, notes=notes, misses=misses, digits=3)
 
@@ -107,15 +102,8 @@ def dsa(library: Library) -> Table | None:
     if not tally.times:
         return None
     table = tally.table(("phase", "model", "dtype", "kv_dtype", "heads", "across"), "len")
-    kept: Times = {}
-    misses = {}
-    for phase in FILES:
-        every = {key: row for key, row in table.times.items() if key[0] == phase}
-        across = BATCHES["decode"] if phase == "decode" else PREFIXES
-        few = {key: row for key, row in every.items() if key[-1] in across}
-        few = thinned(few, LENGTHS[phase])
-        misses[f"dsa.{phase}"] = sheet_miss(every, few)
-        kept |= few
+    across = {**BATCHES, "prefill": PREFIXES}
+    kept, misses = thinned_phases(table.times, "dsa", across=across, along=LENGTHS)
     return replace(table, times=kept, misses=misses, digits=3)
 
 

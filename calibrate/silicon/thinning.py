@@ -53,6 +53,33 @@ def sheet_miss(times: Times, kept: Times, *, power: bool = False) -> Miss:
     return Miss.of(pairs)
 
 
+def thinned_phases(
+    times: Times,
+    family: str,
+    *,
+    across: Mapping[str, Collection[int]],
+    along: Mapping[str, Collection[int]],
+    power: Collection[str] = (),
+) -> tuple[Times, dict[str, Miss]]:
+    """Thin rows whose first key is a phase; return those kept, and the misses by phase.
+
+    Parameters
+    ----------
+    family : what the misses are called, before the phase
+    across, along : the last keys and the sizes to keep, by phase
+    power : phases whose lines are straight in logarithms
+    """
+    kept: Times = {}
+    misses = {}
+    for phase, wanted in across.items():
+        every = {key: row for key, row in times.items() if key[0] == phase}
+        few = {key: row for key, row in every.items() if key[-1] in wanted}
+        few = thinned(few, along[phase])
+        misses[f"{family}.{phase}"] = sheet_miss(every, few, power=phase in power)
+        kept |= few
+    return kept, misses
+
+
 def _grouped(times: Times) -> dict[Key, dict[int, dict[int, float]]]:
     found: dict[Key, dict[int, dict[int, float]]] = {}
     for (*name, across), row in times.items():
