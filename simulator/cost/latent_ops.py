@@ -143,10 +143,6 @@ class IndexerScores:
     key_bytes: float
     precision: Precision = BF16
 
-    def at(self, ctx: float) -> "IndexerScores":
-        """Return these scores over another context."""
-        return replace(self, ctx=ctx)
-
     @property
     def scores(self) -> float:
         """Pairs of a query row and a token."""
@@ -175,10 +171,6 @@ class SparseAttention:
     rope: int
     topk: int
     precision: Precision = BF16
-
-    def at(self, ctx: float) -> "SparseAttention":
-        """Return this attention over another context."""
-        return replace(self, ctx=ctx)
 
     @property
     def read(self) -> float:
@@ -228,7 +220,7 @@ class SparseModule:
     def at(self, ctx: float) -> "SparseModule":
         """Return this layer over another context."""
         moved = tuple(
-            op.at(ctx) if isinstance(op, IndexerScores | SparseAttention) else op
+            replace(op, ctx=ctx) if isinstance(op, IndexerScores | SparseAttention) else op
             for op in self.parts
         )
         return replace(self, ctx=ctx, parts=moved)

@@ -182,8 +182,7 @@ class CostModel:
         """
         if self.tables is None:
             return False
-        for form in (op.precision.weights, *format_of(op.precision.weights).like):
-            twin = replace(op, precision=replace(op.precision, weights=form))
+        for form, twin in ((op.precision.weights, op), *twins(op)):
             if self._read(self.tables, twin) is not None:
                 return bool(format_of(form).quantises)
         return False
