@@ -18,7 +18,7 @@ from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.servers import given, judged
-from dflash_sim.studies.published.serving_rows import peers_of, serving_rows
+from dflash_sim.studies.published.serving_rows import peers_of, quantization_of, serving_rows
 from dflash_sim.studies.show.figures import percent, signed
 from dflash_sim.studies.show.plain_table import Table
 
@@ -32,7 +32,6 @@ MATCHED, CORE, ALL, SPECULATIVE = "newest Qwen3.5", "core", "all without specula
 _MATCHED_BUILDS = ("0.5.10.post1", "nightly-dev-20260402-d7256eb6")
 _CORE_SINCE = "2026-02"
 LENGTH = 2.0  # accept length that a row is asked with where none is recorded [token]
-_FORMATS = {"fp8": "FP8", "modelopt_fp4": "NVFP4"}
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,10 @@ def sets_of(o: Observation) -> list[str]:
 
 def precision_of(o: Observation) -> str:
     """Return the format of the weights, as tables write it."""
-    model = str(o.fields["model"]).lower()
-    named = next((word for word in ("fp8", "nvfp4") if word in model), None)
-    if named is None and "fp4" in model:
-        named = "nvfp4"
-    if named is None and "deepseek" in model:
-        named = "fp8"  # of the checkpoint itself
-    own = _FORMATS.get(str(o.fields.get("quantization")), "bf16")
-    return named.upper() if named else own
+    name = quantization_of(o)
+    if name is None:
+        return "bf16"
+    return "NVFP4" if "fp4" in name else "FP8"
 
 
 def _about(o: Observation) -> dict[str, object]:

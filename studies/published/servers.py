@@ -19,7 +19,6 @@ from dflash_sim.calibrate.fit.servers import with_levels
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.servers import measured_on
 from dflash_sim.jobs.pool import Pool
-from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS
@@ -27,7 +26,12 @@ from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.compare.validate_question import published
-from dflash_sim.studies.published.serving_rows import grouped, open_rows, rows_that_test
+from dflash_sim.studies.published.serving_rows import (
+    grouped,
+    open_rows,
+    quantization_of,
+    rows_that_test,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,17 +74,14 @@ class Straight:
 def elsewhere(engine: EngineSheet) -> list[Row]:
     """Every open bf16 row of other servers that can be simulated, with its owner.
 
+    Quantised rows are another study's, which predicts them unfitted.
+
     Accept lengths that a source prints are given: drafters of other releases were others.
     """
     old = [o for o in published().observations if not engine.is_home(o.build)]
     old = [o for o in old if o.fields.get("dataset") not in UNTESTED]
-    plain = [given(o) for o in (*old, *open_rows(doubtful=False)) if not _quantised(o)]
+    plain = [given(o) for o in (*old, *open_rows(doubtful=False)) if quantization_of(o) is None]
     return [row for row in rows_of(plain, engine, owners=True)[0] if row.elsewhere]
-
-
-def _quantised(o: Observation) -> bool:
-    """Return True if the weights are quantised: another study has those rows, unfitted."""
-    return load_model(str(o.fields["model"])).quantized is not None or "quantization" in o.fields
 
 
 def given(o: Observation) -> Observation:
@@ -146,7 +147,7 @@ class LeftOut:
 
 def tests(engine: EngineSheet) -> list[Row]:
     """Every bf16 row that only tests."""
-    plain = [given(o) for o in rows_that_test() if not _quantised(o)]
+    plain = [given(o) for o in rows_that_test() if quantization_of(o) is None]
     return rows_of(plain, engine)[0]
 
 

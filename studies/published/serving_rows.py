@@ -20,6 +20,7 @@ from dflash_sim.calibrate.observations.servers import (
     measured_on,
     role_of,
 )
+from dflash_sim.profiles.load import load_model
 from dflash_sim.studies.compare.validate_question import published
 
 T = TypeVar("T")
@@ -65,6 +66,15 @@ def open_rows(*, doubtful: bool = True) -> tuple[Observation, ...]:
 def rows_that_test() -> tuple[Observation, ...]:
     """Return the rows that only test."""
     return tuple(row for row in serving_rows() if role_of(row) == TEST)
+
+
+def quantization_of(row: Observation) -> str | None:
+    """Return SGLang's name for the precision of a row's weights; None if they are in bf16.
+
+    A checkpoint's own files say it, else the flag of the launch.
+    """
+    own = load_model(str(row.fields["model"])).quantized
+    return own.name if own else row.fields.get("quantization")
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
