@@ -31,7 +31,7 @@ from dflash_sim.profiles.networks.hf_config import (
     parse_eagle3,
     parse_model,
 )
-from dflash_sim.profiles.one_look import seen
+from dflash_sim.profiles.one_look import made, seen
 from dflash_sim.profiles.other_drafters import refuse_other_kind
 from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.quantity_sheet import QuantitySheet
@@ -72,6 +72,10 @@ _Row = TypeVar("_Row", AcceptancePoint, SurvivalPoint, PublishedPoint)
 
 def load_device(name: str, profiles_dirs: Dirs = ()) -> Device:
     """The GPU called ``name``, such as ``b200``."""
+    return made(("gpu", name, tuple(profiles_dirs)), lambda: _device(name, profiles_dirs))
+
+
+def _device(name: str, profiles_dirs: Dirs) -> Device:
     sheet = QuantitySheet(require_sheet("gpus", name, profiles_dirs))
     _check_size(name, sheet)
     return Device(
@@ -143,6 +147,10 @@ def load_model(name: str, profiles_dirs: Dirs = ()) -> ModelShape:
 
     A quantised checkpoint of a model that has a sheet is known by its own name too.
     """
+    return made(("model", name, tuple(profiles_dirs)), lambda: _model(name, profiles_dirs))
+
+
+def _model(name: str, profiles_dirs: Dirs) -> ModelShape:
     held = _checkpoint(name, profiles_dirs)
     if held is None:
         path, label = find_network("models", name, profiles_dirs)

@@ -4,7 +4,7 @@ A prediction looks a sheet up in many places. Outside a block every reading is a
 a process that lives on gets what the files say now.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 _Parsed = TypeVar("_Parsed")
-Looks: TypeAlias = dict[tuple[Path, str], object]  # by file and by who reads it
+Looks: TypeAlias = dict[Hashable, object]  # by file and by who reads it
 _SEEN: ContextVar[Looks | None] = ContextVar("seen", default=None)
 
 
@@ -52,3 +52,13 @@ def seen(path: Path, read: Callable[[Path], _Parsed], *, frozen: bool = False) -
         before[look] = read(path)
     found: _Parsed = before[look] if frozen else deepcopy(before[look])  # type: ignore[assignment]
     return found
+
+
+def made(what: Hashable, make: Callable[[], _Parsed]) -> _Parsed:
+    """Return what ``make`` returns, or returned before in this look; nobody may change it."""
+    before = _SEEN.get()
+    if before is None:
+        return make()
+    if what not in before:
+        before[what] = make()
+    return before[what]  # type: ignore[return-value]

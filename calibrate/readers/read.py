@@ -15,6 +15,7 @@ from dflash_sim.calibrate.observations.observation import ALIASES, Observation, 
 from dflash_sim.calibrate.readers.files import Reading, TableText
 from dflash_sim.calibrate.readers.tools import KNOWN, TOOLS
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
+from dflash_sim.profiles.one_look import one_look
 from dflash_sim.simulator.scenario import Scenario
 
 __all__ = ["KNOWN", "TOOLS", "Source", "read_observations"]
@@ -39,8 +40,13 @@ def read_observations(
     UsageError
         An assumption names no scenario field, GPU or model. Files never raise.
     """
+    with one_look():
+        return _read(sources, assume or {})
+
+
+def _read(sources: Sequence[Source], assume: Mapping[str, Any]) -> ReadReport:
     names = Names()
-    standing = _assumptions(assume or {}, names)
+    standing = _assumptions(assume, names)
     reading = Reading(names)
     twins = Counter(source.name for source in sources)
     for source in sources:

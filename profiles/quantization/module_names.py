@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from dflash_sim.profiles.errors import UsageError
 
@@ -100,7 +101,7 @@ class Patterns:
 
     def match(self, path: str) -> bool:
         """Return True if one of them is ``path`` or a module that it is in."""
-        return any(run in self._plain for run in _runs(path)) or any(
+        return not self._plain.isdisjoint(_runs(path)) or any(
             p.match(path) or p.match(f"model.{path}") for p in self._for(path)
         )
 
@@ -138,14 +139,16 @@ def _compiled(text: str, name: str) -> re.Pattern[str]:
         raise UsageError(msg) from error
 
 
-def _runs(path: str) -> Iterator[str]:
+@lru_cache(maxsize=1 << 13)  # the paths of a deep network; every list of modules asks for them
+def _runs(path: str) -> tuple[str, ...]:
     """Every run of whole words of a dotted path; those of a layer begin with its number."""
     words = path.split(".")
-    for first in range(len(words)):
-        if first and words[first] == "layers":  # of the MTP module, which has a count of its own
-            continue
-        for last in range(first + 1, len(words) + 1):
-            yield ".".join(words[first:last])
+    return tuple(
+        ".".join(words[first:last])
+        for first in range(len(words))
+        if not first or words[first] != "layers"  # of the MTP module, which has its own count
+        for last in range(first + 1, len(words) + 1)
+    )
 
 
 def unknown_names(names: Sequence[str], *, family: str, depth: int) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import dflash_sim.profiles
 from dflash_sim.cli import run
 from dflash_sim.profiles.find import read_sheet
-from dflash_sim.profiles.load import load_published
+from dflash_sim.profiles.load import load_model, load_published
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
@@ -94,3 +94,10 @@ def test_a_file_that_cannot_be_read_is_told_each_time(tmp_path: Path) -> None:
         for _ in range(2):
             with pytest.raises(Exception, match="cannot read"):
                 read_sheet(tmp_path / "missing.toml")
+
+
+def test_a_network_is_built_once_in_a_look_and_anew_in_the_next() -> None:
+    with one_look():
+        model = load_model("qwen3-8b")
+        assert load_model("qwen3-8b") is model
+    assert load_model("qwen3-8b") is not model
