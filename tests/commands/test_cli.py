@@ -78,9 +78,8 @@ class TestAnswers:
         assert row["output_throughput"] > row["baseline_output_throughput"] > 0
 
     def test_same_seed_same_bytes(self, answer: Answer) -> None:
-        for form in ("json", "csv", "table"):
-            line = f"predict {SMALL} --rate 40 --seed 7 --format {form}"
-            assert answer(line) == answer(line)
+        line = f"predict {SMALL} --rate 40 --seed 7 --format json"
+        assert answer(line) == answer(line)
         assert answer(line)[1] != answer(line.replace("--seed 7", "--seed 8"))[1]
 
     def test_csv_has_the_columns_of_the_schema(self, answer: Answer) -> None:

@@ -290,6 +290,7 @@ class TestSimulator:
         assert max(np.abs(found.errors)) < 1e-3
         assert min(found.learned.values()) > 0.99
 
+    @pytest.mark.slow
     def test_a_constant_that_may_not_move_is_missed(self) -> None:
         """A cost per request that the fit takes for granted, twenty times too small there."""
         engine, name = small_engine(), "cycle_residue_per_request"

@@ -118,6 +118,7 @@ def test_a_profile_is_whole_and_read_back(tmp_path: Path, fast: None) -> None:
         assert profile.timing(op) is not None or costs_nothing(op)
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on(tmp_path: Path, fast: None) -> None:
     path, seen = tmp_path / "m.profile", []
 

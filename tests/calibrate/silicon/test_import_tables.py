@@ -249,6 +249,7 @@ def test_versions_sort_as_people_read_them():
     assert version_key("0.5.6.post2") > version_key("0.5.6")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("aiconfigurator_core") is None, reason="needs dflash-sim[silicon]")
 @pytest.mark.parametrize("system", ["b200_sxm", "l40s"])
 def test_shipped_tables_are_what_the_importer_writes(system, tmp_path):

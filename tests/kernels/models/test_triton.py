@@ -67,5 +67,6 @@ def check_cycle() -> None:
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_cycle_on_triton_kernels() -> None:
     interpret(__file__, "check_cycle")

@@ -72,9 +72,10 @@ def check_table(done: "subprocess.CompletedProcess[str]", kernels: set[str]) -> 
     ("only", "kernels"),
     [
         pytest.param(["--only", "MoE 35B 64"], MOE, id="mixture of experts"),
-        pytest.param([], KERNELS, id="every case", marks=pytest.mark.slow),
+        pytest.param([], KERNELS, id="every case"),
     ],
 )
+@pytest.mark.slow
 def test_compiles(tmp_path: Path, only: list[str], kernels: set[str]) -> None:
     module = ("-m", "dflash_sim.kernels.triton.compile_check")
     check_table(in_a_process_that_compiles(tmp_path, *module, *only), kernels)

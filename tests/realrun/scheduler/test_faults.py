@@ -183,9 +183,8 @@ def gone(group: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize(
-    "stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_scheduler(stop: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C reaches the whole group and ends with what was done; a kill leaves no orphan."""
     with subprocess.Popen(

@@ -82,7 +82,8 @@ def p_value(seen: Counter[tuple[int, int]]) -> float:
     return float(stats.chisquare(got, want).pvalue)
 
 
-@pytest.mark.parametrize("method", [pytest.param("none", marks=pytest.mark.slow), "dflash"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["none", "dflash"])
 def test_pairs_of_tokens_are_distributed_as_the_targets(method: str) -> None:
     assert p_value(drawn(method)) > 1e-3
 

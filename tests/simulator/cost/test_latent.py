@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.profiles.load import load_device
@@ -126,6 +126,7 @@ def test_a_layer_that_shares_an_indexer_does_not_grow_with_the_context() -> None
     assert short < seconds(SPARSE, Rows(8, 1, 4096.0))
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 64), st.integers(1, 8), st.floats(0, 100_000))
 def test_more_of_anything_costs_no_less(requests: int, rows: int, ctx: float) -> None:
     for shape in (DEEPSEEK, SPARSE):

@@ -60,6 +60,7 @@ def test_leap_is_the_event_engine(system: System) -> None:
     same(system)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(systems(mode="v2", long=True))
 def test_long_leaps_are_the_event_engine(system: System) -> None:

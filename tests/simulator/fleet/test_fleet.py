@@ -164,7 +164,7 @@ def test_a_fleet_is_event_engines_behind_a_router(router: str, fleet: tuple[Syst
 
 
 @pytest.mark.parametrize("router", ROUTERS)
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(fleet=fleets(kv=True))
 def test_tight_kv_is_decided_alike(router: str, fleet: tuple[System, int]) -> None:
     """Admission step by step as the event engine does it, and the first retraction is seen."""

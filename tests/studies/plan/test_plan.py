@@ -171,6 +171,7 @@ def test_verdicts_are_those_of_event_engines(slow: float) -> None:
         assert met == all(share >= 1 - budget for share in two.share.values())
 
 
+@pytest.mark.slow
 def test_the_answer_does_not_depend_on_the_processes() -> None:
     question = asked(60.0, Slo(tpot_s=0.02, ttft_s=1.0), n=100, servers=SERVERS[1:3])
     assert to_json(plan(question, jobs=1)) == to_json(plan(question, jobs=2))
@@ -447,6 +448,7 @@ def test_data_are_strict_json_and_complete(capsys: pytest.CaptureFixture[str]) -
     assert [c["index"] for c in found["candidates"]] == list(range(4))
 
 
+@pytest.mark.slow
 def test_a_mode_that_plain_decoding_is_not_planned_in_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -340,6 +340,7 @@ def sample() -> pd.DataFrame:
     return gh200.errors_of(evaluate(gh200.rows()[::8], runs=1))
 
 
+@pytest.mark.slow
 def test_errors_of_the_closed_loop() -> None:
     """Plain decoding within 20 % of every row; drafting within 60 %, which the page explains."""
     plain = sample()["method"] == "none"

@@ -138,6 +138,7 @@ def sample() -> pd.DataFrame:
     return errors_of(evaluate(card_rows()[::12], runs=3))
 
 
+@pytest.mark.slow
 def test_card_rows_within_eight_percent(sample: pd.DataFrame) -> None:
     """MAPE below 8 %, and no row off by more than 25 %."""
     size = sample["error"].abs()
@@ -146,6 +147,7 @@ def test_card_rows_within_eight_percent(sample: pd.DataFrame) -> None:
     assert size.max() < 0.25
 
 
+@pytest.mark.slow
 def test_study_reproduces_its_output(sample: pd.DataFrame) -> None:
     rows = Findings.read(SCRIPT.with_suffix(".json"))["every row"].rows
     assert every_row(sample).rows == rows[::12], (
