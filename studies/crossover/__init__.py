@@ -1,0 +1,1 @@
+"""Where speculation stops beating plain decoding, and what to serve on either side."""

@@ -1,0 +1,179 @@
+"""What a crossing may be looked for along: concurrency, context, accept length, temperature."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import exp, inf, isinf, log
+
+from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.sheets import Dataset, LengthModel
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.whatif import changed, with_step
+
+_CLIENTS = 256
+_SHORTEST, _LONGEST = 512, 131_072  # tokens of a prompt
+_LENGTHS = 2  # accept lengths tried for each token more
+_WARMEST = 1.0
+_TEMPERATURES = 4
+_TURNS = 32  # of a client: below so many clients a run of all requests is long for what it tells
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing that changes from server to server, all else being equal.
+
+    Parameters
+    ----------
+    name
+        As ``--over`` takes it.
+    field
+        The scenario's field that it changes.
+    title
+        What it is in words, after a number.
+    whole
+        True if positions are whole numbers.
+    log
+        True if positions are looked at on a log scale.
+    moves_plain
+        True if plain decoding depends on it.
+    same_prices
+        True if steps of equal shape take equally long anywhere along it.
+    default
+        Positions to look at, from the servers that are compared.
+    """
+
+    name: str
+    field: str
+    title: str
+    whole: bool
+    log: bool
+    moves_plain: bool
+    same_prices: bool
+    default: Callable[[Sequence[Setup]], list[float]]
+
+    def scale(self, value: float) -> float:
+        """Return the position on the scale of the axis."""
+        return log(value) if self.log else value
+
+    def unscale(self, position: float) -> float:
+        """Return the value at a position, which may be infinite."""
+        if not self.log or position == inf:
+            return position
+        return 0.0 if isinf(position) else exp(position)
+
+    def between(self, low: float, high: float) -> float | None:
+        """Return a value between two; None if they are as near as it pays to look."""
+        middle = self.unscale((self.scale(low) + self.scale(high)) / 2)
+        if self.whole:
+            middle = round(middle)
+        close = high <= _CLOSE * low if self.log else high - low <= _CLOSE - 1
+        return None if close or not low < middle < high else middle
+
+    def said(self, value: float) -> str:
+        """Return a value as people write it."""
+        return f"{value:,.0f}" if self.whole else f"{value:.3g}"
+
+    def setup(self, base: Setup, value: float) -> Setup:
+        """The server of ``base`` at a position; it takes prices from there where it can.
+
+        Raises
+        ------
+        DflashSimError
+            There is no such server.
+        """
+        fields, dataset = _changes(self, base, value)
+        found = resolve(
+            changed(base.scenario, **fields),
+            engine=base.engine,
+            tables=base.tables,
+            calibration=base.calibration,
+            dataset=dataset,
+        )
+        return with_step(found, base.step) if self.same_prices else found
+
+
+_CLOSE = 1.1  # times the lower end, or that much more: an end is told no closer
+
+
+def axis_of(name: str) -> Axis:
+    """The axis of that name.
+
+    Raises
+    ------
+    UsageError
+        It names those that there are.
+    """
+    if name not in AXES:
+        raise unknown(kind="--over", value=name, allowed=AXES)
+    axis = AXES[name]
+    if axis.field not in Scenario.model_fields:
+        msg = f"--over {name}: this version simulates greedy verification only; try --over accept."
+        raise UsageError(msg)
+    return axis
+
+
+def _changes(axis: Axis, base: Setup, value: float) -> tuple[dict[str, object], Dataset | None]:
+    """Return the fields of a scenario at a position, and the data set that stands in for its own."""
+    s, dataset = base.scenario, base.dataset
+    conc = int(value) if axis.name == "conc" else s.conc or 1
+    fields: dict[str, object] = {"conc": conc}
+    if s.num_prompts is None and dataset is not None and 1 < conc < _TURNS:
+        fields["num_prompts"] = _TURNS * conc
+    if axis.name == "context" and dataset is None:
+        fields["isl"] = int(value)
+    elif axis.name == "context":
+        assert dataset is not None
+        dataset = replace(dataset, isl=tuple(_exactly(each, value) for each in dataset.isl))
+    elif axis.name == "accept" and base.speculative:
+        fields["acceptance"] = f"al:{value:g}"
+    elif axis.name == "temperature":
+        fields[axis.field] = value
+    return fields, dataset
+
+
+def _exactly(length: LengthModel, tokens: float) -> LengthModel:
+    """Return prompts of this length, every one."""
+    return LengthModel(replace(length.mean, value=tokens), replace(length.sd, value=0.0))
+
+
+def _doubling(first: int, last: int) -> list[float]:
+    found: list[float] = []
+    while first <= last:
+        found.append(first)
+        first *= 2
+    return found
+
+
+def _clients(_: Sequence[Setup]) -> list[float]:
+    return _doubling(1, _CLIENTS)
+
+
+def _contexts(setups: Sequence[Setup]) -> list[float]:
+    """Prompts from a page to what the model takes with an answer behind it."""
+    model = setups[0].model
+    room = (model.context or _LONGEST) - setups[0].limits.max_new_tokens
+    return _doubling(_SHORTEST, max(_SHORTEST, min(_LONGEST, room)))
+
+
+def _accepted(setups: Sequence[Setup]) -> list[float]:
+    widest = max(setup.block for setup in setups)
+    return [1 + n / _LENGTHS for n in range(_LENGTHS * (min(widest, _MANY) - 1) + 1)]
+
+
+_MANY = 8  # tokens of a cycle: beyond, nobody doubts that it pays
+
+
+def _temperatures(_: Sequence[Setup]) -> list[float]:
+    return [_WARMEST * n / _TEMPERATURES for n in range(_TEMPERATURES + 1)]
+
+
+AXES = {
+    axis.name: axis
+    for axis in (
+        Axis("conc", "conc", "requests at once", True, True, True, True, _clients),
+        Axis("context", "isl", "tokens of context", True, True, True, True, _contexts),
+        Axis("accept", "acceptance", "accepted tokens a cycle", False, True, False, True, _accepted),
+        Axis("temperature", "temperature", "of temperature", False, False, True, False,
+             _temperatures),
+    )
+}  # fmt: skip

@@ -1,0 +1,192 @@
+"""The question of ``crossover``: the servers that are compared, and along what."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.simulator.cost.methods import PLAIN, method_of
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.ask.question import FLAGS, Given, scenarios
+from dflash_sim.studies.ask.ranges import real_numbers, whole_numbers
+from dflash_sim.studies.crossover.axis import Axis, axis_of
+
+DEFAULT_METHODS = (("dflash", None), ("mtp", 3))  # and the draft steps of a chain
+_COMPARED = ("method", "block", "steps")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Servers that speculate, the one that does not, and the axis between them.
+
+    Parameters
+    ----------
+    plain
+        The server that decodes plainly.
+    candidates
+        Those that speculate.
+    values
+        Where to look along the axis, rising; ends are found more closely.
+    notes
+        What was left out, and why.
+    """
+
+    axis: Axis
+    plain: Setup
+    candidates: tuple[Setup, ...]
+    values: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+
+def question(
+    asked: Mapping[str, Given], *, over: str, values: str | Sequence[float] | None = None
+) -> Question:
+    """Make the question that flags ask.
+
+    Parameters
+    ----------
+    asked
+        Scenario fields; lists of ``method``, ``block`` and ``steps`` are candidates, a list of the
+        field that the axis moves is where to look.
+    over
+        Name of the axis.
+    values
+        Where to look, as numbers or as text such as ``1-64:x2``.
+
+    Raises
+    ------
+    UsageError
+        There is nothing to compare, or a list that is about something else.
+    """
+    axis = axis_of(over)
+    fields = {name: given.value for name, given in asked.items()}
+    places = _places(axis, fields, values)
+    _refuse(axis, fields)
+    if places:
+        fields |= _first(axis, places)
+    setups, notes = _candidates(fields)
+    first = setups[0]
+    found = tuple(places or axis.default(setups))
+    if len(found) < 2:
+        msg = (
+            f"--over {axis.name}: {axis.said(found[0])} is one place, and a crossing lies between "
+            "two; give several --values, such as 1-64:x2, or leave them out."
+        )
+        raise UsageError(msg)
+    plain = resolve(
+        first.scenario.without_speculation(tp=first.tp),
+        engine=first.engine,
+        tables=first.tables,
+        calibration=first.calibration,
+        dataset=first.dataset,
+    )
+    return Question(axis, plain, tuple(setups), found, tuple(notes))
+
+
+def _places(
+    axis: Axis, fields: dict[str, Any], values: str | Sequence[float] | None
+) -> list[float]:
+    """Take where to look from ``--values`` or from the list of the axis's own field."""
+    own = fields.get(axis.field)
+    flag = FLAGS[axis.field]
+    if isinstance(own, list) and values is not None:
+        msg = f"--values and several values of {flag} both say where to look; give one of them."
+        raise UsageError(msg)
+    if values is None:
+        if not isinstance(own, list):
+            return []
+        del fields[axis.field]
+        return sorted({float(x) for x in own})
+    text = values if isinstance(values, str) else ",".join(f"{x:g}" for x in values)
+    read = whole_numbers if axis.whole else real_numbers
+    zero = not axis.whole and not axis.log
+    return sorted({float(x) for x in read("--values", text, zero=zero)})
+
+
+def _first(axis: Axis, places: Sequence[float]) -> dict[str, Any]:
+    """Return what puts the servers at a place along the axis where that is their own field."""
+    return {"conc": int(places[0])} if axis.name == "conc" else {}
+
+
+def _refuse(axis: Axis, fields: Mapping[str, Any]) -> None:
+    """Refuse what makes no comparison, before anything is loaded."""
+    if fields.get("rate") is not None:
+        msg = (
+            "--rate: an open loop has the throughput of its arrivals, whoever serves them; "
+            "crossover compares closed loops. Give --conc, or ask plan for a fleet."
+        )
+        raise UsageError(msg)
+    if fields.get("policy", "fixed") != "fixed":
+        msg = (
+            f"--policy {fields['policy']}: crossover compares fixed widths and says which to use "
+            "where; drop --policy, or give it to predict."
+        )
+        raise UsageError(msg)
+    several = [n for n, v in fields.items() if isinstance(v, list) and n not in _COMPARED]
+    if several:
+        flags = " and ".join(FLAGS[name] for name in several)
+        msg = (
+            f"crossover is about one server over {axis.name}; give one value of {flags}. Lists of "
+            "--method, --block and --steps are compared."
+        )
+        raise UsageError(msg)
+    if axis.name == "accept" and fields.get("acceptance") is not None:
+        msg = (
+            f"--acceptance {fields['acceptance']}: --over accept asks which accept length pays; "
+            "drop one of them."
+        )
+        raise UsageError(msg)
+
+
+def _candidates(fields: dict[str, Any]) -> tuple[list[Setup], list[str]]:
+    """Resolve the servers that speculate; of those that nobody named, what cannot be is told."""
+    methods = fields.get("method")
+    if methods is None and ("steps" in fields or "block" in fields):
+        methods = ["dflash"] if "block" in fields and "steps" not in fields else ["dflash", "mtp"]
+    if methods is None:
+        return _by_default(fields)
+    listed = methods if isinstance(methods, list) else [methods]
+    named = [name for name in listed if method_of(name).speculative]
+    if not named:
+        msg = (
+            f"--method {','.join(listed)}: there is nothing to compare with plain decoding; add a "
+            "method that drafts, such as --method dflash,mtp."
+        )
+        raise UsageError(msg)
+    if "mtp" not in named or "steps" in fields or "block" in fields:
+        points = _points({**fields, "method": named if len(named) > 1 else named[0]})
+    else:
+        points = [p for name in named for p in _points({**fields, "method": name} | _steps(name))]
+    return [resolve(point) for point in points], []
+
+
+def _steps(name: str) -> dict[str, Any]:
+    steps = dict(DEFAULT_METHODS).get(method_of(name).name)
+    return {} if steps is None else {"steps": steps}
+
+
+def _points(fields: dict[str, Any]) -> list[Scenario]:
+    """Return the scenarios of several methods and widths, each method with what it takes."""
+    given = {name: Given(value, "flag") for name, value in fields.items()}
+    if not isinstance(fields["method"], list):
+        takes = method_of(fields["method"]).takes
+        given = {n: g for n, g in given.items() if n not in ("block", "steps") or n in takes}
+    return [p for p in scenarios(given) if p.method != PLAIN.name]
+
+
+def _by_default(fields: dict[str, Any]) -> tuple[list[Setup], list[str]]:
+    """Return DFlash and MTP, as far as the model has them."""
+    found, notes, errors = [], [], []
+    for name, _ in DEFAULT_METHODS:
+        for point in _points({**fields, "method": name} | _steps(name)):
+            try:
+                setup = resolve(point)
+                _ = setup.expectation
+                found.append(setup)
+            except DflashSimError as error:
+                errors.append(error)
+                notes.append(f"{name} is left out: {error}")
+    if not found:
+        raise errors[0]
+    return found, notes

@@ -1,0 +1,241 @@
+"""Crossings by a scan along the axis and bisection where a gain changes its sign."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import log
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.profiles.one_look import one_look
+from dflash_sim.simulator.intervals import misfit, unmodelled
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.studies.crossover.axis import Axis
+from dflash_sim.studies.crossover.ends import METRIC, Span, Spread, spans, stretches
+from dflash_sim.studies.crossover.question import Question
+from dflash_sim.studies.crossover.server import Server
+
+Floats = npt.NDArray[np.float64]
+_AROUND = 2  # places on each side of an end where what is uncertain is asked for
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One server's gain over plain decoding along the axis, and where it pays.
+
+    Parameters
+    ----------
+    values
+        Positions that were tried, rising.
+    gain
+        Log of the throughput over that of plain decoding there [1].
+    sd
+        One standard deviation of it; empty if not asked for [1].
+    since, until
+        Ends of the last stretch that pays, in units of the axis.
+    stretches
+        All of them; the first may begin at 0 and the last may end at infinity.
+    at
+        ``(of it, of plain)``: what a run shows at each position.
+    missing
+        Positions where it cannot run, with the reason.
+    """
+
+    server: Server
+    plain: Server
+    values: tuple[float, ...]
+    gain: Floats
+    sd: Floats
+    since: Span
+    until: Span
+    stretches: tuple[tuple[float, float], ...]
+    missing: tuple[tuple[float, str], ...] = ()
+
+    @property
+    def setup(self) -> Setup:
+        """The server where the scenario puts it."""
+        return self.server.base
+
+    @property
+    def title(self) -> str:
+        """The method and its width in words."""
+        return self.server.title
+
+    @property
+    def pays(self) -> str:
+        """Say ``never``, ``always``, ``until``, ``from`` or ``between``."""
+        if not self.stretches:
+            return "never"
+        starts, ends = self.since.value == 0, np.isinf(self.until.value)
+        if starts:
+            return "always" if ends else "until"
+        return "from" if ends else "between"
+
+    def gain_at(self, value: float) -> float:
+        """Return the gain between positions, and beyond them that of the last [1]."""
+        scale = self.server.axis.scale
+        places = [scale(x) for x in self.values]
+        return float(np.interp(scale(value), places, self.gain))
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """The answer: a curve for each server that speculates.
+
+    Parameters
+    ----------
+    curves
+        In the order of the question.
+    failed
+        Servers that run nowhere along the axis, with the reason.
+    """
+
+    question: Question
+    curves: tuple[Curve, ...]
+    failed: tuple[tuple[str, DflashSimError], ...] = ()
+    with_interval: bool = field(default=True)
+
+    @property
+    def axis(self) -> Axis:
+        """What changes."""
+        return self.question.axis
+
+
+def steps(question: Question, *, interval: bool) -> int:
+    """Return about how many runs an answer takes."""
+    servers = 1 + len(question.candidates)
+    return servers * (len(question.values) + 2) + (2 * _AROUND * servers if interval else 0)
+
+
+def crossover(
+    question: Question,
+    *,
+    interval: bool = True,
+    on_run: Callable[[int], None] | None = None,
+) -> Crossover:
+    """Find where each server stops beating plain decoding.
+
+    Parameters
+    ----------
+    interval
+        Also 90 % intervals, by draws that move both servers at once.
+    on_run
+        Called after each run, with its number.
+
+    Raises
+    ------
+    DflashSimError
+        No server runs anywhere along the axis.
+    """
+    told = on_run or (lambda _: None)
+    with one_look():
+        plain = Server(question.plain, question.axis, told)
+        curves, failed = [], []
+        for setup in question.candidates:
+            server = Server(setup, question.axis, told)
+            try:
+                curves.append(_curve(server, plain, question.values, interval=interval))
+            except DflashSimError as error:
+                failed.append((server.title, error))
+    if not curves:
+        raise failed[0][1]
+    return Crossover(question, tuple(curves), tuple(failed), interval)
+
+
+def _curve(server: Server, plain: Server, values: tuple[float, ...], *, interval: bool) -> Curve:
+    found: dict[float, float] = {}
+    missing: dict[float, DflashSimError] = {}
+    for value in values:
+        try:
+            found[value] = _gain(server, plain, value)
+        except DflashSimError as error:
+            missing[value] = error
+    if len(found) < 2:
+        raise _nowhere(server, values, found, missing)
+    _bisect(server, plain, found)
+    axis = server.axis
+    at = sorted(found)
+    x = np.array([axis.scale(v) for v in at])
+    gain = np.array([found[v] for v in at])
+    spread = None
+    if interval:
+        spread = _spread(server, plain, [v for v in values if v in found], x=x, gain=gain)
+    since, until = spans(x, gain, spread, seed=server.base.scenario.seed)
+    low_and_high = [(axis.unscale(a), axis.unscale(b)) for a, b in stretches(x, gain)]
+    return Curve(
+        server=server,
+        plain=plain,
+        values=tuple(at),
+        gain=gain,
+        sd=spread.sd(x) if spread else np.zeros(0),
+        since=_unscaled(axis, since),
+        until=_unscaled(axis, until),
+        stretches=tuple(low_and_high),
+        missing=tuple((v, str(e)) for v, e in sorted(missing.items())),
+    )
+
+
+def _gain(server: Server, plain: Server, value: float) -> float:
+    return log(server.values(value)[METRIC] / plain.values(value)[METRIC])
+
+
+def _bisect(server: Server, plain: Server, found: dict[float, float]) -> None:
+    """Narrow every change of sign down, as far as the axis wants to know it."""
+    todo = list(pairwise(sorted(found)))
+    while todo:
+        low, high = todo.pop()
+        middle = server.axis.between(low, high)
+        if middle is None or (found[low] > 0) == (found[high] > 0):
+            continue
+        try:
+            found[middle] = _gain(server, plain, middle)
+        except DflashSimError:
+            continue
+        todo += [(low, middle), (middle, high)]
+
+
+def _spread(
+    server: Server, plain: Server, values: list[float], *, x: Floats, gain: Floats
+) -> Spread:
+    """Ask what is uncertain at the places of the scan around the end, or next to parity."""
+    axis = server.axis
+    at = np.array([axis.scale(v) for v in values])
+    flips = np.flatnonzero((gain[1:] > 0) != (gain[:-1] > 0))
+    near = x[flips[-1]] if len(flips) else x[np.argmin(np.abs(gain))]
+    order = np.argsort(np.abs(at - near))[: 2 * _AROUND - 1]
+    chosen = sorted(values[i] for i in order.tolist())
+    own = server.setup(chosen[-1])
+    return Spread.between(
+        np.array([axis.scale(v) for v in chosen]),
+        [server.sensitivity(v) for v in chosen],
+        [plain.sensitivity(v) for v in chosen],
+        offset_variance=unmodelled(own) + misfit(own),
+    )
+
+
+def _unscaled(axis: Axis, span: Span) -> Span:
+    return Span(*(axis.unscale(end) for end in (span.value, span.low, span.high)))
+
+
+def _nowhere(
+    server: Server,
+    values: tuple[float, ...],
+    found: dict[float, float],
+    missing: dict[float, DflashSimError],
+) -> DflashSimError:
+    """Say which end of a range cannot be, where too little of it is left for a crossing."""
+    axis = server.axis
+    where = f"{axis.said(values[0])} to {axis.said(values[-1])} {axis.title}"
+    first = min(missing)
+    error = missing[first]
+    if not found:
+        text = f"{server.title} runs nowhere from {where}; at {axis.said(first)}: {error}"
+    else:
+        end = "the upper end" if first > min(found) else "the lower end"
+        text = (
+            f"{server.title}: of {where} only {axis.said(min(found))} is left, {end} does not run; "
+            f"at {axis.said(first)}: {error}"
+        )
+    return type(error)(text)
