@@ -11,6 +11,7 @@ import typer
 
 from dflash_sim.commands.calibrate import app as calibrate
 from dflash_sim.commands.compare import compare
+from dflash_sim.commands.crossover import crossover
 from dflash_sim.commands.explain import explain
 from dflash_sim.commands.listing import list_
 from dflash_sim.commands.options import PROGRAM, Help, tell
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(sweep)
 app.command()(plan)
+app.command()(crossover)
 app.command()(explain)
 app.command()(trace)
 app.command()(compare)

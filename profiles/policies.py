@@ -1,6 +1,7 @@
 """Numbers of the policies that choose verify widths, from profiles/policies.toml."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,36 @@ class LadderSlot:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Numbers of the policy that drafts while cycles give enough.
+
+    Parameters
+    ----------
+    alpha : weight of the newest step in the mean of tokens a cycle [1]
+    probe_every : steps without drafts before they are tried again
+    probe_steps : steps that such a trial takes
+    """
+
+    alpha: float
+    probe_every: int
+    probe_steps: int
+
+
+@dataclass(frozen=True)
+class NamedPolicy:
+    """A policy that an engine ships.
+
+    Parameters
+    ----------
+    policy : how it is written here
+    whose : the engine, and its own words
+    """
+
+    policy: str
+    whose: str
+
+
+@dataclass(frozen=True)
 class PolicySheet:
     """The parameters that policies take where a user says nothing.
 
@@ -39,6 +70,11 @@ class PolicySheet:
     spread : variance of what a confidence head sees of a cycle [1]
     lag : steps that the confidences behind a budget are old
     smoothing : weight of past confidences against the newest, in sizing a budget [1]
+    measured : of the policy that goes by what cycles gave
+    named : policies that engines ship, by name
+    vllm_methods : methods whose drafts vLLM lets the batch size choose
+    adaptive_algorithms : SGLang's algorithms whose drafts it lets the batch size choose
+    adaptive_since : first release of SGLang that may choose no drafts at all
     """
 
     alpha: float
@@ -50,6 +86,11 @@ class PolicySheet:
     spread: float
     lag: int
     smoothing: float
+    measured: Measured
+    named: Mapping[str, NamedPolicy]
+    vllm_methods: tuple[str, ...]
+    adaptive_algorithms: tuple[str, ...]
+    adaptive_since: str
 
 
 @cache
@@ -69,4 +110,13 @@ def load_policies() -> PolicySheet:
         spread=confidence["spread"],
         lag=confidence["lag"]["steps"],
         smoothing=confidence["smoothing"]["value"],
+        measured=Measured(
+            **{name: sheet["measured"][name] for name in ("alpha", "probe_every", "probe_steps")}
+        ),
+        named={
+            name: NamedPolicy(row["policy"], row["whose"]) for name, row in sheet["named"].items()
+        },
+        vllm_methods=tuple(sheet["engines"]["vllm"]["methods"]),
+        adaptive_algorithms=tuple(sheet["engines"]["sglang"]["adaptive_algorithms"]),
+        adaptive_since=sheet["engines"]["sglang"]["since"],
     )

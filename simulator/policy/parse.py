@@ -4,11 +4,15 @@
 fixed                     the scenario's block, always
 ema[:1,3,7]               SGLang's ladder, climbed by a moving mean of accepted drafts
 table:[[1,8,15],[9,64,7]] vLLM's table: drafts by batch size
+batch:8                   the block up to so many requests, above them no drafts
+context:8192              the block of requests with at most so many cached tokens
+accept[:2.5]              the block while cycles give so many tokens, or enough for their price
 confidence[:2]            DSpark and vLLM's adaptive verification: the drafts that a confidence
                           head trusts most, as many as pay for themselves in this step
 oracle                    knows what would be accepted, and verifies that as far as it pays
 ========================= ====================================================================
 
+profiles/policies.toml has names for those that engines ship, such as ``sglang-adaptive``.
 Draft counts are written as engines write them: a verify width is one more. A policy is plain
 data; :meth:`Policy.start` gives what decides during one run.
 """
@@ -25,12 +29,16 @@ from dflash_sim.simulator.engine.scheduler import Req
 from dflash_sim.simulator.policy.draft_budget import Confidence, Oracle
 from dflash_sim.simulator.policy.ema_ladder import EmaLadder
 from dflash_sim.simulator.policy.interface import Plan, Policy, Prices
+from dflash_sim.simulator.policy.switches import ContextLimit, MeasuredLength
 from dflash_sim.simulator.requests.draws import Draws
 
 FORMS = {
     "fixed": "fixed",
     "ema": "ema, or ema:1,3,7 (a ladder of draft counts)",
     "table": "table:[[1,8,15],[9,64,7]] (from batch, to batch, drafts)",
+    "batch": "batch:8 (drafts up to so many requests)",
+    "context": "context:8192 (drafts of requests with at most so many tokens)",
+    "accept": "accept, or accept:2.5 (drafts while cycles give so many tokens)",
     "confidence": "confidence, or confidence:2 (variance of what the head sees)",
     "oracle": "oracle",
 }
@@ -77,13 +85,30 @@ def parse_policy(text: str, *, block: int, sheet: PolicySheet | None = None) -> 
     """
     if text == "fixed":
         return None
+    sheet = sheet or load_policies()
+    if (shipped := sheet.named.get(text.strip())) is not None:
+        return _shipped(text.strip(), shipped.policy, block=block, sheet=sheet)
     kind, _, body = text.strip().partition(":")
     if kind not in FORMS:
-        raise unknown(kind="policy", value=kind, allowed=FORMS, hint=f"Such as {FORMS['table']}.")
+        known = (*FORMS, *sheet.named)
+        raise unknown(kind="policy", value=kind, allowed=known, hint=f"Such as {FORMS['table']}.")
     try:
-        return _build(kind, body, block=block, sheet=sheet or load_policies())
+        return _build(kind, body, block=block, sheet=sheet)
     except UsageError as error:
         msg = f"policy '{text}': {str(error).rstrip('.')}. Write it as {FORMS[kind]}."
+        raise UsageError(msg) from error
+
+
+def _shipped(name: str, text: str, *, block: int, sheet: PolicySheet) -> Policy | None:
+    """The policy of a name; drafts that the block has no room for are cut to it."""
+    kind, _, body = text.partition(":")
+    if kind == "table":
+        rows = [[lo, hi, min(k, block - 1)] for lo, hi, k in json.loads(body)]
+        body = json.dumps(rows)
+    try:
+        return _build(kind, body, block=block, sheet=sheet)
+    except UsageError as error:
+        msg = f"policy '{name}', which is {text}: {error}"
         raise UsageError(msg) from error
 
 
@@ -98,6 +123,13 @@ def _build(kind: str, body: str, *, block: int, sheet: PolicySheet) -> Policy | 
             return EmaLadder(slots, sheet.alpha, sheet.update_interval, sheet.warmup_batches)
         case "table":
             return BatchTable(_table(body, block))
+        case "batch":
+            most = _count(body, "requests")
+            return BatchTable(((1, most, block - 1), (most + 1, most + 1, 0)))
+        case "context":
+            return ContextLimit(_count(body, "tokens"))
+        case "accept":
+            return MeasuredLength(_least(body, block) if body else None, sheet.measured)
         case "confidence":
             spread = _spread(body) if body else sheet.spread
             return Confidence(spread, sheet.lag, sheet.smoothing)
@@ -126,6 +158,24 @@ def _own_ladder(body: str, block: int, sheet: PolicySheet) -> LadderSlot:
         raise UsageError(msg)
     _check_drafts(drafts[-1], block)
     return LadderSlot(1, drafts, sheet.own_up_hysteresis, sheet.own_down_hysteresis)
+
+
+def _count(body: str, of: str) -> int:
+    if not re.fullmatch(r"\s*\d{1,9}\s*", body) or not int(body):
+        msg = f"'{body}' is no number of {of} above 0"
+        raise UsageError(msg)
+    return int(body)
+
+
+def _least(body: str, block: int) -> float:
+    try:
+        value = float(body)
+    except ValueError:
+        value = math.nan
+    if not 1 <= value <= block:
+        msg = f"'{body}' is no number of tokens a cycle from 1 to the block's {block}"
+        raise UsageError(msg)
+    return value
 
 
 def _spread(body: str) -> float:

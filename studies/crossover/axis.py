@@ -38,6 +38,8 @@ class Axis:
         True if plain decoding depends on it.
     same_prices
         True if steps of equal shape take equally long anywhere along it.
+    chooses
+        True if a place along it is one for all methods, so that the best of them can be told.
     default
         Positions to look at, from the servers that are compared.
     """
@@ -49,6 +51,7 @@ class Axis:
     log: bool
     moves_plain: bool
     same_prices: bool
+    chooses: bool
     default: Callable[[Sequence[Setup]], list[float]]
 
     def scale(self, value: float) -> float:
@@ -56,10 +59,10 @@ class Axis:
         return log(value) if self.log else value
 
     def unscale(self, position: float) -> float:
-        """Return the value at a position, which may be infinite."""
-        if not self.log or position == inf:
-            return position
-        return 0.0 if isinf(position) else exp(position)
+        """Return the value at a position; what is before the first is 0."""
+        if isinf(position):
+            return inf if position > 0 else 0.0
+        return exp(position) if self.log else position
 
     def between(self, low: float, high: float) -> float | None:
         """Return a value between two; None if they are as near as it pays to look."""
@@ -72,6 +75,10 @@ class Axis:
     def said(self, value: float) -> str:
         """Return a value as people write it."""
         return f"{value:,.0f}" if self.whole else f"{value:.3g}"
+
+    def reaches(self, base: Setup, value: float) -> bool:
+        """Return False where a place cannot be asked of a server: it drafts fewer tokens."""
+        return self.name != "accept" or value <= base.block
 
     def setup(self, base: Setup, value: float) -> Setup:
         """The server of ``base`` at a position; it takes prices from there where it can.
@@ -113,7 +120,7 @@ def axis_of(name: str) -> Axis:
 
 
 def _changes(axis: Axis, base: Setup, value: float) -> tuple[dict[str, object], Dataset | None]:
-    """Return the fields of a scenario at a position, and the data set that stands in for its own."""
+    """Return the fields of a scenario at a position, and the data set that stands in."""
     s, dataset = base.scenario, base.dataset
     conc = int(value) if axis.name == "conc" else s.conc or 1
     fields: dict[str, object] = {"conc": conc}
@@ -170,10 +177,49 @@ def _temperatures(_: Sequence[Setup]) -> list[float]:
 AXES = {
     axis.name: axis
     for axis in (
-        Axis("conc", "conc", "requests at once", True, True, True, True, _clients),
-        Axis("context", "isl", "tokens of context", True, True, True, True, _contexts),
-        Axis("accept", "acceptance", "accepted tokens a cycle", False, True, False, True, _accepted),
-        Axis("temperature", "temperature", "of temperature", False, False, True, False,
-             _temperatures),
+        Axis(
+            name="conc",
+            field="conc",
+            title="requests at once",
+            whole=True,
+            log=True,
+            moves_plain=True,
+            same_prices=True,
+            chooses=True,
+            default=_clients,
+        ),
+        Axis(
+            name="context",
+            field="isl",
+            title="tokens of context",
+            whole=True,
+            log=True,
+            moves_plain=True,
+            same_prices=True,
+            chooses=True,
+            default=_contexts,
+        ),
+        Axis(
+            name="accept",
+            field="acceptance",
+            title="tokens a cycle",
+            whole=False,
+            log=True,
+            moves_plain=False,
+            same_prices=True,
+            chooses=False,  # each method has an accept length of its own
+            default=_accepted,
+        ),
+        Axis(
+            name="temperature",
+            field="temperature",
+            title="of temperature",
+            whole=False,
+            log=False,
+            moves_plain=True,
+            same_prices=False,
+            chooses=True,
+            default=_temperatures,
+        ),
     )
-}  # fmt: skip
+}

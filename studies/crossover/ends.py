@@ -16,6 +16,7 @@ Floats = npt.NDArray[np.float64]
 METRIC = "output_throughput"
 DRAWS = 2000
 _SHARE = 0.9  # of the draws inside an interval
+_DIP = 0.02  # of the gain: a shallower dip, as between sizes of CUDA graphs, ends no stretch
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def ends(x: Floats, gain: Floats) -> Ends:
     pays = gain > 0
     count, places = len(x), np.arange(len(x))
     last = np.where(pays, places, -1).max(axis=1)
-    fails_before = ~pays & (places < last[:, None])
+    fails_before = (gain < -_DIP) & (places < last[:, None])
     start = np.where(fails_before, places, -1).max(axis=1) + 1
     until = _passes(x, gain, np.minimum(last, count - 2))
     since = _passes(x, gain, np.maximum(start - 1, 0))

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError
-from dflash_sim.simulator.cost.methods import PLAIN, method_of
-from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.cost.methods import method_of
+from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.studies.ask.question import FLAGS, Given, scenarios
 from dflash_sim.studies.ask.ranges import real_numbers, whole_numbers
 from dflash_sim.studies.crossover.axis import Axis, axis_of
 
-DEFAULT_METHODS = (("dflash", None), ("mtp", 3))  # and the draft steps of a chain
+DEFAULT_METHODS = ("dflash", "mtp")
+STEPS = 3  # of a chain whose length nobody says
 _COMPARED = ("method", "block", "steps")
 
 
@@ -142,11 +143,7 @@ def _refuse(axis: Axis, fields: Mapping[str, Any]) -> None:
 def _candidates(fields: dict[str, Any]) -> tuple[list[Setup], list[str]]:
     """Resolve the servers that speculate; of those that nobody named, what cannot be is told."""
     methods = fields.get("method")
-    if methods is None and ("steps" in fields or "block" in fields):
-        methods = ["dflash"] if "block" in fields and "steps" not in fields else ["dflash", "mtp"]
-    if methods is None:
-        return _by_default(fields)
-    listed = methods if isinstance(methods, list) else [methods]
+    listed = methods if isinstance(methods, list) else [methods] if methods else DEFAULT_METHODS
     named = [name for name in listed if method_of(name).speculative]
     if not named:
         msg = (
@@ -154,39 +151,32 @@ def _candidates(fields: dict[str, Any]) -> tuple[list[Setup], list[str]]:
             "method that drafts, such as --method dflash,mtp."
         )
         raise UsageError(msg)
-    if "mtp" not in named or "steps" in fields or "block" in fields:
-        points = _points({**fields, "method": named if len(named) > 1 else named[0]})
-    else:
-        points = [p for name in named for p in _points({**fields, "method": name} | _steps(name))]
-    return [resolve(point) for point in points], []
-
-
-def _steps(name: str) -> dict[str, Any]:
-    steps = dict(DEFAULT_METHODS).get(method_of(name).name)
-    return {} if steps is None else {"steps": steps}
-
-
-def _points(fields: dict[str, Any]) -> list[Scenario]:
-    """Return the scenarios of several methods and widths, each method with what it takes."""
-    given = {name: Given(value, "flag") for name, value in fields.items()}
-    if not isinstance(fields["method"], list):
-        takes = method_of(fields["method"]).takes
-        given = {n: g for n, g in given.items() if n not in ("block", "steps") or n in takes}
-    return [p for p in scenarios(given) if p.method != PLAIN.name]
-
-
-def _by_default(fields: dict[str, Any]) -> tuple[list[Setup], list[str]]:
-    """Return DFlash and MTP, as far as the model has them."""
     found, notes, errors = [], [], []
-    for name, _ in DEFAULT_METHODS:
-        for point in _points({**fields, "method": name} | _steps(name)):
-            try:
-                setup = resolve(point)
+    for name in named:
+        try:
+            setups = [resolve(point) for point in _points(fields, name, asked=bool(methods))]
+            for setup in setups if methods is None and fields.get("acceptance") is None else ():
                 _ = setup.expectation
-                found.append(setup)
-            except DflashSimError as error:
-                errors.append(error)
-                notes.append(f"{name} is left out: {error}")
+            found += setups
+        except DflashSimError as error:
+            if methods is not None:
+                raise
+            errors.append(error)
+            notes.append(f"{name} is left out: {error}")
     if not found:
         raise errors[0]
     return found, notes
+
+
+def _points(fields: Mapping[str, Any], name: str, *, asked: bool) -> list[Scenario]:
+    """Return the scenarios of a method at each of its widths; chains draft three steps untold."""
+    method = method_of(name)
+    own = {n: v for n, v in fields.items() if n not in ("block", "steps") or n in method.takes}
+    own["method"] = name
+    if method.sequential and "steps" not in own and not (asked and "block" in own):
+        own["steps"] = STEPS
+    if method.sequential and "steps" in own:
+        own.pop("block", None)
+    beside = ONLY_SPECULATION - method.takes
+    given = {n: Given(v, "flag") for n, v in own.items() if asked or n not in beside}
+    return scenarios(given)

@@ -1,6 +1,6 @@
 """Crossings by a scan along the axis and bisection where a gain changes its sign."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import log
@@ -136,7 +136,8 @@ def crossover(
         for setup in question.candidates:
             server = Server(setup, question.axis, told)
             try:
-                curves.append(_curve(server, plain, question.values, interval=interval))
+                places = [v for v in question.values if server.axis.reaches(setup, v)]
+                curves.append(_curve(server, plain, places, interval=interval))
             except DflashSimError as error:
                 failed.append((server.title, error))
     if not curves:
@@ -144,7 +145,7 @@ def crossover(
     return Crossover(question, tuple(curves), tuple(failed), interval)
 
 
-def _curve(server: Server, plain: Server, values: tuple[float, ...], *, interval: bool) -> Curve:
+def _curve(server: Server, plain: Server, values: Sequence[float], *, interval: bool) -> Curve:
     found: dict[float, float] = {}
     missing: dict[float, DflashSimError] = {}
     for value in values:
@@ -221,7 +222,7 @@ def _unscaled(axis: Axis, span: Span) -> Span:
 
 def _nowhere(
     server: Server,
-    values: tuple[float, ...],
+    values: Sequence[float],
     found: dict[float, float],
     missing: dict[float, DflashSimError],
 ) -> DflashSimError:

@@ -79,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         "studies/show",
         "studies/predict",
     },
+    "studies/crossover": {"profiles/*", "simulator/*", "studies/ask", "studies/show"},
     "studies/compare": {"profiles/*", "simulator/*", "calibrate/*", "studies/show"},
     "studies/published": {
         "profiles/*",

@@ -1,0 +1,131 @@
+"""The choice as settings that can be pasted: SGLang's flags, vLLM's table, SGLang's ladder.
+
+Neither engine changes its method while it serves; both may change how many tokens are drafted, by
+the size of the batch.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dflash_sim.profiles.find import find_sheet, read_sheet
+from dflash_sim.profiles.policies import load_policies
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.studies.crossover.advice import Choice, choices
+from dflash_sim.studies.crossover.search import Crossover, Curve
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one engine is told.
+
+    Parameters
+    ----------
+    engine
+        Its name and what of it is meant.
+    text
+        To be pasted.
+    note
+        What holds for it; may be empty.
+    """
+
+    engine: str
+    text: str
+    note: str = ""
+
+
+def settings(found: Crossover) -> list[Setting]:
+    """Return settings for every stretch, and what changes the width by batch size."""
+    if not found.axis.chooses:
+        return []
+    parts = choices(found)
+    out = []
+    for part in parts:
+        where = f"SGLang, {found.axis.said(part.first)} to {found.axis.said(part.last)}"
+        if part.curve is None:
+            out.append(Setting(where, "(no --speculative-algorithm)"))
+        else:
+            out.append(Setting(where, sglang_flags(part.curve.setup)))
+    method = next((p.curve.setup.method for p in parts if p.curve is not None), None)
+    if found.axis.name != "conc" or method is None:
+        return out
+    own = [c for c in found.curves if c.setup.method is method]
+    stretches = choices(found, own)
+    sheet = load_policies()
+    if method.name in sheet.vllm_methods:
+        out.append(
+            Setting("vLLM, by batch size", vllm_config(own, stretches), f"of {method.name} alone")
+        )
+    if len(stretches) > 1 and method.algorithm in sheet.adaptive_algorithms:
+        out += _adaptive(own, stretches, since=sheet.adaptive_since)
+    return out
+
+
+def sglang_flags(setup: Setup) -> str:
+    """Return the flags of a launch that serves so."""
+    method = setup.method
+    if method.algorithm is None:
+        return f"(no release has {method.name})"
+    words = ["--speculative-algorithm", method.algorithm]
+    path = draft_path(setup)
+    if path is not None:
+        words += ["--speculative-draft-model-path", path]
+    if method.sequential:
+        steps = setup.block - 1
+        words += ["--speculative-num-steps", str(steps), "--speculative-eagle-topk", "1"]
+    words += ["--speculative-num-draft-tokens", str(setup.block)]
+    return " ".join(words)
+
+
+def draft_path(setup: Setup) -> str | None:
+    """Return the repository of the drafting network; None where the target has it."""
+    if setup.drafter is None:
+        return None
+    asked = setup.scenario.draft_model
+    name = setup.drafter.name
+    sheet = find_sheet("drafters", asked or name, ".json")
+    known = read_sheet(sheet).get("_aliases", []) if sheet else []
+    return next((str(alias) for alias in known if "/" in str(alias)), asked or name)
+
+
+def vllm_table(stretches: Sequence[Choice]) -> list[list[int]]:
+    """``num_speculative_tokens_per_batch_size``: ``[[from batch, to batch, drafts], ...]``."""
+    rows = [[int(s.first), int(s.last), _drafts(s)] for s in stretches]
+    rows[0][0] = 1
+    return rows
+
+
+def vllm_config(own: Sequence[Curve], stretches: Sequence[Choice]) -> str:
+    """Return vLLM's ``--speculative-config`` with its table."""
+    setup = own[0].setup
+    rows = vllm_table(stretches)
+    config: dict[str, object] = {"method": setup.method.name}
+    path = draft_path(setup)
+    if path is not None:
+        config["model"] = path
+    config["num_speculative_tokens"] = max(drafts for *_, drafts in rows)
+    config["num_speculative_tokens_per_batch_size"] = rows
+    return f"--speculative-config '{json.dumps(config)}'"
+
+
+def sglang_ladder(stretches: Sequence[Choice]) -> str:
+    """Return the file of ``--speculative-adaptive-config``: draft counts by least batch."""
+    rows = vllm_table(stretches)
+    return json.dumps({str(first): {"candidate_steps": [drafts]} for first, _, drafts in rows})
+
+
+def _adaptive(own: Sequence[Curve], stretches: Sequence[Choice], *, since: str) -> list[Setting]:
+    widest = max((s.curve for s in stretches if s.curve), key=lambda c: c.setup.block)
+    flags = f"{sglang_flags(widest.setup)} --speculative-adaptive"
+    return [
+        Setting(
+            "SGLang, by batch size",
+            f"{flags} --speculative-adaptive-config ladder.json",
+            f"SGLang {since} or later; ladder.json is the next line",
+        ),
+        Setting("ladder.json", sglang_ladder(stretches)),
+    ]
+
+
+def _drafts(choice: Choice) -> int:
+    return choice.curve.setup.block - 1 if choice.curve else 0

@@ -1,0 +1,75 @@
+"""A crossing as one HTML page: speed-up along the axis, where it ends, what to paste."""
+
+from math import exp
+from pathlib import Path
+
+from dflash_sim.studies.crossover.advice import reason, sentence
+from dflash_sim.studies.crossover.page import beats, interval, title
+from dflash_sim.studies.crossover.paste import settings
+from dflash_sim.studies.crossover.rows import points, warnings
+from dflash_sim.studies.crossover.search import Crossover, Curve
+from dflash_sim.studies.show.chart_style import Axis
+from dflash_sim.studies.show.charts import Curve as Line
+from dflash_sim.studies.show.charts import lines
+from dflash_sim.studies.show.html_report import Report
+
+_CURVES = 6  # as many as there are colours
+
+
+def write_report(path: Path, found: Crossover) -> None:
+    """Write the page."""
+    report = Report("Where speculation pays", f"{sentence(found)}\n\n{title(found)}")
+    report.section(
+        "Speed-up over plain decoding",
+        "Above 1 a method beats plain decoding of the same requests on the same server. Both are "
+        "moved by the same draws of what is uncertain, so that what they share cancels.",
+    )
+    axis = found.axis
+    curves = [_line(curve) for curve in found.curves[:_CURVES]]
+    figure = lines(curves, x=Axis(axis.title, log=axis.log), y=Axis("speed-up", "x"))
+    figure.add_hline(y=1, line={"color": "var(--muted)", "dash": "dot", "width": 1})
+    report.figure(figure, f"Speed-up by {axis.title}; the dotted line is plain decoding.")
+    head = ("method", "beats plain", "90 % interval", "why it stops")
+    rows = [(c.title, beats(c), interval(c), reason(c) or None) for c in found.curves]
+    report.table(head, rows, f"Where each method beats plain decoding, in {axis.title}.")
+    told = {s.engine + (f" ({s.note})" if s.note else ""): f"`{s.text}`" for s in settings(found)}
+    if told:
+        report.section("Settings to paste")
+        report.facts(told)
+    report.section("Every position that was tried")
+    head = ("method", axis.title, "tok/s", "plain tok/s", "speed-up", "90 % interval")
+    report.table(head, [row for c in found.curves for row in _table(c)], "As simulated.")
+    for line in warnings(found):
+        report.text(f"Warning: {line}")
+    report.write(path)
+
+
+def _line(curve: Curve) -> Line:
+    rows = points(curve)
+    spans = [row["speedup_ci90"] for row in rows if row["speedup_ci90"] is not None]
+    return Line(
+        name=curve.title,
+        x=list(curve.values),
+        y=[exp(g) for g in curve.gain.tolist()],
+        low=[low for low, _ in spans],
+        high=[high for _, high in spans],
+        notes=[f"{row['output_throughput']:,.0f} tok/s" for row in rows],
+    )
+
+
+def _table(curve: Curve) -> list[tuple[str | float | None, ...]]:
+    said = curve.server.axis.said
+    rows: list[tuple[str | float | None, ...]] = []
+    for row in points(curve):
+        span = row["speedup_ci90"]
+        rows.append(
+            (
+                curve.title,
+                said(row["value"]),
+                row["output_throughput"],
+                row["plain_output_throughput"],
+                f"{row['speedup']:.2f}",
+                f"{span[0]:.2f} to {span[1]:.2f}" if span else None,
+            )
+        )
+    return rows

@@ -1,0 +1,128 @@
+"""A crossing as data: strict JSON, and a row for each server."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from math import exp, isfinite
+from typing import Any
+
+from dflash_sim.studies.crossover.advice import choices, reason, sentence
+from dflash_sim.studies.crossover.ends import Span
+from dflash_sim.studies.crossover.paste import settings
+from dflash_sim.studies.crossover.search import Crossover, Curve
+
+SCHEMA_VERSION = 1
+_DECIMALS = 6
+_Z90 = 1.645  # two-sided 90 % point of the normal law
+
+
+def to_json(found: Crossover) -> dict[str, Any]:
+    """Return the whole answer as strict JSON; null is beyond the values that were tried."""
+    plain = found.question.plain
+    values = found.question.values
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "crossover",
+        "dflash_sim_version": version("dflash-sim"),
+        "over": found.axis.name,
+        "from": values[0],
+        "to": values[-1],
+        "model": plain.model.name,
+        "gpu": plain.device.name,
+        "num_gpus": plain.num_gpus,
+        "tp": plain.tp,
+        "answer": sentence(found),
+        "choices": [
+            {
+                "from": _rounded(part.first),
+                "to": _rounded(part.last),
+                "method": part.curve.setup.method.name if part.curve else plain.method.name,
+                "block": part.curve.setup.block if part.curve else None,
+                "speedup_from": _rounded(exp(part.gain[0])),
+                "speedup_to": _rounded(exp(part.gain[1])),
+            }
+            for part in choices(found)
+        ],
+        "settings": [
+            {"engine": s.engine, "text": s.text, "note": s.note or None} for s in settings(found)
+        ],
+        "servers": crossover_rows(found),
+        "curves": [curve for each in found.curves for curve in points(each)],
+        "warnings": warnings(found),
+    }
+
+
+def crossover_rows(found: Crossover) -> list[dict[str, Any]]:
+    """Return one row for each server that speculates."""
+    return [_row(curve) for curve in found.curves]
+
+
+def _row(curve: Curve) -> dict[str, Any]:
+    setup, axis = curve.setup, curve.server.axis
+    return {
+        "over": axis.name,
+        "model": setup.model.name,
+        "gpu": setup.device.name,
+        "tp": setup.tp,
+        "method": setup.method.name,
+        "block": setup.block,
+        "steps": setup.method.steps(setup.block),
+        "pays": curve.pays,
+        "pays_from": _rounded(curve.since.value),
+        "pays_from_ci90": _ends(curve.since),
+        "pays_until": _rounded(curve.until.value),
+        "pays_until_ci90": _ends(curve.until),
+        "from": curve.values[0],
+        "to": curve.values[-1],
+        "speedup_at_from": _rounded(exp(float(curve.gain[0]))),
+        "speedup_at_to": _rounded(exp(float(curve.gain[-1]))),
+        "reason": reason(curve) or None,
+    }
+
+
+def points(curve: Curve) -> list[dict[str, Any]]:
+    """Return one row for each position that was tried."""
+    setup = curve.setup
+    rows = []
+    for i, value in enumerate(curve.values):
+        gain = float(curve.gain[i])
+        half = _Z90 * float(curve.sd[i]) if curve.sd.size else None
+        rows.append(
+            {
+                "over": curve.server.axis.name,
+                "method": setup.method.name,
+                "block": setup.block,
+                "value": _rounded(value),
+                "output_throughput": _rounded(_tok_s(curve.server.values(value))),
+                "plain_output_throughput": _rounded(_tok_s(curve.plain.values(value))),
+                "speedup": _rounded(exp(gain)),
+                "speedup_ci90": None
+                if half is None
+                else [_rounded(exp(gain - half)), _rounded(exp(gain + half))],
+            }
+        )
+    return rows
+
+
+def warnings(found: Crossover) -> list[str]:
+    """Return what to distrust, each once."""
+    out = list(found.question.notes)
+    out += [f"{title} is left out: {error}" for title, error in found.failed]
+    for curve in found.curves:
+        if curve.missing:
+            said = curve.server.axis.said
+            places = ", ".join(said(value) for value, _ in curve.missing)
+            out.append(f"{curve.title} does not run at {places}: {curve.missing[0][1]}")
+        out += curve.setup.warnings
+    return list(dict.fromkeys(out))
+
+
+def _tok_s(values: Mapping[str, float]) -> float:
+    return values["output_throughput"]
+
+
+def _ends(span: Span) -> list[float | None]:
+    return [_rounded(span.low), _rounded(span.high)]
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), _DECIMALS) if isfinite(value) else None
