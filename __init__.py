@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dflash_sim.api.compare import Comparison, compare
+    from dflash_sim.api.crossover import Crossover, crossover
     from dflash_sim.api.explain import explain, trace
     from dflash_sim.api.fit import Fit, Validation, fit, validate
     from dflash_sim.api.lists import lists
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "Crossover",
     "DflashSimError",
     "Explanation",
     "Fit",
@@ -53,6 +55,7 @@ __all__ = [
     "compare",
     "compare_profiles",
     "config",
+    "crossover",
     "explain",
     "fit",
     "import_silicon",
@@ -71,6 +74,7 @@ __all__ = [
 
 _MODULES = {
     "api.compare": ("Comparison", "compare"),
+    "api.crossover": ("Crossover", "crossover"),
     "api.explain": ("explain", "trace"),
     "api.fit": ("Fit", "Validation", "fit", "validate"),
     "api.lists": ("lists",),

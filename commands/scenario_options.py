@@ -88,7 +88,9 @@ class ScenarioOptions:
     policy: Annotated[
         Str,
         option(
-            SPECULATION, "Verify width: fixed, ema, confidence, oracle, table:[[1,8,15],[9,64,7]]"
+            SPECULATION,
+            "Verify width: fixed, ema, confidence, oracle, table:[[1,8,15],[9,64,7]], batch:8, "
+            "context:8192, accept",
         ),
     ]
     engine: Annotated[Str, option(ENGINE, "Engine sheet")]

@@ -177,9 +177,9 @@ def _help(param: Any) -> str:
 
 
 FUNCTIONS = (
-    "predict", "sweep", "plan", "tune", "explain", "trace", "compare", "fit", "validate",
-    "scenario", "config", "lists", "run", "measure", "validate_real", "compare_profiles",
-    "import_silicon",
+    "predict", "sweep", "plan", "tune", "crossover", "explain", "trace", "compare", "fit",
+    "validate", "scenario", "config", "lists", "run", "measure", "validate_real",
+    "compare_profiles", "import_silicon",
 )  # fmt: skip
 ERRORS = ("DflashSimError", "UsageError", "InfeasibleError", "MissingProfileError")
 
@@ -262,7 +262,9 @@ def _line(text: str) -> str:
 
 
 def _question() -> Iterator[list[str]]:
-    yield ["Keywords of `predict`, `sweep`, `plan`, `explain`, `trace`, `tune` and `scenario`."]
+    yield [
+        "Keywords of `predict`, `sweep`, `plan`, `crossover`, `explain`, `trace`, `tune` and `scenario`."
+    ]
     rows = [
         [code(name), code(repr(field.default)), field.description or ""]
         for name, field in ds.Scenario.model_fields.items()

@@ -185,8 +185,8 @@ class Scenario(BaseModel):
     )
     policy: str = Field(
         "fixed",
-        description="verify width: fixed (the block), ema, table:[[1,8,15],[9,64,7]], confidence "
-        "or oracle",
+        description="verify width: fixed (the block), ema, table:[[1,8,15],[9,64,7]], batch:8, "
+        "context:8192, accept, confidence, oracle, or a name such as sglang-adaptive",
     )
     engine: str = Field(HOME, description="engine sheet, or a version or date of SGLang")
     calibration: str = Field(

@@ -19,6 +19,7 @@ CALLS = {
     "predict": "predict",
     "sweep": "sweep",
     "plan": "plan",
+    "crossover": "crossover",
     "explain": "explain",
     "trace": "trace",
     "compare": "compare",

@@ -89,6 +89,7 @@ ALLOWED: dict[str, set[str]] = {
         "calibrate/fit",
         "studies/show",
         "studies/compare",
+        "studies/crossover",
     },
     "studies/real": {
         "profiles/*",

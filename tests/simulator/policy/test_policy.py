@@ -32,7 +32,8 @@ from dflash_sim.simulator.trial import run_engine
 
 Floats = npt.NDArray[np.float64]
 BLOCK = 8
-NAMES = ("table:[[1,2,7],[3,64,3]]", "ema", "ema:1,3,7", "confidence", "confidence:0", "oracle")
+NAMES = ("table:[[1,2,7],[3,64,3]]", "ema", "ema:1,3,7", "confidence", "confidence:0", "oracle",
+    "batch:2", "context:40", "accept", "accept:2.5", "sglang-adaptive", "vllm-example")  # fmt: skip
 LAW = ParametricAcceptance(FrailtyWeibull(0.25, 1.1, 0.1), BLOCK)
 SMALL = {"gpu": "b200", "model": "qwen3-8b", "tp": 1, "dataset": "gsm8k", "thinking": False}
 
@@ -436,7 +437,7 @@ def test_a_planner_does_not_peek() -> None:
     draws = latent_of(LAW, work)
     hidden = replace(draws, commits=np.ones_like(draws.commits))
     reqs: Any = [SimpleNamespace(rid=r, launched=c) for r, c in ((0, 0), (3, 2), (5, 9))]
-    for name in ("confidence", "confidence:0", "ema", NAMES[0]):
+    for name in ("confidence", "confidence:0", "ema", "batch:2", "accept", NAMES[0]):
         plans = [policy_of(name).start(LinearPrices(), d).plan(reqs, 0) for d in (draws, hidden)]
         assert plans[0] == plans[1]
     seen, blind = (
@@ -663,6 +664,11 @@ def test_knowing_more_is_worth_more() -> None:
         ("ema:3,1", "the rungs must rise"),
         ("ema:1,9", "9 drafts need"),
         ("ema:fast", "no list of draft counts"),
+        ("batch:0", "no number of requests above 0"),
+        ("batch", "no number of requests above 0"),
+        ("context:8k", "no number of tokens above 0"),
+        ("accept:9", "no number of tokens a cycle from 1 to the block's 8"),
+        ("sglang-adaptiv", "sglang-adaptive"),
         ("confidence:-1", "no variance"),
         ("confidence:nan", "no variance"),
         ("oracle:1", "takes no value"),
