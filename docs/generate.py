@@ -262,9 +262,8 @@ def _line(text: str) -> str:
 
 
 def _question() -> Iterator[list[str]]:
-    yield [
-        "Keywords of `predict`, `sweep`, `plan`, `crossover`, `explain`, `trace`, `tune` and `scenario`."
-    ]
+    asking = "`predict`, `sweep`, `plan`, `crossover`, `explain`, `trace`, `tune` and `scenario`"
+    yield [f"Keywords of {asking}."]
     rows = [
         [code(name), code(repr(field.default)), field.description or ""]
         for name, field in ds.Scenario.model_fields.items()

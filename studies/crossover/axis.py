@@ -80,8 +80,13 @@ class Axis:
         """Return False where a place cannot be asked of a server: it drafts fewer tokens."""
         return self.name != "accept" or value <= base.block
 
-    def setup(self, base: Setup, value: float) -> Setup:
+    def setup(self, base: Setup, value: float, *, own_prices: bool = False) -> Setup:
         """The server of ``base`` at a position; it takes prices from there where it can.
+
+        Parameters
+        ----------
+        own_prices
+            True for prices that follow when constants of its engine are changed.
 
         Raises
         ------
@@ -96,7 +101,7 @@ class Axis:
             calibration=base.calibration,
             dataset=dataset,
         )
-        return with_step(found, base.step) if self.same_prices else found
+        return with_step(found, base.step) if self.same_prices and not own_prices else found
 
 
 _CLOSE = 1.1  # times the lower end, or that much more: an end is told no closer

@@ -65,7 +65,7 @@ def question(
     places = _places(axis, fields, values)
     _refuse(axis, fields)
     if places:
-        fields |= _first(axis, places)
+        fields |= _first(axis, fields, places)
     setups, notes = _candidates(fields)
     first = setups[0]
     found = tuple(places or axis.default(setups))
@@ -105,9 +105,10 @@ def _places(
     return sorted({float(x) for x in read("--values", text, zero=zero)})
 
 
-def _first(axis: Axis, places: Sequence[float]) -> dict[str, Any]:
+def _first(axis: Axis, fields: Mapping[str, Any], places: Sequence[float]) -> dict[str, Any]:
     """Return what puts the servers at a place along the axis where that is their own field."""
-    return {"conc": int(places[0])} if axis.name == "conc" else {}
+    own = axis.name == "conc" or (axis.name == "context" and "osl" in fields)
+    return {axis.field: int(places[0])} if own else {}
 
 
 def _refuse(axis: Axis, fields: Mapping[str, Any]) -> None:

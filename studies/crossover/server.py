@@ -80,7 +80,8 @@ class Server:
         """How the speed there moves with what is uncertain."""
         at = self._key(value)
         if at not in self._sensitivities:
-            self._sensitivities[at] = sensitivity(self.setup(value))
+            found = self.axis.setup(self.base, value, own_prices=True)
+            self._sensitivities[at] = sensitivity(found)
             self.on_run(0)
         return self._sensitivities[at]
 

@@ -1,0 +1,304 @@
+"""The command's question, its search, what it advises and what it pastes."""
+
+import json
+from dataclasses import replace
+from math import exp, log
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError
+from dflash_sim.simulator.policy.parse import BatchTable, parse_policy
+from dflash_sim.studies.ask.question import ask
+from dflash_sim.studies.crossover.advice import choices, reason, sentence
+from dflash_sim.studies.crossover.axis import axis_of
+from dflash_sim.studies.crossover.page import CrossoverPage, folded
+from dflash_sim.studies.crossover.paste import settings, sglang_flags, sglang_ladder, vllm_table
+from dflash_sim.studies.crossover.question import Question, question
+from dflash_sim.studies.crossover.report import write_report
+from dflash_sim.studies.crossover.rows import crossover_rows, to_json
+from dflash_sim.studies.crossover.search import Crossover, Curve, _curve, crossover
+from dflash_sim.studies.show.terminal import as_page
+
+FEW: dict[str, Any] = {
+    "gpu": "h200", "model": "qwen3.5-27b", "num_prompts": "8", "max_new_tokens": "256",
+}  # fmt: skip
+
+
+def asked(over: str = "conc", values: Any = None, **flags: Any) -> Question:
+    fields, _ = ask({**FEW, **flags}, preset=None, from_launch=None)
+    return question(fields, over=over, values=values)
+
+
+@pytest.fixture(scope="module")
+def made() -> Question:
+    return asked(method="mtp,dflash", steps="3", block="8", values="1-64:x4")
+
+
+def straight(made: Question, at: list[float], *, least: float = 1.0) -> Crossover:
+    """An answer whose gains fall by 1 for each factor e, from the logs of ``at``."""
+    curves = []
+    for setup, crossing in zip(made.candidates, at, strict=True):
+        server: Any = SimpleNamespace(
+            axis=made.axis, base=setup, title=setup.method.name, values=_values(setup, crossing)
+        )
+        plain: Any = SimpleNamespace(
+            axis=made.axis, base=made.plain, title="plain", values=_values(made.plain, None)
+        )
+        curve = _curve(server, plain, [v for v in made.values if v >= least], interval=False)
+        curves.append(curve)
+    return Crossover(made, tuple(curves), (), False)
+
+
+def _values(setup: Any, crossing: float | None) -> Any:
+    def values(value: float) -> dict[str, float]:
+        if crossing == 0:
+            msg = "does not fit"
+            raise InfeasibleError(msg)
+        gain = 0.0 if crossing is None else log(crossing / value)
+        return {
+            "output_throughput": 100.0 * exp(gain),
+            "mean_batch": min(value, setup.limits.max_running_requests),
+            "step_ms": 1.0 if crossing is None else 3.0,
+            "accept_length_cycle": 3.0,
+        }
+
+    return values
+
+
+# ---- the search --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crossing", [1.7, 5.0, 23.0, 63.0])
+def test_a_crossing_is_found_to_a_tenth(made: Question, crossing: float) -> None:
+    found = straight(made, [crossing, crossing])
+    for curve in found.curves:
+        assert curve.until.value == pytest.approx(crossing, rel=0.05)
+        assert curve.pays == "until"
+        assert len(curve.values) < 15
+
+
+def test_never_and_always_are_answers(made: Question) -> None:
+    found = straight(made, [0.5, 1e3])
+    assert [curve.pays for curve in found.curves] == ["never", "always"]
+    assert sentence(found) == "Use dflash: it is the fastest from 1 to 64 requests at once."
+    assert sentence(straight(made, [0.5, 0.7])).startswith("Use plain decoding: no method beats")
+
+
+def test_each_position_is_asked_once(made: Question) -> None:
+    runs: list[int] = []
+    few = replace(made, values=(1.0, 8.0), candidates=made.candidates[:1])
+    crossover(few, interval=False, on_run=runs.append)
+    assert len(runs) == 4  # two servers at two places: nothing crosses
+
+
+def test_the_answer_does_not_depend_on_who_asks_first(made: Question) -> None:
+    few = replace(made, values=(1.0, 16.0))
+    one = crossover(few, interval=False)
+    two = crossover(replace(few, candidates=few.candidates[::-1]), interval=False)
+    for a, b in zip(one.curves, two.curves[::-1], strict=True):
+        np.testing.assert_array_equal(a.gain, b.gain)
+
+
+def test_a_speedup_is_that_of_predict(made: Question) -> None:
+    from dflash_sim.simulator.predict import predict
+
+    few = replace(made, values=(1.0, 4.0), candidates=made.candidates[:1])
+    curve = crossover(few, interval=False).curves[0]
+    setup = few.axis.setup(few.candidates[0], 4.0)
+    result = predict(setup.scenario.model_copy(update={"runs": 1}), with_interval=False)
+    assert exp(curve.gain[-1]) == pytest.approx(result.speedup, rel=1e-9)
+
+
+def test_an_interval_is_that_of_predict() -> None:
+    """What is uncertain of one speed-up is what predict says of it, prices of kernels included."""
+    from dflash_sim.simulator.predict import predict
+
+    made = asked(method="dflash", block="8", values="4,8")
+    curve = crossover(made).curves[0]
+    setup = made.axis.setup(made.candidates[0], 8.0, own_prices=True)
+    result = predict(setup.scenario.model_copy(update={"runs": 1}))
+    low, high = result.intervals["speedup"]
+    half = 1.645 * curve.sd[-1]
+    assert exp(curve.gain[-1] - half) == pytest.approx(low, rel=1e-6)
+    assert exp(curve.gain[-1] + half) == pytest.approx(high, rel=1e-6)
+
+
+def test_a_small_accept_length_never_pays() -> None:
+    """At one token a cycle speculation is a loss, at a full block a win, with an end between."""
+    made = asked("accept", method="dflash", block="8", conc="4", values="1,2,4,8")
+    curve = crossover(made, interval=True).curves[0]
+    assert curve.pays == "from"
+    assert 1 < curve.since.low < curve.since.value < curve.since.high < 4
+
+
+def test_context_moves_the_prompt() -> None:
+    made = asked("context", method="mtp", steps="3", values="512,8192")
+    setups = [made.axis.setup(made.candidates[0], v) for v in made.values]
+    lengths = [s.dataset.isl[0].mean.value for s in setups if s.dataset]
+    assert lengths == [512, 8192]
+    fixed = asked("context", method="mtp", steps="3", isl="512,2048", osl="64", acceptance="al:3")
+    assert fixed.values == (512, 2048)
+    assert fixed.axis.setup(fixed.candidates[0], 2048).scenario.isl == 2048
+
+
+# ---- advice and settings -----------------------------------------------------------------
+
+
+def test_the_best_of_each_stretch(made: Question) -> None:
+    found = straight(made, [8.0, 32.0])
+    assert [c.setup.method.name for c in found.curves] == ["mtp", "dflash"]
+    parts = choices(found)
+    assert [(p.title, p.first, p.last) for p in parts] == [
+        ("dflash", 1, 31),
+        ("plain decoding", 32, 64),
+    ]
+    assert sentence(found) == "Use dflash up to 31 requests at once; plain decoding above."
+    why = reason(found.curves[0])
+    assert why.endswith("a cycle takes 3.00 x a plain step and gives 3.00 tokens")
+
+
+def test_pasted_tables_are_those_of_the_engines(made: Question) -> None:
+    found = straight(made, [8.0, 4.0])
+    told = {s.engine: s.text for s in settings(found)}
+    flags = told["SGLang, 1 to 7"]
+    assert flags == (
+        "--speculative-algorithm NEXTN --speculative-num-steps 3 --speculative-eagle-topk 1 "
+        "--speculative-num-draft-tokens 4"
+    )
+    assert told["SGLang, 8 to 64"] == "(no --speculative-algorithm)"
+    config = json.loads(told["vLLM, by batch size"].split("'")[1])
+    rows = config["num_speculative_tokens_per_batch_size"]
+    assert (config["method"], config["num_speculative_tokens"]) == ("mtp", 3)
+    assert rows == [[1, 7, 3], [8, 64, 0]]
+    table = parse_policy(f"table:{json.dumps(rows)}", block=4)  # which refuses what vLLM does
+    assert isinstance(table, BatchTable)
+    assert json.loads(told["ladder.json"]) == {
+        "1": {"candidate_steps": [3]},
+        "8": {"candidate_steps": [0]},
+    }
+    assert "--speculative-adaptive-config ladder.json" in told["SGLang, by batch size"]
+
+
+def test_a_block_drafter_has_its_repository_and_no_ladder(made: Question) -> None:
+    found = straight(made, [4.0, 8.0])
+    told = {s.engine: s.text for s in settings(found)}
+    assert "--speculative-draft-model-path z-lab/Qwen3.5-27B-DFlash" in told["SGLang, 1 to 7"]
+    assert "--speculative-num-draft-tokens 8" in told["SGLang, 1 to 7"]
+    assert "ladder.json" not in told
+    assert sglang_flags(found.curves[1].setup) == told["SGLang, 1 to 7"]
+
+
+def test_flags_parse_as_a_launch(made: Question) -> None:
+    from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+
+    for setup in made.candidates:
+        launch = f"python -m sglang.launch_server --model-path Qwen/Qwen3.5-27B --tp 1 \
+            {sglang_flags(setup)}"
+        fields = scenario_from_launch(launch, None).fields
+        assert fields["method"] == setup.method.name
+        width = fields.get("block") or fields["steps"] + 1
+        assert width == setup.block
+
+
+def test_tables_begin_at_one(made: Question) -> None:
+    from_four = replace(made, values=(4.0, 64.0))
+    found = straight(from_four, [8.0, 8.0], least=4.0)
+    assert vllm_table(choices(found))[0][0] == 1
+    assert set(json.loads(sglang_ladder(choices(found)))) == {"1", "8"}
+
+
+def test_folded_flags_are_one_command() -> None:
+    text = "--speculative-algorithm DFLASH --speculative-num-draft-tokens 16 --page-size 64"
+    lines = folded(text, 50).splitlines()
+    assert len(lines) > 1
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    assert " ".join(line.rstrip("\\").strip() for line in lines) == text
+
+
+# ---- pages and files ---------------------------------------------------------------------
+
+
+def test_every_form_says_the_same(made: Question, tmp_path: Path) -> None:
+    found = straight(made, [8.0, 32.0])
+    page = as_page(CrossoverPage(found), to_file=True)
+    assert sentence(found) in page
+    assert "up to 8" in page
+    data = json.loads(json.dumps(to_json(found), allow_nan=False))
+    assert data["answer"] == sentence(found)
+    assert [row["pays"] for row in crossover_rows(found)] == ["until", "until"]
+    assert data["servers"][1]["pays_until"] == pytest.approx(32, rel=0.05)
+    path = tmp_path / "x.html"
+    write_report(path, found)
+    html = path.read_text(encoding="utf-8")
+    assert sentence(found) in html
+    assert "Speed-up by requests at once" in html
+
+
+# ---- bad input ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"method": "none"}, "nothing to compare with plain decoding"),
+        ({"method": "turbo"}, "unknown method 'turbo'"),
+        ({"over": "batch"}, "unknown --over 'batch'"),
+        ({"rate": "4"}, "crossover compares closed loops"),
+        ({"policy": "ema"}, "crossover compares fixed widths"),
+        ({"gpu": "b200,h200"}, "give one value of --gpu"),
+        ({"values": "8"}, "a crossing lies between two"),
+        ({"values": "1-8", "conc": "1,2"}, "give one of them"),
+        ({"values": "8-1"}, "runs backwards"),
+        ({"values": "0.5,1"}, "not a whole number"),
+        ({"block": "8,x"}, "'x' is not a whole number"),
+        ({"method": "dflash", "block": "1,8"}, "--block 1"),
+        ({"over": "accept", "acceptance": "al:3"}, "asks which accept length pays"),
+    ],
+)
+def test_bad_questions_are_one_line(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        asked(**flags)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_range_where_nothing_fits_says_which_end(made: Question) -> None:
+    with pytest.raises(DflashSimError, match=r"runs nowhere from 1 to 64 .* at 1: does not fit"):
+        straight(made, [0, 8.0])
+    server = SimpleNamespace(axis=made.axis, base=made.candidates[0], title="mtp")
+    plain: Any = SimpleNamespace(axis=made.axis, base=made.plain, values=_values(made.plain, None))
+
+    def values(value: float) -> dict[str, float]:
+        if value > 1:
+            msg = "too many"
+            raise InfeasibleError(msg)
+        return {"output_throughput": 1.0}
+
+    server.values = values
+    with pytest.raises(InfeasibleError, match="only 1 is left, the upper end does not run; at 4"):
+        _curve(server, plain, made.values, interval=False)  # type: ignore[arg-type]
+
+
+def test_nobody_named_is_nobody_refused() -> None:
+    """Without --method, what the model has is compared, and the rest is told."""
+    found = asked(model="qwen3-8b", values="1,8")
+    assert [s.method.name for s in found.candidates] == ["dflash"]
+    assert "mtp is left out: qwen3-8b has no native MTP layer" in found.notes[0]
+    with pytest.raises(UsageError, match="no native MTP layer"):
+        asked(model="qwen3-8b", method="dflash,mtp")
+
+
+def test_axes_are_known_by_name() -> None:
+    assert axis_of("conc").between(8, 16) == 11
+    assert axis_of("conc").between(8, 9) is None
+    assert axis_of("conc").between(100, 105) is None  # near enough
+    assert axis_of("accept").between(2.0, 2.1) is None
+
+
+def test_a_curve_is_flat_beyond_its_ends(made: Question) -> None:
+    curve: Curve = straight(made, [8.0, 8.0]).curves[0]
+    assert curve.gain_at(1e6) == curve.gain[-1]
