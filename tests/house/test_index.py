@@ -26,7 +26,7 @@ COVERED = {
     "api/test_question": ["studies/ask: names"],
     "api/test_result": ["frames rows show"],
     "api/test_same_as_cli": [
-        "compare explain files fit lists plan predict sweep",
+        "compare explain files fit lists plan predict sweep crossover",
         "studies/compare: compare_question",
         "studies/sweep: job",
     ],
@@ -131,6 +131,10 @@ COVERED = {
         "simulator/cost: width_tables",
     ],
     "simulator/requests/test_laws": ["draws expected parse"],
+    "studies/crossover/test_crossover": [
+        "advice axis page paste question report rows search server",
+        "commands: crossover",
+    ],
     "studies/explain/test_explain": [
         "break_even elasticities page replay step_anatomy waterfall",
         "commands: explain",

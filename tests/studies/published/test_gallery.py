@@ -33,6 +33,7 @@ LONG = {
     "13_servers": "test_gallery.py::test_the_study_of_servers_is_what_the_shipped_levels_say",
     "14_field_rows": "test_field_rows.py::test_the_study_counts_every_row",
     "15_sample": "test_sample.py::test_the_study_judged_every_set",
+    "16_crossings": "test_crossings.py::test_the_study_judged_every_crossing",
 }
 STRICT = """
 import runpy, sys, warnings
