@@ -183,7 +183,10 @@ class Setup:
 
     @cached_property
     def host(self) -> HostTime:
-        return HostTime.from_sheet(self.engine, recv_interval=self.limits.recv_interval)
+        plans = self.host_length_sync and self.backend in self.engine.attention.plans_on_host
+        return HostTime.from_sheet(
+            self.engine, recv_interval=self.limits.recv_interval, plans=plans
+        )
 
     @cached_property
     def step(self) -> StepModel:
@@ -281,6 +284,8 @@ def resolve(
     drafter = method.load_drafter(s.model, s.draft_model)
     precision = precision_for(s, device, engine, model, backend=backend, drafter=drafter)
     server = server_of(s, engine, device, backend, model, measured, precision)
+    if measured is None and not engine.is_on:
+        engine = engine.on(device.arch, device.name, device.host)
     if calibration is not None and not given:
         engine = calibration.applied(engine, server)
     block = verify_rows(s, drafter)

@@ -73,14 +73,20 @@ class HostTime:
     syncs_s: float
 
     @classmethod
-    def from_sheet(cls, engine: EngineSheet, *, recv_interval: int = 1) -> "HostTime":
-        """Read the times of a sheet; loops that do not look for requests share the time of one."""
+    def from_sheet(
+        cls, engine: EngineSheet, *, recv_interval: int = 1, plans: bool = False
+    ) -> "HostTime":
+        """Read the times of a sheet; loops that do not look for requests share the time of one.
+
+        ``plans`` is True where the host plans attention before the first kernel of a step.
+        """
         slow = engine["time_factor"] * engine["host_factor"]
+        first = engine["run_batch_first"] + (engine["attention_plan"] if plans else 0.0)
         return cls(
             recv_s=slow * engine["recv_requests"] / recv_interval,
             schedule_s=slow * engine["get_next_batch"],
             schedule_per_request_s=slow * engine["get_next_batch_per_request"],
-            first_launch_s=slow * engine["run_batch_first"],
+            first_launch_s=slow * first,
             rest_launch_s=slow * engine["run_batch_rest"],
             process_s=slow * engine["process_batch_result"],
             process_per_request_s=slow * engine["process_batch_result_per_request"],
