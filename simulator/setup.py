@@ -183,10 +183,16 @@ class Setup:
 
     @cached_property
     def host(self) -> HostTime:
-        plans = self.host_length_sync and self.backend in self.engine.attention.plans_on_host
         return HostTime.from_sheet(
-            self.engine, recv_interval=self.limits.recv_interval, plans=plans
+            self.engine, recv_interval=self.limits.recv_interval, plans=self._plans
         )
+
+    @property
+    def _plans(self) -> tuple[str, ...]:
+        """Constants of what the host plans between the lengths of a step and its first kernel."""
+        if not self.host_length_sync or self.backend not in self.engine.attention.plans_on_host:
+            return ()
+        return ("attention_plan", "draft_plan") if self.method.sequential else ("attention_plan",)
 
     @cached_property
     def step(self) -> StepModel:

@@ -271,7 +271,12 @@ def _check_rest(sheet: _Sheet, path: Path) -> None:
             raise UsageError(msg)
     sync = attention.host_length_sync
     latent = attention.latent
-    named = [attention.other, *attention.plans_on_host, *attention.by_gpu.values(), *defaults.page_size_by_backend]
+    named = [
+        attention.other,
+        *attention.plans_on_host,
+        *attention.by_gpu.values(),
+        *defaults.page_size_by_backend,
+    ]
     named += [latent.other, latent.sparse, *latent.by_arch.values()]
     known = dict.fromkeys((*attention.backends, *latent.backends))
     named += attention.runs_on

@@ -166,7 +166,9 @@ class CostModel:
         if isinstance(op, Quantize):
             if self.quantises(op.product):
                 return Cost()
-            return Cost.of(self._elementwise_s(Elementwise(op.name, op.nbytes)), "assumed") + self._gap
+            return (
+                Cost.of(self._elementwise_s(Elementwise(op.name, op.nbytes)), "assumed") + self._gap
+            )
         timing = self._lookup(op)
         if timing is None and isinstance(op, SparseModule):
             return sum((self.op(part) for part in op.parts), Cost())  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from math import ceil, hypot, sqrt
 
 from dflash_sim.profiles.releases.elsewhere import AttentionRows, WideKernels
 from dflash_sim.profiles.sheets import Device
-from dflash_sim.profiles.units import MiB
+from dflash_sim.profiles.units import US, MiB
 from dflash_sim.simulator.cost.ops import Attention, Elementwise, GdnConv, GdnRecurrent, Op
 
 SERIAL_TILE_ROWS = 64  # rows of a request that one block of threads of a serial kernel takes
@@ -33,6 +33,27 @@ def wide_s(op: Op, wide: WideKernels, device: Device, backend: str | None) -> fl
         waves = max(1.0, blocks / device.sm_count)
         return waves * (rows.launch.quantity.si + op.kv_len * rows.token.quantity.si)
     return None
+
+
+def wide_words(op: Op, wide: WideKernels, backend: str | None) -> str:
+    """Say what the law of an op that :func:`wide_s` has a time of is made of."""
+    k = wide.kernels
+    at = f"{op_rows(op)} rows of each request on {wide.arch}"
+    if isinstance(op, GdnRecurrent):
+        return f"{at}, states at {k['gdn_verify_share']:.2f} of memory bandwidth (fitted)"
+    if isinstance(op, GdnConv):
+        return f"{at}, windows at {k['gdn_conv_share']:.2f} of memory bandwidth (fitted)"
+    if isinstance(op, Elementwise):
+        return f"{at}, by the root of rows and the fourth root of bytes (fitted)"
+    rows = attention_rows(op, wide, backend)
+    assert rows is not None
+    assert rows.token is not None
+    return f"{at}, {backend}, {rows.token.quantity.si / US:.3f} us a cached token (fitted)"
+
+
+def op_rows(op: Op) -> int:
+    """Return the rows of each request of an op; 1 of those that do not tell requests apart."""
+    return getattr(op, "rows", 1)
 
 
 def attention_rows(op: Op, wide: WideKernels | None, backend: str | None) -> AttentionRows | None:
