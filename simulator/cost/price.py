@@ -48,7 +48,7 @@ from dflash_sim.simulator.cost.ops import (
     experts_touched,
 )
 from dflash_sim.simulator.cost.parts import PARTS, Cost
-from dflash_sim.simulator.cost.wide_kernels import attention_rows, cached_s, wide_s
+from dflash_sim.simulator.cost.wide_kernels import cached_s, rows_factor, wide_s
 
 BALANCED = "balanced"
 _CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention
@@ -383,15 +383,8 @@ class CostModel:
         )
         if timing is None or op.rows == 1:
             return timing
-        wide = max(timing.seconds * self._rows_factor(op), self.products_s(op))
+        wide = max(timing.seconds * rows_factor(op, self.engine, self.backend), self.products_s(op))
         return timing.changed(wide, "fitted")
-
-    def _rows_factor(self, op: Attention) -> float:
-        """Time of several query rows over the decode kernel's [1]."""
-        own = attention_rows(op, self.engine.wide, self.backend)
-        if own is None or own.factor is None:
-            return self.engine["verify_attention_factor"]
-        return own.factor.quantity.si
 
     def products_s(self, op: Op) -> float:
         """Seconds of the products of an op alone, on the GPU that tables were timed on [s]."""

@@ -7,6 +7,7 @@ each other inside a request; the constants are those of an architecture, in the 
 from math import ceil, hypot, sqrt
 
 from dflash_sim.profiles.releases.elsewhere import AttentionRows, WideKernels
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import US, MiB
 from dflash_sim.simulator.cost.ops import Attention, Elementwise, GdnConv, GdnRecurrent, Op
@@ -61,6 +62,14 @@ def attention_rows(op: Op, wide: WideKernels | None, backend: str | None) -> Att
     if wide is None or backend is None or not isinstance(op, Attention) or op.rows == 1:
         return None
     return wide.attention.get(backend)
+
+
+def rows_factor(op: Attention, engine: EngineSheet, backend: str | None) -> float:
+    """Return the time of several query rows over that of the decode kernel [1]."""
+    own = attention_rows(op, engine.wide, backend)
+    if own is None or own.factor is None:
+        return engine["verify_attention_factor"]
+    return own.factor.quantity.si
 
 
 def cached_s(op: Elementwise, wide: WideKernels | None, device: Device) -> tuple[float, float]:

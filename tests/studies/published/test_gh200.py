@@ -231,7 +231,7 @@ def test_phases_of_both_servers_in_the_mean() -> None:
 
 
 def test_verification_and_commit_at_every_batch() -> None:
-    """Both servers, 1 to 64 requests: the verify pass with its head, and the commit, within 10 %."""
+    """1 to 64 requests: the verify pass with its head, and the commit, within 10 %."""
     for block, conc in [(b, c) for b in (8, 16) for c in (1, 4, 16, 64)]:
         pair = [facts().of(what, block, conc) for what in ("verify_forward", "verify_head")]
         took = sum(o.observed_s for o in pair)
