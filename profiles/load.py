@@ -103,6 +103,7 @@ def _device(name: str, profiles_dirs: Dirs) -> Device:
         ),
         quantities=sheet.quantities,
         int8_flop_s=sheet.get("int8"),
+        host=sheet.text("host") if "host" in sheet.raw else "",
     )
 
 

@@ -103,6 +103,8 @@ class Device:
         Last-level cache [byte], None if not known.
     arch
         Architecture whose kernels it runs, such as ``hopper``; the vendor where nobody says.
+    host
+        The kind of its host where that is told from others, such as ``grace``; else nothing.
     tables_from
         The GPU whose operator times stand in where this one has none of its own.
     quantities
@@ -128,6 +130,7 @@ class Device:
     price: PriceRange
     quantities: Mapping[str, Quantity]
     int8_flop_s: float | None = None
+    host: str = ""
 
     @property
     def products(self) -> Mapping[str, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from math import isfinite
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from dflash_sim.profiles.errors import UsageError, unknown
@@ -45,6 +46,8 @@ def read_table(record: type[T], table: object, where: str) -> T:
 
 def _value(kind: Any, value: object, where: str) -> Any:
     """``value`` as the annotation asks."""
+    if isinstance(kind, UnionType):
+        kind = next(k for k in get_args(kind) if k is not NoneType)  # a key that may be left out
     if is_dataclass(kind):
         return read_table(kind, value, where)  # type: ignore[arg-type]
     origin, inner = get_origin(kind), get_args(kind)

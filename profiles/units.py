@@ -14,3 +14,6 @@ FP32_BYTES = 4
 GDN_CHUNK_TOKENS = 64  # chunk of the gated delta rule's WY form (flash-linear-attention)
 LATENT_HEADS = 128  # query rows on one latent cache, the most that decode kernels were timed with
 GDN_HEAD_DIM = 128  # keys and values of the heads that GDN kernels were timed with
+GDN_GATES_BESIDE_ROWS = (
+    64  # token rows up to which the product of the gates runs beside its neighbour
+)

@@ -183,7 +183,16 @@ class Setup:
 
     @cached_property
     def host(self) -> HostTime:
-        return HostTime.from_sheet(self.engine, recv_interval=self.limits.recv_interval)
+        return HostTime.from_sheet(
+            self.engine, recv_interval=self.limits.recv_interval, plans=self._plans
+        )
+
+    @property
+    def _plans(self) -> tuple[str, ...]:
+        """Constants of what the host plans between the lengths of a step and its first kernel."""
+        if not self.host_length_sync or self.backend not in self.engine.attention.plans_on_host:
+            return ()
+        return ("attention_plan", "draft_plan") if self.method.sequential else ("attention_plan",)
 
     @cached_property
     def step(self) -> StepModel:
@@ -281,6 +290,8 @@ def resolve(
     drafter = method.load_drafter(s.model, s.draft_model)
     precision = precision_for(s, device, engine, model, backend=backend, drafter=drafter)
     server = server_of(s, engine, device, backend, model, measured, precision)
+    if measured is None and not engine.is_on:
+        engine = engine.on(device.arch, device.name, device.host)
     if calibration is not None and not given:
         engine = calibration.applied(engine, server)
     block = verify_rows(s, drafter)

@@ -212,7 +212,7 @@ class Response:
 
     def _concerns(self, p: Parameter) -> bool:
         if p.kind == "constant":
-            return p.key in self._read
+            return p.key in self._read and p.key not in self.setup.engine.own
         if p.kind in FACTORS:
             return p.key in self._server and FACTORS[p.kind].constant in self._read
         if p.kind == "correlation":
@@ -234,6 +234,8 @@ class Response:
             for name, v in values.items()
             if name.startswith("constant:")
         }
+        for name in self.setup.engine.own:  # an architecture's own, which home's do not move
+            found.pop(name, None)
         own = self.setup.engine.si
         for name, factor in FACTORS.items():
             here = together(name, (values.get(f"{name}:{key}", 1.0) for key in self._server))

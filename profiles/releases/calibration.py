@@ -141,9 +141,13 @@ class Calibration:
         return frozenset(p.key for p in self.parameters if p.kind in FACTORS)
 
     def applied(self, engine: EngineSheet, server: Server | None = None) -> EngineSheet:
-        """The engine sheet with the fitted constants, times what is known of a server."""
+        """The engine sheet with the fitted constants, times what is known of a server.
+
+        Constants that the server's architecture has of its own keep their values.
+        """
         values = self.values
-        found = {p.key: values[p.name] for p in self.parameters if p.kind == "constant"}
+        fitted = [p for p in self.parameters if p.kind == "constant" and p.key not in engine.own]
+        found = {p.key: values[p.name] for p in fitted}
         keys = server.keys if server else ()
         for name, factor in FACTORS.items():
             here = [values[f"{name}:{key}"] for key in keys if f"{name}:{key}" in values]

@@ -156,6 +156,8 @@ class AttentionBackends:
 
     Parameters
     ----------
+    plans_on_host
+        Backends whose plan takes ``attention_plan`` on the host, once it has the lengths.
     without_buffer
         By architecture of the GPU, its choice for a hybrid model whose prefix cache has the
         strategy ``no_buffer``, where that is another: such a cache takes pages of one token.
@@ -165,6 +167,7 @@ class AttentionBackends:
 
     backends: tuple[str, ...]
     other: str
+    plans_on_host: tuple[str, ...]
     host_length_sync: HostLengthSync
     by_gpu: Mapping[str, str]
     without_buffer: Mapping[str, str]

@@ -12,6 +12,13 @@ from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import read_sheet
 from dflash_sim.profiles.load import find_sheet, sheet_names
+from dflash_sim.profiles.releases.elsewhere import (
+    Constant,
+    Elsewhere,
+    WideKernels,
+    check_elsewhere,
+    wide_kernels,
+)
 from dflash_sim.profiles.releases.engine_records import (
     AttentionBackends,
     Defaults,
@@ -38,7 +45,9 @@ class EngineSheet:
 
     ``engine["graph_node_gap"]`` is a constant in SI units; ``engine.constants`` holds value,
     unit, source and error as written in the sheet. ``read`` are the constants looked up so far:
-    what an answer rests on.
+    what an answer rests on. ``elsewhere`` says what other architectures and hosts have of their
+    own; once :meth:`on` one, ``own`` names the constants that are its own, which no fit at home
+    moves, and ``wide`` its kernels of several rows per request.
     """
 
     name: str
@@ -51,6 +60,9 @@ class EngineSheet:
     attention: AttentionBackends
     prefill: PrefillSheet
     fit: FitSheet
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
+    wide: WideKernels | None = None
     read: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @cached_property
@@ -69,6 +81,22 @@ class EngineSheet:
     def fitted(self, si_values: Mapping[str, float]) -> "EngineSheet":
         """Return a copy with constants that a fit found, which are evidence of another kind."""
         return self._replaced(si_values, evidence="fitted")
+
+    @property
+    def is_on(self) -> bool:
+        """True if it is that of an architecture or host with constants of its own."""
+        return bool(self.own) or self.wide is not None
+
+    def on(self, arch: str, *more: str) -> "EngineSheet":
+        """Return the sheet of an architecture, a GPU and a kind of host: their constants count."""
+        entries = [self.elsewhere[name] for name in (arch, *more) if name in self.elsewhere]
+        own = {name: c.quantity for entry in entries for name, c in entry.constants.items()}
+        wide = wide_kernels(self.elsewhere, arch)
+        if not own and wide is None:
+            return self
+        return replace(
+            self, constants={**self.constants, **own}, own=frozenset(own), wide=wide, read=set()
+        )
 
     def is_home(self, build: str | None) -> bool:
         """Return True if the constants are of this build, named by its date or by its version."""
@@ -100,16 +128,6 @@ def _sizes(rows: tuple[tuple[int, int, int], ...]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class _Constant:
-    value: float
-    unit: str
-    evidence: str
-    rel_err: float
-    source: str
-    doc: str = ""
-
-
-@dataclass(frozen=True)
 class _Sheet:
     """An engine sheet as it is written."""
 
@@ -117,12 +135,13 @@ class _Sheet:
     title: str
     version: str
     modes: Modes
-    constants: Mapping[str, _Constant]
+    constants: Mapping[str, Constant]
     defaults: Defaults
     graph_sizes: GraphSizes
     attention: AttentionBackends
     prefill: PrefillSheet
     fit: FitSheet
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
     docker: str = ""
     extends: str = ""
     aliases: tuple[str, ...] = ()
@@ -141,10 +160,7 @@ def load_engine(name: str) -> EngineSheet:
         title=sheet.title,
         version=sheet.version,
         modes=sheet.modes,
-        constants={
-            name: Quantity(c.value, c.unit, c.source, c.evidence, c.rel_err)
-            for name, c in sheet.constants.items()
-        },
+        constants={name: c.quantity for name, c in sheet.constants.items()},
         defaults=sheet.defaults,
         graph_sizes={
             "spec": _sizes(sheet.graph_sizes.spec),
@@ -154,6 +170,7 @@ def load_engine(name: str) -> EngineSheet:
         attention=sheet.attention,
         prefill=sheet.prefill,
         fit=sheet.fit,
+        elsewhere=sheet.elsewhere,
     )
 
 
@@ -199,6 +216,7 @@ def _check_constants(sheet: _Sheet, path: Path) -> None:
         if lacking := [name for name in known if name not in sheet.constants]:
             msg = f"{path} lacks [constants.{lacking[0]}]; copy it from {REFERENCE}."
             raise UsageError(msg)
+    check_elsewhere(sheet.elsewhere, sheet.constants, str(path))
     named = (*sheet.fit.free, *sheet.fit.shares, *sheet.fit.uncertain)
     for name in named:
         if name not in sheet.constants:
@@ -253,7 +271,12 @@ def _check_rest(sheet: _Sheet, path: Path) -> None:
             raise UsageError(msg)
     sync = attention.host_length_sync
     latent = attention.latent
-    named = [attention.other, *attention.by_gpu.values(), *defaults.page_size_by_backend]
+    named = [
+        attention.other,
+        *attention.plans_on_host,
+        *attention.by_gpu.values(),
+        *defaults.page_size_by_backend,
+    ]
     named += [latent.other, latent.sparse, *latent.by_arch.values()]
     known = dict.fromkeys((*attention.backends, *latent.backends))
     named += attention.runs_on

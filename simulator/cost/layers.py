@@ -10,6 +10,7 @@ from dflash_sim.profiles.networks.hf_config import (
     MoeMlp,
 )
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
+from dflash_sim.profiles.units import GDN_GATES_BESIDE_ROWS
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Attention,
@@ -65,6 +66,15 @@ class Kernels:
     def small(self, name: str, elements: float, count: int = 1) -> AnyCall:
         """An elementwise kernel that reads and writes so many activations."""
         return Call(Elementwise(name, self.value * elements), count)
+
+    def cached(self, name: str, elements: float, count: int = 1) -> AnyCall:
+        """As :meth:`small`, of what the product before it left in the L2 cache."""
+        return Call(Elementwise(name, self.value * elements, "cached"), count)
+
+    def gated_norm(self, size: Rows, width: int, count: int) -> AnyCall:
+        """The norm behind a recurrence and its gate: two tensors in, one out."""
+        nbytes, rows = 3.0 * self.value * size.tokens * width, 1 if size.prefill else size.rows
+        return Call(Elementwise("gated_norm", nbytes, "gated_norm", rows), count)
 
     def norm(self, name: str, tokens: int, hidden: int, count: int = 1) -> AnyCall:
         """Fused residual add and RMSNorm: two tensors in, two out."""
@@ -143,11 +153,14 @@ def gdn_mixer(
     t = size.tokens
     v_heads, k_heads = g.num_v_heads // tp, max(1, g.num_k_heads // tp)
     value, conv = v_heads * g.head_v_dim, g.conv_dim // tp
+    gates = k.gemm("in_proj_ba", t, 2 * v_heads, hidden, of="gdn_gates", count=count)
+    if size.tokens <= GDN_GATES_BESIDE_ROWS:  # beside the large product, on a second stream
+        gates = replace(gates, exposed="gdn_gates_exposed")
     calls = [
         k.layer_norm("input_norm", size, hidden, count),
         k.gemm("in_proj_qkvz", t, conv + value, hidden, of="gdn", count=count),
-        k.gemm("in_proj_ba", t, 2 * v_heads, hidden, of="gdn_gates", count=count),
-        k.small("gated_norm", 3.0 * t * value, count),
+        gates,
+        k.gated_norm(size, value, count),
         k.gemm("out_proj", t, hidden, value, of="gdn", count=count),
         *k.all_reduce("gdn_all_reduce", t, hidden, count),
     ]
@@ -159,7 +172,7 @@ def gdn_mixer(
         )
         return [*calls, Call(scan, count)]
     rule = GdnRecurrent("gdn_recurrent", size.requests, size.rows, v_heads, k_heads, kd, vd, own)
-    update = GdnConv("gdn_conv", t, v_heads, k_heads, conv, g.conv_kernel, own)
+    update = GdnConv("gdn_conv", t, v_heads, k_heads, conv, g.conv_kernel, own, size.rows)
     return [*calls, Call(update, count), Call(rule, count)]
 
 
@@ -174,7 +187,7 @@ def mamba2_mixer(
     calls = [
         k.layer_norm("input_norm", size, hidden, count),
         k.gemm("in_proj", t, inner + conv + heads, hidden, of="gdn", count=count),
-        k.small("gated_norm", 3.0 * t * inner, count),
+        k.gated_norm(size, inner, count),
         k.gemm("out_proj", t, hidden, inner, of="gdn", count=count),
         *k.all_reduce("mamba_all_reduce", t, hidden, count),
     ]
@@ -183,7 +196,7 @@ def mamba2_mixer(
     if size.prefill:
         scan = GdnPrefill("mamba_chunk", size.requests, size.rows, *shape, conv, own)
         return [*calls, Call(scan, count)]
-    update = GdnConv("mamba_conv", t, heads, groups, conv, m.conv_kernel, own)
+    update = GdnConv("mamba_conv", t, heads, groups, conv, m.conv_kernel, own, size.rows)
     step = GdnRecurrent("mamba_recurrent", size.requests, size.rows, *shape, own)
     return [*calls, Call(update, count), Call(step, count)]
 
@@ -197,7 +210,7 @@ def dense_mlp(
     return [
         k.layer_norm("post_attention_norm", size, hidden, count),
         k.gemm("gate_up_proj", tokens, up * inter, hidden, of="mlp", count=count),
-        k.small("activation", (up + 1.0) * tokens * inter, count),
+        k.cached("activation", (up + 1.0) * tokens * inter, count),
         k.gemm("down_proj", tokens, hidden, inter, of="mlp", count=count),
         *k.all_reduce("mlp_all_reduce", tokens, hidden, count),
     ]
@@ -237,7 +250,7 @@ def moe_mlp(
             k.gemm(
                 "shared_gate_up_proj", tokens, up * inter, hidden, of="shared_expert", count=count
             ),
-            k.small("shared_activation", (up + 1.0) * tokens * inter, count),
+            k.cached("shared_activation", (up + 1.0) * tokens * inter, count),
             k.gemm("shared_down_proj", tokens, hidden, inter, of="shared_expert", count=count),
         ]
         if mlp.shared_gate:

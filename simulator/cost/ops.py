@@ -255,7 +255,7 @@ class GdnRecurrent:
 
 @dataclass(frozen=True, slots=True)
 class GdnConv:
-    """Causal conv1d update of ``tokens`` rows with its state."""
+    """Causal conv1d update of ``tokens`` rows with its state, ``rows`` of each request."""
 
     name: str
     tokens: int
@@ -264,6 +264,7 @@ class GdnConv:
     conv_dim: int
     conv_kernel: int
     precision: Precision = BF16
+    rows: int = 1
 
     @property
     def flops(self) -> float:
@@ -329,11 +330,21 @@ class Quantize:
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
-    """A memory-bound kernel: norms, RoPE, gates, activations, copies, argmax."""
+    """A memory-bound kernel: norms, RoPE, gates, activations, copies, argmax.
+
+    Parameters
+    ----------
+    kind
+        ``small``; ``cached``, of what the product before it left in the L2 cache; ``norm``;
+        ``gated_norm``; ``vocab``; ``stream``, a long copy.
+    rows
+        Rows of each request, where the kernel takes them apart.
+    """
 
     name: str
     nbytes: float
-    kind: str = "small"  # small | norm | vocab | stream (long copies)
+    kind: str = "small"
+    rows: int = 1
 
     @property
     def flops(self) -> float:

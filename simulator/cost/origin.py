@@ -20,6 +20,7 @@ from dflash_sim.simulator.cost.ops import (
     Quantize,
 )
 from dflash_sim.simulator.cost.price import CostModel
+from dflash_sim.simulator.cost.wide_kernels import attention_rows, cached_s, op_rows, wide_words
 
 CONSTANT = re.compile(r"(\w+) \d+\.\d\d \(\w+\)")  # as _said writes one
 
@@ -59,7 +60,11 @@ def _said(engine: EngineSheet, name: str) -> str:
 def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
     """Return where the time of an op is read, and the constants that multiply it."""
     engine = cost.engine
+    if engine.wide is not None and cost.wide_s(op) is not None:
+        return (wide_words(op, engine.wide, cost.backend),)
     if isinstance(op, Elementwise):
+        if cached_s(op, engine.wide, cost.device)[0]:
+            return (f"{op.kind} kernel, bytes from the L2 cache (fitted)",)
         rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
         return (f"{op.kind} kernel, bytes at {_said(engine, rate)}",)
     if isinstance(op, Quantize):
@@ -72,6 +77,9 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
     if timing is None:
         return (_roofline(cost, op),)
     where = _where(cost, op, timing)
+    own = attention_rows(op, cost.engine.wide, cost.backend)
+    if own is not None and own.factor is not None:
+        where += f" x {own.factor.value:.2f} for {op_rows(op)} rows ({own.factor.evidence})"
     if cost.lender is not None and cost.measured is None:
         where += f", scaled from {cost.lender.name}"
     return (where, *_factors(cost, op, timing))
@@ -109,7 +117,8 @@ def _factors(cost: CostModel, op: Op, timing: Timing) -> Iterator[str]:
     if isinstance(op, Collective):
         yield "collective_factor"
         return
-    if isinstance(op, Attention) and op.rows > 1 and timing.seconds > cost.products_s(op):
+    wide = isinstance(op, Attention) and op.rows > 1 and timing.seconds > cost.products_s(op)
+    if wide and attention_rows(op, cost.engine.wide, cost.backend) is None:
         yield "verify_attention_factor"
     yield "table_factor"
     if isinstance(op, GdnRecurrent) and op.rows > 1:

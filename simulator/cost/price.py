@@ -48,6 +48,7 @@ from dflash_sim.simulator.cost.ops import (
     experts_touched,
 )
 from dflash_sim.simulator.cost.parts import PARTS, Cost
+from dflash_sim.simulator.cost.wide_kernels import cached_s, rows_factor, wide_s
 
 BALANCED = "balanced"
 _CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention
@@ -79,7 +80,8 @@ class CostModel:
 
     @cached_property
     def _kernel_s(self) -> dict[str, float]:
-        fixed = {"small": "small", "norm": "norm", "vocab": "vocab", "stream": "small"}
+        fixed = dict.fromkeys(("small", "cached", "gated_norm", "stream"), "small")
+        fixed |= {"norm": "norm", "vocab": "vocab"}
         return {kind: self.engine[f"{k}_kernel"] for kind, k in fixed.items()}
 
     @cached_property
@@ -154,14 +156,19 @@ class CostModel:
         own = self.own_time(op)
         if own is not None:
             return Cost.of(own.seconds, own.evidence, comm=isinstance(op, Collective))
+        wide_s = self.wide_s(op)
+        if wide_s is not None:
+            return Cost.of(wide_s, "fitted") + self._gap
         if isinstance(op, Elementwise):
-            return Cost.of(self._elementwise_s(op.kind, op.nbytes), "assumed") + self._gap
+            return Cost.of(self._elementwise_s(op), "assumed") + self._gap
         if isinstance(op, Collective):
             return self._collective(op)
         if isinstance(op, Quantize):
             if self.quantises(op.product):
                 return Cost()
-            return Cost.of(self._elementwise_s("small", op.nbytes), "assumed") + self._gap
+            return (
+                Cost.of(self._elementwise_s(Elementwise(op.name, op.nbytes)), "assumed") + self._gap
+            )
         timing = self._lookup(op)
         if timing is None and isinstance(op, SparseModule):
             return sum((self.op(part) for part in op.parts), Cost())  # type: ignore[arg-type]
@@ -187,10 +194,16 @@ class CostModel:
                 return bool(format_of(form).quantises)
         return False
 
-    def _elementwise_s(self, kind: str, nbytes: float) -> float:
-        rate = "weight_stream_bw_eff" if kind == "stream" else "elementwise_bw_eff"
-        move = nbytes / (self.device.mem_bw_byte_s * self.engine[rate])
-        return self._kernel_s[kind] + move
+    def wide_s(self, op: Op) -> float | None:
+        """Seconds of an op with several rows per request that has a law of its own, or None."""
+        wide = self.engine.wide
+        return None if wide is None else wide_s(op, wide, self.device, self.backend)
+
+    def _elementwise_s(self, op: Elementwise) -> float:
+        name = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
+        cached, left = cached_s(op, self.engine.wide, self.device)
+        move = left / (self.device.mem_bw_byte_s * self.engine[name])
+        return self._kernel_s[op.kind] + cached + move
 
     @property
     def _timed_on(self) -> Device:
@@ -370,7 +383,7 @@ class CostModel:
         )
         if timing is None or op.rows == 1:
             return timing
-        wide = max(timing.seconds * self.engine["verify_attention_factor"], self.products_s(op))
+        wide = max(timing.seconds * rows_factor(op, self.engine, self.backend), self.products_s(op))
         return timing.changed(wide, "fitted")
 
     def products_s(self, op: Op) -> float:

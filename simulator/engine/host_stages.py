@@ -51,7 +51,8 @@ class HostTime:
     ----------
     recv_s, schedule_s, first_launch_s, rest_launch_s, process_s
         ``recv_requests``, ``get_next_batch_to_run``, ``run_batch`` before and after its first
-        kernel, ``process_batch_result``; the ``_per_request`` parts grow with the batch.
+        kernel, ``process_batch_result``; ``plan_s`` of the time before the first kernel plans
+        attention; the ``_per_request`` parts grow with the batch.
     d2h_s
         One small device-to-host copy.
     prepare_draft_s, prepare_verify_s, accept_s, syncs_s
@@ -71,16 +72,23 @@ class HostTime:
     accept_s: float
     accept_per_request_s: float
     syncs_s: float
+    plan_s: float = 0.0
 
     @classmethod
-    def from_sheet(cls, engine: EngineSheet, *, recv_interval: int = 1) -> "HostTime":
-        """Read the times of a sheet; loops that do not look for requests share the time of one."""
+    def from_sheet(
+        cls, engine: EngineSheet, *, recv_interval: int = 1, plans: tuple[str, ...] = ()
+    ) -> "HostTime":
+        """Read the times of a sheet; loops that do not look for requests share the time of one.
+
+        ``plans`` are the constants of what it plans before the first kernel of a step.
+        """
         slow = engine["time_factor"] * engine["host_factor"]
+        plan = sum(engine[name] for name in plans)
         return cls(
             recv_s=slow * engine["recv_requests"] / recv_interval,
             schedule_s=slow * engine["get_next_batch"],
             schedule_per_request_s=slow * engine["get_next_batch_per_request"],
-            first_launch_s=slow * engine["run_batch_first"],
+            first_launch_s=slow * (engine["run_batch_first"] + plan),
             rest_launch_s=slow * engine["run_batch_rest"],
             process_s=slow * engine["process_batch_result"],
             process_per_request_s=slow * engine["process_batch_result_per_request"],
@@ -90,6 +98,7 @@ class HostTime:
             accept_s=slow * engine["v1_accept"],
             accept_per_request_s=slow * engine["v1_accept_per_request"],
             syncs_s=slow * engine["v1_syncs"] * engine["d2h_sync"],
+            plan_s=slow * plan,
         )
 
     @classmethod
@@ -131,9 +140,11 @@ class HostTime:
                 accept,
                 end,
             )
+        plan = [stage("attention_plan", self.plan_s, 0.0, "draft_plan")] if self.plan_s else []
         return (
             *begin,
-            stage("run_batch_first", self.first_launch_s),
+            *plan,
+            stage("run_batch_first", self.first_launch_s - self.plan_s),
             stage("run_batch_rest", self.rest_launch_s),
             stage("d2h_sync", self.d2h_s),
             end,

@@ -8,6 +8,7 @@ from dflash_sim.studies.published.gh200_phases import (
     COUNTED,
     MACHINE,
     Outcome,
+    apart,
     bias,
     counted,
     mape,
@@ -25,6 +26,8 @@ def quoted(facts: Facts) -> dict[str, str]:
     names = ", ".join(f"`{name}`" for name in taken_from(MACHINE, engine, engine.constants))
     gaps = [f"* **{gap.title}** {gap.text(facts)}" for gap in GAPS if gap.shows(facts)]
     found = {"GH200 constants": names or "none", "GH200 gaps": "\n\n" + "\n".join(gaps) + "\n\n"}
+    unseen = apart((*facts.phases, *facts.again))
+    found |= {"GH200 unseen verify": str(len(unseen)), "GH200 unseen MAPE": percent(mape(unseen))}
     for block in BLOCKS:
         group = [o for o in counted(facts.phases) if o.block == block]
         found |= {

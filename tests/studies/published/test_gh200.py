@@ -222,27 +222,39 @@ def test_phases_of_the_flashinfer_server_up_to_16_requests(what: str, band: floa
     assert [o for o in found if abs(o.error) > band] == []
 
 
-def test_phases_of_the_flashinfer_server_in_the_mean() -> None:
-    """20 phases of block 8: mean error under 10 %; those of block 16 are more than twice as far."""
-    assert len(of(8)) == len(of(16)) == 20
-    assert phases.mape(of(8)) < 0.10
-    assert phases.mape(of(16)) > 2 * phases.mape(of(8))
+def test_phases_of_both_servers_in_the_mean() -> None:
+    """20 phases of each: mean error under 8 %, bias under 3 %."""
+    for block in (8, 16):
+        assert len(of(block)) == 20
+        assert phases.mape(of(block)) < 0.08
+        assert abs(phases.bias(of(block))) < 0.03
 
 
-def test_triton_attention_is_what_block_16_misses() -> None:
-    """Its drafter is under half as fast as priced; without attention the verify pass is near."""
-    assert all(o.error < -0.5 for o in of(16, what="draft_forward"))
-    whole = of(16, 1, "verify_forward")[0].error
-    assert whole < -0.25
-    assert abs(facts().without_attention(16, 1)) < 0.6 * abs(whole)
+def test_verification_and_commit_at_every_batch() -> None:
+    """1 to 64 requests: the verify pass with its head, and the commit, within 10 %."""
+    for block, conc in [(b, c) for b in (8, 16) for c in (1, 4, 16, 64)]:
+        pair = [facts().of(what, block, conc) for what in ("verify_forward", "verify_head")]
+        took = sum(o.observed_s for o in pair)
+        assert abs(sum(o.predicted_s for o in pair) / took - 1) < 0.10
+        assert abs(facts().of("gdn_commit", block, conc).error) < 0.10
+
+
+def test_verification_where_no_kernel_was_traced() -> None:
+    """Laws were fitted to kernels of other cycles: five passes within 8 %, 4 % in the mean."""
+    unseen = phases.apart((*facts().phases, *facts().again))
+    assert {(o.what, o.block, o.conc) for o in unseen} == {
+        ("verify_forward", 8, 4), ("verify_forward", 16, 4), ("verify_forward", 16, 16),
+        ("verify", 16, 8), ("verify", 16, 16),
+    }  # fmt: skip
+    assert max(abs(o.error) for o in unseen) < 0.08
+    assert phases.mape(unseen) < 0.04
 
 
 def test_one_state_per_position_is_what_verification_costs() -> None:
-    """Block 8, c=1 and 16: the GDN recurrence within 10 %; with one state per request, a third."""
+    """The GDN recurrence within 10 % in every cycle; with one state per request, a third."""
     step = facts().server.step
-    for conc in (1, 16):
-        o = facts().of("GDN recurrence", 8, conc)
-        assert abs(o.error) < 0.10
+    for at in ((8, 1), (8, 16), (8, 64), (16, 1), (16, 64)):
+        assert abs(facts().of("GDN recurrence", *at).error) < 0.10
     many = facts().of("GDN recurrence", 8, 16)
     one = GdnRecurrent("r", 16, 1, 32, 16, 128, 128)
     assert 24 * step.cost.op(one).seconds < many.observed_s / 3
@@ -257,7 +269,8 @@ def test_constants_from_these_traces_are_named_and_never_counted() -> None:
         for name in o.prior:
             assert phases.MACHINE in ENGINE.constants[name].source
     said = phases_page.quoted(facts())["GH200 constants"]
-    names = phases.taken_from(phases.MACHINE, ENGINE, ENGINE.constants)
+    here = facts().server.engine
+    names = phases.taken_from(phases.MACHINE, here, here.constants)
     assert said == ", ".join(f"`{name}`" for name in names)
     assert len(names) > 5
     other = replace(ENGINE.constants["step_eager_spec"], source="measured elsewhere")
@@ -280,16 +293,16 @@ def test_every_large_gap_has_a_reason() -> None:
         if abs(o.error) > 0.15
         and abs(o.predicted_s - o.observed_s) > 0.02 * cycles[o.block, o.conc].observed_s
     }
-    assert len(large) > 5
+    assert large
     assert large <= about
     assert all(gap.about for gap in GAPS)
 
 
 def test_a_reason_goes_when_its_gap_does() -> None:
-    near = [replace(o, predicted_s=o.observed_s) for o in facts().kernels]
-    mended = replace(facts(), kernels=near)
+    near = [replace(o, predicted_s=o.observed_s) for o in facts().phases]
+    mended = replace(facts(), phases=near)
     titles = [gap.title for gap in GAPS if gap.shows(mended)]
-    assert "Two GDN kernels that differ from decoding." not in titles
+    assert "The head at 256 to 512 rows." not in titles
     assert len(titles) < len([gap for gap in GAPS if gap.shows(facts())])
 
 
@@ -342,12 +355,12 @@ def sample() -> pd.DataFrame:
 
 @pytest.mark.slow
 def test_errors_of_the_closed_loop() -> None:
-    """Plain decoding within 20 % of every row; drafting within 60 %, which the page explains."""
+    """Plain decoding within 20 % of every row, and drafting too."""
     plain = sample()["method"] == "none"
     size = sample()["error"].abs()
     assert plain.sum() >= 2
     assert size[plain].max() < 0.20
-    assert size[~plain].max() < 0.60
+    assert size[~plain].max() < 0.20
 
 
 def test_memory_lets_fewer_run_than_ask() -> None:

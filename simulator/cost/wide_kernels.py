@@ -1,0 +1,80 @@
+"""Seconds of kernels that compute several rows of each request: verification, and draft blocks.
+
+Tables have decode kernels, of one row. More rows cost what their traffic does and what follows
+each other inside a request; the constants are those of an architecture, in the engine sheet.
+"""
+
+from math import ceil, hypot, sqrt
+
+from dflash_sim.profiles.releases.elsewhere import AttentionRows, WideKernels
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.sheets import Device
+from dflash_sim.profiles.units import US, MiB
+from dflash_sim.simulator.cost.ops import Attention, Elementwise, GdnConv, GdnRecurrent, Op
+
+SERIAL_TILE_ROWS = 64  # rows of a request that one block of threads of a serial kernel takes
+
+
+def wide_s(op: Op, wide: WideKernels, device: Device, backend: str | None) -> float | None:
+    """Return the time of an op that has a law of its own on this architecture [s], or None."""
+    k = wide.kernels
+    if isinstance(op, GdnRecurrent) and op.rows > 1:
+        move = op.nbytes / (k["gdn_verify_share"] * device.mem_bw_byte_s)
+        return k["gdn_verify_launch"] + op.rows * k["gdn_verify_row"] + move
+    if isinstance(op, GdnConv) and op.rows > 1:
+        slower = 1 + op.rows * k["gdn_conv_spread"]
+        move = op.nbytes * slower / (k["gdn_conv_share"] * device.mem_bw_byte_s)
+        return hypot(k["gdn_conv_launch"] + op.rows * k["gdn_conv_row"], move)
+    if isinstance(op, Elementwise) and op.kind == "gated_norm" and op.rows > 1:
+        return k["gated_norm"] * sqrt(op.rows) * (op.nbytes / MiB) ** 0.25
+    rows = attention_rows(op, wide, backend)
+    if rows is not None and rows.launch is not None and rows.token is not None:
+        assert isinstance(op, Attention)
+        blocks = op.requests * op.heads * ceil(op.rows / SERIAL_TILE_ROWS)
+        waves = max(1.0, blocks / device.sm_count)
+        return waves * (rows.launch.quantity.si + op.kv_len * rows.token.quantity.si)
+    return None
+
+
+def wide_words(op: Op, wide: WideKernels, backend: str | None) -> str:
+    """Say what the law of an op that :func:`wide_s` has a time of is made of."""
+    k = wide.kernels
+    at = f"{op_rows(op)} rows of each request on {wide.arch}"
+    if isinstance(op, GdnRecurrent):
+        return f"{at}, states at {k['gdn_verify_share']:.2f} of memory bandwidth (fitted)"
+    if isinstance(op, GdnConv):
+        return f"{at}, windows at {k['gdn_conv_share']:.2f} of memory bandwidth (fitted)"
+    if isinstance(op, Elementwise):
+        return f"{at}, by the root of rows and the fourth root of bytes (fitted)"
+    rows = attention_rows(op, wide, backend)
+    assert rows is not None
+    assert rows.token is not None
+    return f"{at}, {backend}, {rows.token.quantity.si / US:.3f} us a cached token (fitted)"
+
+
+def op_rows(op: Op) -> int:
+    """Return the rows of each request of an op; 1 of those that do not tell requests apart."""
+    return getattr(op, "rows", 1)
+
+
+def attention_rows(op: Op, wide: WideKernels | None, backend: str | None) -> AttentionRows | None:
+    """Return what a backend's attention of several rows is like there; None where nobody says."""
+    if wide is None or backend is None or not isinstance(op, Attention) or op.rows == 1:
+        return None
+    return wide.attention.get(backend)
+
+
+def rows_factor(op: Attention, engine: EngineSheet, backend: str | None) -> float:
+    """Return the time of several query rows over that of the decode kernel [1]."""
+    own = attention_rows(op, engine.wide, backend)
+    if own is None or own.factor is None:
+        return engine["verify_attention_factor"]
+    return own.factor.quantity.si
+
+
+def cached_s(op: Elementwise, wide: WideKernels | None, device: Device) -> tuple[float, float]:
+    """Return the seconds of what a kernel finds in the L2 cache, and the bytes that are left."""
+    if wide is None or op.kind not in ("cached", "norm") or device.l2_bytes is None:
+        return 0.0, op.nbytes
+    found = min(op.nbytes, device.l2_bytes)
+    return found / wide.kernels["l2_rate"], op.nbytes - found

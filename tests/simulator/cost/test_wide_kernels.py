@@ -1,0 +1,126 @@
+"""Laws of kernels with several rows per request: their limits, and where they hold."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.releases.elsewhere import WideKernels
+from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
+from dflash_sim.simulator.cost.layers import Rows
+from dflash_sim.simulator.cost.ops import Attention, Elementwise, GdnConv, GdnRecurrent, Op
+from dflash_sim.simulator.cost.origin import origin
+from dflash_sim.simulator.cost.passes import target_forward
+from dflash_sim.simulator.cost.wide_kernels import cached_s, wide_s
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+
+GPU = load_device("h200")
+REQUESTS, ROWS = st.integers(1, 256), st.integers(2, 32)
+
+
+@cache
+def hopper() -> WideKernels:
+    found = load_engine(HOME).on("hopper").wide
+    assert found is not None
+    return found
+
+
+def seconds(op: Op, backend: str = "fa3") -> float:
+    found = wide_s(op, hopper(), GPU, backend)
+    assert found is not None
+    return found
+
+
+def rule(requests: int, rows: int) -> GdnRecurrent:
+    return GdnRecurrent("r", requests, rows, 32, 16, 128, 128)
+
+
+def conv(requests: int, rows: int) -> GdnConv:
+    return GdnConv("c", requests * rows, 32, 16, 8192, 4, rows=rows)
+
+
+def norm(requests: int, rows: int) -> Elementwise:
+    return Elementwise("gated_norm", 24_576.0 * requests * rows, "gated_norm", rows)
+
+
+def triton(requests: int, rows: int) -> Attention:
+    return Attention("attention", requests, rows, 1000.0, 16, 4, 256)
+
+
+@given(REQUESTS, ROWS)
+def test_more_rows_and_more_requests_never_take_less(requests: int, rows: int) -> None:
+    for op in (rule, conv, norm, triton):
+        here = seconds(op(requests, rows), "triton")
+        assert seconds(op(requests + 1, rows), "triton") >= here
+        assert seconds(op(requests, rows + 1), "triton") >= here
+
+
+@given(REQUESTS, ROWS)
+def test_a_pass_of_rows_is_never_slower_than_as_many_requests(requests: int, rows: int) -> None:
+    """The state is read once for all rows; as requests of their own it is read for each."""
+    assert seconds(rule(requests, 2 * rows)) < seconds(rule(2 * requests, rows)) + 1e-4
+
+
+def test_many_states_move_at_the_share_of_memory_bandwidth() -> None:
+    op = rule(256, 16)
+    share = hopper().kernels["gdn_verify_share"]
+    assert seconds(op) == pytest.approx(op.nbytes / (share * GPU.mem_bw_byte_s), rel=0.01)
+
+
+def test_serial_attention_walks_along_the_context_in_waves() -> None:
+    one = triton(1, 16)
+    fits = GPU.sm_count // one.heads
+    assert seconds(triton(fits, 16), "triton") == seconds(one, "triton")
+    twice = replace(one, requests=4 * GPU.sm_count)
+    waves = twice.requests * one.heads / GPU.sm_count
+    assert seconds(twice, "triton") == pytest.approx(waves * seconds(one, "triton"))
+    longer = seconds(replace(one, ctx=9000.0), "triton") - seconds(one, "triton")
+    token = hopper().attention["triton"].token
+    assert token is not None
+    assert longer == pytest.approx(8000 * token.quantity.si)
+
+
+def test_a_single_row_and_other_backends_have_no_law() -> None:
+    for op in (rule(8, 1), conv(8, 1), norm(8, 1), replace(triton(8, 1))):
+        assert wide_s(op, hopper(), GPU, "triton") is None
+    assert wide_s(triton(8, 8), hopper(), GPU, "trtllm_mha") is None
+
+
+def test_what_the_cache_holds_is_read_at_its_rate_and_the_rest_from_memory() -> None:
+    assert GPU.l2_bytes is not None
+    small = Elementwise("activation", GPU.l2_bytes / 2, "cached")
+    large = replace(small, nbytes=2 * GPU.l2_bytes)
+    rate = hopper().kernels["l2_rate"]
+    assert cached_s(small, hopper(), GPU) == (small.nbytes / rate, 0.0)
+    assert cached_s(large, hopper(), GPU) == (GPU.l2_bytes / rate, GPU.l2_bytes)
+    assert cached_s(small, None, GPU) == (0.0, small.nbytes)
+
+
+@cache
+def setup(gpu: str, backend: str | None = None) -> Setup:
+    asked = {"gpu": gpu, "model": "qwen3.5-27b", "tp": 1, "acceptance": "fixed:2"}
+    return resolve(Scenario.parse(**asked, attention_backend=backend, calibration="none"))
+
+
+def test_home_is_priced_from_the_tables_alone() -> None:
+    assert setup("b200").engine.wide is None
+    assert not setup("b200").engine.own
+
+
+def test_the_words_name_the_law() -> None:
+    s = setup("h200", "triton")
+    calls = {c.op.name: c for c in target_forward(s.model, tp=1, size=Rows(8, 8, 1000.0))}
+    for name, words in (
+        ("gdn_recurrent", "8 rows of each request on hopper, states at 0.78"),
+        ("gdn_conv", "windows at"),
+        ("gated_norm", "root of rows"),
+        ("attention", "triton, 0.100 us a cached token"),
+        ("activation", "from the L2 cache"),
+    ):
+        assert words in origin(s.step.cost, calls[name])
+    flash = setup("h200", "flashinfer")
+    assert "x 1.05 for 8 rows (measured)" in origin(flash.step.cost, calls["attention"])
