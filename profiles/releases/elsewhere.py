@@ -40,12 +40,15 @@ class AttentionRows:
         ``decode``: the decode kernel takes all rows of a group of heads at once, and ``factor``
         as long [1]. ``serial``: one block of threads per head and request walks along the cached
         tokens, ``launch`` and then ``token`` each [s], in as many waves as the GPU needs.
+    tile_rows
+        Rows of a request that such a block takes.
     """
 
     kernel: str
     factor: Constant | None = None
     launch: Constant | None = None
     token: Constant | None = None
+    tile_rows: int = 64
 
 
 @dataclass(frozen=True)

@@ -330,20 +330,11 @@ class Quantize:
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
-    """A memory-bound kernel: norms, RoPE, gates, activations, copies, argmax.
-
-    Parameters
-    ----------
-    kind
-        ``small``; ``cached``, of what the product before it left in the L2 cache; ``norm``;
-        ``gated_norm``; ``vocab``; ``stream``, a long copy.
-    rows
-        Rows of each request, where the kernel takes them apart.
-    """
+    """A memory-bound kernel: norms, RoPE, gates, activations, copies, argmax; rows per request."""
 
     name: str
     nbytes: float
-    kind: str = "small"
+    kind: str = "small"  # | norm | gated_norm | vocab | stream (long) | cached (finds it in L2)
     rows: int = 1
 
     @property

@@ -20,7 +20,7 @@ from dflash_sim.simulator.cost.ops import (
     Quantize,
 )
 from dflash_sim.simulator.cost.price import CostModel
-from dflash_sim.simulator.cost.wide_kernels import attention_rows, cached_s, op_rows, wide_words
+from dflash_sim.simulator.cost.untabled_kernels import attention_rows, cached_s, op_rows, wide_words
 
 CONSTANT = re.compile(r"(\w+) \d+\.\d\d \(\w+\)")  # as _said writes one
 

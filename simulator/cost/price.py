@@ -48,7 +48,7 @@ from dflash_sim.simulator.cost.ops import (
     experts_touched,
 )
 from dflash_sim.simulator.cost.parts import PARTS, Cost
-from dflash_sim.simulator.cost.wide_kernels import cached_s, rows_factor, wide_s
+from dflash_sim.simulator.cost.untabled_kernels import elementwise_s, rows_factor, wide_s
 
 BALANCED = "balanced"
 _CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention
@@ -77,12 +77,6 @@ class CostModel:
     lender: Device | None = None
     measured: MeasuredProfile | None = None
     _memo: dict[Op, Cost] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def _kernel_s(self) -> dict[str, float]:
-        fixed = dict.fromkeys(("small", "cached", "gated_norm", "stream"), "small")
-        fixed |= {"norm": "norm", "vocab": "vocab"}
-        return {kind: self.engine[f"{k}_kernel"] for kind, k in fixed.items()}
 
     @cached_property
     def _gap(self) -> Cost:
@@ -160,14 +154,18 @@ class CostModel:
         if wide_s is not None:
             return Cost.of(wide_s, "fitted") + self._gap
         if isinstance(op, Elementwise):
-            return Cost.of(self._elementwise_s(op), "assumed") + self._gap
+            return Cost.of(elementwise_s(op, self.engine, self.device), "assumed") + self._gap
         if isinstance(op, Collective):
             return self._collective(op)
         if isinstance(op, Quantize):
             if self.quantises(op.product):
                 return Cost()
             return (
-                Cost.of(self._elementwise_s(Elementwise(op.name, op.nbytes)), "assumed") + self._gap
+                Cost.of(
+                    elementwise_s(Elementwise(op.name, op.nbytes), self.engine, self.device),
+                    "assumed",
+                )
+                + self._gap
             )
         timing = self._lookup(op)
         if timing is None and isinstance(op, SparseModule):
@@ -198,12 +196,6 @@ class CostModel:
         """Seconds of an op with several rows per request that has a law of its own, or None."""
         wide = self.engine.wide
         return None if wide is None else wide_s(op, wide, self.device, self.backend)
-
-    def _elementwise_s(self, op: Elementwise) -> float:
-        name = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
-        cached, left = cached_s(op, self.engine.wide, self.device)
-        move = left / (self.device.mem_bw_byte_s * self.engine[name])
-        return self._kernel_s[op.kind] + cached + move
 
     @property
     def _timed_on(self) -> Device:

@@ -14,7 +14,7 @@ from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import Attention, Elementwise, GdnConv, GdnRecurrent, Op
 from dflash_sim.simulator.cost.origin import origin
 from dflash_sim.simulator.cost.passes import target_forward
-from dflash_sim.simulator.cost.wide_kernels import cached_s, wide_s
+from dflash_sim.simulator.cost.untabled_kernels import cached_s, wide_s
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 

@@ -1,4 +1,4 @@
-"""Seconds of kernels that compute several rows of each request: verification, and draft blocks.
+"""Seconds of kernels that no table has: elementwise ones, and those with several rows per request.
 
 Tables have decode kernels, of one row. More rows cost what their traffic does and what follows
 each other inside a request; the constants are those of an architecture, in the engine sheet.
@@ -12,7 +12,7 @@ from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import US, MiB
 from dflash_sim.simulator.cost.ops import Attention, Elementwise, GdnConv, GdnRecurrent, Op
 
-SERIAL_TILE_ROWS = 64  # rows of a request that one block of threads of a serial kernel takes
+_FIXED = {"norm": "norm_kernel", "vocab": "vocab_kernel"}  # all others are small kernels
 
 
 def wide_s(op: Op, wide: WideKernels, device: Device, backend: str | None) -> float | None:
@@ -26,11 +26,11 @@ def wide_s(op: Op, wide: WideKernels, device: Device, backend: str | None) -> fl
         move = op.nbytes * slower / (k["gdn_conv_share"] * device.mem_bw_byte_s)
         return hypot(k["gdn_conv_launch"] + op.rows * k["gdn_conv_row"], move)
     if isinstance(op, Elementwise) and op.kind == "gated_norm" and op.rows > 1:
-        return k["gated_norm"] * sqrt(op.rows) * (op.nbytes / MiB) ** 0.25
+        return k["gated_norm"] * sqrt(op.rows * sqrt(op.nbytes / MiB))
     rows = attention_rows(op, wide, backend)
     if rows is not None and rows.launch is not None and rows.token is not None:
         assert isinstance(op, Attention)
-        blocks = op.requests * op.heads * ceil(op.rows / SERIAL_TILE_ROWS)
+        blocks = op.requests * op.heads * ceil(op.rows / rows.tile_rows)
         waves = max(1.0, blocks / device.sm_count)
         return waves * (rows.launch.quantity.si + op.kv_len * rows.token.quantity.si)
     return None
@@ -70,6 +70,14 @@ def rows_factor(op: Attention, engine: EngineSheet, backend: str | None) -> floa
     if own is None or own.factor is None:
         return engine["verify_attention_factor"]
     return own.factor.quantity.si
+
+
+def elementwise_s(op: Elementwise, engine: EngineSheet, device: Device) -> float:
+    """Return a kernel's fixed time and its traffic, part of which may lie in the L2 cache [s]."""
+    name = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
+    cached, left = cached_s(op, engine.wide, device)
+    move = left / (device.mem_bw_byte_s * engine[name])
+    return engine[_FIXED.get(op.kind, "small_kernel")] + cached + move
 
 
 def cached_s(op: Elementwise, wide: WideKernels | None, device: Device) -> tuple[float, float]:
