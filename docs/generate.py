@@ -103,15 +103,32 @@ def _engine(path: Path, sheet: Mapping[str, Any]) -> Iterator[list[str]]:
         changed = {k: v for k, v in sheet.items() if isinstance(v, dict)}
         yield table(["Key", "Value"], [[code(k), code(str(v))] for k, v in _leaves(changed)])
         return
-    rows = [
-        [code(key), f"{q['value']:g}", q["unit"], f"{q['rel_err']:.0%}", q["evidence"], q["doc"],
-         q["source"]]
-        for key, q in sheet["constants"].items()
-    ]  # fmt: skip
-    yield table(["Constant", "Value", "Unit", "Error", "Evidence", "Meaning", "Source"], rows)
+    heads = ["Constant", "Value", "Unit", "Error", "Evidence", "Meaning", "Source"]
+    yield table(heads, [_constant(key, q) for key, q in sheet["constants"].items()])
+    for name, entry in sheet.get("elsewhere", {}).items():
+        own = [_constant(key, q) for key, q in _quantities(entry)]
+        like = f"Kernels of several rows per request on {name}: as on {entry.get('like')}."
+        yield [f"On {name}:" if own else like]
+        if own:
+            yield table(heads, own)
     numbers = {key: v for key, v in sheet["defaults"].items() if isinstance(v, int | float)}
     yield [f"Defaults. Source: {sheet['defaults']['source']}."]
     yield table(["Default", "Value"], [[code(key), f"{v:g}"] for key, v in numbers.items()])
+
+
+def _constant(key: str, q: Mapping[str, Any]) -> list[str]:
+    return [code(key), f"{q['value']:g}", q["unit"], f"{q['rel_err']:.0%}", q["evidence"],
+            q.get("doc", ""), q["source"]]  # fmt: skip
+
+
+def _quantities(entries: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Quantities in tables within tables, by their names from the second level on."""
+    for key, value in entries.items():
+        if isinstance(value, dict) and "value" in value:
+            yield f"{above}{key}", value
+        elif isinstance(value, dict):
+            within = "" if key in ("constants", "kernels", "attention") else f"{above}{key}."
+            yield from _quantities(value, within)
 
 
 def _leaves(entries: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
