@@ -15,6 +15,7 @@ from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.whatif import host_stages
 from dflash_sim.studies.explain.break_even import BreakEven, break_even
+from dflash_sim.studies.explain.burden import Burden, burden
 from dflash_sim.studies.explain.elasticities import Elasticity, elasticities
 from dflash_sim.studies.explain.phase import host_stages_of
 from dflash_sim.studies.explain.replay import Replay
@@ -52,6 +53,9 @@ class Explanation:
         None without speculation.
     stages
         Stages of the scheduler thread in a decode cycle, hidden or not.
+    burdens
+        What the cycle takes beyond a plain step, of one request and of as many as ``step`` has;
+        none without speculation.
     """
 
     result: Result
@@ -62,6 +66,7 @@ class Explanation:
     break_even: BreakEven | None
     grounds: tuple[Ground, ...]
     stages: tuple[Stage, ...] = ()
+    burdens: tuple[Burden, ...] = ()
 
 
 def simulations(scenario: Scenario) -> int:
@@ -86,16 +91,26 @@ def explain(scenario: Scenario, *, on_run: Callable[[int], None] | None = None) 
         speedup = replay.of(result) / replay.of(result.baseline)
         even = break_even(result, replay)
     found = elasticities(result, replay)
+    step = _step(result, replay)
     return Explanation(
         result=result,
         speedup=speedup,
         rungs=rungs,
-        step=_step(result, replay),
+        step=step,
         elasticities=found,
         break_even=even,
         grounds=tuple(_grounds(result, found)),
         stages=host_stages_of(result.setup),
+        burdens=tuple(_burdens(result, step)),
     )
+
+
+def _burdens(result: Result, step: Anatomy) -> Iterator[Burden]:
+    if result.baseline is None:
+        return
+    for requests in dict.fromkeys((1, step.requests)):
+        own = requests == step.requests  # whose exposed host time is known
+        yield burden(result, requests=requests, ctx=step.ctx, host=own)
 
 
 def _step(result: Result, replay: Replay) -> Anatomy:
@@ -199,6 +214,7 @@ def to_json(e: Explanation) -> dict[str, Any]:
         ],
         "elasticities": [asdict(x) | {"effect": x.effect} for x in e.elasticities],
         "break_even": asdict(e.break_even) if e.break_even else None,
+        "burdens": [asdict(b) | {"steps": b.steps} for b in e.burdens],
         "evidence": [asdict(g) for g in e.grounds],
         "source_share": r.evidence,
         "warnings": list(r.warnings),

@@ -1,6 +1,6 @@
 """An explanation as a page of terminal text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import log
 
 from rich.console import Group, RenderableType
@@ -9,6 +9,7 @@ from rich.text import Text
 from dflash_sim.profiles.units import GIGA, MS, TERA
 from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.studies.explain.break_even import BreakEven
+from dflash_sim.studies.explain.burden import Burden, growth
 from dflash_sim.studies.explain.explain import Explanation
 from dflash_sim.studies.explain.phase import stage_table
 from dflash_sim.studies.explain.step_anatomy import OpTime
@@ -20,6 +21,7 @@ from dflash_sim.studies.show.titles import phase_title, title
 _BAR_CELLS = 20
 _LEAST_SHARE = 0.01  # of the step: smaller ops are summed up
 _MOST_ELASTICITIES = 12
+_MOST_PARTS = 4
 
 
 def explanation_page(e: Explanation) -> RenderableType:
@@ -168,12 +170,31 @@ def _break_even(e: Explanation, even: BreakEven) -> Iterator[RenderableType]:
     else:
         words = f"{even.accept_length:.2f} tokens a step equal plain decoding at block {block}"
         yield Text(f"{words}; {expected:.2f} are expected.")
+    if e.burdens:
+        yield Text(burden_words(e.burdens))
     yield Text(_range_words(even))
     table = FittedTable(("block", "accept length", _unit(e), "x plain"), frozenset())
     for b in even.blocks:
         cells = (str(b.block), f"{b.accept_length:.2f}", number(b.speed_tok_s), f"{b.speedup:.2f}")
         table.add(*(Text(cell, style=STRONG if b is even.best else "") for cell in cells))
     yield table
+
+
+def burden_words(burdens: Sequence[Burden]) -> str:
+    """Say how many plain steps a cycle takes, which parts make it so, and which part grows."""
+    here = burdens[-1]
+    added = here.cycle_s - here.plain_s
+    parts = [p for p in here.heaviest[:_MOST_PARTS] if here.parts[p] > _LEAST_SHARE * here.plain_s]
+    named = ", ".join(f"{part} {number(here.parts[part] / MS)}" for part in parts)
+    size = "1 request" if here.requests == 1 else f"{here.requests} requests"
+    said = f"A cycle of {size} takes {here.steps:.2f} plain steps: {number(added / MS)} ms more"
+    said += f" ({named})." if named else "."
+    if len(burdens) > 1:
+        part, steps = growth(burdens[0], here)
+        if steps > _LEAST_SHARE:
+            said += f" With 1 request it takes {burdens[0].steps:.2f}; what grows most is {part}"
+            said += f", by {steps:.2f}."
+    return said
 
 
 def _range_words(even: BreakEven) -> str:

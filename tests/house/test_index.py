@@ -136,7 +136,7 @@ COVERED = {
         "commands: crossover",
     ],
     "studies/explain/test_explain": [
-        "break_even elasticities page replay step_anatomy waterfall",
+        "break_even burden elasticities page replay step_anatomy waterfall",
         "commands: explain",
     ],
     "studies/plan/test_plan": [

@@ -19,9 +19,10 @@ from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.whatif import changed, host_stages, with_faster_gpu, with_host
 from dflash_sim.studies.explain.break_even import break_even
+from dflash_sim.studies.explain.burden import Burden, burden, growth
 from dflash_sim.studies.explain.elasticities import STEP, elasticities
 from dflash_sim.studies.explain.explain import Explanation, explain, simulations, to_json
-from dflash_sim.studies.explain.page import explanation_page
+from dflash_sim.studies.explain.page import burden_words, explanation_page
 from dflash_sim.studies.explain.replay import Replay
 from dflash_sim.studies.explain.step_anatomy import anatomy, typical_step
 from dflash_sim.studies.explain.waterfall import MODES, waterfall
@@ -39,6 +40,34 @@ def scenario(**fields: Any) -> Scenario:
 def asked(**fields: Any) -> tuple[Result, Replay]:
     result = predict(scenario(**fields), with_interval=False)
     return result, Replay(result.setup)
+
+
+# ---- what a cycle takes beyond a step ------------------------------------------------------
+
+
+def test_the_parts_of_a_burden_are_what_the_cycle_takes_beyond_a_step() -> None:
+    result, _ = asked(conc=4, acceptance="fixed:2")
+    assert result.baseline is not None
+    for requests, host in ((1, False), (4, True)):
+        b = burden(result, requests=requests, ctx=150.0, host=host)
+        assert sum(b.parts.values()) == pytest.approx(b.cycle_s - b.plain_s)
+        assert b.steps == pytest.approx(1 + sum(b.share(part) for part in b.parts))
+        took = result.setup.step.decode_s(requests, 150.0 * requests)
+        exposed = result.values["host_exposed_ms"] / 1e3 if host else 0.0
+        assert b.cycle_s == pytest.approx(took + exposed)
+    assert b.parts["drafting"] > 0
+
+
+def test_the_burden_names_what_weighs_most_and_what_grows() -> None:
+    kinds = {"experts": 0.004, "drafting": 0.001, "host": 0.0}
+    one = Burden(1, 100.0, 0.01, 0.012, {"experts": 0.001, "drafting": 0.001})
+    many = Burden(8, 100.0, 0.01, 0.015, kinds)
+    assert many.heaviest[0] == "experts"
+    assert growth(one, many) == ("experts", pytest.approx(0.3))
+    words = burden_words((one, many))
+    assert "8 requests takes 1.50 plain steps: 5.00 ms more (experts 4.00, drafting 1.00)" in words
+    assert "grows most is experts, by 0.30" in words
+    assert "grows" not in burden_words((many,))
 
 
 # ---- the waterfall -------------------------------------------------------------------------
