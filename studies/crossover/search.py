@@ -18,7 +18,7 @@ from dflash_sim.studies.crossover.question import Question
 from dflash_sim.studies.crossover.server import Server
 
 Floats = npt.NDArray[np.float64]
-_AROUND = 2  # places on each side of an end where what is uncertain is asked for
+_ASKED = 2  # places around an end where what is uncertain is asked for
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Crossover:
 def steps(question: Question, *, interval: bool) -> int:
     """Return about how many runs an answer takes."""
     servers = 1 + len(question.candidates)
-    return servers * (len(question.values) + 2) + (2 * _AROUND * servers if interval else 0)
+    return servers * (len(question.values) + 2) + (_ASKED * servers if interval else 0)
 
 
 def crossover(
@@ -200,12 +200,15 @@ def _bisect(server: Server, plain: Server, found: dict[float, float]) -> None:
 def _spread(
     server: Server, plain: Server, values: list[float], *, x: Floats, gain: Floats
 ) -> Spread:
-    """Ask what is uncertain at the places of the scan around the end, or next to parity."""
+    """Ask what is uncertain at the two places of the scan around the end, or next to parity."""
     axis = server.axis
     at = np.array([axis.scale(v) for v in values])
     flips = np.flatnonzero((gain[1:] > 0) != (gain[:-1] > 0))
-    near = x[flips[-1]] if len(flips) else x[np.argmin(np.abs(gain))]
-    order = np.argsort(np.abs(at - near))[: 2 * _AROUND - 1]
+    if len(flips):
+        near, asked = x[flips[-1] : flips[-1] + 2].mean(), _ASKED
+    else:
+        near, asked = x[np.argmin(np.abs(gain))], 1
+    order = np.argsort(np.abs(at - near))[:asked]
     chosen = sorted(values[i] for i in order.tolist())
     own = server.setup(chosen[-1])
     return Spread.between(

@@ -55,6 +55,19 @@ def test_predict(other: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == capsys.readouterr().err == ""
 
 
+def test_crossover(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    question = {**SMALL, "block": [4, 8], "conc": [1, 8]}
+    found = ds.crossover(**question, interval=False)
+    flags = [*words(question), "--interval", "none"]
+    assert found.to_dict() == printed(capsys, "crossover", *flags)
+    assert found.answer in repr(found)
+    assert found.ends["block"].tolist() == [4, 8]
+    assert len(found.curves) >= 4
+    assert found.report(tmp_path / "x.html").stat().st_size > 10_000
+    with pytest.raises(ds.UsageError, match="8 is one place"):
+        ds.crossover(**SMALL, values=[8])
+
+
 def test_options_of_predict(capsys: pytest.CaptureFixture[str]) -> None:
     result = ds.predict(**SMALL, simulator="event", baseline=False, interval=False)
     flags = ("--simulator", "event", "--no-baseline", "--interval", "none")
