@@ -43,6 +43,7 @@ __all__ = [
     "parse_acceptance",
 ]
 
+PRIOR = "prior"  # the spread of a method's published drafters
 FORMS = {
     "weibull": "weibull:q=0.9,beta=1.17[,theta=0.05]",
     "geometric": "geometric:0.8",
@@ -52,6 +53,7 @@ FORMS = {
     "sglang-simulated": "sglang-simulated:3.24[,match-expected|multinomial]",
     "vllm-synthetic": "vllm-synthetic:3.24",
     "fixed": "fixed:4",
+    PRIOR: "prior (as wide as the published drafters of the method are spread)",
     "none": "none",
 }
 
