@@ -98,7 +98,7 @@ class Conditions:
         return self.content.get(name, ContentLaw("", u.mean, u.sd, 0, t.mean, t.sd))
 
     def of_context(self, method: str, memory: str) -> ContextLaw:
-        """The law of a method's drafters that see a context in full, a window of it, or natively."""
+        """The law of a method's drafters, by what they see of a long context."""
         return self.context[method if memory == FULL and method in self.context else memory]
 
     def check_content(self, name: str) -> str:

@@ -83,9 +83,7 @@ def _from_other_content(asked: Asked, priors: AcceptancePriors) -> Found | None:
         return None
     beta = priors.beta_of(asked.law).mean
     laws = {d: conditions.of_content(d) for d in there}
-    levels = [
-        math.log(_refitted(f, asked, beta).lam) - laws[d].effect for d, f in there.items()
-    ]
+    levels = [math.log(_refitted(f, asked, beta).lam) - laws[d].effect for d, f in there.items()]
     target = conditions.of_content(asked.dataset)
     own = float(np.sqrt(np.mean([law.sd**2 for law in laws.values()]) / len(laws)))
     err = max(f.rel_err for f in there.values())

@@ -65,10 +65,18 @@ class MixedAcceptance:
     def draw(self, rng: np.random.Generator, *, requests: int, cycles: int) -> Commits:
         of = self.deal(rng, requests)
         commits = np.ones((requests, cycles), dtype=dtype_of(self.block))
-        for i, (part, stream) in enumerate(zip(self.parts, rng.spawn(len(self.parts)), strict=True)):
+        for i, (part, stream) in enumerate(
+            zip(self.parts, _streams(rng, len(self.parts)), strict=True)
+        ):
             mine = np.flatnonzero(of == i)
             commits[mine] = part.draw(stream, requests=mine.size, cycles=cycles)
         return commits
+
+
+def _streams(rng: np.random.Generator, n: int) -> list[np.random.Generator]:
+    """Return ``n`` streams that depend on where ``rng`` is, and not on what was spawned of it."""
+    seeds = rng.integers(np.iinfo(np.int64).max, size=n).tolist()
+    return [np.random.default_rng(seed) for seed in seeds]
 
 
 def parse_shares(text: str) -> list[tuple[str, float]]:

@@ -136,7 +136,7 @@ def at_temperature(found: Found, degrees: float, asked: Asked) -> Found:
 def _by_nearness(
     points: Iterable[AcceptancePoint], asked: Asked
 ) -> list[tuple[float, list[AcceptancePoint]]]:
-    """Points by temperature, the nearest to the one asked first; a source that names none is greedy."""
+    """Points by temperature, the nearest first; a source that names none is taken for greedy."""
     found: dict[float, list[AcceptancePoint]] = defaultdict(list)
     for p in points:
         found[p.temperature or 0.0].append(p)

@@ -131,6 +131,7 @@ COVERED = {
         "simulator/cost: width_tables",
     ],
     "simulator/requests/test_laws": ["draws expected parse"],
+    "simulator/requests/test_published_lengths": ["inferred"],
     "studies/explain/test_explain": [
         "break_even elasticities page replay step_anatomy waterfall",
         "commands: explain",
