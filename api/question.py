@@ -69,6 +69,7 @@ class Question(TypedDict, total=False):
     max_mamba_cache_size: Whole
     linear_attn_decode_backend: Word
     dataset: Word
+    content: Word
     thinking: Truth
     isl: Whole
     osl: Whole

@@ -166,7 +166,13 @@ class ScenarioOptions:
         Str, option(ENGINE, "Kernels of recurrent states: triton, flashinfer, ...")
     ]
     conc: Annotated[Str, swept(WORKLOAD, "Requests in flight (closed loop)")]
-    dataset: Annotated[Str, swept(WORKLOAD, "Prompts and answers", sheets("datasets"))]
+    dataset: Annotated[
+        Str, swept(WORKLOAD, "Prompts and answers, or shares of several", sheets("datasets"))
+    ]
+    content: Annotated[
+        Str,
+        option(WORKLOAD, "Text that acceptance is for: code, prose, ..., or shares of several"),
+    ]
     thinking: Annotated[Bool, option(WORKLOAD, "Mode of the answers", metavar="")]
     isl: Annotated[Str, swept(WORKLOAD, "Fixed input length, in place of a data set")]
     osl: Annotated[Str, swept(WORKLOAD, "Fixed output length")]

@@ -188,7 +188,7 @@ def _predict(
             f"no operator times for {setup.device.name}: those of {setup.lender.name} are scaled "
             "by the rates of the two sheets"
         )
-    if expectation is not None and expectation.evidence == "assumed" and not scenario.acceptance:
+    if expectation is not None and expectation.evidence == "assumed" and expectation.rel_err:
         warnings.append(f"acceptance is {expectation.source}, +-{expectation.rel_err:.0%}")
     per_run = [s.values for s in summaries]
     own, found = None, {}

@@ -258,7 +258,10 @@ class Scenario(BaseModel):
     linear_attn_decode_backend: Annotated[str, AfterValidator(_known_decode)] | None = Field(
         None, description="kernels of recurrent states; default: the engine's"
     )
-    dataset: str | None = Field("humaneval", description="workload; None with isl and osl")
+    dataset: str | None = Field(
+        "humaneval", description="workload, or a mix as humaneval:0.3,mt-bench:0.7; None with isl"
+    )
+    content: str | None = Field(None, description="text that acceptance is for; default: dataset")
     thinking: bool = Field(True, description="thinking mode of the dataset's answers")
     isl: Count | None = Field(None, description="fixed input length [token]")
     osl: Count | None = Field(None, description="fixed output length [token]")

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.formats import PLAIN, format_of
 from dflash_sim.profiles.load import (
     default_node,
-    load_dataset,
     load_device,
     load_model,
 )
@@ -21,6 +19,7 @@ from dflash_sim.profiles.releases.server_levels import Server
 from dflash_sim.profiles.sheets import Dataset, Device, Node
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile, is_profile, load_measured
 from dflash_sim.profiles.times.op_tables import OpTables
+from dflash_sim.simulator.asked_acceptance import expected, uncalibrated
 from dflash_sim.simulator.caveats import cautions, drafter_cautions
 from dflash_sim.simulator.cost.cycle import Cycle, Drafter, Method
 from dflash_sim.simulator.cost.price import CostModel
@@ -47,11 +46,8 @@ from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, plan_memory
 from dflash_sim.simulator.number_formats import UNQUANTISED, precision_for, served
 from dflash_sim.simulator.policy.interface import Policy
 from dflash_sim.simulator.policy.parse import parse_policy
-from dflash_sim.simulator.requests.expected import (
-    Expectation,
-    calibrated,
-    expected_acceptance,
-)
+from dflash_sim.simulator.requests.expected import Expectation
+from dflash_sim.simulator.requests.workload import Part, parts_of
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.static_share import StaticShare
 
@@ -85,6 +81,7 @@ class Setup:
     policy: Policy | None = None
     measured: MeasuredProfile | None = None
     dataset: Dataset | None = None
+    parts: tuple[Part, ...] = ()  # of a mixture of data sets
     given_expectation: Expectation | None = None
     server: Server = _HOME  # what tells it from the one that the engine's constants are of
 
@@ -156,30 +153,12 @@ class Setup:
         MissingProfileError
             None is given, and none is published.
         """
-        if self.given_expectation is not None or self.uncalibrated is None:
-            return self.given_expectation
-        given = self.scenario.acceptance is not None
-        return calibrated(self.uncalibrated, self.calibration, **self._asked_about, given=given)
+        return expected(self)
 
     @cached_property
     def uncalibrated(self) -> Expectation | None:
         """The acceptance that is given or published, before any calibration."""
-        if self.given_expectation is not None or not self.speculative:
-            return self.given_expectation
-        text = self.scenario.acceptance
-        about, law = self._asked_about, self.method.law
-        return expected_acceptance(**about, law=law, block=self.block, text=text)
-
-    @property
-    def _asked_about(self) -> dict[str, Any]:
-        """Return the conditions that an accept length is published for."""
-        s = self.scenario
-        return {
-            "model": self.model.behaves_as,
-            "method": s.method,
-            "dataset": self.dataset.name if self.dataset else None,
-            "thinking": s.thinking,
-        }
+        return uncalibrated(self)
 
     @cached_property
     def host(self) -> HostTime:
@@ -323,6 +302,7 @@ def resolve(
         raise InfeasibleError(msg) from None
     limits = limits_of(launched, engine, memory, chunk, launch.page_size, block)
     tables = tables or find_tables(device)
+    parts = parts_of(s.dataset)
     return Setup(
         scenario=launched,
         device=device,
@@ -361,7 +341,8 @@ def resolve(
         calibration=calibration,
         policy=parse_policy(s.policy, block=block),
         measured=measured,
-        dataset=dataset or (load_dataset(s.dataset) if s.dataset else None),
+        dataset=dataset or (parts[0].dataset if len(parts) == 1 else None),
+        parts=parts if dataset is None and len(parts) > 1 else (),
         given_expectation=expectation if method.speculative else None,
         server=server,
     )

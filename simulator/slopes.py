@@ -116,9 +116,9 @@ class Response:
 
     @property
     def cell(self) -> str | None:
-        """The acceptance cell; none without speculation, or where acceptance is given."""
+        """The acceptance cell; none without speculation, or where a certain acceptance is given."""
         s = self.setup.scenario
-        if self.expectation is None or s.acceptance is not None:
+        if self.expectation is None or (s.acceptance is not None and not self.expectation.rel_err):
             return None
         return cell(self.setup.model.behaves_as, s.method, self.dataset, s.thinking)
 

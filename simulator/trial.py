@@ -12,6 +12,7 @@ from dflash_sim.simulator.requests.workload import (
     Workload,
     card_workload,
     fixed_workload,
+    mixed_workload,
     open_loop,
 )
 from dflash_sim.simulator.setup import Setup
@@ -35,6 +36,17 @@ def build_workload(
             requests=count,
             conc=s.conc or count,
             range_ratio=s.range_ratio,
+            rng=rng_lengths,
+        )
+    elif setup.parts:
+        most = max(p.dataset.num_prompts * p.dataset.copies(conc=2) for p in setup.parts)
+        work = mixed_workload(
+            setup.parts,
+            thinking=s.thinking,
+            conc=s.conc or 1,
+            max_new_tokens=s.max_new_tokens,
+            cache_unit=setup.cache_unit,
+            num_prompts=s.num_prompts or (None if s.rate is None else most),
             rng=rng_lengths,
         )
     else:

@@ -199,15 +199,20 @@ def _predicted(
 ) -> tuple[Result, list[str]]:
     """A prediction; where no accept length is published, with the one that was measured."""
     plain = "speedup" in row.metrics
+    setup, missing = resolve(scenario), None
     try:
-        return predict(scenario, with_baseline=plain, **options), []
-    except MissingProfileError:
-        block = resolve(scenario).block
-        found = accept_length(row.metrics, block)
-        if scenario.acceptance or found is None:
-            raise
-        length = min(max(found.of(row.metrics), 1.0), float(block))
-        given = Scenario.parse(**scenario.model_dump() | {"acceptance": f"al:{length:.4g}"})
+        known = setup.expectation
+    except MissingProfileError as error:
+        known, missing = None, error
+    found = None
+    if missing or (known is not None and known.inferred):
+        found = accept_length(row.metrics, setup.block)
+    if found is None or scenario.acceptance:
+        if missing:
+            raise missing
+        return predict(scenario, with_baseline=plain, setup=setup, **options), []
+    length = min(max(found.of(row.metrics), 1.0), float(setup.block))
+    given = Scenario.parse(**scenario.model_dump() | {"acceptance": f"al:{length:.4g}"})
     note = f"no accept length is published for this scenario: {length:.4g} is the file's own"
     return predict(given, with_baseline=plain, **options), [note]
 

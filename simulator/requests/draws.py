@@ -20,6 +20,7 @@ from dflash_sim.simulator.requests.laws import (
     ParametricAcceptance,
     dtype_of,
 )
+from dflash_sim.simulator.requests.mixtures import MixedAcceptance
 from dflash_sim.simulator.requests.survival import Survival
 from dflash_sim.simulator.requests.workload import Workload
 
@@ -45,12 +46,16 @@ def draw_runs(
     tokens: npt.ArrayLike,
     *,
     whole: bool = False,
+    part: npt.NDArray[np.int64] | None = None,
 ) -> Runs:
     """Draw every commit of requests that need ``tokens`` from verify cycles [token].
 
     The prefill token is not among them. One seed gives nested runs for different blocks; with
-    ``whole`` each goes on until a commit of one token per cycle would be enough.
+    ``whole`` each goes on until a commit of one token per cycle would be enough. ``part`` says
+    which law of a mixture each request has; None deals them out.
     """
+    if isinstance(acceptance, MixedAcceptance):
+        return _draw_parts(acceptance, rng, np.asarray(tokens, np.int64), part, whole=whole)
     if acceptance.shared_batch_draw:
         msg = f"{acceptance.name} draws per step, not per request"
         raise ValueError(msg)
@@ -80,6 +85,32 @@ def draw_runs(
     for i, commits in enumerate(drawn):
         padded[i * GROUP : i * GROUP + len(commits), : commits.shape[1]] = commits[:, :width]
     return Runs(commits=padded, cycles=np.concatenate([np.zeros(0, dtype=np.int64), *counts]))
+
+
+def _draw_parts(
+    mix: MixedAcceptance,
+    rng: np.random.Generator,
+    need: npt.NDArray[np.int64],
+    part: npt.NDArray[np.int64] | None,
+    *,
+    whole: bool,
+) -> Runs:
+    """Draw each part of a mixture by its own law, from a stream of its own."""
+    seeds = rng.integers(np.iinfo(np.int64).max, size=1 + len(mix.parts)).tolist()
+    deal, *streams = (np.random.default_rng(seed) for seed in seeds)
+    of = mix.deal(deal, need.size) if part is None else part
+    mine = [np.flatnonzero(of == i) for i in range(len(mix.parts))]
+    runs = [
+        draw_runs(law, stream, need[rows], whole=whole)
+        for law, stream, rows in zip(mix.parts, streams, mine, strict=True)
+    ]
+    width = max((r.commits.shape[1] for r in runs), default=0)
+    commits = np.ones((need.size, width), dtype=dtype_of(mix.block))
+    cycles = np.zeros(need.size, np.int64)
+    for rows, run in zip(mine, runs, strict=True):
+        commits[rows, : run.commits.shape[1]] = run.commits
+        cycles[rows] = run.cycles
+    return Runs(commits=commits, cycles=cycles)
 
 
 @dataclass(frozen=True)
@@ -193,7 +224,7 @@ def draw_latent(
         raise UsageError(msg)
     aside = rng.spawn(1)[0]
     need = workload.osl - 1
-    runs = draw_runs(acceptance, rng, need, whole=True)
+    runs = draw_runs(acceptance, rng, need, whole=True, part=workload.part)
     # Rows of finished requests run once more under overlap.
     commits = np.pad(runs.commits, ((0, 0), (0, 2)), constant_values=1)
     drawn = Draws(commits, need.astype(np.int64), latent=True)
@@ -213,6 +244,6 @@ def draw_commits(acceptance: Acceptance, workload: Workload, rng: np.random.Gene
     if acceptance.block == 1:
         ones = np.broadcast_to(np.int8(1), (len(workload), int(need.max(initial=0)) + 2))
         return Draws(ones, need.astype(np.int64))
-    runs = draw_runs(acceptance, rng, need)
+    runs = draw_runs(acceptance, rng, need, part=workload.part)
     # The row of a finished request runs once more under overlap.
     return Draws(np.pad(runs.commits, ((0, 0), (0, 2)), constant_values=1), runs.cycles)

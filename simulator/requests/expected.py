@@ -1,43 +1,44 @@
-"""The acceptance to expect: what was published for a model, or what its siblings suggest."""
+"""The acceptance to expect: what was published, what its siblings suggest, what laws carry over."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dflash_sim.profiles.acceptance.conditions import FULL
 from dflash_sim.profiles.errors import MissingProfileError
 from dflash_sim.profiles.load import load_acceptance
-from dflash_sim.profiles.priors import (
-    AcceptancePriors,
-    Family,
-    load_acceptance_priors,
-    load_preference,
-)
+from dflash_sim.profiles.priors import AcceptancePriors, load_acceptance_priors
 from dflash_sim.profiles.releases.calibration import Calibration, cell
-from dflash_sim.profiles.sheets import AcceptancePoint
-from dflash_sim.simulator.requests.parse import Acceptance, ParametricAcceptance, parse_acceptance
-from dflash_sim.simulator.requests.survival import (
-    MAX_BETA,
-    FrailtyWeibull,
-    fit_many,
-    fit_one,
-    fit_two,
+from dflash_sim.simulator.requests.inferred import in_context, inferred, of_any_drafter
+from dflash_sim.simulator.requests.mixtures import MixedAcceptance
+from dflash_sim.simulator.requests.parse import (
+    PRIOR,
+    Acceptance,
+    ParametricAcceptance,
+    parse_acceptance,
 )
-
-CARD_DATASETS = ("gsm8k", "math500", "humaneval", "mbpp", "mt-bench")
-_ABLATION = "ablation"  # how the published rows name drafters that were trained for one
+from dflash_sim.simulator.requests.published_lengths import (
+    CARD_DATASETS,
+    Asked,
+    Found,
+    published,
+)
+from dflash_sim.simulator.requests.survival import MAX_BETA, FrailtyWeibull, fit_one
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """An acceptance model, where it comes from, and its relative one-sigma error."""
+    """An acceptance model, where it comes from, and its relative one-sigma error.
+
+    ``inferred`` says that a law carried it here from other conditions than were published.
+    """
 
     acceptance: Acceptance
     source: str
     evidence: str
     rel_err: float
+    inferred: bool = False
 
     def adjusted(
         self, *, rejection: float = 0.0, decay: float = 0.0, correlation: float = 0.0
@@ -51,6 +52,13 @@ class Expectation:
         correlation : of answer length and acceptance [1]
         """
         law = self.acceptance
+        if isinstance(law, MixedAcceptance):
+            parts = [replace(self, acceptance=part) for part in law.parts]
+            moved = [
+                p.adjusted(rejection=rejection, decay=decay, correlation=correlation).acceptance
+                for p in parts
+            ]
+            return replace(self, acceptance=replace(law, parts=tuple(moved)))
         if not isinstance(law, ParametricAcceptance):
             return self
         p = law.params
@@ -58,8 +66,8 @@ class Expectation:
         # The bend turns about the position that 1/e of the cycles reach: accept lengths stay.
         pivot = p.lam ** (-1 / p.beta) if 0 < p.lam < math.inf and p.beta > 0 else 1.0
         lam = p.lam * math.exp(rejection) * pivot ** (p.beta - beta)
-        moved = FrailtyWeibull(lam=lam, beta=beta, theta=p.theta)
-        return replace(self, acceptance=replace(law, params=moved, length_correlation=correlation))
+        there = FrailtyWeibull(lam=lam, beta=beta, theta=p.theta)
+        return replace(self, acceptance=replace(law, params=there, length_correlation=correlation))
 
 
 def expected_acceptance(
@@ -71,48 +79,71 @@ def expected_acceptance(
     dataset: str | None,
     thinking: bool,
     text: str | None = None,
+    temperature: float = 0.0,
+    context: float | None = None,
+    memory: str = FULL,
 ) -> Expectation:
     """Acceptance of ``method`` at verify width ``block``.
 
-    In order: the ``text`` of a flag; accept lengths published for this model and data set; the
-    geometric mean of its family. Without a data set, the mean over the cards' data sets.
+    In order: the ``text`` of a flag; accept lengths published for this model and data set, at the
+    nearest temperature; the geometric mean of its family; other modes of thinking and other data
+    sets of the model, carried over. Without a data set, the mean over the cards' data sets.
 
     Parameters
     ----------
-    law
-        The drafting method whose prior on the decay along the block holds for it.
+    law, dataset, temperature, context, memory
+        As in :class:`~dflash_sim.simulator.requests.published_lengths.Asked`.
 
     Raises
     ------
     MissingProfileError
         Nothing is published; says how to give an acceptance.
     """
+    asked = Asked(model, method, law, block, dataset, thinking, temperature, context, memory)
     priors = load_acceptance_priors().on(dataset)
+    if text is not None and text.strip() == PRIOR:
+        return _expectation(of_any_drafter(asked, priors), block)
     if text is not None:
         acceptance = parse_acceptance(text, block=block, priors=priors, law=law)
         return Expectation(acceptance, f"given: {acceptance.name}", "assumed", 0.0)
-    datasets = (dataset,) if dataset else CARD_DATASETS
-    found = [_for_dataset(model, method, law, d, thinking, block, priors) for d in datasets]
-    known = [f for f in found if f is not None]
-    if not known:
+    if dataset:
+        found = published(asked, priors) or inferred(asked, priors)
+    else:
+        found = _mean_of_cards(asked, priors)
+    if found is None:
         where = f"on {dataset}" if dataset else "on any card data set"
         msg = (
             f"no accept length is published for {model} with {method} at block {block} {where} "
             f"(thinking {'on' if thinking else 'off'}); published: {_known(model, method)}. "
-            "Give one, such as --acceptance al:4.5."
+            "Give one, such as --acceptance al:4.5, or --acceptance prior for any drafter's."
         )
         raise MissingProfileError(msg)
-    if len(known) == 1 and dataset:
-        params, source, evidence, err = known[0]
-        return Expectation(ParametricAcceptance(params, block), source, evidence, err)
-    mean = float(np.exp(np.mean([np.log(p.accept_length(block)) for p, *_ in known])))
-    spread = float(np.std([np.log(p.accept_length(block)) for p, *_ in known]))
+    return _expectation(in_context(found, asked), block)
+
+
+def _expectation(found: Found, block: int) -> Expectation:
+    law = ParametricAcceptance(found.params, block)
+    return Expectation(law, found.source, found.evidence, found.rel_err, found.inferred)
+
+
+def _mean_of_cards(asked: Asked, priors: AcceptancePriors) -> Found | None:
+    """The geometric mean over the cards' data sets, those that are published if there are any."""
+    each = [replace(asked, dataset=d) for d in CARD_DATASETS]
+    known = [f for f in (published(a, priors) for a in each) if f is not None]
+    if not known:
+        return inferred(asked, priors)
+    lengths = [np.log(f.params.accept_length(asked.block)) for f in known]
     # One data set shows no spread, two hardly any; and each has its own error.
-    err = math.hypot(max(spread, priors.data_set_spread), max(err for *_, err in known))
-    params = fit_one(mean, block, beta=priors.beta_of(law).mean, theta=priors.theta)
+    spread = max(float(np.std(lengths)), priors.data_set_spread)
+    err = math.hypot(spread, max(f.rel_err for f in known))
+    beta = priors.beta_of(asked.law).mean
+    params = fit_one(float(np.exp(np.mean(lengths))), asked.block, beta=beta, theta=priors.theta)
     sets = "1 data set" if len(known) == 1 else f"{len(known)} data sets"
     source = f"mean of {sets}; no data set was named"
-    return Expectation(ParametricAcceptance(params, block), source, "assumed", err)
+    carried = [f.source.rpartition(", inferred ")[2] for f in known if f.inferred]
+    if carried:
+        source += f"; inferred {carried[0]}"
+    return Found(params, source, "assumed", err, bool(carried))
 
 
 def _known(model: str, method: str) -> str:
@@ -150,92 +181,3 @@ def calibrated(
     if not refined:
         return adjusted
     return replace(adjusted, source=f"{adjusted.source}, refined by a fit to throughput")
-
-
-_Found = tuple[FrailtyWeibull, str, str, float]
-
-
-def _for_dataset(
-    model: str,
-    method: str,
-    law: str,
-    dataset: str,
-    thinking: bool,
-    block: int,
-    priors: AcceptancePriors,
-) -> _Found | None:
-    about = [
-        p for p in load_acceptance() if p.dataset == dataset and p.thinking in (thinking, None)
-    ]
-    rows = [p for p in about if p.method == method and not p.drafter.startswith(_ABLATION)]
-    own = _one_source([p for p in rows if p.model == model], block)
-    if own:
-        params = _fit(own, law, priors)
-        return params, f"published: {own[0].source_id}", "published", priors.accept_length_error
-    ablation = load_preference().ablations.get(method)
-    own = _one_source([p for p in about if p.model == model and p.drafter == ablation], block)
-    if own:
-        params = _fit(own, law, priors)
-        source = f"published: {own[0].source_id} ({ablation})"
-        return params, source, "assumed", priors.accept_length_error
-    for family in load_preference().families:
-        if model in family.members:
-            return _borrow(rows, family, law, block, priors)
-    return None
-
-
-def _one_source(points: list[AcceptancePoint], block: int) -> list[AcceptancePoint]:
-    """All blocks of the preferred source that reaches ``block``: no extrapolation."""
-    rank = load_preference().rank
-    by_source: dict[str, list[AcceptancePoint]] = defaultdict(list)
-    for p in points:
-        by_source[p.source_id].append(p)
-    able = [s for s, ps in by_source.items() if max(p.block for p in ps) >= block]
-    return by_source[min(able, key=lambda s: (rank(s), s))] if able else []
-
-
-def _borrow(
-    rows: Iterable[AcceptancePoint],
-    family: Family,
-    law: str,
-    block: int,
-    priors: AcceptancePriors,
-) -> _Found | None:
-    """Geometric mean of the siblings' fitted accept lengths at every published block."""
-    siblings: dict[str, list[AcceptancePoint]] = defaultdict(list)
-    for p in rows:
-        if p.model in family.members and p.source_id in family.sources:
-            siblings[p.model].append(p)
-    able = {m: ps for m, ps in siblings.items() if max(p.block for p in ps) >= block}
-    if not able:
-        return None
-    fits = {m: _fit(ps, law, priors) for m, ps in able.items()}
-    blocks = sorted({p.block for ps in able.values() for p in ps})
-    means = [
-        (b, float(np.exp(np.mean([np.log(f.accept_length(b)) for f in fits.values()]))))
-        for b in blocks
-    ]
-    params = _fit_lengths(means, law, priors)
-    names = " and ".join(sorted(fits))
-    return params, f"borrowed from {names} ({family.name})", "assumed", family.rel_err
-
-
-def _fit(points: list[AcceptancePoint], law: str, priors: AcceptancePriors) -> FrailtyWeibull:
-    by_block: dict[int, list[float]] = defaultdict(list)
-    for p in points:
-        by_block[p.block].append(p.accept_len)
-    lengths = [(b, float(np.mean(v))) for b, v in sorted(by_block.items())]
-    return _fit_lengths(lengths, law, priors)
-
-
-def _fit_lengths(
-    lengths: list[tuple[int, float]], law: str, priors: AcceptancePriors
-) -> FrailtyWeibull:
-    prior = priors.beta_of(law)
-    if len(lengths) == 1:
-        return fit_one(lengths[0][1], lengths[0][0], beta=prior.mean, theta=priors.theta)
-    if len(lengths) == 2:
-        (b1, a1), (b2, a2) = lengths
-        return fit_two(a1, b1, a2, b2, theta=priors.theta)
-    points = [(b, al, priors.accept_length_error * al) for b, al in lengths]
-    return fit_many(points, beta_prior=(prior.mean, prior.sd), theta=priors.theta).params

@@ -6,6 +6,7 @@ import numpy as np
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.requests.expected import Expectation
+from dflash_sim.simulator.requests.mixtures import MixedAcceptance
 from dflash_sim.simulator.requests.numerics import root
 from dflash_sim.simulator.requests.parse import (
     Acceptance,
@@ -64,7 +65,12 @@ def _moved(law: Acceptance, length: float) -> Acceptance:
 
 def truncated(expectation: Expectation, block: int) -> Expectation:
     """Return the law of the same drafter verified at a smaller width."""
-    law = expectation.acceptance
+    return replace(expectation, acceptance=_cut(expectation.acceptance, block))
+
+
+def _cut(law: Acceptance, block: int) -> Acceptance:
+    if isinstance(law, MixedAcceptance):
+        return replace(law, parts=tuple(_cut(part, block) for part in law.parts))
     if isinstance(law, ParametricAcceptance):
-        return replace(expectation, acceptance=replace(law, block=block))
-    return replace(expectation, acceptance=TableAcceptance(law.survival(), block))
+        return replace(law, block=block)
+    return TableAcceptance(law.survival(), block)

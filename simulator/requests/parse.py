@@ -1,11 +1,14 @@
 """Acceptance as users meet it: the text of a flag, and the accept lengths of a run."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from dflash_sim.profiles.acceptance.histogram_file import read_histogram
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.priors import AcceptancePriors
 from dflash_sim.simulator.requests.laws import (
@@ -43,15 +46,20 @@ __all__ = [
     "parse_acceptance",
 ]
 
+PRIOR = "prior"  # the spread of a method's published drafters
+MIX = "mix"  # requests of several kinds, each with a form of its own
 FORMS = {
     "weibull": "weibull:q=0.9,beta=1.17[,theta=0.05]",
     "geometric": "geometric:0.8",
     "al": "al:6.6 or al:8=5.2,16=6.6 (accept length by block)[,beta=1.17][,theta=0.05]",
     "table": "table:0.9,0.8,... (P(accepted >= k), k = 1, 2, ...)",
     "histogram": "histogram:0=161,1=90,... (accepted drafts = steps)",
+    "file": "file:counts.json (accepted drafts and steps, of your own log)",
+    MIX: "mix:0.3=al:6;0.7=al:3.5, or mix:humaneval=al:6;mt-bench=file:chat.json by data set",
     "sglang-simulated": "sglang-simulated:3.24[,match-expected|multinomial]",
     "vllm-synthetic": "vllm-synthetic:3.24",
     "fixed": "fixed:4",
+    PRIOR: "prior (as wide as the published drafters of the method are spread)",
     "none": "none",
 }
 
@@ -128,6 +136,65 @@ def parse_acceptance(
         raise UsageError(msg) from error
 
 
+def mixed_forms(text: str) -> list[tuple[str, str]] | None:
+    """Return keys (shares, or names of data sets) and forms of a ``mix:``; None of any other text.
+
+    Raises
+    ------
+    UsageError
+        A part has no key or no form, or comes twice.
+    """
+    kind, _, body = text.strip().partition(":")
+    if kind != MIX:
+        return None
+    parts = [part.partition("=") for part in body.split(";") if part.strip()]
+    found = [(key.strip(), form.strip()) for key, _, form in parts]
+    keys = [key for key, _ in found if not _is_share(key)]
+    if not found or not all(key and form for key, form in found) or len(set(keys)) < len(keys):
+        msg = f"acceptance '{text}': every part is a share or a data set, once. As in {FORMS[MIX]}."
+        raise UsageError(msg)
+    return found
+
+
+def mixed_shares(
+    forms: list[tuple[str, str]], parts: Mapping[str, float]
+) -> list[tuple[str, float, str]]:
+    """Return name, share and form of each part of a ``mix:``, in the order of ``parts`` if named.
+
+    Parameters
+    ----------
+    parts : shares of the data sets or kinds of text that the requests are of
+
+    Raises
+    ------
+    UsageError
+        Shares and names are mixed, a name is none of the parts, or a part has no form.
+    """
+    if all(_is_share(key) for key, _ in forms):
+        if len(parts) > 1:
+            msg = (
+                f"acceptance 'mix:': name the parts of the mixture, {', '.join(parts)}, not shares"
+            )
+            raise UsageError(msg)
+        return [(form, float(key), form) for key, form in forms]
+    given = dict(forms)
+    for key in given:
+        if key not in parts:
+            raise unknown(kind="part of acceptance 'mix:'", value=key, allowed=parts)
+    for name in parts:
+        if name not in given:
+            msg = f"acceptance 'mix:' says nothing of {name}; add ;{name}=al:4.5"
+            raise UsageError(msg)
+    return [(name, share, given[name]) for name, share in parts.items()]
+
+
+def _is_share(key: str) -> bool:
+    try:
+        return math.isfinite(float(key))
+    except ValueError:
+        return False
+
+
 def _build(kind: str, body: str, *, block: int, law: str, priors: AcceptancePriors) -> Acceptance:
     match kind:
         case "none" if not body:
@@ -143,6 +210,8 @@ def _build(kind: str, body: str, *, block: int, law: str, priors: AcceptancePrio
             return TableAcceptance(Survival.table([_number(x) for x in body.split(",")]), block)
         case "histogram":
             return HistogramAcceptance(_histogram(_options(body)), block)
+        case "file":
+            return HistogramAcceptance(np.array(read_histogram(Path(body))), block)
         case "vllm-synthetic":
             return MinVarianceAcceptance(_number(body), block)
         case "fixed":
@@ -150,6 +219,9 @@ def _build(kind: str, body: str, *, block: int, law: str, priors: AcceptancePrio
         case "sglang-simulated":
             value, _, how = body.partition(",")
             return SglangSimulated(_number(value), block, how or METHODS[0])
+        case "prior" | "mix":
+            msg = "it is answered for a scenario: predict, compare and sweep take it"
+            raise UsageError(msg)
         case _:
             msg = f"it takes no value, got '{body}'"
             raise UsageError(msg)

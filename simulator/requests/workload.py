@@ -5,11 +5,14 @@ requests (common random numbers). Closed loop: ``conc`` clients each send their 
 the previous answer has come back. Open loop: arrival times are given.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dflash_sim.profiles.load import load_dataset
 from dflash_sim.profiles.sheets import Dataset, LengthModel
+from dflash_sim.simulator.requests.mixtures import check_shares, parse_shares
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Workload:
         Index of the next turn of the same conversation, or -1.
     arrival_s
         Open loop: arrival times [s]. None: closed loop of ``conc`` clients.
+    part
+        Of a mixture of data sets, which one each request is of; None of a single one.
     """
 
     isl: np.ndarray
@@ -37,6 +42,7 @@ class Workload:
     follow: np.ndarray
     conc: int
     arrival_s: np.ndarray | None = None
+    part: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.isl)
@@ -46,6 +52,100 @@ class Workload:
         """First turns, in order."""
         later = set(self.follow[self.follow >= 0].tolist())
         return [i for i in range(len(self)) if i not in later]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set of a mixture, and its share of the requests [1]."""
+
+    dataset: Dataset
+    share: float
+
+
+def parts_of(text: str | None) -> tuple[Part, ...]:
+    """Return the data sets of ``humaneval:0.3,mt-bench:0.7``, or the one that is named.
+
+    Raises
+    ------
+    UsageError
+        A name is unknown or comes twice, or the shares do not add up to 1.
+    """
+    if not text:
+        return ()
+    found = [Part(load_dataset(name), share) for name, share in parse_shares(text)]
+    names = [part.dataset.name for part in found]
+    check_shares(names, [part.share for part in found], text)  # an alias may name one again
+    return tuple(found)
+
+
+def mixed_workload(
+    parts: Sequence[Part],
+    *,
+    thinking: bool,
+    conc: int,
+    max_new_tokens: int,
+    cache_unit: int,
+    num_prompts: int | None,
+    rng: np.random.Generator,
+) -> Workload:
+    """Conversations of several data sets in random order, their requests in the given shares.
+
+    As many requests as the largest of the data sets has in its own harness, and ``conc`` of
+    warm-down behind them, unless ``num_prompts`` says how many conversations.
+    """
+    turns = np.array([part.dataset.turns for part in parts])
+    shares = np.array([part.share for part in parts]) / turns
+    shares /= shares.sum()
+    sizes = [part.dataset.copies(conc) * part.dataset.num_prompts for part in parts]
+    samples = num_prompts or max(sizes)
+    counts = _apportioned(shares, samples)
+    behind = conc if num_prompts is None and conc > 1 else 0
+    extra = _apportioned(shares, behind)
+    each = [
+        card_workload(
+            part.dataset,
+            thinking=thinking,
+            conc=1,
+            max_new_tokens=max_new_tokens,
+            cache_unit=cache_unit,
+            num_prompts=max(1, n + more),
+            rng=rng,
+        )
+        for part, n, more in zip(parts, counts, extra, strict=True)
+    ]
+    # Conversations that are measured come first, those behind them after, each in random order.
+    first = [(i, c) for i, n in enumerate(counts) for c in range(n)]
+    last = [(i, counts[i] + c) for i, n in enumerate(extra) for c in range(n)]
+    order = [first[k] for k in rng.permutation(len(first))]
+    order += [last[k] for k in rng.permutation(len(last))]
+    rows = [(i, c * int(turns[i]) + t) for i, c in order for t in range(int(turns[i]))]
+    of = np.array([i for i, _ in rows])
+
+    def taken(name: str) -> np.ndarray:
+        return np.array([getattr(each[i], name)[row] for i, row in rows])
+
+    follow = taken("follow")
+    later = np.flatnonzero(follow >= 0)
+    follow[later] = later + 1
+    measured = np.arange(len(rows)) < sum(int(turns[i]) for i, _ in order[: len(first)])
+    return Workload(
+        isl=taken("isl"),
+        osl=taken("osl"),
+        cached=taken("cached"),
+        measured=measured,
+        follow=follow,
+        conc=conc,
+        part=of,
+    )
+
+
+def _apportioned(shares: np.ndarray, total: int) -> list[int]:
+    """Whole numbers in these shares that add up to ``total``, by largest remainder."""
+    exact = shares * total
+    whole = np.floor(exact).astype(int)
+    for i in np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]:
+        whole[i] += 1
+    return [int(n) for n in whole]
 
 
 def _lengths(d: LengthModel, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -135,6 +235,7 @@ def shortened(workload: Workload, turns: int) -> Workload:
         follow=workload.follow[:n],
         conc=workload.conc,
         arrival_s=None if workload.arrival_s is None else workload.arrival_s[:n],
+        part=None if workload.part is None else workload.part[:n],
     )
 
 
@@ -197,6 +298,7 @@ def open_loop(
         follow=np.full(n, -1),
         conc=n,
         arrival_s=np.cumsum(gaps),
+        part=workload.part,
     )
 
 

@@ -18,7 +18,7 @@ from dflash_sim.profiles.find import FOLDERS, find_sheet
 from dflash_sim.profiles.presets import load_preset
 from dflash_sim.simulator.cost.methods import method_of
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
-from dflash_sim.studies.ask.ranges import MOST, real_numbers, whole_numbers, words
+from dflash_sim.studies.ask.ranges import MOST, data_sets, real_numbers, whole_numbers, words
 
 # Fields that take several values, outermost first in a grid.
 SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
@@ -30,7 +30,7 @@ SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
     "engine_mode": words,
     "quantization": words,
     "kv_cache_dtype": words,
-    "dataset": words,
+    "dataset": data_sets,
     "isl": whole_numbers,
     "osl": whole_numbers,
     "num_prompts": whole_numbers,

@@ -42,6 +42,11 @@ def words(flag: str, text: str) -> list[str]:
     return list(dict.fromkeys(values))
 
 
+def data_sets(flag: str, text: str) -> list[str]:
+    """The data sets of a flag; names with shares, ``a:0.3,b:0.7``, are one mixture of them."""
+    return [text.strip()] if ":" in text else words(flag, text)
+
+
 def _values(flag: str, text: str, what: str, *, zero: bool) -> list[Decimal]:
     values: list[Decimal] = []
     for part in text.replace(" ", "").split(","):

@@ -79,6 +79,7 @@ _PANELS = {
     ),
     "workload": (
         "dataset",
+        "content",
         "thinking",
         "isl",
         "osl",

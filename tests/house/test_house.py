@@ -54,6 +54,8 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     },
     "cost/step_table": {"first context of a grid": {7}},
     "requests/other_laws": {"log of the power of a survival, at most": {20}},
+    "requests/mixtures": {"rounding of shares": {1e-6}},
+    "requests/published_lengths": {"third root of a rounding error": {3}},
     "requests/survival": {"beyond it a step function": {64}},
 }  # fmt: skip
 
@@ -70,10 +72,11 @@ UNITS_BY_NAME = {
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
         roofline_gpu observation_rel_err ttft_rel_err noise first_factor piece
         least most per_tower ratio sliding_share vision_share full_memory_ratio
+        degrees effect slope temperature_sd
     """,
     "token/second": "predicted",
     "token": """
-        batch ctx cycles length down_hysteresis isl kv_len kv_tokens osl own_down_hysteresis
+        batch context ctx cycles length down_hysteresis isl kv_len kv_tokens osl own_down_hysteresis
         own_up_hysteresis prefix seq tokens up_hysteresis
     """,
     "second": "copy gpu host publish seconds until",

@@ -131,6 +131,7 @@ COVERED = {
         "simulator/cost: width_tables",
     ],
     "simulator/requests/test_laws": ["draws expected parse"],
+    "simulator/requests/test_published_lengths": ["inferred"],
     "studies/crossover/test_crossover": [
         "advice axis page paste question report rows search server",
         "commands: crossover",

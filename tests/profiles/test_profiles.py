@@ -466,13 +466,16 @@ def test_faster_with_more_requests_everywhere() -> None:
         assert rates == sorted(rates), key
 
 
+METHODS = {"dflash", "dflash2", "dspark", "domino", "mtp", "eagle3"}
+
+
 def test_accept_lengths() -> None:
     points = load_acceptance()
     assert len(points) > 500
     for p in points:
         assert 1 <= p.accept_len <= p.block, p
         assert p.estimator in {"request_mean", "cycle"}
-        assert p.method in {"dflash", "mtp", "eagle3", "eagle3-tree", "ablation"}
+        assert p.method in METHODS | {"eagle3-tree", "ablation"}
         assert p.url.startswith("https://"), p.source_id
         assert load_model(p.model).name == p.model
         if p.method == "dflash" and "dflash@" not in p.drafter and "ablation" not in p.drafter:
@@ -542,7 +545,7 @@ def test_tables_stay_small() -> None:
     def size(folder: str) -> int:
         return sum(p.stat().st_size for p in (BUILT_IN / folder).iterdir())
 
-    assert size("acceptance") < 150_000
+    assert size("acceptance") < 180_000
     assert size("published") < 480_000
 
 

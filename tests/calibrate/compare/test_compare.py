@@ -334,10 +334,11 @@ class TestWithoutAnAcceptLength:
     @pytest.fixture
     def row(self, monkeypatch: pytest.MonkeyPatch) -> Observation:
         """Of a scenario for which nothing is published."""
-        from dflash_sim.simulator.requests import expected
+        from dflash_sim.simulator.requests import expected, inferred, published_lengths
 
         row = measure(OPEN)
-        monkeypatch.setattr(expected, "load_acceptance", lambda: ())
+        for module in (expected, inferred, published_lengths):
+            monkeypatch.setattr(module, "load_acceptance", lambda: ())
         return row
 
     def test_the_measured_one_stands_in(self, row: Observation) -> None:

@@ -1,0 +1,1 @@
+"""Published accept lengths, and what they depend on."""

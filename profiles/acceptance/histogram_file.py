@@ -1,0 +1,87 @@
+"""A file of accepted drafts: how many verify steps accepted none, one, two and so on."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from dflash_sim.profiles.errors import UsageError
+
+_FORM = 'Give JSON such as {"0": 161, "1": 90} or [161, 90], or a CSV with columns accepted,steps'
+_ROUNDING = 1e-3  # by how much shares that were rounded may miss 1
+_MOST = 1024  # drafts of the widest block
+
+
+def read_histogram(path: Path) -> list[float]:
+    """Read the steps by accepted drafts, from 0: counts, or shares that add up to 1.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, is in no known form, or its shares do not add up to 1.
+    """
+    try:
+        text = path.expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"histogram {path}: cannot be read ({_why(error)}). {_FORM}."
+        raise UsageError(msg) from None
+    by_accepted = _from_json(text, path) if text.lstrip()[:1] in ("{", "[") else _rows(text, path)
+    if not by_accepted:
+        msg = f"histogram {path}: it is empty. {_FORM}."
+        raise UsageError(msg)
+    steps = [0.0] * (max(by_accepted) + 1)
+    for accepted, count in by_accepted.items():
+        if not (math.isfinite(count) and count >= 0):
+            msg = (
+                f"histogram {path}: {count:g} steps with {accepted} accepted; counts are at least 0"
+            )
+            raise UsageError(msg)
+        steps[accepted] = count
+    total = math.fsum(steps)
+    if not total:
+        msg = f"histogram {path}: it counts no step. {_FORM}."
+        raise UsageError(msg)
+    if any(x != int(x) for x in steps) and abs(total - 1) > _ROUNDING:
+        msg = (
+            f"histogram {path}: its shares add up to {total:.6g}, not 1; give counts, or all shares"
+        )
+        raise UsageError(msg)
+    return steps
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror or "no reason given") if isinstance(error, OSError) else "not UTF-8 text"
+
+
+def _from_json(text: str, path: Path) -> dict[int, float]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        msg = f"histogram {path}: it is not valid JSON. {_FORM}."
+        raise UsageError(msg) from None
+    items = found.items() if isinstance(found, Mapping) else enumerate(found)
+    return _pairs(items, path)
+
+
+def _rows(text: str, path: Path) -> dict[int, float]:
+    table = csv.DictReader(text.splitlines())
+    if not {"accepted", "steps"} <= set(table.fieldnames or ()):
+        msg = f"histogram {path}: no columns accepted and steps. {_FORM}."
+        raise UsageError(msg)
+    return _pairs(((row["accepted"], row["steps"]) for row in table), path)
+
+
+def _pairs(items: object, path: Path) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for accepted, steps in items:  # type: ignore[attr-defined]
+        try:
+            key, value = int(accepted), float(steps)
+        except (TypeError, ValueError, OverflowError):
+            msg = f"histogram {path}: '{accepted}' and '{steps}' are not numbers. {_FORM}."
+            raise UsageError(msg) from None
+        if not 0 <= key < _MOST or isinstance(steps, bool):
+            msg = f"histogram {path}: {key} accepted drafts are outside 0..{_MOST - 1}"
+            raise UsageError(msg)
+        found[key] = found.get(key, 0.0) + value
+    return found
