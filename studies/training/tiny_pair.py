@@ -47,7 +47,7 @@ SHAPE: dict[str, Any] = {
     "hidden_act": "silu",
     "max_position_embeddings": training.PLACES,
     "eos_token_id": corpus.EOS,
-    "dtype": "float16",
+    "dtype": "bfloat16",
 }
 ROPE = {"rope_type": "default", "rope_theta": 100.0}
 TARGET = SHAPE | {
@@ -172,7 +172,7 @@ class Training:
         """No more gradients; what is stored is what is used."""
         for weight in self.weights:
             weight.requires_grad_(False)
-            weight.copy_(weight.half().float())
+            weight.copy_(weight.bfloat16().float())
 
 
 def tokens_of(texts: list[str]) -> Tensor:
@@ -235,11 +235,11 @@ def train_drafters(
 
 
 def save(folder: Path, config: dict[str, Any], weights: Weights) -> None:
-    """A folder as Hugging Face lays it out, in float16."""
+    """A folder as Hugging Face lays it out, in bfloat16, which a wheel can compress."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    halved = {name: w.detach().half().contiguous() for name, w in sorted(weights.items())}
-    save_file(halved, folder / "model.safetensors", metadata={"format": "pt"})
+    short = {name: w.detach().bfloat16().contiguous() for name, w in sorted(weights.items())}
+    save_file(short, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def measured(out: Path, prompts: list[list[int]], new: int) -> Iterator[tuple[str, Outcome]]:

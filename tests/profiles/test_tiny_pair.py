@@ -85,7 +85,7 @@ def test_configs_are_the_scripts(name: str) -> None:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_checkpoints_hold_what_the_networks_ask_for(name: str) -> None:
-    """No tensor more, none less, all of the shapes that the configs imply, in float16, finite."""
+    """No tensor more, none less, all of the shapes that the configs imply, in bfloat16, finite."""
     from safetensors.torch import load_file
 
     target = pair.fresh_target(0)
@@ -96,7 +96,7 @@ def test_checkpoints_hold_what_the_networks_ask_for(name: str) -> None:
     }
     held = load_file(PAIR / name / "model.safetensors")
     assert {k: v.shape for k, v in held.items()} == {k: v.shape for k, v in fresh[name].items()}
-    assert {v.dtype for v in held.values()} == {torch.float16}
+    assert {v.dtype for v in held.values()} == {torch.bfloat16}
     assert all(v.isfinite().all() for v in held.values())
 
 
