@@ -68,6 +68,7 @@ class Question(TypedDict, total=False):
     mamba_full_memory_ratio: Real
     max_mamba_cache_size: Whole
     linear_attn_decode_backend: Word
+    linear_replayssm_spec: Truth
     dataset: Word
     content: Word
     thinking: Truth

@@ -30,6 +30,7 @@ _SWITCHES = (
     "allow_partial",
     "cuda_graphs",
     "ignore_eos",
+    "linear_replayssm_spec",
     "quick",
     "radix_cache",
     "resume",

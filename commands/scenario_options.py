@@ -165,6 +165,16 @@ class ScenarioOptions:
     linear_attn_decode_backend: Annotated[
         Str, option(ENGINE, "Kernels of recurrent states: triton, flashinfer, ...")
     ]
+    linear_replayssm_spec: Annotated[
+        Bool,
+        option(
+            ENGINE,
+            "Recurrent states replayed, not saved by row",
+            "--linear-replayssm-spec/--no-linear-replayssm-spec",
+            "--enable-linear-replayssm-spec/ ",
+            metavar="",
+        ),
+    ]
     conc: Annotated[Str, swept(WORKLOAD, "Requests in flight (closed loop)")]
     dataset: Annotated[
         Str, swept(WORKLOAD, "Prompts and answers, or shares of several", sheets("datasets"))

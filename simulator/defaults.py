@@ -154,6 +154,7 @@ def launch_of(
         cache_slots=s.max_mamba_cache_size,
         page_size=1 if unbuffered else page,
         chain=s.speculation.sequential,
+        replays_states=s.linear_replayssm_spec,
     )
 
 

@@ -47,6 +47,8 @@ class Launch:
         Tokens of a KV page.
     chain
         True if drafts are made one after the other.
+    replays_states
+        True if verification keeps no state for each row.
     """
 
     tp: int
@@ -60,6 +62,7 @@ class Launch:
     cache_slots: int | None = None
     page_size: int = 1
     chain: bool = False
+    replays_states: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,7 @@ def _states(
         requests = d.max_running_requests_spec
     demand = Demand(
         state_bytes=state_bytes,
-        rows=launch.block if launch.speculative else 0,
+        rows=launch.block if launch.speculative and not launch.replays_states else 0,
         requests=requests,
         slots_per_request=slots,
         radix_cache=launch.radix_cache,

@@ -258,6 +258,9 @@ class Scenario(BaseModel):
     linear_attn_decode_backend: Annotated[str, AfterValidator(_known_decode)] | None = Field(
         None, description="kernels of recurrent states; default: the engine's"
     )
+    linear_replayssm_spec: bool = Field(
+        False, description="recurrent states replayed from their inputs, none saved by row"
+    )
     dataset: str | None = Field(
         "humaneval", description="workload, or a mix as humaneval:0.3,mt-bench:0.7; None with isl"
     )

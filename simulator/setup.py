@@ -188,6 +188,7 @@ class Setup:
                 chain_kernels=round(self.engine["chain_step_kernels"]),
                 precision=self.precision,
                 gathers_logits=self.engine.defaults.logits.gathered,
+                replays_states=s.linear_replayssm_spec,
             ),
             cost=CostModel(
                 self.device,

@@ -121,6 +121,8 @@ _AS_TP = "tp"  # as many as there are ranks
 _SWITCHES: Mapping[str, tuple[str, Any]] = {
     "--disable-overlap-schedule": ("engine_mode", "v2-sync"),
     "--disable-radix-cache": ("radix_cache", False),
+    "--enable-linear-replayssm-spec": ("linear_replayssm_spec", True),
+    "--enable-gdn-replayssm-spec": ("linear_replayssm_spec", True),
     "--disable-cuda-graph": ("cuda_graph_max_bs", 0),
     "--disable-decode-cuda-graph": ("cuda_graph_max_bs", 0),
     "--disable-prefill-cuda-graph": ("cuda_graph_backend_prefill", "disabled"),

@@ -148,6 +148,8 @@ class Cycle:
         Committed tokens that draft attention sees (``--speculative-draft-window-size``).
     chain_kernels
         Small kernels per step of a sequential draft: SGLang's ``select_top_k_tokens``.
+    replays_states
+        True if verification keeps the inputs of recurrent states, and not a state for each row.
     gathers_logits
         True if verification gathers all logits over the ranks before it takes their maximum.
     """
@@ -161,6 +163,7 @@ class Cycle:
     chain_kernels: int = 0
     precision: Precision = BF16
     gathers_logits: bool = True
+    replays_states: bool = False
 
     def target(self, size: Rows) -> list[AnyCall]:
         """The target's forward pass with its head."""
@@ -174,12 +177,14 @@ class Cycle:
 
     def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
         """Phases of one cycle of ``requests`` running requests with ``ctx`` cached tokens each."""
-        one, wide = Rows(requests, 1, ctx), Rows(requests, self.block, ctx)
+        one = Rows(requests, 1, ctx)
+        wide = Rows(requests, self.block, ctx, saves=not self.replays_states)
         verify = Phase("verify", self.method.verify(self, wide), 1)
         if not self.method.speculative:
             return self._launched(verify)
+        committed = 0 if self.replays_states else requests
         moved = passes.gdn_commit(
-            self.model, tp=self.tp, requests=requests, precision=self.precision
+            self.model, tp=self.tp, requests=committed, precision=self.precision
         )
         commit = Phase("commit", moved, 0)
         if self.block == 1:

@@ -28,12 +28,16 @@ from dflash_sim.simulator.cost.ops import (
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The size of a pass: requests, query rows of each, cached tokens of each."""
+    """The size of a pass: requests, query rows of each, cached tokens of each.
+
+    ``saves`` is False where recurrent states are replayed from their inputs, not saved by row.
+    """
 
     requests: int
     rows: int
     ctx: float = 0.0
     prefill: bool = False
+    saves: bool = True
 
     @property
     def tokens(self) -> int:
@@ -171,7 +175,8 @@ def gdn_mixer(
             "gdn_chunk", size.requests, size.rows, v_heads, k_heads, kd, vd, conv, own
         )
         return [*calls, Call(scan, count)]
-    rule = GdnRecurrent("gdn_recurrent", size.requests, size.rows, v_heads, k_heads, kd, vd, own)
+    of = (size.requests, size.rows, v_heads, k_heads)
+    rule = GdnRecurrent("gdn_recurrent", *of, kd, vd, own, size.saves)
     update = GdnConv("gdn_conv", t, v_heads, k_heads, conv, g.conv_kernel, own, size.rows)
     return [*calls, Call(update, count), Call(rule, count)]
 

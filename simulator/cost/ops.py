@@ -232,6 +232,7 @@ class GdnRecurrent:
     head_k_dim: int
     head_v_dim: int
     precision: Precision = BF16
+    saves: bool = True  # a state after each row; without, inputs are kept and replayed
 
     @property
     def state_bytes(self) -> float:
@@ -242,7 +243,7 @@ class GdnRecurrent:
     @property
     def state_traffic(self) -> float:
         """State reads and writes, in decode steps of one request (a read and a write)."""
-        return self.requests * (1 + self.rows) / 2
+        return self.requests * (1 + (self.rows if self.saves else 1)) / 2
 
     @property
     def flops(self) -> float:

@@ -32,7 +32,7 @@ def gdn_commit(
     model: ModelShape, *, tp: int, requests: int, precision: Precision = BF16
 ) -> list[AnyCall]:
     """Copy the accepted position's state of every GDN layer into the live slot, in one kernel."""
-    if not model.gdn_layers:
+    if not model.gdn_layers or not requests:
         return []
     moved = 2.0 * requests * model.gdn_state_bytes(precision) / tp
     return [Call(Elementwise("gdn_state_commit", moved, "stream"), 1)]

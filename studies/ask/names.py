@@ -13,6 +13,7 @@ ENGINE_NAMES = {
     "speculative_draft_window_size": "window",
     "cuda_graph_max_bs_decode": "cuda_graph_max_bs",
     "mamba_scheduler_strategy": "mamba_radix_cache_strategy",
+    "enable_linear_replayssm_spec": "linear_replayssm_spec",
     "max_concurrency": "conc",
     "request_rate": "rate",
     "dataset_name": "dataset",

@@ -76,6 +76,7 @@ _PANELS = {
         "mamba_full_memory_ratio",
         "max_mamba_cache_size",
         "linear_attn_decode_backend",
+        "linear_replayssm_spec",
     ),
     "workload": (
         "dataset",

@@ -91,8 +91,7 @@ GAPS = (
             "in 9.1 instead of 11.3 ms (`VP_GH200_PHASE`). We price a read per request and a write "
             "per row at a share of memory bandwidth, and the rows of a request one after the "
             f"other: {f.error('GDN recurrence', 8, 1)} and {f.error('GDN recurrence', 8, 16)} at "
-            f"block 8, c=1 and 16, {f.error('GDN recurrence', 16, 64)} at block 16, c=64. Those "
-            "that replay states are priced as if they saved them."
+            f"block 8, c=1 and 16, {f.error('GDN recurrence', 16, 64)} at block 16, c=64."
         ),
         lambda f: True,
     ),

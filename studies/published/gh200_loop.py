@@ -34,6 +34,7 @@ def _served(row: Row) -> Row:
         # Read as a forced length with prompts of one length; the sheet knows how they spread.
         **{"dataset": row.observation.about["dataset"], "isl": None, "osl": None, "thinking": True},
         radix_cache="radix on" in notes,
+        linear_replayssm_spec="replayssm-spec" in notes,
         attention_backend="triton" if "Triton" in notes else "flashinfer",
         max_running_requests=row.scenario.max_running_requests or _RUNNING,
         mem_fraction_static=_MEM_FRACTION,

@@ -100,7 +100,8 @@ def _states(setup: Setup) -> dict[str, Any]:
     s, memory = setup.scenario, setup.memory
     if not setup.model.gdn_layers:
         return dict.fromkeys(name for name in Scenario.model_fields if "mamba" in name) | {
-            "linear_attn_decode_backend": None
+            "linear_attn_decode_backend": None,
+            "linear_replayssm_spec": None,
         }
     ratio = s.mamba_full_memory_ratio or setup.engine.defaults.mamba_full_memory_ratio
     return {

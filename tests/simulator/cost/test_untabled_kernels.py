@@ -100,6 +100,22 @@ def test_what_the_cache_holds_is_read_at_its_rate_and_the_rest_from_memory() -> 
     assert cached_s(small, None, GPU) == (0.0, small.nbytes)
 
 
+def test_replayed_states_cost_one_row_of_traffic_and_no_commit() -> None:
+    saved, replayed = rule(64, 8), replace(rule(64, 8), saves=False)
+    assert replayed.nbytes == rule(64, 1).nbytes
+    assert seconds(replayed) < seconds(saved) / 2
+    asked = {"gpu": "gh200", "model": "qwen3.5-4b", "conc": 32, "attention_backend": "flashinfer"}
+    asked |= {"method": "mtp", "steps": 3, "acceptance": "fixed:2", "calibration": "none"}
+    plain, other = (
+        resolve(Scenario.parse(**asked, linear_replayssm_spec=replays)) for replays in (False, True)
+    )
+    phases = {p.name: p for p in other.step.cycle.decode(requests=32, ctx=0)}
+    assert phases["commit"].calls == []
+    assert other.memory.scratch_bytes < plain.memory.scratch_bytes
+    busy_s = other.step.decode_s(32, 32 * 500)
+    assert busy_s == pytest.approx(8.41e-3, rel=0.05)  # VP_GH200_HOSTGAP, counted exactly
+
+
 @cache
 def setup(gpu: str, backend: str | None = None) -> Setup:
     asked = {"gpu": gpu, "model": "qwen3.5-27b", "tp": 1, "acceptance": "fixed:2"}
