@@ -27,6 +27,8 @@ class AttentionShape:
         Values of a head where they are fewer than its keys; None if they are as many.
     k_is_v
         Keys and values are one projection (Gemma 4): both are cached all the same.
+    causal
+        True if a row sees no later row; the layers of a drafter see their whole block where not.
     """
 
     num_heads: int
@@ -42,6 +44,7 @@ class AttentionShape:
     v_dim: int | None = None
     k_is_v: bool = False
     head_gates: bool = False
+    causal: bool = True
 
     @property
     def value_dim(self) -> int:

@@ -6,9 +6,10 @@ from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.attention import AttentionShape
+from dflash_sim.profiles.networks.drafter_shapes import DrafterShape, Eagle3Shape
 from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields, check_dtype, refuse_quantised
 from dflash_sim.profiles.networks.mlps import DenseMlp
-from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape, ModelShape
+from dflash_sim.profiles.networks.networks import ModelShape
 from dflash_sim.profiles.networks.read_mixers import attention, softmax_layers
 
 _LAGUNA = "DFlashLagunaForCausalLM"  # gates of heads, a norm for each tap, causal inside a block

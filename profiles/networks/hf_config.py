@@ -4,6 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from dflash_sim.profiles.networks.context import context_of
+from dflash_sim.profiles.networks.drafter_shapes import (
+    Convolutions,
+    DrafterShape,
+    Eagle3Shape,
+    MarkovHead,
+    RecurrentHead,
+    Selector,
+)
 from dflash_sim.profiles.networks.drafters import parse_drafter, parse_eagle3
 from dflash_sim.profiles.networks.families import Family, family_of
 from dflash_sim.profiles.networks.fields import DTYPES, MAX_LAYERS, Fields, check_dtype
@@ -17,22 +25,26 @@ from dflash_sim.profiles.networks.layers import (
     MoeMlp,
     Weight,
 )
-from dflash_sim.profiles.networks.networks import DrafterShape, Eagle3Shape, ModelShape, check_tp
+from dflash_sim.profiles.networks.networks import ModelShape, check_tp
 from dflash_sim.profiles.networks.quantized import read
 from dflash_sim.profiles.networks.vision import VisionTower
 from dflash_sim.profiles.precision import STATE_DTYPES
 
 __all__ = [
     "AttentionShape",
+    "Convolutions",
     "DenseMlp",
     "DrafterShape",
     "Eagle3Shape",
     "GdnShape",
     "LayerShape",
     "Mamba2Shape",
+    "MarkovHead",
     "MlaShape",
     "ModelShape",
     "MoeMlp",
+    "RecurrentHead",
+    "Selector",
     "VisionTower",
     "Weight",
     "check_tp",

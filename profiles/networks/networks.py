@@ -1,4 +1,4 @@
-"""Whole networks: target models, DFlash drafters and EAGLE-3 heads."""
+"""Whole target models, and how any network can be split over ranks."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.networks.drafter_shapes import DrafterShape, Eagle3Shape
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
     DenseMlp,
@@ -240,92 +241,6 @@ class ModelShape:
         yield Weight("norms", 3 * self.hidden, 1)
         for _ in range(self.mtp_layers):
             yield from layer.weights(hidden=self.hidden)
-
-
-@dataclass(frozen=True)
-class DrafterShape:
-    """A DFlash drafter: a shallow block-parallel network fed by the target's hidden states.
-
-    It has no embedding and no head: it uses the target's.
-
-    Parameters
-    ----------
-    layers
-        Attention of each layer; every layer has an MLP of ``intermediate``.
-    block_size
-        Largest verify window it was trained for [token], the anchor included.
-    target_layer_ids
-        Target layers whose outputs are concatenated and projected into its KV.
-    stacked_kv
-        True if SGLang projects keys and values of all layers in one product.
-    norm_taps
-        True if the output of each target layer has a norm of its own.
-    """
-
-    name: str
-    target: str
-    hidden: int
-    intermediate: int
-    layers: tuple[AttentionShape, ...]
-    block_size: int
-    target_layer_ids: tuple[int, ...]
-    vocab: int
-    source: str
-    stacked_kv: bool = True
-    norm_taps: bool = False
-
-    @property
-    def params(self) -> int:
-        """Number of weight values."""
-        return sum(w.params for w in self._weights())
-
-    def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
-        """Bytes of weights on each of ``tp`` ranks; fc and norms are replicated."""
-        return round(sum(w.bytes_per_rank(tp, precision) for w in self._weights()))
-
-    def _weights(self) -> Iterator[Weight]:
-        yield Weight("fc", len(self.target_layer_ids) * self.hidden * self.hidden, 1)
-        taps = len(self.target_layer_ids) if self.norm_taps else 0
-        yield Weight("norms", (2 + taps) * self.hidden, 1)
-        for attention in self.layers:
-            yield from LayerShape(attention, DenseMlp(self.intermediate)).weights(
-                hidden=self.hidden
-            )
-
-
-@dataclass(frozen=True)
-class Eagle3Shape:
-    """An EAGLE-3 head: three target features fused, then one layer that drafts step by step.
-
-    Its attention reads embedding and hidden state side by side, twice the width
-    (Li et al. 2025, arXiv:2503.01840). The embedding is the target's; the head is its own,
-    over ``draft_vocab`` tokens.
-    """
-
-    name: str
-    target: str
-    hidden: int
-    intermediate: int
-    attention: AttentionShape
-    draft_vocab: int
-    source: str
-    num_layers: int = 1
-
-    @property
-    def params(self) -> int:
-        """Number of weight values."""
-        return sum(w.params for w in self._weights())
-
-    def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
-        """Bytes of weights on each of ``tp`` ranks; fc and norms are replicated."""
-        return round(sum(w.bytes_per_rank(tp, precision) for w in self._weights()))
-
-    def _weights(self) -> Iterator[Weight]:
-        yield Weight("fc", 3 * self.hidden * self.hidden, 1)
-        yield from self.attention.weights(hidden=self.hidden, input_dim=2 * self.hidden)
-        yield from DenseMlp(self.intermediate).weights(hidden=self.hidden)
-        yield Weight("norms", 4 * self.hidden, 1)
-        yield Weight("lm_head", self.draft_vocab * self.hidden)
 
 
 def check_tp(shape: ModelShape | DrafterShape | Eagle3Shape, tp: int) -> None:
