@@ -88,10 +88,12 @@ def story() -> Iterator[ex.Part]:
     off = next(c for c in CLIENTS if c > last)
     idle, plain = found[off, f"batch:{last}"].values, found[off, "none"].values
     kept = idle["commit_ms"] + idle["materialise_ms"]
+    waits = idle["host_exposed_ms"] - plain["host_exposed_ms"]
     yield (
         f"A step without drafts is none of plain decoding: with {off} in flight it takes "
         f"{number(idle['step_ms'])} ms instead of {number(plain['step_ms'])} ms, of which "
-        f"{number(kept)} ms commit recurrent states and keep the drafter's cache up to date. Who "
+        f"{number(kept)} ms commit recurrent states and keep the drafter's cache up to date, and "
+        f"{number(waits)} ms wait for a host that plans each verify when it knows its lengths. Who "
         "learns compares drafts with that step, and goes on drafting while they beat it."
     )
     named = load_policies().named
