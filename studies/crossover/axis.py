@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, inf, isinf, log
 
-from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
 from dflash_sim.profiles.sheets import Dataset, LengthModel
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
@@ -93,6 +93,8 @@ class Axis:
         DflashSimError
             There is no such server.
         """
+        if self.name == "context":
+            _refuse_beyond(base, value)
         fields, dataset = _changes(self, base, value)
         found = resolve(
             changed(base.scenario, **fields),
@@ -141,6 +143,17 @@ def _changes(axis: Axis, base: Setup, value: float) -> tuple[dict[str, object], 
     elif axis.name == "temperature":
         fields[axis.field] = value
     return fields, dataset
+
+
+def _refuse_beyond(base: Setup, value: float) -> None:
+    """Refuse prompts that the model cannot take; a data set's own lengths are never so long."""
+    most = base.model.context
+    if most is not None and value >= most:
+        msg = (
+            f"prompts of {value:,.0f} tokens: {base.model.name} has a context of {most:,} tokens, "
+            "answer included; look below it with --values."
+        )
+        raise InfeasibleError(msg)
 
 
 def _exactly(length: LengthModel, tokens: float) -> LengthModel:

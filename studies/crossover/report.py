@@ -37,8 +37,8 @@ def write_report(path: Path, found: Crossover) -> None:
         report.section("Settings to paste")
         report.facts(told)
     report.section("Every position that was tried")
-    head = ("method", axis.title, "tok/s", "plain tok/s", "speed-up", "90 % interval")
-    report.table(head, [row for c in found.curves for row in _table(c)], "As simulated.")
+    tried = ("method", axis.title, "tok/s", "plain tok/s", "speed-up", "90 % interval")
+    report.table(tried, [row for c in found.curves for row in _table(c)], "As simulated.")
     for line in warnings(found):
         report.text(f"Warning: {line}")
     report.write(path)

@@ -145,7 +145,13 @@ def crossover(
     return Crossover(question, tuple(curves), tuple(failed), interval)
 
 
-def _curve(server: Server, plain: Server, values: Sequence[float], *, interval: bool) -> Curve:
+def _curve(
+    server: Server,
+    plain: Server,
+    values: Sequence[float],
+    *,
+    interval: bool,
+) -> Curve:
     found: dict[float, float] = {}
     missing: dict[float, DflashSimError] = {}
     for value in values:

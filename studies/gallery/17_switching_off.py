@@ -17,6 +17,7 @@ from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.crossover.axis import axis_of
+from dflash_sim.studies.crossover.page import interval
 from dflash_sim.studies.crossover.question import Question
 from dflash_sim.studies.crossover.search import Curve, crossover
 from dflash_sim.studies.published import exhibit as ex
@@ -79,19 +80,20 @@ def story() -> Iterator[ex.Part]:
         for title, p in drafting.items()
     }
     least = [f"{ex.times(gain)} ({title})" for title, gain in worst.items()]
-    ends = curve.until
     yield (
         f"Block {WIDE} is predicted to pay up to {last} requests at once (90 %: "
-        f"{round(ends.low)} to {round(ends.high)}). Over these loads the least of each policy "
+        f"{interval(curve)}). Over these loads the least of each policy "
         f"against plain decoding is {ex.listed(least)}."
     )
     off = next(c for c in CLIENTS if c > last)
     idle, plain = found[off, f"batch:{last}"].values, found[off, "none"].values
     kept = idle["commit_ms"] + idle["materialise_ms"]
+    waits = idle["host_exposed_ms"] - plain["host_exposed_ms"]
     yield (
         f"A step without drafts is none of plain decoding: with {off} in flight it takes "
         f"{number(idle['step_ms'])} ms instead of {number(plain['step_ms'])} ms, of which "
-        f"{number(kept)} ms commit recurrent states and keep the drafter's cache up to date. Who "
+        f"{number(kept)} ms commit recurrent states and keep the drafter's cache up to date, and "
+        f"{number(waits)} ms wait for a host that plans each verify when it knows its lengths. Who "
         "learns compares drafts with that step, and goes on drafting while they beat it."
     )
     named = load_policies().named

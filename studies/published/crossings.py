@@ -16,6 +16,7 @@ from typing import Any
 from dflash_sim.calibrate.observations.conditions import ALIASES, COLUMNS, read_conditions
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.releases.server_levels import UNSTATED
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.crossover.axis import Axis, axis_of
@@ -142,11 +143,18 @@ def question_of(crossing: Crossing) -> Question:
         calibration=setup.calibration,
         dataset=setup.dataset,
     )
+    return Question(axis, plain, (setup,), _values(crossing, axis))
+
+
+def _values(crossing: Crossing, axis: Axis) -> tuple[float, ...]:
+    """Return every doubling along the axis, and the values that were measured."""
     first, last = (_FIRST, _LAST) if axis.name == "conc" else (_SHORTEST, _LONGEST)
-    values = [float(first)]
-    while values[-1] < last:
-        values.append(2 * values[-1])
-    return Question(axis, plain, (setup,), tuple(values))
+    measured = {float(point.split(":")[0]) for point in crossing.cells["measured"].split()}
+    doubled, value = set[float](), float(first)
+    while value <= last:
+        doubled.add(value)
+        value *= 2
+    return tuple(sorted(doubled | {value for value in measured if first <= value <= last}))
 
 
 def _fields(cells: Cells, axis: Axis) -> dict[str, Any]:
@@ -154,7 +162,7 @@ def _fields(cells: Cells, axis: Axis) -> dict[str, Any]:
         msg = f"a tree of drafts, topk {cells['topk']} and {cells['draft_tokens']} tokens"
         raise UsageError(msg)
     read = read_conditions({k: v for k, v in cells.items() if k in _KNOWN}, Names())
-    found = {**read.fields, "build": cells["build"] or None, "runs": 1}
+    found = {**read.fields, "build": cells["build"] or UNSTATED, "runs": 1}
     if cells["accept_len"]:
         found["acceptance"] = f"al:{cells['accept_len']}"
     sampling = {n: float(cells[n]) for n in _SAMPLING if cells[n] and n in Scenario.model_fields}

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dflash_sim.cli import run
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError
 from dflash_sim.simulator.policy.parse import BatchTable, parse_policy
+from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.question import ask
 from dflash_sim.studies.crossover.advice import choices, reason, sentence
 from dflash_sim.studies.crossover.axis import axis_of
@@ -290,6 +292,38 @@ def test_nobody_named_is_nobody_refused() -> None:
     assert "mtp is left out: qwen3-8b has no native MTP layer" in found.notes[0]
     with pytest.raises(UsageError, match="no native MTP layer"):
         asked(model="qwen3-8b", method="dflash,mtp")
+
+
+def test_prompts_end_where_the_context_does() -> None:
+    made = asked("context", method="mtp", steps="3", values="512,1000000")
+    with pytest.raises(InfeasibleError, match="only 512 is left, the upper end does not run; at"):
+        crossover(made, interval=False)
+
+
+def test_a_temperature_is_asked_where_there_is_one() -> None:
+    if "temperature" not in Scenario.model_fields:
+        with pytest.raises(UsageError, match="greedy verification only"):
+            asked("temperature")
+        return
+    made = asked("temperature", method="mtp", steps="3", values="0,1", acceptance="al:3")
+    assert made.axis.setup(made.candidates[0], 1.0).scenario.model_dump()["temperature"] == 1.0
+    assert axis_of("temperature").between(0.0, 0.5) == 0.25
+    assert axis_of("temperature").between(0.0, 0.1) is None
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [word for name, value in FEW.items() for word in ("--" + name.replace("_", "-"), value)]
+    command = ["crossover", *flags, "--method", "mtp", "--steps", "3", "--interval", "none"]
+    csv, page = tmp_path / "x.csv", tmp_path / "x.html"
+    assert run([*command, "--values", "1,4", "-o", str(csv), "--report", str(page)]) == 0
+    assert csv.read_text(encoding="utf-8").startswith("over,model,gpu,tp,method,block")
+    assert page.is_file()
+    capsys.readouterr()
+    for bad, code in ((["--method", "none"], 2), (["--values", "4"], 2), (["--over", "x"], 2)):
+        assert run([*command[:-6], *bad]) == code
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
 
 
 def test_axes_are_known_by_name() -> None:
