@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dflash_sim.profiles.acceptance.conditions import FULL, NATIVE, WINDOWED, load_conditions
+from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.hf_config import AttentionShape, DrafterShape, ModelShape
 from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.profiles.releases.calibration import Calibration
@@ -78,6 +79,12 @@ def _expected(setup: Server, *, refined: bool) -> Expectation | None:
 def asked_parts(setup: Server) -> list[tuple[str | None, float]]:
     """Return data sets or kinds of text, and their shares of the requests."""
     content = setup.scenario.content
+    if content is not None and setup.parts:
+        msg = (
+            f"--content {content}: the data sets of --dataset {setup.scenario.dataset} say already "
+            "what the requests are about; drop one of the two."
+        )
+        raise UsageError(msg)
     if content is not None:
         check = load_conditions().check_content
         return [(check(name), share) for name, share in parse_shares(content)]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+CONTENT = "content"  # a column that any of them may have: what each request is about
+
 
 @dataclass(frozen=True)
 class TraceFormat:
@@ -94,6 +96,7 @@ FORMATS = {
             "arrival_s",
             "isl",
             "osl",
+            may=_fields(CONTENT),
             table=True,
             strict=True,
         ),

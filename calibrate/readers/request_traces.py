@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.values import short
-from dflash_sim.calibrate.readers.request_trace_formats import FORMATS, TraceFormat
+from dflash_sim.calibrate.readers.request_trace_formats import CONTENT, FORMATS, TraceFormat
 from dflash_sim.calibrate.readers.trace_sessions import with_follow_ups
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError, unknown
@@ -48,6 +48,8 @@ class Trace:
         None where the file has lengths only [s].
     notes
         What was left out or assumed.
+    content
+        Of a column of that name: the data set or kind of text of each request; empty without it.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Trace:
     isl: Ints
     osl: Ints
     notes: tuple[str, ...] = ()
+    content: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.isl)
@@ -116,7 +119,7 @@ def read_trace(path: Path, *, form: str | None = None, time_unit: str | None = N
     arrival_s = None
     if time:
         arrival_s = _times(rows, time, kind, time_unit, name)
-    return Trace(name, kind.name, arrival_s, isl, osl, tuple(notes))
+    return Trace(name, kind.name, arrival_s, isl, osl, tuple(notes), _contents(rows))
 
 
 def _text(path: Path) -> str:
@@ -216,6 +219,17 @@ def _without_failures(rows: Rows, kind: TraceFormat, notes: list[str]) -> Rows:
         msg = "trace: every request in it failed (no response tokens); give one with answers."
         raise UsageError(msg)
     return kept
+
+
+def _contents(rows: Rows) -> tuple[str, ...]:
+    """The text that each request is of, where a column says it."""
+    if not any(CONTENT in row for _, row in rows):
+        return ()
+    for where, row in rows:
+        if not str(row.get(CONTENT) or "").strip():
+            msg = f"trace {where}: {CONTENT} is missing; name a data set or a kind of text."
+            raise UsageError(msg)
+    return tuple(str(row[CONTENT]).strip() for _, row in rows)
 
 
 def _length(row: Mapping[str, Any], field: str, where: str) -> int:

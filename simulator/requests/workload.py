@@ -308,6 +308,7 @@ def given_requests(
     isl: np.ndarray,
     osl: np.ndarray,
     cached: np.ndarray | None = None,
+    part: np.ndarray | None = None,
 ) -> Workload:
     """Requests of a trace: an open loop with these arrival times [s] and lengths [token]."""
     n = len(arrival_s)
@@ -319,4 +320,5 @@ def given_requests(
         follow=np.full(n, -1),
         conc=n,
         arrival_s=np.asarray(arrival_s, float),
+        part=part,
     )

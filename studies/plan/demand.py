@@ -1,5 +1,7 @@
 """The requests a fleet is planned for: a trace, or a rate of arrivals for some minutes."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,13 +9,15 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.readers.request_traces import Trace
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.load import load_dataset
 from dflash_sim.simulator.requests.workload import (
+    Part,
     Workload,
     card_workload,
     fixed_workload,
     given_requests,
+    mixed_workload,
     open_loop,
+    parts_of,
 )
 from dflash_sim.simulator.scenario import Scenario
 
@@ -121,10 +125,12 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
     """
     n, s = len(trace), scenario
     _refuse_too_many(n, f"trace {trace.name}")
+    names = list(dict.fromkeys(trace.content))
+    part = np.array([names.index(c) for c in trace.content]) if len(names) > 1 else None
     osl = np.minimum(trace.osl, s.max_new_tokens) if capped else trace.osl
     notes = [*trace.notes, "no prompt is found in a prefix cache"]
     if trace.arrival_s is not None:
-        work = given_requests(arrival_s=trace.arrival_s, isl=trace.isl, osl=osl)
+        work = given_requests(arrival_s=trace.arrival_s, isl=trace.isl, osl=osl, part=part)
         name = f"trace {trace.name} ({trace.form})"
         return Demand(name, (work,) * s.runs, tuple(notes), lead, as_given=True)
     if s.rate is None:
@@ -132,7 +138,7 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
         raise UsageError(msg)
     notes.append("the trace has no times; arrivals are drawn")
     notes.append(f"the first {_WARM} fill the fleet, not judged")
-    at_once = given_requests(arrival_s=np.zeros(n), isl=trace.isl, osl=osl)
+    at_once = given_requests(arrival_s=np.zeros(n), isl=trace.isl, osl=osl, part=part)
     runs = []
     for run in range(s.runs):
         _, arrivals, _ = np.random.SeedSequence([s.seed, run]).spawn(3)
@@ -180,6 +186,7 @@ def led_in(trace: Trace, seconds: float, *, lead_s: float | None = None) -> tupl
         isl=trace.isl[rows],
         osl=trace.osl[rows],
         notes=notes,
+        content=trace.content[rows],
     )
     return stretch, first - start
 
@@ -192,7 +199,10 @@ def _lengths(s: Scenario, n: int, rng: np.random.Generator) -> Workload:
         return fixed_workload(
             isl=s.isl, osl=osl, requests=n, conc=n, range_ratio=s.range_ratio, rng=rng
         )
-    dataset = load_dataset(s.dataset)
+    parts = parts_of(s.dataset)
+    if len(parts) > 1:
+        return _of_parts(s, parts, n, rng)
+    dataset = parts[0].dataset
     work = card_workload(
         dataset,
         thinking=s.thinking,
@@ -209,6 +219,30 @@ def _lengths(s: Scenario, n: int, rng: np.random.Generator) -> Workload:
         [rng.permutation(np.arange(at, min(at + copy, n))) for at in range(0, n, copy)]
     )
     return given_requests(arrival_s=none, isl=work.isl[order], osl=work.osl[order])
+
+
+def _of_parts(s: Scenario, parts: Sequence[Part], n: int, rng: np.random.Generator) -> Workload:
+    """Requests of a mixture of data sets, in random order."""
+    work = mixed_workload(
+        parts,
+        thinking=s.thinking,
+        conc=1,
+        max_new_tokens=s.max_new_tokens,
+        cache_unit=0,
+        num_prompts=n,
+        rng=rng,
+    )
+    assert work.part is not None
+    none: npt.NDArray[np.int64] = np.zeros(n, np.int64)
+    return given_requests(arrival_s=none, isl=work.isl[:n], osl=work.osl[:n], part=work.part[:n])
+
+
+def shares_of(trace: Trace) -> str | None:
+    """Shares of the requests by what they are about, as ``--content`` takes them."""
+    if not trace.content:
+        return None
+    counts = Counter(trace.content)
+    return ",".join(f"{name}:{count / len(trace)!r}" for name, count in counts.items())
 
 
 def _refuse_too_many(n: int, what: str) -> None:

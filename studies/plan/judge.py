@@ -154,13 +154,21 @@ class Judge:
         setup = self.setup(i)
         key = self._law(setup)
         if key not in self._expectations:
-            self._expectations[key] = setup.expectation
+            self._expectations[key] = self._of_demand(setup).expectation
         return self._expectations[key]
+
+    def _of_demand(self, setup: Setup) -> Setup:
+        """The server, asked about the mean lengths: those of a trace are its longest."""
+        s, demand = setup.scenario, self.question.demand
+        if s.dataset is not None:
+            return setup
+        mean = {"isl": max(1, round(demand.mean_isl)), "osl": max(2, round(demand.mean_osl))}
+        return replace(setup, scenario=s.model_copy(update=mean | {"range_ratio": 1.0}))
 
     def _law(self, setup: Setup) -> tuple[object, ...]:
         """Return what acceptance depends on: candidates that share it share their draws too."""
         s = setup.scenario
-        return s.model, s.draft_model, s.method, setup.block, s.acceptance
+        return s.model, s.draft_model, s.method, setup.block, setup.window, s.acceptance
 
     def least_spread(self, i: int) -> float:
         """A lower bound of :meth:`spread`, at no cost [1]."""

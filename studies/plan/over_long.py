@@ -65,5 +65,10 @@ def _kept(trace: Trace, fits: np.ndarray, note: str) -> Trace:
     if at is not None:
         at = at[fits] - at[fits][0]
     return replace(
-        trace, arrival_s=at, isl=trace.isl[fits], osl=trace.osl[fits], notes=(*trace.notes, note)
+        trace,
+        arrival_s=at,
+        isl=trace.isl[fits],
+        osl=trace.osl[fits],
+        notes=(*trace.notes, note),
+        content=tuple(np.array(trace.content)[fits].tolist()) if trace.content else (),
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,14 @@ from dflash_sim.simulator.fleet.fleet import ROUTERS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.question import Given, as_yaml, left_out, scenarios
 from dflash_sim.studies.ask.ranges import whole_numbers
-from dflash_sim.studies.plan.demand import DURATION_S, Demand, led_in, of_rate, of_trace
+from dflash_sim.studies.plan.demand import (
+    DURATION_S,
+    Demand,
+    led_in,
+    of_rate,
+    of_trace,
+    shares_of,
+)
 from dflash_sim.studies.plan.judge import Question
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.plan.over_long import CHOICES, within
@@ -222,6 +229,11 @@ def _traced(
     about: dict[str, Any] = {}
     if not capped:
         about["max_new_tokens"] = int(trace.osl.max())
+    text = shares_of(trace) if "content" not in fields else None
+    if text is not None:
+        about["content"] = text
+    elif trace.content:
+        trace = replace(trace, content=())  # of --content there is one law for all of them
     if "dataset" not in fields:  # which would name the law of acceptance
         about |= {"dataset": None, "isl": int(trace.isl.max()), "osl": int(trace.osl.max())}
     if trace.arrival_s is not None:

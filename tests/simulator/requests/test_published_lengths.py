@@ -1,6 +1,7 @@
 """Which published accept lengths speak for a question, and how they are carried over."""
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -181,3 +182,33 @@ def test_the_error_is_what_the_spread_moves() -> None:
     up, down = (FrailtyWeibull(0.15 * math.exp(x), 1.2, 0.05) for x in (0.1, -0.1))
     seen = math.log(down.accept_length(16) / up.accept_length(16)) / 0.2
     assert slope == pytest.approx(seen, rel=0.01)
+
+
+def test_the_page_has_what_the_laws_say() -> None:
+    """Every number of the tables in docs/explanation/acceptance.md."""
+    page = (Path(__file__).parents[3] / "docs" / "explanation" / "acceptance.md").read_text("utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith("| ") and "(" in line
+    ]
+    drafter = {"model": "any", "thinking": True, "text": "prior"}
+
+    def shown(e: Expectation) -> str:
+        mean, half = length(e), math.exp(1.645 * e.rel_err)
+        return f"{mean:.1f} ({mean / half:.1f} to {mean * half:.1f})"
+
+    for name, first, *others in rows:
+        if name in LAWS.content:
+            of = {**drafter, "dataset": name}
+            ways = [{"temperature": 0.6}, {"temperature": 1.0}]
+            ways += [{"context": c * 1024.0, "memory": "full"} for c in (8, 32)]
+            ways += [{"context": 32 * 1024.0, "memory": "windowed"}]
+        elif name in LAWS.drafters:
+            of = {**drafter, "method": name, "law": name, "dataset": None, "block": 8}
+            ways = [{"temperature": 1.0}]
+        else:
+            continue
+        assert first == shown(asked(**of)), name
+        assert others == [f"{length(asked(**of, **way)):.1f}" for way in ways], name
+    assert len(rows) >= 18

@@ -12,17 +12,19 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dflash_sim.calibrate.readers.request_traces import Trace
+from dflash_sim.calibrate.readers.request_traces import Trace, read_trace
 from dflash_sim.cli import run
-from dflash_sim.profiles.errors import InfeasibleError
+from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.simulator.fleet.fleet import subset
 from dflash_sim.simulator.fleet.replica import Tally
+from dflash_sim.simulator.requests.draws import draw_commits
 from dflash_sim.simulator.requests.workload import given_requests
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.studies.plan.candidate import solve, survey
 from dflash_sim.studies.plan.close_look import Limit, largest
-from dflash_sim.studies.plan.demand import Demand, faster, led_in, of_rate, of_trace
+from dflash_sim.studies.plan.demand import Demand, faster, led_in, of_rate, of_trace, shares_of
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo, kept
 from dflash_sim.studies.plan.page import warnings
@@ -603,3 +605,44 @@ def test_demands_of_two_rates_are_the_same_requests() -> None:
     assert slow.arrival_s is not None
     assert fast.arrival_s is not None
     np.testing.assert_allclose(slow.arrival_s, 4 * fast.arrival_s)
+
+
+class TestContentOfATrace:
+    """A column says what each request is about; each has the accept length of its text."""
+
+    @staticmethod
+    def written(folder: Path, contents: list[str]) -> Path:
+        path = folder / "mixed.csv"
+        lines = [f"{i * 0.5},300,200,{c}" for i, c in enumerate(contents)]
+        path.write_text("\n".join(["arrival_s,isl,osl,content", *lines]) + "\n")
+        return path
+
+    def test_shares_and_labels_follow_the_file(self, tmp_path: Path) -> None:
+        trace = read_trace(self.written(tmp_path, ["prose", "code", "prose", "prose"]))
+        assert trace.content == ("prose", "code", "prose", "prose")
+        assert shares_of(trace) == "prose:0.75,code:0.25"
+        scenario = Scenario.parse(isl=300, osl=200, conc=1, method="none")
+        demand = of_trace(trace, scenario, capped=False)
+        part = demand.runs[0].part
+        assert part is not None
+        assert part.tolist() == [0, 1, 0, 0]
+
+    def test_each_request_has_its_own_law(self, tmp_path: Path) -> None:
+        trace = read_trace(self.written(tmp_path, ["prose", "structured"] * 100))
+        scenario = Scenario.parse(isl=300, osl=200, conc=1, content=shares_of(trace))
+        law = resolve(scenario).expectation
+        assert law is not None
+        work = of_trace(trace, scenario, capped=False).runs[0]
+        cycles = draw_commits(law.acceptance, work, np.random.default_rng(0)).cycles
+        assert cycles[::2].mean() > 2.5 * cycles[1::2].mean()
+
+    def test_a_request_without_it_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"mixed\.csv.*content is missing"):
+            read_trace(self.written(tmp_path, ["prose", "", "code"]))
+
+    def test_a_file_without_the_column_says_nothing(self, tmp_path: Path) -> None:
+        path = tmp_path / "plain.csv"
+        path.write_text("arrival_s,isl,osl\n0,3,4\n1,3,4\n")
+        trace = read_trace(path)
+        assert trace.content == ()
+        assert shares_of(trace) is None
