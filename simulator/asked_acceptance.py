@@ -1,7 +1,7 @@
 """The acceptance that a resolved scenario asks for: of its text, its lengths, its sampling."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from dflash_sim.profiles.acceptance.conditions import FULL, NATIVE, WINDOWED, load_conditions
 from dflash_sim.profiles.errors import UsageError
@@ -109,7 +109,7 @@ def memory(setup: Server) -> str:
 def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
     """Return the acceptance on one data set."""
     s = setup.scenario
-    about = {
+    about: dict[str, Any] = {
         "model": setup.model.behaves_as,
         "method": s.method,
         "dataset": name,

@@ -3,8 +3,9 @@
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
 
@@ -72,9 +73,9 @@ def _rows(text: str, path: Path) -> dict[int, float]:
     return _pairs(((row["accepted"], row["steps"]) for row in table), path)
 
 
-def _pairs(items: object, path: Path) -> dict[int, float]:
+def _pairs(items: Iterable[tuple[Any, Any]], path: Path) -> dict[int, float]:
     found: dict[int, float] = {}
-    for accepted, steps in items:  # type: ignore[attr-defined]
+    for accepted, steps in items:
         try:
             key, value = int(accepted), float(steps)
         except (TypeError, ValueError, OverflowError):

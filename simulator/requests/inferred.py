@@ -1,6 +1,7 @@
 """Acceptance where nothing is published of it: carried over from what is, with a wider interval."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,6 @@ def _refitted(found: Found, asked: Asked, beta: float) -> FrailtyWeibull:
     return fit_one(length, asked.block, beta=beta, theta=found.params.theta)
 
 
-def _listed(names: object) -> str:
-    words = [str(name) for name in names]  # type: ignore[attr-defined]
+def _listed(names: Iterable[str]) -> str:
+    words = list(names)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dflash_sim.profiles.acceptance.conditions import load_conditions
+from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_dataset
 from dflash_sim.profiles.sheets import Dataset, LengthModel
 from dflash_sim.simulator.requests.mixtures import check_shares, parse_shares
@@ -72,10 +74,23 @@ def parts_of(text: str | None) -> tuple[Part, ...]:
     """
     if not text:
         return ()
-    found = [Part(load_dataset(name), share) for name, share in parse_shares(text)]
+    found = [Part(_data_set(name), share) for name, share in parse_shares(text)]
     names = [part.dataset.name for part in found]
     check_shares(names, [part.share for part in found], text)  # an alias may name one again
     return tuple(found)
+
+
+def _data_set(name: str) -> Dataset:
+    try:
+        return load_dataset(name)
+    except UsageError as error:
+        if name not in load_conditions().content:
+            raise
+        msg = (
+            f"{error} Lengths of '{name}' are not known, its accept lengths are: give --content "
+            f"{name} with --isl and --osl."
+        )
+        raise UsageError(msg) from None
 
 
 def mixed_workload(

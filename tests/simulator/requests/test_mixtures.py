@@ -117,6 +117,7 @@ def test_a_law_of_whole_batches_cannot_be_mixed() -> None:
         ("gsm8k:0.5,gsm8k:0.5", "gsm8k comes twice"),
         ("gsm8k:0.5,grade-school-math:0.5", "unknown dataset"),
         ("gsm8k:0.5,:0.5", "has no share"),
+        ("prose", "give --content prose with --isl and --osl"),
         ("gsm8k:0.5,mbp:0.5", "did you mean mbpp"),
     ],
 )
