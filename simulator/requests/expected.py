@@ -22,6 +22,7 @@ from dflash_sim.simulator.requests.published_lengths import (
     CARD_DATASETS,
     Asked,
     Found,
+    Points,
     published,
 )
 from dflash_sim.simulator.requests.survival import MAX_BETA, FrailtyWeibull, fit_one
@@ -106,10 +107,11 @@ def expected_acceptance(
     if text is not None:
         acceptance = parse_acceptance(text, block=block, priors=priors, law=law)
         return Expectation(acceptance, f"given: {acceptance.name}", "assumed", 0.0)
+    points = load_acceptance()
     if dataset:
-        found = published(asked, priors) or inferred(asked, priors)
+        found = published(asked, priors, points) or inferred(asked, priors, points)
     else:
-        found = _mean_of_cards(asked, priors)
+        found = _mean_of_cards(asked, priors, points)
     if found is None:
         where = f"on {dataset}" if dataset else "on any card data set"
         msg = (
@@ -126,12 +128,12 @@ def _expectation(found: Found, block: int) -> Expectation:
     return Expectation(law, found.source, found.evidence, found.rel_err, found.inferred)
 
 
-def _mean_of_cards(asked: Asked, priors: AcceptancePriors) -> Found | None:
+def _mean_of_cards(asked: Asked, priors: AcceptancePriors, points: Points) -> Found | None:
     """The geometric mean over the cards' data sets, those that are published if there are any."""
     each = [replace(asked, dataset=d) for d in CARD_DATASETS]
-    known = [f for f in (published(a, priors) for a in each) if f is not None]
+    known = [f for f in (published(a, priors, points) for a in each) if f is not None]
     if not known:
-        return inferred(asked, priors)
+        return inferred(asked, priors, points)
     lengths = [np.log(f.params.accept_length(asked.block)) for f in known]
     # One data set shows no spread, two hardly any; and each has its own error.
     spread = max(float(np.std(lengths)), priors.data_set_spread)

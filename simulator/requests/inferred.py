@@ -8,24 +8,27 @@ import numpy as np
 
 from dflash_sim.profiles.acceptance.conditions import FULL, load_conditions
 from dflash_sim.profiles.errors import unknown
-from dflash_sim.profiles.load import load_acceptance
 from dflash_sim.profiles.priors import AcceptancePriors
 from dflash_sim.simulator.requests.published_lengths import (
     CARD_DATASETS,
     Asked,
     Found,
+    Points,
     at_temperature,
     published,
 )
 from dflash_sim.simulator.requests.survival import FrailtyWeibull, fit_one
 
 
-def inferred(asked: Asked, priors: AcceptancePriors) -> Found | None:
+def inferred(asked: Asked, priors: AcceptancePriors, points: Points) -> Found | None:
     """Return what other data sets or the other mode of thinking say, the surer of them."""
     other = replace(asked, thinking=not asked.thinking)
-    found = [_from_other_content(asked, priors), _with_thinking(published(other, priors), asked)]
+    found = [
+        _from_other_content(asked, priors, points),
+        _with_thinking(published(other, priors, points), asked),
+    ]
     if found == [None, None]:
-        found = [_with_thinking(_from_other_content(other, priors), asked)]
+        found = [_with_thinking(_from_other_content(other, priors, points), asked)]
     return min((f for f in found if f is not None), key=lambda f: f.rel_err, default=None)
 
 
@@ -73,13 +76,14 @@ def _with_thinking(found: Found | None, asked: Asked) -> Found | None:
     return found.moved(law.mean, law.sd, asked.block, words)
 
 
-def _from_other_content(asked: Asked, priors: AcceptancePriors) -> Found | None:
+def _from_other_content(asked: Asked, priors: AcceptancePriors, points: Points) -> Found | None:
     """The mean of what other data sets say of this one, each less its own effect."""
     conditions = load_conditions()
-    named = {p.dataset for p in load_acceptance() if p.model == asked.model}
+    named = {p.dataset for p in points if p.model == asked.model}
     known = sorted((named | set(CARD_DATASETS)) & conditions.content.keys() - {asked.dataset})
-    found = {d: published(replace(asked, dataset=d), priors) for d in known}
-    there = {d: f for d, f in found.items() if f is not None}
+    found = {d: published(replace(asked, dataset=d), priors, points) for d in known}
+    # A survival of all or of nothing has no rate that could be moved.
+    there = {d: f for d, f in found.items() if f is not None and 0 < f.params.lam < math.inf}
     if not there:
         return None
     beta = priors.beta_of(asked.law).mean

@@ -4,11 +4,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from dflash_sim.profiles.acceptance.conditions import FULL, load_conditions
-from dflash_sim.profiles.load import load_acceptance
 from dflash_sim.profiles.priors import AcceptancePriors, Family, load_preference
 from dflash_sim.profiles.sheets import AcceptancePoint
 from dflash_sim.simulator.requests.survival import FrailtyWeibull, fit_many, fit_one, fit_two
@@ -82,26 +82,31 @@ def log_slope(params: FrailtyWeibull, block: int) -> float:
     return abs(low - high) / (2 * h)
 
 
-def published(asked: Asked, priors: AcceptancePriors) -> Found | None:
+Points: TypeAlias = Sequence[AcceptancePoint]
+
+
+def published(asked: Asked, priors: AcceptancePriors, points: Points) -> Found | None:
     """Return what is published of a data set and mode of thinking, else what siblings suggest.
 
     The nearest temperature counts; where it is another, the temperature's law carries it over.
+
+    Parameters
+    ----------
+    points : the published accept lengths
     """
     about = [
-        p
-        for p in load_acceptance()
-        if p.dataset == asked.dataset and p.thinking in (asked.thinking, None)
+        p for p in points if p.dataset == asked.dataset and p.thinking in (asked.thinking, None)
     ]
     rows = [p for p in about if p.method == asked.method and not p.drafter.startswith(_ABLATION)]
-    for degrees, points in _by_nearness([p for p in rows if p.model == asked.model], asked):
-        if own := _one_source(points, asked.block):
+    for degrees, there in _by_nearness([p for p in rows if p.model == asked.model], asked):
+        if own := _one_source(there, asked.block):
             source, err = f"published: {own[0].source_id}", priors.accept_length_error
             found = Found(_fit(own, asked.law, priors), source, "published", err)
             return at_temperature(found, degrees, asked)
     ablation = load_preference().ablations.get(asked.method)
     trained_for = [p for p in about if p.model == asked.model and p.drafter == ablation]
-    for degrees, points in _by_nearness(trained_for, asked):
-        if own := _one_source(points, asked.block):
+    for degrees, there in _by_nearness(trained_for, asked):
+        if own := _one_source(there, asked.block):
             source = f"published: {own[0].source_id} ({ablation})"
             found = Found(
                 _fit(own, asked.law, priors), source, "assumed", priors.accept_length_error
@@ -109,8 +114,8 @@ def published(asked: Asked, priors: AcceptancePriors) -> Found | None:
             return at_temperature(found, degrees, asked)
     for family in load_preference().families:
         if asked.model in family.members:
-            for degrees, points in _by_nearness(rows, asked):
-                if borrowed := _borrow(points, family, asked, priors):
+            for degrees, there in _by_nearness(rows, asked):
+                if borrowed := _borrow(there, family, asked, priors):
                     return at_temperature(borrowed, degrees, asked)
             return None
     return None

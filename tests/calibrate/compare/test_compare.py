@@ -334,11 +334,10 @@ class TestWithoutAnAcceptLength:
     @pytest.fixture
     def row(self, monkeypatch: pytest.MonkeyPatch) -> Observation:
         """Of a scenario for which nothing is published."""
-        from dflash_sim.simulator.requests import expected, inferred, published_lengths
+        from dflash_sim.simulator.requests import expected
 
         row = measure(OPEN)
-        for module in (expected, inferred, published_lengths):
-            monkeypatch.setattr(module, "load_acceptance", lambda: ())
+        monkeypatch.setattr(expected, "load_acceptance", lambda: ())
         return row
 
     def test_the_measured_one_stands_in(self, row: Observation) -> None:
