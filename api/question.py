@@ -44,6 +44,7 @@ class Question(TypedDict, total=False):
     steps: Whole
     window: Whole
     acceptance: Word
+    temperature: Real
     policy: Word
     engine: Word
     calibration: Word | File

@@ -85,6 +85,7 @@ class ScenarioOptions:
     acceptance: Annotated[
         Str, option(SPECULATION, "Such as al:6.6, table:0.9,0.8 or sglang-simulated:3.2")
     ]
+    temperature: Annotated[Str, number(SPECULATION, "Of sampling, for accept lengths; 0 is greedy")]
     policy: Annotated[
         Str,
         option(

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from dflash_sim.profiles.acceptance.conditions import FULL, NATIVE, WINDOWED, load_conditions
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_dataset
 from dflash_sim.profiles.networks.hf_config import AttentionShape, DrafterShape, ModelShape
 from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.profiles.releases.calibration import Calibration
@@ -120,7 +121,7 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
         law=setup.method.law,
         block=setup.block,
         text=s.acceptance,
-        temperature=getattr(s, "temperature", 0.0),
+        temperature=s.temperature,
         context=_context(setup),
         memory=memory(setup),
     )
@@ -130,12 +131,15 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
 
 
 def _context(setup: Server) -> float | None:
-    """Return the mean context of fixed lengths [token]; those of a data set are in its figures."""
-    s = setup.scenario
-    if s.isl is None or s.osl is None:
+    """Return the mean context of lengths that are not a data set's own, in its figures [token]."""
+    s, dataset = setup.scenario, setup.dataset
+    if s.isl is not None and s.osl is not None:
+        of_nominal = (1 + s.range_ratio) / 2
+        return of_nominal * (s.isl + min(s.osl, s.max_new_tokens) / 2)
+    if dataset is None or dataset.isl == load_dataset(dataset.name).isl:
         return None
-    of_nominal = (1 + s.range_ratio) / 2
-    return of_nominal * (s.isl + min(s.osl, s.max_new_tokens) / 2)
+    isl = sum(turn.mean.si for turn in dataset.isl) / len(dataset.isl)
+    return isl + min(dataset.osl[s.thinking].mean.si, s.max_new_tokens) / 2
 
 
 def _mixed(each: list[tuple[Expectation, float, str | None]]) -> Expectation:

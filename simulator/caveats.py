@@ -58,6 +58,11 @@ def cautions(
             f"the latent cache of {model.name} is the same on each of {tp} ranks, and limits the "
             f"requests; --enable-dp-attention would hold {tp} times as many; it is not simulated"
         )
+    if s.temperature and s.speculation.speculative:
+        out.append(
+            f"temperature {s.temperature:g}: accept lengths are for it, and verification is priced "
+            "as greedy, without the kernels that sample"
+        )
     usual = default_backend(s, device, engine, model)
     if model.latent_layers and backend != usual:
         out.append(

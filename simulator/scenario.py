@@ -183,6 +183,9 @@ class Scenario(BaseModel):
     acceptance: str | None = Field(
         None, description="acceptance model; default: published for model, method and dataset"
     )
+    temperature: Real = Field(
+        0.0, ge=0, le=10, allow_inf_nan=False, description="of sampling, for accept lengths"
+    )
     policy: str = Field(
         "fixed",
         description="verify width: fixed (the block), ema, table:[[1,8,15],[9,64,7]], batch:8, "

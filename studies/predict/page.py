@@ -50,6 +50,7 @@ _PANELS = {
         "steps",
         "window",
         "acceptance",
+        "temperature",
         "policy",
     ),
     "engine": (

@@ -120,7 +120,7 @@ class TestAnswers:
             "Acceptance", "Scenario", "SGL_PR23000"):  # fmt: skip
             assert word in page, word
         if columns >= 100:
-            assert len(page.splitlines()) <= 45
+            assert len(page.splitlines()) <= 46
             absent = ["steps", "isl", "osl", "range_ratio", "rate", "burstiness", "acceptance"]
             absent += [n for n in Scenario.model_fields if "mamba" in n or "linear_" in n]
             absent += ["content"]

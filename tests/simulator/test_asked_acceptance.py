@@ -1,6 +1,7 @@
 """Scenarios and the acceptance that they ask for: mixtures, content, contexts, own files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_dataset
 from dflash_sim.simulator.asked_acceptance import memory
 from dflash_sim.simulator.predict import predict, simulate
+from dflash_sim.simulator.published import nearest_published
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.mixtures import MixedAcceptance
 from dflash_sim.simulator.scenario import Scenario
@@ -90,6 +93,31 @@ def test_what_a_drafter_sees() -> None:
     assert memory(setup(**FIRST, window=2048)) == "windowed"
     assert memory(setup()) == "windowed", "the retrained drafters have windows"
     assert memory(setup(method="mtp", steps=3)) == "native"
+
+
+def test_longer_prompts_of_a_data_set_count_too() -> None:
+    asked = Scenario.parse(**FIRST, dataset="gsm8k")
+    sheet = load_dataset("gsm8k")
+    mean = replace(sheet.isl[0].mean, value=30000)
+    longer = replace(sheet, isl=(replace(sheet.isl[0], mean=mean),))
+    short, long = (resolve(asked, dataset=d).expectation for d in (sheet, longer))
+    assert short is not None
+    assert long is not None
+    assert length(long) < 0.8 * length(short)
+
+
+def test_a_temperature_is_in_the_answer() -> None:
+    greedy, sampled = (
+        expectation(
+            model="llama-3.1-8b", thinking=False, gpu="h100", dataset="gsm8k", temperature=t
+        )
+        for t in (0.0, 1.0)
+    )
+    assert length(sampled) < length(greedy)
+    assert sampled.source.endswith("inferred from greedy for temperature 1")
+    card = {"dataset": "gsm8k", "conc": 1}
+    assert nearest_published(setup(**card)) is not None
+    assert nearest_published(setup(**card, temperature=1.0)) is None
 
 
 def test_data_sets_keep_the_context_of_their_own_figures() -> None:
