@@ -216,6 +216,25 @@ def after_three(
     return judged(found.calibration, [r for r in own if r not in told], jobs=jobs)
 
 
+def after_plain(
+    known: Calibration, rows: Sequence[Row], *, engine: EngineSheet, jobs: int
+) -> pd.DataFrame:
+    """Fit a server on its plain row of fewest requests, and predict speculation from there.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`judged`, for the rows with their accept length given; none without a plain row.
+    """
+    own, _ = rows_of([row.observation for row in rows], engine)
+    plain = [row for row in _in_order(own) if not row.scenario.speculation.speculative]
+    asked = [row for row in own if row.scenario.acceptance is not None]
+    if not plain or not asked:
+        return pd.DataFrame()
+    found = fit(plain[:1], engine=engine, name="a plain row", known=known, jobs=jobs)
+    return judged(found.calibration, asked, jobs=jobs)
+
+
 def judged(known: Calibration, rows: Sequence[Row], *, jobs: int) -> pd.DataFrame:
     """Predict rows, and compare every speed and time that they have.
 

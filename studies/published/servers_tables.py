@@ -24,13 +24,15 @@ def findings(
     tested: pd.DataFrame,
     kinds: pd.DataFrame,
     shipped: Calibration,
+    *,
+    plain: pd.DataFrame,
 ) -> Findings:
     """All tables, and what the pages quote."""
     both = after(unfitted, three)
     tables = (
         summary(unfitted, three, kinds),
         both,
-        accept_lengths_given(unfitted, tested),
+        accept_lengths_given(unfitted, plain, tested),
         test_rows(tested),
         levels(shipped),
     )
@@ -74,9 +76,15 @@ def after(unfitted: pd.DataFrame, three: pd.DataFrame) -> Table:
     return Table("servers before and after three of their rows", head, tuple(lines))
 
 
-def accept_lengths_given(unfitted: pd.DataFrame, tested: pd.DataFrame) -> Table:
+def accept_lengths_given(
+    unfitted: pd.DataFrame, plain: pd.DataFrame, tested: pd.DataFrame
+) -> Table:
     """Speculation off B200 with its accept length given, by source, which no fit has read."""
-    parts = (("its source left out", unfitted), ("rows that only test", tested))
+    parts = (
+        ("its source left out", unfitted),
+        ("after a plain row of its server", plain),
+        ("rows that only test", tested),
+    )
     lines = []
     for name, rows in parts:
         own = rows[(rows["metric"] == SPEED) & (rows["GPU"] != HOME_GPU)]
