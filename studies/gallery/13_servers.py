@@ -37,10 +37,14 @@ def findings(
         left = servers.LeftOut(
             home, rows, engine=engine, jobs=jobs, on_row=lambda: progress.advance(0)
         )
-    unfitted, three = [], []
+    unfitted, three, plain = [], [], []
     for source, own in servers.by_source(rows).items():
         known = left.without(lambda row, s=source: row.observation.source == s)
         unfitted.append(servers.judged(known, own, jobs=jobs))
+        plain += [
+            servers.after_plain(known, mine, engine=engine, jobs=jobs)
+            for mine in servers.by_server(own).values()
+        ]
         enough = [mine for mine in servers.by_server(own).values() if len(mine) >= servers.FEWEST]
         three += [servers.after_three(known, mine, engine=engine, jobs=jobs) for mine in enough]
     tested = servers.judged(left.whole, tests, jobs=jobs)
@@ -48,7 +52,12 @@ def findings(
         servers.judged(left.without(out), own, jobs=jobs) for out, own in servers.by_kind(rows)
     ]
     found = show.findings(
-        pd.concat(unfitted), pd.concat(three), tested, pd.concat(kinds), left.whole
+        pd.concat(unfitted),
+        pd.concat(three),
+        tested,
+        pd.concat(kinds),
+        left.whole,
+        plain=pd.concat(plain),
     )
     return found, left.whole
 

@@ -5,12 +5,14 @@ Accept lengths are given (those of the same runs at c=32), throughput is predict
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from dflash_sim.calibrate.fit.errors import error_table, summed
 from dflash_sim.calibrate.fit.held_out import Outcome
 from dflash_sim.calibrate.fit.rows import Row
+from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.published.cards import asked, rows_of
@@ -28,17 +30,29 @@ def rows() -> list[Row]:
 
 
 def _served(row: Row) -> Row:
-    notes = _notes(row)
-    return asked(
-        row,
+    running = row.scenario.max_running_requests or _RUNNING
+    return asked(row, **conditions(row.observation), max_running_requests=running)
+
+
+def conditions(o: Observation) -> dict[str, object]:
+    """Return what the notes of a row of :data:`SOURCE` say of its server, by field."""
+    notes = str(o.about.get("notes", ""))
+    return {
         # Read as a forced length with prompts of one length; the sheet knows how they spread.
-        **{"dataset": row.observation.about["dataset"], "isl": None, "osl": None, "thinking": True},
-        radix_cache="radix on" in notes,
-        linear_replayssm_spec="replayssm-spec" in notes,
-        attention_backend="triton" if "Triton" in notes else "flashinfer",
-        max_running_requests=row.scenario.max_running_requests or _RUNNING,
-        mem_fraction_static=_MEM_FRACTION,
-    )
+        **{"dataset": o.about["dataset"], "isl": None, "osl": None, "thinking": True},
+        "radix_cache": "radix on" in notes,
+        "linear_replayssm_spec": "replayssm-spec" in notes,
+        "attention_backend": "triton" if "Triton" in notes else "flashinfer",
+        "mem_fraction_static": _MEM_FRACTION,
+    }
+
+
+def as_served(o: Observation) -> Observation:
+    """Return a row with those conditions among its fields; one of another source as it is."""
+    if o.source != SOURCE:
+        return o
+    running = {"max_running_requests": o.fields.get("max_running_requests") or _RUNNING}
+    return replace(o, fields={**o.fields, **conditions(o), **running})
 
 
 def _notes(row: Row) -> str:

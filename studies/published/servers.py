@@ -26,6 +26,7 @@ from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.compare.validate_question import published
+from dflash_sim.studies.published import gh200_loop
 from dflash_sim.studies.published.serving_rows import (
     grouped,
     open_rows,
@@ -79,7 +80,7 @@ def elsewhere(engine: EngineSheet) -> list[Row]:
     Accept lengths that a source prints are given: drafters of other releases were others.
     """
     old = [o for o in published().observations if not engine.is_home(o.build)]
-    old = [o for o in old if o.fields.get("dataset") not in UNTESTED]
+    old = [gh200_loop.as_served(o) for o in old if o.fields.get("dataset") not in UNTESTED]
     plain = [given(o) for o in (*old, *open_rows(doubtful=False)) if quantization_of(o) is None]
     return [row for row in rows_of(plain, engine, owners=True)[0] if row.elsewhere]
 
@@ -215,6 +216,25 @@ def after_three(
     return judged(found.calibration, [r for r in own if r not in told], jobs=jobs)
 
 
+def after_plain(
+    known: Calibration, rows: Sequence[Row], *, engine: EngineSheet, jobs: int
+) -> pd.DataFrame:
+    """Fit a server on its plain row of fewest requests, and predict speculation from there.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`judged`, for the rows with their accept length given; none without a plain row.
+    """
+    own, _ = rows_of([row.observation for row in rows], engine)
+    plain = [row for row in _in_order(own) if not row.scenario.speculation.speculative]
+    asked = [row for row in own if row.scenario.acceptance is not None]
+    if not plain or not asked:
+        return pd.DataFrame()
+    found = fit(plain[:1], engine=engine, name="a plain row", known=known, jobs=jobs)
+    return judged(found.calibration, asked, jobs=jobs)
+
+
 def judged(known: Calibration, rows: Sequence[Row], *, jobs: int) -> pd.DataFrame:
     """Predict rows, and compare every speed and time that they have.
 
@@ -243,6 +263,7 @@ def _judge(row: Row, known: Calibration) -> list[dict[str, object]]:
         "release": scenario.engine,
         "method": scenario.method,
         "conc": scenario.conc,
+        "accept length given": scenario.acceptance is not None,
     }
     lines: list[dict[str, object]] = []
     for metric in METRICS_SHOWN:

@@ -14,6 +14,7 @@ from dflash_sim.studies.show.figures import percent, signed
 from dflash_sim.studies.show.plain_table import Table
 
 SPEED, TPOT, TTFT = "throughput", "tpot_ms", "ttft_ms"
+HOME_GPU = "b200"
 _NAMES = {SPEED: "throughput", TPOT: "TPOT", TTFT: "TTFT"}
 
 
@@ -23,12 +24,15 @@ def findings(
     tested: pd.DataFrame,
     kinds: pd.DataFrame,
     shipped: Calibration,
+    *,
+    plain: pd.DataFrame,
 ) -> Findings:
     """All tables, and what the pages quote."""
     both = after(unfitted, three)
     tables = (
         summary(unfitted, three, kinds),
         both,
+        accept_lengths_given(unfitted, plain, tested),
         test_rows(tested),
         levels(shipped),
     )
@@ -70,6 +74,26 @@ def after(unfitted: pd.DataFrame, three: pd.DataFrame) -> Table:
         lines.append((str(server), *_figures(own), *_figures(later)[1:]))
     head = ("server", "rows", "MAPE", "bias", "inside", "after: MAPE", "bias", "inside")
     return Table("servers before and after three of their rows", head, tuple(lines))
+
+
+def accept_lengths_given(
+    unfitted: pd.DataFrame, plain: pd.DataFrame, tested: pd.DataFrame
+) -> Table:
+    """Speculation off B200 with its accept length given, by source, which no fit has read."""
+    parts = (
+        ("its source left out", unfitted),
+        ("after a plain row of its server", plain),
+        ("rows that only test", tested),
+    )
+    lines = []
+    for name, rows in parts:
+        own = rows[(rows["metric"] == SPEED) & (rows["GPU"] != HOME_GPU)]
+        own = own[own["accept length given"].astype(bool)]
+        for source, mine in own.groupby("source", sort=False):
+            lines.append((name, str(source), *_figures(mine)))
+        lines.append((name, "all", *_figures(own)))
+    head = ("rows", "source", "n", "MAPE", "bias", "inside 90 %")
+    return Table("accept lengths given", head, tuple(lines))
 
 
 def test_rows(tested: pd.DataFrame) -> Table:
