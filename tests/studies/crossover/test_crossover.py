@@ -140,8 +140,9 @@ def test_a_small_accept_length_never_pays() -> None:
 def test_context_moves_the_prompt() -> None:
     made = asked("context", method="mtp", steps="3", values="512,8192")
     setups = [made.axis.setup(made.candidates[0], v) for v in made.values]
-    lengths = [s.dataset.isl[0].mean.value for s in setups if s.dataset]
-    assert lengths == [512, 8192]
+    assert [s.scenario.isl for s in setups] == [512, 8192]
+    assert {(s.scenario.dataset, s.scenario.content) for s in setups} == {(None, "humaneval")}
+    assert {s.scenario.osl for s in setups} == {256}  # answers that all end at the cap
     fixed = asked("context", method="mtp", steps="3", isl="512,2048", osl="64", acceptance="al:3")
     assert fixed.values == (512, 2048)
     assert fixed.axis.setup(fixed.candidates[0], 2048).scenario.isl == 2048
