@@ -295,6 +295,21 @@ def test_nobody_named_is_nobody_refused() -> None:
         asked(model="qwen3-8b", method="dflash,mtp")
 
 
+def test_nothing_is_said_beyond_what_runs(made: Question) -> None:
+    """Where no server runs, plain decoding is no advice: the answer ends before."""
+    far = replace(made, values=(1.0, 8.0, 2e6), candidates=made.candidates[:1])
+    found = crossover(far, interval=False)
+    assert sentence(found).endswith("it is the fastest from 1 to 8 requests at once.")
+    assert [value for value, _ in found.curves[0].missing] == [2e6]
+    page = as_page(CrossoverPage(found), to_file=True)
+    assert "does not run at 2,000,000: 2,00" in page
+
+
+def test_more_tokens_than_a_cycle_verifies_are_refused() -> None:
+    with pytest.raises(UsageError, match="verifies 8 tokens: no value asked for is so few"):
+        crossover(asked("accept", method="dflash", block="8", values="20,30"))
+
+
 def test_prompts_end_where_the_context_does() -> None:
     made = asked("context", method="mtp", steps="3", values="512,1000000")
     with pytest.raises(InfeasibleError, match="only 512 is left, the upper end does not run; at"):
