@@ -137,6 +137,20 @@ def test_a_small_accept_length_never_pays() -> None:
     assert 1 < curve.since.low < curve.since.value < curve.since.high < 4
 
 
+def test_the_accept_length_that_pays_is_that_of_explain() -> None:
+    """Two rooms look for it in two ways: bisection over servers, and a fixed point of one."""
+    from dflash_sim.simulator.predict import predict
+    from dflash_sim.studies.explain.break_even import break_even
+    from dflash_sim.studies.explain.replay import Replay
+
+    made = asked("accept", method="dflash", block="8", conc="4", values="1,2,4,8")
+    curve = crossover(made, interval=False).curves[0]
+    scenario = made.candidates[0].scenario.model_copy(update={"runs": 1})
+    result = predict(scenario, with_interval=False)
+    found = break_even(result, Replay(result.setup)).accept_length
+    assert curve.since.value == pytest.approx(found, rel=0.04)
+
+
 def test_context_moves_the_prompt() -> None:
     made = asked("context", method="mtp", steps="3", values="512,8192")
     setups = [made.axis.setup(made.candidates[0], v) for v in made.values]
