@@ -79,9 +79,13 @@ def _beyond(curve: Curve, place: float) -> bool:
     return not curve.values[0] <= place <= curve.values[-1]
 
 
+def reach(found: Crossover) -> tuple[float, float]:
+    """Return the ends of what was simulated: beyond, nothing is known of any server."""
+    return min(c.values[0] for c in found.curves), max(c.values[-1] for c in found.curves)
+
+
 def _places(found: Crossover) -> list[float]:
-    values = found.question.values
-    low, high = values[0], values[-1]
+    low, high = reach(found)
     axis = found.axis
     if axis.whole and high - low <= 2 * _PLACES:
         return [float(n) for n in range(int(low), int(high) + 1)]
@@ -100,7 +104,7 @@ def sentence(found: Crossover) -> str:
     if not found.axis.chooses:
         return "; ".join(f"{curve.title}: {where(curve)}" for curve in found.curves) + "."
     parts = choices(found)
-    low, high = (found.axis.said(found.question.values[i]) for i in (0, -1))
+    low, high = map(found.axis.said, reach(found))
     across = f"from {low} to {high} {found.axis.title}"
     if len(parts) == 1:
         if parts[0].curve is None:
@@ -146,11 +150,13 @@ def reason(curve: Curve) -> str:
     running, others = own["mean_batch"], plain["mean_batch"]
     if running < CAPPED * others:
         cause = curve.setup.memory.cap_cause
-        return f"{running:.0f} run at once, {others:.0f} without speculation ({cause})"
+        lifted = "; --max-running-requests lifts it" if cause.startswith(_BY_DEFAULT) else ""
+        return f"{running:.0f} run at once, {others:.0f} without speculation ({cause}{lifted})"
     longer = own["step_ms"] / plain["step_ms"]
     tokens = own["accept_length_cycle"]
     said = curve.server.axis.said(value)
     return f"at {said} a cycle takes {longer:.2f} x a plain step and gives {tokens:.2f} tokens"
 
 
+_BY_DEFAULT = "engine default"  # how causes begin that a flag changes
 CAPPED = 0.9  # of the requests that run without speculation: fewer is what binds

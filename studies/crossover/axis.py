@@ -1,13 +1,16 @@
 """What a crossing may be looked for along: concurrency, context, accept length, temperature."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, inf, isinf, log
 
+import numpy as np
+
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
-from dflash_sim.profiles.sheets import Dataset, LengthModel
+from dflash_sim.profiles.sheets import Dataset
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.trial import build_workload
 from dflash_sim.simulator.whatif import changed, with_step
 
 _CLIENTS = 256
@@ -136,8 +139,8 @@ def _changes(axis: Axis, base: Setup, value: float) -> tuple[dict[str, object], 
     if axis.name == "context" and dataset is None:
         fields["isl"] = int(value)
     elif axis.name == "context":
-        assert dataset is not None
-        dataset = replace(dataset, isl=tuple(_exactly(each, value) for each in dataset.isl))
+        fields |= _fixed_lengths(base, int(value))
+        dataset = None
     elif axis.name == "accept" and base.speculative:
         fields["acceptance"] = f"al:{value:g}"
     elif axis.name == "temperature":
@@ -156,9 +159,20 @@ def _refuse_beyond(base: Setup, value: float) -> None:
         raise InfeasibleError(msg)
 
 
-def _exactly(length: LengthModel, tokens: float) -> LengthModel:
-    """Return prompts of this length, every one."""
-    return LengthModel(replace(length.mean, value=tokens), replace(length.sd, value=0.0))
+def _fixed_lengths(base: Setup, isl: int) -> dict[str, object]:
+    """Return fields of prompts of one length in place of a data set's, whose text stays its own."""
+    s = base.scenario
+    lengths, arrivals = (np.random.default_rng([s.seed, i]) for i in range(2))
+    osl = round(float(build_workload(base, lengths, arrivals).osl.mean()))
+    found: dict[str, object] = {
+        "dataset": None,
+        "isl": isl,
+        "osl": osl,
+        "num_prompts": s.num_prompts,
+    }
+    if base.speculative:
+        found["content"] = s.content or s.dataset
+    return found
 
 
 def _doubling(first: int, last: int) -> list[float]:

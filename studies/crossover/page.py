@@ -7,7 +7,7 @@ from math import exp, isinf
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from dflash_sim.studies.crossover.advice import reason, sentence, where
+from dflash_sim.studies.crossover.advice import reach, reason, sentence, where
 from dflash_sim.studies.crossover.ends import Span
 from dflash_sim.studies.crossover.paste import settings
 from dflash_sim.studies.crossover.rows import warnings
@@ -68,13 +68,14 @@ def title(found: Crossover) -> str:
     parts.append(workload_title(s))
     if found.axis.name != "conc":
         parts.append(f"{s.conc:,} in flight")
-    low, high = (found.axis.said(found.question.values[i]) for i in (0, -1))
+    low, high = map(found.axis.said, reach(found))
     return " · ".join([*parts, f"{low} to {high} {found.axis.title}"])
 
 
 def shown(found: Crossover) -> list[float]:
     """Return the places whose speed-ups the table has, the ends among them."""
-    values = found.question.values
+    low, high = reach(found)
+    values = [value for value in found.question.values if low <= value <= high]
     step = max(1, (len(values) - 1) // (_COLUMNS + 1))
     return list(dict.fromkeys([*values[:-1:step], values[-1]]))
 

@@ -8,7 +8,7 @@ from math import log
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.simulator.intervals import misfit, unmodelled
 from dflash_sim.simulator.setup import Setup
@@ -159,6 +159,9 @@ def _curve(
             found[value] = _gain(server, plain, value)
         except DflashSimError as error:
             missing[value] = error
+    if not values:
+        msg = f"{server.title} verifies {server.base.block} tokens: no value asked for is so few."
+        raise UsageError(msg)
     if len(found) < 2:
         raise _nowhere(server, values, found, missing)
     _bisect(server, plain, found)

@@ -137,11 +137,26 @@ def test_a_small_accept_length_never_pays() -> None:
     assert 1 < curve.since.low < curve.since.value < curve.since.high < 4
 
 
+def test_the_accept_length_that_pays_is_that_of_explain() -> None:
+    """Two rooms look for it in two ways: bisection over servers, and a fixed point of one."""
+    from dflash_sim.simulator.predict import predict
+    from dflash_sim.studies.explain.break_even import break_even
+    from dflash_sim.studies.explain.replay import Replay
+
+    made = asked("accept", method="dflash", block="8", conc="4", values="1,2,4,8")
+    curve = crossover(made, interval=False).curves[0]
+    scenario = made.candidates[0].scenario.model_copy(update={"runs": 1})
+    result = predict(scenario, with_interval=False)
+    found = break_even(result, Replay(result.setup)).accept_length
+    assert curve.since.value == pytest.approx(found, rel=0.04)
+
+
 def test_context_moves_the_prompt() -> None:
     made = asked("context", method="mtp", steps="3", values="512,8192")
     setups = [made.axis.setup(made.candidates[0], v) for v in made.values]
-    lengths = [s.dataset.isl[0].mean.value for s in setups if s.dataset]
-    assert lengths == [512, 8192]
+    assert [s.scenario.isl for s in setups] == [512, 8192]
+    assert {(s.scenario.dataset, s.scenario.content) for s in setups} == {(None, "humaneval")}
+    assert {s.scenario.osl for s in setups} == {256}  # answers that all end at the cap
     fixed = asked("context", method="mtp", steps="3", isl="512,2048", osl="64", acceptance="al:3")
     assert fixed.values == (512, 2048)
     assert fixed.axis.setup(fixed.candidates[0], 2048).scenario.isl == 2048
@@ -292,6 +307,21 @@ def test_nobody_named_is_nobody_refused() -> None:
     assert "mtp is left out: qwen3-8b has no native MTP layer" in found.notes[0]
     with pytest.raises(UsageError, match="no native MTP layer"):
         asked(model="qwen3-8b", method="dflash,mtp")
+
+
+def test_nothing_is_said_beyond_what_runs() -> None:
+    """Where no server runs, plain decoding is no advice: the answer ends before."""
+    far = asked(method="mtp", steps="3", values="1,8,2000000", num_prompts=None)
+    found = crossover(far, interval=False)
+    assert sentence(found).endswith("it is the fastest from 1 to 8 requests at once.")
+    assert [value for value, _ in found.curves[0].missing] == [2e6]
+    page = as_page(CrossoverPage(found), to_file=True)
+    assert "does not run at 2,000,000: 2,00" in page
+
+
+def test_more_tokens_than_a_cycle_verifies_are_refused() -> None:
+    with pytest.raises(UsageError, match="verifies 8 tokens: no value asked for is so few"):
+        crossover(asked("accept", method="dflash", block="8", values="20,30"))
 
 
 def test_prompts_end_where_the_context_does() -> None:
