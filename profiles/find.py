@@ -26,7 +26,7 @@ FOLDERS = {
     "gpus": ("devices", ".toml"),
     "nodes": ("nodes", ".toml"),
     "models": ("models", ".json"),
-    "drafters": ("drafters", "-dflash.json"),
+    "drafters": ("drafters", "-d[fso]*.json"),  # -dflash, -dflash2, -dspark, -domino
     "eagle3": ("drafters", "-eagle3.json"),
     "datasets": ("workloads", ".toml"),
 }

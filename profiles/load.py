@@ -1,7 +1,7 @@
 """Read a sheet by name. Where names are looked up is in :mod:`dflash_sim.profiles.find`."""
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from dflash_sim.profiles.find import (
     sheet_names,
     sheets,
 )
+from dflash_sim.profiles.networks.drafter_shapes import BLOCK_KINDS, KIND_TITLES
 from dflash_sim.profiles.networks.hf_config import (
     DrafterShape,
     Eagle3Shape,
@@ -191,13 +192,31 @@ def base_model(name: str, profiles_dirs: Dirs = ()) -> str:
 
 
 def load_drafter(name: str, profiles_dirs: Dirs = ()) -> DrafterShape:
-    """A DFlash drafter by name, Hugging Face id or path."""
+    """A drafter of blocks, DFlash or one that descends from it, by name, id or path."""
     return _network("drafters", name, profiles_dirs, parse_drafter)
 
 
-def default_drafter(model: str, profiles_dirs: Dirs = ()) -> DrafterShape:
-    """The DFlash drafter made for ``model``: the first whose ``target`` it is."""
-    return _parse(*find_drafter("drafters", model, profiles_dirs), parse_drafter)
+def default_drafter(
+    model: str, profiles_dirs: Dirs = (), kinds: Sequence[str] = BLOCK_KINDS
+) -> DrafterShape:
+    """The drafter made for ``model``: of the first of these kinds that there is for it.
+
+    Raises
+    ------
+    MissingProfileError
+        None of these kinds is known for it.
+    """
+    if find_in_pair("drafters", model, profiles_dirs) is not None:
+        return _parse(*find_drafter("drafters", model, profiles_dirs), parse_drafter)
+    made = [
+        _parse(path, path.stem, parse_drafter)
+        for path in _all_made_for("drafters", base_model(model, profiles_dirs), profiles_dirs)
+    ]
+    for kind in kinds:
+        if found := next((drafter for drafter in made if drafter.kind == kind), None):
+            return found
+    kind = "drafters"
+    raise _none_known(kind, model, profiles_dirs, kinds[0])
 
 
 def load_eagle3(model: str, profiles_dirs: Dirs = ()) -> Eagle3Shape:
@@ -326,20 +345,33 @@ def find_drafter(kind: str, model: str, profiles_dirs: Dirs = ()) -> tuple[Path,
 
 def _made_for(kind: str, model: str, profiles_dirs: Dirs) -> Path:
     """The first drafter sheet of ``kind`` whose target is ``model``."""
+    for path in _all_made_for(kind, model, profiles_dirs):
+        return path
+    raise _none_known(kind, model, profiles_dirs, BLOCK_KINDS[0])
+
+
+def _all_made_for(kind: str, model: str, profiles_dirs: Dirs) -> Iterator[Path]:
+    """Sheets of ``kind`` whose target is ``model``, in the order of their names."""
     known_as = {model.lower()}
     if not _as_path(model):
         target = require_sheet("models", model, profiles_dirs)
         known_as = {target.stem.lower(), *aliases(target)}
     for path in sheets(*FOLDERS[kind], profiles_dirs):
         if str(read_sheet(path).get("target", "")).lower() in known_as:
-            return path
-    what = {"drafters": "DFlash drafter", "eagle3": "EAGLE-3 head"}[kind]
-    have = ", ".join(names(kind, profiles_dirs))
+            yield path
+
+
+def _none_known(kind: str, model: str, profiles_dirs: Dirs, drafts: str) -> MissingProfileError:
+    have = names(kind, profiles_dirs)
+    if kind == "drafters":
+        what, have = f"{KIND_TITLES[drafts]} drafter", [n for n in have if n.endswith(f"-{drafts}")]
+    else:
+        what = "EAGLE-3 head"
     msg = (
-        f"no {what} is known for '{model}'; have: {have}. Name one, pass a path to its config, "
-        "or ask for --method none"
+        f"no {what} is known for '{model}'; have: {', '.join(have)}. Name one, pass a path to its "
+        "config, or ask for --method none"
     )
-    raise MissingProfileError(msg)
+    return MissingProfileError(msg)
 
 
 def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:

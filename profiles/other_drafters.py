@@ -1,14 +1,19 @@
-"""Drafters that are published and whose kind is not simulated yet: they are known by name."""
+"""Drafters that are published and whose kind or target is not simulated: they are known by name."""
 
 import csv
 from importlib.resources import files
 
 from dflash_sim.profiles.errors import UsageError
 
-# What each kind has that plain DFlash has not, as people ask for it by the kind's name.
+_NO_TARGET = "a target that is not known here"
+# What each kind has that none of those that are simulated has.
 KINDS = {
-    "DFlash2": "convolutions between its layers and a selector of its drafts",
-    "DSpark": "a Markov head that drafts along a block",
+    "DFlash2 of an unknown target": _NO_TARGET,
+    "DFlash2 of latent attention": "latent attention",
+    "DSpark of an unknown target": _NO_TARGET,
+    "DSpark inside its target": "layers like its target's, with experts, in the same checkpoint",
+    "DSpark of Gemma 4": "full layers of other heads than its sliding ones",
+    "DSpark with sinks": "an embedding of its own and attention with sinks",
     "MuseGlimmerAssistant": "layers for a target that is not known",
     "DFlash of four streams": "an embedding and a head of its own, and four streams to read",
 }
@@ -28,8 +33,8 @@ def refuse_other_kind(name: str) -> None:
         if wanted in (repo, repo.rpartition("/")[2]):
             msg = (
                 f"drafter '{row['repo']}' is a {row['kind']} drafter for {row['target']}: it has "
-                f"{KINDS[row['kind']]}, which is not simulated yet, only plain DFlash. Leave "
-                "--draft-model out for the one known for the target, or ask for --method mtp."
+                f"{KINDS[row['kind']]}, which is not simulated. Leave --draft-model out for the "
+                "one known for the target, or ask for --method mtp."
             )
             raise UsageError(msg)
 

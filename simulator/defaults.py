@@ -28,11 +28,12 @@ def verify_rows(s: Scenario, drafter: Drafter) -> int:
             msg = f"method {s.method} needs its {needs}."
             raise UsageError(msg)
         return s.block or (s.steps or 0) + 1
-    block = s.block or drafter.block_size
-    if block > drafter.block_size:
+    block = s.block or drafter.width
+    if block > drafter.width:
+        drafts = f" (it drafts {drafter.block_size})" if drafter.width > drafter.block_size else ""
         msg = (
-            f"block {block} is above the {drafter.block_size} that {drafter.name} was trained for; "
-            f"allowed: 2 to {drafter.block_size}. Try --block {drafter.block_size}."
+            f"block {block} is above the {drafter.width} that {drafter.name} was trained for"
+            f"{drafts}; allowed: 2 to {drafter.width}. Try --block {drafter.width}."
         )
         raise UsageError(msg)
     return block

@@ -7,7 +7,7 @@ DFlash with the overlap scheduler, HumanEval with thinking and 4,096 new tokens 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -24,14 +24,13 @@ from pydantic_core import PydanticCustomError
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.formats import PLAIN as PLAIN_FORMAT
 from dflash_sim.profiles.formats import format_of, kv_format, quantization_name
-from dflash_sim.profiles.load import find_sheet
 from dflash_sim.profiles.precision import STATE_DTYPES
 from dflash_sim.profiles.quantization.statements import INSTEAD, NOT_PRICED, not_priced
-from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
-from dflash_sim.profiles.releases.engine_versions import match_engine
+from dflash_sim.profiles.releases.engine_sheet import HOME
 from dflash_sim.profiles.releases.memory_rules import STRATEGIES
 from dflash_sim.simulator.cost.cycle import Method
-from dflash_sim.simulator.cost.methods import METHODS, PLAIN, method_of, spellings
+from dflash_sim.simulator.cost.methods import METHODS, PLAIN, method_of
+from dflash_sim.simulator.release import method_asked, release_of
 
 # What at least one method takes that others have no use for; plain decoding takes none of it.
 ONLY_SPECULATION = frozenset[str]().union(*(method.takes for method in METHODS.values()))
@@ -302,7 +301,11 @@ class Scenario(BaseModel):
             filled["dataset"] = None
         if data.get("conc") is None and data.get("rate") is None:
             filled["conc"] = 1
-        return filled | _release(filled)
+        default_model = str(cls.model_fields["model"].default)
+        method = method_asked(filled, default_model)
+        if method is not None:
+            filled["method"] = method.name
+        return filled | release_of(filled, method)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scenario":
@@ -359,36 +362,6 @@ class Scenario(BaseModel):
             return cls(**fields)
         except ValidationError as error:
             raise UsageError(_one_line(error, cls)) from None
-
-
-def _release(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine sheet of a build, and how that release runs a method when nobody says otherwise.
-
-    A build that names another release than its sheet's stays named, so that results say so.
-    """
-    engine, build = data.get("engine"), data.get("build")
-    if not isinstance(engine or "", str) or not isinstance(build or "", str):
-        return {}  # not a name: the field's own check says so
-    if engine is None and build is not None:
-        match = match_engine(build)
-        engine = match.engine if match else None
-    if engine in (None, HOME):
-        return {}
-    found = {"engine": engine}
-    if find_sheet("engines", engine, ".toml") is None and (match := match_engine(engine)):
-        found = {"engine": match.engine} | ({} if match.exact or build else {"build": engine})
-    method = spellings().get(str(data.get("method", "dflash")).strip().casefold())
-    if data.get("engine_mode") is None and method is not None:
-        sheet = load_engine(found["engine"])
-        mode = sheet.modes[method_of(method).drafts]
-        if not mode:
-            msg = (
-                f"{sheet.title} has no {method_of(method).algorithm or method}; say how its worker "
-                "would run it with --engine-mode v1, v2-sync or v2, or name a later --engine"
-            )
-            raise ValueError(msg)
-        found["engine_mode"] = mode
-    return found
 
 
 def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:

@@ -49,7 +49,7 @@ class Surroundings:
     hidden, vocab, vocab_here : widths of the network; the last is this rank's part
     mixer : the attention or delta net of its layer, for what is named after it
     layers : written by a KV materialisation, or by a commit of states
-    gated, causal : whether the attention of its network is
+    gated : whether the attention of its network is
     """
 
     tokens: int
@@ -61,7 +61,6 @@ class Surroundings:
     mixer: Op | None = None
     layers: int = 1
     gated: bool = False
-    causal: bool = True
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ class Maker:
                 self.rand(*pool),
                 table,
                 lens,
-                causal=at.causal or op.window > 0,  # windowed draft layers see no later row
+                causal=op.causal,
                 scale=op.head_dim**-0.5,
                 window=op.window or None,
                 gate=gate,

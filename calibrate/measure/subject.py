@@ -148,7 +148,6 @@ class Subject:
             vocab_here=self.model.vocab // self.tp,
             layers=len(drafter.layers) if drafting and drafter is not None else 1,
             gated=attention.gated,
-            causal=not drafting,
         )
         if phase.name == "commit":
             here = replace(here, layers=self.model.gdn_layers, mixer=self._rule(requests, rows))

@@ -186,7 +186,7 @@ def _block(said: Mapping[str, str], method: Method) -> int | None:
         if (steps := _STEPS.fullmatch(text)) is None or len(steps[1]) > 4:
             msg = f"column block_or_steps: {short(text)} is no block and no number of steps"
             raise UsageError(msg)
-        drafts = method.sequential or steps[0] != steps[1]
+        drafts = method.sequential or method.counts_drafts or steps[0] != steps[1]
         found["block_or_steps"] = int(steps[1]) + drafts
     if len(set(found.values())) > 1:
         parts = ", ".join(f"{name} {said[name]}" for name in found)

@@ -9,6 +9,14 @@ from dflash_sim.profiles.networks.mlps import DenseMlp
 from dflash_sim.profiles.networks.weight import Weight
 from dflash_sim.profiles.precision import BF16, Precision
 
+# Kinds of drafters that draft a block at a time, and what they are called.
+KIND_TITLES = {
+    "dflash": "DFlash",
+    "dflash2": "DFlash2",
+    "dspark": "DSpark",
+    "domino": "Domino",
+}
+BLOCK_KINDS = tuple(KIND_TITLES)
 _SIDES = 2  # a convolution works on the input of its sublayer and on the output
 
 
@@ -166,6 +174,15 @@ class DrafterShape:
     selector: Selector | None = None
     markov: MarkovHead | None = None
     recurrent: RecurrentHead | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of drafter by its parts: ``dflash``, ``dflash2``, ``dspark`` or ``domino``."""
+        if self.markov is not None:
+            return "dspark"
+        if self.recurrent is not None:
+            return "domino"
+        return "dflash2" if self.convolutions or self.selector else "dflash"
 
     @property
     def width(self) -> int:

@@ -1,4 +1,4 @@
-"""DFlash drafters and EAGLE-3 heads, read from their Hugging Face configs."""
+"""DFlash drafters, those that descend from them, and EAGLE-3 heads, read from their configs."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,46 +6,111 @@ from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.attention import AttentionShape
-from dflash_sim.profiles.networks.drafter_shapes import DrafterShape, Eagle3Shape
+from dflash_sim.profiles.networks.drafter_shapes import (
+    Convolutions,
+    DrafterShape,
+    Eagle3Shape,
+    MarkovHead,
+    RecurrentHead,
+    Selector,
+)
 from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields, check_dtype, refuse_quantised
 from dflash_sim.profiles.networks.mlps import DenseMlp
 from dflash_sim.profiles.networks.networks import ModelShape
 from dflash_sim.profiles.networks.read_mixers import attention, softmax_layers
 
 _LAGUNA = "DFlashLagunaForCausalLM"  # gates of heads, a norm for each tap, causal inside a block
-_DRAFTERS = ("DFlashDraftModel", _LAGUNA)
-_PROJECTORS = ("dflash",)
+_DSPARK, _DOMINO, _DFLASH2 = "DSparkDraftModel", "DominoDraftModel", "DFlash2DraftModel"
+_PLAIN = "DFlashDraftModel"
+_DRAFTERS = (_PLAIN, _LAGUNA, _DFLASH2, _DSPARK, _DOMINO)  # classes that are read
+_CLASSES = {"dspark": _DSPARK, "domino": _DOMINO}
+_VANILLA, _GQA = "vanilla", "gqa"  # the Markov head and the attention that are simulated
 SIZED_LIKE = "sized like"  # in the name of a head that no config describes
 _MLP_OF_EXPERTS, _DRAFT_VOCAB = 6, 32000
 
 
 def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> DrafterShape:
-    """The shape a DFlash drafter's ``config.json`` describes; parameters as :func:`parse_model`.
+    """The shape a drafter's ``config.json`` describes; parameters as :func:`parse_model`.
 
     Without ``target_layer_ids`` the taps are evenly spaced from layer 1 to the third last of
-    the target, one per drafter layer.
+    the target, one per drafter layer. Parts that plain DFlash has not are there if the config has
+    their sizes, as in SGLang.
     """
     f = Fields(config, name)
     dflash = f.nested("dflash_config")
-    _refuse_other_drafters(f, dflash)
+    own = f.with_defaults(dflash.config)
+    kind = _class_of(f, dflash)
     check_dtype(f)
     refuse_quantised(f)
     num_layers = f.integer("num_hidden_layers", high=MAX_LAYERS)
-    layers = softmax_layers(f, num_layers, qk_norm=True)
-    laguna = _LAGUNA in (f.config.get("architectures") or ())
-    block = f if f.config.get("block_size") is not None else dflash
     return DrafterShape(
         name=name,
         target=f.text("target", default=""),
         hidden=f.integer("hidden_size"),
         intermediate=f.integer("intermediate_size"),
-        layers=tuple(replace(x, head_gates=True) for x in layers) if laguna else layers,
-        block_size=block.integer("block_size", low=2),
+        layers=_layers(f, num_layers, laguna=kind == _LAGUNA),
+        block_size=own.integer("block_size", low=2),
         target_layer_ids=_target_layer_ids(f, dflash, num_layers),
         vocab=f.integer("vocab_size"),
         source=source,
-        stacked_kv=not laguna,
-        norm_taps=laguna,
+        stacked_kv=kind != _LAGUNA,
+        norm_taps=kind == _LAGUNA,
+        convolutions=_convolutions(own, needed=kind == _DFLASH2),
+        selector=_selector(own, needed=kind == _DFLASH2),
+        markov=_markov(own) if kind == _DSPARK else None,
+        recurrent=_recurrent(own) if kind == _DOMINO else None,
+    )
+
+
+def _layers(f: Fields, num_layers: int, *, laguna: bool) -> tuple[AttentionShape, ...]:
+    """Attention of each layer: those that see everything see all of their block too.
+
+    Sliding ones are causal inside a block unless the config says that they are not.
+    """
+    layers = softmax_layers(f, num_layers, qk_norm=True)
+    if laguna:
+        return tuple(replace(x, head_gates=True) for x in layers)
+    causal = f.flag("is_causal", default=False)
+    sliding = f.flag("is_causal", default=True)
+    return tuple(replace(x, causal=sliding if x.window else causal) for x in layers)
+
+
+def _convolutions(own: Fields, *, needed: bool) -> Convolutions | None:
+    if not needed and own.config.get("conv_kernel_size") is None:
+        return None
+    group = own.integer("conv_group_size")
+    if own.integer("hidden_size") % group:
+        own.reject("conv_group_size", "a divisor of hidden_size")
+    return Convolutions(own.integer("conv_kernel_size"), group)
+
+
+def _selector(own: Fields, *, needed: bool) -> Selector | None:
+    if not needed and own.config.get("selector_rank") is None:
+        return None
+    vocab = own.integer("vocab_size")
+    return Selector(
+        rank=own.integer("selector_rank"),
+        top_k=own.integer("selector_top_k", high=vocab),
+        vocab=own.integer("selector_vocab_size", default=vocab, high=vocab),
+    )
+
+
+def _markov(own: Fields) -> MarkovHead:
+    if own.text("markov_head_type", default=_VANILLA) != _VANILLA:
+        own.reject("markov_head_type", f"'{_VANILLA}', the one that is simulated")
+    return MarkovHead(
+        rank=own.integer("markov_rank"),
+        confidence=own.flag("enable_confidence_head", default=False),
+        confidence_reads_token=own.flag("confidence_head_with_markov", default=False),
+    )
+
+
+def _recurrent(own: Fields) -> RecurrentHead:
+    return RecurrentHead(
+        hidden=own.integer("gru_hidden_dim"),
+        bottleneck=own.integer("emb_dim"),
+        prefix=own.integer("pure_draft_prefix_len", default=1),
+        shift_label=own.flag("shift_label", default=False),
     )
 
 
@@ -90,27 +155,34 @@ def eagle3_like(target: ModelShape) -> Eagle3Shape | None:
     )
 
 
-def _refuse_other_drafters(f: Fields, dflash: Fields) -> None:
-    """Refuse drafters that descend from DFlash and draft otherwise, such as Domino and DSpark.
+def _class_of(f: Fields, dflash: Fields) -> str:
+    """The class of a drafter, by its name or by its head's; plain DFlash where it has neither.
 
     Raises
     ------
     UsageError
-        Naming the key that tells it, and what can be asked instead.
+        It drafts otherwise than any that is simulated; names the key that tells it, and what can
+        be asked instead.
     """
     named = f.config.get("architectures")
-    said = {"architectures": named[0]} if isinstance(named, list) and named else {}
-    if dflash.config.get("projector_type") is not None:
-        said["projector_type"] = dflash.config["projector_type"]
-    for key, value in said.items():
-        known = _DRAFTERS if key == "architectures" else _PROJECTORS
-        if value not in known:
+    found = named[0] if isinstance(named, list) and named else None
+    head = dflash.config.get("projector_type")
+    mode, experts = dflash.config.get("attention_mode"), f.first("n_routed_experts", "num_experts")
+    for key, value, allowed in (
+        ("architectures", found, _DRAFTERS),
+        ("projector_type", head, ("dflash", *_CLASSES)),
+        ("attention_mode", mode, (_GQA,)),
+        (experts, f.config.get(experts), ()),
+    ):
+        if value is not None and value not in allowed:
+            kinds = ", ".join(_DRAFTERS)
             msg = (
                 f"config of {f.name}: field '{key}' is {value!r}; a drafter of that kind is not "
-                f"simulated, only plain DFlash ({known[0]}). Leave --draft-model out for the one "
-                "known for the target."
+                f"simulated, only these, dense and with attention heads of their own: {kinds}. "
+                "Leave --draft-model out for the one known for the target."
             )
             raise UsageError(msg)
+    return str(_CLASSES.get(str(head)) or found or _PLAIN)
 
 
 def _target_layer_ids(f: Fields, dflash: Fields, num_layers: int) -> tuple[int, ...]:

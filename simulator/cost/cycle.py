@@ -83,6 +83,14 @@ class Method:
     law
         The prior on how acceptance decays along the block: a key of ``beta`` in
         ``acceptance/priors.toml``.
+    kinds
+        Kinds of drafters that it runs (:attr:`DrafterShape.kind`); none where it has no drafter of
+        blocks.
+    follows_drafter
+        True if a drafter of another kind makes another method with the same ``algorithm`` of it.
+    counts_drafts
+        True if people name its width by the drafts, one less than are verified, as DSpark's block
+        does.
     own_engine
         True if our own engine (``dflash-sim run``) has it too.
     load_drafter
@@ -115,6 +123,9 @@ class Method:
     algorithm_aliases: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     law: str = "dflash"
+    kinds: tuple[str, ...] = ()
+    follows_drafter: bool = False
+    counts_drafts: bool = False
     own_engine: bool = False
 
     @property
@@ -143,7 +154,7 @@ class Cycle:
     Parameters
     ----------
     block
-        Verify rows per request: 1 for plain decoding, k+1 for chains, B for DFlash.
+        Verify rows per request: 1 for plain decoding, k+1 for chains, B for blocks.
     window
         Committed tokens that draft attention sees (``--speculative-draft-window-size``).
     chain_kernels

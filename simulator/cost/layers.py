@@ -133,7 +133,16 @@ def attention_mixer(
         )
     else:
         mixer = Attention(
-            "attention", size.requests, size.rows, size.ctx, heads, kv, d, a.window or 0, own
+            "attention",
+            size.requests,
+            size.rows,
+            size.ctx,
+            heads,
+            kv,
+            d,
+            a.window or 0,
+            own,
+            a.causal or size.rows == 1,
         )
     calls = [
         k.layer_norm("input_norm", size, hidden, count),

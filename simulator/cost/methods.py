@@ -6,6 +6,9 @@ mtp            (k-1) MTP steps, verify k+1, GDN commit, draft-extend k+1
 eagle3         (k-1) EAGLE-3 steps, verify k+1, GDN commit, draft-extend k+1
 dflash         draft block of B rows, draft head of B-1 rows, verify B, GDN commit,
                materialise B (KV injection)
+dflash2        the same, with convolutions in the block and a walk through the best drafts
+dspark         draft block of B-1 rows, all of which draft, B-1 steps of its Markov head, as above
+domino         draft block of B rows, B-1 steps of its recurrent head, as dflash
 injection-only B-1 autoregressive drafter steps with injected KV, verify B, materialise B
 diffusion-only draft block and head, verify B, fc of the features (input conditioning only)
 ============== =======================================================================
@@ -18,7 +21,8 @@ import copyreg
 from collections.abc import Callable
 
 from dflash_sim.profiles.errors import MissingProfileError, UsageError, unknown
-from dflash_sim.profiles.load import default_drafter, load_drafter, load_eagle3, load_model
+from dflash_sim.profiles.load import load_eagle3, load_model
+from dflash_sim.profiles.networks.drafter_shapes import KIND_TITLES
 from dflash_sim.profiles.networks.drafters import eagle3_like
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
@@ -28,25 +32,24 @@ from dflash_sim.profiles.networks.hf_config import (
     ModelShape,
 )
 from dflash_sim.profiles.precision import Precision
-from dflash_sim.simulator.cost import passes
+from dflash_sim.simulator.cost import block_methods, passes
+from dflash_sim.simulator.cost.block_methods import EVERY, OF_DRAFTER, of_blocks
 from dflash_sim.simulator.cost.cycle import Cycle, DraftCache, Drafter, Method, Phase
 from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
 
-_OF_DRAFTER = {"draft_model", "speculative_draft_model_quantization"}
-_EVERY = frozenset({"block", "acceptance", "policy"}) | _OF_DRAFTER
-_CHAIN = _EVERY | {"steps"}
-_DFLASH = _EVERY | {"window"}
+_CHAIN = EVERY | {"steps"}
 
 
 def spellings() -> dict[str, str]:
     """Every name that people have for a method, in small letters, and the method's own name.
 
-    These are its name, its aliases, and SGLang's ``--speculative-algorithm``.
+    These are its name, its aliases, and SGLang's ``--speculative-algorithm``. Of methods that share
+    that, the first is meant: the drafter says which it becomes (:func:`method_with`).
     """
     return {
         spelling.casefold(): method.name
-        for method in METHODS.values()
+        for method in reversed(METHODS.values())
         for spelling in (
             *method.algorithm_aliases,
             *([method.algorithm] if method.algorithm else []),
@@ -60,7 +63,7 @@ def algorithms() -> dict[str, Method]:
     """Every ``--speculative-algorithm`` that is simulated, in capitals, and its method."""
     return {
         spelling: method
-        for method in METHODS.values()
+        for method in reversed(METHODS.values())
         if method.algorithm is not None
         for spelling in (method.algorithm, *method.algorithm_aliases)
     }
@@ -84,6 +87,32 @@ def method_of(name: str) -> Method:
     if known not in METHODS:
         raise unknown(kind="method", value=name, allowed=METHODS)
     return METHODS[known]
+
+
+def method_with(method: Method, drafter: Drafter) -> Method:
+    """The method of a server with this drafter: ``DFLASH`` is what the checkpoint makes of it."""
+    if not isinstance(drafter, DrafterShape) or drafter.kind in method.kinds:
+        return method
+    other = METHODS[drafter.kind]
+    same = method.follows_drafter and method.algorithm == other.algorithm
+    return other if same else method
+
+
+def check_kind(method: Method, drafter: Drafter) -> None:
+    """Refuse a drafter of another kind than the method's.
+
+    Raises
+    ------
+    UsageError
+        It names the method that runs such a drafter.
+    """
+    if isinstance(drafter, DrafterShape) and drafter.kind not in method.kinds:
+        msg = (
+            f"drafter {drafter.name} is a {KIND_TITLES[drafter.kind]} drafter, and method "
+            f"{method.name} runs another kind; give --method {drafter.kind}, or another "
+            "--draft-model."
+        )
+        raise UsageError(msg)
 
 
 def _by_name(method: Method) -> tuple[Callable[[str], Method], tuple[str]]:
@@ -175,66 +204,6 @@ def _eagle3_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Preci
     return DraftCache(drafter.weight_bytes(tp, precision.of("drafter")), (drafter.attention,))
 
 
-# ---- blocks: DFlash and its ablations -----------------------------------------------------
-
-
-def _block_drafter(model: str, draft_model: str | None) -> Drafter:
-    return load_drafter(draft_model) if draft_model else default_drafter(model)
-
-
-def _block_pass(cycle: Cycle, size: Rows) -> list[AnyCall]:
-    assert isinstance(cycle.drafter, DrafterShape)
-    return passes.draft_block(
-        cycle.drafter,
-        cycle.model,
-        tp=cycle.tp,
-        size=size,
-        window=cycle.window,
-        precision=cycle.precision,
-    )
-
-
-def _head(cycle: Cycle, rows: int) -> list[AnyCall]:
-    return passes.draft_head(cycle.model, tp=cycle.tp, rows=rows, precision=cycle.precision)
-
-
-def _inject(cycle: Cycle, size: Rows) -> list[AnyCall]:
-    assert isinstance(cycle.drafter, DrafterShape)
-    return passes.materialise(
-        cycle.drafter, tp=cycle.tp, tokens=size.tokens, precision=cycle.precision
-    )
-
-
-def _condition(cycle: Cycle, size: Rows) -> list[AnyCall]:
-    """Without KV injection the features pass fc and norm, and go no further."""
-    return _inject(cycle, size)[:2]
-
-
-def _whole_block(cycle: Cycle, wide: Rows) -> Phase:
-    drafted = wide.requests * (cycle.block - 1)
-    return Phase("draft", _block_pass(cycle, wide) + _head(cycle, drafted), 1)
-
-
-def _dflash(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
-    return _whole_block(cycle, wide), Phase("materialise", _inject(cycle, wide), 0)
-
-
-def _diffusion_only(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
-    return _whole_block(cycle, wide), Phase("materialise", _condition(cycle, wide), 0)
-
-
-def _injection_only(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
-    steps = cycle.block - 1
-    step = _block_pass(cycle, one) + _head(cycle, one.tokens)
-    draft = Phase("draft", step * steps, 1, steps)
-    return draft, Phase("materialise", _inject(cycle, wide), 0)
-
-
-def _block_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
-    assert isinstance(drafter, DrafterShape)
-    return DraftCache(drafter.weight_bytes(tp, precision.of("drafter")), drafter.layers)
-
-
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -256,7 +225,7 @@ METHODS: dict[str, Method] = {
             algorithm_aliases=("EAGLE",),
             drafts="chain",
             network="mtp-layer",
-            takes=_CHAIN - _OF_DRAFTER,
+            takes=_CHAIN - OF_DRAFTER,
             law="mtp",
             load_drafter=_native,
             caches=_mtp_cache,
@@ -281,43 +250,52 @@ METHODS: dict[str, Method] = {
             prefill=_eagle3_fill,
             own_engine=True,
         ),
-        Method(
-            name="dflash",
-            title="DFlash, block {block}",
+        of_blocks(
+            "dflash",
+            "DFlash, block {block}",
+            block_methods.dflash,
             algorithm="DFLASH",
-            drafts="block",
-            network="dflash-drafter",
-            takes=_DFLASH,
-            load_drafter=_block_drafter,
-            caches=_block_cache,
-            draft=_dflash,
-            keep_up=lambda cycle, size: Phase("materialise", _inject(cycle, size), 0),
-            prefill=_inject,
+            follows_drafter=True,
             own_engine=True,
         ),
-        Method(
-            name="injection-only",
-            title="KV injection without diffusion, block {block}",
-            drafts="block",
-            network="dflash-drafter",
-            takes=_DFLASH,
-            load_drafter=_block_drafter,
-            caches=_block_cache,
-            draft=_injection_only,
-            keep_up=lambda cycle, size: Phase("materialise", _inject(cycle, size), 0),
-            prefill=_inject,
+        of_blocks(
+            "dflash2",
+            "DFlash2, block {block}",
+            block_methods.dflash2,
+            kinds=("dflash2",),
+            algorithm="DFLASH",
+            aliases=("dflash-2", "dflash 2"),
+            law="dflash2",
         ),
-        Method(
-            name="diffusion-only",
-            title="diffusion without KV injection, block {block}",
-            drafts="block",
-            network="dflash-drafter",
-            takes=_DFLASH,
-            load_drafter=_block_drafter,
-            caches=_block_cache,
-            draft=_diffusion_only,
-            keep_up=lambda cycle, size: Phase("materialise", _condition(cycle, size), 0),
-            prefill=_inject,
+        of_blocks(
+            "dspark",
+            "DSpark, verify width {block}",
+            block_methods.dspark,
+            kinds=("dspark",),
+            algorithm="DSPARK",
+            law="dspark",
+            counts_drafts=True,
+        ),
+        of_blocks(
+            "domino",
+            "Domino, block {block}",
+            block_methods.domino,
+            kinds=("domino",),
+            algorithm="DFLASH",
+            law="domino",
+        ),
+        of_blocks(
+            "injection-only",
+            "KV injection without diffusion, block {block}",
+            block_methods.injection_only,
+        ),
+        of_blocks(
+            "diffusion-only",
+            "diffusion without KV injection, block {block}",
+            block_methods.diffusion_only,
+            keep_up=lambda cycle, size: Phase(
+                "materialise", block_methods.condition(cycle, size), 0
+            ),
         ),
     )
 }

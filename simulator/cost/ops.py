@@ -153,7 +153,7 @@ class Attention:
     """Paged attention of ``rows`` query rows per request over ``ctx`` cached tokens plus the rows.
 
     ``rows=1`` is decoding; more rows are verification or a draft block. The KV of a request is
-    read once whatever the rows.
+    read once whatever the rows; ``causal`` ones see none after them, in tiles that are as large.
     """
 
     name: str
@@ -165,6 +165,7 @@ class Attention:
     head_dim: int
     window: int = 0
     precision: Precision = BF16
+    causal: bool = True
 
     def at(self, ctx: float) -> "Attention":
         """Return this attention over another context."""

@@ -17,6 +17,7 @@ from dflash_sim.profiles.networks.hf_config import (
 )
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 from dflash_sim.simulator.cost.decoder import layers
+from dflash_sim.simulator.cost.draft_parts import LOGITS, argmax, base_logits, convolution
 from dflash_sim.simulator.cost.layers import Kernels, Rows, attention_mixer, dense_mlp
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
@@ -24,8 +25,6 @@ from dflash_sim.simulator.cost.ops import (
     Elementwise,
     Gemm,
 )
-
-LOGITS = "float32"  # in which samplers read them
 
 
 def gdn_commit(
@@ -106,9 +105,12 @@ def draft_block(
     window: int | None = None,
     precision: Precision = BF16,
 ) -> list[AnyCall]:
-    """One DFlash forward: ``size.rows`` positions (anchor and masks) through all draft layers."""
+    """One forward of a block: ``size.rows`` positions (anchor and masks) through all draft layers.
+
+    Around sublayers of DFlash2 are convolutions, so that no norm runs inside an all-reduce.
+    """
     calls = embedding(model, tp=tp, tokens=size.tokens, precision=precision)
-    own = precision.of("drafter")
+    own, convolved = precision.of("drafter"), drafter.convolutions
     groups: dict[AttentionShape, int] = {}
     for shape in drafter.layers:
         groups[shape] = groups.get(shape, 0) + 1
@@ -116,10 +118,10 @@ def draft_block(
         sees = (
             shape if window is None else replace(shape, window=min(window, shape.window or window))
         )
-        calls += attention_mixer(
+        layer = attention_mixer(
             sees, hidden=drafter.hidden, tp=tp, size=size, count=count, precision=own
         )
-        calls += dense_mlp(
+        layer += dense_mlp(
             DenseMlp(drafter.intermediate),
             hidden=drafter.hidden,
             tp=tp,
@@ -127,6 +129,16 @@ def draft_block(
             count=count,
             precision=own,
         )
+        if convolved is not None:
+            layer = [replace(call, exposed="") for call in layer]
+            layer += convolution(
+                convolved,
+                hidden=drafter.hidden,
+                tokens=size.tokens,
+                count=2 * count,
+                precision=own,
+            )
+        calls += layer
     return calls
 
 
@@ -134,15 +146,10 @@ def draft_head(
     model: ModelShape, *, tp: int, rows: int, precision: Precision = BF16
 ) -> list[AnyCall]:
     """Draft logits and vocabulary-parallel argmax: only (max, id) pairs cross the ranks."""
-    k = Kernels(precision, tp)
-    local = float(rows * (model.vocab // tp))
-    calls = [
-        k.norm("draft_final_norm", rows, model.hidden),
-        k.gemm("draft_lm_head", rows, model.vocab // tp, model.hidden, of="lm_head"),
-        Call(Elementwise("draft_argmax", k.value * local, "vocab"), 1),
-    ]
-    # A pair crosses the ranks: the largest logit of each row, and its id.
-    return calls + k.gather("draft_argmax_all_gather", bytes_of(LOGITS) * rows * tp, 2)
+    logits = base_logits(model, tp=tp, rows=rows, precision=precision)
+    return logits + argmax(
+        "draft_argmax", tp=tp, rows=rows, vocab=model.vocab, reads=1, precision=precision
+    )
 
 
 def materialise(

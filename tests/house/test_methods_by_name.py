@@ -29,6 +29,14 @@ SPELLED_ALIKE: dict[str, dict[str, str]] = {
     "commands/compare.py": {"interval != 'none'": "no interval is asked for"},
     "commands/predict.py": {"interval != 'none'": "no interval is asked for"},
     "commands/sweep.py": {"interval != 'none'": "no interval is asked for"},
+    "profiles/networks/drafter_shapes.py": {
+        "{'dflash': 'DFlash', 'dflash2': 'DFlash2', 'dspark': 'DSpark', 'domino': 'Domino'}": (
+            "kinds of drafters, which methods are called by"
+        )
+    },
+    "profiles/networks/drafters.py": {
+        "{'dspark': _DSPARK, 'domino': _DOMINO}": "what configs call a head"
+    },
     "profiles/networks/quantized.py": {"m != 'mtp'": "a module of a network"},
     "profiles/releases/calibration.py": {"name == 'none'": "no calibration is asked for"},
     "simulator/cost/cycle.py": {"self.drafts != 'none'": "how a method drafts"},

@@ -205,7 +205,7 @@ def test_aliases() -> None:
 
 def test_models_with_a_dflash_drafter_find_it() -> None:
     """Every DFlash drafter is found by its target; a model without one is told what to ask."""
-    made = {name.removesuffix("-dflash") for name in names("drafters")}
+    made = {n.removesuffix("-dflash") for n in names("drafters") if n.endswith("-dflash")}
     without = set(names("models")) - made
     assert made <= set(names("models"))
     assert {"llama-3.3-70b", "qwen3-32b", "qwen3.8-27b"} <= without
@@ -213,7 +213,18 @@ def test_models_with_a_dflash_drafter_find_it() -> None:
         assert default_drafter(name).name == f"{name}-dflash"
     for name in without:
         with pytest.raises(MissingProfileError, match="or ask for --method none"):
-            default_drafter(name)
+            default_drafter(name, kinds=("dflash",))
+
+
+def test_drafters_of_other_kinds_are_found_by_target_and_kind() -> None:
+    for name in names("drafters"):
+        target, _, kind = name.rpartition("-")
+        assert default_drafter(target, kinds=(kind,)) == load_drafter(name)
+        assert load_drafter(name).kind == kind
+    assert default_drafter("qwen3.8-27b").kind == "dflash2"  # it has no plain one
+    assert load_drafter("incoai/Qwen3.8-27B-DFlash2").name == "qwen3.8-27b-dflash2"
+    with pytest.raises(MissingProfileError, match=r"no DSpark drafter is known for 'qwen3\.5-4b'"):
+        default_drafter("qwen3.5-4b", kinds=("dspark",))
 
 
 @pytest.mark.parametrize(

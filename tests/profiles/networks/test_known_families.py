@@ -65,14 +65,16 @@ class TestQuantised:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"architectures": ["DominoDraftModel"]}, "'architectures' is 'DominoDraftModel'"),
-        ({"dflash_config": {"projector_type": "dspark", "target_layer_ids": [1]}}, "'dspark'"),
+        ({"architectures": ["JetDraftModel"]}, "'architectures' is 'JetDraftModel'"),
+        ({"dflash_config": {"projector_type": "dart", "target_layer_ids": [1]}}, "'dart'"),
+        ({"dflash_config": {"attention_mode": "mla"}}, "'attention_mode' is 'mla'"),
+        ({"n_routed_experts": 512}, "'n_routed_experts' is 512"),
     ],
 )
 def test_a_drafter_of_another_kind_is_not_plain_dflash(
     tmp_path: Path, change: Any, says: str
 ) -> None:
     assert load_drafter(saved(tmp_path, DRAFTER)).block_size == 8
-    with pytest.raises(UsageError, match="only plain DFlash") as caught:
+    with pytest.raises(UsageError, match="only these, dense") as caught:
         load_drafter(saved(tmp_path, DRAFTER | change))
     assert says in str(caught.value)

@@ -232,7 +232,8 @@ def test_drafters_fit_their_targets() -> None:
         assert drafter.vocab == (200_055 if "minimax" in name else target.vocab), name
         # Cards list other taps than the rule has: two layers earlier, or the very last one.
         others = {"qwen3-coder-next-dflash": 5}
-        others |= dict.fromkeys(("mimo-v2-flash-dflash", *LAGUNA), 1)
+        others |= dict.fromkeys(("mimo-v2-flash-dflash", "qwen3.5-4b-domino", *LAGUNA), 1)
+        others |= {"glm-5.2-dspark": 2, "qwen3.6-27b-dspark": 2}
         before_last = others.get(name, 3)
         assert max(drafter.target_layer_ids) == len(target.layers) - before_last, name
         assert list(drafter.target_layer_ids) == sorted(set(drafter.target_layer_ids)), name
