@@ -81,6 +81,7 @@ class ScenarioOptions:
     ]
     block: Annotated[Str, swept(SPECULATION, "Verify window: 1 anchor and B-1 drafts")]
     steps: Annotated[Str, swept(SPECULATION, "Draft steps of mtp and eagle3")]
+    topk: Annotated[Str, number(SPECULATION, "Paths that a step goes on from; above 1, a tree")]
     window: Annotated[Str, number(SPECULATION, "Draft attention window, tokens")]
     acceptance: Annotated[
         Str, option(SPECULATION, "Such as al:6.6, table:0.9,0.8 or sglang-simulated:3.2")

@@ -18,6 +18,7 @@ from dflash_sim.simulator.requests.expected import (
 )
 from dflash_sim.simulator.requests.mixtures import MixedAcceptance, parse_shares
 from dflash_sim.simulator.requests.parse import mixed_forms, mixed_shares, parse_acceptance
+from dflash_sim.simulator.requests.tree_lengths import of_tree
 from dflash_sim.simulator.requests.workload import Part
 from dflash_sim.simulator.scenario import Scenario
 
@@ -37,6 +38,8 @@ class Server(Protocol):
     def speculative(self) -> bool: ...
     @property
     def block(self) -> int: ...
+    @property
+    def most_tokens(self) -> int: ...
     @property
     def window(self) -> int | None: ...
     @property
@@ -116,10 +119,22 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
         "dataset": name,
         "thinking": s.thinking,
     }
+    if s.topk > 1 and s.acceptance is None:
+        return of_tree(
+            model=setup.model.behaves_as,
+            method=s.method,
+            law=setup.method.law,
+            dataset=name,
+            thinking=s.thinking,
+            temperature=getattr(s, "temperature", 0.0),
+            topk=s.topk,
+            steps=s.steps or 0,
+            block=setup.block,
+        )
     found = expected_acceptance(
         **about,
         law=setup.method.law,
-        block=setup.block,
+        block=setup.most_tokens,
         text=s.acceptance,
         temperature=s.temperature,
         context=_context(setup),
@@ -165,7 +180,7 @@ def _of_forms(
     found = mixed_shares(forms, named)
     priors = load_acceptance_priors()
     laws = [
-        parse_acceptance(form, block=setup.block, priors=priors, law=setup.method.law)
+        parse_acceptance(form, block=setup.most_tokens, priors=priors, law=setup.method.law)
         for _, _, form in found
     ]
     if len(laws) == 1:

@@ -80,6 +80,24 @@ def page_of(s: Scenario, engine: EngineSheet, backend: str) -> int:
     return s.page_size or d.page_size_by_backend.get(backend, d.page_size)
 
 
+def check_tree(s: Scenario, engine: EngineSheet, backend: str) -> None:
+    """Refuse a tree of drafts with attention that masks no tree.
+
+    Raises
+    ------
+    UsageError
+        It names the backends that do.
+    """
+    able = engine.attention.trees
+    if s.topk == 1 or backend in able:
+        return
+    msg = (
+        f"topk {s.topk}: attention backend {backend} has no kernels for trees of drafts; these "
+        f"have: {', '.join(able)}. Give one with --attention-backend, or --topk 1."
+    )
+    raise UsageError(msg)
+
+
 def chunk_of(s: Scenario, device: Device, engine: EngineSheet) -> int:
     """Return the prefill tokens of a step: given, or by the memory of the GPU."""
     return s.chunked_prefill_size or engine.memory_class(device.mem_bytes).chunked_prefill_size

@@ -95,7 +95,8 @@ def release_of(data: Mapping[str, Any], method: Method | None) -> dict[str, Any]
         found = {"engine": match.engine} | ({} if match.exact or build else {"build": engine})
     if data.get("engine_mode") is None and method is not None:
         sheet = load_engine(found["engine"])
-        mode = sheet.modes[method.drafts]
+        branches = "topk" in method.takes and data.get("topk", 1) != 1
+        mode = sheet.modes.tree if branches else sheet.modes[method.drafts]
         if not mode:
             msg = (
                 f"{sheet.title} has no {method.algorithm or method}; say how its worker "

@@ -30,6 +30,7 @@ from dflash_sim.profiles.releases.engine_sheet import HOME
 from dflash_sim.profiles.releases.memory_rules import STRATEGIES
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import METHODS, PLAIN, method_of
+from dflash_sim.simulator.draft_shape import draft_shape_problems
 from dflash_sim.simulator.release import method_asked, release_of
 
 # What at least one method takes that others have no use for; plain decoding takes none of it.
@@ -175,6 +176,11 @@ class Scenario(BaseModel):
     )
     steps: Whole | None = Field(
         None, ge=1, le=1023, description="draft steps k of mtp and eagle3 (verify k+1)"
+    )
+    topk: Count = Field(
+        1,
+        description="paths that each step of mtp and eagle3 goes on from; above 1 they make a "
+        "tree, of which block tokens are verified",
     )
     window: Count | None = Field(
         None, description="draft attention window [token]; default: the drafter's"
@@ -328,8 +334,10 @@ class Scenario(BaseModel):
             if getattr(self, name) != type(self).model_fields[name].default:
                 instead = "give block" if name == "steps" and "block" in method.takes else "drop it"
                 found.append(f"method {method.name} takes no {name}; {instead}")
-        if method.sequential and self.block and self.steps:
-            found.append(f"method {method.name}: give steps k or block k+1, not both")
+        if "topk" in method.takes:
+            found += draft_shape_problems(
+                method.name, topk=self.topk, steps=self.steps, block=self.block, policy=self.policy
+            )
         return found
 
     @property

@@ -30,6 +30,7 @@ from dflash_sim.simulator.defaults import (
     as_launched,
     backend_of,
     check_context,
+    check_tree,
     chunk_of,
     context_cautions,
     default_backend,
@@ -125,6 +126,12 @@ class Setup:
         return self.backend in self.engine.attention.host_length_sync[self.method.drafts]
 
     @property
+    def most_tokens(self) -> int:
+        """Most tokens of a request in a cycle: a path of a tree is shorter than its width."""
+        s = self.scenario
+        return (s.steps or 0) + 1 if s.topk > 1 else self.block
+
+    @property
     def default_backend(self) -> str:
         """Target attention backend of this GPU when none is named."""
         return default_backend(self.scenario, self.device, self.engine, self.model)
@@ -184,6 +191,8 @@ class Setup:
                 model=self.model,
                 tp=self.tp,
                 block=self.block,
+                steps=(s.steps or 0) if s.topk > 1 else 0,
+                topk=s.topk,
                 drafter=self.drafter,
                 window=self.window,
                 chain_kernels=round(self.engine["chain_step_kernels"]),
@@ -283,6 +292,7 @@ def resolve(
     if isinstance(drafter, DrafterShape):
         _check_fits(drafter, model)
         check_tp(drafter, tp)
+    check_tree(s, engine, backend)
     chunk = chunk_of(s, device, engine)
     launch = launch_of(s, engine, model, tp=tp, block=block, backend=backend)
     launched = as_launched(s, launch)

@@ -13,9 +13,9 @@ import numpy as np
 
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.cost.cycle import PHASES
-from dflash_sim.simulator.cost.faster_gpu import FasterCost
 from dflash_sim.simulator.cost.step_table import BatchTable, StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
+from dflash_sim.simulator.faster_gpu import FasterCost
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.other_laws import accept_length, with_accept_length
 from dflash_sim.simulator.scenario import Scenario

@@ -166,12 +166,28 @@ def _method(said: Mapping[str, str], out: Conditions, names: Names) -> None:
     if block is not None:
         out.fields["block"] = block
     drafter = said.get("drafter", "")
-    branches = re.search(r"(?i)\btop-?k ?=? ?(\d+)|\b(tree)\b", drafter)
-    if branches and branches[1] != "1":
-        msg = f"column drafter: {short(drafter)} drafts a tree; only chains (topk 1) are simulated"
-        raise UsageError(msg)
+    _tree(drafter, method, out)
     if "draft_model" in method.takes and (sheet := names.drafter(drafter)) is not None:
         out.fields["draft_model"] = sheet
+
+
+def _tree(drafter: str, method: Method, out: Conditions) -> None:
+    """The shape of a tree of drafts, as people write it: ``7 steps, topk 10, tree 60``."""
+    branches = re.search(r"(?i)\btop-?k ?=? ?(\d+)|\b(tree)\b", drafter)
+    if branches is None or branches[1] == "1":
+        return
+    steps = re.search(r"(?i)\b(\d+) steps\b", drafter)
+    tokens = re.search(r"(?i)\btree ?(\d+)\b", drafter)
+    if "topk" not in method.takes or None in (branches[1], steps, tokens):
+        msg = (
+            f"column drafter: {short(drafter)} drafts a tree; say of which shape, such as "
+            "(7 steps, topk 10, tree 60)"
+        )
+        raise UsageError(msg)
+    assert steps is not None
+    assert tokens is not None
+    found = {"topk": int(branches[1]), "steps": int(steps[1]), "block": int(tokens[1])}
+    out.fields |= found
 
 
 def _block(said: Mapping[str, str], method: Method) -> int | None:

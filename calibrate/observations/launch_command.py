@@ -92,6 +92,8 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--speculative-num-steps": ("steps", _integer),
     "--speculative-num-draft-tokens": ("draft_tokens", _integer),
     "--speculative-dflash-block-size": ("block", _integer),
+    "--speculative-dspark-block-size": ("drafts", _integer),
+    "--speculative-eagle-topk": ("topk", _integer),
     "--speculative-draft-window-size": ("window", _integer),
     "--attention-backend": ("attention_backend", str),
     "--decode-attention-backend": ("decode_backend", str),
@@ -132,7 +134,7 @@ _SWITCHES: Mapping[str, tuple[str, Any]] = {
 }
 MODELLED = frozenset([*_FIELDS, *_SWITCHES])
 _OFF = {"--cuda-graph-backend-decode": "disabled"}
-_DRAFTING = ("steps", "window", "draft_model", "speculative_draft_model_quantization")
+_DRAFTING = ("steps", "topk", "window", "draft_model", "speculative_draft_model_quantization")
 _UNQUANT = "unquant"
 _IDLE = "it acts with another --speculative-algorithm"
 _OTHER_DRAFTERS = re.compile(r"(?i)domino|dspark|dflash-?2")
@@ -240,14 +242,10 @@ class _Parsed:
         out["method"] = method.name
         width = out.pop("draft_tokens", None)
         if not method.speculative:
-            drafting = {*ONLY_SPECULATION, "draft_tokens"}
+            drafting = {*ONLY_SPECULATION, "draft_tokens", "drafts"}
             self.left += [(self.flags[n], _IDLE) for n in self.flags if n in drafting]
             return {name: value for name, value in out.items() if name not in drafting}
-        if method.sequential:
-            self._drop(out, "block")
-            out["steps"] = self._same("steps", out.get("steps"), width and width - 1)
-        else:
-            out["block"] = self._same("block", out.get("block"), width)
+        self._width(out, method, width)
         # DFLASH sets the steps to 1; MTP reads its layer from the target.
         self._drop(out, *(n for n in _DRAFTING if n not in method.takes))
         if "draft_model" in out:
@@ -273,6 +271,26 @@ class _Parsed:
             )
             raise UsageError(msg)
         return method
+
+    def _width(self, out: dict[str, Any], method: Method, width: int | None) -> None:
+        """Rows that are verified: by block, by steps, by DSpark's drafts, or of a tree both."""
+        if method.sequential:
+            self._drop(out, "block", "drafts")
+            if out.get("topk", 1) > 1:
+                out["block"] = width
+                return
+            out.pop("topk", None)
+            out["steps"] = self._same("steps", out.get("steps"), width and width - 1)
+            return
+        if out.get("topk") == 1:
+            del out["topk"]  # as the server sets it
+        if method.counts_drafts:
+            self._drop(out, "block")
+            drafts = out.pop("drafts", None)
+            out["block"] = self._same("drafts", drafts and drafts + 1, width)
+            return
+        self._drop(out, "drafts")
+        out["block"] = self._same("block", out.get("block"), width)
 
     def _drafter(self, out: dict[str, Any]) -> None:
         """The drafter by its sheet; one without stands back for the one known for the target."""

@@ -109,6 +109,8 @@ class Modes(_ByDrafting[str]):
     ----------
     none, block, chain
         The default engine mode by how a method drafts: ``v1``, ``v2-sync`` or ``v2``.
+    tree
+        That of chains which branch.
     source
         Where that is written.
     """
@@ -116,6 +118,7 @@ class Modes(_ByDrafting[str]):
     none: str
     block: str
     chain: str
+    tree: str
     source: str
 
 
@@ -161,6 +164,8 @@ class AttentionBackends:
     without_buffer
         By architecture of the GPU, its choice for a hybrid model whose prefix cache has the
         strategy ``no_buffer``, where that is another: such a cache takes pages of one token.
+    trees
+        Backends that verify trees of drafts, whose rows do not all see each other.
     runs_on
         Architectures that a backend has kernels for; one without an entry runs everywhere.
     """
@@ -168,6 +173,7 @@ class AttentionBackends:
     backends: tuple[str, ...]
     other: str
     plans_on_host: tuple[str, ...]
+    trees: tuple[str, ...]
     host_length_sync: HostLengthSync
     by_gpu: Mapping[str, str]
     without_buffer: Mapping[str, str]

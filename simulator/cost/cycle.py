@@ -157,6 +157,8 @@ class Cycle:
         Verify rows per request: 1 for plain decoding, k+1 for chains, B for blocks.
     window
         Committed tokens that draft attention sees (``--speculative-draft-window-size``).
+    steps, topk
+        Of a tree, its steps and the paths that each goes on from; of a chain, 0 and 1.
     chain_kernels
         Small kernels per step of a sequential draft: SGLang's ``select_top_k_tokens``.
     replays_states
@@ -175,6 +177,13 @@ class Cycle:
     precision: Precision = BF16
     gathers_logits: bool = True
     replays_states: bool = False
+    steps: int = 0
+    topk: int = 1
+
+    @property
+    def depth(self) -> int:
+        """Drafts along a path."""
+        return self.steps or self.block - 1
 
     def target(self, size: Rows) -> list[AnyCall]:
         """The target's forward pass with its head."""

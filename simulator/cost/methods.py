@@ -19,6 +19,7 @@ width 1 for a cycle: nothing is drafted, and the drafter's cache is kept up to d
 
 import copyreg
 from collections.abc import Callable
+from dataclasses import replace
 
 from dflash_sim.profiles.errors import MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.load import load_eagle3, load_model
@@ -38,7 +39,7 @@ from dflash_sim.simulator.cost.cycle import Cycle, DraftCache, Drafter, Method, 
 from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
 
-_CHAIN = EVERY | {"steps"}
+_CHAIN = EVERY | {"steps", "topk"}
 
 
 def spellings() -> dict[str, str]:
@@ -133,11 +134,24 @@ def _nothing(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
 
 
 def _chain(cycle: Cycle, step: list[AnyCall], extend: list[AnyCall]) -> tuple[Phase, Phase]:
-    """A sequential draft: the extend after verification makes its first token."""
+    """A sequential draft: the extend after verification makes its first token.
+
+    A tree takes as many small kernels once more, to choose its tokens and to lay out their mask.
+    """
     select: list[AnyCall] = [Call(Elementwise("select_top_k_tokens", 0.0), cycle.chain_kernels)]
-    more = cycle.block - 2
-    draft = Phase("draft", (step + select) * more, graphs=int(more > 0), steps=more)
+    more = cycle.depth - 1
+    laid_out: list[AnyCall] = []
+    if cycle.topk > 1:
+        laid_out = [Call(Elementwise("build_tree", 0.0), cycle.chain_kernels)]
+    draft = Phase("draft", (step + select) * more + laid_out, graphs=int(more > 0), steps=more)
     return draft, Phase("materialise", extend + select, graphs=1, steps=1)
+
+
+def _steps_of(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Rows, Rows]:
+    """The sizes of a draft step and of the extend: a row a branch, and a row a token of a path."""
+    if cycle.topk == 1:
+        return one, wide
+    return replace(one, rows=cycle.topk), replace(wide, rows=cycle.depth + 1)
 
 
 def _mtp_step(cycle: Cycle, size: Rows) -> list[AnyCall]:
@@ -145,6 +159,7 @@ def _mtp_step(cycle: Cycle, size: Rows) -> list[AnyCall]:
 
 
 def _mtp(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
+    one, wide = _steps_of(cycle, one, wide)
     return _chain(cycle, _mtp_step(cycle, one), _mtp_step(cycle, wide))
 
 
@@ -191,6 +206,7 @@ def _eagle3_step(cycle: Cycle, size: Rows, *, fuse_features: bool) -> list[AnyCa
 
 
 def _eagle3(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
+    one, wide = _steps_of(cycle, one, wide)
     step = _eagle3_step(cycle, one, fuse_features=False)
     return _chain(cycle, step, _eagle3_fill(cycle, wide))
 

@@ -73,7 +73,9 @@ def break_even(result: Result, replay: Replay) -> BreakEven:
             known[block] = found
         return known[block]
 
-    for block in sorted({b for b in BLOCKS if b <= _widest(result)} | {result.setup.block}):
+    tree = result.scenario.topk > 1  # whose steps and tokens belong together
+    tried = () if tree else (b for b in BLOCKS if b <= _widest(result))
+    for block in sorted({*tried, result.setup.block}):
         at(block)
     ends = [_edge(at, sorted(known, reverse=back)) for back in (False, True)]
     return BreakEven(
@@ -89,7 +91,7 @@ def _widest(result: Result) -> int:
     """The largest width that this drafter, or the acceptance given, can be asked about."""
     s, drafter = result.scenario, result.setup.drafter
     if isinstance(drafter, DrafterShape) and s.acceptance is None:
-        return drafter.block_size
+        return drafter.width
     return result.setup.block
 
 

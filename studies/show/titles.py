@@ -16,7 +16,9 @@ def title(result: Result) -> str:
 
 def method_title(setup: Setup) -> str:
     """The method and its width in words, such as ``DFlash, block 16``."""
-    return setup.method.title.format(block=setup.block, steps=setup.block - 1)
+    title = setup.method.title.format(block=setup.block, steps=setup.most_tokens - 1)
+    topk = setup.scenario.topk
+    return f"{title}, tree of topk {topk}, {setup.block} verified" if topk > 1 else title
 
 
 def phase_title(name: str, setup: Setup) -> str:
@@ -72,7 +74,7 @@ def effective(result: Result) -> dict[str, Any]:
         "kv_cache_dtype": setup.kv_cache_dtype,
         "speculative_draft_model_quantization": setup.draft_quantization,
         "block": setup.block if setup.speculative else None,
-        "steps": setup.method.steps(setup.block),
+        "steps": setup.method.steps(setup.most_tokens),
         "window": s.window or own_window,
         "policy": s.policy if setup.speculative else None,
         "calibration": setup.calibration.name if setup.calibration else "none",

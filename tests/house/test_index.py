@@ -115,7 +115,7 @@ COVERED = {
     "realrun/worker/test_gpu": ["realrun/job: graphs"],
     "simulator/test_memory": ["defaults setup"],
     "simulator/test_row": ["caveats predict published scenario", "profiles: schema"],
-    "simulator/test_whatif": ["simulator/cost: faster_gpu"],
+    "simulator/test_whatif": ["faster_gpu"],
     "simulator/test_slopes": ["intervals trial", "profiles: priors"],
     "simulator/cost/test_measured": ["profiles/times: machine_profile"],
     "simulator/cost/test_methods": ["cycle"],

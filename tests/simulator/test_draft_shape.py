@@ -1,0 +1,129 @@
+"""Trees of drafts: shapes that there are, what a cycle runs, and accept lengths of trees."""
+
+from typing import Any
+
+import pytest
+
+from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.simulator.cost.cycle import Phase
+from dflash_sim.simulator.cost.ops import Attention, Gemm
+from dflash_sim.simulator.draft_shape import most_tokens
+from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.requests.other_laws import accept_length
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.show.titles import method_title
+
+CHAIN: dict[str, Any] = {
+    "gpu": "h100",
+    "model": "qwen3-8b",
+    "method": "eagle3",
+    "dataset": "gsm8k",
+    "thinking": False,
+    "steps": 7,
+    "conc": 4,
+    "runs": 1,
+}
+TREE = CHAIN | {"topk": 10, "block": 60}
+
+
+def setup(**fields: Any) -> Setup:
+    return resolve(Scenario.parse(**TREE | fields))
+
+
+def phases(found: Setup, requests: int = 2) -> dict[str, Phase]:
+    return {p.name: p for p in found.step.cycle.decode(requests=requests, ctx=512.0)}
+
+
+def attention(phase: Phase) -> Attention:
+    return next(c.op for c in phase.calls if isinstance(c.op, Attention))
+
+
+@pytest.mark.parametrize(
+    ("topk", "steps", "most"), [(1, 3, 4), (2, 1, 3), (4, 2, 1 + 4 + 16), (10, 7, 1 + 10 + 600)]
+)
+def test_a_tree_has_so_many_tokens(topk: int, steps: int, most: int) -> None:
+    """A first step of topk drafts, then topk of each of topk paths a step."""
+    assert most_tokens(topk, steps) == most
+
+
+def test_what_a_cycle_of_a_tree_runs() -> None:
+    """Steps of topk rows, 60 rows verified, and a row for each token of a path filled in."""
+    found = phases(setup())
+    assert (attention(found["draft"]).rows, found["draft"].steps) == (10, 6)
+    assert attention(found["verify"]).rows == 60
+    assert attention(found["materialise"]).rows == 8
+    products = [c.op for c in found["draft"].calls if isinstance(c.op, Gemm)]
+    assert {p.m for p in products} == {2 * 10}
+
+
+def test_a_chain_is_what_it_was() -> None:
+    chain = resolve(Scenario.parse(**CHAIN, acceptance="al:3"))
+    found = phases(chain)
+    assert (attention(found["draft"]).rows, found["draft"].steps) == (1, 6)
+    assert attention(found["verify"]).rows == attention(found["materialise"]).rows == 8
+    assert not any(c.op.name == "build_tree" for c in found["draft"].calls)
+
+
+def test_the_published_length_of_a_tree_is_met_and_bounded_by_its_path() -> None:
+    """Qwen3-8B on GSM8K: 3.71 tokens of a tree of 60, 3.23 of 16 (DFlash paper, table 1)."""
+    for block, published in ((60, 3.71), (16, 3.23)):
+        found = setup(block=block)
+        assert found.expectation is not None
+        assert accept_length(found.expectation) == pytest.approx(published, rel=1e-3)
+        assert "PAPER_T1" in found.expectation.source
+        assert found.most_tokens == 8
+    assert method_title(setup()) == "EAGLE-3, 7 steps, tree of topk 10, 60 verified"
+
+
+def test_a_tree_costs_more_than_its_chain_at_equal_length() -> None:
+    tree = predict(
+        Scenario.parse(**TREE | {"acceptance": "al:3.2", "block": 16, "conc": 16}),
+        with_interval=False,
+        with_baseline=False,
+    )
+    chain = predict(
+        Scenario.parse(**CHAIN | {"acceptance": "al:3.2", "conc": 16}),
+        with_interval=False,
+        with_baseline=False,
+    )
+    assert tree.values["verify_ms"] > chain.values["verify_ms"]
+    assert tree.values["draft_ms"] > chain.values["draft_ms"]
+    assert tree.values["output_throughput"] < chain.values["output_throughput"]
+    assert tree.values["accept_length"] == pytest.approx(chain.values["accept_length"], rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"block": None}, "topk 10 makes a tree: give --steps, and with --block the tokens"),
+        ({"steps": None}, "topk 10 makes a tree: give --steps"),
+        ({"steps": 1}, "a tree of 1 steps and topk 10 has; it verifies 11 tokens at most"),
+        ({"policy": "ema"}, "policy ema chooses the length of a chain, and topk 10 makes a tree"),
+        ({"gpu": "b200"}, "topk 10: attention backend trtllm_mha has no kernels for trees"),
+        ({"block": 40}, "no accept length is published for qwen3-8b with a tree of 7 steps"),
+        ({"acceptance": "al:9"}, "accept length 9 is outside [1, 8]"),
+        ({"acceptance": "fixed:9"}, "commit length 9 is outside [1, 8]"),
+        ({"method": "dflash", "steps": None, "block": 16}, "method dflash takes no topk"),
+        ({"topk": 1}, "give steps k or block k+1, not both"),
+        ({"topk": 0}, "--topk 0: input should be greater than or equal to 1"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_one_line(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(DflashSimError) as caught:
+        predict(Scenario.parse(**TREE | fields), with_interval=False)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "mode"),
+    [
+        ("sglang-0.5.10", "v1"),  # the overlapped worker drafts chains alone
+        ("sglang-0.5.13", "v1"),
+        ("sglang-0.5.14", "v2"),
+        ("sglang-0.5.23", "v2"),
+    ],
+)
+def test_releases_overlap_trees_or_not(engine: str, mode: str) -> None:
+    assert Scenario.parse(**TREE | {"engine": engine}).engine_mode == mode
