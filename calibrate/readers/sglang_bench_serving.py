@@ -66,11 +66,13 @@ def _lengths(raw: Raw, metrics: Metrics) -> tuple[dict[str, Any], list[str]]:
     """Lengths as the benchmark drew them, with the means that this run had, and remarks.
 
     Equal requests would end together, and the next wave would wait for its own prefill: a run of
-    spread lengths has neither, so it is not simulated at its means.
+    spread lengths has neither, so it is not simulated at its means. A file that names no data set,
+    as printed text does, is taken for the benchmark's own defaults, which all spread them.
     """
     means, kind = mean_lengths(metrics), word(raw, "dataset_name")
     ratio = number(raw, "random_range_ratio") if kind in _RANDOM else None
-    if kind in _TEXTS:
+    guessed = kind is None or kind in _TEXTS
+    if guessed:
         ratio = 0.0
     if not means or ratio == 1:
         return means, []
@@ -78,7 +80,7 @@ def _lengths(raw: Raw, metrics: Metrics) -> tuple[dict[str, Any], list[str]]:
         return means, [AT_MEANS]
     widest = {key: round(2 * means[key] / (1 + ratio)) for key in ("isl", "osl")}
     spread = {**widest, "max_new_tokens": widest["osl"], "range_ratio": ratio}
-    return spread, [SPREAD] if kind in _TEXTS else []
+    return spread, [SPREAD] if guessed else []
 
 
 def load(raw: Raw) -> dict[str, Any]:

@@ -103,7 +103,9 @@ def dsa(library: Library) -> Table | None:
         return None
     table = tally.table(("phase", "model", "dtype", "kv_dtype", "heads", "across"), "len")
     across = {**BATCHES, "prefill": PREFIXES}
-    kept, misses = thinned_phases(table.times, "dsa", across=across, along=LENGTHS)
+    kept, misses = thinned_phases(
+        table.times, "dsa", across=across, along=LENGTHS, power=("prefill",)
+    )
     return replace(table, times=kept, misses=misses, digits=3)
 
 

@@ -219,13 +219,16 @@ class CostModel:
 
         A GPU without such tensor cores takes keys and values apart first.
         """
-        if isinstance(op, MlaBmm | MlaPrefill | IndexerScores):
+        if isinstance(op, MlaBmm | MlaPrefill):
             return PLAIN
+        if isinstance(op, IndexerScores):
+            own = precision_of(op).matmul
+            return own if own in self.device.products else PLAIN
         if not isinstance(op, _CACHED):
             return precision_of(op).matmul
         cached = format_of(op.precision.kv_cache)
-        own = cached.kv is not None and self.backend in cached.kv.multiplied_by
-        return cached.products if own and cached.products in self.device.products else PLAIN
+        reads = cached.kv is not None and self.backend in cached.kv.multiplied_by
+        return cached.products if reads and cached.products in self.device.products else PLAIN
 
     def _collective(self, op: Collective) -> Cost:
         timing = self.table_time(op)
