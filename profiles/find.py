@@ -4,10 +4,8 @@ A name is looked up in ``profiles_dirs``, then in the folders of :func:`searchin
 ``DFLASH_SIM_PROFILES``, then in the package; the first match wins.
 """
 
-import json
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +18,7 @@ from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.unserved import refuse_unmodelled, refuse_unserved
+from dflash_sim.profiles.ways_in import UnreadableError, parse_json, parse_toml, read_text
 
 ENV = "DFLASH_SIM_PROFILES"
 FOLDERS = {
@@ -256,9 +255,8 @@ def read_sheet(path: Path) -> dict[str, Any]:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad text, TOML or JSON
+        raw = (parse_toml if path.suffix == ".toml" else parse_json)(read_text(path))
+    except UnreadableError as error:
         msg = f"cannot read {path}: {error}; correct it or name another."
         raise UsageError(msg) from error
     if not isinstance(raw, dict):

@@ -7,6 +7,7 @@ from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import Dirs, sheet_names, sheets
+from dflash_sim.profiles.ways_in import UnreadableError, parse_yaml, read_text
 
 FOLDER, SUFFIX = "presets", ".yaml"
 KEYS = ("title", "source", "scenario", "plan")  # the last is for `plan` alone
@@ -46,12 +47,10 @@ def load_preset(name: str, profiles_dirs: Dirs = ()) -> Preset:
 
 
 def _read(path: Path) -> Preset:
-    import yaml  # 20 ms that only a preset needs
-
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        msg = f"cannot read preset {path}: {' '.join(str(error).split())}"
+        raw = parse_yaml(read_text(path))
+    except UnreadableError as error:
+        msg = f"cannot read preset {path}: {error}"
         raise UsageError(msg) from error
     fields = raw.get("scenario") if isinstance(raw, dict) else None
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):

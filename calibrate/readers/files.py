@@ -21,6 +21,7 @@ from dflash_sim.calibrate.readers.sglang_metrics import (
 )
 from dflash_sim.calibrate.readers.tools import GUIDELLM, TOOLS, Tool, of_no_tool, tool_of
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text
 
 
 @dataclass(frozen=True)
@@ -169,21 +170,11 @@ class Reading:
 
 def _text(path: Path) -> str:
     """The file as text, or why it is none."""
-    if path.is_dir():
-        msg = "is a folder; name the files in it"
-        raise UsageError(msg)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        msg = f"is not text (byte {error.start}); unpack it, or name another file"
-        raise UsageError(msg) from None
-    except (OSError, ValueError) as error:
-        msg = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise UsageError(msg) from None
+        text = read_text(path, TABLE)
+    except UnreadableError as error:
+        raise UsageError(str(error).removeprefix("it ")) from None
     if not text.strip():
         msg = "is empty"
-        raise UsageError(msg)
-    if "\0" in text:
-        msg = "is not text (it holds zero bytes)"
         raise UsageError(msg)
     return text

@@ -5,7 +5,6 @@ the unit of its format: what looks like another unit, or like dates, is refused 
 """
 
 import csv
-import gzip
 import io
 import math
 import re
@@ -24,6 +23,7 @@ from dflash_sim.calibrate.readers.request_trace_formats import CONTENT, FORMATS,
 from dflash_sim.calibrate.readers.trace_sessions import with_follow_ups
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -124,15 +124,9 @@ def read_trace(path: Path, *, form: str | None = None, time_unit: str | None = N
 
 def _text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        msg = f"trace {path}: it is not text; unpack it, or name another file."
-        raise UsageError(msg) from None
-    except (OSError, EOFError) as error:
-        why = getattr(error, "strerror", None) or error
-        msg = f"trace {path}: it cannot be read: {why}."
+        text = read_text(path, TABLE)
+    except UnreadableError as error:
+        msg = f"trace {path}: {error}."
         raise UsageError(msg) from None
     if not text.strip():
         msg = f"trace {path}: it is empty; give one with requests."
@@ -159,6 +153,9 @@ def _from_json(text: str, name: str) -> Rows:
             rows += [(where, {"prompt_len": i, "output_len": o}) for i, o in lengths]
         else:
             rows.append((where, value))
+    if not rows:
+        msg = f"trace {name}: it has no requests; give one with some."
+        raise UsageError(msg)
     return rows
 
 
@@ -246,7 +243,7 @@ def _number(value: Any, field: str, where: str) -> float:
         raise UsageError(msg)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         if isinstance(value, str) and _DATE.match(value):

@@ -1,6 +1,5 @@
 """Sources of weights: a folder of safetensors, a dictionary, or a random generator."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.ways_in import UnreadableError, parse_json, read_text
 
 Range = tuple[int, int]
 
@@ -119,8 +119,8 @@ class SafetensorsFolder:
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            found = parse_json(read_text(path))
+        except UnreadableError as error:
             msg = f"{path}: cannot be read as JSON: {error}"
             raise UsageError(msg) from error
         if not isinstance(found, dict):

@@ -1,13 +1,13 @@
 """A file of accepted drafts: how many verify steps accepted none, one, two and so on."""
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.ways_in import UnreadableError, parse_json, read_text
 
 _FORM = 'Give JSON such as {"0": 161, "1": 90} or [161, 90], or a CSV with columns accepted,steps'
 _ROUNDING = 1e-3  # by how much shares that were rounded may miss 1
@@ -23,9 +23,9 @@ def read_histogram(path: Path) -> list[float]:
         The file cannot be read, is in no known form, or its shares do not add up to 1.
     """
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"histogram {path}: cannot be read ({_why(error)}). {_FORM}."
+        text = read_text(path)
+    except UnreadableError as error:
+        msg = f"histogram {path}: {error}. {_FORM}."
         raise UsageError(msg) from None
     by_accepted = _from_json(text, path) if text.lstrip()[:1] in ("{", "[") else _rows(text, path)
     if not by_accepted:
@@ -51,14 +51,10 @@ def read_histogram(path: Path) -> list[float]:
     return steps
 
 
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or "no reason given") if isinstance(error, OSError) else "not UTF-8 text"
-
-
 def _from_json(text: str, path: Path) -> dict[int, float]:
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = parse_json(text)
+    except UnreadableError:
         msg = f"histogram {path}: it is not valid JSON. {_FORM}."
         raise UsageError(msg) from None
     items = found.items() if isinstance(found, Mapping) else enumerate(found)

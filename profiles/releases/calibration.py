@@ -2,7 +2,6 @@
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +16,7 @@ from dflash_sim.profiles.load import find_sheet
 from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, Server, together
+from dflash_sim.profiles.ways_in import UnreadableError, parse_toml, read_text
 
 KINDS = ("constant", *FACTORS, "correlation", "rejection", "decay")
 SCALES = ("log", "logit", "atanh", "asinh", "linear")
@@ -204,8 +204,8 @@ def read_calibration(path: Path) -> Calibration:
     """
     try:
         return _parsed(seen(path, _text), path)
-    except OSError as error:
-        msg = f"calibration {path}: {error.strerror or error}; make one with "
+    except UnreadableError as error:
+        msg = f"calibration {path}: {error}; make one with "
         raise UsageError(msg + '"dflash-sim calibrate fit".') from error
     except KeyError as error:
         msg = f"{path} is no calibration: it lacks {error}; make one with "
@@ -216,12 +216,12 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
 
 
 @lru_cache(maxsize=_KEPT)  # by what the file says: a name or a date may outlive its text
 def _parsed(text: str, path: Path) -> Calibration:
-    raw = tomllib.loads(text)
+    raw = parse_toml(text)
     if raw["format"] != FORMAT:
         msg = f"{path}: calibration format {raw['format']}; this version reads {FORMAT}. "
         raise UsageError(msg + 'Make it anew with "dflash-sim calibrate fit".')

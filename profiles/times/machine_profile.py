@@ -20,6 +20,7 @@ from dflash_sim.profiles.find import Dirs
 from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.sheets import Device, Node, PriceRange, Quantity
 from dflash_sim.profiles.times.op_tables import Timing
+from dflash_sim.profiles.ways_in import UnreadableError, read_bytes
 
 FORMAT, VERSION = "dflash-sim profile", 1
 SUFFIX = ".profile"
@@ -301,10 +302,10 @@ def load_measured(name: str | Path) -> MeasuredProfile:
     """
     path = Path(name).expanduser()
     try:
-        raw = path.read_bytes()
-    except OSError as error:
+        raw = read_bytes(path)
+    except UnreadableError as error:
         msg = (
-            f"cannot read the profile {path}: {error.strerror}; "
+            f"cannot read the profile {path}: {error}; "
             f'make one with "dflash-sim calibrate measure -o {path.name}".'
         )
         raise UsageError(msg) from error

@@ -4,7 +4,6 @@ A prediction needs a few of them: a dense bf16 model asks neither for experts no
 """
 
 import hashlib
-import tomllib
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.times.interpolation import Found
 from dflash_sim.profiles.times.op_file import Matrix
 from dflash_sim.profiles.times.timing import Timing
+from dflash_sim.profiles.ways_in import parse_toml, read_bytes, read_text
 
 Parsed = TypeVar("Parsed")
 
@@ -71,11 +71,11 @@ class OpFolder:
         return Timing(seconds, evidence, self._rel_err[kind][evidence], f"{family}.csv", row)
 
     def _matrix(self, family: str) -> Matrix:
-        raw = (self.path / f"{family}.csv").read_bytes()
+        raw = read_bytes(self.path / f"{family}.csv")
         return Matrix(raw, cells=self.meta[family]["cells"])
 
     def _toml(self, name: str) -> dict[str, Any]:
-        return self._try(lambda: tomllib.loads((self.path / name).read_text(encoding="utf-8")))
+        return self._try(lambda: parse_toml(read_text(self.path / name)))
 
     def _try(self, read: Callable[[], Parsed]) -> Parsed:
         try:

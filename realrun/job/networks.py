@@ -1,6 +1,5 @@
 """Networks and the places of their weights, checked before anything starts."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from dflash_sim.kernels.layers.checkpoint import (
     Source,
 )
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.ways_in import UnreadableError, parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Network:
         """A network in a Hugging Face folder."""
         folder = Path(path)
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            config = parse_json(read_text(folder / "config.json"))
+        except UnreadableError as error:
             msg = f"{folder / 'config.json'}: cannot be read as JSON: {error}"
             raise UsageError(msg) from error
         if not isinstance(config, dict):

@@ -1,6 +1,5 @@
 """Prompts from a file, or of random tokens; and the networks that ship with the program."""
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import accumulate
@@ -9,6 +8,7 @@ from random import Random
 from typing import Any
 
 from dflash_sim.profiles.errors import MissingProfileError, UsageError
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, parse_json, read_text
 
 BYTES = 256  # ids of a vocabulary that are bytes come first
 LARGEST_BYTE_LEVEL = 512
@@ -27,9 +27,9 @@ def read_prompts(path: Path, vocab: int) -> list[tuple[int, ...]]:
     """Prompts of a JSONL file: ``{"prompt": [ids]}``, or ``{"prompt": text}`` of bytes."""
     prompts = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
+        lines = read_text(path, TABLE).splitlines()
+        rows = [parse_json(line) for line in lines if line.strip()]
+    except UnreadableError as error:
         msg = f"{path}: cannot be read as JSON lines: {error}"
         raise UsageError(msg) from error
     for number, row in enumerate(rows, start=1):

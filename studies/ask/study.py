@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from dflash_sim.profiles.errors import InfeasibleError, MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.presets import load_preset
+from dflash_sim.profiles.ways_in import UnreadableError, parse_yaml, read_text
 from dflash_sim.simulator.scenario import OF_SPECULATION, Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.ask.question import (
@@ -131,12 +132,10 @@ def study_of(asked: Mapping[str, Given]) -> Study:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml  # 20 ms that only a file needs
-
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        msg = f"cannot read study {path}: {' '.join(str(error).split())}"
+        raw = parse_yaml(read_text(path))
+    except UnreadableError as error:
+        msg = f"cannot read study {path}: {error}"
         raise UsageError(msg) from error
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         msg = (

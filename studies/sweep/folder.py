@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.ways_in import UnreadableError, parse_json, read_text
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.study import Study
 from dflash_sim.studies.show.files import writing
@@ -220,11 +221,11 @@ def read_study(folder: Path) -> dict[str, Any]:
     """Read the study that the folder was begun for."""
     path = folder / STUDY
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        msg = f"{folder}: no sweep was begun there (no {STUDY}); name the folder given to -o."
-        raise UsageError(msg) from error
-    except (OSError, ValueError) as error:
+        if not path.exists():
+            msg = f"{folder}: no sweep was begun there (no {STUDY}); name the folder given to -o."
+            raise UsageError(msg)
+        found = parse_json(read_text(path))
+    except (OSError, UnreadableError) as error:
         msg = f"cannot read {path}: {error}; choose another folder with -o."
         raise UsageError(msg) from error
     parts = [found.get(n) for n in ("scenario", "grid")] if isinstance(found, dict) else [None]

@@ -1,0 +1,230 @@
+"""The one way in for a file that somebody names: its kind, its size and its depth are bounded.
+
+Nothing is handed to a parser before it is known to be a file of a size that can be read, and what
+a parser says of bad input becomes one line. Every reader of the program begins here.
+"""
+
+import csv
+import io
+import json
+import os
+import stat
+import tomllib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MIB = 1 << 20
+SHEET = 16 * MIB  # the largest of ours, a calibration, has 0.1 MiB
+TABLE = 512 * MIB  # rows of benchmarks and traces of requests
+_CHUNK = MIB
+_ALIASES = 64  # uses of an anchor in a YAML file; each may double what the file means
+_LONGEST_CELL = 1 << 24  # letters of a CSV cell
+_GZIP = b"\x1f\x8b"
+
+
+class UnreadableError(ValueError):
+    """A file cannot be read; the text says why, and follows the name of the file."""
+
+
+def read_bytes(path: Path, most: int = SHEET) -> bytes:
+    """Return what a file holds, unpacked if it is gzip.
+
+    Raises
+    ------
+    UnreadableError
+        It is no file, cannot be opened, or holds more than ``most`` bytes, packed or not.
+    """
+    raw = _read(path, most)
+    return _unpacked(raw, most) if raw[:2] == _GZIP else raw
+
+
+def read_text(path: Path, most: int = SHEET) -> str:
+    """Return the text of a file, without the mark that spreadsheets put before it.
+
+    Raises
+    ------
+    UnreadableError
+        As :func:`read_bytes`; or it is not text.
+    """
+    try:
+        text = read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = f"it is not text (byte {error.start}); unpack it, or name another file"
+        raise UnreadableError(msg) from None
+    if "\0" in text:
+        msg = "it is not text (it holds zero bytes); name another file"
+        raise UnreadableError(msg)
+    return text
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text says.
+
+    Raises
+    ------
+    UnreadableError
+        It is not JSON, is nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(_said("JSON", error)) from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return what a TOML text says; raises as :func:`parse_json`."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(_said("TOML", error)) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML text says, dates as text; raises as :func:`parse_json`.
+
+    Anchors may be used a few times, not to write a large text as a small one.
+    """
+    import yaml  # 20 ms that only YAML needs
+
+    try:
+        loader = _yaml_loader()(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UnreadableError(_said("YAML", error)) from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        # The parser's own, of a value that is not what its tag says, such as !!int "abc".
+        msg = "it is not YAML: a value is not of the kind that its tag or its form says"
+        raise UnreadableError(msg) from None
+
+
+def csv_rows(text: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV text as lists of cells; raises as :func:`parse_json`."""
+    csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield from csv.reader(io.StringIO(text, newline=""))
+    except csv.Error as error:
+        raise UnreadableError(_said("CSV", error)) from None
+
+
+def csv_records(text: str) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV text by column; a row has a cell for every column.
+
+    Raises
+    ------
+    UnreadableError
+        As :func:`csv_rows`; or a row has more or fewer cells than the header.
+    """
+    rows = csv_rows(text)
+    head = next(rows, [])
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(head) and row:
+            msg = f"row {number} has {len(row)} cells, and the header has {len(head)}"
+            raise UnreadableError(msg)
+        if row:
+            yield dict(zip(head, row, strict=True))
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        path = path.expanduser()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte in it, no such home
+        raise UnreadableError(_refused(error)) from None
+    try:
+        kind = os.fstat(handle)
+        piped = stat.S_ISFIFO(kind.st_mode) and _is_ours(path)
+        if stat.S_ISDIR(kind.st_mode):
+            msg = "it is a folder; name a file in it"
+            raise UnreadableError(msg)
+        if not stat.S_ISREG(kind.st_mode) and not piped:
+            msg = "it is a pipe, a socket or a device; name a file"
+            raise UnreadableError(msg)
+        if kind.st_size > most:
+            raise UnreadableError(_too_large(most))
+        os.set_blocking(handle, True)
+        return _all_of(handle, most)
+    except OSError as error:
+        raise UnreadableError(_refused(error)) from None
+    finally:
+        os.close(handle)
+
+
+def _is_ours(path: Path) -> bool:
+    """Return True if a pipe is one that the shell opened for us, as ``<(zcat rows.gz)`` does."""
+    return str(path).startswith(("/dev/fd/", "/proc/self/fd/")) or str(path) == "/dev/stdin"
+
+
+def _all_of(handle: int, most: int) -> bytes:
+    parts, size = [], 0
+    while part := os.read(handle, _CHUNK):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise UnreadableError(_too_large(most))
+    return b"".join(parts)
+
+
+def _unpacked(raw: bytes, most: int) -> bytes:
+    """Return what gzip members hold, one after the other."""
+    parts, size = [], 0
+    try:
+        while raw:
+            member = zlib.decompressobj(wbits=31)
+            part = member.decompress(raw, most + 1 - size)
+            size += len(part)
+            if size > most:
+                raise UnreadableError(_too_large(most))
+            if not member.eof:
+                msg = "it is gzip, and cut off; pack it again"
+                raise UnreadableError(msg)
+            parts.append(part)
+            raw = member.unused_data.lstrip(b"\0")
+    except zlib.error:
+        msg = "it is gzip, and damaged; pack it again"
+        raise UnreadableError(msg) from None
+    return b"".join(parts)
+
+
+def _yaml_loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """The safe loader with few aliases and without dates."""
+
+        used = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                self.used += 1
+                if self.used > _ALIASES:
+                    msg = f"more than {_ALIASES} aliases; write the values out"
+                    raise yaml.YAMLError(msg)
+            return super().compose_node(parent, index)
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return Loader
+
+
+def _too_large(most: int) -> str:
+    return f"it holds more than {most // MIB} MiB; give a part of it"
+
+
+def _refused(error: Exception) -> str:
+    return f"it cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _said(form: str, error: Exception) -> str:
+    why = " ".join(str(error).split())
+    if isinstance(error, RecursionError):
+        why = "it is nested too deeply"
+    elif "integer string conversion" in why:
+        why = "a number has thousands of digits"
+    return f"it is not {form}: {why[:200]}"

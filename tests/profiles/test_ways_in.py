@@ -1,0 +1,171 @@
+"""Files of every kind are read, refused in a line, and never waited for."""
+
+import gzip
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dflash_sim.cli import run
+from dflash_sim.profiles import ways_in
+from dflash_sim.profiles.ways_in import (
+    UnreadableError,
+    csv_records,
+    csv_rows,
+    parse_json,
+    parse_toml,
+    parse_yaml,
+    read_bytes,
+    read_text,
+)
+
+NESTED = 100_000
+WRONG = ("!!int abc", "!!bool abc", "!!timestamp abc", "9" * 5000)
+BOMB = "\n".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+def test_text_is_read_packed_or_not(tmp_path: Path) -> None:
+    """Also several members of gzip one after the other, as log rotation leaves them."""
+    plain, packed = tmp_path / "a.txt", tmp_path / "a.gz"
+    plain.write_bytes("\ufeffgrün\n".encode())
+    packed.write_bytes(gzip.compress("grün".encode()) + gzip.compress(b"\n"))
+    assert read_text(plain) == read_text(packed) == "grün\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: None, "it cannot be read: No such file"),
+        (lambda path: path.mkdir(), "it is a folder"),
+        (lambda path: os.mkfifo(path), "it is a pipe"),
+        (lambda path: path.symlink_to(path), "it cannot be read: Too many levels"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a pipe, a socket or a device"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "it is not text (byte 0)"),
+        (lambda path: path.write_bytes(b"a\0"), "it holds zero bytes"),
+        (lambda path: path.write_bytes(gzip.compress(b"a" * 99)[:-9]), "gzip, and cut off"),
+        (lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + b"\xff" * 30), "gzip, and damaged"),
+        (lambda path: path.write_bytes(b"a" * 2001), "it holds more than 0 MiB; give"),
+        (lambda path: path.write_bytes(gzip.compress(b"a" * 10**6)), "it holds more than"),
+    ],
+)
+def test_what_is_no_text_is_said(make: Callable[[Path], object], why: str, tmp_path: Path) -> None:
+    make(tmp_path / "x")
+    with pytest.raises(UnreadableError) as refused:
+        read_text(tmp_path / "x", most=2000)
+    assert why in str(refused.value)
+
+
+def test_paths_that_no_file_can_have() -> None:
+    for path in ("a\0b", "x" * 5000, "~nobody-is-called-so/x"):
+        with pytest.raises(UnreadableError, match="it cannot be read"):
+            read_bytes(Path(path))
+
+
+def test_a_pipe_of_the_shell_is_read() -> None:
+    """As in ``compare <(zcat rows.gz)``."""
+    receive, send = os.pipe()
+    os.write(send, b"rows")
+    os.close(send)
+    try:
+        assert read_bytes(Path(f"/dev/fd/{receive}")) == b"rows"
+    finally:
+        os.close(receive)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "why"),
+    [
+        (parse_json, "[" * NESTED, "nested too deeply"),
+        (parse_json, "9" * 5000, "thousands of digits"),
+        (parse_json, "{", "not JSON"),
+        (parse_toml, "a = " + "[" * NESTED, "nested too deeply"),
+        (parse_toml, "a = " + "9" * 5000, "thousands of digits"),
+        (parse_toml, "= 1", "not TOML"),
+        (parse_yaml, "a: &a [x, x]\n" + BOMB, "aliases"),
+        *((parse_yaml, f"a: {x}", "not of the kind") for x in WRONG),
+        (parse_yaml, "[" * 5000, "nested too deeply"),
+        (parse_yaml, "a: !!python/object:os.system x", "not YAML"),
+        (parse_yaml, "a: [", "not YAML"),
+    ],
+    ids=count(),
+)
+def test_what_parsers_refuse_is_one_line(
+    parse: Callable[[str], object], text: str, why: str
+) -> None:
+    with pytest.raises(UnreadableError) as refused:
+        parse(text)
+    assert why in str(refused.value)
+    assert len(str(refused.value)) < 300
+    assert "\n" not in str(refused.value)
+
+
+def test_a_date_is_text_and_a_few_aliases_are_allowed() -> None:
+    assert parse_yaml("a: 2024-13-45") == {"a": "2024-13-45"}
+    assert parse_yaml("a: &a [1, 2]\nb: *a") == {"a": [1, 2], "b": [1, 2]}
+
+
+def test_rows_have_the_cells_of_their_header() -> None:
+    assert list(csv_records("a,b\n1,2\n\n3,4\n")) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+    with pytest.raises(UnreadableError, match="row 2 has 1 cells, and the header has 2"):
+        list(csv_records("a,b\n1\n"))
+
+
+def test_long_cells_are_read_and_endless_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(csv_rows("a" * 200_000)) == [["a" * 200_000]]
+    monkeypatch.setattr(ways_in, "_LONGEST_CELL", 100)
+    with pytest.raises(UnreadableError, match="not CSV"):
+        list(csv_rows("a" * 101))
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    for parse in (parse_json, parse_toml, parse_yaml):
+        try:
+            parse(text)
+        except UnreadableError as error:
+            assert str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict --preset x.yaml",
+        "sweep x.yaml -o out",
+        "predict --acceptance file:x",
+        "plan --trace x --gpu b200",
+        "predict --gpu ./x.profile",
+        "predict --calibration x",
+    ],
+)
+def test_no_command_waits_for_a_pipe(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "x")
+    os.mkfifo(tmp_path / "x.yaml")
+    os.mkfifo(tmp_path / "x.profile")
+    assert run(command.split()) == 2
+    assert "it is a pipe, a socket or a device; name a file" in capsys.readouterr().err
+
+
+def test_a_process_reads_from_its_own_pipe(tmp_path: Path) -> None:
+    line = '{"timestamp": 0, "input_length": 10, "output_length": 5}\n'
+    code = (
+        "from pathlib import Path;from dflash_sim.profiles.ways_in import read_text;"
+        "print(len(read_text(Path('/dev/stdin'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=line, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == len(line)
