@@ -221,7 +221,7 @@ def test_host_stages_take_longer() -> None:
     fast, slow = (HostTime.from_sheet(ENGINE.with_constants(time_factor=x)) for x in (1, SLOWER))
     for stage in HostTime.__dataclass_fields__:
         assert getattr(slow, stage) == pytest.approx(SLOWER * getattr(fast, stage)), stage
-        assert getattr(slow, stage) > 0
+        assert getattr(slow, stage) > 0 or stage == "plan_s"  # of backends that plan on the host
 
 
 @pytest.mark.parametrize("simulator", ["leap", "event"])
