@@ -67,6 +67,8 @@ def default_backend(s: Scenario, device: Device, engine: EngineSheet, model: Mod
     usual = engine.attention.default_for(
         device.name, device.arch, latent=bool(model.latent_layers), sparse=model.sparse
     )
+    if s.topk > 1 and not model.latent_layers:
+        return engine.attention.trees[0]
     unbuffered = engine.defaults.state_pool.auto_strategy == NO_BUFFER
     unbuffered &= s.radix_cache and s.mamba_radix_cache_strategy in ("auto", NO_BUFFER)
     if model.gdn_layers and unbuffered and not s.speculation.speculative:

@@ -286,8 +286,8 @@ class _Parsed:
             del out["topk"]  # as the server sets it
         if method.counts_drafts:
             self._drop(out, "block")
-            drafts = out.pop("drafts", None)
-            out["block"] = self._same("drafts", drafts and drafts + 1, width)
+            drafts = self._same("drafts", out.pop("drafts", None), width and width - 1)
+            out["block"] = drafts and drafts + 1
             return
         self._drop(out, "drafts")
         out["block"] = self._same("block", out.get("block"), width)

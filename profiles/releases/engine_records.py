@@ -165,7 +165,8 @@ class AttentionBackends:
         By architecture of the GPU, its choice for a hybrid model whose prefix cache has the
         strategy ``no_buffer``, where that is another: such a cache takes pages of one token.
     trees
-        Backends that verify trees of drafts, whose rows do not all see each other.
+        Backends that verify trees of drafts, whose rows do not all see each other; the first is
+        its choice for them.
     runs_on
         Architectures that a backend has kernels for; one without an entry runs everywhere.
     """

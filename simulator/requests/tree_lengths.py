@@ -46,7 +46,7 @@ def of_tree(
         if p.dataset == dataset and p.thinking in (thinking, None) and shape in p.drafter
     ]
     if not own:
-        known = ", ".join(sorted({f"{p.dataset} {p.drafter}" for p in about})[:3]) or "nothing"
+        known = ", ".join(sorted({p.drafter for p in about})[:2]) or "nothing"
         msg = (
             f"no accept length is published for {model} with a tree of {steps} steps, topk {topk}, "
             f"{block} tokens on {dataset or 'no data set'}; published: {known}. Give one, such as "

@@ -40,8 +40,9 @@ def setup(scenario: Scenario, **constants: float) -> Setup:
 
 
 def step(method: str, **constants: float) -> StepModel:
-    """Qwen3.5-35B for MTP, Qwen3-8B for the rest, on one B200."""
-    model = "qwen3.5-35b-a3b" if method == "mtp" else "qwen3-8b"
+    """Qwen3-8B on one B200, or a model that has what the method drafts with."""
+    others = {"mtp": "qwen3.5-35b-a3b", "dflash2": "qwen3.6-27b"}
+    model = others.get(method, "qwen3-8b")
     row = METHODS[method]
     asked: dict[str, Any] = {"method": method, "block": row.block(ROWS), "steps": row.steps(ROWS)}
     asked |= {"acceptance": "fixed:2"} if row.speculative else {}

@@ -100,7 +100,10 @@ def test_a_tree_costs_more_than_its_chain_at_equal_length() -> None:
         ({"steps": None}, "topk 10 makes a tree: give --steps"),
         ({"steps": 1}, "a tree of 1 steps and topk 10 has; it verifies 11 tokens at most"),
         ({"policy": "ema"}, "policy ema chooses the length of a chain, and topk 10 makes a tree"),
-        ({"gpu": "b200"}, "topk 10: attention backend trtllm_mha has no kernels for trees"),
+        (
+            {"gpu": "b200", "attention_backend": "trtllm_mha"},
+            "topk 10: attention backend trtllm_mha has no kernels for trees",
+        ),
         ({"block": 40}, "no accept length is published for qwen3-8b with a tree of 7 steps"),
         ({"acceptance": "al:9"}, "accept length 9 is outside [1, 8]"),
         ({"acceptance": "fixed:9"}, "commit length 9 is outside [1, 8]"),
@@ -114,6 +117,12 @@ def test_a_shape_that_cannot_be_is_one_line(fields: dict[str, Any], says: str) -
         predict(Scenario.parse(**TREE | fields), with_interval=False)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("gpu", ["h100", "b200", "rtx5090"])
+def test_trees_have_a_backend_of_their_own_choice(gpu: str) -> None:
+    assert setup(gpu=gpu).backend == "flashinfer"
+    assert resolve(Scenario.parse(**CHAIN | {"acceptance": "al:3"})).backend == "fa3"
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,32 @@ def test_the_card() -> None:
                 "steps": 5,
             },
         ),
+        (
+            SERVE + "--speculative-algorithm EAGLE3 --speculative-num-steps 5 "
+            "--speculative-eagle-topk 8 --speculative-num-draft-tokens 32",
+            {"method": "eagle3", "model": "Qwen/Qwen3-8B", "steps": 5, "topk": 8, "block": 32},
+        ),
+        (
+            "sglang serve --model-path Qwen/Qwen3.8-27B --speculative-algorithm DSPARK "
+            "--speculative-draft-model-path RadixArk/Qwen3.8-27B-DSpark "
+            "--speculative-dspark-block-size 7 --speculative-num-draft-tokens 8 "
+            "--speculative-eagle-topk 1",
+            {
+                "method": "dspark",
+                "model": "Qwen/Qwen3.8-27B",
+                "draft_model": "RadixArk/Qwen3.8-27B-DSpark",
+                "block": 8,
+            },
+        ),
+        (
+            "sglang serve --model-path Qwen/Qwen3.8-27B --speculative-algorithm DFLASH "
+            "--speculative-draft-model-path z-lab/Qwen3.8-27B-DFlash2",
+            {
+                "method": "dflash",  # which the scenario makes dflash2 of, as SGLang does
+                "model": "Qwen/Qwen3.8-27B",
+                "draft_model": "z-lab/Qwen3.8-27B-DFlash2",
+            },
+        ),
         ("sglang serve --model-path /models/Qwen3-8B/", {"method": "none", "model": "Qwen3-8B"}),
         ("sglang serve --model-path /models/mine", {"method": "none", "model": "/models/mine"}),
         (
@@ -215,7 +241,12 @@ def test_drafting_flags_without_an_algorithm_are_reported() -> None:
             "sglang serve --nnodes 2",
             "--nnodes 2 is not simulated; give --nnodes 1, or leave it out",
         ),
-        ("sglang serve --speculative-eagle-topk 4", "--speculative-eagle-topk 4 is not simulated"),
+        ("sglang serve --speculative-eagle-topk few", "topk few is not a whole number above 0"),
+        (
+            SERVE + "--speculative-algorithm DSPARK --speculative-dspark-block-size 7 "
+            "--speculative-num-draft-tokens 7",
+            "--speculative-dspark-block-size 7 contradicts --speculative-num-draft-tokens, which",
+        ),
         ("sglang serve --speculative-algorithm DFLSH", "'DFLSH'; did you mean DFLASH?"),
         (SERVE + "--speculative-algorithm EAGLE", "which Qwen/Qwen3-8B lacks; allowed for it"),
         (

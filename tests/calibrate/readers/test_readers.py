@@ -240,7 +240,7 @@ class TestTables:
 
     def test_headers_of_an_earlier_collection(self) -> None:
         report = read("table/collected.csv")
-        plain, mtp, moe, dense, lengths = report.observations
+        plain, mtp, moe, dense, lengths, tree = report.observations
         assert plain.fields["gpu"] == "gh200"
         assert plain.fields["num_prompts"] == 1024  # max(64, 8 x 128)
         assert mtp.fields["num_prompts"] == 128
@@ -255,9 +255,9 @@ class TestTables:
         assert dense.about["drafter"].startswith("z-lab/Qwen3.5-27B-DFlash (orig")
         assert {"engine_mode", "thinking"} <= set(dense.assumed)
         assert (lengths.fields["isl"], lengths.fields["osl"]) == (8192, 1024)
+        assert [tree.fields[n] for n in ("steps", "topk", "block")] == [7, 10, 60]
         reasons = [reason for _, reason in report.refused]
         assert [reason.split("'")[0] for reason in reasons] == [
-            "column drafter: ",
             "column gpu: ",
             "engine ",
         ]
@@ -445,7 +445,7 @@ class TestBadInput:
         [
             ({"dp_size": 2}, "dp-size 2 is not simulated"),
             ({"dtype": "float32"}, "Products are priced in bf16"),
-            ({"speculative_algorithm": "DSPARK"}, "unknown"),
+            ({"speculative_algorithm": "DSPARKLE"}, "unknown"),
             ({"speculative_num_draft_tokens": 8}, "contradicts"),
             ({"model_path": "acme/unheard-of"}, "unknown model 'acme/unheard-of'"),
         ],
