@@ -220,7 +220,7 @@ class Eagle3Shape:
 
     Its attention reads embedding and hidden state side by side, twice the width
     (Li et al. 2025, arXiv:2503.01840). The embedding is the target's; the head is its own,
-    over ``draft_vocab`` tokens.
+    over ``draft_vocab`` tokens. Layers above the first, where there are any, are ordinary ones.
     """
 
     name: str
@@ -245,5 +245,9 @@ class Eagle3Shape:
         yield Weight("fc", 3 * self.hidden * self.hidden, 1)
         yield from self.attention.weights(hidden=self.hidden, input_dim=2 * self.hidden)
         yield from DenseMlp(self.intermediate).weights(hidden=self.hidden)
+        for _ in range(self.num_layers - 1):
+            yield from LayerShape(self.attention, DenseMlp(self.intermediate)).weights(
+                hidden=self.hidden
+            )
         yield Weight("norms", 4 * self.hidden, 1)
         yield Weight("lm_head", self.draft_vocab * self.hidden)

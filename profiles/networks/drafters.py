@@ -1,5 +1,6 @@
 """DFlash drafters, those that descend from them, and EAGLE-3 heads, read from their configs."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ _DRAFTERS = (_PLAIN, _LAGUNA, _DFLASH2, _DSPARK, _DOMINO)  # classes that are re
 _CLASSES = {"dspark": _DSPARK, "domino": _DOMINO}
 _VANILLA, _GQA = "vanilla", "gqa"  # the Markov head and the attention that are simulated
 SIZED_LIKE = "sized like"  # in the name of a head that no config describes
+_EAGLE3 = re.compile(r"(?i)eagle-?3")
 _MLP_OF_EXPERTS, _DRAFT_VOCAB = 6, 32000
 
 
@@ -115,20 +117,44 @@ def _recurrent(own: Fields) -> RecurrentHead:
 
 
 def parse_eagle3(config: Mapping[str, Any], *, name: str, source: str) -> Eagle3Shape:
-    """The shape an EAGLE-3 head's ``config.json`` describes; parameters as :func:`parse_model`."""
+    """The shape an EAGLE-3 head's ``config.json`` describes; parameters as :func:`parse_model`.
+
+    Heads of EAGLE-3.1 are read too: their further norms are not counted.
+    """
     f = Fields(config, name)
+    _refuse_no_eagle3(f)
     check_dtype(f)
     refuse_quantised(f)
-    f.integer("num_hidden_layers", default=1, high=1)
     return Eagle3Shape(
         name=name,
         target=f.text("target", default=""),
         hidden=f.integer("hidden_size"),
         intermediate=f.integer("intermediate_size"),
         attention=attention(f),
-        draft_vocab=f.integer("draft_vocab_size"),
+        draft_vocab=f.integer("draft_vocab_size", default=f.integer("vocab_size")),
         source=source,
+        num_layers=f.integer("num_hidden_layers", default=1, high=MAX_LAYERS),
     )
+
+
+def _refuse_no_eagle3(f: Fields) -> None:
+    """Refuse another head than EAGLE-3's: EAGLE-1 reads one feature, P-EAGLE drafts all at once.
+
+    Raises
+    ------
+    UsageError
+        It names the class.
+    """
+    named = f.config.get("architectures")
+    found = named[0] if isinstance(named, list) and named else None
+    if found is None or _EAGLE3.search(str(found)):
+        return
+    msg = (
+        f"config of {f.name}: field 'architectures' is {found!r}; a head of that kind is not "
+        "simulated, only EAGLE-3's, which drafts token by token (such as LlamaForCausalLMEagle3). "
+        "Leave --draft-model out for the one known for the target."
+    )
+    raise UsageError(msg)
 
 
 def eagle3_like(target: ModelShape) -> Eagle3Shape | None:

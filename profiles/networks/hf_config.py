@@ -98,6 +98,7 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         context=context_of(f.config),
         quantized=quantized,
         own_mtp=family.mtp(f) if family.mtp else None,
+        mtp_lends_index=f.flag("index_share_for_mtp_iteration", default=False),
         family=kind,
         caution=_caution(outer, family),
     )

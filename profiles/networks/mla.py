@@ -108,6 +108,12 @@ class MlaShape:
         index = self.indexer
         return replace(self, indexer=replace(index, shared=False)) if index else self
 
+    @property
+    def with_lent_indexer(self) -> "MlaShape":
+        """The same attention to tokens that another layer, or an earlier pass, has chosen."""
+        index = self.indexer
+        return replace(self, indexer=replace(index, shared=True)) if index else self
+
     def kv_bytes(self, tp: int = 1, precision: Precision = BF16) -> float:
         """Cache of one token in this layer on each of ``tp`` ranks [byte].
 

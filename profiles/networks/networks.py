@@ -51,6 +51,8 @@ class ModelShape:
         The model that a quantised checkpoint was made of, where it has a sheet.
     own_mtp
         The MTP layer where it is of another kind than the target's; None where it is not.
+    mtp_lends_index
+        True if draft steps attend to the tokens that were chosen when the drafts were kept up.
     family
         The ``model_type`` of its text layers.
     caution
@@ -71,6 +73,7 @@ class ModelShape:
     quantized: Quantized | None = None
     base: str | None = None
     own_mtp: LayerShape | None = None
+    mtp_lends_index: bool = False
     family: str = ""
     caution: str = ""
 
@@ -186,6 +189,14 @@ class ModelShape:
             mixer = mixer.with_own_indexer
         last_mlp = next(x.mlp for x in reversed(self.layers) if x.mlp is not None)
         return replace(layer, mixer=mixer, mlp=layer.mlp or last_mlp, formats=())
+
+    @property
+    def mtp_draft_layer(self) -> LayerShape | None:
+        """The MTP layer of a draft step, which may choose no tokens to attend to itself."""
+        layer = self.mtp_layer
+        if layer is None or not self.mtp_lends_index or not isinstance(layer.mixer, MlaShape):
+            return layer
+        return replace(layer, mixer=layer.mixer.with_lent_indexer)
 
     def weight_bytes(self, tp: int, precision: Precision = BF16) -> int:
         """Bytes of weights on each of ``tp`` ranks, without MTP layers."""

@@ -154,13 +154,15 @@ def _steps_of(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Rows, Rows]:
     return replace(one, rows=cycle.topk), replace(wide, rows=cycle.depth + 1)
 
 
-def _mtp_step(cycle: Cycle, size: Rows) -> list[AnyCall]:
-    return passes.mtp_step(cycle.model, tp=cycle.tp, size=size, precision=cycle.precision)
+def _mtp_step(cycle: Cycle, size: Rows, *, drafting: bool = False) -> list[AnyCall]:
+    return passes.mtp_step(
+        cycle.model, tp=cycle.tp, size=size, precision=cycle.precision, drafting=drafting
+    )
 
 
 def _mtp(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
     one, wide = _steps_of(cycle, one, wide)
-    return _chain(cycle, _mtp_step(cycle, one), _mtp_step(cycle, wide))
+    return _chain(cycle, _mtp_step(cycle, one, drafting=True), _mtp_step(cycle, wide))
 
 
 def _native(model: str, draft_model: str | None) -> Drafter:
@@ -217,7 +219,8 @@ def _eagle3_fill(cycle: Cycle, size: Rows) -> list[AnyCall]:
 
 def _eagle3_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
     assert isinstance(drafter, Eagle3Shape)
-    return DraftCache(drafter.weight_bytes(tp, precision.of("drafter")), (drafter.attention,))
+    layers = (drafter.attention,) * drafter.num_layers
+    return DraftCache(drafter.weight_bytes(tp, precision.of("drafter")), layers)
 
 
 METHODS: dict[str, Method] = {

@@ -191,12 +191,17 @@ def _projections(k: Kernels, tokens: int, width: int, drafter: DrafterShape) -> 
 
 
 def mtp_step(
-    model: ModelShape, *, tp: int, size: Rows, precision: Precision = BF16
+    model: ModelShape,
+    *,
+    tp: int,
+    size: Rows,
+    precision: Precision = BF16,
+    drafting: bool = False,
 ) -> list[AnyCall]:
-    """One forward of the native MTP layer and head: a draft step, or draft-extend if rows > 1."""
+    """One forward of the native MTP layer and head: where ``drafting`` a step, else the extend."""
     k = Kernels(precision, tp)
     own = precision.of("mtp")
-    full = model.mtp_layer
+    full = model.mtp_draft_layer if drafting else model.mtp_layer
     assert full is not None  # whoever asks for MTP has checked that the target has it
     t = size.tokens
     head_rows = size.requests if size.prefill else t
@@ -247,6 +252,12 @@ def eagle3_step(
         Call(Elementwise("eagle_softmax", 2.0 * bytes_of(LOGITS) * logits, "vocab"), 1),
         Call(Elementwise("eagle_topk", bytes_of(LOGITS) * logits, "vocab"), 1),
     ]
+    for shape in [head.attention] * (head.num_layers - 1):
+        calls += attention_mixer(
+            shape, hidden=hidden, tp=tp, size=size, count=1, precision=own
+        ) + dense_mlp(
+            DenseMlp(head.intermediate), hidden=hidden, tp=tp, size=size, count=1, precision=own
+        )
     if fuse_features:
         calls.append(k.gemm("eagle_fc", t, hidden, 3 * hidden, of="other"))
     return calls + k.gather("eagle_logits_all_gather", k.value * logits)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,14 @@ import pytest
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import FOLDERS, sheets
-from dflash_sim.profiles.load import load_drafter, load_model, names
+from dflash_sim.profiles.load import load_drafter, load_eagle3, load_model, names
 from dflash_sim.profiles.networks.drafter_shapes import KIND_TITLES, Convolutions
-from dflash_sim.profiles.networks.hf_config import DrafterShape, parse_drafter
+from dflash_sim.profiles.networks.hf_config import (
+    DrafterShape,
+    MlaShape,
+    parse_drafter,
+    parse_eagle3,
+)
 
 # Parameters of published files, or of the shapes of their tensors.
 TOTALS = {
@@ -164,3 +170,54 @@ def test_configs_say_what_the_release_would_not_guess() -> None:
         if not path.stem.endswith("-dflash"):
             assert raw["block_size"]
             assert raw["dflash_config"]["mask_token_id"] < raw["vocab_size"]
+
+
+# ---- EAGLE-3 heads and MTP layers -----------------------------------------------------------
+
+HEAD = {
+    "architectures": ["LlamaForCausalLMEagle3"],
+    "num_hidden_layers": 1,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "draft_vocab_size": 32000,
+}
+
+
+def test_a_head_of_any_config_is_read_with_all_its_layers() -> None:
+    """A second layer reads one hidden state, where the first reads two."""
+    one = parse_eagle3(HEAD, name="one", source="a test")
+    assert replace(one, name="x", source="y") == replace(
+        load_eagle3("qwen3-8b"), name="x", source="y", target=""
+    )
+    two = parse_eagle3({**HEAD, "num_hidden_layers": 2}, name="two", source="a test")
+    layer = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 12288 + 2 * 4096
+    assert two.params - one.params == layer
+    whole = {k: v for k, v in HEAD.items() if k != "draft_vocab_size"}
+    assert parse_eagle3(whole, name="whole", source="a test").draft_vocab == 151936
+
+
+@pytest.mark.parametrize("name", ["PEagleDraftModel", "LlamaForCausalLMEagle"])
+def test_a_head_that_drafts_otherwise_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"'architectures' is '{name}'; a head of that kind"):
+        parse_eagle3({**HEAD, "architectures": [name]}, name="mine", source="a test")
+
+
+def test_draft_steps_of_glm_take_the_tokens_that_the_extend_chose() -> None:
+    """Its config says ``index_share_for_mtp_iteration``; that of GLM-5 does not."""
+    shared, own = load_model("glm-5.2"), load_model("glm-5")
+    for model, chooses in ((shared, False), (own, True)):
+        extend, step = model.mtp_layer, model.mtp_draft_layer
+        assert extend is not None
+        assert step is not None
+        assert isinstance(extend.mixer, MlaShape)
+        assert isinstance(step.mixer, MlaShape)
+        assert extend.mixer.indexer is not None
+        assert step.mixer.indexer is not None
+        assert not extend.mixer.indexer.shared
+        assert step.mixer.indexer.shared == (not chooses)
+    for name in ("deepseek-v3", "qwen3.8-27b"):
+        assert load_model(name).mtp_draft_layer == load_model(name).mtp_layer
