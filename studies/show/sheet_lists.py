@@ -135,9 +135,9 @@ def _drafters() -> Rows:
         drafter = load_drafter(name)
         yield {
             "name": name,
-            "method": "dflash",
+            "method": drafter.kind,
             "target": drafter.target,
-            "block": drafter.block_size,
+            "block": drafter.width,
             "layers": len(drafter.layers),
             "params_b": round(drafter.params / GIGA, 3),
         }
