@@ -165,7 +165,7 @@ class Maker:
                 self.rand(*pool),
                 table,
                 lens,
-                causal=op.causal,
+                causal=isinstance(op, PrefillAttention) or op.causal,
                 scale=op.head_dim**-0.5,
                 window=op.window or None,
                 gate=gate,
