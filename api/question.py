@@ -42,6 +42,7 @@ class Question(TypedDict, total=False):
     method: Word
     block: Whole
     steps: Whole
+    topk: Whole
     window: Whole
     acceptance: Word
     temperature: Real

@@ -10,6 +10,7 @@ ENGINE_NAMES = {
     "speculative_dflash_block_size": "block",
     "speculative_num_draft_tokens": "block",
     "speculative_num_steps": "steps",
+    "speculative_eagle_topk": "topk",
     "speculative_draft_window_size": "window",
     "cuda_graph_max_bs_decode": "cuda_graph_max_bs",
     "mamba_scheduler_strategy": "mamba_radix_cache_strategy",

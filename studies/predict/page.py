@@ -48,6 +48,7 @@ _PANELS = {
         "speculative_draft_model_quantization",
         "block",
         "steps",
+        "topk",
         "window",
         "acceptance",
         "temperature",

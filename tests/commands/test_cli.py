@@ -935,7 +935,7 @@ class TestShell:
             ("dataset", "m", ["math500", "mbpp", "mt-bench"]),
             ("model", "qwen3-8", ["qwen3-8b"]),
             ("preset", "pr23000-v1", ["pr23000-v1-c1", "pr23000-v1-c32"]),
-            ("method", "d", ["dflash", "diffusion-only"]),
+            ("method", "d", ["dflash", "dflash2", "dspark", "domino", "diffusion-only"]),
             ("form", "j", ["json", "jsonl"]),
         ],
     )
