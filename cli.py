@@ -125,6 +125,9 @@ def _one_line(message: str) -> str:
 
 def main() -> None:
     """The console script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller has closed it, and wants nothing of it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -12,6 +12,7 @@ from dflash_sim.api.spoken import speaking
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import searching
 from dflash_sim.profiles.presets import load_preset, refuse_other_keys
+from dflash_sim.profiles.ways_in import named_path
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.names import OPPOSITES, our_name
 from dflash_sim.studies.ask.question import Given, Layer, ask
@@ -147,7 +148,7 @@ def folders(given: Any) -> list[Path]:
     if given is None:
         return []
     several = given if isinstance(given, list | tuple) else [given]
-    return [Path(os.fspath(folder)).expanduser() for folder in several]
+    return [named_path(folder) for folder in several]
 
 
 def asked(

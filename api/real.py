@@ -12,7 +12,7 @@ from dflash_sim.api.rows import RowView
 from dflash_sim.api.spoken import speaking, spoken
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
-from dflash_sim.studies.real.torch_needed import need_torch
+from dflash_sim.studies.real.torch_needed import need_gpus, need_torch
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.files import check_writable, write_whole
 
@@ -88,6 +88,7 @@ def run(**options: Any) -> RealRun:
     >>> ds.run(model="tiny", method="dflash", block=4, conc=4).accept_length
     """
     need_torch("run")
+    need_gpus(str(options.get("device", "cpu")), int(options.get("tp", 1)))
     from dflash_sim.studies.real.run_question import Job, RunOptions
 
     names = _known(options, RunOptions)

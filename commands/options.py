@@ -154,7 +154,9 @@ def cores() -> int:
 
 def tell(line: str) -> None:
     """A line to the user, apart from the answer."""
-    print(line, file=sys.stderr)
+    from dflash_sim.profiles.visible import visible
+
+    print(visible(line), file=sys.stderr)
 
 
 def warn(text: str) -> None:

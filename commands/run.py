@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -120,9 +120,10 @@ def run(
     One scheduler and one process per rank; torch and safetensors are needed. What had been
     answered is written even when a worker fails or Ctrl-C stops the run.
     """
-    from dflash_sim.studies.real.torch_needed import need_torch
+    from dflash_sim.studies.real.torch_needed import need_gpus, need_torch
 
     need_torch("run")
+    need_gpus(device, tp)
     from dflash_sim.studies.real.run_question import Job, RunOptions
     from dflash_sim.studies.show.files import check_writable, write_whole
 
@@ -161,10 +162,10 @@ def run(
     )
     with _recorder(requests, job.fitted.rows) as record:
         ran = job.run(record)
-    _report(ran.row, ran.run, output)
-    if trace is not None:
-        write_whole(trace, ran.trace())
-        tell(f"wrote {trace}")
+        _report(ran.row, ran.run, output)
+        if trace is not None:
+            write_whole(trace, ran.trace())
+            tell(f"wrote {trace}")
     if ran.failure is not None:
         raise ran.failure
 
@@ -178,19 +179,35 @@ def _recorder(path: Path | None, rows: int) -> "Iterator[Callable[[Answer], None
     from dflash_sim.realrun.row import request_record
     from dflash_sim.studies.show.files import writing
 
-    with ExitStack() as opened, writing(path):
+    with ExitStack() as opened:
         files: list[TextIO] = []
+        failures: list[OSError] = []
 
         def record(answer: "Answer") -> None:
-            if not files:  # not sooner: ranks that torchrun started share the name
-                files.append(opened.enter_context(path.open("w", encoding="utf-8", newline="\n")))
-            files[0].write(json.dumps(request_record(answer, rows), allow_nan=False) + "\n")
-            files[0].flush()
+            if failures:  # a full disk ends the record, not the run
+                return
+            line = json.dumps(request_record(answer, rows), allow_nan=False) + "\n"
+            try:
+                if not files:  # not sooner: ranks that torchrun started share the name
+                    files.append(path.open("w", encoding="utf-8", newline="\n", buffering=1))
+                    opened.callback(_closed, files[0])
+                files[0].write(line)
+            except OSError as error:
+                failures.append(error)
 
         yield record
-        if not files:
-            path.write_text("", encoding="utf-8")
+        with writing(path):
+            if failures:
+                raise failures[0]
+            if not files:
+                path.write_text("", encoding="utf-8")
     tell(f"wrote {path}")
+
+
+def _closed(file: "TextIO") -> None:
+    """Close a file; what a full disk did not take is told by whoever wrote it."""
+    with suppress(OSError):
+        file.close()
 
 
 def _report(row: "Row", done: "Run", output: Path | None) -> None:

@@ -126,9 +126,10 @@ def validate(
             check_writable(path)
     if real:
         from dflash_sim.commands.validate_real import validate_real
-        from dflash_sim.studies.real.torch_needed import need_torch
+        from dflash_sim.studies.real.torch_needed import need_gpus, need_torch
 
         need_torch("validate --real")
+        need_gpus(device, 1)
         from dflash_sim.studies.real.loop_question import RealOptions
 
         asked = RealOptions(

@@ -46,6 +46,7 @@ from dflash_sim.profiles.sheets import (
     SurvivalPoint,
 )
 from dflash_sim.profiles.units import GIGA
+from dflash_sim.profiles.ways_in import named_path
 
 __all__ = [
     "base_model",
@@ -313,7 +314,7 @@ def _check_name(path: Path, label: str, config: Mapping[str, Any]) -> None:
 
 def _as_path(name: str) -> Path | None:
     """The config file that ``name`` points to, if it is a path rather than a name."""
-    path = Path(name).expanduser()
+    path = named_path(name)
     explicit = name.endswith(".json") or name.startswith((".", "/", "~"))
     reason, there = "no such file", False
     try:

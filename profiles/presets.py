@@ -7,7 +7,7 @@ from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.find import Dirs, sheet_names, sheets
-from dflash_sim.profiles.ways_in import UnreadableError, parse_yaml, read_text
+from dflash_sim.profiles.ways_in import UnreadableError, named_path, parse_yaml, read_text
 
 FOLDER, SUFFIX = "presets", ".yaml"
 KEYS = ("title", "source", "scenario", "plan")  # the last is for `plan` alone
@@ -39,7 +39,7 @@ def preset_names(profiles_dirs: Dirs = ()) -> list[str]:
 def load_preset(name: str, profiles_dirs: Dirs = ()) -> Preset:
     """The preset called ``name``, or a ``.yaml`` file such as ``--print-config`` writes."""
     if name.endswith((".yaml", ".yml")):
-        return _read(Path(name).expanduser())
+        return _read(named_path(name))
     for path in sheets(FOLDER, SUFFIX, profiles_dirs):
         if path.stem.lower() == name.lower():
             return _read(path)

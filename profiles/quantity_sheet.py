@@ -8,7 +8,7 @@ from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import read_sheet
-from dflash_sim.profiles.sheets import EVIDENCE, UNITS, LengthModel, Quantity
+from dflash_sim.profiles.sheets import EVIDENCE, UNITS, LengthModel, Quantity, check_quantity
 
 
 def quantities(raw: Mapping[str, Any], path: Path) -> dict[str, Quantity]:
@@ -41,13 +41,10 @@ def _quantity(table: Mapping[str, Any], value: object, where: str) -> Quantity:
     if not isinstance(source, str) or not source.strip():
         msg = f"{where}: no source; say where the number is from"
         raise UsageError(msg)
-    return Quantity(
-        value=_finite(value, f"{where}: value"),
-        unit=table["unit"],
-        source=source,
-        evidence=table["evidence"],
-        rel_err=_finite(table.get("rel_err", 0.0), f"{where}: rel_err"),
-    )
+    number = _finite(value, f"{where}: value")
+    rel_err = _finite(table.get("rel_err", 0.0), f"{where}: rel_err")
+    check_quantity(number, table["unit"], rel_err, where)
+    return Quantity(number, table["unit"], source, table["evidence"], rel_err)
 
 
 def _finite(value: object, where: str) -> float:
@@ -90,6 +87,7 @@ class QuantitySheet:
         return self.quantities[key]
 
     def lengths(self, key: str) -> LengthModel:
+        self[f"{key}.mean"]  # which must be above 0
         return LengthModel(self.quantity(f"{key}.mean"), self.quantity(f"{key}.sd"))
 
     def words(self, key: str) -> tuple[str, ...]:

@@ -39,6 +39,46 @@ UNITS = {
 }
 
 
+# The most that a quantity of a unit may be, in SI; beyond it, it is a slip of the pen.
+_MOST_SI = {
+    "1": 1e4,
+    "token": 1e9,
+    "request": 1e7,
+    "turn": 1e4,
+    "W": 1e6,
+    "USD/h": 1e5,
+    **dict.fromkeys(("FLOP/s", "TFLOP/s"), 1e18),
+    **dict.fromkeys(("byte/s", "GB/s", "TB/s", "byte", "MB", "GB", "MiB", "GiB"), 1e15),
+    **dict.fromkeys(("s", "ms", "us"), 1e4),
+}
+_MOST_REL_ERR = 10.0
+
+
+def check_quantity(value: float, unit: str, rel_err: float, where: str, *, least: str = "") -> None:
+    """Refuse a number that its unit gives no meaning.
+
+    Parameters
+    ----------
+    where
+        File and key, for the message.
+    least
+        ``above 0`` where nought has no meaning either.
+
+    Raises
+    ------
+    UsageError
+        Names the place, the value and what is allowed.
+    """
+    most = _MOST_SI[unit] / UNITS[unit]
+    if not 0 <= value <= most or (least and value == 0):
+        allowed = f"{least or '0 or more'}, and at most {most:g}"
+        msg = f"{where}: value {value:g} {unit}; it must be {allowed}."
+        raise UsageError(msg)
+    if not 0 <= rel_err <= _MOST_REL_ERR:
+        msg = f"{where}: rel_err {rel_err:g}; it must be from 0 to {_MOST_REL_ERR:g}."
+        raise UsageError(msg)
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A number as its source gives it.

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from dflash_sim.profiles.errors import UsageError, unknown
 
 T = TypeVar("T")
+MOST = 1e12  # of a number without a unit: rows, tokens, launches and factors are below
+_MOST_BY_ENDING = {"rel_err": 10.0, "share": 1.0, "decay": 20.0}  # of keys that end so
 
 
-def read_table(record: type[T], table: object, where: str) -> T:
+def read_table(record: type[T], table: object, where: str, *, least: float = -MOST) -> T:
     """Build ``record`` from a table of the same keys, tables within it included.
 
     Parameters
@@ -20,6 +21,8 @@ def read_table(record: type[T], table: object, where: str) -> T:
         A dataclass; its annotations say what each key holds. Fields with a default may be left out.
     where
         File and table, for messages.
+    least
+        The least that a number may be; the most is :data:`MOST`.
 
     Raises
     ------
@@ -37,19 +40,20 @@ def read_table(record: type[T], table: object, where: str) -> T:
     values = {}
     for name, field in known.items():
         if name in table:
-            values[name] = _value(kinds[name], table[name], f"{where}, {name}")
+            most = next((x for end, x in _MOST_BY_ENDING.items() if name.endswith(end)), MOST)
+            values[name] = _value(kinds[name], table[name], f"{where}, {name}", (least, most))
         elif field.default is MISSING and field.default_factory is MISSING:
             msg = f"{where} lacks '{name}'; add it, {_words(kinds[name])}."
             raise UsageError(msg)
     return record(**values)
 
 
-def _value(kind: Any, value: object, where: str) -> Any:
-    """``value`` as the annotation asks."""
+def _value(kind: Any, value: object, where: str, ends: tuple[float, float]) -> Any:
+    """``value`` as the annotation asks; of numbers between ``ends``."""
     if isinstance(kind, UnionType):
         kind = next(k for k in get_args(kind) if k is not NoneType)  # a key that may be left out
     if is_dataclass(kind):
-        return read_table(kind, value, where)  # type: ignore[arg-type]
+        return read_table(kind, value, where, least=ends[0])  # type: ignore[arg-type]
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:
         if not isinstance(value, list):
@@ -57,14 +61,17 @@ def _value(kind: Any, value: object, where: str) -> Any:
         kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(kinds) != len(value):
             raise _wrong(where, value, f"a list of {len(kinds)}")
-        return tuple(_value(k, v, where) for k, v in zip(kinds, value, strict=True))
+        return tuple(_value(k, v, where, ends) for k, v in zip(kinds, value, strict=True))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong(where, value, "a table")
-        return {str(k): _value(inner[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float:
-        if isinstance(value, int | float) and type(value) is not bool and isfinite(value):
-            return float(value)
+        return {str(k): _value(inner[1], v, f"{where}.{k}", ends) for k, v in value.items()}
+    if kind in (float, int):
+        whole = type(value) is int
+        if isinstance(value, int | float) and (whole or (kind is float and type(value) is float)):
+            if ends[0] <= value <= ends[1]:
+                return kind(value)
+            raise _wrong(where, value, f"{_words(kind)} from {ends[0]:g} to {ends[1]:g}")
     elif type(value) is kind:
         return value
     raise _wrong(where, value, _words(kind))

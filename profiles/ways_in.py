@@ -28,6 +28,15 @@ class UnreadableError(ValueError):
     """A file cannot be read; the text says why, and follows the name of the file."""
 
 
+def named_path(name: str | os.PathLike[str]) -> Path:
+    """Return the path that a name stands for, ``~`` included; an unknown ``~user`` stays."""
+    path = Path(os.fspath(name))
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def read_bytes(path: Path, most: int = SHEET) -> bytes:
     """Return what a file holds, unpacked if it is gzip.
 
@@ -131,9 +140,9 @@ def csv_records(text: str) -> Iterator[dict[str, str]]:
 
 def _read(path: Path, most: int) -> bytes:
     try:
-        path = path.expanduser()
+        path = named_path(path)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError, RuntimeError) as error:  # a zero byte in it, no such home
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in it
         raise UnreadableError(_refused(error)) from None
     try:
         kind = os.fstat(handle)

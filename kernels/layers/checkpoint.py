@@ -115,7 +115,11 @@ class SafetensorsFolder:
         _fitting(name, part.get_shape(), shape)
         lead = (slice(None),) * dim
         cuts: list[Tensor] = [part[(*lead, slice(a, b))] for a, b in ranges]
-        return torch.cat(cuts, dim)
+        whole = torch.cat(cuts, dim)
+        if whole.is_floating_point() and whole.element_size() > 1 and not whole.isfinite().all():
+            msg = f"{name} has values that are not finite"
+            raise Misfit(msg)
+        return whole
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:
@@ -132,6 +136,9 @@ class SafetensorsFolder:
         index = self.path / "model.safetensors.index.json"
         if index.is_file():
             listed = self._json(index).get("weight_map", {})
+            if not isinstance(listed, dict) or not all(isinstance(f, str) for f in listed.values()):
+                msg = f"{index}: its weight_map must have the file of each tensor"
+                raise UsageError(msg)
             return {name: self.path / file for name, file in listed.items()}
         files = sorted(self.path.glob("*.safetensors"))
         if not files:
@@ -143,6 +150,9 @@ class SafetensorsFolder:
 
     def _handle(self, file: Path) -> Any:
         if file not in self._open:
+            if not file.is_file():
+                msg = f"{file}: it is no file; name a folder with the weights"
+                raise UsageError(msg)
             try:
                 self._open[file] = safe_open(file, framework="pt", device="cpu")
             except (OSError, SafetensorError) as error:

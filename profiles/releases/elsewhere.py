@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.sheets import EVIDENCE, UNITS, Quantity
+from dflash_sim.profiles.sheets import EVIDENCE, UNITS, Quantity, check_quantity
 
 KERNELS = ("decode", "serial")
 
@@ -138,9 +138,9 @@ def check_elsewhere(entries: Mapping[str, Elsewhere], known: Mapping[str, object
         for name, constant in entry.constants.items():
             if name not in known:
                 raise unknown(kind=f"constant of {where}", value=name, allowed=known)
-            _check(constant, f"{where}, {name}")
+            check_constant(constant, f"{where}, {name}")
         for item in fields(entry.kernels) if entry.kernels else ():
-            _check(getattr(entry.kernels, item.name), f"{where}, {item.name}")
+            check_constant(getattr(entry.kernels, item.name), f"{where}, {item.name}")
         for backend, rows in entry.attention.items():
             _check_attention(rows, f"{where}, attention.{backend}")
 
@@ -154,14 +154,19 @@ def _check_attention(rows: AttentionRows, where: str) -> None:
         if constant is None:
             msg = f"{where} lacks '{name}'; a {rows.kernel} kernel has {' and '.join(needed)}."
             raise UsageError(msg)
-        _check(constant, f"{where}, {name}")
+        check_constant(constant, f"{where}, {name}")
 
 
-def _check(constant: Constant, where: str) -> None:
+def check_constant(constant: Constant, where: str, *, least: str = "above 0") -> None:
+    """Refuse a constant whose unit, evidence, value or error is none.
+
+    Raises
+    ------
+    UsageError
+        Names the place, the value and what is allowed.
+    """
     if constant.unit not in UNITS:
         raise unknown(kind=f"unit of {where}", value=constant.unit, allowed=UNITS)
     if constant.evidence not in EVIDENCE:
         raise unknown(kind=f"evidence of {where}", value=constant.evidence, allowed=EVIDENCE)
-    if constant.value <= 0 or constant.rel_err < 0:
-        msg = f"{where}: value {constant.value:g} +- {constant.rel_err:g}; it must be above 0."
-        raise UsageError(msg)
+    check_quantity(constant.value, constant.unit, constant.rel_err, where, least=least)

@@ -16,6 +16,7 @@ from dflash_sim.profiles.releases.elsewhere import (
     Constant,
     Elsewhere,
     WideKernels,
+    check_constant,
     check_elsewhere,
     wide_kernels,
 )
@@ -30,7 +31,7 @@ from dflash_sim.profiles.releases.engine_records import (
 )
 from dflash_sim.profiles.releases.memory_rules import check_memory
 from dflash_sim.profiles.releases.server_levels import FACTORS, LEVELS
-from dflash_sim.profiles.sheets import EVIDENCE, UNITS, Quantity
+from dflash_sim.profiles.sheets import UNITS, Quantity
 from dflash_sim.profiles.typed_table import read_table
 
 HOME = "sglang-0.5.14"  # the sheet whose constants were fitted; it has every constant
@@ -152,7 +153,7 @@ def load_engine(name: str) -> EngineSheet:
     path = find_sheet("engines", name, ".toml")
     if path is None:
         raise unknown(kind="engine", value=name, allowed=sheet_names("engines", ".toml"))
-    sheet = read_table(_Sheet, written(path), str(path))
+    sheet = read_table(_Sheet, written(path), str(path), least=0.0)
     _check_constants(sheet, path)
     _check_rest(sheet, path)
     return EngineSheet(
@@ -223,15 +224,8 @@ def _check_constants(sheet: _Sheet, path: Path) -> None:
             raise unknown(kind=f"constant of {path}, [fit]", value=name, allowed=sheet.constants)
     for name, constant in sheet.constants.items():
         where = f"{path}, [constants.{name}]"
-        if constant.unit not in UNITS:
-            raise unknown(kind=f"unit of {where}", value=constant.unit, allowed=UNITS)
-        if constant.evidence not in EVIDENCE:
-            raise unknown(kind=f"evidence of {where}", value=constant.evidence, allowed=EVIDENCE)
-        divides = name.endswith(_DIVISORS)
-        if constant.value < 0 or (divides and constant.value == 0) or constant.rel_err < 0:
-            least = "above 0" if divides else "0 or more"
-            msg = f"{where}: value {constant.value:g} +- {constant.rel_err:g}; it must be {least}."
-            raise UsageError(msg)
+        least = "above 0" if name.endswith(_DIVISORS) else ""
+        check_constant(constant, where, least=least)
 
 
 def _check_rest(sheet: _Sheet, path: Path) -> None:

@@ -20,7 +20,7 @@ from dflash_sim.profiles.find import Dirs
 from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.sheets import Device, Node, PriceRange, Quantity
 from dflash_sim.profiles.times.op_tables import Timing
-from dflash_sim.profiles.ways_in import UnreadableError, read_bytes
+from dflash_sim.profiles.ways_in import UnreadableError, named_path, read_bytes
 
 FORMAT, VERSION = "dflash-sim profile", 1
 SUFFIX = ".profile"
@@ -300,7 +300,7 @@ def load_measured(name: str | Path) -> MeasuredProfile:
     UsageError
         It is missing, is none, is of another version, or a value in it is not one.
     """
-    path = Path(name).expanduser()
+    path = named_path(name)
     try:
         raw = read_bytes(path)
     except UnreadableError as error:

@@ -1,5 +1,6 @@
 """The setup of a run: its parts, checked to fit together."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from dflash_sim.kernels.layers.spec import (
 )
 from dflash_sim.kernels.models.cycle import Plain
 from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
+from dflash_sim.profiles.units import BF16_BYTES, FP32_BYTES, GIGA
 from dflash_sim.realrun.job.graphs import graph_sizes
 from dflash_sim.realrun.job.networks import Network
 from dflash_sim.simulator.cost.cycle import Method
@@ -23,6 +25,8 @@ METHODS = {name: method for name, method in _METHODS.items() if method.own_engin
 MODES = ("v1", "v2-sync", "v2")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
+MOST_TEMPERATURE, MOST_SEED = 100.0, 2**63 - 1
+LEAST_TIMEOUT_S, MOST_WAIT_S = 0.01, 86400.0
 EAGLE_STEPS = 3  # SGLang's default for most models
 
 
@@ -164,6 +168,8 @@ def fit(setup: Setup, *, longest_text: int) -> Fitted:
     if pages < each:
         msg = f"the longest request needs {each * page} KV tokens, there are {pages * page}"
         raise InfeasibleError(msg)
+    if setup.device == "cpu":
+        _check_memory(setup, target, pages * page)
     return Fitted(setup, target, drafter, rows, taps, longest, pages)
 
 
@@ -184,11 +190,31 @@ def _check_choices(setup: Setup) -> None:
     if setup.chunked_prefill_size < setup.page_size:
         msg = f"chunked_prefill_size {setup.chunked_prefill_size} holds no page of tokens"
         raise UsageError(msg)
-    if setup.temperature < 0:
-        msg = f"temperature is {setup.temperature:g}; it must not be negative"
-        raise UsageError(msg)
+    for name, value, least, most, unit in (
+        ("temperature", setup.temperature, 0.0, MOST_TEMPERATURE, ""),
+        ("host work", setup.host_work_s, 0.0, MOST_WAIT_S, " s"),
+        ("timeout", setup.timeout_s, LEAST_TIMEOUT_S, MOST_WAIT_S, " s"),
+        ("seed", setup.seed, 0, MOST_SEED, ""),
+    ):
+        if not least <= value <= most:
+            msg = f"{name} is {value:g}{unit}; it must be from {least:g} to {most:g}{unit}"
+            raise UsageError(msg)
     if setup.cuda_graphs:
         _check_graphs(setup)
+
+
+def _check_memory(setup: Setup, target: TargetSpec, tokens: int) -> None:
+    """Refuse a KV cache that this machine has no memory for."""
+    size = tokens * target.shape.kv_bytes() * (FP32_BYTES / BF16_BYTES)
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > have:
+        each = tokens // setup.max_running_requests
+        msg = (
+            f"a KV cache of {setup.max_running_requests} requests of up to {each:,} tokens takes "
+            f"{size / GIGA:,.1f} GB, and this machine has {have / GIGA:,.1f} GB; give shorter "
+            "texts (--isl, --max-new-tokens) or a smaller --conc"
+        )
+        raise InfeasibleError(msg)
 
 
 def _check_graphs(setup: Setup) -> None:

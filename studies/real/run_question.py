@@ -17,7 +17,7 @@ from dflash_sim.realrun.job.prompts import (
     shipped,
 )
 from dflash_sim.realrun.job.requests import Request
-from dflash_sim.realrun.job.setup import METHODS, Fitted, Setup
+from dflash_sim.realrun.job.setup import METHODS, Fitted, Setup, fit
 from dflash_sim.realrun.launch import fit_requests, serve
 from dflash_sim.realrun.row import Row, observed_row
 from dflash_sim.studies.trace.perfetto import Timeline, trace_json
@@ -129,6 +129,8 @@ class Job:
             timeout_s=o.timeout,
             cuda_graphs=o.cuda_graphs,
         )
+        if o.isl is not None:  # before so many tokens are drawn
+            fit(self.setup, longest_text=o.isl + o.max_new_tokens)
         texts = _texts(self.setup, o.model, o.prompts, o.isl, count=o.num_prompts)
         # What is imposed may hold any token.
         stop = frozenset[int]() if o.ignore_eos or o.accept_length else target.end_tokens

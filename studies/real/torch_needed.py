@@ -20,3 +20,27 @@ def need_torch(command: str) -> None:
             "'dflash-sim[gpu]' (from a checkout: pip install '.[gpu]')."
         )
         raise UsageError(msg)
+
+
+def need_gpus(device: str, tp: int) -> None:
+    """Refuse ``cuda`` where torch sees fewer GPUs than ranks.
+
+    Raises
+    ------
+    UsageError
+        It says what torch sees, and what can be asked instead.
+    """
+    if device != "cuda":
+        return
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < tp:
+        from dflash_sim.profiles.errors import UsageError
+
+        built = "" if torch.version.cuda else f"; torch {torch.__version__} is built without CUDA"
+        msg = (
+            f"--device cuda with --tp {tp} needs {tp} GPU{'s' * (tp > 1)}, and torch sees "
+            f"{seen}{built}. Give --device cpu, or a smaller --tp."
+        )
+        raise UsageError(msg)

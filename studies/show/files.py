@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.visible import visible
 
 FORMATS = ("table", "json", "jsonl", "csv")
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
 
 
 def chosen_format(form: str | None, output: Path | None) -> str:
@@ -53,6 +55,8 @@ def as_text(rows: Sequence[Mapping[str, Any]], form: str) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, (list, dict, bool)):
         return json.dumps(value, allow_nan=False)
+    if isinstance(value, str):
+        return f"'{visible(value)}" if value.startswith(_FORMULAS) else visible(value)
     return value
 
 
@@ -72,7 +76,8 @@ def check_writable(path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Put ``text`` at ``path`` in one step; a failure leaves what was there."""
-    path = path.resolve()
+    with writing(path):
+        path = path.resolve()
     check_writable(path)
     if path.exists() and not path.is_file():  # a pipe or device is written, never replaced
         with writing(path):
@@ -102,8 +107,9 @@ def writing(path: Path) -> Iterator[None]:
     """Around what writes ``path``: an error of the operating system becomes one line."""
     try:
         yield
-    except OSError as error:
-        msg = f"cannot write {path}: {error.strerror or error}; choose another place with -o."
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, in Python 3.11 and 12
+        why = getattr(error, "strerror", None) or error
+        msg = f"cannot write {path}: {why}; choose another place with -o."
         raise UsageError(msg) from error
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.progress import Progress as Bar
+from rich.segment import Segment, Segments
 
+from dflash_sim.profiles.visible import visible
 from dflash_sim.studies.show.files import write_whole
 
 FILE_WIDTH = 100  # of a page in a file or a pipe, unless COLUMNS says otherwise
@@ -27,14 +29,16 @@ def as_page(page: RenderableType, *, to_file: bool) -> str:
     """A page as text: in colour for a terminal that has any, else plain."""
     colour = not to_file and sys.stdout.isatty()
     text = io.StringIO()
-    Console(
+    console = Console(
         file=text,
         width=page_width(to_file=to_file),
         force_terminal=colour,
         color_system="auto" if colour else None,
         highlight=False,
         force_jupyter=False,  # where a notebook calls, the text goes to it all the same
-    ).print(page)
+    )
+    parts = [Segment(visible(s.text), s.style, s.control) for s in console.render(page)]
+    console.print(Segments(parts), end="")
     encoding = sys.stdout.encoding if not to_file and sys.stdout.encoding else "utf-8"
     shown = text.getvalue().encode(encoding, "replace").decode(encoding)
     return "".join(f"{line.rstrip()}\n" for line in shown.splitlines())
