@@ -189,7 +189,8 @@ def _draft_kv(kv_cache: str, backend: str, drafter: Drafter) -> str | None:
     """The format of the drafter's keys and values where its kernels cannot read the target's."""
     if kv_cache == PLAIN or not isinstance(drafter, DrafterShape):
         return None
-    sliding = all(layer.window for layer in drafter.layers)
-    runs = backend if sliding else _DRAFT_BACKEND.get(backend, backend)
+    layers = drafter.layers
+    kept = all(x.window for x in layers) or all(x.causal for x in layers)
+    runs = backend if kept else _DRAFT_BACKEND.get(backend, backend)
     kv = format_of(kv_cache).kv
     return PLAIN if kv is not None and runs in kv.not_read_by else None
