@@ -5,6 +5,7 @@ a parser says of bad input becomes one line. Every reader of the program begins 
 """
 
 import csv
+import errno
 import io
 import json
 import os
@@ -79,7 +80,7 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnreadableError(_said("JSON", error)) from None
+        raise UnreadableError(_said("JSON", error)) from error
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnreadableError(_said("TOML", error)) from None
+        raise UnreadableError(_said("TOML", error)) from error
 
 
 def parse_yaml(text: str) -> Any:
@@ -104,11 +105,11 @@ def parse_yaml(text: str) -> Any:
         finally:
             loader.dispose()
     except (yaml.YAMLError, RecursionError) as error:
-        raise UnreadableError(_said("YAML", error)) from None
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        raise UnreadableError(_said("YAML", error)) from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         # The parser's own, of a value that is not what its tag says, such as !!int "abc".
         msg = "it is not YAML: a value is not of the kind that its tag or its form says"
-        raise UnreadableError(msg) from None
+        raise UnreadableError(msg) from error
 
 
 def csv_rows(text: str) -> Iterator[list[str]]:
@@ -117,7 +118,7 @@ def csv_rows(text: str) -> Iterator[list[str]]:
     try:
         yield from csv.reader(io.StringIO(text, newline=""))
     except csv.Error as error:
-        raise UnreadableError(_said("CSV", error)) from None
+        raise UnreadableError(_said("CSV", error)) from error
 
 
 def csv_records(text: str) -> Iterator[dict[str, str]]:
@@ -143,7 +144,9 @@ def _read(path: Path, most: int) -> bytes:
         path = named_path(path)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in it
-        raise UnreadableError(_refused(error)) from None
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            raise  # no file has such a name: the command line says so without repeating it
+        raise UnreadableError(_refused(error)) from error
     try:
         kind = os.fstat(handle)
         piped = stat.S_ISFIFO(kind.st_mode) and _is_ours(path)
@@ -158,7 +161,7 @@ def _read(path: Path, most: int) -> bytes:
         os.set_blocking(handle, True)
         return _all_of(handle, most)
     except OSError as error:
-        raise UnreadableError(_refused(error)) from None
+        raise UnreadableError(_refused(error)) from error
     finally:
         os.close(handle)
 

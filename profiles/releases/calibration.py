@@ -204,8 +204,8 @@ def read_calibration(path: Path) -> Calibration:
     """
     try:
         return _parsed(seen(path, _text), path)
-    except UnreadableError as error:
-        msg = f"calibration {path}: {error}; make one with "
+    except (UnreadableError, OSError) as error:
+        msg = f"calibration {path}: {getattr(error, 'strerror', None) or error}; make one with "
         raise UsageError(msg + '"dflash-sim calibrate fit".') from error
     except KeyError as error:
         msg = f"{path} is no calibration: it lacks {error}; make one with "

@@ -85,7 +85,7 @@ def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
         (setup("qwen3", timeout_s=0.0), UsageError, "timeout is 0 s"),
         (setup("qwen3", host_work_s=-1.0), UsageError, "host work is -1 s"),
         (setup("qwen3", seed=-1), UsageError, "seed is -1"),
-        (setup("qwen3", max_running_requests=10**9), InfeasibleError, "and this machine has"),
+        (setup("qwen3", kv_tokens=10**15), InfeasibleError, "and this machine has"),
         (setup("qwen3", "dflash", accept_length=6.0), UsageError, "not in 1..5"),
         (setup("qwen3", chunked_prefill_size=2), UsageError, "holds no page"),
         (setup("qwen3", kv_tokens=8), InfeasibleError, "the longest request needs"),
