@@ -154,7 +154,7 @@ def cores() -> int:
 
 def tell(line: str) -> None:
     """A line to the user, apart from the answer."""
-    from dflash_sim.profiles.visible import visible
+    from dflash_sim.studies.show.visible import visible
 
     print(visible(line), file=sys.stderr)
 

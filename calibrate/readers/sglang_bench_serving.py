@@ -70,8 +70,10 @@ def _lengths(raw: Raw, metrics: Metrics) -> tuple[dict[str, Any], list[str]]:
     as printed text does, is taken for the benchmark's own defaults, which all spread them.
     """
     means, kind = mean_lengths(metrics), word(raw, "dataset_name")
-    ratio = number(raw, "random_range_ratio") if kind in _RANDOM else None
-    guessed = kind is None or kind in _TEXTS
+    told = number(raw, "random_range_ratio")
+    drawn = kind in _RANDOM or (kind is None and bool(told))  # a ratio is of random lengths alone
+    ratio = told if drawn else None
+    guessed = kind in _TEXTS or (kind is None and not drawn)
     if guessed:
         ratio = 0.0
     if not means or ratio == 1:

@@ -221,7 +221,10 @@ def _text(path: Path) -> str:
 
 @lru_cache(maxsize=_KEPT)  # by what the file says: a name or a date may outlive its text
 def _parsed(text: str, path: Path) -> Calibration:
-    raw = parse_toml(text)
+    try:
+        raw = parse_toml(text)
+    except UnreadableError as error:
+        raise ValueError(*error.args) from error  # the file was read, and is something else
     if raw["format"] != FORMAT:
         msg = f"{path}: calibration format {raw['format']}; this version reads {FORMAT}. "
         raise UsageError(msg + 'Make it anew with "dflash-sim calibrate fit".')

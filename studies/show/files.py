@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.visible import visible
+from dflash_sim.studies.show.visible import visible
 
 FORMATS = ("table", "json", "jsonl", "csv")
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so

@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress as Bar
 from rich.segment import Segment, Segments
 
-from dflash_sim.profiles.visible import visible
 from dflash_sim.studies.show.files import write_whole
+from dflash_sim.studies.show.visible import visible
 
 FILE_WIDTH = 100  # of a page in a file or a pipe, unless COLUMNS says otherwise
 _PATIENCE_S = 0.5

@@ -311,7 +311,7 @@ def test_a_growing_queue_is_seen_without_a_limit_on_it() -> None:
     assert solve(judge, 0, None, MOST).replicas != 1
 
 
-@pytest.mark.parametrize(("rate", "grew"), [(20.0, False), (30.0, False), (36.0, True)])
+@pytest.mark.parametrize(("rate", "grew"), [(20.0, False), (30.0, False), (45.0, True)])
 def test_a_queue_that_grows_is_seen_before_the_limit_breaks(rate: float, grew: bool) -> None:
     """Ten minutes of too many requests end before 95 % of the answers take two minutes."""
     server = SERVERS[1]

@@ -63,7 +63,7 @@ def test_rates_are_those_of_the_engine(tuned: Tuned) -> None:
         values = simulate(fixed, law, run=0)[0].values
         # Its requests drain at the end, one sooner than another.
         served = values["output_throughput"] * 8 / values["mean_batch"]
-        assert row[BLOCKS.index(block)] == pytest.approx(served, rel=0.06)
+        assert row[BLOCKS.index(block)] == pytest.approx(served, rel=0.08)
 
 
 @pytest.mark.slow

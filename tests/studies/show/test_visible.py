@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from dflash_sim.cli import run
-from dflash_sim.profiles.visible import visible
 from dflash_sim.studies.show.files import as_text
 from dflash_sim.studies.show.terminal import as_page
+from dflash_sim.studies.show.visible import visible
 
 CONTROLS = {chr(i) for i in (*range(32), *range(127, 160))} - set("\n\t")
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\r"
