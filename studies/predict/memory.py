@@ -109,6 +109,9 @@ def memory_steps(setup: Setup) -> Iterator[Step]:
     if setup.model.latent_layers and setup.tp > 1:
         same = "the latents of all heads, the same on every rank; --enable-dp-attention, which is"
         yield "  on each rank", "", f"{same} not simulated, would hold {setup.tp} times the tokens"
+    if setup.sampling_bytes:
+        of = "probabilities of a full batch, beside the static share"
+        yield "  sampling", _gb(setup.sampling_bytes), of
     yield "running requests", f"{m.max_running_requests:,}", f"limited by: {m.cap_cause}"
 
 
