@@ -24,7 +24,7 @@ from dflash_sim.simulator.caveats import cautions, drafter_cautions
 from dflash_sim.simulator.cost.cycle import Cycle, Drafter, Method
 from dflash_sim.simulator.cost.methods import check_kind
 from dflash_sim.simulator.cost.price import CostModel
-from dflash_sim.simulator.cost.sampling import Sampling, extra_bytes
+from dflash_sim.simulator.cost.sampling import Sampling
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.defaults import (
@@ -169,20 +169,6 @@ class Setup:
         """The acceptance that is given or published, before any calibration."""
         return uncalibrated(self)
 
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are drawn."""
-        s = self.scenario
-        return Sampling(s.temperature, s.top_p, s.top_k)
-
-    @property
-    def sampling_bytes(self) -> float:
-        """What drawing the tokens of a full batch holds at its peak on each GPU [byte]."""
-        batch = self.memory.max_running_requests
-        batch = min(batch, self.scenario.conc or batch)
-        rows = {"vocab": self.model.vocab, "requests": batch, "rows": self.block}
-        return extra_bytes(self.sampling, **rows)
-
     @cached_property
     def host(self) -> HostTime:
         return HostTime.from_sheet(
@@ -217,7 +203,7 @@ class Setup:
                 precision=self.precision,
                 gathers_logits=self.engine.defaults.logits.gathered,
                 replays_states=s.linear_replayssm_spec,
-                sampling=self.sampling,
+                sampling=Sampling(s.temperature, s.top_p, s.top_k),
             ),
             cost=CostModel(
                 self.device,

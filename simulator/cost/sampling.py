@@ -106,7 +106,7 @@ def sampled_tokens(s: Sampling, *, vocab: int, requests: int) -> list[AnyCall]:
     ]
 
 
-def matrix_bytes(rows: float, vocab: int) -> float:
+def matrix_bytes(rows: int, vocab: int) -> float:
     """Bytes of the logits of so many rows as samplers have them."""
     return float(bytes_of(LOGITS)) * rows * vocab
 
