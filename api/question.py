@@ -47,6 +47,8 @@ class Question(TypedDict, total=False):
     window: Whole
     acceptance: Word
     temperature: Real
+    top_p: Real
+    top_k: Whole
     policy: Word
     engine: Word
     calibration: Word | File

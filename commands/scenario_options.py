@@ -86,7 +86,9 @@ class ScenarioOptions:
     acceptance: Annotated[
         Str, option(SPECULATION, "Such as al:6.6, table:0.9,0.8 or sglang-simulated:3.2")
     ]
-    temperature: Annotated[Str, number(SPECULATION, "Of sampling, for accept lengths; 0 is greedy")]
+    temperature: Annotated[Str, number(SPECULATION, "Of sampling; 0 is greedy")]
+    top_p: Annotated[Str, number(SPECULATION, "Share of probability that sampling draws from")]
+    top_k: Annotated[Str, number(SPECULATION, "How many tokens sampling draws from")]
     policy: Annotated[
         Str,
         option(

@@ -10,8 +10,9 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import OWN, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
-from dflash_sim.profiles.units import MEGA
+from dflash_sim.profiles.units import GIGA, MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
+from dflash_sim.simulator.cost.sampling import Sampling, extra_bytes
 from dflash_sim.simulator.defaults import default_backend
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
@@ -40,6 +41,7 @@ def cautions(
     tp: int,
     server: Server,
     backend: str,
+    block: int,
 ) -> list[str]:
     """Return what is doubtful about a setup before anything is run, each in one sentence."""
     out = [f"{model.name}: {model.caution}"] if model.caution else []
@@ -58,10 +60,19 @@ def cautions(
             f"the latent cache of {model.name} is the same on each of {tp} ranks, and limits the "
             f"requests; --enable-dp-attention would hold {tp} times as many; it is not simulated"
         )
-    if s.temperature and s.speculation.speculative:
+    if not s.temperature and (s.top_p < 1 or s.top_k is not None):
+        given = " and ".join(
+            name for name, said in (("top-p", s.top_p < 1), ("top-k", s.top_k)) if said
+        )
+        out.append(f"{given} change nothing at temperature 0, which is greedy; give --temperature")
+    batch = min(memory.max_running_requests, s.conc or memory.max_running_requests)
+    drawn = extra_bytes(
+        Sampling(s.temperature, s.top_p, s.top_k), vocab=model.vocab, requests=batch, rows=block
+    )
+    if drawn > (left := memory.free_bytes - memory.static_bytes):
         out.append(
-            f"temperature {s.temperature:g}: accept lengths are for it, and verification is priced "
-            "as greedy, without the kernels that sample"
+            f"sampling {batch} requests takes {drawn / GIGA:.1f} GB, and {left / GIGA:.1f} GB are "
+            "left outside the static share; lower --mem-fraction-static"
         )
     usual = default_backend(s, device, engine, model)
     if model.latent_layers and backend != usual:

@@ -189,7 +189,17 @@ class Scenario(BaseModel):
         None, description="acceptance model; default: published for model, method and dataset"
     )
     temperature: Real = Field(
-        0.0, ge=0, le=10, allow_inf_nan=False, description="of sampling, for accept lengths"
+        0.0, ge=0, le=10, allow_inf_nan=False, description="of sampling; 0 is greedy"
+    )
+    top_p: Real = Field(
+        1.0,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="at a temperature, the share of probability that tokens are drawn from",
+    )
+    top_k: Count | None = Field(
+        None, description="at a temperature, how many tokens are drawn from; default: all"
     )
     policy: str = Field(
         "fixed",
@@ -334,6 +344,11 @@ class Scenario(BaseModel):
             if getattr(self, name) != type(self).model_fields[name].default:
                 instead = "give block" if name == "steps" and "block" in method.takes else "drop it"
                 found.append(f"method {method.name} takes no {name}; {instead}")
+        if self.temperature and not method.samples:
+            found.append(
+                f"temperature {self.temperature:g}: method {method.name} verifies greedily alone; "
+                "drop it, or give --method dflash"
+            )
         if "topk" in method.takes:
             found += draft_shape_problems(
                 method.name, topk=self.topk, steps=self.steps, block=self.block, policy=self.policy

@@ -24,6 +24,7 @@ from dflash_sim.simulator.caveats import cautions, drafter_cautions
 from dflash_sim.simulator.cost.cycle import Cycle, Drafter, Method
 from dflash_sim.simulator.cost.methods import check_kind
 from dflash_sim.simulator.cost.price import CostModel
+from dflash_sim.simulator.cost.sampling import Sampling
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.defaults import (
@@ -171,7 +172,10 @@ class Setup:
     @cached_property
     def host(self) -> HostTime:
         return HostTime.from_sheet(
-            self.engine, recv_interval=self.limits.recv_interval, plans=self._plans
+            self.engine,
+            recv_interval=self.limits.recv_interval,
+            plans=self._plans,
+            launches=sum(call.count for call in self.step.cycle.sampled(requests=1)),
         )
 
     @property
@@ -199,6 +203,7 @@ class Setup:
                 precision=self.precision,
                 gathers_logits=self.engine.defaults.logits.gathered,
                 replays_states=s.linear_replayssm_spec,
+                sampling=Sampling(s.temperature, s.top_p, s.top_k),
             ),
             cost=CostModel(
                 self.device,
@@ -349,6 +354,7 @@ def resolve(
                 tp=tp,
                 server=server,
                 backend=backend,
+                block=block,
             ),
         ),
         calibration=calibration,

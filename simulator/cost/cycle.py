@@ -19,6 +19,13 @@ from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.simulator.cost import passes
 from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall, with_quantisation
+from dflash_sim.simulator.cost.sampling import (
+    GREEDY,
+    Proposals,
+    Sampling,
+    sampled_rows,
+    sampled_tokens,
+)
 
 PHASES = ("draft", "verify", "commit", "materialise", "other")
 Drafter: TypeAlias = DrafterShape | Eagle3Shape | None  # None: nothing drafts, or the target itself
@@ -91,6 +98,11 @@ class Method:
     counts_drafts
         True if people name its width by the drafts, one less than are verified, as DSpark's block
         does.
+    proposals
+        What its drafts are at a temperature: the most likely ones as ever (``greedy``), drawn from
+        the candidates of a selector (``selected``), or from all of the vocabulary (``sampled``).
+    samples
+        True if a server can verify its drafts at a temperature.
     own_engine
         True if our own engine (``dflash-sim run``) has it too.
     load_drafter
@@ -127,6 +139,8 @@ class Method:
     follows_drafter: bool = False
     counts_drafts: bool = False
     own_engine: bool = False
+    proposals: Proposals = "greedy"
+    samples: bool = True
 
     @property
     def speculative(self) -> bool:
@@ -157,6 +171,8 @@ class Cycle:
         Verify rows per request: 1 for plain decoding, k+1 for chains, B for blocks.
     window
         Committed tokens that draft attention sees (``--speculative-draft-window-size``).
+    sampling
+        How tokens are drawn: greedy, or by what that takes outside the graphs.
     steps, topk
         Of a tree, its steps and the paths that each goes on from; of a chain, 0 and 1.
     chain_kernels
@@ -179,6 +195,7 @@ class Cycle:
     replays_states: bool = False
     steps: int = 0
     topk: int = 1
+    sampling: Sampling = GREEDY
 
     @property
     def depth(self) -> int:
@@ -192,7 +209,11 @@ class Cycle:
             tp=self.tp,
             size=size,
             precision=self.precision,
-            gathered=self.gathers_logits or size.rows == 1 or size.prefill,
+            gathered=self.gathers_logits
+            or size.rows == 1
+            or size.prefill
+            or not self.sampling.greedy,
+            chosen=self.sampling.greedy,
         )
 
     def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
@@ -201,7 +222,7 @@ class Cycle:
         wide = Rows(requests, self.block, ctx, saves=not self.replays_states)
         verify = Phase("verify", self.method.verify(self, wide), 1)
         if not self.method.speculative:
-            return self._launched(verify)
+            return self._launched(verify, *self._drawn(requests))
         committed = 0 if self.replays_states else requests
         moved = passes.gdn_commit(
             self.model, tp=self.tp, requests=committed, precision=self.precision
@@ -211,14 +232,35 @@ class Cycle:
             before, after = Phase("draft", [], 0), self.method.keep_up(self, wide)
         else:
             before, after = self.method.draft(self, one, wide)
-        return self._launched(before, verify, commit, after)
+        return self._launched(before, verify, *self._drawn(requests), commit, after)
 
     def prefill(self, *, requests: int, seq: int, prefix: float) -> tuple[Phase, ...]:
         """Phases of a prefill of ``seq`` new tokens per request, their draft KV included."""
         size = Rows(requests, seq, prefix, prefill=True)
         filled = self.method.prefill(self, size)
+        first = sampled_tokens(self.sampling, vocab=self.model.vocab, requests=requests)
         return self._launched(
-            Phase("verify", self.target(size), 0), Phase("materialise", filled, 0)
+            Phase("verify", self.target(size) + first, 0), Phase("materialise", filled, 0)
+        )
+
+    def _drawn(self, requests: int) -> tuple[Phase, ...]:
+        """What sampling adds to a cycle; nothing to a greedy one."""
+        if self.sampling.greedy:
+            return ()
+        return (Phase("other", self.sampled(requests), 0),)
+
+    def sampled(self, requests: int) -> list[AnyCall]:
+        """The kernels that draw a cycle's tokens, all of them outside the graphs."""
+        vocab = self.model.vocab
+        if self.block == 1:
+            return sampled_tokens(self.sampling, vocab=vocab, requests=requests)
+        return sampled_rows(
+            self.sampling,
+            vocab=vocab,
+            requests=requests,
+            rows=self.block,
+            proposals=self.method.proposals,
+            tp=self.tp,
         )
 
     def _launched(self, *phases: Phase) -> tuple[Phase, ...]:

@@ -285,6 +285,7 @@ METHODS: dict[str, Method] = {
             algorithm="DFLASH",
             aliases=("dflash-2", "dflash 2"),
             law="dflash2",
+            proposals="selected",
         ),
         of_blocks(
             "dspark",
@@ -293,6 +294,7 @@ METHODS: dict[str, Method] = {
             kinds=("dspark",),
             algorithm="DSPARK",
             law="dspark",
+            proposals="sampled",
             counts_drafts=True,
         ),
         of_blocks(
@@ -307,11 +309,13 @@ METHODS: dict[str, Method] = {
             "injection-only",
             "KV injection without diffusion, block {block}",
             block_methods.injection_only,
+            samples=False,
         ),
         of_blocks(
             "diffusion-only",
             "diffusion without KV injection, block {block}",
             block_methods.diffusion_only,
+            samples=False,
             keep_up=lambda cycle, size: Phase(
                 "materialise", block_methods.condition(cycle, size), 0
             ),

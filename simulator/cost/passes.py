@@ -55,10 +55,12 @@ def target_head(
     tokens: int,
     precision: Precision = BF16,
     gathered: bool = True,
+    chosen: bool = True,
 ) -> list[AnyCall]:
     """Final norm, vocabulary-parallel lm_head, gather of all logits, fp32 copy, argmax.
 
     Where logits are not ``gathered``, each rank finds the maximum of its share, and hands on that.
+    Where none is ``chosen``, tokens are drawn from them instead, and there is no argmax.
     """
     k = Kernels(precision, tp)
     logits = float(tokens * model.vocab) / (1 if gathered else tp)
@@ -66,8 +68,9 @@ def target_head(
         k.norm("final_norm", tokens, model.hidden),
         k.gemm("lm_head", tokens, model.vocab // tp, model.hidden, of="lm_head"),
         Call(Elementwise("logits_cast", (k.value + bytes_of(LOGITS)) * logits), 1),
-        Call(Elementwise("argmax", bytes_of(LOGITS) * logits, "vocab"), 1),
     ]
+    if chosen:
+        calls.append(Call(Elementwise("argmax", bytes_of(LOGITS) * logits, "vocab"), 1))
     handed_on = k.value * logits if gathered else 2 * bytes_of(LOGITS) * float(tokens * tp)
     return calls + k.gather("logits_all_gather", handed_on)
 
@@ -79,6 +82,7 @@ def target_forward(
     size: Rows,
     precision: Precision = BF16,
     gathered: bool = True,
+    chosen: bool = True,
 ) -> list[AnyCall]:
     """The target model on decode, verify or prefill rows, with its head.
 
@@ -92,7 +96,7 @@ def target_forward(
         )
     head_rows = size.requests if size.prefill else size.tokens
     return calls + target_head(
-        model, tp=tp, tokens=head_rows, precision=precision, gathered=gathered
+        model, tp=tp, tokens=head_rows, precision=precision, gathered=gathered, chosen=chosen
     )
 
 

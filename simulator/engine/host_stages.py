@@ -76,11 +76,17 @@ class HostTime:
 
     @classmethod
     def from_sheet(
-        cls, engine: EngineSheet, *, recv_interval: int = 1, plans: tuple[str, ...] = ()
+        cls,
+        engine: EngineSheet,
+        *,
+        recv_interval: int = 1,
+        plans: tuple[str, ...] = (),
+        launches: int = 0,
     ) -> "HostTime":
         """Read the times of a sheet; loops that do not look for requests share the time of one.
 
-        ``plans`` are the constants of what it plans before the first kernel of a step.
+        ``plans`` are the constants of what it plans before the first kernel of a step;
+        ``launches`` are kernels of a cycle beyond those of a greedy one.
         """
         slow = engine["time_factor"] * engine["host_factor"]
         plan = sum(engine[name] for name in plans)
@@ -89,7 +95,7 @@ class HostTime:
             schedule_s=slow * engine["get_next_batch"],
             schedule_per_request_s=slow * engine["get_next_batch_per_request"],
             first_launch_s=slow * (engine["run_batch_first"] + plan),
-            rest_launch_s=slow * engine["run_batch_rest"],
+            rest_launch_s=slow * (engine["run_batch_rest"] + launches * engine["eager_launch"]),
             process_s=slow * engine["process_batch_result"],
             process_per_request_s=slow * engine["process_batch_result_per_request"],
             d2h_s=slow * engine["d2h_sync"],

@@ -40,7 +40,7 @@ SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
 # Of a grid the outermost axes are those that the command line takes no list of.
 ORDER = (*(name for name in Scenario.model_fields if name not in SWEEPABLE), *SWEEPABLE)
 Layer = tuple[str, Mapping[str, Any]]  # where fields are from, and the fields
-_NUMBERS = ("num_gpus", "topk", "window", "temperature", "max_running_requests",
+_NUMBERS = ("num_gpus", "topk", "window", "temperature", "top_p", "top_k", "max_running_requests",
     "mem_fraction_static", "mamba_full_memory_ratio", "max_mamba_cache_size",
     "chunked_prefill_size", "cuda_graph_max_bs", "page_size", "min_free_slots_delay",
     "max_new_tokens", "range_ratio", "burstiness", "seed", "runs")  # fmt: skip

@@ -22,6 +22,7 @@ from dflash_sim.studies.explain.step_anatomy import anatomy
 
 DRAFTS, STATES, HEAD, HOST = "drafting", "GDN states", "logits and their maximum", "host"
 SMALL, OUTSIDE = "small kernels and gaps", "outside the graphs"
+SAMPLING = "sampling at the temperature"
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "attention": (
         Attention, MlaDecode, MlaBmm, SparseAttention, SparseModule, IndexerScores,
@@ -103,8 +104,10 @@ def _parts(setup: Setup, requests: int, ctx: float) -> dict[str, float]:
         for call in phase.calls
     }
     kinds |= dict.fromkeys(_HEAD, HEAD) | {"gated_norm": STATES}
+    drawn = {call.op.name for call in setup.step.cycle.sampled(requests)}
     found: dict[str, float] = {}
     for op in anatomy(setup, requests=requests, ctx=ctx).ops:
         part = _PHASES.get(op.phase) or kinds.get(op.op, SMALL)
+        part = SAMPLING if op.op in drawn else part
         found[part] = found.get(part, 0.0) + op.seconds
     return found

@@ -106,7 +106,8 @@ def anatomy(setup: Setup, *, requests: int, ctx: float) -> Anatomy:
         found = list(_ops(setup, name, calls, ctx * requests / table.padded))
         rest = seconds - sum(op.seconds for op in found)
         known = "measured" if found and setup.measured else "assumed"
-        ops += [*found, OpTime(name, BETWEEN if found else OUTSIDE, 0, rest, known)]
+        left = BETWEEN if found and name != "other" else OUTSIDE
+        ops += [*found, OpTime(name, left, 0, rest, known)]
     return Anatomy(requests, ctx, tuple(phases), tuple(ops))
 
 

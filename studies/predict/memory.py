@@ -8,6 +8,7 @@ from rich.text import Text
 
 from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.profiles.units import GIGA, KILO, MEGA, MiB
+from dflash_sim.simulator.cost.sampling import extra_bytes
 from dflash_sim.simulator.row import Row
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.static_share import GIVEN
@@ -109,7 +110,18 @@ def memory_steps(setup: Setup) -> Iterator[Step]:
     if setup.model.latent_layers and setup.tp > 1:
         same = "the latents of all heads, the same on every rank; --enable-dp-attention, which is"
         yield "  on each rank", "", f"{same} not simulated, would hold {setup.tp} times the tokens"
+    if drawn := sampling_bytes(setup):
+        of = "probabilities of a full batch, beside the static share"
+        yield "  sampling", _gb(drawn), of
     yield "running requests", f"{m.max_running_requests:,}", f"limited by: {m.cap_cause}"
+
+
+def sampling_bytes(setup: Setup) -> float:
+    """What drawing the tokens of a full batch holds at its peak on each GPU [byte]."""
+    batch = setup.memory.max_running_requests
+    batch = min(batch, setup.scenario.conc or batch)
+    rows = {"vocab": setup.model.vocab, "requests": batch, "rows": setup.block}
+    return extra_bytes(setup.step.cycle.sampling, **rows)
 
 
 def _weights(setup: Setup) -> str:

@@ -52,6 +52,8 @@ _PANELS = {
         "window",
         "acceptance",
         "temperature",
+        "top_p",
+        "top_k",
         "policy",
     ),
     "engine": (

@@ -31,6 +31,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "engine/metrics": {
         "quantiles": {0.5, 0.9, 0.95, 0.99},
     },
+    "cost/sampling": {"passes over a matrix": {3, 4, 5, 8}},
     "requests/numerics": {"iterations, nodes and brackets of solvers": {0.5, 6, 32, 64}},
     "cost/ops": {
         "FLOPs per element: two products, three matrices": {4, 6},
@@ -68,7 +69,7 @@ UNITS_BY_NAME = {
         length_correlation load mape mem_bw_eff mem_fraction new_token_ratio new_token_ratio_decay
         new_token_ratio_init new_token_ratio_min offset others overlap p90 p95 prior_sd pull q
         range_ratio rejection rel_err scale share skew slowdown smoothing spread survival
-        temperature theta touched build keeps_up_share weight_share_for_default_tp
+        temperature theta top_p touched build keeps_up_share weight_share_for_default_tp
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
         roofline_gpu observation_rel_err ttft_rel_err noise first_factor piece
         least most per_tower ratio sliding_share vision_share full_memory_ratio
