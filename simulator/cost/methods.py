@@ -285,6 +285,7 @@ METHODS: dict[str, Method] = {
             algorithm="DFLASH",
             aliases=("dflash-2", "dflash 2"),
             law="dflash2",
+            own_engine=True,
         ),
         of_blocks(
             "dspark",
@@ -294,6 +295,7 @@ METHODS: dict[str, Method] = {
             algorithm="DSPARK",
             law="dspark",
             counts_drafts=True,
+            own_engine=True,
         ),
         of_blocks(
             "domino",
