@@ -77,6 +77,11 @@ COVERED = {
     "jobs/test_endings": ["processes worker"],
     "jobs/test_pool": ["crew supervisor"],
     "kernels/layers/test_checkpoint": ["shard spec"],
+    "kernels/models/test_blocks": [
+        "block_heads",
+        "kernels/layers: convolution",
+        "realrun/job: grown",
+    ],
     "kernels/models/test_passes": ["target", "kernels/layers: attention decoder gdn mlp"],
     "kernels/models/test_drafter": ["cycle", "kernels: cache"],
     "kernels/models/test_ranks": ["kernels: comm rank"],
