@@ -77,7 +77,7 @@ COVERED = {
     "jobs/test_endings": ["processes worker"],
     "jobs/test_pool": ["crew supervisor"],
     "kernels/layers/test_checkpoint": ["shard spec"],
-    "kernels/models/test_blocks": [
+    "kernels/models/test_blocks": ["block_heads", "kernels/layers: convolution"],
         "block_heads",
         "kernels/layers: convolution",
         "realrun/job: grown",
@@ -103,6 +103,7 @@ COVERED = {
     ],
     "profiles/times/test_quantised_tables": ["experts_table"],
     "realrun/test_command": [
+        "realrun/job: grown",
         "commands: run",
         "studies/real: run_question torch_needed",
         "calibrate/observations: acceptance_records",
