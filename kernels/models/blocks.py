@@ -76,7 +76,7 @@ class PathBlock(Dflash):
         """A pass over the block, and the head along it."""
         at = running.rows(rows - 1 + self.first_row, self.page_size)
         hidden = self.block(running, at)[:, self.first_row :]
-        drawn = dice and dice.numbers(running, rows - 1)
+        drawn = None if dice is None else dice.numbers(running, rows - 1)
         tokens, odds = self.head(
             hidden,
             running.anchor,

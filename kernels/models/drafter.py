@@ -71,12 +71,14 @@ class Drafter:
         self.hidden_norm = shard.whole("hidden_norm.weight", hidden)
         self.norm = Norm("norm", spec.numerics, shard, hidden=hidden)
         self.kv_weight, self.k_norm = self._stack_kv()
-        self.selector = shape.selector and PathSelector(
-            shape.selector, shard.under("candidate_selector."), hidden=hidden, vocab=shape.vocab
-        )
-        self.markov = shape.markov and MarkovHead(
-            shape.markov, shard.under("markov_head."), vocab=shape.vocab
-        )
+        self.selector: PathSelector | None = None
+        self.markov: MarkovHead | None = None
+        if shape.selector is not None:
+            own = shard.under("candidate_selector.")
+            self.selector = PathSelector(shape.selector, own, hidden=hidden, vocab=shape.vocab)
+        if shape.markov is not None:
+            own = shard.under("markov_head.")
+            self.markov = MarkovHead(shape.markov, own, vocab=shape.vocab)
         shard.check()
 
     def _stack_kv(self) -> tuple[Tensor, Tensor]:

@@ -87,8 +87,8 @@ class Grown:
         for text in read_prompts(self.pair / "prompts.jsonl", vocab):
             for before, after in pairwise(text):
                 seen[before, after] += 1
-        after = seen.sum(0) / seen.sum()
-        more = (seen / seen.sum(1, keepdim=True) / after).log()
+        alone = seen.sum(0) / seen.sum()
+        more = (seen / seen.sum(1, keepdim=True) / alone).log()
         left, size, right = torch.linalg.svd(more)
         scale = size[:rank].sqrt()
         return (left[:, :rank] * scale).float(), (right[:rank].T * scale).float()

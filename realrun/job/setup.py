@@ -194,14 +194,15 @@ def _check_choices(setup: Setup) -> None:
     if setup.chunked_prefill_size < setup.page_size:
         msg = f"chunked_prefill_size {setup.chunked_prefill_size} holds no page of tokens"
         raise UsageError(msg)
-    for name, value, least, most, unit in (
+    ranges: tuple[tuple[str, float, float, float, str], ...] = (
         ("temperature", setup.temperature, 0.0, MOST_TEMPERATURE, ""),
         ("host work", setup.host_work_s, 0.0, MOST_WAIT_S, " s"),
         ("timeout", setup.timeout_s, LEAST_TIMEOUT_S, MOST_WAIT_S, " s"),
         ("seed", setup.seed, 0, MOST_SEED, ""),
-    ):
-        if not least <= value <= most:
-            msg = f"{name} is {value:g}{unit}; it must be from {least:g} to {most:g}{unit}"
+    )
+    for what, number, least, most, unit in ranges:
+        if not least <= number <= most:
+            msg = f"{what} is {number:g}{unit}; it must be from {least:g} to {most:g}{unit}"
             raise UsageError(msg)
     _check_cuts(setup)
     if setup.cuda_graphs:
