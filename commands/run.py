@@ -36,7 +36,7 @@ def run(
     model: Annotated[str, option(MODEL, "tiny, or a Hugging Face folder", show_default=True)] = (
         "tiny"
     ),
-    drafter: Annotated[File, option(MODEL, "Folder of a DFlash drafter or an EAGLE-3 head")] = None,
+    drafter: Annotated[File, option(MODEL, "Folder of a block drafter or an EAGLE-3 head")] = None,
     random_weights: Annotated[
         bool,
         option(MODEL, "Only config.json is read: for times", "--random-weights", metavar=""),
@@ -45,13 +45,13 @@ def run(
         str,
         option(
             SPECULATION,
-            "dflash, mtp, eagle3 or none",
+            "dflash, dflash2, dspark, mtp, eagle3 or none",
             autocompletion=completer(lambda: methods(real=True)),
             show_default=True,
         ),
     ] = "dflash",
     block: Annotated[
-        int | None, option(SPECULATION, "Verify window of dflash", metavar="N")
+        int | None, option(SPECULATION, "Verify window of dflash, dflash2, dspark", metavar="N")
     ] = None,
     steps: Annotated[
         int | None, option(SPECULATION, "Draft steps of mtp and eagle3", metavar="N")
@@ -59,6 +59,12 @@ def run(
     temperature: Annotated[
         float, option(SPECULATION, "0 verifies greedily, else by sampling", metavar="T")
     ] = 0.0,
+    top_k: Annotated[
+        int | None, option(SPECULATION, "Sample among so many tokens", metavar="N")
+    ] = None,
+    top_p: Annotated[
+        float, option(SPECULATION, "Sample among the likeliest with this share", metavar="P")
+    ] = 1.0,
     accept_length: Annotated[
         float | None,
         option(SPECULATION, "Impose this mean accept length, whatever is drafted", metavar="X"),
@@ -139,6 +145,8 @@ def run(
             block=block,
             steps=steps,
             temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
             accept_length=accept_length,
             tp=tp,
             device=device,
@@ -160,6 +168,9 @@ def run(
             tag=tag,
         )
     )
+    drafts = job.setup.drafter
+    if drafts is not None and drafts.note:
+        tell(drafts.note)
     with _recorder(requests, job.fitted.rows) as record:
         ran = job.run(record)
         _report(ran.row, ran.run, output)

@@ -71,7 +71,7 @@ def observed_row(
         "max_running_requests": setup.max_running_requests,
         "kv_tokens": fitted.pages * setup.page_size,
         "acceptance_source": _acceptance(fitted),
-        "warnings": [] if failure is None else [str(failure)],
+        "warnings": _warnings(fitted, failure),
     }
     values = summarise(run, fitted.rows)
     known |= {name: _plain(value) for name, value in values.items()}
@@ -95,6 +95,12 @@ def request_record(answer: Answer, rows: int) -> dict[str, object]:
         "chunk_s": list(answer.chunk_s),
         "output_ids": list(answer.output),
     }
+
+
+def _warnings(fitted: Fitted, failure: RunFailedError | None) -> list[str]:
+    drafter = fitted.setup.drafter
+    noted = [drafter.note] if drafter is not None and drafter.note else []
+    return noted if failure is None else [*noted, str(failure)]
 
 
 def _acceptance(fitted: Fitted) -> str | None:

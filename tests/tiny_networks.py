@@ -77,6 +77,22 @@ def drafter_spec(**changes: Any) -> DrafterSpec:
     return read_drafter(config | changes, "tiny drafter")
 
 
+# What makes a DFlash2 drafter of one, and a DSpark drafter of four drafts.
+PATHS: dict[str, Any] = {
+    "architectures": ["DFlash2DraftModel"],
+    "conv_kernel_size": 2,
+    "conv_group_size": 8,
+    "selector_rank": 6,
+    "selector_top_k": 5,
+}
+MARKOV: dict[str, Any] = {
+    "architectures": ["DSparkDraftModel"],
+    "block_size": 4,
+    "markov_rank": 6,
+    "enable_confidence_head": False,
+}
+
+
 def eagle3_spec(**changes: Any) -> Eagle3Spec:
     """An EAGLE-3 head over half the vocabulary."""
     config = BASE | {"model_type": "llama", "num_hidden_layers": 1, "draft_vocab_size": VOCAB // 2}

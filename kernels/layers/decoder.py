@@ -8,11 +8,17 @@ from torch import Tensor
 
 from dflash_sim.kernels.cache import Cache, Placement
 from dflash_sim.kernels.layers.attention import Attention
+from dflash_sim.kernels.layers.convolution import BlockConvolution
 from dflash_sim.kernels.layers.gdn import GatedDeltaNet
 from dflash_sim.kernels.layers.mlp import build_mlp
 from dflash_sim.kernels.layers.shard import Shard
 from dflash_sim.kernels.layers.spec import Numerics
-from dflash_sim.profiles.networks.hf_config import AttentionShape, GdnShape, LayerShape
+from dflash_sim.profiles.networks.hf_config import (
+    AttentionShape,
+    Convolutions,
+    GdnShape,
+    LayerShape,
+)
 
 
 class Norm:
@@ -49,6 +55,8 @@ class DecoderLayer:
         Which layer of the KV pool (attention) or of the state pools (delta net) is this one's.
     tables, causal
         As for :class:`~dflash_sim.kernels.layers.attention.Attention`.
+    convolutions
+        Those around mixer and MLP, in a DFlash2 drafter.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class DecoderLayer:
         hidden: int,
         tables: tuple[Tensor, Tensor],
         causal: bool = True,
+        convolutions: Convolutions | None = None,
     ) -> None:
         assert isinstance(shape.mixer, AttentionShape | GdnShape)  # a spec refuses all others
         assert shape.mlp is not None
@@ -82,14 +91,37 @@ class DecoderLayer:
         self.mlp = build_mlp(shape.mlp, numerics, shard.under("mlp."), hidden=hidden)
         self.before = Norm("input_layernorm", numerics, shard, hidden=hidden)
         self.between = Norm("post_attention_layernorm", numerics, shard, hidden=hidden)
+        self.convolutions = convolutions and tuple(
+            BlockConvolution(convolutions, shard.under(f"{name}_conv."), hidden=hidden)
+            for name in ("attention", "mlp")
+        )
 
     def __call__(
         self, x: Tensor, residual: Tensor | None, at: Placement, cache: Cache
     ) -> tuple[Tensor, Tensor]:
         """``(x, residual)`` after the layer, each [T, H]; their sum is its output."""
+        if self.convolutions:
+            return self.convolved(self.convolutions, x, residual, at, cache)
         h, residual = self.before.add(x, residual)
         h, residual = self.between.add(self.comm.all_reduce(self.mix(h, at, cache)), residual)
         return self.comm.all_reduce(self.mlp(h)), residual
+
+    def convolved(
+        self,
+        convolutions: tuple[BlockConvolution, ...],
+        x: Tensor,
+        residual: Tensor | None,
+        at: Placement,
+        cache: Cache,
+    ) -> tuple[Tensor, Tensor]:
+        """The layer with a convolution around its mixer and one around its MLP."""
+        around_mixer, around_mlp = convolutions
+        h, residual = self.before.add(x, residual)
+        h, after = around_mixer.enter(h, at.rows)
+        mixed = around_mixer.leave(self.comm.all_reduce(self.mix(h, at, cache)), after, at.rows)
+        h, residual = self.between.add(mixed, residual)
+        h, after = around_mlp.enter(h, at.rows)
+        return around_mlp.leave(self.comm.all_reduce(self.mlp(h)), after, at.rows), residual
 
     def mix(self, h: Tensor, at: Placement, cache: Cache) -> Tensor:
         """The token mixer's share of this rank."""

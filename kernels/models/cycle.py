@@ -6,7 +6,7 @@ learns from the verified rows (DFlash: their KV). Nothing is read on the host.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from dflash_sim.kernels.cache import Cache, Placement, pack, place
 from dflash_sim.kernels.models.drafter import Drafter
 from dflash_sim.kernels.models.target import Hidden, TargetModel
-from dflash_sim.kernels.reference.accept import Accepted
+from dflash_sim.kernels.reference.accept import Accepted, Odds
 from dflash_sim.kernels.reference.draft import block_inputs
 from dflash_sim.profiles.errors import UsageError
 
@@ -70,13 +70,24 @@ class Running:
         )
 
 
+class Drafted(NamedTuple):
+    """The anchor and ``B - 1`` proposals [R, B], and what these were drawn from, if they were."""
+
+    tokens: Tensor
+    odds: Odds | None = None
+
+
 @dataclass(frozen=True)
 class Verified:
-    """One verify pass: what it ran on [R, B], where, and what the target said."""
+    """One verify pass: what it ran on [R, B], where, and what the target said.
+
+    ``odds`` are those of the proposals, where they were drawn.
+    """
 
     draft: Tensor
     at: Placement
     out: Hidden
+    odds: Odds | None = None
 
 
 class Judge(Protocol):
@@ -168,19 +179,21 @@ class Plain:
         accepted = self.judge(self.target, verified, running)
         return self.commit(running, verified, accepted), accepted
 
-    def propose(self, running: Running) -> Tensor:
-        """The anchor and ``B - 1`` proposals [R, B]."""
-        return self.draft(running, running.rows(self.block_rows, self.page_size))
+    def propose(self, running: Running) -> Drafted:
+        """The anchor and ``B - 1`` proposals, with their odds if they are drawn."""
+        return Drafted(self.draft(running, running.rows(self.block_rows, self.page_size)))
 
     def draft(self, running: Running, at: Placement) -> Tensor:
         """The anchor and ``B - 1`` proposals [R, B], for the block that stands ``at``."""
         return running.anchor[:, None]
 
-    def verify(self, draft: Tensor, running: Running) -> Verified:
+    def verify(self, drafted: Drafted, running: Running) -> Verified:
         """The target's pass over the block."""
+        draft, odds = drafted
         speculative = draft.shape[1] > 1
         at = running.rows(draft.shape[1], self.page_size, keep_states=speculative)
-        return Verified(draft, at, self.target(draft.flatten(), at, self.target_cache, self.taps))
+        out = self.target(draft.flatten(), at, self.target_cache, self.taps)
+        return Verified(draft, at, out, odds)
 
     def commit(self, running: Running, verified: Verified, accepted: Accepted) -> Running:
         """Make the accepted rows part of the context; the drafter learns from them."""
@@ -214,7 +227,7 @@ class Dflash(Plain):
     Parameters
     ----------
     rows
-        Verify width, the anchor included; the drafter's own block size if not given [tokens].
+        Verify width, the anchor included; the drafter's own if not given [tokens].
     mask_id
         The token that stands for "not known yet", where the drafter's config does not say.
     """
@@ -234,7 +247,7 @@ class Dflash(Plain):
         super().__init__(
             target,
             target_cache,
-            rows=rows or shape.block_size,
+            rows=rows or shape.width,
             taps=shape.target_layer_ids,
             judge=judge,
         )
@@ -247,13 +260,17 @@ class Dflash(Plain):
 
     def draft(self, running: Running, at: Placement) -> Tensor:
         """The anchor and ``B - 1`` proposals [R, B]: one pass of the drafter over the block."""
+        hidden = self.block(running, at)[:, 1:]
+        proposals = self.target.argmax(hidden.flatten(0, 1))
+        return torch.cat([running.anchor[:, None], proposals.view(at.requests, -1)], dim=1)
+
+    def block(self, running: Running, at: Placement) -> Tensor:
+        """Hidden states [R, B, H] of the drafter for the block that stands ``at``."""
         ids, _ = block_inputs(
             running.anchor, running.context_lens, rows=at.rows, mask_id=self.mask_id
         )
         x = self.target.vocabulary.embed(ids.flatten())
-        hidden = self.drafter(x, at, self.drafter_cache).view(*ids.shape, -1)
-        proposals = self.target.argmax(hidden[:, 1:].flatten(0, 1))
-        return torch.cat([ids[:, :1], proposals.view(at.requests, -1)], dim=1)
+        return self.drafter(x, at, self.drafter_cache).view(*ids.shape, -1)
 
     def learn(
         self, running: Running, out: Hidden, at: Placement, tokens: Tensor, lengths: Tensor

@@ -1,6 +1,7 @@
 """The DFlash drafter of one rank: it reads the target's features as KV and fills a block at once.
 
-Chen et al., "DFlash", arXiv:2602.06036. Embedding and head are the target's.
+Chen et al., "DFlash", arXiv:2602.06036. Embedding and head are the target's. DFlash2 and DSpark
+drafters are the same network with parts more.
 """
 
 import torch
@@ -12,6 +13,7 @@ from dflash_sim.kernels.layers.checkpoint import Source
 from dflash_sim.kernels.layers.decoder import DecoderLayer, Norm
 from dflash_sim.kernels.layers.shard import Shard
 from dflash_sim.kernels.layers.spec import DrafterSpec
+from dflash_sim.kernels.models.block_heads import MarkovHead, PathSelector
 from dflash_sim.kernels.models.target import attention_tables
 from dflash_sim.kernels.rank import ALONE, Rank
 from dflash_sim.kernels.reference.draft import project_features
@@ -23,8 +25,13 @@ PREFIXES = ("", "model.")
 class Drafter:
     """A whole drafter, as its config describes it.
 
-    Full-attention layers see the whole block and the whole context. Sliding layers are causal
-    with ``sliding_causal``, as SGLang runs them; without, they see all later rows of the block.
+    Full-attention layers see the whole block and the whole context. Sliding layers are causal, as
+    SGLang runs them, unless the config says ``is_causal: false``.
+
+    Attributes
+    ----------
+    selector, markov
+        What chooses the tokens of a DFlash2 and of a DSpark drafter; None in others.
 
     Parameters
     ----------
@@ -41,7 +48,6 @@ class Drafter:
         rank: Rank = ALONE,
         *,
         tokens: int,
-        sliding_causal: bool = True,
     ) -> None:
         self.spec, self.backend = spec, rank.backend
         shape, hidden = spec.shape, spec.shape.hidden
@@ -56,7 +62,8 @@ class Drafter:
                 index=i,
                 hidden=hidden,
                 tables=self.tables,
-                causal=attention.window is not None and sliding_causal,
+                causal=attention.causal,
+                convolutions=shape.convolutions,
             )
             for i, attention in enumerate(shape.layers)
         ]
@@ -64,6 +71,14 @@ class Drafter:
         self.hidden_norm = shard.whole("hidden_norm.weight", hidden)
         self.norm = Norm("norm", spec.numerics, shard, hidden=hidden)
         self.kv_weight, self.k_norm = self._stack_kv()
+        self.selector: PathSelector | None = None
+        self.markov: MarkovHead | None = None
+        if shape.selector is not None:
+            own = shard.under("candidate_selector.")
+            self.selector = PathSelector(shape.selector, own, hidden=hidden, vocab=shape.vocab)
+        if shape.markov is not None:
+            own = shard.under("markov_head.")
+            self.markov = MarkovHead(shape.markov, own, vocab=shape.vocab)
         shard.check()
 
     def _stack_kv(self) -> tuple[Tensor, Tensor]:

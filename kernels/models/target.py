@@ -16,6 +16,7 @@ from dflash_sim.kernels.layers.spec import Numerics, TargetSpec
 from dflash_sim.kernels.rank import ALONE, Rank
 from dflash_sim.kernels.reference.draft import pick_argmax
 from dflash_sim.kernels.reference.norm_rope import rotary_table, wide
+from dflash_sim.kernels.reference.paths import best_tokens
 from dflash_sim.profiles.networks.hf_config import AttentionShape, check_tp
 
 # Where the language model's tensors are in a checkpoint: text only, or beside a vision tower.
@@ -49,6 +50,7 @@ class Vocabulary:
 
     def __init__(self, table: Tensor, head: Tensor, rank: Rank) -> None:
         self.table, self.head, self.comm, self.backend = table, head, rank.comm, rank.backend
+        self.first_id = rank.comm.rank * head.shape[0]
 
     def embed(self, ids: Tensor) -> Tensor:
         """The embeddings [T, H] of ``ids`` [T] int64."""
@@ -62,15 +64,38 @@ class Vocabulary:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [T, V] of all ranks, for ``hidden`` [T, H] after the final norm."""
-        return self.comm.all_gather(linear(hidden, self.head)).transpose(0, 1).flatten(1)
+        return self.gathered(linear(hidden, self.head))
+
+    def gathered(self, local: Tensor) -> Tensor:
+        """Logits [T, V] of all ranks, ``local`` [T, V / tp] being this one's."""
+        return self.comm.all_gather(local).transpose(0, 1).flatten(1)
 
     def argmax(self, hidden: Tensor) -> Tensor:
         """The most probable ids [T]; only a maximum and an id per row cross the ranks."""
-        local = linear(hidden, self.head)
-        best, ids = self.backend.local_argmax(local, self.comm.rank * self.head.shape[0])
+        return self.largest(linear(hidden, self.head))
+
+    def largest(self, local: Tensor) -> Tensor:
+        """The ids [T] of the largest of all ranks' logits; ``local`` [T, V / tp] are this one's."""
+        best, ids = self.backend.local_argmax(local, self.first_id)
         if self.comm.size == 1:
             return ids
         return pick_argmax(self.comm.all_gather(best), self.comm.all_gather(ids))
+
+    def best(self, hidden: Tensor, count: int, *, below: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` largest logits and their ids, each [T, count], among ids ``below`` a bound.
+
+        Each rank offers its own largest.
+        """
+        local = linear(hidden, self.head)
+        ids = self.first_id + torch.arange(local.shape[1], device=local.device)
+        local = local.masked_fill(ids >= below, -torch.inf)
+        values, ids = best_tokens(local, min(count, local.shape[1]))
+        if self.comm.size == 1:
+            return values, ids
+        every = self.comm.all_gather(values).transpose(0, 1).flatten(1)
+        theirs = self.comm.all_gather(ids + self.first_id).transpose(0, 1).flatten(1)
+        values, places = best_tokens(every, count)
+        return values, theirs.gather(1, places)
 
 
 class TargetModel:

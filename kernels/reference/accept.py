@@ -29,6 +29,26 @@ class Accepted(NamedTuple):
     tokens: Tensor
 
 
+class Odds(NamedTuple):
+    """The distributions that a block's proposals were drawn from.
+
+    Attributes
+    ----------
+    chances : [R, B - 1, C], which sum to 1
+    ids : [R, B - 1, C] int64, the tokens that they belong to; None if C is the whole vocabulary
+    """
+
+    chances: Tensor
+    ids: Tensor | None = None
+
+    def dense(self, vocab: int) -> Tensor:
+        """Chances of all tokens, [R, B - 1, V]."""
+        if self.ids is None:
+            return self.chances
+        empty = self.chances.new_zeros((*self.chances.shape[:2], vocab))
+        return empty.scatter(2, self.ids, self.chances)
+
+
 def assemble(draft: Tensor, accept_len: Tensor, bonus: Tensor) -> Accepted:
     """An :class:`Accepted` from how many proposals were kept [R] and what follows them [R]."""
     step = torch.arange(draft.shape[1], device=draft.device)
@@ -67,13 +87,18 @@ def inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def chain_rejection_sample(
-    draft: Tensor, probabilities: Tensor, uniforms: Tensor, bonus_uniform: Tensor
+    draft: Tensor,
+    probabilities: Tensor,
+    uniforms: Tensor,
+    bonus_uniform: Tensor,
+    odds: Tensor | None = None,
 ) -> Accepted:
-    """Keep proposal ``d_i`` with probability ``p_{i-1}(d_i)``; sample what follows the last kept.
+    """Keep proposal ``d_i`` with probability ``p_{i-1}(d_i) / q_i(d_i)``; sample what follows.
 
-    The drafter is greedy, so its distribution is one-hot: after a rejection the next token comes
-    from ``p`` without the rejected one, after ``B - 1`` acceptances from the last row's ``p``.
-    Every emitted token is then distributed as the target's own.
+    After a rejection the next token comes from what ``p`` has above ``q``, after ``B - 1``
+    acceptances from the last row's ``p``. Every emitted token is then distributed as the target's
+    own. A greedy drafter's ``q`` is one-hot: ``p_{i-1}(d_i)`` is the chance to be kept, and a
+    rejected token is left out of ``p``.
 
     Parameters
     ----------
@@ -81,18 +106,26 @@ def chain_rejection_sample(
     probabilities : [R, B, V], the target's distribution at each row after temperature and cuts
     uniforms : [R, B - 1] in [0, 1), one per proposal
     bonus_uniform : [R] in [0, 1)
+    odds : [R, B - 1, V], the distribution ``q`` that each proposal was drawn from; None if they
+        were not drawn
 
-    Source: Leviathan et al., arXiv:2211.17192, section 2.3, with a one-hot ``q``; SGLang
+    Source: Leviathan et al., arXiv:2211.17192, section 2.3; with a one-hot ``q`` SGLang's
     ``tree_speculative_sampling_target_only`` with thresholds 1 on a chain.
     """
     proposals = draft[:, 1:]
     chance = probabilities[:, :-1].gather(2, proposals[:, :, None])[:, :, 0]
-    accept_len = leading(uniforms < chance)
+    drawn = uniforms
+    if odds is not None:
+        drawn = uniforms * odds.gather(2, proposals[:, :, None])[:, :, 0]
+    accept_len = leading(drawn < chance)
     request = torch.arange(draft.shape[0], device=draft.device)
     whole = probabilities[request, accept_len]
     rest = whole.clone()
     refused = (accept_len < draft.shape[1] - 1).nonzero()[:, 0]
-    rest[refused, proposals[refused, accept_len[refused]]] = 0
+    if odds is None:
+        rest[refused, proposals[refused, accept_len[refused]]] = 0
+    else:
+        rest[refused] = (whole[refused] - odds[refused, accept_len[refused]]).clamp(min=0)
     # A refused token may have held everything that rounding left of the distribution.
     weights = torch.where(rest.sum(-1, keepdim=True) > 0, rest, whole)
     return assemble(draft, accept_len, inverse_cdf(weights, bonus_uniform))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dflash_sim.kernels.reference import accept as ref_accept
 from dflash_sim.kernels.reference import attention as ref_attention
+from dflash_sim.kernels.reference import convolution as ref_convolution
 from dflash_sim.kernels.reference import draft as ref_draft
 from dflash_sim.kernels.reference import gdn as ref_gdn
 from dflash_sim.kernels.reference import moe as ref_moe
@@ -40,6 +41,7 @@ class Backend:
     gdn_extend: One = ref_gdn.gdn_extend
     gdn_verify_slots: One = ref_gdn.gdn_verify_slots
     commit_states: InPlace = ref_gdn.commit_states
+    block_convolution: One = ref_convolution.block_convolution
     materialise: InPlace = ref_draft.materialise
     local_argmax: Two = ref_draft.local_argmax
     greedy_accept: Callable[..., ref_accept.Accepted] = ref_accept.greedy_accept

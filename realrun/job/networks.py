@@ -32,12 +32,15 @@ class Network:
         A Hugging Face folder with its weights, opened by every worker for itself.
     source
         Where its weights are, if not in a folder.
+    note
+        What a reader of its figures must know; empty if nothing.
     """
 
     config: Mapping[str, Any]
     name: str
     path: Path | None = None
     source: Source | None = None
+    note: str = ""
 
     @classmethod
     def folder(cls, path: Path | str) -> "Network":

@@ -19,7 +19,7 @@ from dflash_sim.realrun.job.graphs import graph_sizes
 from dflash_sim.realrun.job.networks import Network
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import METHODS as _METHODS
-from dflash_sim.simulator.cost.methods import PLAIN, for_any_target
+from dflash_sim.simulator.cost.methods import PLAIN, check_kind, for_any_target
 
 METHODS = {name: method for name, method in _METHODS.items() if method.own_engine}
 MODES = ("v1", "v2-sync", "v2")
@@ -48,6 +48,8 @@ class Setup:
         Size of the KV pool; what the requests can need at most if not given [tokens].
     temperature
         0 verifies greedily; above it by rejection sampling, which keeps the distribution.
+    top_k, top_p
+        Cuts of the distribution that is sampled: its largest tokens, and its largest share [1].
     accept_length
         Synthetic acceptance: mean commit length, whatever was drafted [tokens].
     host_work_s, host_work_per_request_s
@@ -75,6 +77,8 @@ class Setup:
     page_size: int = 16
     kv_tokens: int | None = None
     temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
     seed: int = 0
     accept_length: float | None = None
     host_work_s: float = 0.0
@@ -190,17 +194,32 @@ def _check_choices(setup: Setup) -> None:
     if setup.chunked_prefill_size < setup.page_size:
         msg = f"chunked_prefill_size {setup.chunked_prefill_size} holds no page of tokens"
         raise UsageError(msg)
-    for name, value, least, most, unit in (
+    ranges: tuple[tuple[str, float, float, float, str], ...] = (
         ("temperature", setup.temperature, 0.0, MOST_TEMPERATURE, ""),
         ("host work", setup.host_work_s, 0.0, MOST_WAIT_S, " s"),
         ("timeout", setup.timeout_s, LEAST_TIMEOUT_S, MOST_WAIT_S, " s"),
         ("seed", setup.seed, 0, MOST_SEED, ""),
-    ):
-        if not least <= value <= most:
-            msg = f"{name} is {value:g}{unit}; it must be from {least:g} to {most:g}{unit}"
+    )
+    for what, number, least, most, unit in ranges:
+        if not least <= number <= most:
+            msg = f"{what} is {number:g}{unit}; it must be from {least:g} to {most:g}{unit}"
             raise UsageError(msg)
+    _check_cuts(setup)
     if setup.cuda_graphs:
         _check_graphs(setup)
+
+
+def _check_cuts(setup: Setup) -> None:
+    """Refuse cuts that leave nothing, and cuts of what is not sampled."""
+    if setup.top_k is not None and setup.top_k < 1:
+        msg = f"top_k is {setup.top_k}; it must be at least 1"
+        raise UsageError(msg)
+    if not 0 < setup.top_p <= 1:
+        msg = f"top_p is {setup.top_p:g}; it must be above 0 and at most 1"
+        raise UsageError(msg)
+    if setup.temperature == 0 and (setup.top_k is not None or setup.top_p < 1):
+        msg = "--top-k and --top-p cut what is sampled; give a --temperature above 0"
+        raise UsageError(msg)
 
 
 def _check_memory(setup: Setup, target: TargetSpec, tokens: int) -> None:
@@ -236,8 +255,8 @@ def _rows(setup: Setup, drafter: DrafterSpec | Eagle3Spec | None) -> int:
     if not setup.speculation.speculative:
         return 1
     if isinstance(drafter, DrafterSpec):
-        rows = setup.block or drafter.shape.block_size
-        trained = drafter.shape.block_size
+        trained = drafter.shape.width
+        rows = setup.block or trained
         if not 2 <= rows <= trained:
             msg = f"block {rows} is not in 2..{trained}, what {drafter.shape.name} was trained for"
             raise UsageError(msg)
@@ -252,6 +271,7 @@ def _rows(setup: Setup, drafter: DrafterSpec | Eagle3Spec | None) -> int:
 def _dflash(setup: Setup, target: TargetSpec) -> DrafterSpec:
     given = _drafter(setup, "a DFlash drafter")
     spec = read_drafter(given.config, given.name)
+    check_kind(setup.speculation, spec.shape)
     _same(spec.shape.name, target, hidden=spec.shape.hidden, vocab=spec.shape.vocab)
     _check_layers(spec.shape.name, target, spec.shape.target_layer_ids)
     if spec.mask_id is None:

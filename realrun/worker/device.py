@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from dflash_sim.kernels.models.cycle import Running, Verified
+from dflash_sim.kernels.models.cycle import Drafted, Running, Verified
 from dflash_sim.kernels.rank import Rank
 from dflash_sim.kernels.reference.accept import Accepted
 from dflash_sim.realrun.job.setup import Fitted
@@ -114,8 +114,8 @@ class Device:
         self.commit(verified, accepted)
         return accepted
 
-    def draft(self, slots: Tensor) -> Tensor:
-        """Return what is drafted [R, B]; opens a cycle of these requests."""
+    def draft(self, slots: Tensor) -> Drafted:
+        """Return what is drafted; opens a cycle of these requests."""
         running = self.gather(slots)
         self._open = slots, running
         draft = self.method.propose(running)
@@ -123,7 +123,7 @@ class Device:
             self.spans.mark("draft")
         return draft
 
-    def verify(self, draft: Tensor) -> Verified:
+    def verify(self, draft: Drafted) -> Verified:
         """The target's pass over the open cycle's drafts."""
         verified = self.method.verify(draft, self.running)
         self.spans.mark("verify")

@@ -8,11 +8,13 @@ from torch import Tensor
 from dflash_sim.kernels.models.cycle import Judge, Running, Verified, greedy
 from dflash_sim.kernels.models.target import TargetModel
 from dflash_sim.kernels.reference.accept import Accepted, assemble, chain_rejection_sample
+from dflash_sim.kernels.reference.sampling import target_distribution
 
 # Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014: SplitMix64.
 GAMMA = 0x9E3779B97F4A7C15
 MIXERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 MANTISSA = 53
+DRAWN = 1  # a third counter, which the numbers of verdicts have not
 
 
 def _signed(x: int) -> int:
@@ -39,25 +41,42 @@ class Sampled:
 
     Parameters
     ----------
-    temperature
-        Logits are divided by it [1].
+    temperature, top_k, top_p
+        As for :func:`~dflash_sim.kernels.reference.sampling.target_distribution`.
     """
 
-    def __init__(self, temperature: float, seed: int) -> None:
+    def __init__(
+        self, temperature: float, seed: int, *, top_k: int | None = None, top_p: float = 1.0
+    ) -> None:
         self.temperature, self.seed = temperature, seed
+        self.top_k, self.top_p = top_k, top_p
 
     def __call__(self, target: TargetModel, verified: Verified, running: Running) -> Accepted:
         """Two random numbers per row: one to keep its proposal, one for what follows the last."""
         draft = verified.draft
-        logits = target.logits(verified.out.final).to(torch.float64)
-        chances = torch.softmax(logits / self.temperature, -1).view(*draft.shape, -1)
-        steps = torch.arange(draft.shape[1], device=draft.device)
-        places = running.context_lens.to(torch.int64)[:, None] + steps
-        keys = running.context_lens.new_zeros(()) if running.keys is None else running.keys
-        owner = keys.to(torch.int64).view(-1, 1).expand_as(places)
+        logits = target.logits(verified.out.final)
+        chances = target_distribution(
+            logits, self.temperature, top_k=self.top_k, top_p=self.top_p
+        ).view(*draft.shape, -1)
+        owner, places = places_of(running, draft.shape[1])
         keep = uniforms(self.seed, owner, 2 * places)
         follow = uniforms(self.seed, owner[:, 0], 2 * places[:, 0] + 1)
-        return chain_rejection_sample(draft, chances, keep[:, :-1], follow)
+        odds = verified.odds and verified.odds.dense(chances.shape[-1])
+        return chain_rejection_sample(draft, chances, keep[:, :-1], follow, odds)
+
+
+def places_of(running: Running, count: int) -> tuple[Tensor, Tensor]:
+    """Whose they are and where they stand, each [R, count], from the anchors on."""
+    steps = torch.arange(count, device=running.context_lens.device)
+    places = running.context_lens.to(torch.int64)[:, None] + steps
+    keys = running.context_lens.new_zeros(()) if running.keys is None else running.keys
+    return keys.to(torch.int64).view(-1, 1).expand_as(places), places
+
+
+def drafting_numbers(seed: int, running: Running, count: int) -> Tensor:
+    """Numbers [R, count] that proposals are drawn with: others than any verdict's."""
+    owner, places = places_of(running, count)
+    return uniforms(seed, owner, places, torch.full_like(places, DRAWN))
 
 
 class Synthetic:

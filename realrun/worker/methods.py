@@ -1,9 +1,11 @@
 """From a setup to the networks of a rank, their pools, and the method over them."""
 
+from functools import partial
 from typing import Any
 
 from dflash_sim.kernels.cache import Cache
 from dflash_sim.kernels.layers.spec import DrafterSpec, Eagle3Spec
+from dflash_sim.kernels.models.blocks import Dice, PathBlock
 from dflash_sim.kernels.models.chains import Eagle3, Mtp
 from dflash_sim.kernels.models.cycle import Dflash, Judge, Plain, greedy
 from dflash_sim.kernels.models.drafter import Drafter
@@ -12,7 +14,7 @@ from dflash_sim.kernels.models.target import TargetModel
 from dflash_sim.kernels.rank import Rank
 from dflash_sim.profiles.networks.hf_config import AttentionShape
 from dflash_sim.realrun.job.setup import Fitted
-from dflash_sim.realrun.worker.judges import Sampled, Synthetic
+from dflash_sim.realrun.worker.judges import Sampled, Synthetic, drafting_numbers
 
 
 def build_method(fitted: Fitted, rank: Rank) -> Plain:
@@ -40,7 +42,12 @@ def build_method(fitted: Fitted, rank: Rank) -> Plain:
         if isinstance(spec, DrafterSpec):
             drafter = Drafter(spec, weights, rank, tokens=tokens)
             own = Cache.for_attention(spec.shape.layers, **pool)
-            method = Dflash(target, drafter, cache, own, rows=fitted.rows, judge=judge)
+            nets: tuple[Any, ...] = (target, drafter, cache, own)
+            if drafter.selector or drafter.markov:
+                dice = build_dice(fitted)
+                method = PathBlock(*nets, rows=fitted.rows, judge=judge, dice=dice)
+            else:
+                method = Dflash(*nets, rows=fitted.rows, judge=judge)
         elif isinstance(spec, Eagle3Spec):
             eagle = Eagle3Head(spec, weights, rank, tokens=tokens)
             own = Cache.for_attention([spec.shape.attention], **pool)
@@ -48,12 +55,20 @@ def build_method(fitted: Fitted, rank: Rank) -> Plain:
     return method if setup.wrap is None else setup.wrap(method)
 
 
+def build_dice(fitted: Fitted) -> Dice | None:
+    """Return how proposals are drawn by a drafter that can; None if the best are taken."""
+    setup = fitted.setup
+    if setup.temperature == 0:
+        return None
+    return Dice(setup.temperature, partial(drafting_numbers, setup.seed))
+
+
 def build_judge(fitted: Fitted, rank: Rank) -> Judge:
     """Return the judge of this run: it accepts greedily, by sampling, or as it is told."""
     setup = fitted.setup
     judge: Judge = greedy
     if setup.temperature > 0:
-        judge = Sampled(setup.temperature, setup.seed)
+        judge = Sampled(setup.temperature, setup.seed, top_k=setup.top_k, top_p=setup.top_p)
     if setup.accept_length is not None:
         judge = Synthetic(setup.accept_length, setup.seed, rank.device, judge)
     return judge

@@ -49,7 +49,7 @@ class Worker(Executor):
                 device.map_pages(pages)
                 device.begin()
                 self._draft = device.draft(device.slots_of(slots))
-                return [], [], self._draft.tolist()
+                return [], [], self._draft.tokens.tolist()
             case Verify():
                 return self._verify()
             case Commit(commit_len, bonus):

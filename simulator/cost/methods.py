@@ -286,6 +286,7 @@ METHODS: dict[str, Method] = {
             aliases=("dflash-2", "dflash 2"),
             law="dflash2",
             proposals="selected",
+            own_engine=True,
         ),
         of_blocks(
             "dspark",
@@ -296,6 +297,7 @@ METHODS: dict[str, Method] = {
             law="dspark",
             proposals="sampled",
             counts_drafts=True,
+            own_engine=True,
         ),
         of_blocks(
             "domino",

@@ -8,6 +8,7 @@ from dflash_sim.kernels.layers.spec import read_target
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 from dflash_sim.realrun.job.faults import RunFailedError
+from dflash_sim.realrun.job.grown import GROWN, grown
 from dflash_sim.realrun.job.journal import Answer, Run
 from dflash_sim.realrun.job.networks import Network
 from dflash_sim.realrun.job.prompts import (
@@ -50,6 +51,8 @@ class RunOptions:
     block: int | None = None
     steps: int | None = None
     temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
     accept_length: float | None = None
     tp: int = 1
     device: str = "cpu"
@@ -121,6 +124,8 @@ class Job:
             chunked_prefill_size=o.chunked_prefill_size,
             page_size=o.page_size,
             temperature=o.temperature,
+            top_k=o.top_k,
+            top_p=o.top_p,
             seed=o.seed,
             accept_length=o.accept_length,
             host_work_s=o.host_work_ms * MS,
@@ -189,7 +194,8 @@ def _networks(
     target, drafts = Network.folder(folder), None
     known = METHODS.get(method)  # another name is refused with the rest of the setup
     if drafter is not None and known is not None and "draft_model" in known.takes:
-        drafts = Network.folder(drafter)
+        made_up = drafter.parent == folder.parent and method in GROWN
+        drafts = grown(drafter.parent, method) if made_up else Network.folder(drafter)
     if random_weights:
         target = Network.random(target.config, target.name)
         drafts = drafts and Network.random(drafts.config, drafts.name)

@@ -77,6 +77,7 @@ COVERED = {
     "jobs/test_endings": ["processes worker"],
     "jobs/test_pool": ["crew supervisor"],
     "kernels/layers/test_checkpoint": ["shard spec"],
+    "kernels/models/test_blocks": ["block_heads", "kernels/layers: convolution"],
     "kernels/models/test_passes": ["target", "kernels/layers: attention decoder gdn mlp"],
     "kernels/models/test_drafter": ["cycle", "kernels: cache"],
     "kernels/models/test_ranks": ["kernels: comm rank"],
@@ -98,6 +99,7 @@ COVERED = {
     ],
     "profiles/times/test_quantised_tables": ["experts_table"],
     "realrun/test_command": [
+        "realrun/job: grown",
         "commands: run",
         "studies/real: run_question torch_needed",
         "calibrate/observations: acceptance_records",

@@ -1,6 +1,7 @@
 """The drafter by a definition of its own, and cycles that lose nothing."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from tiny_networks import (  # noqa: E402
     DOUBLE,
     HIDDEN,
     PAGE,
+    PATHS,
     TARGETS,
     Drawn,
     drafter_spec,
@@ -46,6 +48,23 @@ def heads(x: Tensor, weight: Tensor, count: int) -> Tensor:
     return (x @ weight.T).view(x.shape[0], count, -1)
 
 
+def convolved(
+    w: dict[str, Tensor], spec: DrafterSpec, at: str, x: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A sublayer's input, and what to do to its output: DFlash2's two sums over the row before."""
+    if spec.shape.convolutions is None:
+        return x, lambda y: y
+    group, base = spec.shape.convolutions.group_size, w[at + "base_kernel"]
+    weights = (x @ w[at + "kernel_projection.weight"].T).view(len(x), 2, 2, -1)
+
+    def side(number: int, y: Tensor) -> Tensor:
+        earlier = torch.cat([torch.zeros_like(y[:1]), y[:-1]])
+        wide = weights[:, number].repeat_interleave(group, -1) + base[number]
+        return wide[:, 0] * y + wide[:, 1] * earlier
+
+    return side(0, x), lambda y: side(1, y)
+
+
 def by_definition(
     w: dict[str, Tensor], spec: DrafterSpec, features: Tensor, noise: Tensor
 ) -> Tensor:
@@ -58,6 +77,7 @@ def by_definition(
     for i, shape in enumerate(spec.shape.layers):
         at = f"layers.{i}.self_attn."
         x = norm(h, w[f"layers.{i}.input_layernorm.weight"])
+        x, leave = convolved(w, spec, f"layers.{i}.attention_conv.", x)
         stream = torch.cat([context, x])
         q = norm(heads(x, w[at + "q_proj.weight"], shape.num_heads), w[at + "q_norm.weight"])
         k = heads(stream, w[at + "k_proj.weight"], shape.num_kv_heads)
@@ -68,7 +88,8 @@ def by_definition(
             place_ = first + row
             seen = range(stream.shape[0])
             if shape.window is not None:
-                seen = range(max(0, place_ - shape.window + 1), place_ + 1)
+                end = place_ + 1 if shape.causal else stream.shape[0]
+                seen = range(max(0, place_ - shape.window + 1), end)
             parts = []
             for head in range(shape.num_heads):
                 kv = head // (shape.num_heads // shape.num_kv_heads)
@@ -77,19 +98,28 @@ def by_definition(
                 weights = (scores / math.sqrt(shape.head_dim)).softmax(0)
                 parts.append(weights @ v[list(seen), kv])
             rows.append(torch.cat(parts))
-        h = h + torch.stack(rows) @ w[at + "o_proj.weight"].T
+        h = h + leave(torch.stack(rows) @ w[at + "o_proj.weight"].T)
         x = norm(h, w[f"layers.{i}.post_attention_layernorm.weight"])
+        x, leave = convolved(w, spec, f"layers.{i}.mlp_conv.", x)
         gate = x @ w[f"layers.{i}.mlp.gate_proj.weight"].T
         up = x @ w[f"layers.{i}.mlp.up_proj.weight"].T
-        h = h + (gate * torch.sigmoid(gate) * up) @ w[f"layers.{i}.mlp.down_proj.weight"].T
+        h = h + leave((gate * torch.sigmoid(gate) * up) @ w[f"layers.{i}.mlp.down_proj.weight"].T)
     return norm(h, w["norm.weight"])
 
 
-@pytest.mark.parametrize("kinds", [["full_attention"] * 3, SLIDING], ids=["full", "sliding"])
-def test_the_drafter_by_its_definition(kinds: list[str]) -> None:
+KINDS = {
+    "full": {"layer_types": ["full_attention"] * 3},
+    "sliding": {"layer_types": SLIDING},
+    "both ways": {"layer_types": SLIDING, "is_causal": False},
+    "convolved": {"layer_types": SLIDING, "is_causal": False} | PATHS,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_drafter_by_its_definition(kind: str) -> None:
     """Two requests, contexts fed in pieces, refused rows in between, scattered pages."""
     torch.manual_seed(0)
-    spec = drafter_spec(layer_types=kinds, sliding_window=6)
+    spec = drafter_spec(sliding_window=6, **KINDS[kind])
     drawn = Drawn()
     drafter = Drafter(spec, drawn, DOUBLE, tokens=64)
     cache = Cache.for_attention(spec.shape.layers, pages=12, page_size=PAGE, rank=DOUBLE)
@@ -115,13 +145,14 @@ def test_the_drafter_by_its_definition(kinds: list[str]) -> None:
 
 
 def test_a_block_row_sees_later_rows_only_without_causality() -> None:
-    spec = drafter_spec(layer_types=SLIDING[:1] * 3, sliding_window=6)
     noise = torch.randn(5, HIDDEN, dtype=torch.float64)
     changed = noise.clone()
     changed[4] += 1
     moved = {}
     for causal in (True, False):
-        drafter = Drafter(spec, Drawn(), DOUBLE, tokens=64, sliding_causal=causal)
+        kinds = {"layer_types": SLIDING[:1] * 3, "sliding_window": 6}
+        spec = drafter_spec(**kinds, **({} if causal else {"is_causal": False}))
+        drafter = Drafter(spec, Drawn(), DOUBLE, tokens=64)
         cache = Cache.for_attention(spec.shape.layers, pages=4, page_size=PAGE, rank=DOUBLE)
         zero = torch.zeros(1, dtype=torch.int64)
         at = place(torch.tensor([[2, 1]], dtype=torch.int32), zero, zero, rows=5, page_size=PAGE)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,9 @@ pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 
 from tiny_networks import (  # noqa: E402
     HIDDEN,
+    MARKOV,
     PAGE,
+    PATHS,
     TARGETS,
     Drawn,
     Runner,
@@ -25,17 +28,22 @@ from torch.nn.functional import linear  # noqa: E402
 from dflash_sim.kernels.cache import Cache, Placement, place  # noqa: E402
 from dflash_sim.kernels.comm import Comm, OneRank, run_locally  # noqa: E402
 from dflash_sim.kernels.layers import attention as layer_attention  # noqa: E402
+from dflash_sim.kernels.layers import convolution as layer_convolution  # noqa: E402
 from dflash_sim.kernels.layers import gdn as layer_gdn  # noqa: E402
 from dflash_sim.kernels.layers import mlp as layer_mlp  # noqa: E402
-from dflash_sim.kernels.models import heads  # noqa: E402
+from dflash_sim.kernels.models import block_heads, heads  # noqa: E402
 from dflash_sim.kernels.models import target as model  # noqa: E402
+from dflash_sim.kernels.models.blocks import PathBlock  # noqa: E402
+from dflash_sim.kernels.models.cycle import Running  # noqa: E402
 from dflash_sim.kernels.models.drafter import Drafter  # noqa: E402
 from dflash_sim.kernels.models.heads import Eagle3Head, MtpHead  # noqa: E402
 from dflash_sim.kernels.models.target import TargetModel  # noqa: E402
 from dflash_sim.kernels.rank import Rank  # noqa: E402
 from dflash_sim.kernels.reference import draft as ref_draft  # noqa: E402
 from dflash_sim.simulator.cost import passes as graph  # noqa: E402
+from dflash_sim.simulator.cost.cycle import Cycle  # noqa: E402
 from dflash_sim.simulator.cost.layers import Rows  # noqa: E402
+from dflash_sim.simulator.cost.methods import METHODS  # noqa: E402
 from dflash_sim.simulator.cost.ops import AnyCall, Collective, Gemm  # noqa: E402
 
 REQUESTS, ROWS = 2, 5
@@ -65,7 +73,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Shapes:
             seen[x.shape[0], weight.shape[0], weight.shape[1]] += 1
         return linear(x, weight)
 
-    for module in (heads, layer_attention, layer_gdn, layer_mlp, model, ref_draft):
+    layers = (layer_attention, layer_convolution, layer_gdn, layer_mlp)
+    for module in (block_heads, heads, *layers, model, ref_draft):
         monkeypatch.setattr(module, "linear", spy)
     return seen
 
@@ -131,6 +140,26 @@ def test_draft_pass_and_materialisation(tp: int, made: Shapes) -> None:
     layers, width, hidden = drafter.kv_weight.shape
     made[SIZE.tokens, layers * width, hidden] += 1  # one batched product
     assert made == priced(graph.materialise(spec.shape, tp=tp, tokens=SIZE.tokens))
+
+
+@pytest.mark.parametrize("tp", [1, 4])
+@pytest.mark.parametrize(("method", "parts"), [("dflash2", PATHS), ("dspark", MARKOV)])
+def test_a_block_and_its_head(method: str, parts: dict[str, Any], tp: int, made: Shapes) -> None:
+    """The draft phase of a cycle as it is run, and as it is priced."""
+    spec, target, rank = drafter_spec(**parts), target_spec("qwen3"), rank_of(tp)
+    pages = {"pages": 8, "page_size": PAGE, "rank": rank}
+    block = PathBlock(
+        TargetModel(target, Drawn(), rank, tokens=32),
+        Drafter(spec, Drawn(), rank, tokens=32),
+        Cache.for_target(target.shape, slots=3, requests=REQUESTS, rows=ROWS, **pages),
+        Cache.for_attention(spec.shape.layers, **pages),
+    )
+    at, zero = somewhere(ROWS), torch.zeros(REQUESTS, dtype=torch.int64)
+    block.propose(Running(zero, zero + 6, at.page_table, zero))
+    cycle = Cycle(METHODS[method], target.shape, tp, ROWS, spec.shape)
+    draft, *_ = cycle.decode(requests=REQUESTS, ctx=6.0)
+    assert made == priced(draft.calls)
+    assert reduced(rank) == all_reduces(draft.calls)
 
 
 @pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3_5_moe_text"])

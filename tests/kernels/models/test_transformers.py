@@ -180,7 +180,7 @@ def drafter_weights(theirs: nn.Module) -> Tensors:
 )
 @torch.no_grad()
 def test_the_drafter(kinds: list[str]) -> None:
-    """One block over a context; there a sliding row sees as far ahead as back."""
+    """One block over a context; there a sliding row sees as far ahead as back, itself left out."""
     from transformers.cache_utils import DFlashCache
 
     theirs = assistant(kinds, block=5, vocab=VOCAB)
@@ -190,8 +190,8 @@ def test_the_drafter(kinds: list[str]) -> None:
     memory.set_previous_accepted_tokens(19)
     keep = {cache_argument(theirs): memory}
     want = theirs(noise_embeds=noise, context_hidden_states=context, **keep).last_hidden_state
-    spec = drafter_spec(layer_types=kinds, sliding_window=7)  # theirs leaves out the row itself
-    ours = Drafter(spec, drafter_weights(theirs), tokens=64, sliding_causal=False)
+    spec = drafter_spec(layer_types=kinds, sliding_window=7, is_causal=False)
+    ours = Drafter(spec, drafter_weights(theirs), tokens=64)
     cache = Cache.for_attention(spec.shape.layers, pages=9, page_size=PAGE)
     table = torch.tensor([[7, 2, 5, 1, 8, 3]], dtype=torch.int32)
     nobody = torch.zeros(1, dtype=torch.int64)

@@ -107,3 +107,62 @@ def test_a_certain_target_accepts_only_itself() -> None:
     got = chain_rejection_sample(torch.tensor([[0, 2, 2], [0, 2, 4]]), p, u, u[:, 0])
     assert got.tokens.tolist() == [[2, 2, 2], [2, 2, NO_TOKEN]]
     assert got.accept_len.tolist() == [2, 1]
+
+
+Q = (0.1, 0.5, 0.0, 0.4)
+
+
+def drawn_and_kept(p: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    """The distribution of the first token of proposals drawn from Q, by quadrature."""
+    accept, bonus = grid()
+    many, share = accept.shape[0], torch.zeros(4, dtype=F64)
+    for proposal, chance in enumerate(Q):
+        got = chain_rejection_sample(
+            torch.tensor([[9, proposal]]).expand(many, 2),
+            p.expand(many, 2, 4),
+            accept[:, None],
+            bonus,
+            told.expand(many, 1, 4),
+        )
+        share += chance * torch.bincount(got.tokens[:, 0], minlength=4) / many
+    return share
+
+
+@pytest.mark.parametrize("p", [(0.4, 0.05, 0.25, 0.3), (0.0, 0.0, 1.0, 0.0), Q])
+def test_a_drawn_first_token_is_the_targets(p: tuple[float, ...]) -> None:
+    """Proposals that are likelier, rarer and never drawn; and a drafter that is the target."""
+    wanted = torch.tensor(p, dtype=F64)
+    got = drawn_and_kept(wanted, torch.tensor(Q, dtype=F64))
+    assert torch.allclose(got, wanted, atol=2 / STEPS)
+
+
+def test_wrong_odds_would_be_seen() -> None:
+    p = torch.tensor([0.4, 0.05, 0.25, 0.3], dtype=F64)
+    got = drawn_and_kept(p, torch.full((4,), 0.25, dtype=F64))
+    assert (got - p).abs().max() > 0.1
+
+
+def test_what_the_target_would_draw_itself_is_always_kept() -> None:
+    p = torch.tensor(Q, dtype=F64)
+    got = chain_rejection_sample(
+        torch.tensor([[9, 1]]),
+        p.expand(1, 2, 4),
+        torch.tensor([[0.9999]]),
+        torch.tensor([0.5]),
+        p.expand(1, 1, 4),
+    )
+    assert got.accept_len.tolist() == [1]
+
+
+@given(st.data())
+def test_one_hot_odds_are_those_of_a_greedy_drafter(data: st.DataObject) -> None:
+    rows, vocab = data.draw(st.integers(1, 5)), 4
+    seed = data.draw(st.integers(0, 1000))
+    draw = torch.Generator().manual_seed(seed)
+    draft = torch.randint(vocab, (3, rows), generator=draw)
+    p = torch.softmax(torch.randn(3, rows, vocab, generator=draw, dtype=F64), -1)
+    u = torch.rand(3, rows, generator=draw, dtype=F64)
+    hot = torch.nn.functional.one_hot(draft[:, 1:], vocab).to(F64)
+    plain = chain_rejection_sample(draft, p, u[:, 1:], u[:, 0])
+    told = chain_rejection_sample(draft, p, u[:, 1:], u[:, 0], hot)
+    assert torch.equal(plain.tokens, told.tokens)

@@ -10,12 +10,13 @@ torch = pytest.importorskip("torch", reason="the engine is written in torch")
 pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 stats = pytest.importorskip("scipy.stats")
 
-from real_engine import SPAN, drafter, knowing, serve_inline, setup, target  # noqa: E402
+from real_engine import SPAN, dflash2, drafter, dspark, knowing, serve_inline, setup, target  # noqa: E402
 from tiny_networks import Runner  # noqa: E402
 
 from dflash_sim.kernels.layers.spec import read_target  # noqa: E402
 from dflash_sim.kernels.models.target import TargetModel  # noqa: E402
 from dflash_sim.kernels.rank import ALONE  # noqa: E402
+from dflash_sim.kernels.reference.accept import Odds  # noqa: E402
 from dflash_sim.realrun.job.requests import Request  # noqa: E402
 from dflash_sim.realrun.worker.judges import uniforms  # noqa: E402
 
@@ -23,6 +24,8 @@ PROMPT, TEMPERATURE = (3, 1, 4, 1, 5), 0.7
 SMALL = 16  # vocabulary
 COUNT = 4000
 CERTAIN = 1e-6
+# Those of the last two draw their proposals themselves, and are not told them.
+DRAFTERS = {"dflash": drafter, "dflash2": dflash2, "dspark": dspark}
 TAPS = {"target_layer_ids": [0, 2], "mask_token_id": SMALL - 1}
 
 
@@ -55,7 +58,8 @@ def drawn(method: str, **changes: Any) -> Counter[tuple[int, int]]:
     """How often each pair of tokens follows the first; drafts are what is likely."""
     asked = [Request(prompt=PROMPT, max_new_tokens=4)] * COUNT
     likely = [*PROMPT, 0, *divmod(int(chances().argmax()), SMALL), 0]
-    small = {"drafter": drafter(vocab_size=SMALL, dflash_config=TAPS)}
+    made = DRAFTERS.get(method)
+    small = {"drafter": made(vocab_size=SMALL, dflash_config=TAPS)} if made else {}
     given: dict[str, Any] = {
         "target": target(vocab_size=SMALL),
         "temperature": TEMPERATURE,
@@ -63,7 +67,7 @@ def drawn(method: str, **changes: Any) -> Counter[tuple[int, int]]:
         "max_running_requests": 500,
         "wrap": knowing([likely] * COUNT, wrong=0.1, vocab=SMALL),
     }
-    given |= small if method == "dflash" else {}
+    given |= small
     run, _ = serve_inline(setup("qwen3", method, **(given | changes)), asked, conc=500)
     if method != "none":
         assert run.accept_length > 1.1
@@ -83,9 +87,20 @@ def p_value(seen: Counter[tuple[int, int]]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["none", "dflash"])
+@pytest.mark.parametrize("method", ["none", *DRAFTERS])
 def test_pairs_of_tokens_are_distributed_as_the_targets(method: str) -> None:
     assert p_value(drawn(method)) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dflash2", "dspark"])
+def test_a_verdict_that_is_told_other_odds_is_seen(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: drawn proposals judged as if all tokens had been equally likely."""
+    true = Odds.dense
+    monkeypatch.setattr(Odds, "dense", lambda *of: torch.full_like(true(*of), 1 / SMALL))
+    assert p_value(drawn(method)) < CERTAIN
 
 
 @pytest.mark.slow
