@@ -27,6 +27,7 @@ TEXTS = {name: (ROOT / "docs/explanation" / name).read_text(encoding="utf-8") fo
 FOUND = all_found(ROOT)
 # Lists too long for a page, which links the output instead, and what another table says already.
 ON_NO_PAGE = {
+    "crossings that are not asked",
     "conditions",
     "every row",
     "every held-out row",
