@@ -134,6 +134,7 @@ def start(*args: str, **env: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_lines(tmp_path: Path) -> None:
     """What was answered is in both files; the exit code is a shell's for an interrupt."""
     row, requests = tmp_path / "row.jsonl", tmp_path / "requests.jsonl"

@@ -127,6 +127,7 @@ def test_faults(change: dict[str, object], fault: list[str]) -> None:
     assert replace(GOOD, **change).faults() == fault
 
 
+@pytest.mark.slow
 def test_a_spill_is_seen(tmp_path: Path) -> None:
     """The control: a kernel that is given 24 registers per thread must spill."""
     script = """

@@ -58,6 +58,7 @@ def test_every_kind_has_a_law_and_every_data_set_a_kind() -> None:
     assert {law.kind for law in LAWS.content.values()} == set(KINDS)
 
 
+@pytest.mark.slow
 def test_effects_of_content_left_out_drafter_by_drafter() -> None:
     """A drafter's other data sets predict each of its data sets, by effects of all others."""
     errors, covered = [], []

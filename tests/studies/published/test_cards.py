@@ -60,6 +60,7 @@ def test_a_source_with_a_fitted_row_is_refused() -> None:
         rows_of("SGL_PR20547")
 
 
+@pytest.mark.slow
 def test_no_constant_is_from_a_row_of_the_tables() -> None:
     """Engine constants name their sources; the tables' throughputs are not among them."""
     tested = re.compile(r"HF_Q3|PR ?23000|PAPER_T5|PR ?19952|LAMBDA|silicon_sample", re.IGNORECASE)

@@ -363,6 +363,7 @@ def test_errors_of_the_closed_loop() -> None:
     assert size[~plain].max() < 0.20
 
 
+@pytest.mark.slow
 def test_memory_lets_fewer_run_than_ask() -> None:
     rows = [row for row in gh200.rows() if row.scenario.conc in (1, 128)]
     errors = gh200.errors_of([Predicted(row, "", 1.0) for row in rows])

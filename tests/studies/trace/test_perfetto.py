@@ -200,7 +200,7 @@ def test_rounding_to_nanoseconds_keeps_order(cuts: list[int], offset: int) -> No
     assert problems(load(trace_json([t], {}))) == []
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(systems(longest=40))
 def test_any_run_makes_a_valid_trace(system: System) -> None:
     """Every configuration of the event engine; its GPU lane is what the records say."""
