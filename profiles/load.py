@@ -1,6 +1,7 @@
 """Read a sheet by name. Where names are looked up is in :mod:`dflash_sim.profiles.find`."""
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ from dflash_sim.profiles.sheets import (
     SurvivalPoint,
 )
 from dflash_sim.profiles.units import GIGA
-from dflash_sim.profiles.ways_in import named_path
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, named_path, read_text, reading_csv
 
 __all__ = [
     "base_model",
@@ -396,9 +397,9 @@ def _csv(path: Path) -> list[dict[str, str]]:
 
 def _parsed(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets write the mark
-            return list(csv.DictReader(lines))
-    except (csv.Error, UnicodeDecodeError) as error:
+        with reading_csv():
+            return list(csv.DictReader(io.StringIO(read_text(path, TABLE), newline="")))
+    except UnreadableError as error:
         msg = f"cannot read {path}: {error}"
         raise UsageError(msg) from error
 

@@ -43,15 +43,10 @@ def seen(path: Path, read: Callable[[Path], _Parsed], *, frozen: bool = False) -
     frozen
         True if nobody can change it, so that all may share one; else each gets a copy.
     """
-    before = _SEEN.get()
-    if before is None:
-        return read(path)
     reader = getattr(read, "func", read)  # of a partial, what it calls
     look = (path, str(reader.__qualname__))  # one file may be read as a sheet and as text
-    if look not in before:
-        before[look] = read(path)
-    found: _Parsed = before[look] if frozen else deepcopy(before[look])  # type: ignore[assignment]
-    return found
+    found = made(look, lambda: read(path))
+    return found if frozen or _SEEN.get() is None else deepcopy(found)
 
 
 def made(what: Hashable, make: Callable[[], _Parsed]) -> _Parsed:

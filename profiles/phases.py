@@ -1,6 +1,5 @@
 """Published times inside a cycle: its phases, its kernels, and kernels on their own."""
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import Dirs, roots
 from dflash_sim.profiles.sheets import UNITS
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, csv_records, read_text
 
 PHASES_FILE, KERNELS_FILE = "published/phases.csv", "published/kernels.csv"
 
@@ -120,9 +120,13 @@ def _rows(file: str, profiles_dirs: Dirs) -> Iterator[tuple[dict[str, str], floa
     """Rows of a table with their ``value`` in seconds, from every folder that has one."""
     for path in (root / file for root in roots(profiles_dirs)):
         if path.is_file():
-            with path.open(encoding="utf-8-sig", newline="") as lines:
-                for number, row in enumerate(csv.DictReader(lines), start=2):
-                    yield row, _seconds(row, path, number)
+            try:
+                table = list(csv_records(read_text(path, TABLE)))
+            except UnreadableError as error:
+                msg = f"cannot read {path}: {error}"
+                raise UsageError(msg) from error
+            for number, row in enumerate(table, start=2):
+                yield row, _seconds(row, path, number)
 
 
 def _seconds(row: dict[str, str], path: Path, number: int) -> float:

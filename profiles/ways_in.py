@@ -13,6 +13,7 @@ import stat
 import tomllib
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +113,20 @@ def parse_yaml(text: str) -> Any:
         raise UnreadableError(msg) from error
 
 
-def csv_rows(text: str) -> Iterator[list[str]]:
-    """Yield the rows of a CSV text as lists of cells; raises as :func:`parse_json`."""
+@contextmanager
+def reading_csv() -> Iterator[None]:
+    """Around a reader of ``csv``: long cells are read, and what it refuses is one line."""
     csv.field_size_limit(_LONGEST_CELL)
     try:
-        yield from csv.reader(io.StringIO(text, newline=""))
+        yield
     except csv.Error as error:
         raise UnreadableError(_said("CSV", error)) from error
+
+
+def csv_rows(text: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV text as lists of cells; raises as :func:`parse_json`."""
+    with reading_csv():
+        yield from csv.reader(io.StringIO(text, newline=""))
 
 
 def csv_records(text: str) -> Iterator[dict[str, str]]:

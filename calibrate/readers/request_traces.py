@@ -23,7 +23,7 @@ from dflash_sim.calibrate.readers.request_trace_formats import CONTENT, FORMATS,
 from dflash_sim.calibrate.readers.trace_sessions import with_follow_ups
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text, reading_csv
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -160,6 +160,15 @@ def _from_json(text: str, name: str) -> Rows:
 
 
 def _from_csv(text: str, name: str, form: str | None) -> Rows:
+    try:
+        with reading_csv():
+            return _table(text, name, form)
+    except UnreadableError as error:
+        msg = f"trace {name}: {error}."
+        raise UsageError(msg) from None
+
+
+def _table(text: str, name: str, form: str | None) -> Rows:
     reader = csv.DictReader(io.StringIO(text), restkey="", skipinitialspace=True)
     head = [h.strip() for h in reader.fieldnames or ()]
     reader.fieldnames = head
