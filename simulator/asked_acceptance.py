@@ -126,7 +126,7 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
             law=setup.method.law,
             dataset=name,
             thinking=s.thinking,
-            temperature=getattr(s, "temperature", 0.0),
+            temperature=s.temperature,
             topk=s.topk,
             steps=s.steps or 0,
             block=setup.block,

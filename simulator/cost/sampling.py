@@ -129,7 +129,7 @@ def _of_drafts(proposals: Proposals, *, requests: int, rows: int, vocab: int) ->
         return [_small("selector_draw", 1), _small("draft_scatter", 2)]
     if proposals == "sampled":
         return [
-            _pass("draft_softmax", SOFTMAX * drafted),
+            _pass("sampled_draft_softmax", SOFTMAX * drafted),
             _pass("draft_draw", DRAW * drafted),
         ]
     return [_pass("draft_clear", CLEAR * matrix_bytes(requests * rows, vocab))]

@@ -165,7 +165,7 @@ def _fields(cells: Cells, axis: Axis) -> dict[str, Any]:
     found = {**read.fields, "build": cells["build"] or UNSTATED, "runs": 1}
     if cells["accept_len"]:
         found["acceptance"] = f"al:{cells['accept_len']}"
-    sampling = {n: float(cells[n]) for n in _SAMPLING if cells[n] and n in Scenario.model_fields}
+    sampling = {n: float(cells[n]) for n in _SAMPLING if cells[n]}
     if "top_k" in sampling:
         sampling["top_k"] = int(sampling["top_k"])
     if axis.name == "conc":
