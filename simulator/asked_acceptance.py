@@ -121,11 +121,8 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
     }
     if s.topk > 1 and s.acceptance is None:
         return of_tree(
-            model=setup.model.behaves_as,
-            method=s.method,
+            **about,
             law=setup.method.law,
-            dataset=name,
-            thinking=s.thinking,
             temperature=s.temperature,
             topk=s.topk,
             steps=s.steps or 0,

@@ -12,6 +12,7 @@ from dflash_sim.profiles.networks.drafter_shapes import KIND_TITLES
 from dflash_sim.profiles.releases.engine_methods import arrivals
 from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
 from dflash_sim.profiles.releases.engine_versions import match_engine
+from dflash_sim.profiles.ways_in import named_path
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import METHODS, method_with, spellings
 
@@ -40,19 +41,23 @@ def method_asked(data: Mapping[str, Any], model: str) -> Method | None:
     ):
         return method
     with suppress(DflashSimError):  # a folder that is not there is refused where it is searched
-        return METHODS[_becomes(name, target, drafter, tuple(map(_as_it_is, roots())))]
+        folders = [root / "drafters" for root in roots()]
+        named = [named_path(drafter)] if drafter else []
+        return METHODS[_becomes(name, target, drafter, tuple(map(_as_it_is, folders + named)))]
     return method
 
 
-def _as_it_is(root: Path) -> tuple[str, int]:
-    """A folder of sheets and when its drafters changed: nothing older than that is remembered."""
-    drafters = root / "drafters"
-    return str(drafters), drafters.stat().st_mtime_ns if drafters.is_dir() else 0
+def _as_it_is(path: Path) -> tuple[str, ...]:
+    """A file, or a folder of them, and when each was written: of another time nothing is known."""
+    with suppress(OSError):
+        every = (path, *sorted(path.glob("*.json")))
+        return tuple(f"{p} {p.stat().st_mtime_ns}" for p in every)
+    return (str(path),)
 
 
 @lru_cache
 def _becomes(
-    name: str, target: str, drafter: str | None, folders: tuple[tuple[str, int], ...]
+    name: str, target: str, drafter: str | None, folders: tuple[tuple[str, ...], ...]
 ) -> str:
     """The method that this one becomes with the drafters of these folders."""
     method = METHODS[name]

@@ -1,6 +1,7 @@
 """The release of a question, and the method that its drafter makes of ``dflash``."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,22 @@ def test_a_drafter_that_was_replaced_is_read_again(
     config = json.loads(shipped.read_text(encoding="utf-8"))
     (folder / "mine-dflash.json").write_text(json.dumps({**config, "_aliases": []}))
     assert asked(model="qwen3-8b", draft_model="mine-dflash").method == "domino"
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_drafter_that_was_rewritten_in_place_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, by_path: bool
+) -> None:
+    """The folder's own time does not change then, and a path is in no folder of ours."""
+    monkeypatch.setenv("DFLASH_SIM_PROFILES", str(tmp_path))
+    folder = tmp_path / ("elsewhere" if by_path else "drafters")
+    folder.mkdir()
+    mine = folder / "mine.json"
+    for number, kind in enumerate(("dflash", "domino", "dflash")):
+        shipped = find_sheet(FOLDERS["drafters"][0], f"qwen3-8b-{kind}", ".json")
+        assert shipped is not None
+        config = json.loads(shipped.read_text(encoding="utf-8"))
+        mine.write_text(json.dumps({**config, "_aliases": []}))
+        os.utime(mine, (number, number + 10))
+        name = str(mine) if by_path else "mine"
+        assert asked(model="qwen3-8b", draft_model=name).method == kind
