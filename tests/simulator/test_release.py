@@ -99,12 +99,12 @@ def test_a_drafter_that_was_rewritten_in_place_is_read_again(
     monkeypatch.setenv("DFLASH_SIM_PROFILES", str(tmp_path))
     folder = tmp_path / ("elsewhere" if by_path else "drafters")
     folder.mkdir()
-    mine = folder / "mine.json"
+    mine = folder / "mine-dflash.json"
     for number, kind in enumerate(("dflash", "domino", "dflash")):
         shipped = find_sheet(FOLDERS["drafters"][0], f"qwen3-8b-{kind}", ".json")
         assert shipped is not None
         config = json.loads(shipped.read_text(encoding="utf-8"))
         mine.write_text(json.dumps({**config, "_aliases": []}))
         os.utime(mine, (number, number + 10))
-        name = str(mine) if by_path else "mine"
+        name = str(mine) if by_path else "mine-dflash"
         assert asked(model="qwen3-8b", draft_model=name).method == kind
