@@ -1,7 +1,5 @@
 """Read a sheet by name. Where names are looked up is in :mod:`dflash_sim.profiles.find`."""
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -47,7 +45,7 @@ from dflash_sim.profiles.sheets import (
     SurvivalPoint,
 )
 from dflash_sim.profiles.units import GIGA
-from dflash_sim.profiles.ways_in import TABLE, UnreadableError, named_path, read_text, reading_csv
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, csv_table, named_path, read_text
 
 __all__ = [
     "base_model",
@@ -397,8 +395,7 @@ def _csv(path: Path) -> list[dict[str, str]]:
 
 def _parsed(path: Path) -> list[dict[str, str]]:
     try:
-        with reading_csv():
-            return list(csv.DictReader(io.StringIO(read_text(path, TABLE), newline="")))
+        return csv_table(read_text(path, TABLE))
     except UnreadableError as error:
         msg = f"cannot read {path}: {error}"
         raise UsageError(msg) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import Dirs, roots
 from dflash_sim.profiles.sheets import UNITS
-from dflash_sim.profiles.ways_in import TABLE, UnreadableError, csv_records, read_text
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, csv_table, read_text
 
 PHASES_FILE, KERNELS_FILE = "published/phases.csv", "published/kernels.csv"
 
@@ -121,7 +121,7 @@ def _rows(file: str, profiles_dirs: Dirs) -> Iterator[tuple[dict[str, str], floa
     for path in (root / file for root in roots(profiles_dirs)):
         if path.is_file():
             try:
-                table = list(csv_records(read_text(path, TABLE)))
+                table = csv_table(read_text(path, TABLE))
             except UnreadableError as error:
                 msg = f"cannot read {path}: {error}"
                 raise UsageError(msg) from error

@@ -123,28 +123,18 @@ def reading_csv() -> Iterator[None]:
         raise UnreadableError(_said("CSV", error)) from error
 
 
-def csv_rows(text: str) -> Iterator[list[str]]:
-    """Yield the rows of a CSV text as lists of cells; raises as :func:`parse_json`."""
-    with reading_csv():
-        yield from csv.reader(io.StringIO(text, newline=""))
+def csv_table(text: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV text by column, as ``csv.DictReader`` has them.
 
-
-def csv_records(text: str) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV text by column; a row has a cell for every column.
+    Cells that a row lacks are None: whoever reads a row says which line it is.
 
     Raises
     ------
     UnreadableError
-        As :func:`csv_rows`; or a row has more or fewer cells than the header.
+        As :func:`parse_json`.
     """
-    rows = csv_rows(text)
-    head = next(rows, [])
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(head) and row:
-            msg = f"row {number} has {len(row)} cells, and the header has {len(head)}"
-            raise UnreadableError(msg)
-        if row:
-            yield dict(zip(head, row, strict=True))
+    with reading_csv():
+        return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def _read(path: Path, most: int) -> bytes:
