@@ -13,7 +13,7 @@ from dflash_sim.api.spoken import spoken
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.fleet.fleet import ROUTERS
 from dflash_sim.studies.plan.over_long import CHOICES as OVER_LONG
-from dflash_sim.studies.plan.page import PlanPage, roles, warnings
+from dflash_sim.studies.plan.page import PlanPage
 from dflash_sim.studies.plan.question import numbers_of, tunable
 from dflash_sim.studies.plan.question import question as plan_question
 from dflash_sim.studies.plan.rows import fleet_json, plan_rows, to_json
@@ -21,6 +21,7 @@ from dflash_sim.studies.plan.search import Plan as Found
 from dflash_sim.studies.plan.search import plan as answer
 from dflash_sim.studies.plan.search import steps
 from dflash_sim.studies.plan.tune import Tuned, tune_block
+from dflash_sim.studies.plan.verdict import roles, warnings
 from dflash_sim.studies.show.files import check_writable, write_whole
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
 ROUTERS = ("round-robin", "least-loaded")
 _INTERRUPTED = 130
 TUNABLE = ("block",)
+MAXIMISED = ("rate", "users")
 OVER_LONG = ("refuse", "drop", "truncate")
 
 
@@ -61,13 +62,42 @@ def plan(
                autocompletion=completer(lambda: ROUTERS)),
     ] = None,
     max_gpus: Annotated[Str, number(SEARCH, "Largest fleet [512]")] = None,
+    gpus: Annotated[Str, number(SEARCH, "GPUs that you own: the most they carry, with --maximise")] = None,
+    maximise: Annotated[
+        Str,
+        option(SEARCH, "What --gpus shall carry most of: rate (requests/s) or users (in flight)",
+               autocompletion=completer(lambda: MAXIMISED)),
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        option(SEARCH, "Two candidates side by side, such as b200/none b200/dflash",
+               metavar="A B"),
+    ] = None,
+    price: Annotated[
+        list[str] | None,
+        option(OBJECTIVE, "What you pay for a GPU an hour, in place of list prices; repeatable",
+               metavar="GPU=USD"),
+    ] = None,
+    hours: Annotated[
+        Str,
+        option(DEMAND, "Shares of --rate by hour of the day, as 0-7:0.2,8-19:1,20-23:0.5",
+               metavar="H:SHARE,..."),
+    ] = None,
     jobs: Annotated[Str, number(SEARCH, "Processes; all cores if left out")] = None,
     tune: Annotated[
         Str,
         option(SEARCH, "block: the best block by batch size for vLLM; -o a cost table for SGLang",
                autocompletion=completer(lambda: TUNABLE)),
     ] = None,
-    report: Annotated[File, option(OUTPUT, "Write an HTML report here", metavar="FILE")] = None,
+    report: Annotated[
+        File, option(OUTPUT, "Write an HTML page here", "--report", "--html", metavar="FILE")
+    ] = None,
+    write_compose: Annotated[
+        File, option(OUTPUT, "Write a Docker Compose file of the fleet", metavar="FILE")
+    ] = None,
+    write_k8s: Annotated[
+        File, option(OUTPUT, "Write Kubernetes objects of the fleet", metavar="FILE")
+    ] = None,
     form: Format = None,
     output: Output = None,
     print_config: PrintConfig = False,
@@ -78,6 +108,7 @@ def plan(
     each is a server, and fleets of it stand behind a router. By default b200 and h200, TP 1 to 8,
     plain decoding and DFlash.
     """
+    from dflash_sim.studies.plan.deploy import check_writes, write_files
     from dflash_sim.studies.plan.page import PlanPage
     from dflash_sim.studies.plan.question import config, numbers_of, question
     from dflash_sim.studies.plan.rows import plan_rows, to_json
@@ -93,13 +124,16 @@ def plan(
             "ttft": ttft, "tpot": tpot, "e2e": e2e, "percentile": percentile,
             "confidence": confidence, "router": router, "max_gpus": max_gpus, "jobs": jobs,
             "report": report, "format": form, "print_config": print_config or None,
+            "gpus": gpus, "maximise": maximise, "compare": compare, "price": price or None,
+            "hours": hours, "write_compose": write_compose, "write_k8s": write_k8s,
         })  # fmt: skip
         return
     shape = chosen_format(form, output)
     if output == Path("-"):
         output = None
-    for target in filter(None, (output, report)):
+    for target in filter(None, (output, report, write_compose, write_k8s)):
         check_writable(target)
+    check_writes(write_compose, write_k8s)
     if report is not None:
         from dflash_sim.studies.plan.report import write_report
     own = numbers_of(
@@ -111,10 +145,11 @@ def plan(
     about: dict[str, Any] = {"caps": several, "trace": trace, "time_unit": time_unit}
     about |= {"router": router or ROUTERS[0], **own.of_question()}
     about |= {"over_long": over_long or OVER_LONG[0]}
+    about |= {"hours": hours, "prices": price or (), "compare": compare or ()}
     made = question(asked, **about)
     if print_config:
         words = {"trace": trace, "time_unit": time_unit, "over_long": over_long}
-        words |= {"router": router}
+        words |= {"router": router, "hours": hours, "price": price, "compare": compare}
         named = [name for name, value in words.items() if value is not None]
         deliver(config(asked, given={*own.values, *named}, **about), output)
         return
@@ -127,6 +162,8 @@ def plan(
         raise typer.Exit(_INTERRUPTED) from None
     if report is not None:
         write_report(report, found)
+    for path in write_files(found, compose_to=write_compose, k8s_to=write_k8s):
+        tell(f"wrote {path}")
     if shape == "table":
         deliver(as_page(PlanPage(found), to_file=output is not None), output)
     else:

@@ -8,11 +8,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dflash_sim.profiles.find import find_sheet, read_sheet
 from dflash_sim.profiles.policies import load_policies
-from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.crossover.advice import Choice, choices
 from dflash_sim.studies.crossover.search import Crossover, Curve
+from dflash_sim.studies.show.launch import draft_path, sglang_flags
 
 
 @dataclass(frozen=True)
@@ -59,33 +58,6 @@ def settings(found: Crossover) -> list[Setting]:
     if len(stretches) > 1 and method.algorithm in sheet.adaptive_algorithms:
         out += _adaptive(own, stretches, since=sheet.adaptive_since)
     return out
-
-
-def sglang_flags(setup: Setup) -> str:
-    """Return the flags of a launch that serves so."""
-    method = setup.method
-    if method.algorithm is None:
-        return f"(no release has {method.name})"
-    words = ["--speculative-algorithm", method.algorithm]
-    path = draft_path(setup)
-    if path is not None:
-        words += ["--speculative-draft-model-path", path]
-    if method.sequential:
-        steps = setup.block - 1
-        words += ["--speculative-num-steps", str(steps), "--speculative-eagle-topk", "1"]
-    words += ["--speculative-num-draft-tokens", str(setup.block)]
-    return " ".join(words)
-
-
-def draft_path(setup: Setup) -> str | None:
-    """Return the repository of the drafting network; None where the target has it."""
-    if setup.drafter is None:
-        return None
-    asked = setup.scenario.draft_model
-    name = setup.drafter.name
-    sheet = find_sheet("drafters", asked or name, ".json")
-    known = read_sheet(sheet).get("_aliases", []) if sheet else []
-    return next((str(alias) for alias in known if "/" in str(alias)), asked or name)
 
 
 def vllm_table(stretches: Sequence[Choice]) -> list[list[int]]:

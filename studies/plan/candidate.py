@@ -124,6 +124,12 @@ def solve(judge: Judge, i: int, guess: int | None, most: int) -> Solved:
     return Solved(i, good if good <= most else None, bad)
 
 
+def fewest_at(judge: Judge, i: int, slow: float, guess: int, most: int) -> int | None:
+    """The fewest replicas where all times are ``slow`` as long; None if more than ``most``."""
+    good, _ = _fewest(lambda n: judge.meets(i, n, slow=slow), min(guess, most), most)
+    return good if good <= most else None
+
+
 def _fewest(met: Callable[[int], bool], guess: int | None, most: int) -> tuple[int, int]:
     """A fleet that meets, and the next smaller one, which does not; ``most + 1`` is not tried."""
     bad, good = 0, most + 1

@@ -44,6 +44,8 @@ class Demand:
         True if it comes at one rate, so that no queue may grow.
     as_given
         True if lengths follow each other as in a file, perhaps in a pattern.
+    asked_rate
+        Arrivals per second that were asked for; 0 for a trace's own times.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Demand:
     lead: int = 0
     steady: bool = False
     as_given: bool = False
+    asked_rate: float = 0.0
 
     @property
     def judged(self) -> int:
@@ -110,6 +113,7 @@ def of_rate(scenario: Scenario, *, duration_s: float = DURATION_S) -> Demand:
         ("no prompt is found in a prefix cache", f"the first {_WARM} fill the fleet, not judged"),
         lead=int(n * WARM_UP),
         steady=True,
+        asked_rate=s.rate,
     )
 
 

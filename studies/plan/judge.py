@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.simulator.fleet.fleet import Service, serve
-from dflash_sim.simulator.intervals import sensitivity, unmodelled
+from dflash_sim.simulator.intervals import Sensitivity, misfit, sensitivity, unmodelled
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
@@ -20,6 +20,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.studies.plan.demand import Demand, faster
 from dflash_sim.studies.plan.objective import Kept, Slo, kept
+from dflash_sim.studies.plan.prices import priced
 
 _HELD_BYTES = 250_000_000  # of commits, in each process
 _BATCHES = 10  # of each half, whose means are nearly independent
@@ -27,6 +28,7 @@ _MORE = 1 / 4  # growth of a queue that counts as unstable; an overloaded one do
 _SOME = 1 / 10  # of what is in flight, so that a short queue may become less short
 _SIGNIFICANT = 3.0  # standard errors
 _FILLED = 3.0  # times a mean answer, after which a fleet holds what it will hold
+_THROUGHPUT = "output_throughput"
 _AT_CONC = 32  # requests in flight at which the uncertainty of time is taken
 
 
@@ -44,6 +46,12 @@ class Question:
         Fleets are no larger.
     notes
         What is asked for and left out of some candidates.
+    prices
+        What the asker pays for a GPU, in place of published prices [USD/h].
+    compared
+        Two candidates whose fleets are set side by side; empty for none.
+    by_hour
+        Share of the demand's rate in each hour of a day, 1 in the busiest; empty for a steady one.
     """
 
     candidates: tuple[Scenario, ...]
@@ -53,6 +61,9 @@ class Question:
     confidence: float = 0.9
     max_gpus: int = 512
     notes: tuple[str, ...] = ()
+    prices: Mapping[str, float] = field(default_factory=dict)
+    compared: tuple[int, ...] = ()
+    by_hour: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 / 2 <= self.confidence < 1:
@@ -127,6 +138,7 @@ class Judge:
         self.question = question
         self._setups: dict[int, Setup | DflashSimError] = {}
         self._spread: dict[int, tuple[float, float]] = {}
+        self._sensitivity: dict[int, Sensitivity] = {}
         self._expectations: dict[tuple[object, ...], Expectation | None] = {}
         self._draws: OrderedDict[tuple[object, ...], Draws] = OrderedDict()
 
@@ -135,13 +147,16 @@ class Judge:
         other = Judge(replace(self.question, demand=demand))
         other._setups = self._setups
         other._spread, other._expectations = self._spread, self._expectations
+        other._sensitivity = self._sensitivity
         return other
 
     def setup(self, i: int) -> Setup:
         """The candidate, resolved; what it raises is raised again."""
         if i not in self._setups:
             try:
-                self._setups[i] = resolve(self.question.candidates[i])
+                setup = resolve(self.question.candidates[i])
+                device = priced(setup.device, self.question.prices)
+                self._setups[i] = replace(setup, device=device)
             except DflashSimError as error:
                 self._setups[i] = error
         found = self._setups[i]
@@ -189,13 +204,26 @@ class Judge:
                 tables=setup.tables,
                 calibration=setup.calibration,
             )
-            found = sensitivity(one)
+            found = self._sensitivity[i] = sensitivity(one)
             whole, first = (
                 math.sqrt(found.variance(name) + unmodelled(setup, name))
-                for name in ("output_throughput", "mean_ttft_ms")
+                for name in (_THROUGHPUT, "mean_ttft_ms")
             )
             self._spread[i] = whole, first
         return self._spread[i]
+
+    def ratio_spread(self, i: int, j: int) -> float:
+        """One standard deviation of the log of the ratio of two throughputs [1].
+
+        Both hang on the same constants; what no constant explains, each is off by on its own, but
+        for a GPU that they share.
+        """
+        self.spread(i), self.spread(j)
+        one, two = self.setup(i), self.setup(j)
+        together = one.device.name == two.device.name
+        own = unmodelled(one) + (misfit(two) if together else unmodelled(two))
+        ours, theirs = self._sensitivity[i], self._sensitivity[j]
+        return math.sqrt(ours.ratio_variance(_THROUGHPUT, theirs) + own)
 
     def slow(self, i: int) -> float:
         """Return how much longer than predicted all times are, at the confidence's quantile [1]."""

@@ -8,17 +8,17 @@ from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
-from dflash_sim.simulator.caveats import unconfirmed
-from dflash_sim.simulator.defaults import CONTEXT
 from dflash_sim.studies.plan.candidate import Solved, Survey
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.objective import WORDS
-from dflash_sim.studies.plan.search import ENDS, Plan
+from dflash_sim.studies.show.launch import launch_command
+from dflash_sim.studies.plan.prices import HOURS_A_MONTH
+from dflash_sim.studies.plan.search import Plan
+from dflash_sim.studies.plan.verdict import percent_of, remarks, roles, verdict
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.narrow_table import FittedTable
 from dflash_sim.studies.show.styles import LABEL, STRONG
 
-_SETTLED = 10  # mean answers that a rate should last
 _SHOWN = 12  # candidates in the table; the others are counted
 _INDENT = 13
 
@@ -35,34 +35,24 @@ class PlanPage:
         yield Text(f"{model} · {q.demand.name}", style=STRONG)
         yield Text(f"{q.slo}; {q.router} router", style=STRONG)
         yield Text()
+        for line in verdict(self.found):
+            yield Text(line, style="bold green")
+        yield Text()
         for role, fleet in roles(self.found):
             yield from _fleet(role, fleet, self.found)
+            yield Text()
+        if self.found.hours:
+            yield _day(self.found)
             yield Text()
         yield _candidates(self.found)
         for line in footnotes(self.found):
             yield Text(line, style="dim")
-        for line in warnings(self.found):
-            yield Text(f"warning: {line}", style="yellow")
+        for line in remarks(self.found):
+            yield Text(f"note: {line}", style="yellow")
         yield Text(sources(self.found))
-
-
-def roles(found: Plan) -> list[tuple[str, Fleet]]:
-    """The best fleets, each once, with what they are best at."""
-    words = {"gpus": "Fewest GPUs"} | {end: f"Cheapest at {end} prices" for end in ENDS}
-    by_fleet: dict[int, list[str]] = {}
-    for objective, index in found.best.items():
-        by_fleet.setdefault(index, []).append(objective)
-    out = []
-    for index, objectives in by_fleet.items():
-        ends = [o for o in objectives if o in ENDS]
-        role = words["gpus"] if "gpus" in objectives else ""
-        if len(ends) == len([e for e in ENDS if e in found.best]) and ends:
-            role = f"{role} and cheapest" if role else "Cheapest"
-        elif ends:
-            at = f"cheapest at {' and '.join(ends)} prices"
-            role = f"{role}, {at}" if role else at.capitalize()
-        out.append((role, found.fleets[index]))
-    return out
+        yield Text()
+        yield Text("Each server is launched by", style=LABEL)
+        yield Text(launch_command(self.found.fewest.setup))
 
 
 def _fleet(role: str, fleet: Fleet, found: Plan) -> Iterator[RenderableType]:
@@ -104,6 +94,11 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
             f"({percent(fleet.expected.all_limits)}); {number(fleet.sure.goodput)} at {sure}",
         ),
         ("Headroom", f"{fleet.room} more requests at {sure}".replace("more more", "more")),
+        (
+            "Utilisation",
+            f"{'at most ' if fleet.unbroken else ''}{percent(1 / fleet.headroom)} of the requests "
+            f"that it takes at {sure}; GPUs at work {percent(fleet.load.busy)} of the time",
+        ),
         ("Binds", fleet.binds),
     ]
     m = fleet.setup.memory
@@ -112,11 +107,6 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
     rows.append(("Server", f"{m.max_running_requests:,} requests ({m.cap_cause}), "
         f"{m.kv_tokens:,} tokens; {fleet.load.mean_batch:.1f} at once on average"))  # fmt: skip
     return rows
-
-
-def percent_of(share: float) -> str:
-    """A probability in percent, without decimals that say nothing."""
-    return f"{100 * share:.4g} %"
 
 
 def _latency_heads(q: Any) -> tuple[str, ...]:
@@ -141,11 +131,38 @@ def latency_rows(fleet: Fleet, found: Plan) -> list[tuple[str, ...]]:
     return rows
 
 
+def _day(found: Plan) -> RenderableType:
+    table = FittedTable(heads=HOUR_HEADS, words=frozenset({HOUR_HEADS[0]}))
+    for row in hour_rows(found):
+        table.add(*row)
+    return table
+
+
+HOUR_HEADS = ("hours", "requests/s", "servers needed", "GPUs needed", "GPUs at work")
+
+
+def hour_rows(found: Plan) -> list[tuple[str, ...]]:
+    """Cells of each stretch of the day: what it needs, and how busy the whole fleet is."""
+    peak, tp = found.question.demand.asked_rate, found.fewest.setup.tp
+    return [
+        (
+            hour.said,
+            f"{peak * hour.share:.4g}",
+            f"{hour.replicas:,}",
+            f"{hour.replicas * tp:,}",
+            percent(hour.busy),
+        )
+        for hour in found.hours
+    ]
+
+
+HEADS = ("gpu", "tp", "method", "block", "cap", "servers", "GPUs", "USD/h", "USD/month",
+    "USD/M tokens")  # fmt: skip
+
+
 def _candidates(found: Plan) -> RenderableType:
     table = FittedTable(
-        heads=("gpu", "tp", "method", "block", "cap", "servers", "GPUs", "USD/h", "USD/M tokens"),
-        words=frozenset({"gpu", "method"}),
-        spare=("cap",),
+        heads=HEADS, words=frozenset({"gpu", "method"}), spare=("cap", "USD/h", "block")
     )
     shown = candidate_rows(found)
     for row in shown[:_SHOWN]:
@@ -163,6 +180,8 @@ def ordered(found: Plan) -> list[tuple[Survey, Solved]]:
 
     def place(pair: tuple[Survey, Solved]) -> tuple[Any, ...]:
         s, r = pair
+        if s.index in found.alone:
+            return True, float("inf"), found.alone[s.index].excess, s.index
         size = (r.replicas if r.replicas is not None else r.failed + 1) * s.tp
         return r.replicas is None, size, s.usd("typical", size) or 0.0, s.index
 
@@ -182,54 +201,41 @@ def candidate_rows(found: Plan) -> list[tuple[str, ...]]:
             str(c.block or "-"),
             str(c.max_running_requests or "-"),
         )
+        if s.index in found.alone:
+            rows.append((*setup, "none do", "-", "-", "-", "-"))
+            continue
         if r.replicas is None:
             least = r.failed + 1
-            rows.append((*setup, f">= {least:,}", f">= {least * s.tp:,}", "-", "-"))
+            rows.append((*setup, f">= {least:,}", f">= {least * s.tp:,}", "-", "-", "-"))
             continue
         usd = s.usd("typical", r.replicas)
-        money = ("-", "-") if usd is None else (number(usd), number(usd / rate))
+        money = ("-", "-", "-")
+        if usd is not None:
+            money = number(usd), number(usd * HOURS_A_MONTH), number(usd / rate)
         rows.append((*setup, f"{r.replicas:,}", f"{r.replicas * s.tp:,}", *money))
     return rows
 
 
 def footnotes(found: Plan) -> list[str]:
     """Say how to read the table, and what is not in it."""
-    out = [
-        "USD at typical prices; >=: given up there, no better than the best by GPUs or any price"
-    ]
+    given = found.question.prices
+    prices = "".join(f", {gpu} at {usd:g} USD/h as given" for gpu, usd in given.items())
+    out = [f"USD at typical prices{prices}; every fleet at {percent_of(found.question.confidence)}"]
+    rows = candidate_rows(found)
+    if any(row[5].startswith(">=") for row in rows):
+        out[0] += f"; >=: more than {found.question.max_gpus:,} GPUs, or not among the first"
+    if found.alone:
+        near = min(found.alone.values(), key=lambda n: n.excess)
+        out.append(
+            f"none do: too slow for the limits with one request at a time, such as {near.title}, "
+            f"{near.latency} {number(near.quantile_s / MS)} ms"
+        )
     reasons = list(dict.fromkeys(str(s.error) for s in found.surveys if s.error is not None))
     count = sum(s.error is not None for s in found.surveys)
     if reasons:
         out.append(f"{count} left out, such as: {reasons[0]}")
     out += [f"assumed: {note}" for note in found.question.demand.notes]
     return out
-
-
-def warnings(found: Plan) -> list[str]:
-    """Say what to distrust, each once."""
-    out = list(found.question.notes)
-    for _, fleet in roles(found):
-        setup = fleet.setup
-        new = unconfirmed(setup.server, setup.calibration)
-        elsewhere = ("unconfirmed", CONTEXT)  # of a trace, each request has its own lengths
-        out += [w for w in setup.warnings if not w.startswith(elsewhere)]
-        if new:
-            named = ", ".join(name for _, name in new)
-            out.append(f"no measurement on {named} has confirmed: {fleet.title}")
-        if fleet.setup.tables is None:
-            out.append(f"no operator times for {fleet.setup.device.name}: a roofline estimate")
-        span_s, answer_s = found.question.demand.span_s, fleet.sure.mean_e2e_s
-        if found.question.demand.steady and span_s < _SETTLED * answer_s:
-            out.append(
-                f"{number(span_s)} s are judged and an answer takes {number(answer_s)} s on "
-                "average: too short to see a queue grow; give a longer --duration"
-            )
-    priced = {s.index for s in found.surveys if s.price and s.price.typical is not None}
-    unpriced = [s.index for s in found.surveys if s.error is None and s.index not in priced]
-    gpus = dict.fromkeys(found.question.candidates[i].gpu for i in unpriced)
-    if gpus:
-        out.append(f"no typical price is known of {', '.join(gpus)}: not among the cheapest")
-    return list(dict.fromkeys(out))
 
 
 def sources(found: Plan) -> str:

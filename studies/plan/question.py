@@ -1,7 +1,7 @@
 """The question of ``plan``: candidates, demand and objective, from flags."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -15,6 +15,7 @@ from dflash_sim.simulator.fleet.fleet import ROUTERS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.question import Given, as_yaml, left_out, scenarios
 from dflash_sim.studies.ask.ranges import whole_numbers
+from dflash_sim.studies.plan.choice import chosen
 from dflash_sim.studies.plan.demand import (
     DURATION_S,
     Demand,
@@ -23,9 +24,11 @@ from dflash_sim.studies.plan.demand import (
     of_trace,
     shares_of,
 )
+from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Question
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.plan.over_long import CHOICES, within
+from dflash_sim.studies.plan.prices import own_prices
 
 RUNS = 3
 DEFAULTS: Mapping[str, Any] = {
@@ -108,6 +111,9 @@ def question(
     duration_s: float,
     confidence: float,
     max_gpus: int,
+    hours: str | None = None,
+    prices: Iterable[str] | Mapping[str, float] = (),
+    compare: Sequence[str] = (),
 ) -> Question:
     """The question that flags ask.
 
@@ -121,17 +127,52 @@ def question(
         ``FILE[:format]``.
     over_long
         What becomes of prompts that the model cannot take: refuse, drop or truncate.
+    hours
+        Shares of the rate by hour of the day, as :func:`shares_by_hour` reads them.
+    prices
+        Rents that the asker pays, as :func:`own_prices` reads them.
+    compare
+        Two candidates to set side by side.
     """
     if router not in ROUTERS:
         raise unknown(kind="--router", value=router, allowed=ROUTERS)
+    own = own_prices(prices)
     fields, demand = _planned(asked, trace, time_unit, busiest_s, over_long)
+    fields, by_hour = _busiest_hour(fields, hours, trace)
     points = _with_caps(fields, caps)
     for gpu in {s.gpu: None for s in points}:
         load_device(gpu)  # a name that is mistyped is no candidate that does not fit
     if demand is None:
         demand = of_rate(points[0], duration_s=duration_s)
     notes = tuple(left_out({name: given.value for name, given in fields.items()}))
-    return Question(tuple(points), demand, slo, router, confidence, max_gpus, notes)
+    return Question(
+        tuple(points),
+        demand,
+        slo,
+        router,
+        confidence,
+        max_gpus,
+        notes,
+        own,
+        chosen(compare, points),
+        by_hour,
+    )
+
+
+def _busiest_hour(
+    fields: dict[str, Given], hours: str | None, trace: str | None
+) -> tuple[dict[str, Given], tuple[float, ...]]:
+    """Fields with the rate of the busiest hour, and every hour's share of that."""
+    if hours is None:
+        return fields, ()
+    if trace is not None:
+        msg = "--hours is for --rate: a trace has times of its own; drop one of them."
+        raise UsageError(msg)
+    shares = shares_by_hour(hours)
+    most = max(shares)
+    rate = fields["rate"]
+    peak = Given(most * float(rate.value), f"{rate.origin}, in the busiest hour")
+    return fields | {"rate": peak}, tuple(share / most for share in shares)
 
 
 def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) -> str:
@@ -156,7 +197,9 @@ def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) 
     limits = (slo.ttft_s, slo.tpot_s, slo.e2e_s)
     own |= {n: x and x / MS for n, x in zip(("ttft", "tpot", "e2e"), limits, strict=True)}
     own |= {"percentile": slo.percentile, "confidence": about["confidence"]}
-    own |= {"router": about["router"], "max_gpus": about["max_gpus"]}
+    own |= {"router": about["router"], "max_gpus": about["max_gpus"], "hours": about.get("hours")}
+    own |= {"price": dict(own_prices(about.get("prices", ()))) or None}
+    own |= {"compare": list(about.get("compare", ())) or None}
     rows = [(n, f"  {n}: {json.dumps(x)}") for n, x in own.items() if x is not None]
     width = max(len(text) for _, text in rows)
     told = [f"{text:<{width}}  # {'flag' if n in given else 'default'}\n" for n, text in rows]

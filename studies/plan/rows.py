@@ -5,13 +5,16 @@ from importlib.metadata import version
 from math import isfinite
 from typing import Any
 
-from dflash_sim.profiles.units import MS
+from dflash_sim.profiles.units import HOUR_S, MEGA, MS
 from dflash_sim.studies.plan.candidate import Survey
 from dflash_sim.studies.plan.close_look import Fleet
-from dflash_sim.studies.plan.page import warnings
+from dflash_sim.studies.plan.difference import Difference
+from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.search import ENDS, Plan
+from dflash_sim.studies.plan.verdict import saved, verdict, warnings
+from dflash_sim.studies.show.launch import launch_command
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _DECIMALS = 6
 
 
@@ -42,9 +45,23 @@ def to_json(found: Plan) -> dict[str, Any]:
         "confidence": q.confidence,
         "router": q.router,
         "max_gpus": q.max_gpus,
+        "prices": dict(q.prices) or None,
+        "verdict": verdict(found),
+        "num_gpus_as_predicted": found.as_predicted,
         "best": {name: found.best[name] for name in found.best},
         "fleets": {str(i): fleet_json(fleet) for i, fleet in sorted(found.fleets.items())},
         "candidates": [_candidate_json(found, s) for s in found.surveys],
+        "differences": [_difference_json(found, d) for d in found.differences],
+        "hours": [
+            {
+                "hours": list(h.hours),
+                "rate": _round(h.share * q.demand.asked_rate),
+                "replicas": h.replicas,
+                "num_gpus": h.replicas * found.fewest.setup.tp,
+                "gpu_busy": _round(h.busy),
+            }
+            for h in found.hours
+        ],
         "warnings": warnings(found),
     }
 
@@ -60,6 +77,7 @@ def fleet_json(f: Fleet) -> dict[str, Any]:
         "draft_model": s.draft_name,
         "replicas": f.replicas,
         "num_gpus": f.gpus,
+        "launch_command": launch_command(s),
         "usd_per_hour": {e: _round(x) for e, x in f.usd_per_hour.items()},
         "usd_per_mtok_out": {e: _round(x) for e, x in f.usd_per_mtok_out.items()},
         "output_throughput": _round(f.output_tok_s),
@@ -69,6 +87,8 @@ def fleet_json(f: Fleet) -> dict[str, Any]:
         "confidence": _round(f.confidence),
         "first_token_factor": _round(f.first_factor),
         "headroom": _round(f.headroom),
+        "utilisation": _round(1 / f.headroom),
+        "gpu_busy": _round(f.load.busy),
         "breaks_first": f.breaks or None,
         "binds": f.binds,
         **{
@@ -95,11 +115,28 @@ def fleet_json(f: Fleet) -> dict[str, Any]:
     }
 
 
+def _difference_json(found: Plan, d: Difference) -> dict[str, Any]:
+    """Two kinds of server side by side; ``saved`` is what the first needs less."""
+    span = d.saved_usd_month_ci90
+    return {
+        "index": [d.one, d.other],
+        "num_gpus": list(d.gpus),
+        "saved_gpus": d.saved_gpus,
+        "saved_gpus_ci90": list(d.saved_gpus_ci90),
+        "saved_usd_per_month": None if d.saved_usd_month is None else _round(d.saved_usd_month),
+        "saved_usd_per_month_ci90": None if span is None else [_round(x) for x in span],
+        "said": saved(d, found),
+    }
+
+
 def _candidate_json(found: Plan, s: Survey) -> dict[str, Any]:
     c = found.question.candidates[s.index]
     solved = next((r for r in found.solved if r.index == s.index), None)
     replicas = solved.replicas if solved else None
     usd = {end: s.usd(end, replicas) for end in ENDS} if replicas else {}
+    typical = usd.get("typical")
+    near = found.alone.get(s.index)
+    rate = found.fewest.output_tok_s * HOUR_S / MEGA
     return {
         "index": s.index,
         "gpu": c.gpu,
@@ -111,7 +148,13 @@ def _candidate_json(found: Plan, s: Survey) -> dict[str, Any]:
         "replicas": replicas,
         "num_gpus": replicas * s.tp if replicas else None,
         "replicas_that_fail": solved.failed if solved else None,
-        "usd_per_hour": {end: _round(x) for end, x in usd.items() if x is not None} or None,
+        **{
+            f"usd_per_hour_{end}": None if x is None else _round(x)
+            for end, x in ((end, usd.get(end)) for end in ENDS)
+        },
+        "usd_per_month": None if typical is None else _round(typical * HOURS_A_MONTH),
+        "usd_per_mtok_out": None if typical is None else _round(typical / rate),
+        "too_slow_alone": None if near is None else f"{near.latency} {near.quantile_s / MS:.4g} ms",
         "error": str(s.error) if s.error is not None else None,
     }
 

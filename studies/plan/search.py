@@ -6,13 +6,15 @@ if that fails, so do all smaller ones. Which fleets are simulated does not depen
 processes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.errors import InfeasibleError
-from dflash_sim.studies.plan.candidate import Solved, Survey, solve, survey
+from dflash_sim.studies.plan.candidate import Solved, Survey, fewest_at, solve, survey
 from dflash_sim.studies.plan.close_look import Fleet, Nearest, examine, limit_of, nearest
+from dflash_sim.studies.plan.difference import Difference, difference
+from dflash_sim.studies.plan.hours import Hour, hours
 from dflash_sim.studies.plan.judge import Judge, Question
 
 ENDS = ("low", "typical", "high")
@@ -20,6 +22,7 @@ OBJECTIVES = ("gpus", *ENDS)
 _ROUND = 24  # candidates that are tried against the same best fleet
 _TOGETHER = 3  # of them that share draws, in one process
 _LOOKS = 3 * len(OBJECTIVES)  # at most, at the best fleets
+MOST_NUMBERED = 24  # candidates whose fleets are all found, however large; of more, the first
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class Plan:
         What was examined of the best fleets, by candidate.
     solved
         Every candidate that was searched.
+    alone
+        How close a server comes that no number of replicas helps, by candidate.
+    as_predicted
+        GPUs of the smallest fleet of the best kind, were all times as predicted.
+    differences
+        The best of speculation beside the best plain decoding, and what was to be compared.
+    hours
+        The best fleet through the hours of a day; empty for a steady load.
     """
 
     question: Question
@@ -42,6 +53,10 @@ class Plan:
     solved: tuple[Solved, ...]
     best: dict[str, int]
     fleets: dict[int, Fleet]
+    alone: dict[int, Nearest] = field(default_factory=dict)
+    as_predicted: int | None = None
+    differences: tuple[Difference, ...] = ()
+    hours: tuple[Hour, ...] = ()
 
     @property
     def fewest(self) -> Fleet:
@@ -108,7 +123,93 @@ def plan(
         replicas = {s.index: s.replicas for s in solved if s.replicas is not None}
         sizes = {i: replicas[i] for i in sorted(set(answer.values()))}
         fleets = _examined(judges, sizes, tell)
-    return Plan(question, tuple(surveys), tuple(solved), answer, fleets)
+        found = {s.index: s for s in solved}
+        alone = _numbered(judges, question, surveys, found)
+        first = surveys[answer["gpus"]]
+        most = question.max_gpus // first.tp
+        task = first.index, 1.0, replicas[first.index], most
+        fewer = next(iter(judges.map(fewest_at, [task])))
+        pairs = _pairs(question, surveys, found, alone)
+        told = tuple(
+            difference(judges, (surveys[i], found[i]), (surveys[j], found[j]), question.max_gpus)
+            for i, j in pairs
+        )
+        shares = question.by_hour
+        day = hours(judges, first.index, replicas[first.index], shares) if shares else ()
+    return Plan(
+        question,
+        tuple(surveys),
+        tuple(found[s.index] for s in solved),
+        answer,
+        fleets,
+        alone,
+        None if fewer is None else fewer * first.tp,
+        told,
+        day,
+    )
+
+
+def _numbered(
+    judges: Pool, question: Question, surveys: Sequence[Survey], found: dict[int, Solved]
+) -> dict[int, Nearest]:
+    """Find the fleets of candidates that were given up, and why some have none.
+
+    ``found`` is completed; of very many candidates only the most promising, and those compared.
+    """
+    order = [s.index for s in _ordered([surveys[i] for i in found])]
+    shown = dict.fromkeys([*question.compared, *order[:MOST_NUMBERED]])
+    open_ = [surveys[i] for i in shown if i in found and found[i].replicas is None]
+    tasks = []
+    for s in open_:
+        least = found[s.index].failed + 1
+        tasks.append((s.index, max(least, s.guess or 1), question.max_gpus // s.tp))
+    hopeless = [s.index for s in open_ if s.guess is None]
+    alone = {
+        i: n
+        for i, n in zip(hopeless, judges.map(nearest, [(i,) for i in hopeless]), strict=True)
+        if n.excess > 1
+    }
+    for result in judges.map(solve, [t for t in tasks if t[0] not in alone]):
+        failed = max(result.failed, found[result.index].failed)
+        found[result.index] = Solved(result.index, result.replicas, failed)
+    return alone
+
+
+def _pairs(
+    question: Question,
+    surveys: Sequence[Survey],
+    found: dict[int, Solved],
+    alone: Collection[int],
+) -> list[tuple[int, int]]:
+    """Candidates to set side by side: what is asked for, else speculation and plain decoding."""
+    if question.compared:
+        i, j = question.compared
+        if not {i, j} <= found.keys() or {i, j} & {*alone}:
+            return []
+        if found[i].replicas is None:
+            i, j = j, i
+        return [] if found[i].replicas is None else [(i, j)]
+    pairs = []
+    for objective in ("gpus", "typical"):
+        best: dict[bool, tuple[tuple[float, ...], int]] = {}
+        for s in (surveys[i] for i in sorted(found.keys() - {*alone})):
+            solved = found[s.index]
+            size = solved.replicas if solved.replicas is not None else solved.failed + 1
+            key = _key(s, objective, size)
+            speculative = question.candidates[s.index].speculation.speculative
+            met = solved.replicas is not None
+            if key is None:
+                continue
+            rank = (0.0 if met else 1.0, *key)
+            if speculative not in best or rank < best[speculative][0]:
+                best[speculative] = rank, s.index
+        if len(best) == 2:  # noqa: PLR2004
+            one, other = best[True][1], best[False][1]
+            if found[one].replicas is None:
+                one, other = other, one
+            if found[one].replicas is not None:
+                pairs.append((one, other))
+    return list(dict.fromkeys(pairs))
 
 
 # ---- the best so far -------------------------------------------------------------------------

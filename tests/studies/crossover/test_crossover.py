@@ -18,11 +18,12 @@ from dflash_sim.studies.ask.question import ask
 from dflash_sim.studies.crossover.advice import choices, reason, sentence
 from dflash_sim.studies.crossover.axis import axis_of
 from dflash_sim.studies.crossover.page import CrossoverPage, folded
-from dflash_sim.studies.crossover.paste import settings, sglang_flags, sglang_ladder, vllm_table
+from dflash_sim.studies.crossover.paste import settings, sglang_ladder, vllm_table
 from dflash_sim.studies.crossover.question import Question, question
 from dflash_sim.studies.crossover.report import write_report
 from dflash_sim.studies.crossover.rows import crossover_rows, to_json
 from dflash_sim.studies.crossover.search import Crossover, Curve, _curve, crossover
+from dflash_sim.studies.show.launch import sglang_flags
 from dflash_sim.studies.show.terminal import as_page
 
 FEW: dict[str, Any] = {

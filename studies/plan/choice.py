@@ -1,0 +1,52 @@
+"""Two candidates that are named to be set side by side."""
+
+from collections.abc import Sequence
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.scenario import Scenario
+
+_SHOWN = 6
+
+
+def label(scenario: Scenario) -> str:
+    """The words that tell a candidate from the others, such as ``b200/tp2/dflash/block16``.
+
+    Examples
+    --------
+    >>> label(Scenario(gpu="h200", tp=2, method="none", model="qwen3-8b"))
+    'h200/tp2/none'
+    """
+    s = scenario
+    words = [s.gpu, f"tp{s.tp or s.num_gpus}", s.method]
+    named = {"block": s.block, "steps": s.steps, "cap": s.max_running_requests}
+    return "/".join([*words, *(f"{n}{x}" for n, x in named.items() if x is not None)])
+
+
+def chosen(names: Sequence[str], candidates: Sequence[Scenario]) -> tuple[int, ...]:
+    """The places of the candidates that ``names`` tell apart, two of them or none.
+
+    Raises
+    ------
+    UsageError
+        A name fits no candidate, or several; or both fit the same.
+    """
+    if not names:
+        return ()
+    labels = [label(c) for c in candidates]
+    first, other = (_one(name, labels) for name in names)
+    if first == other:
+        msg = f"--compare {names[0]} {names[1]}: both are {labels[first]}; name two candidates."
+        raise UsageError(msg)
+    return first, other
+
+
+def _one(name: str, labels: Sequence[str]) -> int:
+    words = set(name.lower().split("/"))
+    fits = [i for i, each in enumerate(labels) if words <= set(each.lower().split("/"))]
+    if len(fits) == 1:
+        return fits[0]
+    among = [labels[i] for i in fits] or list(labels)
+    shown = ", ".join(among[:_SHOWN]) + (", ..." if len(among) > _SHOWN else "")
+    count = "no candidate is" if not fits else f"{len(fits)} candidates are"
+    msg = f"--compare {name}: {count} called so; name one of {shown}."
+    raise UsageError(msg)

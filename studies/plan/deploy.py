@@ -1,0 +1,161 @@
+"""A fleet as files that start it: Docker Compose for one host, Kubernetes for a cluster."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.studies.plan.close_look import Fleet
+from dflash_sim.studies.plan.search import Plan
+from dflash_sim.studies.show.files import write_whole
+from dflash_sim.studies.show.launch import PORT, launch_environment, launch_words
+
+_ALL = "0.0.0.0"  # noqa: S104  a container is reached from outside
+_SHARED_MEMORY = "32g"
+_CACHE = "/root/.cache/huggingface"
+# What SGLang's router calls ours; one that balances by what is in flight has two choices a time.
+_POLICIES = {"least-loaded": "power_of_two"}
+
+
+def compose(fleet: Fleet, found: Plan) -> str:
+    """A Docker Compose file: every server on GPUs of its own, behind a router."""
+    tp = fleet.setup.tp
+    services: dict[str, Any] = {}
+    for k in range(fleet.replicas):
+        devices = [str(k * tp + rank) for rank in range(tp)]
+        gpus = {"driver": "nvidia", "device_ids": devices, "capabilities": ["gpu"]}
+        services[f"server-{k}"] = {
+            **_container(fleet),
+            "command": launch_words(fleet.setup, host=_ALL),
+            "shm_size": _SHARED_MEMORY,
+            "ipc": "host",
+            "volumes": [f"~/.cache/huggingface:{_CACHE}"],
+            "deploy": {"resources": {"reservations": {"devices": [gpus]}}},
+        }
+    if fleet.replicas > 1:
+        workers = [f"http://{name}:{PORT}" for name in services]
+        services["router"] = {
+            "image": image(fleet),
+            "command": [*_router(found), "--worker-urls", *workers],
+            "ports": [f"{PORT}:{PORT}"],
+            "depends_on": list(services),
+        }
+    else:
+        services["server-0"]["ports"] = [f"{PORT}:{PORT}"]
+    return _head(fleet, found) + _yaml({"services": services})
+
+
+def kubernetes(fleet: Fleet, found: Plan) -> str:
+    """Kubernetes objects: a Deployment of the servers, a router that finds them, a Service."""
+    server, router = {"app": "sglang"}, {"app": "sglang-router"}
+    gpus = {"nvidia.com/gpu": fleet.setup.tp}
+    environment = [{"name": n, "value": v} for n, v in launch_environment(fleet.setup).items()]
+    container = {
+        "name": "sglang",
+        "image": image(fleet),
+        "command": launch_words(fleet.setup, host=_ALL),
+        "ports": [{"containerPort": PORT}],
+        "resources": {"limits": gpus},
+        "readinessProbe": {"httpGet": {"path": "/health", "port": PORT}},
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
+    }
+    if environment:
+        container["env"] = environment
+    shared = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}
+    servers = {"containers": [container], "volumes": [shared]}
+    entry, objects = server, [_deployment("sglang", server, fleet.replicas, servers)]
+    if fleet.replicas > 1:
+        entry = router
+        discovers = ["--service-discovery", "--selector", "app=sglang"]
+        routes = {
+            "name": "router",
+            "image": image(fleet),
+            "command": [*_router(found), *discovers, "--service-discovery-port", str(PORT)],
+            "ports": [{"containerPort": PORT}],
+        }
+        account = {"serviceAccountName": "sglang-router", "containers": [routes]}
+        objects += [*_may_list_pods(), _deployment("sglang-router", router, 1, account)]
+    ports = [{"port": PORT, "targetPort": PORT}]
+    objects.append(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "sglang-entry"},
+         "spec": {"selector": entry, "ports": ports}}
+    )  # fmt: skip
+    return _head(fleet, found) + "---\n".join(map(_yaml, objects))
+
+
+def write_files(found: Plan, *, compose_to: Path | None, k8s_to: Path | None) -> list[Path]:
+    """Write what is asked for of the fleet with the fewest GPUs, each whole or not at all."""
+    fleet, written = found.fewest, []
+    for path, make in ((compose_to, compose), (k8s_to, kubernetes)):
+        if path is not None:
+            write_whole(path, make(fleet, found))
+            written.append(path)
+    return written
+
+
+def check_writes(compose_to: Path | None, k8s_to: Path | None) -> None:
+    """Refuse one place for two files.
+
+    Raises
+    ------
+    UsageError
+        Both are to be written to the same file.
+    """
+    if compose_to is not None and compose_to == k8s_to:
+        msg = f"--write-compose and --write-k8s both name {compose_to}; give each a file of its own."
+        raise UsageError(msg)
+
+
+def image(fleet: Fleet) -> str:
+    """The container of the release that was simulated."""
+    return f"lmsysorg/sglang:v{fleet.setup.engine.version}"
+
+
+def _container(fleet: Fleet) -> dict[str, Any]:
+    variables = launch_environment(fleet.setup)
+    return {"image": image(fleet)} | ({"environment": variables} if variables else {})
+
+
+def _router(found: Plan) -> list[str]:
+    named = found.question.router
+    policy = _POLICIES.get(named, named.replace("-", "_"))
+    listens = ["--host", _ALL, "--port", str(PORT)]
+    return ["python3", "-m", "sglang_router.launch_router", "--policy", policy, *listens]
+
+
+def _deployment(
+    name: str, labels: dict[str, str], replicas: int, pod: dict[str, Any]
+) -> dict[str, Any]:
+    template = {"metadata": {"labels": labels}, "spec": pod}
+    spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+
+
+def _may_list_pods() -> list[dict[str, Any]]:
+    """The account of the router, and the right to see which servers there are."""
+    named = {"name": "sglang-router"}
+    group = "rbac.authorization.k8s.io"
+    rule = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+    account = {"kind": "ServiceAccount", **named}
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named},
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": named, "rules": [rule]},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": named,
+            "subjects": [account],
+            "roleRef": {"apiGroup": group, "kind": "Role", **named},
+        },
+    ]
+
+
+def _head(fleet: Fleet, found: Plan) -> str:
+    """What the fleet is for, as comments; a name from a file ends no line early."""
+    lines = [fleet.title, found.question.demand.name, str(found.question.slo)]
+    return "".join(f"# {' '.join(line.split())}\n" for line in lines)
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, default_flow_style=False, width=10_000)

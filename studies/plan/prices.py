@@ -1,0 +1,58 @@
+"""What GPUs cost: published price ranges, or what the asker pays; hours and months of it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.sheets import Device, PriceRange
+
+HOURS_A_MONTH = 730.0  # 365 days of 24 hours, over 12
+_OWN = "--price"
+
+
+def own_prices(given: Iterable[str] | Mapping[str, float]) -> dict[str, float]:
+    """Rents by GPU [USD/h] from ``b200=4.50``, or from a mapping.
+
+    Raises
+    ------
+    UsageError
+        A price that is no number above 0, a GPU that is not known, or one that is named twice.
+
+    Examples
+    --------
+    >>> own_prices(["b200=4.50", "h200=2.20"])
+    {'b200': 4.5, 'h200': 2.2}
+    """
+    pairs = given.items() if isinstance(given, Mapping) else [_pair(text) for text in given]
+    found: dict[str, float] = {}
+    for gpu, text in pairs:
+        name = load_device(str(gpu)).name
+        try:
+            usd = float(text)
+        except (TypeError, ValueError):
+            usd = float("nan")
+        if not 0 < usd < float("inf"):
+            msg = f"{_OWN} {gpu}={text}: a price is a number of USD an hour above 0, as b200=4.50."
+            raise UsageError(msg)
+        if name in found:
+            msg = f"{_OWN} {name} is given twice; give one price for a kind of GPU."
+            raise UsageError(msg)
+        found[name] = usd
+    return found
+
+
+def priced(device: Device, own: Mapping[str, float]) -> Device:
+    """The GPU with the asker's price in place of the published range, where there is one."""
+    usd = own.get(device.name)
+    if usd is None:
+        return device
+    return replace(device, price=PriceRange(usd, usd, usd, f"as given with {_OWN}"))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    gpu, equals, usd = text.partition("=")
+    if not equals or not gpu:
+        msg = f"{_OWN} {text}: give GPU=USD, the rent of one GPU an hour, as b200=4.50."
+        raise UsageError(msg)
+    return gpu.strip(), usd.strip()

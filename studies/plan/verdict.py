@@ -1,0 +1,204 @@
+"""The verdict of a plan: what to rent, how sure that is, what is in doubt, what speculation saves.
+
+Whatever could overturn the first sentence is part of it; what is left for the end of a page does
+not touch the size of a fleet.
+"""
+
+from collections.abc import Iterator
+
+from dflash_sim.simulator.caveats import unconfirmed
+from dflash_sim.simulator.defaults import CONTEXT
+from dflash_sim.studies.plan.choice import label
+from dflash_sim.studies.plan.close_look import Fleet
+from dflash_sim.studies.plan.difference import Difference
+from dflash_sim.studies.plan.prices import HOURS_A_MONTH
+from dflash_sim.studies.plan.search import ENDS, Plan
+from dflash_sim.studies.show.figures import number
+
+_SETTLED = 10  # mean answers that a rate should last
+
+
+def verdict(found: Plan) -> list[str]:
+    """Say what to rent and how sure that is; a sentence each."""
+    return [*_headline(found), *savings(found), *_of_day(found)]
+
+
+def roles(found: Plan) -> list[tuple[str, Fleet]]:
+    """The best fleets, each once, with what they are best at."""
+    words = {"gpus": "Fewest GPUs"} | {end: f"Cheapest at {end} prices" for end in ENDS}
+    by_fleet: dict[int, list[str]] = {}
+    for objective, index in found.best.items():
+        by_fleet.setdefault(index, []).append(objective)
+    out = []
+    for index, objectives in by_fleet.items():
+        ends = [o for o in objectives if o in ENDS]
+        role = words["gpus"] if "gpus" in objectives else ""
+        if len(ends) == len([e for e in ENDS if e in found.best]) and ends:
+            role = f"{role} and cheapest" if role else "Cheapest"
+        elif ends:
+            at = f"cheapest at {' and '.join(ends)} prices"
+            role = f"{role}, {at}" if role else at.capitalize()
+        out.append((role, found.fleets[index]))
+    return out
+
+
+def gpus(count: int) -> str:
+    """A number of GPUs in words."""
+    return f"{count:,} GPU{'' if count == 1 else 's'}"
+
+
+def percent_of(share: float) -> str:
+    """A probability in percent, without decimals that say nothing."""
+    return f"{100 * share:.4g} %"
+
+
+def _headline(found: Plan) -> Iterator[str]:
+    sure = percent_of(found.question.confidence)
+    for role, fleet in roles(found):
+        usd = fleet.usd_per_hour
+        money = "no price of it is known"
+        if "typical" in usd:
+            a_month = usd["typical"] * HOURS_A_MONTH
+            money = f"{number(usd['typical'])} USD an hour, {number(a_month)} a month"
+        doubt = doubts_of(fleet, found)
+        words = f"met with {sure} confidence" if not doubt else f"met at {sure}, but"
+        line = f"{role}: {gpus(fleet.gpus)}, {fleet.title}; {money}; {words}"
+        if doubt:
+            line += " " + "; and ".join(doubt)
+        if fleet is found.fewest and found.as_predicted and found.as_predicted < fleet.gpus:
+            line += f". Were all times as predicted, {gpus(found.as_predicted)} would do"
+        yield f"{line}."
+    unpriced = _unpriced(found)
+    if unpriced:
+        yield f"{unpriced[0].upper()}{unpriced[1:]}: give --price {unpriced.split()[-1]}=USD."
+
+
+def doubts_of(fleet: Fleet, found: Plan) -> list[str]:
+    """What may overturn the size of a fleet, beyond what its confidence is over."""
+    out, setup = [], fleet.setup
+    new = unconfirmed(setup.server, setup.calibration)
+    if new:
+        named = ", ".join(name for _, name in new)
+        out.append(f"no measurement on {named} has confirmed such an answer")
+    if setup.tables is None:
+        out.append(f"with no operator times for {setup.device.name} it is a roofline estimate")
+    short = _too_short(fleet, found)
+    return [*out, short] if short else out
+
+
+def _too_short(fleet: Fleet, found: Plan) -> str:
+    """Say that a rate ends before a queue could be seen to grow."""
+    span_s, answer_s = found.question.demand.span_s, fleet.sure.mean_e2e_s
+    if not found.question.demand.steady or span_s >= _SETTLED * answer_s:
+        return ""
+    return (
+        f"{number(span_s)} s are judged and an answer takes {number(answer_s)} s on "
+        "average: too short to see a queue grow; give a longer --duration"
+    )
+
+
+def _unpriced(found: Plan) -> str:
+    priced = {s.index for s in found.surveys if s.price and s.price.typical is not None}
+    unpriced = [s.index for s in found.surveys if s.error is None and s.index not in priced]
+    kinds = dict.fromkeys(found.question.candidates[i].gpu for i in unpriced)
+    return f"among the cheapest is not, as no price is known, {', '.join(kinds)}" if kinds else ""
+
+
+def warnings(found: Plan) -> list[str]:
+    """Say what to distrust, each once: what the verdict names, and the rest."""
+    out = [d for _, fleet in roles(found) for d in doubts_of(fleet, found)]
+    unpriced = _unpriced(found)
+    return list(dict.fromkeys([*out, *([unpriced] if unpriced else []), *remarks(found)]))
+
+
+def remarks(found: Plan) -> list[str]:
+    """Say what else to keep in mind; nothing of it changes a fleet."""
+    out = list(found.question.notes)
+    elsewhere = ("unconfirmed", CONTEXT)  # of a trace, each request has its own lengths
+    for _, fleet in roles(found):
+        out += [w for w in fleet.setup.warnings if not w.startswith(elsewhere)]
+    return list(dict.fromkeys(out))
+
+
+def savings(found: Plan) -> list[str]:
+    """Say what one fleet saves over another, with intervals; or why there is nothing to compare."""
+    if found.differences:
+        return [saved(each, found) for each in found.differences]
+    candidates = found.question.candidates
+    families: dict[bool, list[str]] = {}
+    for i, near in found.alone.items():
+        speculative = candidates[i].speculation.speculative
+        families.setdefault(speculative, []).append(
+            f"{near.latency} of one request alone is {number(near.quantile_s * 1e3)} ms"
+        )
+    met = {candidates[i].speculation.speculative for i in found.fleets}
+    out = []
+    for speculative, why in families.items():
+        if speculative in met or found.question.compared:
+            continue
+        what = "speculation" if speculative else "plain decoding"
+        out.append(f"No number of GPUs keeps the limits with {what}: {why[0]}.")
+    return out
+
+
+def saved(d: Difference, found: Plan) -> str:
+    """A difference in a sentence: GPUs and dollars a month, each with its 90 % interval."""
+    candidates = found.question.candidates
+    one, other = (_kind(found, i, d) for i in (d.one, d.other))
+    if candidates[d.one].speculation.speculative and not found.question.compared:
+        one = f"Speculation ({one})"
+    elif not found.question.compared:
+        one = f"Plain decoding ({one})"
+    least = "at least " if d.at_least else ""
+    theirs = d.gpus[1] if d.gpus[1] is not None else d.gpus[0] + d.saved_gpus
+    low, high = d.saved_gpus_ci90
+    what = "needs as many GPUs as" if not d.saved_gpus else (
+        f"needs {gpus(abs(d.saved_gpus))} {'fewer' if d.saved_gpus > 0 else 'more'} than"
+    )  # fmt: skip
+    head = f"{one} {what} {other}, {d.gpus[0]:,} against {least}{theirs:,}"
+    span = f"saved, 90 % interval: {_span(low, high)} GPUs"
+    money, ends = d.saved_usd_month, d.saved_usd_month_ci90
+    if money is None or ends is None:
+        return f"{head} ({span})."
+    return (
+        f"{head} ({span}); that saves {least}{number(money)} USD a month "
+        f"({number(ends[0])} to {number(ends[1])})."
+    )
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _kind(found: Plan, i: int, d: Difference) -> str:
+    """A candidate in as many words as tell the two apart."""
+    c = [found.question.candidates[k] for k in (d.one, d.other)]
+    mine = found.question.candidates[i]
+    if found.question.compared:
+        return label(mine)
+    tp = {s.index: s.tp for s in found.surveys}
+    alike = (c[0].gpu, tp[d.one]) == (c[1].gpu, tp[d.other])
+    where = "" if alike else f" on {tp[i]} x {mine.gpu}"
+    how = mine.method + (f" block {mine.block}" if mine.block else "")
+    return f"{'plain decoding' if not mine.speculation.speculative else how}{where}"
+
+
+def _of_day(found: Plan) -> Iterator[str]:
+    """Say what the hours of the day make of the fleet."""
+    if not found.hours:
+        return
+    fleet = found.fewest
+    whole = sum(len(h.hours) for h in found.hours)
+    each = fleet.setup.tp
+    follows = sum(len(h.hours) * h.replicas for h in found.hours) / whole
+    busy = sum(len(h.hours) * h.busy for h in found.hours) / whole
+    line = (
+        f"Through the day its GPUs are at work {100 * busy:.0f} % of the time; with servers that "
+        f"follow the load {number(follows * each)} GPUs do on average, of {fleet.gpus:,}"
+    )
+    usd = fleet.usd_per_hour.get("typical")
+    if usd is not None:
+        a_month = usd * HOURS_A_MONTH
+        scaled = a_month * follows / fleet.replicas
+        line += f": {number(scaled)} USD a month in place of {number(a_month)}"
+    yield f"{line}."
