@@ -23,6 +23,9 @@ from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dflash_sim.studies.ask.question import Given
+    from dflash_sim.studies.plan.question import Numbers
+
 OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
 ROUTERS = ("round-robin", "least-loaded")
 _INTERRUPTED = 130
@@ -146,6 +149,13 @@ def plan(
     about |= {"router": router or ROUTERS[0], **own.of_question()}
     about |= {"over_long": over_long or OVER_LONG[0]}
     about |= {"hours": hours, "prices": price or (), "compare": compare or ()}
+    if gpus is not None or maximise is not None:
+        _carried(
+            asked, own, shape, output, gpus=gpus, maximise=maximise, about=about,
+            refused={"report": report, "write_compose": write_compose, "write_k8s": write_k8s,
+                     "max_gpus": max_gpus, "print_config": print_config or None},
+        )  # fmt: skip
+        return
     made = question(asked, **about)
     if print_config:
         words = {"trace": trace, "time_unit": time_unit, "over_long": over_long}
@@ -169,6 +179,40 @@ def plan(
     else:
         rows = plan_rows(found) if shape == "csv" else [to_json(found)]
         deliver(as_text(rows, shape), output)
+
+
+def _carried(
+    asked: "Mapping[str, Given]",
+    own: "Numbers",
+    shape: str,
+    output: Path | None,
+    *,
+    gpus: str | None,
+    maximise: str | None,
+    about: "Mapping[str, Any]",
+    refused: "Mapping[str, Any]",
+) -> None:
+    """The most that owned GPUs carry."""
+    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.studies.plan.most import DURATION_S, most, refuse
+    from dflash_sim.studies.plan.most_page import MostPage, rows, to_json
+    from dflash_sim.studies.plan.question import numbers_of, owned
+    from dflash_sim.studies.show.files import as_text
+    from dflash_sim.studies.show.terminal import as_page, deliver
+
+    if gpus is None or maximise is None:
+        msg = "--gpus and --maximise go together, as in --gpus 16 --maximise rate; or give --rate."
+        raise UsageError(msg)
+    refuse([name for name, value in refused.items() if value is not None], maximise)
+    made = owned(asked, maximise, **about)
+    count = numbers_of(gpus=gpus).whole("gpus") or 1
+    duration_s = own.values.get("duration", DURATION_S)
+    jobs = own.whole("jobs") or cores()
+    found = most(made, gpus=count, what=maximise, duration_s=duration_s, jobs=jobs)
+    if shape == "table":
+        deliver(as_page(MostPage(found), to_file=output is not None), output)
+    else:
+        deliver(as_text(rows(found) if shape == "csv" else [to_json(found)], shape), output)
 
 
 def _tune(what: str, flags: Flags, output: Path | None, *, refused: "Mapping[str, Any]") -> None:

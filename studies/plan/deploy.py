@@ -11,7 +11,7 @@ from dflash_sim.studies.plan.search import Plan
 from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.launch import PORT, launch_environment, launch_words
 
-_ALL = "0.0.0.0"  # noqa: S104  a container is reached from outside
+_ALL = "0.0.0.0"
 _SHARED_MEMORY = "32g"
 _CACHE = "/root/.cache/huggingface"
 # What SGLang's router calls ours; one that balances by what is in flight has two choices a time.
@@ -58,7 +58,7 @@ def kubernetes(fleet: Fleet, found: Plan) -> str:
         "ports": [{"containerPort": PORT}],
         "resources": {"limits": gpus},
         "readinessProbe": {"httpGet": {"path": "/health", "port": PORT}},
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
     if environment:
         container["env"] = environment
@@ -103,7 +103,9 @@ def check_writes(compose_to: Path | None, k8s_to: Path | None) -> None:
         Both are to be written to the same file.
     """
     if compose_to is not None and compose_to == k8s_to:
-        msg = f"--write-compose and --write-k8s both name {compose_to}; give each a file of its own."
+        msg = (
+            f"--write-compose and --write-k8s both name {compose_to}; give each a file of its own."
+        )
         raise UsageError(msg)
 
 
@@ -157,5 +159,12 @@ def _head(fleet: Fleet, found: Plan) -> str:
     return "".join(f"# {' '.join(line.split())}\n" for line in lines)
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes what comes twice twice, where YAML has anchors that some tools do not read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=False, width=10_000)
+    return yaml.dump(value, Dumper=_Plain, sort_keys=False, width=10_000)

@@ -11,11 +11,11 @@ from dflash_sim.profiles.units import HOUR_S, MEGA, MS
 from dflash_sim.studies.plan.candidate import Solved, Survey
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.objective import WORDS
-from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.search import Plan
 from dflash_sim.studies.plan.verdict import percent_of, remarks, roles, verdict
 from dflash_sim.studies.show.figures import number, percent, shares
+from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.narrow_table import FittedTable
 from dflash_sim.studies.show.styles import LABEL, STRONG
 

@@ -26,6 +26,7 @@ from dflash_sim.studies.plan.demand import (
 )
 from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Question
+from dflash_sim.studies.plan.most import refuse
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.plan.over_long import CHOICES, within
 from dflash_sim.studies.plan.prices import own_prices
@@ -173,6 +174,16 @@ def _busiest_hour(
     rate = fields["rate"]
     peak = Given(most * float(rate.value), f"{rate.origin}, in the busiest hour")
     return fields | {"rate": peak}, tuple(share / most for share in shares)
+
+
+def owned(asked: Mapping[str, Given], what: str, **about: Any) -> Question:
+    """The question what owned GPUs carry: as :func:`question`, with a rate that is to be found."""
+    given = [n for n in ("rate", "conc", "num_prompts") if n in asked and asked[n].origin == "flag"]
+    given += [n for n in ("trace", "busiest_s", "hours", "compare") if about.get(n)]
+    refuse(given, what)
+    fields = dict(asked) | {"rate": Given(1.0, "to be found")}
+    fields.pop("num_prompts", None)
+    return question(fields, **{**about, "duration_s": DURATION_S})
 
 
 def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) -> str:

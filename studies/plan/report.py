@@ -12,20 +12,23 @@ from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.judge import held
 from dflash_sim.studies.plan.page import (
+    HEADS,
+    HOUR_HEADS,
     candidate_rows,
     facts,
     footnotes,
+    hour_rows,
     latency_rows,
-    percent_of,
-    roles,
-    warnings,
 )
+from dflash_sim.studies.plan.prices import priced
 from dflash_sim.studies.plan.search import ENDS, Plan
+from dflash_sim.studies.plan.verdict import percent_of, remarks, roles, savings, verdict
 from dflash_sim.studies.show.chart_style import Axis, go, series
 from dflash_sim.studies.show.chart_style import plain as plain_text
-from dflash_sim.studies.show.charts import Curve, lines
+from dflash_sim.studies.show.charts import Bar, Curve, bars, lines
 from dflash_sim.studies.show.figures import number, shares
 from dflash_sim.studies.show.html_report import Report
+from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.titles import effective, method_title
 
 _CURVES = 6  # as many as there are colours
@@ -62,9 +65,7 @@ def write_report(path: Path, found: Plan) -> None:
     """Write the page."""
     q = found.question
     model = found.fewest.setup.model.name
-    best = roles(found)
-    lead = " ".join(f"{role}: {fleet.title}." for role, fleet in best)
-    report = Report(f"A fleet for {model}", lead)
+    report = Report(f"A fleet for {model}", "\n\n".join(verdict(found)))
     report.facts(
         {
             "Demand": f"{q.demand.name}: {q.demand.judged:,} requests, "
@@ -76,6 +77,8 @@ def write_report(path: Path, found: Plan) -> None:
         }
     )
     _fleets(report, found)
+    _saves(report, found)
+    _day(report, found)
     plain, others = _behaviours(found)
     _pareto(report, [*plain[:1], *others][:_CURVES], found)
     _speedups(report, plain, others)
@@ -101,6 +104,33 @@ def _fleets(report: Report, found: Plan) -> None:
         head = ("latency", "limit, ms", f"{p} predicted, ms", f"{p} at {sure}, ms", "keep it")
         rows = [_filled(row) for row in latency_rows(fleet, found)]
         report.table(head, rows, f"{role}: latencies.")
+
+
+def _saves(report: Report, found: Plan) -> None:
+    """Monthly rent of the two fleets that are set side by side, each pair a pair of bars."""
+    shown = [d for d in found.differences if d.saved_usd_month is not None]
+    if not shown:
+        return
+    report.section("What it saves", "\n\n".join(savings(found)))
+    rows = []
+    for d in shown:
+        for i, usd, size in zip((d.one, d.other), d.usd_month, d.gpus, strict=True):
+            c = found.question.candidates[i]
+            how = "speculation" if c.speculation.speculative else "plain decoding"
+            gpus = "more GPUs than tried" if size is None else f"{size:,} GPUs"
+            name = f"{c.gpu}, {c.method}"
+            rows.append(Bar(name=name, value=usd or 0.0, group=how, note=gpus))
+    axis = Axis("rent at typical prices", "USD/month")
+    order = ("speculation", "plain decoding")
+    report.figure(bars(rows, axis=axis, order=order), "Monthly rent, with and without speculation.")
+
+
+def _day(report: Report, found: Plan) -> None:
+    if not found.hours:
+        return
+    report.section("Through the day", "The fleet is sized for the busiest hour.")
+    rows = [_filled(row) for row in hour_rows(found)]
+    report.table(HOUR_HEADS, rows, "Hours of the day with one load, the busiest first.")
 
 
 def _behaviours(found: Plan) -> tuple[list[Behaviour], list[Behaviour]]:
@@ -227,7 +257,9 @@ def _costs(report: Report, found: Plan, others: Sequence[Behaviour]) -> None:
         "stated confidence.",
     )
     winners = {f.setup.scenario.hash: f for f in priced}
-    closed = [_cost_by_user(b) for b in others if resolve(b.scenario).scenario.hash in winners]
+    closed = [
+        _cost_by_user(b, found) for b in others if resolve(b.scenario).scenario.hash in winners
+    ]
     if closed:
         figure = lines(closed, x=Axis("interactivity", "tok/s/user"), y=y, interval=ends)
         report.figure(figure, "Cost of output tokens of a full server against speed for each user.")
@@ -242,9 +274,9 @@ def _cost_by_rate(f: Fleet, found: Plan) -> Curve:
     return _banded(f.title, rates, each, usd)
 
 
-def _cost_by_user(b: Behaviour) -> Curve:
+def _cost_by_user(b: Behaviour, found: Plan) -> Curve:
     setup = b.results[0].setup
-    price = setup.device.price
+    price = priced(setup.device, found.question.prices).price
     ends = {e: getattr(price, e) for e in ENDS}
     usd = {e: p * setup.num_gpus for e, p in ends.items() if p is not None}
     each = {e: [p / (t * HOUR_S / MEGA) for t in b.tok_s] for e, p in usd.items()}
@@ -268,9 +300,8 @@ def _banded(
 
 def _candidates(report: Report, found: Plan) -> None:
     report.section("Every candidate", "\n\n".join(footnotes(found)))
-    head = ("gpu", "tp", "method", "block", "cap", "servers", "GPUs", "USD/h", "USD/M tokens")
     rows = [_filled(row) for row in candidate_rows(found)]
-    report.table(head, rows, "Fewest servers that meet the objective.")
+    report.table(HEADS, rows, "Fewest servers that meet the objective.")
 
 
 def _filled(row: Sequence[str]) -> list[str | None]:
@@ -279,7 +310,7 @@ def _filled(row: Sequence[str]) -> list[str | None]:
 
 
 def _evidence(report: Report, found: Plan, shown: Sequence[Behaviour]) -> None:
-    report.section("Scenario and evidence", "\n\n".join(f"Warning: {w}." for w in warnings(found)))
+    report.section("Scenario and evidence", "\n\n".join(f"Note: {w}." for w in remarks(found)))
     index = found.best["gpus"]
     scenario = found.question.candidates[index]
     mine = next((b for b in shown if b.scenario == scenario), shown[0])
@@ -293,6 +324,7 @@ def _scenario(result: Result, found: Plan) -> Iterator[tuple[str, str]]:
     for name, value in effective(result).items():
         if value is not None and name not in skipped:
             yield name, f"{value:.4g}" if isinstance(value, float) else str(value)
+    yield "launch", f"`{launch_command(found.fewest.setup)}`"
     yield "sources", shares(result.evidence)
     prices = dict.fromkeys(f.setup.device.name for f in found.fleets.values())
     for fleet in found.fleets.values():

@@ -203,7 +203,7 @@ def _pairs(
             rank = (0.0 if met else 1.0, *key)
             if speculative not in best or rank < best[speculative][0]:
                 best[speculative] = rank, s.index
-        if len(best) == 2:  # noqa: PLR2004
+        if len(best) == 2:
             one, other = best[True][1], best[False][1]
             if found[one].replicas is None:
                 one, other = other, one

@@ -151,23 +151,28 @@ def saved(d: Difference, found: Plan) -> str:
         one = f"Plain decoding ({one})"
     least = "at least " if d.at_least else ""
     theirs = d.gpus[1] if d.gpus[1] is not None else d.gpus[0] + d.saved_gpus
-    low, high = d.saved_gpus_ci90
-    what = "needs as many GPUs as" if not d.saved_gpus else (
-        f"needs {gpus(abs(d.saved_gpus))} {'fewer' if d.saved_gpus > 0 else 'more'} than"
-    )  # fmt: skip
-    head = f"{one} {what} {other}, {d.gpus[0]:,} against {least}{theirs:,}"
-    span = f"saved, 90 % interval: {_span(low, high)} GPUs"
+    fewer = d.saved_gpus >= 0
+    what = "needs as many GPUs as"
+    if d.saved_gpus:
+        what = f"needs {gpus(abs(d.saved_gpus))} {'fewer' if fewer else 'more'} than"
+    span = _ends(d.saved_gpus_ci90, f"{'fewer' if fewer else 'more'}", whole=True)
+    head = f"{one} {what} {other}, {d.gpus[0]:,} against {least}{theirs:,} (90 % interval {span})"
     money, ends = d.saved_usd_month, d.saved_usd_month_ci90
     if money is None or ends is None:
-        return f"{head} ({span})."
-    return (
-        f"{head} ({span}); that saves {least}{number(money)} USD a month "
-        f"({number(ends[0])} to {number(ends[1])})."
-    )
+        return f"{head}."
+    cheaper = money >= 0
+    told = _ends(ends if cheaper else (-ends[1], -ends[0]), "")
+    verb = "saves" if cheaper else "costs"
+    more = "" if cheaper else " more"
+    return f"{head}; that {verb} {least}{number(abs(money))} USD a month{more} ({told})."
 
 
-def _span(low: int, high: int) -> str:
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+def _ends(ends: tuple[float, float], word: str, *, whole: bool = False) -> str:
+    """The ends of an interval as people say them; a sign where they differ in it."""
+    low, high = ends if word != "more" else (-ends[1], -ends[0])
+    texts = [f"{x:,.0f}" if whole else number(x) for x in (low, high)]
+    said = texts[0] if low == high else f"{texts[0]} to {texts[1]}"
+    return f"{said} {word}".strip()
 
 
 def _kind(found: Plan, i: int, d: Difference) -> str:

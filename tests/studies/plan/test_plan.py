@@ -27,9 +27,9 @@ from dflash_sim.studies.plan.close_look import Limit, largest
 from dflash_sim.studies.plan.demand import Demand, faster, led_in, of_rate, of_trace, shares_of
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo, kept
-from dflash_sim.studies.plan.verdict import warnings
 from dflash_sim.studies.plan.rows import to_json
 from dflash_sim.studies.plan.search import ENDS, OBJECTIVES, Plan, plan
+from dflash_sim.studies.plan.verdict import warnings
 
 MODEL: dict[str, Any] = {"model": "qwen3-8b", "isl": 500, "osl": 100, "runs": 1}
 SERVERS: tuple[dict[str, Any], ...] = (

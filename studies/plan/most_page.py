@@ -1,0 +1,182 @@
+"""What owned GPUs carry, as a page of terminal text, and as data."""
+
+from importlib.metadata import version
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.units import MS
+from dflash_sim.simulator.setup import resolve
+from dflash_sim.studies.plan.choice import label
+from dflash_sim.studies.plan.most import Carried, Most, Ratio
+from dflash_sim.studies.plan.prices import HOURS_A_MONTH, priced
+from dflash_sim.studies.plan.verdict import percent_of
+from dflash_sim.studies.show.figures import number
+from dflash_sim.studies.show.launch import launch_command
+from dflash_sim.studies.show.narrow_table import FittedTable
+from dflash_sim.studies.show.styles import LABEL, STRONG
+
+_UNITS = {"rate": "requests/s", "users": "users"}
+_HEADS = ("gpu", "tp", "servers", "idle", "method", "block", "carries", "USD/month")
+
+
+class MostPage:
+    """The most that is carried, what the next best carries, and every candidate."""
+
+    def __init__(self, found: Most) -> None:
+        self.found = found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        found = self.found
+        unit = _UNITS[found.what]
+        yield Text(f"{found.gpus:,} GPUs, the most {unit} · {_asked(found)}", style=STRONG)
+        yield Text(str(found.question.slo), style=STRONG)
+        yield Text()
+        for line in said(found):
+            yield Text(line, style="bold green")
+        yield Text()
+        table = FittedTable(heads=(*_HEADS, "binds"), words=frozenset({"gpu", "method", "binds"}),
+            spare=("idle", "USD/month"), folded="binds")  # fmt: skip
+        for c in found.carried:
+            if c.error is None:
+                table.add(*_cells(found, c))
+        yield table
+        errors = [c.error for c in found.carried if c.error is not None]
+        if errors:
+            yield Text(f"{len(errors)} left out, such as: {errors[0]}", style="dim")
+        for note in found.question.demand.notes:
+            yield Text(f"assumed: {note}", style="dim")
+        for warning in _warnings(found):
+            yield Text(f"note: {warning}", style="yellow")
+        yield Text()
+        yield Text("Each server is launched by", style=LABEL)
+        yield Text(launch_command(_setup(found, found.best)))
+
+
+def said(found: Most) -> list[str]:
+    """Say in sentences what is carried, by what, and how much more that is."""
+    best = found.best
+    sure = percent_of(found.question.confidence)
+    unit = _UNITS[found.what]
+    line = (
+        f"{_amount(found, best.most)} {unit} with {sure} confidence: {_servers(found, best)}; "
+        f"{_amount(found, found.as_predicted)} with times as predicted. "
+        f"What stops it: {best.binds}."
+    )
+    return [line, *(_more(found, r) for r in found.ratios)]
+
+
+def to_json(found: Most) -> dict[str, Any]:
+    """The answer as strict JSON."""
+    q = found.question
+    return {
+        "schema_version": 1,
+        "kind": "carried",
+        "dflash_sim_version": version("dflash-sim"),
+        "model": q.candidates[0].model,
+        "num_gpus": found.gpus,
+        "maximise": found.what,
+        "slo": {f"{n}_ms": x / MS for n, x in q.slo.limits_s.items()}
+        | {"percentile": q.slo.percentile},
+        "confidence": q.confidence,
+        "as_predicted": found.as_predicted,
+        "router": q.router,
+        "verdict": said(found),
+        "launch_command": launch_command(_setup(found, found.best)),
+        "candidates": rows(found),
+        "ratios": [
+            {"index": [r.one, r.other], "gain": r.gain, "gain_ci90": list(r.ci90)}
+            for r in found.ratios
+        ],
+        "warnings": _warnings(found),
+    }
+
+
+def rows(found: Most) -> list[dict[str, Any]]:
+    """Candidates as flat rows, those that carry most first."""
+    out = []
+    for c in found.carried:
+        s = found.question.candidates[c.index]
+        usd = _usd_month(found, c)
+        out.append(
+            {
+                "index": c.index,
+                "gpu": s.gpu,
+                "tp": c.tp or s.tp,
+                "replicas": c.replicas or None,
+                "idle_gpus": found.gpus - c.replicas * c.tp if c.replicas else None,
+                "method": s.method,
+                "block": s.block,
+                "steps": s.steps,
+                found.what: round(c.most, 6) if c.error is None else None,
+                "binds": c.binds or None,
+                "usd_per_month": None if usd is None else round(usd, 6),
+                "error": None if c.error is None else str(c.error),
+            }
+        )
+    return out
+
+
+def _asked(found: Most) -> str:
+    s = found.question.candidates[0]
+    what = s.dataset or f"{s.isl:,} in, {s.osl:,} out"
+    return f"{s.model}, {what}; {found.question.router} router"
+
+
+def _servers(found: Most, c: Carried) -> str:
+    s = found.question.candidates[c.index]
+    block = f", block {s.block}" if s.block else ""
+    how = f"{s.method}{block}" if s.speculation.speculative else "plain decoding"
+    idle = found.gpus - c.tp * c.replicas
+    rest = f", {idle} GPU{'s' if idle > 1 else ''} idle" if idle else ""
+    return f"{c.replicas} x (TP {c.tp} on {s.gpu}), {how}{rest}"
+
+
+def _more(found: Most, r: Ratio) -> str:
+    one, other = (label(found.question.candidates[i]) for i in (r.one, r.other))
+    low, high = r.ci90
+    if low == high == 0:
+        return f"{one} carries as many as {other}."
+    return f"{one} over {other}: {100 * r.gain:+.0f} %, 90 % {_signed(low)} to {_signed(high)}."
+
+
+def _amount(found: Most, most: float) -> str:
+    return f"{most:,.0f}" if found.what == "users" else number(most)
+
+
+def _signed(x: float) -> str:
+    return f"{100 * x:+.0f} %" if x < float("inf") else "any number more"
+
+
+def _cells(found: Most, c: Carried) -> tuple[str, ...]:
+    s = found.question.candidates[c.index]
+    usd = _usd_month(found, c)
+    return (
+        s.gpu,
+        str(c.tp),
+        str(c.replicas),
+        str(found.gpus - c.tp * c.replicas or "-"),
+        s.method,
+        str(s.block or "-"),
+        _amount(found, c.most),
+        "-" if usd is None else number(usd),
+        c.binds,
+    )
+
+
+def _usd_month(found: Most, c: Carried) -> float | None:
+    if c.error is not None:
+        return None
+    device = load_device(found.question.candidates[c.index].gpu)
+    usd = priced(device, found.question.prices).price.typical
+    return None if usd is None else usd * c.replicas * c.tp * HOURS_A_MONTH
+
+
+def _setup(found: Most, c: Carried) -> Any:
+    return resolve(found.question.candidates[c.index])
+
+
+def _warnings(found: Most) -> list[str]:
+    return list(dict.fromkeys([*found.question.notes, *_setup(found, found.best).warnings]))
