@@ -8,15 +8,13 @@ from typing import Any
 import pandas as pd
 
 from dflash_sim.profiles.schema import Field, load_schema
+from dflash_sim.studies.show.files import PARTS
 
 _DTYPES = {"int": "int64", "float": "float64", "bool": "bool", "str": "string"}
 _NULLABLE = {"int": "Int64", "float": "float64", "bool": "boolean", "str": "string"}
 _INTERVAL = "_ci90"
 _ENDS = ("low", "high")
 _INTERVALS = re.compile(r"(?<![a-z]_)interval(_68)?$|ci90$")  # but not of inside_interval
-_SHARES = ("measured", "fitted", "roofline", "assumed")
-_PRICES = ("low", "typical", "high")
-_PARTS = {"source_share": _SHARES, "usd_per_hour": _PRICES, "usd_per_mtok_out": _PRICES}
 
 Row = Mapping[str, Any]
 Column = tuple[str, str, Callable[[Row], Any]]  # name, type, cell of a row
@@ -45,8 +43,8 @@ def _columns(field: Field) -> list[Column]:
     if name.endswith(_INTERVAL):
         short = name.removesuffix(_INTERVAL)
         return [(f"{short}_{end}", "float64", _item(name, i)) for i, end in enumerate(_ENDS)]
-    if name in _PARTS:
-        return [(f"{name}_{part}", "float64", _item(name, part)) for part in _PARTS[name]]
+    if name in PARTS:
+        return [(f"{name}_{part}", "float64", _item(name, part)) for part in PARTS[name]]
     if kind == "list[str]":
         return [(name, "string", lambda row: None if row[name] is None else "; ".join(row[name]))]
     if kind == "list[int]":

@@ -107,7 +107,7 @@ Format = Annotated[
     Str,
     option(
         OUTPUT,
-        "table (default on a terminal), json, jsonl (default in a pipe) or csv",
+        "table (default), json, jsonl or csv; -o FILE.csv says it too",
         "--format",
         autocompletion=completer(lambda: FORMATS),
     ),

@@ -65,7 +65,9 @@ def plan(
                autocompletion=completer(lambda: ROUTERS)),
     ] = None,
     max_gpus: Annotated[Str, number(SEARCH, "Largest fleet [512]")] = None,
-    gpus: Annotated[Str, number(SEARCH, "GPUs that you own: the most they carry, with --maximise")] = None,
+    gpus: Annotated[
+        Str, number(SEARCH, "GPUs that you own: what do they carry? With --maximise")
+    ] = None,
     maximise: Annotated[
         Str,
         option(SEARCH, "What --gpus shall carry most of: rate (requests/s) or users (in flight)",

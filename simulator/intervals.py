@@ -153,7 +153,6 @@ def intervals(
     plain
         Uncertain parameters of plain decoding too: adds the interval of ``speedup``.
     """
-    extra = unmodelled(setup)
     out = {}
     for metric in METRICS:
         if metric == "accept_length" and not setup.speculative:
@@ -164,13 +163,38 @@ def intervals(
         variance = own.variance(metric) + beyond + _scatter(runs, metric)
         out[metric] = _around(float(np.mean([r[metric] for r in runs])), variance)
     if plain is not None:
-        throughput = METRICS[0]
-        # Both settings are off on their own; a GPU's error is shared.
-        variance = own.ratio_variance(throughput, plain) + extra + misfit(setup)
-        variance += _scatter(runs, throughput) + _scatter(plain_runs, throughput)
-        means = [np.mean([r[throughput] for r in each]) for each in (runs, plain_runs)]
-        out["speedup"] = _around(float(means[0] / means[1]), variance)
+        mine, theirs = Side(setup, own, runs), Side(setup, plain, plain_runs)
+        out["speedup"] = ratio_interval(mine, theirs)
     return out
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a ratio: a setting, how it moves with what is uncertain, and its runs."""
+
+    setup: Setup
+    sensitivity: Sensitivity
+    runs: Sequence[Mapping[str, float]]
+
+
+def ratio_variance(one: Setup, ours: Sensitivity, other: Setup, theirs: Sensitivity) -> float:
+    """Variance of the log of the ratio of two throughputs.
+
+    Both hang on the same constants; what no constant explains each is off by on its own, but for
+    the error of a GPU that they share.
+    """
+    together = one.device.name == other.device.name
+    rest = unmodelled(one) + (misfit(other) if together else unmodelled(other))
+    return ours.ratio_variance(METRICS[0], theirs) + rest
+
+
+def ratio_interval(one: Side, other: Side) -> tuple[float, float]:
+    """90 % interval of the throughput of one setting over that of another [1]."""
+    throughput = METRICS[0]
+    variance = ratio_variance(one.setup, one.sensitivity, other.setup, other.sensitivity)
+    variance += _scatter(one.runs, throughput) + _scatter(other.runs, throughput)
+    means = [np.mean([r[throughput] for r in each.runs]) for each in (one, other)]
+    return _around(float(means[0] / means[1]), variance)
 
 
 def _scatter(runs: Sequence[Mapping[str, float]], metric: str) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.simulator.fleet.fleet import Service, serve
-from dflash_sim.simulator.intervals import Sensitivity, misfit, sensitivity, unmodelled
+from dflash_sim.simulator.intervals import Sensitivity, ratio_variance, sensitivity, unmodelled
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
@@ -213,17 +213,10 @@ class Judge:
         return self._spread[i]
 
     def ratio_spread(self, i: int, j: int) -> float:
-        """One standard deviation of the log of the ratio of two throughputs [1].
-
-        Both hang on the same constants; what no constant explains, each is off by on its own, but
-        for a GPU that they share.
-        """
+        """One standard deviation of the log of the ratio of two throughputs [1]."""
         self.spread(i), self.spread(j)
-        one, two = self.setup(i), self.setup(j)
-        together = one.device.name == two.device.name
-        own = unmodelled(one) + (misfit(two) if together else unmodelled(two))
         ours, theirs = self._sensitivity[i], self._sensitivity[j]
-        return math.sqrt(ours.ratio_variance(_THROUGHPUT, theirs) + own)
+        return math.sqrt(ratio_variance(self.setup(i), ours, self.setup(j), theirs))
 
     def slow(self, i: int) -> float:
         """Return how much longer than predicted all times are, at the confidence's quantile [1]."""

@@ -12,6 +12,8 @@ from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.simulator.number_formats import UNQUANTISED
 from dflash_sim.simulator.row import Cell, Row, failed_row, to_row
 from dflash_sim.studies.ask.answers import Answer
+from dflash_sim.studies.predict.beside import gains, words
+from dflash_sim.studies.predict.lift import in_lockstep, lifted
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import LABEL, STRONG
 
@@ -32,12 +34,18 @@ _ASKED = {
     "max_concurrency": "conc",
 }
 _USUAL = (UNQUANTISED, PLAIN)  # in the line above a table only where it is another
-_FOUND = ("tok/s", "+-", "x plain", "TTFT", "TPOT", "accept", "step", "published")
+_FOUND = ("tok/s", "+-", "x plain", "TTFT", "p95", "TPOT", "p95", "accept", "step", "USD/M",
+    "plain", "published")  # fmt: skip
+# Columns that a narrow terminal goes without, the first one first.
+_SPARE = (8, 6, 4, 10)
+_NAMED = 3  # rows that a warning names
+_LIFTED = 2  # rows whose way out is predicted
 # Field of a row, and the sentence that its column needs where it has an entry.
 _FOOTNOTES = {
-    "mean_tpot_ms": "TTFT, TPOT and step are means in ms",
+    "mean_tpot_ms": "TTFT, TPOT and step are means in ms, each p95 that of the column before",
     "output_throughput_ci90": "+- is half of the 90 % interval of tok/s",
     "speedup": "x plain is the speed-up over plain decoding",
+    "usd_per_mtok_out": "USD/M is per million output tokens, and what plain decoding costs",
     "published_error": "published is our error against a published measurement",
 }
 
@@ -68,13 +76,52 @@ class GridTable:
         yield self._table(options.max_width)
         yield Text()
         yield Text("; ".join(self._footnotes()), style="dim")
+        for line in self.gains():
+            yield Text(line, style="green")
         for i, reason in enumerate(self.reasons, start=1):
             yield Text(f"[{i}] {reason}", style="yellow")
-        for warning in dict.fromkeys(
-            w for a in self.answers if a.result for w in a.result.warnings
-        ):
-            yield Text(f"warning: {warning}", style="yellow")
+        for line in self.warnings():
+            yield Text(f"warning: {line}", style="yellow")
         yield from _sources(self.answers)
+
+    def gains(self) -> list[str]:
+        """What is ahead at each load, with the interval of the difference."""
+        asked = {name: _ASKED[name] for name in self.varying}
+        return gains(self.rows, [a.result for a in self.answers], asked)
+
+    def warnings(self) -> list[str]:
+        """Warnings, each once and with the rows that it is about, and what would lift some."""
+        asked = {name: _ASKED[name] for name in self.varying}
+        rows: dict[str, list[str]] = {}
+        lifts = 0
+        for row, answer in zip(self.rows, self.answers, strict=True):
+            if answer.result is None:
+                continue
+            told = list(answer.result.warnings)
+            lift = lifted(answer.result) if lifts < _LIFTED else None
+            if lift is not None:
+                lifts += 1
+                told = [w for w in told if " requests run at once " not in w]
+                told.append(lift.said(answer.result))
+            for warning in told:
+                rows.setdefault(warning, []).append(words(row, self.varying, asked))
+        out = []
+        for warning, named in rows.items():
+            everywhere = len(named) == sum(a.result is not None for a in self.answers)
+            few = "; ".join(named[:_NAMED]) + (f"; and {len(named) - _NAMED} more"
+                if len(named) > _NAMED else "")  # fmt: skip
+            out.append(warning if everywhere else f"{few}: {warning}")
+        estimated = [r for a, r in zip(self.answers, self.rows, strict=True) if _roofline(a)]
+        if 0 < len(estimated) < len(self.rows):
+            kinds = ", ".join(dict.fromkeys(str(r["gpu"]) for r in estimated))
+            out.append(
+                f"{kinds}: rooflines, ranked here beside measured tables; they are the less sure"
+            )
+        last = next((a.result for a in reversed(self.answers) if a.result), None)
+        lockstep = in_lockstep(last) if last is not None else None
+        if lockstep is not None:
+            out.append(f"{words(self.rows[-1], self.varying, asked)}: {lockstep}")
+        return out
 
     def _footnotes(self) -> list[str]:
         shown = [n for n in _FOOTNOTES if any(row[n] is not None for row in self.rows)]
@@ -92,7 +139,10 @@ class GridTable:
         heads = [*(_ASKED[name] for name in self.varying), *_FOUND]
         columns = [list(cells) for cells in zip(heads, *lines, strict=True)]
         shown = [i for i, column in enumerate(columns) if any(column[1:])]
-        content = sum(max(map(len, columns[i])) for i in shown)
+        for spare in (len(self.varying) + i for i in _SPARE):
+            if spare in shown and _width(columns, shown) > width:
+                shown.remove(spare)
+        content = _width(columns, shown) - len(shown)
         gap = 2 if content + 2 * len(shown) <= width else 1
         table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style=LABEL)
         for i in shown:
@@ -122,16 +172,35 @@ def _found(row: Row) -> list[str]:
     low, high = interval if isinstance(interval, list) else (None, None)
     half = (high - low) / 2 if isinstance(low, float) and isinstance(high, float) else None
     error = row["published_error"]
+    prices = row["usd_per_mtok_out"]
+    usd = prices.get("typical") if isinstance(prices, dict) else None
+    speedup = row["speedup"]
+    plain = usd * speedup if isinstance(usd, float) and isinstance(speedup, float) else None
     return [
         _figure(row["output_throughput"]),
         _figure(half),
         _figure(row["speedup"]),
         _figure(row["mean_ttft_ms"]),
+        _figure(row["p95_ttft_ms"]),
         _figure(row["mean_tpot_ms"]),
+        _figure(row["p95_tpot_ms"]),
         _figure(row["accept_length"]),
         _figure(row["step_ms"]),
+        _figure(usd),
+        _figure(plain),
         f"{'+' if error >= 0 else '-'}{percent(abs(error))}" if isinstance(error, float) else "",
     ]
+
+
+def _width(columns: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
+    """Columns of the terminal that these take, one apart."""
+    return sum(max(map(len, columns[i])) for i in shown) + len(shown)
+
+
+def _roofline(answer: Answer) -> bool:
+    """Return True if there are no operator times behind an answer."""
+    r = answer.result
+    return r is not None and r.setup.tables is None and r.setup.measured is None
 
 
 def _figure(value: Cell) -> str:

@@ -15,11 +15,19 @@ from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.studies.show.visible import visible
 
 FORMATS = ("table", "json", "jsonl", "csv")
+_INTERVAL = "_ci90"
+_PRICES = ("low", "typical", "high")
+# Objects of a row that are columns even where a row has none of them.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "source_share": ("measured", "fitted", "roofline", "assumed"),
+    "usd_per_hour": _PRICES,
+    "usd_per_mtok_out": _PRICES,
+}
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
 
 
 def chosen_format(form: str | None, output: Path | None) -> str:
-    """The format asked for, else that of the file's suffix, else by terminal or pipe."""
+    """The format asked for, else that of the file's suffix, else what a person reads."""
     if form is not None and form not in FORMATS:
         raise unknown(kind="--format", value=form, allowed=FORMATS)
     if form is not None:
@@ -33,13 +41,14 @@ def chosen_format(form: str | None, output: Path | None) -> str:
             )
             raise UsageError(msg)
         return suffix or "jsonl"
-    return "table" if sys.stdout.isatty() else "jsonl"
+    return "table"
 
 
 def as_text(rows: Sequence[Mapping[str, Any]], form: str) -> str:
     """Rows in one of ``json`` (an object, or a list of several), ``jsonl`` or ``csv``.
 
-    Lists and objects inside a CSV cell are JSON; null is an empty cell.
+    A CSV cell holds one value: intervals, prices and other objects are columns each, words of a
+    list are joined by ``"; "`` and its numbers by a space; null is an empty cell.
     """
     if form == "json":
         return json.dumps(rows[0] if len(rows) == 1 else rows, indent=2, allow_nan=False) + "\n"
@@ -47,14 +56,39 @@ def as_text(rows: Sequence[Mapping[str, Any]], form: str) -> str:
         return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(rows[0] if rows else [])
-    writer.writerows([_cell(value) for value in row.values()] for row in rows)
+    flat = [_flat(row) for row in rows]
+    header = list(dict.fromkeys(name for row in flat for name in row))
+    writer.writerow(header)
+    writer.writerows([row.get(name) for name in header] for row in flat)
     return lines.getvalue()
 
 
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with one value in a cell; the same columns whether or not there is a value."""
+    out: dict[str, Any] = {}
+    for name, value in row.items():
+        if name.endswith(_INTERVAL):
+            low, high = value if value is not None else (None, None)
+            short = name.removesuffix(_INTERVAL)
+            out |= {f"{short}_low": _cell(low), f"{short}_high": _cell(high)}
+        elif name in PARTS:
+            held = value or {}
+            out |= {f"{name}_{part}": _cell(held.get(part)) for part in PARTS[name]}
+        elif isinstance(value, Mapping):
+            out |= {f"{name}_{key}": cell for key, cell in _flat(value).items()}
+        else:
+            out[name] = _cell(value)
+    return out
+
+
 def _cell(value: Any) -> Any:
-    if isinstance(value, (list, dict, bool)):
-        return json.dumps(value, allow_nan=False)
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, (list, tuple)):
+        joint = "; " if any(isinstance(x, str) for x in value) else " "
+        nested = any(isinstance(x, (list, tuple, dict)) for x in value)
+        texts = [json.dumps(x, allow_nan=False) if nested else str(x) for x in value]
+        return _cell(("; " if nested else joint).join(texts))
     if isinstance(value, str):
         return f"'{visible(value)}" if value.startswith(_FORMULAS) else visible(value)
     return value

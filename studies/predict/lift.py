@@ -1,0 +1,100 @@
+"""The flags that lift what binds, with what they would give: predicted, not guessed."""
+
+import math
+from dataclasses import dataclass
+
+from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.simulator.predict import Result, predict
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
+from dflash_sim.studies.show.figures import number
+
+_FRACTIONS = (None, 0.85, 0.9)  # of memory for weights and caches, the engine's own first
+_RATIOS = (None, 1.5, 3.0)  # recurrent states over keys and values
+_SPREAD_LENGTHS = 0.8
+
+
+@dataclass(frozen=True)
+class Lift:
+    """Flags that let more requests run at once, and the answer with them.
+
+    Parameters
+    ----------
+    at_once
+        Requests that run at once then.
+    """
+
+    flags: str
+    at_once: int
+    result: Result
+
+    def said(self, of: Result) -> str:
+        """The flags and their answer in a sentence, beside the answer they are for."""
+        now = of.setup.memory.max_running_requests
+        asked = of.scenario.conc or 0
+        how = "all of them run" if self.at_once >= asked else f"{self.at_once:,} run"
+        v = self.result.values
+        return (
+            f"only {now:,} of {asked:,} run at once: with {self.flags} {how}, and it gives "
+            f"{number(v['output_throughput'])} tok/s, TTFT {number(v['mean_ttft_ms'])} ms, "
+            f"TPOT {number(v['mean_tpot_ms'])} ms"
+        )
+
+
+def lifted(result: Result) -> Lift | None:
+    """What would let all requests in flight run at once, or more of them; None if nothing does.
+
+    A cap alone is tried first, then a larger share of memory, then more of it for states.
+    """
+    s, memory = result.scenario, result.setup.memory
+    if s.conc is None or s.conc <= memory.max_running_requests:
+        return None
+    best: tuple[int, Scenario, dict[str, object]] | None = None
+    ratios = _RATIOS if result.setup.model.gdn_layers else _RATIOS[:1]
+    for ratio in ratios:
+        for fraction in _FRACTIONS:
+            if fraction is not None and fraction <= result.setup.mem_fraction:
+                continue
+            flags: dict[str, object] = {"max_running_requests": s.conc}
+            flags |= {} if fraction is None else {"mem_fraction_static": fraction}
+            flags |= {} if ratio is None else {"mamba_full_memory_ratio": ratio}
+            tried = s.model_copy(update=flags)
+            try:
+                at_once = resolve(tried).memory.max_running_requests
+            except DflashSimError:
+                continue
+            if best is None or at_once > best[0]:
+                best = at_once, tried, flags
+            if at_once >= s.conc:
+                break
+        if best is not None and best[0] >= s.conc:
+            break
+    if best is None or best[0] <= memory.max_running_requests:
+        return None
+    at_once, tried, flags = best
+    words = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in flags.items())
+    found = predict(tried, with_baseline=False, with_interval=False)
+    return Lift(words, at_once, found)
+
+
+def in_lockstep(result: Result) -> str | None:
+    """Say that fixed lengths in a closed loop run in lockstep, with the answer for spread ones."""
+    s = result.scenario
+    closed = s.rate is None and (s.conc or 1) > 1
+    if not closed or s.isl is None or s.osl is None or s.range_ratio < 1:
+        return None
+    wider = 2 / (1 + _SPREAD_LENGTHS)  # so that the mean stays
+    about = {"isl": math.ceil(s.isl * wider), "osl": math.ceil(s.osl * wider)}
+    spread = s.model_copy(update={**about, "range_ratio": _SPREAD_LENGTHS})
+    if spread.osl is not None and spread.osl > s.max_new_tokens:
+        spread = spread.model_copy(update={"max_new_tokens": spread.osl})
+    try:
+        v = predict(spread, with_baseline=False, with_interval=False).values
+    except DflashSimError:
+        return None
+    return (
+        "fixed lengths in a closed loop run in lockstep: requests start and end together. With "
+        f"lengths between {100 * _SPREAD_LENGTHS:.0f} % and all (--isl {about['isl']} --osl "
+        f"{about['osl']} --range-ratio {_SPREAD_LENGTHS:g}), the same on average, it is "
+        f"{number(v['output_throughput'])} tok/s, TTFT {number(v['mean_ttft_ms'])} ms"
+    )
