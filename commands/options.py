@@ -115,6 +115,15 @@ Format = Annotated[
 Output = Annotated[
     File, option(OUTPUT, "Write here, whole or not at all", "--output", "-o", metavar="FILE")
 ]
+Html = Annotated[
+    File,
+    option(
+        OUTPUT,
+        "Write an HTML page here, with charts, beside what is printed",
+        "--html",
+        metavar="FILE",
+    ),
+]
 PrintConfig = Annotated[
     bool, option(OUTPUT, "Show where every value is from", "--print-config", metavar="")
 ]

@@ -11,11 +11,13 @@ from dflash_sim.commands.options import (
     OUTPUT,
     SIMULATORS,
     Format,
+    Html,
     Output,
     PrintConfig,
     Str,
     completer,
     option,
+    tell,
     warn,
 )
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
@@ -50,6 +52,7 @@ def predict(
         ),
     ] = False,
     tag: Annotated[Str, option(OUTPUT, "Label of the rows")] = None,
+    html: Html = None,
     form: Format = None,
     output: Output = None,
     print_config: PrintConfig = False,
@@ -74,8 +77,11 @@ def predict(
     if brief and form is None and not (output and output.suffix):
         form = "table"
     shape = chosen_format(form, output)
-    if output is not None:
-        check_writable(output)
+    for target in filter(None, (output, html)):
+        check_writable(target)
+    if memory and html is not None:
+        msg = "--memory has no page of charts; leave --html out."
+        raise UsageError(msg)
     asked = what_is_asked(flags)
     points = scenarios(asked)
     for text in left_out({name: given.value for name, given in asked.items()}):
@@ -97,6 +103,8 @@ def predict(
             on_run=progress.advance,
         )
         found = list(work)
+    if html is not None:
+        _page(html, found)
     if brief and found[0].result is not None:
         from dflash_sim.studies.predict.brief import brief as short_page
         from dflash_sim.studies.show.terminal import as_page
@@ -104,6 +112,17 @@ def predict(
         deliver(as_page(short_page(found[0].result), to_file=output is not None), output)
         return
     _report(found, shape, output, given=asked, tag=tag)
+
+
+def _page(path: Path, found: "Sequence[Answer]") -> None:
+    """Write the page of charts, unless nothing has an answer."""
+    from dflash_sim.studies.predict.report import write_rows
+    from dflash_sim.studies.predict.table import GridTable
+
+    if any(answer.result is not None for answer in found):
+        table = GridTable(found)
+        write_rows(path, table.rows, gains=table.gains(), remarks=table.warnings())
+        tell(f"wrote {path}")
 
 
 def _memory(points: "Sequence[Scenario]", shape: str, output: Path | None) -> None:

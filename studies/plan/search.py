@@ -172,6 +172,9 @@ def _numbered(
     for result in judges.map(solve, [t for t in tasks if t[0] not in alone]):
         failed = max(result.failed, found[result.index].failed)
         found[result.index] = Solved(result.index, result.replicas, failed)
+    rest = [s.index for s in open_ if found[s.index].replicas is None and s.index not in alone]
+    near = zip(rest, judges.map(nearest, [(i,) for i in rest]), strict=True)
+    alone |= {i: n for i, n in near if n.excess > 1}
     return alone
 
 

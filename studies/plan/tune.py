@@ -126,16 +126,17 @@ class Tuned:
     def table(self) -> Table:
         """Throughput by batch and block, the best, its gain over the widest, and what it is worth.
 
-        A gain that the model may be off by is told as such.
+        The advice is what the table for a server has; a gain that the model may be off by is told
+        as such.
         """
         head = ("batch", *(f"block {w}" for w in self.widths), "best", "gain", "advice")
         rows = []
         for batch, speeds in zip(self.batches, self.tok_s, strict=True):
             gain = float(speeds.max() / speeds[self.widths.index(self.widest)]) - 1
-            if gain > self.error:
-                advice = f"block {self.chosen[batch]}"
-            else:
-                advice = f"{'within error: ' if gain else ''}keep block {self.widest}"
+            chosen = self.chosen[batch]
+            advice = f"keep block {chosen}" if chosen == self.widest else f"block {chosen}"
+            if 0 < gain <= self.error:
+                advice += ", within error"
             cells = (*(f"{x:,.0f}" for x in speeds), str(self.best[batch]), f"{gain:+.1%}", advice)
             rows.append((str(batch), *cells))
         return Table("output tok/s by batch size", head, tuple(rows))

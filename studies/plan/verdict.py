@@ -106,7 +106,7 @@ def _unpriced(found: Plan) -> str:
 
 def warnings(found: Plan) -> list[str]:
     """Say what to distrust, each once: what the verdict names, and the rest."""
-    out = [d for _, fleet in roles(found) for d in doubts_of(fleet, found)]
+    out = [f"{f.title}: {d}" for _, f in roles(found) for d in doubts_of(f, found)]
     unpriced = _unpriced(found)
     return list(dict.fromkeys([*out, *([unpriced] if unpriced else []), *remarks(found)]))
 

@@ -14,8 +14,8 @@ COMMAND = ["plan", "--model", "qwen3.5-35b-a3b", "--rate", "20", "--num-prompts"
     "--method", "none,dflash", "--block", "8,16", "--runs", "1", "--jobs", "1",
     "--format", "json"]  # fmt: skip
 SECTIONS = ("The best fleets", "Throughput against interactivity", "Speed-up", "Accepted drafts",
-    "Cost", "Every candidate", "Scenario and evidence")  # fmt: skip
-FIGURES = 5
+    "Cost", "What it saves", "Every candidate", "Scenario and evidence")  # fmt: skip
+FIGURES = 6
 
 CHROMIUM = find_chromium()
 with_chromium = pytest.mark.skipif(

@@ -1,6 +1,7 @@
 """The best block at each batch size, and the files that servers read it from."""
 
 import json
+import re
 from bisect import bisect_right
 from dataclasses import replace
 from itertools import pairwise
@@ -115,7 +116,19 @@ def test_a_gain_within_the_error_is_told(tuned: Tuned) -> None:
     gains = (0.0, 0.9 * tuned.error, 1.1 * tuned.error, 3.0)
     found = with_gains(tuned, *((0.1, 0.1, 1 + gain, 1.0) for gain in gains))
     told = [row[-1] for row in found.table().rows]
-    assert told == ["keep block 16", "within error: keep block 16", "block 8", "block 8"]
+    assert told == ["keep block 16", "block 8, within error", "block 8", "block 8"]
+
+
+def test_the_advice_is_what_the_server_is_told(tuned: Tuned) -> None:
+    """Whatever the gains, the block of the advice is the one of vLLM's table."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        found = with_gains(tuned, *(1 + 0.2 * rng.random(4) for _ in BATCHES))
+        policy = parse_policy(f"table:{json.dumps(found.as_vllm())}", block=16)
+        assert isinstance(policy, BatchTable)
+        for row in found.table().rows:
+            advised = int(re.search(r"block (\d+)", row[-1])[1])  # type: ignore[index]
+            assert policy.drafts(int(row[0])) + 1 == advised
 
 
 @pytest.mark.parametrize("fields", [H100, {}], ids=["elsewhere", "home"])

@@ -1,0 +1,251 @@
+"""Predicted rows as one HTML page: what it means first, then curves, tables and evidence."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dflash_sim.simulator.row import Row
+from dflash_sim.studies.show.chart_style import Axis
+from dflash_sim.studies.show.charts import Bar, Curve, bars, lines
+from dflash_sim.studies.show.figures import number, shares
+from dflash_sim.studies.show.html_report import Cell, Report
+
+_LOADS = ("max_concurrency", "request_rate")
+_KINDS = {
+    "gpu": "",
+    "tp": "TP ",
+    "model": "",
+    "method": "",
+    "block": "block ",
+    "engine_mode": "mode ",
+    "quantization": "weights ",
+    "kv_cache_dtype": "KV ",
+    "dataset_name": "",
+    "isl": "isl ",
+    "osl": "osl ",
+}
+_CURVES = 6  # as many as there are colours
+_TABLE = {
+    "output_throughput": "tok/s",
+    "speedup": "x plain",
+    "mean_ttft_ms": "TTFT, ms",
+    "p95_ttft_ms": "p95",
+    "mean_tpot_ms": "TPOT, ms",
+    "p95_tpot_ms": "p95",
+    "accept_length": "accept length",
+    "step_ms": "step, ms",
+}
+_PHASES = {
+    "draft_ms": "draft",
+    "verify_ms": "verify",
+    "commit_ms": "state commit",
+    "materialise_ms": "KV injection",
+    "other_ms": "outside graphs",
+    "host_exposed_ms": "exposed host",
+}
+
+
+def write_rows(
+    path: Path, rows: Sequence[Row], *, gains: Sequence[str] = (), remarks: Sequence[str] = ()
+) -> None:
+    """Write the page of rows of the result schema.
+
+    Parameters
+    ----------
+    gains
+        What is ahead at each load, in sentences.
+    remarks
+        What to keep in mind.
+    """
+    found = [row for row in rows if row.get("output_throughput") is not None]
+    varying = [n for n in _KINDS if len({str(row[n]) for row in rows}) > 1]
+    first = rows[0]
+    same = [f"{told}{first[n]}" for n, told in _KINDS.items() if n not in varying and first[n]]
+    report = Report(f"Predicted: {first['model']}", " ".join(_lead(found, varying)))
+    report.facts({"For all": ", ".join(same), "Rows": f"{len(rows):,}"})
+    if gains:
+        report.section("What is ahead", "\n\n".join(f"{gain}." for gain in gains))
+    _against_users(report, found, varying)
+    _over_load(report, found, varying)
+    _costs(report, found, varying)
+    _cycle(report, found, varying)
+    _table(report, rows, varying)
+    report.section("What it rests on", "\n\n".join(f"{r}." for r in remarks))
+    report.facts(_grounds(found))
+    report.write(path)
+
+
+def _lead(found: Sequence[Row], varying: Sequence[str]) -> list[str]:
+    """The answer in plain words: the fastest, what it gains, and what it costs."""
+    if not found:
+        return ["No row has an answer."]
+    best = max(found, key=lambda row: _value(row, "output_throughput"))
+    what = _name(best, varying) or str(best["method"])
+    low, high = _ends(best, "output_throughput")
+    out = [
+        f"The most is {number(_value(best, 'output_throughput'))} tokens a second"
+        + (f" (90 % interval {number(low)} to {number(high)})" if high else "")
+        + f", by {what} with {_load(best)}."
+    ]
+    speedup = best.get("speedup")
+    if isinstance(speedup, float):
+        out.append(f"That is {number(speedup)} times plain decoding of the same requests.")
+    usd = _usd(best)
+    if usd is not None:
+        beside = f", against {number(usd * speedup)} plain" if isinstance(speedup, float) else ""
+        out.append(f"A million output tokens cost {number(usd)} USD at typical prices{beside}.")
+    return out
+
+
+def _against_users(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+    def user(row: Row) -> float:
+        tpot = _value(row, "mean_tpot_ms")
+        return 1e3 / tpot if tpot else 0.0
+
+    curves = _curves(found, varying, user, "output_throughput", per=lambda r: _value(r, "num_gpus"))
+    if not curves:
+        return
+    report.section(
+        "Throughput against interactivity",
+        "Up is more tokens for a GPU, to the right is faster for each user. A point is a load, "
+        "named as one points at it.",
+    )
+    figure = lines(
+        curves, x=Axis("interactivity", "tok/s/user"), y=Axis("output throughput", "tok/s/GPU")
+    )
+    report.figure(figure, "Throughput per GPU against tokens per second of a user, 90 % intervals.")
+
+
+def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+    sped = [row for row in found if isinstance(row.get("speedup"), float)]
+    loads = {_position(row) for row in sped}
+    if len(loads) < 2:
+        return
+    curves = _curves(sped, varying, _position, "speedup")
+    if curves:
+        report.section("Speed-up", "Over plain decoding on the same server, load by load.")
+        x = Axis("requests in flight, or a second", log=True)
+        report.figure(lines(curves, x=x, y=Axis("speed-up", "x")), "Speed-up against load.")
+
+
+def _costs(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+    shown = [row for row in found if _usd(row) is not None][: 2 * _CURVES]
+    if not shown:
+        return
+    rows = []
+    for row in shown:
+        usd, prices = _usd(row) or 0.0, row["usd_per_mtok_out"]
+        assert isinstance(prices, Mapping)
+        name = f"{_name(row, varying)} {_load(row)}".strip()
+        ends = {"low": prices.get("low"), "high": prices.get("high")}
+        speedup = row.get("speedup")
+        group = "plain decoding" if row["method"] == "none" else "speculation"
+        rows.append(Bar(name=name, value=usd, group=group, note="price range", **ends))
+        if isinstance(speedup, float):
+            rows.append(Bar(name=f"{name}, plain", value=usd * speedup, group="plain decoding"))
+    report.section("Cost", "Whiskers run from the lowest to the highest price that was found.")
+    figure = bars(rows, axis=Axis("USD per million output tokens", "USD"),
+        order=("speculation", "plain decoding"))  # fmt: skip
+    report.figure(figure, "Cost of a million output tokens, with and without speculation.")
+
+
+def _cycle(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+    if not found:
+        return
+    best = max(found, key=lambda row: _value(row, "output_throughput"))
+    rows = [
+        Bar(name=title, value=_value(best, name), group="")
+        for name, title in _PHASES.items()
+        if _value(best, name)
+    ]
+    name = _name(best, varying)
+    what = f"{name}, {_load(best)}" if name else _load(best)
+    report.section("A step of the fastest", f"{what}: {number(_value(best, 'step_ms'))} ms.")
+    report.figure(bars(rows, axis=Axis("time in a step", "ms")), "What a step is made of.")
+
+
+def _table(report: Report, rows: Sequence[Row], varying: Sequence[str]) -> None:
+    loads = [n for n in _LOADS if len({str(row[n]) for row in rows}) > 1]
+    named = [*varying, *loads]
+    plain = {"max_concurrency": "in flight", "request_rate": "requests/s", "dataset_name": "data"}
+    head = [*(plain.get(n, n) for n in named), *_TABLE.values(), "USD/M tokens"]
+    lines_ = [
+        [*(_cell(row[n]) for n in named), *(_cell(row[n]) for n in _TABLE), _usd(row)]
+        for row in rows
+    ]
+    report.section("Every row")
+    report.table(head, lines_, "TTFT, TPOT and step are means, each p95 that of the one before.")
+    failed = list(dict.fromkeys(str(row["error"]) for row in rows if row.get("error")))
+    if failed:
+        report.text("\n\n".join(f"No answer: {why}." for why in failed))
+
+
+def _grounds(found: Sequence[Row]) -> dict[str, str]:
+    if not found:
+        return {}
+    held = [row["source_share"] for row in found]
+    each = [h for h in held if isinstance(h, Mapping)]
+    mean = {name: sum(e[name] for e in each) / len(each) for name in each[0]}
+    kept = ("model", "draft_model", "engine_version", "calibration", "dflash_sim_version")
+    facts = {name: str(found[0][name]) for name in kept if found[0].get(name)}
+    return {"sources": shares(mean)} | facts
+
+
+def _curves(
+    found: Sequence[Row],
+    varying: Sequence[str],
+    x: Callable[[Row], float],
+    field: str,
+    per: Callable[[Row], float] = lambda _: 1.0,
+) -> list[Curve]:
+    """A curve for each kind of server, through its loads in order."""
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(found, key=_position):
+        groups.setdefault(_name(row, varying) or str(row["method"]), []).append(row)
+    out = []
+    for name, rows in list(groups.items())[:_CURVES]:
+        ends = [_ends(row, field) for row in rows]
+        band: dict[str, Any] = {}
+        if all(high for _, high in ends):
+            band["low"] = [low / per(r) for (low, _), r in zip(ends, rows, strict=True)]
+            band["high"] = [high / per(r) for (_, high), r in zip(ends, rows, strict=True)]
+        y = [_value(row, field) / per(row) for row in rows]
+        notes = [_load(row) for row in rows]
+        out.append(Curve(name=name, x=[x(r) for r in rows], y=y, notes=notes, **band))
+    return out
+
+
+def _name(row: Row, varying: Sequence[str]) -> str:
+    return ", ".join(f"{_KINDS[n]}{row[n]}" for n in varying if row[n] is not None)
+
+
+def _position(row: Row) -> float:
+    return next((float(str(row[n])) for n in _LOADS if row[n] is not None), 1.0)
+
+
+def _load(row: Row) -> str:
+    if row["request_rate"] is not None:
+        return f"{row['request_rate']:g} requests/s"
+    return f"{row['max_concurrency']} in flight"
+
+
+def _value(row: Row, name: str) -> float:
+    held = row.get(name)
+    return float(held) if isinstance(held, int | float) else 0.0
+
+
+def _ends(row: Row, name: str) -> tuple[float, float]:
+    held = row.get(f"{name}_ci90")
+    if not isinstance(held, list):
+        return 0.0, 0.0
+    return float(held[0]), float(held[1])
+
+
+def _usd(row: Row) -> float | None:
+    prices = row.get("usd_per_mtok_out")
+    usd = prices.get("typical") if isinstance(prices, Mapping) else None
+    return float(usd) if usd is not None else None
+
+
+def _cell(value: Any) -> Cell:
+    return value if isinstance(value, str | int | float) or value is None else str(value)

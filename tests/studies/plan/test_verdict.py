@@ -1,0 +1,245 @@
+"""The verdict: its doubts are in it, every candidate has numbers, savings have intervals."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+from dflash_sim.cli import run
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.plan.choice import chosen, label
+from dflash_sim.studies.plan.demand import of_rate
+from dflash_sim.studies.plan.deploy import compose, kubernetes
+from dflash_sim.studies.plan.difference import joint_ends
+from dflash_sim.studies.plan.hours import shares_by_hour
+from dflash_sim.studies.plan.judge import Judge, Question
+from dflash_sim.studies.plan.objective import Slo
+from dflash_sim.studies.plan.page import candidate_rows
+from dflash_sim.studies.plan.prices import HOURS_A_MONTH, own_prices
+from dflash_sim.studies.plan.search import Plan, plan
+from dflash_sim.studies.plan.verdict import doubts_of, remarks, verdict
+from dflash_sim.studies.show.launch import launch_command
+
+SERVERS = (
+    {"gpu": "h200", "tp": 1, "method": "none"},
+    {"gpu": "h200", "tp": 1, "method": "dflash", "block": 16, "acceptance": "al:4"},
+    {"gpu": "l40s", "tp": 1, "method": "dflash", "block": 16, "acceptance": "al:4"},
+    {"gpu": "l40s", "tp": 1, "method": "none"},
+)
+HOURS = "0-7:0.2,8-19:1,20-23:0.5"
+
+
+def asked(rate: float = 90.0, tpot_s: float = 0.012, **about: object) -> Question:
+    fields = {"model": "qwen3-8b", "isl": 500, "osl": 100, "runs": 1, "num_prompts": 300}
+    points = tuple(Scenario.parse(**fields, rate=rate, **server) for server in SERVERS)
+    slo = Slo(tpot_s=tpot_s, ttft_s=1.0)
+    return Question(points, of_rate(points[0]), slo, max_gpus=400, **about)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def found() -> Plan:
+    shares = shares_by_hour(HOURS)
+    return plan(asked(prices={"h200": 2.0}, by_hour=shares))
+
+
+def test_every_candidate_has_its_numbers(found: Plan) -> None:
+    """Servers, GPUs and dollars, or that no number of servers does."""
+    rows = candidate_rows(found)
+    assert len(rows) == len(SERVERS)
+    for row in rows:
+        assert row[5] == "none do" or (row[5].isdecimal() and row[8] != "-")
+    slow = [i for i in found.alone if found.alone[i].excess > 1]
+    assert [r.index for r in found.solved if r.replicas is None] == slow
+
+
+def test_what_is_in_doubt_is_in_the_verdict(found: Plan) -> None:
+    """Nothing that changes a fleet is left for the end of the page."""
+    text = " ".join(verdict(found))
+    for fleet in found.fleets.values():
+        for doubt in doubts_of(fleet, found):
+            assert doubt in text
+            assert doubt not in " ".join(remarks(found))
+    short = plan(replace(asked(), candidates=asked().candidates[1:2]))
+    assert "too short to see a queue grow" in verdict(short)[0]  # 300 requests last 3 s
+
+
+def test_a_month_is_730_hours_of_the_price_that_was_given(found: Plan) -> None:
+    fleet = found.fewest
+    assert fleet.setup.device.name == "h200"
+    assert fleet.usd_per_hour == dict.fromkeys(("low", "typical", "high"), 2.0 * fleet.gpus)
+    d = found.differences[0]
+    assert d.usd_month[0] == pytest.approx(2.0 * d.gpus[0] * HOURS_A_MONTH)
+
+
+def test_savings_are_the_difference_of_the_fleets(found: Plan) -> None:
+    for d in found.differences:
+        assert d.gpus[1] is not None
+        assert d.saved_gpus == d.gpus[1] - d.gpus[0]
+        low, high = d.saved_gpus_ci90
+        assert low <= d.saved_gpus <= high
+    assert any("90 % interval" in line for line in verdict(found))
+
+
+def test_fewer_requests_need_no_more_servers(found: Plan) -> None:
+    assert [h.share for h in found.hours] == [1.0, 0.5, 0.2]
+    sizes = [h.replicas for h in found.hours]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == found.fewest.replicas
+    busy = [h.busy for h in found.hours]
+    assert busy == sorted(busy, reverse=True)
+    assert sum(len(h.hours) for h in found.hours) == 24
+    assert found.hours[0].said == "8-19"
+
+
+@given(st.floats(0.01, 0.5), st.floats(0.01, 0.5), st.floats(-0.99, 0.99))
+def test_the_ends_of_a_difference_are_those_of_the_joint_law(
+    one: float, two: float, correlation: float
+) -> None:
+    """Their ratio is at its 5 % and 95 % points; draws near it have both sides on average."""
+    ratio = math.sqrt(one**2 + two**2 - 2 * correlation * one * two)
+    (a, b), (c, d) = joint_ends(one, two, ratio)
+    assert math.log(b / a) == pytest.approx(-1.645 * ratio, rel=1e-6)
+    assert math.log(d / c) == pytest.approx(1.645 * ratio, rel=1e-6)
+
+
+def test_an_end_is_the_mean_of_draws_near_it() -> None:
+    one, two, shared = 0.2, 0.1, 0.01
+    cov = np.array([[one**2, shared], [shared, two**2]])
+    draws = np.random.default_rng(0).multivariate_normal([0, 0], cov, 400_000)
+    ratio = draws[:, 0] - draws[:, 1]
+    end = 1.645 * math.sqrt(one**2 + two**2 - 2 * shared)
+    near = draws[np.abs(ratio - end) < 0.01].mean(axis=0)
+    slow = joint_ends(one, two, math.sqrt(one**2 + two**2 - 2 * shared))[1]
+    assert [-math.log(x) for x in slow] == pytest.approx(near.tolist(), abs=0.004)
+
+
+def test_one_that_is_sure_alone_is_not_asked_to_move() -> None:
+    assert joint_ends(0.2, 0.2, 0.0) == ((1.0, 1.0), (1.0, 1.0))
+
+
+# ---- what is written ---------------------------------------------------------------------
+
+
+def test_a_launch_reads_back_as_the_server(found: Plan) -> None:
+    for i in found.fleets:
+        setup = found.fleets[i].setup
+        fields = scenario_from_launch(launch_command(setup), None).fields
+        assert fields["method"] == setup.scenario.method
+        assert fields.get("tp", 1) == setup.tp
+        assert fields.get("block") == (setup.block if setup.speculative else None)
+
+
+@pytest.mark.parametrize(
+    ("asks", "flag"),
+    [
+        ({"mem_fraction_static": 0.8}, "--mem-fraction-static 0.8"),
+        ({"radix_cache": False}, "--disable-radix-cache"),
+        ({"engine_mode": "v2-sync"}, "--disable-overlap-schedule"),
+        ({"max_running_requests": 7}, "--max-running-requests 7"),
+        ({"cuda_graph_max_bs": 0}, "--disable-cuda-graph"),
+    ],
+)
+def test_what_is_asked_for_is_in_the_launch(asks: dict[str, object], flag: str) -> None:
+    from dflash_sim.simulator.setup import resolve
+
+    setup = resolve(Scenario.parse(gpu="h200", model="qwen3-8b", block=8, **asks))
+    command = launch_command(setup)
+    assert flag in command
+    fields = scenario_from_launch(command, None).fields
+    assert {name: fields[name] for name in asks} == asks
+
+
+def test_files_start_every_server_once(found: Plan) -> None:
+    fleet, tp = found.fewest, found.fewest.setup.tp
+    services = yaml.safe_load(compose(fleet, found))["services"]
+    servers = {n: s for n, s in services.items() if n.startswith("server-")}
+    assert len(servers) == fleet.replicas
+    devices = [
+        gpu
+        for s in servers.values()
+        for gpu in s["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
+    ]
+    assert len(set(devices)) == len(devices) == fleet.gpus
+    objects = list(yaml.safe_load_all(kubernetes(fleet, found)))
+    pods = next(o for o in objects if o["metadata"]["name"] == "sglang")["spec"]
+    assert pods["replicas"] == fleet.replicas
+    (container,) = pods["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == tp
+    assert container["command"] == servers["server-0"]["command"]
+    assert all({"apiVersion", "kind", "metadata"} <= set(o) for o in objects)
+    assert "&" not in kubernetes(fleet, found)
+
+
+def test_written_files_are_whole_and_refused_first(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    flags = ["plan", "--model", "qwen3-8b", "--isl", "200", "--osl", "50", "--rate", "5",
+             "--num-prompts", "40", "--runs", "1", "--gpu", "h200", "--tp", "1", "--method",
+             "none", "--jobs", "1"]  # fmt: skip
+    k8s = tmp_path / "k.yaml"
+    assert run([*flags, "--write-k8s", str(k8s)]) == 0
+    assert list(yaml.safe_load_all(k8s.read_text()))
+    assert run([*flags, "--write-compose", str(k8s), "--write-k8s", str(k8s)]) == 2
+    assert run([*flags, "--write-compose", str(tmp_path / "no" / "c.yaml")]) == 2
+    assert "is no directory" in capsys.readouterr().err
+
+
+# ---- what is asked -----------------------------------------------------------------------
+
+
+def test_candidates_are_told_apart_by_their_words() -> None:
+    points = asked().candidates
+    assert label(points[1]) == "h200/tp1/dflash/block16"
+    assert chosen(("none/h200", "l40s/dflash"), points) == (0, 2)
+    for names, said in (
+        (("h200", "l40s/none"), "2 candidates are called so"),
+        (("b200", "l40s/none"), "no candidate is called so"),
+        (("h200/none", "none/h200"), "both are h200/tp1/none"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            chosen(names, points)
+
+
+def test_two_that_are_named_are_compared() -> None:
+    compared = plan(asked(compared=(1, 0)))
+    (d,) = compared.differences
+    assert (d.one, d.other) == (1, 0)
+    back = plan(asked(compared=(0, 1))).differences[0]
+    assert back.saved_gpus == -d.saved_gpus
+
+
+def test_a_pair_moves_less_than_its_sides_apart() -> None:
+    """What both hang on cancels: of two blocks of one model more than of strangers."""
+    judge = Judge(asked())
+    alone = math.hypot(judge.spread(0), judge.spread(1))
+    assert judge.ratio_spread(0, 1) < alone
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("0-7:0.2", "hour 8 is missing"), ("0-23:1,5:1", "named twice"), ("0-24:1", "give hours"),
+     ("0-23:x", "give hours"), ("0-23:0", "no hour has any"), ("7-3:1", "give hours"),
+     ("", "give")],
+)  # fmt: skip
+def test_hours_that_are_none_are_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        shares_by_hour(text)
+
+
+def test_hours_may_be_24_numbers() -> None:
+    assert shares_by_hour(",".join(map(str, range(24)))) == tuple(map(float, range(24)))
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [(["b200"], "give GPU=USD"), (["b200=-1"], "above 0"), (["b200=x"], "above 0"),
+     (["b200=1", "B200=2"], "given twice"), (["b2000=1"], "unknown GPU")],
+)  # fmt: skip
+def test_prices_that_are_none_are_refused(texts: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        own_prices(texts)
