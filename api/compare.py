@@ -20,7 +20,7 @@ from dflash_sim.studies.compare.compare_page import overview, page, row_of, summ
 from dflash_sim.studies.compare.compare_question import answers, chosen, too_far
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import pandas as pd
 
@@ -34,10 +34,18 @@ class Comparison(Paged):
     ----------
     notes
         What to keep in mind about how the files were read.
+    said
+        Conditions that the asker said to assume.
     """
 
-    def __init__(self, found: "Sequence[Compared]", read: ReadReport, notes: list[str]) -> None:
-        self.found, self.read, self.notes = found, read, notes
+    def __init__(
+        self,
+        found: "Sequence[Compared]",
+        read: ReadReport,
+        notes: list[str],
+        said: "Collection[str]" = (),
+    ) -> None:
+        self.found, self.read, self.notes, self.said = found, read, notes, said
         self.total = summary(found)
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -101,7 +109,9 @@ class Comparison(Paged):
         return too_far(self.found, percent)
 
     def _page(self) -> RenderableType:
-        return page(self.found[0]) if len(self.found) == 1 else overview(self.found, self.total)
+        if len(self.found) == 1:
+            return page(self.found[0], self.said)
+        return overview(self.found, self.total, self.said)
 
     def __repr__(self) -> str:
         return f"<Comparison: {summary_line(self.total)}>"
@@ -168,4 +178,4 @@ def compare(
             )
     if len(found) == 1 and found[0].error is not None:
         raise found[0].error
-    return Comparison(found, read, [*read.notes, *remarks])
+    return Comparison(found, read, [*read.notes, *remarks], assumed(assume))

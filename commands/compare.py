@@ -1,6 +1,6 @@
 """``dflash-sim compare``."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ from dflash_sim.commands.options import (
     OUTPUT,
     SIMULATORS,
     Format,
+    Html,
     Output,
     Profiles,
     Str,
@@ -64,6 +65,7 @@ def compare(
         str, option(OUTPUT, "90, or none for speed", autocompletion=completer(lambda: INTERVALS))
     ] = INTERVALS[0],
     profiles: Profiles = None,
+    html: Html = None,
     form: Format = None,
     output: Output = None,
 ) -> None:
@@ -87,8 +89,8 @@ def compare(
         raise UsageError(msg)
     shape = chosen_format(form, output)
     output = None if output == Path("-") else output
-    if output is not None:
-        check_writable(output)
+    for target in filter(None, (output, html)):
+        check_writable(target)
     assumed = assumptions(assume or [])
     read = read_observations(files, assumed)
     _tell(read, assumed)
@@ -103,7 +105,13 @@ def compare(
             with_interval=interval != "none",
             on_row=progress.advance,
         )
-    _report(found, shape, output)
+    if html is not None:
+        from dflash_sim.calibrate.compare.compare import summary
+        from dflash_sim.studies.compare.compare_report import write_report
+
+        write_report(html, found, summary(found), assumed)
+        tell(f"wrote {html}")
+    _report(found, shape, output, assumed)
     _judge(found, fail_above)
 
 
@@ -121,7 +129,9 @@ def _tell(read: "ReadReport", assumed: dict[str, str]) -> None:
         warn(f"--assume {', '.join(idle)}: every row says it itself")
 
 
-def _report(found: "Sequence[Comparison]", shape: str, output: Path | None) -> None:
+def _report(
+    found: "Sequence[Comparison]", shape: str, output: Path | None, said: "Collection[str]"
+) -> None:
     from dflash_sim.calibrate.compare.compare import summary
     from dflash_sim.studies.compare.compare_page import overview, page, row_of, summary_line
     from dflash_sim.studies.show.files import as_text
@@ -132,7 +142,7 @@ def _report(found: "Sequence[Comparison]", shape: str, output: Path | None) -> N
         raise failed[0]
     total = summary(found)
     if shape == "table":
-        shown = page(found[0]) if len(found) == 1 else overview(found, total)
+        shown = page(found[0], said) if len(found) == 1 else overview(found, total, said)
         deliver(as_page(shown, to_file=output is not None), output)
     else:
         deliver(as_text([row_of(c) for c in found], shape), output)

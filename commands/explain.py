@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from dflash_sim.commands.options import OUTPUT, Format, Output, PrintConfig, option
+from dflash_sim.commands.options import OUTPUT, Format, Html, Output, PrintConfig, option, tell
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
 
 
@@ -20,6 +20,7 @@ def explain(
             metavar="NAME",
         ),
     ] = None,
+    html: Html = None,
     form: Format = None,
     output: Output = None,
     print_config: PrintConfig = False,
@@ -43,8 +44,11 @@ def explain(
         raise UsageError(msg)
     if output == Path("-"):
         output = None
-    if output is not None:
-        check_writable(output)
+    for target in filter(None, (output, html)):
+        check_writable(target)
+    if phase is not None and html is not None:
+        msg = "--html is a page of the whole explanation; leave --phase out, or --html."
+        raise UsageError(msg)
     asked = what_is_asked(flags)
     scenario = only_scenario(asked)
     if print_config:
@@ -57,6 +61,11 @@ def explain(
         return
     with Progress(simulations(scenario)) as progress:
         found = answer(scenario, on_run=progress.advance)
+    if html is not None:
+        from dflash_sim.studies.explain.report import write_report
+
+        write_report(html, found)
+        tell(f"wrote {html}")
     if shape == "table":
         deliver(as_page(explanation_page(found), to_file=output is not None), output)
     else:

@@ -1,6 +1,6 @@
 """A comparison as a page, several as a table, and either as rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import isnan
 from typing import Any
 
@@ -102,12 +102,15 @@ def _rounded(value: Amount) -> float:
 # ---- one page
 
 
-def page(found: Comparison) -> RenderableType:
+def page(found: Comparison, said: Collection[str] = ()) -> RenderableType:
     """One comparison: the gap, every metric, the causes, and what the file leaves open."""
     parts: list[RenderableType] = [Text(" · ".join(_title(found)), style=STRONG), Text()]
     if found.error is not None:
         return Group(*parts, Text(f"no prediction: {found.error}", style="yellow"))
     assert found.result is not None
+    missing = unnamed_gpu([found], said)
+    if missing:
+        parts += [Text(missing, style="bold yellow"), Text()]
     parts += [_metrics(found), Text()]
     if found.diagnosis is not None:
         parts += [_why(found.diagnosis), Text()]
@@ -117,6 +120,32 @@ def page(found: Comparison) -> RenderableType:
     parts += [Text(f"warning: {w}", style="yellow") for w in found.result.warnings]
     parts.append(Text(f"sources: {shares(found.result.evidence)}"))
     return Group(*parts)
+
+
+def row_title(found: Comparison) -> str:
+    """A row and its scenario in words."""
+    return " · ".join(_title(found))
+
+
+def unnamed_gpu(found: Sequence[Comparison], said: Collection[str] = ()) -> str:
+    """Say that rows name no GPU, and what was taken in its place; empty where all do.
+
+    Parameters
+    ----------
+    said
+        Conditions that the asker said to assume.
+    """
+    if "gpu" in said:
+        return ""
+    without = [c for c in found if "gpu" in c.observation.assumed]
+    if not without:
+        return ""
+    kinds = ", ".join(dict.fromkeys(c.scenario.gpu for c in without))
+    rows = "The row names" if len(found) == 1 else f"{len(without)} of {len(found)} rows name"
+    return (
+        f"{rows} no GPU: what is predicted is {kinds}. If it was another, all that follows is of "
+        "the wrong machine; say it with --assume gpu=NAME."
+    )
 
 
 def _title(found: Comparison) -> Iterator[str]:
@@ -183,7 +212,9 @@ def _evidence(cause: Cause) -> str:
 # ---- many
 
 
-def overview(found: Sequence[Comparison], total: Summary) -> RenderableType:
+def overview(
+    found: Sequence[Comparison], total: Summary, said: Collection[str] = ()
+) -> RenderableType:
     """One line per comparison, with the largest cause, and the mean errors."""
     asked = [_conditions(c) for c in found]
     varying = [name for name in asked[0] if len({conditions[name] for conditions in asked}) > 1]
@@ -201,9 +232,11 @@ def overview(found: Sequence[Comparison], total: Summary) -> RenderableType:
         cells += _line(c, with_interval=with_interval)
         table.add_row(*map(Text, cells))
     reasons = dict.fromkeys(str(c.error) for c in found if c.error is not None)
+    missing = unnamed_gpu(found, said)
     return Group(
         Text(" · ".join(same), style=STRONG),
         Text(),
+        *([Text(missing, style="bold yellow"), Text()] if missing else []),
         table,
         Text(),
         *(Text(f"no prediction: {reason}", style="yellow") for reason in reasons),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 from dflash_sim.profiles.errors import MissingProfileError
@@ -18,6 +19,7 @@ Lookup: TypeAlias = "Callable[[int], AtBlock | None]"
 BLOCKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _CLOSE = 1e-3  # of the accept length: a fixed point is found when it moves less
 _TRIES = 20
+_FASTER = 1.02  # than the tokens of a step: what no step grows by
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,25 @@ class BreakEven:
     def best(self) -> AtBlock:
         """The fastest width."""
         return max(self.blocks, key=lambda b: b.speed_tok_s)
+
+
+def jumps(even: BreakEven) -> list[str]:
+    """Say between which blocks a step grows faster than the tokens in it, which no kernel does.
+
+    Such a jump is between two rows of a measured table, where another kernel was timed or a time
+    was off; a block that is best only on one side of it is not to be trusted.
+    """
+    out = []
+    for one, two in pairwise(even.blocks):
+        longer = (two.accept_length / two.speed_tok_s) / (one.accept_length / one.speed_tok_s)
+        wider = two.block / one.block
+        if longer > _FASTER * wider:
+            said = f"From block {one.block} to {two.block} a step takes {longer:.2f} x as long for "
+            said += f"{wider:.2f} x the tokens: a jump between rows of a measured table"
+            if even.best.block == one.block:
+                said += f", so that block {one.block} is the fastest is not sure"
+            out.append(f"{said}.")
+    return out
 
 
 def break_even(result: Result, replay: Replay) -> BreakEven:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from math import log
+from typing import TypeAlias
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dflash_sim.profiles.units import GIGA, MS, TERA
 from dflash_sim.simulator.cost.parts import EVIDENCE
-from dflash_sim.studies.explain.break_even import BreakEven
+from dflash_sim.studies.explain.break_even import BreakEven, jumps
 from dflash_sim.studies.explain.burden import Burden, growth
 from dflash_sim.studies.explain.explain import Explanation
 from dflash_sim.studies.explain.phase import stage_table
@@ -41,6 +42,30 @@ def explanation_page(e: Explanation) -> RenderableType:
     parts += [Text(f"warning: {w}", style="yellow") for w in e.result.warnings]
     parts.append(Text(f"sources: {shares(e.result.evidence)}"))
     return Group(*parts)
+
+
+Cells: TypeAlias = tuple[tuple[str, ...], list[list[str]]]  # heads, and rows of text
+
+
+def tables(e: Explanation) -> dict[str, Cells]:
+    """The tables of the page as text, by name, without their bars."""
+    made = {"ops": _ops(e), "elasticities": _elasticities(e), "grounds": _grounds(e)}
+    if e.rungs:
+        made["waterfall"] = _waterfall(e)
+    out = {}
+    for name, table in made.items():
+        kept = [i for i, head in enumerate(table.heads) if head]
+        heads = tuple(table.heads[i] for i in kept)
+        out[name] = heads, [[str(row[i]) for i in kept] for row in table.rows]
+    return out
+
+
+def verdict_words(e: Explanation) -> list[str]:
+    """Say in sentences what the cycle costs, which blocks pay, and what to distrust of that."""
+    out = [f"That is {e.speedup:.2f} times plain decoding."] if e.speedup else []
+    if e.break_even is not None:
+        out += [_range_words(e.break_even), *jumps(e.break_even)]
+    return out
 
 
 def _heading(text: str) -> Text:
@@ -173,6 +198,8 @@ def _break_even(e: Explanation, even: BreakEven) -> Iterator[RenderableType]:
     if e.burdens:
         yield Text(burden_words(e.burdens))
     yield Text(_range_words(even))
+    for line in jumps(even):
+        yield Text(line, style="yellow")
     table = FittedTable(("block", "accept length", _unit(e), "x plain"), frozenset())
     for b in even.blocks:
         cells = (str(b.block), f"{b.accept_length:.2f}", number(b.speed_tok_s), f"{b.speedup:.2f}")
