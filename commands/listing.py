@@ -6,25 +6,27 @@ import typer
 
 from dflash_sim.commands.options import Format, Profiles, completer, use_profiles
 
-KINDS = (
-    "gpus",
-    "models",
-    "checkpoints",
-    "formats",
-    "drafters",
-    "datasets",
-    "presets",
-    "methods",
-    "engines",
-    "tables",
-)
+# What can be listed, and the option that takes a name of it.
+_OPTIONS = {
+    "gpus": "--gpu",
+    "models": "--model",
+    "checkpoints": "--model",
+    "formats": "--quantization",
+    "drafters": "--draft-model",
+    "datasets": "--dataset",
+    "presets": "--preset",
+    "methods": "--method",
+    "engines": "--engine",
+    "tables": "",
+}
+KINDS = tuple(_OPTIONS)
 
 
 def list_(
     kind: Annotated[
-        str,
+        str | None,
         typer.Argument(help=", ".join(KINDS), autocompletion=completer(lambda: KINDS)),
-    ],
+    ] = None,
     profiles: Profiles = None,
     form: Format = None,
 ) -> None:
@@ -35,6 +37,13 @@ def list_(
 
     use_profiles(profiles)
     shape = chosen_format(form, None)
-    found = rows(kind)
+    if kind is None:
+        found = [{"list": name, "names for": option or "-"} for name, option in _OPTIONS.items()]
+    else:
+        found = rows(kind)
     text = as_page(table(found), to_file=False) if shape == "table" else as_text(found, shape)
+    if shape == "table" and kind is not None:
+        option = _OPTIONS[kind]
+        use = f"; a name goes to {option}" if option else ""
+        text += f"\n{len(found):,} {kind}{use}\n"
     deliver(text)

@@ -10,6 +10,7 @@ from dflash_sim.commands.options import (
     INTERVALS,
     OUTPUT,
     SIMULATORS,
+    Html,
     Profiles,
     Str,
     completer,
@@ -82,6 +83,7 @@ def sweep(
         ),
     ] = None,
     tag: Annotated[Str, option(OUTPUT, "Label of the rows")] = None,
+    html: Html = None,
 ) -> None:
     """Answer every point of a study; stop it at any moment, and go on with --resume.
 
@@ -92,6 +94,7 @@ def sweep(
     from dflash_sim.studies.ask.answers import check_options
     from dflash_sim.studies.ask.question import left_out
     from dflash_sim.studies.ask.study import load_study
+    from dflash_sim.studies.show.files import check_writable
     from dflash_sim.studies.sweep.folder import SweepFolder
     from dflash_sim.studies.sweep.job import crew_for, folder_of, shard_of
     from dflash_sim.studies.sweep.rows import chosen_formats
@@ -101,13 +104,15 @@ def sweep(
     if output is None:
         msg = "no folder for the results; give one, such as -o runs."
         raise UsageError(msg)
+    if html is not None:
+        check_writable(html)
     formats, mine = chosen_formats(form), shard_of(shard)
     use_profiles(profiles)
     if merge:
         if study is not None or set_ or preset:
             msg = "--merge: the folder knows its study; leave STUDY.yaml, --set and --preset out."
             raise UsageError(msg)
-        _finish(SweepFolder.found(output), formats)
+        _finish(SweepFolder.found(output), formats, html)
         return
     if study is None and not set_:
         msg = "nothing to sweep; name a STUDY.yaml, or give lists such as --set block=4,8,16."
@@ -125,7 +130,7 @@ def sweep(
         if not resume:
             folder.refuse_begun(mine)
         _work(folder, mine, hire)
-        _finish(folder, formats, shard=mine)
+        _finish(folder, formats, html, shard=mine)
 
 
 def _work(folder: "SweepFolder", shard: "Shard", hire: "Hire") -> None:
@@ -142,8 +147,11 @@ def _work(folder: "SweepFolder", shard: "Shard", hire: "Hire") -> None:
             raise typer.Exit(_INTERRUPTED) from None
 
 
-def _finish(folder: "SweepFolder", formats: Sequence[str], shard: "Shard | None" = None) -> None:
-    """Write the rows if every point is there."""
+def _finish(
+    folder: "SweepFolder", formats: Sequence[str], html: Path | None, shard: "Shard | None" = None
+) -> None:
+    """Write the rows if every point is there, and end with the fastest."""
+    from dflash_sim.studies.sweep.ending import fastest
     from dflash_sim.studies.sweep.job import write_files
 
     there, points = len(folder.done()), len(folder.points)
@@ -155,6 +163,15 @@ def _finish(folder: "SweepFolder", formats: Sequence[str], shard: "Shard | None"
         return
     paths, failed = write_files(folder, formats)
     tell(f"wrote {', '.join(map(str, paths))}: {points:,} rows")
+    rows = list(folder.rows(folder.done(), lambda _: None))
+    best = fastest(rows)
+    if best is not None:
+        typer.echo(best.text())
+        if html is not None:
+            from dflash_sim.studies.predict.report import write_rows
+
+            write_rows(html, rows)
+            tell(f"wrote {html}")
     if failed:
         warn(f"{len(failed):,} of {points:,} points have no answer: {failed[0]}")
     if len(failed) == points:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from math import log
 from typing import TypeAlias
 
 from dflash_sim.profiles.errors import MissingProfileError
@@ -19,7 +20,8 @@ Lookup: TypeAlias = "Callable[[int], AtBlock | None]"
 BLOCKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _CLOSE = 1e-3  # of the accept length: a fixed point is found when it moves less
 _TRIES = 20
-_FASTER = 1.02  # than the tokens of a step: what no step grows by
+_STEEP = 0.9  # power of the tokens from which growth is looked at
+_BENT = 0.1  # fall of that power which is a jump
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,28 @@ class BreakEven:
 
 
 def jumps(even: BreakEven) -> list[str]:
-    """Say between which blocks a step grows faster than the tokens in it, which no kernel does.
+    """Say between which blocks a step grows faster than before and after, which no kernel does.
 
-    Such a jump is between two rows of a measured table, where another kernel was timed or a time
-    was off; a block that is best only on one side of it is not to be trusted.
+    A step takes a constant time, then one that grows with its tokens: how fast it grows, as a power
+    of the tokens, never falls again. Where it does, two rows of a measured table were timed with
+    different kernels, or one was off; what is best only on one side of that is not to be trusted.
     """
+    steps_s = [b.accept_length / b.speed_tok_s for b in even.blocks]
+    pairs = list(pairwise(zip(even.blocks, steps_s, strict=True)))
+    powers = [log(t / s) / log(b.block / a.block) for (a, s), (b, t) in pairs]
     out = []
-    for one, two in pairwise(even.blocks):
-        longer = (two.accept_length / two.speed_tok_s) / (one.accept_length / one.speed_tok_s)
-        wider = two.block / one.block
-        if longer > _FASTER * wider:
-            said = f"From block {one.block} to {two.block} a step takes {longer:.2f} x as long for "
-            said += f"{wider:.2f} x the tokens: a jump between rows of a measured table"
-            if even.best.block == one.block:
-                said += f", so that block {one.block} is the fastest is not sure"
-            out.append(f"{said}.")
+    for i, ((one, s), (two, t)) in enumerate(pairs):
+        after = powers[i + 1] if i + 1 < len(powers) else 1.0
+        if powers[i] < _STEEP or powers[i] < after + _BENT:
+            continue
+        said = (
+            f"From block {one.block} to {two.block} a step takes {t / s:.2f} x as long for "
+            f"{two.block / one.block:.2f} x the tokens, more than before and after: a jump "
+            "between rows of a measured table, or to another kernel"
+        )
+        if even.best.block == one.block:
+            said += f"; that block {one.block} is the fastest hangs on it"
+        out.append(f"{said}.")
     return out
 
 

@@ -18,7 +18,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.whatif import changed, host_stages, with_faster_gpu, with_host
-from dflash_sim.studies.explain.break_even import break_even
+from dflash_sim.studies.explain.break_even import AtBlock, BreakEven, break_even, jumps
 from dflash_sim.studies.explain.burden import Burden, burden, growth
 from dflash_sim.studies.explain.elasticities import STEP, elasticities
 from dflash_sim.studies.explain.explain import Explanation, explain, simulations, to_json
@@ -467,3 +467,24 @@ def test_scenario_options_are_those_of_predict(name: str) -> None:
     found = there["gpu"].shell_complete(context, "b200,h1")
     kinds = ["b200,h100", "b200,h100_nvl", "b200,h100_pcie"]
     assert [getattr(item, "value", item) for item in found] == kinds
+
+
+class TestJumps:
+    """A step that grows faster than before and after is told; one that bends once is not."""
+
+    @staticmethod
+    def told(steps_s: dict[int, float]) -> list[str]:
+        blocks = tuple(AtBlock(b, 2.0, 2.0 / t, 1.5) for b, t in steps_s.items())
+        return jumps(BreakEven(1.0, blocks, 2, 16, 1.5))
+
+    def test_a_constant_and_a_slope_have_none(self) -> None:
+        assert self.told({b: max(8.0, float(b)) + 0.1 * b for b in (2, 4, 6, 8, 12, 16)}) == []
+
+    def test_one_that_is_proportional_has_none(self) -> None:
+        assert self.told({b: float(b) for b in (2, 4, 8, 16)}) == []
+
+    def test_a_jump_is_named_with_what_hangs_on_it(self) -> None:
+        steps = {4: 10.0, 6: 11.0, 8: 17.0, 12: 19.0}
+        (said,) = self.told(steps)
+        assert said.startswith("From block 6 to 8 a step takes 1.55 x as long for 1.33 x")
+        assert "fastest hangs on it" not in said  # all have one accept length: block 4 is best
