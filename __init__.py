@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dflash_sim.api.carried import Carried, carried
     from dflash_sim.api.compare import Comparison, compare
     from dflash_sim.api.crossover import Crossover, crossover
     from dflash_sim.api.explain import explain, trace
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Carried",
     "Comparison",
     "Crossover",
     "DflashSimError",
@@ -52,6 +54,7 @@ __all__ = [
     "Tuning",
     "UsageError",
     "Validation",
+    "carried",
     "compare",
     "compare_profiles",
     "config",
@@ -73,6 +76,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "api.carried": ("Carried", "carried"),
     "api.compare": ("Comparison", "compare"),
     "api.crossover": ("Crossover", "crossover"),
     "api.explain": ("explain", "trace"),

@@ -1,5 +1,6 @@
 """``plan`` and ``tune``: the smallest fleet that keeps its latencies, and the best block."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -12,6 +13,7 @@ from dflash_sim.api.show import Paged, counted
 from dflash_sim.api.spoken import spoken
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.fleet.fleet import ROUTERS
+from dflash_sim.studies.plan.deploy import compose, kubernetes
 from dflash_sim.studies.plan.over_long import CHOICES as OVER_LONG
 from dflash_sim.studies.plan.page import PlanPage
 from dflash_sim.studies.plan.question import numbers_of, tunable
@@ -21,7 +23,7 @@ from dflash_sim.studies.plan.search import Plan as Found
 from dflash_sim.studies.plan.search import plan as answer
 from dflash_sim.studies.plan.search import steps
 from dflash_sim.studies.plan.tune import Tuned, tune_block
-from dflash_sim.studies.plan.verdict import roles, warnings
+from dflash_sim.studies.plan.verdict import roles, verdict, warnings
 from dflash_sim.studies.show.files import check_writable, write_whole
 
 if TYPE_CHECKING:
@@ -49,9 +51,22 @@ class Plan(Paged):
         return table(plan_rows(self.found))
 
     @property
+    def verdict(self) -> list[str]:
+        """What to rent, how sure that is, and what speculation saves, in sentences."""
+        return verdict(self.found)
+
+    @property
     def warnings(self) -> list[str]:
         """Warnings to keep in mind."""
         return warnings(self.found)
+
+    def compose(self) -> str:
+        """Return a Docker Compose file of the fleet with the fewest GPUs."""
+        return compose(self.found.fewest, self.found)
+
+    def kubernetes(self) -> str:
+        """Return Kubernetes objects of the fleet with the fewest GPUs."""
+        return kubernetes(self.found.fewest, self.found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as ``--format json`` prints it."""
@@ -91,6 +106,9 @@ def plan(
     confidence: float | None = None,
     router: str = ROUTERS[0],
     max_gpus: int | None = None,
+    price: Mapping[str, float] | None = None,
+    hours: str | None = None,
+    compare: tuple[str, str] | None = None,
     jobs: int = 1,
     progress: bool = False,
     **question: Unpack[Question],
@@ -126,6 +144,12 @@ def plan(
         ``round-robin`` or ``least-loaded``.
     max_gpus
         Largest fleet; 512 if left out.
+    price
+        What you pay for a GPU, in place of list prices [USD/h], such as ``{"b200": 4.5}``.
+    hours
+        Shares of ``rate`` by hour of the day, such as ``"0-7:0.2,8-19:1,20-23:0.5"``.
+    compare
+        Two candidates to set side by side, such as ``("b200/none", "b200/dflash")``.
     jobs
         Processes.
     progress
@@ -155,6 +179,9 @@ def plan(
         time_unit=time_unit,
         over_long=over_long,
         router=router,
+        hours=hours,
+        prices=price or {},
+        compare=compare or (),
         **own.of_question(),
     )
     with counted(steps(made), show=progress, what="steps") as advance:

@@ -194,7 +194,7 @@ def _help(param: Any) -> str:
 
 
 FUNCTIONS = (
-    "predict", "sweep", "plan", "tune", "crossover", "explain", "trace", "compare", "fit",
+    "predict", "sweep", "plan", "carried", "tune", "crossover", "explain", "trace", "compare", "fit",
     "validate", "scenario", "config", "lists", "run", "measure", "validate_real",
     "compare_profiles", "import_silicon",
 )  # fmt: skip
@@ -279,7 +279,7 @@ def _line(text: str) -> str:
 
 
 def _question() -> Iterator[list[str]]:
-    asking = "`predict`, `sweep`, `plan`, `crossover`, `explain`, `trace`, `tune` and `scenario`"
+    asking = "`predict`, `sweep`, `plan`, `carried`, `crossover`, `explain`, `trace`, `tune` and `scenario`"
     yield [f"Keywords of {asking}."]
     rows = [
         [code(name), code(repr(field.default)), field.description or ""]
@@ -333,7 +333,7 @@ def sessions(block: str) -> Iterator[tuple[str, str]]:
 def run(command: str) -> str:
     """Return what a command prints on stdout in a terminal of 100 columns."""
     words = shlex.split(command.replace("\\\n", ""))[1:]
-    shape = [] if {"--format", "--tune"} & {*words} else ["--format", "table"]
+    shape = [] if {"--format", "--tune", "sweep"} & {*words} else ["--format", "table"]
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100"
     printed = io.StringIO()

@@ -284,7 +284,7 @@ def _pairs(question: Question, found: Sequence[Carried]) -> list[tuple[Carried, 
     pairs = [(kept[0], kept[1])] if len(kept) > 1 else []
     if len(first) > 1:
         pairs.append((first[True], first[False]))
-    return list({(a.index, b.index): (a, b) for a, b in pairs}.values())
+    return list({frozenset((a.index, b.index)): (a, b) for a, b in pairs}.values())
 
 
 def _nothing(question: Question, gpus: int, found: Sequence[Carried]) -> DflashSimError:

@@ -12,7 +12,7 @@ from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.plan.choice import label
 from dflash_sim.studies.plan.most import Carried, Most, Ratio
 from dflash_sim.studies.plan.prices import HOURS_A_MONTH, priced
-from dflash_sim.studies.plan.verdict import percent_of
+from dflash_sim.studies.plan.verdict import gpus, percent_of
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.narrow_table import FittedTable
@@ -31,7 +31,7 @@ class MostPage:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         found = self.found
         unit = _UNITS[found.what]
-        yield Text(f"{found.gpus:,} GPUs, the most {unit} · {_asked(found)}", style=STRONG)
+        yield Text(f"{gpus(found.gpus)}, the most {unit} · {_asked(found)}", style=STRONG)
         yield Text(str(found.question.slo), style=STRONG)
         yield Text()
         for line in said(found):
@@ -46,7 +46,9 @@ class MostPage:
         errors = [c.error for c in found.carried if c.error is not None]
         if errors:
             yield Text(f"{len(errors)} left out, such as: {errors[0]}", style="dim")
-        for note in found.question.demand.notes:
+        if found.what == "users":
+            yield Text("assumed: each user asks again at once; no cached prefixes", style="dim")
+        for note in found.question.demand.notes if found.what == "rate" else ():
             yield Text(f"assumed: {note}", style="dim")
         for warning in _warnings(found):
             yield Text(f"note: {warning}", style="yellow")

@@ -46,7 +46,13 @@ def test_examples(page: Path) -> None:
 
 def test_pages_have_examples() -> None:
     names = {page.name for page in EXAMPLES}
-    assert {"README.md", "01_first_prediction.md", "02_your_benchmark.md", "03_a_plan.md"} <= names
+    assert {
+        "README.md",
+        "01_first_prediction.md",
+        "02_your_benchmark.md",
+        "03_a_plan.md",
+        "04_ten_questions.md",
+    } <= names
 
 
 def test_a_page_is_compared_with_what_is_printed_now(tmp_path: Path) -> None:

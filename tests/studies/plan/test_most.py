@@ -1,0 +1,123 @@
+"""What owned GPUs carry: the load that is found is kept, and more is not."""
+
+import json
+from typing import Any
+
+import pytest
+
+import dflash_sim as ds
+from dflash_sim.cli import run
+from dflash_sim.profiles.errors import InfeasibleError, UsageError
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.plan.demand import of_rate
+from dflash_sim.studies.plan.judge import Judge, Question
+from dflash_sim.studies.plan.most import Most, most
+from dflash_sim.studies.plan.objective import Slo
+
+FIELDS: dict[str, Any] = {"model": "qwen3-8b", "isl": 500, "osl": 100, "runs": 1, "gpu": "h200"}
+SERVERS = ({"tp": 1, "method": "none"}, {"tp": 2, "method": "none"},
+    {"tp": 1, "method": "dflash", "block": 16, "acceptance": "al:4"})  # fmt: skip
+COMMAND = ["plan", "--model", "qwen3-8b", "--gpu", "h200", "--tp", "1", "--method", "none",
+    "--isl", "500", "--osl", "50", "--runs", "1", "--jobs", "1"]  # fmt: skip
+
+
+def asked(slo: Slo, **about: Any) -> Question:
+    points = tuple(Scenario.parse(**FIELDS, rate=1.0, **server) for server in SERVERS)
+    demand = of_rate(points[0].model_copy(update={"num_prompts": 200}))
+    return Question(points, demand, slo, **about)
+
+
+@pytest.fixture(scope="module")
+def rate() -> Most:
+    return most(asked(Slo(tpot_s=0.012, ttft_s=1.0)), gpus=3, what="rate", duration_s=5.0)
+
+
+def test_a_rate_that_is_carried_is_kept_and_more_is_not(rate: Most) -> None:
+    """Asked again of requests at that rate, and at 1.15 times it."""
+    best = rate.best
+    scenario = rate.question.candidates[best.index]
+
+    def met(times: float) -> bool:
+        asked = scenario.model_copy(update={"rate": times * best.most, "num_prompts": 900})
+        judge = Judge(rate.question).of(of_rate(asked))
+        return judge.meets(best.index, best.replicas, slow=judge.slow(best.index))
+
+    assert met(0.85)
+    assert not met(1.15)
+
+
+def test_servers_are_as_many_as_the_gpus_make(rate: Most) -> None:
+    by_index = {c.index: c for c in rate.carried}
+    assert {i: c.replicas for i, c in by_index.items()} == {0: 3, 1: 1, 2: 3}
+    carried = [c.most for c in rate.carried]
+    assert carried == sorted(carried, reverse=True)
+    assert rate.as_predicted >= rate.best.most
+
+
+def test_the_interval_of_a_gain_holds_the_gain(rate: Most) -> None:
+    for r in rate.ratios:
+        assert r.ci90[0] <= r.gain <= r.ci90[1]
+        one, other = (next(c for c in rate.carried if c.index == i) for i in (r.one, r.other))
+        assert r.gain == pytest.approx(one.most / other.most - 1)
+
+
+def test_users_without_a_limit_are_what_memory_holds() -> None:
+    """Full slots or a full cache, whichever comes first; on twice the GPUs twice as many."""
+    one, two = (most(asked(Slo()), gpus=n, what="users", duration_s=1.0) for n in (1, 2))
+    judge = Judge(asked(Slo()))
+    for found, times in ((one, 1), (two, 2)):
+        for c in found.carried:
+            if c.error is None and c.tp == 1:
+                limits = judge.setup(c.index).limits
+                block = judge.setup(c.index).block
+                holds = int(limits.kv_tokens / (500 + 100 + block))
+                assert c.most == times * min(holds, limits.max_running_requests)
+
+
+def test_a_tighter_limit_carries_no_more() -> None:
+    limits = (0.03, 0.01, 0.006)
+    found = [
+        most(asked(Slo(tpot_s=x)), gpus=1, what="users", duration_s=1.0).best.most for x in limits
+    ]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1]
+
+
+def test_what_nothing_keeps_is_said() -> None:
+    with pytest.raises(InfeasibleError, match="carry nothing within TPOT <= 0.1 ms"):
+        most(asked(Slo(tpot_s=1e-4)), gpus=2, what="rate", duration_s=1.0)
+    with pytest.raises(UsageError, match="unknown --maximise 'tokens'"):
+        most(asked(Slo()), gpus=2, what="tokens", duration_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--gpus", "2"], 2, "go together"),
+        (["--maximise", "rate"], 2, "go together"),
+        (["--gpus", "2", "--maximise", "rates"], 2, "unknown --maximise 'rates'"),
+        (["--gpus", "1.5", "--maximise", "rate"], 2, "--gpus 1.5"),
+        (["--gpus", "2", "--maximise", "rate", "--rate", "3"], 2, "takes no --rate"),
+        (["--gpus", "2", "--maximise", "users", "--conc", "3"], 2, "takes no --conc"),
+        (["--gpus", "2", "--maximise", "rate", "--hours", "0-23:1"], 2, "takes no --hours"),
+    ],
+)
+def test_what_cannot_be_maximised_is_said(
+    flags: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*COMMAND, *flags]) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_the_api_says_what_the_command_says(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--gpus", "2", "--maximise", "users", "--tpot", "20", "--format", "json"]
+    assert run([*COMMAND, *flags]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = ds.carried(
+        gpus=2, maximise="users", tpot=20, model="qwen3-8b", gpu="h200", tp=1, method="none",
+        isl=500, osl=50, runs=1,
+    )  # fmt: skip
+    assert found.to_dict() == told
+    assert found.verdict == told["verdict"]
