@@ -194,8 +194,8 @@ def _help(param: Any) -> str:
 
 
 FUNCTIONS = (
-    "predict", "sweep", "plan", "carried", "tune", "crossover", "explain", "trace", "compare", "fit",
-    "validate", "scenario", "config", "lists", "run", "measure", "validate_real",
+    "predict", "sweep", "plan", "carried", "tune", "crossover", "explain", "trace", "compare",
+    "fit", "validate", "scenario", "config", "lists", "run", "measure", "validate_real",
     "compare_profiles", "import_silicon",
 )  # fmt: skip
 ERRORS = ("DflashSimError", "UsageError", "InfeasibleError", "MissingProfileError")
@@ -279,7 +279,8 @@ def _line(text: str) -> str:
 
 
 def _question() -> Iterator[list[str]]:
-    asking = "`predict`, `sweep`, `plan`, `carried`, `crossover`, `explain`, `trace`, `tune` and `scenario`"
+    asking = "`predict`, `sweep`, `plan`, `carried`, `crossover`, `explain`, `trace`, `tune` and "
+    asking += "`scenario`"
     yield [f"Keywords of {asking}."]
     rows = [
         [code(name), code(repr(field.default)), field.description or ""]

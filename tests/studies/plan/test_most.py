@@ -84,7 +84,7 @@ def test_a_tighter_limit_carries_no_more() -> None:
 
 
 def test_what_nothing_keeps_is_said() -> None:
-    with pytest.raises(InfeasibleError, match="carry nothing within TPOT <= 0.1 ms"):
+    with pytest.raises(InfeasibleError, match=r"carry nothing within TPOT <= 0\.1 ms"):
         most(asked(Slo(tpot_s=1e-4)), gpus=2, what="rate", duration_s=1.0)
     with pytest.raises(UsageError, match="unknown --maximise 'tokens'"):
         most(asked(Slo()), gpus=2, what="tokens", duration_s=1.0)
