@@ -160,7 +160,7 @@ def plan(
         return
     made = question(asked, **about)
     if print_config:
-        words = {"trace": trace, "time_unit": time_unit, "over_long": over_long}
+        words: dict[str, Any] = {"trace": trace, "time_unit": time_unit, "over_long": over_long}
         words |= {"router": router, "hours": hours, "price": price, "compare": compare}
         named = [name for name, value in words.items() if value is not None]
         deliver(config(asked, given={*own.values, *named}, **about), output)

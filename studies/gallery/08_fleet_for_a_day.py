@@ -20,8 +20,9 @@ from dflash_sim.studies.plan.candidate import solve
 from dflash_sim.studies.plan.demand import led_in, of_trace
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
-from dflash_sim.studies.plan.page import candidate_rows, roles, sources, warnings
+from dflash_sim.studies.plan.page import candidate_rows, sources
 from dflash_sim.studies.plan.search import Plan, plan
+from dflash_sim.studies.plan.verdict import roles, warnings
 from dflash_sim.studies.published import exhibit as ex
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.plain_table import Table

@@ -123,15 +123,14 @@ def plan(
         replicas = {s.index: s.replicas for s in solved if s.replicas is not None}
         sizes = {i: replicas[i] for i in sorted(set(answer.values()))}
         fleets = _examined(judges, sizes, tell)
-        found = {s.index: s for s in solved}
-        alone = _numbered(judges, question, surveys, found)
+        sized = {r.index: r for r in solved}
+        too_slow = _numbered(judges, question, surveys, sized)
         first = surveys[answer["gpus"]]
-        most = question.max_gpus // first.tp
-        task = first.index, 1.0, replicas[first.index], most
+        task = first.index, 1.0, replicas[first.index], question.max_gpus // first.tp
         fewer = next(iter(judges.map(fewest_at, [task])))
-        pairs = _pairs(question, surveys, found, alone)
+        pairs = _pairs(question, surveys, sized, too_slow)
         told = tuple(
-            difference(judges, (surveys[i], found[i]), (surveys[j], found[j]), question.max_gpus)
+            difference(judges, (surveys[i], sized[i]), (surveys[j], sized[j]), question.max_gpus)
             for i, j in pairs
         )
         shares = question.by_hour
@@ -139,10 +138,10 @@ def plan(
     return Plan(
         question,
         tuple(surveys),
-        tuple(found[s.index] for s in solved),
+        tuple(sized[s.index] for s in solved),
         answer,
         fleets,
-        alone,
+        too_slow,
         None if fewer is None else fewer * first.tp,
         told,
         day,

@@ -76,8 +76,8 @@ def _gains(
             sides = (Side(r.setup, r.sensitivity, r.per_run) for r in (one, other) if r.sensitivity)
             low, high = ratio_interval(*sides)
             differ = [n for n in choices if rows[i][n] != rows[j][n]]
-            names = (words(rows[k], differ, asked) for k in (i, j))
-            yield Gain(*names, load, _tok_s(one) / _tok_s(other) - 1, (low - 1, high - 1))
+            mine, theirs = (words(rows[k], differ, asked) for k in (i, j))
+            yield Gain(mine, theirs, load, _tok_s(one) / _tok_s(other) - 1, (low - 1, high - 1))
 
 
 def words(row: Row, names: Sequence[str], asked: dict[str, str]) -> str:
