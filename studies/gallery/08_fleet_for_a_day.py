@@ -134,7 +134,7 @@ def story() -> Iterator[ex.Part]:
         f"{peak.mean_osl:,.0f} out on average. Wanted: {SLO}."
     )
     yield best(found, trace)
-    rows = [(*row[:4], *row[5:]) for row in candidate_rows(found)]
+    rows = [(*row[:4], *row[5:8], row[9]) for row in candidate_rows(found)]
     yield Table("every server that was tried", HEAD, tuple(rows))
     yield (
         ">=: given up there, as no better than the best by GPUs or at any price. "

@@ -33,7 +33,7 @@ COVERED = {
     "calibrate/compare/test_compare": [
         "causes change_search common_definitions gap trials",
         "commands: compare",
-        "studies/compare: compare_page",
+        "studies/compare: compare_page compare_report",
     ],
     "calibrate/fit/test_fit": [
         "gaussian identifiability parallel_answers prior residual_patterns rows verdict",
@@ -140,9 +140,15 @@ COVERED = {
         "commands: crossover",
     ],
     "studies/explain/test_explain": [
-        "break_even burden elasticities page replay step_anatomy waterfall",
+        "break_even burden elasticities page replay report step_anatomy waterfall",
         "commands: explain",
     ],
+    "studies/plan/test_verdict": [
+        "choice deploy difference hours prices",
+        "studies/show: launch",
+    ],
+    "studies/plan/test_most": ["most_page", "api: carried"],
+    "studies/predict/test_beside": ["lift report", "studies/sweep: ending"],
     "studies/plan/test_plan": [
         "candidate close_look demand judge objective page question rows search",
         "commands: plan",

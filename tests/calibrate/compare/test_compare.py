@@ -556,3 +556,25 @@ def serving(row: Observation, factor: float) -> Mapping[str, Any]:
         "total_input_tokens": 48 * 512, "total_output_tokens": 48 * 256, "server_info": server,
         "duration": 48 * 256 / seen["output_throughput"],
     }  # fmt: skip
+
+
+class TestPage:
+    """The page of a comparison, and what it says of a file that names no GPU."""
+
+    @staticmethod
+    def compared(folder: Path, *flags: str) -> str:
+        bench = folder / "bench.csv"
+        bench.write_text("isl,osl,conc,method,output_throughput,model\n50,20,2,none,500,qwen3-8b\n")
+        page = folder / "page.html"
+        told = ["-o", str(folder / "page.txt"), "--html", str(page)]
+        assert run(["compare", str(bench), *flags, *told]) == 0
+        assert "Throughput, measured and predicted" in page.read_text(encoding="utf-8")
+        return page.read_text(encoding="utf-8") + (folder / "page.txt").read_text(encoding="utf-8")
+
+    def test_a_gpu_that_is_assumed_is_said_first(self, tmp_path: Path) -> None:
+        text = self.compared(tmp_path)
+        assert text.count("names no GPU") == 2
+        assert "--assume gpu=NAME" in text
+
+    def test_one_that_the_asker_said_is_not(self, tmp_path: Path) -> None:
+        assert "names no GPU" not in self.compared(tmp_path, "--assume", "gpu=h200")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from math import log, prod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -488,3 +489,25 @@ class TestJumps:
         (said,) = self.told(steps)
         assert said.startswith("From block 6 to 8 a step takes 1.55 x as long for 1.33 x")
         assert "fastest hangs on it" not in said  # all have one accept length: block 4 is best
+
+
+@pytest.mark.slow
+def test_an_explanation_is_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "why.html"
+    flags = [
+        "--model",
+        "qwen3-8b",
+        "--isl",
+        "64",
+        "--osl",
+        "64",
+        "--num-prompts",
+        "8",
+        "--runs",
+        "1",
+    ]
+    assert run(["explain", *flags, "--html", str(page), "-o", str(tmp_path / "why.txt")]) == 0
+    text = page.read_text(encoding="utf-8")
+    for words in ("The waterfall", "Other blocks", "What it hangs on", "What it rests on"):
+        assert words in text, words
+    assert run(["explain", *flags, "--html", str(page), "--phase", "verify"]) == 2

@@ -1,0 +1,81 @@
+"""What stands beside a table of predictions: differences, what lifts what binds, and its page."""
+
+from pathlib import Path
+
+import pytest
+
+from dflash_sim.simulator.intervals import Side, ratio_interval
+from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.answers import Answer, answers
+from dflash_sim.studies.predict.lift import in_lockstep, lifted
+from dflash_sim.studies.predict.report import write_rows
+from dflash_sim.studies.predict.table import GridTable
+from dflash_sim.studies.sweep.ending import fastest
+
+SMALL = {"gpu": "h200", "model": "qwen3-8b", "isl": 200, "osl": 100, "num_prompts": 12, "runs": 1}
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Answer]:
+    asked = [
+        Scenario.parse(**SMALL, block=block, conc=4, max_running_requests=cap)
+        for block, cap in ((8, 8), (16, 2))
+    ]
+    return list(answers(asked))
+
+
+def test_a_warning_names_its_row_and_what_lifts_it(found: list[Answer]) -> None:
+    told = GridTable(found).warnings()
+    (line,) = [w for w in told if "run at once" in w]
+    assert line.startswith("block 16: only 2 of 4 run at once: with --max-running-requests 4")
+    result = found[1].result
+    assert result is not None
+    lift = lifted(result)
+    assert lift is not None
+    freed = predict(result.scenario.model_copy(update={"max_running_requests": 4}))
+    assert lift.result.values == freed.values
+    assert lifted(freed) is None  # where all run there is nothing to lift
+
+
+def test_a_difference_is_paired(found: list[Answer]) -> None:
+    """Of an answer and itself it is smaller than of two that share nothing."""
+    (line,) = GridTable(found).gains()
+    assert line.startswith("block ")
+    assert ", 90 % " in line
+    one = found[0].result
+    assert one is not None
+    assert one.sensitivity is not None
+    side = Side(one.setup, one.sensitivity, one.per_run)
+    low, high = ratio_interval(side, side)
+    assert low < 1 < high
+    own_low, own_high = one.intervals["output_throughput"]
+    assert high / low < (own_high / own_low) ** 2
+
+
+def test_fixed_lengths_in_a_closed_loop_are_in_lockstep(found: list[Answer]) -> None:
+    result = found[0].result
+    assert result is not None
+    said = in_lockstep(result)
+    assert said is not None
+    assert "--range-ratio 0.8" in said
+    spread = result.scenario.model_copy(update={"range_ratio": 0.8})
+    assert in_lockstep(predict(spread, with_baseline=False, with_interval=False)) is None
+
+
+def test_a_page_has_charts_and_plain_words_first(found: list[Answer], tmp_path: Path) -> None:
+    table = GridTable(found)
+    write_rows(tmp_path / "p.html", table.rows, gains=table.gains(), remarks=table.warnings())
+    text = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert text.index("The most is") < text.index("Throughput against interactivity")
+    for words in ("Cost", "A step of the fastest", "Every row", "What is ahead"):
+        assert words in text, words
+
+
+def test_a_sweep_ends_with_its_fastest(found: list[Answer]) -> None:
+    rows = GridTable(found).rows
+    table = fastest(rows)
+    assert table is not None
+    speeds = [float(row[1].replace(",", "")) for row in table.rows]
+    assert speeds == sorted(speeds, reverse=True)
+    assert fastest([row | {"output_tput_per_gpu": None} for row in rows]) is None
