@@ -6,7 +6,7 @@ the previous answer has come back. Open loop: arrival times are given.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -225,6 +225,23 @@ def card_workload(
         follow=follow.ravel(),
         conc=conc,
     )
+
+
+def with_hits(workload: Workload, share: float, unit: int) -> Workload:
+    """Return the same requests, of whose prompts a share is found in the prefix cache.
+
+    Parameters
+    ----------
+    share
+        Of each prompt, to the nearest whole unit [1].
+    unit
+        Tokens of a unit that is kept whole or not at all; the last token is always computed.
+    """
+    kept = np.zeros_like(workload.isl)
+    if share:
+        nearest = np.rint(share * workload.isl / unit).astype(np.int64)
+        kept = np.minimum(nearest, (workload.isl - 1) // unit) * unit
+    return replace(workload, cached=kept)
 
 
 def shortened(workload: Workload, turns: int) -> Workload:

@@ -89,6 +89,7 @@ _PANELS = {
         "isl",
         "osl",
         "range_ratio",
+        "cache_hit",
         "max_new_tokens",
         "conc",
         "rate",
