@@ -122,7 +122,7 @@ def run_engine(
     """
     longest = int(workload.isl.max())
     setup.widths.reach(longest + setup.limits.max_new_tokens + setup.block)
-    limits = setup.limits.for_workload(longest_prompt=longest, conc=workload.conc)
+    limits = setup.limits.for_workload(workload)
     parts: dict[str, Any] = {
         "step": setup.step,
         "host": setup.host,
@@ -139,7 +139,7 @@ def run_engine(
             "question is about a fixed width. Drop --policy, or give --policy fixed."
         )
         raise UsageError(msg)
-    why = refusal(limits, draws)
+    why = refusal(limits, draws, keeps=workload.prompts is not None)
     if setup.policy is not None:
         why = f"policy {setup.scenario.policy} chooses a verify width in every step"
     if simulator == "leap" and why:
