@@ -140,7 +140,7 @@ class RadixCache:
         self.evict(self.tokens - tokens)
 
     def evict(self, tokens: int) -> int:
-        """Evict at least ``tokens``, leaf by leaf, as far as nothing is locked; returns how many."""
+        """Evict ``tokens`` or a few more, as far as nothing is locked; returns how many."""
         before = self.tokens
         while before - self.tokens < tokens and self._leaves:
             used, _, node = heappop(self._leaves)

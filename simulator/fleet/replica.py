@@ -7,6 +7,7 @@ against shorter limits, which is the same as all times of the engine being longe
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import heappush
+from math import nextafter
 
 import numpy as np
 
@@ -150,7 +151,7 @@ class Replica(LeapEngine):
 
     def pass_loops(self, to_s: float) -> None:
         """Pass a scheduler loop, and those of the same batch that cannot receive at ``to_s``."""
-        self.horizon_s = to_s
+        self.horizon_s = max(to_s, nextafter(self.pipeline.decides_s, FOREVER))
         self._iterate()
         self.horizon_s = FOREVER
 

@@ -30,9 +30,7 @@ class Prompts:
     def rows(self, rows: Iterable[int]) -> "Prompts":
         """Some of the requests, in order."""
         kept = list(rows)
-        return Prompts(
-            tuple(self.asked[i] for i in kept), tuple(self.answered[i] for i in kept)
-        )
+        return Prompts(tuple(self.asked[i] for i in kept), tuple(self.answered[i] for i in kept))
 
     def cut(self, isl: Sequence[int]) -> "Prompts":
         """The same prompts, none longer than its ``isl`` [token]."""
