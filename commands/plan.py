@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
-ROUTERS = ("round-robin", "least-loaded")
+ROUTERS = ("round-robin", "least-loaded", "cache-aware")
 _INTERRUPTED = 130
 TUNABLE = ("block",)
 OVER_LONG = ("refuse", "drop", "truncate")
@@ -35,7 +35,7 @@ def plan(
     flags: Flags,
     *,
     trace: Annotated[
-        Str, option(DEMAND, "Requests: mooncake, azure, burstgpt, qwen, sglang, vidur or csv",
+        Str, option(DEMAND, "Requests: mooncake, qwen, agentx, azure, burstgpt, sglang, vidur, csv",
                     metavar="FILE[:FORMAT]")
     ] = None,
     time_unit: Annotated[Str, option(DEMAND, "Of the trace's times: s, ms, us or ns")] = None,
@@ -78,6 +78,7 @@ def plan(
     each is a server, and fleets of it stand behind a router. By default b200 and h200, TP 1 to 8,
     plain decoding and DFlash.
     """
+    from dflash_sim.calibrate.observations.launch_router import router_of_launch
     from dflash_sim.studies.plan.page import PlanPage
     from dflash_sim.studies.plan.question import config, numbers_of, question
     from dflash_sim.studies.plan.rows import plan_rows, to_json
@@ -109,6 +110,7 @@ def plan(
     several = flags["max_running_requests"]
     asked = what_is_asked({**flags, "max_running_requests": None})
     about: dict[str, Any] = {"caps": several, "trace": trace, "time_unit": time_unit}
+    router = router or router_of_launch(flags["from_launch"])
     about |= {"router": router or ROUTERS[0], **own.of_question()}
     about |= {"over_long": over_long or OVER_LONG[0]}
     made = question(asked, **about)

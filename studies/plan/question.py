@@ -45,16 +45,6 @@ _DEMANDED = (
     "seed",
     "runs",
 )
-    "rate",
-    "dataset",
-    "isl",
-    "osl",
-    "max_new_tokens",
-    "cache_hit",
-    "burstiness",
-    "seed",
-    "runs",
-)
 CANDIDATES = ("gpu", "tp", "method", "block", "steps", "max_running_requests")
 
 

@@ -16,6 +16,7 @@ from dflash_sim.studies.predict.answer_lines import (
     Flow,
     Line,
     labelled,
+    prompts,
     speed,
     step_bar,
 )
@@ -106,7 +107,7 @@ def present(result: Result, *, given: Collection[str] = ()) -> RenderableType:
     parts: list[RenderableType] = [
         Text(title(result), style=STRONG),
         Text(),
-        labelled([*speed(result), *_published(result)]),
+        labelled([*speed(result), *_published(result), *prompts(result)]),
         Text(),
         _latencies(result),
     ]
