@@ -14,7 +14,8 @@ _POLICY = re.compile(r"--(?:router-)?policy[=\s]+[\"']?([\w-]+)")
 
 def divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Words of the launch of a router and servers: those of a server, and the router's."""
-    servers, own = [], []
+    servers: list[str] = []
+    own: list[str] = []
     at = 0
     while at < len(words):
         name, equals, _ = words[at].partition("=")

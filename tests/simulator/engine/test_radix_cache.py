@@ -128,8 +128,10 @@ def test_what_is_locked_stays_and_all_else_can_go(data: st.DataObject) -> None:
             node = cache.match(text).node
             cache.lock(node)
             held.append((text, node))
-        if held and data.draw(st.booleans()):
-            cache.release(held.pop(data.draw(st.integers(0, len(held) - 1)))[1])
+        leaves: bool = data.draw(st.booleans())
+        if held and leaves:
+            which: int = data.draw(st.integers(0, len(held) - 1))
+            cache.release(held.pop(which)[1])
         cache.evict(data.draw(st.integers(0, 60)))
         for kept, _ in held:
             assert cache.match(kept).tokens == length(kept) // cache.unit * cache.unit
