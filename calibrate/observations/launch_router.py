@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.routers import SGLANG_POLICIES
+from dflash_sim.profiles.releases.routers import SGLANG_POLICIES
 
 MODULE = "sglang_router.launch_server"  # starts servers and a router in front of them
 WHY = "a router and its servers: one of them is asked about; plan finds how many, see --router"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dflash_sim.profiles.errors import unknown
-from dflash_sim.profiles.routers import CacheAwareSheet, load_cache_aware
+from dflash_sim.profiles.releases.routers import CacheAwareSheet, load_cache_aware
 from dflash_sim.simulator.engine.radix_cache import RadixCache
 from dflash_sim.simulator.requests.prompts import Prompts, length
 
@@ -60,7 +60,7 @@ class CacheAware:
         chosen = loads.index(min(loads))
         if not self._unbalanced(loads):
             known = [each.match(text).tokens for each in self._seen]
-            if max(known) > self._sheet.cache_threshold * length(text):
+            if max(known) > self._sheet.share * length(text):
                 chosen = max(range(len(known)), key=lambda k: (known[k], self._routed[k]))
         self._seen[chosen].insert(text)
         self._count += 1
@@ -69,10 +69,7 @@ class CacheAware:
 
     def _unbalanced(self, loads: Sequence[int]) -> bool:
         low, high = min(loads), max(loads)
-        return (
-            high - low > self._sheet.balance_abs_threshold
-            and high > self._sheet.balance_rel_threshold * low
-        )
+        return high - low > self._sheet.apart and high > self._sheet.ratio * low
 
 
 def router_of(name: str, prompts: Prompts | None, replicas: int) -> Router:

@@ -130,7 +130,7 @@ COVERED = {
     "simulator/engine/test_radix_cache": ["simulator/requests: prompts"],
     "simulator/engine/test_leap": ["leap_clock"],
     "simulator/engine/test_metrics": ["records"],
-    "simulator/fleet/test_conversations": ["routers", "profiles: routers"],
+    "simulator/fleet/test_conversations": ["routers", "profiles/releases: routers"],
     "simulator/fleet/test_fleet": ["replica"],
     "simulator/policy/test_policy": [
         "adaptive_engine draft_budget ema_ladder interface parse",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SyntheticStep, System, acceptances, hosts
 
-from dflash_sim.profiles.routers import CacheAwareSheet
+from dflash_sim.profiles.releases.routers import CacheAwareSheet
 from dflash_sim.simulator.fleet.routers import ROUTERS, CacheAware
 from dflash_sim.simulator.requests.prompts import Prompts
 from dflash_sim.simulator.requests.workload import Workload, given_requests
@@ -180,7 +180,7 @@ def test_a_router_that_knows_prompts_keeps_conversations_where_they_are() -> Non
 
 def test_the_policy_of_the_router_step_by_step() -> None:
     prompts = Prompts((((1, 100),), ((1, 100), (2, 50)), ((3, 10), (1, 90))), ((), (), ()))
-    sheet = CacheAwareSheet(0.3, balance_abs_threshold=4, balance_rel_threshold=1.5)
+    sheet = CacheAwareSheet(share=0.3, apart=4, ratio=1.5)
     router = CacheAware(prompts, 3, sheet)
     assert router.choose(0, [2, 1, 3]) == 1  # nothing is known: the least loaded
     assert router.choose(1, [2, 4, 3]) == 1  # two thirds of it went there
