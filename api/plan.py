@@ -11,6 +11,7 @@ from rich.text import Text
 from dflash_sim.api.question import Config, File, Question, asked, takes_question
 from dflash_sim.api.show import Paged, counted
 from dflash_sim.api.spoken import spoken
+from dflash_sim.calibrate.observations.launch_router import router_of_launch
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.fleet.fleet import ROUTERS
 from dflash_sim.studies.plan.deploy import compose, kubernetes
@@ -104,7 +105,7 @@ def plan(
     e2e: float | None = None,
     percentile: float | None = None,
     confidence: float | None = None,
-    router: str = ROUTERS[0],
+    router: str | None = None,
     max_gpus: int | None = None,
     price: Mapping[str, float] | None = None,
     hours: str | None = None,
@@ -141,7 +142,8 @@ def plan(
     confidence
         Over what is uncertain of the prediction [1]; 0.9 if left out.
     router
-        ``round-robin`` or ``least-loaded``.
+        ``round-robin``, ``least-loaded`` or ``cache-aware``; if left out that of ``from_launch``,
+        else ``round-robin``.
     max_gpus
         Largest fleet; 512 if left out.
     price
@@ -178,7 +180,7 @@ def plan(
         trace=None if trace is None else str(trace),
         time_unit=time_unit,
         over_long=over_long,
-        router=router,
+        router=router or router_of_launch(question.get("from_launch")) or ROUTERS[0],
         hours=hours,
         prices=price or {},
         compare=compare or (),

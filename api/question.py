@@ -80,6 +80,7 @@ class Question(TypedDict, total=False):
     isl: Whole
     osl: Whole
     range_ratio: Real
+    cache_hit: Real
     max_new_tokens: Whole
     conc: Whole
     rate: Real

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dflash_sim.studies.plan.question import Numbers
 
 OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
-ROUTERS = ("round-robin", "least-loaded")
+ROUTERS = ("round-robin", "least-loaded", "cache-aware")
 _INTERRUPTED = 130
 TUNABLE = ("block",)
 MAXIMISED = ("rate", "users")
@@ -39,7 +39,7 @@ def plan(
     flags: Flags,
     *,
     trace: Annotated[
-        Str, option(DEMAND, "Requests: mooncake, azure, burstgpt, qwen, sglang, vidur or csv",
+        Str, option(DEMAND, "Requests: mooncake, qwen, agentx, azure, burstgpt, sglang, vidur, csv",
                     metavar="FILE[:FORMAT]")
     ] = None,
     time_unit: Annotated[Str, option(DEMAND, "Of the trace's times: s, ms, us or ns")] = None,
@@ -113,6 +113,7 @@ def plan(
     each is a server, and fleets of it stand behind a router. By default b200 and h200, TP 1 to 8,
     plain decoding and DFlash.
     """
+from dflash_sim.calibrate.observations.launch_router import router_of_launch
     from dflash_sim.studies.plan.deploy import check_writes, write_files
     from dflash_sim.studies.plan.page import PlanPage
     from dflash_sim.studies.plan.question import config, numbers_of, question
@@ -148,6 +149,7 @@ def plan(
     several = flags["max_running_requests"]
     asked = what_is_asked({**flags, "max_running_requests": None})
     about: dict[str, Any] = {"caps": several, "trace": trace, "time_unit": time_unit}
+    router = router or router_of_launch(flags["from_launch"])
     about |= {"router": router or ROUTERS[0], **own.of_question()}
     about |= {"over_long": over_long or OVER_LONG[0]}
     about |= {"hours": hours, "prices": price or (), "compare": compare or ()}

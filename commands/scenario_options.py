@@ -193,6 +193,9 @@ class ScenarioOptions:
     range_ratio: Annotated[
         Str, number(WORKLOAD, "Fixed lengths vary between this share and all of them")
     ]
+    cache_hit: Annotated[
+        Str, swept(WORKLOAD, "Share of prompt tokens found in the prefix cache, 0 to 1")
+    ]
     max_new_tokens: Annotated[Str, number(WORKLOAD, "Cap on an answer, tokens")]
     rate: Annotated[Str, swept(WORKLOAD, "Arrivals per second (open loop)")]
     burstiness: Annotated[Str, number(WORKLOAD, "Gamma shape of arrivals; 1: Poisson")]

@@ -194,6 +194,7 @@ def limits_of(
     chunk: int,
     page: int,
     block: int,
+    cache_unit: int,
 ) -> Limits:
     """Return the limits of the scheduler."""
     d = engine.defaults
@@ -223,6 +224,9 @@ def limits_of(
         retract_decode_steps=d.retract_decode_steps,
         recv_interval=s.scheduler_recv_interval,
         # SGLang sorts by cached prefix only where there is a cache.
+        cache_unit=cache_unit,
+        state_slots=memory.state_slots if cache_unit else 0,
+        slots_per_request=memory.slots_per_request,
         sorted_up_to=d.lpm_sorts_up_to if s.schedule_policy == "lpm" and s.radix_cache else 0,
     )
 

@@ -46,6 +46,7 @@ def _as_published(s: Scenario, setup: Setup) -> bool:
         and s.build in (None, setup.engine.fit.build)
         and s.window is None
         and s.radix_cache
+        and s.cache_hit is None
         and s.min_free_slots_delay is None
         and s.scheduler_recv_interval == 1
         and s.cuda_graph_backend_prefill is None

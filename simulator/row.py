@@ -97,6 +97,7 @@ def _scenario(s: Scenario) -> Row:
         "thinking": s.thinking if s.dataset else None,
         "isl": s.isl,
         "osl": s.osl,
+        "cache_hit": s.cache_hit,
         "max_new_tokens": s.max_new_tokens,
         "max_concurrency": s.conc,
         "request_rate": s.rate,

@@ -293,6 +293,14 @@ class Scenario(BaseModel):
         allow_inf_nan=False,
         description="fixed lengths are uniform between this share and all of isl and osl",
     )
+    cache_hit: Real | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="share of prompt tokens found in the prefix cache; default: what the data "
+        "set repeats",
+    )
     max_new_tokens: Count = Field(4096, description="cap on generated tokens")
     conc: Count | None = Field(None, description="requests in flight; 1 without a rate")
     rate: Positive | None = Field(None, description="arrivals per second (open loop)")
@@ -339,6 +347,10 @@ class Scenario(BaseModel):
             found.append("range_ratio is about isl and osl; give them, or drop it")
         if self.conc is not None and self.rate is not None:
             found.append("conc (closed loop) and rate (open loop) exclude each other; give one")
+        if self.cache_hit and not self.radix_cache:
+            found.append(
+                f"cache_hit {self.cache_hit:g} needs the prefix cache; drop it, or --no-radix-cache"
+            )
         method = self.speculation
         for name in sorted(ONLY_SPECULATION - method.takes):
             if getattr(self, name) != type(self).model_fields[name].default:

@@ -140,11 +140,7 @@ class Setup:
     @property
     def cache_unit(self) -> int:
         """Tokens per unit of prefix reuse: a page, or a hybrid state checkpoint; 0 is off."""
-        if not self.scenario.radix_cache:
-            return 0
-        if self.model.gdn_layers:
-            return self.engine.defaults.mamba_track_interval
-        return self.limits.page_size
+        return self.limits.cache_unit
 
     @property
     def draft_name(self) -> str | None:
@@ -318,7 +314,11 @@ def resolve(
         needed = weights / share.mem_fraction + engine["reserved_memory"]
         msg = f"{error}{roomier(device, needed, ranks=TP_SIZES[-1])}"
         raise InfeasibleError(msg) from None
-    limits = limits_of(launched, engine, memory, chunk, launch.page_size, block)
+    unit = launch.page_size
+    if model.gdn_layers:
+        unit = engine.defaults.mamba_track_interval
+    unit *= launched.radix_cache
+    limits = limits_of(launched, engine, memory, chunk, launch.page_size, block, unit)
     tables = tables or find_tables(device)
     parts = parts_of(s.dataset)
     return Setup(

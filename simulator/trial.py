@@ -14,6 +14,7 @@ from dflash_sim.simulator.requests.workload import (
     fixed_workload,
     mixed_workload,
     open_loop,
+    with_hits,
 )
 from dflash_sim.simulator.setup import Setup
 
@@ -62,10 +63,30 @@ def build_workload(
             num_prompts=s.num_prompts or (None if s.rate is None else enough),
             rng=rng_lengths,
         )
+    if s.cache_hit is not None:
+        work = with_hits(work, s.cache_hit, hit_unit(setup))
     _refuse_endless(setup, work)
     if s.rate is None:
         return work
     return open_loop(work, rate=s.rate, burstiness=s.burstiness, rng=rng_arrivals)
+
+
+def hit_unit(setup: Setup) -> int:
+    """Return the tokens of a unit of the prefix cache, where hits are asked for.
+
+    Raises
+    ------
+    UsageError
+        The server keeps none.
+    """
+    share = setup.scenario.cache_hit
+    if share and not setup.cache_unit:
+        msg = (
+            f"--cache-hit {share:g}: {setup.model.name} runs without a prefix cache as it is "
+            "launched here; give --mamba-radix-cache-strategy extra_buffer, or drop it."
+        )
+        raise UsageError(msg)
+    return setup.cache_unit
 
 
 def _refuse_endless(setup: Setup, work: Workload) -> None:
@@ -101,7 +122,7 @@ def run_engine(
     """
     longest = int(workload.isl.max())
     setup.widths.reach(longest + setup.limits.max_new_tokens + setup.block)
-    limits = setup.limits.for_workload(longest_prompt=longest, conc=workload.conc)
+    limits = setup.limits.for_workload(workload)
     parts: dict[str, Any] = {
         "step": setup.step,
         "host": setup.host,
@@ -118,7 +139,7 @@ def run_engine(
             "question is about a fixed width. Drop --policy, or give --policy fixed."
         )
         raise UsageError(msg)
-    why = refusal(limits, draws)
+    why = refusal(limits, draws, keeps=workload.prompts is not None)
     if setup.policy is not None:
         why = f"policy {setup.scenario.policy} chooses a verify width in every step"
     if simulator == "leap" and why:

@@ -17,6 +17,7 @@ from dflash_sim.calibrate.observations.launch_environment import (
     worker_of,
 )
 from dflash_sim.calibrate.observations.launch_flags import Written, written
+from dflash_sim.calibrate.observations.launch_router import WHY
 from dflash_sim.calibrate.observations.launch_words import Launch, launches
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.load import find_sheet, load_model
@@ -170,6 +171,8 @@ def _read(launch: Launch, build: str | None) -> LaunchScenario:
     for one in written(launch.arguments, model_first=launch.serves):
         parsed.take(one)
     fields = parsed.scenario()
+    if launch.router:
+        parsed.left.append((" ".join(launch.router), WHY))
     left = [*parsed.left, *check_environment(launch.environment)]
     return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
+from dflash_sim.calibrate.observations import launch_router
 from dflash_sim.calibrate.observations.launch_manifest import Manifest, manifests
 from dflash_sim.calibrate.observations.shell_text import Shell, commands
 from dflash_sim.profiles.errors import UsageError
@@ -18,10 +19,15 @@ EXAMPLE = (
     "python -m sglang.launch_server --model-path Qwen/Qwen3.5-397B-A17B --tp-size 8 "
     "--speculative-algorithm DFLASH"
 )
-_MODULES = {"sglang.launch_server", "dynamo.sglang", "sglang.srt.entrypoints.http_server"}
+_MODULES = {
+    "sglang.launch_server",
+    "dynamo.sglang",
+    "sglang.srt.entrypoints.http_server",
+    launch_router.MODULE,
+}
 _SERVES = ("serve", "launch_server", "launch-server")
 _WITHIN = re.compile(
-    r"sglang\.launch_server|dynamo\.sglang|launch_server\.py|\bsglang\s+(?:serve|launch.server)\b"
+    r"sglang(?:_router)?\.launch_server|dynamo\.sglang|launch_server\.py|\bsglang\s+(?:serve|launch.server)\b"
 )
 _IMAGE = re.compile(r"sglang[\w./-]*:([\w.-]+)")
 _DEEPEST = 6
@@ -39,6 +45,8 @@ class Launch:
         Variables that it runs with.
     image
         Tag of the container it runs in, where one is named.
+    router
+        Words of a router in front of it.
     serves
         True behind ``sglang serve``, where the first word may be the model.
     """
@@ -47,6 +55,7 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     image: str | None = None
     serves: bool = False
+    router: tuple[str, ...] = ()
 
 
 def launches(text: str) -> list[Launch]:
@@ -95,11 +104,13 @@ def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch
     """The launch that a command is, or that one of its words holds as a command of its own."""
     before = _launcher(words)
     if before is not None:
-        behind = words[before:]
-        front = words[:before]
+        front, behind, router = words[:before], list(words[before:]), list[str]()
+        if launch_router.MODULE in front[-1]:
+            behind, router = launch_router.divided(behind)
         image = next((m[1] for word in front if (m := _IMAGE.search(word))), None)
         around = {**shell.environment, **_assigned(front)}
-        yield Launch(tuple(behind), around, image, serves=front[-1] == "serve")
+        serves = front[-1] == "serve"
+        yield Launch(tuple(behind), around, image, serves=serves, router=tuple(router))
         return
     for i, word in enumerate(words):
         if depth < _DEEPEST and re.search(r"\s", word.strip()) and _WITHIN.search(word):

@@ -28,8 +28,16 @@ class TraceFormat:
     dates
         Times are dates, such as ``2023-11-16 18:17:03.97``.
     delay
-        Name of a field that stands in for the time of a session's later requests: from the one
-        before to this one.
+        Name of a field that stands in for the time of a session's later requests: from the answer
+        to the one before to this one.
+    session
+        Name of the field that later requests share with the first, or that ``parent`` is about.
+    parent
+        Name of the field with the session of the turn before; each has one of its own then.
+    scope
+        Name of a field within which alone names of blocks mean the same.
+    block
+        Tokens of a block that ``hash_ids`` name [token]; 0 where only the file can say.
     """
 
     name: str
@@ -44,6 +52,10 @@ class TraceFormat:
     strict: bool = False
     dates: bool = False
     delay: str = ""
+    session: str = ""
+    parent: str = ""
+    scope: str = ""
+    block: int = 0
 
 
 def _fields(text: str) -> frozenset[str]:
@@ -59,7 +71,10 @@ FORMATS = {
             _fields("chat_id timestamp input_length output_length"),
             "timestamp",
             *_JSON_LENGTHS,
-            may=_fields("parent_chat_id type turn hash_ids"),
+            may=_fields("parent_chat_id type turn hash_ids block_size"),
+            session="chat_id",
+            parent="parent_chat_id",
+            block=16,
         ),
         TraceFormat(
             "mooncake",
@@ -67,8 +82,21 @@ FORMATS = {
             "timestamp",
             *_JSON_LENGTHS,
             unit="ms",
-            may=_fields("hash_ids session_id priority delay"),
+            may=_fields("hash_ids session_id priority delay block_size"),
             delay="delay",
+            session="session_id",
+            block=512,
+        ),
+        TraceFormat(
+            "agentx",
+            _fields("id block_size in out"),
+            "",
+            "in",
+            "out",
+            may=_fields("hash_ids think_time scope"),
+            delay="think_time",
+            session="id",
+            scope="scope",
         ),
         TraceFormat(
             "azure",
@@ -115,7 +143,9 @@ FORMATS = {
             "",
             "prompt_len",
             "output_len",
-            may=_fields("timestamp conversations conversation"),
+            may=_fields("timestamp conversations conversation delay"),
+            delay="delay",
+            session="conversation",
         ),
     )
 }

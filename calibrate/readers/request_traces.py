@@ -9,7 +9,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.values import short
+from dflash_sim.calibrate.readers.agent_sessions import is_session, opened
 from dflash_sim.calibrate.readers.request_trace_formats import CONTENT, FORMATS, TraceFormat
-from dflash_sim.calibrate.readers.trace_sessions import with_follow_ups
+from dflash_sim.calibrate.readers.trace_sessions import Turns, in_turns
+from dflash_sim.calibrate.readers.trace_texts import prompts_of
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text, reading_csv
+from dflash_sim.simulator.requests.prompts import Prompts
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -50,6 +53,12 @@ class Trace:
         What was left out or assumed.
     content
         Of a column of that name: the data set or kind of text of each request; empty without it.
+    prompts
+        What prompts are made of; None where nothing tells what they share.
+    follow
+        The next turn of each request that waits for its answer; -1 of the others; None of none.
+    delay_s
+        How long it waits then [s].
     """
 
     name: str
@@ -59,9 +68,34 @@ class Trace:
     osl: Ints
     notes: tuple[str, ...] = ()
     content: tuple[str, ...] = ()
+    prompts: Prompts | None = None
+    follow: Ints | None = None
+    delay_s: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.isl)
+
+    def rows(self, rows: Ints) -> "Trace":
+        """Some of the requests, times from the first; turns that are left out are passed over."""
+        place = np.full(len(self) + 1, -1)
+        place[rows] = np.arange(len(rows))
+        follow = self.follow
+        if follow is not None:
+            then = follow[rows]
+            while (passed := (then >= 0) & (place[then] < 0)).any():
+                then = np.where(passed, follow[then], then)
+            follow = place[then]
+        at, delay_s = self.arrival_s, self.delay_s
+        return replace(
+            self,
+            arrival_s=None if at is None else at[rows] - at[rows[0]],
+            isl=self.isl[rows],
+            osl=self.osl[rows],
+            content=tuple(self.content[i] for i in rows) if self.content else (),
+            prompts=None if self.prompts is None else self.prompts.rows(rows.tolist()),
+            follow=follow,
+            delay_s=None if delay_s is None else delay_s[rows],
+        )
 
 
 _DETAILS = ("input_lens", "output_lens")  # of bench_serving --output-details
@@ -105,21 +139,33 @@ def read_trace(path: Path, *, form: str | None = None, time_unit: str | None = N
         raise unknown(kind="trace format", value=form, allowed=FORMATS)
     text, name = _text(path), path.name
     is_json = re.match(r"\s*[\[{]", text) is not None
-    rows = _from_json(text, name) if is_json else _from_csv(text, name, form)
-    kind = _format(rows, form, name, table=not is_json)
     notes: list[str] = []
+    rows = _from_json(text, name, notes) if is_json else _from_csv(text, name, form)
+    kind = _format(rows, form, name, table=not is_json)
     rows = _without_failures(rows, kind, notes)
-    if kind.delay:
-        rows = with_follow_ups(rows, kind, notes)
+    turns = in_turns(rows, kind, notes)
+    rows = turns.rows
     isl = np.array([_length(row, kind.isl, where) for where, row in rows], dtype=np.int64)
     osl = np.array([_length(row, kind.osl, where) for where, row in rows], dtype=np.int64)
-    if any("hash_ids" in row for _, row in rows):
-        notes.append("hash_ids are not used: every prompt is computed whole")
+    prompts = prompts_of(turns, kind, isl.tolist(), osl.tolist(), notes)
     time = kind.time or ("timestamp" if all("timestamp" in row for _, row in rows) else "")
     arrival_s = None
     if time:
         arrival_s = _times(rows, time, kind, time_unit, name)
-    return Trace(name, kind.name, arrival_s, isl, osl, tuple(notes), _contents(rows))
+    follow, delay_s = _followed(turns, TIME_UNITS[time_unit or kind.unit])
+    said = tuple(notes), _contents(rows), prompts, follow, delay_s
+    return Trace(name, kind.name, arrival_s, isl, osl, *said)
+
+
+def _followed(turns: Turns, unit_s: float) -> tuple[Ints | None, Floats | None]:
+    """The turn behind each that waits for its answer, and how long turns wait [s]."""
+    if all(delay is None for delay in turns.delays):
+        return None, None
+    follow = np.full(len(turns.rows), -1)
+    for i, (before, delay) in enumerate(zip(turns.before, turns.delays, strict=True)):
+        if delay is not None:
+            follow[before] = i
+    return follow, np.array([(delay or 0.0) * unit_s for delay in turns.delays])
 
 
 def _text(path: Path) -> str:
@@ -137,13 +183,14 @@ def _text(path: Path) -> str:
 Rows = Sequence[tuple[str, Mapping[str, Any]]]
 
 
-def _from_json(text: str, name: str) -> Rows:
+def _from_json(text: str, name: str, notes: list[str]) -> Rows:
     records = json_records(text, name)
     if records.damaged:
         where, why = records.damaged[0]
         msg = f"trace {where}: {why}."
         raise UsageError(msg)
     rows: list[tuple[str, Mapping[str, Any]]] = []
+    left_out: dict[str, int] = {}
     for where, value in records.found:
         if not isinstance(value, Mapping):
             msg = f"trace {where}: {short(value)} is no request; each is an object."
@@ -151,8 +198,12 @@ def _from_json(text: str, name: str) -> Rows:
         if all(isinstance(value.get(k), list) for k in _DETAILS):
             lengths = zip(*(value[k] for k in _DETAILS), strict=False)
             rows += [(where, {"prompt_len": i, "output_len": o}) for i, o in lengths]
+        elif is_session(value):
+            rows += opened(value, where, left_out)
         else:
             rows.append((where, value))
+    if left_out:
+        notes.append(f"{left_out['subagents']:,} requests of sub-agents are left out")
     if not rows:
         msg = f"trace {name}: it has no requests; give one with some."
         raise UsageError(msg)

@@ -79,7 +79,7 @@ class EventEngine:
     env: simpy.Environment = field(default_factory=simpy.Environment)
 
     def __post_init__(self) -> None:
-        self.scheduler = Scheduler(self.limits)
+        self.scheduler = Scheduler(self.limits, self.workload.prompts)
         self.log = RunLog(self.workload)
         self.arrivals: list[tuple[float, int]] = []
         self.forward_stream: simpy.Store = simpy.Store(self.env)
@@ -92,8 +92,8 @@ class EventEngine:
     def run(self) -> Run:
         """Run until the last measured request has been answered."""
         if self.workload.arrival_s is not None:
-            for rid, at in enumerate(self.workload.arrival_s.tolist()):
-                heappush(self.arrivals, (at, rid))
+            for rid in self.workload.heads:
+                heappush(self.arrivals, (float(self.workload.arrival_s[rid]), rid))
         else:
             for _ in range(self.workload.conc):
                 self._next_sample(0.0)
@@ -256,8 +256,9 @@ class EventEngine:
                 continue
             else:
                 r.generated += 1
+                self.scheduler.prefilled(r)
                 if r.generated == 1:
-                    self.log.first_token_s[r.rid] = now
+                    self.log.first_token(r.rid, now, cached=r.cached)
             if r.generated >= r.osl:
                 self._finish(r, now)
 
@@ -287,12 +288,11 @@ class EventEngine:
         r.done = True
         self.log.finish(r.rid, now, cycles=r.seen, committed=sum(r.commits[: r.seen]))
         self._left -= int(self.workload.measured[r.rid])
-        if self.workload.arrival_s is not None:
-            return
+        self.scheduler.finished(r)
         follow = int(self.workload.follow[r.rid])
         if follow >= 0:
-            self._arrive(follow, now + self.turnaround_s)
-        else:
+            self._arrive(follow, now + self.turnaround_s + self.workload.pause_s(follow))
+        elif self.workload.arrival_s is None:
             self._next_sample(now + self.turnaround_s)
 
     def _next_sample(self, at: float) -> None:

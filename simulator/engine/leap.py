@@ -22,8 +22,16 @@ from dflash_sim.simulator.requests.workload import Workload
 _CHUNK = 2**14
 
 
-def refusal(limits: Limits, draws: Draws) -> str | None:
-    """Why the leap engine cannot run this, or None."""
+def refusal(limits: Limits, draws: Draws, *, keeps: bool = False) -> str | None:
+    """Why the leap engine cannot run this, or None.
+
+    Parameters
+    ----------
+    keeps
+        Prompts have texts, of which a prefix cache holds what it has room for.
+    """
+    if keeps and limits.cache_unit:
+        return "the prefix cache has the room that running requests leave in every step"
     if limits.kv_tight:
         return "KV cache may run out (admission and retraction depend on every step)"
     if draws.shared:
@@ -46,7 +54,7 @@ class LeapEngine:
 
     def __post_init__(self) -> None:
         n = len(self.workload)
-        self.scheduler = Scheduler(self.limits)
+        self.scheduler = Scheduler(self.limits, self.workload.prompts)
         self.pipeline = Pipeline(
             self.step,
             self.host,
@@ -78,7 +86,7 @@ class LeapEngine:
         given = self.workload.arrival_s
         if given is not None:
             self.arrival_s = given.tolist()
-            self.arrivals = list(zip(self.arrival_s, range(len(given)), strict=True))
+            self.arrivals = [(self.arrival_s[rid], rid) for rid in self.workload.heads]
             heapify(self.arrivals)
         else:
             for _ in range(self.workload.conc):
@@ -135,12 +143,11 @@ class LeapEngine:
         rid = req.rid
         self.finish_s[rid] = now
         self._left -= self._measured[rid]
-        if self.workload.arrival_s is not None:
-            return
+        self.scheduler.finished(req)
         follow = self._follow[rid]
         if follow >= 0:
-            self._arrive(follow, now + self.turnaround_s)
-        else:
+            self._arrive(follow, now + self.turnaround_s + self.workload.pause_s(follow))
+        elif self.workload.arrival_s is None:
             self._next_sample(now + self.turnaround_s)
 
     def _admit(self, req: Req) -> None:
@@ -159,6 +166,8 @@ class LeapEngine:
         """The host has processed a result."""
         for req in result.first_tokens:
             self.first_token_s[req.rid] = now
+            self._cached[req.rid] = req.cached
+            self.scheduler.prefilled(req)
         for req in result.finishing:
             self._finish(req, now)
 
@@ -236,6 +245,7 @@ class LeapEngine:
             gpu_end_s=np.array(log.end)[:n],
             emit_s=np.array(log.emit),
             after_idle=after_idle[:n],
+            cached=np.array(self._cached, np.int64),
             retractions=0,
             engine="leap",
             client_s=self.turnaround_s,

@@ -110,6 +110,7 @@ def summarise(
         "output_throughput": osl.sum() / duration_s,
         "total_throughput": (isl.sum() + osl.sum()) / duration_s,
         "concurrency": seen.e2e.sum() / duration_s,
+        "cache_hit_rate": float(run.cached[done].sum() / isl.sum()),
         "retractions": float(run.retractions),
     }
     if stream_interval == 1:

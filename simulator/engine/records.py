@@ -32,6 +32,8 @@ class Run:
         By iteration: when its tokens left the scheduler.
     after_idle
         By iteration: launched after the engine had nothing to do.
+    cached
+        By request: prompt tokens found in the prefix cache.
     client_s
         What a client sees on top of a latency: from its request to the scheduler, and from the
         scheduler to its answer [s].
@@ -51,6 +53,7 @@ class Run:
     gpu_end_s: Floats
     emit_s: Floats
     after_idle: npt.NDArray[np.bool_]
+    cached: Ints
     retractions: int
     engine: str
     client_s: float
@@ -84,6 +87,7 @@ class RunLog:
             self.arrival_s = workload.arrival_s.tolist()
         self.first_token_s = [nan] * n
         self.finish_s = [nan] * n
+        self.cached = [0] * n
         self.cycles = [0] * n
         self.committed = [0] * n
         self.iterations: list[tuple[int, int, int, float, float, bool]] = []
@@ -121,6 +125,11 @@ class RunLog:
         """Note when an iteration's tokens left the scheduler."""
         self.emit_s[index] = now_s
 
+    def first_token(self, rid: int, now_s: float, *, cached: int) -> None:
+        """Note a request's first token, and how much of its prompt was found."""
+        self.first_token_s[rid] = now_s
+        self.cached[rid] = cached
+
     def finish(self, rid: int, now_s: float, *, cycles: int, committed: int) -> None:
         """Note an answered request."""
         self.finish_s[rid] = now_s
@@ -147,6 +156,7 @@ class RunLog:
             gpu_end_s=np.array(self.gpu_end_s)[keep],
             emit_s=np.array(self.emit_s)[keep],
             after_idle=idle,
+            cached=np.array(self.cached, np.int64),
             retractions=retractions,
             engine=engine,
             client_s=client_s,

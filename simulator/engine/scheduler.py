@@ -7,6 +7,10 @@ engines call this one policy; they differ only in how they let time pass.
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from dflash_sim.simulator.engine.radix_cache import Match, Node, RadixCache
+from dflash_sim.simulator.requests.prompts import Prompts
+from dflash_sim.simulator.requests.workload import Workload
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -16,6 +20,9 @@ class Limits:
     never run out, and neither admission nor retraction looks at it. ``recv_interval`` is the
     number of scheduler loops between two looks for new requests. While no more than
     ``sorted_up_to`` wait, the one with the most cached tokens is admitted first, else the oldest.
+    A prefix cache keeps units of ``cache_unit`` tokens (0: there is none); that of a hybrid model
+    the recurrent states that running requests, of ``slots_per_request`` each, leave of
+    ``state_slots``.
     """
 
     max_running_requests: int
@@ -35,12 +42,20 @@ class Limits:
     kv_tight: bool = True
     recv_interval: int = 1
     sorted_up_to: int = 0
+    cache_unit: int = 0
+    state_slots: int = 0
+    slots_per_request: int = 0
 
-    def for_workload(self, *, longest_prompt: int, conc: int) -> "Limits":
-        """These limits, knowing the longest prompt [token] and the most requests in flight."""
-        each = longest_prompt + self.max_new_tokens + 2 * self.block + self.page_size
-        running = min(self.max_running_requests, conc)
-        return replace(self, kv_tight=running * each > self.kv_tokens)
+    def for_workload(self, workload: Workload) -> "Limits":
+        """These limits, knowing the longest prompt and how many requests are in flight at most.
+
+        What a prefix cache holds depends on every step, as tight KV does.
+        """
+        longest = int(workload.isl.max())
+        each = longest + self.max_new_tokens + 2 * self.block + self.page_size
+        running = min(self.max_running_requests, workload.conc)
+        keeps = workload.prompts is not None and self.cache_unit > 0
+        return replace(self, kv_tight=keeps or running * each > self.kv_tokens)
 
     def page_ceil(self, tokens: int) -> int:
         """``tokens`` rounded up to whole KV pages."""
@@ -55,8 +70,8 @@ class Req:
     """
 
     __slots__ = (
-        "cached", "chunk_done", "commits", "done", "epoch", "generated", "isl",
-        "kv", "launched", "osl", "prompt", "rid", "seen",
+        "branch", "cached", "chunk_done", "commits", "done", "epoch", "generated", "isl",
+        "kept", "kv", "launched", "node", "osl", "prompt", "rid", "seen",
     )  # fmt: skip
 
     def __init__(self, rid: int, *, isl: int, osl: int, cached: int, commits: list[int]) -> None:
@@ -73,6 +88,8 @@ class Req:
         self.seen = 0
         self.epoch = 0
         self.done = False
+        self.node: Node | None = None  # of the prefix cache, locked
+        self.kept = self.branch = 0  # tokens up to it, and those kept without a state
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +104,13 @@ class PrefillBatch:
 
 @dataclass
 class Scheduler:
-    """Waiting queue, running batch and the policy between them."""
+    """Waiting queue, running batch and the policy between them.
+
+    With the texts of ``prompts`` there is a radix cache, whose room is what running requests leave.
+    """
 
     limits: Limits
+    prompts: Prompts | None = None
     waiting: deque[Req] = field(default_factory=deque)
     running: list[Req] = field(default_factory=list)
     batch_is_full: bool = False
@@ -100,6 +121,9 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self.new_token_ratio = self.limits.new_token_ratio_init
+        self.cache: RadixCache | None = None
+        if self.prompts is not None and self.limits.cache_unit:
+            self.cache = RadixCache(self.limits.cache_unit, states=self.limits.state_slots > 0)
 
     # ---- when new requests are looked for ------------------------------------------------
 
@@ -151,7 +175,10 @@ class Scheduler:
         if self.free_slots <= 0:
             self.batch_is_full = True
             return None
+        self._make_room()
         if len(self.waiting) <= lim.sorted_up_to:
+            for r in self.waiting:
+                self._look_up(r)
             self.waiting = deque(sorted(self.waiting, key=lambda r: -r.cached))
         return self._add_requests()
 
@@ -166,18 +193,22 @@ class Scheduler:
         last_chunked: Req | None = None
         while (self.chunked_req or self.waiting) and len(reqs) < self.free_slots:
             req = self.chunked_req or self.waiting[0]
+            rem_total -= self._hold(req)
             extend = req.prompt - req.chunk_done
             ahead = self._may_generate(req)
             new = lim.kv_tight and req is not self.chunked_req and (reqs or self.running)
             if new and extend + ahead + lim.page_size >= rem_total:
                 self.batch_is_full = True
+                self._let_go(req)
                 break
             if reqs and lim.page_ceil(extend) >= rem_input:
+                self._let_go(req)
                 break
             take = min(extend, rem_chunk)
             if take < extend:
                 take = take // lim.page_size * lim.page_size
                 if take <= 0:
+                    self._let_go(req)
                     break
             if req is self.chunked_req:
                 self.chunked_req = None
@@ -205,7 +236,7 @@ class Scheduler:
 
     def _rem_total(self) -> float:
         lim = self.limits
-        used = sum(self._reserved(r) for r in self.running)
+        used = self.held
         if self.chunked_req is not None:
             used += self.chunked_req.cached + self.chunked_req.chunk_done
         soon = sum(self._may_generate(r) for r in self.running)
@@ -230,7 +261,7 @@ class Scheduler:
         self.new_token_ratio = max(
             self.new_token_ratio - lim.new_token_ratio_decay, lim.new_token_ratio_min
         )
-        held = sum(self._reserved(r) for r in self.running)
+        held = self.held
         victims: list[Req] = []
         while held > lim.kv_tokens and len(self.running) > 1:
             if lim.speculative:
@@ -238,7 +269,8 @@ class Scheduler:
             else:
                 victim = min(self.running, key=lambda r: (r.generated, -r.isl))
             self.running.remove(victim)
-            held -= self._reserved(victim)
+            self._let_go(victim)
+            held = self.held
             victims.append(victim)
         if victims:
             self._requeue(victims)
@@ -258,3 +290,72 @@ class Scheduler:
         left = len(self.running)
         made = sum(r.generated for r in self.running) + lim.retract_decode_steps * left
         self.new_token_ratio = min(1.0, made / (lim.max_new_tokens * left))
+
+    # ---- the prefix cache ----------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        """KV slots that running requests hold, those that several share counted once."""
+        held = sum(self._reserved(r) for r in self.running)
+        return held - self.shared
+
+    @property
+    def shared(self) -> int:
+        """KV slots by which holding them together is less than each for itself."""
+        if self.cache is None:
+            return 0
+        chunked = [self.chunked_req] if self.chunked_req is not None else []
+        return sum(r.kept for r in (*self.running, *chunked)) - self.cache.locked
+
+    def prefilled(self, req: Req) -> None:
+        """A prompt has been computed: later ones may begin with it."""
+        if self.cache is None or self.prompts is None:
+            return
+        most = req.branch or req.isl
+        node = self.cache.insert(self.prompts.asked[req.rid], most)
+        self.cache.lock(node)
+        self._let_go(req)
+        req.node, req.kept = node, self.cache.tokens_to(node)
+
+    def finished(self, req: Req) -> None:
+        """A request has been answered: what it read and wrote is kept, and may go."""
+        if self.cache is None or self.prompts is None:
+            return
+        self.cache.insert(self.prompts.answered[req.rid], req.isl + req.osl - 1)
+        self._let_go(req)
+
+    def _look_up(self, req: Req) -> Match | None:
+        """Find what is kept of a prompt; its last token is always computed."""
+        if self.cache is None or self.prompts is None or req.node is not None:
+            return None
+        found = self.cache.match(self.prompts.asked[req.rid], min(req.isl, req.kv - 1))
+        req.cached, req.branch = found.tokens, found.branch
+        req.prompt = req.kv - req.cached
+        return found
+
+    def _hold(self, req: Req) -> int:
+        """Find and lock what is kept of a prompt; returns the tokens that cannot be evicted now."""
+        found = self._look_up(req)
+        if self.cache is None or found is None:
+            return 0
+        before = self.cache.locked
+        self.cache.lock(found.node)
+        req.node, req.kept = found.node, found.tokens
+        return self.cache.locked - before
+
+    def _let_go(self, req: Req) -> None:
+        if self.cache is not None and req.node is not None:
+            self.cache.release(req.node)
+            req.node, req.kept = None, 0
+
+    def _make_room(self) -> None:
+        """Evict what running requests have no room for beside theirs."""
+        if self.cache is None:
+            return
+        lim, chunked = self.limits, self.chunked_req
+        own = sum(self._reserved(r) - r.kept for r in self.running)
+        if chunked is not None:
+            own += chunked.cached + chunked.chunk_done - chunked.kept
+        self.cache.fit(lim.kv_tokens - own)
+        running = len(self.running) + (chunked is not None)
+        self.cache.fit_states(lim.state_slots - running * lim.slots_per_request)

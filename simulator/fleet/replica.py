@@ -4,9 +4,10 @@ Times of a fleet may be stretched: the simulation then runs on shorter gaps betw
 against shorter limits, which is the same as all times of the engine being longer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import heappush
+from math import nextafter
 
 import numpy as np
 
@@ -101,6 +102,7 @@ class Replica(LeapEngine):
         self._gone: list[int] = []
         self._decoded_last = False
         self._left = 0
+        self.sends_on: Callable[[int, float], None] | None = None
 
     def beside(self) -> "Replica":
         """Another replica of the same fleet, with the same requests and answers of its own."""
@@ -127,6 +129,38 @@ class Replica(LeapEngine):
         heappush(self.arrivals, (at_s, rid))
         self.routed += 1
         self._left += 1
+
+    @property
+    def busy(self) -> bool:
+        """Return True if requests that were sent here are not answered."""
+        return self._left > 0
+
+    @property
+    def decides_s(self) -> float:
+        """When the next scheduler loop looks for requests; that of an idle one, for its first."""
+        s, pipeline = self.scheduler, self.pipeline
+        idle = not s.running and not s.waiting and s.chunked_req is None
+        if idle and pipeline.pending is None and self.arrivals:
+            return max(pipeline.decides_s, self.arrivals[0][0])
+        return pipeline.decides_s
+
+    @property
+    def cached(self) -> list[int]:
+        """Prompt tokens found in the prefix cache, by request."""
+        return self._cached
+
+    def pass_loops(self, to_s: float) -> None:
+        """Pass a scheduler loop, and those of the same batch that cannot receive at ``to_s``."""
+        self.horizon_s = max(to_s, nextafter(self.pipeline.decides_s, FOREVER))
+        self._iterate()
+        self.horizon_s = FOREVER
+
+    def _arrive(self, rid: int, at: float) -> None:
+        """A next turn goes through the router."""
+        if self.sends_on is None:
+            super()._arrive(rid, at)
+        else:
+            self.sends_on(rid, at)
 
     def in_flight(self, now_s: float) -> int:
         """Requests sent here and not answered; call :meth:`advance` before."""
@@ -251,7 +285,8 @@ class Replica(LeapEngine):
         lim = self.limits
         ahead = 2 * lim.block if lim.speculative else 2
         kv = self.kv[first : self.steps]
-        if not len(kv) or int(kv.max()) + batch * (ahead + lim.page_size - 1) <= lim.kv_tokens:
+        room = lim.kv_tokens + self.scheduler.shared
+        if not len(kv) or int(kv.max()) + batch * (ahead + lim.page_size - 1) <= room:
             return False
         # The host is one step behind under overlap, but for the step after a prefill.
         steps = np.arange(first, self.steps)
@@ -263,4 +298,4 @@ class Replica(LeapEngine):
             start, tokens = self._came[r.rid]
             seen = np.clip(steps - start, 0, len(tokens) - 1)
             held += -(-(r.isl + tokens[seen] + ahead) // lim.page_size) * lim.page_size
-        return bool((held > lim.kv_tokens).any())
+        return bool((held > room).any())

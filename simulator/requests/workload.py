@@ -6,7 +6,7 @@ the previous answer has come back. Open loop: arrival times are given.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_dataset
 from dflash_sim.profiles.sheets import Dataset, LengthModel
 from dflash_sim.simulator.requests.mixtures import check_shares, parse_shares
+from dflash_sim.simulator.requests.prompts import Prompts
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Workload:
         Open loop: arrival times [s]. None: closed loop of ``conc`` clients.
     part
         Of a mixture of data sets, which one each request is of; None of a single one.
+    prompts
+        What prompts are made of, where the prefix cache is to find out what it holds of them;
+        ``cached`` is then of no account.
+    delay_s
+        From the answer of the turn before to this request [s]; None is no pause. With arrival
+        times, those of later turns are when they would come if answers took no time.
     """
 
     isl: np.ndarray
@@ -45,6 +52,8 @@ class Workload:
     conc: int
     arrival_s: np.ndarray | None = None
     part: np.ndarray | None = None
+    prompts: Prompts | None = None
+    delay_s: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.isl)
@@ -54,6 +63,15 @@ class Workload:
         """First turns, in order."""
         later = set(self.follow[self.follow >= 0].tolist())
         return [i for i in range(len(self)) if i not in later]
+
+    @property
+    def answers_first(self) -> bool:
+        """Return True if some requests come when others have been answered."""
+        return bool((self.follow >= 0).any())
+
+    def pause_s(self, rid: int) -> float:
+        """From the answer of the turn before to request ``rid`` [s]."""
+        return 0.0 if self.delay_s is None else float(self.delay_s[rid])
 
 
 @dataclass(frozen=True)
@@ -227,6 +245,23 @@ def card_workload(
     )
 
 
+def with_hits(workload: Workload, share: float, unit: int) -> Workload:
+    """Return the same requests, of whose prompts a share is found in the prefix cache.
+
+    Parameters
+    ----------
+    share
+        Of each prompt, to the nearest whole unit [1].
+    unit
+        Tokens of a unit that is kept whole or not at all; the last token is always computed.
+    """
+    kept = np.zeros_like(workload.isl)
+    if share:
+        nearest = np.rint(share * workload.isl / unit).astype(np.int64)
+        kept = np.minimum(nearest, (workload.isl - 1) // unit) * unit
+    return replace(workload, cached=kept)
+
+
 def shortened(workload: Workload, turns: int) -> Workload:
     """The first ``turns`` turns or a few more, whole conversations, and warm-down behind them.
 
@@ -251,6 +286,8 @@ def shortened(workload: Workload, turns: int) -> Workload:
         conc=workload.conc,
         arrival_s=None if workload.arrival_s is None else workload.arrival_s[:n],
         part=None if workload.part is None else workload.part[:n],
+        prompts=None if workload.prompts is None else workload.prompts.rows(range(n)),
+        delay_s=None if workload.delay_s is None else workload.delay_s[:n],
     )
 
 
@@ -324,16 +361,27 @@ def given_requests(
     osl: np.ndarray,
     cached: np.ndarray | None = None,
     part: np.ndarray | None = None,
+    prompts: Prompts | None = None,
+    follow: np.ndarray | None = None,
+    delay_s: np.ndarray | None = None,
 ) -> Workload:
-    """Requests of a trace: an open loop with these arrival times [s] and lengths [token]."""
+    """Requests of a trace: an open loop with these arrival times [s] and lengths [token].
+
+    Parameters
+    ----------
+    prompts, follow, delay_s
+        As :class:`Workload` has them; without ``follow`` every request comes at its time.
+    """
     n = len(arrival_s)
     return Workload(
         isl=np.asarray(isl, np.int64),
         osl=np.asarray(osl, np.int64),
         cached=np.zeros(n, np.int64) if cached is None else np.asarray(cached, np.int64),
         measured=np.ones(n, bool),
-        follow=np.full(n, -1),
+        follow=np.full(n, -1) if follow is None else np.asarray(follow, np.int64),
         conc=n,
         arrival_s=np.asarray(arrival_s, float),
         part=part,
+        prompts=prompts,
+        delay_s=delay_s,
     )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -35,6 +36,7 @@ SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
     "osl": whole_numbers,
     "num_prompts": whole_numbers,
     "rate": real_numbers,
+    "cache_hit": partial(real_numbers, zero=True),
     "conc": whole_numbers,
 }
 # Of a grid the outermost axes are those that the command line takes no list of.

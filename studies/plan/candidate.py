@@ -75,8 +75,11 @@ def estimate(judge: Judge, i: int, setup: Setup) -> float | None:
     cycles = max(0.0, demand.mean_osl - 1) / length
     longest = int(max(w.isl.max() for w in demand.runs))
     setup.step.reach(longest + setup.limits.max_new_tokens + setup.block)
-    tokens = max(1, round(demand.mean_isl))
-    prefill_s = setup.step.prefill_s(requests=1, tokens=tokens)
+    found = demand.found if setup.cache_unit else 0.0
+    tokens = max(1, round(demand.mean_isl * (1 - found)))
+    prefill_s = setup.step.prefill_s(
+        requests=1, tokens=tokens, prefix=round(demand.mean_isl * found)
+    )
     prefill_s = max(prefill_s, setup.step.prefill_launch_s(tokens))
     ctx = demand.mean_isl + demand.mean_osl / 2
     best, batch = 0.0, 1

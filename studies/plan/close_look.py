@@ -17,6 +17,7 @@ from dflash_sim.simulator.fleet.replica import Replica, Tally
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.requests.draws import Draws
 from dflash_sim.simulator.setup import Setup
+from dflash_sim.studies.plan.demand import Demand
 from dflash_sim.studies.plan.judge import Judge, held
 from dflash_sim.studies.plan.objective import WORDS, Kept, kept
 from dflash_sim.studies.show.titles import method_title
@@ -83,6 +84,8 @@ class Fleet:
         Where accept lengths are from; empty without speculation.
     first_factor
         How much later than all times first tokens are at the stated confidence [1].
+    cache_hit_rate
+        Prompt tokens found in the prefix caches over prompt tokens [1].
     """
 
     index: int
@@ -104,6 +107,7 @@ class Fleet:
     evidence: Mapping[str, float]
     acceptance: str
     first_factor: float
+    cache_hit_rate: float
 
     @property
     def gpus(self) -> int:
@@ -249,7 +253,16 @@ def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -
         evidence=_evidence(judge, setup, load),
         acceptance=law.source if law else "",
         first_factor=judge.first_factor(i, slow),
+        cache_hit_rate=_found(service, demand),
     )
+
+
+def _found(service: Service, demand: Demand) -> float:
+    """Of the prompts that are judged and had an answer, the share that was found."""
+    done = np.isfinite(service.first_token_s)
+    done[: demand.lead] = False
+    prompts = int(demand.runs[0].isl[done].sum())
+    return float(service.cached[done].sum() / prompts) if prompts else 0.0
 
 
 def _evidence(judge: Judge, setup: Setup, load: Load) -> dict[str, float]:
@@ -291,7 +304,7 @@ def _of_one(engine: Replica, setup: Setup) -> tuple[float, ...]:
         float(decode.sum()),
         float(batch[decode].sum()),
         float(gpu_s[full].sum()),
-        float(held.max() / setup.limits.kv_tokens) if len(held) else 0.0,
+        min(1.0, float(held.max() / setup.limits.kv_tokens)) if len(held) else 0.0,
     )
 
 

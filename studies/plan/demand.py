@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.calibrate.readers.request_traces import Trace
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.engine.radix_cache import RadixCache
 from dflash_sim.simulator.requests.workload import (
     Part,
     Workload,
@@ -18,6 +20,7 @@ from dflash_sim.simulator.requests.workload import (
     mixed_workload,
     open_loop,
     parts_of,
+    with_hits,
 )
 from dflash_sim.simulator.scenario import Scenario
 
@@ -78,21 +81,44 @@ class Demand:
         return float(self.runs[0].isl[self.lead :].mean())
 
     @property
+    def finds(self) -> bool:
+        """Return True if prefix caches may hold parts of the prompts."""
+        return self.runs[0].prompts is not None or bool(self.runs[0].cached.any())
+
+    @cached_property
+    def found(self) -> float:
+        """Share of prompt tokens that one cache with room for all would find in the first run."""
+        work = self.runs[0]
+        if work.prompts is None:
+            return float(work.cached.sum() / work.isl.sum())
+        cache, found = RadixCache(unit=1), 0
+        for asked, answered, isl in zip(
+            work.prompts.asked, work.prompts.answered, work.isl.tolist(), strict=True
+        ):
+            found += cache.match(asked, isl - 1).tokens
+            cache.insert(answered)
+        return float(found / work.isl.sum())
+
+    @property
     def mean_osl(self) -> float:
         return float(self.runs[0].osl[self.lead :].mean())
 
 
-def faster(workload: Workload, times: float) -> Workload:
-    """Return the same requests, arriving so many times as fast."""
+def faster(workload: Workload, times: float, *, slow: float = 1.0) -> Workload:
+    """Return the same requests, arriving so many times as fast, as a ``slow`` engine sees them.
+
+    How long users pause is their own affair: only an engine that is slower sees that differently.
+    """
     assert workload.arrival_s is not None
-    return replace(workload, arrival_s=workload.arrival_s / times)
+    pauses_s = None if workload.delay_s is None else workload.delay_s / slow
+    return replace(workload, arrival_s=workload.arrival_s / (times * slow), delay_s=pauses_s)
 
 
 def of_rate(scenario: Scenario, *, duration_s: float = DURATION_S) -> Demand:
     """Poisson arrivals (gamma with ``burstiness``) of a data set's or fixed lengths.
 
     All rates of one seed see the same requests, with gaps in proportion. No prompt is found in a
-    prefix cache.
+    prefix cache, unless the scenario says how much.
     """
     s = scenario
     assert s.rate is not None
@@ -104,13 +130,13 @@ def of_rate(scenario: Scenario, *, duration_s: float = DURATION_S) -> Demand:
         work = _lengths(s, n, np.random.default_rng(lengths))
         rng = np.random.default_rng(arrivals)
         work = open_loop(work, rate=s.rate, burstiness=s.burstiness, rng=rng)
-        runs.append(replace(work, cached=np.zeros(n, np.int64)))
+        runs.append(with_hits(work, s.cache_hit or 0.0, 1))
     what = s.dataset or f"{s.isl:,} in, {s.osl:,} out"
     seconds = n / s.rate
     return Demand(
         f"{s.rate:g} requests/s for {seconds:,.0f} s, {what}",
         tuple(runs),
-        ("no prompt is found in a prefix cache", f"the first {_WARM} fill the fleet, not judged"),
+        (_hits_note(s), f"the first {_WARM} fill the fleet, not judged"),
         lead=int(n * WARM_UP),
         steady=True,
         asked_rate=s.rate,
@@ -129,12 +155,14 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
     """
     n, s = len(trace), scenario
     _refuse_too_many(n, f"trace {trace.name}")
+    if s.cache_hit is not None:
+        trace = replace(trace, prompts=None)
     names = list(dict.fromkeys(trace.content))
-    part = np.array([names.index(c) for c in trace.content]) if len(names) > 1 else None
-    osl = np.minimum(trace.osl, s.max_new_tokens) if capped else trace.osl
-    notes = [*trace.notes, "no prompt is found in a prefix cache"]
+    notes = list(trace.notes)
+    if trace.prompts is None:
+        notes.append(_hits_note(s))
     if trace.arrival_s is not None:
-        work = given_requests(arrival_s=trace.arrival_s, isl=trace.isl, osl=osl, part=part)
+        work = with_hits(_requests(trace, s, names, capped=capped), s.cache_hit or 0.0, 1)
         name = f"trace {trace.name} ({trace.form})"
         return Demand(name, (work,) * s.runs, tuple(notes), lead, as_given=True)
     if s.rate is None:
@@ -142,12 +170,16 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
         raise UsageError(msg)
     notes.append("the trace has no times; arrivals are drawn")
     notes.append(f"the first {_WARM} fill the fleet, not judged")
-    at_once = given_requests(arrival_s=np.zeros(n), isl=trace.isl, osl=osl, part=part)
     runs = []
     for run in range(s.runs):
         _, arrivals, _ = np.random.SeedSequence([s.seed, run]).spawn(3)
         rng = np.random.default_rng(arrivals)
-        runs.append(open_loop(at_once, rate=s.rate, burstiness=s.burstiness, rng=rng))
+        if trace.follow is None:
+            work = _requests(trace, s, names, capped=capped)
+            work = open_loop(work, rate=s.rate, burstiness=s.burstiness, rng=rng)
+        else:
+            work = _requests(_sessions_at(trace, s, rng), s, names, capped=capped)
+        runs.append(with_hits(work, s.cache_hit or 0.0, 1))
     return Demand(
         f"lengths of {trace.name} at {s.rate:g} requests/s",
         tuple(runs),
@@ -156,6 +188,47 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
         steady=True,
         as_given=True,
     )
+
+
+def _hits_note(s: Scenario) -> str:
+    """Say how much of the prompts is found in a prefix cache where no text tells it."""
+    if s.cache_hit is None:
+        return "no prompt is found in a prefix cache"
+    return f"{s.cache_hit:.3g} of every prompt is found in a prefix cache, as --cache-hit says"
+
+
+def _requests(trace: Trace, s: Scenario, names: Sequence[str], *, capped: bool) -> Workload:
+    """The requests of a trace, all at once where it has no times."""
+    return given_requests(
+        arrival_s=np.zeros(len(trace)) if trace.arrival_s is None else trace.arrival_s,
+        isl=trace.isl,
+        osl=np.minimum(trace.osl, s.max_new_tokens) if capped else trace.osl,
+        part=np.array([names.index(c) for c in trace.content]) if len(names) > 1 else None,
+        prompts=trace.prompts,
+        follow=trace.follow,
+        delay_s=trace.delay_s,
+    )
+
+
+def _sessions_at(trace: Trace, s: Scenario, rng: np.random.Generator) -> Trace:
+    """Sessions that begin at random, so often that there are ``rate`` requests a second."""
+    assert s.rate is not None
+    assert trace.follow is not None
+    assert trace.delay_s is not None
+    follow = trace.follow.tolist()
+    later = set(follow)
+    heads = np.array([i for i in range(len(trace)) if i not in later])
+    mean_gap_s = len(trace) / len(heads) / s.rate
+    gaps_s = rng.gamma(s.burstiness, mean_gap_s / s.burstiness, len(heads))
+    at = np.zeros(len(trace))
+    for head, start_s in zip(rng.permutation(heads).tolist(), np.cumsum(gaps_s), strict=True):
+        turn = head
+        at[turn] = start_s
+        while (then := follow[turn]) >= 0:
+            at[then] = at[turn] + trace.delay_s[then]
+            turn = then
+    order = np.argsort(at, kind="stable")
+    return replace(trace, arrival_s=at).rows(order)
 
 
 def busiest(trace: Trace, seconds: float) -> Trace:
@@ -184,15 +257,7 @@ def led_in(trace: Trace, seconds: float, *, lead_s: float | None = None) -> tupl
     notes = (*trace.notes, note)
     if start < first:
         notes = (*notes, f"{first - start:,} requests before it fill the fleet, not judged")
-    stretch = replace(
-        trace,
-        arrival_s=at[rows] - at[start],
-        isl=trace.isl[rows],
-        osl=trace.osl[rows],
-        notes=notes,
-        content=trace.content[rows],
-    )
-    return stretch, first - start
+    return replace(trace.rows(np.arange(len(trace))[rows]), notes=notes), first - start
 
 
 def _lengths(s: Scenario, n: int, rng: np.random.Generator) -> Workload:

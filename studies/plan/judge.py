@@ -15,9 +15,10 @@ from dflash_sim.simulator.intervals import Sensitivity, ratio_variance, sensitiv
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
-from dflash_sim.simulator.requests.workload import Workload
+from dflash_sim.simulator.requests.workload import Workload, with_hits
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.trial import hit_unit
 from dflash_sim.studies.plan.demand import Demand, faster
 from dflash_sim.studies.plan.objective import Kept, Slo, kept
 from dflash_sim.studies.plan.prices import priced
@@ -106,7 +107,7 @@ def grows(service: Service, replicas: int, *, lead: int = 0) -> bool:
     More wait, or are in flight, by a quarter, by one a server, and by three standard errors of
     batch means. What is in flight says nothing while a fleet still fills.
     """
-    at = service.arrival_s
+    at = np.sort(service.arrival_s)
     half = (len(at) - lead) // 2
     if half < _BATCHES:
         return False
@@ -252,7 +253,7 @@ class Judge:
 
     def workload(self, run: int, *, slow: float = 1.0, times: float = 1.0) -> Workload:
         """The requests of a run, ``times`` as fast, as a ``slow`` engine sees them."""
-        return faster(self.question.demand.runs[run], times * slow)
+        return faster(self.question.demand.runs[run], times, slow=slow)
 
     def serve(
         self,
@@ -281,6 +282,8 @@ class Judge:
             assert work.arrival_s is not None
             since_s = float(work.arrival_s[demand.lead])
         setup = self.setup(i)
+        if setup.scenario.cache_hit is not None:
+            work = with_hits(work, setup.scenario.cache_hit, hit_unit(setup))
         tally = self.question.slo.tally(
             demand.judged,
             slow=slow,
@@ -322,7 +325,7 @@ class Judge:
         if not self.question.slo.must_keep_up:
             return False
         n = self.question.demand.judged
-        waiting = int((service.first_token_s > service.arrival_s[-1]).sum())
+        waiting = int((service.first_token_s > service.arrival_s.max()).sum())
         room = replicas * self.setup(i).limits.max_running_requests
         return waiting > max(self.question.slo.budget(n), room)
 

@@ -159,7 +159,7 @@ def kept(service: Service, workload: Workload, slo: Slo, *, slow: float, lead: i
             ok = filled <= slo.limits_s[name]
             share[name] = float(ok.mean())
             good &= ok
-    first, last = float(service.arrival_s[lead]), float(service.arrival_s[-1])
+    first, last = float(service.arrival_s[lead]), float(service.arrival_s.max())
     span = slow * (last - first) * n / max(1, n - 1)
     if not span:
         span = slow * (float(np.nanmax(service.finish_s)) - first) if good.any() else np.inf

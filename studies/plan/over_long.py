@@ -47,28 +47,16 @@ def within(trace: Trace, context: int | None, model: str, choice: str) -> Trace:
         raise UsageError(msg)
     if count and choice == "drop":
         note = f"{count:,} of {len(trace):,} prompts do not fit {context:,} tokens: left out"
-        trace = _kept(trace, ~over, note)
+        trace = replace(trace.rows(np.flatnonzero(~over)), notes=(*trace.notes, note))
     elif count:
         room = context - np.minimum(trace.osl, context // _MOST_OF_ANSWER)
         note = f"{count:,} of {len(trace):,} prompts do not fit {context:,} tokens: cut to fit"
-        trace = replace(trace, isl=np.where(over, room, trace.isl), notes=(*trace.notes, note))
+        isl = np.where(over, room, trace.isl)
+        prompts = trace.prompts.cut(isl.tolist()) if trace.prompts else None
+        trace = replace(trace, isl=isl, prompts=prompts, notes=(*trace.notes, note))
     ends = np.minimum(trace.osl, context - trace.isl)
     shorter = int((ends < trace.osl).sum())
     if shorter:
         note = f"{shorter:,} answers end where the context of {context:,} tokens does"
         trace = replace(trace, osl=ends, notes=(*trace.notes, note))
     return trace
-
-
-def _kept(trace: Trace, fits: np.ndarray, note: str) -> Trace:
-    at = trace.arrival_s
-    if at is not None:
-        at = at[fits] - at[fits][0]
-    return replace(
-        trace,
-        arrival_s=at,
-        isl=trace.isl[fits],
-        osl=trace.osl[fits],
-        notes=(*trace.notes, note),
-        content=tuple(np.array(trace.content)[fits].tolist()) if trace.content else (),
-    )

@@ -102,6 +102,10 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
         ("Binds", fleet.binds),
     ]
     m = fleet.setup.memory
+    if fleet.cache_hit_rate or q.demand.finds:
+        isl, share = q.demand.mean_isl, fleet.cache_hit_rate
+        rows.append(("Prompts", f"{number(isl)} tokens on average, {percent(share)} of them found "
+            f"in the prefix cache and {number(isl * (1 - share))} computed"))  # fmt: skip
     if fleet.acceptance:
         rows.append(("Acceptance", fleet.acceptance))
     rows.append(("Server", f"{m.max_running_requests:,} requests ({m.cap_cause}), "

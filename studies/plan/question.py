@@ -38,7 +38,17 @@ DEFAULTS: Mapping[str, Any] = {
     "method": ["none", "dflash"],
     "runs": RUNS,
 }
-_DEMANDED = ("rate", "dataset", "isl", "osl", "max_new_tokens", "burstiness", "seed", "runs")
+_DEMANDED = (
+    "rate",
+    "dataset",
+    "isl",
+    "osl",
+    "max_new_tokens",
+    "cache_hit",
+    "burstiness",
+    "seed",
+    "runs",
+)
 CANDIDATES = ("gpu", "tp", "method", "block", "steps", "max_running_requests")
 
 

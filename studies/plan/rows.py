@@ -107,6 +107,7 @@ def fleet_json(f: Fleet) -> dict[str, Any]:
         "kv_peak_share": _round(f.load.kv),
         "prefill_share": _round(f.load.prefill),
         "host_exposed_share": _round(f.load.host),
+        "cache_hit_rate": _round(f.cache_hit_rate),
         "accept_histogram": list(f.accept_histogram) or None,
         "acceptance_source": f.acceptance or None,
         "source_share": {name: _round(x) for name, x in f.evidence.items()},

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.simulator.predict import Result
-from dflash_sim.studies.show.figures import number
+from dflash_sim.studies.show.figures import number, percent
 from dflash_sim.studies.show.styles import LABEL, STRONG
 from dflash_sim.studies.show.titles import phase_title
 
@@ -53,6 +53,16 @@ def speed(result: Result) -> Iterator[Line]:
             speedup.append(f"   90 % interval {low} to {high}", style="not bold")
         speedup.append(f"; plain decoding gives {plain} tok/s", style="not bold")
         yield "Speed-up", speedup
+
+
+def prompts(result: Result) -> Iterator[Line]:
+    """What of the prompts was found in the prefix cache, where that was asked or anything was."""
+    share, asked = result.values["cache_hit_rate"], result.scenario.cache_hit
+    if not share and asked is None:
+        return
+    isl = result.values["total_input_tokens"] / max(1.0, result.values["completed"])
+    found = f"{percent(share)} found in the prefix cache, {number(isl * (1 - share))} computed"
+    yield "Prompts", f"{number(isl)} tokens on average, {found}"
 
 
 def step_bar(result: Result, cells: int) -> tuple[Text, "Flow"]:

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dflash_sim.simulator.predict import Result
-from dflash_sim.studies.predict.answer_lines import Line, labelled, speed, step_bar
+from dflash_sim.studies.predict.answer_lines import Line, labelled, prompts, speed, step_bar
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import STRONG
 from dflash_sim.studies.show.titles import title
@@ -20,6 +20,8 @@ def brief(result: Result) -> RenderableType:
     lines = [*speed(result), ("Published", Text(_published(result)))]
     first, then = number(v["mean_ttft_ms"]), number(v["mean_tpot_ms"])
     lines.append(("Latency", f"TTFT {first} ms, TPOT {then} ms (means)"))
+    if result.scenario.cache_hit is not None:
+        lines += prompts(result)
     if "accept_length" in v:
         lines.append(("Accept length", f"{v['accept_length']:.2f} tokens per verify step"))
     lines += [*_step(result), ("Batch", _batch(result))]

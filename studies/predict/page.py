@@ -16,6 +16,7 @@ from dflash_sim.studies.predict.answer_lines import (
     Flow,
     Line,
     labelled,
+    prompts,
     speed,
     step_bar,
 )
@@ -90,6 +91,7 @@ _PANELS = {
         "isl",
         "osl",
         "range_ratio",
+        "cache_hit",
         "max_new_tokens",
         "conc",
         "rate",
@@ -106,7 +108,7 @@ def present(result: Result, *, given: Collection[str] = ()) -> RenderableType:
     parts: list[RenderableType] = [
         Text(title(result), style=STRONG),
         Text(),
-        labelled([*speed(result), *_published(result)]),
+        labelled([*speed(result), *_published(result), *prompts(result)]),
         Text(),
         _latencies(result),
     ]

@@ -29,6 +29,7 @@ _ASKED = {
     "dataset_name": "dataset",
     "isl": "isl",
     "osl": "osl",
+    "cache_hit": "hits",
     "num_prompts": "prompts",
     "request_rate": "req/s",
     "max_concurrency": "conc",

@@ -19,10 +19,12 @@ NOT_SHIPPED = {"gallery", "training"}  # scripts, which tests of their own run
 # A test file, and what it covers: names in its own room, or in the room before the colon.
 COVERED = {
     "calibrate/observations/test_launch_forms": [
-        "launch_environment launch_flags launch_manifest launch_words server_flags shell_text",
+        "launch_environment launch_flags launch_manifest launch_router launch_words server_flags",
+        "shell_text",
     ],
     "calibrate/readers/test_found_files": ["console_text"],
     "calibrate/readers/test_sessions_and_dates": ["trace_sessions", "studies/plan: over_long"],
+    "calibrate/readers/test_trace_texts": ["agent_sessions"],
     "api/test_question": ["studies/ask: names"],
     "api/test_result": ["frames rows show"],
     "api/test_same_as_cli": [
@@ -125,8 +127,10 @@ COVERED = {
     "simulator/cost/test_passes": ["layers ops"],
     "simulator/cost/test_price": ["parts step_table"],
     "simulator/test_number_formats": ["simulator/cost: op_formats", "scale_blocks"],
+    "simulator/engine/test_radix_cache": ["simulator/requests: prompts"],
     "simulator/engine/test_leap": ["leap_clock"],
     "simulator/engine/test_metrics": ["records"],
+    "simulator/fleet/test_conversations": ["routers", "profiles/releases: routers"],
     "simulator/fleet/test_fleet": ["replica"],
     "simulator/policy/test_policy": [
         "adaptive_engine draft_budget ema_ladder interface parse",

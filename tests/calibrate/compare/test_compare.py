@@ -224,7 +224,7 @@ def scheduler_stages(slower: Mapping[str, float]) -> dict[str, float]:
     EventEngine(
         step=setup.step,
         host=setup.host,
-        limits=setup.limits.for_workload(longest_prompt=SYNC["isl"], conc=SYNC["conc"]),
+        limits=setup.limits.for_workload(work),
         workload=work,
         draws=draw_commits(expected.acceptance, work, np.random.default_rng(5)),
         mode="v2-sync",

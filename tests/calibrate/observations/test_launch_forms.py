@@ -4,6 +4,7 @@ import pytest
 
 from dflash_sim.calibrate.observations.launch_command import MODELLED, scenario_from_launch
 from dflash_sim.calibrate.observations.launch_flags import flag_of
+from dflash_sim.calibrate.observations.launch_router import router_of_launch
 from dflash_sim.calibrate.observations.server_flags import KINDS, TAKES, spellings, variables
 from dflash_sim.profiles.errors import UsageError
 
@@ -162,3 +163,26 @@ def test_every_flag_is_of_one_kind_with_a_reason() -> None:
         assert flag.takes in TAKES
         assert flag.why or flag.kind == "modelled", flag.name
     assert all(v.kind in KINDS and (v.why or v.kind == "modelled") for v in variables())
+
+
+@pytest.mark.parametrize(
+    ("words", "router"),
+    [
+        ("--dp-size 2 --router-policy round_robin", "round-robin"),
+        ("--dp-size=2 --router-policy=cache_aware --router-cache-threshold 0.5", "cache-aware"),
+        ("--router-balance-abs-threshold 32 --dp-size 8", "cache-aware"),
+    ],
+)
+def test_a_router_in_front_of_servers_is_told_apart(words: str, router: str) -> None:
+    text = f"python -m sglang_router.launch_server --model-path Qwen/Qwen3-4B {words} --tp 2"
+    launch = scenario_from_launch(text)
+    assert launch.fields == PLAIN
+    assert [name for name, _ in launch.not_modelled] == [words]
+    assert router_of_launch(text) == router
+    assert router_of_launch(SERVE) is None
+
+
+def test_a_routers_policy_that_is_not_simulated_is_one_line() -> None:
+    text = "python -m sglang_router.launch_router --policy power_of_two --worker-urls http://a"
+    with pytest.raises(UsageError, match="power_of_two is not simulated; these are: cache_aware"):
+        router_of_launch(text)

@@ -20,6 +20,7 @@ EXPECTED = {
     "mooncake.jsonl": ("mooncake", [0, 0, 3, 6.5], [6758, 7322, 1024, 88], [500, 490, 12, 1]),
     "burstgpt.csv": ("burstgpt", [0, 40, 113, 120.5], [472, 1087, 417, 20], [18, 230, 276, 7]),
     "qwen.jsonl": ("qwen", [0, 0.086, 2.886], [521, 2100, 33], [132, 1, 900]),
+    "agentx.jsonl": ("agentx", None, [300, 400, 128], [20, 30, 7]),
     "vidur.csv": ("vidur", [0, 0.125, 0.5], [591, 547, 2048], [140, 248, 1]),
     "sglang.jsonl": ("sglang", None, [100, 220, 31], [16, 1, 300]),
     "azure.csv": ("azure", [0, 0.75, 2.5], [480, 318, 110], [10, 8, 27]),
@@ -51,7 +52,7 @@ def test_what_is_left_out_is_said() -> None:
     assert read_trace(DATA / "burstgpt.csv").notes == (
         "1 failed requests (no answer) are left out",
     )
-    assert "hash_ids are not used" in read_trace(DATA / "mooncake.jsonl").notes[0]
+    assert "share what their hash_ids share" in read_trace(DATA / "mooncake.jsonl").notes[0]
 
 
 def test_a_gzipped_trace_is_read(tmp_path: Path) -> None:

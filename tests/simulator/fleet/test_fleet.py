@@ -1,107 +1,23 @@
 """A fleet is its replicas and its router: the same answers as event engines behind a real one."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-import simpy
+from direct_fleets import assert_same, directly, quickly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SyntheticStep, System, acceptances, hosts
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.engine.events import EventEngine, Steps
-from dflash_sim.simulator.fleet.fleet import ROUTERS, Service, serve, serve_with
+from dflash_sim.simulator.fleet.fleet import ROUTERS, Service, serve
 from dflash_sim.simulator.fleet.replica import Tally
 from dflash_sim.simulator.requests.draws import draw_commits
 from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.requests.workload import given_requests
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
-
-
-class Server(EventEngine):
-    """An event engine that is sent requests while it runs."""
-
-    def __init__(self, env: simpy.Environment, system: System) -> None:
-        super().__init__(**system.parts | {"workload": system.workload}, env=env)
-        self.wake = env.event()
-        self.in_flight = 0
-        self.arrivals.clear()
-
-    def start(self) -> None:
-        """Serve for ever."""
-        self.env.process(self._gpu())
-        self.env.process(self._copy())
-        loop = self.event_loop_overlap if self.mode == "v2" else self.event_loop_normal
-        self.env.process(loop())
-
-    def take(self, rid: int) -> None:
-        """A request arrives now."""
-        self.arrivals.append((self.env.now, rid))
-        self.in_flight += 1
-        if not self.wake.triggered:
-            self.wake.succeed()
-
-    @property
-    def _unfinished(self) -> bool:
-        return True
-
-    def _finish(self, r: Any, now: float) -> None:
-        super()._finish(r, now)
-        self.in_flight -= 1
-
-    def _idle(self) -> Steps:
-        self.log.idle()
-        self.scheduler.idle()
-        if not self.arrivals:
-            self.wake = self.env.event()
-            yield self.wake
-
-
-class Direct(NamedTuple):
-    """What event engines and a router make of every request."""
-
-    replica: Any
-    first_token_s: Any
-    finish_s: Any
-    retractions: int
-
-
-def directly(system: System, replicas: int, router: str) -> Direct:
-    """The same fleet, its engines and its router as processes of one simulation."""
-    env = simpy.Environment()
-    servers = [Server(env, system) for _ in range(replicas)]
-    at = system.workload.arrival_s
-    assert at is not None
-    chosen: list[int] = []
-
-    def route() -> Steps:
-        for rid, when in enumerate(at.tolist()):
-            yield env.timeout(when - env.now)
-            loads = [s.in_flight for s in servers]
-            k = rid % replicas if router == "round-robin" else loads.index(min(loads))
-            chosen.append(k)
-            servers[k].take(rid)
-
-    for server in servers:
-        server.start()
-    env.process(route())
-    n = len(at)
-    while sum(np.isfinite(s.log.finish_s).sum() for s in servers) < n:
-        env.step()
-    rows = np.arange(n)
-    first = np.array([s.log.first_token_s for s in servers])[chosen, rows]
-    finish = np.array([s.log.finish_s for s in servers])[chosen, rows]
-    return Direct(np.array(chosen), first, finish, sum(s.scheduler.retractions for s in servers))
-
-
-def quickly(system: System, replicas: int, router: str, tally: Tally | None = None) -> Service:
-    made_of = {k: v for k, v in system.parts.items() if k not in ("workload", "draws")}
-    made_of.pop("turnaround_s")
-    tally = tally or Tally({})
-    return serve_with(made_of, system.workload, system.draws, replicas, router, tally)
 
 
 @st.composite
@@ -147,12 +63,6 @@ def fleets(draw: st.DrawFn, kv: bool = False) -> tuple[System, int]:
         **limited,
     )
     return system, replicas
-
-
-def assert_same(found: Service, expected: Direct) -> None:
-    np.testing.assert_array_equal(found.replica, expected.replica)
-    np.testing.assert_allclose(found.first_token_s, expected.first_token_s, rtol=1e-9)
-    np.testing.assert_allclose(found.finish_s, expected.finish_s, rtol=1e-9)
 
 
 @pytest.mark.parametrize("router", ROUTERS)
