@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.requests.workload import Workload, shortened
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.simulator.trial import build_workload, run_engine
+from dflash_sim.simulator.trial import build_workload, run_again, run_engine
 
 METRICS = (
     "output_throughput",
@@ -42,6 +43,8 @@ Floats = npt.NDArray[np.float64]
 _STEP_SDS = 0.3
 _STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05}
 _FACTOR_STEPS = {"time": 0.05, "host": 0.1, "prefill": 0.1, "wide": 0.05, "kernel": 0.3}
+# What was run, by requests and by how they are accepted.
+Runs: TypeAlias = dict[tuple[int, tuple[float, float, float]], tuple[Draws, Run]]
 WHOLE = ("correlation",)  # needs the whole workload: with few requests the slope is noise
 
 
@@ -158,9 +161,12 @@ class Response:
         ]
 
     @cached_property
+    def _whole(self) -> Requests:
+        return requests_of(self.setup, 0)
+
+    @cached_property
     def _short(self) -> Requests:
-        whole = requests_of(self.setup, 0)
-        return whole.first(self._waves * max(whole.workload.conc, 2))
+        return self._whole.first(self._waves * max(self._whole.workload.conc, 2))
 
     def answer(self, values: Mapping[str, float], *, runs: int) -> Floats:
         """Logarithms of ``METRICS`` on the full workload, the mean over runs."""
@@ -192,7 +198,8 @@ class Response:
             **(fixed or {}),
             **{p.name: p.value(x) for p, x in zip(parameters, at.tolist(), strict=True)},
         }
-        bases = {False: self._run(self._short, values)}
+        runs: Runs = {}
+        bases = {False: self._run(self._short, values, runs)}
         out = np.zeros((len(METRICS), len(parameters)))
         levels: dict[str, Floats] = {}  # all levels of a factor have one slope
         for i, (p, x, h) in enumerate(zip(parameters, at.tolist(), steps.tolist(), strict=True)):
@@ -201,10 +208,10 @@ class Response:
                     out[:, i] = levels[p.kind]
                     continue
                 full = p.kind in whole
-                requests = requests_of(self.setup, 0) if full else self._short
+                requests = self._whole if full else self._short
                 if full not in bases:
-                    bases[full] = self._run(requests, values)
-                there = self._run(requests, values | {p.name: p.value(x + h)})
+                    bases[full] = self._run(requests, values, runs)
+                there = self._run(requests, values | {p.name: p.value(x + h)}, runs)
                 out[:, i] = (there - bases[full]) / h
                 if p.kind in FACTORS:
                     levels[p.kind] = out[:, i]
@@ -219,12 +226,22 @@ class Response:
             return self.expectation is not None and p.key == self.dataset
         return p.key == self.cell
 
-    def _run(self, requests: Requests, values: Mapping[str, float]) -> Floats:
-        engine = self.engine(values)
-        setup = replace(self.setup, engine=engine)
-        draws = requests.draws(self.expected(values))
-        record = run_engine(setup, requests.workload, draws)
-        self._read = engine.read
+    def _run(
+        self, requests: Requests, values: Mapping[str, float], runs: Runs | None = None
+    ) -> Floats:
+        """Logarithms of ``METRICS``; what was run with the same acceptance is walked again."""
+        setup = replace(self.setup, engine=self.engine(values))
+        key = len(requests.workload), self._accepts(values)
+        before = runs.get(key) if runs is not None else None
+        if before is not None:
+            draws, known = before
+            record = run_again(setup, known, requests.workload, draws)
+        else:
+            draws = requests.draws(self.expected(values))
+            record = run_engine(setup, requests.workload, draws)
+            self._read = setup.engine.read
+            if runs is not None:
+                runs[key] = draws, record
         return log_metrics(record, requests.workload)
 
     def engine(self, values: Mapping[str, float]) -> EngineSheet:
@@ -247,9 +264,16 @@ class Response:
         """The acceptance with the parameters among ``values``."""
         if self.expectation is None:
             return None
-        where = self.cell
+        rejection, decay, correlation = self._accepts(values)
         return self.expectation.adjusted(
-            rejection=values.get(f"rejection:{where}", 0.0),
-            decay=values.get(f"decay:{where}", 0.0),
-            correlation=values.get(f"correlation:{self.dataset}", 0.0),
+            rejection=rejection, decay=decay, correlation=correlation
+        )
+
+    def _accepts(self, values: Mapping[str, float]) -> tuple[float, float, float]:
+        """The rejection, decay and correlation among ``values``."""
+        where = self.cell
+        return (
+            values.get(f"rejection:{where}", 0.0),
+            values.get(f"decay:{where}", 0.0),
+            values.get(f"correlation:{self.dataset}", 0.0),
         )

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.simulator.engine.again import walked_again
 from dflash_sim.simulator.engine.leap import LeapEngine, refusal
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws
@@ -99,8 +100,7 @@ def run_engine(
     watch
         What only the event engine takes: ``on_interval``, ``on_count``, ``stop_after``.
     """
-    longest = int(workload.isl.max())
-    setup.widths.reach(longest + setup.limits.max_new_tokens + setup.block)
+    longest = _reach(setup, workload)
     limits = setup.limits.for_workload(longest_prompt=longest, conc=workload.conc)
     parts: dict[str, Any] = {
         "step": setup.step,
@@ -135,3 +135,32 @@ def run_engine(
 
         return EventEngine(**parts, **watch).run()
     return LeapEngine(**parts).run()
+
+
+def run_again(setup: Setup, run: Run, workload: Workload, draws: Draws) -> Run:
+    """A run at the prices of ``setup``: walked again, or by an engine where decisions move.
+
+    Parameters
+    ----------
+    run
+        What the same requests, draws and limits gave at other prices.
+    """
+    if setup.scenario.engine_mode == "v2" and setup.policy is None:
+        _reach(setup, workload)
+        found = walked_again(
+            run,
+            setup.step,
+            setup.host,
+            syncs=setup.host_length_sync and setup.limits.speculative,
+            turnaround_s=setup.engine["client_turnaround"],
+        )
+        if found is not None:
+            return found
+    return run_engine(setup, workload, draws)
+
+
+def _reach(setup: Setup, workload: Workload) -> int:
+    """Price contexts up to those of the longest prompt; returns its length [token]."""
+    longest = int(workload.isl.max())
+    setup.widths.reach(longest + setup.limits.max_new_tokens + setup.block)
+    return longest

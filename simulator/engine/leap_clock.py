@@ -14,11 +14,10 @@ import numpy as np
 
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
-from dflash_sim.simulator.engine.records import DECODE, PREFILL
+from dflash_sim.simulator.engine.records import DECODE, NOBODY, PREFILL
 from dflash_sim.simulator.engine.scheduler import PrefillBatch, Req
 
 FOREVER = float("inf")
-NEVER = -FOREVER
 _SCALAR_STEPS = 2**5  # shorter leaps are stepped in Python: cheaper than numpy's call overhead
 _FEW_STEPS = 2**3  # of which the price is looked up one by one
 
@@ -50,6 +49,7 @@ class Columns:
 
     def __init__(self) -> None:
         self.spans: list[tuple[int, int, float, bool, int]] = []  # kind, batch, prefix, idle, n
+        self.pauses: list[tuple[int, int]] = []  # iterations before it, who is waited for
         self.kv = array("q")
         self.gpu_s, self.start, self.end, self.emit = (array("d") for _ in range(4))
 
@@ -99,9 +99,15 @@ class Pipeline:
         """When the next scheduler loop picks its batch [s]."""
         return self.clock.host + self.host.recv_s
 
-    def sleep_until(self, arrival_s: float) -> None:
+    @property
+    def loops(self) -> int:
+        """Scheduler loops so far, those that launched nothing included."""
+        return len(self.log.start) + len(self.log.pauses)
+
+    def sleep_until(self, arrival_s: float, rid: int) -> None:
         """Nothing to run and nothing to process: wait for a request."""
         self._idle = True
+        self.log.pauses.append((len(self.log.start), rid))
         now = self.decides_s
         wait = arrival_s - now
         self.clock.host = now + wait if wait > 0 else now
@@ -109,6 +115,7 @@ class Pipeline:
     def drain(self) -> None:
         """Nothing to run: process the result still pending."""
         assert self.pending is not None
+        self.log.pauses.append((len(self.log.start), NOBODY))
         ready = max(self.decides_s, self.clock.copy)
         self.clock.host = ready + self.host.process(self.pending.batch)
         self._settle(self.clock.host)
