@@ -236,6 +236,14 @@ class Setup:
         """Prices of every verify width up to the block, for policies."""
         return WidthSteps(self.step)
 
+    def with_engine(self, engine: EngineSheet) -> "Setup":
+        """Return the same server with other constants; prices that rest on none are shared."""
+        other = replace(self, engine=engine)
+        kernels = "chain_step_kernels"  # a part of the cycle itself
+        if round(engine[kernels]) == round(self.engine[kernels]):
+            other.__dict__["step"] = self.step.at(engine)
+        return other
+
     def under(self, policy: Policy | None, limits: Limits | None = None) -> "Setup":
         """Return the same server under another policy, or other limits; prices are shared."""
         other = replace(self, policy=policy, limits=limits or self.limits)

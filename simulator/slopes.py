@@ -230,7 +230,7 @@ class Response:
         self, requests: Requests, values: Mapping[str, float], runs: Runs | None = None
     ) -> Floats:
         """Logarithms of ``METRICS``; what was run with the same acceptance is walked again."""
-        setup = replace(self.setup, engine=self.engine(values))
+        setup = self.setup.with_engine(self.engine(values))
         key = len(requests.workload), self._accepts(values)
         before = runs.get(key) if runs is not None else None
         if before is not None:

@@ -48,9 +48,11 @@ from dflash_sim.simulator.cost.ops import (
     experts_touched,
 )
 from dflash_sim.simulator.cost.parts import PARTS, Cost
+from dflash_sim.simulator.cost.priced import Priced
 from dflash_sim.simulator.cost.untabled_kernels import elementwise_s, rows_factor, wide_s
 
 BALANCED = "balanced"
+_GAP = "graph_node_gap"
 _CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention
 
 
@@ -76,18 +78,24 @@ class CostModel:
     backend: str | None = None
     lender: Device | None = None
     measured: MeasuredProfile | None = None
-    _memo: dict[Op, Cost] = field(default_factory=dict, repr=False)
+    _known: Priced = field(default_factory=Priced, repr=False)
+
+    def at(self, engine: EngineSheet, changed: frozenset[str]) -> "CostModel":
+        """Return the model with another sheet, in which constants are ``changed``."""
+        return replace(self, engine=engine, _known=Priced(self._known, changed))
+
+    @property
+    def _gap(self) -> Cost:
+        self.engine.read.add(_GAP)
+        return self._gap_cost
 
     @cached_property
-    def _gap(self) -> Cost:
-        return Cost.of(self.engine["graph_node_gap"], "assumed", idle=True)
+    def _gap_cost(self) -> Cost:
+        return Cost.of(self.engine[_GAP], "assumed", idle=True)
 
     def op(self, op: Op) -> Cost:
         """The cost of one launch, the gap to the next kernel included."""
-        cost = self._memo.get(op)
-        if cost is None:
-            cost = self._memo[op] = self._price(op)
-        return cost
+        return self._known.get(op, self.engine, lambda: self._price(op))
 
     def calls(self, calls: Sequence[Call[Op]], between: float = 1.0) -> Cost:
         """The cost of a pass: launches in sequence; a hidden call counts by its exposed share.
