@@ -22,7 +22,6 @@ from dflash_sim.commands.sweep import sweep
 from dflash_sim.commands.trace import trace
 from dflash_sim.commands.validate import validate
 
-_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 _ENDLESS = re.compile(r"[^\s'\"]{300,}")  # a name of a thousand letters would fill the screen
 
 
@@ -126,8 +125,8 @@ def _one_line(message: str) -> str:
 
 def main() -> None:
     """The console script."""
-    for name in _THREADS:  # our matrices are small: threads would wait for each other
-        os.environ.setdefault(name, "1")
+    # NumPy's matrices are small here: threads would only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed it, and wants nothing of it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
