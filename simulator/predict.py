@@ -194,7 +194,7 @@ def _predict(
     own, found = None, {}
     if with_interval:
         # How an answer moves with what is uncertain is taken at the full width.
-        own = sensitivity(replace(setup, policy=None))
+        own = sensitivity(setup if setup.policy is None else setup.under(None))
         found = intervals(
             setup,
             own,

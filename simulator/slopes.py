@@ -110,7 +110,7 @@ class Response:
     """
 
     def __init__(self, setup: Setup, *, waves: int, owner: str = "") -> None:
-        self.setup = setup
+        self.setup = self._priced = setup  # the latter has prices to share
         self.dataset = setup.dataset.name if setup.dataset else None
         self.expectation = setup.uncalibrated
         self._waves = waves
@@ -230,7 +230,7 @@ class Response:
         self, requests: Requests, values: Mapping[str, float], runs: Runs | None = None
     ) -> Floats:
         """Logarithms of ``METRICS``; what was run with the same acceptance is walked again."""
-        setup = self.setup.with_engine(self.engine(values))
+        setup = self._priced.with_engine(self.engine(values))
         key = len(requests.workload), self._accepts(values)
         before = runs.get(key) if runs is not None else None
         if before is not None:
@@ -239,7 +239,7 @@ class Response:
         else:
             draws = requests.draws(self.expected(values))
             record = run_engine(setup, requests.workload, draws)
-            self._read = setup.engine.read
+            self._read, self._priced = setup.engine.read, setup
             if runs is not None:
                 runs[key] = draws, record
         return log_metrics(record, requests.workload)

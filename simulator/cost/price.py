@@ -82,7 +82,7 @@ class CostModel:
 
     def at(self, engine: EngineSheet, changed: frozenset[str]) -> "CostModel":
         """Return the model with another sheet, in which constants are ``changed``."""
-        return replace(self, engine=engine, _known=Priced(self._known, changed))
+        return replace(self, engine=engine, _known=self._known.with_changed(changed))
 
     @property
     def _gap(self) -> Cost:

@@ -6,11 +6,14 @@ made anew.
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 
 Price = TypeVar("Price")
+
+
+Known: TypeAlias = dict[Hashable, tuple[Any, frozenset[str]]]
 
 
 @dataclass
@@ -20,30 +23,30 @@ class Priced:
     Parameters
     ----------
     before
-        What was priced with another sheet of the same engine; None begins anew.
+        What was priced with another sheet of the same engine.
     changed
         The constants in which the two sheets differ.
     """
 
-    before: "Priced | None" = None
+    before: Known = field(default_factory=dict, repr=False)
     changed: frozenset[str] = frozenset()
-    _found: dict[Hashable, tuple[Any, frozenset[str]]] = field(default_factory=dict, repr=False)
+    known: Known = field(default_factory=dict, repr=False)
+
+    def with_changed(self, changed: frozenset[str]) -> "Priced":
+        """Return what is priced with a sheet in which these constants differ."""
+        return Priced(self.known, changed)
 
     def get(self, key: Hashable, engine: EngineSheet, make: Callable[[], Price]) -> Price:
         """The price of ``key``, which ``make`` makes with the constants of ``engine``."""
-        known = self._found.get(key)
-        if known is None:
-            known = self._found[key] = self._shared(key) or _made(engine, make)
-        engine.read.update(known[1])
-        price: Price = known[0]
+        found = self.known.get(key)
+        if found is None:
+            found = self.before.get(key)
+            if found is None or not found[1].isdisjoint(self.changed):
+                found = _made(engine, make)
+            self.known[key] = found
+        engine.read.update(found[1])
+        price: Price = found[0]
         return price
-
-    def _shared(self, key: Hashable) -> tuple[Any, frozenset[str]] | None:
-        """The price with the sheet before, if nothing that it rests on has changed."""
-        if self.before is None:
-            return None
-        known = self.before._found.get(key) or self.before._shared(key)
-        return known if known is not None and known[1].isdisjoint(self.changed) else None
 
 
 def _made(engine: EngineSheet, make: Callable[[], Any]) -> tuple[Any, frozenset[str]]:

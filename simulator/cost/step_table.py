@@ -112,7 +112,7 @@ class StepModel:
             _tables={},
             _prefill_s={},
             _prefill_launches={},
-            _known=Priced(self._known, changed),
+            _known=self._known.with_changed(changed),
         )
 
     def reach(self, ctx: int) -> None:
