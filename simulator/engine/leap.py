@@ -14,7 +14,7 @@ import numpy as np
 
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
-from dflash_sim.simulator.engine.leap_clock import FOREVER, Pending, Pipeline
+from dflash_sim.simulator.engine.leap_clock import FOREVER, NEVER, Pending, Pipeline
 from dflash_sim.simulator.engine.records import NOBODY, Loops, Run
 from dflash_sim.simulator.engine.scheduler import Limits, PrefillBatch, Req, Scheduler
 from dflash_sim.simulator.requests.draws import Draws
@@ -93,8 +93,8 @@ class LeapEngine:
     def _iterate(self) -> None:
         """One scheduler loop, or as many decode loops as leave the batch unchanged."""
         pipeline, s = self.pipeline, self.scheduler
-        if s.polls(prefilled=self._prefilled):
-            self._receive(pipeline.decides_s)
+        looks = s.polls(prefilled=self._prefilled)
+        self._receive(pipeline.decides_s if looks else NEVER)
         if self._shrunk:
             s.filter_finished()
             self._shrunk = False
@@ -117,7 +117,9 @@ class LeapEngine:
     # ---- requests ------------------------------------------------------------------------
 
     def _receive(self, now: float) -> None:
-        before, self._looked = self._looked, self.pipeline.loops
+        before = self._looked
+        if now > NEVER:
+            self._looked = self.pipeline.loops
         while self.arrivals and self.arrivals[0][0] <= now:
             _, rid = heappop(self.arrivals)
             req = Req(
@@ -134,7 +136,7 @@ class LeapEngine:
         req.done = self._shrunk = True
         rid = req.rid
         self.finish_s[rid] = now
-        self.loops.last[rid] = len(self.pipeline.log.emit) - 1
+        self.loops.last[rid] = self.pipeline.results - 1
         self._left -= self._measured[rid]
         if self.workload.arrival_s is not None:
             return
@@ -161,7 +163,7 @@ class LeapEngine:
         """The host has processed a result."""
         for req in result.first_tokens:
             self.first_token_s[req.rid] = now
-            self.loops.first[req.rid] = len(self.pipeline.log.emit) - 1
+            self.loops.first[req.rid] = self.pipeline.results - 1
         for req in result.finishing:
             self._finish(req, now)
 
@@ -223,18 +225,18 @@ class LeapEngine:
     def _run(self) -> Run:
         log = self.pipeline.log
         n = len(log.emit)  # a last iteration still on the GPU is dropped
+        loops = self._decided(np.array(log.kv))
+        assert loops.launched is not None
+        kind, batch, kv, prefix = loops.launched
         finish = np.array(self.finish_s)
         done = np.isfinite(finish)
         cycles = np.where(done, self.draws.cycles, 0)
-        committed = np.array(self._final_kv) - self.workload.isl
-        kind, batch, prefix, after_idle = log.expand()
-        kv = np.array(log.kv)
         return Run(
             arrival_s=np.array(self.arrival_s),
             first_token_s=np.array(self.first_token_s),
             finish_s=finish,
             cycles=cycles,
-            committed=np.where(done, committed, 0).astype(np.int64),
+            committed=self._committed(done),
             kind=kind[:n],
             batch=batch[:n],
             kv_tokens=kv[:n],
@@ -243,14 +245,25 @@ class LeapEngine:
             gpu_start_s=np.array(log.start)[:n],
             gpu_end_s=np.array(log.end)[:n],
             emit_s=np.array(log.emit),
-            after_idle=after_idle[:n],
+            after_idle=log.after_idle()[:n],
             retractions=0,
             engine="leap",
             client_s=self.turnaround_s,
-            loops=replace(
-                self.loops,
-                pauses=log.pauses,
-                launched=(kind, batch, kv, prefix),
-                looked=self._looked,
-            ),
+            loops=loops,
+        )
+
+    def _committed(self, done: np.ndarray) -> np.ndarray:
+        """Tokens that verify steps committed to each request that is done."""
+        committed = np.array(self._final_kv) - self.workload.isl
+        return np.where(done, committed, 0).astype(np.int64)
+
+    def _decided(self, kv: np.ndarray) -> Loops:
+        """What was decided, with the tokens of every iteration."""
+        log = self.pipeline.log
+        kind, batch, prefix = log.expand()
+        return replace(
+            self.loops,
+            pauses=log.pauses,
+            launched=(kind, batch, kv, prefix),
+            looked=self._looked,
         )

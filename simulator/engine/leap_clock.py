@@ -18,6 +18,7 @@ from dflash_sim.simulator.engine.records import DECODE, NOBODY, PREFILL
 from dflash_sim.simulator.engine.scheduler import PrefillBatch, Req
 
 FOREVER = float("inf")
+NEVER = -FOREVER
 _SCALAR_STEPS = 2**5  # shorter leaps are stepped in Python: cheaper than numpy's call overhead
 _FEW_STEPS = 2**3  # of which the price is looked up one by one
 
@@ -53,12 +54,17 @@ class Columns:
         self.kv = array("q")
         self.gpu_s, self.start, self.end, self.emit = (array("d") for _ in range(4))
 
-    def expand(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """``kind, batch, prefix, after_idle`` by iteration."""
-        kind, batch, prefix, idle, n = (np.array(c) for c in zip(*self.spans, strict=True))
-        after_idle = np.zeros(n.sum(), bool)
-        after_idle[np.cumsum(n) - n] = idle
-        return np.repeat(kind, n), np.repeat(batch, n), np.repeat(prefix, n), after_idle
+    def expand(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``kind, batch, prefix`` by iteration."""
+        kind, batch, prefix, _, n = (np.array(c) for c in zip(*self.spans, strict=True))
+        return np.repeat(kind, n), np.repeat(batch, n), np.repeat(prefix, n)
+
+    def after_idle(self) -> np.ndarray:
+        """Whether each iteration follows a pause."""
+        *_, idle, n = (np.array(c) for c in zip(*self.spans, strict=True))
+        after = np.zeros(n.sum(), bool)
+        after[np.cumsum(n) - n] = idle
+        return after
 
 
 def _extend(column: "array[Any]", values: np.ndarray) -> None:
@@ -100,14 +106,24 @@ class Pipeline:
         return self.clock.host + self.host.recv_s
 
     @property
+    def launched(self) -> int:
+        """Iterations so far."""
+        return len(self.log.start)
+
+    @property
+    def results(self) -> int:
+        """Iterations whose results have been processed."""
+        return len(self.log.emit)
+
+    @property
     def loops(self) -> int:
         """Scheduler loops so far, those that launched nothing included."""
-        return len(self.log.start) + len(self.log.pauses)
+        return self.launched + len(self.log.pauses)
 
     def sleep_until(self, arrival_s: float, rid: int) -> None:
         """Nothing to run and nothing to process: wait for a request."""
         self._idle = True
-        self.log.pauses.append((len(self.log.start), rid))
+        self.log.pauses.append((self.launched, rid))
         now = self.decides_s
         wait = arrival_s - now
         self.clock.host = now + wait if wait > 0 else now
@@ -115,7 +131,7 @@ class Pipeline:
     def drain(self) -> None:
         """Nothing to run: process the result still pending."""
         assert self.pending is not None
-        self.log.pauses.append((len(self.log.start), NOBODY))
+        self.log.pauses.append((self.launched, NOBODY))
         ready = max(self.decides_s, self.clock.copy)
         self.clock.host = ready + self.host.process(self.pending.batch)
         self._settle(self.clock.host)
