@@ -1,5 +1,6 @@
 """Scenario -> everything an engine needs: sheets loaded, shapes checked, memory divided."""
 
+from collections import deque
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -55,6 +56,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.static_share import StaticShare
 
 _HOME = Server()
+_PRICED: deque[StepModel] = deque(maxlen=8)  # step models of this process, the latest first
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Setup:
     def step(self) -> StepModel:
         kind = "spec" if self.speculative else "plain"
         s = self.scenario
-        return StepModel(
+        model = StepModel(
             cycle=Cycle(
                 method=self.method,
                 model=self.model,
@@ -219,6 +221,7 @@ class Setup:
             v1=s.engine_mode == "v1",
             prefill_sizes=self._prefill_sizes,
         )
+        return model.with_prices_of(_PRICED)
 
     @property
     def _prefill_sizes(self) -> tuple[int, ...]:

@@ -84,6 +84,15 @@ class CostModel:
         """Return the model with another sheet, in which constants are ``changed``."""
         return replace(self, engine=engine, _known=self._known.with_changed(changed))
 
+    def prices_as(self, other: "CostModel") -> bool:
+        """Return True if every price is the other's too: the same sheets, tables and constants."""
+        if self.tables is not other.tables or self.measured is not other.measured:
+            return False
+        if any(getattr(self, n) != getattr(other, n) for n in ("device", "lender", "backend")):
+            return False
+        mine, theirs = self.engine, other.engine
+        return mine.si == theirs.si and mine.wide == theirs.wide and mine.prefill == theirs.prefill
+
     @property
     def _gap(self) -> Cost:
         self.engine.read.add(_GAP)

@@ -6,6 +6,7 @@ same table, the leap engine for thousands of steps at once.
 """
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -113,6 +114,28 @@ class StepModel:
             _prefill_s={},
             _prefill_launches={},
             _known=self._known.with_changed(changed),
+        )
+
+    def with_prices_of(self, others: deque["StepModel"]) -> "StepModel":
+        """Return these steps with what one of the others has priced, if it prices the same.
+
+        They are put first among the others, for those that follow.
+        """
+        found = self
+        for twin in others:
+            if self._prices_as(twin):
+                cost = replace(self.cost, _known=twin.cost._known)
+                found = replace(self, cost=cost, _known=twin._known)
+                others.remove(twin)
+                break
+        others.appendleft(found)
+        return found
+
+    def _prices_as(self, other: "StepModel") -> bool:
+        """Return True if every price is the other's too."""
+        shapes = ("cycle", "graph_sizes", "graph_max_bs", "v1", "prefill_sizes")
+        return self.cost.prices_as(other.cost) and all(
+            getattr(self, name) == getattr(other, name) for name in shapes
         )
 
     def reach(self, ctx: int) -> None:

@@ -92,9 +92,7 @@ class _Walk:
         self.kind, self.batch, *_ = loops.launched
         n = len(self.kind)
         self.process = host.process_s + host.process_per_request_s * self.batch
-        self.schedule = host.recv_s + (
-            host.schedule_s + host.schedule_per_request_s * self.batch
-        )
+        self.schedule = host.recv_s + (host.schedule_s + host.schedule_per_request_s * self.batch)
         self.until = np.concatenate(([0.0], np.cumsum(prices.gpu_s)))  # GPU seconds before each
         self.start, self.end, self.told = np.empty(n), np.empty(n), np.empty(n)  # told: loop's end
         self.pause_s: list[float] = []  # when each pause ended

@@ -106,11 +106,6 @@ class Pipeline:
         return self.clock.host + self.host.recv_s
 
     @property
-    def launched(self) -> int:
-        """Iterations so far."""
-        return len(self.log.start)
-
-    @property
     def results(self) -> int:
         """Iterations whose results have been processed."""
         return len(self.log.emit)
@@ -118,12 +113,12 @@ class Pipeline:
     @property
     def loops(self) -> int:
         """Scheduler loops so far, those that launched nothing included."""
-        return self.launched + len(self.log.pauses)
+        return len(self.log.start) + len(self.log.pauses)
 
     def sleep_until(self, arrival_s: float, rid: int) -> None:
         """Nothing to run and nothing to process: wait for a request."""
         self._idle = True
-        self.log.pauses.append((self.launched, rid))
+        self.log.pauses.append((len(self.log.start), rid))
         now = self.decides_s
         wait = arrival_s - now
         self.clock.host = now + wait if wait > 0 else now
@@ -131,7 +126,7 @@ class Pipeline:
     def drain(self) -> None:
         """Nothing to run: process the result still pending."""
         assert self.pending is not None
-        self.log.pauses.append((self.launched, NOBODY))
+        self.log.pauses.append((len(self.log.start), NOBODY))
         ready = max(self.decides_s, self.clock.copy)
         self.clock.host = ready + self.host.process(self.pending.batch)
         self._settle(self.clock.host)

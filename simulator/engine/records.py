@@ -52,7 +52,6 @@ class Loops:
         return cls(*([NOBODY] * requests for _ in range(5)))
 
 
-
 @dataclass(frozen=True)
 class Run:
     """The outcome of one run of an engine; times in seconds from its start.

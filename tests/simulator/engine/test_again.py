@@ -12,7 +12,6 @@ from dflash_sim.simulator.engine.again import walked_again
 from dflash_sim.simulator.engine.records import Run
 
 
-
 def again(run: Run, system: System) -> Run | None:
     """The run at the prices of ``system``."""
     syncs = system.host_length_sync and system.limits.speculative
