@@ -194,10 +194,9 @@ class LeapEngine:
         elif self._next_arrival_s() < FOREVER:
             steps = min(steps, s.loops_until_poll)
         kv = self.kv[self.steps : self.steps + steps]
-        begun = self.pipeline.loops
         done = self.pipeline.decode(batch, kv, until)
         if watched:  # in every loop of the leap
-            self._looked = begun + done - 1
+            self._looked = self.pipeline.loops - 1
         s.pass_loops(done - 1)
         self.steps += done
         self._collect_finished()

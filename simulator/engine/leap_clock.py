@@ -218,33 +218,35 @@ class Pipeline:
         to_launch = h.recv_s + h.get_next_batch(batch)
         process = h.process(batch)
         rest_s = h.rest_launch_s if launch_s is None else launch_s
+        first_s, d2h_s, tail = h.first_launch_s, h.d2h_s, 0.0
+        begins, ends, emits = log.start.append, log.end.append, log.emit.append
         for j, seconds in enumerate(gpu_s):
             if (j or not received) and host + h.recv_s >= until:
                 del gpu_s[j:]
                 break
             scheduled = host + to_launch
-            if tail_s is not None and self.pending is not None:
-                scheduled = max(scheduled, c.publish)
-            enqueued = scheduled + h.first_launch_s
+            if tail_s is not None:
+                if self.pending is not None:
+                    scheduled = max(scheduled, c.publish)
+                tail = tail_s[j]
+            enqueued = scheduled + first_s
             launched = enqueued + rest_s
             start = gpu if gpu > enqueued else enqueued
             gpu = start + seconds
-            c.publish = gpu - (tail_s[j] if tail_s else 0.0) + h.d2h_s
+            c.publish = gpu - tail + d2h_s
             if gpu < launched:
                 gpu = launched
-            log.start.append(start)
-            log.end.append(gpu)
-            before = self.pending
+            begins(start)
+            ends(gpu)
             host = launched
-            if before is not None:
-                host = max(launched, copy)
-                if before.batch == batch and not before.finishing and not before.first_tokens:
-                    host += process
-                    log.emit.append(host)
-                else:
-                    host += h.process(before.batch)
-                    self._settle(host)
-            copy = (gpu if gpu > copy else copy) + h.d2h_s
+            before = self.pending
+            if before is last:  # a step of this batch: nobody ends with it
+                host = (copy if copy > launched else launched) + process
+                emits(host)
+            elif before is not None:
+                host = (copy if copy > launched else launched) + h.process(before.batch)
+                self._settle(host)
+            copy = (gpu if gpu > copy else copy) + d2h_s
             self.pending = last
         log.gpu_s.extend(gpu_s)
         c.host, c.gpu, c.copy = host, gpu, copy
