@@ -5,9 +5,8 @@ from typing import Any
 
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.cost.ops import Collective, Op
-from dflash_sim.simulator.cost.parts import EVIDENCE, Cost
+from dflash_sim.simulator.cost.parts import EVIDENCE, Cost, Priced
 from dflash_sim.simulator.cost.price import CostModel
-from dflash_sim.simulator.cost.priced import Priced
 
 _TIMED = ("measured", "fitted")
 

@@ -1,6 +1,5 @@
 """Scenario -> everything an engine needs: sheets loaded, shapes checked, memory divided."""
 
-from collections import deque
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -56,7 +55,6 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.static_share import StaticShare
 
 _HOME = Server()
-_PRICED: deque[StepModel] = deque(maxlen=8)  # step models of this process, the latest first
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ class Setup:
     def step(self) -> StepModel:
         kind = "spec" if self.speculative else "plain"
         s = self.scenario
-        model = StepModel(
+        return StepModel(
             cycle=Cycle(
                 method=self.method,
                 model=self.model,
@@ -220,8 +218,7 @@ class Setup:
             max_ctx=(s.isl or 0) + 2 * s.max_new_tokens,
             v1=s.engine_mode == "v1",
             prefill_sizes=self._prefill_sizes,
-        )
-        return model.with_prices_of(_PRICED)
+        ).with_known_prices()
 
     @property
     def _prefill_sizes(self) -> tuple[int, ...]:
@@ -238,14 +235,6 @@ class Setup:
     def widths(self) -> WidthSteps:
         """Prices of every verify width up to the block, for policies."""
         return WidthSteps(self.step)
-
-    def with_engine(self, engine: EngineSheet) -> "Setup":
-        """Return the same server with other constants; prices that rest on none are shared."""
-        other = replace(self, engine=engine)
-        kernels = "chain_step_kernels"  # a part of the cycle itself
-        if round(engine[kernels]) == round(self.engine[kernels]):
-            other.__dict__["step"] = self.step.at(engine)
-        return other
 
     def under(self, policy: Policy | None, limits: Limits | None = None) -> "Setup":
         """Return the same server under another policy, or other limits; prices are shared."""

@@ -24,7 +24,7 @@ from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.requests.workload import Workload, shortened
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.simulator.trial import build_workload, run_again, run_engine
+from dflash_sim.simulator.trial import build_workload, run_again, run_engine, with_engine
 
 METRICS = (
     "output_throughput",
@@ -235,7 +235,7 @@ class Response:
         self, requests: Requests, values: Mapping[str, float], runs: Runs | None = None
     ) -> Floats:
         """Logarithms of ``METRICS``; what was run with the same acceptance is walked again."""
-        setup = self._priced.with_engine(self.engine(values))
+        setup = with_engine(self._priced, self.engine(values))
         key = len(requests.workload), self._accepts(values)
         before = runs.get(key) if runs is not None else None
         if before is not None:

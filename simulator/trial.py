@@ -1,10 +1,12 @@
 """One run of a scenario: its requests, and the engine that serves them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.engine.again import walked_again
 from dflash_sim.simulator.engine.leap import LeapEngine, refusal
 from dflash_sim.simulator.engine.records import Run
@@ -157,6 +159,15 @@ def run_again(setup: Setup, run: Run, workload: Workload, draws: Draws) -> Run:
         if found is not None:
             return found
     return run_engine(setup, workload, draws)
+
+
+def with_engine(setup: Setup, engine: EngineSheet) -> Setup:
+    """Return the same server with other constants; prices that rest on none are shared."""
+    other = replace(setup, engine=engine)
+    kernels = "chain_step_kernels"  # a part of the cycle itself
+    if round(engine[kernels]) == round(setup.engine[kernels]):
+        other.__dict__["step"] = setup.step.at(engine)
+    return other
 
 
 def _reach(setup: Setup, workload: Workload) -> int:

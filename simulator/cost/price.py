@@ -9,7 +9,7 @@ price here changes its words there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
@@ -47,12 +47,10 @@ from dflash_sim.simulator.cost.ops import (
     Quantize,
     experts_touched,
 )
-from dflash_sim.simulator.cost.parts import PARTS, Cost
-from dflash_sim.simulator.cost.priced import Priced
+from dflash_sim.simulator.cost.parts import PARTS, Cost, Priced
 from dflash_sim.simulator.cost.untabled_kernels import elementwise_s, rows_factor, wide_s
 
 BALANCED = "balanced"
-_GAP = "graph_node_gap"
 _CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention
 
 
@@ -80,27 +78,12 @@ class CostModel:
     measured: MeasuredProfile | None = None
     _known: Priced = field(default_factory=Priced, repr=False)
 
-    def at(self, engine: EngineSheet, changed: frozenset[str]) -> "CostModel":
-        """Return the model with another sheet, in which constants are ``changed``."""
-        return replace(self, engine=engine, _known=self._known.with_changed(changed))
-
-    def prices_as(self, other: "CostModel") -> bool:
-        """Return True if every price is the other's too: the same sheets, tables and constants."""
-        if self.tables is not other.tables or self.measured is not other.measured:
-            return False
-        if any(getattr(self, n) != getattr(other, n) for n in ("device", "lender", "backend")):
-            return False
-        mine, theirs = self.engine, other.engine
-        return mine.si == theirs.si and mine.wide == theirs.wide and mine.prefill == theirs.prefill
-
     @property
     def _gap(self) -> Cost:
-        self.engine.read.add(_GAP)
-        return self._gap_cost
+        def gap() -> Cost:
+            return Cost.of(self.engine["graph_node_gap"], "assumed", idle=True)
 
-    @cached_property
-    def _gap_cost(self) -> Cost:
-        return Cost.of(self.engine[_GAP], "assumed", idle=True)
+        return self._known.get("gap", self.engine, gap)
 
     def op(self, op: Op) -> Cost:
         """The cost of one launch, the gap to the next kernel included."""

@@ -16,11 +16,11 @@ import numpy as np
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
 from dflash_sim.simulator.cost.ops import AttentionCall, Call, split_attention
-from dflash_sim.simulator.cost.parts import ASSUMED, PARTS, add_idle, seconds_of
+from dflash_sim.simulator.cost.parts import ASSUMED, PARTS, Priced, add_idle, seconds_of
 from dflash_sim.simulator.cost.price import CostModel
-from dflash_sim.simulator.cost.priced import Priced
 
 _FIRST_CTX = 2**7
+_KEPT = 2**3  # step models of this process whose prices others may share
 # A phase's row, its cost without attention, the measured part of that, and its attention.
 Pass: TypeAlias = tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]
 
@@ -65,6 +65,9 @@ class BatchTable:
         return y[i - 1] + (y[i] - y[i - 1]) / (nodes[i] - x0) * (ctx - x0)
 
 
+_PRICED: deque["StepModel"] = deque(maxlen=_KEPT)  # the latest first
+
+
 def padded_size(sizes: tuple[int, ...], batch: int, max_bs: int) -> int:
     """The captured graph size that runs ``batch`` requests; ``batch`` itself beyond the largest."""
     i = bisect_left(sizes, batch)
@@ -107,35 +110,41 @@ class StepModel:
     def at(self, engine: EngineSheet) -> "StepModel":
         """Return the same steps with other constants; prices that rest on none stay."""
         changed = engine.changed(self.engine)
+        known = self.cost._known.with_changed(changed)
         return replace(
             self,
-            cost=self.cost.at(engine, changed),
+            cost=replace(self.cost, engine=engine, _known=known),
             _tables={},
             _prefill_s={},
             _prefill_launches={},
             _known=self._known.with_changed(changed),
         )
 
-    def with_prices_of(self, others: deque["StepModel"]) -> "StepModel":
-        """Return these steps with what one of the others has priced, if it prices the same.
-
-        They are put first among the others, for those that follow.
-        """
+    def with_known_prices(self) -> "StepModel":
+        """Return these steps with what others of this process, that price the same, have priced."""
         found = self
-        for twin in others:
+        for twin in _PRICED:
             if self._prices_as(twin):
                 cost = replace(self.cost, _known=twin.cost._known)
                 found = replace(self, cost=cost, _known=twin._known)
-                others.remove(twin)
+                _PRICED.remove(twin)
                 break
-        others.appendleft(found)
+        _PRICED.appendleft(found)
         return found
 
     def _prices_as(self, other: "StepModel") -> bool:
-        """Return True if every price is the other's too."""
-        shapes = ("cycle", "graph_sizes", "graph_max_bs", "v1", "prefill_sizes")
-        return self.cost.prices_as(other.cost) and all(
-            getattr(self, name) == getattr(other, name) for name in shapes
+        """Return True if every price is the other's too: the same sheets, tables and constants."""
+        mine, theirs = self.cost, other.cost
+        if mine.tables is not theirs.tables or mine.measured is not theirs.measured:
+            return False
+        return all(
+            getattr(one, name) == getattr(two, name)
+            for one, two, names in (
+                (self, other, ("cycle", "graph_sizes", "graph_max_bs", "v1", "prefill_sizes")),
+                (mine, theirs, ("device", "lender", "backend")),
+                (mine.engine, theirs.engine, ("si", "wide", "prefill")),
+            )
+            for name in names
         )
 
     def reach(self, ctx: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
-from dflash_sim.simulator.cost.priced import Priced
+from dflash_sim.simulator.cost.parts import Priced
 from dflash_sim.simulator.cost.step_table import BatchTable, StepModel, padded_size
 
 Floats = npt.NDArray[np.float64]

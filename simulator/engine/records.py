@@ -49,7 +49,8 @@ class Loops:
     @classmethod
     def of(cls, requests: int) -> "Loops":
         """Return those of a run in which nothing was decided yet."""
-        return cls(*([NOBODY] * requests for _ in range(5)))
+        none = [NOBODY] * requests
+        return cls(none[:], none[:], none[:], none[:], none[:])
 
 
 @dataclass(frozen=True)
