@@ -125,6 +125,8 @@ def _one_line(message: str) -> str:
 
 def main() -> None:
     """The console script."""
+    # NumPy's matrices are small here: threads would only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed it, and wants nothing of it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123

@@ -4,6 +4,8 @@ A prediction looks a sheet up in many places. Outside a block every reading is a
 a process that lives on gets what the files say now.
 """
 
+import os
+import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +15,7 @@ from typing import TypeAlias, TypeVar
 
 _Parsed = TypeVar("_Parsed")
 Looks: TypeAlias = dict[Hashable, object]  # by file and by who reads it
+_JUST_NOW_NS = 2_000_000_000  # longer than any file system's resolution of dates
 _SEEN: ContextVar[Looks | None] = ContextVar("seen", default=None)
 
 
@@ -57,3 +60,20 @@ def made(what: Hashable, make: Callable[[], _Parsed]) -> _Parsed:
     if what not in before:
         before[what] = make()
     return before[what]  # type: ignore[return-value]
+
+
+def state_of(folder: Path) -> tuple[tuple[str, int, int], ...] | None:
+    """Name, date and size of every file in a folder; None where one was written just now.
+
+    What was read under one state holds while the state does. A file that is written twice within
+    the resolution of dates would look the same: such a folder has no state yet.
+    """
+    now_ns = time.time_ns()
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            told = entry.stat()
+            if now_ns - told.st_mtime_ns < _JUST_NOW_NS:
+                return None
+            found.append((entry.name, told.st_mtime_ns, told.st_size))
+    return tuple(sorted(found))

@@ -5,7 +5,7 @@ from typing import Any
 
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.simulator.cost.ops import Collective, Op
-from dflash_sim.simulator.cost.parts import EVIDENCE, Cost
+from dflash_sim.simulator.cost.parts import EVIDENCE, Cost, Priced
 from dflash_sim.simulator.cost.price import CostModel
 
 _TIMED = ("measured", "fitted")
@@ -26,8 +26,8 @@ class FasterCost(CostModel):
     def of(cls, cost: CostModel, device: Device) -> "FasterCost":
         """The prices of ``cost`` on ``device``."""
         parts = {f.name: getattr(cost, f.name) for f in fields(CostModel) if f.init}
-        fresh: dict[str, Any] = {name: {} for name in parts if name.startswith("_")}
-        return cls(**(parts | fresh | {"device": device}), real=cost.device)
+        fresh: dict[str, Any] = {"device": device, "_known": Priced()}
+        return cls(**(parts | fresh), real=cost.device)
 
     def op(self, op: Op) -> Cost:
         """The cost of one launch, the gap to the next kernel included."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dflash_sim.profiles.releases.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, bend
+from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
 
@@ -57,9 +58,15 @@ class Sensitivity:
         return float(g @ self.covariance @ g)
 
 
-def sensitivity(setup: Setup) -> Sensitivity:
-    """The sensitivity of a resolved scenario, by a few dozen short runs."""
-    response = Response(setup, waves=_WAVES)
+def sensitivity(setup: Setup, first: Run | None = None) -> Sensitivity:
+    """The sensitivity of a resolved scenario, by a few dozen short runs.
+
+    Parameters
+    ----------
+    first
+        Its run number 0, where it is known.
+    """
+    response = Response(setup, waves=_WAVES, first=first)
     parameters, mean, covariance = uncertain(response, setup.engine, setup.calibration)
     slopes = response.slopes(parameters, mean, slope_steps(parameters), whole=WHOLE)
     if setup.calibration is not None:  # factors are looked at from where they are

@@ -156,9 +156,11 @@ def _predict(
 ) -> Result:
     expectation = setup.expectation
     summaries, used = [], "leap"
+    first: Run | None = None
     for run in range(scenario.runs):
         summary, record = simulate(setup, expectation, run=run, simulator=simulator)
         summaries.append(summary)
+        first = first or record
         used = record.engine
         if on_run is not None:
             on_run(run)
@@ -194,7 +196,8 @@ def _predict(
     own, found = None, {}
     if with_interval:
         # How an answer moves with what is uncertain is taken at the full width.
-        own = sensitivity(replace(setup, policy=None))
+        fixed = setup.policy is None
+        own = sensitivity(setup, first) if fixed else sensitivity(setup.under(None))
         found = intervals(
             setup,
             own,

@@ -214,7 +214,7 @@ class Setup:
             max_ctx=(s.isl or 0) + 2 * s.max_new_tokens,
             v1=s.engine_mode == "v1",
             prefill_sizes=self._prefill_sizes,
-        )
+        ).with_known_prices()
 
     @property
     def _prefill_sizes(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.requests.workload import Workload, shortened
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.simulator.trial import build_workload, run_engine
+from dflash_sim.simulator.trial import build_workload, run_again, run_engine, with_engine
 
 METRICS = (
     "output_throughput",
@@ -42,6 +43,8 @@ Floats = npt.NDArray[np.float64]
 _STEP_SDS = 0.3
 _STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05}
 _FACTOR_STEPS = {"time": 0.05, "host": 0.1, "prefill": 0.1, "wide": 0.05, "kernel": 0.3}
+# What was run, by requests and by how they are accepted.
+Runs: TypeAlias = dict[tuple[int, tuple[float, float, float]], tuple[Draws, Run]]
 WHOLE = ("correlation",)  # needs the whole workload: with few requests the slope is noise
 
 
@@ -104,10 +107,15 @@ class Response:
         Turns per client in the short workload that slopes are taken on.
     owner
         Whose server it is, where rows of several are looked at together.
+    first
+        Run number 0 of the scenario, where it is known: it need not be run again.
     """
 
-    def __init__(self, setup: Setup, *, waves: int, owner: str = "") -> None:
-        self.setup = setup
+    def __init__(
+        self, setup: Setup, *, waves: int, owner: str = "", first: Run | None = None
+    ) -> None:
+        self.setup = self._priced = setup  # the latter has prices to share
+        self._first = first
         self.dataset = setup.dataset.name if setup.dataset else None
         self.expectation = setup.uncalibrated
         self._waves = waves
@@ -158,9 +166,12 @@ class Response:
         ]
 
     @cached_property
+    def _whole(self) -> Requests:
+        return requests_of(self.setup, 0)
+
+    @cached_property
     def _short(self) -> Requests:
-        whole = requests_of(self.setup, 0)
-        return whole.first(self._waves * max(whole.workload.conc, 2))
+        return self._whole.first(self._waves * max(self._whole.workload.conc, 2))
 
     def answer(self, values: Mapping[str, float], *, runs: int) -> Floats:
         """Logarithms of ``METRICS`` on the full workload, the mean over runs."""
@@ -192,7 +203,8 @@ class Response:
             **(fixed or {}),
             **{p.name: p.value(x) for p, x in zip(parameters, at.tolist(), strict=True)},
         }
-        bases = {False: self._run(self._short, values)}
+        runs: Runs = {}
+        bases = {False: self._run(self._short, values, runs)}
         out = np.zeros((len(METRICS), len(parameters)))
         levels: dict[str, Floats] = {}  # all levels of a factor have one slope
         for i, (p, x, h) in enumerate(zip(parameters, at.tolist(), steps.tolist(), strict=True)):
@@ -201,10 +213,10 @@ class Response:
                     out[:, i] = levels[p.kind]
                     continue
                 full = p.kind in whole
-                requests = requests_of(self.setup, 0) if full else self._short
+                requests = self._whole if full else self._short
                 if full not in bases:
-                    bases[full] = self._run(requests, values)
-                there = self._run(requests, values | {p.name: p.value(x + h)})
+                    bases[full] = self._run(requests, values, runs)
+                there = self._run(requests, values | {p.name: p.value(x + h)}, runs)
                 out[:, i] = (there - bases[full]) / h
                 if p.kind in FACTORS:
                     levels[p.kind] = out[:, i]
@@ -219,13 +231,34 @@ class Response:
             return self.expectation is not None and p.key == self.dataset
         return p.key == self.cell
 
-    def _run(self, requests: Requests, values: Mapping[str, float]) -> Floats:
-        engine = self.engine(values)
-        setup = replace(self.setup, engine=engine)
-        draws = requests.draws(self.expected(values))
-        record = run_engine(setup, requests.workload, draws)
-        self._read = engine.read
+    def _run(
+        self, requests: Requests, values: Mapping[str, float], runs: Runs | None = None
+    ) -> Floats:
+        """Logarithms of ``METRICS``; what was run with the same acceptance is walked again."""
+        setup = with_engine(self._priced, self.engine(values))
+        key = len(requests.workload), self._accepts(values)
+        before = runs.get(key) if runs is not None else None
+        if before is not None:
+            draws, known = before
+            record = run_again(setup, known, requests.workload, draws)
+        else:
+            expectation = self.expected(values)
+            draws = requests.draws(expectation)
+            if self._first is not None and requests is self._whole and self._as_asked(expectation):
+                record = run_again(setup, self._first, requests.workload, draws)
+            else:
+                record = run_engine(setup, requests.workload, draws)
+            self._read, self._priced = setup.engine.read, setup
+            if runs is not None:
+                runs[key] = draws, record
         return log_metrics(record, requests.workload)
+
+    def _as_asked(self, expectation: Expectation | None) -> bool:
+        """Return True if this is the acceptance that the scenario itself is answered with."""
+        asked = self.setup.expectation
+        if expectation is None or asked is None:
+            return expectation is asked
+        return expectation.acceptance == asked.acceptance
 
     def engine(self, values: Mapping[str, float]) -> EngineSheet:
         """The engine sheet with the constants among ``values``."""
@@ -247,9 +280,14 @@ class Response:
         """The acceptance with the parameters among ``values``."""
         if self.expectation is None:
             return None
+        rejection, decay, correlation = self._accepts(values)
+        return self.expectation.adjusted(rejection=rejection, decay=decay, correlation=correlation)
+
+    def _accepts(self, values: Mapping[str, float]) -> tuple[float, float, float]:
+        """The rejection, decay and correlation among ``values``."""
         where = self.cell
-        return self.expectation.adjusted(
-            rejection=values.get(f"rejection:{where}", 0.0),
-            decay=values.get(f"decay:{where}", 0.0),
-            correlation=values.get(f"correlation:{self.dataset}", 0.0),
+        return (
+            values.get(f"rejection:{where}", 0.0),
+            values.get(f"decay:{where}", 0.0),
+            values.get(f"correlation:{self.dataset}", 0.0),
         )

@@ -1,10 +1,13 @@
 """One run of a scenario: its requests, and the engine that serves them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.simulator.engine.again import walked_again
 from dflash_sim.simulator.engine.leap import LeapEngine, refusal
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws
@@ -120,8 +123,7 @@ def run_engine(
     watch
         What only the event engine takes: ``on_interval``, ``on_count``, ``stop_after``.
     """
-    longest = int(workload.isl.max())
-    setup.widths.reach(longest + setup.limits.max_new_tokens + setup.block)
+    _reach(setup, workload)
     limits = setup.limits.for_workload(workload)
     parts: dict[str, Any] = {
         "step": setup.step,
@@ -156,3 +158,41 @@ def run_engine(
 
         return EventEngine(**parts, **watch).run()
     return LeapEngine(**parts).run()
+
+
+def run_again(setup: Setup, run: Run, workload: Workload, draws: Draws) -> Run:
+    """A run at the prices of ``setup``: walked again, or by an engine where decisions move.
+
+    Parameters
+    ----------
+    run
+        What the same requests, draws and limits gave at other prices.
+    """
+    waits = workload.delay_s is not None  # between the turns of a conversation
+    if setup.scenario.engine_mode == "v2" and setup.policy is None and not waits:
+        _reach(setup, workload)
+        found = walked_again(
+            run,
+            setup.step,
+            setup.host,
+            syncs=setup.host_length_sync and setup.limits.speculative,
+            turnaround_s=setup.engine["client_turnaround"],
+        )
+        if found is not None:
+            return found
+    return run_engine(setup, workload, draws)
+
+
+def with_engine(setup: Setup, engine: EngineSheet) -> Setup:
+    """Return the same server with other constants; prices that rest on none are shared."""
+    other = replace(setup, engine=engine)
+    kernels = "chain_step_kernels"  # a part of the cycle itself
+    if round(engine[kernels]) == round(setup.engine[kernels]):
+        other.__dict__["step"] = setup.step.at(engine)
+    return other
+
+
+def _reach(setup: Setup, workload: Workload) -> None:
+    """Price contexts up to those of the longest prompt."""
+    longest = int(workload.isl.max())
+    setup.widths.reach(longest + setup.limits.max_new_tokens + setup.block)

@@ -283,9 +283,10 @@ def _covariance(sd: Sequence[float], lower: Sequence[Sequence[float]]) -> Floats
     unit = np.eye(len(sd))
     for i, row in enumerate(lower):
         unit[i, :i] = unit[:i, i] = row[:i]
-    # Rounded correlations may be a shade outside the positive ones.
-    values, vectors = np.linalg.eigh(unit)
-    if values.min() < 0:
+    try:
+        np.linalg.cholesky(unit)
+    except np.linalg.LinAlgError:  # rounded, they may be a shade outside the positive ones
+        values, vectors = np.linalg.eigh(unit)
         unit = (vectors * np.maximum(values, 0.0)) @ vectors.T
     found: Floats = unit * np.outer(sd, sd)
     return found

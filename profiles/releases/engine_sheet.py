@@ -1,5 +1,6 @@
 """Engine sheets: host stages, per-kernel costs and the defaults of one engine version."""
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -37,6 +38,7 @@ from dflash_sim.profiles.typed_table import read_table
 HOME = "sglang-0.5.14"  # the sheet whose constants were fitted; it has every constant
 REFERENCE = f"{HOME}.toml"
 _DIVISORS = ("_eff", "_factor")  # of constants that something is divided by
+_ROUNDING = 1e-13  # of a value that went to its unbounded scale and back
 _MAY_BE_ZERO = {"min_free_slots_delay", "retract_decode_steps"}
 
 
@@ -74,6 +76,15 @@ class EngineSheet:
     def __getitem__(self, name: str) -> float:
         self.read.add(name)
         return self.si[name]
+
+    def changed(self, other: "EngineSheet") -> frozenset[str]:
+        """Names of the constants that differ from another sheet's by more than rounding."""
+        theirs = other.si
+        return frozenset(
+            name
+            for name, value in self.si.items()
+            if name not in theirs or not math.isclose(value, theirs[name], rel_tol=_ROUNDING)
+        )
 
     def with_constants(self, **si_values: float) -> "EngineSheet":
         """A copy with constants replaced, in SI units (what fits and tests need)."""

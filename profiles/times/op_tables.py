@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.find import roots
-from dflash_sim.profiles.one_look import seen
+from dflash_sim.profiles.one_look import seen, state_of
 from dflash_sim.profiles.times.attention_table import attention_time
 from dflash_sim.profiles.times.experts_table import experts_time
 from dflash_sim.profiles.times.gemm_table import BF16, gemm_time
@@ -274,5 +274,18 @@ class OpTables:
         return self.folder.timing(f"comm.{op}", line.at(nbytes), "comm", (op, gpus))
 
 
+_KEPT: dict[Path, tuple[object, OpTables]] = {}  # with what the files were like
+
+
 def _load(device: str, folder: Path) -> OpTables:
-    return OpTables(device=device, folder=OpFolder(folder))
+    """The tables of a folder; those of before while its files stay as they are."""
+    now = state_of(folder)
+    before = _KEPT.get(folder)
+    if before is not None and before[0] == now:
+        return before[1]
+    found = OpTables(device=device, folder=OpFolder(folder))
+    if now is None:
+        _KEPT.pop(folder, None)
+    else:
+        _KEPT[folder] = now, found
+    return found

@@ -9,7 +9,7 @@ price here changes its words there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
@@ -47,7 +47,7 @@ from dflash_sim.simulator.cost.ops import (
     Quantize,
     experts_touched,
 )
-from dflash_sim.simulator.cost.parts import PARTS, Cost
+from dflash_sim.simulator.cost.parts import PARTS, Cost, Priced
 from dflash_sim.simulator.cost.untabled_kernels import elementwise_s, rows_factor, wide_s
 
 BALANCED = "balanced"
@@ -76,18 +76,18 @@ class CostModel:
     backend: str | None = None
     lender: Device | None = None
     measured: MeasuredProfile | None = None
-    _memo: dict[Op, Cost] = field(default_factory=dict, repr=False)
+    _known: Priced = field(default_factory=Priced, repr=False)
 
-    @cached_property
+    @property
     def _gap(self) -> Cost:
-        return Cost.of(self.engine["graph_node_gap"], "assumed", idle=True)
+        def gap() -> Cost:
+            return Cost.of(self.engine["graph_node_gap"], "assumed", idle=True)
+
+        return self._known.get("gap", self.engine, gap)
 
     def op(self, op: Op) -> Cost:
         """The cost of one launch, the gap to the next kernel included."""
-        cost = self._memo.get(op)
-        if cost is None:
-            cost = self._memo[op] = self._price(op)
-        return cost
+        return self._known.get(op, self.engine, lambda: self._price(op))
 
     def calls(self, calls: Sequence[Call[Op]], between: float = 1.0) -> Cost:
         """The cost of a pass: launches in sequence; a hidden call counts by its exposed share.

@@ -6,17 +6,23 @@ same table, the leap engine for thousands of steps at once.
 """
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
 from dflash_sim.simulator.cost.ops import AttentionCall, Call, split_attention
-from dflash_sim.simulator.cost.parts import ASSUMED, PARTS, add_idle, seconds_of
+from dflash_sim.simulator.cost.parts import ASSUMED, PARTS, Priced, add_idle, seconds_of
 from dflash_sim.simulator.cost.price import CostModel
 
 _FIRST_CTX = 2**7
+_KEPT = 2**3  # step models of this process whose prices others may share
+# A phase's row, its cost without attention, the measured part of that, and its attention.
+Pass: TypeAlias = tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class BatchTable:
         return y[i - 1] + (y[i] - y[i - 1]) / (nodes[i] - x0) * (ctx - x0)
 
 
+_PRICED: deque["StepModel"] = deque(maxlen=_KEPT)  # the latest first
+
+
 def padded_size(sizes: tuple[int, ...], batch: int, max_bs: int) -> int:
     """The captured graph size that runs ``batch`` requests; ``batch`` itself beyond the largest."""
     i = bisect_left(sizes, batch)
@@ -90,17 +99,53 @@ class StepModel:
     v1: bool = False
     prefill_sizes: tuple[int, ...] = ()
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
-    _launches: dict[int, int] = field(default_factory=dict, repr=False)
-    _fixed: dict[int, list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]] = field(
-        default_factory=dict, repr=False
-    )
-    _prefill: dict[tuple[int, int, float], np.ndarray] = field(default_factory=dict, repr=False)
     _prefill_s: dict[tuple[int, int, float], float] = field(default_factory=dict, repr=False)
     _prefill_launches: dict[bool, float] = field(default_factory=dict, repr=False)
+    _known: Priced = field(default_factory=Priced, repr=False)
 
     @property
     def engine(self) -> EngineSheet:
         return self.cost.engine
+
+    def at(self, engine: EngineSheet) -> "StepModel":
+        """Return the same steps with other constants; prices that rest on none stay."""
+        changed = engine.changed(self.engine)
+        known = self.cost._known.with_changed(changed)
+        return replace(
+            self,
+            cost=replace(self.cost, engine=engine, _known=known),
+            _tables={},
+            _prefill_s={},
+            _prefill_launches={},
+            _known=self._known.with_changed(changed),
+        )
+
+    def with_known_prices(self) -> "StepModel":
+        """Return these steps with what others of this process, that price the same, have priced."""
+        found = self
+        for twin in _PRICED:
+            if self._prices_as(twin):
+                cost = replace(self.cost, _known=twin.cost._known)
+                found = replace(self, cost=cost, _known=twin._known)
+                _PRICED.remove(twin)
+                break
+        _PRICED.appendleft(found)
+        return found
+
+    def _prices_as(self, other: "StepModel") -> bool:
+        """Return True if every price is the other's too: the same sheets, tables and constants."""
+        mine, theirs = self.cost, other.cost
+        if mine.tables is not theirs.tables or mine.measured is not theirs.measured:
+            return False
+        return all(
+            getattr(one, name) == getattr(two, name)
+            for one, two, names in (
+                (self, other, ("cycle", "graph_sizes", "graph_max_bs", "v1", "prefill_sizes")),
+                (mine, theirs, ("device", "lender", "backend")),
+                (mine.engine, theirs.engine, ("si", "wide", "prefill")),
+            )
+            for name in names
+        )
 
     def reach(self, ctx: int) -> None:
         """Extend the tables to contexts of ``ctx`` tokens, if they end before."""
@@ -112,7 +157,9 @@ class StepModel:
         """The table of ``batch`` running requests (priced on first use)."""
         found = self._tables.get(batch)
         if found is None:
-            found = self._tables[batch] = self._build(batch)
+            key = ("table", batch, self.max_ctx)
+            found = self._known.get(key, self.engine, lambda: self._build(batch))
+            self._tables[batch] = found
         return found
 
     def _build(self, batch: int) -> BatchTable:
@@ -120,8 +167,19 @@ class StepModel:
         nodes = [0, _FIRST_CTX]
         while nodes[-1] < self.max_ctx:
             nodes.append(2 * nodes[-1])
+        key = ("kernels", batch, len(nodes))
+        parts = self._known.get(key, self.engine, lambda: self._kernels(batch, padded, nodes))
+        parts = parts.copy()
+        for name in self.factors("verify"):
+            parts[PHASES.index("verify")] *= self.engine[name]
+        self._add_eager(parts, batch, padded)
+        parts *= self.engine["time_factor"]
+        return BatchTable.of(padded, np.array(nodes, float), parts)
+
+    def _kernels(self, batch: int, padded: int, nodes: Sequence[int]) -> np.ndarray:
+        """What runs inside the graphs, on a grid of mean contexts."""
         parts = np.zeros((len(PHASES), len(PARTS), len(nodes)))
-        for row, fixed, own, attention in self._passes(padded):
+        for row, fixed, own, attention in self._passes(padded)[0]:
             parts[row] += fixed[:, None]
             for j, ctx in enumerate(nodes):
                 # Padded rows compute but point at an empty slot: they hold no context.
@@ -132,11 +190,7 @@ class StepModel:
                 )
                 parts[row, :, j] += self.cost.calls(seen, between).as_array()
                 parts[row, :, j] += (between - 1.0) * own
-        for name in self.factors("verify"):
-            parts[PHASES.index("verify")] *= self.engine[name]
-        self._add_eager(parts, batch, padded)
-        parts *= self.engine["time_factor"]
-        return BatchTable.of(padded, np.array(nodes, float), parts)
+        return parts
 
     def factors(self, phase: str) -> tuple[str, ...]:
         """Return the constants that multiply a pass of this phase, besides the build's factor."""
@@ -154,20 +208,21 @@ class StepModel:
             names.append(phase)
         return own.pass_factor(*names, requests=requests, rows=rows, ctx=ctx)
 
-    def _passes(self, padded: int) -> list[tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]]:
-        """For each phase its row, its cost without attention, the measured part, and attention."""
-        if padded not in self._fixed:
-            rows = []
-            for phase in self.cycle.decode(requests=padded, ctx=0):
-                attention, rest = split_attention(phase.calls)
-                fixed = self.cost.calls(rest).as_array()
-                own = self.cost.calls([c for c in rest if self.cost.has_own(c.op)]).as_array()
-                add_idle(fixed, phase.graphs * self.engine["graph_launch_gap"])
-                add_idle(fixed, phase.steps * self.engine["chain_step_gap"])
-                self._launches[padded] = self._launches.get(padded, 0) + phase.launches
-                rows.append((PHASES.index(phase.name), fixed, own, attention))
-            self._fixed[padded] = rows
-        return self._fixed[padded]
+    def _passes(self, padded: int) -> tuple[list[Pass], int]:
+        """The passes of a cycle without attention, and the kernels that they launch."""
+        return self._known.get(("passes", padded), self.engine, lambda: self._fixed(padded))
+
+    def _fixed(self, padded: int) -> tuple[list[Pass], int]:
+        rows, launches = [], 0
+        for phase in self.cycle.decode(requests=padded, ctx=0):
+            attention, rest = split_attention(phase.calls)
+            fixed = self.cost.calls(rest).as_array()
+            own = self.cost.calls([c for c in rest if self.cost.has_own(c.op)]).as_array()
+            add_idle(fixed, phase.graphs * self.engine["graph_launch_gap"])
+            add_idle(fixed, phase.steps * self.engine["chain_step_gap"])
+            launches += phase.launches
+            rows.append((PHASES.index(phase.name), fixed, own, attention))
+        return rows, launches
 
     def _eager_s(self, batch: int) -> tuple[float, float]:
         """``(work, idle)`` outside the graphs: sampling, accept, bookkeeping; the residue."""
@@ -187,7 +242,7 @@ class StepModel:
         other[ASSUMED] += work
         add_idle(other, idle)
         if padded not in self.graph_sizes or padded > self.graph_max_bs:
-            floor = self._launches[padded] * self.engine["eager_launch"]
+            floor = self._passes(padded)[1] * self.engine["eager_launch"]
             spent = sum(seconds_of(phase) for phase in parts)
             add_idle(other, np.maximum(0.0, floor - spent))
 
@@ -258,12 +313,12 @@ class StepModel:
         return self.prefill_sizes[i] if i < len(self.prefill_sizes) else None
 
     def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:
-        key = (requests, seq, prefix)
-        if key not in self._prefill:
+        def price() -> np.ndarray:
             phases = self.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
             calls = [call for phase in phases for call in phase.calls]
             between = self._between("prefill", requests=requests, rows=seq, ctx=prefix)
             cost = self.cost.calls(calls, between).as_array()
             cost[ASSUMED] += self.engine["step_eager_plain"]
-            self._prefill[key] = cost * self.engine["prefill_factor"] * self.engine["time_factor"]
-        return self._prefill[key]
+            return cost * self.engine["prefill_factor"] * self.engine["time_factor"]
+
+        return self._known.get(("prefill", requests, seq, prefix), self.engine, price)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
+from dflash_sim.simulator.cost.parts import Priced
 from dflash_sim.simulator.cost.step_table import BatchTable, StepModel, padded_size
 
 Floats = npt.NDArray[np.float64]
@@ -60,11 +61,9 @@ class WidthSteps:
                 self.full,
                 cycle=replace(self.cycle, block=width),
                 _tables={},
-                _launches={},
-                _fixed={},
-                _prefill={},
                 _prefill_s={},
                 _prefill_launches={},
+                _known=Priced(),
             )
         return self._models[width]
 

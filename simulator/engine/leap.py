@@ -6,15 +6,16 @@ a per-step timeline with one slice. Between two changes of the batch the times o
 follow from cumulative sums. Same draws, same policy, same times as ``engine.py``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
 import numpy as np
 
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.leap_clock import FOREVER, NEVER, Pending, Pipeline
-from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.engine.records import NOBODY, Loops, Run
 from dflash_sim.simulator.engine.scheduler import Limits, PrefillBatch, Req, Scheduler
 from dflash_sim.simulator.requests.draws import Draws
 from dflash_sim.simulator.requests.workload import Workload
@@ -67,6 +68,8 @@ class LeapEngine:
         self.finish_s = [float("nan")] * n
         self.arrival_s = [float("nan")] * n
         self.arrivals: list[tuple[float, int]] = []
+        self.loops = Loops.of(n)
+        self._looked = NOBODY  # the last loop that looked for requests
         self.kv = np.zeros(_CHUNK, np.int64)
         self.steps = 0
         self.ends: list[tuple[int, int, Req]] = []  # (step after the last, rid, request)
@@ -89,8 +92,8 @@ class LeapEngine:
             self.arrivals = [(self.arrival_s[rid], rid) for rid in self.workload.heads]
             heapify(self.arrivals)
         else:
-            for _ in range(self.workload.conc):
-                self._next_sample(0.0)
+            for rid in islice(self._heads, self.workload.conc):
+                self._arrive(rid, 0.0)
         while self._left:
             self._iterate()
         return self._run()
@@ -114,7 +117,7 @@ class LeapEngine:
             pipeline.drain()
         elif self.arrivals:
             s.idle()
-            pipeline.sleep_until(self.arrivals[0][0])
+            pipeline.sleep_until(*self.arrivals[0])
         else:
             msg = "the engine is idle with requests unanswered"
             raise RuntimeError(msg)
@@ -122,17 +125,16 @@ class LeapEngine:
     # ---- requests ------------------------------------------------------------------------
 
     def _receive(self, now: float) -> None:
+        before = self._looked
+        if now > NEVER:
+            self._looked = self.pipeline.loops
         while self.arrivals and self.arrivals[0][0] <= now:
             _, rid = heappop(self.arrivals)
             req = Req(
                 rid, isl=self._isl[rid], osl=self._osl[rid], cached=self._cached[rid], commits=[]
             )
             self.scheduler.waiting.append(req)
-
-    def _next_sample(self, at: float) -> None:
-        rid = next(self._heads, None)
-        if rid is not None:
-            self._arrive(rid, at)
+            self.loops.received[rid], self.loops.missed[rid] = self._looked, before
 
     def _arrive(self, rid: int, at: float) -> None:
         self.arrival_s[rid] = at
@@ -142,13 +144,15 @@ class LeapEngine:
         req.done = self._shrunk = True
         rid = req.rid
         self.finish_s[rid] = now
+        self.loops.last[rid] = self.pipeline.results - 1
         self._left -= self._measured[rid]
         self.scheduler.finished(req)
-        follow = self._follow[rid]
-        if follow >= 0:
-            self._arrive(follow, now + self.turnaround_s + self.workload.pause_s(follow))
-        elif self.workload.arrival_s is None:
-            self._next_sample(now + self.turnaround_s)
+        then = self._follow[rid]
+        if then < 0 and self.workload.arrival_s is None:
+            then = next(self._heads, NOBODY)
+        if then >= 0:
+            self.loops.after[then] = rid
+            self._arrive(then, now + self.turnaround_s + self.workload.pause_s(then))
 
     def _admit(self, req: Req) -> None:
         """Add the request's KV growth to the timeline and note the step that ends it."""
@@ -168,6 +172,7 @@ class LeapEngine:
             self.first_token_s[req.rid] = now
             self._cached[req.rid] = req.cached
             self.scheduler.prefilled(req)
+            self.loops.first[req.rid] = self.pipeline.results - 1
         for req in result.finishing:
             self._finish(req, now)
 
@@ -190,14 +195,17 @@ class LeapEngine:
             while self.steps + 2 > len(self.kv):
                 self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
             self.kv[self.steps] += sum(self._final_kv[r.rid] for r in wasted)
-        until, s = FOREVER, self.scheduler
+        until, s, watched = FOREVER, self.scheduler, False
         if self.limits.recv_interval == 1:
-            if not s.batch_is_full and self._could_admit():
+            watched = not s.batch_is_full and self._could_admit()
+            if watched:
                 until = self._next_arrival_s()
         elif self._next_arrival_s() < FOREVER:
             steps = min(steps, s.loops_until_poll)
         kv = self.kv[self.steps : self.steps + steps]
         done = self.pipeline.decode(batch, kv, until)
+        if watched:  # in every loop of the leap
+            self._looked = self.pipeline.loops - 1
         s.pass_loops(done - 1)
         self.steps += done
         self._collect_finished()
@@ -225,28 +233,46 @@ class LeapEngine:
     def _run(self) -> Run:
         log = self.pipeline.log
         n = len(log.emit)  # a last iteration still on the GPU is dropped
+        loops = self._decided(np.array(log.kv))
+        assert loops.launched is not None
+        kind, batch, kv, prefix = loops.launched
         finish = np.array(self.finish_s)
         done = np.isfinite(finish)
         cycles = np.where(done, self.draws.cycles, 0)
-        committed = np.array(self._final_kv) - self.workload.isl
-        kind, batch, prefix, after_idle = log.expand()
         return Run(
             arrival_s=np.array(self.arrival_s),
             first_token_s=np.array(self.first_token_s),
             finish_s=finish,
             cycles=cycles,
-            committed=np.where(done, committed, 0).astype(np.int64),
+            committed=self._committed(done),
             kind=kind[:n],
             batch=batch[:n],
-            kv_tokens=np.array(log.kv)[:n],
+            kv_tokens=kv[:n],
             prefix=prefix[:n],
             gpu_s=np.array(log.gpu_s)[:n],
             gpu_start_s=np.array(log.start)[:n],
             gpu_end_s=np.array(log.end)[:n],
             emit_s=np.array(log.emit),
-            after_idle=after_idle[:n],
+            after_idle=log.after_idle()[:n],
             cached=np.array(self._cached, np.int64),
             retractions=0,
             engine="leap",
             client_s=self.turnaround_s,
+            loops=loops,
+        )
+
+    def _committed(self, done: np.ndarray) -> np.ndarray:
+        """Tokens that verify steps committed to each request that is done."""
+        committed = np.array(self._final_kv) - self.workload.isl
+        return np.where(done, committed, 0).astype(np.int64)
+
+    def _decided(self, kv: np.ndarray) -> Loops:
+        """What was decided, with the tokens of every iteration."""
+        log = self.pipeline.log
+        kind, batch, prefix = log.expand()
+        return replace(
+            self.loops,
+            pauses=log.pauses,
+            launched=(kind, batch, kv, prefix),
+            looked=self._looked,
         )

@@ -14,7 +14,7 @@ import numpy as np
 
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
-from dflash_sim.simulator.engine.records import DECODE, PREFILL
+from dflash_sim.simulator.engine.records import DECODE, NOBODY, PREFILL
 from dflash_sim.simulator.engine.scheduler import PrefillBatch, Req
 
 FOREVER = float("inf")
@@ -50,15 +50,21 @@ class Columns:
 
     def __init__(self) -> None:
         self.spans: list[tuple[int, int, float, bool, int]] = []  # kind, batch, prefix, idle, n
+        self.pauses: list[tuple[int, int]] = []  # iterations before it, who is waited for
         self.kv = array("q")
         self.gpu_s, self.start, self.end, self.emit = (array("d") for _ in range(4))
 
-    def expand(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """``kind, batch, prefix, after_idle`` by iteration."""
-        kind, batch, prefix, idle, n = (np.array(c) for c in zip(*self.spans, strict=True))
-        after_idle = np.zeros(n.sum(), bool)
-        after_idle[np.cumsum(n) - n] = idle
-        return np.repeat(kind, n), np.repeat(batch, n), np.repeat(prefix, n), after_idle
+    def expand(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``kind, batch, prefix`` by iteration."""
+        kind, batch, prefix, _, n = (np.array(c) for c in zip(*self.spans, strict=True))
+        return np.repeat(kind, n), np.repeat(batch, n), np.repeat(prefix, n)
+
+    def after_idle(self) -> np.ndarray:
+        """Whether each iteration follows a pause."""
+        *_, idle, n = (np.array(c) for c in zip(*self.spans, strict=True))
+        after = np.zeros(n.sum(), bool)
+        after[np.cumsum(n) - n] = idle
+        return after
 
 
 def _extend(column: "array[Any]", values: np.ndarray) -> None:
@@ -99,9 +105,20 @@ class Pipeline:
         """When the next scheduler loop picks its batch [s]."""
         return self.clock.host + self.host.recv_s
 
-    def sleep_until(self, arrival_s: float) -> None:
+    @property
+    def results(self) -> int:
+        """Iterations whose results have been processed."""
+        return len(self.log.emit)
+
+    @property
+    def loops(self) -> int:
+        """Scheduler loops so far, those that launched nothing included."""
+        return len(self.log.start) + len(self.log.pauses)
+
+    def sleep_until(self, arrival_s: float, rid: int) -> None:
         """Nothing to run and nothing to process: wait for a request."""
         self._idle = True
+        self.log.pauses.append((len(self.log.start), rid))
         now = self.decides_s
         wait = arrival_s - now
         self.clock.host = now + wait if wait > 0 else now
@@ -109,6 +126,7 @@ class Pipeline:
     def drain(self) -> None:
         """Nothing to run: process the result still pending."""
         assert self.pending is not None
+        self.log.pauses.append((len(self.log.start), NOBODY))
         ready = max(self.decides_s, self.clock.copy)
         self.clock.host = ready + self.host.process(self.pending.batch)
         self._settle(self.clock.host)
@@ -200,33 +218,35 @@ class Pipeline:
         to_launch = h.recv_s + h.get_next_batch(batch)
         process = h.process(batch)
         rest_s = h.rest_launch_s if launch_s is None else launch_s
+        first_s, d2h_s, tail = h.first_launch_s, h.d2h_s, 0.0
+        begins, ends, emits = log.start.append, log.end.append, log.emit.append
         for j, seconds in enumerate(gpu_s):
             if (j or not received) and host + h.recv_s >= until:
                 del gpu_s[j:]
                 break
             scheduled = host + to_launch
-            if tail_s is not None and self.pending is not None:
-                scheduled = max(scheduled, c.publish)
-            enqueued = scheduled + h.first_launch_s
+            if tail_s is not None:
+                if self.pending is not None:
+                    scheduled = max(scheduled, c.publish)
+                tail = tail_s[j]
+            enqueued = scheduled + first_s
             launched = enqueued + rest_s
             start = gpu if gpu > enqueued else enqueued
             gpu = start + seconds
-            c.publish = gpu - (tail_s[j] if tail_s else 0.0) + h.d2h_s
+            c.publish = gpu - tail + d2h_s
             if gpu < launched:
                 gpu = launched
-            log.start.append(start)
-            log.end.append(gpu)
-            before = self.pending
+            begins(start)
+            ends(gpu)
             host = launched
-            if before is not None:
-                host = max(launched, copy)
-                if before.batch == batch and not before.finishing and not before.first_tokens:
-                    host += process
-                    log.emit.append(host)
-                else:
-                    host += h.process(before.batch)
-                    self._settle(host)
-            copy = (gpu if gpu > copy else copy) + h.d2h_s
+            before = self.pending
+            if before is last:  # a step of this batch: nobody ends with it
+                host = (copy if copy > launched else launched) + process
+                emits(host)
+            elif before is not None:
+                host = (copy if copy > launched else launched) + h.process(before.batch)
+                self._settle(host)
+            copy = (gpu if gpu > copy else copy) + d2h_s
             self.pending = last
         log.gpu_s.extend(gpu_s)
         c.host, c.gpu, c.copy = host, gpu, copy

@@ -1,6 +1,7 @@
 """The records that a run leaves: one row per request, and one per engine iteration."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +9,48 @@ import numpy.typing as npt
 from dflash_sim.simulator.requests.workload import Workload
 
 DECODE, PREFILL = 0, 1
+NOBODY = -1
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Loops:
+    """What the scheduler decided in a run, without its times: by request, and when it paused.
+
+    Parameters
+    ----------
+    received, missed
+        The loop that received a request, and the one before it that looked and did not.
+    after
+        The request whose answer sent it.
+    first, last
+        The iterations with whose results came the first token and the last.
+    pauses
+        Of loops that launched nothing: iterations launched before, and the request that was waited
+        for; ``NOBODY`` where a result was processed instead.
+    launched
+        ``kind, batch, kv_tokens, prefix`` of iterations as in :class:`Run`, the last one's too
+        where its result came after the end.
+    looked
+        The last loop that looked for requests.
+    """
+
+    received: list[int]
+    missed: list[int]
+    after: list[int]
+    first: list[int]
+    last: list[int]
+    pauses: Sequence[tuple[int, int]] = ()
+    launched: tuple[Ints, Ints, Ints, Floats] | None = None
+    looked: int = NOBODY
+
+    @classmethod
+    def of(cls, requests: int) -> "Loops":
+        """Return those of a run in which nothing was decided yet."""
+        none = [NOBODY] * requests
+        return cls(none[:], none[:], none[:], none[:], none[:])
 
 
 @dataclass(frozen=True)
@@ -37,6 +77,8 @@ class Run:
     client_s
         What a client sees on top of a latency: from its request to the scheduler, and from the
         scheduler to its answer [s].
+    loops
+        What was decided, to walk the run again at other prices; None of engines that cannot.
     """
 
     arrival_s: Floats
@@ -57,6 +99,7 @@ class Run:
     retractions: int
     engine: str
     client_s: float
+    loops: Loops | None = field(default=None, kw_only=True, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ LATE = ("ttft", "tpot", "e2e")
 # What the replicas of a fleet have in common: a request is answered by one of them.
 _SHARED = (
     "arrival_s", "first_token_s", "finish_s", "_final_kv",
-    "_isl", "_osl", "_cached", "_cycles", "_measured", "_follow",
+    "_isl", "_osl", "_cached", "_cycles", "_measured", "_follow", "loops",
 )  # fmt: skip
 
 

@@ -141,6 +141,8 @@ class Draws:
     def before(self, rid: int) -> npt.NDArray[np.int64]:
         """Tokens committed before each cycle of a request, and after its last."""
         n = int(self.cycles[rid])
+        if self.commits.strides == (0, 0):  # one number for all cycles
+            return np.arange(n + 1) * int(self.commits[0, 0])
         total = np.zeros(n + 1, np.int64)
         np.cumsum(self.commits[rid, :n], out=total[1:])
         return total

@@ -22,6 +22,8 @@ from dflash_sim.simulator.requests.expected import expected_acceptance
 from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
+from dflash_sim.simulator.slopes import requests_of
+from dflash_sim.simulator.trial import run_again, with_engine
 
 pytestmark = pytest.mark.bench
 
@@ -80,6 +82,47 @@ def test_leap_beside_the_event_engine(fields: dict[str, Any]) -> None:
     event = loop("event")
     np.testing.assert_allclose(leap[0].finish_s, event[0].finish_s, rtol=1e-9)
     print(f"  ratio {event[1] / leap[1]:.0f}")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"conc": 32, "block": 16}, {"conc": 4, "block": 8}, W1], ids=str
+)
+def test_a_run_walked_again_beside_the_engine(fields: dict[str, Any]) -> None:
+    """What a slope costs: the same decisions at other prices, or all of them made anew."""
+    setup = resolve(Scenario.parse(**fields))
+    requests = requests_of(setup, 0)
+    draws = requests.draws(setup.expectation)
+    run = run_engine(setup, requests.workload, draws)
+    dearer = with_engine(setup, setup.engine.with_constants(client_turnaround=3.1e-3))
+    asked = (dearer, requests.workload, draws)
+    run_engine(*asked)
+    engine_s, again_s = (
+        min(timed(make) for _ in range(5))
+        for make in (lambda: run_engine(*asked), lambda: run_again(dearer, run, *asked[1:]))
+    )
+    print(f"\n{fields}: engine {engine_s:.3f} s, again {again_s:.3f} s, {engine_s / again_s:.1f} x")
+
+
+def timed(make: Callable[[], object]) -> float:
+    """Processor seconds of a call."""
+    start = time.process_time()
+    make()
+    return time.process_time() - start
+
+
+def test_warm_answers() -> None:
+    """One process that is asked again, as a notebook or a page asks."""
+    print()
+    for name, fields, how in (
+        ("first, with intervals", {"conc": 32}, {}),
+        ("the same again", {"conc": 32}, {}),
+        ("another concurrency", {"conc": 24}, {}),
+        ("another block", {"conc": 32, "block": 8}, {}),
+        ("without intervals", {"conc": 32}, {"with_interval": False}),
+        ("nor a baseline", {"conc": 32}, {"with_interval": False, "with_baseline": False}),
+    ):
+        seconds = timed(lambda f=fields, h=how: predict(Scenario.parse(**f), **h))  # type: ignore[misc]
+        print(f"  {name:24} {seconds:.3f} s")
 
 
 def wall_s(*args: str, repeat: int = 5) -> list[float]:

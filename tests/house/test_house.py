@@ -53,7 +53,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "bounds of what a user may type": {1000, 1023, 1024, 10, 7, 63},
         "digits of a hash": {12},
     },
-    "cost/step_table": {"first context of a grid": {7}},
+    "cost/step_table": {"first context of a grid, models whose prices are kept": {7, 3}},
     "requests/other_laws": {"log of the power of a survival, at most": {20}},
     "requests/mixtures": {"rounding of shares": {1e-6}},
     "requests/published_lengths": {"third root of a rounding error": {3}},

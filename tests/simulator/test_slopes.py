@@ -1,6 +1,7 @@
 """Answers for other constants: the simulator's own numbers, and slopes that are known."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from dflash_sim.simulator.requests.expected import expected_acceptance
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.slopes import METRICS, Response, requests_of, slope_steps
+from dflash_sim.simulator.trial import with_engine
 
 ENGINE = load_engine("sglang-0.5.14")
 TOK_S, AL, TPOT = (METRICS.index(m) for m in ("output_throughput", "accept_length", "mean_tpot_ms"))
@@ -188,3 +190,22 @@ def test_prompts_of_no_data_set_are_less_certain_than_any(model: str) -> None:
     about: dict[str, Any] = {"model": model, "method": "dflash", "block": 16, "thinking": True}
     least = load_acceptance_priors().data_set_spread
     assert expected_acceptance(**about, law="dflash", dataset=None).rel_err > least
+
+
+@pytest.mark.parametrize(
+    "name", ["table_factor", "collective_factor", "cycle_residue", "prefill_factor", "norm_kernel"]
+)
+def test_prices_that_are_shared_are_those_made_anew(name: str) -> None:
+    """A sheet in which one constant differs: what rests on it moves, and nothing is left behind."""
+    found = setup(CARD | {"block": 8, "tp": 2})
+    for batch in (1, 3):
+        found.step.table(batch)
+    found.step.prefill_s(requests=2, tokens=300)
+    changed = found.engine.with_constants(**{name: 1.25 * found.engine[name]})
+    shared, anew = with_engine(found, changed).step, replace(found, engine=changed).step
+    for batch in (1, 2, 3):
+        np.testing.assert_array_equal(shared.table(batch).parts, anew.table(batch).parts)
+    asked = {"requests": 2, "tokens": 300}
+    assert shared.prefill_s(**asked) == anew.prefill_s(**asked)
+    moved = shared.table(3).total[0] / found.step.table(3).total[0]
+    assert (moved > 1) == (name != "prefill_factor")

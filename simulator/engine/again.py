@@ -1,0 +1,261 @@
+"""A run walked again at other prices: what the scheduler decided stays, its times move.
+
+A decision depends on time only through which loop receives a request. So the iterations of a run
+that is known (:class:`Loops`) are put on the clock with other prices, most of them by one
+cumulative sum, and the run stands if every request would be received where it was. Else there is
+none, and an engine has to be asked.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.simulator.cost.step_table import StepModel
+from dflash_sim.simulator.engine.host_stages import HostTime
+from dflash_sim.simulator.engine.records import NOBODY, PREFILL, Floats, Ints, Loops, Run
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What iterations take [s], one entry each.
+
+    Parameters
+    ----------
+    gpu_s, tail_s
+        On the GPU, and the part after the accepted lengths are known; ``tail_s`` is None where
+        nobody waits for them.
+    launch_s
+        The host's launches after the first.
+    """
+
+    gpu_s: Floats
+    launch_s: Floats
+    tail_s: Floats | None
+
+
+def priced(loops: Loops, step: StepModel, host: HostTime, *, syncs: bool) -> Prices:
+    """Price the iterations of a run."""
+    assert loops.launched is not None
+    kind, batch, kv, prefix = loops.launched
+    gpu_s = np.empty(len(kind))
+    tail_s = np.zeros(len(kind)) if syncs else None
+    launch_s = np.full(len(kind), host.rest_launch_s)
+    prefills = np.flatnonzero(kind == PREFILL)
+    ones = zip(*(c[prefills].tolist() for c in (batch, kv, prefix)), strict=True)
+    for i, (requests, tokens, cached) in zip(prefills.tolist(), ones, strict=True):
+        gpu_s[i] = step.prefill_s(requests=requests, tokens=tokens, prefix=cached)
+        launch_s[i] = max(host.rest_launch_s, step.prefill_launch_s(tokens))
+    decodes = np.flatnonzero(kind != PREFILL)
+    by_batch = decodes[np.argsort(batch[decodes], kind="stable")]
+    sizes, begin = np.unique(batch[by_batch], return_index=True)
+    ends = np.append(begin, len(by_batch))[1:]
+    for size, first, behind in zip(sizes.tolist(), begin, ends, strict=True):
+        rows = by_batch[first:behind]
+        table = step.table(size)
+        ctx = kv[rows] / size
+        gpu_s[rows] = np.interp(ctx, table.ctx, table.total)
+        if tail_s is not None:
+            tail_s[rows] = np.interp(ctx, table.ctx, table.tail)
+    return Prices(gpu_s, launch_s, tail_s)
+
+
+def walked_again(
+    run: Run, step: StepModel, host: HostTime, *, syncs: bool, turnaround_s: float
+) -> Run | None:
+    """Return an overlapped run at other prices; None where the scheduler would decide otherwise.
+
+    Parameters
+    ----------
+    run
+        What the leap engine answered, with the same requests, draws and limits.
+    syncs
+        A step waits for the lengths of the one before.
+    """
+    loops = run.loops
+    if loops is None or loops.launched is None:
+        return None
+    walk = _Walk(run, loops, priced(loops, step, host, syncs=syncs), host, turnaround_s)
+    walk.walk()
+    return walk.run()
+
+
+class _Walk:
+    """The clock of :class:`leap_clock.Pipeline` over iterations that are known."""
+
+    def __init__(
+        self, run: Run, loops: Loops, prices: Prices, host: HostTime, turnaround_s: float
+    ) -> None:
+        self.base, self.loops, self.prices, self.host = run, loops, prices, host
+        self.turnaround_s = turnaround_s
+        assert loops.launched is not None
+        self.kind, self.batch, *_ = loops.launched
+        n = len(self.kind)
+        self.process = host.process_s + host.process_per_request_s * self.batch
+        self.schedule = host.recv_s + (host.schedule_s + host.schedule_per_request_s * self.batch)
+        self.until = np.concatenate(([0.0], np.cumsum(prices.gpu_s)))  # GPU seconds before each
+        self.start, self.end, self.told = np.empty(n), np.empty(n), np.empty(n)  # told: loop's end
+        self.pause_s: list[float] = []  # when each pause ended
+        self._leaps: list[tuple[int, int, float]] = []  # first, behind the last, GPU time before
+        self._steps: dict[int, tuple[float, float, float]] = {}
+
+    def _clean(self) -> npt.NDArray[np.bool_]:
+        """Iterations that start as the one before ends, if those before waited for results."""
+        h, gpu_s = self.host, self.prices.gpu_s
+        clean = np.zeros(len(gpu_s), bool)
+        if self.prices.tail_s is None:
+            late = np.maximum(0.0, self.prices.launch_s[2:] - h.d2h_s)
+            ahead = h.d2h_s + self.process[:-2] + self.schedule[2:] + h.first_launch_s + late
+            clean[2:] = (gpu_s[1:-1] >= ahead) & (gpu_s[2:] >= h.d2h_s)
+        clean[[at for at, _ in self.loops.pauses if at < len(clean)]] = False
+        return clean
+
+    def walk(self) -> None:
+        h, n = self.host, len(self.kind)
+        clean = self._clean()
+        unclean = np.flatnonzero(~clean).tolist()
+        clean_at, until = clean.tolist(), self.until.tolist()
+        gpu_s, launch_s = self.prices.gpu_s.tolist(), self.prices.launch_s.tolist()
+        tails = None if self.prices.tail_s is None else self.prices.tail_s.tolist()
+        schedule, process = self.schedule.tolist(), self.process.tolist()
+        decode = (self.kind != PREFILL).tolist()
+        pauses = [*self.loops.pauses, (n + 1, NOBODY)]
+        first_s, d2h_s = h.first_launch_s, h.d2h_s
+        host = gpu = copy = publish = 0.0
+        pending = steady = copied = False
+        j = at = look = 0
+        while True:
+            while pauses[at][0] == j:
+                host = self._paused(pauses[at][1], host, copy, process[j - 1] if j else 0.0)
+                pending = pending and pauses[at][1] != NOBODY
+                at += 1
+            if j == n:
+                return
+            if steady and clean_at[j]:
+                while look < len(unclean) and unclean[look] < j:
+                    look += 1
+                last = unclean[look] if look < len(unclean) else n
+                base = gpu - until[j]
+                self._leaps.append((j, last, base))
+                gpu = base + until[last]
+                host = base + until[last - 1] + d2h_s + process[last - 2]
+                copy = publish = gpu + d2h_s
+                j = last
+                continue
+            scheduled = host + schedule[j]
+            if tails is not None and decode[j] and pending and publish > scheduled:
+                scheduled = publish
+            enqueued = scheduled + first_s
+            host = launched = enqueued + launch_s[j]
+            start = gpu if gpu > enqueued else enqueued
+            gpu = start + gpu_s[j]
+            publish = gpu - (tails[j] if tails is not None else 0.0) + d2h_s
+            if gpu < launched:
+                gpu = launched
+            steady = False
+            if pending:
+                if copy >= launched:
+                    host, steady = copy, copied
+                host += process[j - 1]
+            copied = gpu >= copy  # the copy of this one begins as it ends
+            steady = steady and copied
+            copy = (gpu if copied else copy) + d2h_s
+            pending = True
+            self._steps[j] = start, gpu, host
+            j += 1
+
+    def _paused(self, waited_for: int, host: float, copy: float, process_s: float) -> float:
+        """The end of a loop that launches nothing."""
+        now = host + self.host.recv_s
+        if waited_for == NOBODY:
+            now = max(now, copy) + process_s
+        else:
+            now = max(now, self._arrival(waited_for))
+        self.pause_s.append(now)
+        return now
+
+    def _arrival(self, rid: int) -> float:
+        """When a request arrives, while the clock is still running."""
+        sender = self.loops.after[rid]
+        if sender == NOBODY:
+            return float(self.base.arrival_s[rid])
+        result = self.loops.last[sender]
+        for (behind, who), now in zip(self.loops.pauses, self.pause_s, strict=False):
+            if who == NOBODY and behind == result + 1:
+                return now + self.turnaround_s
+        told = self._steps.get(result + 1)
+        if told is not None:
+            return told[2] + self.turnaround_s
+        base = next(base for first, last, base in self._leaps if first <= result + 1 < last)
+        known = base + self.until[result + 1] + self.host.d2h_s + self.process[result]
+        return float(known) + self.turnaround_s
+
+    def run(self) -> Run | None:
+        """The record of the walk, or None if a request would have been received elsewhere."""
+        base, loops, n = self.base, self.loops, len(self.kind)
+        self._fill()
+        pauses = np.array([at for at, _ in loops.pauses], dtype=np.int64)
+        drains = np.array([who == NOBODY for _, who in loops.pauses], dtype=bool)
+        number = np.arange(n) + np.searchsorted(pauses, np.arange(n), side="right")
+        pause_number = pauses + np.arange(len(pauses))
+        ends = np.empty(n + len(pauses))  # of all loops
+        ends[number], ends[pause_number] = self.told, self.pause_s
+        # A result is processed in the next loop that launches, or in one of its own.
+        results = len(base.emit_s)
+        loop = np.append(number[1:], NOBODY)[:results]
+        drained = pauses[drains] - 1
+        loop[drained] = pause_number[drains]
+        emit = ends[loop]
+        arrival = base.arrival_s.copy()
+        created = np.full(len(arrival), NOBODY)
+        after, last, first = (np.array(c) for c in (loops.after, loops.last, loops.first))
+        sent = after != NOBODY
+        arrival[sent] = emit[last[after[sent]]] + self.turnaround_s
+        created[sent] = loop[last[after[sent]]]
+        if not self._received(ends, arrival, created):
+            return None
+        finish, first_token = base.finish_s.copy(), base.first_token_s.copy()
+        finish[last != NOBODY] = emit[last[last != NOBODY]]
+        first_token[first != NOBODY] = emit[first[first != NOBODY]]
+        return replace(
+            base,
+            arrival_s=arrival,
+            first_token_s=first_token,
+            finish_s=finish,
+            gpu_s=self.prices.gpu_s[:results],
+            gpu_start_s=self.start[:results],
+            gpu_end_s=self.end[:results],
+            emit_s=emit,
+            client_s=self.turnaround_s,
+        )
+
+    def _fill(self) -> None:
+        """Write the times of steps and of leaps."""
+        if self._steps:
+            at = list(self._steps)
+            self.start[at], self.end[at], self.told[at] = np.array(list(self._steps.values())).T
+        if not self._leaps:
+            return
+        first, behind, base = (np.array(c) for c in zip(*self._leaps, strict=True))
+        leapt = np.ones(len(self.start), bool)
+        leapt[list(self._steps)] = False
+        before = np.repeat(base, behind - first)
+        rows = np.flatnonzero(leapt)
+        self.start[rows] = before + self.until[rows]
+        self.end[rows] = before + self.until[rows + 1]
+        self.told[rows] = self.start[rows] + (self.host.d2h_s + self.process[rows - 1])
+
+    def _received(self, ends: Floats, arrival: Floats, created: Ints) -> bool:
+        """Return True if every loop would receive whom it received."""
+        begins = np.concatenate(([0.0], ends)) + self.host.recv_s  # when a loop looks
+        loops = self.loops
+        received, missed = np.array(loops.received), np.array(loops.missed)
+        got = received != NOBODY
+        if (begins[received[got]] < arrival[got]).any():
+            return False
+        looked = got & (missed > created)
+        if (begins[missed[looked]] >= arrival[looked]).any():
+            return False
+        waits = ~got & np.isfinite(arrival)
+        seen = waits & (loops.looked > created)
+        return not (begins[loops.looked] >= arrival[seen]).any()

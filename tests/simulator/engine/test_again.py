@@ -1,0 +1,63 @@
+"""A run walked again is the run that the engine gives at those prices, or there is none."""
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import System, systems
+
+from dflash_sim.simulator.engine.again import walked_again
+from dflash_sim.simulator.engine.records import Run
+
+
+def again(run: Run, system: System) -> Run | None:
+    """The run at the prices of ``system``."""
+    syncs = system.host_length_sync and system.limits.speculative
+    return walked_again(
+        run, system.step, system.host, syncs=syncs, turnaround_s=system.turnaround_s
+    )
+
+
+def assert_equal(found: Run, expected: Run) -> None:
+    for name in ("arrival_s", "first_token_s", "finish_s", "gpu_s", "gpu_start_s", "gpu_end_s",
+                 "emit_s", "client_s"):  # fmt: skip
+        a, b = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-15, err_msg=name)
+    for name in ("kind", "batch", "kv_tokens", "cycles", "committed", "after_idle"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+
+
+def dearer(system: System, by: float) -> System:
+    """The same requests where everything takes a little longer, each in its own measure."""
+    step, host = system.step, system.host
+    return system.but(
+        step=replace(
+            step, fixed_s=step.fixed_s * (1 + by), per_token_s=step.per_token_s * (1 - by / 2),
+            prefill_fixed_s=step.prefill_fixed_s * (1 + 2 * by),
+            prefill_launches_s=step.prefill_launches_s * (1 - by), _tables={},
+        ),
+        host=replace(
+            host, recv_s=host.recv_s * (1 + by), process_s=host.process_s * (1 - by),
+            rest_launch_s=host.rest_launch_s * (1 + by / 3), d2h_s=host.d2h_s * (1 - by / 5),
+        ),
+        turnaround_s=system.turnaround_s * (1 + by),
+    )  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(systems(mode="v2"), st.sampled_from([1e-4, 1e-2, 0.3]))
+def test_it_is_the_run_that_the_engine_gives(system: System, by: float) -> None:
+    other = dearer(system, by)
+    found = again(system.leap(), other)
+    assume(found is not None)
+    assert_equal(found, other.leap())
+
+
+@settings(max_examples=30)
+@given(systems(mode="v2", long=True), st.sampled_from([1e-4, 1e-2, 0.3]))
+def test_long_leaps_too(system: System, by: float) -> None:
+    other = dearer(system, by)
+    found = again(system.leap(), other)
+    assume(found is not None)
+    assert_equal(found, other.leap())
