@@ -187,6 +187,12 @@ class System:
         return self.engine(on_interval).run()
 
     def leap(self) -> Run:
+        run = self.leap_to_the_end()
+        assert run is not None, "the KV cache ran out"
+        return run
+
+    def leap_to_the_end(self) -> Run | None:
+        """The leap engine's run; None where the KV cache runs out."""
         return LeapEngine(**self.parts).run()
 
 
