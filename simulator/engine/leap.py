@@ -64,9 +64,10 @@ class LeapEngine:
         self.kv = np.zeros(_CHUNK, np.int64)
         self.steps = 0
         self.ends: list[tuple[int, int, Req]] = []  # (step after the last, rid, request)
-        overlapped = self.mode == "v2"
-        tight = self.limits.kv_tight
-        self.memory = KvMemory(self.scheduler, self.draws, overlapped=overlapped) if tight else None
+        self.memory: KvMemory | None = None
+        if self.limits.kv_tight:
+            n = len(self.draws.cycles)
+            self.memory = KvMemory(self.scheduler, n, overlapped=self.mode == "v2")
         self._shrunk = self._prefilled = self._decoded = False
         self._heads = iter(self.workload.heads)
         self._left = int(self.workload.measured.sum())
@@ -145,8 +146,6 @@ class LeapEngine:
     def _finish(self, req: Req, now: float) -> None:
         req.done = self._shrunk = True
         rid = req.rid
-        if self.memory is not None:
-            self.memory.release(req)
         self.finish_s[rid] = now
         self._left -= self._measured[rid]
         if self.workload.arrival_s is not None:
@@ -163,11 +162,11 @@ class LeapEngine:
         while start + n + 2 > len(self.kv):
             self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
         before = self.draws.before(req.rid)
+        if self.memory is not None:
+            self.memory.admit(req, start, before)
         before += req.isl
         self.kv[start : start + n] += before[:n]
         self._final_kv[req.rid] = int(before[n])
-        if self.memory is not None:
-            self.memory.admit(req, start)
         if n:
             heappush(self.ends, (start + n, req.rid, req))
 

@@ -8,11 +8,12 @@ at all. The engine's word ends with the first retraction: from there on every st
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from dflash_sim.simulator.engine.scheduler import Req, Scheduler
-from dflash_sim.simulator.requests.draws import Draws
 
-Tokens = np.ndarray
+Tokens = npt.NDArray[np.int64]
+_CHUNK = 2**14
 
 
 class KvMemory:
@@ -22,26 +23,50 @@ class KvMemory:
     ----------
     scheduler
         The policy that decides by it; its limits are tight.
+    requests
+        Their number.
     overlapped
         True if the host is one step behind.
     """
 
-    def __init__(self, scheduler: Scheduler, draws: Draws, *, overlapped: bool) -> None:
-        self.scheduler, self.draws, self.overlapped = scheduler, draws, overlapped
+    def __init__(self, scheduler: Scheduler, requests: int, *, overlapped: bool) -> None:
+        self.scheduler, self.overlapped = scheduler, overlapped
         self.ran_out = False
         self._tight = scheduler.limits
         self._ample = replace(scheduler.limits, kv_tight=False)
         self._ahead = 2 * self._tight.block if self._tight.speculative else 2
-        self._came: dict[int, tuple[int, Tokens]] = {}  # rid -> (first step, tokens before)
-        self._gone: list[int] = []
+        self._isl, self._cycles, self._came = (np.zeros(requests, np.int64) for _ in range(3))
+        self._at = np.full(requests, -1)
+        self._before = np.zeros(_CHUNK, np.int64)  # tokens before each cycle, request by request
+        self._filled = 0
 
-    def admit(self, req: Req, step: int) -> None:
-        """A request decodes from ``step`` on."""
-        self._came[req.rid] = step, self.draws.before(req.rid)
+    def admit(self, req: Req, step: int, before: Tokens) -> None:
+        """A request decodes from ``step`` on, with so many tokens committed before each cycle."""
+        if self._filled + len(before) > len(self._before):
+            self._make_room(len(before))
+        rid, at = req.rid, self._filled
+        self._filled = at + len(before)
+        self._before[at : self._filled] = before
+        self._isl[rid], self._cycles[rid] = req.isl, len(before) - 1
+        self._came[rid], self._at[rid] = step, at
 
-    def release(self, req: Req) -> None:
-        """A request has ended, and leaves the running batch before the next look."""
-        self._gone.append(req.rid)
+    def _make_room(self, more: int) -> None:
+        """Keep the requests that run, and room for as much again."""
+        parts = [np.zeros(0, np.int64)]
+        filled = 0
+        for rid in (r.rid for r in self.scheduler.running):
+            at = self._at[rid]
+            if at >= 0:
+                parts.append(self._before[at : at + self._cycles[rid] + 1])
+                self._at[rid] = filled
+                filled += len(parts[-1])
+        self._filled = filled
+        self._before = np.concatenate([*parts, np.zeros(max(_CHUNK, filled + more), np.int64)])
+
+    def _committed(self, rids: Tokens, step: int) -> Tokens:
+        """Tokens that decode steps before ``step`` committed for each request."""
+        seen = np.minimum(np.maximum(0, step - self._came[rids]), self._cycles[rids])
+        return self._before[self._at[rids] + seen]
 
     def look(self, step: int, *, cached: int, lag: int, fresh: tuple[Req, ...]) -> None:
         """Tell the scheduler what it knows before it looks for a prefill.
@@ -56,9 +81,6 @@ class KvMemory:
             Requests whose first token it has not processed.
         """
         s, lim = self.scheduler, self._tight
-        for rid in self._gone:
-            self._came.pop(rid, None)
-        self._gone.clear()
         if s.chunked_req is None and (s.batch_is_full or not s.waiting):
             return
         lowered = lim.new_token_ratio_init - lim.new_token_ratio_decay * step
@@ -67,11 +89,17 @@ class KvMemory:
             s.limits = self._ample
             return
         s.limits = lim
-        new = {r.rid for r in fresh}
-        for r in s.running:
-            start, before = self._came[r.rid]
-            seen = min(max(0, step - lag - start), len(before) - 1)
-            r.generated = 0 if r.rid in new else 1 + int(before[seen])
+        rids = np.array([r.rid for r in s.running], np.int64)
+        committed = self._committed(rids, step - lag)
+        generated = 1 + committed
+        if fresh:
+            generated[np.isin(rids, [r.rid for r in fresh])] = 0
+        soon = np.minimum(lim.max_new_tokens - generated, lim.clip_max_new_tokens).sum()
+        s.kv_known = int(self._reserved(rids, committed).sum()), int(soon)
+
+    def _reserved(self, rids: Tokens, committed: Tokens) -> Tokens:
+        page = self._tight.page_size
+        return -(-(self._isl[rids] + committed + self._ahead) // page) * page
 
     def _room_to_spare(self, cached: int) -> bool:
         """Return True if all that waits could be admitted, whatever was reserved."""
@@ -91,13 +119,10 @@ class KvMemory:
         if batch < 2 or not len(kv) or int(kv.max()) + most <= lim.kv_tokens:
             return
         # The host is one step behind under overlap, but for the step after a prefill.
-        steps = np.arange(first, first + len(kv))
-        if self.overlapped:
-            steps = steps - 1
-            steps[0] += after_prefill
-        held = np.zeros(len(kv), np.int64)
-        for r in running:
-            start, tokens = self._came[r.rid]
-            seen = np.clip(steps - start, 0, len(tokens) - 1)
-            held += -(-(r.isl + tokens[seen] + self._ahead) // lim.page_size) * lim.page_size
-        self.ran_out = self.ran_out or bool((held > lim.kv_tokens).any())
+        steps = range(first, first + len(kv))
+        rids = np.array([r.rid for r in running], np.int64)
+        for i in np.flatnonzero(kv + most > lim.kv_tokens):
+            known = steps[i] - (self.overlapped and not (i == 0 and after_prefill))
+            if self._reserved(rids, self._committed(rids, known)).sum() > lim.kv_tokens:
+                self.ran_out = True
+                return
