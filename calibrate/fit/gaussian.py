@@ -197,3 +197,8 @@ class Linear:
         fit = miss @ np.linalg.solve(p.residual(spread), miss)
         away = x - p.prior.mean
         return float(fit + away @ p.precision @ away)
+
+    def promise(self, goal: Floats, spread: Spread) -> float:
+        """How far the objective would fall on the way to ``goal``, were answers straight lines."""
+        there = self.f + self.slopes @ (goal - self.x)
+        return self.objective(self.x, self.f, spread) - self.objective(goal, there, spread)
