@@ -79,9 +79,7 @@ class SyntheticStep:
     def tail_s(self, batch: int, kv_tokens: float) -> float:
         return self.tail_share * self.decode_s(batch, kv_tokens)
 
-    def tail_array(
-        self, batch: int, kv_tokens: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
+    def tail_array(self, batch: int, kv_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         return self.tail_share * self.decode_array(batch, kv_tokens)
 
     def draft_s(self, batch: int, kv_tokens: float) -> float:

@@ -244,7 +244,7 @@ def _outcome(
         )
         for i in far
     )
-    stray = strays(problem, line.f)
+    stray = strays(line)
     found = Calibration(
         name="",
         engine="",

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from heapq import heappush
 
-import numpy as np
-
 from dflash_sim.simulator.engine.leap import LeapEngine
 from dflash_sim.simulator.engine.leap_clock import FOREVER, Pending
 from dflash_sim.simulator.engine.scheduler import Req

@@ -125,7 +125,7 @@ COVERED = {
     "simulator/cost/test_passes": ["layers ops"],
     "simulator/cost/test_price": ["parts step_table"],
     "simulator/test_number_formats": ["simulator/cost: op_formats", "scale_blocks"],
-    "simulator/engine/test_leap": ["leap_clock"],
+    "simulator/engine/test_leap": ["leap_clock", "leap_memory"],
     "simulator/engine/test_metrics": ["records"],
     "simulator/fleet/test_fleet": ["replica"],
     "simulator/policy/test_policy": [
