@@ -35,7 +35,8 @@ class KvMemory:
         self._tight = scheduler.limits
         self._ample = replace(scheduler.limits, kv_tight=False)
         self._ahead = 2 * self._tight.block if self._tight.speculative else 2
-        self._isl, self._cycles, self._came = (np.zeros(requests, np.int64) for _ in range(3))
+        none = np.zeros(requests, np.int64)
+        self._isl, self._cycles, self._came = none, none.copy(), none.copy()
         self._at = np.full(requests, -1)
         self._before = np.zeros(_CHUNK, np.int64)  # tokens before each cycle, request by request
         self._filled = 0

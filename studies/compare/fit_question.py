@@ -134,7 +134,7 @@ def require(chosen: Chosen, *, allow_partial: bool) -> None:
         No row is left; or some are refused, or very few are left, without ``allow_partial``.
     """
     number = len(chosen.rows)
-    first = ": ".join(chosen.refused[0]).rstrip(".") if chosen.refused else ""
+    first = ": ".join(chosen.refused[0]).rstrip(".?") if chosen.refused else ""
     if not number:
         why = f"; --fit-on '{chosen.fit_on}' passes over {chosen.passed}" if chosen.passed else ""
         why += f"; refused {first}" if first else ""
