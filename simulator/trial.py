@@ -141,23 +141,27 @@ def run_engine(
             "question is about a fixed width. Drop --policy, or give --policy fixed."
         )
         raise UsageError(msg)
-    why = refusal(limits, draws, keeps=workload.prompts is not None)
+    keeps = workload.prompts is not None and limits.cache_unit > 0
+    why = refusal(draws, keeps=keeps)
     if setup.policy is not None:
         why = f"policy {setup.scenario.policy} chooses a verify width in every step"
+    if simulator != "event" and not watch and not why:
+        run = LeapEngine(**parts).run()
+        if run is not None:
+            return run
+        why = "the KV cache runs out, and requests are retracted"
     if simulator == "leap" and why:
         msg = f"the leap engine refuses this scenario: {why}. Use the event engine."
         raise UsageError(msg)
-    if simulator == "event" or watch or (simulator == "auto" and why):
-        # SimPy is imported only where it runs: it is a tenth of a cold answer.
-        if setup.policy is not None:
-            from dflash_sim.simulator.policy.adaptive_engine import AdaptiveEngine
+    # SimPy is imported only where it runs: it is a tenth of a cold answer.
+    if setup.policy is not None:
+        from dflash_sim.simulator.policy.adaptive_engine import AdaptiveEngine
 
-            parts |= {"widths": setup.widths, "policy": setup.policy}
-            return AdaptiveEngine(**parts, **watch).run()
-        from dflash_sim.simulator.engine.events import EventEngine
+        parts |= {"widths": setup.widths, "policy": setup.policy}
+        return AdaptiveEngine(**parts, **watch).run()
+    from dflash_sim.simulator.engine.events import EventEngine
 
-        return EventEngine(**parts, **watch).run()
-    return LeapEngine(**parts).run()
+    return EventEngine(**parts, **watch).run()
 
 
 def run_again(setup: Setup, run: Run, workload: Workload, draws: Draws) -> Run:

@@ -79,6 +79,9 @@ class SyntheticStep:
     def tail_s(self, batch: int, kv_tokens: float) -> float:
         return self.tail_share * self.decode_s(batch, kv_tokens)
 
+    def tail_array(self, batch: int, kv_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        return self.tail_share * self.decode_array(batch, kv_tokens)
+
     def draft_s(self, batch: int, kv_tokens: float) -> float:
         return self.draft_share * self.decode_s(batch, kv_tokens)
 
@@ -187,6 +190,12 @@ class System:
         return self.engine(on_interval).run()
 
     def leap(self) -> Run:
+        run = self.leap_to_the_end()
+        assert run is not None, "the KV cache ran out"
+        return run
+
+    def leap_to_the_end(self) -> Run | None:
+        """The leap engine's run; None where the KV cache runs out."""
         return LeapEngine(**self.parts).run()
 
 

@@ -9,6 +9,7 @@ unknowns integrated out. A row far from what the others say is taken to be as no
 and named.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -31,12 +32,13 @@ from dflash_sim.simulator.slopes import METRICS
 Floats = npt.NDArray[np.float64]
 
 PASSES = 8  # over the rows, in a typical fit
-_CONVERGED = 0.2  # posterior sds that are left to go: simulated runs are about that rough
-_STILL = 0.5  # of the scatter of a row that one more step would move any answer by
+# A fit is at rest where a step lowers twice the negative log posterior by less: no parameter is
+# then half its standard deviation from where the rows put it, and simulated runs are that rough.
+_FALL = 0.25
 _STRIDE = 2.0  # prior sds that no constant exceeds in one step
-# Slopes are taken anew where they failed to foresee an answer by this much [1], this far [prior sd]
-# from where they were taken.
-_BENT, _AWAY = 0.01, 1.0
+# Slopes that failed to foresee an answer by this much [1] are taken anew this far [prior sd] from
+# where they were taken; a fit comes to rest no further from there than the second.
+_BENT, _AWAY, _NEAR = 0.01, 1.0, 0.25
 
 
 class Price(Protocol):
@@ -87,7 +89,7 @@ class Fit:
     settled
         True if little was left to go.
     steps
-        What each step had to go, in posterior standard deviations of the parameter furthest off.
+        What each step was to gain in twice the log posterior, were answers straight lines [1].
     """
 
     calibration: Calibration
@@ -192,28 +194,32 @@ def solve(
     problem, sd = Problem(rows, prior), prior.sd
     at = x = prior.mean
     f, slopes = problem.take(price.answers(x)), problem.take(price.slopes(x))
-    stride, steps = _STRIDE, list[float]()
+    stride, gained, bent, steps = _STRIDE, math.inf, False, list[float]()
     while True:
         line = Linear(problem, x, f, slopes)
         spread = line.likely()
         goal, covariance = line.posterior(spread)
-        steps.append(float(np.max(np.abs(goal - x) / np.sqrt(np.diagonal(covariance)))))
-        scatter = np.hypot(problem.noise, spread.discrepancy[1])
-        still = np.max(np.abs(slopes @ (goal - x)) / scatter) < _STILL
-        if steps[-1] < _CONVERGED or (len(steps) > 1 and still) or len(steps) > iterations:
+        promise = line.promise(goal, spread)
+        away = float(np.max(np.abs(x - at) / sd))
+        settled = bool(steps) and min(promise, gained) < _FALL
+        if bent and away > (_NEAR if settled else _AWAY):
+            at, gained, bent, slopes = x, math.inf, False, problem.take(price.slopes(x))
+            continue
+        steps.append(promise)
+        if settled or len(steps) > iterations:
             break
         size = float(np.max(np.abs(goal - x) / sd))
         step = (goal - x) * min(1.0, stride / size)
         answers = problem.take(price.answers(x + step))
         missed = answers - f - slopes @ step
         slopes = slopes + _secant(step / sd**2, missed, step)
-        if line.objective(x + step, answers, spread) < line.objective(x, f, spread):
+        bent = bent or bool(np.max(np.abs(missed)) > _BENT)
+        fell = line.objective(x, f, spread) - line.objective(x + step, answers, spread)
+        gained = abs(fell) if size <= stride else math.inf
+        if fell > 0:
             x, f, stride = x + step, answers, _STRIDE
         else:
             stride = min(stride, size) / 2
-        if np.max(np.abs(missed)) > _BENT and np.max(np.abs(x - at) / sd) > _AWAY:
-            at, slopes = x, problem.take(price.slopes(x))
-    settled = bool(still) or steps[-1] < _CONVERGED
     return _outcome(line, spread, covariance, tuple(steps), settled=settled)
 
 
@@ -238,7 +244,7 @@ def _outcome(
         )
         for i in far
     )
-    stray = strays(problem, line.f)
+    stray = strays(line)
     found = Calibration(
         name="",
         engine="",

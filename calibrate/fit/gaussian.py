@@ -3,7 +3,8 @@
 Near a point ``x`` the logs of what was measured are ``y = f + J (X - x) + setting + row + noise``:
 ``X`` the unknowns with their prior, one deviation that the rows of a setting share and one of
 each row (the model's discrepancy), and the error of the measurement. A row that is slower than
-foreseen has a lower throughput and a longer time per token: one deviation moves both.
+foreseen has a lower throughput and a longer time per token: one deviation moves both. Prefills that
+take longer than foreseen move every metric by their share of it, the gap between tokens by none.
 """
 
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ class Problem:
         return np.array([answers[i, m] for i, m in self.index])
 
     def residual(self, spread: Spread) -> Floats:
-        """Covariance of measured and fitted, were the unknowns known."""
+        """Covariance of measured and fitted, were the unknowns and all prefills known."""
         shared, own = spread.discrepancy
         alone = self.noise**2 + spread.slack
         return shared**2 * self.shared + own**2 * self.own + np.diag(alone)
@@ -113,9 +114,24 @@ class Linear:
         """Covariance of the rows that the priors of the unknowns account for."""
         return np.asarray(self.slopes @ self.problem.prior.covariance @ self.slopes.T)
 
+    @cached_property
+    def prefills(self) -> Floats:
+        """Covariance that prefills of a row's own account for: they move all that it measured."""
+        p = self.problem
+        theirs = self.slopes[:, [q.kind == "prefill" for q in p.prior.parameters]]
+        if not theirs.size:
+            return np.zeros((len(p.y), len(p.y)))
+        share = theirs[np.arange(len(theirs)), np.argmax(np.abs(theirs), axis=1)]
+        of = np.array([i for i, _ in p.index])
+        return np.asarray(p.prior.prefills**2 * np.outer(share, share) * (of[:, None] == of))
+
+    def residual(self, spread: Spread) -> Floats:
+        """Covariance of measured and fitted, were the unknowns known."""
+        return np.asarray(self.problem.residual(spread) + self.prefills)
+
     def covariance(self, spread: Spread) -> Floats:
         """Covariance of ``miss``."""
-        return self.explained + self.problem.residual(spread)
+        return self.explained + self.residual(spread)
 
     def precision(self, spread: Spread) -> Floats:
         """The inverse of that."""
@@ -194,6 +210,11 @@ class Linear:
         """Twice what is minimised, at a point where the answers are ``f``."""
         p = self.problem
         miss = p.y - f
-        fit = miss @ np.linalg.solve(p.residual(spread), miss)
+        fit = miss @ np.linalg.solve(self.residual(spread), miss)
         away = x - p.prior.mean
         return float(fit + away @ p.precision @ away)
+
+    def promise(self, goal: Floats, spread: Spread) -> float:
+        """How far the objective would fall on the way to ``goal``, were answers straight lines."""
+        there = self.f + self.slopes @ (goal - self.x)
+        return self.objective(self.x, self.f, spread) - self.objective(goal, there, spread)

@@ -31,6 +31,8 @@ class Prior:
     discrepancy
         What fits usually leave, by setting and by row, and the factor that this is known to, as
         a natural log [1].
+    prefills
+        Error of a row's prefills that no factor of its server knows [1].
     name
         Where it is from: ``sheet``, or the name of a calibration.
     """
@@ -38,6 +40,7 @@ class Prior:
     parameters: tuple[Parameter, ...]
     covariance: Floats
     discrepancy: tuple[float, float, float] = _USUAL
+    prefills: float = 0.0
     name: str = "sheet"
 
     @classmethod
@@ -106,7 +109,13 @@ def posterior_prior(rows: Sequence[Row], engine: EngineSheet, known: Calibration
     here = [i for i, p in enumerate(asked) if p.name in place]
     there = [place[asked[i].name] for i in here]
     covariance[np.ix_(here, here)] = known.covariance[np.ix_(there, there)]
-    return Prior(tuple(parameters), covariance, usual_elsewhere(engine), known.name)
+    return Prior(
+        tuple(parameters),
+        covariance,
+        usual_elsewhere(engine),
+        prefills=engine.fit.ttft_rel_err,
+        name=known.name,
+    )
 
 
 def usual_elsewhere(engine: EngineSheet) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.calibrate.fit.gaussian import Problem
+from dflash_sim.calibrate.fit.gaussian import Linear
 from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.simulator.slopes import METRICS
 
@@ -37,20 +37,18 @@ class Stray:
     noise: float
 
 
-def strays(problem: Problem, answers: Floats) -> tuple[Stray, ...]:
+def strays(line: Linear) -> tuple[Stray, ...]:
     """Entries that lie further from the fit than noise explains, the furthest first.
 
     One in ten lies outside its band of 90 % by chance: those count where there are more of them
     than chance leaves, or where they lie twice as far out.
-
-    Parameters
-    ----------
-    answers
-        Logs of what is predicted, in the order of the problem's entries.
     """
+    problem = line.problem
     own = np.hypot(*problem.prior.discrepancy[:2])
-    band = _Z90 * np.sqrt(problem.noise**2 + (own * np.abs(problem.sign)) ** 2)
-    away = answers - problem.y
+    band = _Z90 * np.sqrt(
+        problem.noise**2 + (own * np.abs(problem.sign)) ** 2 + np.diagonal(line.prefills)
+    )
+    away = line.f - problem.y
     out = np.abs(away) / band
     by_chance = _OUT * len(out) + _Z90 * np.sqrt(_OUT * (1 - _OUT) * len(out))
     least = 1.0 if (out > 1).sum() > by_chance else _FAR

@@ -261,6 +261,12 @@ class StepModel:
         t = self.table(batch)
         return float(np.interp(kv_tokens / batch, t.ctx, t.tail))
 
+    def tail_array(self, batch: int, kv_tokens: np.ndarray) -> np.ndarray:
+        """:meth:`tail_s` for many steps of one batch."""
+        t = self.table(batch)
+        seconds: np.ndarray = np.interp(kv_tokens / batch, t.ctx, t.tail)
+        return seconds
+
     def draft_s(self, batch: int, kv_tokens: float) -> float:
         """GPU seconds of the draft phase."""
         t = self.table(batch)

@@ -15,6 +15,7 @@ import numpy as np
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.leap_clock import FOREVER, NEVER, Pending, Pipeline
+from dflash_sim.simulator.engine.leap_memory import KvMemory
 from dflash_sim.simulator.engine.records import NOBODY, Loops, Run
 from dflash_sim.simulator.engine.scheduler import Limits, PrefillBatch, Req, Scheduler
 from dflash_sim.simulator.requests.draws import Draws
@@ -23,18 +24,16 @@ from dflash_sim.simulator.requests.workload import Workload
 _CHUNK = 2**14
 
 
-def refusal(limits: Limits, draws: Draws, *, keeps: bool = False) -> str | None:
+def refusal(draws: Draws, *, keeps: bool = False) -> str | None:
     """Why the leap engine cannot run this, or None.
 
     Parameters
     ----------
     keeps
-        Prompts have texts, of which a prefix cache holds what it has room for.
+        A prefix cache holds what it has room for of prompts with texts.
     """
-    if keeps and limits.cache_unit:
+    if keeps:
         return "the prefix cache has the room that running requests leave in every step"
-    if limits.kv_tight:
-        return "KV cache may run out (admission and retraction depend on every step)"
     if draws.shared:
         return "acceptance is drawn per batch step, not per request"
     return None
@@ -42,7 +41,10 @@ def refusal(limits: Limits, draws: Draws, *, keeps: bool = False) -> str | None:
 
 @dataclass
 class LeapEngine:
-    """One run of the engine; parameters as ``events.EventEngine``."""
+    """One run of the engine; parameters as ``events.EventEngine``.
+
+    It stops where the KV cache runs out and a request would be retracted: ``kv_ran_out``.
+    """
 
     step: StepModel
     host: HostTime
@@ -73,7 +75,11 @@ class LeapEngine:
         self.kv = np.zeros(_CHUNK, np.int64)
         self.steps = 0
         self.ends: list[tuple[int, int, Req]] = []  # (step after the last, rid, request)
-        self._shrunk = self._prefilled = False
+        self.memory: KvMemory | None = None
+        if self.limits.kv_tight:
+            n = len(self.draws.cycles)
+            self.memory = KvMemory(self.scheduler, n, overlapped=self.mode == "v2")
+        self._shrunk = self._prefilled = self._decoded = False
         self._heads = iter(self.workload.heads)
         self._left = int(self.workload.measured.sum())
         self._measured = self.workload.measured.tolist()
@@ -84,8 +90,13 @@ class LeapEngine:
         self._cycles = self.draws.cycles.tolist()
         self._final_kv = list(self._isl)
 
-    def run(self) -> Run:
-        """Run until the last measured request has been answered."""
+    @property
+    def kv_ran_out(self) -> bool:
+        """Return True if a request would have been retracted: it cannot go on from there."""
+        return self.memory is not None and self.memory.ran_out
+
+    def run(self) -> Run | None:
+        """Run until the last measured request has been answered; None where KV runs out."""
         given = self.workload.arrival_s
         if given is not None:
             self.arrival_s = given.tolist()
@@ -94,9 +105,9 @@ class LeapEngine:
         else:
             for rid in islice(self._heads, self.workload.conc):
                 self._arrive(rid, 0.0)
-        while self._left:
+        while self._left and not self.kv_ran_out:
             self._iterate()
-        return self._run()
+        return None if self.kv_ran_out else self._run()
 
     def _iterate(self) -> None:
         """One scheduler loop, or as many decode loops as leave the batch unchanged."""
@@ -106,6 +117,8 @@ class LeapEngine:
         if self._shrunk:
             s.filter_finished()
             self._shrunk = False
+        if self.memory is not None:
+            self._look_at(self.memory)
         prefill = s.get_new_batch_prefill()
         self._prefilled = prefill is not None
         if prefill is not None:
@@ -160,6 +173,8 @@ class LeapEngine:
         while start + n + 2 > len(self.kv):
             self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
         before = self.draws.before(req.rid)
+        if self.memory is not None:
+            self.memory.admit(req, start, before)
         before += req.isl
         self.kv[start : start + n] += before[:n]
         self._final_kv[req.rid] = int(before[n])
@@ -184,6 +199,7 @@ class LeapEngine:
             self._admit(req)
         finishing = [r for r in ready if not self._cycles[r.rid]]
         self.pipeline.prefill(batch, Pending(len(batch.reqs), finishing, ready))
+        self._decoded = False
 
     def _decode(self, batch: int) -> None:
         """Decode until a request ends or one that could be admitted arrives."""
@@ -207,8 +223,22 @@ class LeapEngine:
         if watched:  # in every loop of the leap
             self._looked = self.pipeline.loops - 1
         s.pass_loops(done - 1)
+        if self.memory is not None:
+            self.memory.decoded(self.steps, kv[:done], after_prefill=not self._decoded)
+        self._decoded = True
         self.steps += done
         self._collect_finished()
+
+    def _look_at(self, memory: KvMemory) -> None:
+        """Before the scheduler looks for a prefill: what it knows of memory."""
+        pending = self.pipeline.pending
+        ending = pending.finishing if pending is not None else []
+        memory.look(
+            self.steps,
+            cached=int(self.kv[self.steps]) + sum(self._final_kv[r.rid] for r in ending),
+            lag=int(self._decoded and pending is not None),
+            fresh=pending.first_tokens if pending is not None else (),
+        )
 
     def _next_arrival_s(self) -> float:
         return self.arrivals[0][0] if self.arrivals else FOREVER

@@ -183,7 +183,7 @@ class Pipeline:
         """Steps one at a time."""
         tails = None
         if self.syncs:
-            tails = [self.step.tail_s(batch, k) for k in kv]
+            tails = self.step.tail_array(batch, kv).tolist()
         cached = kv.tolist()
         if len(cached) > _FEW_STEPS:
             gpu_s = self.step.decode_array(batch, kv).tolist()

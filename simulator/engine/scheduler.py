@@ -118,6 +118,8 @@ class Scheduler:
     retractions: int = 0
     new_token_ratio: float = 0.0
     loops_deaf: int = 0  # since the last look for new requests
+    # KV slots that running requests hold, and tokens that they may still generate; None: counted.
+    kv_known: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self.new_token_ratio = self.limits.new_token_ratio_init
@@ -236,10 +238,12 @@ class Scheduler:
 
     def _rem_total(self) -> float:
         lim = self.limits
-        used = self.held
+        if self.kv_known is None:
+            used, soon = self.held, sum(self._may_generate(r) for r in self.running)
+        else:
+            used, soon = self.kv_known
         if self.chunked_req is not None:
             used += self.chunked_req.cached + self.chunked_req.chunk_done
-        soon = sum(self._may_generate(r) for r in self.running)
         return lim.kv_tokens - used - soon * self.new_token_ratio
 
     def _may_generate(self, r: Req) -> int:

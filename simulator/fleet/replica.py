@@ -9,11 +9,9 @@ from dataclasses import dataclass, field, replace
 from heapq import heappush
 from math import nextafter
 
-import numpy as np
-
 from dflash_sim.simulator.engine.leap import LeapEngine
 from dflash_sim.simulator.engine.leap_clock import FOREVER, Pending
-from dflash_sim.simulator.engine.scheduler import PrefillBatch, Req
+from dflash_sim.simulator.engine.scheduler import Req
 
 LATE = ("ttft", "tpot", "e2e")
 # What the replicas of a fleet have in common: a request is answered by one of them.
@@ -79,10 +77,9 @@ class Tally:
 
 @dataclass
 class Replica(LeapEngine):
-    """The leap engine where KV may be tight, and arrivals are told one at a time.
+    """The leap engine where arrivals are told one at a time.
 
-    It decides about KV as the event engine does, up to the first retraction: then ``kv_ran_out``
-    is set and it stops, since a fleet that throws work away is not one to plan.
+    It stops where KV runs out, since a fleet that throws work away is not one to plan.
 
     Parameters
     ----------
@@ -94,13 +91,9 @@ class Replica(LeapEngine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.kv_ran_out = False
         self.horizon_s = FOREVER
         self.routed = self.answered = 0
         self.done_s: list[float] = []
-        self._came: dict[int, tuple[int, np.ndarray]] = {}  # rid -> (first step, tokens before)
-        self._gone: list[int] = []
-        self._decoded_last = False
         self._left = 0
         self.sends_on: Callable[[int, float], None] | None = None
 
@@ -212,19 +205,6 @@ class Replica(LeapEngine):
     def _next_arrival_s(self) -> float:
         return min(super()._next_arrival_s(), self.horizon_s)
 
-    def _receive(self, now: float) -> None:
-        super()._receive(now)
-        if self.limits.kv_tight:
-            for rid in self._gone:
-                self._came.pop(rid, None)
-            self._gone.clear()
-            self._count_generated()
-
-    def _admit(self, req: Req) -> None:
-        super()._admit(req)
-        if self.limits.kv_tight:
-            self._came[req.rid] = self.steps, self.draws.before(req.rid)
-
     def _settle(self, result: Pending, now: float) -> None:
         for req in result.first_tokens:
             arrived = self.arrival_s[req.rid]
@@ -235,7 +215,6 @@ class Replica(LeapEngine):
         rid = req.rid
         arrived = self.arrival_s[rid]
         first = self.first_token_s[rid]
-        self._gone.append(rid)
         self.done_s.append(now)
         self.tally.answer(
             arrived_s=arrived,
@@ -244,58 +223,3 @@ class Replica(LeapEngine):
             tokens=self._osl[rid],
         )
         super()._finish(req, now)
-
-    def _prefill(self, batch: PrefillBatch) -> None:
-        self._decoded_last = False
-        super()._prefill(batch)
-
-    def _decode(self, batch: int) -> None:
-        before = self.steps
-        super()._decode(batch)
-        if self.limits.kv_tight and batch > 1:
-            self.kv_ran_out = self.kv_ran_out or self._retracts(before, batch)
-        self._decoded_last = True
-
-    # ---- tight KV ------------------------------------------------------------------------
-
-    @property
-    def _lag(self) -> int:
-        """Decode steps launched whose result the host has not processed."""
-        return int(self._decoded_last and self.pipeline.pending is not None)
-
-    def _count_generated(self) -> None:
-        """Count what the scheduler knows when it decides: tokens of each request, and foresight."""
-        s, lim = self.scheduler, self.limits
-        full = s.batch_is_full and not self._shrunk
-        if s.chunked_req is None and (full or not s.waiting):
-            return
-        pending = self.pipeline.pending
-        fresh = {r.rid for r in pending.first_tokens} if pending is not None else set()
-        for r in s.running:
-            if r.done:  # and about to leave
-                continue
-            start, before = self._came[r.rid]
-            seen = min(max(0, self.steps - self._lag - start), len(before) - 1)
-            r.generated = 0 if r.rid in fresh else 1 + int(before[seen])
-        lowered = lim.new_token_ratio_init - lim.new_token_ratio_decay * self.steps
-        s.new_token_ratio = max(lowered, lim.new_token_ratio_min)
-
-    def _retracts(self, first: int, batch: int) -> bool:
-        """Return True if a decode step since ``first`` would have thrown a request out."""
-        lim = self.limits
-        ahead = 2 * lim.block if lim.speculative else 2
-        kv = self.kv[first : self.steps]
-        room = lim.kv_tokens + self.scheduler.shared
-        if not len(kv) or int(kv.max()) + batch * (ahead + lim.page_size - 1) <= room:
-            return False
-        # The host is one step behind under overlap, but for the step after a prefill.
-        steps = np.arange(first, self.steps)
-        if self.pipeline.mode == "v2":
-            steps = steps - 1
-            steps[0] += not self._decoded_last
-        held = np.zeros(len(kv), np.int64)
-        for r in self.scheduler.running:
-            start, tokens = self._came[r.rid]
-            seen = np.clip(steps - start, 0, len(tokens) - 1)
-            held += -(-(r.isl + tokens[seen] + ahead) // lim.page_size) * lim.page_size
-        return bool((held > room).any())

@@ -154,7 +154,8 @@ def remarks(fit: Fit) -> Iterator[str]:
     if fit.patterns and not fit.suspect:
         looked = ", ".join(p.factor for p in fit.patterns)
         yield f"no pattern is left over by {looked} (each at {percent(SUSPECT)})"
-    to_go = f"{fit.steps[-1]:.2f} standard deviations to go after {len(fit.steps) - 1} steps"
+    gain = f"{fit.steps[-1]:.2f} in twice the log posterior"
+    to_go = f"one more step after {len(fit.steps) - 1} would gain {gain}"
     if not fit.settled:
         yield f"NOT CONVERGED: {to_go}. Take the constants as rough"
     elif fit.converged:

@@ -1,6 +1,7 @@
 """The question behind ``calibrate fit``: which rows are fitted, and what becomes of the others."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dflash_sim.calibrate.fit.fit import PASSES, Fit, fit
@@ -12,6 +13,7 @@ from dflash_sim.calibrate.readers.read import Source, read_observations
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
+from dflash_sim.profiles.releases.engine_versions import match_engine, releases
 from dflash_sim.profiles.releases.server_levels import UNSTATED
 from dflash_sim.studies.compare.validate_question import assumptions
 
@@ -108,6 +110,7 @@ def choose(
         )
         read = replace(read, notes=(*read.notes, note))
         chosen = [o if _states_release(o) else replace(o, build=UNSTATED) for o in chosen]
+    read = replace(read, notes=(*read.notes, *_unheard_of(chosen)))
     rows, unusable = rows_of(chosen, sheet)
     return Chosen(
         engine=sheet,
@@ -119,6 +122,20 @@ def choose(
         unusable=tuple(unusable),
         known=known_before(prior, sheet),
     )
+
+
+def _unheard_of(rows: Sequence[Observation]) -> Iterator[str]:
+    """Say of builds with the number of no release what they are read as."""
+    for build, number in Counter(o.build for o in rows if o.build).items():
+        try:
+            match = match_engine(build)
+        except UsageError:  # of another engine: refused with its row
+            continue
+        if match is not None and match.version not in releases():
+            yield (
+                f"{number} of {len(rows)} rows name build {build}, which is no release that is "
+                f"known: read as {match.engine}, the nearest; --engine or --assume build says other"
+            )
 
 
 def _states_release(row: Observation) -> bool:
@@ -134,7 +151,7 @@ def require(chosen: Chosen, *, allow_partial: bool) -> None:
         No row is left; or some are refused, or very few are left, without ``allow_partial``.
     """
     number = len(chosen.rows)
-    first = ": ".join(chosen.refused[0]).rstrip(".") if chosen.refused else ""
+    first = ": ".join(chosen.refused[0]).rstrip(".?") if chosen.refused else ""
     if not number:
         why = f"; --fit-on '{chosen.fit_on}' passes over {chosen.passed}" if chosen.passed else ""
         why += f"; refused {first}" if first else ""

@@ -39,6 +39,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "nodes of a quadrature": {24},
     },
     "cost/expert_ranks": {"reach and points of a quadrature": {8, 1601}},
+    "engine/leap_memory": {"tokens looked up, to begin with": {14}},
     "engine/leap_clock": {"columns, leaps worth a numpy call": {3, 4, 5}},
     "predict": {"random streams: lengths, arrivals, acceptance": {3}},
     "engine/records": {"columns of an iteration": {6}},
@@ -71,7 +72,7 @@ UNITS_BY_NAME = {
         range_ratio rejection rel_err scale share skew slowdown smoothing spread survival
         temperature theta top_p touched build keeps_up_share weight_share_for_default_tp
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
-        roofline_gpu observation_rel_err ttft_rel_err noise first_factor piece
+        roofline_gpu observation_rel_err ttft_rel_err noise prefills first_factor piece
         least most per_tower ratio sliding_share vision_share full_memory_ratio
         degrees effect slope temperature_sd
     """,

@@ -191,6 +191,9 @@ def test_a_build_that_nobody_states_may_be_any(tmp_path: Path) -> None:
     assert [c.rows[0].scenario.build for c in (open_, stated, dated)] == [UNSTATED, None, "0.5.9"]
     assert any("name no release" in note for note in open_.read.notes)
     assert not any("name no release" in note for note in stated.read.notes)
+    unheard = choose([file], engine=None, fit_on=None, assume=["build=9.9.9"])
+    assert any("build 9.9.9" in note and "read as" in note for note in unheard.read.notes)
+    assert not any("read as" in note for note in dated.read.notes)
 
     free, tied = ({p.name for p in unknowns(c.rows, ENGINE)} for c in (open_, stated))
     assert {n.split("=")[0] for n in free - tied} >= {"time:build", "kernel:build"}

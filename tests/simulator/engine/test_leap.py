@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, assume, find, given, settings
 from hypothesis import strategies as st
-from strategies import System, systems
+from strategies import System, crowded, systems
 
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.predict import simulate
@@ -72,6 +72,21 @@ def test_long_leaps_are_the_event_engine(system: System) -> None:
 @given(systems(mode="v2-sync", long=True))
 def test_long_chains_are_the_event_engine(system: System) -> None:
     same(system)
+
+
+@settings(max_examples=60)
+@given(crowded(), st.sampled_from([1.0, 2.0, 4.0]), st.booleans())
+def test_tight_memory_is_decided_alike(system: System, room: float, opened: bool) -> None:
+    """Admission as the event engine decides it, until a request would be retracted."""
+    lim = system.limits
+    system = system.but(limits=replace(lim, kv_tokens=int(room * lim.kv_tokens)))
+    if opened:
+        gaps_s = np.random.default_rng(0).exponential(2e-2, len(system.workload))
+        system = system.but(workload=replace(system.workload, arrival_s=np.cumsum(gaps_s)))
+    leap, event = system.leap_to_the_end(), system.event()
+    assert (leap is None) == (event.retractions > 0)
+    if leap is not None:
+        assert_same(leap, event)
 
 
 def host(system: System, **changed: float) -> System:

@@ -20,7 +20,7 @@ from dflash_sim.simulator.engine.metrics import (
     served,
     summarise,
 )
-from dflash_sim.simulator.engine.records import DECODE, PREFILL, Run
+from dflash_sim.simulator.engine.records import DECODE, PREFILL, Loops, Run
 from dflash_sim.simulator.predict import build_workload, predict, simulate
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import (
