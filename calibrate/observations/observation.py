@@ -49,7 +49,8 @@ class Observation:
     build
         Version of the serving engine, where stated.
     about
-        What else the row says and no scenario field holds: drafter as written, engine, url, notes, parameters fitted on it.
+        What else the row says and no scenario field holds: drafter as written, engine, url,
+        notes, parameters fitted on it.
     notes
         What to keep in mind about how the row was read.
     """
