@@ -228,5 +228,5 @@ def test_an_answer_ends_at_the_tokens_of_both_configs(tmp_path: Path) -> None:
     own.write_text(json.dumps({"eos_token_id": [1, 5]}))
     assert Network.folder(folder).end_tokens == {1, 5}
     own.write_text("[]")
-    with pytest.raises(UsageError, match="generation_config.json: expected a JSON object"):
+    with pytest.raises(UsageError, match=r"generation_config\.json: expected a JSON object"):
         Network.folder(folder)
