@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dflash_sim.calibrate.observations.hints import hinted
+from dflash_sim.calibrate.observations.hints import cuts, hinted
 from dflash_sim.calibrate.observations.names import Names, of_checkpoint, stated
 from dflash_sim.calibrate.observations.sampling import SAMPLING, sampling_of
 from dflash_sim.calibrate.observations.values import naming, number, short, whole
@@ -112,6 +112,8 @@ def read_conditions(cells: Mapping[str, str], names: Names, remarks: str = "") -
     with naming("column quantization"):
         out.fields |= of_checkpoint(out.fields)
     hints = hinted(remarks, conc=out.fields.get("conc", 1))
+    if out.fields.get("temperature"):
+        hints |= cuts(remarks)
     if settled := [name for name in hints if name not in out.fields]:
         out.notes.append(f"read from the remarks: {', '.join(settled)}")
     forced = hints.pop("osl", None)

@@ -332,12 +332,17 @@ class Quantize:
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
-    """A memory-bound kernel: norms, RoPE, gates, activations, copies, argmax; rows per request."""
+    """A memory-bound kernel: norms, RoPE, gates, activations, copies, argmax; rows per request.
+
+    Where all of it is in so many ``blocks`` of threads, fewer than there are SMs, it reaches their
+    share of the memory's rate: a block has about as many bytes in flight as that takes.
+    """
 
     name: str
     nbytes: float
     kind: str = "small"  # | norm | gated_norm | vocab | stream (long) | cached (finds it in L2)
     rows: int = 1
+    blocks: int | None = None
 
     @property
     def flops(self) -> float:
