@@ -41,7 +41,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = cos.shape[-1]
     a, b = x[..., :half], x[..., half : 2 * half]
     turned = [a * cos - b * sin, b * cos + a * sin]
-    return torch.cat([*turned, x[..., 2 * half :]] if 2 * half < x.shape[-1] else turned, -1)
+    parts = [*turned, x[..., 2 * half :]] if 2 * half < x.shape[-1] else turned
+    return torch.cat(parts, -1).to(x.dtype)  # tables are wider than half-precision rows
 
 
 def write(new: Tensor, pool: Tensor, slots: Tensor) -> None:
@@ -84,11 +85,14 @@ class Masks:
     """Masks of the keys before and among the rows, as numbers to be added to scores.
 
     Counted from the last key it is the same for every context: one mask is kept for each kind of
-    rows, and shorter contexts use its end.
+    rows, and shorter contexts use its end. Those of prompts come in all lengths and are large: the
+    last ones are kept, up to ``most`` bytes, for the next layer of the same pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 2**26) -> None:
         self.made: dict[tuple[object, ...], Tensor] = {}
+        self.of_prompts: dict[tuple[object, ...], Tensor] = {}
+        self.most = most
 
     def of(
         self,
@@ -104,16 +108,24 @@ class Masks:
         if window is None and (rows == 1 or not causal):
             return None
         key = rows, group, causal, window, dtype
-        made = self.made.get(key)
+        made = self.made.get(key, self.of_prompts.get(key))
         if made is None or made.shape[1] < keys:
             size = -(-max(keys, rows) // MASK_STEP) * MASK_STEP
             end = torch.tensor([size])
             seen = visible_keys(end, rows=rows, keys=size, causal=causal, window=window)[0]
             made = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
             made = made.repeat(group, 1)
-            if rows <= FEW_ROWS:  # those of prompts come in all lengths, and are large
+            if rows <= FEW_ROWS:
                 self.made[key] = made
+            else:
+                self._keep(key, made)
         return made[:, made.shape[1] - keys :]
+
+    def _keep(self, key: tuple[object, ...], made: Tensor) -> None:
+        self.of_prompts.pop(key, None)
+        self.of_prompts[key] = made
+        while sum(mask.nbytes for mask in self.of_prompts.values()) > self.most:
+            del self.of_prompts[next(iter(self.of_prompts))]
 
 
 MASK_STEP = 512  # keys by which a mask grows

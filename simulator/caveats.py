@@ -67,7 +67,11 @@ def cautions(
         out.append(f"{given} change nothing at temperature 0, which is greedy; give --temperature")
     batch = min(memory.max_running_requests, s.conc or memory.max_running_requests)
     drawn = extra_bytes(
-        Sampling(s.temperature, s.top_p, s.top_k), vocab=model.vocab, requests=batch, rows=block
+        Sampling(s.temperature, s.top_p, s.top_k),
+        vocab=model.vocab,
+        requests=batch,
+        rows=block,
+        chain=s.speculation.sequential,
     )
     if drawn > (left := memory.free_bytes - memory.static_bytes):
         out.append(

@@ -2,10 +2,17 @@
 
 Each of ``steps`` steps goes on from the ``topk`` most likely paths, with as many tokens from each.
 Of all those drafts the most likely are verified with the last token in one pass, and what is kept
-is one path: ``steps`` drafts and a token at most.
+is one path: ``steps`` drafts and a token at most. And whether a drafter is its target's at all.
 """
 
 from collections.abc import Iterator
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.networks.drafter_shapes import DrafterShape, Eagle3Shape
+from dflash_sim.profiles.networks.hf_config import ModelShape
+
+# Configs of one vocabulary differ by the rows that pad it; two tokenizers differ by more.
+_PADDING = 0.01  # of the target's
 
 FIXED = "fixed"
 
@@ -50,3 +57,36 @@ def draft_shape_problems(
             f"policy {policy} chooses the length of a chain, and topk {topk} makes a tree; "
             "drop one of the two"
         )
+
+
+def check_pair(drafter: DrafterShape | Eagle3Shape, model: ModelShape) -> None:
+    """Refuse a drafter that reads features or drafts tokens which the target has not.
+
+    Raises
+    ------
+    UsageError
+        It reads features of another width or of layers that are not there, or its vocabulary is
+        another.
+    """
+    if isinstance(drafter, DrafterShape):
+        kind, width, reads = "drafter", drafter.hidden, max(drafter.target_layer_ids, default=0)
+    else:
+        kind, width, reads = "head", drafter.reads or drafter.hidden, 0
+    if width != model.hidden or reads >= len(model.layers):
+        up_to = f" up to layer {reads}" if reads else ""
+        problem = (
+            f"reads {width}-wide features{up_to}; {model.name} is {model.hidden} wide and has "
+            f"{len(model.layers)} layers"
+        )
+    elif drafter.vocab and abs(drafter.vocab - model.vocab) > _PADDING * model.vocab:
+        problem = (
+            f"drafts from {drafter.vocab:,} tokens; {model.name} has {model.vocab:,}, those of "
+            "another tokenizer"
+        )
+    else:
+        return
+    msg = (
+        f"{kind} {drafter.name} {problem}. Give a drafter made for it with --draft-model, or "
+        "--method none."
+    )
+    raise UsageError(msg)

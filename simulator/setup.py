@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from dflash_sim.profiles.errors import InfeasibleError, UsageError
+from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.formats import PLAIN, format_of
 from dflash_sim.profiles.load import (
     default_node,
@@ -43,6 +43,7 @@ from dflash_sim.simulator.defaults import (
     share_of,
     verify_rows,
 )
+from dflash_sim.simulator.draft_shape import check_pair
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, plan_memory
@@ -290,8 +291,9 @@ def resolve(
     node = _node(device, measured)
     tp, num_gpus = parallel(s, device, engine, model, node)
     check_tp(model, tp)
+    if drafter is not None:
+        check_pair(drafter, model)
     if isinstance(drafter, DrafterShape):
-        _check_fits(drafter, model)
         check_tp(drafter, tp)
     check_tree(s, engine, backend)
     chunk = chunk_of(s, device, engine)
@@ -404,16 +406,3 @@ def find_tables(device: Device) -> OpTables | None:
     """Operator times of a GPU, else of the one that its sheet names to stand in."""
     own = OpTables.load(device.name)
     return own or (OpTables.load(device.tables_from) if device.tables_from else None)
-
-
-def _check_fits(drafter: DrafterShape, model: ModelShape) -> None:
-    """A DFlash drafter reads the target's features and shares its vocabulary."""
-    reads = max(drafter.target_layer_ids, default=0)
-    if drafter.hidden == model.hidden and reads < len(model.layers):
-        return
-    msg = (
-        f"drafter {drafter.name} reads {drafter.hidden}-wide features up to layer {reads}; "
-        f"{model.name} is {model.hidden} wide and has {len(model.layers)} layers. "
-        "Give a drafter made for it with --draft-model, or --method none."
-    )
-    raise UsageError(msg)

@@ -109,7 +109,8 @@ class Row:
         """Rows of one question differ in method, block and engine mode alone."""
         s = self.scenario
         what = s.dataset, s.isl, s.osl, s.thinking, s.max_new_tokens
-        return s.model, s.gpu, s.tp, s.conc, s.rate, s.build, *what
+        drawn = s.temperature, s.top_p, s.top_k
+        return s.model, s.gpu, s.tp, s.conc, s.rate, s.build, *what, *drawn
 
     @property
     def factors(self) -> dict[str, str]:

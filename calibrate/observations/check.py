@@ -188,6 +188,7 @@ def _conditions(fields: Mapping[str, Any], timed: bool) -> Iterator[str]:
     yield from ("model", "method")
     if timed:
         yield from ("gpu", "tp", "engine_mode", "num_prompts")
+        yield "temperature"
     if timed and fields.get("rate") is None:
         yield "conc"
     if fields.get("isl") is None:

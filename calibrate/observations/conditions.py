@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dflash_sim.calibrate.observations.hints import hinted
+from dflash_sim.calibrate.observations.hints import cuts, hinted
 from dflash_sim.calibrate.observations.names import Names, of_checkpoint, stated
+from dflash_sim.calibrate.observations.sampling import SAMPLING, sampling_of
 from dflash_sim.calibrate.observations.values import naming, number, short, whole
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.cost.cycle import Method
@@ -54,7 +55,7 @@ _READ = (
     "model", "method", "block", "steps", "block_or_steps", "gpu", "engine_mode", "thinking",
     "radix_cache", "ignore_eos",
 )  # fmt: skip
-COLUMNS = frozenset([*_COUNTS, *_AMOUNTS, *_WORDS, *_READ, *ALIASES.values()])
+COLUMNS = frozenset([*_COUNTS, *_AMOUNTS, *_WORDS, *_READ, *SAMPLING, *ALIASES.values()])
 
 
 @dataclass
@@ -102,6 +103,7 @@ def read_conditions(cells: Mapping[str, str], names: Names, remarks: str = "") -
         if (amount := number(said, name)) is not None:
             out.fields[name] = amount
     out.fields |= {name: said[name] for name in _WORDS if name in said}
+    out.fields |= sampling_of(_as_number(said))
     for name in ("thinking", "radix_cache"):
         if name in said:
             out.fields[name] = _truth(name, said[name])
@@ -110,6 +112,8 @@ def read_conditions(cells: Mapping[str, str], names: Names, remarks: str = "") -
     with naming("column quantization"):
         out.fields |= of_checkpoint(out.fields)
     hints = hinted(remarks, conc=out.fields.get("conc", 1))
+    if out.fields.get("temperature"):
+        hints |= cuts(remarks)
     if settled := [name for name in hints if name not in out.fields]:
         out.notes.append(f"read from the remarks: {', '.join(settled)}")
     forced = hints.pop("osl", None)
@@ -122,6 +126,12 @@ def read_conditions(cells: Mapping[str, str], names: Names, remarks: str = "") -
         out.fields["max_new_tokens"] = out.fields["osl"]
         out.fields.pop("thinking", None)
     return out
+
+
+def _as_number(said: Mapping[str, str]) -> dict[str, str]:
+    """The sampling cells; ``greedy`` is temperature 0."""
+    cells = {name: said[name] for name in SAMPLING if name in said}
+    return {name: "0" if cell.lower() == "greedy" else cell for name, cell in cells.items()}
 
 
 def _truth(name: str, cell: str) -> bool:

@@ -19,6 +19,8 @@ from dflash_sim.calibrate.observations.launch_environment import (
 from dflash_sim.calibrate.observations.launch_flags import Written, written
 from dflash_sim.calibrate.observations.launch_router import WHY
 from dflash_sim.calibrate.observations.launch_words import Launch, launches
+from dflash_sim.calibrate.observations.sampling import client_sampling, sampling_of
+from dflash_sim.calibrate.observations.values import naming
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.load import find_sheet, load_model
 from dflash_sim.profiles.precision import quantised_name
@@ -120,6 +122,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--scheduler-recv-interval": ("scheduler_recv_interval", _integer),
     "--stream-interval": ("stream_interval", _integer),
 }
+_REQUESTS = "--preferred-sampling-params"  # of clients that do not say how tokens are drawn
 _AS_TP = "tp"  # as many as there are ranks
 _SWITCHES: Mapping[str, tuple[str, Any]] = {
     "--disable-overlap-schedule": ("engine_mode", "v2-sync"),
@@ -133,7 +136,7 @@ _SWITCHES: Mapping[str, tuple[str, Any]] = {
     "--enable-ep-moe": ("ep_size", _AS_TP),
     "--enable-breakable-cuda-graph": ("cuda_graph_backend_prefill", "breakable"),
 }
-MODELLED = frozenset([*_FIELDS, *_SWITCHES])
+MODELLED = frozenset([*_FIELDS, *_SWITCHES, _REQUESTS])
 _OFF = {"--cuda-graph-backend-decode": "disabled"}
 _DRAFTING = ("steps", "topk", "window", "draft_model", "speculative_draft_model_quantization")
 _UNQUANT = "unquant"
@@ -147,7 +150,8 @@ def scenario_from_launch(text: str, build: str | None = None) -> LaunchScenario:
     Parameters
     ----------
     text
-        As typed in a shell, in a script, or in a compose or Kubernetes file.
+        As typed in a shell, in a script, or in a compose or Kubernetes file. Of the command of a
+        benchmark in it, how its answers are sampled is read.
     build
         Release of the engine, if it is known; else the tag of the container says it.
 
@@ -157,7 +161,8 @@ def scenario_from_launch(text: str, build: str | None = None) -> LaunchScenario:
         It is no launch, a flag is unknown or ambiguous, a value is malformed, it asks for what is
         not simulated, or it holds launches that differ.
     """
-    read = [_read(launch, build) for launch in launches(text)]
+    client = client_sampling(text)
+    read = [_read(launch, build, client) for launch in launches(text)]
     others = [one for one in read if one.fields != read[0].fields]
     if others:
         msg = f"--from-launch: the text holds {len(read)} launches that differ; give one of them."
@@ -165,12 +170,12 @@ def scenario_from_launch(text: str, build: str | None = None) -> LaunchScenario:
     return read[0]
 
 
-def _read(launch: Launch, build: str | None) -> LaunchScenario:
+def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> LaunchScenario:
     tag = launch.image if launch.image and match_engine(launch.image) else None
     parsed = _Parsed(environment=dict(launch.environment), build=build or tag)
     for one in written(launch.arguments, model_first=launch.serves):
         parsed.take(one)
-    fields = parsed.scenario()
+    fields = parsed.scenario() | client
     if launch.router:
         parsed.left.append((" ".join(launch.router), WHY))
     left = [*parsed.left, *check_environment(launch.environment)]
@@ -194,6 +199,9 @@ class _Parsed:
             self.found[key] = setting
         elif name in _FIELDS:
             self._field(one)
+        elif name == _REQUESTS:
+            with naming(f"--from-launch: {one.typed}"):
+                self.found |= sampling_of({"extra_body": one.values[-1]})
         elif one.flag.kind == "refused":
             self._refused(one)
         elif one.flag.kind == "unmodelled" and not _harmless(one):

@@ -9,7 +9,7 @@ from dflash_sim.simulator.cost.methods import method_of
 Kind = Literal["number", "text", "truth"]
 
 _NUMBERS = """num_gpus tp block steps window conc isl osl max_new_tokens num_prompts rate
-    max_running_requests temperature"""
+    max_running_requests temperature top_p top_k"""
 _TEXTS = """gpu model draft_model drafter method engine engine_mode attention_backend dataset
     quantization kv_cache_dtype source row build tool"""
 NAMES: Mapping[str, Kind] = {
@@ -49,8 +49,8 @@ class Observation:
     build
         Version of the serving engine, where stated.
     about
-        What else the row says and no scenario field holds: drafter as written, engine,
-        temperature, url, notes, parameters fitted on it.
+        What else the row says and no scenario field holds: drafter as written, engine, url,
+        notes, parameters fitted on it.
     notes
         What to keep in mind about how the row was read.
     """

@@ -16,6 +16,7 @@ from dflash_sim.calibrate.observations.acceptance_records import (
 )
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.sampling import sampling_of
 from dflash_sim.calibrate.observations.values import (
     Metrics,
     Raw,
@@ -80,7 +81,7 @@ def read_aiperf_summary(raw: Raw, where: str, names: Names) -> Observation:
         metrics.take(ours, statistics, "avg", scale)
     config = raw.get("input_config")
     isl, osl = (number(inner(tags, f"{way}_sequence_length"), "avg") for way in ("input", "output"))
-    fields = _load(config) | _model(config, names)
+    fields = _load(config) | _model(config, names) | _sampling(config)
     if isl and osl:
         fields |= fixed_lengths(isl, osl)
     return Observation(
@@ -243,6 +244,11 @@ def _amount(config: Any, key: str) -> float | None:
     value = anywhere(config, key)
     fine = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     return value if fine else None
+
+
+def _sampling(config: Any) -> dict[str, Any]:
+    """What ``--extra-inputs`` adds to every request."""
+    return sampling_of({"config": config}, nested=True)
 
 
 def _model(config: Any, names: Names) -> dict[str, Any]:

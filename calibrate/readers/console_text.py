@@ -15,6 +15,7 @@ from typing import Any
 from dflash_sim.calibrate.observations.launch_words import launches
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.sampling import SAMPLING, client_sampling, is_client
 from dflash_sim.calibrate.observations.shell_text import Shell, commands
 from dflash_sim.calibrate.observations.values import short
 from dflash_sim.calibrate.readers.sglang_bench_serving import read_bench_serving
@@ -50,9 +51,9 @@ _VLLM_ONLY = ("maximum request concurrency", "request rate configured (rps)", "a
 _ARGUMENTS = (
     "backend", "dataset_name", "num_prompts", "request_rate", "max_concurrency", "model",
     "random_range_ratio", "random_input_len", "random_output_len", "burstiness", "tag",
+    "extra_request_body", "extra_body", *SAMPLING,
 )  # fmt: skip
 _NAMESPACE = re.compile(r"\b(?:Namespace|BenchArgs)\((.*)\)\s*$")
-_BENCHMARK = re.compile(r"sglang\.bench_serving|bench_serving\.py|\bvllm\s+bench\s+serve\b")
 _LAUNCH = re.compile(r"sglang\.launch_server|\bsglang\s+(?:serve|launch_server)\b")
 _RULE = re.compile(r"={8,}\s*$")
 _UNSET = {"not set", "none", "n/a", ""}
@@ -116,7 +117,7 @@ def _arguments(lines: list[str]) -> dict[str, Any]:
     for line in lines:
         if printed := _NAMESPACE.search(line):
             found |= _keywords(printed[1])
-    if not found and any(_BENCHMARK.search(line) for line in lines):
+    if not found:
         found = _called("\n".join(lines))
     return {name: found[name] for name in _ARGUMENTS if found.get(name) is not None}
 
@@ -140,7 +141,7 @@ def _keywords(text: str) -> dict[str, Any]:
 
 def _called(text: str) -> dict[str, Any]:
     try:
-        called = [c.words for c in commands(text, Shell()) if _BENCHMARK.search(" ".join(c.words))]
+        called = [c.words for c in commands(text, Shell()) if is_client(c.words)]
     except UsageError:
         return {}
     found: dict[str, Any] = {}
@@ -149,7 +150,8 @@ def _called(text: str) -> dict[str, Any]:
             name, _, value = word.removeprefix("--").replace("-", "_").partition("=")
             if word.startswith("--"):
                 found[name] = _amount(word.partition("=")[2] if value else behind, 1.0)
-    return found
+    bodies = ("extra_request_body", "extra_body")
+    return {n: v for n, v in found.items() if n not in bodies} | client_sampling(text)
 
 
 def _launch(text: str) -> str | None:

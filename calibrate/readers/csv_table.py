@@ -30,7 +30,7 @@ MEASURED = {
 }
 _SETTINGS = ("burstiness", "published_output_throughput", "published_error", "request_rate")
 _ABOUT = (
-    *("url", "dtype", "temperature", "tag", "id", "measured", "notes", "role", "doubt"),
+    *("url", "dtype", "tag", "id", "measured", "notes", "role", "doubt"),
     *("scheduler_recv_interval", "stream_interval"),
 )
 _KNOWN = frozenset(
@@ -147,11 +147,6 @@ def read_table_row(raw: Mapping[str, Any], where: str, names: Names) -> Observat
     about |= {n: cells[n] for n in ("drafter", "dataset", "engine") if stated(cells.get(n))}
     about |= {"tool": "table", "fitted_what": tuple(cells.get("fitted_what", "").split())}
     about.setdefault("url", published.get("url", ""))
-    notes = list(said.notes)
-    if "temperature" in about:
-        about["temperature"] = _temperature(about["temperature"])
-        if about["temperature"] != 0:
-            notes.append("sampled at a temperature, not greedy")
     return Observation(
         row=where,
         source=source,
@@ -161,7 +156,7 @@ def read_table_row(raw: Mapping[str, Any], where: str, names: Names) -> Observat
         assumed=tuple(said.assumed),
         build=_build(cells, published),
         about={name: value for name, value in about.items() if value not in ("", ())},
-        notes=(*notes, *metrics.notes),
+        notes=(*said.notes, *metrics.notes),
     )
 
 
@@ -181,13 +176,6 @@ def _conditions(cells: Mapping[str, str]) -> dict[str, str]:
     if "max_concurrency" in cells and "conc" not in cells:
         found["conc"] = cells["max_concurrency"]
     return {name: cell for name, cell in found.items() if name in COLUMNS}
-
-
-def _temperature(cell: str) -> float | str:
-    try:
-        return float(cell)
-    except ValueError:
-        return cell
 
 
 def _rel_err(cells: Mapping[str, str], metrics: Metrics) -> dict[str, float]:

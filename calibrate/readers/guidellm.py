@@ -9,6 +9,7 @@ from typing import Any
 
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.sampling import sampling_of
 from dflash_sim.calibrate.observations.values import (
     Metrics,
     Raw,
@@ -72,7 +73,7 @@ def read_guidellm(raw: Raw, where: str, names: Names, report: Raw) -> Observatio
     per_chunk = number(_successful(iteration), "mean")
     if per_chunk is not None:
         notes.append(_CHUNKS)
-    fields = _load(raw) | _model(raw, report, names)
+    fields = _load(raw) | _model(raw, report, names) | _sampling(raw, report)
     if isl and osl:
         fields |= fixed_lengths(isl, osl)
     return Observation(
@@ -116,6 +117,13 @@ def _load(raw: Raw) -> dict[str, Any]:
         return {}
     msg = f"strategy {kind!r} is not known; allowed: synchronous, concurrent, constant, poisson"
     raise UsageError(msg)
+
+
+def _sampling(raw: Raw, report: Raw) -> dict[str, Any]:
+    """What its requests say beside the prompt; the run's own words come before the report's."""
+    return sampling_of(inner(report, "args"), nested=True) | sampling_of(
+        inner(raw, "config"), nested=True
+    )
 
 
 def _model(raw: Raw, report: Raw, names: Names) -> dict[str, Any]:

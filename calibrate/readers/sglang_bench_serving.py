@@ -6,6 +6,7 @@ from typing import Any
 from dflash_sim.calibrate.observations.conditions import tagged_conditions, with_lengths
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
+from dflash_sim.calibrate.observations.sampling import sampling_of
 from dflash_sim.calibrate.observations.values import (
     LATENCIES,
     THROUGHPUTS,
@@ -46,10 +47,11 @@ def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
     tag = word(raw, "tag")
     lengths, how = _lengths(raw, metrics)
     notes += how
+    fields = tagged_conditions(tag, names) | server.fields | load(raw) | sampling_of(raw)
     return Observation(
         row=where,
         source="",
-        fields=with_lengths(tagged_conditions(tag, names) | server.fields | load(raw), lengths),
+        fields=with_lengths(fields, lengths),
         metrics=metrics.values,
         build=server.build,
         about=known(

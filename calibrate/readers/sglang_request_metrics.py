@@ -15,6 +15,7 @@ from dflash_sim.calibrate.observations.acceptance_records import (
     dense_histogram,
 )
 from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.sampling import sampling_of
 from dflash_sim.calibrate.observations.values import Raw, inner, number
 from dflash_sim.profiles.errors import UsageError
 
@@ -44,11 +45,11 @@ def read_requests(rows: Sequence[Raw], where: str) -> Observation:
     """All requests of a file together."""
     metas = [_meta(raw) for raw in rows]
     requests = [_verified(meta) for meta in metas]
+    sampling = [_sampling(raw, meta) for raw, meta in zip(rows, metas, strict=True)]
     found = accept_observation(
         requests,
         where,
-        fields=_block(requests)
-        | _cap([_sampling(raw, meta) for raw, meta in zip(rows, metas, strict=True)]),
+        fields=_block(requests) | _cap(sampling) | _drawn(sampling),
         about={"tool": "sglang request metrics", "engine": "sglang"},
     )
     totals: dict[str, float] = {}
@@ -112,3 +113,9 @@ def _cap(sampling: Sequence[Raw]) -> dict[str, Any]:
     caps = {number(params, "max_new_tokens") for params in sampling}
     cap = caps.pop() if len(caps) == 1 else None
     return {"max_new_tokens": int(cap)} if cap is not None and 1 <= cap <= 10**7 else {}
+
+
+def _drawn(sampling: Sequence[Raw]) -> dict[str, Any]:
+    """How tokens were drawn, if all requests say the same of it."""
+    ways = [sampling_of(params) for params in sampling]
+    return ways[0] if all(way == ways[0] for way in ways) else {}

@@ -11,6 +11,7 @@ from dflash_sim.calibrate.observations.conditions import (
 )
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
+from dflash_sim.calibrate.observations.sampling import sampling_of
 from dflash_sim.calibrate.observations.values import (
     TOTALS,
     Metrics,
@@ -58,7 +59,7 @@ def read_vllm(raw: Raw, where: str, names: Names) -> Observation:
         cells["model"] = model
     with naming("model_id and metadata"):
         said = read_conditions(cells, names)
-    fields = said.fields | load(raw)
+    fields = said.fields | load(raw) | sampling_of(raw)
     if (block := _block(raw)) is not None and not drafts_nothing(fields):
         fields.setdefault("block", block)
     return Observation(

@@ -6,7 +6,7 @@ HBM, and padding of small matrices to what a tensor core instruction takes.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -89,6 +89,7 @@ LEAST_SPLIT_KEYS = 128
 FILLED_ENOUGH = 0.85
 
 
+@lru_cache(maxsize=1024)  # every layer of a pass asks the same
 def attention_splits(machine: Machine, tile: AttentionTile, *, programs: int, keys: int) -> int:
     """Parts the context is cut into, so that few requests with a long one still fill the GPU.
 

@@ -221,6 +221,7 @@ class Eagle3Shape:
     Its attention reads embedding and hidden state side by side, twice the width
     (Li et al. 2025, arXiv:2503.01840). The embedding is the target's; the head is its own,
     over ``draft_vocab`` tokens. Layers above the first, where there are any, are ordinary ones.
+    ``vocab`` are the tokens of its target and ``reads`` the width of the features; 0 is unsaid.
     """
 
     name: str
@@ -231,6 +232,8 @@ class Eagle3Shape:
     draft_vocab: int
     source: str
     num_layers: int = 1
+    vocab: int = 0
+    reads: int = 0
 
     @property
     def params(self) -> int:

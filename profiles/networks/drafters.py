@@ -134,6 +134,8 @@ def parse_eagle3(config: Mapping[str, Any], *, name: str, source: str) -> Eagle3
         draft_vocab=f.integer("draft_vocab_size", default=f.integer("vocab_size")),
         source=source,
         num_layers=f.integer("num_hidden_layers", default=1, high=MAX_LAYERS),
+        vocab=f.integer("vocab_size"),
+        reads=f.integer("target_hidden_size", default=f.integer("hidden_size")),
     )
 
 

@@ -54,6 +54,12 @@ __all__ = [
 ]
 
 
+# Gemma 2 and 4, Granite, Cohere, Grok and Falcon-H1, each in its own words. Factors of embeddings
+# and of attention scores run inside kernels that are there anyway.
+_OF_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "output_multiplier",
+    "output_multiplier_scale", "lm_head_multiplier")  # fmt: skip
+
+
 def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelShape:
     """The shape a target model's ``config.json`` describes.
 
@@ -99,9 +105,19 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         quantized=quantized,
         own_mtp=family.mtp(f) if family.mtp else None,
         mtp_lends_index=f.flag("index_share_for_mtp_iteration", default=False),
+        scaled_logits=any(_scales(f, key) for key in _OF_LOGITS),
+        scaled_residual=_scales(f, "residual_multiplier"),
         family=kind,
         caution=_caution(outer, family),
     )
+
+
+def _scales(f: Fields, key: str) -> bool:
+    """True if a factor is given that is not 1; a cap is one too, and null is none."""
+    value = f.config.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        f.reject(key, "a number")
+    return value not in (None, 0, 1)
 
 
 def _caution(outer: Fields, family: Family) -> str:

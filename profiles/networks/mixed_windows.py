@@ -55,6 +55,8 @@ def gemma4_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
     for key in ("hidden_size_per_layer_input", "num_kv_shared_layers"):
         if f.integer(key, default=0, low=0):
             f.reject(key, "0: embeddings of each layer and borrowed keys are not modelled")
+    if f.flag("use_double_wide_mlp", default=False):
+        f.reject("use_double_wide_mlp", "false: wider MLPs of layers that borrow are not modelled")
     sliding = attention(f, qk_norm=True)
     k_is_v = f.flag("attention_k_eq_v", default=False)
     own = f.integer("num_global_key_value_heads", default=sliding.num_kv_heads)

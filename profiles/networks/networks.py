@@ -53,6 +53,9 @@ class ModelShape:
         The MTP layer where it is of another kind than the target's; None where it is not.
     mtp_lends_index
         True if draft steps attend to the tokens that were chosen when the drafts were kept up.
+    scaled_logits, scaled_residual
+        True if logits are capped or scaled by a kernel of their own, and what each half of a
+        layer adds to the residual stream.
     family
         The ``model_type`` of its text layers.
     caution
@@ -74,6 +77,8 @@ class ModelShape:
     base: str | None = None
     own_mtp: LayerShape | None = None
     mtp_lends_index: bool = False
+    scaled_logits: bool = False
+    scaled_residual: bool = False
     family: str = ""
     caution: str = ""
 

@@ -1,7 +1,7 @@
 """Networks and the places of their weights, checked before anything starts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Network:
         Where its weights are, if not in a folder.
     note
         What a reader of its figures must know; empty if nothing.
+    generation
+        Its parsed ``generation_config.json``; chat models name the end of a turn there alone.
     """
 
     config: Mapping[str, Any]
@@ -41,20 +43,15 @@ class Network:
     path: Path | None = None
     source: Source | None = None
     note: str = ""
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def folder(cls, path: Path | str) -> "Network":
         """A network in a Hugging Face folder."""
         folder = Path(path)
-        try:
-            config = parse_json(read_text(folder / "config.json"))
-        except UnreadableError as error:
-            msg = f"{folder / 'config.json'}: cannot be read as JSON: {error}"
-            raise UsageError(msg) from error
-        if not isinstance(config, dict):
-            msg = f"{folder / 'config.json'}: expected a JSON object"
-            raise UsageError(msg)
-        return cls(config, folder.name, path=folder)
+        own = folder / "generation_config.json"
+        generation = _object(own) if own.exists() else {}
+        return cls(_object(folder / "config.json"), folder.name, path=folder, generation=generation)
 
     @classmethod
     def random(cls, config: Mapping[str, Any], name: str) -> "Network":
@@ -63,9 +60,11 @@ class Network:
 
     @property
     def end_tokens(self) -> frozenset[int]:
-        """Tokens that end an answer, as the config says."""
-        named = {**self.config, **(self.config.get("text_config") or {})}.get("eos_token_id")
-        return frozenset(named if isinstance(named, list) else [] if named is None else [named])
+        """Tokens that end an answer, of both configs together, as SGLang has it."""
+        own = {**self.config, **(self.config.get("text_config") or {})}
+        named = [said.get("eos_token_id") for said in (own, self.generation)]
+        each = [one if isinstance(one, list) else [one] for one in named]
+        return frozenset(token for tokens in each for token in tokens if token is not None)
 
     def weights(self, device: torch.device | str) -> Source:
         """Return where to read the weights from, in this process."""
@@ -80,6 +79,19 @@ class Network:
         if self.path is not None:
             return Outline(SafetensorsFolder(self.path))
         return self.weights("cpu") if self.source is not None else RandomTensors(device="meta")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        found = parse_json(read_text(path))
+    except UnreadableError as error:
+        msg = f"{path}: cannot be read as JSON: {error}"
+        raise UsageError(msg) from error
+    if not isinstance(found, dict):
+        msg = f"{path}: expected a JSON object"
+        raise UsageError(msg)
+    return found
 
 
 class Outline:

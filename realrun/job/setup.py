@@ -178,6 +178,10 @@ def fit(setup: Setup, *, longest_text: int) -> Fitted:
 
 
 def _check_choices(setup: Setup) -> None:
+    if setup.method in _METHODS.keys() - METHODS.keys():
+        names = ", ".join(METHODS)
+        msg = f"method {setup.method} is predicted, not run for real; give one of: {names}"
+        raise UsageError(msg)
     named = (
         ("method", setup.method, METHODS),
         ("engine mode", setup.mode, MODES),

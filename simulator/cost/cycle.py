@@ -260,6 +260,7 @@ class Cycle:
             requests=requests,
             rows=self.block,
             proposals=self.method.proposals,
+            chain=self.method.sequential,
             tp=self.tp,
         )
 

@@ -1,7 +1,6 @@
-"""Operators with exact per-rank shapes: what a pass is made of.
+"""Operators with exact per-rank shapes: what a pass is made of, never how long it takes.
 
-An :class:`Op` says what is computed, never how long it takes: ``cost.py`` prices it,
-``calibrate measure`` times it, and the layers in ``kernels/`` are checked to be it.
+``price.py`` prices them, ``calibrate measure`` times them, layers in ``kernels/`` agree with them.
 """
 
 from dataclasses import dataclass, replace
@@ -332,12 +331,13 @@ class Quantize:
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
-    """A memory-bound kernel: norms, RoPE, gates, activations, copies, argmax; rows per request."""
+    """A memory-bound kernel: norms, RoPE, copies, argmax; rows per request, blocks of threads."""
 
     name: str
     nbytes: float
     kind: str = "small"  # | norm | gated_norm | vocab | stream (long) | cached (finds it in L2)
     rows: int = 1
+    blocks: int | None = None  # fewer than SMs reach their share of the memory's rate
 
     @property
     def flops(self) -> float:

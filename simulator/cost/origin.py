@@ -20,7 +20,13 @@ from dflash_sim.simulator.cost.ops import (
     Quantize,
 )
 from dflash_sim.simulator.cost.price import CostModel
-from dflash_sim.simulator.cost.untabled_kernels import attention_rows, cached_s, op_rows, wide_words
+from dflash_sim.simulator.cost.untabled_kernels import (
+    attention_rows,
+    busy_share,
+    cached_s,
+    op_rows,
+    wide_words,
+)
 
 CONSTANT = re.compile(r"(\w+) \d+\.\d\d \(\w+\)")  # as _said writes one
 
@@ -66,7 +72,9 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
         if cached_s(op, engine.wide, cost.device)[0]:
             return (f"{op.kind} kernel, bytes from the L2 cache (fitted)",)
         rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
-        return (f"{op.kind} kernel, bytes at {_said(engine, rate)}",)
+        alone = busy_share(op, cost.device)
+        on = f" on {op.blocks} of {cost.device.sm_count} SMs" if alone < 1 else ""
+        return (f"{op.kind} kernel, bytes at {_said(engine, rate)}{on}",)
     if isinstance(op, Quantize):
         if cost.quantises(op.product):
             return ("in the time of its product",)

@@ -57,7 +57,7 @@ def target_head(
     gathered: bool = True,
     chosen: bool = True,
 ) -> list[AnyCall]:
-    """Final norm, vocabulary-parallel lm_head, gather of all logits, fp32 copy, argmax.
+    """Final norm, vocabulary-parallel lm_head, gather of all logits, fp32 copy, cap, argmax.
 
     Where logits are not ``gathered``, each rank finds the maximum of its share, and hands on that.
     Where none is ``chosen``, tokens are drawn from them instead, and there is no argmax.
@@ -69,6 +69,8 @@ def target_head(
         k.gemm("lm_head", tokens, model.vocab // tp, model.hidden, of="lm_head"),
         Call(Elementwise("logits_cast", (k.value + bytes_of(LOGITS)) * logits), 1),
     ]
+    if model.scaled_logits:
+        calls.append(Call(Elementwise("logits_scale", 2 * bytes_of(LOGITS) * logits), 1))
     if chosen:
         calls.append(Call(Elementwise("argmax", bytes_of(LOGITS) * logits, "vocab"), 1))
     handed_on = k.value * logits if gathered else 2 * bytes_of(LOGITS) * float(tokens * tp)
@@ -94,6 +96,9 @@ def target_forward(
         calls += layers(
             layer, hidden=model.hidden, tp=tp, size=size, count=count, precision=precision
         )
+    if model.scaled_residual:  # the halves' outputs, read and written
+        nbytes = 2.0 * bytes_of(precision.activations) * size.tokens * model.hidden
+        calls.append(Call(Elementwise("residual_scale", nbytes), 2 * len(model.layers)))
     head_rows = size.requests if size.prefill else size.tokens
     return calls + target_head(
         model, tp=tp, tokens=head_rows, precision=precision, gathered=gathered, chosen=chosen

@@ -4,6 +4,10 @@ SGLang scales the logits and makes probabilities of them in float32, a [rows, vo
 that no cache holds, and walks along the drafts by rejection. None of it is in a CUDA graph. All
 kernels together are as many passes over that matrix as were counted in SGLang's source, some 7
 without thresholds and 14 with top-p; how they are shared among the kernels is assumed.
+
+Blocks of drafts have a top-k found first and the rest of a row cleared; chains and trees (EAGLE,
+MTP) have each threshold searched over whole rows (0.5.20, ``build_dflash_verify_target_probs`` and
+``eagle_sample``). A search has one block of threads a row, and the walk one a request.
 """
 
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ Proposals = Literal["greedy", "selected", "sampled"]
 SCALE = 2  # passes: read and write
 SOFTMAX = 3  # its maximum and sum, its values, and their writing
 CHOOSE = 5  # torch.topk finds a threshold by radix, a byte of it a pass, and collects what is above
-RENORM_TOP_P = 8  # FlashInfer searches the threshold: five passes, then the sum, and read and write
+RENORM = 8  # FlashInfer searches a threshold: five passes, then the sum, and read and write
 CLEAR = 1  # zeros that probabilities of the chosen are scattered into, or those of no draft
 WALKED = 4  # rows of each request: where the walk ends, both distributions are read twice
 DRAW = 1  # a draw from probabilities, without thresholds
@@ -55,10 +59,18 @@ GREEDY = Sampling()
 
 
 def sampled_rows(
-    s: Sampling, *, vocab: int, requests: int, rows: int, proposals: Proposals, tp: int = 1
+    s: Sampling,
+    *,
+    vocab: int,
+    requests: int,
+    rows: int,
+    proposals: Proposals,
+    chain: bool = False,
+    tp: int = 1,
 ) -> list[AnyCall]:
     """Verify ``rows`` rows of each request by rejection.
 
+    Thresholds are searched over whole rows where drafts are a ``chain`` or a tree.
     ``proposals`` tells drafts that were taken as the most likely, whose distribution is empty;
     those of a selector, whose few probabilities are scattered; and those drawn from a whole row.
     """
@@ -67,7 +79,8 @@ def sampled_rows(
     each = matrix_bytes(requests * rows, vocab)
     walked = WALKED * matrix_bytes(requests, vocab)
     calls = [_small("sampling_repeat", 3), _pass("sampling_scale", SCALE * each)]
-    if (k := s.within(vocab)) is not None:
+    k = s.within(vocab)
+    if k is not None and not chain:
         chosen = 2.0 * bytes_of(LOGITS) * requests * rows * k
         calls += [
             _pass("sampling_top_k", CHOOSE * each),
@@ -79,12 +92,14 @@ def sampled_rows(
         ]
     else:
         calls.append(_pass("sampling_softmax", SOFTMAX * each))
-        if s.top_p < 1:
-            calls.append(_pass("sampling_top_p", RENORM_TOP_P * each))
+        searched = {"sampling_top_k_renorm": k is not None, "sampling_top_p": s.top_p < 1}
+        calls += [
+            _pass(name, RENORM * each, requests * rows) for name, asked in searched.items() if asked
+        ]
     calls += _of_drafts(proposals, requests=requests, rows=rows, vocab=vocab)
     calls += [
         _small("sampling_uniform", 2),
-        _pass("rejection_walk", walked),
+        _pass("rejection_walk", walked, requests),
         _small("sampling_gather", 2),
     ]
     # Accept lengths and last tokens of the first rank are those of all.
@@ -111,14 +126,15 @@ def matrix_bytes(rows: int, vocab: int) -> float:
     return float(bytes_of(LOGITS)) * rows * vocab
 
 
-def extra_bytes(s: Sampling, *, vocab: int, requests: int, rows: int) -> float:
+def extra_bytes(s: Sampling, *, vocab: int, requests: int, rows: int, chain: bool = False) -> float:
     """Bytes that verification holds at its peak, outside what memory is divided for.
 
     Scaled logits, probabilities, and those of the drafts; a renormalisation has one matrix more.
     """
     if s.greedy:
         return 0.0
-    renormalised = s.top_p < 1 and s.within(vocab) is None
+    limited = s.top_p < 1 or s.within(vocab) is not None
+    renormalised = limited and (chain or s.within(vocab) is None)
     return (4 if renormalised else 3) * matrix_bytes(requests * rows, vocab)
 
 
@@ -135,9 +151,9 @@ def _of_drafts(proposals: Proposals, *, requests: int, rows: int, vocab: int) ->
     return [_pass("draft_clear", CLEAR * matrix_bytes(requests * rows, vocab))]
 
 
-def _pass(name: str, nbytes: float) -> AnyCall:
-    """A kernel that streams the matrix."""
-    return Call(Elementwise(name, nbytes, "stream"), 1)
+def _pass(name: str, nbytes: float, blocks: int | None = None) -> AnyCall:
+    """A kernel that streams the matrix, all of the GPU or so many blocks of threads."""
+    return Call(Elementwise(name, nbytes, "stream", blocks=blocks), 1)
 
 
 def _small(name: str, count: int, nbytes: float = 0.0) -> AnyCall:

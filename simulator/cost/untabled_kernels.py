@@ -76,8 +76,13 @@ def elementwise_s(op: Elementwise, engine: EngineSheet, device: Device) -> float
     """Return a kernel's fixed time and its traffic, part of which may lie in the L2 cache [s]."""
     name = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
     cached, left = cached_s(op, engine.wide, device)
-    move = left / (device.mem_bw_byte_s * engine[name])
+    move = left / (device.mem_bw_byte_s * engine[name] * busy_share(op, device))
     return engine[_FIXED.get(op.kind, "small_kernel")] + cached + move
+
+
+def busy_share(op: Elementwise, device: Device) -> float:
+    """Return the share of the SMs that a kernel keeps busy [1]."""
+    return 1.0 if op.blocks is None else min(1.0, op.blocks / device.sm_count)
 
 
 def cached_s(op: Elementwise, wide: WideKernels | None, device: Device) -> tuple[float, float]:

@@ -87,6 +87,7 @@ class LeapEngine:
         self._isl = self.workload.isl.tolist()
         self._osl = self.workload.osl.tolist()
         self._cached = self.workload.cached.tolist()
+        self._found = [0] * n  # in the prefix cache, of those that have a first token
         self._cycles = self.draws.cycles.tolist()
         self._final_kv = list(self._isl)
 
@@ -185,7 +186,7 @@ class LeapEngine:
         """The host has processed a result."""
         for req in result.first_tokens:
             self.first_token_s[req.rid] = now
-            self._cached[req.rid] = req.cached
+            self._found[req.rid] = req.cached
             self.scheduler.prefilled(req)
             self.loops.first[req.rid] = self.pipeline.results - 1
         for req in result.finishing:
@@ -284,7 +285,7 @@ class LeapEngine:
             gpu_end_s=np.array(log.end)[:n],
             emit_s=np.array(log.emit),
             after_idle=log.after_idle()[:n],
-            cached=np.array(self._cached, np.int64),
+            cached=np.array(self._found, np.int64),
             retractions=0,
             engine="leap",
             client_s=self.turnaround_s,

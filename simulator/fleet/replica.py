@@ -17,7 +17,7 @@ LATE = ("ttft", "tpot", "e2e")
 # What the replicas of a fleet have in common: a request is answered by one of them.
 _SHARED = (
     "arrival_s", "first_token_s", "finish_s", "_final_kv",
-    "_isl", "_osl", "_cached", "_cycles", "_measured", "_follow", "loops",
+    "_isl", "_osl", "_cached", "_found", "_cycles", "_measured", "_follow", "loops",
 )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ class Replica(LeapEngine):
     @property
     def cached(self) -> list[int]:
         """Prompt tokens found in the prefix cache, by request."""
-        return self._cached
+        return self._found
 
     def pass_loops(self, to_s: float) -> None:
         """Pass a scheduler loop, and those of the same batch that cannot receive at ``to_s``."""

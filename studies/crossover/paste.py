@@ -46,6 +46,7 @@ def settings(found: Crossover) -> list[Setting]:
         else:
             out.append(Setting(where, sglang_flags(part.curve.setup)))
     method = next((p.curve.setup.method for p in parts if p.curve is not None), None)
+    out += requests_of(parts[0].curve.setup if parts[0].curve else found.question.plain)
     if found.axis.name != "conc" or method is None:
         return out
     own = [c for c in found.curves if c.setup.method is method]
@@ -58,6 +59,20 @@ def settings(found: Crossover) -> list[Setting]:
     if len(stretches) > 1 and method.algorithm in sheet.adaptive_algorithms:
         out += _adaptive(own, stretches, since=sheet.adaptive_since)
     return out
+
+
+def requests_of(setup: Setup) -> list[Setting]:
+    """Return what clients have to ask for, where answers are sampled: no launch says it."""
+    s = setup.scenario
+    if not s.temperature:
+        return []
+    body: dict[str, float] = {"temperature": s.temperature}
+    if s.top_p < 1:
+        body["top_p"] = s.top_p
+    if s.top_k is not None:
+        body["top_k"] = s.top_k
+    note = "in every request; servers take it for none but those that say nothing"
+    return [Setting("Clients", f"# {json.dumps(body)}", note)]
 
 
 def vllm_table(stretches: Sequence[Choice]) -> list[list[int]]:

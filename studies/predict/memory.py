@@ -121,7 +121,7 @@ def sampling_bytes(setup: Setup) -> float:
     batch = setup.memory.max_running_requests
     batch = min(batch, setup.scenario.conc or batch)
     rows = {"vocab": setup.model.vocab, "requests": batch, "rows": setup.block}
-    return extra_bytes(setup.step.cycle.sampling, **rows)
+    return extra_bytes(setup.step.cycle.sampling, **rows, chain=setup.method.sequential)
 
 
 def _weights(setup: Setup) -> str:

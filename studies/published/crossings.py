@@ -27,7 +27,6 @@ from dflash_sim.studies.show.plain_table import Table
 
 Cells = Mapping[str, str]
 WITHIN = 1.5  # times the published crossing, or a part of it: what is called near
-_SAMPLING = ("temperature", "top_p", "top_k")
 _KNOWN = COLUMNS | ALIASES.keys()
 _FIRST, _LAST = 1, 256  # requests at once
 _SHORTEST, _LONGEST = 512, 65_536  # tokens of context
@@ -165,12 +164,9 @@ def _fields(cells: Cells, axis: Axis) -> dict[str, Any]:
     found = {**read.fields, "build": cells["build"] or UNSTATED, "runs": 1}
     if cells["accept_len"]:
         found["acceptance"] = f"al:{cells['accept_len']}"
-    sampling = {n: float(cells[n]) for n in _SAMPLING if cells[n]}
-    if "top_k" in sampling:
-        sampling["top_k"] = int(sampling["top_k"])
     if axis.name == "conc":
         found["conc"] = _FIRST
-    return found | sampling
+    return found
 
 
 def judged(

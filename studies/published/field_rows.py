@@ -26,7 +26,7 @@ from dflash_sim.studies.show.plain_table import Table
 
 Cells = Mapping[str, str]
 SGLANG, OTHER, APPLE, UNSAID = "SGLang", "other engines", "Apple", "GPU not stated"
-_NOT_ASKED = ("source_id", "engine", "build", "assumed", "output_tok_s", "temperature")
+_NOT_ASKED = ("source_id", "engine", "build", "assumed", "output_tok_s")
 _QUOTED = re.compile(r"'[^']*'|\b\d[\d.,]*\b")
 _MOST_REASONS = 20
 

@@ -21,6 +21,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "tensors a kernel reads and writes": {4},
         "features of an EAGLE-3 head: three layers": {3},
     },
+    "draft_shape": {"rows that pad a vocabulary, at most": {0.01}},
     "cost/layers": {"tensors a kernel reads and writes": {3, 4}},
     "intervals": {
         "90 % point of the normal law": {1.645},

@@ -13,7 +13,7 @@ from hypothesis import strategies as st  # noqa: E402
 from tiny_networks import TARGETS, Drawn, Runner, random_ids, target_spec  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from dflash_sim.kernels.cpu_backend import CPU, Masks  # noqa: E402
+from dflash_sim.kernels.cpu_backend import CPU, Masks, rotate  # noqa: E402
 from dflash_sim.kernels.models.target import TargetModel  # noqa: E402
 from dflash_sim.kernels.rank import Rank  # noqa: E402
 from dflash_sim.kernels.reference.attention import visible_keys  # noqa: E402
@@ -99,6 +99,31 @@ def test_masks_are_cut_from_one() -> None:
     assert (
         masks.of(keys=8, dtype=torch.float64, **(how | {"causal": False, "window": None})) is None
     )
+
+
+def test_masks_of_a_prompt_are_made_once_a_pass_and_no_more_are_kept_than_fit() -> None:
+    kept = Masks(most=2 * 65 * 512 * 4)
+    how = {"group": 1, "causal": True, "window": None, "dtype": torch.float32}
+    first = kept.of(rows=65, keys=65, **how)
+    again = kept.of(rows=65, keys=65, **how)
+    assert first is not None
+    assert again is not None
+    assert first.data_ptr() == again.data_ptr()
+    for rows in (66, 67, 68):
+        kept.of(rows=rows, keys=rows, **how)
+    assert len(kept.of_prompts) == 1
+    assert kept.made == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rotated_queries_stay_in_half_precision(dtype: torch.dtype) -> None:
+    """The tables are wider: what they make of a query must not be."""
+    x = torch.randn(3, 2, DIM, dtype=dtype)
+    angle = torch.rand(3, 1, DIM // 2)
+    turned = rotate(x, angle.cos(), angle.sin())
+    assert turned.dtype is dtype
+    whole = rotate(x.to(torch.float64), angle.cos().double(), angle.sin().double())
+    assert torch.allclose(turned.double(), whole, atol=0.05)
 
 
 @pytest.mark.parametrize("zero_centred", [False, True])

@@ -104,3 +104,11 @@ def test_what_the_drafters_learn_does_not_depend_on_the_batch(method: str) -> No
     assert max(map(max, alone)) > 1, "nothing was ever accepted: the test shows nothing"
     assert [commits(mode=mode) for mode in MODES] == [alone] * 3
     assert commits(chunked_prefill_size=4) == alone
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_runs_on_a_cpu(dtype: str) -> None:
+    """Attention, delta nets and the drafter take rows of the weights' own type."""
+    asked = [Request(prompt=(5, 7, 11), max_new_tokens=6)]
+    run, _ = serve_inline(setup("qwen3_5_text", "dflash", dtype=dtype), asked, conc=1)
+    assert len(run.answers[0].output) == 6

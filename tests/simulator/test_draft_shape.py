@@ -14,6 +14,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.studies.show.titles import method_title
 
+DFLASH = {"gpu": "b200", "model": "qwen3-8b", "method": "dflash", "dataset": "gsm8k"}
 CHAIN: dict[str, Any] = {
     "gpu": "h100",
     "model": "qwen3-8b",
@@ -136,3 +137,26 @@ def test_trees_have_a_backend_of_their_own_choice(gpu: str) -> None:
 )
 def test_releases_overlap_trees_or_not(engine: str, mode: str) -> None:
     assert Scenario.parse(**TREE | {"engine": engine}).engine_mode == mode
+
+
+@pytest.mark.parametrize(
+    ("method", "drafter", "said"),
+    [
+        ("dflash", "qwen3-4b-dflash", "reads 2560-wide features up to layer 33; qwen3-8b is 4096"),
+        ("dflash", "llama-3.1-8b-dflash", "drafts from 128,256 tokens; qwen3-8b has 151,936"),
+        ("eagle3", "qwen3-32b-eagle3", "reads 5120-wide features; qwen3-8b is 4096"),
+        ("eagle3", "llama-3.1-8b-eagle3", "drafts from 128,256 tokens; qwen3-8b has 151,936"),
+    ],
+)
+def test_a_drafter_of_another_target_is_refused(method: str, drafter: str, said: str) -> None:
+    """It would be priced, and its accept length be anybody's."""
+    steps = {"steps": 3, "acceptance": "al:3"} if method == "eagle3" else {}
+    asked = DFLASH | {"method": method, "draft_model": drafter, "conc": 4} | steps
+    with pytest.raises(DflashSimError, match=said):
+        resolve(Scenario.parse(**asked))
+
+
+def test_padding_of_a_vocabulary_is_no_other_tokenizer() -> None:
+    """MiniMax's drafter counts 200,055 tokens, its target 200,064 rows."""
+    found = resolve(Scenario.parse(gpu="b200", model="minimax-m2.7", method="dflash", conc=1))
+    assert found.drafter is not None

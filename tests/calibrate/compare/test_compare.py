@@ -489,7 +489,7 @@ class TestCommand:
         path.write_text(json.dumps(line | {"tag": None}))
         code, out, err = answer(path, "--no-causes", "--assume", "gpu=h200")
         (row,) = [json.loads(line) for line in out.splitlines()]
-        assert (code, row["gpu"], row["assumed"]) == (0, "h200", ["gpu"])
+        assert (code, row["gpu"], row["assumed"]) == (0, "h200", ["gpu", "temperature"])
         _, _, err = answer(bench, "--no-causes", "--assume", "gpu=h200")
         assert "every row says it itself" in err
         for wrong in ("gpu", "gpu=", "gpux=h200", "gpu=abacus", "gpu=b200 --assume gpu=h200"):

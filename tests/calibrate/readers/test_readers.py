@@ -82,7 +82,7 @@ class TestMeanings:
             "num_prompts": 320, "conc": 32, "isl": 1024, "osl": 1024, "max_new_tokens": 1024,
         }  # fmt: skip
         assert first.build == "0.5.13"
-        assert first.assumed == ()
+        assert first.assumed == ("temperature",)  # what a client sends is in no such file
         assert first.metrics["accept_length_cycle"] == 6.41
         assert "accept_length" not in first.metrics
         assert plain.fields["method"] == "none"
@@ -92,7 +92,7 @@ class TestMeanings:
         drawn = {k: open_loop.fields[k] for k in ("isl", "range_ratio")}
         assert drawn == {"isl": 1024, "range_ratio": 0.5}  # uniform on 512..1024, mean 768
         assert open_loop.fields["engine_mode"] == "v2-sync"
-        assert open_loop.assumed == ("gpu",)
+        assert open_loop.assumed == ("gpu", "temperature")
 
     def test_bench_serving_falls_back_on_the_launch_command(self, tmp_path: Path) -> None:
         raw = records("sglang_bench_serving/runs.jsonl")[0]
@@ -294,7 +294,7 @@ class TestTables:
             Names().gpu(text)
 
     def test_doctests(self) -> None:
-        assert doctest.testmod(read_hints).attempted == 1
+        assert doctest.testmod(read_hints).attempted == 2
         assert doctest.testmod(read_hints).failed == 0
 
 
@@ -566,9 +566,10 @@ def damage(value: Any, rng: random.Random, new: Any) -> None:
 ROW = Observation(
     row="a.csv:2",
     source="CARD",
-    fields={"conc": 1, "method": "dflash", "thinking": True, "model": "qwen3-8b", "block": 16},
+    fields={"conc": 1, "method": "dflash", "thinking": True, "model": "qwen3-8b", "block": 16}
+    | {"temperature": 0.0},
     metrics={"output_throughput": 900.0},
-    about={"temperature": 0.0},
+    about={"url": "a"},
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.networks.families import FAMILIES, NOT_MODELLED, SAME_TEXT
+from dflash_sim.profiles.networks.fields import Fields
 from dflash_sim.profiles.networks.hf_config import ModelShape, parse_model
 from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.passes import target_forward
@@ -239,3 +240,107 @@ def test_images_are_not_priced_and_an_answer_says_so() -> None:
     assert "images are not priced" in load_model("qwen3-vl-8b").caution
     assert load_model("qwen3.5-27b").caution == ""
     assert json.dumps(load_model("llama-3.1-405b").caution) == '""'
+
+
+# What no reader looks at, and why an answer is the same without. Keys of generation, of training,
+# of tokens and of files are none of a pass's.
+FREE = {
+    "numbers inside kernels that run anyway": """attention_value_scale hidden_act hidden_activation
+        index_skip_topk_offset indexer_rope_interleave layer_norm_epsilon layernorm_epsilon
+        mamba_hidden_act mlp_hidden_act moe_router_dtype moe_router_scaling_factor norm_eps
+        norm_topk_prob partial_rotary_factor residual_in_fp32 rms_norm_eps rope_interleave
+        rope_theta rotary_dim routed_scaling_factor scoring_func swa_rope_theta swiglu_limit
+        time_step_floor time_step_limit time_step_max time_step_min time_step_rank topk_group
+        n_group use_mrope qk_norm_type output_gate_type initial_context_length""",
+    "said by another key as well": """architectures experts_per_token first_k_dense_replace
+        full_attention_interval head_dim index_topk_freq index_topk_pattern intermediate_size
+        intermediate_size_mlp layer_types max_window_layers mlp_only_layers
+        mtp_hybrid_override_pattern mtp_layers_block_type mtp_transformer_layers n_shared_experts
+        num_key_value_heads num_mtp_modules qk_head_dim quantization_config
+        shared_expert_intermediate_size shared_intermediate_size sliding_window
+        sliding_window_size top_k_experts use_mtp use_qk_norm attn_type_list expand
+        expert_intermediate_size mtp_use_dedicated_embeddings text_config vision_config
+        audio_config language_model_only vocab_size_per_layer_input""",
+    "a vector beside a matrix": """attention_bias mamba_proj_bias mlp_bias qkv_bias use_bias""",
+    "of other inputs than text": """audio_token_id boa_token_id boi_token_id eoa_token_id
+        eoa_token_index eoi_token_id image_token_id ignore_index media_placeholder_token_id
+        use_bidirectional_attention use_unified_vision_chunk video_placeholder video_token_id
+        vision_end_token_id vision_soft_tokens_per_image vision_start_token_id""",
+    "of the model's own scripts": """_name_or_path add_cross_attention aux_loss_alpha
+        auto_map bad_words_ids begin_suppress_tokens chunk_size chunk_size_feed_forward
+        cross_attention_hidden_size
+        decoder_start_token_id diversity_penalty do_sample early_stopping
+        encoder_no_repeat_ngram_size ep_size exponential_decay_length_penalty finetuning_task
+        forced_bos_token_id forced_eos_token_id id2label is_decoder is_encoder_decoder label2id
+        length_penalty max_length min_length moe_shared_expert_overlap no_repeat_ngram_size
+        num_beam_groups num_beams num_logits_to_keep num_return_sequences output_attentions
+        output_hidden_states output_router_logits output_scores prefix pretraining_tp
+        problem_type pruned_heads remove_invalid_values repetition_penalty
+        rescale_prenorm_residual return_dict return_dict_in_generate router_aux_loss_coef
+        router_jitter_noise sep_token_id seq_aux suppress_tokens task_specific_params temperature
+        tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torchscript typical_p
+        use_bfloat16 use_cache use_mamba_kernels attention_dropout bos_token_id eos_token_id
+        hidden_dropout initializer_range pad_token_id transformers_version""",
+}
+
+
+TINY = {
+    "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 96,
+}  # fmt: skip
+
+
+class Asked(dict[str, Any]):
+    """A config that notes which of its keys are asked for."""
+
+    seen: set[str]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        Asked.seen.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        Asked.seen.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        Asked.seen.add(str(key))
+        return super().__contains__(key)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in REFUSED])
+def test_every_key_is_read_or_known_to_be_free(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FOLDER is not None
+    config = json.loads((FOLDER / f"{name}_config.json").read_text())
+    begin = Fields.__init__
+
+    def noting(self: Fields, config: object, name: str) -> None:
+        begin(self, config, name)
+        self.config = Asked(self.config)
+
+    monkeypatch.setattr(Fields, "__init__", noting)
+    Asked.seen = set()
+    parse_model(config, name=name, source="a test")
+    own = {**config, **(config.get("text_config") or {})}
+    free = {key for keys in FREE.values() for key in keys.split()}
+    assert sorted(own.keys() - Asked.seen - free) == []
+
+
+def test_a_cap_on_logits_is_a_kernel_over_all_of_them() -> None:
+    plain = load_model("gemma-3-12b")
+    capped = load_model("gemma-4-31b")
+    assert (plain.scaled_logits, capped.scaled_logits) == (False, True)
+    size = Rows(requests=8, rows=16, ctx=1000)
+    (cap,) = [c for c in target_forward(capped, tp=1, size=size) if c.op.name == "logits_scale"]
+    assert cap.op.nbytes == 2 * 4 * 8 * 16 * capped.vocab
+    names = [c.op.name for c in target_forward(plain, tp=1, size=size)]
+    assert "logits_scale" not in names
+    granite = target_forward(load_model("granite-3.3-8b"), tp=1, size=size)
+    assert {c.op.name: c.count for c in granite}["residual_scale"] == 2 * 40
+
+
+@pytest.mark.parametrize("key", ["final_logit_softcapping", "residual_multiplier"])
+def test_a_factor_that_is_no_number_is_named(key: str) -> None:
+    config = {"model_type": "qwen3", "hidden_size": 64, key: "high"}
+    with pytest.raises(UsageError, match=f"field '{key}' is 'high'; expected a number"):
+        parse_model(TINY | config, name="odd", source="a test")

@@ -211,3 +211,22 @@ sys.modules["simpy"] = sys.modules["pydantic"] = sys.modules["scipy"] = None
 import dflash_sim.realrun.launch, dflash_sim.realrun.row, dflash_sim.realrun.worker.gpu
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_predicted_alone_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="method domino is predicted, not run for real; give one"):
+        serve(replace(setup("qwen3", "dflash"), method="domino"), ASKED, conc=1)
+
+
+def test_an_answer_ends_at_the_tokens_of_both_configs(tmp_path: Path) -> None:
+    """Chat models name the end of a turn in the second file alone."""
+    folder = tmp_path / "chat"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": 1}}))
+    assert Network.folder(folder).end_tokens == {1}
+    own = folder / "generation_config.json"
+    own.write_text(json.dumps({"eos_token_id": [1, 5]}))
+    assert Network.folder(folder).end_tokens == {1, 5}
+    own.write_text("[]")
+    with pytest.raises(UsageError, match=r"generation_config\.json: expected a JSON object"):
+        Network.folder(folder)

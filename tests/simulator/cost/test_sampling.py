@@ -70,8 +70,41 @@ def test_passes_over_the_logits_are_those_of_the_source() -> None:
 def test_a_cycle_on_b200_takes_what_the_passes_take() -> None:
     """1.2 ms for 32 requests and 16 rows with a top-p, 0.6 ms without; little for one request."""
     assert added_s(32, temperature=1.0, top_p=0.95) / MS == pytest.approx(1.2, rel=0.15)
-    assert added_s(32, temperature=1.0) / MS == pytest.approx(0.6, rel=0.15)
-    assert added_s(1, temperature=1.0, top_p=0.95) / MS < 0.1
+    assert added_s(32, temperature=1.0) / MS == pytest.approx(0.6, rel=0.25)
+    assert added_s(1, temperature=1.0) / MS < 0.15
+
+
+def test_a_kernel_of_few_blocks_has_their_share_of_the_memory() -> None:
+    """A search has one block a row: up to as many rows as SMs it takes as long as for one."""
+    made = setup(model="qwen3.8-27b", gpu="h200", block=8)
+    sms = made.device.sm_count
+
+    def seconds(rows: int) -> float:
+        calls = sampled_rows(
+            Sampling(1.0, 0.95), vocab=248_320, requests=rows, rows=1, proposals="greedy"
+        )
+        (search,) = [c for c in calls if c.op.name == "sampling_top_p"]
+        return made.step.cost.calls([search]).seconds
+
+    assert seconds(8) == pytest.approx(seconds(1), rel=1e-9)
+    assert seconds(sms) == pytest.approx(seconds(1), rel=1e-9)
+    assert seconds(4 * sms) == pytest.approx(4 * seconds(sms), rel=0.02)
+
+
+def test_chains_search_a_top_k_where_blocks_find_it() -> None:
+    """``eagle_sample`` renormalises whole rows; ``build_dflash_verify_target_probs`` does not."""
+    how = {"vocab": 248_320, "requests": 8, "rows": 8, "proposals": "greedy"}
+    chain, block = (
+        {c.op.name for c in sampled_rows(Sampling(1.0, 0.95, 20), **how, chain=chain)}  # type: ignore[arg-type]
+        for chain in (True, False)
+    )
+    assert {"sampling_top_k_renorm", "sampling_top_p"} <= chain
+    assert not {"sampling_top_k", "sampling_clear"} & chain
+    assert "sampling_top_k" in block
+    assert not {"sampling_top_k_renorm", "sampling_top_p"} & block
+    sizes = {"vocab": 248_320, "requests": 8, "rows": 8}
+    cut = Sampling(1.0, 1.0, 20)
+    assert extra_bytes(cut, **sizes, chain=True) > extra_bytes(cut, **sizes)
 
 
 def test_memory_of_a_full_batch() -> None:

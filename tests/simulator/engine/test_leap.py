@@ -34,7 +34,7 @@ def assert_same(leap: Run, event: Run) -> None:
 
 def tied(system: System) -> bool:
     """Whether an arrival and a look for arrivals differ by rounding: either may win."""
-    engine = system.engine(lambda lane, name, start_s, end_s: look(name, end_s))
+    engine = system.engine(lambda lane, name, start_s, end_s, index: look(name, end_s))
     ties = []
 
     def look(name: str, now: float) -> None:

@@ -13,7 +13,6 @@ import pytest
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError
 from dflash_sim.simulator.policy.parse import BatchTable, parse_policy
-from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.question import ask
 from dflash_sim.studies.crossover.advice import choices, reason, sentence
 from dflash_sim.studies.crossover.axis import axis_of
@@ -211,6 +210,14 @@ def test_a_block_drafter_has_its_repository_and_no_ladder(made: Question) -> Non
     assert sglang_flags(found.curves[1].setup) == told["SGLang, 1 to 7"]
 
 
+def test_clients_are_told_how_answers_are_sampled(made: Question) -> None:
+    """No flag of a launch says it, so it is a line for those that send requests."""
+    assert "Clients" not in {s.engine for s in settings(straight(made, [8.0, 4.0]))}
+    found = straight(asked(temperature=0.6, top_k=20, acceptance="al:3"), [8.0, 4.0])
+    told = {s.engine: s.text for s in settings(found)}
+    assert told["Clients"] == '# {"temperature": 0.6, "top_k": 20}'
+
+
 def test_flags_parse_as_a_launch(made: Question) -> None:
     from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 
@@ -333,10 +340,6 @@ def test_prompts_end_where_the_context_does() -> None:
 
 
 def test_a_temperature_is_asked_where_there_is_one() -> None:
-    if "temperature" not in Scenario.model_fields:
-        with pytest.raises(UsageError, match="greedy verification only"):
-            asked("temperature")
-        return
     made = asked("temperature", method="mtp", steps="3", values="0,1", acceptance="al:3")
     assert made.axis.setup(made.candidates[0], 1.0).scenario.model_dump()["temperature"] == 1.0
     assert axis_of("temperature").between(0.0, 0.5) == 0.25
