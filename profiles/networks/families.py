@@ -11,6 +11,7 @@ from typing import Any
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.networks import mixed_windows as windows
 from dflash_sim.profiles.networks import nemotron
+from dflash_sim.profiles.networks import sparse_families as sparse
 from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
 from dflash_sim.profiles.networks.layers import LayerShape, Mixer, Mlp
 from dflash_sim.profiles.networks.read_mixers import (
@@ -125,6 +126,7 @@ FAMILIES: Mapping[str, Family] = {
         finish=windows.gemma4_norms,
     ),
     "minimax_m2": Family(partial(softmax_layers, whole_norm=True), routed_layers, keys=_EXPERTS),
+    "minimax_m3": Family(sparse.m3_layers, sparse.m3_mlps, keys=(*_EXPERTS, *_SHARED_EXPERTS)),
     "glm4": Family(_qkv_biased, dense_layers, finish=_norms_behind),
     "glm4_moe": Family(glm_layers, shared_expert_layers, keys=_SHARED_EXPERTS),
     "granite": Family(softmax_layers, dense_layers),
@@ -163,6 +165,7 @@ FAMILIES: Mapping[str, Family] = {
 # Families whose text layers are another's.
 SAME_TEXT = {
     "mimo_v2": "mimo_v2_flash",
+    "minimax_m3_vl": "minimax_m3",
     "qwen2_5_vl": "qwen2",
     "qwen2_vl": "qwen2",
     "qwen3_vl": "qwen3",
@@ -176,7 +179,6 @@ NOT_MODELLED = {
     **dict.fromkeys(
         ("deepseek_v4", "deepseek_ref"), "attention over compressed keys, and hyper-connections"
     ),
-    **dict.fromkeys(("minimax_m3", "minimax_m3_vl"), "attention to chosen blocks of tokens (MSA)"),
     **dict.fromkeys(("kimi_k3", "kimi_linear"), "Kimi delta attention (KDA)"),
     "glm5_next": "Kimi delta attention (KDA) beside sparse attention",
     "qwen4_exp": "sparse attention beside delta networks, and a table of n-grams",

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dflash_sim.profiles.networks.context import context_of
 from dflash_sim.profiles.networks.drafter_shapes import (
     Convolutions,
     DrafterShape,
@@ -14,7 +13,7 @@ from dflash_sim.profiles.networks.drafter_shapes import (
 )
 from dflash_sim.profiles.networks.drafters import parse_drafter, parse_eagle3
 from dflash_sim.profiles.networks.families import Family, family_of
-from dflash_sim.profiles.networks.fields import DTYPES, MAX_LAYERS, Fields, check_dtype
+from dflash_sim.profiles.networks.fields import DTYPES, MAX_LAYERS, Fields, check_dtype, context_of
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
     DenseMlp,

@@ -184,9 +184,10 @@ class OpTables:
         """
         return bmm_time(self.folder, tokens, heads, phase, dtype)
 
-    def dsa_decode(
+    def module_decode(
         self,
         *,
+        table: str,
         batch: float,
         kv_len: float,
         heads: int,
@@ -198,19 +199,22 @@ class OpTables:
 
         Parameters
         ----------
+        table : ``dsa`` of latent attention to chosen tokens, ``msa`` of attention to chosen blocks
+            of them, ``csa`` of attention over compressed ones
         batch : requests, one query each [1]
         kv_len : cached tokens per request, the new one included [token]
         heads : query heads of this rank [1]
-        model : ``deepseek-v3.2`` or ``glm-5``
+        model : such as ``deepseek-v3.2`` or ``glm-5``
         kv_dtype : of the cache: ``bfloat16`` or ``fp8``
-        dtype : of the projections: ``fp8_block``, or ``bfloat16`` for ``glm-5``
+        dtype : of the projections, such as ``fp8_block``
         """
         name = ("decode", model, dtype, kv_dtype)
-        return latent_time(self.folder, "dsa", name, heads, batch, kv_len)
+        return latent_time(self.folder, table, name, heads, batch, kv_len)
 
-    def dsa_prefill(
+    def module_prefill(
         self,
         *,
+        table: str,
         batch: int,
         seq: int,
         prefix: int,
@@ -225,7 +229,7 @@ class OpTables:
         below some hundred tokens its time is that of the launches.
         """
         name = ("prefill", model, dtype, kv_dtype)
-        one = latent_time(self.folder, "dsa", name, heads, prefix, seq)
+        one = latent_time(self.folder, table, name, heads, prefix, seq)
         return one if one is None or batch == 1 else one.changed(batch * one.seconds, "fitted")
 
     def gdn_decode(self, *, batch: float, v_heads: int, k_heads: int) -> Timing | None:

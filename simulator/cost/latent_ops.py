@@ -5,7 +5,7 @@ is read once whatever their number, and none of it is split over the ranks.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 
@@ -23,6 +23,15 @@ class Part(Protocol):
 
     @property
     def nbytes(self) -> float: ...
+
+
+@runtime_checkable
+class GrowingPart(Part, Protocol):
+    """A part that the context makes longer."""
+
+    def at(self, ctx: float) -> "GrowingPart":
+        """Return this part over another context."""
+        ...
 
 
 def mean_seen(seq: float, ctx: float, most: float = float("inf")) -> float:
@@ -131,7 +140,17 @@ class MlaPrefill:
 class IndexerScores:
     """Scores of all tokens that a row may see, and the choice of the highest.
 
-    Keys are read once per request, in FP8 with a scale. This is what grows with the context.
+    Keys are read once per request. This is what grows with the context.
+
+    Parameters
+    ----------
+    key_bytes
+        Of one key, with its scale.
+    stands_for
+        Tokens that one key stands for: 1, or those that were compressed into it.
+    kept
+        Scores that are written of each pair [1]; fewer where only the best of a block is, more
+        where heads choose alone.
     """
 
     name: str
@@ -142,11 +161,17 @@ class IndexerScores:
     head_dim: int
     key_bytes: float
     precision: Precision = BF16
+    stands_for: int = 1
+    kept: float = 1.0
+
+    def at(self, ctx: float) -> "IndexerScores":
+        """Return these scores over another context."""
+        return replace(self, ctx=ctx)
 
     @property
     def scores(self) -> float:
-        """Pairs of a query row and a token."""
-        return self.requests * self.rows * mean_seen(self.rows, self.ctx)
+        """Pairs of a query row and a key."""
+        return self.requests * self.rows * mean_seen(self.rows, self.ctx) / self.stands_for
 
     @property
     def flops(self) -> float:
@@ -154,8 +179,9 @@ class IndexerScores:
 
     @property
     def nbytes(self) -> float:
-        keys = self.requests * (self.ctx + self.rows) * self.key_bytes
-        return keys + 2 * self.scores * bytes_of(SCORE)  # written, and read by the choice
+        keys = self.requests * (self.ctx + self.rows) / self.stands_for * self.key_bytes
+        written = self.kept * self.scores * bytes_of(SCORE)
+        return keys + 2 * written  # and read by the choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +197,10 @@ class SparseAttention:
     rope: int
     topk: int
     precision: Precision = BF16
+
+    def at(self, ctx: float) -> "SparseAttention":
+        """Return this attention over another context."""
+        return replace(self, ctx=ctx)
 
     @property
     def read(self) -> float:
@@ -204,6 +234,8 @@ class SparseModule:
         True if the layer takes the tokens that another one chose.
     like
         The model whose layer was timed, if the sizes are its own; nothing if they are not.
+    table
+        The operator table that has such layers.
     """
 
     name: str
@@ -216,13 +248,11 @@ class SparseModule:
     parts: tuple[Part, ...]
     like: str = ""
     precision: Precision = BF16
+    table: str = "dsa"
 
     def at(self, ctx: float) -> "SparseModule":
         """Return this layer over another context."""
-        moved = tuple(
-            replace(op, ctx=ctx) if isinstance(op, IndexerScores | SparseAttention) else op
-            for op in self.parts
-        )
+        moved = tuple(op.at(ctx) if isinstance(op, GrowingPart) else op for op in self.parts)
         return replace(self, ctx=ctx, parts=moved)
 
     @property

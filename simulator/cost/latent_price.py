@@ -67,7 +67,8 @@ def _module(t: OpTables, op: SparseModule) -> Timing | None:
         return None
     dtype = _TIMED_AS.get(op.precision.weights, op.precision.weights)
     if op.prefill:
-        return t.dsa_prefill(
+        return t.module_prefill(
+            table=op.table,
             batch=op.requests,
             seq=max(1, op.rows),
             prefix=round(op.ctx),
@@ -76,7 +77,8 @@ def _module(t: OpTables, op: SparseModule) -> Timing | None:
             kv_dtype=table_name(op.precision.kv_cache),
             dtype=dtype,
         )
-    timing = t.dsa_decode(
+    timing = t.module_decode(
+        table=op.table,
         batch=op.tokens,
         kv_len=op.ctx + op.rows,
         heads=op.heads,

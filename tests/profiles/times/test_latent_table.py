@@ -103,21 +103,21 @@ class TestSparse:
         for model in ("deepseek-v3.2", "glm-5"):
             for kv_dtype in ("bfloat16", "fp8"):
                 asked = {"heads": 16, "model": model, "kv_dtype": kv_dtype}
-                decode = gpu.dsa_decode(batch=4, kv_len=8192, **asked)
+                decode = gpu.module_decode(table="dsa", batch=4, kv_len=8192, **asked)
                 assert decode.evidence == "measured"
                 # What is attended is chosen: a cache 16 times as long is not 16 times the time.
-                long = gpu.dsa_decode(batch=1, kv_len=65536, **asked).seconds
-                assert long < 4 * gpu.dsa_decode(batch=1, kv_len=4096, **asked).seconds
-                prefill = gpu.dsa_prefill(batch=1, seq=4096, prefix=0, **asked)
+                long = gpu.module_decode(table="dsa", batch=1, kv_len=65536, **asked).seconds
+                assert long < 4 * gpu.module_decode(table="dsa", batch=1, kv_len=4096, **asked).seconds
+                prefill = gpu.module_prefill(table="dsa", batch=1, seq=4096, prefix=0, **asked)
                 assert prefill.evidence == "measured"
-                two = gpu.dsa_prefill(batch=2, seq=4096, prefix=0, **asked)
+                two = gpu.module_prefill(table="dsa", batch=2, seq=4096, prefix=0, **asked)
                 assert (two.seconds, two.evidence) == (2 * prefill.seconds, "fitted")
-        assert gpu.dsa_decode(batch=1, kv_len=100, heads=16, model="glm-9") is None
+        assert gpu.module_decode(table="dsa", batch=1, kv_len=100, heads=16, model="glm-9") is None
 
     def test_projections_in_bf16_are_kept_apart(self, gpu):
         asked = {"batch": 4, "kv_len": 4096, "heads": 16, "model": "glm-5"}
-        assert gpu.dsa_decode(dtype="bfloat16", **asked) is not None
-        assert gpu.dsa_decode(dtype="bfloat16", **{**asked, "model": "deepseek-v3.2"}) is None
+        assert gpu.module_decode(table="dsa", dtype="bfloat16", **asked) is not None
+        assert gpu.module_decode(table="dsa", dtype="bfloat16", **{**asked, "model": "deepseek-v3.2"}) is None
 
 
 @pytest.mark.skipif(find_spec("aiconfigurator_core") is None, reason="needs dflash-sim[silicon]")

@@ -1,0 +1,66 @@
+"""Families whose layers attend to chosen or compressed tokens, or keep a state of them."""
+
+from dataclasses import replace
+
+from dflash_sim.profiles.networks.attention import BlockChoice
+from dflash_sim.profiles.networks.fields import Fields
+from dflash_sim.profiles.networks.layers import AttentionShape, DenseMlp, Mlp
+from dflash_sim.profiles.networks.read_mixers import FULL, attention
+from dflash_sim.profiles.networks.read_mlps import moe, sparse_after
+
+CHOSEN = "minimax_m3_sparse"
+# Keys of the text config, and what checkpoints call them inside ``sparse_attention_config``.
+_NESTED = {
+    "index_n_heads": "sparse_num_index_heads",
+    "index_head_dim": "sparse_index_dim",
+    "index_block_size": "sparse_block_size",
+    "index_topk_blocks": "sparse_topk_blocks",
+}
+
+
+def m3_layers(f: Fields, num_layers: int) -> tuple[AttentionShape, ...]:
+    """Return attention to all tokens in some layers, to chosen blocks of them in the others.
+
+    Raises
+    ------
+    UsageError
+        The small attention writes an output of its own, which no published checkpoint has.
+    """
+    said = f.nested("sparse_attention_config")
+    values = said.per_layer("sparse_disable_index_value", count=num_layers)
+    sparse = _sparse(f, said, num_layers)
+    if any(s and not off for s, off in zip(sparse, values, strict=False)):
+        said.reject("sparse_disable_index_value", "1 in every layer that chooses blocks")
+    flat = {key: said.config.get(key_there) for key, key_there in _NESTED.items()}
+    own = f.with_defaults({key: value for key, value in flat.items() if value is not None})
+    full = attention(f, qk_norm=f.flag("use_qk_norm", default=True))
+    if not any(sparse):
+        return (full,) * num_layers
+    chosen = BlockChoice(
+        heads=own.integer("index_n_heads"),
+        head_dim=own.integer("index_head_dim"),
+        block=own.integer("index_block_size"),
+        topk=own.integer("index_topk_blocks"),
+    )
+    return tuple(replace(full, chosen=chosen) if s else full for s in sparse)
+
+
+def m3_mlps(f: Fields, num_layers: int) -> tuple[Mlp, ...]:
+    """Return wide dense MLPs first, then routed experts beside shared ones without a gate."""
+    count = f.integer("n_shared_experts", default=1, low=0)
+    width = f.integer("shared_intermediate_size", default=0, low=0)
+    corrected = f.flag("use_routing_bias", default=True)
+    experts = moe(f, shared=count * width, shared_gate=False, correction_bias=corrected)
+    sparse = sparse_after(f, num_layers)
+    if all(sparse):
+        return (experts,) * num_layers
+    plain = DenseMlp(f.integer("dense_intermediate_size"))
+    return tuple(experts if s else plain for s in sparse)
+
+
+def _sparse(f: Fields, said: Fields, num_layers: int) -> list[bool]:
+    kinds = f.kinds("layer_types", count=num_layers, allowed=(FULL, CHOSEN))
+    if kinds:
+        return [kind == CHOSEN for kind in kinds]
+    stated = said.per_layer("sparse_attention_freq", count=num_layers)
+    return [bool(n) for n in stated] or [False] * num_layers
