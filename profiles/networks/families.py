@@ -43,6 +43,16 @@ def _as_it_is(layer: LayerShape) -> LayerShape:
     return layer
 
 
+def _as_they_are(f: Fields, layers: tuple[LayerShape, ...]) -> tuple[LayerShape, ...]:
+    del f
+    return layers
+
+
+def _nothing(f: Fields, hidden: int) -> int:
+    del f, hidden
+    return 0
+
+
 def _norms_behind(layer: LayerShape) -> LayerShape:
     """Return the layer with a norm behind each part too."""
     return replace(layer, norms=2 * layer.parts)
@@ -68,6 +78,10 @@ class Family:
         The number of layers.
     finish
         Adds what is beside mixer and MLP, such as further norms.
+    stack
+        Adds what depends on the place of a layer among the others.
+    ending
+        Values between the last layer and the final norm, for a width of the residual stream.
     tower
         True if the vision tower is known, so that text alone is priced whole.
     """
@@ -80,6 +94,8 @@ class Family:
     mtp: Callable[[Fields], LayerShape] | None = None
     count: Callable[[Fields], int] = _stated
     finish: Callable[[LayerShape], LayerShape] = _as_it_is
+    stack: Callable[[Fields, tuple[LayerShape, ...]], tuple[LayerShape, ...]] = _as_they_are
+    ending: Callable[[Fields, int], int] = _nothing
     tower: bool = False
 
 
@@ -127,6 +143,13 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "minimax_m2": Family(partial(softmax_layers, whole_norm=True), routed_layers, keys=_EXPERTS),
     "minimax_m3": Family(sparse.m3_layers, sparse.m3_mlps, keys=(*_EXPERTS, *_SHARED_EXPERTS)),
+    "kimi_linear": Family(
+        sparse.kimi_layers,
+        sparse.kimi_mlps,
+        keys=(*_EXPERTS, "kv_lora_rank"),
+        stack=sparse.kimi_residuals,
+        ending=sparse.kimi_ending,
+    ),
     "glm4": Family(_qkv_biased, dense_layers, finish=_norms_behind),
     "glm4_moe": Family(glm_layers, shared_expert_layers, keys=_SHARED_EXPERTS),
     "granite": Family(softmax_layers, dense_layers),
@@ -164,6 +187,7 @@ FAMILIES: Mapping[str, Family] = {
 }
 # Families whose text layers are another's.
 SAME_TEXT = {
+    "kimi_k3": "kimi_linear",
     "mimo_v2": "mimo_v2_flash",
     "minimax_m3_vl": "minimax_m3",
     "qwen2_5_vl": "qwen2",
@@ -179,7 +203,6 @@ NOT_MODELLED = {
     **dict.fromkeys(
         ("deepseek_v4", "deepseek_ref"), "attention over compressed keys, and hyper-connections"
     ),
-    **dict.fromkeys(("kimi_k3", "kimi_linear"), "Kimi delta attention (KDA)"),
     "glm5_next": "Kimi delta attention (KDA) beside sparse attention",
     "qwen4_exp": "sparse attention beside delta networks, and a table of n-grams",
     "longcat_flash": "two attentions a layer, and experts that compute nothing",

@@ -123,7 +123,7 @@ def context_of(config: Mapping[str, Any]) -> int | None:
     A scaled rotary embedding makes it longer, unless the config names the original length: then
     ``max_position_embeddings`` is the scaled one.
     """
-    length = config.get("max_position_embeddings")
+    length = config.get("max_position_embeddings", config.get("model_max_length"))
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         return None
     scaling = config.get("rope_scaling") or config.get("rope_parameters")

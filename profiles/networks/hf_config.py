@@ -18,6 +18,7 @@ from dflash_sim.profiles.networks.layers import (
     AttentionShape,
     DenseMlp,
     GdnShape,
+    KdaShape,
     LayerShape,
     Mamba2Shape,
     MlaShape,
@@ -36,6 +37,7 @@ __all__ = [
     "DrafterShape",
     "Eagle3Shape",
     "GdnShape",
+    "KdaShape",
     "LayerShape",
     "Mamba2Shape",
     "MarkovHead",
@@ -72,7 +74,7 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
     check_dtype(f)
     num_layers = family.count(f)
     mixers, mlps = family.mixers(f, num_layers), family.mlps(f, num_layers)
-    layers = tuple(map(family.finish, map(LayerShape, mixers, mlps)))
+    layers = family.stack(f, tuple(map(family.finish, map(LayerShape, mixers, mlps))))
     hidden, quantized = f.integer("hidden_size"), read(config, name=name)
     mtp_layers = f.integer(
         "mtp_num_hidden_layers",
@@ -99,6 +101,7 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         own_mtp=family.mtp(f) if family.mtp else None,
         mtp_lends_index=f.flag("index_share_for_mtp_iteration", default=False),
         family=kind,
+        ending=family.ending(f, hidden),
         caution=_caution(outer, family),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from dflash_sim.profiles.networks.attention import AttentionShape
 from dflash_sim.profiles.networks.mla import MlaShape
 from dflash_sim.profiles.networks.mlps import DenseMlp, MoeMlp
-from dflash_sim.profiles.networks.recurrent import GdnShape, Mamba2Shape
+from dflash_sim.profiles.networks.recurrent import GdnShape, KdaShape, Mamba2Shape
 from dflash_sim.profiles.networks.weight import Weight
 from dflash_sim.profiles.precision import Formats, Precision
 
@@ -14,6 +14,7 @@ __all__ = [
     "AttentionShape",
     "DenseMlp",
     "GdnShape",
+    "KdaShape",
     "LayerShape",
     "Mamba2Shape",
     "Mixer",
@@ -24,9 +25,32 @@ __all__ = [
     "Weight",
 ]
 
-Recurrent = GdnShape | Mamba2Shape
-Mixer = AttentionShape | MlaShape | GdnShape | Mamba2Shape
+Recurrent = GdnShape | KdaShape | Mamba2Shape
+Mixer = AttentionShape | MlaShape | Recurrent
 Mlp = DenseMlp | MoeMlp
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Hyper-connections: a residual of several streams, mixed before and behind each part.
+
+    Parameters
+    ----------
+    rank
+        Of the projection that says how the streams are mixed (Qwen4); 0 where a small matrix of
+        their own numbers mixes them (DeepSeek-V4, arXiv:2512.24880).
+    """
+
+    count: int
+    rank: int = 0
+
+    def site_params(self, hidden: int) -> int:
+        """Values at one place where streams become one and one becomes streams."""
+        wide = self.count * hidden
+        if self.rank:
+            return wide * (1 + 2 * self.rank + self.count)
+        mixed = self.count * (self.count + 2)  # in, out, and each stream to each
+        return mixed * (wide + 1) + 3  # a bias of each, a scale of the three
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,11 @@ class LayerShape:
     ----------
     norms
         Norms of the width of the residual stream; None for one before each part.
+    streams
+        How the residual stream is several; None where it is one.
+    depth
+        Sums of earlier layers that both parts attend to beside the last (attention residuals of
+        Kimi-K3); None of a layer without.
     scale
         The layer's output is multiplied by one value (Gemma 4).
     formats
@@ -46,6 +75,8 @@ class LayerShape:
     mixer: Mixer | None
     mlp: Mlp | None
     norms: int | None = None
+    streams: Streams | None = None
+    depth: int | None = None
     scale: bool = False
     formats: Formats = ()
 
@@ -74,6 +105,11 @@ class LayerShape:
             yield from self.mlp.weights(hidden=hidden)
         norms = (self.parts + self.extra_norms) * hidden
         yield Weight("layer_norms", norms + int(self.scale), 1)
+        if self.depth is not None:
+            yield Weight("residual_norms_and_queries", 2 * self.parts * hidden, 1)
+        if self.streams is not None:
+            sites = self.parts * self.streams.site_params(hidden)
+            yield Weight("hyper_connections", sites, 1)
 
     def params(self, hidden: int) -> int:
         """Number of weight values."""

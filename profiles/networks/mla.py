@@ -67,6 +67,8 @@ class MlaShape:
         Widths of a head's own part of the key, and of its value.
     indexer
         Of sparse attention; None where every token is attended to.
+    gated
+        A gate per value of the output (Kimi-K3).
     """
 
     num_heads: int
@@ -76,6 +78,7 @@ class MlaShape:
     qk_rope_head_dim: int
     v_head_dim: int
     indexer: Indexer | None = None
+    gated: bool = False
 
     @property
     def split_heads(self) -> tuple[int, ...]:
@@ -134,5 +137,8 @@ class MlaShape:
         up = self.num_heads * (self.qk_nope_head_dim + self.v_head_dim)
         yield Weight("kv_b_proj", self.kv_lora_rank * up, module="attention")
         yield Weight("o_proj", self.num_heads * self.v_head_dim * hidden, module="attention.o_proj")
+        if self.gated:
+            wide = self.num_heads * self.v_head_dim
+            yield Weight("g_proj", hidden * wide, module="attention")
         if self.indexer:
             yield from self.indexer.weights(hidden=hidden, q_lora_rank=self.q_lora_rank)

@@ -55,6 +55,8 @@ class ModelShape:
         True if draft steps attend to the tokens that were chosen when the drafts were kept up.
     family
         The ``model_type`` of its text layers.
+    ending
+        Values between the last layer and the final norm, which are on every rank.
     caution
         What every answer about it must say; nothing for most.
     """
@@ -75,6 +77,7 @@ class ModelShape:
     own_mtp: LayerShape | None = None
     mtp_lends_index: bool = False
     family: str = ""
+    ending: int = 0
     caution: str = ""
 
     @property
@@ -235,7 +238,7 @@ class ModelShape:
         yield Weight("embed_tokens", self.vocab * self.hidden, module="embed")
         if not self.tied_embeddings:
             yield Weight("lm_head", self.vocab * self.hidden, module="lm_head")
-        yield Weight("norm", self.hidden, 1)
+        yield Weight("norm", self.hidden + self.ending, 1)
 
     def _weights(self) -> Iterator[tuple[Weight, int]]:
         for weight in self._outside_layers():

@@ -6,7 +6,13 @@ from dflash_sim.profiles.networks.fields import Fields
 from dflash_sim.profiles.networks.layers import DenseMlp, Mlp, MoeMlp
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_TOP_K = ("num_experts_per_tok", "experts_per_token", "top_k_experts", "moe_top_k")
+_TOP_K = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "top_k_experts",
+    "moe_top_k",
+)
 
 
 def dense_layers(f: Fields, num_layers: int) -> tuple[Mlp, ...]:

@@ -4,9 +4,17 @@ from dataclasses import replace
 
 from dflash_sim.profiles.networks.attention import BlockChoice
 from dflash_sim.profiles.networks.fields import Fields
-from dflash_sim.profiles.networks.layers import AttentionShape, DenseMlp, Mlp
-from dflash_sim.profiles.networks.read_mixers import FULL, attention
-from dflash_sim.profiles.networks.read_mlps import moe, sparse_after
+from dflash_sim.profiles.networks.layers import (
+    AttentionShape,
+    DenseMlp,
+    KdaShape,
+    LayerShape,
+    Mixer,
+    Mlp,
+    MoeMlp,
+)
+from dflash_sim.profiles.networks.read_mixers import FULL, LINEAR, attention, latent
+from dflash_sim.profiles.networks.read_mlps import moe, sparse_after, sparse_or_dense
 
 CHOSEN = "minimax_m3_sparse"
 # Keys of the text config, and what checkpoints call them inside ``sparse_attention_config``.
@@ -64,3 +72,50 @@ def _sparse(f: Fields, said: Fields, num_layers: int) -> list[bool]:
         return [kind == CHOSEN for kind in kinds]
     stated = said.per_layer("sparse_attention_freq", count=num_layers)
     return [bool(n) for n in stated] or [False] * num_layers
+
+
+def kimi_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
+    """Return latent attention and Kimi delta attention by turns."""
+    full = replace(latent(f), gated=f.flag("mla_use_output_gate", default=False))
+    said = f.nested("linear_attn_config")
+    kinds = f.kinds("layer_types", count=num_layers, allowed=(FULL, LINEAR))
+    if not kinds:
+        at = said.integers("full_attn_layers", high=num_layers + 1)
+        kinds = tuple(FULL if i + 1 in at else LINEAR for i in range(num_layers))
+    return tuple(full if kind == FULL else kda(f) for kind in kinds)
+
+
+def kda(f: Fields) -> KdaShape:
+    """Return the delta attention of a layer; the keys of checkpoints are nested."""
+    said = f.nested("linear_attn_config")
+    return KdaShape(
+        num_heads=said.integer("num_heads", default=f.integer("linear_num_heads", default=32)),
+        head_dim=said.integer("head_dim", default=f.integer("linear_head_dim", default=128)),
+        conv_kernel=said.integer(
+            "short_conv_kernel_size", default=f.integer("linear_conv_kernel_dim", default=4)
+        ),
+        full_gate=said.flag("use_full_rank_gate", default=False),
+    )
+
+
+def kimi_mlps(f: Fields, num_layers: int) -> tuple[Mlp, ...]:
+    """Return dense MLPs first, then routed experts, in a narrower space where one is stated."""
+    width = f.integer("moe_intermediate_size") * f.integer("num_shared_experts", default=0, low=0)
+    experts = moe(f, shared=width, shared_gate=False, correction_bias=True)
+    narrow = f.integer("routed_expert_hidden_size", default=0, low=0)
+    normed = narrow > 0 and f.flag("latent_moe_use_norm", default=False)
+    experts = replace(experts, latent=narrow, latent_norm=normed)
+    return sparse_or_dense(f, sparse_after(f, num_layers), experts)
+
+
+def kimi_residuals(f: Fields, layers: tuple[LayerShape, ...]) -> tuple[LayerShape, ...]:
+    """Return the layers with the sums of earlier ones that they attend to, where they do."""
+    block = f.integer("attn_res_block_size", default=0, low=0)
+    if not block:
+        return layers
+    return tuple(replace(x, depth=-(-i // block)) for i, x in enumerate(layers))
+
+
+def kimi_ending(f: Fields, hidden: int) -> int:
+    """Return the values of the last attention over sums of layers, before the final norm."""
+    return 2 * hidden if f.integer("attn_res_block_size", default=0, low=0) else 0

@@ -7,6 +7,7 @@ says where each number came from, what was changed, and how far lookups miss hel
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,39 @@ class OpTables:
     ) -> Timing | None:
         """Time of the causal convolution over ``batch`` prompts of ``seq`` tokens."""
         return self._gdn_at("conv_prefill", seq, batch, v_heads, k_heads)
+
+    def kda(self, *, phase: str, batch: float, rows: int, heads: int) -> Timing | None:
+        """Time of Kimi delta attention with its convolution.
+
+        Parameters
+        ----------
+        phase : ``decode``, ``verify`` or ``prefill``
+        batch, rows : requests [1], and rows of each [token]
+        heads : of this rank, as many as were timed or the nearest [1]
+        """
+        sheets = self.folder.table("kda", lambda matrix: matrix.sheets()) or {}
+        found = [key for key in sheets if key[0] == phase]
+        key = min(found, key=lambda key: abs(log(int(key[1]) / heads)), default=None)
+        if key is None:
+            return None
+        # States of more heads are states of more requests.
+        seconds, inside = sheets[key].at(rows, batch * heads / int(key[1]))
+        same = inside and int(key[1]) == heads
+        return self.folder.timing(f"kda.{phase}", (seconds, same), "kda", key)
+
+    def streams(self, *, step: str, count: int, hidden: int, tokens: float) -> Timing | None:
+        """Time of hyper-connections before (``pre``) or behind (``post``) both parts of a layer.
+
+        Parameters
+        ----------
+        count, hidden : streams [1], and their width
+        tokens : rows of the pass [token]
+        """
+        key = (step, str(count), str(hidden))
+        line = (self.folder.table("streams", lambda matrix: matrix.lines()) or {}).get(key)
+        if line is None:
+            return None
+        return self.folder.timing("streams", line.at(tokens), "streams", key)
 
     def all_reduce(self, *, nbytes: float, gpus: int) -> Timing | None:
         """Time to sum ``nbytes`` [byte] over ``gpus`` in one node, inside a CUDA graph."""

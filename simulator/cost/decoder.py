@@ -6,11 +6,13 @@ from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     DenseMlp,
     GdnShape,
+    KdaShape,
     LayerShape,
     Mamba2Shape,
     MlaShape,
     MoeMlp,
 )
+from dflash_sim.profiles.networks.layers import Streams
 from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.simulator.cost.layers import (
     Kernels,
@@ -18,16 +20,19 @@ from dflash_sim.simulator.cost.layers import (
     attention_mixer,
     dense_mlp,
     gdn_mixer,
+    kda_mixer,
     mamba2_mixer,
     moe_mlp,
 )
+from dflash_sim.simulator.cost.latent_ops import StreamMix
 from dflash_sim.simulator.cost.mla_layers import mla_mixer
-from dflash_sim.simulator.cost.ops import AnyCall
+from dflash_sim.simulator.cost.ops import AnyCall, Call
 
 _PARTS: dict[type, Callable[..., list[AnyCall]]] = {
     AttentionShape: attention_mixer,
     MlaShape: mla_mixer,
     GdnShape: gdn_mixer,
+    KdaShape: kda_mixer,
     Mamba2Shape: mamba2_mixer,
     DenseMlp: dense_mlp,
     MoeMlp: moe_mlp,
@@ -37,14 +42,40 @@ _PARTS: dict[type, Callable[..., list[AnyCall]]] = {
 def layers(
     layer: LayerShape, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
 ) -> list[AnyCall]:
-    """``count`` identical decoder layers: the parts that they have, and further norms."""
+    """``count`` identical decoder layers: their parts, further norms, and how streams are mixed."""
     precision = layer.in_formats(precision)
     calls: list[AnyCall] = []
     for part in filter(None, (layer.mixer, layer.mlp)):
         calls += _PARTS[type(part)](
             part, hidden=hidden, tp=tp, size=size, count=count, precision=precision
         )
+    k = Kernels(precision, tp)
+    if layer.streams is not None:
+        calls += _mixed(k, layer, layer.streams, hidden, size.tokens, count)
+    if layer.depth is not None:
+        read = (layer.depth + 2) * size.tokens * hidden  # with the last sum, and what is written
+        calls.append(k.small("attention_residuals", float(read), layer.parts * count))
     if layer.extra_norms > 0:
         norms = layer.extra_norms * count
-        calls.append(Kernels(precision, tp).norm("norms_behind", size.tokens, hidden, norms))
+        calls.append(k.norm("norms_behind", size.tokens, hidden, norms))
     return calls
+
+
+def _mixed(
+    k: Kernels, layer: LayerShape, streams: Streams, hidden: int, tokens: int, count: int
+) -> list[AnyCall]:
+    """What the streams of a residual cost around the parts of ``count`` layers."""
+    if not streams.rank:
+        sides = ("pre", "post")
+        mixes = (
+            StreamMix(f"streams_{x}", x, tokens, streams.count, hidden, layer.parts) for x in sides
+        )
+        return [Call(mix, count) for mix in mixes]
+    wide, sites = streams.count * hidden, layer.parts * count
+    return [
+        k.norm("streams_norm", tokens, wide, sites),
+        k.gemm("streams_down", tokens, streams.rank + streams.count, wide, of="other", count=sites),
+        k.gemm("streams_up", tokens, wide, streams.rank, of="other", count=sites),
+        k.small("streams_pre", float(tokens * (2 * wide + hidden)), sites),
+        k.small("streams_post", float(tokens * (2 * wide + hidden)), sites),
+    ]

@@ -1,4 +1,4 @@
-"""Operators of latent attention (MLA) and of its sparse form, with one rank's shapes.
+"""Operators of latent attention (MLA), of sparse attention and of KDA, with one rank's shapes.
 
 All query heads read the same latents. So several rows of a request are more heads of one, a cache
 is read once whatever their number, and none of it is split over the ranks.
@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 
+QKV = ("query", "key", "value")  # what a delta network's convolution runs over
+MACS_OF_A_STATE = 3  # per value of it: forgotten and read by key, written, read by query
 SCORE = "float32"  # in which an indexer writes its scores
 
 
@@ -268,4 +270,90 @@ class SparseModule:
         return sum(op.nbytes for op in self.parts)
 
 
-LatentOp = MlaBmm | MlaDecode | MlaPrefill | IndexerScores | SparseAttention | SparseModule
+@dataclass(frozen=True, slots=True)
+class Kda:
+    """Kimi delta attention with its convolution: a state is read and written, or one for each row.
+
+    Parameters
+    ----------
+    rows
+        Of each request: 1 decodes, more verify or are a prefill.
+    saves
+        False where inputs are kept and replayed, not a state after each row.
+    """
+
+    name: str
+    requests: int
+    rows: int
+    heads: int
+    head_dim: int
+    conv_kernel: int
+    prefill: bool = False
+    precision: Precision = BF16
+    saves: bool = True
+
+    @property
+    def phase(self) -> str:
+        """What it is timed as."""
+        return "prefill" if self.prefill else "decode" if self.rows == 1 else "verify"
+
+    @property
+    def flops(self) -> float:
+        tokens, dim = self.requests * self.rows, self.heads * self.head_dim
+        rule = MACS_OF_A_STATE * self.head_dim
+        return 2.0 * tokens * dim * (rule + len(QKV) * self.conv_kernel)
+
+    @property
+    def nbytes(self) -> float:
+        dim = self.heads * self.head_dim
+        written = self.rows if self.saves and not self.prefill else 1
+        states = (1 + written) * dim * self.head_dim * bytes_of(self.precision.state)
+        values = self.rows * dim * 2 * len(QKV) * bytes_of(self.precision.activations)
+        return self.requests * (states + values)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMix:
+    """Hyper-connections: the streams of a residual before or behind the parts of a layer.
+
+    Before a part (``pre``) they are weighed and summed, behind it (``post``) mixed and added to.
+
+    Parameters
+    ----------
+    sites
+        Parts of the layer.
+    """
+
+    name: str
+    step: str
+    tokens: int
+    count: int
+    hidden: int
+    sites: int
+    precision: Precision = BF16
+
+    @property
+    def flops(self) -> float:
+        wide = self.count * self.hidden
+        mixed = self.count * (self.count + 2) if self.step == "pre" else self.count + 1
+        return 2.0 * self.sites * self.tokens * wide * mixed
+
+    @property
+    def nbytes(self) -> float:
+        wide = self.count * self.hidden
+        moved = wide + self.hidden if self.step == "pre" else 2 * wide + self.hidden
+        weights = wide * self.count * (self.count + 2) if self.step == "pre" else 0
+        each = bytes_of(self.precision.activations)
+        return self.sites * (self.tokens * moved * each + weights * bytes_of(SCORE))
+
+
+LatentOp = (
+    MlaBmm
+    | MlaDecode
+    | MlaPrefill
+    | IndexerScores
+    | SparseAttention
+    | SparseModule
+    | Kda
+    | StreamMix
+)

@@ -7,12 +7,13 @@ from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     DenseMlp,
     GdnShape,
+    KdaShape,
     Mamba2Shape,
     MoeMlp,
 )
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 from dflash_sim.profiles.units import GDN_GATES_BESIDE_ROWS
-from dflash_sim.simulator.cost.latent_ops import IndexerScores, SparseModule
+from dflash_sim.simulator.cost.latent_ops import IndexerScores, Kda, SparseModule
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Attention,
@@ -250,6 +251,37 @@ def gdn_mixer(
     rule = GdnRecurrent("gdn_recurrent", *of, kd, vd, own, size.saves)
     update = GdnConv("gdn_conv", t, v_heads, k_heads, conv, g.conv_kernel, own, size.rows)
     return [*calls, Call(update, count), Call(rule, count)]
+
+
+def kda_mixer(
+    a: KdaShape, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
+) -> list[AnyCall]:
+    """Kimi delta attention: one product in, two through a narrow space, rule, gated norm, out."""
+    k = Kernels(precision, tp)
+    t, heads = size.tokens, a.num_heads // tp
+    dim = heads * a.head_dim
+    gates = 1 if a.full_gate else 2  # forgetting alone, or the gate of the output as well
+    wide = (4 if a.full_gate else 3) * dim + heads + gates * a.head_dim
+    rule = Kda(
+        "kda",
+        requests=size.requests,
+        rows=size.rows,
+        heads=heads,
+        head_dim=a.head_dim,
+        conv_kernel=a.conv_kernel,
+        prefill=size.prefill,
+        precision=precision.of("attention"),
+        saves=size.saves,
+    )
+    return [
+        k.layer_norm("input_norm", size, hidden, count),
+        k.gemm("in_proj", t, wide, hidden, of="attention", count=count),
+        k.gemm("gates_b_proj", t, dim, a.head_dim, of="attention", count=gates * count),
+        Call(rule, count),
+        k.gated_norm(size, dim, count),
+        k.gemm("o_proj", t, hidden, dim, of="attention.o_proj", count=count),
+        *k.all_reduce("kda_all_reduce", t, hidden, count),
+    ]
 
 
 def mamba2_mixer(

@@ -59,9 +59,15 @@ def _projected(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> list
     ]
 
 
-def _out(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> AnyCall:
+def _out(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> list[AnyCall]:
+    """The output projection, behind the gate where there is one."""
     wide = a.num_heads // k.tp * a.v_head_dim
-    return k.gemm("o_proj", t, hidden, wide, of="attention.o_proj", count=count)
+    gate = [
+        k.gemm("gate_proj", t, wide, hidden, of="attention", count=count),
+        k.small("output_gate", 3.0 * t * wide, count),
+    ]
+    out = k.gemm("o_proj", t, hidden, wide, of="attention.o_proj", count=count)
+    return [*gate, out] if a.gated else [out]
 
 
 def _dense(k: Kernels, a: MlaShape, hidden: int, size: Rows, count: int) -> list[AnyCall]:
@@ -99,7 +105,7 @@ def _dense(k: Kernels, a: MlaShape, hidden: int, size: Rows, count: int) -> list
         )
         before, after = _products(a, heads, t, own)
         calls += [Call(before, count), Call(absorbed, count), Call(after, count)]
-    return [*calls, _out(k, a, hidden, t, count)]
+    return [*calls, *_out(k, a, hidden, t, count)]
 
 
 def _products(a: MlaShape, heads: int, t: int, own: Precision) -> tuple[MlaBmm, MlaBmm]:
@@ -151,4 +157,4 @@ def _sparse(k: Kernels, a: MlaShape, hidden: int, size: Rows) -> list[AnyCall]:
             Call(scores, 1),
         ]
     tail = _out(k, a, hidden, t, 1)
-    return [*calls, Call(before, 1), Call(attention, 1), Call(after, 1), tail]
+    return [*calls, Call(before, 1), Call(attention, 1), Call(after, 1), *tail]
