@@ -148,8 +148,8 @@ def precision_for(
         state = "bfloat16"
     own = model.precision
     kv_cache = kv_format(s.kv_cache_dtype) if s.kv_cache_dtype else own.kv_cache
-    if s.kv_cache_dtype is None and kv_cache == PLAIN and model.sparse:
-        kv_cache = engine.attention.latent.sparse_kv.get(device.arch, PLAIN)
+    if s.kv_cache_dtype is None and kv_cache == PLAIN:
+        kv_cache = engine.attention.latent.kv_of(model.latent_kind, device.arch) or PLAIN
     known = engine.attention.known(latent=bool(model.latent_layers), arch=device.arch)
     check_kv(kv_cache, backend=backend, backends=known, arch=device.arch, gpu=device.name)
     return replace(

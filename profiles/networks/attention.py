@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from dflash_sim.profiles.networks.weight import Weight
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 
-
 # Models whose layer of chosen blocks the operator tables time as one: hidden size, heads, key
 # heads, their width, tokens of a block and blocks.
 _TIMED = {(6144, 64, 4, 128, 128, 16): "minimax-m3"}

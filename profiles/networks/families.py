@@ -143,6 +143,14 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "minimax_m2": Family(partial(softmax_layers, whole_norm=True), routed_layers, keys=_EXPERTS),
     "minimax_m3": Family(sparse.m3_layers, sparse.m3_mlps, keys=(*_EXPERTS, *_SHARED_EXPERTS)),
+    "deepseek_v4": Family(
+        sparse.v4_layers,
+        sparse.v4_mlps,
+        keys=(*_EXPERTS, *_SHARED_EXPERTS, "index_topk"),
+        mtp=sparse.v4_mtp,
+        stack=sparse.streamed,
+        ending=sparse.v4_ending,
+    ),
     "kimi_linear": Family(
         sparse.kimi_layers,
         sparse.kimi_mlps,
@@ -187,6 +195,7 @@ FAMILIES: Mapping[str, Family] = {
 }
 # Families whose text layers are another's.
 SAME_TEXT = {
+    "deepseek_ref": "deepseek_v4",
     "kimi_k3": "kimi_linear",
     "mimo_v2": "mimo_v2_flash",
     "minimax_m3_vl": "minimax_m3",
@@ -200,9 +209,7 @@ SAME_TEXT = {
 }
 # Families that are known by name, and what of theirs is not modelled yet.
 NOT_MODELLED = {
-    **dict.fromkeys(
-        ("deepseek_v4", "deepseek_ref"), "attention over compressed keys, and hyper-connections"
-    ),
+    "deepseek_v41": "sizes of layers that could not be read anywhere",
     "glm5_next": "Kimi delta attention (KDA) beside sparse attention",
     "qwen4_exp": "sparse attention beside delta networks, and a table of n-grams",
     "longcat_flash": "two attentions a layer, and experts that compute nothing",

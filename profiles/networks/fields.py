@@ -95,6 +95,10 @@ class Fields:
         said = {key: value for key, value in self.config.items() if value is not None}
         return Fields({**self.config, **defaults, **said}, self.name)
 
+    def with_fields(self, **fields: object) -> "Fields":
+        """The same config with some fields replaced."""
+        return Fields({**self.config, **fields}, self.name)
+
     def nested(self, key: str) -> "Fields":
         """A nested object; empty when absent."""
         value = self.config.get(key)

@@ -16,6 +16,8 @@ from dflash_sim.profiles.networks.families import Family, family_of
 from dflash_sim.profiles.networks.fields import DTYPES, MAX_LAYERS, Fields, check_dtype, context_of
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
+    Cached,
+    CompressedShape,
     DenseMlp,
     GdnShape,
     KdaShape,
@@ -32,6 +34,8 @@ from dflash_sim.profiles.precision import STATE_DTYPES
 
 __all__ = [
     "AttentionShape",
+    "Cached",
+    "CompressedShape",
     "Convolutions",
     "DenseMlp",
     "DrafterShape",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dflash_sim.profiles.networks.attention import AttentionShape
-from dflash_sim.profiles.networks.mla import MlaShape
+from dflash_sim.profiles.networks.mla import CompressedShape, MlaShape
 from dflash_sim.profiles.networks.mlps import DenseMlp, MoeMlp
 from dflash_sim.profiles.networks.recurrent import GdnShape, KdaShape, Mamba2Shape
 from dflash_sim.profiles.networks.weight import Weight
@@ -12,6 +12,8 @@ from dflash_sim.profiles.precision import Formats, Precision
 
 __all__ = [
     "AttentionShape",
+    "Cached",
+    "CompressedShape",
     "DenseMlp",
     "GdnShape",
     "KdaShape",
@@ -26,7 +28,8 @@ __all__ = [
 ]
 
 Recurrent = GdnShape | KdaShape | Mamba2Shape
-Mixer = AttentionShape | MlaShape | Recurrent
+Cached = AttentionShape | MlaShape | CompressedShape
+Mixer = Cached | Recurrent
 Mlp = DenseMlp | MoeMlp
 
 

@@ -6,13 +6,15 @@ from dflash_sim.profiles.networks.attention import BlockChoice
 from dflash_sim.profiles.networks.fields import Fields
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
+    CompressedShape,
     DenseMlp,
     KdaShape,
     LayerShape,
     Mixer,
     Mlp,
-    MoeMlp,
+    Streams,
 )
+from dflash_sim.profiles.networks.mla import Indexer
 from dflash_sim.profiles.networks.read_mixers import FULL, LINEAR, attention, latent
 from dflash_sim.profiles.networks.read_mlps import moe, sparse_after, sparse_or_dense
 
@@ -119,3 +121,72 @@ def kimi_residuals(f: Fields, layers: tuple[LayerShape, ...]) -> tuple[LayerShap
 def kimi_ending(f: Fields, hidden: int) -> int:
     """Return the values of the last attention over sums of layers, before the final norm."""
     return 2 * hidden if f.integer("attn_res_block_size", default=0, low=0) else 0
+
+
+def v4_layers(f: Fields, num_layers: int) -> tuple[CompressedShape, ...]:
+    """Return DeepSeek-V4's attention: what is before a window is compressed, by two ratios."""
+    ratios = f.per_layer("compress_ratios", count=num_layers)
+    if not ratios:
+        kinds = f.kinds("layer_types", count=num_layers, allowed=tuple(_V4_RATIOS))
+        ratios = tuple(_V4_RATIOS[kind] for kind in kinds)
+    if not set(ratios) <= {*_V4_RATIOS.values()} or not ratios:
+        f.reject("compress_ratios", f"one of {sorted(_V4_RATIOS.values())} for each layer")
+    return tuple(_compressed(f, ratio) for ratio in ratios)
+
+
+def v4_mtp(f: Fields) -> LayerShape:
+    """Return the MTP layer: experts behind a window alone."""
+    (experts,) = v4_mlps(f.with_fields(num_hash_layers=0), 1)
+    return LayerShape(_compressed(f, 0), experts, streams=_streams(f))
+
+
+def v4_mlps(f: Fields, num_layers: int) -> tuple[Mlp, ...]:
+    """Return experts beside a shared one; those of the first layers are chosen by token.
+
+    A table of the experts of every token takes the place of the router's bias there.
+    """
+    width = f.integer("moe_intermediate_size") * f.integer("n_shared_experts", default=0, low=0)
+    experts = moe(f, shared=width, shared_gate=False, correction_bias=True)
+    hashed = f.integer("num_hash_layers", default=3, low=0)
+    return tuple(replace(experts, correction_bias=i >= hashed) for i in range(num_layers))
+
+
+def streamed(f: Fields, layers: tuple[LayerShape, ...]) -> tuple[LayerShape, ...]:
+    """Return the layers with hyper-connections around both parts."""
+    return tuple(replace(layer, streams=_streams(f)) for layer in layers)
+
+
+def v4_ending(f: Fields, hidden: int) -> int:
+    """Return the values that make one stream of several before the final norm."""
+    count = _streams(f).count
+    return count * (count * hidden + 1) + 1
+
+
+_V4_RATIOS = {
+    "sliding_attention": 0,
+    "compressed_sparse_attention": 4,
+    "heavily_compressed_attention": 128,
+}
+
+
+def _streams(f: Fields) -> Streams:
+    return Streams(f.integer("hc_mult", default=4))
+
+
+def _compressed(f: Fields, ratio: int) -> CompressedShape:
+    indexer = Indexer(
+        heads=f.integer("index_n_heads"),
+        head_dim=f.integer("index_head_dim"),
+        topk=f.integer("index_topk"),
+    )
+    return CompressedShape(
+        num_heads=f.integer("num_attention_heads"),
+        head_dim=f.integer("head_dim"),
+        rope=f.integer("qk_rope_head_dim", default=64),
+        q_lora_rank=f.integer("q_lora_rank"),
+        o_groups=f.integer("o_groups"),
+        o_lora_rank=f.integer("o_lora_rank"),
+        window=f.integer("sliding_window"),
+        ratio=ratio,
+        indexer=indexer if ratio == _V4_RATIOS["compressed_sparse_attention"] else None,
+    )

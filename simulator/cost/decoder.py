@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
+    CompressedShape,
     DenseMlp,
     GdnShape,
     KdaShape,
@@ -14,6 +15,7 @@ from dflash_sim.profiles.networks.hf_config import (
 )
 from dflash_sim.profiles.networks.layers import Streams
 from dflash_sim.profiles.precision import BF16, Precision
+from dflash_sim.simulator.cost.latent_ops import StreamMix
 from dflash_sim.simulator.cost.layers import (
     Kernels,
     Rows,
@@ -24,13 +26,13 @@ from dflash_sim.simulator.cost.layers import (
     mamba2_mixer,
     moe_mlp,
 )
-from dflash_sim.simulator.cost.latent_ops import StreamMix
-from dflash_sim.simulator.cost.mla_layers import mla_mixer
+from dflash_sim.simulator.cost.mla_layers import compressed_mixer, mla_mixer
 from dflash_sim.simulator.cost.ops import AnyCall, Call
 
 _PARTS: dict[type, Callable[..., list[AnyCall]]] = {
     AttentionShape: attention_mixer,
     MlaShape: mla_mixer,
+    CompressedShape: compressed_mixer,
     GdnShape: gdn_mixer,
     KdaShape: kda_mixer,
     Mamba2Shape: mamba2_mixer,

@@ -221,6 +221,64 @@ class SparseAttention:
 
 
 @dataclass(frozen=True, slots=True)
+class CompressedAttention:
+    """Attention of each query row to a window of tokens and to compressed ones before it.
+
+    One key per token, for all heads, is its value too.
+
+    Parameters
+    ----------
+    ratio, topk
+        Tokens that were compressed into one, 0 where none were; and compressed ones that a row
+        attends to at most, 0 where it attends to all.
+    entry_bytes
+        Of one key.
+    """
+
+    name: str
+    requests: int
+    rows: int
+    ctx: float
+    heads: int
+    head_dim: int
+    window: int
+    ratio: int
+    topk: int
+    entry_bytes: float
+    precision: Precision = BF16
+
+    def at(self, ctx: float) -> "CompressedAttention":
+        """Return this attention over another context."""
+        return replace(self, ctx=ctx)
+
+    @property
+    def near(self) -> float:
+        """Tokens of the window that a row attends to, on average."""
+        return mean_seen(self.rows, self.ctx, self.window)
+
+    @property
+    def far(self) -> float:
+        """Compressed tokens that a row attends to, on average."""
+        if not self.ratio:
+            return 0.0
+        most = self.topk * self.ratio if self.topk else float("inf")
+        return mean_seen(self.rows, self.ctx, most) / self.ratio
+
+    @property
+    def flops(self) -> float:
+        seen = self.requests * self.rows * (self.near + self.far)
+        return 2.0 * seen * self.heads * 2 * self.head_dim
+
+    @property
+    def nbytes(self) -> float:
+        # Rows of a request share what is not chosen.
+        shared = min(self.ctx, self.window) + self.rows + (0.0 if self.topk else self.far)
+        own = self.rows * self.far if self.topk else 0.0
+        values = self.rows * self.heads * 2 * self.head_dim * bytes_of(self.precision.activations)
+        return self.requests * ((shared + own) * self.entry_bytes + values)
+
+
+@dataclass(frozen=True, slots=True)
 class SparseModule:
     """A whole layer of sparse attention, from the hidden states to its share of the output.
 
@@ -353,6 +411,7 @@ LatentOp = (
     | MlaPrefill
     | IndexerScores
     | SparseAttention
+    | CompressedAttention
     | SparseModule
     | Kda
     | StreamMix

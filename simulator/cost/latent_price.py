@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from dflash_sim.profiles.times.op_tables import OpTables, Timing
 from dflash_sim.profiles.precision import BF16, bytes_of
+from dflash_sim.profiles.times.op_tables import OpTables, Timing
 from dflash_sim.profiles.units import GDN_HEAD_DIM, LATENT_HEADS
 from dflash_sim.simulator.cost.latent_ops import (
     Kda,

@@ -107,7 +107,9 @@ class TestSparse:
                 assert decode.evidence == "measured"
                 # What is attended is chosen: a cache 16 times as long is not 16 times the time.
                 long = gpu.module_decode(table="dsa", batch=1, kv_len=65536, **asked).seconds
-                assert long < 4 * gpu.module_decode(table="dsa", batch=1, kv_len=4096, **asked).seconds
+                assert (
+                    long < 4 * gpu.module_decode(table="dsa", batch=1, kv_len=4096, **asked).seconds
+                )
                 prefill = gpu.module_prefill(table="dsa", batch=1, seq=4096, prefix=0, **asked)
                 assert prefill.evidence == "measured"
                 two = gpu.module_prefill(table="dsa", batch=2, seq=4096, prefix=0, **asked)
@@ -117,7 +119,10 @@ class TestSparse:
     def test_projections_in_bf16_are_kept_apart(self, gpu):
         asked = {"batch": 4, "kv_len": 4096, "heads": 16, "model": "glm-5"}
         assert gpu.module_decode(table="dsa", dtype="bfloat16", **asked) is not None
-        assert gpu.module_decode(table="dsa", dtype="bfloat16", **{**asked, "model": "deepseek-v3.2"}) is None
+        assert (
+            gpu.module_decode(table="dsa", dtype="bfloat16", **{**asked, "model": "deepseek-v3.2"})
+            is None
+        )
 
 
 @pytest.mark.skipif(find_spec("aiconfigurator_core") is None, reason="needs dflash-sim[silicon]")
