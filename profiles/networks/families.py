@@ -151,6 +151,12 @@ FAMILIES: Mapping[str, Family] = {
         stack=sparse.streamed,
         ending=sparse.v4_ending,
     ),
+    "glm5_next": Family(
+        sparse.glm_next_layers,
+        shared_expert_layers,
+        keys=(*_LATENT, *_EXPERTS, "index_topk"),
+        stack=sparse.streamed,
+    ),
     "kimi_linear": Family(
         sparse.kimi_layers,
         sparse.kimi_mlps,
@@ -210,7 +216,6 @@ SAME_TEXT = {
 # Families that are known by name, and what of theirs is not modelled yet.
 NOT_MODELLED = {
     "deepseek_v41": "sizes of layers that could not be read anywhere",
-    "glm5_next": "Kimi delta attention (KDA) beside sparse attention",
     "qwen4_exp": "sparse attention beside delta networks, and a table of n-grams",
     "longcat_flash": "two attentions a layer, and experts that compute nothing",
     "mllama": "cross attention to images",

@@ -35,16 +35,19 @@ class Indexer:
         Tokens that each query attends to at most.
     shared
         True if the layer has no indexer of its own and takes the choice of a layer below.
+    pool
+        Tokens whose keys are compressed into one, which are then chosen together (GLM-5.3-Flash).
     """
 
     heads: int
     head_dim: int
     topk: int
     shared: bool = False
+    pool: int = 1
 
     @property
     def key_bytes(self) -> float:
-        """Cached key of one token in one layer, with its scale [byte]."""
+        """One cached key in one layer, with its scale [byte]."""
         if self.shared:
             return 0.0
         scales = -(-self.head_dim // INDEX_GROUP)
@@ -58,6 +61,9 @@ class Indexer:
         yield Weight("indexer.wk", hidden * self.head_dim, 1, "attention")
         yield Weight("indexer.weights_proj", hidden * self.heads, 1)
         yield Weight("indexer.k_norm", 2 * self.head_dim, 1)
+        if self.pool > 1:
+            gates = (hidden + self.pool) * self.head_dim  # and a bias by the place in the pool
+            yield Weight("indexer.compress", gates, 1)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class MlaShape:
 
         It is the same on every rank: there is one latent for all heads, so nothing to split.
         """
-        index = self.indexer.key_bytes if self.indexer else 0.0
+        index = self.indexer.key_bytes / self.indexer.pool if self.indexer else 0.0
         return self.latent_dim * bytes_of(precision.kv_cache) + index
 
     def weights(self, *, hidden: int) -> Iterator[Weight]:

@@ -153,7 +153,7 @@ def latent(f: Fields, kind: str | None = None) -> MlaShape:
         q_lora_rank=f.integer("q_lora_rank", default=0, low=0),
         kv_lora_rank=f.integer("kv_lora_rank"),
         qk_nope_head_dim=f.integer("qk_nope_head_dim"),
-        qk_rope_head_dim=f.integer("qk_rope_head_dim"),
+        qk_rope_head_dim=f.integer("qk_rope_head_dim", low=0),
         v_head_dim=f.integer("v_head_dim"),
         indexer=indexer,
     )

@@ -190,3 +190,19 @@ def _compressed(f: Fields, ratio: int) -> CompressedShape:
         ratio=ratio,
         indexer=indexer if ratio == _V4_RATIOS["compressed_sparse_attention"] else None,
     )
+
+
+def glm_next_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
+    """Return Kimi delta attention and sparse latent attention by turns (GLM-5.3-Flash)."""
+    sparse = latent(f, "full")
+    index = sparse.indexer
+    assert index is not None
+    sparse = replace(sparse, indexer=replace(index, pool=f.integer("index_kpool", default=1)))
+    kinds = f.kinds("layer_types", count=num_layers, allowed=(FULL, INDEXED, LINEAR))
+    if not kinds:
+        kinds = tuple(LINEAR if (i + 1) % _GLM_EVERY else INDEXED for i in range(num_layers))
+    return tuple(kda(f) if kind == LINEAR else sparse for kind in kinds)
+
+
+INDEXED = "indexed_attention"
+_GLM_EVERY = 4

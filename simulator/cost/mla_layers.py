@@ -150,10 +150,12 @@ def _sparse(k: Kernels, a: MlaShape, hidden: int, size: Rows) -> list[AnyCall]:
             head_dim=index.head_dim,
             key_bytes=index.key_bytes,
             precision=Precision("fp8", "fp8"),
+            stands_for=index.pool,
         )
+        keys = index.head_dim if index.pool == 1 else 2 * index.head_dim  # and how they are pooled
         calls += [
             k.gemm("indexer_q_proj", t, wide, a.q_lora_rank, of="attention"),
-            k.gemm("indexer_k_proj", t, index.head_dim, hidden, of="attention"),
+            k.gemm("indexer_k_proj", t, keys, hidden, of="attention"),
             k.gemm("indexer_weights", t, index.heads, hidden, of="other"),
             k.small("indexer_k_norm", 2.0 * t * index.head_dim),
             k.small("indexer_rope_quantize", 2.0 * t * (wide + index.head_dim)),
