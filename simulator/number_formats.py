@@ -56,7 +56,7 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
         return None
     if own is None:
         return _made(asked, model)
-    if _family(asked) != _family(own.name):
+    if _family(asked) != _family(own.name) and not _is_all_in(own, asked):
         other = f", or give --model {model.base}, which it was made of" if model.base else ""
         msg = (
             f"{model.name} is a checkpoint in {own.name} already, and --quantization {asked} makes "
@@ -64,6 +64,14 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
         )
         raise UsageError(msg)
     return own
+
+
+def _is_all_in(own: Quantized, asked: str) -> bool:
+    """Return True if a method is called by the one format that a checkpoint is quantised to.
+
+    People say ``mxfp4`` of Kimi-K3, whose files are in compressed-tensors.
+    """
+    return set(dict(own.formats).values()) == {format_named(asked)}
 
 
 def _made(asked: str, model: ModelShape) -> Quantized | None:

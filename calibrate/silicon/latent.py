@@ -153,6 +153,7 @@ MODULES = (
         {
             "sgl-project/DeepSeek-V4-Flash-FP8": ("deepseek-v4-flash", ""),
             "deepseek-ai/DeepSeek-V4-Pro": ("deepseek-v4-pro", ""),
+            "sgl-project/DeepSeek-V4-Pro-FP8": ("deepseek-v4-pro", ""),
         },
     ),
 )

@@ -82,6 +82,8 @@ class Family:
         Adds what depends on the place of a layer among the others.
     ending
         Values between the last layer and the final norm, for a width of the residual stream.
+    caution
+        What every answer about its models must say.
     tower
         True if the vision tower is known, so that text alone is priced whole.
     """
@@ -97,6 +99,7 @@ class Family:
     stack: Callable[[Fields, tuple[LayerShape, ...]], tuple[LayerShape, ...]] = _as_they_are
     ending: Callable[[Fields, int], int] = _nothing
     tower: bool = False
+    caution: str = ""
 
 
 _normed = partial(softmax_layers, qk_norm=True)
@@ -126,6 +129,16 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_next": Family(hybrid_layers, _gated_shared, keys=_EXPERTS, mtp_layers=1),
     "qwen3_5": Family(hybrid_layers, dense_layers, tower=True),
     "qwen3_5_moe": Family(hybrid_layers, _gated_shared, keys=_EXPERTS, tower=True),
+    "qwen4_exp": Family(
+        sparse.qwen4_layers,
+        _gated_shared,
+        keys=_EXPERTS,
+        stack=sparse.qwen4_stack,
+        ending=sparse.qwen4_ending,
+        tower=True,
+        caution="its table of n-grams is taken to be in host memory, as with "
+        "--ple-offload-embedding, and takes none of the GPU's",
+    ),
     "gpt_oss": Family(
         partial(softmax_layers, bias=True, sinks=True),
         partial(expert_layers, bias=True),
@@ -216,7 +229,6 @@ SAME_TEXT = {
 # Families that are known by name, and what of theirs is not modelled yet.
 NOT_MODELLED = {
     "deepseek_v41": "sizes of layers that could not be read anywhere",
-    "qwen4_exp": "sparse attention beside delta networks, and a table of n-grams",
     "longcat_flash": "two attentions a layer, and experts that compute nothing",
     "mllama": "cross attention to images",
 }

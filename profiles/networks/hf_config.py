@@ -113,7 +113,8 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
 def _caution(outer: Fields, family: Family) -> str:
     """Return what an answer must say about a model that reads more than text."""
     sees = outer.config.get("vision_config") or outer.config.get("text_config")
-    return "text layers only; images are not priced" if sees and not family.tower else ""
+    said = "text layers only; images are not priced" if sees and not family.tower else ""
+    return "; ".join(filter(None, (said, family.caution)))
 
 
 def _state_dtype(f: Fields) -> str:

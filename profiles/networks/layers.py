@@ -7,7 +7,7 @@ from dflash_sim.profiles.networks.attention import AttentionShape
 from dflash_sim.profiles.networks.mla import CompressedShape, MlaShape
 from dflash_sim.profiles.networks.mlps import DenseMlp, MoeMlp
 from dflash_sim.profiles.networks.recurrent import GdnShape, KdaShape, Mamba2Shape
-from dflash_sim.profiles.networks.weight import Weight
+from dflash_sim.profiles.networks.weight import HOST, Weight
 from dflash_sim.profiles.precision import Formats, Precision
 
 __all__ = [
@@ -23,7 +23,9 @@ __all__ = [
     "MlaShape",
     "Mlp",
     "MoeMlp",
+    "Ngrams",
     "Recurrent",
+    "Streams",
     "Weight",
 ]
 
@@ -57,6 +59,33 @@ class Streams:
 
 
 @dataclass(frozen=True)
+class Ngrams:
+    """Features of the last tokens, looked up in a table and added to every stream (Qwen4).
+
+    Parameters
+    ----------
+    rows
+        Of the table, each as wide as a part of ``width``: one part for each hash of the tokens.
+    width
+        Of what is looked up for a token.
+    conv_kernel
+        Taps of the convolution behind it.
+    """
+
+    rows: int
+    parts: int
+    width: int
+    conv_kernel: int
+
+    def weights(self, *, hidden: int, streams: int) -> Iterator[Weight]:
+        """The table, which the host may hold; projections, three norms and a convolution."""
+        wide = streams * hidden
+        yield Weight("ngram_embedding", self.rows * (self.width // self.parts), module=HOST)
+        yield Weight("ple_proj", self.width * (wide + hidden), 1)
+        yield Weight("ple_norms_and_conv", wide * (3 + self.conv_kernel), 1)
+
+
+@dataclass(frozen=True)
 class LayerShape:
     """A token mixer followed by an MLP, each behind a norm; one of the two may be absent.
 
@@ -69,6 +98,8 @@ class LayerShape:
     depth
         Sums of earlier layers that both parts attend to beside the last (attention residuals of
         Kimi-K3); None of a layer without.
+    ngrams
+        Features of n-grams that are added before the layer; None of most.
     scale
         The layer's output is multiplied by one value (Gemma 4).
     formats
@@ -80,6 +111,7 @@ class LayerShape:
     norms: int | None = None
     streams: Streams | None = None
     depth: int | None = None
+    ngrams: Ngrams | None = None
     scale: bool = False
     formats: Formats = ()
 
@@ -113,11 +145,15 @@ class LayerShape:
         if self.streams is not None:
             sites = self.parts * self.streams.site_params(hidden)
             yield Weight("hyper_connections", sites, 1)
+            if self.ngrams is not None:
+                yield from self.ngrams.weights(hidden=hidden, streams=self.streams.count)
 
     def params(self, hidden: int) -> int:
         """Number of weight values."""
         return sum(w.params for w in self.weights(hidden=hidden))
 
     def idle_params(self, hidden: int) -> int:
-        """Values of the routed experts that one token does not visit."""
-        return 0 if self.mlp is None else self.mlp.idle_params(hidden)
+        """Values of the routed experts, and rows of tables, that one token does not visit."""
+        table = self.ngrams
+        rows = (table.rows - table.parts) * (table.width // table.parts) if table else 0
+        return rows + (0 if self.mlp is None else self.mlp.idle_params(hidden))

@@ -1,6 +1,8 @@
 """Families whose layers attend to chosen or compressed tokens, or keep a state of them."""
 
 from dataclasses import replace
+from functools import cache
+from math import isqrt
 
 from dflash_sim.profiles.networks.attention import BlockChoice
 from dflash_sim.profiles.networks.fields import Fields
@@ -12,10 +14,11 @@ from dflash_sim.profiles.networks.layers import (
     LayerShape,
     Mixer,
     Mlp,
+    Ngrams,
     Streams,
 )
 from dflash_sim.profiles.networks.mla import Indexer
-from dflash_sim.profiles.networks.read_mixers import FULL, LINEAR, attention, latent
+from dflash_sim.profiles.networks.read_mixers import FULL, LINEAR, attention, hybrid_layers, latent
 from dflash_sim.profiles.networks.read_mlps import moe, sparse_after, sparse_or_dense
 
 CHOSEN = "minimax_m3_sparse"
@@ -206,3 +209,65 @@ def glm_next_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
 
 INDEXED = "indexed_attention"
 _GLM_EVERY = 4
+
+
+def qwen4_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
+    """Return gated delta networks and gated attention to chosen blocks by turns (Qwen4)."""
+    kinds = f.kinds("layer_types", count=num_layers, allowed=(FULL, INDEXED, LINEAR))
+    named = [FULL if kind == INDEXED else kind for kind in kinds]
+    mixers = hybrid_layers(f.with_fields(layer_types=named or None), num_layers)
+    block = f.integer("indexer_compress_ratio")
+    chosen = BlockChoice(
+        heads=f.integer("indexer_n_heads"),
+        head_dim=f.integer("indexer_head_dim"),
+        block=block,
+        topk=f.integer("indexer_budget") // block,
+    )
+    return tuple(
+        replace(mixer, chosen=chosen) if isinstance(mixer, AttentionShape) else mixer
+        for mixer in mixers
+    )
+
+
+def qwen4_stack(f: Fields, layers: tuple[LayerShape, ...]) -> tuple[LayerShape, ...]:
+    """Return the layers between mixed streams, whose norms are theirs; tables before some."""
+    tables = f.integers("ple_layer_ids", high=len(layers) + 1)
+    found = [replace(layer, norms=0, streams=_gated_streams(f)) for layer in layers]
+    for number, place in enumerate(sorted(set(tables))):
+        found[place - 1] = replace(found[place - 1], ngrams=_ngrams(f, number))
+    return tuple(found)
+
+
+def qwen4_ending(f: Fields, hidden: int) -> int:
+    """Return the values that make one stream of several, but for a norm as wide as one."""
+    streams = _gated_streams(f)
+    return streams.count * hidden * (1 + 2 * streams.rank) - hidden
+
+
+def _gated_streams(f: Fields) -> Streams:
+    return Streams(f.integer("hc_count", default=4), rank=f.integer("hc_lowrank", default=320))
+
+
+def _ngrams(f: Fields, number: int) -> Ngrams:
+    parts = (f.integer("ngram_size", default=3) - 1) * f.integer("heads_per_ngram", default=8)
+    width = f.integer("ple_embed_dim", default=f.integer("hidden_size"))
+    base = f.integer("ngram_vocab_size_base", default=20_000_000)
+    multiple = f.integer("make_ngram_vocab_size_divisible_by", default=128)
+    rows = sum(primes_from(base, (number + 1) * parts)[-parts:])
+    return Ngrams(
+        rows=-(-rows // multiple) * multiple,
+        parts=parts,
+        width=width,
+        conv_kernel=f.integer("ple_conv_kernel_size", default=4),
+    )
+
+
+@cache
+def primes_from(first: int, count: int) -> tuple[int, ...]:
+    """Return the ``count`` smallest primes from ``first`` on: sizes of tables that hash well."""
+    found: list[int] = []
+    while len(found) < count:
+        if first > 1 and all(first % d for d in range(2, isqrt(first) + 1)):
+            found.append(first)
+        first += 1
+    return tuple(found)

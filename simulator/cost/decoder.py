@@ -13,7 +13,7 @@ from dflash_sim.profiles.networks.hf_config import (
     MlaShape,
     MoeMlp,
 )
-from dflash_sim.profiles.networks.layers import Streams
+from dflash_sim.profiles.networks.layers import Ngrams, Streams
 from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.simulator.cost.latent_ops import StreamMix
 from dflash_sim.simulator.cost.layers import (
@@ -54,6 +54,10 @@ def layers(
     k = Kernels(precision, tp)
     if layer.streams is not None:
         calls += _mixed(k, layer, layer.streams, hidden, size.tokens, count)
+    if layer.ngrams is not None and layer.streams is not None:
+        calls += _looked_up(
+            k, layer.ngrams, layer.streams.count * hidden, hidden, size.tokens, count
+        )
     if layer.depth is not None:
         read = (layer.depth + 2) * size.tokens * hidden  # with the last sum, and what is written
         calls.append(k.small("attention_residuals", float(read), layer.parts * count))
@@ -75,9 +79,19 @@ def _mixed(
         return [Call(mix, count) for mix in mixes]
     wide, sites = streams.count * hidden, layer.parts * count
     return [
-        k.norm("streams_norm", tokens, wide, sites),
         k.gemm("streams_down", tokens, streams.rank + streams.count, wide, of="other", count=sites),
         k.gemm("streams_up", tokens, wide, streams.rank, of="other", count=sites),
         k.small("streams_pre", float(tokens * (2 * wide + hidden)), sites),
         k.small("streams_post", float(tokens * (2 * wide + hidden)), sites),
+    ]
+
+
+def _looked_up(
+    k: Kernels, table: Ngrams, wide: int, hidden: int, tokens: int, count: int
+) -> list[AnyCall]:
+    """Features of n-grams: rows of a table, two products in one, gates and a convolution."""
+    return [
+        k.small("ngram_lookup", 2.0 * tokens * table.width, count),
+        k.gemm("ple_proj", tokens, wide + hidden, table.width, of="other", count=count),
+        k.small("ple_gates_and_conv", float(tokens * wide * (table.conv_kernel + 2)), count),
     ]

@@ -179,9 +179,6 @@ def compressed_mixer(
     norm = k.layer_norm("input_norm", size, hidden, count)
     reduce = k.all_reduce("attention_all_reduce", size.tokens, hidden, count)
     parts = with_quantisation(_compressed(k, a, hidden, size))
-    like = a.timed_as(hidden)
-    if not like:
-        return [norm, *(replace(call, count=count) for call in parts), *reduce]
     own = precision.of("attention")
     module = SparseModule(
         "sparse_attention",
@@ -192,7 +189,7 @@ def compressed_mixer(
         prefill=size.prefill,
         shared=False,
         parts=tuple(call.op for call in parts),
-        like=like,
+        like=a.timed_as(hidden),
         table="csa",
         precision=replace(own, kv_cache=ENTRY),
     )
