@@ -45,7 +45,7 @@ def choose_blocks(
     blocks = -(-tokens // block)
     short = blocks * block - tokens
     padded = torch.nn.functional.pad(scores, (0, short), value=-torch.inf)
-    best = padded.unflatten(-1, (blocks, block)).amax(-1)
+    best = padded.reshape(*padded.shape[:-1], blocks, block).amax(-1)
     at = seq_lens.to(torch.int64)[:, None] - rows + torch.arange(rows, device=q.device)
     newest = (at[..., None] // block - torch.arange(local, device=q.device)).clamp(min=0)
     best = best.scatter(-1, newest[:, :, None].expand(-1, -1, q.shape[2], -1), torch.inf)

@@ -27,8 +27,9 @@ def compress(x: Tensor, gates: Tensor, bias: Tensor, *, overlap: bool) -> Tensor
     """
     acc, size = wide(x.dtype), bias.shape[0]
     count = x.shape[1] // size
-    values = x[:, : count * size].unflatten(1, (count, size)).to(acc)
-    logits = gates[:, : count * size].unflatten(1, (count, size)).to(acc) + bias.to(acc)
+    shape = (x.shape[0], count, size, -1)
+    values = x[:, : count * size].reshape(shape).to(acc)
+    logits = gates[:, : count * size].reshape(shape).to(acc) + bias.to(acc)
     if overlap:
         values, logits = _with_last(values, 0.0), _with_last(logits, -torch.inf)
     return (values * logits.softmax(dim=2)).sum(dim=2).to(x.dtype)
@@ -114,10 +115,11 @@ def gather_streams(
     flat = streams.flatten(-2).to(acc)
     flat = flat * torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
     sizes = [count, count, count * count]
-    parts = zip((flat @ fn.to(acc).T).split(sizes, -1), base.to(acc).split(sizes), strict=True)
+    weighed, biases = (flat @ fn.to(acc).T, base.to(acc))
+    parts = zip(torch.split(weighed, sizes, -1), torch.split(biases, sizes), strict=True)
     before, after, mix = (x * s + b for (x, b), s in zip(parts, scale.to(acc), strict=True))
     weight = torch.sigmoid(before) + tiny
-    mix = mix.unflatten(-1, (count, count)).softmax(-1) + tiny
+    mix = mix.reshape(*mix.shape[:-1], count, count).softmax(-1) + tiny
     mix = mix / (mix.sum(-2, keepdim=True) + tiny)
     for _ in range(steps - 1):
         mix = mix / (mix.sum(-1, keepdim=True) + tiny)

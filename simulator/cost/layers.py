@@ -175,8 +175,9 @@ def _chosen_mixer(
     index_heads = max(1, index.heads // k.tp)
     read = replace(a, chosen=None, window=index.tokens)
     rows = size if size.prefill else replace(size, requests=t, rows=1)
-    of = {"hidden": hidden, "tp": k.tp, "count": 1, "precision": k.precision}
-    inside = attention_mixer(read, size=rows, **of)
+    inside = attention_mixer(
+        read, hidden=hidden, tp=k.tp, size=rows, count=1, precision=k.precision
+    )
     scores = IndexerScores(
         "indexer",
         requests=size.requests,
