@@ -25,6 +25,7 @@ from dflash_sim.profiles.networks.hf_config import (
     parse_eagle3,
     parse_model,
 )
+from dflash_sim.profiles.networks.weight import HOST
 from dflash_sim.profiles.units import BF16_BYTES, GiB
 
 HF = Path(__file__).parents[2] / "data" / "hf"
@@ -236,6 +237,7 @@ def test_drafters_fit_their_targets() -> None:
         others = {"qwen3-coder-next-dflash": 5}
         others |= dict.fromkeys(("mimo-v2-flash-dflash", "qwen3.5-4b-domino", *LAGUNA), 1)
         others |= {"glm-5.2-dspark": 2, "qwen3.6-27b-dspark": 2}
+        others |= {"kimi-k3-dspark": 10, "qwen3.8-flash-next-dflash2": 2}
         before_last = others.get(name, 3)
         assert max(drafter.target_layer_ids) == len(target.layers) - before_last, name
         assert list(drafter.target_layer_ids) == sorted(set(drafter.target_layer_ids)), name
@@ -262,7 +264,8 @@ def test_weight_bytes_on_one_rank_is_two_bytes_per_parameter() -> None:
     for name in names("models"):
         model = load_model(name)
         if model.quantized is None:
-            assert model.weight_bytes(1) == 2 * model.params
+            elsewhere = sum(w.params * n for w, n in model._weights() if w.module == HOST)
+            assert model.weight_bytes(1) == 2 * (model.params - elsewhere)
 
 
 def test_mxfp4_experts_take_four_and_a_quarter_bits() -> None:
