@@ -275,8 +275,8 @@ def find_network(kind: str, name: str, profiles_dirs: Dirs = ()) -> tuple[Path, 
         label = name.lower() if kind == "models" else f"{name.lower()}-{paired.parent.name}"
         return paired, label
     sheet = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
-    if sheet is None and kind != "models":
-        refuse_other_kind(name)
+    if kind != "models" and (sheet is None or "/" in name):
+        refuse_other_kind(name)  # which may be called as another's that has a sheet
     path = sheet or _as_path(name) or require_sheet(kind, name, profiles_dirs)
     return path, path.stem if path.name != "config.json" else path.resolve().parent.name
 

@@ -11,6 +11,8 @@ KINDS = {
     "DFlash2 of an unknown target": _NO_TARGET,
     "DFlash2 of latent attention": "latent attention",
     "DSpark of an unknown target": _NO_TARGET,
+    "DSpark of latent attention": "latent attention",
+    "DSpark with its own embedding": "an embedding and a head of its own",
     "DSpark inside its target": "layers like its target's, with experts, in the same checkpoint",
     "DSpark of Gemma 4": "full layers of other heads than its sliding ones",
     "DSpark with sinks": "an embedding of its own and attention with sinks",

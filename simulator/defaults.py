@@ -64,9 +64,7 @@ def backend_of(s: Scenario, device: Device, engine: EngineSheet, model: ModelSha
 
 def default_backend(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> str:
     """Target attention backend of a model when none is named, which a hybrid's cache may decide."""
-    usual = engine.attention.default_for(
-        device.name, device.arch, latent=bool(model.latent_layers), sparse=model.sparse
-    )
+    usual = engine.attention.default_for(device.name, device.arch, kind=model.latent_kind)
     if s.topk > 1 and not model.latent_layers:
         return engine.attention.trees[0]
     unbuffered = engine.defaults.state_pool.auto_strategy == NO_BUFFER

@@ -56,7 +56,7 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
         return None
     if own is None:
         return _made(asked, model)
-    if _family(asked) != _family(own.name):
+    if _family(asked) != _family(own.name) and not _is_all_in(own, asked):
         other = f", or give --model {model.base}, which it was made of" if model.base else ""
         msg = (
             f"{model.name} is a checkpoint in {own.name} already, and --quantization {asked} makes "
@@ -64,6 +64,14 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
         )
         raise UsageError(msg)
     return own
+
+
+def _is_all_in(own: Quantized, asked: str) -> bool:
+    """Return True if a method is called by the one format that a checkpoint is quantised to.
+
+    People say ``mxfp4`` of Kimi-K3, whose files are in compressed-tensors.
+    """
+    return set(dict(own.formats).values()) == {format_named(asked)}
 
 
 def _made(asked: str, model: ModelShape) -> Quantized | None:
@@ -148,8 +156,8 @@ def precision_for(
         state = "bfloat16"
     own = model.precision
     kv_cache = kv_format(s.kv_cache_dtype) if s.kv_cache_dtype else own.kv_cache
-    if s.kv_cache_dtype is None and kv_cache == PLAIN and model.sparse:
-        kv_cache = engine.attention.latent.sparse_kv.get(device.arch, PLAIN)
+    if s.kv_cache_dtype is None and kv_cache == PLAIN:
+        kv_cache = engine.attention.latent.kv_of(model.latent_kind, device.arch) or PLAIN
     known = engine.attention.known(latent=bool(model.latent_layers), arch=device.arch)
     check_kv(kv_cache, backend=backend, backends=known, arch=device.arch, gpu=device.name)
     return replace(

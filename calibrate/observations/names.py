@@ -37,9 +37,10 @@ class Workload:
 
 
 def of_checkpoint(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a row with the checkpoint that was served, where its model is named in bf16.
+    """Fields of a row with the checkpoint that was served, where its model is named without.
 
-    People write ``qwen3-8b`` and ``awq`` in two columns; what ran is the AWQ checkpoint.
+    People write ``qwen3-8b`` and ``awq`` in two columns; what ran is the AWQ checkpoint. Of a model
+    that is published in another format, only a checkpoint that is listed will do.
 
     Raises
     ------
@@ -51,10 +52,10 @@ def of_checkpoint(fields: Mapping[str, Any]) -> dict[str, Any]:
         return dict(fields)
     name = quantization_name(said)
     one = None if quantises_online(name) else called(model, name)
-    if one is None or load_model(model).quantized is not None:
+    found = find_checkpoint(one) if one else None
+    if found is None or (found.assumed and load_model(model).quantized is not None):
         return dict(fields)
-    found = find_checkpoint(one)
-    return dict(fields) | ({"model": found.name} if found else {})
+    return dict(fields) | {"model": found.name}
 
 
 class Names:

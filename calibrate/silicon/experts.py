@@ -20,6 +20,7 @@ from dflash_sim.calibrate.silicon.suspects import (
 )
 from dflash_sim.calibrate.silicon.table import Key, Table, Tally, Times
 from dflash_sim.calibrate.silicon.thinning import thinned, thinning_miss
+from dflash_sim.profiles.formats import bytes_of
 from dflash_sim.profiles.units import BF16_BYTES, MS
 
 SHARDS = (1, 2, 4, 8)
@@ -40,12 +41,15 @@ EXPERTS = (
 MOE_DTYPES = ("bfloat16", "w4a16_mxfp4")  # the second for gpt-oss, which ships in MXFP4
 # Our format: as the tables call it, and bytes of a weight with its scales.
 FORMATS: Mapping[str, tuple[str, float]] = {
-    "bfloat16": ("bfloat16", float(BF16_BYTES)),
-    "fp8_block": ("fp8_block", 1.0),
-    "nvfp4": ("nvfp4", 0.5625),
-    "int4": ("int4_wo", 0.53125),
-    "mxfp4": ("w4a16_mxfp4", 0.53125),
-    "mxfp4_w4a8": ("w4a8_mxfp4_mxfp8", 0.53125),
+    form: (name, bytes_of(form))
+    for form, name in {
+        "bfloat16": "bfloat16",
+        "fp8_block": "fp8_block",
+        "nvfp4": "nvfp4",
+        "int4": "int4_wo",
+        "mxfp4": "w4a16_mxfp4",
+        "mxfp4_w4a8": "w4a8_mxfp4_mxfp8",
+    }.items()
 }
 # Nemotron-H: two matrices an expert instead of three.
 UNGATED = (

@@ -6,11 +6,13 @@ are accidents. Everything else is SGLang's, whose kernels differ from the others
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import log
 from statistics import median
 
 from dflash_sim.calibrate.silicon.source import LETTERS, Library, Row, read_rows
 from dflash_sim.calibrate.silicon.table import Key, Table, Tally, Times, lift, no_rows
+from dflash_sim.calibrate.silicon.thinning import thinned, thinning_miss
 from dflash_sim.profiles.times.attention_table import BACKENDS
 from dflash_sim.profiles.units import BF16_BYTES, FP32_BYTES, MS
 
@@ -44,6 +46,16 @@ GDN_KERNELS = {
     "chunk_gated_delta_rule": "chunk_prefill",
     "causal_conv1d_fn": "conv_prefill",
 }
+
+KDA_PHASES = {"generation": "decode", "verify": "verify", "context": "prefill"}
+KDA_FUSED = {"kda_fused_decode", "fused_kda_decode_mtp_dspark"}  # with their convolution
+KDA_CONV = {"causal_conv1d_update", "causal_conv1d_fn_qkv3"}
+KDA_RULE = {
+    "fused_recurrent_kda_packed_decode",
+    "fused_sigmoid_gating_delta_rule_update",
+    "chunk_kda",
+}
+STREAM_TOKENS = (1, 8, 32, 64, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 GemmCells = dict[tuple[int, int, int], float]
 
@@ -116,6 +128,53 @@ def gdn(library: Library) -> Table:
         named = ((("recurrent_decode", v, k, 1), batch, time_ms) for v, k, batch, time_ms in rows)
         tally.mend(other, named)
     return tally.table(("kernel", "v_heads", "k_heads", "seq"), "batch", _state_bytes)
+
+
+def kda(library: Library) -> Table | None:
+    """SGLang's Kimi delta attention: decode by batch, verification and prefill by rows too.
+
+    Each has its convolution in it, fused or as a second kernel.
+    """
+    path = library.newest("kda", "sglang", "kda_perf.parquet")
+    if path is None:
+        return None
+    tally = Tally(library, "kda")
+    columns = ("kernel_source", "num_v_heads", "phase", "seq_len", "batch_size", "latency")
+    known = {"kernel_source": KDA_FUSED | KDA_CONV | KDA_RULE}
+    parts: dict[Key, dict[str, float]] = defaultdict(dict)
+    for kernel, heads, phase, seq, batch, time_ms in read_rows(path, columns, known):
+        own = parts[(KDA_PHASES[phase], heads, seq), batch]
+        own[kernel] = min(time_ms, own.get(kernel, time_ms))
+    whole = ((key, batch, _whole(own)) for (key, batch), own in parts.items())
+    tally.add(path, ((key, batch, time_ms) for key, batch, time_ms in whole if time_ms))
+    table = tally.table(("kernel", "heads", "seq"), "batch", _kda_state_bytes)
+    return replace(table, digits=3)
+
+
+def _whole(parts: Mapping[str, float]) -> float | None:
+    """The fused kernel where it was timed, else those that it replaces; None of one alone."""
+    fused = [time_ms for kernel, time_ms in parts.items() if kernel in KDA_FUSED]
+    return min(fused) if fused else sum(parts.values()) if len(parts) > 1 else None
+
+
+def _kda_state_bytes(key: Key, batch: int) -> float:
+    kernel, heads, _ = key
+    return 0.0 if kernel == "prefill" else 2.0 * batch * heads * GDN_STATE_BYTES
+
+
+def streams(library: Library) -> Table | None:
+    """Hyper-connections of DeepSeek-V4 before and behind both parts of a layer."""
+    path = library.newest("mhc", "sglang", "mhc_module_perf.parquet")
+    if path is None:
+        return None
+    tally = Tally(library, "streams")
+    columns = ("op_name", "hc_mult", "hidden_size", "num_tokens", "latency")
+    rows = read_rows(path, columns, {"num_sites": [2]})
+    tally.add(path, ((tuple(key), tokens, time_ms) for *key, tokens, time_ms in rows))
+    table = tally.table(("step", "streams", "hidden"), "tokens")
+    kept = thinned(table.times, STREAM_TOKENS)
+    misses = {"streams": thinning_miss(table.times, kept)}
+    return replace(table, times=kept, misses=misses, digits=3)
 
 
 def comm(library: Library) -> Table:

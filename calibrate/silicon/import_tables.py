@@ -22,7 +22,7 @@ from dflash_sim.calibrate.silicon.gemm_curve import (
     line_miss,
     rounded,
 )
-from dflash_sim.calibrate.silicon.latent import dsa, mla, mla_bmm
+from dflash_sim.calibrate.silicon.latent import MODULES, mla, mla_bmm
 from dflash_sim.calibrate.silicon.products import FORMATS as PRODUCT_FORMATS
 from dflash_sim.calibrate.silicon.products import products
 from dflash_sim.calibrate.silicon.source import Library, open_library
@@ -88,9 +88,13 @@ def import_silicon(
     for what, formats in ((products, PRODUCT_FORMATS), (experts, EXPERT_FORMATS)):
         tell(f"{library.system}: {what.__name__} in {', '.join(formats)}")
         tables += [found for dtype in formats if (found := what(library, dtype)) is not None]
-    for further in (attention_more, attention_fp8, mla, mla_bmm, dsa):
+    for further in (attention_more, attention_fp8, families.kda, families.streams, mla, mla_bmm):
         tell(f"{library.system}: {further.__name__}")
         one = further(library)
+        tables += [] if one is None else [one]
+    for modules in MODULES:
+        tell(f"{library.system}: {modules.family}")
+        one = modules(library)
         tables += [] if one is None else [one]
     curve_miss = curve_misses(curve, cells)
     held_out = _held_out(tables, curve)

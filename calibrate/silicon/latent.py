@@ -6,7 +6,7 @@ absorbed form, which has 3.4 times the products of the one that servers use.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 from dflash_sim.calibrate.silicon.source import LETTERS, Library, Row, read_rows
@@ -25,13 +25,10 @@ LENGTHS = {
 FILES = {"decode": "generation_mla", "prefill": "context_mla"}
 TOKENS = (1, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 STEPS = {"mla_gen_pre": "pre", "mla_gen_post": "post"}
-# As the tables call them: our name of the model, and the format of the module's weights.
-MODULES: Mapping[str, tuple[str, str]] = {
-    "deepseek-ai/DeepSeek-V3.2": ("deepseek-v3.2", "fp8_block"),
-    "zai-org/GLM-5-FP8": ("glm-5", "fp8_block"),
-    "zai-org/GLM-5": ("glm-5", "bfloat16"),
-    "nvidia/GLM-5.2-NVFP4": ("glm-5", "bfloat16"),  # its attention is in bf16
-}
+CACHED = {"fp8_e4m3": "fp8"}  # formats of keys as some tables call them
+COLUMNS = (
+    "model", "gemm_type", "kv_cache_dtype", "num_heads", "batch_size", "isl", "step", "latency",
+)  # fmt: skip
 PREFIXES = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 Triple = tuple[Key, int, float]
@@ -86,36 +83,80 @@ def mla_bmm(library: Library) -> Table | None:
     return replace(table, times=kept, misses=misses, digits=3)
 
 
-def dsa(library: Library) -> Table | None:
-    """Whole modules of sparse attention, projections, indexer and kernel together.
+@dataclass(frozen=True)
+class Modules:
+    """Whole layers of attention to a part of the tokens, timed as one, of one kind.
 
-    Decode by batch and cached tokens; prefill of one request by prefix and new tokens.
+    Parameters
+    ----------
+    family
+        The table that they are written to.
+    folder, files
+        Where the package has them, and the middle of the names of the files: one for each kind of
+        layer of a model.
+    models
+        As the files call them: our name of the model and the format of its projections; without
+        one, the format is that of each row.
     """
-    tally = Tally(library, "dsa")
-    columns = ("model", "kv_cache_dtype", "num_heads", "batch_size", "isl", "step", "latency")
-    for phase, name in (("decode", "generation"), ("prefill", "context")):
-        path = library.newest("sparse_attention", "sglang", f"dsa_{name}_module_perf.parquet")
-        if path is not None:
-            where = {"model": MODULES, "op_name": [f"dsa_{name}_module"]}
-            rows = read_rows(path, columns, where)
-            tally.add(path, _module_rows(phase, rows))
-    if not tally.times:
-        return None
-    table = tally.table(("phase", "model", "dtype", "kv_dtype", "heads", "across"), "len")
-    across = {**BATCHES, "prefill": PREFIXES}
-    kept, misses = thinned_phases(
-        table.times, "dsa", across=across, along=LENGTHS, power=("prefill",)
-    )
-    return replace(table, times=kept, misses=misses, digits=3)
+
+    family: str
+    folder: str
+    files: Mapping[str, str]
+    models: Mapping[str, tuple[str, str]]
+
+    def __call__(self, library: Library) -> Table | None:
+        """Decode by batch and cached tokens; prefill of one request by prefix and new tokens."""
+        tally = Tally(library, self.family)
+        for phase, said in (("decode", "generation"), ("prefill", "context")):
+            for kind, name in self.files.items():
+                file = f"{name}_{said}_module"
+                path = library.newest(self.folder, "sglang", f"{file}_perf.parquet")
+                if path is not None:
+                    where = {"model": self.models, "op_name": [file]}
+                    tally.add(path, self._rows(phase, kind, read_rows(path, COLUMNS, where)))
+        if not tally.times:
+            return None
+        table = tally.table(("phase", "model", "dtype", "kv_dtype", "heads", "across"), "len")
+        across = {**BATCHES, "prefill": PREFIXES}
+        kept, misses = thinned_phases(
+            table.times, self.family, across=across, along=LENGTHS, power=("prefill",)
+        )
+        return replace(table, times=kept, misses=misses, digits=3)
+
+    def _rows(self, phase: str, kind: str, rows: Iterable[Row]) -> Iterable[Triple]:
+        for model, gemm, kv, heads, batch, isl, step, time_ms in rows:
+            name, dtype = self.models[model]
+            key = (phase, name + kind, dtype or gemm, CACHED.get(kv, kv), heads)
+            if phase == "decode":
+                yield (*key, batch), step, time_ms
+            elif batch == 1:
+                yield (*key, step), isl, time_ms
 
 
-def _module_rows(phase: str, rows: Iterable[Row]) -> Iterable[Triple]:
-    for model, kv, heads, batch, isl, step, time_ms in rows:
-        name, dtype = MODULES[model]
-        if phase == "decode":
-            yield (phase, name, dtype, kv, heads, batch), step, time_ms
-        elif batch == 1:
-            yield (phase, name, dtype, kv, heads, step), isl, time_ms
+MODULES = (
+    Modules(
+        "dsa",
+        "sparse_attention",
+        {"": "dsa"},
+        {
+            "deepseek-ai/DeepSeek-V3.2": ("deepseek-v3.2", "fp8_block"),
+            "zai-org/GLM-5-FP8": ("glm-5", "fp8_block"),
+            "zai-org/GLM-5": ("glm-5", "bfloat16"),
+            "nvidia/GLM-5.2-NVFP4": ("glm-5", "bfloat16"),  # its attention is in bf16
+        },
+    ),
+    Modules("msa", "msa", {"": "msa"}, {"MiniMaxAI/MiniMax-M3": ("minimax-m3", "bfloat16")}),
+    Modules(
+        "csa",
+        "sparse_attention",
+        {" by 4": "dsv4_csa", " by 128": "dsv4_hca"},
+        {
+            "sgl-project/DeepSeek-V4-Flash-FP8": ("deepseek-v4-flash", ""),
+            "deepseek-ai/DeepSeek-V4-Pro": ("deepseek-v4-pro", ""),
+            "sgl-project/DeepSeek-V4-Pro-FP8": ("deepseek-v4-pro", ""),
+        },
+    ),
+)
 
 
 def _long_ratio(mine: Iterable[Triple], other: Iterable[Triple]) -> float:

@@ -47,6 +47,7 @@ def block_attention(
     scale: float,
     window: int | None = None,
     gate: Tensor | None = None,
+    chosen: Tensor | None = None,
 ) -> Tensor:
     """Grouped-query attention of ``B`` queries per request; ``[R, B, Hq, D]`` in ``q``'s type.
 
@@ -60,6 +61,8 @@ def block_attention(
     causal : rows of the block see no later row (verify, decode, prefill); else all of them (DFlash)
     window : tokens a row sees counting itself, or None; see :func:`visible_keys`
     gate : [R, B, Hq, D] or None; the output is multiplied by ``sigmoid(gate)`` (Qwen3.5)
+    chosen : [R, B, Hkv, max_pages * page_size] bool or None; the tokens that query heads of a KV
+        head are left with (:func:`~dflash_sim.kernels.reference.chosen.choose_blocks`)
 
     A row that sees nothing returns zeros.
     Source: transformers ``eager_attention_forward`` (Qwen3), ``Qwen3_5Attention`` (gate),
@@ -74,7 +77,10 @@ def block_attention(
     v = v.masked_fill(~seen.any(dim=1)[:, :, None, None], 0)
     grouped = q.to(acc).view(requests, rows, heads // group, group, -1)
     scores = torch.einsum("rbhgd,rkhd->rhgbk", grouped, k) * scale
-    scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
-    weights = torch.softmax(scores, dim=-1).masked_fill(~seen[:, None, None], 0)
+    left = seen[:, None, None]
+    if chosen is not None:
+        left = left & chosen.transpose(1, 2)[:, :, None]
+    scores = scores.masked_fill(~left, -torch.inf)
+    weights = torch.softmax(scores, dim=-1).masked_fill(~left, 0)
     out = torch.einsum("rhgbk,rkhd->rbhgd", weights, v).reshape(q.shape)
     return (out if gate is None else out * torch.sigmoid(gate.to(acc))).to(q.dtype)

@@ -6,6 +6,43 @@ from dataclasses import dataclass
 from dflash_sim.profiles.networks.weight import Weight
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 
+# Models whose layer of chosen blocks the operator tables time as one: hidden size, heads, key
+# heads, their width, tokens of a block and blocks.
+_TIMED = {(6144, 64, 4, 128, 128, 16): "minimax-m3"}
+
+
+@dataclass(frozen=True)
+class BlockChoice:
+    """The small attention that picks the blocks of tokens which the large one reads (MSA).
+
+    Each of its heads scores every token and picks blocks for the query heads of one key head; its
+    keys are cached in the format of the others.
+
+    Parameters
+    ----------
+    block
+        Tokens of a block, whose score is that of the best of them.
+    topk
+        Blocks that each query attends to at most, the newest included.
+    """
+
+    heads: int
+    head_dim: int
+    block: int
+    topk: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that each query attends to at most."""
+        return self.topk * self.block
+
+    def weights(self, *, hidden: int) -> Iterator[Weight]:
+        """Projections of queries and keys, and a norm of each; the keys are on every rank."""
+        queries = hidden * self.heads * self.head_dim
+        yield Weight("index_q_proj", queries, self.heads, module="attention")
+        yield Weight("index_k_proj", hidden * self.head_dim, 1, module="attention")
+        yield Weight("index_norms", 2 * self.head_dim, 1)
+
 
 @dataclass(frozen=True)
 class AttentionShape:
@@ -27,6 +64,8 @@ class AttentionShape:
         Values of a head where they are fewer than its keys; None if they are as many.
     k_is_v
         Keys and values are one projection (Gemma 4): both are cached all the same.
+    chosen
+        What picks the blocks of tokens that a layer attends to; None where it attends to all.
     causal
         True if a row sees no later row; the layers of a drafter see their whole block where not.
     """
@@ -44,7 +83,14 @@ class AttentionShape:
     v_dim: int | None = None
     k_is_v: bool = False
     head_gates: bool = False
+    chosen: BlockChoice | None = None
     causal: bool = True
+
+    def timed_as(self, hidden: int) -> str:
+        """Return the model whose layer of chosen blocks was timed and has these sizes, if any."""
+        index = self.chosen
+        sizes = (hidden, self.num_heads, self.num_kv_heads, self.head_dim)
+        return _TIMED.get((*sizes, index.block, index.topk), "") if index else ""
 
     @property
     def value_dim(self) -> int:
@@ -79,7 +125,7 @@ class AttentionShape:
     @property
     def copied_heads(self) -> tuple[int, ...]:
         """Counts that the ranks divide, or that divide the ranks and are copied."""
-        return (self.num_kv_heads,)
+        return (self.num_kv_heads, self.chosen.heads) if self.chosen else (self.num_kv_heads,)
 
     def kv_bytes(self, tp: int = 1, precision: Precision = BF16) -> float:
         """Key and value cache of one token in this layer on one of ``tp`` ranks [byte].
@@ -87,7 +133,8 @@ class AttentionShape:
         Key-value heads that are fewer than the ranks are replicated.
         """
         heads = max(1, self.num_kv_heads // tp)
-        return heads * (self.head_dim + self.value_dim) * bytes_of(precision.kv_cache)
+        index = self.chosen.head_dim if self.chosen else 0
+        return (heads * (self.head_dim + self.value_dim) + index) * bytes_of(precision.kv_cache)
 
     def weights(self, *, hidden: int, input_dim: int | None = None) -> Iterator[Weight]:
         """Projections and norms; ``input_dim`` differs from ``hidden`` in an EAGLE-3 head."""
@@ -112,3 +159,5 @@ class AttentionShape:
             yield Weight("qk_norm", self.q_dim + self.kv_dim)
         if self.sinks:
             yield Weight("sinks", self.num_heads)
+        if self.chosen:
+            yield from self.chosen.weights(hidden=hidden)

@@ -11,6 +11,7 @@ from typing import Any
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.networks import mixed_windows as windows
 from dflash_sim.profiles.networks import nemotron
+from dflash_sim.profiles.networks import sparse_families as sparse
 from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields
 from dflash_sim.profiles.networks.layers import LayerShape, Mixer, Mlp
 from dflash_sim.profiles.networks.read_mixers import (
@@ -42,6 +43,16 @@ def _as_it_is(layer: LayerShape) -> LayerShape:
     return layer
 
 
+def _as_they_are(f: Fields, layers: tuple[LayerShape, ...]) -> tuple[LayerShape, ...]:
+    del f
+    return layers
+
+
+def _nothing(f: Fields, hidden: int) -> int:
+    del f, hidden
+    return 0
+
+
 def _norms_behind(layer: LayerShape) -> LayerShape:
     """Return the layer with a norm behind each part too."""
     return replace(layer, norms=2 * layer.parts)
@@ -67,6 +78,12 @@ class Family:
         The number of layers.
     finish
         Adds what is beside mixer and MLP, such as further norms.
+    stack
+        Adds what depends on the place of a layer among the others.
+    ending
+        Values between the last layer and the final norm, for a width of the residual stream.
+    caution
+        What every answer about its models must say.
     tower
         True if the vision tower is known, so that text alone is priced whole.
     """
@@ -79,7 +96,10 @@ class Family:
     mtp: Callable[[Fields], LayerShape] | None = None
     count: Callable[[Fields], int] = _stated
     finish: Callable[[LayerShape], LayerShape] = _as_it_is
+    stack: Callable[[Fields, tuple[LayerShape, ...]], tuple[LayerShape, ...]] = _as_they_are
+    ending: Callable[[Fields, int], int] = _nothing
     tower: bool = False
+    caution: str = ""
 
 
 _normed = partial(softmax_layers, qk_norm=True)
@@ -109,6 +129,16 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_next": Family(hybrid_layers, _gated_shared, keys=_EXPERTS, mtp_layers=1),
     "qwen3_5": Family(hybrid_layers, dense_layers, tower=True),
     "qwen3_5_moe": Family(hybrid_layers, _gated_shared, keys=_EXPERTS, tower=True),
+    "qwen4_exp": Family(
+        sparse.qwen4_layers,
+        _gated_shared,
+        keys=_EXPERTS,
+        stack=sparse.qwen4_stack,
+        ending=sparse.qwen4_ending,
+        tower=True,
+        caution="its table of n-grams is taken to be in host memory, as with "
+        "--ple-offload-embedding, and takes none of the GPU's",
+    ),
     "gpt_oss": Family(
         partial(softmax_layers, bias=True, sinks=True),
         partial(expert_layers, bias=True),
@@ -125,6 +155,28 @@ FAMILIES: Mapping[str, Family] = {
         finish=windows.gemma4_norms,
     ),
     "minimax_m2": Family(partial(softmax_layers, whole_norm=True), routed_layers, keys=_EXPERTS),
+    "minimax_m3": Family(sparse.m3_layers, sparse.m3_mlps, keys=(*_EXPERTS, *_SHARED_EXPERTS)),
+    "deepseek_v4": Family(
+        sparse.v4_layers,
+        sparse.v4_mlps,
+        keys=(*_EXPERTS, *_SHARED_EXPERTS, "index_topk"),
+        mtp=sparse.v4_mtp,
+        stack=sparse.streamed,
+        ending=sparse.v4_ending,
+    ),
+    "glm5_next": Family(
+        sparse.glm_next_layers,
+        shared_expert_layers,
+        keys=(*_LATENT, *_EXPERTS, "index_topk"),
+        stack=sparse.streamed,
+    ),
+    "kimi_linear": Family(
+        sparse.kimi_layers,
+        sparse.kimi_mlps,
+        keys=(*_EXPERTS, "kv_lora_rank"),
+        stack=sparse.kimi_residuals,
+        ending=sparse.kimi_ending,
+    ),
     "glm4": Family(_qkv_biased, dense_layers, finish=_norms_behind),
     "glm4_moe": Family(glm_layers, shared_expert_layers, keys=_SHARED_EXPERTS),
     "granite": Family(softmax_layers, dense_layers),
@@ -162,7 +214,10 @@ FAMILIES: Mapping[str, Family] = {
 }
 # Families whose text layers are another's.
 SAME_TEXT = {
+    "deepseek_ref": "deepseek_v4",
+    "kimi_k3": "kimi_linear",
     "mimo_v2": "mimo_v2_flash",
+    "minimax_m3_vl": "minimax_m3",
     "qwen2_5_vl": "qwen2",
     "qwen2_vl": "qwen2",
     "qwen3_vl": "qwen3",
@@ -173,13 +228,7 @@ SAME_TEXT = {
 }
 # Families that are known by name, and what of theirs is not modelled yet.
 NOT_MODELLED = {
-    **dict.fromkeys(
-        ("deepseek_v4", "deepseek_ref"), "attention over compressed keys, and hyper-connections"
-    ),
-    **dict.fromkeys(("minimax_m3", "minimax_m3_vl"), "attention to chosen blocks of tokens (MSA)"),
-    **dict.fromkeys(("kimi_k3", "kimi_linear"), "Kimi delta attention (KDA)"),
-    "glm5_next": "Kimi delta attention (KDA) beside sparse attention",
-    "qwen4_exp": "sparse attention beside delta networks, and a table of n-grams",
+    "deepseek_v41": "sizes of layers that could not be read anywhere",
     "longcat_flash": "two attentions a layer, and experts that compute nothing",
     "mllama": "cross attention to images",
 }

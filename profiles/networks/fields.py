@@ -8,6 +8,8 @@ from dflash_sim.profiles.errors import UsageError
 DTYPES = ("bfloat16", "float16")  # of values that no quantisation replaces
 MAX_INT = 2**40
 MAX_LAYERS = 2**10
+# Scalings whose factor max_position_embeddings has in it already.
+_INCLUDED = {"llama3", "default", "proportional", "mrope"}
 
 
 class Fields:
@@ -93,6 +95,10 @@ class Fields:
         said = {key: value for key, value in self.config.items() if value is not None}
         return Fields({**self.config, **defaults, **said}, self.name)
 
+    def with_fields(self, **fields: object) -> "Fields":
+        """The same config with some fields replaced."""
+        return Fields({**self.config, **fields}, self.name)
+
     def nested(self, key: str) -> "Fields":
         """A nested object; empty when absent."""
         value = self.config.get(key)
@@ -113,3 +119,22 @@ def refuse_quantised(f: Fields) -> None:
     key = f.first("quantization_config", "compression_config")
     if f.config.get(key):
         f.reject(key, f"a drafter in one of {', '.join(DTYPES)}")
+
+
+def context_of(config: Mapping[str, Any]) -> int | None:
+    """Context length that a config states [token], as a server takes it; None if it has none.
+
+    A scaled rotary embedding makes it longer, unless the config names the original length: then
+    ``max_position_embeddings`` is the scaled one.
+    """
+    length = config.get("max_position_embeddings", config.get("model_max_length"))
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        return None
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    if not isinstance(scaling, Mapping) or "original_max_position_embeddings" in scaling:
+        return length
+    kind = scaling.get("rope_type", scaling.get("type"))
+    factor = scaling.get("factor", 1.0)
+    if kind in _INCLUDED or not isinstance(factor, int | float) or not 1 <= factor <= 1e4:
+        return length
+    return int(length * factor)

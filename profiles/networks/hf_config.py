@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dflash_sim.profiles.networks.context import context_of
 from dflash_sim.profiles.networks.drafter_shapes import (
     Convolutions,
     DrafterShape,
@@ -14,11 +13,14 @@ from dflash_sim.profiles.networks.drafter_shapes import (
 )
 from dflash_sim.profiles.networks.drafters import parse_drafter, parse_eagle3
 from dflash_sim.profiles.networks.families import Family, family_of
-from dflash_sim.profiles.networks.fields import DTYPES, MAX_LAYERS, Fields, check_dtype
+from dflash_sim.profiles.networks.fields import DTYPES, MAX_LAYERS, Fields, check_dtype, context_of
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
+    Cached,
+    CompressedShape,
     DenseMlp,
     GdnShape,
+    KdaShape,
     LayerShape,
     Mamba2Shape,
     MlaShape,
@@ -32,11 +34,14 @@ from dflash_sim.profiles.precision import STATE_DTYPES
 
 __all__ = [
     "AttentionShape",
+    "Cached",
+    "CompressedShape",
     "Convolutions",
     "DenseMlp",
     "DrafterShape",
     "Eagle3Shape",
     "GdnShape",
+    "KdaShape",
     "LayerShape",
     "Mamba2Shape",
     "MarkovHead",
@@ -79,7 +84,7 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
     check_dtype(f)
     num_layers = family.count(f)
     mixers, mlps = family.mixers(f, num_layers), family.mlps(f, num_layers)
-    layers = tuple(map(family.finish, map(LayerShape, mixers, mlps)))
+    layers = family.stack(f, tuple(map(family.finish, map(LayerShape, mixers, mlps))))
     hidden, quantized = f.integer("hidden_size"), read(config, name=name)
     mtp_layers = f.integer(
         "mtp_num_hidden_layers",
@@ -108,6 +113,7 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         scaled_logits=any(_scales(f, key) for key in _OF_LOGITS),
         scaled_residual=_scales(f, "residual_multiplier"),
         family=kind,
+        ending=family.ending(f, hidden),
         caution=_caution(outer, family),
     )
 
@@ -123,7 +129,8 @@ def _scales(f: Fields, key: str) -> bool:
 def _caution(outer: Fields, family: Family) -> str:
     """Return what an answer must say about a model that reads more than text."""
     sees = outer.config.get("vision_config") or outer.config.get("text_config")
-    return "text layers only; images are not priced" if sees and not family.tower else ""
+    said = "text layers only; images are not priced" if sees and not family.tower else ""
+    return "; ".join(filter(None, (said, family.caution)))
 
 
 def _state_dtype(f: Fields) -> str:

@@ -47,6 +47,8 @@ class MoeMlp:
         Experts have a gate projection.
     latent
         Width that experts work in, behind projections that all share; 0 is the stream's own.
+    latent_norm
+        A norm of that width, behind the sum of the experts (Kimi-K3).
     router_scales
         Values that scale the router beside its weights: 1 for each expert and 1 for each input
         (Gemma 4).
@@ -64,6 +66,7 @@ class MoeMlp:
     correction_bias: bool = False
     gate: bool = True
     latent: int = 0
+    latent_norm: bool = False
     router_scales: bool = False
     ep: int = 1
 
@@ -102,6 +105,8 @@ class MoeMlp:
             yield Weight("e_score_correction_bias", self.num_experts, 1)
         if self.latent:
             yield Weight("latent_proj", 2 * hidden * self.latent, 1, module="mlp")
+        if self.latent_norm:
+            yield Weight("latent_norm", self.latent, 1)
         if self.bias:
             yield Weight("experts.gate_up_bias", self.num_experts * 2 * self.intermediate)
             yield Weight("experts.down_bias", self.num_experts * hidden, 1)

@@ -9,6 +9,8 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.drafter_shapes import DrafterShape, Eagle3Shape
 from dflash_sim.profiles.networks.layers import (
     AttentionShape,
+    Cached,
+    CompressedShape,
     DenseMlp,
     LayerShape,
     Mixer,
@@ -58,6 +60,8 @@ class ModelShape:
         layer adds to the residual stream.
     family
         The ``model_type`` of its text layers.
+    ending
+        Values between the last layer and the final norm, which are on every rank.
     caution
         What every answer about it must say; nothing for most.
     """
@@ -80,6 +84,7 @@ class ModelShape:
     scaled_logits: bool = False
     scaled_residual: bool = False
     family: str = ""
+    ending: int = 0
     caution: str = ""
 
     @property
@@ -131,19 +136,26 @@ class ModelShape:
         return tuple(x.mixer for x in self.layers if isinstance(x.mixer, AttentionShape))
 
     @cached_property
-    def cached_layers(self) -> tuple[AttentionShape | MlaShape, ...]:
+    def cached_layers(self) -> tuple[Cached, ...]:
         """Layers that cache something of every token."""
-        return tuple(x.mixer for x in self.layers if isinstance(x.mixer, AttentionShape | MlaShape))
+        return tuple(x.mixer for x in self.layers if isinstance(x.mixer, Cached))
 
     @cached_property
-    def latent_layers(self) -> tuple[MlaShape, ...]:
+    def latent_layers(self) -> tuple[MlaShape | CompressedShape, ...]:
         """Layers of latent attention, whose cache is the same on every rank."""
-        return tuple(x for x in self.cached_layers if isinstance(x, MlaShape))
+        return tuple(x for x in self.cached_layers if isinstance(x, MlaShape | CompressedShape))
 
     @property
-    def sparse(self) -> bool:
-        """True if an indexer chooses the tokens that are attended to."""
-        return any(mixer.indexer for mixer in self.latent_layers)
+    def latent_kind(self) -> str:
+        """What the latent attention is, as an engine chooses a backend: nothing without any.
+
+        ``compressed`` over tokens, ``sparse`` where an indexer chooses them, else ``dense``.
+        """
+        if any(isinstance(mixer, CompressedShape) for mixer in self.latent_layers):
+            return "compressed"
+        if any(mixer.indexer for mixer in self.latent_layers):
+            return "sparse"
+        return "dense" if self.latent_layers else ""
 
     @property
     def gdn_layers(self) -> int:
@@ -240,7 +252,7 @@ class ModelShape:
         yield Weight("embed_tokens", self.vocab * self.hidden, module="embed")
         if not self.tied_embeddings:
             yield Weight("lm_head", self.vocab * self.hidden, module="lm_head")
-        yield Weight("norm", self.hidden, 1)
+        yield Weight("norm", self.hidden + self.ending, 1)
 
     def _weights(self) -> Iterator[tuple[Weight, int]]:
         for weight in self._outside_layers():

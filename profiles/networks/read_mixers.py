@@ -8,9 +8,9 @@ from dflash_sim.profiles.networks.fields import Fields
 from dflash_sim.profiles.networks.layers import AttentionShape, GdnShape, Mixer, MlaShape
 from dflash_sim.profiles.networks.mla import Indexer
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 ATTENTION_KINDS = (FULL, SLIDING)
-LAYER_KINDS = (*ATTENTION_KINDS, "linear_attention")
+LAYER_KINDS = (*ATTENTION_KINDS, LINEAR)
 INDEXERS = ("full", "shared")
 _LETTERS = {"F": "full", "S": "shared"}
 
@@ -108,12 +108,12 @@ def hybrid_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
     kinds = f.kinds("layer_types", count=num_layers, allowed=LAYER_KINDS)
     if not kinds:
         every = f.integer("full_attention_interval", default=4)
-        kinds = tuple("linear_attention" if (i + 1) % every else FULL for i in range(num_layers))
+        kinds = tuple(LINEAR if (i + 1) % every else FULL for i in range(num_layers))
     if FULL not in kinds:
         f.reject(f.first("layer_types", "full_attention_interval"), "some full_attention")
-    gdn = _gdn(f) if "linear_attention" in kinds else None
+    gdn = _gdn(f) if LINEAR in kinds else None
     full = attention(f, qk_norm=True, gated=True)
-    return tuple(gdn if gdn and kind == "linear_attention" else full for kind in kinds)
+    return tuple(gdn if gdn and kind == LINEAR else full for kind in kinds)
 
 
 def _gdn(f: Fields) -> GdnShape:
@@ -128,17 +128,18 @@ def _gdn(f: Fields) -> GdnShape:
 
 def latent_layers(f: Fields, num_layers: int) -> tuple[MlaShape, ...]:
     """Return latent attention to every token, in every layer."""
-    return (_latent(f),) * num_layers
+    return (latent(f),) * num_layers
 
 
 def sparse_layers(f: Fields, num_layers: int) -> tuple[MlaShape, ...]:
     """Return latent attention to the tokens that an indexer chooses, its own or one below."""
     kinds = _indexers(f, num_layers)
-    mixers = {kind: _latent(f, kind) for kind in set(kinds)}
+    mixers = {kind: latent(f, kind) for kind in set(kinds)}
     return tuple(mixers[kind] for kind in kinds)
 
 
-def _latent(f: Fields, kind: str | None = None) -> MlaShape:
+def latent(f: Fields, kind: str | None = None) -> MlaShape:
+    """Return latent attention, of a layer whose indexer is of a kind if it has one."""
     indexer = None
     if kind is not None:
         indexer = Indexer(
@@ -152,7 +153,7 @@ def _latent(f: Fields, kind: str | None = None) -> MlaShape:
         q_lora_rank=f.integer("q_lora_rank", default=0, low=0),
         kv_lora_rank=f.integer("kv_lora_rank"),
         qk_nope_head_dim=f.integer("qk_nope_head_dim"),
-        qk_rope_head_dim=f.integer("qk_rope_head_dim"),
+        qk_rope_head_dim=f.integer("qk_rope_head_dim", low=0),
         v_head_dim=f.integer("v_head_dim"),
         indexer=indexer,
     )

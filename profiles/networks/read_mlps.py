@@ -6,7 +6,13 @@ from dflash_sim.profiles.networks.fields import Fields
 from dflash_sim.profiles.networks.layers import DenseMlp, Mlp, MoeMlp
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_TOP_K = ("num_experts_per_tok", "experts_per_token", "top_k_experts", "moe_top_k")
+_TOP_K = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "top_k_experts",
+    "moe_top_k",
+)
 
 
 def dense_layers(f: Fields, num_layers: int) -> tuple[Mlp, ...]:
@@ -34,7 +40,7 @@ def shared_expert_layers(f: Fields, num_layers: int) -> tuple[Mlp, ...]:
     width = f.integer("moe_intermediate_size", "intermediate_size")
     count = f.integer("n_shared_experts", default=0, low=0)
     experts = moe(f, shared=count * width, shared_gate=False, correction_bias=corrected)
-    return sparse_or_dense(f, _sparse_after(f, num_layers), experts)
+    return sparse_or_dense(f, sparse_after(f, num_layers), experts)
 
 
 def routed_layers(f: Fields, num_layers: int) -> tuple[Mlp, ...]:
@@ -72,8 +78,8 @@ def moe(
     )
 
 
-def _sparse_after(f: Fields, num_layers: int) -> list[bool]:
-    """Layers with experts: one number for each, or all behind the first few."""
+def sparse_after(f: Fields, num_layers: int) -> list[bool]:
+    """Return which layers have experts: one number for each, or all behind the first few."""
     if isinstance(f.config.get("moe_layer_freq"), list):
         return [bool(n) for n in f.per_layer("moe_layer_freq", count=num_layers)]
     if named := f.kinds("mlp_layer_types", count=num_layers, allowed=("dense", "sparse")):

@@ -119,3 +119,63 @@ class Mamba2Shape:
         yield Weight("heads", 3 * self.num_heads)
         yield Weight("norm", self.inner)
         yield Weight("out_proj", self.inner * hidden, module="gdn")
+
+
+@dataclass(frozen=True)
+class KdaShape:
+    """Kimi delta attention: a delta network that forgets by channel (arXiv:2510.26692).
+
+    Checkpoints name its projections as those of attention, and quantise them as those.
+
+    Parameters
+    ----------
+    full_gate
+        The gate of the output is one wide projection, not one of rank ``head_dim``.
+    """
+
+    num_heads: int
+    head_dim: int
+    conv_kernel: int
+    full_gate: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Width of queries, of keys and of values."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def split_heads(self) -> tuple[int, ...]:
+        """Counts that the ranks must divide."""
+        return (self.num_heads,)
+
+    @property
+    def copied_heads(self) -> tuple[int, ...]:
+        """Counts that may be copied instead: none."""
+        return ()
+
+    def ssm_state_bytes(self, precision: Precision = BF16) -> float:
+        """Recurrent state of one request in this layer [byte]."""
+        return self.dim * self.head_dim * bytes_of(precision.state)
+
+    def state_bytes(self, precision: Precision = BF16) -> float:
+        """Recurrent state and convolution window of one request in this layer [byte]."""
+        window = 3 * self.dim * (self.conv_kernel - 1)
+        return self.ssm_state_bytes(precision) + window * bytes_of(precision.activations)
+
+    def weights(self, *, hidden: int) -> Iterator[Weight]:
+        """Projections, convolution, what forgetting takes of each channel, gate and norm."""
+        low = hidden * self.head_dim
+        yield Weight("qkv_proj", 3 * hidden * self.dim, module="attention")
+        yield Weight("conv1d", 3 * self.dim * self.conv_kernel)
+        yield Weight("f_a_proj", low, 1, module="attention")
+        yield Weight("f_b_proj", self.head_dim * self.dim, module="attention")
+        yield Weight("b_proj", hidden * self.num_heads, module="attention")
+        if self.full_gate:
+            yield Weight("g_proj", hidden * self.dim, module="attention")
+        else:
+            yield Weight("g_a_proj", low, 1, module="attention")
+            yield Weight("g_b_proj", self.head_dim * self.dim, module="attention")
+        yield Weight("dt_bias", self.dim)
+        yield Weight("A_log", self.num_heads)
+        yield Weight("o_norm", self.head_dim, 1)
+        yield Weight("o_proj", self.dim * hidden, module="attention.o_proj")

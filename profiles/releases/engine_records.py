@@ -139,17 +139,25 @@ class LatentBackends:
     ----------
     by_arch, other
         By architecture of the GPU, and elsewhere.
-    sparse
-        Of models whose attention is sparse, on every GPU.
-    sparse_kv
-        By architecture, the format of keys and values of those models where none is named.
+    sparse, compressed
+        Of models whose attention is sparse, and of those that compress tokens, on every GPU.
+    sparse_kv, compressed_kv
+        The format of keys and values of those models where none is named; by architecture.
     """
 
     backends: tuple[str, ...]
     other: str
     sparse: str
+    compressed: str
+    compressed_kv: str
     by_arch: Mapping[str, str]
     sparse_kv: Mapping[str, str]
+
+    def kv_of(self, kind: str, arch: str) -> str | None:
+        """The format of keys and values of a kind of latent attention; None if it has no own."""
+        kinds = {"sparse": self.sparse_kv.get(arch), "compressed": self.compressed_kv}
+        return kinds.get(kind)
+
     source: str
 
 
@@ -186,12 +194,13 @@ class AttentionBackends:
         """The backend of a GPU when none is named."""
         return self.by_gpu.get(gpu, self.other)
 
-    def default_for(self, gpu: str, arch: str, *, latent: bool, sparse: bool) -> str:
-        """The backend of a GPU when none is named, by the kind of attention of the model."""
-        if not latent:
+    def default_for(self, gpu: str, arch: str, *, kind: str) -> str:
+        """The backend of a GPU when none is named, by the kind of latent attention of a model."""
+        if not kind:
             return self.default(gpu)
         own = self.latent
-        return own.sparse if sparse else own.by_arch.get(arch, own.other)
+        named = {"sparse": own.sparse, "compressed": own.compressed}
+        return named.get(kind) or own.by_arch.get(arch, own.other)
 
     def known(self, *, latent: bool, arch: str = "") -> tuple[str, ...]:
         """The backends that a model may be run with, on GPUs of an architecture."""

@@ -282,7 +282,7 @@ def _check_rest(sheet: _Sheet, path: Path) -> None:
         *attention.by_gpu.values(),
         *defaults.page_size_by_backend,
     ]
-    named += [latent.other, latent.sparse, *latent.by_arch.values()]
+    named += [latent.other, latent.sparse, latent.compressed, *latent.by_arch.values()]
     known = dict.fromkeys((*attention.backends, *latent.backends))
     named += attention.runs_on
     for backend in (*named, *sync.none, *sync.block, *sync.chain):

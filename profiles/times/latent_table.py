@@ -15,7 +15,7 @@ KEPT = 1 << 16  # remembered lookups; a KV length is rarely asked twice
 def latent_time(
     folder: OpFolder, family: str, name: tuple[str, ...], heads: int, across: float, along: float
 ) -> Timing | None:
-    """Time of a row of ``mla.csv`` or ``dsa.csv``, from the nearest number of heads per rank.
+    """Time of a row of ``mla.csv`` or of modules, from the nearest number of heads per rank.
 
     Parameters
     ----------

@@ -51,6 +51,12 @@ AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "IndexerScores": (("heads", "head_dim"), ("rows", "requests", "ctx")),
     "SparseAttention": (("heads", "latent", "rope", "topk"), ("rows", "requests", "ctx")),
     "SparseModule": (("heads", "like", "prefill", "shared"), ("rows", "requests", "ctx")),
+    "CompressedAttention": (
+        ("heads", "head_dim", "window", "ratio", "topk"),
+        ("rows", "requests", "ctx"),
+    ),
+    "Kda": (("heads", "head_dim", "conv_kernel", "prefill"), ("rows", "requests")),
+    "StreamMix": (("step", "count", "hidden", "sites"), ("tokens",)),
     "Quantize": (("into",), ("nbytes",)),
     "Elementwise": (("name",), ("nbytes",)),
     "Collective": (("kind", "gpus"), ("nbytes",)),

@@ -7,6 +7,7 @@ says where each number came from, what was changed, and how far lookups miss hel
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +185,10 @@ class OpTables:
         """
         return bmm_time(self.folder, tokens, heads, phase, dtype)
 
-    def dsa_decode(
+    def module_decode(
         self,
         *,
+        table: str,
         batch: float,
         kv_len: float,
         heads: int,
@@ -198,19 +200,22 @@ class OpTables:
 
         Parameters
         ----------
+        table : ``dsa`` of latent attention to chosen tokens, ``msa`` of attention to chosen blocks
+            of them, ``csa`` of attention over compressed ones
         batch : requests, one query each [1]
         kv_len : cached tokens per request, the new one included [token]
         heads : query heads of this rank [1]
-        model : ``deepseek-v3.2`` or ``glm-5``
+        model : such as ``deepseek-v3.2`` or ``glm-5``
         kv_dtype : of the cache: ``bfloat16`` or ``fp8``
-        dtype : of the projections: ``fp8_block``, or ``bfloat16`` for ``glm-5``
+        dtype : of the projections, such as ``fp8_block``
         """
         name = ("decode", model, dtype, kv_dtype)
-        return latent_time(self.folder, "dsa", name, heads, batch, kv_len)
+        return latent_time(self.folder, table, name, heads, batch, kv_len)
 
-    def dsa_prefill(
+    def module_prefill(
         self,
         *,
+        table: str,
         batch: int,
         seq: int,
         prefix: int,
@@ -225,7 +230,7 @@ class OpTables:
         below some hundred tokens its time is that of the launches.
         """
         name = ("prefill", model, dtype, kv_dtype)
-        one = latent_time(self.folder, "dsa", name, heads, prefix, seq)
+        one = latent_time(self.folder, table, name, heads, prefix, seq)
         return one if one is None or batch == 1 else one.changed(batch * one.seconds, "fitted")
 
     def gdn_decode(self, *, batch: float, v_heads: int, k_heads: int) -> Timing | None:
@@ -245,6 +250,39 @@ class OpTables:
     ) -> Timing | None:
         """Time of the causal convolution over ``batch`` prompts of ``seq`` tokens."""
         return self._gdn_at("conv_prefill", seq, batch, v_heads, k_heads)
+
+    def kda(self, *, phase: str, batch: float, rows: int, heads: int) -> Timing | None:
+        """Time of Kimi delta attention with its convolution.
+
+        Parameters
+        ----------
+        phase : ``decode``, ``verify`` or ``prefill``
+        batch, rows : requests [1], and rows of each [token]
+        heads : of this rank, as many as were timed or the nearest [1]
+        """
+        sheets = self.folder.table("kda", lambda matrix: matrix.sheets()) or {}
+        found = [key for key in sheets if key[0] == phase]
+        key = min(found, key=lambda key: abs(log(int(key[1]) / heads)), default=None)
+        if key is None:
+            return None
+        # States of more heads are states of more requests.
+        seconds, inside = sheets[key].at(rows, batch * heads / int(key[1]))
+        same = inside and int(key[1]) == heads
+        return self.folder.timing(f"kda.{phase}", (seconds, same), "kda", key)
+
+    def streams(self, *, step: str, count: int, hidden: int, tokens: float) -> Timing | None:
+        """Time of hyper-connections before (``pre``) or behind (``post``) both parts of a layer.
+
+        Parameters
+        ----------
+        count, hidden : streams [1], and their width
+        tokens : rows of the pass [token]
+        """
+        key = (step, str(count), str(hidden))
+        line = (self.folder.table("streams", lambda matrix: matrix.lines()) or {}).get(key)
+        if line is None:
+            return None
+        return self.folder.timing("streams", line.at(tokens), "streams", key)
 
     def all_reduce(self, *, nbytes: float, gpus: int) -> Timing | None:
         """Time to sum ``nbytes`` [byte] over ``gpus`` in one node, inside a CUDA graph."""

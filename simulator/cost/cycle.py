@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from dflash_sim.profiles.networks.hf_config import (
-    AttentionShape,
+    Cached,
     DrafterShape,
     Eagle3Shape,
-    MlaShape,
     ModelShape,
 )
 from dflash_sim.profiles.precision import BF16, Precision
@@ -58,7 +57,7 @@ class DraftCache:
     """
 
     weight_bytes: int = 0
-    layers: tuple[AttentionShape | MlaShape, ...] = ()
+    layers: tuple[Cached, ...] = ()
     module: str = "drafter"
 
     def kv_bytes(self, tp: int, precision: Precision = BF16) -> float:

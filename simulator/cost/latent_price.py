@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 
+from dflash_sim.profiles.precision import BF16, bytes_of
 from dflash_sim.profiles.times.op_tables import OpTables, Timing
-from dflash_sim.profiles.units import LATENT_HEADS
+from dflash_sim.profiles.units import GDN_HEAD_DIM, LATENT_HEADS
 from dflash_sim.simulator.cost.latent_ops import (
+    Kda,
     LatentOp,
     MlaBmm,
     MlaDecode,
     MlaPrefill,
     SparseModule,
+    StreamMix,
 )
 from dflash_sim.simulator.cost.op_formats import table_name
 
+TIMED_SITES = len(("mixer", "mlp"))
 # Formats of projections whose module was timed under another one, of as many bytes.
 _TIMED_AS = {"fp8": "fp8_block"}
 
@@ -32,7 +36,32 @@ def latent_timing(t: OpTables, op: LatentOp, products_flop_s: float) -> Timing |
             return _prefill(t, op, products_flop_s)
         case SparseModule():
             return _module(t, op)
+        case Kda():
+            return _kda(t, op)
+        case StreamMix():
+            return _streams(t, op)
     return None
+
+
+def _kda(t: OpTables, op: Kda) -> Timing | None:
+    """Time of Kimi delta attention, its convolution included; as of a GDN at equal states.
+
+    It was timed with states in float32: states of half the bytes are half as many requests.
+    """
+    if op.head_dim != GDN_HEAD_DIM:
+        return None
+    narrower = 1.0 if op.prefill else bytes_of(op.precision.state) / bytes_of(BF16.state)
+    batch = max(1.0, op.requests * narrower)
+    timing = t.kda(phase=op.phase, batch=batch, rows=op.rows, heads=op.heads)
+    return timing if timing is None or narrower == 1 else timing.changed(timing.seconds, "fitted")
+
+
+def _streams(t: OpTables, op: StreamMix) -> Timing | None:
+    """The kernels of both parts of a layer, which were timed together."""
+    timing = t.streams(step=op.step, count=op.count, hidden=op.hidden, tokens=op.tokens)
+    if timing is None or op.sites == TIMED_SITES:
+        return timing
+    return timing.changed(timing.seconds * op.sites / TIMED_SITES, "fitted")
 
 
 def _decode(t: OpTables, op: MlaDecode) -> Timing | None:
@@ -67,7 +96,8 @@ def _module(t: OpTables, op: SparseModule) -> Timing | None:
         return None
     dtype = _TIMED_AS.get(op.precision.weights, op.precision.weights)
     if op.prefill:
-        return t.dsa_prefill(
+        return t.module_prefill(
+            table=op.table,
             batch=op.requests,
             seq=max(1, op.rows),
             prefix=round(op.ctx),
@@ -76,7 +106,8 @@ def _module(t: OpTables, op: SparseModule) -> Timing | None:
             kv_dtype=table_name(op.precision.kv_cache),
             dtype=dtype,
         )
-    timing = t.dsa_decode(
+    timing = t.module_decode(
+        table=op.table,
         batch=op.tokens,
         kv_len=op.ctx + op.rows,
         heads=op.heads,

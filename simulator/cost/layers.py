@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass, replace
 
+from dflash_sim.profiles.networks.attention import BlockChoice
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     DenseMlp,
     GdnShape,
+    KdaShape,
     Mamba2Shape,
     MoeMlp,
 )
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 from dflash_sim.profiles.units import GDN_GATES_BESIDE_ROWS
+from dflash_sim.simulator.cost.latent_ops import IndexerScores, Kda, SparseModule
 from dflash_sim.simulator.cost.ops import (
     AnyCall,
     Attention,
@@ -23,6 +26,7 @@ from dflash_sim.simulator.cost.ops import (
     Gemm,
     Moe,
     PrefillAttention,
+    with_quantisation,
 )
 
 
@@ -126,6 +130,8 @@ def attention_mixer(
     width = heads * a.head_dim + (out if a.gated else 0) + (heads if a.head_gates else 0)
     kv_width = kv * (a.head_dim if a.k_is_v else a.head_dim + a.value_dim)
     own = precision.of("attention")
+    if a.chosen is not None:
+        return _chosen_mixer(k, a, a.chosen, hidden=hidden, size=size, count=count)
     mixer: Attention | PrefillAttention
     if size.prefill:
         mixer = PrefillAttention(
@@ -158,6 +164,64 @@ def attention_mixer(
     return calls
 
 
+def _chosen_mixer(
+    k: Kernels, a: AttentionShape, index: BlockChoice, *, hidden: int, size: Rows, count: int
+) -> list[AnyCall]:
+    """``count`` layers that attend to chosen blocks: one module, as the tables time it.
+
+    Its parts read as many tokens as a window of the chosen ones; each row chooses its own.
+    """
+    t = size.tokens
+    index_heads = max(1, index.heads // k.tp)
+    read = replace(a, chosen=None, window=index.tokens)
+    rows = size if size.prefill else replace(size, requests=t, rows=1)
+    inside = attention_mixer(
+        read, hidden=hidden, tp=k.tp, size=rows, count=1, precision=k.precision
+    )
+    scores = IndexerScores(
+        "indexer",
+        requests=size.requests,
+        rows=size.rows,
+        ctx=size.ctx,
+        heads=index_heads,
+        head_dim=index.head_dim,
+        key_bytes=index.head_dim * bytes_of(k.precision.kv_cache),
+        precision=BF16,
+        kept=index_heads / index.block,
+    )
+    wide = (index_heads + 1) * index.head_dim
+    parts = [
+        k.gemm("indexer_qk_proj", t, wide, hidden, of="attention"),
+        k.small("indexer_norm_rope", 2.0 * t * wide),
+        k.kv_write(float(t * index.head_dim)),
+        Call(scores, 1),
+        *(call for call in inside if not _beside(call)),
+    ]
+    module = SparseModule(
+        "sparse_attention",
+        requests=size.requests,
+        rows=size.rows,
+        ctx=size.ctx,
+        heads=a.num_heads // k.tp,
+        prefill=size.prefill,
+        shared=False,
+        parts=tuple(call.op for call in with_quantisation(parts)),
+        like=a.timed_as(hidden),
+        table="msa",
+        precision=k.precision.of("attention"),
+    )
+    return [
+        k.layer_norm("input_norm", size, hidden, count),
+        Call(module, count),
+        *k.all_reduce("attention_all_reduce", t, hidden, count),
+    ]
+
+
+def _beside(call: AnyCall) -> bool:
+    """Return True of what a timed module leaves out: the norm before it, the sum behind it."""
+    return call.op.name in ("input_norm", "attention_all_reduce")
+
+
 def gdn_mixer(
     g: GdnShape, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
 ) -> list[AnyCall]:
@@ -188,6 +252,37 @@ def gdn_mixer(
     rule = GdnRecurrent("gdn_recurrent", *of, kd, vd, own, size.saves)
     update = GdnConv("gdn_conv", t, v_heads, k_heads, conv, g.conv_kernel, own, size.rows)
     return [*calls, Call(update, count), Call(rule, count)]
+
+
+def kda_mixer(
+    a: KdaShape, *, hidden: int, tp: int, size: Rows, count: int, precision: Precision = BF16
+) -> list[AnyCall]:
+    """Kimi delta attention: one product in, two through a narrow space, rule, gated norm, out."""
+    k = Kernels(precision, tp)
+    t, heads = size.tokens, a.num_heads // tp
+    dim = heads * a.head_dim
+    gates = 1 if a.full_gate else 2  # forgetting alone, or the gate of the output as well
+    wide = (4 if a.full_gate else 3) * dim + heads + gates * a.head_dim
+    rule = Kda(
+        "kda",
+        requests=size.requests,
+        rows=size.rows,
+        heads=heads,
+        head_dim=a.head_dim,
+        conv_kernel=a.conv_kernel,
+        prefill=size.prefill,
+        precision=precision.of("attention"),
+        saves=size.saves,
+    )
+    return [
+        k.layer_norm("input_norm", size, hidden, count),
+        k.gemm("in_proj", t, wide, hidden, of="attention", count=count),
+        k.gemm("gates_b_proj", t, dim, a.head_dim, of="attention", count=gates * count),
+        Call(rule, count),
+        k.gated_norm(size, dim, count),
+        k.gemm("o_proj", t, hidden, dim, of="attention.o_proj", count=count),
+        *k.all_reduce("kda_all_reduce", t, hidden, count),
+    ]
 
 
 def mamba2_mixer(

@@ -26,10 +26,9 @@ from dflash_sim.profiles.load import load_eagle3, load_model
 from dflash_sim.profiles.networks.drafter_shapes import KIND_TITLES
 from dflash_sim.profiles.networks.drafters import eagle3_like
 from dflash_sim.profiles.networks.hf_config import (
-    AttentionShape,
+    Cached,
     DrafterShape,
     Eagle3Shape,
-    MlaShape,
     ModelShape,
 )
 from dflash_sim.profiles.precision import Precision
@@ -180,7 +179,7 @@ def _native(model: str, draft_model: str | None) -> Drafter:
 def _mtp_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
     assert model.mtp_layer is not None
     mixer = model.mtp_layer.mixer
-    assert isinstance(mixer, AttentionShape | MlaShape)
+    assert isinstance(mixer, Cached)
     return DraftCache(model.mtp_weight_bytes(tp, precision.of("mtp")), (mixer,), "mtp")
 
 

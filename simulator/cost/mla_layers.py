@@ -4,9 +4,12 @@ Decode and verify rows are absorbed: queries go into the space of the latents, w
 to as they are cached. A prefill multiplies out keys and values of all heads instead.
 """
 
-from dflash_sim.profiles.networks.mla import MlaShape
+from dataclasses import replace
+
+from dflash_sim.profiles.networks.mla import ENTRY, CompressedShape, MlaShape
 from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.simulator.cost.latent_ops import (
+    CompressedAttention,
     IndexerScores,
     MlaBmm,
     MlaDecode,
@@ -59,9 +62,15 @@ def _projected(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> list
     ]
 
 
-def _out(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> AnyCall:
+def _out(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> list[AnyCall]:
+    """The output projection, behind the gate where there is one."""
     wide = a.num_heads // k.tp * a.v_head_dim
-    return k.gemm("o_proj", t, hidden, wide, of="attention.o_proj", count=count)
+    gate = [
+        k.gemm("gate_proj", t, wide, hidden, of="attention", count=count),
+        k.small("output_gate", 3.0 * t * wide, count),
+    ]
+    out = k.gemm("o_proj", t, hidden, wide, of="attention.o_proj", count=count)
+    return [*gate, out] if a.gated else [out]
 
 
 def _dense(k: Kernels, a: MlaShape, hidden: int, size: Rows, count: int) -> list[AnyCall]:
@@ -99,7 +108,7 @@ def _dense(k: Kernels, a: MlaShape, hidden: int, size: Rows, count: int) -> list
         )
         before, after = _products(a, heads, t, own)
         calls += [Call(before, count), Call(absorbed, count), Call(after, count)]
-    return [*calls, _out(k, a, hidden, t, count)]
+    return [*calls, *_out(k, a, hidden, t, count)]
 
 
 def _products(a: MlaShape, heads: int, t: int, own: Precision) -> tuple[MlaBmm, MlaBmm]:
@@ -141,14 +150,105 @@ def _sparse(k: Kernels, a: MlaShape, hidden: int, size: Rows) -> list[AnyCall]:
             head_dim=index.head_dim,
             key_bytes=index.key_bytes,
             precision=Precision("fp8", "fp8"),
+            stands_for=index.pool,
         )
+        keys = index.head_dim if index.pool == 1 else 2 * index.head_dim  # and how they are pooled
         calls += [
             k.gemm("indexer_q_proj", t, wide, a.q_lora_rank, of="attention"),
-            k.gemm("indexer_k_proj", t, index.head_dim, hidden, of="attention"),
+            k.gemm("indexer_k_proj", t, keys, hidden, of="attention"),
             k.gemm("indexer_weights", t, index.heads, hidden, of="other"),
             k.small("indexer_k_norm", 2.0 * t * index.head_dim),
             k.small("indexer_rope_quantize", 2.0 * t * (wide + index.head_dim)),
             Call(scores, 1),
         ]
     tail = _out(k, a, hidden, t, 1)
-    return [*calls, Call(before, 1), Call(attention, 1), Call(after, 1), tail]
+    return [*calls, Call(before, 1), Call(attention, 1), Call(after, 1), *tail]
+
+
+def compressed_mixer(
+    a: CompressedShape,
+    *,
+    hidden: int,
+    tp: int,
+    size: Rows,
+    count: int,
+    precision: Precision = BF16,
+) -> list[AnyCall]:
+    """``count`` layers of attention to a window and to compressed tokens, norm to output."""
+    k = Kernels(precision, tp)
+    norm = k.layer_norm("input_norm", size, hidden, count)
+    reduce = k.all_reduce("attention_all_reduce", size.tokens, hidden, count)
+    parts = with_quantisation(_compressed(k, a, hidden, size))
+    own = precision.of("attention")
+    module = SparseModule(
+        "sparse_attention",
+        requests=size.requests,
+        rows=size.rows,
+        ctx=size.ctx,
+        heads=a.num_heads // tp,
+        prefill=size.prefill,
+        shared=False,
+        parts=tuple(call.op for call in parts),
+        like=a.timed_as(hidden),
+        table="csa",
+        precision=replace(own, kv_cache=ENTRY),
+    )
+    return [norm, Call(module, count), *reduce]
+
+
+def _compressed(k: Kernels, a: CompressedShape, hidden: int, size: Rows) -> list[AnyCall]:
+    """What one layer runs."""
+    heads, t, index = a.num_heads // k.tp, size.tokens, a.indexer
+    wide, ranks = heads * a.head_dim, a.q_lora_rank + a.head_dim
+    attention = CompressedAttention(
+        "attention",
+        requests=size.requests,
+        rows=size.rows,
+        ctx=size.ctx,
+        heads=heads,
+        head_dim=a.head_dim,
+        window=a.window,
+        ratio=a.ratio,
+        topk=index.topk if index else 0,
+        entry_bytes=a.entry_bytes,
+        precision=replace(k.precision.of("attention"), kv_cache=ENTRY),
+    )
+    calls = [
+        k.gemm("qkv_a_proj", t, ranks, hidden, of="attention"),
+        Call(Elementwise("latent_norms", 2.0 * k.value * t * ranks, "norm"), 1),
+        k.gemm("q_b_proj", t, wide, a.q_lora_rank, of="attention"),
+        k.small("norm_rope", 2.0 * t * (wide + a.head_dim)),
+        Call(Elementwise("kv_write", t * (k.value * a.head_dim + a.entry_bytes)), 1),
+    ]
+    if a.ratio:
+        width = 2 * a.overlap * (a.head_dim + (index.head_dim if index else 0))
+        calls += [
+            k.gemm("compressor", t, width, hidden, of="other"),
+            k.small("compress", 2.0 * t * width),
+        ]
+    if index:
+        scores = IndexerScores(
+            "indexer",
+            requests=size.requests,
+            rows=size.rows,
+            ctx=size.ctx,
+            heads=index.heads,
+            head_dim=index.head_dim,
+            key_bytes=index.key_bytes,
+            precision=Precision("fp8", "fp8"),
+            stands_for=a.ratio,
+        )
+        of_index = index.heads * index.head_dim
+        calls += [
+            k.gemm("indexer_q_proj", t, of_index, a.q_lora_rank, of="attention"),
+            k.gemm("indexer_weights", t, index.heads, hidden, of="other"),
+            k.small("indexer_rope_quantize", 2.0 * t * of_index),
+            Call(scores, 1),
+        ]
+    groups = a.o_groups // k.tp
+    return [
+        *calls,
+        Call(attention, 1),
+        k.gemm("o_a_proj", t, groups * a.o_lora_rank, wide // groups, of="attention"),
+        k.gemm("o_b_proj", t, hidden, groups * a.o_lora_rank, of="attention"),
+    ]

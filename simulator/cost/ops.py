@@ -12,14 +12,7 @@ import numpy as np
 from dflash_sim.profiles.formats import format_of
 from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 from dflash_sim.profiles.units import GDN_CHUNK_TOKENS
-from dflash_sim.simulator.cost.latent_ops import (
-    IndexerScores,
-    MlaBmm,
-    MlaDecode,
-    MlaPrefill,
-    SparseAttention,
-    SparseModule,
-)
+from dflash_sim.simulator.cost.latent_ops import LatentOp, MlaDecode, SparseModule
 
 POPULARITY_NODES = 24
 
@@ -369,12 +362,7 @@ Op = (
     | Quantize
     | Elementwise
     | Collective
-    | MlaBmm
-    | MlaDecode
-    | MlaPrefill
-    | IndexerScores
-    | SparseAttention
-    | SparseModule
+    | LatentOp
 )
 OverContext = Attention | MlaDecode | SparseModule  # what a step's context makes longer
 

@@ -22,6 +22,7 @@ from dflash_sim.profiles.times.op_tables import OpTables, Timing
 from dflash_sim.profiles.units import GDN_HEAD_DIM
 from dflash_sim.simulator.cost.expert_ranks import Busiest, busiest_rank
 from dflash_sim.simulator.cost.latent_ops import (
+    CompressedAttention,
     IndexerScores,
     LatentOp,
     MlaBmm,
@@ -51,7 +52,7 @@ from dflash_sim.simulator.cost.parts import PARTS, Cost, Priced
 from dflash_sim.simulator.cost.untabled_kernels import elementwise_s, rows_factor, wide_s
 
 BALANCED = "balanced"
-_CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention
+_CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention | CompressedAttention
 
 
 @dataclass

@@ -23,6 +23,8 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     },
     "draft_shape": {"rows that pad a vocabulary, at most": {0.01}},
     "cost/layers": {"tensors a kernel reads and writes": {3, 4}},
+    "cost/mla_layers": {"tensors a kernel reads and writes": {3}},
+    "cost/latent_ops": {"products of a state: forgotten, written, read": {3}},
     "intervals": {
         "90 % point of the normal law": {1.645},
         "turns per client in a short run": {4},
@@ -74,7 +76,7 @@ UNITS_BY_NAME = {
         temperature theta top_p touched build keeps_up_share weight_share_for_default_tp
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
         roofline_gpu observation_rel_err ttft_rel_err noise prefills first_factor piece
-        least most per_tower ratio sliding_share vision_share full_memory_ratio
+         least most kept per_tower ratio sliding_share vision_share full_memory_ratio
         degrees effect slope temperature_sd
     """,
     "token/second": "predicted",

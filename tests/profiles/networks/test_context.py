@@ -6,7 +6,7 @@ import pytest
 
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.load import load_model, names
-from dflash_sim.profiles.networks.context import context_of
+from dflash_sim.profiles.networks.fields import context_of
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 

@@ -20,6 +20,10 @@ PARAMS = {  # of the language model, its MTP layer left out
     "kimi-k2.5": 1_026_408_232_448,
     "glm-5": 743_911_218_432,  # 744B-A40B; 753.9 B with its MTP layer
     "glm-5.2": 743_377_019_904,  # 57 indexers fewer
+    "deepseek-v4-flash": 284_332_240_471,  # 284B-A13B
+    "deepseek-v4-pro": 1_572_997_201_763,  # 1.6T-A49B
+    "glm-5.3-flash": 313_326_811_966,  # 320B-A18B with its MTP layer
+    "kimi-k3": 2_779_484_476_000,  # 2.8T; 2,722.74 B of it routed experts
 }
 
 

@@ -103,21 +103,26 @@ class TestSparse:
         for model in ("deepseek-v3.2", "glm-5"):
             for kv_dtype in ("bfloat16", "fp8"):
                 asked = {"heads": 16, "model": model, "kv_dtype": kv_dtype}
-                decode = gpu.dsa_decode(batch=4, kv_len=8192, **asked)
+                decode = gpu.module_decode(table="dsa", batch=4, kv_len=8192, **asked)
                 assert decode.evidence == "measured"
                 # What is attended is chosen: a cache 16 times as long is not 16 times the time.
-                long = gpu.dsa_decode(batch=1, kv_len=65536, **asked).seconds
-                assert long < 4 * gpu.dsa_decode(batch=1, kv_len=4096, **asked).seconds
-                prefill = gpu.dsa_prefill(batch=1, seq=4096, prefix=0, **asked)
+                long = gpu.module_decode(table="dsa", batch=1, kv_len=65536, **asked).seconds
+                assert (
+                    long < 4 * gpu.module_decode(table="dsa", batch=1, kv_len=4096, **asked).seconds
+                )
+                prefill = gpu.module_prefill(table="dsa", batch=1, seq=4096, prefix=0, **asked)
                 assert prefill.evidence == "measured"
-                two = gpu.dsa_prefill(batch=2, seq=4096, prefix=0, **asked)
+                two = gpu.module_prefill(table="dsa", batch=2, seq=4096, prefix=0, **asked)
                 assert (two.seconds, two.evidence) == (2 * prefill.seconds, "fitted")
-        assert gpu.dsa_decode(batch=1, kv_len=100, heads=16, model="glm-9") is None
+        assert gpu.module_decode(table="dsa", batch=1, kv_len=100, heads=16, model="glm-9") is None
 
     def test_projections_in_bf16_are_kept_apart(self, gpu):
         asked = {"batch": 4, "kv_len": 4096, "heads": 16, "model": "glm-5"}
-        assert gpu.dsa_decode(dtype="bfloat16", **asked) is not None
-        assert gpu.dsa_decode(dtype="bfloat16", **{**asked, "model": "deepseek-v3.2"}) is None
+        assert gpu.module_decode(table="dsa", dtype="bfloat16", **asked) is not None
+        assert (
+            gpu.module_decode(table="dsa", dtype="bfloat16", **{**asked, "model": "deepseek-v3.2"})
+            is None
+        )
 
 
 @pytest.mark.skipif(find_spec("aiconfigurator_core") is None, reason="needs dflash-sim[silicon]")
@@ -136,3 +141,49 @@ def test_mla_with_an_fp8_cache_on_hopper_is_tensorrts():
     assert found.seconds == pytest.approx(1e-3 * told["trtllm/1.3.0rc20"], rel=0.006)
     assert len(OpTables.load("h200").notes["mla"]["did_other_work"]) == 3
     assert OpTables.load("b200").notes["mla"]["did_other_work"] == []
+
+
+class TestFurtherKinds:
+    """Attention to chosen blocks and over compressed tokens, delta attention, and streams."""
+
+    MODULES = (
+        ("msa", "minimax-m3", "bfloat16", "bfloat16", 8),
+        ("csa", "deepseek-v4-flash by 4", "fp8_block", "fp8", 8),
+        ("csa", "deepseek-v4-flash by 128", "fp8_block", "fp8", 8),
+        ("csa", "deepseek-v4-pro by 4", "fp8_block", "fp8", 16),
+        ("csa", "deepseek-v4-pro by 128", "fp8_block", "fp8", 16),
+    )
+
+    @pytest.mark.parametrize(("table", "model", "dtype", "kv_dtype", "heads"), MODULES)
+    def test_modules_grow_slower_than_what_they_choose_from(
+        self, gpu, table, model, dtype, kv_dtype, heads
+    ):
+        asked = {
+            "table": table, "model": model, "dtype": dtype, "kv_dtype": kv_dtype, "heads": heads,
+        }  # fmt: skip
+        one = gpu.module_decode(batch=8, kv_len=8192, **asked)
+        assert one.evidence == "measured"
+        assert 1e-5 < one.seconds < 1e-3
+        assert gpu.module_decode(batch=8, kv_len=65536, **asked).seconds < 4 * one.seconds
+        prefill = gpu.module_prefill(batch=1, seq=4096, prefix=0, **asked)
+        assert prefill.seconds > one.seconds
+
+    def test_delta_attention_is_timed_by_what_its_states_take(self, gpu):
+        decode = gpu.kda(phase="decode", batch=64, rows=1, heads=24)
+        assert decode.evidence == "measured"
+        halves = gpu.kda(phase="decode", batch=128, rows=1, heads=24)
+        assert halves.seconds == pytest.approx(2 * decode.seconds, rel=0.3)
+        fewer = gpu.kda(phase="decode", batch=64, rows=1, heads=16)  # 12 heads were timed
+        assert fewer.evidence == "fitted"
+        assert fewer.seconds < decode.seconds
+        rows = [gpu.kda(phase="verify", batch=16, rows=r, heads=12).seconds for r in (2, 4, 8)]
+        assert rows == sorted(rows)
+        assert gpu.kda(phase="rewind", batch=1, rows=1, heads=12) is None
+
+    def test_streams_of_the_widths_that_were_timed(self, gpu):
+        for hidden in (4096, 7168):
+            few, many = (
+                gpu.streams(step="pre", count=4, hidden=hidden, tokens=n).seconds for n in (8, 8192)
+            )
+            assert 0 < few < many
+        assert gpu.streams(step="pre", count=4, hidden=5120, tokens=8) is None

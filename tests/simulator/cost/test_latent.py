@@ -155,7 +155,7 @@ class Tables:
         self.asked.append(asked)
         return Timing(1e-5, "measured", 0.05)
 
-    mla_decode = mla_prefill = mla_bmm = dsa_decode = dsa_prefill = _answer
+    mla_decode = mla_prefill = mla_bmm = module_decode = module_prefill = _answer
 
 
 def test_rows_of_a_request_are_looked_up_as_more_heads() -> None:

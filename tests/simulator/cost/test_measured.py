@@ -80,10 +80,10 @@ def test_outside_its_points_a_grid_gives_the_nearest() -> None:
 
 
 def test_every_kind_of_op_has_axes() -> None:
-    kinds = {c.__name__ for c in ops.Op.__args__}
-    assert set(AXES) == kinds
+    kinds = {c.__name__: c for c in ops.Op.__args__}
+    assert set(AXES) == set(kinds)
     for name, (same, axes) in AXES.items():
-        assert all(hasattr(getattr(ops, name), field) for field in (*same, *axes))
+        assert all(hasattr(kinds[name], field) for field in (*same, *axes))
 
 
 # ---- what predicts -----------------------------------------------------------------------
