@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dflash_sim.api.explain import explain
-from dflash_sim.api.predict import predict
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError
-from dflash_sim.simulator.predict import Result
+from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.row import to_row
+from dflash_sim.studies.explain.explain import explain, to_json
 from dflash_sim.studies.predict.memory import memory_row
 from dflash_sim.studies.show.titles import method_title, phase_title, title
 from dflash_sim.ui.launch import launch_command
 from dflash_sim.ui.meanings import PHASES
+from dflash_sim.ui.state import scenario_of
 
 SHORT, WHOLE = "short", "whole"  # one run without intervals, or as the command line answers
 
@@ -82,24 +82,24 @@ def answered(
     whole = quality == WHOLE
     asked = dict(fields) if whole else {**fields, "runs": 1}
     try:
-        found = predict(asked, interval=whole, baseline=baseline)
+        found = predict(scenario_of(asked), with_interval=whole, with_baseline=baseline)
     except DflashSimError as error:
         return Refusal(str(error), fits=not isinstance(error, InfeasibleError))
-    return _plainly(found.prediction, quality)
+    return _plainly(found, quality)
 
 
 def reasons(fields: Mapping[str, Any]) -> Reasons | Refusal:
     """Explain the scenario of ``fields``."""
     try:
-        why = explain(dict(fields))
+        scenario = scenario_of(fields)
+        data = to_json(explain(scenario))
     except DflashSimError as error:
         return Refusal(str(error), fits=not isinstance(error, InfeasibleError))
-    data = why.to_dict()
     return Reasons(
         title=str(data["title"]),
         rungs=tuple(data["waterfall"]),
         elasticities=tuple(data["elasticities"]),
-        open_loop=why.result.scenario.rate is not None,
+        open_loop=scenario.rate is not None,
     )
 
 

@@ -7,6 +7,7 @@ from dflash_sim.profiles.units import GIGA
 from dflash_sim.studies.show.chart_style import Axis, error_bars, go, plain
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import Answer, Reasons
+from dflash_sim.ui.curves import color_of
 from dflash_sim.ui.meanings import (
     ASKED,
     CACHE,
@@ -19,8 +20,11 @@ from dflash_sim.ui.meanings import (
     TARGET,
 )
 
-_MARGIN = {"l": 8, "r": 12, "t": 4, "b": 36}
-_ROOM_FOR_WORDS = 0.09  # share of a bar that a label fits into
+_MARGIN = {"l": 8, "r": 12, "t": 24, "b": 38}
+_LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 11},
+    "itemclick": False, "itemdoubleclick": False, "traceorder": "normal"}  # fmt: skip
+_FAINT = "var(--grid)"
+_ROOM_FOR_WORDS = 0.13  # share of a bar that a label fits into
 _RUNGS = {  # of a waterfall, by what of the server each changes
     "plain decoding": PLAIN,
     "acceptance": ASKED,
@@ -52,7 +56,7 @@ def cycle(answer: Answer) -> go.Figure:
         textfont={"size": 11, "color": "var(--ink)"}, cliponaxis=False,
     )  # fmt: skip
     figure.update_layout(
-        height=132,
+        height=128,
         xaxis=Axis("one step", "ms").layout(rangemode="tozero"),
         yaxis={"categoryorder": "array", "categoryarray": ["host", "GPU"], "showgrid": False},
     )
@@ -63,9 +67,9 @@ def memory(answer: Answer) -> go.Figure:
     """The memory of one GPU, in the order in which it is given out."""
     figure = _stacked(memory_parts(answer.memory), "GB", lane="")
     figure.update_layout(
-        height=104,
+        height=128,
         xaxis=Axis("memory of one GPU", "GB").layout(rangemode="tozero"),
-        yaxis={"visible": False},
+        yaxis={"showticklabels": False, "ticks": "", "showgrid": False},
     )
     return figure
 
@@ -85,14 +89,14 @@ def memory_parts(memory: Mapping[str, Any]) -> list[Part]:
         ("images", memory["held_bytes"], REST, "cache of encoded images"),
         ("states", memory["gdn_bytes"], STATES, f"{memory['state_slots']:,} slots"),
         ("KV cache", memory["kv_bytes"], CACHE, f"{memory['kv_tokens']:,} tokens"),
-        ("left outside", rest, "var(--grid)", "activations, CUDA graphs"),
+        ("left outside", rest, _FAINT, "activations, CUDA graphs"),
     ]
     return [(what, size / GIGA, color, note) for what, size, color, note in parts if size > 0]
 
 
 def cost(answer: Answer) -> go.Figure:
     """What a million tokens of answers cost, beside plain decoding."""
-    lanes = [("plain decoding", answer.plain, PLAIN), (answer.method, answer.row, ASKED)]
+    lanes = [("plain decoding", answer.plain, PLAIN), (answer.method, answer.row, color_of(answer))]
     prices = [(n, row["usd_per_mtok_out"], c) for n, row, c in lanes if row is not None]
     prices = [(n, usd, c) for n, usd, c in prices if usd]
     figure = go.Figure()
@@ -111,7 +115,7 @@ def cost(answer: Answer) -> go.Figure:
         )  # fmt: skip
     most = max((usd["high"] for _, usd, _ in prices), default=1)
     figure.update_layout(
-        height=132, margin={**_MARGIN, "l": 8},
+        height=140, margin={**_MARGIN, "t": 8},
         xaxis=Axis("$ per million output tokens").layout(range=[0, 1.25 * most]),
         yaxis={"showgrid": False, "automargin": True},
     )  # fmt: skip
@@ -128,15 +132,11 @@ def accepted(answer: Answer) -> go.Figure:
         x=list(range(len(counts))), y=share, marker={"color": ASKED}, width=0.8, showlegend=False,
         hovertemplate="<b>%{x} drafts accepted</b><br>%{y:.1f} % of the steps<extra></extra>",
     )  # fmt: skip
-    drafts = sum(i * n for i, n in enumerate(counts)) / total
     if counts:
+        drafts = sum(i * n for i, n in enumerate(counts)) / total
         figure.add_vline(x=drafts, line={"color": "var(--ink)", "width": 1, "dash": "dot"})
-        figure.add_annotation(
-            x=drafts, y=1.0, yref="paper", yanchor="top", xanchor="left", xshift=4, showarrow=False,
-            text=f"{1 + drafts:.2f} tokens a step, with the bonus token", font={"size": 11},
-        )  # fmt: skip
     figure.update_layout(
-        height=132, margin={**_MARGIN, "l": 40, "t": 8}, bargap=0.1,
+        height=140, margin={**_MARGIN, "l": 40, "t": 8}, bargap=0.1,
         xaxis=Axis("drafts accepted in a step").layout(dtick=1 if len(counts) < 20 else 4),
         yaxis={"ticksuffix": " %", "nticks": 4, "rangemode": "tozero"},
     )  # fmt: skip
@@ -185,21 +185,20 @@ def waterfall(found: Reasons) -> go.Figure:
 
 
 def _stacked(parts: Sequence[Part], unit: str, *, lane: str) -> go.Figure:
-    """Parts beside each other, each with its name in it or, where it is narrow, on hovering."""
+    """Parts beside each other; a wide one has its name in it, a narrow one in the legend."""
     figure = go.Figure()
     total = sum(size for _, size, *_ in parts) or 1
     for what, size, color, note in parts:
-        wide = size / total >= _ROOM_FOR_WORDS
+        said, wide = f"{plain(what)} {number(size)}", size / total >= _ROOM_FOR_WORDS
         more = f"<br>{plain(note)}" if note else ""
         figure.add_bar(
-            x=[size], y=[lane], orientation="h", width=0.62, name=plain(what),
+            x=[size], y=[lane], orientation="h", width=0.7, name=said, showlegend=not wide,
             marker={"color": color, "line": {"color": "var(--page)", "width": 1}},
-            text=[f"{plain(what)}<br>{number(size)}" if wide else ""], textposition="inside",
-            insidetextanchor="middle", textangle=0,
-            textfont={"size": 11, "color": "var(--ink)" if "grid" in color else "var(--page)"},
+            text=[said if wide else ""], textposition="inside", insidetextanchor="middle",
+            textangle=0, constraintext="none", cliponaxis=True,
+            textfont={"size": 11, "color": "var(--ink)" if color == _FAINT else "var(--page)"},
             hovertemplate=f"<b>{plain(what)}</b><br>{number(size)} {unit}, "
             f"{100 * size / total:.1f} %{more}<extra></extra>",
-            showlegend=False,
         )  # fmt: skip
-    figure.update_layout(barmode="stack", margin=_MARGIN, uniformtext={"minsize": 9, "mode": "hide"})
+    figure.update_layout(barmode="stack", margin=_MARGIN, legend=_LEGEND, showlegend=True)
     return figure

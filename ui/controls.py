@@ -10,7 +10,7 @@ from dflash_sim.profiles.releases.engine_sheet import HOME
 from dflash_sim.profiles.releases.engine_versions import releases
 from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.ui.state import State, from_fields
+from dflash_sim.ui.state import State, from_fields, spelled
 
 AUTO = ""  # the stop of a control whose field is left to its default
 _STEPS = (1, 1.25, 1.5, 1.75)  # between two powers of two
@@ -97,8 +97,13 @@ def load(state: State) -> list[Control]:
 
 
 MODES = {"closed": "conc", "open": "rate"}
-DEFAULTS = {"conc": "16", "rate": "2", "isl": "1024", "osl": "1024", "dataset": "humaneval",
-    "block": AUTO, "steps": AUTO, "acceptance": AUTO}  # fmt: skip
+_BEGIN = {"conc": "16", "rate": "2", "isl": "1024", "osl": "1024"}  # where sliders begin
+
+
+def default_of(name: str) -> str:
+    """Return what a control says of a field that is not set."""
+    default = Scenario.model_fields[name].default
+    return _BEGIN.get(name, AUTO if default is None else spelled(default))
 
 
 def chosen(values: Mapping[str, Any], kept: Mapping[str, str]) -> State:
@@ -176,4 +181,3 @@ def _spread(first: int, last: int) -> list[str]:
         found |= {int(power * step) for step in _STEPS}
         power *= 2
     return [str(n) for n in sorted(found) if first <= n <= last]
-

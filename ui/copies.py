@@ -7,9 +7,8 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.show.chart_style import go
 from dflash_sim.studies.show.figures import number, shares
 from dflash_sim.studies.show.html_report import Report
-from dflash_sim.ui.answer import Answer
+from dflash_sim.ui.answer import Answer, Reasons
 from dflash_sim.ui.bars import accepted, cost, cycle, memory, waterfall
-from dflash_sim.ui.answer import Reasons
 from dflash_sim.ui.curves import frontier, gains
 from dflash_sim.ui.state import TRUTHS, State
 from dflash_sim.ui.view import View

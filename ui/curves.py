@@ -1,9 +1,9 @@
 """Charts over the load: throughput against interactivity, and speed-up by width."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dflash_sim.studies.show.chart_style import Axis, area, error_bars, go, plain
+from dflash_sim.studies.show.chart_style import Axis, error_bars, go, plain
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import SHORT, WHOLE, Answer
 from dflash_sim.ui.meanings import ASKED, MEASURED, PLAIN
@@ -12,20 +12,19 @@ from dflash_sim.ui.view import View, width_field
 HEIGHT = 300
 _MARGIN = {"l": 52, "r": 16, "t": 10, "b": 44}
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 11}}
-_DASH_BY_SIDE = ("dot", "dash")  # narrower and wider than asked for
+_DASHES = ("dot", "dash", "dashdot", "longdash")  # of other widths, the narrowest first
 _RING = 15
+_APART = 0.03  # of the height, that two labels need
 
 
 def frontier(view: View) -> go.Figure:
     """Throughput of the server against the speed that each user sees, along the load."""
     figure = _framed()
-    plain_curve = {**view.plain}
-    _band(figure, view.curve)
-    if plain_curve:
-        _path(figure, plain_curve, "plain decoding", PLAIN)
+    if view.plain:
+        _path(figure, view.plain, "plain decoding", PLAIN)
     best = view.best
-    if best is not None:
-        _path(figure, view.curve, best.method, ASKED)
+    if best is not None and view.curve:
+        _path(figure, view.curve, best.method, color_of(best))
     _published(figure, view)
     _measured(figure, view)
     if best is not None:
@@ -41,7 +40,8 @@ def frontier(view: View) -> go.Figure:
 def gains(view: View) -> go.Figure:
     """Speed over plain decoding along the load, a curve for each width."""
     figure = _framed()
-    own, asked = _own_width(view), view.state.load
+    own = int(view.best.row["steps"] or view.best.block) if view.best else None
+    asked = view.state.load
     for width, points in view.widths.items():
         speeds = {at: gain for at, a in points.items() if (gain := _gain(view, at, a)) is not None}
         if speeds:
@@ -52,7 +52,7 @@ def gains(view: View) -> go.Figure:
         bars |= {"thickness": 2, "width": 5}
         figure.add_scatter(
             x=[asked], y=[gain], mode="markers", marker=_ring_mark(view.best), error_y=bars,
-            showlegend=False, hovertemplate=f"<b>{gain:.2f} x</b> at {number(asked)}<extra></extra>",
+            showlegend=False, hovertemplate=f"<b>{gain:.2f} x</b> at {asked:g}<extra></extra>",
         )  # fmt: skip
     figure.add_hline(y=1, line={"color": PLAIN, "width": 1.5})
     what = "arrivals/s" if view.state.open_loop else "requests in flight"
@@ -62,11 +62,6 @@ def gains(view: View) -> go.Figure:
         yaxis=Axis("times plain decoding").layout(rangemode="tozero", ticksuffix=" x"),
     )
     return figure
-
-
-def _own_width(view: View) -> int | None:
-    best = view.best
-    return None if best is None else int(best.row["steps"] or best.block)
 
 
 def _gain(view: View, load: float, answer: Answer) -> float | None:
@@ -84,24 +79,15 @@ def _gain_line(
 ) -> None:
     what = "steps" if width_field(view.state) == "steps" else "block"
     mine = width == own
-    dash = "solid" if mine else _DASH_BY_SIDE[own is not None and width > own]
+    others = [w for w in view.widths if w != own]
+    dash = "solid" if mine else _DASHES[others.index(width) % len(_DASHES)]
     hover = [f"<b>{what} {width}</b><br>{s:.2f} x at {at:g}" for at, s in speeds.items()]
     figure.add_scatter(
         x=list(speeds), y=list(speeds.values()), mode="lines", name=f"{what} {width}",
-        line={"color": ASKED, "width": 2.5 if mine else 1.5, "dash": dash}, opacity=1 if mine else 0.7,
+        line={"color": ASKED, "width": 2.5 if mine else 1.5, "dash": dash},
+        opacity=1 if mine else 0.7,
         text=hover, hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
-    last = max(speeds)
-    figure.add_annotation(
-        x=_log10(last), y=speeds[last], text=str(width), showarrow=False, xanchor="left",
-        xshift=3, font={"size": 11, "color": ASKED},
-    )  # fmt: skip
-
-
-def _log10(value: float) -> float:
-    from math import log10
-
-    return log10(value)
 
 
 def interactivity_tok_s(row: Mapping[str, Any]) -> float:
@@ -117,6 +103,7 @@ def _path(figure: go.Figure, points: Mapping[float, Answer], name: str, color: s
         + ("<br>one run, no interval yet" if quality == SHORT else "")
         for load, row, quality in rows
     ]
+    ends = zip(*(r.get("output_throughput_ci90") or (None, None) for _, r, _ in rows), strict=True)
     figure.add_scatter(
         x=[interactivity_tok_s(row) for _, row, _ in rows],
         y=[row["output_throughput"] for _, row, _ in rows],
@@ -126,10 +113,27 @@ def _path(figure: go.Figure, points: Mapping[float, Answer], name: str, color: s
             "color": color, "size": 7,
             "symbol": ["circle" if q == WHOLE else "circle-open" for *_, q in rows],
         },
-        text=[f"{load:g}" for load, *_ in rows], textposition="top right",
+        text=_labels(rows), textposition="top right",
         textfont={"size": 10, "color": color},
         customdata=hover, hovertemplate="%{customdata}<extra></extra>",
+        error_y=error_bars([row["output_throughput"] for _, row, _ in rows], *ends, color=color),
     )  # fmt: skip
+
+
+def _labels(rows: Sequence[tuple[float, Mapping[str, Any], str]]) -> list[str]:
+    """The load at each point, but where it would be written over that of the one before."""
+    most = max((row["output_throughput"] for _, row, _ in rows), default=1)
+    found, at = list[str](), -most
+    for load, row, _ in rows:
+        far = abs(row["output_throughput"] - at) > _APART * most
+        found.append(f"{load:g}" if far else "")
+        at = row["output_throughput"] if far else at
+    return found
+
+
+def color_of(answer: Answer) -> str:
+    """Return the colour of an answer: plain decoding has its own, also where it is asked for."""
+    return ASKED if answer.block > 1 else PLAIN
 
 
 def _loaded(row: Mapping[str, Any]) -> str:
@@ -139,15 +143,6 @@ def _loaded(row: Mapping[str, Any]) -> str:
 def _span(row: Mapping[str, Any]) -> str:
     found = row.get("output_throughput_ci90")
     return f"<br>90 % interval {number(found[0])} to {number(found[1])}" if found else ""
-
-
-def _band(figure: go.Figure, points: Mapping[float, Answer]) -> None:
-    """The 90 % interval of the answers that have one."""
-    rows = [a.row for _, a in sorted(points.items()) if a.row.get("output_throughput_ci90")]
-    if len(rows) > 1:
-        x = [interactivity_tok_s(row) for row in rows]
-        low, high = zip(*(row["output_throughput_ci90"] for row in rows), strict=True)
-        figure.add_scatter(**area(x, low, high, color=ASKED))
 
 
 def _published(figure: go.Figure, view: View) -> None:
@@ -167,8 +162,8 @@ def _source(row: Mapping[str, Any]) -> str:
     used = "used for fitting" if row["published_fitted"] else "not used for fitting"
     tok_s = number(row["published_output_throughput"])
     return (
-        f"<b>published: {tok_s} tok/s</b><br>{row['max_concurrency']} in flight, {row['method']}<br>"
-        f"{plain(str(row['published_source']))}, {used}"
+        f"<b>published: {tok_s} tok/s</b><br>{row['max_concurrency']} in flight, {row['method']}"
+        f"<br>{plain(str(row['published_source']))}, {used}"
     )
 
 
@@ -193,19 +188,19 @@ def _diamond(*, hollow: bool) -> dict[str, Any]:
 
 def _ring_mark(answer: Answer) -> dict[str, Any]:
     """The answer itself: a full disc, or a ring as long as it is of a short run."""
-    whole = answer.quality == WHOLE
+    whole, color = answer.quality == WHOLE, color_of(answer)
     return {
         "size": _RING,
-        "color": ASKED,
+        "color": color,
         "symbol": "circle" if whole else "circle-open",
-        "line": {"width": 3, "color": ASKED},
+        "line": {"width": 3, "color": color},
     }
 
 
 def _ring(figure: go.Figure, answer: Answer) -> None:
     row = answer.row
     low, high = row.get("output_throughput_ci90") or (None, None)
-    bars = error_bars([row["output_throughput"]], [low], [high], color=ASKED)
+    bars = error_bars([row["output_throughput"]], [low], [high], color=color_of(answer))
     figure.add_scatter(
         x=[interactivity_tok_s(row)], y=[row["output_throughput"]], mode="markers",
         marker=_ring_mark(answer), error_y=bars | {"thickness": 2, "width": 5},

@@ -1,8 +1,8 @@
 """The desk: answers that are known, those that are being worked on, and who waits for which.
 
-A short answer is made at once, in this process, so that a drag is followed. All else goes to worker
-processes in the order in which a page needs it. When a page asks for another state, what it no longer
-needs is not begun; what was found stays known to every page.
+A short answer is made at once, in this process, so that a drag is followed. All else goes to
+worker processes in the order in which a page needs it. When a page asks for another state, what it
+no longer needs is not begun; what was found stays known to every page.
 """
 
 from collections import OrderedDict
@@ -59,8 +59,6 @@ class Desk:
     _known: "OrderedDict[Task, Found]" = field(default_factory=OrderedDict)
     _wanted: "OrderedDict[str, list[Task]]" = field(default_factory=OrderedDict)
     _at_work: set[Task] = field(default_factory=set)
-    _newest: "OrderedDict[str, int]" = field(default_factory=OrderedDict)
-    _turns: int = 0
     _news: Condition = field(default_factory=Condition)
     _short: Lock = field(default_factory=Lock)
     _open: bool = True
@@ -87,27 +85,18 @@ class Desk:
         """
         with self._news:
             missing = [task for task in dict.fromkeys(tasks) if task not in self._known]
-            self._wanted.pop(page, None)
             if missing:
                 self._wanted[page] = missing
+            else:
+                self._wanted.pop(page, None)
             while len(self._wanted) > MOST_PAGES:  # pages that were closed long ago
                 self._wanted.popitem(last=False)
             self._news.notify_all()
             return bool(missing)
 
-    def at_once(self, page: str, task: Task) -> Found | None:
-        """Make a short answer here and now; None if the page has asked for a later one meanwhile."""
-        with self._news:
-            turn = self._turns = self._turns + 1
-            self._newest[page] = turn
-            self._newest.move_to_end(page)
-            while len(self._newest) > MOST_PAGES:
-                self._newest.popitem(last=False)
-        if (found := self.known(task)) is not None:
-            return found
+    def at_once(self, task: Task) -> Found:
+        """Make an answer here and now, one after the other."""
         with self._short:
-            if self._newest.get(page) != turn:
-                return None
             found = self.known(task) or done(task)
             self._keep(task, found)
         return found

@@ -98,7 +98,10 @@ def _words(view: View, best: Answer) -> dict[str, str]:
         f"{row['max_running_requests_cause']}",
         "about-cycle": f"{number(row['step_ms'])} ms with {row['mean_batch']:.1f} requests in it",
     }
+    cycle = row["accept_length_cycle"]
+    said["about-accepted"] = f"{cycle:.2f} tokens a step, with the bonus token" if cycle else ""
     usd = row["usd_per_mtok_out"]
+    said["about-cost"] = "whiskers: the cheapest and the dearest rent" if usd else ""
     said["tile-cost"] = f"${usd['typical']:.2f}" if usd else ""
     beside = plain["usd_per_mtok_out"]["typical"] if usd and plain and view.speculative else None
     said["span-cost"] = f"plain decoding ${beside:.2f}" if beside else ""

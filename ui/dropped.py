@@ -96,7 +96,7 @@ _ABOUT_THE_LOAD = {"gpu", "dataset", "content", "thinking", "isl", "osl", "conc"
 
 def _benchmark(raw: bytes, name: str, state: State) -> Dropped:
     suffix = "".join(PurePath(name).suffixes[-2:])[-20:] or ".json"
-    assumed = {"gpu": state.fields.get("gpu", "b200")}
+    assumed = {n: state.fields[n] for n in ("gpu", "model") if n in state.fields}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"dropped{suffix}"
         path.write_bytes(raw)

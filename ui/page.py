@@ -5,6 +5,7 @@ from typing import Any
 from dash import dcc, html
 
 POLL_MS = 300
+LATE_MS = 5000  # between looks for a wish whose answer never came
 CHARTS = {  # by id, the heading above each
     "frontier": "Throughput against interactivity",
     "gains": "Speed-up against load, by width",
@@ -31,11 +32,13 @@ def layout() -> Any:
         [
             dcc.Location(id="address", refresh=False),
             dcc.Store(id="page"),  # who asks, the fields without a control, the stops of sliders
+            dcc.Store(id="wish"),  # what is asked for next, once the last answer is there
             dcc.Store(id="short"),
             dcc.Store(id="whole"),
             dcc.Store(id="why", data=False),
             dcc.Store(id="drawn"),
             dcc.Interval(id="poll", interval=POLL_MS, disabled=True),
+            dcc.Interval(id="late", interval=LATE_MS),
             dcc.Download(id="download"),
             html.Aside([_brand(), _drop(), html.Div(id="panel"), html.Div(id="kept")]),
             html.Main([_head(), html.Div(id="refusal"), _tiles(), _charts(), html.Ul(id="notes")]),
@@ -118,6 +121,7 @@ def _charts() -> Any:
             html.Section(
                 [
                     html.H2([title, html.Small(id=f"about-{name}")]),
+                    html.Div(id=f"key-{name}", className="key"),
                     dcc.Graph(id=name, config=_GRAPH, responsive=True),
                 ],
                 id=f"box-{name}",

@@ -4,7 +4,16 @@ from typing import Any
 
 from dash import dcc, html
 
-from dflash_sim.ui.controls import AUTO, DEFAULTS, Choice, Control, Slide, load, server, speculation
+from dflash_sim.ui.controls import (
+    AUTO,
+    Choice,
+    Control,
+    Slide,
+    default_of,
+    load,
+    server,
+    speculation,
+)
 from dflash_sim.ui.state import State
 
 Part = Any  # a component of Dash, which has no types for them
@@ -76,7 +85,7 @@ def row(name: str) -> dict[str, str]:
 
 
 def _row(control: Control, state: State) -> Part:
-    own = state.fields.get(control.name, DEFAULTS.get(control.name, AUTO))
+    own = state.fields.get(control.name, default_of(control.name))
     if isinstance(control, Choice):
         default = control.options[0][0]
         known = [value for value, _ in control.options]

@@ -67,6 +67,10 @@ def _pairs(state: State) -> Iterator[Change]:
 
 def _of_the_server(state: State) -> Iterator[Change]:
     fields = state.fields
+    if "mem_fraction_static" in fields:
+        yield "the engine's own share of memory", {"mem_fraction_static": None}
+    if "max_running_requests" in fields:
+        yield "the engine's own cap on requests", {"max_running_requests": None}
     tp = int(fields["tp"]) if fields.get("tp", "").isdigit() else 0
     if "tp" in fields or "num_gpus" in fields:
         yield "on the fewest GPUs that hold it", {"tp": None, "num_gpus": None}
@@ -76,10 +80,6 @@ def _of_the_server(state: State) -> Iterator[Change]:
     for name in _FORMATS:
         if fields.get("quantization") != name:
             yield f"weights in {name}", {"quantization": name}
-    if "mem_fraction_static" in fields:
-        yield "the engine's own share of memory", {"mem_fraction_static": None}
-    if "max_running_requests" in fields:
-        yield "the engine's own cap on requests", {"max_running_requests": None}
     for gpu in _roomier(fields.get("gpu", "")):
         yield f"on {gpu}", {"gpu": gpu, "tp": None, "num_gpus": None, "attention_backend": None}
 

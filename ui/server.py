@@ -14,10 +14,11 @@ from flask import Flask, Response, redirect, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.ui.callbacks import Room, connect
+from dflash_sim.ui.callbacks import connect
 from dflash_sim.ui.desk import Desk
 from dflash_sim.ui.drawing import template
 from dflash_sim.ui.page import layout
+from dflash_sim.ui.room import Room
 
 HOST = "127.0.0.1"
 PORT = 8050
@@ -140,7 +141,7 @@ def bound(app: Dash, port: int | None) -> BaseWSGIServer:
     """
     chosen = PORT if port is None else port
     if not 0 <= chosen <= _LAST_PORT:
-        msg = f"--port {port}: a port is a number from 1 to {_LAST_PORT}; leave it out for a free one."
+        msg = f"--port {port}: a port is a number up to {_LAST_PORT}; leave it out for a free one."
         raise UsageError(msg)
     if port is None and _in_use(chosen):
         chosen = 0
@@ -170,9 +171,7 @@ def address(server: BaseWSGIServer, token: str, query: str = "") -> str:
     return f"http://{HOST}:{server.server_port}/?{_TOKEN}={token}{rest}"
 
 
-def serve(
-    query: str, *, port: int | None, workers: int, ready: Callable[[str], None]
-) -> None:
+def serve(query: str, *, port: int | None, workers: int, ready: Callable[[str], None]) -> None:
     """Serve the page until Ctrl-C.
 
     Parameters

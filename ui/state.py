@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from dflash_sim.api.predict import scenario
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.simulator.cost.methods import method_of
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.question import ask, only_scenario
 
 START = {"gpu": "b200", "model": "qwen3.5-397b-a17b", "method": "dflash", "block": "16",
     "dataset": "humaneval", "conc": "32"}  # fmt: skip
@@ -60,12 +60,23 @@ class State:
         UsageError
             A value is none, or two exclude each other.
         """
-        return scenario(self.keywords())
+        return scenario_of(self.keywords())
 
     def but(self, **changes: Any) -> "State":
         """Return another state; a field that is None is left to its default."""
         merged = {**self.fields, **{n: spelled(v) for n, v in changes.items() if v is not None}}
         return State({n: v for n, v in merged.items() if changes.get(n, v) is not None})
+
+
+def scenario_of(fields: Mapping[str, Any]) -> Scenario:
+    """Return the scenario of fields, as the command line has it of flags.
+
+    Raises
+    ------
+    UsageError
+        A value is none, there are several of a field, or two fields exclude each other.
+    """
+    return only_scenario(ask(fields, preset=None, from_launch=None)[0])
 
 
 def spelled(value: Any) -> str:

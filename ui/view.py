@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dflash_sim.simulator.cost.methods import PLAIN, method_of
 from dflash_sim.ui.answer import SHORT, WHOLE, Answer, Reasons, Refusal
@@ -84,7 +85,7 @@ class Plan:
         found = [asked * part for part in RATES] if self.state.open_loop else list(CONCS)
         return sorted({*map(float, found), asked})
 
-    def curve(self, quality: str = SHORT, **changes: object) -> dict[float, Task]:
+    def curve(self, quality: str, **changes: Any) -> dict[float, Task]:
         """Return the tasks along the load, with other fields changed."""
         states = {load: self.state.but(**changes, **{self._axis: load}) for load in self.loads()}
         return {load: Task.of(s.fields, quality) for load, s in states.items()}
@@ -92,7 +93,7 @@ class Plan:
     def plain(self) -> dict[float, Task]:
         """Return the tasks of plain decoding along the load, on as many GPUs."""
         taken = set(self.state.fields) & _OF_SPECULATION
-        return self.curve(**dict.fromkeys(taken), method=PLAIN.name)
+        return self.curve(SHORT, **dict.fromkeys(taken), method=PLAIN.name)
 
     def widths(self, default: int | None) -> dict[int, dict[float, Task]]:
         """Return the tasks of other widths; none for what has no width."""
@@ -103,19 +104,22 @@ class Plan:
         own = int(asked)
         near = sorted(_WIDTHS[name == "steps"], key=lambda w: (abs(w - own), w))
         chosen = [w for w in near if w != own][:_OTHERS]
-        return {w: self.curve(**{name: w}) for w in chosen}
+        return {w: self.curve(SHORT, **{name: w}) for w in chosen}
 
     def tasks(self, default: int | None, *, why: bool) -> Iterator[Task]:
         """All of it, what is looked at first at the beginning."""
+        drafts = method_of(self.state.fields.get("method", "dflash")).speculative
+        if drafts:
+            yield self.plain()[self.state.load]
         yield self.whole
         if why:
             yield self.why
-        yield from _outward(self.curve(), self.state.load)
-        if method_of(self.state.fields.get("method", "dflash")).speculative:
+        yield from _outward(self.curve(SHORT), self.state.load)
+        if drafts:
             yield from _outward(self.plain(), self.state.load)
             for tasks in self.widths(default).values():
                 yield from _outward(tasks, self.state.load)
-        yield from list(self.curve(WHOLE).values())[:: _WITH_INTERVAL]
+        yield from list(self.curve(WHOLE).values())[::_WITH_INTERVAL]
 
 
 _OF_SPECULATION = {"block", "steps", "topk", "window", "draft_model", "acceptance", "policy",
@@ -146,7 +150,7 @@ def viewed(
     best = view.best
     if best is None:
         return view
-    curve = _there(plan.curve(), known) | _there(plan.curve(WHOLE), known)
+    curve = _there(plan.curve(SHORT), known) | _there(plan.curve(WHOLE), known)
     curve[state.load] = best
     plain = _there(plan.plain(), known) if view.speculative else {}
     found = known(plan.why) if why else None
@@ -163,8 +167,6 @@ def viewed(
     )
 
 
-def _there(
-    tasks: dict[float, Task], known: Callable[[Task], Found | None]
-) -> dict[float, Answer]:
+def _there(tasks: dict[float, Task], known: Callable[[Task], Found | None]) -> dict[float, Answer]:
     found = {load: known(task) for load, task in tasks.items()}
     return {load: each for load, each in found.items() if isinstance(each, Answer)}

@@ -6,10 +6,17 @@
 (() => {
   const root = document.documentElement;
   const charts = ["frontier", "gains", "cycle", "memory", "cost", "accepted", "waterfall"];
+  const keyed = ["cycle", "memory"];
   const settings = { displayModeBar: false, responsive: true };
   const template = JSON.parse(document.getElementById("house-style").textContent);
   const PAUSE_MS = 1500; // a change after a pause is a new entry of the history
+  const LOST_MS = 20000; // an answer that takes longer is asked for again
+  let turn = 0;
+  let asked = "";
+  let since = 0;
+  let waiting = false;
   let shown = null;
+  let drawn = false;
   let changedAt = 0;
 
   /** A value with every "var(--name)" in it replaced by what the stylesheet says now. */
@@ -32,13 +39,28 @@
   }
 
   function figure(name, spec) {
-    const box = element(`box-${name}`);
+    const box = element(`box-${name}`) ?? element(name);
     if (box) box.hidden = !spec;
     if (!spec) return;
     const layout = { ...spec.layout, template, autosize: true };
+    if (keyed.includes(name)) key(name, spec, layout);
     set(name, { figure: { data: painted(spec.data), layout: painted(layout) }, config: settings });
     const graph = element(name);
     if (graph) graph.style.height = `${spec.layout.height}px`;
+  }
+
+  /** The legend of a bar as a line above it: what is too narrow for a word in the bar. */
+  function key(name, spec, layout) {
+    layout.showlegend = false;
+    layout.margin = { ...layout.margin, t: 2 };
+    const named = painted(spec.data).filter((trace) => trace.showlegend);
+    element(`key-${name}`).replaceChildren(...named.map((trace) => {
+      const item = document.createElement("span");
+      const mark = document.createElement("i");
+      mark.style.background = trace.marker.color;
+      item.append(mark, trace.name.replaceAll("&lt;", "<").replaceAll("&amp;", "&"));
+      return item;
+    }));
   }
 
   function list(id, items) {
@@ -52,8 +74,10 @@
 
   function refusal(found) {
     const place = element("refusal");
-    element("charts").classList.toggle("faded", Boolean(found));
-    element("tiles").classList.toggle("faded", Boolean(found));
+    for (const id of ["charts", "tiles"]) {
+      element(id).classList.toggle("faded", Boolean(found));
+      element(id).hidden = Boolean(found) && !drawn; // there is no earlier answer to be seen
+    }
     place.hidden = !found;
     if (!found) return;
     const why = document.createElement("p");
@@ -107,6 +131,23 @@
     words("kept", entries.length ? `Also set: ${entries.map((e) => e.join(" ")).join(", ")}` : "");
   }
 
+  /** Passes on what the controls say, one wish at a time: while one is answered, the next waits. */
+  function wish(values, why, short, _late, page) {
+    const controls = dash_clientside.callback_context.inputs_list[0];
+    if (!page || !controls.length) return dash_clientside.no_update;
+    const said = Object.fromEntries(controls.map(({ id, value }) => [id.name, value ?? null]));
+    const text = JSON.stringify([page.id, said, why]);
+    const now = performance.now();
+    if (short && short.turn === turn) waiting = false;
+    if (text === asked && !(waiting && now - since > LOST_MS)) return dash_clientside.no_update;
+    if (waiting && now - since <= LOST_MS) return dash_clientside.no_update;
+    turn += 1;
+    asked = text;
+    since = now;
+    waiting = true;
+    return { page: page.id, values: said, why, turn };
+  }
+
   function draw(short, whole) {
     if (!short) return dash_clientside.no_update;
     const found = whole && whole.query === short.query ? whole : short;
@@ -116,9 +157,8 @@
     kept(short.kept);
     refusal(found.refusal);
     if (!found.refusal) {
-      for (const name of charts) {
-        if (name !== "waterfall" || found.figures.waterfall) figure(name, found.figures[name]);
-      }
+      drawn = true;
+      for (const name of charts) figure(name, found.figures[name]);
       for (const [id, text] of Object.entries(found.words)) words(id, text);
       sparks(found.figures.accepted);
     }
@@ -151,7 +191,7 @@
   }
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
-    page: { draw, toggleWhy, said },
+    page: { draw, wish, toggleWhy, said },
   });
   addEventListener("popstate", () => location.reload());
   addEventListener("keydown", (event) => {
