@@ -98,12 +98,12 @@ def _benchmark(raw: bytes, name: str, state: State) -> Dropped:
     suffix = "".join(PurePath(name).suffixes[-2:])[-20:] or ".json"
     assumed = {n: state.fields[n] for n in ("gpu", "model") if n in state.fields}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"dropped{suffix}"
+        path = Path(folder) / f"dropped-on-the-page{suffix}"
         path.write_bytes(raw)
         try:
             report = read_observations([path], assumed)
         except DflashSimError as error:
-            said = str(error).replace(str(path), name)
+            said = _renamed(str(error), path, name)
             msg = f"{said} The page stays as it was: drop a launch command or a benchmark file."
             raise UsageError(msg) from None
     rows = [o for o in report.observations if o.metrics.get("output_throughput")]
@@ -115,7 +115,7 @@ def _benchmark(raw: bytes, name: str, state: State) -> Dropped:
     fields = {n: v for n, v in first.fields.items() if n in Scenario.model_fields}
     changed = settled(from_fields(fields))
     words = f"{name}: {report.counts}; {len(rows)} drawn, the page shows the server of {first.row}"
-    return Dropped(changed, words.replace(str(path), name), _points(rows, first, name, path))
+    return Dropped(changed, _renamed(words, path, name), _points(rows, first, name, path))
 
 
 def _points(
@@ -124,9 +124,14 @@ def _points(
     """The rows of the server that is shown, whatever their load."""
     same = [o for o in rows if _server(o) == _server(first) and _load(o)]
     return tuple(
-        Measured(_load(o), o.metrics["output_throughput"], o.row.replace(str(path), name))
+        Measured(_load(o), o.metrics["output_throughput"], _renamed(o.row, path, name))
         for o in same
     )
+
+
+def _renamed(text: str, path: Path, name: str) -> str:
+    """Text about the copy of a file, in the name of what was dropped."""
+    return text.replace(str(path), name).replace(path.name, name)
 
 
 def _server(row: Observation) -> tuple[tuple[str, str], ...]:

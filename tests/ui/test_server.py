@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import closing
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,11 +24,20 @@ from dflash_sim.ui.server import (
 )
 
 
-def asked(url: str, path: str, **headers: str) -> http.client.HTTPResponse:
+class Answer(NamedTuple):
+    """What a server says."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+def asked(url: str, path: str, **headers: str) -> Answer:
     place = urlsplit(url)
-    line = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
-    line.request("GET", path, headers=headers)
-    return line.getresponse()
+    with closing(http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)) as line:
+        line.request("GET", path, headers=headers)
+        answer = line.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
 
 
 def cookie(url: str) -> str:
@@ -46,7 +56,7 @@ class TestToken:
     def test_a_stranger_is_turned_away(self, served: str, path: str) -> None:
         answer = asked(served, path)
         assert answer.status == 403
-        assert b"the address that dflash-sim ui printed" in answer.read()
+        assert b"the address that dflash-sim ui printed" in answer.body
 
     @pytest.mark.parametrize("path", ["/", "/_dash-layout", "/assets/page.js"])
     def test_whoever_has_it_comes_in(self, served: str, path: str) -> None:
@@ -64,7 +74,7 @@ class TestToken:
 
 
 def test_the_page_asks_nobody_else(served: str) -> None:
-    page = asked(served, "/", Cookie=cookie(served)).read().decode()
+    page = asked(served, "/", Cookie=cookie(served)).body.decode()
     outside = re.findall(r"(?:src|href)=\"?(?:https?:)?//[^\"' >]+", page)
     assert outside == []
     assert "--series-1" in page

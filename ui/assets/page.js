@@ -167,8 +167,8 @@
     const state = found.refusal ? "no answer" : found.unfinished ? "refining" : "refined";
     words("status", state);
     element("ui").dataset.state = state;
-    element("ui").dataset.quality = found.quality ?? "";
-    root.dataset.query = found.query;
+    if (element("ui").dataset.quality !== found.quality) element("ui").dataset.quality = found.quality ?? "";
+    if (root.dataset.query !== found.query) root.dataset.query = found.query;
     if (found.why) {
       words("why-words", found.why.words);
       list("why-hangs", found.why.hangs);
