@@ -24,7 +24,7 @@ _MARGIN = {"l": 8, "r": 12, "t": 24, "b": 38}
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 11},
     "itemclick": False, "itemdoubleclick": False, "traceorder": "normal"}  # fmt: skip
 _FAINT = "var(--grid)"
-_ROOM_FOR_WORDS = 0.13  # share of a bar that a label fits into
+_LETTERS = 68  # that fit into a whole bar
 _RUNGS = {  # of a waterfall, by what of the server each changes
     "plain decoding": PLAIN,
     "acceptance": ASKED,
@@ -189,7 +189,8 @@ def _stacked(parts: Sequence[Part], unit: str, *, lane: str) -> go.Figure:
     figure = go.Figure()
     total = sum(size for _, size, *_ in parts) or 1
     for what, size, color, note in parts:
-        said, wide = f"{plain(what)} {number(size)}", size / total >= _ROOM_FOR_WORDS
+        said = f"{plain(what)} {number(size)}"
+        wide = size / total >= (len(said) + 2) / _LETTERS
         more = f"<br>{plain(note)}" if note else ""
         figure.add_bar(
             x=[size], y=[lane], orientation="h", width=0.7, name=said, showlegend=not wide,

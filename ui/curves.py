@@ -7,9 +7,9 @@ from dflash_sim.studies.show.chart_style import Axis, error_bars, go, plain
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import SHORT, WHOLE, Answer
 from dflash_sim.ui.meanings import ASKED, MEASURED, PLAIN
-from dflash_sim.ui.view import View, width_field
+from dflash_sim.ui.view import View, width_field, width_of
 
-HEIGHT = 300
+HEIGHT = 268
 _MARGIN = {"l": 52, "r": 16, "t": 10, "b": 44}
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 11}}
 _DASHES = ("dot", "dash", "dashdot", "longdash")  # of other widths, the narrowest first
@@ -40,7 +40,7 @@ def frontier(view: View) -> go.Figure:
 def gains(view: View) -> go.Figure:
     """Speed over plain decoding along the load, a curve for each width."""
     figure = _framed()
-    own = int(view.best.row["steps"] or view.best.block) if view.best else None
+    own = width_of(view.best) if view.best else None
     asked = view.state.load
     for width, points in view.widths.items():
         speeds = {at: gain for at, a in points.items() if (gain := _gain(view, at, a)) is not None}

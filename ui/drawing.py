@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from dflash_sim.studies.show.chart_style import TEMPLATE, go
+from dflash_sim.studies.show.chart_style import go
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import WHOLE, Answer, Reasons, Refusal
 from dflash_sim.ui.bars import accepted, cost, cycle, memory, waterfall
@@ -47,11 +47,6 @@ def drawing(view: View, *, unfinished: bool) -> dict[str, Any]:
         found["words"] = _words(view, best)
         found["notes"] += best.warnings
     return found
-
-
-def template() -> dict[str, Any]:
-    """Return the house style of figures."""
-    return TEMPLATE
 
 
 def _figures(view: View, best: Answer) -> dict[str, Any]:

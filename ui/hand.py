@@ -21,6 +21,7 @@ class Hand:
 
     def __init__(self, make: Callable[[], Crew] = lambda: Processes(1)) -> None:
         self._make, self._crew = make, make()
+        self._crew.reach(1)  # it loads what it needs while nothing is asked of it
         self._ready: int | None = None  # the number of the one that waits for a task
 
     def do(self, work: Callable[..., Any], *arguments: Any) -> Any:

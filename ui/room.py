@@ -68,7 +68,7 @@ class Room:
         found = self.desk.known(plan.whole) or self.desk.known(plan.short)
         if not isinstance(found, Answer):
             return []
-        return list(plan.tasks(found.row["steps"] or found.block, why=why))
+        return list(plan.tasks(found, why=why))
 
     def look(self, page: str, state: State, *, drop: str, why: bool) -> tuple[View, bool, int]:
         """Return the view, whether more is to come, and how many answers there are."""

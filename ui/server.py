@@ -6,6 +6,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from importlib.resources import files
+from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -14,11 +15,13 @@ from flask import Flask, Response, redirect, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.studies.show.chart_style import TEMPLATE
 from dflash_sim.ui.callbacks import connect
 from dflash_sim.ui.desk import Desk
-from dflash_sim.ui.drawing import template
 from dflash_sim.ui.page import layout
 from dflash_sim.ui.room import Room
+from dflash_sim.ui.state import from_query
+from dflash_sim.ui.view import Plan
 
 HOST = "127.0.0.1"
 PORT = 8050
@@ -73,7 +76,7 @@ def application(desk: Desk, token: str) -> Dash:
 
 def _index() -> str:
     css = (files("dflash_sim.studies.show") / "report.css").read_text(encoding="utf-8")
-    style = json.dumps(template()).replace("<", "\\u003c")
+    style = json.dumps(TEMPLATE).replace("<", "\\u003c")
     return _PAGE.replace("HOUSE_COLOURS", colours(css)).replace("HOUSE_STYLE", style)
 
 
@@ -184,6 +187,8 @@ def serve(query: str, *, port: int | None, workers: int, ready: Callable[[str], 
     token = new_token()
     with Desk(workers) as desk:
         server = bound(application(desk, token), port)
+        first = Plan(from_query(query)).short
+        Thread(target=desk.at_once, args=(first,), daemon=True).start()
         try:
             ready(address(server, token, query))
             server.serve_forever()

@@ -45,8 +45,11 @@ class State:
 
     @property
     def load(self) -> float:
-        """Requests in flight, or arrivals per second in an open loop."""
-        return float(self.fields.get("rate") or self.fields.get("conc") or 1)
+        """Requests in flight, or arrivals per second in an open loop; 1 where it is no number."""
+        try:
+            return float(self.fields.get("rate") or self.fields.get("conc") or 1)
+        except ValueError:
+            return 1.0
 
     def keywords(self) -> dict[str, Any]:
         """The fields as the Python call has them."""

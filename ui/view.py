@@ -49,7 +49,6 @@ class View:
     widths: dict[int, dict[float, Answer]] = field(default_factory=dict)
     measured: tuple[Measured, ...] = ()
     why: Reasons | Refusal | None = None
-    open: bool = False
 
     @property
     def best(self) -> Answer | None:
@@ -90,40 +89,44 @@ class Plan:
         states = {load: self.state.but(**changes, **{self._axis: load}) for load in self.loads()}
         return {load: Task.of(s.fields, quality) for load, s in states.items()}
 
-    def plain(self) -> dict[float, Task]:
+    def plain(self, tp: int) -> dict[float, Task]:
         """Return the tasks of plain decoding along the load, on as many GPUs."""
         taken = set(self.state.fields) & _OF_SPECULATION
-        return self.curve(SHORT, **dict.fromkeys(taken), method=PLAIN.name)
+        return self.curve(SHORT, **dict.fromkeys(taken), method=PLAIN.name, tp=tp)
 
-    def widths(self, default: int | None) -> dict[int, dict[float, Task]]:
-        """Return the tasks of other widths; none for what has no width."""
+    def widths(self, own: int) -> dict[int, dict[float, Task]]:
+        """Return the tasks of the widths next to ``own``; none for what has no width."""
         name = width_field(self.state)
-        asked = self.state.fields.get(name or "") or (default and str(default))
-        if name is None or not asked or not str(asked).isdigit():
+        if name is None:
             return {}
-        own = int(asked)
         near = sorted(_WIDTHS[name == "steps"], key=lambda w: (abs(w - own), w))
         chosen = [w for w in near if w != own][:_OTHERS]
         return {w: self.curve(SHORT, **{name: w}) for w in chosen}
 
-    def tasks(self, default: int | None, *, why: bool) -> Iterator[Task]:
+    def tasks(self, best: Answer, *, why: bool) -> Iterator[Task]:
         """All of it, what is looked at first at the beginning."""
+        plain = self.plain(best.row["tp"])
         drafts = method_of(self.state.fields.get("method", "dflash")).speculative
         if drafts:
-            yield self.plain()[self.state.load]
+            yield plain[self.state.load]
         yield self.whole
         if why:
             yield self.why
         yield from _outward(self.curve(SHORT), self.state.load)
         if drafts:
-            yield from _outward(self.plain(), self.state.load)
-            for tasks in self.widths(default).values():
+            yield from _outward(plain, self.state.load)
+            for tasks in self.widths(width_of(best)).values():
                 yield from _outward(tasks, self.state.load)
         yield from list(self.curve(WHOLE).values())[::_WITH_INTERVAL]
 
 
 _OF_SPECULATION = {"block", "steps", "topk", "window", "draft_model", "acceptance", "policy",
     "speculative_draft_model_quantization", "engine_mode"}  # fmt: skip
+
+
+def width_of(answer: Answer) -> int:
+    """Return how many steps a chain drafts, or how wide a block is."""
+    return int(answer.row["steps"] or answer.block)
 
 
 def width_field(state: State) -> str | None:
@@ -152,9 +155,9 @@ def viewed(
         return view
     curve = _there(plan.curve(SHORT), known) | _there(plan.curve(WHOLE), known)
     curve[state.load] = best
-    plain = _there(plan.plain(), known) if view.speculative else {}
+    plain = _there(plan.plain(best.row["tp"]), known) if view.speculative else {}
     found = known(plan.why) if why else None
-    own = best.row["steps"] or best.block
+    own = width_of(best)
     widths = {w: _there(tasks, known) for w, tasks in plan.widths(own).items()}
     if width_field(state) is not None:
         widths[own] = curve

@@ -21,7 +21,7 @@ pytestmark = [
 FLAGS = ["--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
 SMALL = "&gpu=h200&model=qwen3-4b&method=dflash&block=8&isl=128&osl=64&conc=4&num_prompts=8"
-PATIENCE_MS = 120_000
+PATIENCE_MS = 180_000
 log = logging.getLogger(__name__)
 
 

@@ -204,8 +204,21 @@ def test_a_launch_command_is_read_back(query: str) -> None:
 
 def test_a_plan_begins_with_what_is_looked_at_first() -> None:
     plan = Plan(from_query(QUERY))
-    tasks = list(plan.tasks(8, why=True))
-    assert tasks[:3] == [plan.plain()[4.0], plan.whole, plan.why]
-    assert len(tasks) > len(set(tasks)) // 2 > 10
+    one = answer()
+    tasks = list(plan.tasks(one, why=True))
+    assert tasks[:3] == [plan.plain(one.row["tp"])[4.0], plan.whole, plan.why]
+    assert len(set(tasks)) > 20
     plain = Plan(from_query("?method=none&conc=4"))
-    assert all(dict(t.fields)["method"] == "none" for t in plain.tasks(None, why=False))
+    alone = answer(method="none", block=None)
+    assert all(dict(t.fields)["method"] == "none" for t in plain.tasks(alone, why=False))
+
+
+def test_plain_decoding_has_as_many_gpus() -> None:
+    tasks = Plan(from_query("?gpu=b200&model=qwen3.5-397b-a17b&conc=4")).plain(8).values()
+    assert {dict(task.fields)["tp"] for task in tasks} == {"8"}
+
+
+def test_a_load_that_is_no_number_is_refused_in_words() -> None:
+    state = from_query("?gpu=h200&model=qwen3-4b&conc=many")
+    shown = drawing(viewed(state, found), unfinished=False)
+    assert "--conc many" in shown["refusal"]["why"]
