@@ -13,15 +13,9 @@ import pytest
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.ui.desk import Desk
-from dflash_sim.ui.server import (
-    HOST,
-    PORT,
-    address,
-    application,
-    bound,
-    colours,
-    new_token,
-)
+
+pytest.importorskip("dash", reason="no dash: pip install .[ui]")
+from dflash_sim.ui.server import HOST, PORT, address, application, bound, colours, new_token
 
 
 class Answer(NamedTuple):
