@@ -1,6 +1,7 @@
 """A view as what the browser draws: specs of figures, words, and what can be copied."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dflash_sim.studies.show.chart_style import go
@@ -13,6 +14,7 @@ from dflash_sim.ui.remedies import remedies
 from dflash_sim.ui.view import View
 
 _HUNDRED = 100
+_HANGS, _LEAST = 4, 0.001  # quantities that are told, and the least effect of one [1]
 
 
 def drawing(view: View, *, unfinished: bool) -> dict[str, Any]:
@@ -129,8 +131,14 @@ def _why(found: Reasons | Refusal | None) -> dict[str, Any] | None:
         return {"words": "Plain decoding: there is no speed-up to explain.", "hangs": []}
     return {
         "words": "Each bar is one change of the server; the factors multiply to the speed-up.",
-        "hangs": [_hang(each) for each in found.elasticities[:4]],
+        "hangs": [_hang(each) for each in _strongest(found.elasticities)],
     }
+
+
+def _strongest(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What moves the answer most by its own error, and visibly."""
+    seen = [each for each in found if abs(each["effect"]) >= _LEAST]
+    return sorted(seen, key=lambda each: -abs(each["effect"]))[:_HANGS]
 
 
 def _hang(elasticity: Any) -> str:

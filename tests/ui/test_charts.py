@@ -168,6 +168,16 @@ class TestDrawing:
         for way in ways:  # each does what it promises
             resolve(from_query(way["query"]).scenario())
 
+    def test_why_names_what_moves_the_answer_most(self, view: View) -> None:
+        import dataclasses
+
+        hangs = tuple({"name": n, "effect": e} for n, e in (("a", 0.01), ("b", -0.05), ("c", 0.0)))
+        told = dataclasses.replace(view, why=Reasons("t", ({"name": "plain decoding",
+            "speed_tok_s": 1.0, "factor": 1.0, "why": ""},), hangs))  # fmt: skip
+        found = drawing(told, unfinished=False)["why"]["hangs"]
+        assert [line[0] for line in found] == ["b", "a"]
+        assert "5.0 %" in found[0]
+
     def test_a_report_holds_what_is_seen(self, view: View) -> None:
         page = report(view)
         assert "<script src" not in page
