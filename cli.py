@@ -20,6 +20,7 @@ from dflash_sim.commands.predict import predict
 from dflash_sim.commands.run import run as run_
 from dflash_sim.commands.sweep import sweep
 from dflash_sim.commands.trace import trace
+from dflash_sim.commands.ui import ui
 from dflash_sim.commands.validate import validate
 
 _ENDLESS = re.compile(r"[^\s'\"]{300,}")  # a name of a thousand letters would fill the screen
@@ -42,6 +43,7 @@ app.command()(sweep)
 app.command()(plan)
 app.command()(crossover)
 app.command()(explain)
+app.command()(ui)
 app.command()(trace)
 app.command()(compare)
 app.command()(validate)

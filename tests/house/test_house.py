@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("profiles", "jobs", "simulator", "calibrate", "studies", "kernels", "realrun", "api")
+PACKAGES = (
+    "profiles",
+    "jobs",
+    "simulator",
+    "calibrate",
+    "studies",
+    "kernels",
+    "realrun",
+    "api",
+    "ui",
+)
 NOT_SHIPPED = ("studies/gallery", "studies/training")
 LONG, TOO_LONG = 250, 420
 CROWDED = 20  # modules side by side

@@ -104,9 +104,10 @@ ALLOWED: dict[str, set[str]] = {
     "api": {
         f"{package}/*" for package in ("profiles", "simulator", "realrun", "calibrate", "studies")
     },
+    "ui": {f"{package}/*" for package in ("profiles", "jobs", "simulator", "calibrate", "studies")},
     "commands": {
         f"{package}/*"
-        for package in ("profiles", "simulator", "kernels", "realrun", "calibrate", "studies")
+        for package in ("profiles", "simulator", "kernels", "realrun", "calibrate", "studies", "ui")
     },
 }
 # Modules that everything may use, though their folder's others use rooms below them.

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 ROOMS = ("api", "calibrate", "commands", "jobs", "kernels", "profiles", "realrun", "simulator",
-    "studies")  # fmt: skip
+    "studies", "ui")  # fmt: skip
 NOT_SHIPPED = {"gallery", "training"}  # scripts, which tests of their own run
 
 # A test file, and what it covers: names in its own room, or in the room before the colon.
@@ -173,6 +173,11 @@ COVERED = {
         "studies/ask: study",
     ],
     "studies/trace/test_perfetto": ["simulated", "commands: trace"],
+    "ui/test_browser": ["callbacks page panel"],
+    "ui/test_charts": ["answer bars copies curves drawing launch meanings remedies view"],
+    "ui/test_controls": ["room"],
+    "ui/test_desk": ["hand"],
+    "ui/test_server": ["commands: ui"],
     "kernels/layers/test_latent": ["kernels/reference: routing"],
     "profiles/networks/test_latent": ["mla"],
     "simulator/cost/test_latent": ["decoder latent_ops latent_price mla_layers"],

@@ -1,0 +1,55 @@
+"""``dflash-sim ui``."""
+
+from typing import Annotated
+
+from dflash_sim.commands.options import OUTPUT, cores, option, tell
+from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
+
+
+@takes_scenario
+def ui(
+    flags: Flags,
+    *,
+    port: Annotated[
+        int | None, option(OUTPUT, "Port of this machine; left out, 8050 or a free one")
+    ] = None,
+    browser: Annotated[
+        bool,
+        option(OUTPUT, "Open the page in a browser", "--browser/--no-browser", metavar=""),
+    ] = True,
+) -> None:
+    """Open a page with sliders, on this machine alone; it begins with the scenario given here.
+
+    Every state of the page is an address, and "copy as" makes a command of it. Ctrl-C ends it.
+    """
+    from importlib.util import find_spec
+
+    from dflash_sim.profiles.errors import UsageError
+
+    if find_spec("dash") is None:
+        msg = (
+            "ui needs dash; install it: pip install 'dflash-sim[ui]' "
+            "(from a checkout: pip install '.[ui]')."
+        )
+        raise UsageError(msg)
+    import os
+    import webbrowser
+
+    from dflash_sim.profiles.find import ENV, users_folders
+    from dflash_sim.studies.ask.question import only_scenario
+    from dflash_sim.ui.server import serve
+    from dflash_sim.ui.state import from_fields
+
+    asked = what_is_asked(flags)
+    only_scenario(asked)
+    state = from_fields({name: given.value for name, given in asked.items()})
+    # The page is answered by other threads and processes, which learn of the folders from here.
+    os.environ[ENV] = os.pathsep.join(map(str, users_folders()))
+
+    def ready(address: str) -> None:
+        tell(f"open {address}")
+        tell("Ctrl-C ends it; what was found is lost then, addresses are not.")
+        if browser:
+            webbrowser.open(address)
+
+    serve(state.query if asked else "", port=port, workers=max(1, cores() - 1), ready=ready)

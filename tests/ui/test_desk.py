@@ -1,0 +1,116 @@
+"""Answers are made in the order in which pages need them, and none is lost with a worker."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from threading import Event
+from typing import Any
+
+import pytest
+
+from dflash_sim.jobs.crew import Alone, NoWorkerError
+from dflash_sim.ui.answer import SHORT, Answer, Refusal
+from dflash_sim.ui.desk import Desk, Found, Task
+from dflash_sim.ui.hand import Hand
+
+SMALL = {"gpu": "h200", "model": "qwen3-4b", "isl": 64, "osl": 32, "conc": 1, "num_prompts": 2,
+    "method": "none"}  # fmt: skip
+PATIENCE_S = 60.0
+
+
+def task(**fields: Any) -> Task:
+    return Task.of({**SMALL, **fields}, SHORT)
+
+
+def wait_for(known: Callable[[], Any]) -> Any:
+    ends = time.monotonic() + PATIENCE_S
+    while (found := known()) is None and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert found is not None
+    return found
+
+
+class Scripted(Hand):
+    """Does nothing but say what it was asked, when it is let."""
+
+    asked: list[Task]
+
+    def __init__(self) -> None:
+        super().__init__(Alone)
+        self.asked, self.go = [], Event()
+
+    def do(self, work: Callable[..., Any], *arguments: Any) -> Found:
+        self.go.wait(PATIENCE_S)
+        self.asked.append(arguments[0])
+        return Refusal(f"no {len(self.asked)}")
+
+
+@pytest.fixture
+def scripted() -> Iterator[tuple[Desk, Scripted]]:
+    hand = Scripted()
+    with Desk(1, lambda: hand) as desk:
+        yield desk, hand
+
+
+def test_what_a_page_no_longer_needs_is_not_begun(scripted: tuple[Desk, Scripted]) -> None:
+    desk, hand = scripted
+    assert desk.want("a", [task(conc=n) for n in (1, 2, 3)])
+    time.sleep(0.2)  # the first is at work
+    assert desk.want("a", [task(conc=n) for n in (8, 9)])
+    hand.go.set()
+    wait_for(lambda: desk.known(task(conc=9)))
+    assert [dict(t.fields)["conc"] for t in hand.asked] == [1, 8, 9]
+    assert desk.known(task(conc=1)) is not None
+    assert desk.known(task(conc=2)) is None
+    assert not desk.want("a", [task(conc=n) for n in (8, 9)])
+
+
+def test_two_pages_take_turns_and_share_what_is_found(scripted: tuple[Desk, Scripted]) -> None:
+    desk, hand = scripted
+    desk.want("a", [task(conc=n) for n in (1, 2, 3)])
+    time.sleep(0.2)
+    desk.want("b", [task(conc=n) for n in (11, 2, 13)])
+    hand.go.set()
+    wait_for(lambda: desk.known(task(conc=13)))
+    wait_for(lambda: desk.known(task(conc=3)))
+    done = [dict(t.fields)["conc"] for t in hand.asked]
+    assert done == [1, 2, 11, 3, 13]
+
+
+def test_an_answer_is_made_once() -> None:
+    desk = Desk()
+    first = desk.at_once(task())
+    assert isinstance(first, Answer)
+    assert desk.at_once(task()) is first
+    assert desk.known(task()) is first
+    assert task(conc=1) == Task.of(dict(reversed(SMALL.items())), SHORT)
+
+
+def test_a_bad_value_is_a_refusal() -> None:
+    found = Desk().at_once(task(conc=0))
+    assert isinstance(found, Refusal)
+    assert "--conc 0" in found.why
+
+
+@pytest.mark.slow
+def test_a_worker_answers_as_this_process_does() -> None:
+    with Desk(1) as desk:
+        desk.want("a", [task()])
+        found = wait_for(lambda: desk.known(task()))
+        assert isinstance(found, Answer)
+        assert found.row == Desk().at_once(task()).row  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_a_hand_is_replaced() -> None:
+    hand = Hand()
+    try:
+        assert hand.do(len, "four") == 4
+        with pytest.raises(NoWorkerError):
+            hand.do(os._exit, 9)
+        assert hand.do(len, "alive") == 5
+        with pytest.raises(RuntimeError, match="a bug"):
+            hand.do(len)
+        assert hand.do(len, "so") == 2
+    finally:
+        hand.close()

@@ -1,0 +1,201 @@
+"use strict";
+
+// Draws what the server says. Two answers come for one state: a short one at once, and the whole of it
+// bit by bit; the second is shown as long as it is of the state that is asked for.
+
+(() => {
+  const root = document.documentElement;
+  const charts = ["frontier", "gains", "cycle", "memory", "cost", "accepted", "waterfall"];
+  const keyed = ["cycle", "memory"];
+  const settings = { displayModeBar: false, responsive: true };
+  const template = JSON.parse(document.getElementById("house-style").textContent);
+  const PAUSE_MS = 1500; // a change after a pause is a new entry of the history
+  const LOST_MS = 20000; // an answer that takes longer is asked for again
+  let turn = 0;
+  let asked = "";
+  let since = 0;
+  let waiting = false;
+  let shown = null;
+  let drawn = false;
+  let changedAt = 0;
+
+  /** A value with every "var(--name)" in it replaced by what the stylesheet says now. */
+  function painted(value, styles = getComputedStyle(root)) {
+    if (typeof value === "string") {
+      const name = /^var\((--[\w-]+)\)$/.exec(value);
+      return name ? styles.getPropertyValue(name[1]).trim() : value;
+    }
+    if (Array.isArray(value)) return value.map((item) => painted(item, styles));
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, painted(v, styles)]));
+  }
+
+  const set = (id, props) => dash_clientside.set_props(id, props);
+  const element = (id) => document.getElementById(id);
+
+  function words(id, text) {
+    const place = element(id);
+    if (place && place.textContent !== text) place.textContent = text;
+  }
+
+  function figure(name, spec) {
+    const box = element(`box-${name}`) ?? element(name);
+    if (box) box.hidden = !spec;
+    if (!spec) return;
+    const layout = { ...spec.layout, template, autosize: true };
+    if (keyed.includes(name)) key(name, spec, layout);
+    set(name, { figure: { data: painted(spec.data), layout: painted(layout) }, config: settings });
+    const graph = element(name);
+    if (graph) graph.style.height = `${spec.layout.height}px`;
+  }
+
+  /** The legend of a bar as a line above it: what is too narrow for a word in the bar. */
+  function key(name, spec, layout) {
+    layout.showlegend = false;
+    layout.margin = { ...layout.margin, t: 2 };
+    const named = painted(spec.data).filter((trace) => trace.showlegend);
+    element(`key-${name}`).replaceChildren(...named.map((trace) => {
+      const item = document.createElement("span");
+      const mark = document.createElement("i");
+      mark.style.background = trace.marker.color;
+      item.append(mark, trace.name.replaceAll("&lt;", "<").replaceAll("&amp;", "&"));
+      return item;
+    }));
+  }
+
+  function list(id, items) {
+    const place = element(id);
+    if (place) place.replaceChildren(...items.map((text) => {
+      const item = document.createElement("li");
+      item.textContent = text;
+      return item;
+    }));
+  }
+
+  function refusal(found) {
+    const place = element("refusal");
+    for (const id of ["charts", "tiles"]) {
+      element(id).classList.toggle("faded", Boolean(found));
+      element(id).hidden = Boolean(found) && !drawn; // there is no earlier answer to be seen
+    }
+    place.hidden = !found;
+    if (!found) return;
+    const why = document.createElement("p");
+    why.textContent = found.why;
+    const ways = found.remedies.map(({ words: text, query }) => {
+      const link = document.createElement("a");
+      link.href = query;
+      link.textContent = text;
+      return link;
+    });
+    const lead = document.createElement("p");
+    lead.textContent = ways.length ? "This would do:" : "No change of a setting or two would do.";
+    const row = document.createElement("div");
+    row.append(...ways);
+    place.replaceChildren(why, lead, row);
+  }
+
+  function address(query, drop) {
+    const wanted = drop ? `${query}&drop=${drop}` : query;
+    if (wanted === location.search || (!location.search && !changedAt)) {
+      changedAt = changedAt || 1;
+      return;
+    }
+    const now = performance.now();
+    const way = now - changedAt > PAUSE_MS ? "pushState" : "replaceState";
+    changedAt = now;
+    history[way](null, "", wanted);
+  }
+
+  function hide(names) {
+    for (const row of document.querySelectorAll("#panel .row[id]")) {
+      const { name } = JSON.parse(row.id);
+      row.hidden = names.includes(name);
+    }
+  }
+
+  function sparks(spec) {
+    const place = element("sparks");
+    if (!place) return;
+    const shares = spec ? spec.data[0].y : [];
+    const most = Math.max(...shares, 1);
+    place.replaceChildren(...shares.map((share) => {
+      const bar = document.createElement("i");
+      bar.style.height = `${(100 * share) / most}%`;
+      return bar;
+    }));
+  }
+
+  function kept(fields) {
+    const entries = Object.entries(fields);
+    words("kept", entries.length ? `Also set: ${entries.map((e) => e.join(" ")).join(", ")}` : "");
+  }
+
+  /** Passes on what the controls say, one wish at a time: while one is answered, the next waits. */
+  function wish(values, why, short, _late, page) {
+    const controls = dash_clientside.callback_context.inputs_list[0];
+    if (!page || !controls.length) return dash_clientside.no_update;
+    const said = Object.fromEntries(controls.map(({ id, value }) => [id.name, value ?? null]));
+    const text = JSON.stringify([page.id, said, why]);
+    const now = performance.now();
+    if (short && short.turn === turn) waiting = false;
+    if (text === asked && !(waiting && now - since > LOST_MS)) return dash_clientside.no_update;
+    if (waiting && now - since <= LOST_MS) return dash_clientside.no_update;
+    turn += 1;
+    asked = text;
+    since = now;
+    waiting = true;
+    return { page: page.id, values: said, why, turn };
+  }
+
+  function draw(short, whole) {
+    if (!short) return dash_clientside.no_update;
+    const found = whole && whole.query === short.query ? whole : short;
+    shown = found;
+    address(short.query, short.drop);
+    hide(short.hidden);
+    kept(short.kept);
+    refusal(found.refusal);
+    if (!found.refusal) {
+      drawn = true;
+      for (const name of charts) figure(name, found.figures[name]);
+      for (const [id, text] of Object.entries(found.words)) words(id, text);
+      sparks(found.figures.accepted);
+    }
+    for (const [name, text] of Object.entries(found.copies)) words(`copy-${name}`, text);
+    list("notes", found.notes);
+    const state = found.refusal ? "no answer" : found.unfinished ? "refining" : "refined";
+    words("status", state);
+    element("ui").dataset.state = state;
+    if (element("ui").dataset.quality !== found.quality) element("ui").dataset.quality = found.quality ?? "";
+    if (root.dataset.query !== found.query) root.dataset.query = found.query;
+    if (found.why) {
+      words("why-words", found.why.words);
+      list("why-hangs", found.why.hangs);
+    }
+    return found.query;
+  }
+
+  function toggleWhy() {
+    const open = dash_clientside.callback_context.triggered_id === "ask-why";
+    element("overlay").hidden = !open;
+    if (open && !(shown && shown.why)) {
+      words("why-words", "Working it out: some hundred runs, on servers that cannot exist.");
+      list("why-hangs", []);
+    }
+    return open;
+  }
+
+  function said(at, stops) {
+    return stops[Math.min(Math.max(Math.round(Number(at) || 0), 0), stops.length - 1)];
+  }
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {
+    page: { draw, wish, toggleWhy, said },
+  });
+  addEventListener("popstate", () => location.reload());
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !element("overlay").hidden) element("shut").click();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
+})();

@@ -1,0 +1,152 @@
+"""What happens on the page: a control moves, an answer arrives, a file is dropped."""
+
+import uuid
+from typing import Any
+
+from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, ctx, no_update
+from dash.exceptions import PreventUpdate
+
+from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.ui import state as states
+from dflash_sim.ui.copies import report
+from dflash_sim.ui.drawing import drawing
+from dflash_sim.ui.dropped import decoded, read_dropped
+from dflash_sim.ui.panel import panel, stops
+from dflash_sim.ui.room import Room, asked_for, hidden, unseen, values_of
+
+
+def connect(app: Dash, room: Room) -> None:
+    """Give the page its callbacks."""
+    _opening(app, room)
+    _asking(app, room)
+    _dropping(app, room)
+    _saving(app, room)
+    _drawing(app)
+
+
+def _opening(app: Dash, room: Room) -> None:
+    @app.callback(
+        Output("panel", "children"),
+        Output("page", "data"),
+        Output("dropped", "children"),
+        Input("address", "search"),
+    )
+    def open_address(search: str) -> Any:
+        state, drop, words = room.opened(search)
+        page = {
+            "id": uuid.uuid4().hex,
+            "kept": unseen(state),
+            "stops": stops(state),
+            "drop": drop,
+            "dropped": list(state.dropped),
+        }
+        return panel(state), page, words
+
+
+def _asking(app: Dash, room: Room) -> None:
+    @app.callback(Output("short", "data"), Input("wish", "data"), State("page", "data"))
+    def ask(wish: Any, page: Any) -> Any:
+        if not wish or not page or wish["page"] != page["id"]:
+            raise PreventUpdate
+        values = values_of(wish["values"], page["stops"])
+        state = states.State(asked_for(values, page["kept"]).fields, tuple(page["dropped"]))
+        view = room.first_look(page["id"], state, drop=page["drop"], why=wish["why"])
+        shown = drawing(view, unfinished=view.best is not None)
+        about = {"hidden": hidden(values), "kept": page["kept"], "drop": page["drop"]}
+        return shown | about | {"turn": wish["turn"]}
+
+    @app.callback(
+        Output("whole", "data"),
+        Output("poll", "disabled"),
+        Input("poll", "n_intervals"),
+        Input("short", "data"),
+        State("page", "data"),
+        State("why", "data"),
+        State("whole", "data"),
+    )
+    def arrive(_ticks: int | None, short: Any, page: Any, why: bool, before: Any) -> Any:
+        if not short or not page:
+            raise PreventUpdate
+        if ctx.triggered_id == "short":
+            return no_update, not short["unfinished"]
+        state = states.from_query(short["query"])
+        view, unfinished, known = room.look(page["id"], state, drop=page["drop"], why=why)
+        mark = [short["query"], known, why]
+        if before and before["mark"] == mark:
+            return no_update, not unfinished
+        shown = drawing(view, unfinished=unfinished)
+        return shown | {"mark": mark}, not unfinished
+
+
+def _dropping(app: Dash, room: Room) -> None:
+    @app.callback(
+        Output("address", "search"),
+        Output("dropped", "children", allow_duplicate=True),
+        Input("upload", "contents"),
+        Input("take", "n_clicks"),
+        State("upload", "filename"),
+        State("paste", "value"),
+        State("short", "data"),
+        prevent_initial_call=True,
+    )
+    def drop(contents: str | None, _clicks: int, name: str, pasted: str | None, short: Any) -> Any:
+        state = states.from_query(short["query"] if short else "")
+        try:
+            if ctx.triggered_id == "take":
+                found = read_dropped((pasted or "").encode(), "what was pasted", state)
+            elif contents is None:
+                raise PreventUpdate
+            else:
+                found = read_dropped(decoded(contents, name), name, state)
+            found.state.scenario()
+        except DflashSimError as error:
+            return no_update, str(error)
+        return room.take(found), found.words
+
+
+def _saving(app: Dash, room: Room) -> None:
+    @app.callback(
+        Output("download", "data"),
+        Input("save", "n_clicks"),
+        State("short", "data"),
+        State("page", "data"),
+        State("why", "data"),
+        prevent_initial_call=True,
+    )
+    def save(_clicks: int, short: Any, page: Any, why: bool) -> Any:
+        state = states.from_query(short["query"])
+        view, *_ = room.look(page["id"], state, drop=page["drop"], why=why)
+        return {"content": report(view), "filename": "dflash-sim.html", "type": "text/html"}
+
+
+def _drawing(app: Dash) -> None:
+    """What the browser does by itself: one wish at a time, and all that is drawn."""
+
+    def here(name: str) -> ClientsideFunction:
+        return ClientsideFunction(namespace="page", function_name=name)
+
+    app.clientside_callback(
+        here("wish"),
+        Output("wish", "data"),
+        Input({"type": "field", "name": ALL}, "value"),
+        Input("why", "data"),
+        Input("short", "data"),
+        Input("late", "n_intervals"),
+        State("page", "data"),
+    )
+    app.clientside_callback(
+        here("draw"), Output("drawn", "data"), Input("short", "data"), Input("whole", "data")
+    )
+    app.clientside_callback(
+        here("said"),
+        Output({"type": "said", "name": MATCH}, "children"),
+        Input({"type": "field", "name": MATCH}, "value"),
+        State({"type": "stops", "name": MATCH}, "data"),
+    )
+    app.clientside_callback(
+        here("toggleWhy"),
+        Output("why", "data"),
+        Input("ask-why", "n_clicks"),
+        Input("shut", "n_clicks"),
+        prevent_initial_call=True,
+    )

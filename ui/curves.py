@@ -1,0 +1,214 @@
+"""Charts over the load: throughput against interactivity, and speed-up by width."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dflash_sim.studies.show.chart_style import Axis, error_bars, go, plain
+from dflash_sim.studies.show.figures import number
+from dflash_sim.ui.answer import SHORT, WHOLE, Answer
+from dflash_sim.ui.meanings import ASKED, MEASURED, PLAIN
+from dflash_sim.ui.view import View, width_field, width_of
+
+HEIGHT = 268
+_MARGIN = {"l": 52, "r": 16, "t": 10, "b": 44}
+_LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 11}}
+_DASHES = ("dot", "dash", "dashdot", "longdash")  # of other widths, the narrowest first
+_RING = 15
+_APART = 0.03  # of the height, that two labels need
+
+
+def frontier(view: View) -> go.Figure:
+    """Throughput of the server against the speed that each user sees, along the load."""
+    figure = _framed()
+    if view.plain:
+        _path(figure, view.plain, "plain decoding", PLAIN)
+    best = view.best
+    if best is not None and view.curve:
+        _path(figure, view.curve, best.method, color_of(best))
+    _published(figure, view)
+    _measured(figure, view)
+    if best is not None:
+        _ring(figure, best)
+    labels = {"x": "tokens/s of each user", "y": "tokens/s of the server"}
+    figure.update_layout(
+        xaxis=Axis(labels["x"]).layout(rangemode="tozero"),
+        yaxis=Axis(labels["y"]).layout(rangemode="tozero", tickformat="~s"),
+    )
+    return figure
+
+
+def gains(view: View) -> go.Figure:
+    """Speed over plain decoding along the load, a curve for each width."""
+    figure = _framed()
+    own = width_of(view.best) if view.best else None
+    asked = view.state.load
+    for width, points in view.widths.items():
+        speeds = {at: gain for at, a in points.items() if (gain := _gain(view, at, a)) is not None}
+        if speeds:
+            _gain_line(figure, view, width, speeds, own)
+    if view.best is not None and (gain := _gain(view, asked, view.best)) is not None:
+        low, high = view.best.row.get("speedup_ci90") or (None, None)
+        bars = error_bars([gain], [low], [high], color=ASKED)
+        bars |= {"thickness": 2, "width": 5}
+        figure.add_scatter(
+            x=[asked], y=[gain], mode="markers", marker=_ring_mark(view.best), error_y=bars,
+            showlegend=False, hovertemplate=f"<b>{gain:.2f} x</b> at {asked:g}<extra></extra>",
+        )  # fmt: skip
+    figure.add_hline(y=1, line={"color": PLAIN, "width": 1.5})
+    what = "arrivals/s" if view.state.open_loop else "requests in flight"
+    ticks = sorted({*view.curve, asked})
+    figure.update_layout(
+        xaxis=Axis(what).layout(type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks]),
+        yaxis=Axis("times plain decoding").layout(rangemode="tozero", ticksuffix=" x"),
+    )
+    return figure
+
+
+def _gain(view: View, load: float, answer: Answer) -> float | None:
+    """Speed over plain decoding: of the server, or of one request where the load is given."""
+    beside = answer.plain or (view.plain[load].row if load in view.plain else None)
+    if beside is None:
+        return None
+    if view.state.open_loop:
+        return float(beside["mean_tpot_ms"] / answer.row["mean_tpot_ms"])
+    return float(answer.row["output_throughput"] / beside["output_throughput"])
+
+
+def _gain_line(
+    figure: go.Figure, view: View, width: int, speeds: Mapping[float, float], own: int | None
+) -> None:
+    what = "steps" if width_field(view.state) == "steps" else "block"
+    mine = width == own
+    others = [w for w in view.widths if w != own]
+    dash = "solid" if mine else _DASHES[others.index(width) % len(_DASHES)]
+    hover = [f"<b>{what} {width}</b><br>{s:.2f} x at {at:g}" for at, s in speeds.items()]
+    figure.add_scatter(
+        x=list(speeds), y=list(speeds.values()), mode="lines", name=f"{what} {width}",
+        line={"color": ASKED, "width": 2.5 if mine else 1.5, "dash": dash},
+        opacity=1 if mine else 0.7,
+        text=hover, hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+
+
+def interactivity_tok_s(row: Mapping[str, Any]) -> float:
+    """Tokens that one user sees in a second, once the first is there [token/s]."""
+    return float(1000 / row["mean_tpot_ms"])
+
+
+def _path(figure: go.Figure, points: Mapping[float, Answer], name: str, color: str) -> None:
+    rows = [(load, a.row, a.quality) for load, a in sorted(points.items())]
+    hover = [
+        f"<b>{plain(name)}</b><br>{load:g} {_loaded(row)}<br>{number(row['output_throughput'])} "
+        f"tok/s{_span(row)}<br>{number(interactivity_tok_s(row))} tok/s each"
+        + ("<br>one run, no interval yet" if quality == SHORT else "")
+        for load, row, quality in rows
+    ]
+    ends = zip(*(r.get("output_throughput_ci90") or (None, None) for _, r, _ in rows), strict=True)
+    figure.add_scatter(
+        x=[interactivity_tok_s(row) for _, row, _ in rows],
+        y=[row["output_throughput"] for _, row, _ in rows],
+        mode="lines+markers+text", name=plain(name),
+        line={"color": color, "width": 2},
+        marker={
+            "color": color, "size": 7,
+            "symbol": ["circle" if q == WHOLE else "circle-open" for *_, q in rows],
+        },
+        text=_labels(rows), textposition="top right",
+        textfont={"size": 10, "color": color},
+        customdata=hover, hovertemplate="%{customdata}<extra></extra>",
+        error_y=error_bars([row["output_throughput"] for _, row, _ in rows], *ends, color=color),
+    )  # fmt: skip
+
+
+def _labels(rows: Sequence[tuple[float, Mapping[str, Any], str]]) -> list[str]:
+    """The load at each point, but where it would be written over that of the one before."""
+    most = max((row["output_throughput"] for _, row, _ in rows), default=1)
+    found, at = list[str](), -most
+    for load, row, _ in rows:
+        far = abs(row["output_throughput"] - at) > _APART * most
+        found.append(f"{load:g}" if far else "")
+        at = row["output_throughput"] if far else at
+    return found
+
+
+def color_of(answer: Answer) -> str:
+    """Return the colour of an answer: plain decoding has its own, also where it is asked for."""
+    return ASKED if answer.block > 1 else PLAIN
+
+
+def _loaded(row: Mapping[str, Any]) -> str:
+    return "arrivals/s" if row["request_rate"] else "in flight"
+
+
+def _span(row: Mapping[str, Any]) -> str:
+    found = row.get("output_throughput_ci90")
+    return f"<br>90 % interval {number(found[0])} to {number(found[1])}" if found else ""
+
+
+def _published(figure: go.Figure, view: View) -> None:
+    """Published rows of these very servers, where each user has his share of the throughput."""
+    answers = [a for points in (view.curve, view.plain) for a in points.values()]
+    rows = [a.row for a in answers if a.row.get("published_output_throughput")]
+    if rows:
+        seen = [(r["max_concurrency"], r["published_output_throughput"]) for r in rows]
+        figure.add_scatter(
+            x=[tok_s / conc for conc, tok_s in seen], y=[tok_s for _, tok_s in seen],
+            mode="markers", name="published", marker=_diamond(hollow=False),
+            text=[_source(r) for r in rows], hovertemplate="%{text}<extra></extra>",
+        )  # fmt: skip
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    used = "used for fitting" if row["published_fitted"] else "not used for fitting"
+    tok_s = number(row["published_output_throughput"])
+    return (
+        f"<b>published: {tok_s} tok/s</b><br>{row['max_concurrency']} in flight, {row['method']}"
+        f"<br>{plain(str(row['published_source']))}, {used}"
+    )
+
+
+def _measured(figure: go.Figure, view: View) -> None:
+    if view.measured:
+        figure.add_scatter(
+            x=[m.tok_s / m.load for m in view.measured], y=[m.tok_s for m in view.measured],
+            mode="markers", name="your benchmark", marker=_diamond(hollow=True),
+            text=[f"<b>{plain(m.row)}</b><br>{number(m.tok_s)} tok/s" for m in view.measured],
+            hovertemplate="%{text}<extra></extra>",
+        )  # fmt: skip
+
+
+def _diamond(*, hollow: bool) -> dict[str, Any]:
+    return {
+        "symbol": "star-diamond-open" if hollow else "diamond",
+        "size": 11 if hollow else 7,
+        "color": MEASURED,
+        "line": {"width": 1.5, "color": MEASURED},
+    }
+
+
+def _ring_mark(answer: Answer) -> dict[str, Any]:
+    """The answer itself: a full disc, or a ring as long as it is of a short run."""
+    whole, color = answer.quality == WHOLE, color_of(answer)
+    return {
+        "size": _RING,
+        "color": color,
+        "symbol": "circle" if whole else "circle-open",
+        "line": {"width": 3, "color": color},
+    }
+
+
+def _ring(figure: go.Figure, answer: Answer) -> None:
+    row = answer.row
+    low, high = row.get("output_throughput_ci90") or (None, None)
+    bars = error_bars([row["output_throughput"]], [low], [high], color=color_of(answer))
+    figure.add_scatter(
+        x=[interactivity_tok_s(row)], y=[row["output_throughput"]], mode="markers",
+        marker=_ring_mark(answer), error_y=bars | {"thickness": 2, "width": 5},
+        showlegend=False, hoverinfo="skip",
+    )  # fmt: skip
+
+
+def _framed() -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(height=HEIGHT, margin=_MARGIN, legend=_LEGEND, hovermode="closest")
+    return figure

@@ -1,0 +1,141 @@
+"""The desk: answers that are known, those that are being worked on, and who waits for which.
+
+A short answer is made at once, in this process, so that a drag is followed. All else goes to
+worker processes in the order in which a page needs it. When a page asks for another state, what it
+no longer needs is not begun; what was found stays known to every page.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from threading import Condition, Lock, Thread
+from typing import Any, Self, TypeAlias
+
+from dflash_sim.ui.answer import SHORT, Answer, Reasons, Refusal, answered, reasons
+from dflash_sim.ui.hand import Hand
+
+Found: TypeAlias = Answer | Reasons | Refusal
+WHY = "why"
+MOST_KNOWN = 4000  # answers that are kept, some kilobytes each
+MOST_PAGES = 50
+_BUG = "no answer; this is a bug, please report it"
+
+
+@dataclass(frozen=True)
+class Task:
+    """An answer to be had: fields of a scenario, how well, and whether beside plain decoding."""
+
+    fields: tuple[tuple[str, Any], ...]
+    quality: str
+    baseline: bool = False
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], quality: str, *, baseline: bool = False) -> Self:
+        """Return the task of a scenario, whatever the order of its fields."""
+        return cls(tuple(sorted(fields.items())), quality, baseline)
+
+
+def done(task: Task) -> Found:
+    """Do a task, wherever it is done."""
+    if task.quality == WHY:
+        return reasons(dict(task.fields))
+    return answered(dict(task.fields), task.quality, baseline=task.baseline)
+
+
+@dataclass
+class Desk:
+    """Use it as a context, at whose end no worker is left.
+
+    Parameters
+    ----------
+    workers
+        Processes beside this one.
+    hand
+        Makes one of them.
+    """
+
+    workers: int = 1
+    hand: Callable[[], Hand] = Hand
+    _known: "OrderedDict[Task, Found]" = field(default_factory=OrderedDict)
+    _wanted: "OrderedDict[str, list[Task]]" = field(default_factory=OrderedDict)
+    _at_work: set[Task] = field(default_factory=set)
+    _news: Condition = field(default_factory=Condition)
+    _short: Lock = field(default_factory=Lock)
+    _open: bool = True
+
+    def __enter__(self) -> Self:
+        for _ in range(self.workers):
+            Thread(target=self._work, daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with self._news:
+            self._open = False
+            self._news.notify_all()
+
+    def known(self, task: Task) -> Found | None:
+        """Return what was found; None as long as nothing was."""
+        with self._news:
+            return self._known.get(task)
+
+    def want(self, page: str, tasks: Iterable[Task]) -> bool:
+        """Have these worked on for a page, first things first; return True if some are open.
+
+        What it wanted before and is not among them is dropped.
+        """
+        with self._news:
+            missing = [task for task in dict.fromkeys(tasks) if task not in self._known]
+            if missing:
+                self._wanted[page] = missing
+            else:
+                self._wanted.pop(page, None)
+            while len(self._wanted) > MOST_PAGES:  # pages that were closed long ago
+                self._wanted.popitem(last=False)
+            self._news.notify_all()
+            return bool(missing)
+
+    def at_once(self, task: Task) -> Found:
+        """Make an answer here and now, one after the other."""
+        with self._short:
+            found = self.known(task) or done(task)
+            self._keep(task, found)
+        return found
+
+    def _keep(self, task: Task, found: Found) -> None:
+        with self._news:
+            self._known[task] = found
+            self._at_work.discard(task)
+            self._news.notify_all()
+            while len(self._known) > MOST_KNOWN:
+                self._known.popitem(last=False)
+
+    def _next(self) -> Task | None:
+        """Wait for a task that nobody works on, of the page that has waited longest for one."""
+        with self._news:
+            while self._open:
+                for page, tasks in self._wanted.items():
+                    task = next((t for t in tasks if self._is_free(t)), None)
+                    if task is not None:
+                        self._wanted.move_to_end(page)
+                        self._at_work.add(task)
+                        return task
+                self._news.wait()
+        return None
+
+    def _is_free(self, task: Task) -> bool:
+        return task not in self._known and task not in self._at_work
+
+    def _work(self) -> None:
+        hand = self.hand()
+        try:
+            while (task := self._next()) is not None:
+                try:
+                    found: Found = hand.do(done, task)
+                except Exception as error:
+                    found = Refusal(f"{_BUG}: {str(error).strip().splitlines()[-1]}")
+                self._keep(task, found)
+        finally:
+            hand.close()
+
+
+__all__ = ["SHORT", "WHY", "Desk", "Found", "Task", "done"]

@@ -1,0 +1,141 @@
+"""The left side of the page: a control for each field, built for a state."""
+
+from typing import Any
+
+from dash import dcc, html
+
+from dflash_sim.ui.controls import (
+    AUTO,
+    Choice,
+    Control,
+    Slide,
+    default_of,
+    load,
+    server,
+    speculation,
+)
+from dflash_sim.ui.state import State
+
+Part = Any  # a component of Dash, which has no types for them
+
+
+def panel(state: State) -> list[Part]:
+    """Return the sections of the panel."""
+    mode = "open" if state.open_loop else "closed"
+    lengths = "fixed" if "isl" in state.fields or "osl" in state.fields else "dataset"
+    rows = {control.name: _row(control, state) for control in load(state)}
+    thinking = state.fields.get("thinking", "true") == "true"
+    return [
+        _section("Server", *(_row(control, state) for control in server(state))),
+        _section(
+            "Speculation",
+            *(_row(control, state) for control in speculation(state)),
+            html.Div(id="sparks", title="drafts accepted in a step, as shares of the steps"),
+        ),
+        _section(
+            "Load",
+            _toggle("load", mode, {"closed": "in flight", "open": "arriving"}),
+            rows.pop("conc"),
+            rows.pop("rate"),
+            _toggle("lengths", lengths, {"dataset": "data set", "fixed": "fixed lengths"}),
+            *rows.values(),
+            html.Div(
+                dcc.Checklist(
+                    id=field("thinking"),
+                    options=[{"label": "thinking", "value": "on"}],
+                    value=["on"] if thinking else [],
+                ),
+                id=row("thinking"),
+                className="row",
+            ),
+        ),
+        _section(
+            "Constants",
+            html.Div(
+                [
+                    html.Label("Calibration", htmlFor="calibration"),
+                    dcc.Input(
+                        id=field("calibration"),
+                        type="text",
+                        value=state.fields.get("calibration", AUTO),
+                        placeholder="shipped, none, or a file",
+                        debounce=True,
+                    ),
+                ],
+                className="row",
+            ),
+        ),
+    ]
+
+
+def stops(state: State) -> dict[str, list[str]]:
+    """Return the stops of every slider, by field."""
+    every = [*server(state), *speculation(state), *load(state)]
+    return {c.name: list(c.stops) for c in every if isinstance(c, Slide)}
+
+
+def field(name: str) -> dict[str, str]:
+    """Return the id of the control of a field."""
+    return {"type": "field", "name": name}
+
+
+def row(name: str) -> dict[str, str]:
+    """Return the id of the line around it."""
+    return {"type": "row", "name": name}
+
+
+def _row(control: Control, state: State) -> Part:
+    own = state.fields.get(control.name, default_of(control.name))
+    if isinstance(control, Choice):
+        default = control.options[0][0]
+        known = [value for value, _ in control.options]
+        inner = [
+            html.Label(control.label),
+            dcc.Dropdown(
+                id=field(control.name),
+                options=[{"value": v, "label": text} for v, text in control.options],
+                value=own if own in known else default,
+                clearable=False,
+            ),
+        ]
+    else:
+        at = control.stops.index(own) if own in control.stops else 0
+        inner = [
+            html.Label(
+                [control.label, html.Output(id={"type": "said", "name": control.name})]
+            ),
+            dcc.Input(
+                id=field(control.name), type="range", min=0, max=len(control.stops) - 1, step=1,
+                value=at, className="slide",
+            ),
+            dcc.Store(id={"type": "stops", "name": control.name}, data=_words(control)),
+        ]  # fmt: skip
+    return html.Div(inner, id=row(control.name), className="row")
+
+
+def _words(control: Slide) -> list[str]:
+    unit = control.unit if control.unit.startswith("/") else f" {control.unit}".rstrip()
+    return [control.auto if s == AUTO else _spoken(s) + unit for s in control.stops]
+
+
+def _spoken(stop: str) -> str:
+    text = stop.removeprefix("al:")
+    return f"{int(text):,}" if text.isdigit() else text
+
+
+def _section(title: str, *rows: Part) -> Part:
+    return html.Details([html.Summary(title), *rows], open=title != "Constants")
+
+
+def _toggle(name: str, value: str, options: dict[str, str]) -> Part:
+    return html.Div(
+        dcc.RadioItems(
+            id=field(name),
+            options=[{"value": v, "label": text} for v, text in options.items()],
+            value=value,
+            className="toggle",
+            inputClassName="toggle-input",
+            labelClassName="toggle-label",
+        ),
+        className="row",
+    )
