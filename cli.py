@@ -1,7 +1,6 @@
 """The ``dflash-sim`` command: parse, call, print, exit code. Imports only typer at the top."""
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextvars import copy_context
@@ -21,9 +20,7 @@ from dflash_sim.commands.run import run as run_
 from dflash_sim.commands.sweep import sweep
 from dflash_sim.commands.trace import trace
 from dflash_sim.commands.validate import validate
-
-_ENDLESS = re.compile(r"[^\s'\"]{300,}")  # a name of a thousand letters would fill the screen
-
+from dflash_sim.jobs.stopping import INTERRUPTED, asked_to_stop
 
 def _our_name(name: str) -> str:
     from dflash_sim.studies.ask.names import our_name
@@ -75,7 +72,10 @@ def run(arguments: Sequence[str]) -> int:
             flag.default = flag.default or False  # as with Help
         # What a command sets for itself, such as folders of sheets, ends with it.
         code = copy_context().run(command, words, prog_name=PROGRAM, standalone_mode=False)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if asked_to_stop() or isinstance(error, KeyboardInterrupt | typer.Abort):
+            tell("stopped")
+            return INTERRUPTED
         message = _expected(error)
         if message is None:
             raise
@@ -120,11 +120,13 @@ def _exit_code(error: Exception) -> int:
 
 
 def _one_line(message: str) -> str:
-    return _ENDLESS.sub(lambda word: f"{word[0][:80]}...", " ".join(message.split()))
+    from dflash_sim.profiles.errors import brief
+
+    return brief(" ".join(message.split()))
 
 
-def main() -> None:
-    """The console script."""
+def main() -> int:
+    """Run the command that was typed, and return its exit code."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed it, and wants nothing of it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
@@ -137,4 +139,4 @@ def main() -> None:
             code = 1
         # The interpreter flushes once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    return code

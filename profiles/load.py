@@ -67,6 +67,7 @@ __all__ = [
     "sheet_names",
 ]
 
+_LONGEST_CONTEXT = 2**31
 _SIZE_TOLERANCE = 0.12  # decimal and binary gigabytes, nominal and usable memory
 _Row = TypeVar("_Row", AcceptancePoint, SurvivalPoint, PublishedPoint)
 
@@ -172,6 +173,14 @@ def _with_context(model: ModelShape, name: str, sheet: Mapping[str, Any]) -> Mod
     Names of one network differ in it; ``_contexts`` has it by a part of the name [token].
     """
     contexts = sheet.get("_contexts", {})
+    if not isinstance(contexts, Mapping) or any(
+        type(n) is not int or not 0 < n <= _LONGEST_CONTEXT for n in contexts.values()
+    ):
+        msg = (
+            f"{model.name}: _contexts is {contexts!r}; give tokens by a part of the name, such as "
+            '{"2507": 262144}.'
+        )
+        raise UsageError(msg)
     own = [n for part, n in contexts.items() if part in name.lower()]
     return replace(model, context=own[0]) if own else model
 

@@ -5,7 +5,6 @@ a parser says of bad input becomes one line. Every reader of the program begins 
 """
 
 import csv
-import errno
 import io
 import json
 import os
@@ -142,8 +141,6 @@ def _read(path: Path, most: int) -> bytes:
         path = named_path(path)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in it
-        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            raise  # no file has such a name: the command line says so without repeating it
         raise UnreadableError(_refused(error)) from error
     try:
         kind = os.fstat(handle)
