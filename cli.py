@@ -22,6 +22,7 @@ from dflash_sim.commands.trace import trace
 from dflash_sim.commands.validate import validate
 from dflash_sim.jobs.stopping import INTERRUPTED, asked_to_stop
 
+
 def _our_name(name: str) -> str:
     from dflash_sim.studies.ask.names import our_name
 

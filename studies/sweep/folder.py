@@ -159,8 +159,8 @@ class SweepFolder:
         return found
 
     def _number(self, path: Path, line: bytes) -> int:
-        with suppress(ValueError, KeyError, TypeError, IndexError):
-            entry = json.loads(line)
+        with suppress(ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
+            entry = json.loads(line, parse_constant=_no_constant)
             number = int(entry["point"])
             if number >= 0 and entry["row"]["scenario_hash"] == self.names[number]:
                 return number
@@ -233,6 +233,11 @@ def read_study(folder: Path) -> dict[str, Any]:
         msg = f"{path} describes no study; choose another folder with -o."
         raise UsageError(msg)
     return dict(found)
+
+
+def _no_constant(word: str) -> Any:
+    """Refuse NaN and infinities, which no row of ours has."""
+    raise ValueError(word)
 
 
 def digest(names: Sequence[str]) -> str:

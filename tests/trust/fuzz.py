@@ -19,7 +19,8 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from trust.mutations import smallest
-from trust.targets import ROOT, Target, all_targets, tried
+from trust.target import Target, tried
+from trust.targets import ROOT, all_targets
 
 HANG_S = 10
 KEPT = ROOT / "build/fuzz"

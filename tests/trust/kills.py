@@ -65,7 +65,10 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
 STUDY = """scenario: {model: qwen3-8b, gpu: h200, isl: 512, osl: 64, num_prompts: 16}
 grid: {block: [4, 8, 16], conc: 1-8:x2}
 """
-WHOLE = {"answers.jsonl", "rows.jsonl", "row.jsonl", "runs/rows.jsonl"}
+OUTPUTS = {  # there whole, or not at all
+    "rows.jsonl", "row.jsonl", "runs/rows.jsonl", "plan.json", "fit.toml", "page.html",
+    "here.profile",
+}  # fmt: skip
 TABLE = """model,drafter,method,block,gpu,num_gpus,tp,concurrency,output_tok_s,accept_length,isl,osl
 qwen3-8b,,none,1,h200,1,1,1,190,,512,512
 qwen3-8b,,none,1,h200,1,1,8,1400,,512,512
@@ -103,19 +106,18 @@ def stopped(name: str, how: str, after_s: float, folder: Path) -> Ended:
     if not done:
         _stop(program, how)
     try:
-        told = program.process.communicate(timeout=WORKS_S if how == "worker" else ENDS_S)[1]
+        program.process.wait(WORKS_S if how == "worker" else ENDS_S)
     except subprocess.TimeoutExpired:
         wrong.append("it did not end")
-        told = program.end()
     if left := program.left(ORPHANS_S):
         wrong.append(f"{len(left)} processes are left")
-        program.end()
+    told = program.end()
     code = program.process.returncode
     if "Traceback" in told or "Error:" in told or "Exception" in told:
         wrong.append(f"it said {told[-600:]!r}")
     if code not in _codes(how, done):
         wrong.append(f"exit code {code}: {told[-200:]!r}")
-    wrong += _files(work, scratch, allowed, whole=how != "kill", finished=code == 0)
+    wrong += _files(work, scratch, allowed, whole=how != "kill")
     return Ended(name, how, after_s, code, tuple(wrong))
 
 
@@ -133,7 +135,8 @@ def _stop(program: Program, how: str) -> None:
     elif how == "kill":
         program.process.kill()
     else:
-        for pid in random.sample(sorted(program.processes() - {program.process.pid}), k=1) or ():
+        workers = sorted(program.processes() - {program.process.pid})
+        for pid in random.sample(workers, k=min(1, len(workers))):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -149,9 +152,7 @@ def _codes(how: str, done: bool) -> set[int]:
     }[how] | {0, 4}  # it may have ended by itself at that moment
 
 
-def _files(
-    work: Path, scratch: Path, allowed: tuple[str, ...], *, whole: bool, finished: bool
-) -> Iterator[str]:
+def _files(work: Path, scratch: Path, allowed: tuple[str, ...], *, whole: bool) -> Iterator[str]:
     """Say what lies there that should not, or is not whole."""
     # torch keeps its own cache there.
     left = [path.name for path in scratch.iterdir() if not path.name.startswith("torchinductor")]
@@ -161,12 +162,12 @@ def _files(
         name = path.relative_to(work).as_posix()
         if path.is_dir():
             continue
-        if not finished and name not in (*allowed, "rows.csv", "study.yaml"):
+        if name not in (*allowed, *OUTPUTS, "rows.csv", "study.yaml"):
             yield f"{name} is left"
-        if name in WHOLE or (path.suffix == ".json"):
+        if path.suffix in (".json", ".jsonl"):
             text = path.read_text(encoding="utf-8")
             lines = [text] if path.suffix == ".json" else text.splitlines()
-            if not whole and not text.endswith("\n"):
+            if name in allowed and not whole and not text.endswith("\n"):
                 lines = lines[:-1]
             try:
                 for line in lines:
@@ -218,7 +219,7 @@ def campaign(kills: int, seed: int, names: list[str]) -> int:
         took = durations(names, Path(scratch) / "whole")
         rows = (Path(scratch) / "whole/sweep/runs/rows.jsonl") if "sweep" in names else None
         for i in range(kills):
-            name, how = names[i % len(names)], HOWS[i // len(names) % len(HOWS)]
+            name, how = names[i % len(names)], HOWS[(i + i // len(names)) % len(HOWS)]
             folder = Path(scratch) / str(i)
             ended = stopped(name, how, draw.uniform(0.1, took[name]), folder)
             faults += bool(ended.wrong)

@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+PACKED = 0.01  # share of inputs that are gzip, and some of those cut off
 NUMBER = re.compile(rb"(?<![\w.])-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.])")
 WORDS: tuple[bytes, ...] = (
-    *b"-1 0 -0.0 nan inf -inf 1e400 1e308 -1e308 1e-320 1e9 1e12 1e18 0x7f 1_000 2024-13-45".split(),
-    *b"true false null none None ~ .inf .nan NaN Infinity [] {} '' \"\" = : , - * & ! % @ |".split(),
+    *b"-1 0 -0.0 nan inf -inf 1e400 1e308 -1e308 1e-320 1e9 1e12 1e18 0x7f 1_000".split(),
+    *b"true false null none None ~ .inf .nan NaN Infinity [] {} '' 2024-13-45".split(),
+    *b'"" = : , - * & ! % @ |'.split(),
     b"9" * 400,
     b"9" * 5000,
     b"[" * 3000,
@@ -45,6 +47,11 @@ def mutated(seed: bytes, others: Sequence[bytes], draw: random.Random) -> bytes:
     return (
         gzip.compress(changed)[: draw.choice((None, None, -9))] if draw.random() < 0.01 else changed
     )
+
+
+def renumbered(seed: bytes, draw: random.Random) -> bytes:
+    """Return a seed with one number exchanged or scaled."""
+    return draw.choice((_number, _scaled, _scaled))(seed, (), draw)
 
 
 def _number(seed: bytes, _: Sequence[bytes], draw: random.Random) -> bytes:
