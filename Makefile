@@ -27,9 +27,9 @@ fuzz:
 kill:
 	$(PYTHON) tests/trust/kills.py --kills 200 $(if $(SEED),--seed $(SEED))
 
-# Known weaknesses of what is installed here; needs pip-audit and a registry that tells of them.
+# Known weaknesses of what is installed, where a registry tells of them.
 audit:
-	$(PYTHON) -m pip_audit --local --skip-editable --progress-spinner off
+	.ci/audit
 
 bench:
 	pytest -n 0 -m bench -s tests/bench

@@ -150,7 +150,7 @@ def _clipped(slots: Sequence[LadderSlot], block: int) -> tuple[LadderSlot, ...]:
 
 def _own_ladder(body: str, block: int, sheet: PolicySheet) -> LadderSlot:
     words = body.split(",")
-    if not all(re.fullmatch(r"\s*\d+\s*", word) for word in words):
+    if not all(re.fullmatch(r"\s*\d{1,9}\s*", word) for word in words):
         msg = f"'{body}' is no list of draft counts"
         raise UsageError(msg)
     drafts = tuple(int(word) for word in words)
