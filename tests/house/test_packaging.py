@@ -120,7 +120,7 @@ def test_typed_and_licensed(wheel_names: set[str]) -> None:
 
 
 def test_nothing_else_is_shipped(wheel_names: set[str]) -> None:
-    """Code, sheets, tables, the tiny pair and what a report is made of; no note, key or leftover."""
+    """Code, sheets, tables, the tiny pair and what a report is made of; nothing else."""
     inside = {n for n in wheel_names if not n.split("/")[0].endswith(".dist-info")}
     endings = Counter(Path(name).suffix or Path(name).name for name in inside)
     others = {".md", ".jsonl", ".safetensors", ".css", ".js", ".typed", ".py"}

@@ -22,6 +22,7 @@ from programs import Program
 
 ORPHANS_S = 2.0  # in which every process has ended after its parent
 ENDS_S = 10.0  # in which a command has ended that was asked to
+LONGEST_S = 60.0  # in which a moment is chosen
 WORKS_S = 300.0  # in which one whose worker was killed has gone on to its end
 HOWS = ("interrupt", "terminate", "kill", "worker")
 ROWS = Path(__file__).parents[1] / "data/readers/sglang_bench_serving"
@@ -191,7 +192,10 @@ def durations(names: list[str], folder: Path) -> dict[str, float]:
     found = {}
     for name in names:
         begin = time.monotonic()
-        whole = stopped_never(name, folder / name.replace(" ", ""))
+        try:
+            whole = str(stopped_never(name, folder / name.replace(" ", "")))
+        except subprocess.TimeoutExpired:
+            whole = "unknown, it goes on"
         found[name] = time.monotonic() - begin
         print(f"{name} takes {found[name]:.1f} s, code {whole}", flush=True)
     return found
@@ -202,7 +206,10 @@ def stopped_never(name: str, folder: Path) -> int:
     folder.mkdir(parents=True)
     given(folder)
     program = Program("-m", "dflash_sim", *COMMANDS[name][0].split(), cwd=folder)
-    told = program.process.communicate(timeout=WORKS_S)[1]
+    try:
+        told = program.process.communicate(timeout=LONGEST_S)[1]
+    finally:
+        program.end()
     if program.process.returncode not in (0, 4):
         raise SystemExit(told)
     return program.process.returncode
