@@ -111,7 +111,7 @@ def parse_yamls(text: str, *, most: int) -> list[Any]:
     try:
         loader = _yaml_loader()(text)
         try:
-            found = []
+            found: list[Any] = []
             while loader.check_data():
                 if len(found) == most:
                     msg = f"more than {most} document{'s' * (most > 1)}"

@@ -294,7 +294,7 @@ def _check(parameter: Parameter, p: Mapping[str, Any]) -> None:
         raise ValueError(msg)
 
 
-def _within(where: str, value: object, least: float, most: float) -> None:
+def _within(where: str, value: Any, least: float, most: float) -> None:
     """Refuse what is no number, or one that no fit writes."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not least <= value <= most:
