@@ -1,6 +1,6 @@
 """The ``dflash-sim`` command, and ``python -m dflash_sim``."""
 
-from dflash_sim.jobs.stopping import asked_to_stop, leave, listen
+from dflash_sim.jobs.stopping import INTERRUPTED, asked_to_stop, leave, listen
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     except BaseException:
         if not asked_to_stop():
             raise
-        code = 130
+        code = INTERRUPTED
     leave(code)
 
 

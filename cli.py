@@ -20,7 +20,6 @@ from dflash_sim.commands.run import run as run_
 from dflash_sim.commands.sweep import sweep
 from dflash_sim.commands.trace import trace
 from dflash_sim.commands.validate import validate
-from dflash_sim.jobs.stopping import INTERRUPTED, asked_to_stop
 
 
 def _our_name(name: str) -> str:
@@ -74,6 +73,8 @@ def run(arguments: Sequence[str]) -> int:
         # What a command sets for itself, such as folders of sheets, ends with it.
         code = copy_context().run(command, words, prog_name=PROGRAM, standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
+        from dflash_sim.jobs.stopping import INTERRUPTED, asked_to_stop
+
         if asked_to_stop() or isinstance(error, KeyboardInterrupt | typer.Abort):
             tell("stopped")
             return INTERRUPTED
