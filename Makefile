@@ -2,7 +2,7 @@
 # .ci/run       the same from nothing, in a fresh virtual environment
 PYTHON ?= python
 
-.PHONY: check test lowest bench docs wheel clean
+.PHONY: check test lowest fuzz kill audit bench docs wheel clean
 
 check:
 	ruff check .
@@ -18,6 +18,18 @@ lowest:
 	$(PYTHON) -m venv build/lowest
 	build/lowest/bin/pip install --quiet --constraint .ci/lowest.txt ".[test]"
 	build/lowest/bin/pytest
+
+# Inputs that nobody meant, to every reader, sheet, small language and command; SEED says which.
+fuzz:
+	$(PYTHON) tests/trust/fuzz.py --seconds 300 $(if $(SEED),--seed $(SEED))
+
+# Commands stopped at random moments: no process lives on, no file is half there.
+kill:
+	$(PYTHON) tests/trust/kills.py --kills 200 $(if $(SEED),--seed $(SEED))
+
+# Known weaknesses of what is installed, where a registry tells of them.
+audit:
+	.ci/audit
 
 bench:
 	pytest -n 0 -m bench -s tests/bench

@@ -1,5 +1,21 @@
-"""``python -m dflash_sim``: the same as the ``dflash-sim`` command."""
+"""The ``dflash-sim`` command, and ``python -m dflash_sim``."""
 
-from dflash_sim.cli import main
+from dflash_sim.jobs.stopping import INTERRUPTED, asked_to_stop, leave, listen
 
-main()
+
+def main() -> None:
+    """Run the command; a signal that asks it to end is heard from the very beginning."""
+    listen()
+    try:
+        from dflash_sim.cli import main as command
+
+        code = command()
+    except BaseException:
+        if not asked_to_stop():
+            raise
+        code = INTERRUPTED
+    leave(code)
+
+
+if __name__ == "__main__":
+    main()

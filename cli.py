@@ -1,7 +1,6 @@
 """The ``dflash-sim`` command: parse, call, print, exit code. Imports only typer at the top."""
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextvars import copy_context
@@ -22,8 +21,6 @@ from dflash_sim.commands.sweep import sweep
 from dflash_sim.commands.trace import trace
 from dflash_sim.commands.ui import ui
 from dflash_sim.commands.validate import validate
-
-_ENDLESS = re.compile(r"[^\s'\"]{300,}")  # a name of a thousand letters would fill the screen
 
 
 def _our_name(name: str) -> str:
@@ -77,7 +74,12 @@ def run(arguments: Sequence[str]) -> int:
             flag.default = flag.default or False  # as with Help
         # What a command sets for itself, such as folders of sheets, ends with it.
         code = copy_context().run(command, words, prog_name=PROGRAM, standalone_mode=False)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        from dflash_sim.jobs.stopping import INTERRUPTED, asked_to_stop
+
+        if asked_to_stop() or isinstance(error, KeyboardInterrupt | typer.Abort):
+            tell("stopped")
+            return INTERRUPTED
         message = _expected(error)
         if message is None:
             raise
@@ -122,11 +124,13 @@ def _exit_code(error: Exception) -> int:
 
 
 def _one_line(message: str) -> str:
-    return _ENDLESS.sub(lambda word: f"{word[0][:80]}...", " ".join(message.split()))
+    from dflash_sim.profiles.errors import brief
+
+    return brief(" ".join(message.split()))
 
 
-def main() -> None:
-    """The console script."""
+def main() -> int:
+    """Run the command that was typed, and return its exit code."""
     # NumPy's matrices are small here: threads would only wait for each other.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in ("stdout", "stderr"):
@@ -141,4 +145,4 @@ def main() -> None:
             code = 1
         # The interpreter flushes once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    return code

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from dflash_sim.jobs.crew import NO_MEMORY, NoWorkerError
+from dflash_sim.jobs.stopping import held_back
 from dflash_sim.jobs.worker import OUT_OF_MEMORY, Lost, Word, serve
 from dflash_sim.profiles.find import ENV, users_folders
 
@@ -105,7 +106,7 @@ class Processes:
 
     def close(self) -> None:
         """End all workers, whatever they are doing; a second Ctrl-C waits until they have."""
-        with _ctrl_c_held_back():
+        with held_back():
             for process, pipe in self.workers.values():
                 pipe.close()
                 process.terminate()
@@ -131,20 +132,6 @@ def _ending(code: int | None) -> str:
     return f"exit code {code}"
 
 
-@contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Let a Ctrl-C of this thread wait; a process that is begun meanwhile never sees one."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _OfNoFile(ModuleType):
     """The program's ``__main__``, with all it holds, but without the file it is from."""
 
@@ -168,7 +155,7 @@ def _beginning_of_a_worker() -> Iterator[None]:
     """
     if hasattr(signal, "pthread_sigmask"):
         resource_tracker.ensure_running()  # which lets Ctrl-C through when it begins
-    with _beginning, _ctrl_c_held_back():
+    with _beginning, held_back():
         main = sys.modules["__main__"]
         sys.modules["__main__"] = _OfNoFile(main)
         try:

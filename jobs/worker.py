@@ -108,6 +108,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def with_parent(message: bytes, **arguments: Any) -> None:
+    """Do what a pickled function does, and end when the parent is gone, also while it is loaded.
+
+    Parameters
+    ----------
+    arguments
+        Of the function, such as pipes, which are pickled only while a process begins.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+    pickle.loads(message)(**arguments)
+
+
 def _answer_all(pipe: Connection) -> None:
     word = attempted(partial(_acted, made, pipe.recv_bytes()))
     if not isinstance(word, Done):

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 _MANY, _SHOWN = 12, 8  # names that a message lists in full, and of more those most like
+_LONGEST, _KEPT = 1200, 80  # letters of a message, and those kept of a name or value
+_ENDLESS = re.compile(r"""(?<!\w)'[^']{200,}'|(?<!\w)"[^"]{200,}"|[^\s'"]{300,}""")
 # Kinds of names that a command lists.
 _LISTED = {
     "GPU": "gpus",
@@ -29,6 +31,24 @@ class DflashSimError(Exception):
     """An expected failure, printed as one line."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message, in which what was typed or read takes a line at most."""
+        return brief(super().__str__())
+
+
+def brief(message: str) -> str:
+    """Shorten names and values that would fill a screen, and what is longer all the same.
+
+    Examples
+    --------
+    >>> brief(f"unknown GPU '{'ab ' * 1000}'. Have: b200.")[:30], len(brief("ab " * 1000))
+    ("unknown GPU 'ab ab ab ab ab ab", 1205)
+    """
+    short = _ENDLESS.sub(lambda found: f"{found[0][:_KEPT]}...{found[0][-1:]}", message)
+    if len(short) <= _LONGEST:
+        return short
+    return f"{short[: _LONGEST // 2]} ... {short[-_LONGEST // 2 :]}"
 
 
 class InfeasibleError(DflashSimError):

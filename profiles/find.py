@@ -18,7 +18,14 @@ from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.one_look import seen
 from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.unserved import refuse_unmodelled, refuse_unserved
-from dflash_sim.profiles.ways_in import UnreadableError, parse_json, parse_toml, read_text
+from dflash_sim.profiles.ways_in import (
+    TABLE,
+    UnreadableError,
+    csv_table,
+    parse_json,
+    parse_toml,
+    read_text,
+)
 
 ENV = "DFLASH_SIM_PROFILES"
 FOLDERS = {
@@ -251,6 +258,19 @@ def aliases(path: Path) -> set[str]:
 def read_sheet(path: Path) -> dict[str, Any]:
     """A TOML or JSON file as a dict."""
     return seen(path, _parsed)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file by column; none where there is no such file."""
+    return seen(path, _table) if path.is_file() else []
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    try:
+        return csv_table(read_text(path, TABLE))
+    except UnreadableError as error:
+        msg = f"cannot read {path}: {error}; correct it or name another."
+        raise UsageError(msg) from error
 
 
 def _parsed(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Read a sheet by name. Where names are looked up is in :mod:`dflash_sim.profiles.find`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from dflash_sim.profiles.find import (
     gpu_key,
     names,
     parsed_gpu,
+    read_csv,
     read_sheet,
     require_sheet,
     roots,
@@ -31,7 +32,7 @@ from dflash_sim.profiles.networks.hf_config import (
     parse_eagle3,
     parse_model,
 )
-from dflash_sim.profiles.one_look import made, seen
+from dflash_sim.profiles.one_look import made
 from dflash_sim.profiles.other_drafters import refuse_other_kind
 from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.quantity_sheet import QuantitySheet
@@ -44,8 +45,9 @@ from dflash_sim.profiles.sheets import (
     PublishedPoint,
     SurvivalPoint,
 )
+from dflash_sim.profiles.typed_table import read_row
 from dflash_sim.profiles.units import GIGA
-from dflash_sim.profiles.ways_in import TABLE, UnreadableError, csv_table, named_path, read_text
+from dflash_sim.profiles.ways_in import named_path
 
 __all__ = [
     "base_model",
@@ -67,6 +69,7 @@ __all__ = [
     "sheet_names",
 ]
 
+_LONGEST_CONTEXT = 2**31
 _SIZE_TOLERANCE = 0.12  # decimal and binary gigabytes, nominal and usable memory
 _Row = TypeVar("_Row", AcceptancePoint, SurvivalPoint, PublishedPoint)
 
@@ -172,6 +175,14 @@ def _with_context(model: ModelShape, name: str, sheet: Mapping[str, Any]) -> Mod
     Names of one network differ in it; ``_contexts`` has it by a part of the name [token].
     """
     contexts = sheet.get("_contexts", {})
+    if not isinstance(contexts, Mapping) or any(
+        type(n) is not int or not 0 < n <= _LONGEST_CONTEXT for n in contexts.values()
+    ):
+        msg = (
+            f"{model.name}: _contexts is {contexts!r}; give tokens by a part of the name, such as "
+            '{"2507": 262144}.'
+        )
+        raise UsageError(msg)
     own = [n for part, n in contexts.items() if part in name.lower()]
     return replace(model, context=own[0]) if own else model
 
@@ -377,39 +388,8 @@ def _none_known(kind: str, model: str, profiles_dirs: Dirs, drafts: str) -> Miss
 def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:
     """Rows of a table as ``record``, from every folder that has one; urls by ``source_id``."""
     for root in roots(profiles_dirs):
-        sources = _csv(root / "published/sources.csv")
+        sources = read_csv(root / "published/sources.csv")
         urls = {row.get("source_id"): row.get("url", "") for row in sources}
-        for number, row in enumerate(_csv(root / file), start=2):
+        for number, row in enumerate(read_csv(root / file), start=2):
             row.setdefault("url", urls.get(row.get("source_id"), ""))
-            try:
-                yield record(**{f.name: _CELL[f.type](row[f.name]) for f in fields(record)})
-            except (KeyError, TypeError, ValueError) as error:
-                want = ", ".join(f.name for f in fields(record))
-                msg = f"{root / file}, line {number}: {error!r}; expected columns {want}"
-                raise UsageError(msg) from error
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
-    return seen(path, _parsed) if path.is_file() else []
-
-
-def _parsed(path: Path) -> list[dict[str, str]]:
-    try:
-        return csv_table(read_text(path, TABLE))
-    except UnreadableError as error:
-        msg = f"cannot read {path}: {error}"
-        raise UsageError(msg) from error
-
-
-def _yes_no(cell: str) -> bool | None:
-    return {"yes": True, "no": False, "": None}[cell]
-
-
-_CELL: dict[Any, Callable[[str], Any]] = {
-    str: str,
-    int: int,
-    float: float,
-    float | None: lambda cell: float(cell) if cell else None,
-    bool | None: _yes_no,
-    tuple[str, ...]: lambda cell: tuple(cell.split()),
-}
+            yield read_row(record, row, f"{root / file}, line {number}")

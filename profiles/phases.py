@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.find import Dirs, roots
+from dflash_sim.profiles.find import Dirs, read_csv, roots
 from dflash_sim.profiles.sheets import UNITS
-from dflash_sim.profiles.ways_in import TABLE, UnreadableError, csv_table, read_text
+from dflash_sim.profiles.typed_table import read_row
 
 PHASES_FILE, KERNELS_FILE = "published/phases.csv", "published/kernels.csv"
 
@@ -78,55 +79,25 @@ class KernelPoint:
     seconds: float
 
 
+_Point = TypeVar("_Point", PhasePoint, KernelPoint)
+
+
 def load_phases(profiles_dirs: Dirs = ()) -> tuple[PhasePoint, ...]:
     """Published phases of cycles, the user's rows first."""
-    return tuple(
-        PhasePoint(
-            source_id=row["source_id"],
-            model=row["model"],
-            drafter=row["drafter"],
-            method=row["method"],
-            block=int(row["block"]),
-            gpu=row["gpu"],
-            target_attention=row["target_attention"],
-            draft_attention=row["draft_attention"],
-            conc=int(row["conc"]),
-            ctx=int(row["ctx"]),
-            phase=row["phase"],
-            seconds=seconds,
-        )
-        for row, seconds in _rows(PHASES_FILE, profiles_dirs)
-    )
+    return tuple(_rows(PhasePoint, PHASES_FILE, profiles_dirs))
 
 
 def load_kernels(profiles_dirs: Dirs = ()) -> tuple[KernelPoint, ...]:
     """Published times of kernels, the user's rows first."""
-    return tuple(
-        KernelPoint(
-            source_id=row["source_id"],
-            per=row["per"],
-            block=_count(row["block"]),
-            conc=_count(row["conc"]),
-            ctx=_count(row["ctx"]),
-            rows=_count(row["rows"]),
-            kernel=row["kernel"],
-            seconds=seconds,
-        )
-        for row, seconds in _rows(KERNELS_FILE, profiles_dirs)
-    )
+    return tuple(_rows(KernelPoint, KERNELS_FILE, profiles_dirs))
 
 
-def _rows(file: str, profiles_dirs: Dirs) -> Iterator[tuple[dict[str, str], float]]:
-    """Rows of a table with their ``value`` in seconds, from every folder that has one."""
+def _rows(record: type[_Point], file: str, profiles_dirs: Dirs) -> Iterator[_Point]:
+    """Rows of a table as ``record``, from every folder that has one."""
     for path in (root / file for root in roots(profiles_dirs)):
-        if path.is_file():
-            try:
-                table = csv_table(read_text(path, TABLE))
-            except UnreadableError as error:
-                msg = f"cannot read {path}: {error}"
-                raise UsageError(msg) from error
-            for number, row in enumerate(table, start=2):
-                yield row, _seconds(row, path, number)
+        for number, row in enumerate(read_csv(path), start=2):
+            seconds = repr(_seconds(row, path, number))
+            yield read_row(record, {**row, "seconds": seconds}, f"{path}, line {number}")
 
 
 def _seconds(row: dict[str, str], path: Path, number: int) -> float:
@@ -139,7 +110,3 @@ def _seconds(row: dict[str, str], path: Path, number: int) -> float:
         msg = f"{path}, line {number}: value is {row['value']}; expected a positive time"
         raise UsageError(msg)
     return seconds
-
-
-def _count(cell: str) -> int | None:
-    return int(cell) if cell else None

@@ -10,6 +10,22 @@ from dflash_sim.profiles.errors import UsageError, unknown
 T = TypeVar("T")
 MOST = 1e12  # of a number without a unit: rows, tokens, launches and factors are below
 _MOST_BY_ENDING = {"rel_err": 10.0, "share": 1.0, "decay": 20.0}  # of keys that end so
+_YES_NO = {"yes": True, "no": False}
+_CELLS: Mapping[str, tuple[float, float]] = {  # of published rows, by column
+    "block": (1, 1024),
+    "position": (1, 1024),
+    "accept_len": (1, 1024),
+    "temperature": (0, 100),
+    "survival": (0, 1),
+    "num_gpus": (1, 1e6),
+    "tp": (1, 1024),
+    "conc": (1, 1e7),
+    "max_new_tokens": (1, 1e9),
+    "ctx": (0, 1e9),
+    "rows": (0, 1e9),
+    "seconds": (0, 1e4),
+    "output_tok_s": (1e-6, 1e9),
+}
 
 
 def read_table(record: type[T], table: object, where: str, *, least: float = -MOST) -> T:
@@ -46,6 +62,40 @@ def read_table(record: type[T], table: object, where: str, *, least: float = -MO
             msg = f"{where} lacks '{name}'; add it, {_words(kinds[name])}."
             raise UsageError(msg)
     return record(**values)
+
+
+def read_row(record: type[T], row: Mapping[str, str | None], where: str) -> T:
+    """Build ``record`` from the cells of a row of a CSV table; raises as :func:`read_table`."""
+    assert is_dataclass(record)
+    kinds = get_type_hints(record)
+    try:
+        return record(**{name: _cell(name, kind, row.get(name)) for name, kind in kinds.items()})
+    except (KeyError, ValueError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        msg = f"{where}: {why}; expected columns {', '.join(kinds)}"
+        raise UsageError(msg) from error
+
+
+def _cell(name: str, kind: Any, cell: str | None) -> Any:
+    if cell is None or (not cell and kind in (int, float)):
+        raise KeyError(name)
+    if kind == tuple[str, ...]:
+        return tuple(cell.split())
+    if isinstance(kind, UnionType):
+        kind = next(k for k in get_args(kind) if k is not NoneType)
+        if not cell:
+            return None
+    if kind is bool:
+        if cell not in _YES_NO:
+            msg = f"{name} is '{cell}'; it must be yes or no"
+            raise ValueError(msg)
+        return _YES_NO[cell]
+    value = kind(cell)
+    least, most = _CELLS.get(name, (-MOST, MOST))
+    if kind is not str and not least <= value <= most:
+        msg = f"{name} is {cell}; it must be from {least:g} to {most:g}"
+        raise ValueError(msg)
+    return value
 
 
 def _value(kind: Any, value: object, where: str, ends: tuple[float, float]) -> Any:

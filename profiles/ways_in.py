@@ -5,7 +5,6 @@ a parser says of bad input becomes one line. Every reader of the program begins 
 """
 
 import csv
-import errno
 import io
 import json
 import os
@@ -22,6 +21,7 @@ SHEET = 16 * MIB  # the largest of ours, a calibration, has 0.1 MiB
 TABLE = 512 * MIB  # rows of benchmarks and traces of requests
 _CHUNK = MIB
 _ALIASES = 64  # uses of an anchor in a YAML file; each may double what the file means
+_DEEPEST_YAML, _LONGEST_YAML = 64, 256 * 1024  # brackets; letters, of which 50,000 take a second
 _LONGEST_CELL = 1 << 24  # letters of a CSV cell
 _GZIP = b"\x1f\x8b"
 
@@ -97,12 +97,27 @@ def parse_yaml(text: str) -> Any:
 
     Anchors may be used a few times, not to write a large text as a small one.
     """
+    documents = parse_yamls(text, most=1)
+    return documents[0] if documents else None
+
+
+def parse_yamls(text: str, *, most: int) -> list[Any]:
+    """Return what each of up to ``most`` YAML documents says; raises as :func:`parse_yaml`."""
     import yaml  # 20 ms that only YAML needs
 
+    if len(text) > _LONGEST_YAML:
+        msg = f"it is YAML of more than {_LONGEST_YAML // 1024} KiB; give a part of it"
+        raise UnreadableError(msg)
     try:
         loader = _yaml_loader()(text)
         try:
-            return loader.get_single_data()
+            found: list[Any] = []
+            while loader.check_data():
+                if len(found) == most:
+                    msg = f"more than {most} document{'s' * (most > 1)}"
+                    raise yaml.YAMLError(msg)
+                found.append(loader.get_data())
+            return found
         finally:
             loader.dispose()
     except (yaml.YAMLError, RecursionError) as error:
@@ -142,8 +157,6 @@ def _read(path: Path, most: int) -> bytes:
         path = named_path(path)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in it
-        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            raise  # no file has such a name: the command line says so without repeating it
         raise UnreadableError(_refused(error)) from error
     try:
         kind = os.fstat(handle)
@@ -204,7 +217,7 @@ def _yaml_loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """The safe loader with few aliases and without dates."""
+        """The safe loader with few aliases, little depth, and without dates."""
 
         used = 0
 
@@ -215,6 +228,12 @@ def _yaml_loader() -> Any:
                     msg = f"more than {_ALIASES} aliases; write the values out"
                     raise yaml.YAMLError(msg)
             return super().compose_node(parent, index)
+
+        def fetch_flow_collection_start(self, token: Any) -> None:
+            if self.flow_level > _DEEPEST_YAML:  # the time to read it is the square of its depth
+                msg = "it is nested too deeply"
+                raise yaml.YAMLError(msg)
+            super().fetch_flow_collection_start(token)
 
     Loader.yaml_implicit_resolvers = {
         first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]

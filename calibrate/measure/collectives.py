@@ -1,18 +1,17 @@
 """Sums and gathers over ranks, timed by processes of this machine: nccl on GPUs, gloo on a CPU."""
 
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from dflash_sim.calibrate.measure.clock import Sample
+from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.simulator.cost.ops import Collective
 
@@ -34,23 +33,11 @@ def time_collectives(ops: Sequence[Collective], *, device: str, dtype: torch.dty
         A rank failed; the message is the first line of its error.
     """
     ranks = ops[0].gpus
-    with tempfile.TemporaryDirectory() as folder:
-        args = (ranks, folder, device, dtype, [(op.kind, op.nbytes) for op in ops])
-        context = start_processes(_rank, args=args, nprocs=ranks, join=False, start_method="spawn")
-        try:
-            deadline = time.monotonic() + PATIENCE_S
-            while not context.join(timeout=1.0):
-                if time.monotonic() > deadline:
-                    msg = f"collectives of {ranks} ranks took more than {PATIENCE_S} s"
-                    raise InfeasibleError(msg)
-        except ProcessException as error:
-            last = str(error).strip().splitlines()[-1]
-            msg = f"rank {error.error_index} of the collectives failed: {last}"
-            raise InfeasibleError(msg) from error
-        finally:
-            for process in context.processes:
-                process.kill()
-        rows = json.loads((Path(folder) / "times").read_text(encoding="ascii"))
+    asked = [(op.kind, op.nbytes) for op in ops]
+    with tempfile.TemporaryDirectory() as folder, Pool(max(2, ranks)) as pool:
+        # None is done before all have met, so that each worker has one rank.
+        tasks = [(rank, ranks, folder, device, dtype, asked) for rank in range(ranks)]
+        rows, *_ = pool.map(_rank, tasks)
     return [Sample.of(row) for row in rows]
 
 
@@ -61,7 +48,23 @@ def _rank(
     device: str,
     dtype: torch.dtype,
     ops: Sequence[tuple[str, float]],
-) -> None:
+) -> list[list[float]]:
+    try:
+        return _timed(rank, ranks, folder, device, dtype, ops)
+    except Exception as error:
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        msg = f"rank {rank} of the collectives failed: {first}"
+        raise InfeasibleError(msg) from error
+
+
+def _timed(
+    rank: int,
+    ranks: int,
+    folder: str,
+    device: str,
+    dtype: torch.dtype,
+    ops: Sequence[tuple[str, float]],
+) -> list[list[float]]:
     if device == "cpu":
         torch.set_num_threads(1)
         if sys.platform == "linux":  # gloo's threads on few cores: five times faster
@@ -70,14 +73,17 @@ def _rank(
         torch.cuda.set_device(rank)
     backend = "gloo" if device == "cpu" else "nccl"
     dist.init_process_group(
-        backend, init_method=f"file://{folder}/meet", rank=rank, world_size=ranks
+        backend,
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=ranks,
+        timeout=timedelta(seconds=PATIENCE_S),
     )
     # The simulator counts bfloat16.
     rows = [_times(kind, max(1, round(n / 2)), ranks, dtype, device) for kind, n in ops]
-    if rank == 0:
-        (Path(folder) / "times").write_text(json.dumps(rows), encoding="ascii")
     dist.barrier()
     dist.destroy_process_group()
+    return rows
 
 
 def _times(kind: str, count: int, ranks: int, dtype: torch.dtype, device: str) -> list[float]:

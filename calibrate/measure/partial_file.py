@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, parse_json, read_text
 
 
 class Journal:
@@ -45,13 +46,18 @@ class Journal:
             self._write(self.about)
 
     def _read(self) -> None:
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        try:
+            lines = read_text(self.path, TABLE).splitlines(keepends=True)
+        except UnreadableError as error:
+            msg = f"{self.path} is damaged: {error}. Remove it to measure anew."
+            raise UsageError(msg) from error
         whole = [line for line in lines if line.endswith("\n")]  # the last may be cut short
         try:
-            rows = [json.loads(line) for line in whole]
+            rows = [parse_json(line) for line in whole]
             found, results = (rows[0], rows[1:]) if rows else (self.about, [])
             # What had no time is tried again: memory may be free now.
-            self.results = {row["key"]: row for row in results if "why" not in row}
+            self.results = {str(row["key"]): row for row in results if "why" not in row}
+            found = dict(found)
         except (ValueError, KeyError, TypeError) as error:
             msg = f"{self.path} is damaged: {error!r}. Remove it to measure anew."
             raise UsageError(msg) from error

@@ -1,11 +1,12 @@
 """Compose, Kubernetes and Docker files -> the words or the script that a container runs."""
 
-import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from dflash_sim.profiles.ways_in import UnreadableError, parse_json, parse_yamls
 
 _LOOKS = re.compile(
     r"^\s*(?:-\s+)?[\"']?(?:command|args|entrypoint|containers|services|image)[\"']?\s*:"
@@ -15,6 +16,7 @@ _LOOKS = re.compile(
 _DOCKERFILE = re.compile(r"^\s*(CMD|ENTRYPOINT)\s+(\[.*\])\s*$", re.MULTILINE)
 _LONGEST = 200_000
 _DEEPEST = 40
+_DOCUMENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,17 @@ def manifests(text: str) -> Iterator[Manifest]:
 
 def _json(text: str) -> tuple[str, ...]:
     try:
-        return tuple(map(str, json.loads(text)))
-    except ValueError:
+        return tuple(map(str, parse_json(text)))
+    except (UnreadableError, TypeError):
         return ()
 
 
 def _parsed(text: str) -> list[Any]:
-    import yaml  # 20 ms that only such a file needs
-
     if "&" in text and re.search(r":\s*&\w", text):
         text = re.sub(r":\s*&\w+", ":", text)  # an anchor may be a bomb; what it names stays
     try:
-        return list(yaml.safe_load_all(textwrap.dedent(text.expandtabs(2)).strip("\n")))
-    except (yaml.YAMLError, RecursionError, ValueError):
+        return parse_yamls(textwrap.dedent(text.expandtabs(2)).strip("\n"), most=_DOCUMENTS)
+    except UnreadableError:
         return []
 
 

@@ -1,6 +1,5 @@
 """Names as people write them -> names of sheets; what no sheet stands for is refused by name."""
 
-import csv
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,7 +9,7 @@ from typing import Any
 
 from dflash_sim.profiles.checkpoints import find_checkpoint
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
-from dflash_sim.profiles.find import FOLDERS, aliases, find_gpu, refuse_quantised, roots
+from dflash_sim.profiles.find import FOLDERS, aliases, find_gpu, read_csv, refuse_quantised, roots
 from dflash_sim.profiles.formats import quantises_online, quantization_name
 from dflash_sim.profiles.load import (
     load_dataset,
@@ -88,10 +87,8 @@ class Names:
         if self._sources is None:
             self._sources = {}
             for root in roots():
-                path = root / "published" / "sources.csv"
-                if path.is_file():
-                    for row in csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()):
-                        self._sources.setdefault(row.get("source_id", ""), row)
+                for row in read_csv(root / "published" / "sources.csv"):
+                    self._sources.setdefault(row.get("source_id", ""), row)
         return self._sources.get(source_id, {})
 
     def _unknown(self, kind: str, what: str, name: str, hint: str) -> UsageError:

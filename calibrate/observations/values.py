@@ -23,6 +23,9 @@ ACCEPTANCE = (
 )
 
 
+MOST = 1e12  # of a measured value: milliseconds, tokens and requests are below
+
+
 def number(raw: Raw, key: str) -> float | None:
     """A number, or None if it is absent; infinities pass, other things do not."""
     value = raw.get(key)
@@ -117,7 +120,7 @@ class Metrics:
         if value is None:
             return
         value *= scale
-        fine = isfinite(value) and (value > 0 or (value == 0 and name.startswith("std_")))
+        fine = abs(value) <= MOST and (value > 0 or (value == 0 and name.startswith("std_")))
         if fine:
             self.values[name] = value
         else:

@@ -33,6 +33,7 @@ Ints = npt.NDArray[np.int64]
 
 TIME_UNITS = {"s": 1.0, "ms": units.MS, "us": units.US, "ns": units.US * units.MS}
 # Mean gaps between requests [s] outside of which a unit is doubted, and from how many requests on.
+_LONGEST_S = 1e9  # thirty years
 _SHORTEST_GAP_S, _LONGEST_GAP_S, _ENOUGH = 0.5e-3, 100.0, 20
 _EPOCH = {"s": (3e8, 3e10), "ms": (3e11, 3e13), "us": (3e14, 3e16), "ns": (3e17, 3e19)}
 _DATE = re.compile(r"\s*\d{4}[-/]\d\d?[-/]\d\d?|\s*\d\d?:\d\d")
@@ -351,6 +352,12 @@ def _times(rows: Rows, field: str, kind: TraceFormat, time_unit: str | None, nam
     if time_unit is None:
         _doubt(raw, unit, field, name)
     seconds: Floats = (raw - raw[0]) * TIME_UNITS[unit]
+    if seconds[-1] > _LONGEST_S:
+        msg = (
+            f"trace {name}: {field} spans {seconds[-1]:g} s; a trace is at most {_LONGEST_S:g} s "
+            "long. See whether --time-unit says its unit."
+        )
+        raise UsageError(msg)
     return seconds
 
 

@@ -111,7 +111,11 @@ class SafetensorsFolder:
         if name not in self._files:
             msg = f"{name} is missing"
             raise Misfit(msg)
-        part = self._handle(self._files[name]).get_slice(name)
+        try:
+            part = self._handle(self._files[name]).get_slice(name)
+        except SafetensorError as error:
+            msg = f"{self._files[name]}: {name} cannot be read: {error}"
+            raise Misfit(msg) from error
         _fitting(name, part.get_shape(), shape)
         lead = (slice(None),) * dim
         cuts: list[Tensor] = [part[(*lead, slice(a, b))] for a, b in ranges]

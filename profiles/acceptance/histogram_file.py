@@ -1,13 +1,12 @@
 """A file of accepted drafts: how many verify steps accepted none, one, two and so on."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.ways_in import UnreadableError, parse_json, read_text
+from dflash_sim.profiles.ways_in import UnreadableError, csv_table, parse_json, read_text
 
 _FORM = 'Give JSON such as {"0": 161, "1": 90} or [161, 90], or a CSV with columns accepted,steps'
 _ROUNDING = 1e-3  # by how much shares that were rounded may miss 1
@@ -62,8 +61,12 @@ def _from_json(text: str, path: Path) -> dict[int, float]:
 
 
 def _rows(text: str, path: Path) -> dict[int, float]:
-    table = csv.DictReader(text.splitlines())
-    if not {"accepted", "steps"} <= set(table.fieldnames or ()):
+    try:
+        table = csv_table(text)
+    except UnreadableError as error:
+        msg = f"histogram {path}: {error}. {_FORM}."
+        raise UsageError(msg) from None
+    if not table or not {"accepted", "steps"} <= set(table[0]):
         msg = f"histogram {path}: no columns accepted and steps. {_FORM}."
         raise UsageError(msg)
     return _pairs(((row["accepted"], row["steps"]) for row in table), path)

@@ -21,7 +21,8 @@ from dflash_sim.profiles.ways_in import UnreadableError, parse_toml, read_text
 KINDS = ("constant", *FACTORS, "correlation", "rejection", "decay")
 SCALES = ("log", "logit", "atanh", "asinh", "linear")
 FORMAT = 1
-_WIDEST = 30  # beyond exp(30) a factor is no factor
+_WIDEST = 30.0  # beyond exp(30) a factor is no factor
+_NARROWEST = 1e-12  # standard deviation of a prior, which is divided by
 _FORMERLY = ("build", "generation")  # kinds of older files: the time factor of a build
 _KEPT = 8  # calibrations that stay parsed
 
@@ -241,6 +242,9 @@ def _from(raw: Mapping[str, Any]) -> Calibration:
             msg = f"parameter of kind {p['kind']!r} on scale {p['scale']!r}"
             raise ValueError(msg)
         prior, prior_sd = p["prior"]
+        if not isinstance(key, str):
+            msg = f"parameter of kind {kind}: key {key!r}; it must be a text"
+            raise ValueError(msg)
         parameter = Parameter(kind, key, p["scale"], float(prior), float(prior_sd))
         _check(parameter, p)
         parameters.append(parameter)
@@ -248,6 +252,20 @@ def _from(raw: Mapping[str, Any]) -> Calibration:
         sd.append(float(p["sd"]))
     covariance = _covariance(sd, raw["posterior"]["correlation"])
     first, second = raw["discrepancy"]
+    for what in (first, second):
+        _within("discrepancy", what, 0.0, _WIDEST)
+    for name in ("name", "engine"):
+        if not isinstance(raw[name], str):
+            msg = f"{name} is {raw[name]!r}; it must be a text"
+            raise ValueError(msg)
+    rows, about = raw["posterior"]["rows"], raw["about"]
+    if not isinstance(about, Mapping) or not all(isinstance(row, str) for row in rows):
+        msg = "about must be a table, and rows names"
+        raise ValueError(msg)
+    for key in ("sources", "server_sources"):
+        if not all(isinstance(source, str) for source in about.get(key, ())):
+            msg = f"about, {key} must be names"
+            raise ValueError(msg)
     return Calibration(
         name=raw["name"],
         engine=raw["engine"],
@@ -255,21 +273,18 @@ def _from(raw: Mapping[str, Any]) -> Calibration:
         mean=np.array(mean),
         covariance=covariance,
         discrepancy=(float(first), float(second)),
-        rows=tuple(raw["posterior"]["rows"]),
-        about=raw["about"],
+        rows=tuple(rows),
+        about=about,
     )
 
 
 def _check(parameter: Parameter, p: Mapping[str, Any]) -> None:
     """Refuse numbers that no fit writes, and a value that is not that of its mean."""
     where = f"parameter {parameter.name}"
-    for name in ("mean", "sd"):
-        if not math.isfinite(p[name]) or abs(p[name]) > _WIDEST:
-            msg = f"{where}: {name} is {p[name]}; it must lie within +-{_WIDEST}"
-            raise ValueError(msg)
-    if p["sd"] < 0 or not parameter.sd > 0:
-        msg = f"{where}: its standard deviation is negative"
-        raise ValueError(msg)
+    _within(f"{where}: mean", p["mean"], -_WIDEST, _WIDEST)
+    _within(f"{where}: sd", p["sd"], 0.0, _WIDEST)
+    _within(f"{where}: prior mean", p["prior"][0], -_WIDEST, _WIDEST)
+    _within(f"{where}: prior sd", p["prior"][1], _NARROWEST, _WIDEST)
     meant = parameter.value(float(p["mean"]))
     if "value" in p and not math.isclose(float(p["value"]), meant, rel_tol=1e-3, abs_tol=1e-9):
         msg = (
@@ -279,9 +294,19 @@ def _check(parameter: Parameter, p: Mapping[str, Any]) -> None:
         raise ValueError(msg)
 
 
+def _within(where: str, value: Any, least: float, most: float) -> None:
+    """Refuse what is no number, or one that no fit writes."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not least <= value <= most:
+        msg = f"{where} is {value!r}; it must be from {least:g} to {most:g}"
+        raise ValueError(msg)
+
+
 def _covariance(sd: Sequence[float], lower: Sequence[Sequence[float]]) -> Floats:
     unit = np.eye(len(sd))
     for i, row in enumerate(lower):
+        for c in row:
+            _within(f"correlation, row {i + 1}: a value", c, -1.0, 1.0)
         unit[i, :i] = unit[:i, i] = row[:i]
     try:
         np.linalg.cholesky(unit)

@@ -6,7 +6,6 @@ and why.
 """
 
 import hashlib
-import json
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,8 @@ from dflash_sim.profiles.find import Dirs
 from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.sheets import Device, Node, PriceRange, Quantity
 from dflash_sim.profiles.times.op_tables import Timing
-from dflash_sim.profiles.ways_in import UnreadableError, named_path, read_bytes
+from dflash_sim.profiles.times.profile_ranges import check_profile
+from dflash_sim.profiles.ways_in import UnreadableError, named_path, parse_json, read_bytes
 
 FORMAT, VERSION = "dflash-sim profile", 1
 SUFFIX = ".profile"
@@ -269,7 +269,7 @@ class MeasuredProfile:
             mem_bw_byte_s=copy,
             mem_bw_eff=1.0,
             link_byte_s=copy,
-            sm_count=int(self.device.get("sm_count", 1)),
+            sm_count=int(self.device.get("sm_count") or 1),
             tdp_w=0.0,
             l2_bytes=self.device.get("l2_bytes"),
             price=PriceRange(None, None, None, ""),
@@ -316,8 +316,8 @@ def load_measured(name: str | Path) -> MeasuredProfile:
         )
         raise UsageError(msg) from error
     try:
-        data = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(raw.decode())
+    except ValueError as error:  # also of bytes that are no text
         msg = f"{path} is no profile: {error}; profiles are made by dflash-sim calibrate measure."
         raise UsageError(msg) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -332,16 +332,18 @@ def load_measured(name: str | Path) -> MeasuredProfile:
     try:
         return parsed(path, data, hashlib.sha256(raw).hexdigest()[:12])
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"{path}: a profile with a missing or wrong value: {error!r}. Measure again."
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        msg = f"{path}: a profile with a missing or wrong value: {why}. Measure again."
         raise UsageError(msg) from error
 
 
 def parsed(path: Path, data: Mapping[str, Any], digest: str) -> MeasuredProfile:
     """The profile that a document describes; KeyError, TypeError or ValueError if it is none."""
+    check_profile(data)
     ops = tuple(MeasuredOp(**row) for row in data["ops"])
     for op in ops:
-        if not op.seconds > 0 or not all(x >= 0 for x in op.point):
-            msg = f"{op.kind} {dict(op.shape)} took {op.seconds} s"
+        if not all(x >= 0 for x in op.point):
+            msg = f"{op.kind} has sizes {op.point}; they must be 0 or more"
             raise ValueError(msg)
         _ = op.key
     return MeasuredProfile(

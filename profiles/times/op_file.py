@@ -14,7 +14,9 @@ from collections.abc import Sequence
 
 from dflash_sim.profiles.times.interpolation import Line, Sheet
 from dflash_sim.profiles.units import US
+from dflash_sim.profiles.ways_in import reading_csv
 
+MOST_S, MOST_SIZE = 1e3, 1e15  # of one kernel; bytes, tokens or requests
 Key = tuple[str, ...]
 Times = Sequence[float | None]
 
@@ -29,8 +31,9 @@ class Matrix:
     """
 
     def __init__(self, raw: bytes, *, cells: int) -> None:
-        rows = csv.reader(raw.decode().splitlines())
-        header = next(rows, [])
+        with reading_csv():
+            rows = list(csv.reader(raw.decode().splitlines()))
+        header = rows.pop(0) if rows else []
         first = header.index("source") + 1
         self.axis = [float(name.rpartition("=")[2]) for name in header[first:]]
         self.rows: dict[Key, Times] = {
@@ -38,10 +41,14 @@ class Matrix:
             for row in rows
         }
         found = [t for times in self.rows.values() for t in times if t is not None]
-        if len(found) != cells or min(found, default=0.0) <= 0:
+        if len(found) != cells or not all(0 < time <= MOST_S for time in found):
             msg = (
-                f"{len(found)} times under {','.join(header[:first])}, expected {cells} above zero"
+                f"{len(found)} times under {','.join(header[:first])}, expected {cells} above 0 s "
+                f"and at most {MOST_S:g} s"
             )
+            raise ValueError(msg)
+        if not all(0 <= size <= MOST_SIZE for size in self.axis) or self.axis != sorted(self.axis):
+            msg = f"sizes {self.axis}: they must rise from 0 to at most {MOST_SIZE:g}"
             raise ValueError(msg)
 
     def lines(self) -> dict[Key, Line]:

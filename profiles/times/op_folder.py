@@ -17,6 +17,8 @@ from dflash_sim.profiles.ways_in import parse_toml, read_bytes, read_text
 
 Parsed = TypeVar("Parsed")
 
+MOST_REL_ERR = 10.0
+
 
 class OpFolder:
     """One folder ``ops/<gpu>/``: ``meta.toml``, a CSV file per family that it lists, and notes.
@@ -30,7 +32,9 @@ class OpFolder:
         self.path = path
         self._parsed: dict[str, Any] = {}
         self.meta: dict[str, Any] = self._toml("meta.toml")
-        self._rel_err: dict[str, dict[str, float]] = self._try(lambda: self.meta["rel_err"])
+        self._rel_err: dict[str, dict[str, float]] = self._try(
+            lambda: _errors(self.meta["rel_err"])
+        )
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -48,7 +52,7 @@ class OpFolder:
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the bytes of all files."""
         names = ("meta.toml", "notes.toml", *(f"{family}.csv" for family in sorted(self.families)))
-        raw = self._try(lambda: b"".join((self.path / name).read_bytes() for name in names))
+        raw = self._try(lambda: b"".join(read_bytes(self.path / name) for name in names))
         return hashlib.sha256(raw).hexdigest()[:12]
 
     def table(self, family: str, parse: Callable[[Matrix], Parsed]) -> Parsed | None:
@@ -80,6 +84,17 @@ class OpFolder:
     def _try(self, read: Callable[[], Parsed]) -> Parsed:
         try:
             return read()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             msg = f"cannot read the operator tables in {self.path}: {error}"
             raise UsageError(msg) from error
+
+
+def _errors(told: Any) -> dict[str, dict[str, float]]:
+    """Return the relative errors of a folder by kind and evidence, each from 0 to 10."""
+    for kind, errors in told.items():
+        for evidence, error in errors.items():
+            if not isinstance(error, int | float) or not 0 <= error <= MOST_REL_ERR:
+                msg = f"rel_err, {kind}, {evidence} is {error!r}; it must be from 0 to 10"
+                raise ValueError(msg)
+    found: dict[str, dict[str, float]] = told
+    return found

@@ -43,7 +43,7 @@ def read_prompts(path: Path, vocab: int) -> list[tuple[int, ...]]:
 
 def _ids(said: Any, where: str, vocab: int) -> tuple[int, ...]:
     if isinstance(said, str) and said and BYTES <= vocab <= LARGEST_BYTE_LEVEL:
-        return tuple(said.encode())
+        return tuple(said.encode("utf-8", "replace"))  # half a pair of UTF-16 is a "?"
     if isinstance(said, Sequence) and said and all(type(i) is int and 0 <= i < vocab for i in said):
         return tuple(said)
     msg = f'{where}: expected {{"prompt": [token ids below {vocab}]}}'

@@ -260,7 +260,7 @@ def _rows(setup: Setup, drafter: DrafterSpec | Eagle3Spec | None) -> int:
         return 1
     if isinstance(drafter, DrafterSpec):
         trained = drafter.shape.width
-        rows = setup.block or trained
+        rows = trained if setup.block is None else setup.block
         if not 2 <= rows <= trained:
             msg = f"block {rows} is not in 2..{trained}, what {drafter.shape.name} was trained for"
             raise UsageError(msg)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Set
 from contextlib import suppress
 from ctypes import c_long
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -17,6 +18,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, NoReturn
 
+from dflash_sim.jobs.stopping import forking, held_back
+from dflash_sim.jobs.worker import with_parent
 from dflash_sim.realrun.job.faults import WorkerLostError
 from dflash_sim.realrun.job.messages import Command, Failure, Ready, Result, Stop
 from dflash_sim.realrun.job.setup import Fitted
@@ -68,7 +71,7 @@ class Crew:
         self.close()
 
     def _start(self) -> None:
-        setup, torchrun = self.fitted.setup, Torchrun.of_environment()
+        fitted, setup, torchrun = self.fitted, self.fitted.setup, Torchrun.of_environment()
         forks = setup.device == "cpu"
         context: Any = get_context("fork" if forks else "spawn")
         self.beats = context.RawArray(c_long, setup.tp)
@@ -80,22 +83,24 @@ class Crew:
         for rank in range(setup.tp - len(callers)):
             ours, theirs = context.Pipe()
             self.links.append(ours)
+            call = partial(work, rank, fitted, rendezvous=meeting, build=builder(fitted))
+            if forks:
+                own = {"inherited": [*self.links, *callers], "cores": cores and cores[1]}
+                target: Any = partial(call, **own)
+            else:  # torch takes seconds to be loaded, in which the scheduler may end
+                target = partial(with_parent, pickle.dumps(call))
             process = context.Process(
-                target=work,
-                args=(rank, self.fitted, theirs, meeting, self.beats, builder(self.fitted)),
-                kwargs={
-                    "inherited": [*self.links, *callers] if forks else [],
-                    "cores": cores and cores[1],
-                },
+                target=target,
+                kwargs={"link": theirs, "beats": self.beats},
                 name=f"dflash-sim-rank-{rank}",
                 daemon=True,
             )
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), forking():
                 # Python 3.12 warns of forks beside threads; the workers take that into account.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
+                self.processes[rank] = process
             theirs.close()
-            self.processes[rank] = process
             self._poll.register(process.sentinel, select.POLLIN)
         self._before = keep_to(cores and cores[0])
         self._spins = cores is not None
@@ -200,14 +205,15 @@ class Crew:
                 self.send(Stop())
             for process in self.processes.values():
                 process.join(GOODBYE_S)
-        for process in self.processes.values():
-            if process.is_alive():
-                process.kill()
-            process.join()
-            process.close()
-        for link in self.links:
-            link.close()
-        self.processes, self.links = {}, []
+        with held_back():  # a second Ctrl-C
+            for process in self.processes.values():
+                if process.is_alive():
+                    process.kill()
+                process.join()
+                process.close()
+            for link in self.links:
+                link.close()
+            self.processes, self.links = {}, []
         keep_to(self._before)
         self._folder.cleanup()
         torchrun = Torchrun.of_environment()

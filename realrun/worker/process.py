@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from ctypes import Array, c_long
 from datetime import timedelta
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
@@ -19,6 +20,7 @@ from typing import Any, NoReturn, TypeAlias
 import torch
 import torch.distributed as dist
 
+from dflash_sim.jobs.stopping import forked
 from dflash_sim.kernels.backend import backend_for
 from dflash_sim.kernels.comm import Comm, OneRank
 from dflash_sim.kernels.heap import keep_heap
@@ -63,8 +65,8 @@ def work(
     cores
         Where to run.
     """
-    torch.set_num_threads(1)  # first: after a fork, more threads than one would wait for ever
     prepare_process(crowded=fitted.setup.device == "cpu" and fitted.setup.tp > 1)
+    torch.set_num_threads(1)  # after a fork, more threads than one would wait for ever
     keep_to(cores)
     for end in inherited:
         end.close()
@@ -99,11 +101,14 @@ def prepare_process(*, crowded: bool) -> None:
 
     Ranks that share cores shall not preempt each other inside collectives: ``SCHED_BATCH``.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    forked()
     keep_heap()
     if sys.platform == "linux":
         with suppress(OSError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it was gone before that
+            os._exit(0)
         if crowded:
             with suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

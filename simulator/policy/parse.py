@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.policies import LadderSlot, PolicySheet, load_policies
+from dflash_sim.profiles.ways_in import UnreadableError, parse_json
 from dflash_sim.simulator.engine.scheduler import Req
 from dflash_sim.simulator.policy.draft_budget import Confidence, Oracle
 from dflash_sim.simulator.policy.ema_ladder import EmaLadder
@@ -149,7 +150,7 @@ def _clipped(slots: Sequence[LadderSlot], block: int) -> tuple[LadderSlot, ...]:
 
 def _own_ladder(body: str, block: int, sheet: PolicySheet) -> LadderSlot:
     words = body.split(",")
-    if not all(re.fullmatch(r"\s*\d+\s*", word) for word in words):
+    if not all(re.fullmatch(r"\s*\d{1,9}\s*", word) for word in words):
         msg = f"'{body}' is no list of draft counts"
         raise UsageError(msg)
     drafts = tuple(int(word) for word in words)
@@ -192,8 +193,8 @@ def _spread(body: str) -> float:
 def _table(body: str, block: int) -> tuple[tuple[int, int, int], ...]:
     """Rows one after the other from batch 1, none wider than the block."""
     try:
-        raw = json.loads(body)
-    except json.JSONDecodeError:
+        raw = parse_json(body)
+    except UnreadableError:
         raw = None
     if not isinstance(raw, list) or not raw or not all(map(_is_row, raw)):
         msg = f"'{body}' is no list of [from, to, drafts]"

@@ -23,6 +23,9 @@ from dflash_sim.realrun.launch import fit_requests, serve
 from dflash_sim.realrun.row import Row, observed_row
 from dflash_sim.studies.trace.perfetto import Timeline, trace_json
 
+MOST_REQUESTS, MOST_TOKENS = 1_000_000, 100_000_000  # of one run, and of its random prompts
+LEAST_RATE, MOST_RATE = 1e-6, 1e9  # arrivals [1/s]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -134,15 +137,27 @@ class Job:
             timeout_s=o.timeout,
             cuda_graphs=o.cuda_graphs,
         )
+        if o.num_prompts > MOST_REQUESTS:
+            msg = f"--num-prompts {o.num_prompts}: one run has {MOST_REQUESTS:,} requests at most"
+            raise UsageError(msg)
         if o.isl is not None:  # before so many tokens are drawn
+            if o.isl * o.num_prompts > MOST_TOKENS:
+                msg = (
+                    f"{o.num_prompts} random prompts of {o.isl} tokens: one run draws "
+                    f"{MOST_TOKENS:,} at most; give a smaller --isl or --num-prompts"
+                )
+                raise UsageError(msg)
             fit(self.setup, longest_text=o.isl + o.max_new_tokens)
         texts = _texts(self.setup, o.model, o.prompts, o.isl, count=o.num_prompts)
         # What is imposed may hold any token.
         stop = frozenset[int]() if o.ignore_eos or o.accept_length else target.end_tokens
         asked = [Request(prompt=t, max_new_tokens=o.max_new_tokens, stop=stop) for t in texts]
         if o.rate is not None:
-            if not o.rate > 0:
-                msg = f"--rate {o.rate:g}: arrivals per second must be positive"
+            if not LEAST_RATE <= o.rate <= MOST_RATE:
+                msg = (
+                    f"--rate {o.rate:g}: arrivals per second must be from {LEAST_RATE:g} to "
+                    f"{MOST_RATE:g}"
+                )
                 raise UsageError(msg)
             moments = poisson_arrivals(len(asked), rate=o.rate, seed=o.seed)
             asked = [replace(r, arrival_s=at) for r, at in zip(asked, moments, strict=True)]

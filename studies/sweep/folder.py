@@ -159,8 +159,8 @@ class SweepFolder:
         return found
 
     def _number(self, path: Path, line: bytes) -> int:
-        with suppress(ValueError, KeyError, TypeError, IndexError):
-            entry = json.loads(line)
+        with suppress(ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
+            entry = json.loads(line, parse_constant=_no_constant)
             number = int(entry["point"])
             if number >= 0 and entry["row"]["scenario_hash"] == self.names[number]:
                 return number
@@ -228,11 +228,18 @@ def read_study(folder: Path) -> dict[str, Any]:
     except (OSError, UnreadableError) as error:
         msg = f"cannot read {path}: {error}; choose another folder with -o."
         raise UsageError(msg) from error
-    parts = [found.get(n) for n in ("scenario", "grid")] if isinstance(found, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts):
+    whole = found if isinstance(found, dict) else {}
+    scenario, grid = whole.get("scenario"), whole.get("grid")
+    listed = isinstance(grid, dict) and all(isinstance(values, list) for values in grid.values())
+    if not (isinstance(scenario, dict) and listed):
         msg = f"{path} describes no study; choose another folder with -o."
         raise UsageError(msg)
-    return dict(found)
+    return dict(whole)
+
+
+def _no_constant(word: str) -> Any:
+    """Refuse NaN and infinities, which no row of ours has."""
+    raise ValueError(word)
 
 
 def digest(names: Sequence[str]) -> str:

@@ -77,6 +77,7 @@ COVERED = {
         "studies/show: figures files sheet_lists terminal titles",
     ],
     "jobs/test_endings": ["processes worker"],
+    "trust/test_kills": ["jobs: stopping"],
     "jobs/test_pool": ["crew supervisor"],
     "kernels/layers/test_checkpoint": ["shard spec"],
     "kernels/models/test_blocks": ["block_heads", "kernels/layers: convolution"],
@@ -87,8 +88,8 @@ COVERED = {
     "kernels/triton/test_moe": ["configs", "kernels: heap"],
     "kernels/triton/test_compile_check": ["compile_cases launch"],
     "profiles/releases/test_calibration": ["server_levels"],
-    "profiles/releases/test_engine_sheet": ["engine_records memory_rules", "profiles: typed_table"],
-    "profiles/test_profiles": ["errors find load quantity_sheet sheets units"],
+    "profiles/releases/test_engine_sheet": ["engine_records memory_rules"],
+    "profiles/test_profiles": ["find load quantity_sheet sheets units"],
     "profiles/networks/test_quantized": ["profiles/quantization: module_names statements"],
     "profiles/networks/test_networks": [
         "attention hf_config layers mlps recurrent vision weight",

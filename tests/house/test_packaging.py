@@ -9,6 +9,8 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections import Counter
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,47 @@ def test_typed_and_licensed(wheel_names: set[str]) -> None:
         assert any(n.endswith(f".dist-info/licenses/{text}") for n in wheel_names)
 
 
+def test_nothing_else_is_shipped(wheel_names: set[str]) -> None:
+    """Code, sheets, tables, the tiny pair and what a report is made of; nothing else."""
+    inside = {n for n in wheel_names if not n.split("/")[0].endswith(".dist-info")}
+    endings = Counter(Path(name).suffix or Path(name).name for name in inside)
+    others = {".md", ".jsonl", ".safetensors", ".css", ".js", ".typed", ".py"}
+    assert set(endings) <= DATA | others
+    assert endings[".safetensors"] <= 6
+    about = {Path(n).name for n in wheel_names - inside}
+    assert about >= {"METADATA", "RECORD", "LICENSE", "NOTICE", "entry_points.txt"}
+    hidden = [n for n in inside if any(part.startswith(".") for part in n.split("/"))]
+    assert hidden == []
+
+
+def test_the_notice_names_whose_work_is_in_it(archives: tuple[Path, Path]) -> None:
+    """Folders of operator times say which package they are from, and the notice has its licence."""
+    notice = wheel_text(archives, "licenses/NOTICE")
+    licence = wheel_text(archives, "licenses/LICENSE")
+    assert licence == (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "License-Expression: Apache-2.0" in wheel_text(archives, "METADATA")
+    notes = [p.read_text(encoding="utf-8") for p in ROOT.glob("profiles/ops/*/notes.toml")]
+    assert notes
+    assert all("aiconfigurator" in text for text in notes)
+    assert "aiconfigurator-core" in notice
+    assert "Apache License, Version 2.0" in notice
+
+
+PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|PSF|Python Software Foundation|ISC|0BSD)\b")
+
+
+def test_what_it_rests_on_is_permissive() -> None:
+    """The licence that each package of the plain install states of itself."""
+    for line in PYPROJECT["project"]["dependencies"]:
+        about = metadata.metadata(re.split(r"[<>=]", line)[0])
+        first = (about.get("License") or "").strip().partition("\n")[0]  # not what it bundles
+        said = [about.get("License-Expression"), first]
+        said += [c for c in about.get_all("Classifier", []) if c.startswith("License")]
+        told = " ".join(filter(None, said))
+        assert PERMISSIVE.search(told), f"{line}: {told[:80]}"
+        assert not re.search(r"\bA?GPL", told), line
+
+
 @pytest.mark.parametrize("folder", sorted(NOT_SHIPPED))
 def test_left_at_home(wheel_names: set[str], folder: str) -> None:
     assert not [n for n in wheel_names if n.startswith(f"dflash_sim/{folder}/")]
@@ -129,7 +172,9 @@ def test_sdist_holds_the_checkout(archives: tuple[Path, Path]) -> None:
         "README.md",
         "CHANGELOG.md",
         "Makefile",
+        "SECURITY.md",
         ".ci/run",
+        ".ci/audit",
         ".ci/lowest.txt",
         "tests/house/test_packaging.py",
     }

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from programs import Program
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 
@@ -44,52 +44,6 @@ except KeyboardInterrupt:
 PATIENCE_S = 20.0
 
 
-class Program:
-    """A program in a session of its own, so that all its processes are known."""
-
-    def __init__(self, *words: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def processes(self) -> set[int]:
-        """Living processes of the session."""
-        found = set()
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-                if int(session) == self.process.pid and state != "Z":
-                    found.add(int(path.parent.name))
-        return found
-
-    def heard(self, word: str, times: int = 1) -> None:
-        """Wait until the program has said a word."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            times -= line.strip() == word
-            if not times:
-                return
-        raise AssertionError(self.process.communicate())
-
-    def left(self, patience_s: float = PATIENCE_S) -> set[int]:
-        """Processes that are still there when everything has had time to end."""
-        end_s = time.monotonic() + patience_s
-        while self.processes() and time.monotonic() < end_s:
-            time.sleep(0.01)
-        return self.processes()
-
-    def end(self) -> str:
-        """Kill whatever is left; return what was said on stderr."""
-        for pid in self.processes():
-            with suppress(ProcessLookupError):  # it has ended meanwhile
-                os.kill(pid, signal.SIGKILL)
-        return self.process.communicate()[1]
-
-
 @pytest.fixture
 def busy(request: pytest.FixtureRequest) -> Iterator[Program]:
     """A program whose workers are in the middle of long tasks."""
@@ -106,7 +60,7 @@ class TestKilled:
     def test_no_worker_outlives_it(self, busy: Program, how: signal.Signals) -> None:
         busy.process.send_signal(how)
         assert busy.process.wait() == -how
-        assert busy.left() == set()
+        assert busy.left(PATIENCE_S) == set()
 
     @pytest.mark.parametrize("busy", [THEIRS], indirect=True, ids=["theirs"])
     def test_control(self, busy: Program, how: signal.Signals) -> None:
@@ -130,13 +84,13 @@ class TestInterrupted:
         program.heard("begun")
         time.sleep(random.Random(seed).uniform(0, 0.4))
         assert interrupted(program) == (130, "")
-        assert program.left() == set()
+        assert program.left(PATIENCE_S) == set()
 
     @pytest.mark.parametrize("busy", [OURS], indirect=True, ids=["ours"])
     def test_twice_in_a_row_leaves_no_worker(self, busy: Program) -> None:
         busy.process.send_signal(signal.SIGINT)
         interrupted(busy)
-        assert busy.left() == set()
+        assert busy.left(PATIENCE_S) == set()
 
     @pytest.mark.parametrize("busy", [THEIRS], indirect=True, ids=["theirs"])
     def test_control(self, busy: Program) -> None:
