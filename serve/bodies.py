@@ -35,7 +35,8 @@ class Common(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=100)
-    n: Annotated[int, Field(ge=1)] = 1
+    n: Annotated[int, Field(ge=1)] | None = 1
+    best_of: Annotated[int, Field(ge=1)] | None = 1
 
 
 class Completion(Common):
@@ -69,7 +70,7 @@ class Sampling(BaseModel):
     min_new_tokens: Count = 0
     ignore_eos: bool = False
     temperature: float | None = Field(None, ge=0, le=100)
-    n: Annotated[int, Field(ge=1)] = 1
+    n: Annotated[int, Field(ge=1)] | None = 1
 
 
 class Generate(BaseModel):
@@ -85,7 +86,6 @@ class Generate(BaseModel):
 
 # What would change the speed of an answer, or its form; null, false and empty are as if not given.
 _UNSERVED: Mapping[str, str] = {
-    "best_of": "one answer a request is served",
     "logprobs": "log probabilities are not computed",
     "top_logprobs": "log probabilities are not computed",
     "return_logprob": "log probabilities are not computed",
@@ -133,10 +133,12 @@ def read_body(kind: type[BaseModel], data: object) -> Any:
     if isinstance(form, dict) and form.get("type", "text") != "text":
         msg = "response_format: answers are not constrained here; leave it out."
         raise Refused(msg)
-    many = body.sampling_params.n if isinstance(body, Generate) else body.n
-    if many != 1:
-        msg = f"n: one answer a request is served, not {many}."
-        raise Refused(msg)
+    asked = body.sampling_params if isinstance(body, Generate) else body
+    for name in ("n", "best_of"):
+        many = getattr(asked, name, 1)
+        if many not in (1, None):
+            msg = f"{name}: one answer a request is served, not {many}."
+            raise Refused(msg)
     return body
 
 

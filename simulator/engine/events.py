@@ -316,7 +316,7 @@ class EventEngine:
         self.scheduler.idle()
         if not self.arrivals:
             yield self._nothing_comes()
-        wait = self.arrivals[0][0] - self.env.now
+        wait = self.arrivals[0][0] - self.env.now if self.arrivals else 0.0
         if wait > 0:
             yield self.env.timeout(wait)
 
