@@ -17,6 +17,7 @@ from dflash_sim.commands.options import PROGRAM, Help, tell
 from dflash_sim.commands.plan import plan
 from dflash_sim.commands.predict import predict
 from dflash_sim.commands.run import run as run_
+from dflash_sim.commands.serve import serve
 from dflash_sim.commands.sweep import sweep
 from dflash_sim.commands.trace import trace
 from dflash_sim.commands.ui import ui
@@ -45,6 +46,7 @@ app.command()(trace)
 app.command()(compare)
 app.command()(validate)
 app.command("run")(run_)
+app.command()(serve)
 app.command("list")(list_)
 app.add_typer(calibrate, name="calibrate")
 

@@ -163,17 +163,19 @@ class EventEngine:
             return
         while self.arrivals and self.arrivals[0][0] <= self.env.now:
             _, rid = heappop(self.arrivals)
-            row = 0 if self.draws.shared else rid
-            w = self.workload
-            self.scheduler.waiting.append(
-                Req(
-                    rid,
-                    isl=int(w.isl[rid]),
-                    osl=int(w.osl[rid]),
-                    cached=int(w.cached[rid]),
-                    commits=self.draws.commits[row, : self._width(rid)].tolist(),
-                )
-            )
+            self.scheduler.waiting.append(self._request(rid))
+
+    def _request(self, rid: int) -> Req:
+        """Return the request as the scheduler sees it when it comes."""
+        row = 0 if self.draws.shared else rid
+        w = self.workload
+        return Req(
+            rid,
+            isl=int(w.isl[rid]),
+            osl=int(w.osl[rid]),
+            cached=int(w.cached[rid]),
+            commits=self.draws.commits[row, : self._width(rid)].tolist(),
+        )
 
     def _width(self, rid: int) -> int:
         return int(self.draws.cycles[rid]) + 1 if not self.draws.shared else 0
@@ -259,8 +261,12 @@ class EventEngine:
                 self.scheduler.prefilled(r)
                 if r.generated == 1:
                     self.log.first_token(r.rid, now, cached=r.cached)
+            self._streamed(r)
             if r.generated >= r.osl:
                 self._finish(r, now)
+
+    def _streamed(self, r: Req) -> None:
+        """Tokens of a request have left the scheduler, ``r.generated`` of them in all."""
 
     def _verified(self, batch: Batch) -> None:
         """A step's result is on the host."""
@@ -309,11 +315,15 @@ class EventEngine:
         self.log.idle()
         self.scheduler.idle()
         if not self.arrivals:
-            msg = "the engine is idle with requests unanswered"
-            raise RuntimeError(msg)
-        wait = self.arrivals[0][0] - self.env.now
+            yield self._nothing_comes()
+        wait = self.arrivals[0][0] - self.env.now if self.arrivals else 0.0
         if wait > 0:
             yield self.env.timeout(wait)
+
+    def _nothing_comes(self) -> simpy.Event:
+        """Return what to wait for with nothing to run and nothing on its way."""
+        msg = "the engine is idle with requests unanswered"
+        raise RuntimeError(msg)
 
     def _spend(self, stage: str, seconds: float, iteration: int) -> Steps:
         start = self.env.now

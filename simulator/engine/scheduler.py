@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 from dflash_sim.simulator.engine.radix_cache import Match, Node, RadixCache
-from dflash_sim.simulator.requests.prompts import Prompts
+from dflash_sim.simulator.requests.prompts import Texts
 from dflash_sim.simulator.requests.workload import Workload
 
 
@@ -110,7 +110,7 @@ class Scheduler:
     """
 
     limits: Limits
-    prompts: Prompts | None = None
+    prompts: Texts | None = None
     waiting: deque[Req] = field(default_factory=deque)
     running: list[Req] = field(default_factory=list)
     batch_is_full: bool = False
@@ -124,6 +124,10 @@ class Scheduler:
     def __post_init__(self) -> None:
         self.new_token_ratio = self.limits.new_token_ratio_init
         self.cache: RadixCache | None = None
+        self.flush_cache()
+
+    def flush_cache(self) -> None:
+        """Begin with an empty prefix cache; no request may be running."""
         if self.prompts is not None and self.limits.cache_unit:
             self.cache = RadixCache(self.limits.cache_unit, states=self.limits.state_slots > 0)
 
@@ -326,6 +330,10 @@ class Scheduler:
         if self.cache is None or self.prompts is None:
             return
         self.cache.insert(self.prompts.answered[req.rid], req.isl + req.osl - 1)
+        self._let_go(req)
+
+    def dropped(self, req: Req) -> None:
+        """A request was taken back: what it read may go."""
         self._let_go(req)
 
     def _look_up(self, req: Req) -> Match | None:

@@ -6,10 +6,28 @@ alike: of two that differ in length the shorter is the beginning of the longer.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 Text: TypeAlias = tuple[tuple[int, int], ...]
 Units: TypeAlias = list[tuple[tuple[int, ...], int, int]]  # name, first of its units, how many
+
+
+class TextOf(Protocol):
+    """A text by the number of its request."""
+
+    def __getitem__(self, rid: int, /) -> Text: ...
+
+
+class Texts(Protocol):
+    """What a prefix cache asks of the requests it serves."""
+
+    @property
+    def asked(self) -> TextOf:
+        """Prompts."""
+
+    @property
+    def answered(self) -> TextOf:
+        """Prompts with their answers, as far as later prompts may repeat them."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,13 @@ def begins_with(text: Text, other: Text) -> bool:
     if len(text) <= last or text[:last] != other[:last]:
         return False
     return text[last][0] == other[last][0] and text[last][1] >= other[last][1]
+
+
+def text_of_ids(ids: Sequence[int], unit: int) -> Text:
+    """A text of token ids in pieces of ``unit`` tokens, each named by what it holds."""
+    return tuple(
+        (hash(tuple(ids[i : i + unit])), min(unit, len(ids) - i)) for i in range(0, len(ids), unit)
+    )
 
 
 def in_units(text: Text, unit: int) -> Units:

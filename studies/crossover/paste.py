@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dflash_sim.profiles.policies import load_policies
+from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.crossover.advice import Choice, choices
 from dflash_sim.studies.crossover.search import Crossover, Curve
 from dflash_sim.studies.show.launch import draft_path, sglang_flags

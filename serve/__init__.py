@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server that answers with simulated timing, or with our own engine."""

@@ -1,0 +1,210 @@
+"""Bodies of requests: what is read of them, and what is refused by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dflash_sim.serve.backend import Ask, RefusedError
+from dflash_sim.serve.tokens import Tokens
+
+DEFAULT_TOKENS = 16  # of /v1/completions, as OpenAI has it
+NATIVE_TOKENS = 128  # of /generate, as SGLang has it
+MOST = 2**31
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)]
+
+
+class StreamOptions(BaseModel):
+    """What a stream says beside its text."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class Common(BaseModel):
+    """What completions and chats have in common."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    model: str | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    min_tokens: Count = 0
+    ignore_eos: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(None, ge=0, le=100)
+    n: Annotated[int, Field(ge=1)] | None = 1
+    best_of: Annotated[int, Field(ge=1)] | None = 1
+
+
+class Completion(Common):
+    """``/v1/completions``."""
+
+    prompt: str | Ids | list[str] | list[Ids]
+
+
+class Message(BaseModel):
+    """A message of a chat; parts that are no text are refused."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class Chat(Common):
+    """``/v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST)] | None = None
+
+
+class Sampling(BaseModel):
+    """``sampling_params`` of ``/generate``."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=MOST)] | None = NATIVE_TOKENS
+    min_new_tokens: Count = 0
+    ignore_eos: bool = False
+    temperature: float | None = Field(None, ge=0, le=100)
+    n: Annotated[int, Field(ge=1)] | None = 1
+
+
+class Generate(BaseModel):
+    """SGLang's own ``/generate``."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    text: str | None = None
+    input_ids: Ids | None = None
+    sampling_params: Sampling = Sampling()
+    stream: bool = False
+
+
+# What would change the speed of an answer, or its form; null, false and empty are as if not given.
+_UNSERVED: Mapping[str, str] = {
+    "logprobs": "log probabilities are not computed",
+    "top_logprobs": "log probabilities are not computed",
+    "return_logprob": "log probabilities are not computed",
+    "echo": "the prompt is not repeated",
+    "tools": "tools are not called",
+    "regex": "answers are not constrained",
+    "json_schema": "answers are not constrained",
+    "ebnf": "answers are not constrained",
+    "structural_tag": "answers are not constrained",
+    "lora_path": "adapters are not simulated",
+    "image_data": "images are not read",
+    "audio_data": "sound is not read",
+    "video_data": "videos are not read",
+    "input_embeds": "prompts are text or ids",
+    "bootstrap_host": "prefill is not done elsewhere",
+}
+
+
+def read_body(kind: type[BaseModel], data: object) -> Any:
+    """Return a body that is checked.
+
+    Raises
+    ------
+    RefusedError
+        A field has no meaning, or asks for what is not served.
+    """
+    if not isinstance(data, dict):
+        msg = "the body is no JSON object."
+        raise RefusedError(msg)
+    try:
+        body = kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:120]
+        msg = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}."
+        raise RefusedError(msg) from None
+    given = dict(data)
+    if isinstance(body, Generate):
+        given |= dict(data.get("sampling_params") or {})
+    for name, why in _UNSERVED.items():
+        if given.get(name):
+            msg = f"{name}: {why} here; leave it out."
+            raise RefusedError(msg)
+    form = given.get("response_format")
+    if isinstance(form, dict) and form.get("type", "text") != "text":
+        msg = "response_format: answers are not constrained here; leave it out."
+        raise RefusedError(msg)
+    asked = body.sampling_params if isinstance(body, Generate) else body
+    for name in ("n", "best_of"):
+        many = getattr(asked, name, 1)
+        if many not in (1, None):
+            msg = f"{name}: one answer a request is served, not {many}."
+            raise RefusedError(msg)
+    return body
+
+
+def prompts_of(body: Completion, tokens: Tokens) -> list[Sequence[int]]:
+    """Token ids of each prompt of a completion."""
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [tokens.ids(prompt)]
+    if not prompt:
+        msg = "prompt: it is empty."
+        raise RefusedError(msg)
+    if isinstance(prompt[0], int):
+        return [prompt]  # type: ignore[list-item]
+    return [tokens.ids(p) if isinstance(p, str) else p for p in prompt]  # type: ignore[misc]
+
+
+def chat_text(body: Chat) -> str:
+    """The conversation as one text, role by role."""
+    return "".join(f"<|{m.role}|>\n{_said(m)}\n" for m in body.messages) + "<|assistant|>\n"
+
+
+def _said(message: Message) -> str:
+    if isinstance(message.content, str) or message.content is None:
+        return message.content or ""
+    for part in message.content:
+        if part.get("type") != "text" or not isinstance(part.get("text"), str):
+            msg = f"messages: a part of type {str(part.get('type'))[:40]!r} is not read; text is."
+            raise RefusedError(msg)
+    return "".join(part["text"] for part in message.content)
+
+
+def ask(
+    prompt: Sequence[int],
+    *,
+    max_tokens: int | None,
+    min_tokens: int,
+    ignore_eos: bool,
+    context_length: int,
+    default: int | None,
+    kind: Literal["max_tokens", "max_new_tokens"] = "max_tokens",
+) -> Ask:
+    """A request that fits the context.
+
+    Raises
+    ------
+    RefusedError
+        It does not fit, in the words of SGLang.
+    """
+    room = context_length - len(prompt)
+    if room < 1:
+        msg = (
+            f"The input ({len(prompt)} tokens) is longer than the model's context length "
+            f"({context_length} tokens)."
+        )
+        raise RefusedError(msg)
+    if max_tokens is None:
+        max_tokens = room if default is None else min(default, room)
+    if max_tokens > room:
+        msg = (
+            f"Requested token count exceeds the model's maximum context length of {context_length} "
+            f"tokens. You requested a total of {len(prompt) + max_tokens} tokens: {len(prompt)} "
+            f"tokens from the input messages and {max_tokens} tokens for the completion."
+        )
+        raise RefusedError(msg)
+    if min_tokens > max_tokens:
+        name = kind.replace("max", "min")
+        msg = f"{name}: {min_tokens} is above {kind} {max_tokens}."
+        raise RefusedError(msg)
+    return Ask(prompt, max_tokens, ignore_eos, min_tokens)

@@ -1,0 +1,98 @@
+"""The process that listens: loopback by default, drained on SIGTERM."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.serve.app import Routes, application
+
+DRAIN_S = 30.0  # running answers may take so long after SIGTERM
+
+
+def check_address(host: str, api_key: str | None) -> None:
+    """Refuse to listen beyond this machine without a key.
+
+    Raises
+    ------
+    UsageError
+        The address is no loopback one, and there is no API key.
+    """
+    if api_key or host == "localhost":
+        return
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    except ValueError:
+        pass
+    msg = f"--host {host} lets others in; give --api-key KEY with it, or leave it at 127.0.0.1."
+    raise UsageError(msg)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises
+    ------
+    UsageError
+        The address is not ours, or the port is taken.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((host, port))
+        except OSError:
+            found.close()
+            raise
+    except OSError as error:
+        msg = f"cannot listen at {host}:{port}: {error.strerror}; give another --port or --host."
+        raise UsageError(msg) from None
+    return found
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that refuses new requests while it ends those that run."""
+
+    def __init__(self, config: uvicorn.Config, routes: Routes) -> None:
+        super().__init__(config)
+        self.routes = routes
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Begin to drain; a second signal ends at once."""
+        self.routes.draining = True
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
+
+def serve(
+    routes: Routes,
+    listening: socket.socket,
+    *,
+    api_key: str | None = None,
+    ready: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Answer until a signal comes; running answers are ended first."""
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    config = uvicorn.Config(
+        application(routes, api_key=api_key),
+        log_level="error",
+        access_log=False,
+        timeout_graceful_shutdown=int(DRAIN_S),
+        backlog=1024,
+    )
+    server = Server(config, routes)
+
+    async def run() -> None:
+        work = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started and not work.done():
+            await asyncio.sleep(0.01)
+        if not work.done():
+            ready(f"http://{shown}:{port}")
+        await work
+
+    asyncio.run(run())
