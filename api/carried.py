@@ -8,7 +8,7 @@ from rich.console import RenderableType
 
 from dflash_sim.api.question import Config, Question, asked, takes_question
 from dflash_sim.api.show import Paged
-from dflash_sim.simulator.fleet.fleet import ROUTERS
+from dflash_sim.simulator.fleet.routers import ROUTERS
 from dflash_sim.studies.plan.most import DURATION_S, Most, most
 from dflash_sim.studies.plan.most_page import MostPage, rows, said, to_json
 from dflash_sim.studies.plan.question import numbers_of, owned

@@ -13,7 +13,7 @@ from dflash_sim.api.show import Paged, counted
 from dflash_sim.api.spoken import spoken
 from dflash_sim.calibrate.observations.launch_router import router_of_launch
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.simulator.fleet.fleet import ROUTERS
+from dflash_sim.simulator.fleet.routers import ROUTERS
 from dflash_sim.studies.plan.deploy import compose, kubernetes
 from dflash_sim.studies.plan.over_long import CHOICES as OVER_LONG
 from dflash_sim.studies.plan.page import PlanPage

@@ -184,11 +184,13 @@ class Routes:
 
         work = asyncio.gather(*(text(answer) for answer in answers))
         gone = asyncio.ensure_future(_disconnected(request))
+        gone.add_done_callback(lambda _: work.cancel())
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientDisconnect
-            return list(work.result())
+            return list(await work)
+        except asyncio.CancelledError:
+            if not gone.done() or gone.cancelled():
+                raise
+            raise ClientDisconnect from None
         finally:
             gone.cancel()
             work.cancel()

@@ -80,7 +80,7 @@ class Generate(BaseModel):
 
     text: str | None = None
     input_ids: Ids | None = None
-    sampling_params: Sampling = Sampling()
+    sampling_params: Sampling = Field(default_factory=lambda: Sampling.model_validate({}))
     stream: bool = False
 
 
@@ -151,8 +151,8 @@ def prompts_of(body: Completion, tokens: Tokens) -> list[Sequence[int]]:
         msg = "prompt: it is empty."
         raise RefusedError(msg)
     if isinstance(prompt[0], int):
-        return [prompt]  # type: ignore[list-item]
-    return [tokens.ids(p) if isinstance(p, str) else p for p in prompt]  # type: ignore[misc]
+        return [prompt]
+    return [tokens.ids(p) if isinstance(p, str) else p for p in prompt]
 
 
 def chat_text(body: Chat) -> str:

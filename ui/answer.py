@@ -9,8 +9,8 @@ from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.row import to_row
 from dflash_sim.studies.explain.explain import explain, to_json
 from dflash_sim.studies.predict.memory import memory_row
+from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.titles import method_title, phase_title, title
-from dflash_sim.ui.launch import launch_command
 from dflash_sim.ui.meanings import PHASES
 from dflash_sim.ui.state import scenario_of
 

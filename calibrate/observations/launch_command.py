@@ -175,7 +175,7 @@ def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> Launc
     parsed = _Parsed(environment=dict(launch.environment), build=build or tag)
     for one in written(launch.arguments, model_first=launch.serves):
         parsed.take(one)
-    fields = parsed.scenario() | client
+    fields = parsed.scenario() | dict(client)
     if launch.router:
         parsed.left.append((" ".join(launch.router), WHY))
     left = [*parsed.left, *check_environment(launch.environment)]

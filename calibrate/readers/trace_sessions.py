@@ -64,7 +64,7 @@ def in_turns(rows: Rows, kind: TraceFormat, notes: list[str]) -> Turns:
             raise _untimed(where, kind, delay)
         else:
             delays.append(None)
-            at.append(_amount(time, kind.time, where) if kind.time else 0.0)
+            at.append((_amount(time, kind.time, where) or 0.0) if kind.time else 0.0)
         before.append(own)
         if known:
             last[session] = i

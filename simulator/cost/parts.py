@@ -15,6 +15,7 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 
 Price = TypeVar("Price")
 Known: TypeAlias = dict[Hashable, tuple[Any, frozenset[str]]]  # with the constants it rests on
+
 EVIDENCE = ("measured", "fitted", "roofline", "assumed")
 # Components of a price as an array: seconds by evidence, then the parts of them that are
 # communication, and that lie between kernels.
@@ -66,12 +67,6 @@ class Cost:
         slots[EVIDENCE.index(evidence)] = seconds
         a, b, c, d = slots
         return Cost((a, b, c, d), seconds if comm else 0.0, seconds if idle else 0.0)
-
-
-Price = TypeVar("Price")
-
-
-Known: TypeAlias = dict[Hashable, tuple[Any, frozenset[str]]]
 
 
 @dataclass

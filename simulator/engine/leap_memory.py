@@ -67,7 +67,8 @@ class KvMemory:
     def _committed(self, rids: Tokens, step: int) -> Tokens:
         """Tokens that decode steps before ``step`` committed for each request."""
         seen = np.minimum(np.maximum(0, step - self._came[rids]), self._cycles[rids])
-        return self._before[self._at[rids] + seen]
+        found: Tokens = self._before[self._at[rids] + seen]
+        return found
 
     def look(self, step: int, *, cached: int, lag: int, fresh: tuple[Req, ...]) -> None:
         """Tell the scheduler what it knows before it looks for a prefill.

@@ -176,7 +176,8 @@ class LiveEngine(EventEngine):
     @property
     def totals(self) -> Totals:
         """What has been counted since the start."""
-        return self.log.totals
+        totals: Totals = self.log.totals
+        return totals
 
     @property
     def now_s(self) -> float:

@@ -11,7 +11,7 @@ from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.load import load_device, load_model
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.methods import PLAIN
-from dflash_sim.simulator.fleet.fleet import ROUTERS
+from dflash_sim.simulator.fleet.routers import ROUTERS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.question import Given, as_yaml, left_out, scenarios
 from dflash_sim.studies.ask.ranges import whole_numbers

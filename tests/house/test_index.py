@@ -175,7 +175,7 @@ COVERED = {
     ],
     "studies/trace/test_perfetto": ["simulated", "commands: trace"],
     "ui/test_browser": ["callbacks page panel"],
-    "ui/test_charts": ["answer bars copies curves drawing launch meanings remedies view"],
+    "ui/test_charts": ["answer bars copies curves drawing meanings remedies view"],
     "ui/test_controls": ["room"],
     "ui/test_desk": ["hand"],
     "ui/test_server": ["commands: ui"],

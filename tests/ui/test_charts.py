@@ -10,6 +10,7 @@ import pytest
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.show.chart_style import go
+from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.ui import meanings
 from dflash_sim.ui.answer import SHORT, WHOLE, Answer, Reasons, Refusal
 from dflash_sim.ui.bars import accepted, cost, cycle, memory, memory_parts, waterfall
@@ -17,7 +18,6 @@ from dflash_sim.ui.copies import report
 from dflash_sim.ui.curves import frontier, gains, interactivity_tok_s
 from dflash_sim.ui.desk import Found, Task, done
 from dflash_sim.ui.drawing import drawing
-from dflash_sim.ui.launch import launch_command
 from dflash_sim.ui.state import State, from_query
 from dflash_sim.ui.view import Measured, Plan, View, viewed
 
