@@ -25,6 +25,7 @@ AT_MEANS = "simulated at the run's mean input and output length"
 SPREAD = "lengths are not in the file: taken as uniform up to twice the run's means"
 _RANDOM = ("random", "random-ids")  # data sets whose lengths are drawn uniformly
 _TEXTS = ("sharegpt",)  # data sets of real texts, whose lengths are as spread at the least
+STEPS = "verify_steps"  # of this run alone, summed over its requests: what our own client adds
 POOLED = "accept_length_cycle pools every step since the server started, not of this run alone"
 
 
@@ -39,17 +40,21 @@ def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
     metrics.take_same(raw, *TOTALS, *THROUGHPUTS, "concurrency")
     metrics.take_latencies(raw, dict(zip(LATENCIES, LATENCIES, strict=True)))
     server = read_server_info(inner(raw, "server_info"), names)
+    tag = word(raw, "tag")
+    told = tagged_conditions(tag, names) | server.fields
     notes = [*server.notes]
-    if raw.get("accept_length") is not None and not drafts_nothing(server.fields):
+    steps = None if drafts_nothing(told) else number(raw, STEPS)
+    if steps:
+        metrics.values["accept_length"] = metrics.get("total_output_tokens") / steps
+    elif raw.get("accept_length") is not None and not drafts_nothing(told):
         metrics.take("accept_length_cycle", raw, "accept_length")
         notes.append(POOLED)
-    tag = word(raw, "tag")
     lengths, how = _lengths(raw, metrics)
     notes += how
     return Observation(
         row=where,
         source="",
-        fields=with_lengths(tagged_conditions(tag, names) | server.fields | load(raw), lengths),
+        fields=with_lengths(told | load(raw), lengths),
         metrics=metrics.values,
         build=server.build,
         about=known(

@@ -1,0 +1,115 @@
+"""Which few cells tell most about the unknowns of a server, before any of them is measured.
+
+Where answers are straight lines in the unknowns, how much a measurement will narrow every
+prediction does not depend on its outcome. Cells are taken one at a time, each the one that takes
+most variance off the predictions of all cells for its time (Bayesian I-optimal design).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dflash_sim.calibrate.fit.gaussian import Problem, Spread
+from dflash_sim.calibrate.fit.prior import Prior
+from dflash_sim.calibrate.fit.rows import Row
+
+Floats = npt.NDArray[np.float64]
+
+_LITTLE = 0.05  # of what is left of the variance: a cell that takes off less is not worth its time
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Rows to measure, in this order, and what they are worth.
+
+    Parameters
+    ----------
+    order
+        Indices of the candidates.
+    before, after
+        Standard deviation of a prediction, the mean over all candidates, before any is measured
+        and, by row of ``order``, after it [1].
+    """
+
+    order: tuple[int, ...]
+    before: float
+    after: tuple[float, ...]
+
+
+class Design:
+    """Candidates, and what measuring some of them leaves of the doubt about all.
+
+    Parameters
+    ----------
+    slopes
+        Of the logs of the rows' metrics, shape [rows, metrics, parameters].
+    """
+
+    def __init__(self, rows: Sequence[Row], prior: Prior, slopes: Floats) -> None:
+        self.problem = Problem(rows, prior)
+        taken = self.problem.take(slopes)
+        self.explained = np.asarray(taken @ prior.covariance @ taken.T)
+        quiet = Spread(prior.discrepancy[:2], np.zeros(len(self.problem.index)))
+        self.noise = self.problem.residual(quiet)
+        self.aims = np.flatnonzero([m == rows[i].speed for i, m in self.problem.index])
+
+    def doubt(self, measured: Iterable[int]) -> float:
+        """Variance of the log of a speed, the mean over all rows, once some are measured [1]."""
+        here = set(measured)
+        seen = [k for k, (i, _) in enumerate(self.problem.index) if i in here]
+        prior = np.diagonal(self.explained)[self.aims]
+        if not seen:
+            return float(prior.mean())
+        reach = self.explained[np.ix_(self.aims, seen)]
+        inner = (self.explained + self.noise)[np.ix_(seen, seen)]
+        told = np.einsum("ij,ji->i", reach, np.linalg.solve(inner, reach.T))
+        return float(np.mean(prior - told))
+
+
+def choose_cells(
+    design: Design,
+    cost_s: Sequence[float],
+    requests: Sequence[int],
+    *,
+    seconds: float,
+    most_requests: int,
+    fewest: int,
+    done: Iterable[int] = (),
+) -> Choice:
+    """Take rows greedily until time, requests or what there is to learn are used up.
+
+    Parameters
+    ----------
+    cost_s, requests
+        What measuring each row takes.
+    fewest
+        Rows that are wanted even where little is to learn.
+    done
+        Rows that are measured already.
+    """
+    known, order, after = list(done), list[int](), list[float]()
+    before = left = design.doubt(known)
+    while True:
+        within = [
+            i
+            for i in range(len(cost_s))
+            if i not in known and cost_s[i] <= seconds and requests[i] <= most_requests
+        ]
+        if not within:
+            break
+        gains = {i: left - design.doubt([*known, i]) for i in within}
+        best = max(within, key=lambda i: gains[i] / cost_s[i])
+        enough = len(known) >= fewest
+        if enough and gains[best] < _LITTLE * left:
+            best = max(within, key=lambda i: gains[i])
+            if gains[best] < _LITTLE * left:
+                break
+        known.append(best)
+        order.append(best)
+        left -= gains[best]
+        after.append(left**0.5)
+        seconds -= cost_s[best]
+        most_requests -= requests[best]
+    return Choice(tuple(order), before**0.5, tuple(after))
