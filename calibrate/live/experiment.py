@@ -16,7 +16,7 @@ from dflash_sim.calibrate.readers.sglang_bench_serving import STEPS
 from dflash_sim.calibrate.readers.sglang_metrics import Snapshot, read_prometheus
 from dflash_sim.profiles.units import MS
 
-TURNS = 3  # answers that each client waits for, at least
+TURNS = 6  # answers that each client waits for, at least
 ENOUGH_TOKENS = 6144  # of a cell: fewer leave its accept length to chance
 _WARM_TOKENS = 8
 _FIRST_ID, _LAST_ID = 1000, 30000  # tokens that every vocabulary has, and that are no special ones

@@ -25,7 +25,9 @@ AT_MEANS = "simulated at the run's mean input and output length"
 SPREAD = "lengths are not in the file: taken as uniform up to twice the run's means"
 _RANDOM = ("random", "random-ids")  # data sets whose lengths are drawn uniformly
 _TEXTS = ("sharegpt",)  # data sets of real texts, whose lengths are as spread at the least
-STEPS = "verify_steps"  # of this run alone, summed over its requests: what our own client adds
+# What our own client adds: verify steps of this run alone, summed over its requests; and
+# ``acceptance``, with which a simulation takes as many.
+STEPS = "verify_steps"
 POOLED = "accept_length_cycle pools every step since the server started, not of this run alone"
 
 
@@ -45,10 +47,13 @@ def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
     notes = [*server.notes]
     steps = None if drafts_nothing(told) else number(raw, STEPS)
     if steps:
-        metrics.values["accept_length"] = metrics.get("total_output_tokens") / steps
+        length = metrics.get("total_output_tokens") / steps
+        metrics.values |= dict.fromkeys(("accept_length_cycle", "accept_length_harmonic"), length)
     elif raw.get("accept_length") is not None and not drafts_nothing(told):
         metrics.take("accept_length_cycle", raw, "accept_length")
         notes.append(POOLED)
+    if acceptance := word(raw, "acceptance"):
+        told["acceptance"] = acceptance
     lengths, how = _lengths(raw, metrics)
     notes += how
     return Observation(

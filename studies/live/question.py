@@ -15,6 +15,7 @@ from dflash_sim.calibrate.fit.fit import Fit
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.prior import Prior, prior_of
 from dflash_sim.calibrate.fit.rows import Row
+from dflash_sim.calibrate.live.acceptance import matched
 from dflash_sim.calibrate.live.client import Client, ServerError
 from dflash_sim.calibrate.live.design import Choice, Design, choose_cells
 from dflash_sim.calibrate.live.experiment import Cell, at_rest, measure
@@ -181,16 +182,19 @@ def plan(terms: Terms, target: Target, kept: Kept) -> Plan:
 
 def _as_rows(terms: Terms, kept: Kept, cells: Sequence[Cell]) -> tuple[Chosen, list[Cell]]:
     """Cells as rows of the fit, as if each had been measured; without those it cannot use."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "candidates.jsonl"
-        lines = [json.dumps({**_imagined(cell), **kept.same}) for cell in cells]
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        chosen = _choose(terms, path)
+    chosen = _read(terms, [{**_imagined(cell), **kept.same} for cell in cells])
     if not chosen.rows:
         why = chosen.refused[0][1].rstrip(".")
         msg = f"this server cannot be calibrated: {why}."
         raise UsageError(msg)
     return chosen, [_cell_of(row) for row in chosen.rows]
+
+
+def _read(terms: Terms, rows: Sequence[dict[str, Any]]) -> Chosen:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return _choose(terms, path)
 
 
 def _choose(terms: Terms, path: Path) -> Chosen:
@@ -252,7 +256,7 @@ def experiment(
                     left = terms.minutes * 60 - (client.clock() - begin)
                     async with asyncio.timeout(left):
                         row = await measure(client, target, cell, seed=len(kept.rows))
-                    kept.add(row)
+                    kept.add(_with_acceptance(terms, kept, row))
                     on_row(row)
             except TimeoutError:
                 return (
@@ -265,6 +269,12 @@ def experiment(
 
     found: str | None = terms.run(go())
     return found
+
+
+def _with_acceptance(terms: Terms, kept: Kept, row: dict[str, Any]) -> dict[str, Any]:
+    chosen = _read(terms, [{**row, **kept.same}])
+    found = matched(chosen.rows[0], chosen.engine, row) if chosen.rows else None
+    return row if found is None else {**row, "acceptance": found}
 
 
 def learn(terms: Terms, kept: Kept, *, name: str) -> Outcome:

@@ -66,11 +66,13 @@ class Body(httpx.AsyncByteStream):
 class Wire(httpx.AsyncBaseTransport):
     """Requests go to an ASGI application; unlike httpx's own, answers are streamed."""
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, delay_s: float) -> None:
+        self.app, self.delay_s = app, delay_s
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
+        if body:  # HTTP and tokenisation, which the twin leaves to the network
+            await asyncio.sleep(self.delay_s)
         parts: asyncio.Queue[bytes | None] = asyncio.Queue()
         begun: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         asked = iter([{"type": "http.request", "body": body, "more_body": False}])
@@ -113,6 +115,7 @@ class Served:
         self.routes = Routes(self.twin, Counted())
         self.routes.latencies = Latencies(self.clock)
         self.app = application(self.routes, api_key=api_key)
+        self.delay_s = setup.engine["client_turnaround"]
         self.missing = set() if metrics else {"/metrics"}
 
     def connect(self, **more: Any) -> Client:
@@ -121,7 +124,7 @@ class Served:
                 scope = {**scope, "path": "/nothing-here"}
             await self.app(scope, receive, send)
 
-        return Client("http://twin", transport=Wire(app), clock=self.clock, **more)
+        return Client("http://twin", transport=Wire(app, self.delay_s), clock=self.clock, **more)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run it while the twin works."""
