@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from dflash_sim.commands.options import OUTPUT, Str, option, tell
+from dflash_sim.commands.options import Str, option, tell
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
 
 SERVER = "Server"

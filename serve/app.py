@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dflash_sim.serve.backend import Answer, Ask, Backend, Refused
+from dflash_sim.serve.backend import Answer, Ask, Backend, RefusedError
 from dflash_sim.serve.bodies import (
     DEFAULT_TOKENS,
     Chat,
@@ -80,7 +80,7 @@ class Routes:
         if len(prompts) > MOST_PROMPTS or (body.stream and len(prompts) > 1):
             most = 1 if body.stream else MOST_PROMPTS
             msg = f"prompt: {len(prompts)} prompts in one body; at most {most} are taken."
-            raise Refused(msg)
+            raise RefusedError(msg)
         asks = [
             ask(
                 prompt,
@@ -139,7 +139,7 @@ class Routes:
         body: Generate = await self._body(request, Generate)
         if (body.text is None) == (body.input_ids is None):
             msg = "text: either text or input_ids is to be given."
-            raise Refused(msg)
+            raise RefusedError(msg)
         asked = body.sampling_params
         one = ask(
             self.tokens.ids(body.text) if body.text is not None else body.input_ids or [],
@@ -172,7 +172,7 @@ class Routes:
     def _take(self, one: Ask) -> Answer:
         if self.draining:
             msg = "the server is shutting down."
-            raise Refused(msg, 503)
+            raise RefusedError(msg, 503)
         return self.backend.take(one)
 
     async def _texts(self, request: Request, answers: list[Answer]) -> list[str]:
@@ -183,9 +183,10 @@ class Routes:
             return "".join([piece.text async for piece in found])
 
         work = asyncio.gather(*(text(answer) for answer in answers))
-        gone = asyncio.ensure_future(_disconnected(request))
+        gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {work, gone}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise ClientDisconnect
             return list(work.result())
@@ -201,13 +202,13 @@ class Routes:
             data += chunk
             if len(data) > MOST_BYTES:
                 msg = f"the body is longer than {MOST_BYTES // 2**20} MiB."
-                raise Refused(msg, 413)
+                raise RefusedError(msg, 413)
         try:
             parsed = json.loads(data)
         except (ValueError, RecursionError) as error:
             why = "nested too deep" if isinstance(error, RecursionError) else str(error)[:120]
             msg = f"the body is no JSON: {why}."
-            raise Refused(msg) from None
+            raise RefusedError(msg) from None
         return read_body(kind, parsed)
 
     # ---- state ---------------------------------------------------------------------------
@@ -235,9 +236,7 @@ class Routes:
     async def model_info(self, request: Request) -> Response:
         """``/get_model_info`` and ``/model_info``."""
         name = self.backend.model
-        return JSONResponse(
-            {"model_path": name, "tokenizer_path": name, "is_generation": True}
-        )
+        return JSONResponse({"model_path": name, "tokenizer_path": name, "is_generation": True})
 
     async def metrics(self, request: Request) -> Response:
         """``/metrics``."""
@@ -286,7 +285,7 @@ def application(routes: Routes, *, api_key: str | None = None) -> Starlette:
         lifespan=working,
         middleware=[Middleware(Key, key=api_key)] if api_key else [],
         exception_handlers={
-            Refused: _refused,
+            RefusedError: _refused,
             404: _plain("no such address; /v1/models lists what is served."),
             405: _plain("this address takes another method."),
             ClientDisconnect: _gone,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from dflash_sim.profiles.errors import DflashSimError
 
 
-class Refused(DflashSimError):
+class RefusedError(DflashSimError):
     """A request that is not taken; the message says why, the status how a client shall react."""
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -118,7 +118,7 @@ class Backend(Protocol):
         """Tokens of prompt and answer at most."""
 
     def take(self, ask: Ask) -> Answer:
-        """Take a request, or raise :class:`Refused`."""
+        """Take a request, or raise :class:`RefusedError`."""
 
     def drop(self, answer: Answer) -> None:
         """Take a request back; nobody reads it any more."""

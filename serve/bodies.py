@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dflash_sim.serve.backend import Ask, Refused
+from dflash_sim.serve.backend import Ask, RefusedError
 from dflash_sim.serve.tokens import Tokens
 
 DEFAULT_TOKENS = 16  # of /v1/completions, as OpenAI has it
@@ -80,7 +80,7 @@ class Generate(BaseModel):
 
     text: str | None = None
     input_ids: Ids | None = None
-    sampling_params: Sampling = Sampling()
+    sampling_params: Sampling = Field(default_factory=Sampling)
     stream: bool = False
 
 
@@ -109,36 +109,36 @@ def read_body(kind: type[BaseModel], data: object) -> Any:
 
     Raises
     ------
-    Refused
+    RefusedError
         A field has no meaning, or asks for what is not served.
     """
     if not isinstance(data, dict):
         msg = "the body is no JSON object."
-        raise Refused(msg)
+        raise RefusedError(msg)
     try:
         body = kind.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:120]
         msg = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}."
-        raise Refused(msg) from None
+        raise RefusedError(msg) from None
     given = dict(data)
     if isinstance(body, Generate):
-        given |= {k: v for k, v in (data.get("sampling_params") or {}).items()}
+        given |= dict(data.get("sampling_params") or {})
     for name, why in _UNSERVED.items():
         if given.get(name):
             msg = f"{name}: {why} here; leave it out."
-            raise Refused(msg)
+            raise RefusedError(msg)
     form = given.get("response_format")
     if isinstance(form, dict) and form.get("type", "text") != "text":
         msg = "response_format: answers are not constrained here; leave it out."
-        raise Refused(msg)
+        raise RefusedError(msg)
     asked = body.sampling_params if isinstance(body, Generate) else body
     for name in ("n", "best_of"):
         many = getattr(asked, name, 1)
         if many not in (1, None):
             msg = f"{name}: one answer a request is served, not {many}."
-            raise Refused(msg)
+            raise RefusedError(msg)
     return body
 
 
@@ -149,10 +149,11 @@ def prompts_of(body: Completion, tokens: Tokens) -> list[Sequence[int]]:
         return [tokens.ids(prompt)]
     if not prompt:
         msg = "prompt: it is empty."
-        raise Refused(msg)
-    if isinstance(prompt[0], int):
-        return [prompt]  # type: ignore[list-item]
-    return [tokens.ids(p) if isinstance(p, str) else p for p in prompt]  # type: ignore[misc]
+        raise RefusedError(msg)
+    if single := [p for p in prompt if isinstance(p, int)]:
+        return [single]
+    several = [p for p in prompt if not isinstance(p, int)]
+    return [tokens.ids(p) if isinstance(p, str) else p for p in several]
 
 
 def chat_text(body: Chat) -> str:
@@ -166,7 +167,7 @@ def _said(message: Message) -> str:
     for part in message.content:
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
             msg = f"messages: a part of type {str(part.get('type'))[:40]!r} is not read; text is."
-            raise Refused(msg)
+            raise RefusedError(msg)
     return "".join(part["text"] for part in message.content)
 
 
@@ -184,7 +185,7 @@ def ask(
 
     Raises
     ------
-    Refused
+    RefusedError
         It does not fit, in the words of SGLang.
     """
     room = context_length - len(prompt)
@@ -193,7 +194,7 @@ def ask(
             f"The input ({len(prompt)} tokens) is longer than the model's context length "
             f"({context_length} tokens)."
         )
-        raise Refused(msg)
+        raise RefusedError(msg)
     if max_tokens is None:
         max_tokens = room if default is None else min(default, room)
     if max_tokens > room:
@@ -202,9 +203,9 @@ def ask(
             f"tokens. You requested a total of {len(prompt) + max_tokens} tokens: {len(prompt)} "
             f"tokens from the input messages and {max_tokens} tokens for the completion."
         )
-        raise Refused(msg)
+        raise RefusedError(msg)
     if min_tokens > max_tokens:
         name = kind.replace("max", "min")
         msg = f"{name}: {min_tokens} is above {kind} {max_tokens}."
-        raise Refused(msg)
+        raise RefusedError(msg)
     return Ask(prompt, max_tokens, ignore_eos, min_tokens)

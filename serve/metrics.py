@@ -89,9 +89,7 @@ def exposition(backend: Backend, latencies: Latencies) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _samples(
-    kind: str, values: Iterable[tuple[str, float | None]], label: str
-) -> Iterator[str]:
+def _samples(kind: str, values: Iterable[tuple[str, float | None]], label: str) -> Iterator[str]:
     for name, value in values:
         if value is not None:
             yield f"# TYPE sglang:{name} {kind}"

@@ -135,4 +135,3 @@ def native(rid: str, answer: Answer, text: str, tokens: int, began: float) -> di
 
 def _sse(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
-

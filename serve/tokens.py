@@ -47,7 +47,8 @@ class Vocabulary(Counted):
 
     def ids(self, text: str) -> Sequence[int]:
         """Token ids of a text, without special tokens."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return found
 
 
 def load_tokens(path: Path | None) -> Tokens:

@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.serve.backend import Answer, Ask, Load, Refused
+from dflash_sim.serve.backend import Answer, Ask, Load, RefusedError
 from dflash_sim.serve.information import server_info
 from dflash_sim.simulator.engine.live import Call, LiveEngine
 from dflash_sim.simulator.requests.draws import draw_runs
@@ -98,7 +99,7 @@ class Twin:
         """Take a request: it arrives now."""
         if len(self.engine.scheduler.waiting) + len(self.engine.arrivals) >= self.max_queued:
             msg = "The request queue is full."
-            raise Refused(msg, 503)
+            raise RefusedError(msg, 503)
         isl = len(ask.prompt)
         drawn = int(self._lengths.choice(self._answers))
         osl = ask.max_tokens if ask.ignore_eos else min(ask.max_tokens, drawn)
@@ -169,7 +170,5 @@ class Twin:
             if wait <= 0:
                 continue
             self._news.clear()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), wait if wait < 3600 else None)
-            except TimeoutError:
-                pass

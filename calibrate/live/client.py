@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -154,7 +155,7 @@ class Client:
                 "ignore_eos, without which lengths are not ours to choose."
             )
             raise ServerError(msg)
-        gaps = tuple(b - a for a, b in zip(times, times[1:], strict=False))
+        gaps = tuple(b - a for a, b in pairwise(times))
         inward = int(usage.get("prompt_tokens") or len(prompt))
         return Timed(sent, times[0], times[-1], gaps, inward, tokens)
 

@@ -17,7 +17,9 @@ from dflash_sim.calibrate.fit.rows import Row
 
 Floats = npt.NDArray[np.float64]
 
-_LITTLE = 0.05  # of what is left of the variance: a cell that takes off less is not worth its time
+# A cell is not worth its time that takes off less of the variance that is left; and none is where
+# what is left is so small a part of what the model itself is off by.
+_LITTLE, _SETTLED = 0.05, 0.25
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class Choice:
     ----------
     order
         Indices of the candidates.
-    before, after
-        Standard deviation of a prediction, the mean over all candidates, before any is measured
-        and, by row of ``order``, after it [1].
+    prior_sd, after
+        Standard deviation of a prediction, the mean over all candidates, before any more is
+        measured and, by row of ``order``, after it [1].
     """
 
     order: tuple[int, ...]
-    before: float
+    prior_sd: float
     after: tuple[float, ...]
 
 
@@ -53,7 +55,14 @@ class Design:
         self.explained = np.asarray(taken @ prior.covariance @ taken.T)
         quiet = Spread(prior.discrepancy[:2], np.zeros(len(self.problem.index)))
         self.noise = self.problem.residual(quiet)
-        self.aims = np.flatnonzero([m == rows[i].speed for i, m in self.problem.index])
+        self.aims: npt.NDArray[np.intp] = np.flatnonzero(
+            [m == rows[i].speed for i, m in self.problem.index]
+        )
+
+    @property
+    def floor(self) -> float:
+        """Variance of the log of a speed that no constant explains, by mean over rows [1]."""
+        return float(np.diagonal(self.noise)[self.aims].mean())
 
     def doubt(self, measured: Iterable[int]) -> float:
         """Variance of the log of a speed, the mean over all rows, once some are measured [1]."""
@@ -101,9 +110,11 @@ def choose_cells(
             break
         gains = {i: left - design.doubt([*known, i]) for i in within}
         best = max(within, key=lambda i: gains[i] / cost_s[i])
-        enough = len(known) >= fewest
-        if enough and gains[best] < _LITTLE * left:
-            best = max(within, key=lambda i: gains[i])
+        if len(known) >= fewest:
+            if left < _SETTLED * design.floor:
+                break
+            if gains[best] < _LITTLE * left:
+                best = max(within, key=lambda i: gains[i])
             if gains[best] < _LITTLE * left:
                 break
         known.append(best)

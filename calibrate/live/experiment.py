@@ -105,9 +105,7 @@ async def at_rest(client: Client, target: Target) -> Snapshot | None:
     return found
 
 
-def _refuse_others(
-    target: Target, counted: Mapping[str, float], answers: Sequence[Timed]
-) -> None:
+def _refuse_others(target: Target, counted: Mapping[str, float], answers: Sequence[Timed]) -> None:
     others = counted.get("total_output_tokens", 0.0) - sum(a.tokens for a in answers)
     more = counted.get("completed", 0.0) - len(answers)
     if more >= 1 or others > max(a.tokens for a in answers):

@@ -154,7 +154,8 @@ class LiveEngine(EventEngine):
     @property
     def totals(self) -> Totals:
         """What has been counted since the start."""
-        return self.log.totals
+        found: Totals = self.log.totals
+        return found
 
     @property
     def now_s(self) -> float:

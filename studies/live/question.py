@@ -3,8 +3,9 @@
 import asyncio
 import json
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from dflash_sim.calibrate.live.client import Client, ServerError
 from dflash_sim.calibrate.live.design import Choice, Design, choose_cells
 from dflash_sim.calibrate.live.experiment import Cell, at_rest, measure
 from dflash_sim.calibrate.live.target import Target, busy, look, scrape
+from dflash_sim.calibrate.observations.observation import ReadReport
+from dflash_sim.calibrate.readers.read import read_observations
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.slopes import METRICS
@@ -53,12 +56,16 @@ class Terms:
     connect: Callable[[], Client]
     rows: Path
     minutes: float = 3.0
-    max_requests: int = 1000
+    max_requests: int = 3000
     assume: Sequence[str] = ()
     engine: str | None = None
     prior: str = "shipped"
     jobs: int = 1
     run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
+
+    def calibrated(self, file: Path) -> "Terms":
+        """The same, predicted with a calibration of that server."""
+        return replace(self, assume=(*self.assume, f"calibration={file}"))
 
     @property
     def tag(self) -> str:
@@ -100,8 +107,13 @@ class Outcome:
     after: Floats
 
 
-def find(terms: Terms) -> Target:
+def find(terms: Terms, *, idle: bool = True) -> Target:
     """Look at the server.
+
+    Parameters
+    ----------
+    idle
+        True if it must be.
 
     Raises
     ------
@@ -112,7 +124,7 @@ def find(terms: Terms) -> Target:
     async def ask() -> Target:
         async with terms.connect() as client:
             target = await look(client)
-            found = await scrape(client) if target.counts else None
+            found = await scrape(client) if target.counts and idle else None
             if found is not None and busy(found):
                 msg = (
                     f"{target.url} is loaded: {busy(found)} requests run or wait; measure it when "
@@ -128,12 +140,17 @@ def find(terms: Terms) -> Target:
     return target
 
 
-def kept_of(terms: Terms, target: Target) -> Kept:
-    """The rows that are measured already."""
+def same_of(terms: Terms, target: Target) -> dict[str, Any]:
+    """What every row says of its server."""
     tag = terms.tag
     if not target.info and "model=" not in tag:
         tag = f"{tag} model={target.model}"
-    return Kept(terms.rows, {"server_info": dict(target.info), "tag": tag})
+    return {"server_info": dict(target.info), "tag": tag}
+
+
+def kept_of(terms: Terms, target: Target) -> Kept:
+    """The rows that are measured already."""
+    return Kept(terms.rows, same_of(terms, target))
 
 
 def plan(terms: Terms, target: Target, kept: Kept) -> Plan:
@@ -146,10 +163,7 @@ def plan(terms: Terms, target: Target, kept: Kept) -> Plan:
     """
     most = target.most_tokens or max(sum(pair) for pair in LENGTHS)
     cells = [
-        Cell(conc, isl, osl)
-        for isl, osl in LENGTHS
-        if isl + osl <= most
-        for conc in CONCURRENCIES
+        Cell(conc, isl, osl) for isl, osl in LENGTHS if isl + osl <= most for conc in CONCURRENCIES
     ]
     chosen, cells = _as_rows(terms, kept, sorted({*cells, *kept.cells}))
     prior, answers, slopes = _foreseen(chosen, terms.jobs)
@@ -190,17 +204,27 @@ def _as_rows(terms: Terms, kept: Kept, cells: Sequence[Cell]) -> tuple[Chosen, l
     return chosen, [_cell_of(row) for row in chosen.rows]
 
 
+def read_rows(terms: Terms, rows: Sequence[dict[str, Any]]) -> ReadReport:
+    """Rows as the reader of benchmark files has them."""
+    with _file_of(rows) as path:
+        return read_observations([path], assumptions(terms.assume))
+
+
 def _read(terms: Terms, rows: Sequence[dict[str, Any]]) -> Chosen:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with _file_of(rows) as path:
         return _choose(terms, path)
 
 
+@contextmanager
+def _file_of(rows: Sequence[dict[str, Any]]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        yield path
+
+
 def _choose(terms: Terms, path: Path) -> Chosen:
-    return choose(
-        [path], engine=terms.engine, fit_on=None, assume=terms.assume, prior=terms.prior
-    )
+    return choose([path], engine=terms.engine, fit_on=None, assume=terms.assume, prior=terms.prior)
 
 
 def _cell_of(row: Row) -> Cell:

@@ -55,6 +55,13 @@ ALLOWED: dict[str, set[str]] = {
         "calibrate/readers",
     },
     "calibrate/fit": {"profiles/*", "jobs", "simulator/*", "calibrate/observations"},
+    "calibrate/live": {
+        "profiles/*",
+        "simulator/*",
+        "calibrate/observations",
+        "calibrate/readers",
+        "calibrate/fit",
+    },
     "calibrate/measure": {"profiles/*", "kernels/*", "simulator/cost"},
     "calibrate/realloop": {"profiles/*", "simulator/*", "realrun/*", "calibrate/measure"},
     "calibrate/silicon": {"profiles/*"},
@@ -82,6 +89,13 @@ ALLOWED: dict[str, set[str]] = {
     },
     "studies/crossover": {"profiles/*", "simulator/*", "studies/ask", "studies/show"},
     "studies/compare": {"profiles/*", "simulator/*", "calibrate/*", "studies/show"},
+    "studies/live": {
+        "profiles/*",
+        "simulator/*",
+        "calibrate/*",
+        "studies/show",
+        "studies/compare",
+    },
     "studies/published": {
         "profiles/*",
         "jobs",
@@ -101,12 +115,21 @@ ALLOWED: dict[str, set[str]] = {
         "studies/show",
         "studies/trace",
     },
+    "serve": {"profiles/*", "simulator/*"},
     "api": {
         f"{package}/*" for package in ("profiles", "simulator", "realrun", "calibrate", "studies")
     },
     "commands": {
         f"{package}/*"
-        for package in ("profiles", "simulator", "kernels", "realrun", "calibrate", "studies")
+        for package in (
+            "profiles",
+            "simulator",
+            "kernels",
+            "realrun",
+            "calibrate",
+            "studies",
+            "serve",
+        )
     },
 }
 # Modules that everything may use, though their folder's others use rooms below them.

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-ROOMS = ("api", "calibrate", "commands", "jobs", "kernels", "profiles", "realrun", "simulator",
-    "studies")  # fmt: skip
+ROOMS = ("api", "calibrate", "commands", "jobs", "kernels", "profiles", "realrun", "serve",
+    "simulator", "studies")  # fmt: skip
 NOT_SHIPPED = {"gallery", "training"}  # scripts, which tests of their own run
 
 # A test file, and what it covers: names in its own room, or in the room before the colon.
@@ -45,6 +45,7 @@ COVERED = {
         "studies/compare: validate_question validation_report validation_tables",
         "studies/published: fit_tables",
     ],
+    "calibrate/live/test_experiment": ["acceptance client target", "commands: live"],
     "calibrate/measure/test_measure": [
         "clock collectives machine op_cases partial_file pass_list passes subject subjects",
         "commands: measure",
@@ -143,6 +144,12 @@ COVERED = {
         "break_even burden elasticities page replay step_anatomy waterfall",
         "commands: explain",
     ],
+    "serve/test_routes": [
+        "app backend bodies information metrics server streams tokens twin",
+        "commands: serve",
+    ],
+    "studies/live/test_question": ["kept page"],
+    "studies/live/test_watch": ["calibrate/live: window"],
     "studies/plan/test_plan": [
         "candidate close_look demand judge objective page question rows search",
         "commands: plan",

@@ -118,6 +118,9 @@ class Served:
         self.delay_s = setup.engine["client_turnaround"]
         self.missing = set() if metrics else {"/metrics"}
 
+    def __del__(self) -> None:
+        self.loop.close()
+
     def connect(self, **more: Any) -> Client:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             if scope["path"] in self.missing:
