@@ -80,7 +80,7 @@ class Generate(BaseModel):
 
     text: str | None = None
     input_ids: Ids | None = None
-    sampling_params: Sampling = Field(default_factory=Sampling)
+    sampling_params: Sampling = Field(default_factory=lambda: Sampling.model_validate({}))
     stream: bool = False
 
 

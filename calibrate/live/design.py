@@ -67,9 +67,10 @@ class Design:
     def doubt(self, measured: Iterable[int]) -> float:
         """Variance of the log of a speed, the mean over all rows, once some are measured [1]."""
         here = set(measured)
-        seen = [k for k, (i, _) in enumerate(self.problem.index) if i in here]
+        of = enumerate(self.problem.index)
+        seen = np.array([k for k, (i, _) in of if i in here], dtype=np.intp)
         prior = np.diagonal(self.explained)[self.aims]
-        if not seen:
+        if not seen.size:
             return float(prior.mean())
         reach = self.explained[np.ix_(self.aims, seen)]
         inner = (self.explained + self.noise)[np.ix_(seen, seen)]

@@ -211,7 +211,7 @@ def test_what_cannot_be_calibrated_is_said_in_a_line(
     served = Served(server())
     if change:
         told = served.twin.info
-        served.twin.info = lambda: {**told(), **change}  # type: ignore[method-assign]
+        served.twin.info = lambda: {**told(), **change}
     words = asked(served, tmp_path / "rows.jsonl", **terms)
 
     def question() -> Plan:
