@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dflash_sim.commands.live import live
 from dflash_sim.commands.measure import compare_profiles, measure
 from dflash_sim.commands.options import (
     OUTPUT,
@@ -31,6 +32,7 @@ _UNSURE = 4  # there is an answer, and a reason to doubt it
 
 app = typer.Typer(no_args_is_help=True, add_help_option=False)
 app.command()(measure)
+app.command()(live)
 app.command("compare-profiles")(compare_profiles)
 
 

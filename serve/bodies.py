@@ -150,9 +150,10 @@ def prompts_of(body: Completion, tokens: Tokens) -> list[Sequence[int]]:
     if not prompt:
         msg = "prompt: it is empty."
         raise RefusedError(msg)
-    if isinstance(prompt[0], int):
-        return [prompt]
-    return [tokens.ids(p) if isinstance(p, str) else p for p in prompt]
+    if single := [p for p in prompt if isinstance(p, int)]:
+        return [single]
+    several = [p for p in prompt if not isinstance(p, int)]
+    return [tokens.ids(p) if isinstance(p, str) else p for p in several]
 
 
 def chat_text(body: Chat) -> str:

@@ -30,7 +30,7 @@ def server_info(setup: Setup, load: Load) -> dict[str, Any]:
         "cuda_graph_max_bs": setup.graph_max_bs,
         "disable_overlap_schedule": s.engine_mode != "v2",
         "disable_radix_cache": not s.radix_cache,
-        "version": s.build or setup.engine.name,
+        "version": s.build or setup.engine.version,
         "simulated": True,
     }
     info |= speculation_info(setup)

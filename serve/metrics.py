@@ -1,8 +1,9 @@
 """``/metrics`` in Prometheus' text, by SGLang's names."""
 
 import math
+import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dflash_sim.serve.backend import Backend
@@ -44,7 +45,8 @@ class Histogram:
 class Latencies:
     """What clients have waited for, at the server's edge."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.first = Histogram(_FIRST)
         self.between = Histogram(_BETWEEN)
         self.whole = Histogram(_WHOLE)

@@ -33,11 +33,11 @@ async def pieces(
     answer: Answer, tokens: Tokens, latencies: Latencies, *, every: int = 1
 ) -> AsyncIterator[Piece]:
     """Pieces of an answer as they come, ``every`` tokens at least but for first and last."""
-    began = last = time.perf_counter()
+    began = last = latencies.clock()
     told = 0
     while True:
         have = await answer.beyond(told if told == 0 else told + every - 1)
-        now = time.perf_counter()
+        now = latencies.clock()
         if have > told:
             if told == 0:
                 latencies.first.observe(now - began)

@@ -47,8 +47,8 @@ class Vocabulary(Counted):
 
     def ids(self, text: str) -> Sequence[int]:
         """Token ids of a text, without special tokens."""
-        ids: Sequence[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return found
 
 
 def load_tokens(path: Path | None) -> Tokens:

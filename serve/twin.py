@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -33,6 +33,8 @@ class Twin:
         Simulated seconds in a second of wall time [1].
     max_queued
         Requests that may wait; one more is refused.
+    clock
+        What tells wall time [s]; a test's own lets none of it pass.
 
     Raises
     ------
@@ -40,8 +42,15 @@ class Twin:
         The scenario has a policy, or acceptance that is drawn once for a whole batch.
     """
 
-    def __init__(self, setup: Setup, *, speed: float = 1.0, max_queued: int = 4096) -> None:
-        self.setup = setup
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        speed: float = 1.0,
+        max_queued: int = 4096,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.setup, self.clock = setup, clock
         self.speed = speed
         self.max_queued = max_queued
         self.lag_s = 0.0
@@ -72,7 +81,7 @@ class Twin:
         )
         self._calls: dict[Answer, Call] = {}
         self._news = asyncio.Event()
-        self._started = time.perf_counter()
+        self._started = self.clock()
 
     @property
     def model(self) -> str:
@@ -87,7 +96,7 @@ class Twin:
 
     def now_s(self) -> float:
         """Simulated time that corresponds to this moment [s]."""
-        return (time.perf_counter() - self._started) * self.speed
+        return (self.clock() - self._started) * self.speed
 
     def take(self, ask: Ask) -> Answer:
         """Take a request: it arrives now."""
@@ -155,7 +164,7 @@ class Twin:
 
     async def serve(self) -> None:
         """Let simulated time pass with wall time."""
-        self._started = time.perf_counter() - self.engine.now_s / self.speed
+        self._started = self.clock() - self.engine.now_s / self.speed
         while True:
             now = self.now_s()
             behind = now - self.engine.next_s

@@ -26,6 +26,9 @@ AT_MEANS = "simulated at the run's mean input and output length"
 SPREAD = "lengths are not in the file: taken as uniform up to twice the run's means"
 _RANDOM = ("random", "random-ids")  # data sets whose lengths are drawn uniformly
 _TEXTS = ("sharegpt",)  # data sets of real texts, whose lengths are as spread at the least
+# What our own client adds: verify steps of this run alone, summed over its requests; and
+# ``acceptance``, with which a simulation takes as many.
+STEPS = "verify_steps"
 POOLED = "accept_length_cycle pools every step since the server started, not of this run alone"
 
 
@@ -40,18 +43,24 @@ def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
     metrics.take_same(raw, *TOTALS, *THROUGHPUTS, "concurrency")
     metrics.take_latencies(raw, dict(zip(LATENCIES, LATENCIES, strict=True)))
     server = read_server_info(inner(raw, "server_info"), names)
+    tag = word(raw, "tag")
+    told = tagged_conditions(tag, names) | server.fields
     notes = [*server.notes]
-    if raw.get("accept_length") is not None and not drafts_nothing(server.fields):
+    steps = None if drafts_nothing(told) else number(raw, STEPS)
+    if steps:
+        length = metrics.get("total_output_tokens") / steps
+        metrics.values |= dict.fromkeys(("accept_length_cycle", "accept_length_harmonic"), length)
+    elif raw.get("accept_length") is not None and not drafts_nothing(told):
         metrics.take("accept_length_cycle", raw, "accept_length")
         notes.append(POOLED)
-    tag = word(raw, "tag")
+    if acceptance := word(raw, "acceptance"):
+        told["acceptance"] = acceptance
     lengths, how = _lengths(raw, metrics)
     notes += how
-    fields = tagged_conditions(tag, names) | server.fields | load(raw) | sampling_of(raw)
     return Observation(
         row=where,
         source="",
-        fields=with_lengths(fields, lengths),
+        fields=with_lengths(told | load(raw) | sampling_of(raw), lengths),
         metrics=metrics.values,
         build=server.build,
         about=known(

@@ -82,6 +82,12 @@ def read_server_info(info: Raw, names: Names) -> Server:
     return Server(fields, build, notes)
 
 
+def stated(info: Raw) -> dict[str, Any]:
+    """The arguments that a row keeps: those with a meaning for the answer, and no key or token."""
+    kept = ("version", "max_total_num_tokens", *_VALUES, *_SWITCHES)
+    return {name: info[name] for name in kept if name in info}
+
+
 def _ignored_by(method: Method) -> tuple[str, ...]:
     return tuple(name for name, field in _BELONGS.items() if field not in method.takes)
 

@@ -176,8 +176,8 @@ class LiveEngine(EventEngine):
     @property
     def totals(self) -> Totals:
         """What has been counted since the start."""
-        totals: Totals = self.log.totals
-        return totals
+        found: Totals = self.log.totals
+        return found
 
     @property
     def now_s(self) -> float:

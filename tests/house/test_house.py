@@ -16,6 +16,7 @@ PACKAGES = (
     "studies",
     "kernels",
     "realrun",
+    "serve",
     "api",
     "ui",
 )
@@ -41,6 +42,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     },
     "engine/leap": {"array growth": {14}},
     "memory": {"TP sizes that kernels are built for": {4, 8}},
+    "engine/live": {"iterations that are remembered": {64}},
     "engine/metrics": {
         "quantiles": {0.5, 0.9, 0.95, 0.99},
     },

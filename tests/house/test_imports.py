@@ -61,6 +61,13 @@ ALLOWED: dict[str, set[str]] = {
         "calibrate/readers",
     },
     "calibrate/fit": {"profiles/*", "jobs", "simulator/*", "calibrate/observations"},
+    "calibrate/live": {
+        "profiles/*",
+        "simulator/*",
+        "calibrate/observations",
+        "calibrate/readers",
+        "calibrate/fit",
+    },
     "calibrate/measure": {"profiles/*", "jobs", "kernels/*", "simulator/cost"},
     "calibrate/realloop": {"profiles/*", "simulator/*", "realrun/*", "calibrate/measure"},
     "calibrate/silicon": {"profiles/*"},
@@ -88,6 +95,13 @@ ALLOWED: dict[str, set[str]] = {
     },
     "studies/crossover": {"profiles/*", "simulator/*", "studies/ask", "studies/show"},
     "studies/compare": {"profiles/*", "simulator/*", "calibrate/*", "studies/show"},
+    "studies/live": {
+        "profiles/*",
+        "simulator/*",
+        "calibrate/*",
+        "studies/show",
+        "studies/compare",
+    },
     "studies/published": {
         "profiles/*",
         "jobs",
@@ -107,13 +121,23 @@ ALLOWED: dict[str, set[str]] = {
         "studies/show",
         "studies/trace",
     },
+    "serve": {"profiles/*", "simulator/*"},
     "api": {
         f"{package}/*" for package in ("profiles", "simulator", "realrun", "calibrate", "studies")
     },
     "ui": {f"{package}/*" for package in ("profiles", "jobs", "simulator", "calibrate", "studies")},
     "commands": {
         f"{package}/*"
-        for package in ("profiles", "simulator", "kernels", "realrun", "calibrate", "studies", "ui")
+        for package in (
+            "profiles",
+            "simulator",
+            "kernels",
+            "realrun",
+            "calibrate",
+            "studies",
+            "serve",
+            "ui",
+        )
     },
 }
 # Modules that everything may use, though their folder's others use rooms below them.

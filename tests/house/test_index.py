@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-ROOMS = ("api", "calibrate", "commands", "jobs", "kernels", "profiles", "realrun", "simulator",
-    "studies", "ui")  # fmt: skip
+ROOMS = ("api", "calibrate", "commands", "jobs", "kernels", "profiles", "realrun", "serve",
+    "simulator", "studies", "ui")  # fmt: skip
 NOT_SHIPPED = {"gallery", "training"}  # scripts, which tests of their own run
 
 # A test file, and what it covers: names in its own room, or in the room before the colon.
@@ -47,6 +47,7 @@ COVERED = {
         "studies/compare: validate_question validation_report validation_tables",
         "studies/published: fit_tables",
     ],
+    "calibrate/live/test_experiment": ["acceptance client target", "commands: live"],
     "calibrate/measure/test_measure": [
         "clock collectives machine op_cases partial_file pass_list passes subject subjects",
         "commands: measure",
@@ -154,6 +155,12 @@ COVERED = {
     ],
     "studies/plan/test_most": ["most_page", "api: carried"],
     "studies/predict/test_beside": ["lift report", "studies/sweep: ending"],
+    "serve/test_routes": [
+        "app backend bodies information metrics server streams tokens twin",
+        "commands: serve",
+    ],
+    "studies/live/test_question": ["kept page"],
+    "studies/live/test_watch": ["calibrate/live: window"],
     "studies/plan/test_plan": [
         "candidate close_look demand judge objective page question rows search",
         "commands: plan",

@@ -1,0 +1,214 @@
+"""A client of OpenAI's API that times what it is sent, as SGLang's ``bench_serving`` does."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import httpx
+
+from dflash_sim.profiles.errors import DflashSimError, UsageError
+
+_CONNECT_S, _SILENT_S = 5.0, 120.0  # a server that says nothing for so long is given up
+_SAID = 160  # characters of an answer that a message shows
+
+
+class ServerError(DflashSimError):
+    """A server that cannot be measured, or that broke off; what was measured is kept."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One answer.
+
+    Parameters
+    ----------
+    sent_s, first_s, end_s
+        When it was asked for, and when its first and last tokens came, by the client's clock.
+    gaps_s
+        Times between two pieces.
+    prompt_tokens, tokens
+        As the server counts them.
+    """
+
+    sent_s: float
+    first_s: float
+    end_s: float
+    gaps_s: tuple[float, ...]
+    prompt_tokens: int
+    tokens: int
+
+    @property
+    def tpot_s(self) -> float:
+        """Time per token after the first."""
+        return (self.end_s - self.first_s) / max(1, self.tokens - 1)
+
+
+class Client:
+    """Asks one server; use it as an asynchronous context.
+
+    Parameters
+    ----------
+    url
+        Of the server, with or without ``/v1``.
+    transport
+        What carries requests; None is the network.
+    clock
+        What times them [s].
+
+    Raises
+    ------
+    UsageError
+        The address is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        base = url.rstrip("/").removesuffix("/v1")
+        try:
+            found = httpx.URL(base)
+        except httpx.InvalidURL:
+            found = httpx.URL("")
+        if found.scheme not in ("http", "https") or not found.host:
+            msg = f"--url {url}: no address of a server; give one such as http://127.0.0.1:30000."
+            raise UsageError(msg)
+        self.url, self.clock = base, clock
+        self._http = httpx.AsyncClient(
+            base_url=base,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            transport=transport,
+            timeout=httpx.Timeout(_CONNECT_S, read=_SILENT_S),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            trust_env=False,  # through a proxy, times are those of the proxy
+        )
+
+    async def __aenter__(self) -> "Client":
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._http.__aexit__(*error)
+
+    async def get(self, path: str) -> str | None:
+        """The text at an address; None if the server has none there.
+
+        Raises
+        ------
+        ServerError
+            It cannot be reached, or asks for a key.
+        """
+        with _naming(self.url):
+            answer = await self._http.get(path)
+        self._check_key(answer)
+        return answer.text if answer.status_code == httpx.codes.OK else None
+
+    async def get_json(self, path: str) -> Any:
+        """The same as parsed JSON; None also if it is none."""
+        text = await self.get(path)
+        try:
+            return None if text is None else json.loads(text)
+        except ValueError:
+            return None
+
+    async def answer(self, model: str, prompt: Sequence[int], tokens: int) -> Timed:
+        """Ask for an answer of so many tokens, and time it.
+
+        Raises
+        ------
+        ServerError
+            It was refused, broke off, or is of another length.
+        """
+        body = {
+            "model": model,
+            "prompt": list(prompt),
+            "max_tokens": tokens,
+            "temperature": 0.0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        sent = self.clock()
+        times: list[float] = []
+        usage: dict[str, Any] = {}
+        async with self._asked("/v1/completions", body) as events:
+            async for event in events:
+                now = self.clock()
+                if any(choice.get("text") for choice in event.get("choices") or ()):
+                    times.append(now)
+                usage = event.get("usage") or usage
+        told = usage.get("completion_tokens")
+        if not times or told is None:
+            msg = f"{self.url} streamed no {'usage' if times else 'tokens'}: it cannot be timed."
+            raise ServerError(msg)
+        if told != tokens:
+            msg = (
+                f"{self.url} answered {told} tokens where {tokens} were asked for: it takes no "
+                "ignore_eos, without which lengths are not ours to choose."
+            )
+            raise ServerError(msg)
+        gaps = tuple(b - a for a, b in pairwise(times))
+        inward = int(usage.get("prompt_tokens") or len(prompt))
+        return Timed(sent, times[0], times[-1], gaps, inward, tokens)
+
+    @asynccontextmanager
+    async def _asked(self, path: str, body: Any) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        with _naming(self.url):
+            async with self._http.stream("POST", path, json=body) as answer:
+                self._check_key(answer)
+                if answer.status_code != httpx.codes.OK:
+                    said = (await answer.aread()).decode("utf-8", "replace")
+                    msg = f"{self.url}{path} answers {answer.status_code}: {_message(said)}"
+                    raise ServerError(msg)
+                yield _events(answer)
+
+    def _check_key(self, answer: httpx.Response) -> None:
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            msg = f"{self.url} asks for a key, or for another one: give --api-key KEY."
+            raise ServerError(msg)
+
+
+async def _events(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    async for line in answer.aiter_lines():
+        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+        if not data or data == "[DONE]":
+            continue
+        try:
+            event = json.loads(data)
+        except ValueError:
+            msg = f"it streams what is no JSON: {data[:_SAID]}"
+            raise ServerError(msg) from None
+        if not isinstance(event, dict) or "error" in event:
+            msg = f"it broke off: {_message(data)}"
+            raise ServerError(msg)
+        yield event
+
+
+def _message(text: str) -> str:
+    """What an error says, in one line."""
+    try:
+        body = json.loads(text)
+        inner = body.get("error", body)
+        said = str(inner["message"] if isinstance(inner, dict) else inner)
+    except (ValueError, KeyError, AttributeError):
+        said = text
+    return " ".join(said.split())[:_SAID]
+
+
+@contextmanager
+def _naming(url: str) -> Iterator[None]:
+    """What goes wrong on the way is told in a line, with the address."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        msg = f"{url} cannot be reached, or broke off: {why[:_SAID]}."
+        raise ServerError(msg) from None

@@ -1,0 +1,112 @@
+"""What a URL leads to: which model, told how, counting what, and whether it is idle."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dflash_sim.calibrate.live.client import Client, ServerError
+from dflash_sim.calibrate.readers.sglang_metrics import Snapshot, is_prometheus, snapshots
+from dflash_sim.calibrate.readers.sglang_server_info import stated
+
+_INFO = ("/get_server_info", "/server_info")  # older and newer releases
+_PREFIX = "sglang:"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server.
+
+    Parameters
+    ----------
+    model
+        As ``/v1/models`` calls it.
+    info
+        Its arguments that matter to speed; empty where it does not tell them.
+    most_tokens
+        Prompt and answer of a request at most; None if it does not say.
+    counts
+        True if it has SGLang's metrics.
+    """
+
+    url: str
+    model: str
+    info: Mapping[str, Any] = field(default_factory=dict)
+    most_tokens: int | None = None
+    counts: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What it lacks, a line each."""
+        found = []
+        if not self.info:
+            found.append(
+                f"{self.url} has no server_info: --assume says what it runs, such as "
+                "--assume method=dflash --assume block=16"
+            )
+        if not self.counts:
+            found.append(
+                f"{self.url} has no SGLang metrics (--enable-metrics): other traffic is not seen, "
+                "and an accept length is known from server_info alone"
+            )
+        return found
+
+
+async def look(client: Client) -> Target:
+    """Ask a server what it is.
+
+    Raises
+    ------
+    ServerError
+        It cannot be reached, or is no OpenAI server.
+    """
+    listed = await client.get_json("/v1/models")
+    data = listed.get("data") if isinstance(listed, dict) else None
+    first = data[0] if isinstance(data, list) and data else None
+    if not isinstance(first, dict) or not isinstance(first.get("id"), str):
+        msg = f"{client.url} is no OpenAI server: it lists no model at /v1/models."
+        raise ServerError(msg)
+    info: dict[str, Any] = {}
+    for path in _INFO:
+        found = await client.get_json(path)
+        if isinstance(found, dict):
+            info = stated(found)
+            break
+    longest = first.get("max_model_len")
+    return Target(
+        url=client.url,
+        model=first["id"],
+        info=info,
+        most_tokens=longest if isinstance(longest, int) and longest > 0 else None,
+        counts=await scrape(client) is not None,
+    )
+
+
+async def scrape(client: Client) -> Snapshot | None:
+    """The server's metrics as they are now; None if it has none of SGLang's."""
+    text = await client.get("/metrics")
+    if text is None or not is_prometheus(text):
+        return None
+    return snapshots(text, "metrics")[0][0]
+
+
+def gauge(snapshot: Snapshot, name: str) -> float | None:
+    """The sum of a metric over its labels; None where there is none."""
+    found = [v for (each, _), v in snapshot.values.items() if each == _PREFIX + name]
+    return sum(found) if found else None
+
+
+def busy(snapshot: Snapshot) -> int:
+    """Requests that run or wait."""
+    return int(sum(gauge(snapshot, f"num_{kind}_reqs") or 0.0 for kind in ("running", "queue")))
+
+
+async def accept_length(client: Client) -> float | None:
+    """Tokens a verify step, over all steps since the server's start, from ``server_info``."""
+    for path in _INFO:
+        info = await client.get_json(path)
+        states = info.get("internal_states") if isinstance(info, dict) else None
+        for state in states if isinstance(states, list) else ():
+            value = state.get("avg_spec_accept_length") if isinstance(state, dict) else None
+            if isinstance(value, int | float) and value > 1:
+                return float(value)
+    return None

@@ -1,0 +1,1 @@
+"""Calibration of a running server, from the question to the page."""
