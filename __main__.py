@@ -9,12 +9,13 @@ def main() -> None:
     try:
         from dflash_sim.cli import main as command
 
-        code = command()
-    except BaseException:
-        if not asked_to_stop():
-            raise
-        code = INTERRUPTED
-    leave(code)
+        command()
+    except BaseException as end:
+        if asked_to_stop():
+            leave(INTERRUPTED)
+        if isinstance(end, SystemExit) and isinstance(end.code, int):
+            leave(end.code)
+        raise
 
 
 if __name__ == "__main__":

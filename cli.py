@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextvars import copy_context
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -131,8 +131,8 @@ def _one_line(message: str) -> str:
     return brief(" ".join(message.split()))
 
 
-def main() -> int:
-    """Run the command that was typed, and return its exit code."""
+def main() -> NoReturn:
+    """Run the command that was typed, and exit with its code."""
     # NumPy's matrices are small here: threads would only wait for each other.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in ("stdout", "stderr"):
@@ -147,4 +147,4 @@ def main() -> int:
             code = 1
         # The interpreter flushes once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return code
+    sys.exit(code)

@@ -163,9 +163,10 @@ def cores() -> int:
 
 def tell(line: str) -> None:
     """A line to the user, apart from the answer."""
+    from dflash_sim.profiles.errors import brief
     from dflash_sim.studies.show.visible import visible
 
-    print(visible(line), file=sys.stderr)
+    print("\n".join(map(brief, visible(line).split("\n"))), file=sys.stderr)
 
 
 def warn(text: str) -> None:

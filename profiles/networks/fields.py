@@ -135,6 +135,8 @@ def context_of(config: Mapping[str, Any]) -> int | None:
         return length
     kind = scaling.get("rope_type", scaling.get("type"))
     factor = scaling.get("factor", 1.0)
-    if kind in _INCLUDED or not isinstance(factor, int | float) or not 1 <= factor <= 1e4:
+    if not isinstance(kind, str) or kind in _INCLUDED:
+        return length
+    if not isinstance(factor, int | float) or not 1 <= factor <= 1e4:
         return length
     return int(length * factor)

@@ -55,6 +55,8 @@ class Crew:
             self._start()
             for _ in self.links:
                 self._hear(Ready, START_S)
+            if self.fitted.setup.device == "cpu":  # all have met; nothing is left if we are killed
+                self._folder.cleanup()
         except BaseException:
             self._failed = True
             self.close()

@@ -863,10 +863,8 @@ LONG_NAMES = {
     "plan --rate 1 --model": "unknown model 'aaa",
     "plan --trace": "File name too long",
     "sweep -o runs": "File name too long",
-    "compare": "File name too long",
     "run --drafter": "File name too long",
     "list gpus --profiles": "File name too long",
-    "calibrate fit -o x.toml": "File name too long",
     "calibrate import-silicon --system": "unknown system 'aaa",
 }
 PRINTING = ["--help", "--version", "predict --help", "predict --print-config", "list models",
@@ -897,6 +895,18 @@ class TestSystem:
         assert said in err
         assert len(err.splitlines()) == 1
         assert len(err) < 800  # a screen, not the ten thousand letters
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("line", ["compare", "calibrate fit -o x.toml"])
+    def test_of_several_files_one_that_cannot_be_is_refused(
+        self, answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+    ) -> None:
+        """As one that is not there is: the others may do."""
+        monkeypatch.chdir(tmp_path)
+        code, out, err = answer(line, ENDLESS)
+        assert (code, out) == (2, "")
+        assert "aaa...: cannot be read: File name too long" in err
+        assert max(map(len, err.splitlines())) < 800
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -22,8 +22,13 @@ from trust.mutations import smallest
 from trust.target import Target, tried
 from trust.targets import ROOT, all_targets
 
-HANG_S = 10
+HANG_S, WAIT_S = 10, 60  # of the processor, and of anything: others may use it too
 KEPT = ROOT / "build/fuzz"
+
+_TIMERS = (
+    (signal.SIGALRM, signal.ITIMER_REAL, WAIT_S),
+    (signal.SIGPROF, signal.ITIMER_PROF, HANG_S),
+)
 
 
 class HangError(BaseException):
@@ -36,8 +41,9 @@ def _hangs(_number: int, _frame: FrameType | None) -> None:
 
 def fault_of(target: Target, data: bytes, folder: Path) -> str | None:
     """Return what went wrong and where, in a line that is the same for every such input."""
-    signal.signal(signal.SIGALRM, _hangs)
-    signal.setitimer(signal.ITIMER_REAL, HANG_S)
+    for number, timer, seconds in _TIMERS:
+        signal.signal(number, _hangs)
+        signal.setitimer(timer, seconds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -52,7 +58,8 @@ def fault_of(target: Target, data: bytes, folder: Path) -> str | None:
         place = f"{Path(last.filename).relative_to(ROOT)}:{last.lineno}"
         return f"{type(error).__name__} at {place}: {str(error)[:160]}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for _, timer, _ in _TIMERS:
+            signal.setitimer(timer, 0)
     return None
 
 

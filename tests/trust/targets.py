@@ -58,6 +58,10 @@ def of_seeds(texts: Sequence[bytes]) -> Callable[[random.Random], bytes]:
     return lambda draw: mutated(draw.choice(texts), texts, draw)
 
 
+def renumbering(texts: Sequence[bytes]) -> Callable[[random.Random], bytes]:
+    return lambda draw: renumbered(draw.choice(texts), draw)
+
+
 def at(name: str, read: Callable[[Path], object]) -> Callable[[bytes, Path], object]:
     """A reader of a file of this name."""
 
@@ -92,14 +96,20 @@ def engine() -> object:
     return found
 
 
-def answer() -> object:
-    """A prediction with the constants of a sheet."""
-    small = {"isl": 64, "osl": 16, "num_prompts": 4, "runs": 1, "engine": "mine"}
-    asked = Scenario.parse(model="qwen3-8b", gpu="h200", conc=2, **small)
-    values = predict(asked, with_baseline=False, with_interval=False).values
-    for name in ("output_throughput", "mean_ttft_ms", "mean_tpot_ms"):
-        check(name, values[name], 1e-9, 1e9)
-    return values
+SMALL = {"model": "qwen3-8b", "gpu": "h200", "conc": 2, "isl": 64, "osl": 16, "num_prompts": 4}
+
+
+def answer(**mine: str) -> Callable[[], object]:
+    """A prediction with the numbers of a sheet."""
+
+    def take() -> object:
+        asked = Scenario.parse(**{**SMALL, "runs": 1, **mine})
+        values = predict(asked, with_baseline=False, with_interval=False).values
+        for name in ("output_throughput", "mean_ttft_ms", "mean_tpot_ms"):
+            check(name, values[name], 1e-9, 1e9)
+        return values
+
+    return take
 
 
 def published(load: Callable[[], Sequence[object]]) -> Callable[[], object]:
@@ -237,9 +247,14 @@ def sheets() -> Iterator[Target]:
     engines = seeds(PROFILES / "engines", "*.toml")
     whole = [text for text in engines if b"extends" not in text[:3000]]
     yield Target("engine sheets", sheet("engines/mine.toml", engine), of_seeds(whole or engines), 3)
-    answers = sheet("engines/mine.toml", answer)
-    yield Target("answers", answers, lambda draw: renumbered(draw.choice(whole), draw), 1)
     devices = seeds(PROFILES / "devices", "*.toml")
+    configs = seeds(PROFILES / "models", "*.json") + seeds(DATA / "hf", "*.json")
+    for name, place, mine, texts in (
+        ("answers", "engines/mine.toml", {"engine": "mine"}, whole),
+        ("answers of a GPU", "devices/mine.toml", {"gpu": "mine"}, devices),
+        ("answers of a model", "models/mine.json", {"model": "mine", "method": "none"}, configs),
+    ):
+        yield Target(name, sheet(place, answer(**mine)), renumbering(texts), 1)
     yield Target("GPU sheets", sheet("devices/mine.toml", device), of_seeds(devices), 8)
     nodes = seeds(PROFILES / "nodes", "*.toml")
     load = sheet("nodes/mine.toml", lambda: load_node("mine"))
@@ -247,7 +262,6 @@ def sheets() -> Iterator[Target]:
     workloads = seeds(PROFILES / "workloads", "*.toml")
     load = sheet("workloads/mine.toml", lambda: load_dataset("mine"))
     yield Target("data set sheets", load, of_seeds(workloads), 4)
-    configs = seeds(PROFILES / "models", "*.json") + seeds(DATA / "hf", "*.json")
     load = sheet("models/mine.json", lambda: load_model("mine"))
     yield Target("model configs", load, of_seeds(configs), 10)
     drafters = seeds(PROFILES / "drafters", "*.json")

@@ -1,4 +1,4 @@
-"""Files that the tools themselves wrote, of runs against the simulated server, are read as they are.
+"""Files that the tools themselves wrote, of runs against the simulated server, are read unedited.
 
 The server was ``serve --gpu b200 --block 16 --acceptance al:4.5`` on a machine that did much else.
 """
