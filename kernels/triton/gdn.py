@@ -15,6 +15,7 @@ from torch import Tensor
 
 import triton
 import triton.language as tl
+from dflash_sim.kernels.reference import gdn as ref_gdn
 from dflash_sim.kernels.reference.gdn import L2_EPS
 from dflash_sim.kernels.triton.configs import (
     COPY_BLOCK,
@@ -212,9 +213,14 @@ def gdn_verify_slots(
 def gdn_extend(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, pool: Tensor, slots: Tensor
 ) -> Tensor:
-    """Do the same as ``gdn.gdn_extend``; a prefill goes in chunks."""
+    """Do the same as ``gdn.gdn_extend``; a prefill goes in chunks.
+
+    In float32, which tensor cores do not have, the chunks are torch's.
+    """
     if v.shape[1] <= RECURRENT_ROWS:
         return _start(q, k, v, g, beta, pool, slots, None)
+    if v.dtype == torch.float32:
+        return ref_gdn.gdn_extend(q, k, v, g, beta, pool, slots)
     _check_states(pool)
     q, k, v = _laid_out(q, k, v)
     return prefill(q, k, v, g, beta, pool, slots)

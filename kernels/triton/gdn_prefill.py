@@ -5,9 +5,9 @@ Two kernels. What a chunk does to itself, for all chunks at once: the inverse of
 chunks of some value columns of one head with the state in registers. The formulas are those of
 :func:`dflash_sim.kernels.reference.gdn.gdn_prefill`.
 
-float32 rows are multiplied in float32, half ones in TF32; sums and states are float32. Against the
-recurrence, relative to the largest value: 3e-5 for float32; for half one rounding of ``v``'s type
-(outputs) and 2e-3 (states).
+Products are in TF32, sums and states in float32. Against the recurrence, relative to the largest
+value: one rounding of ``v``'s half type (outputs) and 2e-3 (states); 3e-5 where products are exact,
+as in the interpreter.
 """
 
 # ruff: noqa: N803
@@ -44,7 +44,6 @@ def _chunk_factors(
     KEY_DIM: tl.constexpr,
     CHUNK: tl.constexpr,
     SOLVED: tl.constexpr,
-    PRECISION: tl.constexpr,
 ) -> None:
     chunk = tl.program_id(0)
     head = tl.program_id(1)
@@ -68,8 +67,8 @@ def _chunk_factors(
     matrix = ((request * VALUE_HEADS + head) * tl.num_programs(0) + chunk) * CHUNK * CHUNK
     matrix_at = matrix + place[:, None] * CHUNK + place[None, :]
     transposed = tl.trans(key)
-    tl.store(scores + matrix_at, tl.dot(query, transposed, input_precision=PRECISION) * ratio)
-    system = tl.dot(key, transposed, input_precision=PRECISION) * ratio * strength[:, None]
+    tl.store(scores + matrix_at, tl.dot(query, transposed, input_precision="tf32") * ratio)
+    system = tl.dot(key, transposed, input_precision="tf32") * ratio * strength[:, None]
     system = tl.where(earlier, system, 0.0)
     # Row by row within small blocks, all of them at once: powers of the whole would overflow.
     block = place // SOLVED
@@ -83,10 +82,10 @@ def _chunk_factors(
         taken = tl.sum(factors[:, None] * solved, 0)
         solved = tl.where(mine[:, None] & together, unit - taken[None, :], solved)
     # What is left of the system is strictly below blocks: with four of them its fourth power is 0.
-    far = tl.dot(solved, tl.where(together, 0.0, system), input_precision=PRECISION)
-    twice = tl.dot(far, far, input_precision=PRECISION)
-    solved += tl.dot(twice, solved, input_precision=PRECISION)
-    solved -= tl.dot(far, solved, input_precision=PRECISION)
+    far = tl.dot(solved, tl.where(together, 0.0, system), input_precision="tf32")
+    twice = tl.dot(far, far, input_precision="tf32")
+    solved += tl.dot(twice, solved, input_precision="tf32")
+    solved -= tl.dot(far, solved, input_precision="tf32")
     tl.store(inverses + matrix_at, solved * strength[None, :])
 
 
@@ -113,7 +112,6 @@ def _chunk_walk(
     VALUE_DIM: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
-    PRECISION: tl.constexpr,
 ) -> None:
     head = tl.program_id(1)
     request = tl.program_id(2).to(tl.int64)
@@ -140,18 +138,18 @@ def _chunk_walk(
         reach = tl.exp(total)
         value_at = row[:, None] * value_row + head * VALUE_DIM + column[None, :]
         wanted = tl.load(v + value_at, mask=real[:, None], other=0.0).to(tl.float32)
-        wanted -= tl.dot(key, live, input_precision=PRECISION) * (reach * length)[:, None]
+        wanted -= tl.dot(key, live, input_precision="tf32") * (reach * length)[:, None]
         matrix = ((request * VALUE_HEADS + head) * chunks + chunk) * CHUNK * CHUNK + square
-        written = tl.dot(tl.load(inverses + matrix), wanted, input_precision=PRECISION)
+        written = tl.dot(tl.load(inverses + matrix), wanted, input_precision="tf32")
         query = tl.load(q + key_at, mask=real[:, None], other=0.0).to(tl.float32)
         reach *= tl.rsqrt(tl.sum(query * query, 1) + norm_eps) * scale
-        answer = tl.dot(query, live, input_precision=PRECISION) * reach[:, None]
-        answer += tl.dot(tl.load(scores + matrix), written, input_precision=PRECISION)
+        answer = tl.dot(query, live, input_precision="tf32") * reach[:, None]
+        answer += tl.dot(tl.load(scores + matrix), written, input_precision="tf32")
         out_at = (row * VALUE_HEADS + head)[:, None] * VALUE_DIM + column[None, :]
         tl.store(out + out_at, answer.to(out.dtype.element_ty), mask=real[:, None])
         written *= (length * tl.exp(whole - total))[:, None]
         live *= tl.exp(whole)
-        live += tl.dot(tl.trans(key), written, input_precision=PRECISION)
+        live += tl.dot(tl.trans(key), written, input_precision="tf32")
     tl.store(home, live)
 
 
@@ -183,7 +181,6 @@ def prefill(
         "VALUE_HEADS": value_heads,
         "KEY_DIM": key_dim,
         "CHUNK": CHUNK_ROWS,
-        "PRECISION": "tf32x3" if v.dtype == torch.float32 else "tf32",
     }
     launch(
         _chunk_factors,

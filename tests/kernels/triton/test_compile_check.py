@@ -24,7 +24,14 @@ from dflash_sim.kernels.triton.launch import recording  # noqa: E402
 
 INSTRUCTION = {"sm_90a": "HGMMA", "sm_100a": "UTCHMMA"}
 # One case of every kernel.
-QUICK = ("block drafter c1", "KV injection", "GDN 397B tp8 c1", "GDN 397B tp8 prefill", "MoE 35B 64", "accept")
+QUICK = (
+    "block drafter c1",
+    "KV injection",
+    "GDN 397B tp8 c1",
+    "GDN 397B tp8 prefill",
+    "MoE 35B 64",
+    "accept",
+)
 
 
 KERNELS = {
@@ -43,7 +50,7 @@ KERNELS = {
     "join_argmax",
 }
 # Cases whose products are too small, or too wide, for these instructions.
-SMALL = ("decode 8B c32", "verify in float32", "MoE in float32", "GDN prefill in float32")
+SMALL = ("decode 8B c32", "verify in float32", "MoE in float32")
 MOE = {"route", "expert_product", "weighted_sum"}
 
 
