@@ -1,9 +1,9 @@
 """A real run as one flat row of the result schema, ``kind`` observed; strict JSON."""
 
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from math import isfinite
 
+from dflash_sim import __version__
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.realrun.job.faults import RunFailedError
 from dflash_sim.realrun.job.journal import Answer, Run
@@ -46,7 +46,7 @@ def observed_row(
         "schema_version": SCHEMA_VERSION,
         "kind": "observed",
         "tag": tag,
-        "dflash_sim_version": version("dflash-sim"),
+        "dflash_sim_version": __version__,
         "seed": setup.seed,
         "replications": 1,
         "gpu": machine,
@@ -59,7 +59,7 @@ def observed_row(
         "block": fitted.rows,
         "steps": method.steps(fitted.rows),
         "engine": "dflash-sim",
-        "engine_version": version("dflash-sim"),
+        "engine_version": __version__,
         "engine_mode": setup.mode,
         "overlap": setup.mode == "v2",
         "dtype": setup.dtype,

@@ -3,9 +3,9 @@
 ``profiles/schema.csv`` describes every field. Milliseconds, gigabytes and tokens per second here.
 """
 
-from importlib.metadata import version
 from math import isfinite
 
+from dflash_sim import __version__
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.profiles.units import GIGA, HOUR_S, MEGA
 from dflash_sim.simulator.predict import Result
@@ -63,7 +63,7 @@ def _identity(s: Scenario, tag: str | None) -> Row:
         "kind": "predicted",
         "tag": tag,
         "scenario_hash": s.hash,
-        "dflash_sim_version": version("dflash-sim"),
+        "dflash_sim_version": __version__,
         "seed": s.seed,
         "replications": s.runs,
     }

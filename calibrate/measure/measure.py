@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from dflash_sim import __version__
 from dflash_sim.calibrate.measure.clock import (
     Canary,
     Clock,
@@ -136,7 +137,7 @@ class Measurement:
             "machine": identity(machine),
             "sizes": asdict(self.subject.sizes),
             "quick": self.quick,
-            "dflash_sim": _our_version(),
+            "dflash_sim": __version__,
         }
 
     def _scope(self) -> dict[str, Any]:
@@ -301,7 +302,7 @@ class Measurement:
                 "quick": self.quick,
                 "canary_s": canaries,
                 "drift": max(canaries) / min(canaries) - 1,
-                "dflash_sim": _our_version(),
+                "dflash_sim": __version__,
             },
             "ops": ops,
             "passes": [],
@@ -384,12 +385,6 @@ def _host_s(launch: Callable[[], object], times: int = 2000) -> float:
 def _tidy(device: str) -> None:
     if device == "cuda":
         torch.cuda.empty_cache()
-
-
-def _our_version() -> str:
-    from importlib.metadata import version
-
-    return version("dflash-sim")
 
 
 def to_text(document: Mapping[str, Any]) -> str:

@@ -13,11 +13,12 @@ transformers ``torch_recurrent_gated_delta_rule``).
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, silu, softplus
+from torch.nn.functional import conv1d, pad, silu, softplus
 
 from dflash_sim.kernels.reference.norm_rope import wide
 
 L2_EPS = 1e-6
+MOST_STATES = 1024  # that a prefill holds at once: 64 MiB of 128 x 128 in float32
 
 
 def conv_windows(x: Tensor, state: Tensor) -> Tensor:
@@ -108,32 +109,60 @@ def gdn_prefill(
     """Run the recurrence in chunks of matrix products; shapes as :func:`gdn_decode`.
 
     Inside a chunk, with ``G`` the running sum of ``g`` and ``D_ij = exp(G_i - G_j)`` for
-    ``j <= i``, the written values ``U`` solve ``(I + tril(beta K K^T D, -1)) U = beta (V - exp(G)
-    K S)``; then ``O = exp(G) Q S + (Q K^T D) U`` and ``S <- exp(G_T) S + (K exp(G_T - G))^T U``.
+    ``j <= i``, the written values are ``U - W S`` where ``U`` and ``W`` solve ``(I + tril(beta K
+    K^T D, -1)) [U W] = beta [V exp(G) K]``. So ``S <- (exp(G_T) - K'^T W) S + K'^T U`` with ``K' =
+    K exp(G_T - G)``, and ``O = exp(G) Q S + (Q K^T D) (U - W S)``. Only the state waits for the
+    chunk before: all else is done for many chunks at once, in as few launches as for one.
 
-    Source: the chunked form of the same paper; transformers ``torch_chunk_gated_delta_rule``.
+    Source: the WY form of the same paper; transformers ``torch_chunk_gated_delta_rule``.
     """
-    acc = wide(v.dtype)
-    group = v.shape[2] // q.shape[2]
-    keys = l2norm(k.to(acc)).repeat_interleave(group, dim=2).transpose(1, 2)
-    queries = l2norm(q.to(acc)).repeat_interleave(group, dim=2).transpose(1, 2)
-    queries = queries * q.shape[-1] ** -0.5
-    values, live, outputs = v.to(acc).transpose(1, 2), state.to(acc), []
-    decays, strengths = g.to(acc).transpose(1, 2), beta.to(acc).transpose(1, 2)[..., None]
-    for start in range(0, v.shape[1], chunk):
-        part = slice(start, start + chunk)
-        key, query, strength = keys[:, :, part], queries[:, :, part], strengths[:, :, part]
-        total = decays[:, :, part].cumsum(-1)
-        ratio = (total[..., :, None] - total[..., None, :]).tril().exp().tril()
-        reach = total.exp()[..., None]
-        target = strength * (values[:, :, part] - reach * (key @ live))
-        system = strength * (key @ key.transpose(-1, -2)) * ratio
-        written = torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True)
-        outputs.append(reach * (query @ live) + (query @ key.transpose(-1, -2) * ratio) @ written)
-        remaining = (total[..., -1:] - total).exp()[..., None]
-        live = live * total[..., -1].exp()[..., None, None]
-        live = live + (key * remaining).transpose(-1, -2) @ written
-    return torch.cat(outputs, 2).transpose(1, 2).to(v.dtype), live.to(state.dtype)
+    acc, (requests, tokens, heads) = wide(v.dtype), v.shape[:3]
+    count = -(-tokens // chunk)
+    size = -(-tokens // count)
+
+    def cut(x: Tensor) -> Tensor:
+        """[R, T, H, D] as [R Hv, N, C, D]; rows past the end write nothing and decay nothing."""
+        rows = pad(x, (0, 0, 0, 0, 0, count * size - tokens)).unflatten(1, (count, size))
+        return rows.movedim(3, 1).repeat_interleave(heads // x.shape[2], dim=1).flatten(0, 1)
+
+    rows = (
+        cut(l2norm(q.to(acc)) * q.shape[-1] ** -0.5),
+        cut(l2norm(k.to(acc))),
+        cut(v.to(acc)),
+        cut(g.to(acc)[..., None]).cumsum(2),
+        cut(beta.to(acc)[..., None]),
+    )
+    at_once = max(1, MOST_STATES // (requests * heads))
+    live, outputs = state.to(acc).flatten(0, 1), []
+    for part in zip(*(x.split(at_once, dim=1) for x in rows), strict=True):
+        out, live = _chunks(*part, live)
+        outputs.append(out)
+    out = torch.cat(outputs, 1).flatten(1, 2)[:, :tokens].unflatten(0, (requests, heads))
+    after = live.unflatten(0, (requests, heads)).to(state.dtype)
+    return out.transpose(1, 2).to(v.dtype), after
+
+
+def _chunks(
+    query: Tensor, key: Tensor, value: Tensor, total: Tensor, strength: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The outputs [H, N, C, Dv] of ``N`` chunks of ``H`` heads, and the state after the last."""
+    reach, transposed = total.exp(), key.mT
+    ratio = (total - total.mT).tril().exp().tril()
+    system = strength * (key @ transposed) * ratio
+    wanted = strength * torch.cat([value, reach * key], -1)
+    solved = torch.linalg.solve_triangular(system, wanted, upper=False, unitriangular=True)
+    written, read = solved.split([value.shape[-1], key.shape[-1]], dim=-1)
+    last = total[:, :, -1:]
+    grown, lost = ((key * (last - total).exp()).mT @ solved).split(
+        [value.shape[-1], key.shape[-1]], dim=-1
+    )
+    kept = last.exp() * torch.eye(key.shape[-1], dtype=key.dtype, device=key.device) - lost
+    states = [state]
+    for n in range(key.shape[1]):
+        states.append(torch.baddbmm(grown[:, n], kept[:, n], states[-1]))
+    before = torch.stack(states[:-1], 1)
+    told = (query @ transposed * ratio) @ (written - read @ before)
+    return reach * (query @ before) + told, states[-1]
 
 
 def conv_extend(x: Tensor, weight: Tensor, pool: Tensor, slots: Tensor) -> Tensor:

@@ -107,14 +107,14 @@ def injection(tokens: int, layers: int, kv_heads: int, head_dim: int) -> None:
 
 
 def delta_net(requests: int, key_heads: int, heads: int, *, rows: int = BLOCK) -> None:
-    """Verify and commit, or decode where there is one row."""
+    """Verify and commit; or extend by one row, or by a prefill's."""
     dim = 128
     sizes = [key_heads * dim, key_heads * dim, heads * dim]
     mixed = torch.split(meta(requests, rows, sum(sizes)), sizes, dim=-1)
     q, k, v = (x.view(requests, rows, -1, dim) for x in mixed)
     gate = real32(requests, rows, heads)
     pool, slots = real32(1, 64, heads, dim, dim), index64(requests)
-    if rows == 1:
+    if rows != BLOCK:
         gdn_extend(q, k, v, gate, gate, pool[0], slots)
         return
     scratch = real32(1, requests, rows, heads, dim, dim)
@@ -173,6 +173,8 @@ CASES = [
     case("GDN 397B tp8 c1", delta_net, 1, 2, 8),
     case("GDN 35B c32", delta_net, 32, 16, 32),
     case("GDN 35B decode c32", delta_net, 32, 16, 32, rows=1),
+    case("GDN 397B tp8 prefill", delta_net, 1, 2, 8, rows=8192),
+    case("GDN 35B prefill c4", delta_net, 4, 16, 32, rows=2000),
     case("MoE 397B tp8 16 tokens", experts, 16, 10, 512, 4096, 128),
     case("MoE 35B 64 tokens", experts, 64, 8, 256, 2048, 512),
     case("MoE 35B 512 tokens", experts, 512, 8, 256, 2048, 512),

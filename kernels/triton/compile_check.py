@@ -28,7 +28,7 @@ from dflash_sim.kernels.triton.launch import Launch, recording
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-PRODUCTS = ("attend", "expert_product")
+PRODUCTS = ("attend", "expert_product", "chunk_factors", "chunk_walk")
 SHARED_LIMIT_BYTES = 227 * 1024
 TENSOR_CORE = {HOPPER: "HGMMA", BLACKWELL: "UTCHMMA"}
 SASS_MMA = re.compile(r"\b(HGMMA|UTCHMMA|HMMA)\b")

@@ -158,6 +158,11 @@ def gdn_tile(machine: Machine, *, heads: int, value_dim: int) -> GdnTile:
 # More rows than this of one request are a prefill: matrix products beat walking them.
 RECURRENT_ROWS = 32
 
+# Rows of a chunk of such a prefill, and of those that are solved one after the other.
+CHUNK_ROWS, SOLVED_ROWS = 64, 16
+# Value columns of the state in a program that walks chunks, and its warps: wider ones spill.
+WALK_COLUMNS, CHUNK_WARPS = 16, 8
+
 # Values that one program of a plain copy moves: eight 16-byte loads in each of 128 threads.
 COPY_BLOCK = 4096
 

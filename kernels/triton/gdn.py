@@ -23,6 +23,7 @@ from dflash_sim.kernels.triton.configs import (
     ceil_div,
     gdn_tile,
 )
+from dflash_sim.kernels.triton.gdn_prefill import prefill
 from dflash_sim.kernels.triton.launch import launch, target
 from dflash_sim.profiles.errors import UsageError
 
@@ -120,6 +121,20 @@ def dense_rows(x: Tensor) -> Tensor:
     return x if dense and x.stride(0) == x.shape[1] * x.stride(1) else x.contiguous()
 
 
+def _check_states(state: Tensor) -> None:
+    if state.dtype != torch.float32 or not state.is_contiguous():
+        msg = f"the Triton delta rule keeps contiguous float32 states, not {state.dtype}."
+        raise UsageError(msg)
+
+
+def _laid_out(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows that follow each other, with one layout for queries and keys."""
+    q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
+    if q.stride() != k.stride():
+        q, k = q.contiguous(), k.contiguous()
+    return q, k, v
+
+
 def _start(
     q: Tensor,
     k: Tensor,
@@ -131,14 +146,10 @@ def _start(
     states: Tensor | None,
 ) -> Tensor:
     """From ``state[slots]`` (or ``state``) to ``states``; without ``states``, in place."""
-    if state.dtype != torch.float32 or not state.is_contiguous():
-        msg = f"the Triton delta rule keeps contiguous float32 states, not {state.dtype}."
-        raise UsageError(msg)
+    _check_states(state)
     requests, rows, key_heads, key_dim = q.shape
     value_heads, value_dim = v.shape[2:]
-    q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
-    if q.stride() != k.stride():
-        q, k = q.contiguous(), k.contiguous()
+    q, k, v = _laid_out(q, k, v)
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     tile = gdn_tile(target(v), heads=requests * value_heads, value_dim=value_dim)
     launch(
@@ -202,10 +213,17 @@ def gdn_verify_slots(
 def gdn_extend(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, pool: Tensor, slots: Tensor
 ) -> Tensor:
-    """Do the same as ``gdn.gdn_extend``; long prefills go to its matrix products."""
-    if v.shape[1] > RECURRENT_ROWS:
+    """Do the same as ``gdn.gdn_extend``; a prefill goes in chunks.
+
+    In float32, which tensor cores do not have, the chunks are torch's.
+    """
+    if v.shape[1] <= RECURRENT_ROWS:
+        return _start(q, k, v, g, beta, pool, slots, None)
+    if v.dtype == torch.float32:
         return ref_gdn.gdn_extend(q, k, v, g, beta, pool, slots)
-    return _start(q, k, v, g, beta, pool, slots, None)
+    _check_states(pool)
+    q, k, v = _laid_out(q, k, v)
+    return prefill(q, k, v, g, beta, pool, slots)
 
 
 def commit_states(pool: Tensor, scratch: Tensor, slots: Tensor, commit_len: Tensor) -> None:

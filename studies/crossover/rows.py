@@ -1,10 +1,10 @@
 """A crossing as data: strict JSON, and a row for each server."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from math import exp, isfinite
 from typing import Any
 
+from dflash_sim import __version__
 from dflash_sim.studies.crossover.advice import choices, reason, sentence
 from dflash_sim.studies.crossover.ends import Span
 from dflash_sim.studies.crossover.paste import settings
@@ -22,7 +22,7 @@ def to_json(found: Crossover) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "crossover",
-        "dflash_sim_version": version("dflash-sim"),
+        "dflash_sim_version": __version__,
         "over": found.axis.name,
         "from": values[0],
         "to": values[-1],

@@ -1,10 +1,10 @@
 """A plan as data: strict JSON, and a row for each candidate."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from math import isfinite
 from typing import Any
 
+from dflash_sim import __version__
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
 from dflash_sim.studies.plan.candidate import Survey
 from dflash_sim.studies.plan.close_look import Fleet
@@ -24,7 +24,7 @@ def to_json(found: Plan) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "plan",
-        "dflash_sim_version": version("dflash-sim"),
+        "dflash_sim_version": __version__,
         "model": found.fewest.setup.model.name,
         "demand": {
             "name": q.demand.name,

@@ -235,6 +235,26 @@ def test_delta_net(copy: float) -> None:
             print(Contest(name_, ours, 2 * requests * state, theirs, "torch").line(copy))
 
 
+def test_delta_net_prefill(copy: float) -> None:
+    print("\ndelta rule of a prefill, beside its chunks in torch")
+    dim = 128
+    for name, key_heads, heads in (("397B tp8", 2, 8), ("35B", 16, 32)):
+        for requests, rows in ((1, 1024), (1, 8192), (8, 1024)):
+            q, k = (rand(requests, rows, key_heads, dim) for _ in range(2))
+            v = rand(requests, rows, heads, dim)
+            draw = rand(2, requests, rows, heads, dtype=torch.float32)
+            gates = -draw[0].exp(), draw[1].sigmoid()
+            pool = torch.zeros(64, heads, dim, dim, device=DEVICE)
+            where = pool, torch.arange(requests, device=DEVICE)
+            nbytes = 2 * (q.numel() + k.numel() + 2 * v.numel()) + 8 * requests * heads * dim * dim
+            ours, theirs = (
+                seconds([partial(m.gdn_extend, q, k, v, *gates, *where)])
+                for m in (triton_gdn, ref_gdn)
+            )
+            name_ = f"prefill {name} {requests} x {rows}"
+            print(Contest(name_, ours, nbytes, theirs, "torch").line(copy))
+
+
 def skewed_experts(tokens: int, top_k: int, count: int) -> torch.Tensor:
     """Distinct experts per token, the n-th in popularity chosen as often as ``n^-1.2``."""
     popularity = -1.2 * torch.arange(1, count + 1, device=DEVICE).log()

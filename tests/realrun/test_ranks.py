@@ -1,5 +1,6 @@
 """Processes, one per rank, over gloo: the same tokens as one rank's."""
 
+import math
 import os
 from functools import cache
 from typing import Any
@@ -47,6 +48,14 @@ def test_every_number_of_ranks_says_the_same(method: str, mode: str, tp: int) ->
     if method != "none":
         assert run.accept_length > 1.5
     assert all((i.comm_s > 0) == (tp > 1) for i in run.iterations)
+
+
+def test_sums_in_place_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of nccl on GPUs, asked of gloo: two numbers add to the same in any order."""
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "nccl")  # forked ranks see it
+    run = ran("dflash", mode="v2", tp=2)
+    assert tuple(a.output for a in run.answers) == answers()
+    assert all(math.isnan(i.comm_s) for i in run.iterations)  # the host only launches them
 
 
 @pytest.mark.slow

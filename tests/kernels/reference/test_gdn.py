@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch", reason="the references are written in torch
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from dflash_sim.kernels.reference.gdn import (  # noqa: E402
     causal_conv1d,
@@ -64,6 +65,34 @@ def test_chunks_are_the_recurrence(tokens: int, chunk: int) -> None:
     chunked, last = gdn_prefill(*args, state, chunk=chunk)
     assert torch.allclose(out, chunked, atol=1e-11)
     assert torch.allclose(after, last, atol=1e-11)
+
+
+class Launches(TorchDispatchMode):
+    """Counts the calls of torch that a GPU would launch something for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += not torch._C._dispatch_has_kernel_for_dispatch_key(
+            func.name(), "CompositeImplicitAutograd"
+        ) and not any(r.alias_info for r in func._schema.returns)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_long_prefill_is_few_launches() -> None:
+    """Of 8,192 rows: little more than the state's one for each of 128 chunks."""
+    shape = (1, 8192)
+    q = k = torch.empty(*shape, 16, 128, device="meta")
+    v, g = torch.empty(*shape, 32, 128, device="meta"), torch.empty(*shape, 32, device="meta")
+    state = torch.empty(1, 32, 128, 128, device="meta")
+    with Launches() as launches:
+        gdn_prefill(q, k, v, g, g, state)
+    assert 128 < launches.count < 400
+    with Launches() as short:
+        gdn_prefill(*(x[:, :1024] for x in (q, k, v, g, g)), state)
+    assert short.count < launches.count / 3
 
 
 @given(split=st.integers(1, 11))

@@ -24,7 +24,14 @@ from dflash_sim.kernels.triton.launch import recording  # noqa: E402
 
 INSTRUCTION = {"sm_90a": "HGMMA", "sm_100a": "UTCHMMA"}
 # One case of every kernel.
-QUICK = ("block drafter c1", "KV injection", "GDN 397B", "MoE 35B 64", "accept")
+QUICK = (
+    "block drafter c1",
+    "KV injection",
+    "GDN 397B tp8 c1",
+    "GDN 397B tp8 prefill",
+    "MoE 35B 64",
+    "accept",
+)
 
 
 KERNELS = {
@@ -33,6 +40,8 @@ KERNELS = {
     "norm_rope_write",
     "delta_rule",
     "commit",
+    "chunk_factors",
+    "chunk_walk",
     "route",
     "expert_product",
     "weighted_sum",
