@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from csv import reader
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ class TestAnswers:
             assert len(page.splitlines()) <= 46
             absent = ["steps", "isl", "osl", "range_ratio", "rate", "burstiness", "acceptance"]
             absent += [n for n in Scenario.model_fields if "mamba" in n or "linear_" in n]
-            absent += ["content", "top_k"]
+            absent += ["content", "top_k", "cache_hit"]
             for name in Scenario.model_fields:
                 # Every field that applies is shown, with its default.
                 if name not in absent:
@@ -258,7 +259,9 @@ class TestMemory:
         assert wide["max_running_requests"] == 42
         csv = answer(f"{self.HYBRID},16 --format csv")[1].splitlines()
         assert len(csv) == 3
-        assert csv[0].split(",") == list(row)
+        columns = next(reader(csv))  # of values: an object has several, a null none
+        assert all(any(c == n or c.startswith(f"{n}_") for n in row) for c in columns)
+        assert set(columns) >= {n for n, value in row.items() if isinstance(value, int | float)}
 
     def test_a_model_without_states_has_none(self, answer: Answer) -> None:
         code, out, _ = answer("predict --memory --model qwen3-8b --method none --format table")
@@ -739,7 +742,6 @@ MISTAKES = [
 ]  # fmt: skip
 OTHER_MISTAKES = [
     ("list gpu", 2, ["'gpu'", "did you mean gpus?", "Have: checkpoints"]),
-    ("list", 2, ["Missing argument", "--help"]),
     ("predct", 2, ["No such command 'predct'", "--help"]),
     ("calibrate import-silicon", 2, ["--system", "--help"]),
     ("calibrate import-silicon --system b20", 2, ["unknown system 'b20'"]),

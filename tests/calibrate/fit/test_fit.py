@@ -476,7 +476,8 @@ class TestCommand:
 
     def test_as_data(self, answer: Answer, tmp_path: Path) -> None:
         out = tmp_path / "c.toml"
-        code, text, _ = answer("calibrate", "fit", table(tmp_path / "t.csv"), "-o", out)
+        words = ("calibrate", "fit", table(tmp_path / "t.csv"), "-o", out, "--format", "json")
+        code, text, _ = answer(*words)
         row = json.loads(text, parse_constant=pytest.fail)
         assert (code, row["rows"]["used"], row["kind"]) == (4, 4, "fit")
         assert row["not_followed"]  # a throughput that grows less than any server's would
