@@ -109,8 +109,13 @@ part captured-35b 4 60 captured.log "torch triton safetensors" \
 part validate 8 80 validate.log "torch triton safetensors typer rich yaml simpy pydantic" \
     "$python" -m dflash_sim validate --real --device cuda --model qwen3-8b --accept-length 6.5 \
     --blocks 16 --concs 1,8 --modes v2 --rounds 1 --num-prompts 32 --max-new-tokens 48
-part kernels 16 70 kernels.log "torch triton safetensors pytest hypothesis" \
-    "$python" -m pytest "${plain[@]}" -m "gpu and bench" -s tests/bench/test_gpu_kernels.py
+# Attention has by far the most shapes, and shall not use up the others' time.
+part kernels 16 35 kernels.log "torch triton safetensors pytest hypothesis" \
+    "$python" -m pytest "${plain[@]}" -m "gpu and bench" -k "not attention" \
+    -s tests/bench/test_gpu_kernels.py
+part attention 16 35 kernels.log "torch triton safetensors pytest hypothesis" \
+    "$python" -m pytest "${plain[@]}" -m "gpu and bench" -k attention \
+    -s tests/bench/test_gpu_kernels.py
 
 if $dry; then
     exit 0

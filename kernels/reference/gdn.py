@@ -11,6 +11,8 @@ with ``q`` and ``k`` scaled to unit length (Yang et al., "Gated Delta Networks",
 transformers ``torch_recurrent_gated_delta_rule``).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, pad, silu, softplus
@@ -122,8 +124,9 @@ def gdn_prefill(
 
     def cut(x: Tensor) -> Tensor:
         """[R, T, H, D] as [R Hv, N, C, D]; rows past the end write nothing and decay nothing."""
-        rows = pad(x, (0, 0, 0, 0, 0, count * size - tokens)).unflatten(1, (count, size))
-        return rows.movedim(3, 1).repeat_interleave(heads // x.shape[2], dim=1).flatten(0, 1)
+        rows = pad(x, (0, 0, 0, 0, 0, count * size - tokens))
+        rows = rows.view(requests, count, size, *x.shape[2:]).movedim(3, 1)
+        return rows.repeat_interleave(heads // x.shape[2], dim=1).flatten(0, 1)
 
     rows = (
         cut(l2norm(q.to(acc)) * q.shape[-1] ** -0.5),
@@ -134,18 +137,16 @@ def gdn_prefill(
     )
     at_once = max(1, MOST_STATES // (requests * heads))
     live, outputs = state.to(acc).flatten(0, 1), []
-    for part in zip(*(x.split(at_once, dim=1) for x in rows), strict=True):
-        out, live = _chunks(*part, live)
+    for start in range(0, count, at_once):
+        out, live = _chunks([x[:, start : start + at_once] for x in rows], live)
         outputs.append(out)
-    out = torch.cat(outputs, 1).flatten(1, 2)[:, :tokens].unflatten(0, (requests, heads))
-    after = live.unflatten(0, (requests, heads)).to(state.dtype)
-    return out.transpose(1, 2).to(v.dtype), after
+    out = torch.cat(outputs, 1).flatten(1, 2)[:, :tokens].view(requests, heads, tokens, -1)
+    return out.transpose(1, 2).to(v.dtype), live.view_as(state).to(state.dtype)
 
 
-def _chunks(
-    query: Tensor, key: Tensor, value: Tensor, total: Tensor, strength: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def _chunks(rows: Sequence[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
     """The outputs [H, N, C, Dv] of ``N`` chunks of ``H`` heads, and the state after the last."""
+    query, key, value, total, strength = rows
     reach, transposed = total.exp(), key.mT
     ratio = (total - total.mT).tril().exp().tril()
     system = strength * (key @ transposed) * ratio

@@ -13,7 +13,7 @@ pytest.importorskip("safetensors", reason="without it parts are skipped for anot
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 SCRIPT = Path(__file__).parents[1] / "gpu_check.sh"
-PARTS = ("tests", "measure", "captured-8b", "captured-35b", "validate", "kernels")
+PARTS = ("tests", "measure", "captured-8b", "captured-35b", "validate", "kernels", "attention")
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
