@@ -216,6 +216,13 @@ def test_a_loaded_server_is_seen_before_and_while_it_is_measured() -> None:
         Served(served()).ask(meanwhile)
 
 
+def test_a_simulation_in_time_of_its_own_is_refused() -> None:
+    server = Served(served())
+    server.twin.speed = 20.0
+    with pytest.raises(ServerError, match=r"simulated 20\.0 times as fast .* --speed 1"):
+        server.ask(look)
+
+
 def test_a_refusal_is_told_with_its_reason() -> None:
     async def long(client: Client) -> None:
         await client.answer("qwen3-8b", [1] * 64, 10**6)
