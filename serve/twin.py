@@ -156,7 +156,7 @@ class Twin:
 
     def info(self) -> Mapping[str, Any]:
         """Server arguments and state, by SGLang's names."""
-        return server_info(self.setup, self.load())
+        return {**server_info(self.setup, self.load()), "simulated_speed": self.speed}
 
     def flush(self) -> bool:
         """Empty the prefix cache; False while requests run."""

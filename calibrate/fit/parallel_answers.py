@@ -16,6 +16,11 @@ Floats = npt.NDArray[np.float64]
 _ALONE_RUNS = 2  # a client alone sends few requests: two runs halve the noise of their lengths
 
 
+def runs_of(row: Row) -> int:
+    """How many runs answer a row."""
+    return _ALONE_RUNS if row.scenario.conc == 1 else 1
+
+
 class _Worker:
     """The rows of one process; a row is resolved when it is first asked for."""
 
@@ -39,8 +44,7 @@ class _Worker:
     def answer(self, i: int, x: Floats) -> Floats:
         at = {p.name: p.value(v) for p, v in zip(self.parameters, x.tolist(), strict=True)}
         values = {**self.fixed, **at}
-        runs = _ALONE_RUNS if self.rows[i].scenario.conc == 1 else 1
-        return self.response(i).answer(values, runs=runs)
+        return self.response(i).answer(values, runs=runs_of(self.rows[i]))
 
     def slopes(self, i: int, x: Floats) -> Floats:
         return self.response(i).slopes(

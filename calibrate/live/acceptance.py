@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dflash_sim.calibrate.fit.parallel_answers import runs_of
 from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.calibrate.readers.sglang_bench_serving import STEPS
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
@@ -18,11 +19,12 @@ from dflash_sim.simulator.slopes import requests_of
 
 _ROUNDS = 4  # each leaves a tenth of what was off
 _LEAST = 1.001  # tokens a step of a law that still drafts
-_RUNS = 2  # as many as a fit looks at, at the most
 
 
 def matched(row: Row, engine: EngineSheet, raw: Mapping[str, Any]) -> str | None:
     """The text of an acceptance with which the simulation takes as many steps as were counted.
+
+    In the runs that a fit looks at: requests that happen to accept little are part of a run.
 
     Returns
     -------
@@ -37,13 +39,13 @@ def matched(row: Row, engine: EngineSheet, raw: Mapping[str, Any]) -> str | None
         length = float(np.clip(length, _LEAST, row.width - 1 / row.width))
         text = f"al:{length:.4f}"
         scenario = row.scenario.model_copy(update={"acceptance": text})
-        length *= wanted / _tokens_a_step(resolve(scenario, engine=row.sheet(engine)))
+        length *= wanted / _tokens_a_step(resolve(scenario, engine=row.sheet(engine)), runs_of(row))
     return text
 
 
-def _tokens_a_step(setup: Setup) -> float:
+def _tokens_a_step(setup: Setup, runs: int) -> float:
     found = []
-    for run in range(_RUNS):
+    for run in range(runs):
         requests = requests_of(setup, run)
         draws = requests.draws(setup.uncalibrated)
         found.append(requests.workload.osl.sum() / draws.cycles.sum())

@@ -57,7 +57,7 @@ async def look(client: Client) -> Target:
     Raises
     ------
     ServerError
-        It cannot be reached, or is no OpenAI server.
+        It cannot be reached, is no OpenAI server, or a simulated one in time of its own.
     """
     listed = await client.get_json("/v1/models")
     data = listed.get("data") if isinstance(listed, dict) else None
@@ -70,6 +70,7 @@ async def look(client: Client) -> Target:
         found = await client.get_json(path)
         if isinstance(found, dict):
             info = stated(found)
+            _refuse_fast(client, found.get("simulated_speed", 1))
             break
     longest = first.get("max_model_len")
     return Target(
@@ -79,6 +80,12 @@ async def look(client: Client) -> Target:
         most_tokens=longest if isinstance(longest, int) and longest > 0 else None,
         counts=await scrape(client) is not None,
     )
+
+
+def _refuse_fast(client: Client, speed: object) -> None:
+    if speed != 1:
+        msg = f"{client.url} is simulated {speed} times as fast as it is: serve it with --speed 1."
+        raise ServerError(msg)
 
 
 async def scrape(client: Client) -> Snapshot | None:

@@ -280,7 +280,7 @@ def experiment(
                     left = terms.minutes * 60 - (client.clock() - begin)
                     async with asyncio.timeout(left):
                         row = await measure(client, target, cell, seed=len(kept.rows))
-                    kept.add(_with_acceptance(terms, kept, row))
+                    kept.add(with_acceptance(terms, kept, row))
                     on_row(row)
             except TimeoutError:
                 return (
@@ -295,7 +295,8 @@ def experiment(
     return found
 
 
-def _with_acceptance(terms: Terms, kept: Kept, row: dict[str, Any]) -> dict[str, Any]:
+def with_acceptance(terms: Terms, kept: Kept, row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the acceptance that was counted while it was measured."""
     chosen = _read(terms, [{**row, **kept.same}])
     found = matched(chosen.rows[0], chosen.engine, row) if chosen.rows else None
     return row if found is None else {**row, "acceptance": found}

@@ -47,7 +47,7 @@ COVERED = {
         "studies/compare: validate_question validation_report validation_tables",
         "studies/published: fit_tables",
     ],
-    "calibrate/live/test_experiment": ["acceptance client target", "commands: live"],
+    "calibrate/live/test_experiment": ["acceptance client target"],
     "calibrate/measure/test_measure": [
         "clock collectives machine op_cases partial_file pass_list passes subject subjects",
         "commands: measure",

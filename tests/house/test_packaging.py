@@ -257,7 +257,7 @@ def test_every_import_of_the_core_is_declared() -> None:
     declared |= {"yaml"} if "pyyaml" in declared else set()
     imported = {
         name.split(".")[0]
-        for package in ("api", "profiles", "simulator", "calibrate", "studies", "commands")
+        for package in ("api", "profiles", "simulator", "calibrate", "studies", "serve", "commands")
         for path in (ROOT / package).rglob("*.py")
         if not any(path.is_relative_to(ROOT / home) for home in NOT_SHIPPED)
         for name in imported_by(path)

@@ -100,9 +100,10 @@ def test_the_acceptance_of_a_row_takes_as_many_steps_as_were_counted(wanted: flo
     (row,), _ = rows_of([seen], engine)
     tokens = 48 * 128
     text = matched(row, engine, {"total_output_tokens": tokens, "verify_steps": tokens / wanted})
-    given = resolve(row.scenario.model_copy(update={"acceptance": text}), engine=engine)
+    one = {"acceptance": text, "runs": 1}
+    given = resolve(row.scenario.model_copy(update=one), engine=engine)
     got = predict(given.scenario, with_baseline=False, with_interval=False, setup=given).values
-    assert got["accept_length_harmonic"] == pytest.approx(wanted, rel=0.03)
+    assert got["accept_length_harmonic"] == pytest.approx(wanted, rel=0.005)
     assert matched(replace(row, width=1), engine, {"verify_steps": 1}) is None
     assert matched(row, engine, {"total_output_tokens": tokens}) is None
 
@@ -214,6 +215,13 @@ def test_a_loaded_server_is_seen_before_and_while_it_is_measured() -> None:
 
     with pytest.raises(ServerError, match="others had 3 answers"):
         Served(served()).ask(meanwhile)
+
+
+def test_a_simulation_in_time_of_its_own_is_refused() -> None:
+    server = Served(served())
+    server.twin.speed = 20.0
+    with pytest.raises(ServerError, match=r"simulated 20\.0 times as fast .* --speed 1"):
+        server.ask(look)
 
 
 def test_a_refusal_is_told_with_its_reason() -> None:
