@@ -23,7 +23,7 @@ from dflash_sim.calibrate.readers.request_trace_formats import CONTENT, FORMATS,
 from dflash_sim.calibrate.readers.trace_sessions import with_follow_ups
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text, reading_csv
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, is_there, read_text, reading_csv
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -77,7 +77,7 @@ def named(spec: str) -> tuple[Path, str | None]:
         The format is unknown.
     """
     path, colon, form = spec.rpartition(":")
-    if not colon or Path(spec).exists():
+    if not colon or is_there(spec):
         return Path(spec), None
     if form not in FORMATS:
         raise unknown(kind="trace format", value=form, allowed=FORMATS)
