@@ -39,6 +39,14 @@ def named_path(name: str | os.PathLike[str]) -> Path:
         return path
 
 
+def is_there(name: str | os.PathLike[str]) -> bool:
+    """Return True if a name is that of a file or folder; one that none can have is not."""
+    try:
+        return named_path(name).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def read_bytes(path: Path, most: int = SHEET) -> bytes:
     """Return what a file holds, unpacked if it is gzip.
 

@@ -25,7 +25,7 @@ from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.load import find_sheet, load_model
 from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.releases.engine_versions import match_engine
-from dflash_sim.profiles.ways_in import named_path
+from dflash_sim.profiles.ways_in import is_there, named_path
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import PLAIN, algorithms, for_any_target
 from dflash_sim.simulator.scenario import ONLY_SPECULATION
@@ -307,7 +307,7 @@ class _Parsed:
         """The drafter by its sheet; one without stands back for the one known for the target."""
         named = out["draft_model"]
         out["draft_model"] = found = _shipped("drafters", named, ".json")
-        if found != named or named_path(named).exists():
+        if found != named or is_there(named):
             return
         if find_sheet("drafters", named, ".json") is None and not _OTHER_DRAFTERS.search(named):
             del out["draft_model"]
@@ -354,6 +354,6 @@ def _has_mtp(model: str) -> bool:
 def _shipped(folder: str, path: str, suffix: str) -> str:
     """A checkpoint folder of the server, not on this disk, is known by its last part."""
     local = named_path(path)
-    elsewhere = path[:1] in "/.~" and not local.exists()
+    elsewhere = path[:1] in "/.~" and not is_there(local)
     known = elsewhere and (find_sheet(folder, local.name, suffix) or quantised_name(local.name))
     return local.name if known else path

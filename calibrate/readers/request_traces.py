@@ -25,7 +25,7 @@ from dflash_sim.calibrate.readers.trace_sessions import Turns, in_turns
 from dflash_sim.calibrate.readers.trace_texts import prompts_of
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text, reading_csv
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, is_there, read_text, reading_csv
 from dflash_sim.simulator.requests.prompts import Prompts
 
 Floats = npt.NDArray[np.float64]
@@ -111,7 +111,7 @@ def named(spec: str) -> tuple[Path, str | None]:
         The format is unknown.
     """
     path, colon, form = spec.rpartition(":")
-    if not colon or Path(spec).exists():
+    if not colon or is_there(spec):
         return Path(spec), None
     if form not in FORMATS:
         raise unknown(kind="trace format", value=form, allowed=FORMATS)

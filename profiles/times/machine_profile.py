@@ -20,7 +20,13 @@ from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.sheets import Device, Node, PriceRange, Quantity
 from dflash_sim.profiles.times.op_tables import Timing
 from dflash_sim.profiles.times.profile_ranges import check_profile
-from dflash_sim.profiles.ways_in import UnreadableError, named_path, parse_json, read_bytes
+from dflash_sim.profiles.ways_in import (
+    UnreadableError,
+    is_there,
+    named_path,
+    parse_json,
+    read_bytes,
+)
 
 FORMAT, VERSION = "dflash-sim profile", 1
 SUFFIX = ".profile"
@@ -295,7 +301,7 @@ class MeasuredProfile:
 
 def is_profile(name: str) -> bool:
     """Return True if a GPU is named by a profile's path rather than by its sheet."""
-    return name.endswith(SUFFIX) or ("/" in name and Path(name).is_file())
+    return name.endswith(SUFFIX) or ("/" in name and is_there(name) and Path(name).is_file())
 
 
 def load_measured(name: str | Path) -> MeasuredProfile:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Bar, Curve, bars, lines
@@ -139,7 +140,7 @@ def _costs(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None
         name = f"{_name(row, varying)} {_load(row)}".strip()
         ends = {"low": prices.get("low"), "high": prices.get("high")}
         speedup = row.get("speedup")
-        group = "plain decoding" if row["method"] == "none" else "speculation"
+        group = "speculation" if METHODS[str(row["method"])].speculative else "plain decoding"
         rows.append(Bar(name=name, value=usd, group=group, note="price range", **ends))
         if isinstance(speedup, float):
             rows.append(Bar(name=f"{name}, plain", value=usd * speedup, group="plain decoding"))

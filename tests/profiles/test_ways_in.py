@@ -65,6 +65,7 @@ def test_what_is_no_text_is_said(make: Callable[[Path], object], why: str, tmp_p
 
 def test_paths_that_no_file_can_have() -> None:
     for path in ("x" * 5000, "a\0b", "~nobody-is-called-so/x"):
+        assert not ways_in.is_there(path)
         with pytest.raises(UnreadableError, match="it cannot be read"):
             read_bytes(Path(path))
 
