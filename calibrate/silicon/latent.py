@@ -97,12 +97,15 @@ class Modules:
     models
         As the files call them: our name of the model and the format of its projections; without
         one, the format is that of each row.
+    every
+        Of the batches and prefixes of other families one is kept; what is lost is in the misses.
     """
 
     family: str
     folder: str
     files: Mapping[str, str]
     models: Mapping[str, tuple[str, str]]
+    every: int = 1
 
     def __call__(self, library: Library) -> Table | None:
         """Decode by batch and cached tokens; prefill of one request by prefix and new tokens."""
@@ -117,7 +120,7 @@ class Modules:
         if not tally.times:
             return None
         table = tally.table(("phase", "model", "dtype", "kv_dtype", "heads", "across"), "len")
-        across = {**BATCHES, "prefill": PREFIXES}
+        across = {"decode": BATCHES["decode"][:: self.every], "prefill": PREFIXES[:: self.every]}
         kept, misses = thinned_phases(
             table.times, self.family, across=across, along=LENGTHS, power=("prefill",)
         )
@@ -155,6 +158,7 @@ MODULES = (
             "deepseek-ai/DeepSeek-V4-Pro": ("deepseek-v4-pro", ""),
             "sgl-project/DeepSeek-V4-Pro-FP8": ("deepseek-v4-pro", ""),
         },
+        every=2,
     ),
 )
 
