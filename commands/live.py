@@ -96,6 +96,7 @@ def live(
         if watch is not None:
             if output.exists():
                 terms = terms.calibrated(output)
+                tell(f"predicted with {output}")
             compare_on(terms, target, every_s=watch, tell=tell)
             return
         check_writable(output)
