@@ -1,6 +1,7 @@
 """Acceptance as users meet it: the text of a flag, and the accept lengths of a run."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,7 +291,7 @@ def _number(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    if not text.strip().isdecimal():
+    if not re.fullmatch(r"\s*\d{1,18}\s*", text):
         msg = f"'{text}' is not a whole number"
         raise UsageError(msg)
     return int(text)
