@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.errors import InfeasibleError, UsageError, unknown
 from dflash_sim.profiles.typed_table import read_table
 
 SHEET = Path(__file__).parent / "formats.toml"
@@ -117,7 +117,7 @@ def kernels_on(name: str, *, arch: str, gpu: str) -> str:
 
     Raises
     ------
-    UsageError
+    InfeasibleError
         There are none; says which formats of ``--quantization`` the GPU runs.
     """
     found = runs_as(name, arch)
@@ -128,7 +128,7 @@ def kernels_on(name: str, *, arch: str, gpu: str) -> str:
         f"SGLang has no kernels for {name} weights on {gpu}{f' ({arch})' if arch else ''}; it runs "
         f"there: {can}. Give one with --quantization, or another --gpu."
     )
-    raise UsageError(msg)
+    raise InfeasibleError(msg)
 
 
 def runs_as(name: str, arch: str) -> str | None:
@@ -221,33 +221,52 @@ def kv_format(text: str) -> str:
     return cached[wanted]
 
 
-def check_kv(name: str, *, backend: str, backends: tuple[str, ...], arch: str, gpu: str) -> None:
+def check_kv(
+    name: str,
+    *,
+    backend: str,
+    backends: tuple[str, ...],
+    arch: str,
+    gpu: str,
+    whose: str = "",
+    backend_given: bool = True,
+) -> None:
     """Refuse a format of keys and values that a GPU or an attention backend cannot read.
 
     Parameters
     ----------
     backends
         Those of the engine on this GPU, to say which can.
+    whose
+        What asks for the format where no flag does, such as ``the KV type of a checkpoint``.
+    backend_given
+        False if ``backend`` is the default of this GPU.
 
     Raises
     ------
+    InfeasibleError
+        The GPU cannot, or its default backend; names those that can, and formats that it reads.
     UsageError
-        It cannot; names those that can, and formats that it reads.
+        The backend that was given cannot.
     """
     kv = format_of(name).kv
     if kv is None or (backend not in kv.not_read_by and _caches(kv, arch)):
         return
-    asked = f"--kv-cache-dtype {kv.spelled[0]}"
+    asked = whose or f"--kv-cache-dtype {kv.spelled[0]}"
     reads = [f.kv for f in formats().values() if f.kv and _caches(f.kv, arch)]
     named = " or ".join(x.spelled[0] for x in reads if backend not in x.not_read_by)
     instead = f"--kv-cache-dtype {named}."
     if not _caches(kv, arch):
-        msg = f"SGLang has no kernels for a KV cache in {name} on {gpu} ({arch}); give {instead}"
-        raise UsageError(msg)
+        msg = (
+            f"SGLang has no kernels for a KV cache in {name} ({asked}) on {gpu} ({arch}); "
+            f"give {instead}"
+        )
+        raise InfeasibleError(msg)
     can = ", ".join(b for b in backends if b not in kv.not_read_by)
-    these = f"these do: {can}. Give one with --attention-backend, or" if can else "give"
-    msg = f"attention backend {backend} reads no KV cache in {name} ({asked}); {these} {instead}"
-    raise UsageError(msg)
+    these = f"there these do: {can}. Give one with --attention-backend, or" if can else "give"
+    at = f"on {gpu} attention backend {backend}{'' if backend_given else ', its default,'}"
+    msg = f"{at} reads no KV cache in {name} ({asked}); {these} {instead}"
+    raise UsageError(msg) if backend_given else InfeasibleError(msg)
 
 
 def _caches(kv: KeysAndValues, arch: str) -> bool:

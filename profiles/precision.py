@@ -112,7 +112,7 @@ def on_gpu(modules: Formats, *, arch: str, gpu: str) -> Formats:
 
     Raises
     ------
-    UsageError
+    InfeasibleError
         It has none for one of them.
     """
     return tuple((m, kernels_on(form, arch=arch, gpu=gpu)) for m, form in modules)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dflash_sim.profiles.checkpoints import published
-from dflash_sim.profiles.errors import InfeasibleError, UsageError
+from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.load import load_model
 from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.networks.quantized import everywhere
@@ -272,7 +272,7 @@ def _narrower(device: Device, model: ModelShape, tp: int, room: float) -> str | 
         assert own is not None  # each of them is in another format
         try:
             formats = on_gpu(own.formats, arch=device.arch, gpu=device.name)
-        except UsageError:
+        except InfeasibleError:
             continue  # no kernels there
         small = replace(other, quantized=replace(own, formats=formats))
         vision = small.vision_weight_bytes(tp, small.precision)

@@ -159,7 +159,16 @@ def precision_for(
     if s.kv_cache_dtype is None and kv_cache == PLAIN:
         kv_cache = engine.attention.latent.kv_of(model.latent_kind, device.arch) or PLAIN
     known = engine.attention.known(latent=bool(model.latent_layers), arch=device.arch)
-    check_kv(kv_cache, backend=backend, backends=known, arch=device.arch, gpu=device.name)
+    whose = "" if s.kv_cache_dtype else f"the KV type of {model.name}"
+    check_kv(
+        kv_cache,
+        backend=backend,
+        backends=known,
+        arch=device.arch,
+        gpu=device.name,
+        whose=whose,
+        backend_given=s.attention_backend is not None,
+    )
     return replace(
         own,
         state=state,

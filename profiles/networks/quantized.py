@@ -7,10 +7,11 @@ from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.formats import format_named, format_of, online_names
-from dflash_sim.profiles.networks.layers import LayerShape
+from dflash_sim.profiles.networks.layers import AttentionShape, LayerShape
 from dflash_sim.profiles.precision import MODULES, Formats, called
 from dflash_sim.profiles.quantization.module_names import LAYERED, ONCE, Patterns, unknown_names
-from dflash_sim.profiles.quantization.statements import Statement, agreed, stated
+from dflash_sim.profiles.quantization.projections import split_modules
+from dflash_sim.profiles.quantization.statements import INSTEAD, Statement, agreed, stated
 
 _KEPT = "bfloat16"
 _MAX_LAYERS = 2**10
@@ -30,12 +31,15 @@ class Quantized:
         Format of keys and values that the checkpoint asks for; None if it does not say.
     layers
         Numbers of layers that differ from ``formats``, each with the formats that differ.
+    split
+        Numbers of layers, and modules whose projections have several formats, in words.
     """
 
     name: str
     formats: Formats
     kv_cache: str | None = None
     layers: tuple[tuple[int, Formats], ...] = ()
+    split: tuple[tuple[int, str, str], ...] = ()
 
     def fitted(
         self, layers: Sequence[LayerShape], hidden: int, *, mtp: bool
@@ -46,9 +50,15 @@ class Quantized:
         ----------
         mtp
             True if the model has a layer for multi-token prediction.
+
+        Raises
+        ------
+        UsageError
+            Projections of one of its modules differ in format; names them and the formats.
         """
         every, own = dict(self.formats), dict(self.layers)
         has = [_modules(layer, hidden) for layer in layers]
+        self._refuse_split(layers, has)
         stored = [
             {m: f for m, f in (every | dict(own.get(i, ()))).items() if m.partition(".")[0] in mine}
             for i, mine in enumerate(has)
@@ -71,7 +81,15 @@ class Quantized:
             for layer, x, mine in zip(layers, stored, has, strict=True)
         )
         odd = tuple((i, x.formats) for i, x in enumerate(differing) if x.formats)
-        return replace(self, formats=_quantised(usual), layers=odd), differing
+        return replace(self, formats=_quantised(usual), layers=odd, split=()), differing
+
+    def _refuse_split(self, layers: Sequence[LayerShape], has: Sequence[set[str]]) -> None:
+        for i, module, words in self.split:
+            if i >= len(layers) or module not in has[i]:
+                continue
+            if module == "attention" and not isinstance(layers[i].mixer, AttentionShape):
+                continue  # latent attention has other projections
+            raise UsageError(words)
 
 
 def _modules(layer: LayerShape, hidden: int) -> set[str]:
@@ -160,7 +178,18 @@ def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Q
     usual = {m: Counter(x[m] for x in by_layer).most_common(1)[0][0] for m in LAYERED}
     usual |= {m: _format(m, paths(depth), statement, kept, own) for m, paths in ONCE.items()}
     layers = tuple((i, odd) for i, formats in enumerate(by_layer) if (odd := _odd(formats, usual)))
-    return Quantized(statement.name, _quantised(usual), statement.kv_cache, layers)
+    split = tuple(
+        (
+            i,
+            module,
+            f"{statement.file} of {name}: {words}; {INSTEAD} with one format in each module.",
+        )
+        for i, module, words in split_modules(
+            lambda module, paths: _format(module, paths, statement, kept, own),
+            depth=depth if statement.kept or own else 0,
+        )
+    )
+    return Quantized(statement.name, _quantised(usual), statement.kv_cache, layers, split)
 
 
 def _odd(formats: Mapping[str, str], usual: Mapping[str, str]) -> Formats:

@@ -23,7 +23,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "mlp": (
         "mlp.gate_proj",
         "mlp.gate_up_proj",
-        "mlp.down_proj",
         "feed_forward.gate_proj",
         "mixer.up_proj",
     ),

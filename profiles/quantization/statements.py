@@ -45,6 +45,7 @@ _GROUP = 16  # of NVFP4
 _WHOLE = 16  # bits of a module that is not quantised
 INSTEAD = "ask for its FP8, NVFP4, AWQ or GPTQ checkpoint"
 _GROUPS = {32: "int4_g32", 64: "int4_g64", 128: "int4"}
+_IN_BLOCK = "modules_in_block_to_quantize"
 _LISTS = ("exclude_modules", "ignore", "modules_to_not_convert", "ignored_layers")
 
 
@@ -271,9 +272,21 @@ def _integers(name: str) -> Callable[[_Said], Statement]:
             if (differs := _integer(of)) != form:
                 listed.setdefault(differs, []).append(module)
         kept = (*base.kept, *dropped) if dropped else base.kept_or_none
+        if only := _in_block(said):
+            listed.setdefault(form, []).extend(only)
+            base = replace(base, linear=None)
         return replace(base, kept_or_none=kept, own=_frozen(listed))
 
     return read
+
+
+def _in_block(said: _Said) -> tuple[str, ...]:
+    """GPTQ's lists of the modules of a layer that are quantised, where it leaves out others."""
+    lists = said.fields.get(_IN_BLOCK) or []
+    if not isinstance(lists, list):
+        raise said.expect(_IN_BLOCK, lists, "expected a list of module names")
+    each = [x if isinstance(x, list) else [x] for x in lists]
+    return said.listed(_IN_BLOCK, [name for names in each for name in names])
 
 
 def _integer(said: _Said) -> str:

@@ -159,7 +159,7 @@ class GridTable:
         asked = [_cell(row[name]) for name in self.varying]
         if answer.error is None:
             return asked + _found(row)
-        what = "no room" if isinstance(answer.error, InfeasibleError) else "no data"
+        what = "cannot run" if isinstance(answer.error, InfeasibleError) else "no data"
         note = self.reasons.index(str(answer.error)) + 1
         return [*asked, f"{what} [{note}]", *[""] * (len(_FOUND) - 1)]
 

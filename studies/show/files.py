@@ -55,14 +55,20 @@ def as_text(rows: Sequence[Mapping[str, Any]], form: str) -> str:
         return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    flat = [_flat(row) for row in rows]
+    parts = {name: of for name, of in PARTS.items() if not _is_number(name, rows)}
+    flat = [_flat(row, parts) for row in rows]
     header = list(dict.fromkeys(name for row in flat for name in row))
     writer.writerow(header)
     writer.writerows([row.get(name) for name in header] for row in flat)
     return lines.getvalue()
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def _is_number(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True if ``name`` is one number in these rows, as in a list of GPUs."""
+    return any(isinstance(row.get(name), (int, float)) for row in rows)
+
+
+def _flat(row: Mapping[str, Any], parts: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """A row with one value in a cell; the same columns whether or not there is a value."""
     out: dict[str, Any] = {}
     for name, value in row.items():
@@ -70,11 +76,11 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
             low, high = value if value is not None else (None, None)
             short = name.removesuffix(_INTERVAL)
             out |= {f"{short}_low": _cell(low), f"{short}_high": _cell(high)}
-        elif name in PARTS:
+        elif name in parts:
             held = value or {}
-            out |= {f"{name}_{part}": _cell(held.get(part)) for part in PARTS[name]}
+            out |= {f"{name}_{part}": _cell(held.get(part)) for part in parts[name]}
         elif isinstance(value, Mapping):
-            out |= {f"{name}_{key}": cell for key, cell in _flat(value).items()}
+            out |= {f"{name}_{key}": cell for key, cell in _flat(value, parts).items()}
         else:
             out[name] = _cell(value)
     return out

@@ -390,7 +390,7 @@ class TestGrids:
         assert err.startswith("dflash-sim: warning: 1 of 2 scenarios have no answer: ")
         code, page, _ = answer(f"{line} --format table")
         assert code == 0
-        assert "no room [1]" in page
+        assert "cannot run [1]" in page
         assert "[1] qwen3.5-397b-a17b does not fit on b200 at tp 4" in page
 
     def test_exit_code_1_when_nothing_fits(self, answer: Answer) -> None:

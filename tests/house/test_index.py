@@ -91,7 +91,10 @@ COVERED = {
     "profiles/releases/test_calibration": ["server_levels"],
     "profiles/releases/test_engine_sheet": ["engine_records memory_rules"],
     "profiles/test_profiles": ["find load quantity_sheet sheets units"],
-    "profiles/networks/test_quantized": ["profiles/quantization: module_names statements"],
+    "profiles/test_checkpoints": ["profiles/quantization: suffixes"],
+    "profiles/networks/test_quantized": [
+        "profiles/quantization: module_names projections statements"
+    ],
     "profiles/networks/test_networks": [
         "attention hf_config layers mlps recurrent vision weight",
     ],

@@ -88,6 +88,15 @@ class TestByConvention:
             ("Mine/Qwen3-8B.w4a16", "int4", None),
             ("Mine/Llama-3.1-8B-Instruct-quantized.w8a8", "int8", None),
             ("Mine/Qwen3-8B-NVFP4", "nvfp4", "fp8"),
+            ("Mine/Qwen3-8B-AWQ-8bit", "w8a16", None),
+            ("Mine/Qwen3-8B-AWQ-4bit", "int4", None),
+            ("Mine/Qwen3-8B-GPTQ-8bit", "w8a16", None),
+            ("Mine/Qwen3-8B-AWQ-INT8", "w8a16", None),
+            ("Mine/Qwen3-8B-AutoRound-W8A16", "w8a16", None),
+            ("RedHatAI/Qwen3-8B-quantized.w8a16", "w8a16", None),
+            ("RedHatAI/Qwen3-8B-INT8", "int8", None),
+            ("RedHatAI/Qwen3-8B-FP8-block", "fp8_block", None),
+            ("Mine/Qwen3-8B-W8A8-FP8", "fp8_block", None),
         ],
     )
     def test_a_known_model_is_answered_with_a_caution(
@@ -129,6 +138,30 @@ class TestByConvention:
     def test_a_format_that_is_not_priced_is_refused(self, name: str) -> None:
         with pytest.raises(UsageError, match=r"in no table\. Of qwen3-8b there is qwen3-8b-fp8, "):
             load_model(name)
+
+    @pytest.mark.parametrize(
+        ("name", "complaint"),
+        [
+            ("Mine/Qwen3-8B-Int4-Int8Mix", "mixes formats, by its name, .*folder of its config"),
+            ("Mine/Qwen3-8B-GPTQ-Int4-Int8Mix", "mixes formats"),
+            ("Mine/Qwen3-8B-AWQ-FP8", "mixes formats"),
+            ("Mine/Qwen3-8B-NVFP4-FP8", "mixes formats"),
+            ("Mine/Qwen3-8B-INT4-FP8", "is INT4 weights with FP8 activations, whose kernels"),
+            ("amd/Qwen3-8B-FP8-KV", "is AMD Quark, whose kernels are in no table"),
+            ("Mine/Qwen3-8B-GPTQ-3bit", "integers of 3 bits"),
+            ("Mine/Qwen3-8B-quantized.w4a8", "quantised to W4A8"),
+        ],
+    )
+    def test_a_name_of_several_formats_or_odd_bits_is_refused(
+        self, name: str, complaint: str
+    ) -> None:
+        with pytest.raises(UsageError, match=complaint):
+            load_model(name)
+
+    def test_the_model_may_be_a_listed_checkpoint_itself(self) -> None:
+        model, listed = load_model("nvidia/Kimi-K2-Thinking-NVFP4"), "moonshotai/Kimi-K2-Thinking"
+        assert model.precision.form("experts") == "nvfp4"
+        assert (model.params, model.context) == (load_model(listed).params, 262144)
 
     def test_a_model_without_a_sheet_is_refused(self) -> None:
         with pytest.raises(UsageError, match="by its name; no sheet has its model"):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dflash_sim.profiles import formats as sheet
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.formats import (
     bytes_of,
     check_kv,
@@ -79,13 +79,15 @@ def test_kernels_by_architecture(name: str, arch: str, runs: str) -> None:
 
 
 def test_what_a_gpu_cannot_run_is_refused_with_what_it_can() -> None:
-    with pytest.raises(UsageError, match=r"no kernels for int8 weights on b200 \(blackwell\)") as e:
+    with pytest.raises(
+        InfeasibleError, match=r"no kernels for int8 weights on b200 \(blackwell\)"
+    ) as e:
         kernels_on("int8", arch="blackwell", gpu="b200")
     assert "fp8, mxfp8, modelopt_fp4" in str(e.value)
     assert "w8a8_int8" not in str(e.value)
-    with pytest.raises(UsageError, match=r"on arc_b60 \(xe2\); it runs there: bf16\. Give"):
+    with pytest.raises(InfeasibleError, match=r"on arc_b60 \(xe2\); it runs there: bf16\. Give"):
         kernels_on("int4", arch="xe2", gpu="arc_b60")  # no source says that Marlin is ported
-    with pytest.raises(UsageError, match="there: bf16, fp8, mxfp4, awq") as e:
+    with pytest.raises(InfeasibleError, match="there: bf16, fp8, mxfp4, awq") as e:
         kernels_on("nvfp4", arch="cdna3", gpu="mi300x")
 
 
@@ -126,9 +128,17 @@ def test_a_cache_that_a_backend_cannot_read() -> None:
     check_kv("bfloat16", backend="fa4", **here)
     with pytest.raises(UsageError, match=r"fa4 reads no KV cache in fp8 .* these do: fa3, trtllm_"):
         check_kv("fp8", backend="fa4", **here)
-    with pytest.raises(UsageError, match=r"in nvfp4 on h200 \(hopper\); give --kv-cache-dtype bf"):
+    with pytest.raises(
+        InfeasibleError, match=r"in nvfp4 .* on h200 \(hopper\); give --kv-cache-dt"
+    ):
         check_kv("nvfp4", backend="trtllm_mha", **here)
     check_kv("nvfp4", backend="trtllm_mha", **here | {"arch": "blackwell"})
+    default = {**here, "whose": "the KV type of x", "backend_given": False}
+    said = (
+        r"on h200 attention backend fa4, its default, reads no KV cache in fp8 \(the KV type of x\)"
+    )
+    with pytest.raises(InfeasibleError, match=said):
+        check_kv("fp8", backend="fa4", **default)
 
 
 def test_a_new_precision_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,11 +252,7 @@ def test_attention_multiplies_in_what_its_backend_does() -> None:
     [
         ({"dtype": "fp8"}, "are --quantization fp8"),
         ({"dtype": "nvfp4"}, "are --quantization modelopt_fp4"),
-        ({"quantization": "w8a8_int8"}, "no kernels for int8 weights on b200"),
-        ({"gpu": "mi300x", "quantization": "nvfp4"}, "no kernels for nvfp4 weights on mi300x"),
         ({"kv_cache_dtype": "fp8", "attention_backend": "fa4"}, "fa4 reads no KV cache in fp8"),
-        ({"kv_cache_dtype": "fp8_e5m2"}, r"in fp8_e5m2 .* --kv-cache-dtype bfloat16 or fp8_e4m3"),
-        ({"gpu": "h200", "kv_cache_dtype": "nvfp4"}, r"nvfp4 on h200 \(hopper\)"),
         ({"gpu": "h200", "attention_backend": "trtllm_mha"}, "h200 .* have: fa4, fa3, flash"),
         ({"attention_backend": "fa3"}, "fa3 has no kernels for b200 .* trtllm_mha, fa4, flash"),
         ({"gpu": "a100", "attention_backend": "fa4"}, "fa4 has no kernels for a100"),
@@ -276,6 +272,27 @@ def test_attention_multiplies_in_what_its_backend_does() -> None:
 )
 def test_what_cannot_be_is_one_line(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
+        plain(**fields)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"quantization": "w8a8_int8"}, "no kernels for int8 weights on b200"),
+        ({"gpu": "mi300x", "quantization": "nvfp4"}, "no kernels for nvfp4 weights on mi300x"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, r"in fp8_e5m2 .* --kv-cache-dtype bfloat16 or fp8_e4m3"),
+        ({"gpu": "h200", "kv_cache_dtype": "nvfp4"}, r"nvfp4 .* on h200 \(hopper\)"),
+        (
+            {"gpu": "mi300x", "model": "nvidia/Llama-3.3-70B-Instruct-FP8", "tp": 4},
+            r"on mi300x attention backend aiter, its default, .*KV type of llama-3.3-70b-instruct-",
+        ),
+    ],
+)
+def test_what_a_gpu_cannot_run_leaves_the_other_gpus_their_answers(
+    fields: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InfeasibleError, match=words) as error:
         plain(**fields)
     assert "\n" not in str(error.value)
 

@@ -1,6 +1,7 @@
 """What the files of a checkpoint say of its quantisation, or why they cannot be read."""
 
 import json
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -396,3 +397,95 @@ def test_an_mtp_layer_has_no_odd_formats_of_the_last_layer() -> None:
     assert model.layers[-1].formats
     assert model.mtp_layer is not None
     assert model.mtp_layer.formats == ()
+
+
+FOUR = {"weights": {"num_bits": 4, "type": "int", "group_size": 128}, "targets": ["Linear"]}
+EIGHT = {"weights": {"num_bits": 8, "type": "int"}}
+ROUTED = {
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 512,
+    "decoder_sparse_step": 1,
+}
+
+
+class TestProjections:
+    """A module is priced in one format, so one of several is refused."""
+
+    @pytest.mark.parametrize(
+        ("said", "fields", "named"),
+        [
+            (
+                {"config_groups": {"a": FOUR}, "ignore": ["lm_head", "re:.*down_proj"]},
+                {},
+                "layers.0.mlp.down_proj is bf16 beside int4 gate_proj",
+            ),
+            (
+                {"config_groups": {"a": FOUR}, "ignore": ["re:.*down_proj"]},
+                ROUTED,
+                "mlp.experts.0.down_proj is bf16 beside int4 gate_proj",
+            ),
+            (
+                {"config_groups": {"a": FOUR, "b": EIGHT | {"targets": ["re:.*down_proj"]}}},
+                {},
+                "mlp.down_proj is w8a16 beside int4 gate_proj",
+            ),
+            (
+                {"config_groups": {"a": FOUR}, "ignore": ["model.layers.3.mlp.up_proj"]},
+                {},
+                "layers.3.mlp.up_proj is bf16 beside int4 gate_proj",
+            ),
+            (
+                {"config_groups": {"a": FOUR}, "ignore": ["re:.*v_proj"]},
+                {},
+                "self_attn.v_proj is bf16 beside int4 q_proj",
+            ),
+            (
+                {"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["down_proj"]},
+                {},
+                "mlp.down_proj is bf16 beside int4 gate_proj",
+            ),
+            (
+                {
+                    "quant_method": "gptq",
+                    "bits": 4,
+                    "modules_in_block_to_quantize": [["mlp.gate_proj", "mlp.up_proj"]],
+                },
+                {},
+                "mlp.down_proj is bf16 beside int4 gate_proj",
+            ),
+            (
+                {"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*down_proj": {"bits": 8}}},
+                {},
+                "mlp.down_proj is w8a16 beside int4 gate_proj",
+            ),
+        ],
+    )
+    def test_of_several_formats_are_refused(
+        self, said: dict[str, Any], fields: dict[str, Any], named: str
+    ) -> None:
+        config = shape({"quant_method": "compressed-tensors"} | said, **fields)
+        with pytest.raises(UsageError, match=f"{re.escape(named)}, and .* is not modelled"):
+            parse_model(config, name="x", source="a test")
+
+    @pytest.mark.parametrize(
+        "ignore",
+        [
+            ["re:.*mlp.*"],
+            ["re:.*mlp.(gate|up|down)_proj"],
+            ["model.layers.1.mlp.gate_up_proj", "model.layers.1.mlp.down_proj"],
+            ["re:.*mlp.experts.*down_proj", "re:.*linear_attn.out_proj"],  # of which it has none
+        ],
+    )
+    def test_of_one_are_read(self, ignore: list[str]) -> None:
+        said = {"quant_method": "compressed-tensors", "config_groups": {"a": FOUR}}
+        assert parse_model(shape(said | {"ignore": ignore}), name="x", source="a test").quantized
+
+    def test_gptq_quantises_what_it_lists_alone(self) -> None:
+        names = [["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"]]
+        said = {"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": names}
+        found = parse_model(shape(said), name="x", source="a test").quantized
+        assert found is not None
+        assert stored(found, "attention") == stored(found, "attention.o_proj") == "int4"
+        assert stored(found, "mlp") == B

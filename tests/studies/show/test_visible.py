@@ -10,6 +10,7 @@ from rich.text import Text
 
 from dflash_sim.cli import run
 from dflash_sim.studies.show.files import as_text
+from dflash_sim.studies.show.sheet_lists import KINDS, rows
 from dflash_sim.studies.show.terminal import as_page
 from dflash_sim.studies.show.visible import visible
 
@@ -46,3 +47,11 @@ def test_a_cell_is_no_formula(begun: str) -> None:
     (_, row) = csv.reader(io.StringIO(as_text([{"tag": begun, "n": -1.5}], "csv"), newline=""))
     assert row[0].startswith("'")
     assert row[1] == "-1.5"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_list_has_a_csv_with_its_own_columns(kind: str) -> None:
+    listed = rows(kind)
+    header, *cells = csv.reader(io.StringIO(as_text(listed, "csv"), newline=""))
+    assert set(header) >= {k for k, x in listed[0].items() if not isinstance(x, dict)}
+    assert len(cells) == len(listed)
