@@ -329,8 +329,10 @@ def test_nothing_is_said_beyond_what_runs() -> None:
 
 
 def test_more_tokens_than_a_cycle_verifies_are_refused() -> None:
-    with pytest.raises(UsageError, match="verifies 8 tokens: no value asked for is so few"):
+    with pytest.raises(UsageError, match="20, 30 are above the 8 tokens that block 8 can give"):
         crossover(asked("accept", method="dflash", block="8", values="20,30"))
+    with pytest.raises(UsageError, match="20 is above the 8 tokens that block 8 can give"):
+        crossover(asked("accept", method="dflash", block="8", values="2,20"))
 
 
 def test_prompts_end_where_the_context_does() -> None:
