@@ -1,6 +1,6 @@
 """The places along an axis where a server can be asked, and what is said where they are too few."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.studies.crossover.server import Server
