@@ -115,6 +115,10 @@ def test_a_temperature_is_in_the_answer() -> None:
     )
     assert length(sampled) < length(greedy)
     assert sampled.source.endswith("inferred from greedy for temperature 1")
+    one = expectation(
+        model="llama-3.1-8b", thinking=False, gpu="h100", dataset="gsm8k", temperature=1, top_k=1
+    )
+    assert (one.source, length(one)) == (greedy.source, length(greedy))
     card = {"dataset": "gsm8k", "conc": 1}
     assert nearest_published(setup(**card)) is not None
     assert nearest_published(setup(**card, temperature=1.0)) is None
