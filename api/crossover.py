@@ -11,6 +11,7 @@ from dflash_sim.api.question import Config, File, Question, asked, takes_questio
 from dflash_sim.api.show import Paged, counted
 from dflash_sim.api.spoken import spoken
 from dflash_sim.studies.crossover.advice import sentence
+from dflash_sim.studies.crossover.behind import facts
 from dflash_sim.studies.crossover.page import CrossoverPage
 from dflash_sim.studies.crossover.paste import settings
 from dflash_sim.studies.crossover.question import question as crossover_question
@@ -53,6 +54,11 @@ class Crossover(Paged):
     def settings(self) -> dict[str, str]:
         """What to paste, by the engine and the stretch that it is for."""
         return {setting.engine: setting.text for setting in settings(self.found)}
+
+    @property
+    def facts(self) -> list[str]:
+        """What stands behind each server: requests that run at once, and its accept length."""
+        return facts(self.found)
 
     @property
     def warnings(self) -> list[str]:

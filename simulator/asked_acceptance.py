@@ -123,7 +123,7 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
         return of_tree(
             **about,
             law=setup.method.law,
-            temperature=s.temperature,
+            temperature=s.sampling.degrees,
             topk=s.topk,
             steps=s.steps or 0,
             block=setup.block,
@@ -133,7 +133,7 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
         law=setup.method.law,
         block=setup.most_tokens,
         text=s.acceptance,
-        temperature=s.temperature,
+        temperature=s.sampling.degrees,
         context=_context(setup),
         memory=memory(setup),
     )

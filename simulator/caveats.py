@@ -12,7 +12,7 @@ from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.units import GIGA, MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
-from dflash_sim.simulator.cost.sampling import Sampling, extra_bytes
+from dflash_sim.simulator.cost.sampling import extra_bytes
 from dflash_sim.simulator.defaults import default_backend
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
@@ -61,13 +61,19 @@ def cautions(
             f"requests; --enable-dp-attention would hold {tp} times as many; it is not simulated"
         )
     if not s.temperature and (s.top_p < 1 or s.top_k is not None):
-        given = " and ".join(
-            name for name, said in (("top-p", s.top_p < 1), ("top-k", s.top_k)) if said
+        given = [name for name, said in (("top-p", s.top_p < 1), ("top-k", s.top_k)) if said]
+        verb = "change" if len(given) > 1 else "changes"
+        out.append(
+            f"{' and '.join(given)} {verb} nothing at temperature 0, which is greedy; give "
+            "--temperature"
         )
-        out.append(f"{given} change nothing at temperature 0, which is greedy; give --temperature")
+    if s.temperature and s.sampling.greedy:
+        out.append(
+            f"top-k {s.top_k} takes the likeliest token at any temperature: predicted as greedy"
+        )
     batch = min(memory.max_running_requests, s.conc or memory.max_running_requests)
     drawn = extra_bytes(
-        Sampling(s.temperature, s.top_p, s.top_k),
+        s.sampling,
         vocab=model.vocab,
         requests=batch,
         rows=block,

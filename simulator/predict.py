@@ -180,18 +180,7 @@ def _predict(
             setup=plain,
         )
     evidence = np.sum([s.evidence_s for s in summaries], axis=0)
-    warnings = list(setup.warnings)
-    if setup.tables is None and setup.measured is None:
-        warnings.append(
-            f"no operator times for {setup.device.name}: every kernel is a roofline estimate"
-        )
-    if setup.lender is not None:
-        warnings.append(
-            f"no operator times for {setup.device.name}: those of {setup.lender.name} are scaled "
-            "by the rates of the two sheets"
-        )
-    if expectation is not None and expectation.evidence == "assumed" and expectation.rel_err:
-        warnings.append(f"acceptance is {expectation.source}, +-{expectation.rel_err:.0%}")
+    warnings = doubts(setup)
     per_run = [s.values for s in summaries]
     own, found = None, {}
     if with_interval:
@@ -224,6 +213,24 @@ def _predict(
         published=nearest_published(setup),
         warnings=(*warnings, *overload(scenario, setup.engine, setup.device.name, result.values)),
     )
+
+
+def doubts(setup: Setup) -> list[str]:
+    """Return what to distrust of a server and of its acceptance, before anything is run."""
+    expectation = setup.expectation
+    warnings = list(setup.warnings)
+    if setup.tables is None and setup.measured is None:
+        warnings.append(
+            f"no operator times for {setup.device.name}: every kernel is a roofline estimate"
+        )
+    if setup.lender is not None:
+        warnings.append(
+            f"no operator times for {setup.device.name}: those of {setup.lender.name} are scaled "
+            "by the rates of the two sheets"
+        )
+    if expectation is not None and expectation.evidence == "assumed" and expectation.rel_err:
+        warnings.append(f"acceptance is {expectation.source}, +-{expectation.rel_err:.0%}")
+    return warnings
 
 
 def _means(summaries: list[Summary]) -> dict[str, float]:

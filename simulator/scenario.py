@@ -30,6 +30,7 @@ from dflash_sim.profiles.releases.engine_sheet import HOME
 from dflash_sim.profiles.releases.memory_rules import STRATEGIES
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import METHODS, PLAIN, method_of
+from dflash_sim.simulator.cost.sampling import Sampling
 from dflash_sim.simulator.draft_shape import draft_shape_problems
 from dflash_sim.simulator.release import method_asked, release_of
 
@@ -356,7 +357,7 @@ class Scenario(BaseModel):
             if getattr(self, name) != type(self).model_fields[name].default:
                 instead = "give block" if name == "steps" and "block" in method.takes else "drop it"
                 found.append(f"method {method.name} takes no {name}; {instead}")
-        if self.temperature and not method.samples:
+        if not self.sampling.greedy and not method.samples:
             found.append(
                 f"temperature {self.temperature:g}: method {method.name} verifies greedily alone; "
                 "drop it, or give --method dflash"
@@ -371,6 +372,11 @@ class Scenario(BaseModel):
     def speculation(self) -> Method:
         """The method's row in the table of methods."""
         return method_of(self.method)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn."""
+        return Sampling(self.temperature, self.top_p, self.top_k)
 
     def without_speculation(self, **fields: Any) -> "Scenario":
         """The same question to a server that decodes plainly, in the engine's usual mode.

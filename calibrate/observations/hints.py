@@ -12,23 +12,7 @@ _FEWER = re.compile(r"\bmin\((\d+) ?\*? ?c, ?(\d+)\)")
 _MORE = re.compile(r"\bmax\((\d+), ?(\d+) ?\*? ?c\)")
 _PROMPTS = re.compile(r"\b(\d+) (?:random )?(?:prompts|requests)\b(?! (?:at|for|per) )")
 _CAP = re.compile(r"\bcap(\d+)\b")
-_CUTS = {
-    "top_p": re.compile(r"\btop[-_ ]?p(?: of|=| =)? ?(0?\.\d+)\b", re.IGNORECASE),
-    "top_k": re.compile(r"\btop[-_ ]?k(?: of|=| =)? ?(\d+) ?(?=[;,)]|$|tokens)", re.IGNORECASE),
-}
 _COPIES = "whole-workload copies"
-
-
-def cuts(text: str) -> dict[str, Any]:
-    """Thresholds of sampling that ``text`` states; they act at a temperature alone.
-
-    Examples
-    --------
-    >>> cuts("min(128 c, 1024) prompts; temperature 1, top-p 0.95, top-k 20, rejection sampling")
-    {'top_p': 0.95, 'top_k': 20}
-    """
-    found = {name: told[1] for name, way in _CUTS.items() if (told := way.search(text))}
-    return {n: int(told) if n == "top_k" else float(told) for n, told in found.items()}
 
 
 def hinted(text: str, *, conc: int) -> dict[str, Any]:

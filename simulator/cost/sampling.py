@@ -31,7 +31,7 @@ DRAW_WITHIN = 3  # a draw by rejection until it lies within the thresholds
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn: ``temperature`` 0 is greedy, whatever the other two say.
+    """How tokens are drawn: ``temperature`` 0 is greedy, and so is ``top_k`` 1.
 
     Parameters
     ----------
@@ -47,8 +47,13 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """True if nothing is drawn."""
-        return self.temperature == 0
+        """True if nothing is drawn: SGLang serves a temperature of 0 as ``top_k`` 1."""
+        return self.temperature == 0 or self.top_k == 1
+
+    @property
+    def degrees(self) -> float:
+        """The temperature that acceptance depends on: 0 where nothing is drawn."""
+        return 0.0 if self.greedy else self.temperature
 
     def within(self, vocab: int) -> int | None:
         """Tokens that are drawn from, where they are fewer than the vocabulary."""

@@ -80,7 +80,7 @@ class Axis:
 
     def reaches(self, base: Setup, value: float) -> bool:
         """Return False where a place cannot be asked of a server: it drafts fewer tokens."""
-        return self.name != "accept" or value <= base.block
+        return self.name != "accept" or value <= base.most_tokens
 
     def setup(self, base: Setup, value: float, *, own_prices: bool = False) -> Setup:
         """The server of ``base`` at a position; it takes prices from there where it can.
@@ -190,7 +190,7 @@ def _contexts(setups: Sequence[Setup]) -> list[float]:
 
 
 def _accepted(setups: Sequence[Setup]) -> list[float]:
-    widest = max(setup.block for setup in setups)
+    widest = max(setup.most_tokens for setup in setups)
     return [1 + n / _LENGTHS for n in range(_LENGTHS * (min(widest, _MANY) - 1) + 1)]
 
 

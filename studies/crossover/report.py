@@ -4,6 +4,7 @@ from math import exp
 from pathlib import Path
 
 from dflash_sim.studies.crossover.advice import reason, sentence
+from dflash_sim.studies.crossover.behind import facts
 from dflash_sim.studies.crossover.page import beats, interval, title
 from dflash_sim.studies.crossover.paste import settings
 from dflash_sim.studies.crossover.rows import points, warnings
@@ -32,6 +33,8 @@ def write_report(path: Path, found: Crossover) -> None:
     head = ("method", "beats plain", "90 % interval", "why it stops")
     rows = [(c.title, beats(c), interval(c), reason(c) or None) for c in found.curves]
     report.table(head, rows, f"Where each method beats plain decoding, in {axis.title}.")
+    for line in facts(found):
+        report.text(f"{line}.")
     told = {s.engine + (f" ({s.note})" if s.note else ""): f"`{s.text}`" for s in settings(found)}
     if told:
         report.section("Settings to paste")

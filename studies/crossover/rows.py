@@ -6,6 +6,7 @@ from typing import Any
 
 from dflash_sim import __version__
 from dflash_sim.studies.crossover.advice import choices, reason, sentence
+from dflash_sim.studies.crossover.behind import doubted, facts, row
 from dflash_sim.studies.crossover.ends import Span
 from dflash_sim.studies.crossover.paste import settings
 from dflash_sim.studies.crossover.search import Crossover, Curve
@@ -46,6 +47,7 @@ def to_json(found: Crossover) -> dict[str, Any]:
             {"engine": s.engine, "text": s.text, "note": s.note or None} for s in settings(found)
         ],
         "servers": crossover_rows(found),
+        "facts": facts(found),
         "curves": [curve for each in found.curves for curve in points(each)],
         "warnings": warnings(found),
     }
@@ -76,6 +78,7 @@ def _row(curve: Curve) -> dict[str, Any]:
         "speedup_at_from": _rounded(exp(float(curve.gain[0]))),
         "speedup_at_to": _rounded(exp(float(curve.gain[-1]))),
         "reason": reason(curve) or None,
+        **row(curve),
     }
 
 
@@ -112,8 +115,7 @@ def warnings(found: Crossover) -> list[str]:
             said = curve.server.axis.said
             places = ", ".join(said(value) for value, _ in curve.missing)
             out.append(f"{curve.title} does not run at {places}: {curve.missing[0][1]}")
-        out += curve.setup.warnings
-    return list(dict.fromkeys(out))
+    return list(dict.fromkeys([*out, *doubted(found)]))
 
 
 def _tok_s(values: Mapping[str, float]) -> float:

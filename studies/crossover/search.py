@@ -8,12 +8,13 @@ from math import log
 import numpy as np
 import numpy.typing as npt
 
-from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.simulator.intervals import misfit, unmodelled
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.crossover.axis import Axis
 from dflash_sim.studies.crossover.ends import METRIC, Span, Spread, spans, stretches
+from dflash_sim.studies.crossover.places import nowhere, reached
 from dflash_sim.studies.crossover.question import Question
 from dflash_sim.studies.crossover.server import Server
 
@@ -136,7 +137,7 @@ def crossover(
         for setup in question.candidates:
             server = Server(setup, question.axis, told)
             try:
-                places = [v for v in question.values if server.axis.reaches(setup, v)]
+                places = reached(server, question.values)
                 curves.append(_curve(server, plain, places, interval=interval))
             except DflashSimError as error:
                 failed.append((server.title, error))
@@ -159,11 +160,8 @@ def _curve(
             found[value] = _gain(server, plain, value)
         except DflashSimError as error:
             missing[value] = error
-    if not values:
-        msg = f"{server.title} verifies {server.base.block} tokens: no value asked for is so few."
-        raise UsageError(msg)
     if len(found) < 2:
-        raise _nowhere(server, values, found, missing)
+        raise nowhere(server, values, found, missing)
     _bisect(server, plain, found)
     axis = server.axis
     at = sorted(found)
@@ -230,25 +228,3 @@ def _spread(
 
 def _unscaled(axis: Axis, span: Span) -> Span:
     return Span(*(axis.unscale(end) for end in (span.value, span.low, span.high)))
-
-
-def _nowhere(
-    server: Server,
-    values: Sequence[float],
-    found: dict[float, float],
-    missing: dict[float, DflashSimError],
-) -> DflashSimError:
-    """Say which end of a range cannot be, where too little of it is left for a crossing."""
-    axis = server.axis
-    where = f"{axis.said(values[0])} to {axis.said(values[-1])} {axis.title}"
-    first = min(missing)
-    error = missing[first]
-    if not found:
-        text = f"{server.title} runs nowhere from {where}; at {axis.said(first)}: {error}"
-    else:
-        end = "the upper end" if first > min(found) else "the lower end"
-        text = (
-            f"{server.title}: of {where} only {axis.said(min(found))} is left, {end} does not run; "
-            f"at {axis.said(first)}: {error}"
-        )
-    return type(error)(text)

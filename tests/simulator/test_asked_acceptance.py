@@ -115,9 +115,26 @@ def test_a_temperature_is_in_the_answer() -> None:
     )
     assert length(sampled) < length(greedy)
     assert sampled.source.endswith("inferred from greedy for temperature 1")
+    one = expectation(
+        model="llama-3.1-8b", thinking=False, gpu="h100", dataset="gsm8k", temperature=1, top_k=1
+    )
+    assert (one.source, length(one)) == (greedy.source, length(greedy))
     card = {"dataset": "gsm8k", "conc": 1}
     assert nearest_published(setup(**card)) is not None
     assert nearest_published(setup(**card, temperature=1.0)) is None
+
+
+def test_a_published_row_that_was_drawn_is_that_of_its_thresholds() -> None:
+    """The card of Qwen3.8-27B: temperature 1, top-p 0.95, top-k 20, in every row."""
+    card = {"model": "qwen3.8-27b", "gpu": "h200", "method": "mtp", "steps": 7, "dataset": "gsm8k"}
+    drawn = {"temperature": 1.0, "top_p": 0.95, "top_k": 20}
+    found = nearest_published(setup(**card, **drawn, conc=8))
+    assert found is not None
+    assert (found.source_id, found.output_tok_s, found.block) == ("HF_Q38_27B_DFLASH2", 1022.1, 8)
+    assert found.url == "https://huggingface.co/z-lab/Qwen3.8-27B-DFlash2"
+    for other in ({"top_k": 1}, {"top_k": 40}, {"temperature": 0.9}, {"top_p": 1.0}):
+        assert nearest_published(setup(**card, **(drawn | other), conc=8)) is None
+    assert nearest_published(setup(**card, **drawn, conc=9)) is None
 
 
 def test_data_sets_keep_the_context_of_their_own_figures() -> None:

@@ -43,6 +43,18 @@ def test_a_greedy_server_is_priced_as_if_nothing_could_be_sampled(method: str) -
     assert any("give --temperature" in warning for warning in limited.warnings)
 
 
+@pytest.mark.parametrize("method", ["dflash", "none"])
+def test_the_likeliest_token_alone_is_greedy(method: str) -> None:
+    """``top_k`` 1 is temperature 0, to the bit: kernels, the host's time and memory."""
+    own = {"method": method} | ({"block": None, "acceptance": None} if method == "none" else {})
+    greedy, one = setup(**own), setup(**own, temperature=0.7, top_k=1, top_p=0.9)
+    assert greedy.step.table(32).total.tolist() == one.step.table(32).total.tolist()
+    assert greedy.host == one.host
+    assert any("predicted as greedy" in warning for warning in one.warnings)
+    two = setup(**own, temperature=0.7, top_k=2)
+    assert two.step.table(32).total.tolist() != greedy.step.table(32).total.tolist()
+
+
 @pytest.mark.parametrize("s", EVERY, ids=str)
 def test_more_rows_and_a_larger_vocabulary_cost_more(s: Sampling) -> None:
     assert nbytes(s) > nbytes(s, rows=8) > nbytes(s, rows=2) > 0

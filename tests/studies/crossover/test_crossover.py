@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from math import exp, log
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,10 +46,18 @@ def straight(made: Question, at: list[float], *, least: float = 1.0) -> Crossove
     curves = []
     for setup, crossing in zip(made.candidates, at, strict=True):
         server: Any = SimpleNamespace(
-            axis=made.axis, base=setup, title=setup.method.name, values=_values(setup, crossing)
+            axis=made.axis,
+            base=setup,
+            title=setup.method.name,
+            values=_values(setup, crossing),
+            setup=partial(made.axis.setup, setup),
         )
         plain: Any = SimpleNamespace(
-            axis=made.axis, base=made.plain, title="plain", values=_values(made.plain, None)
+            axis=made.axis,
+            base=made.plain,
+            title="plain",
+            values=_values(made.plain, None),
+            setup=partial(made.axis.setup, made.plain),
         )
         curve = _curve(server, plain, [v for v in made.values if v >= least], interval=False)
         curves.append(curve)
@@ -329,8 +338,10 @@ def test_nothing_is_said_beyond_what_runs() -> None:
 
 
 def test_more_tokens_than_a_cycle_verifies_are_refused() -> None:
-    with pytest.raises(UsageError, match="verifies 8 tokens: no value asked for is so few"):
+    with pytest.raises(UsageError, match="20, 30 are above the 8 tokens that block 8 can give"):
         crossover(asked("accept", method="dflash", block="8", values="20,30"))
+    with pytest.raises(UsageError, match="20 is above the 8 tokens that block 8 can give"):
+        crossover(asked("accept", method="dflash", block="8", values="2,20"))
 
 
 def test_prompts_end_where_the_context_does() -> None:

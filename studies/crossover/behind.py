@@ -1,0 +1,111 @@
+"""What stands behind a curve: how many requests run at once, and what is accepted of the drafts."""
+
+from collections.abc import Mapping
+
+from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.simulator.cost.methods import PLAIN
+from dflash_sim.simulator.predict import doubts
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.crossover.search import Crossover, Curve
+from dflash_sim.studies.crossover.server import Server
+
+CAPPED = " requests run at once "  # a warning of a cap says so
+_SHARE = 0.9  # of memory for weights and caches
+
+
+def facts(found: Crossover) -> list[str]:
+    """Return one sentence for each server: its cap, what lifts it, and its accept length."""
+    last = max(curve.values[-1] for curve in found.curves)
+    plain = found.curves[0].plain
+    out = [f"{PLAIN.title}: {text}" for text in _cap(_there(plain, last))]
+    for curve in found.curves:
+        setup = _there(curve.server, curve.values[-1])
+        words = "; ".join([*_cap(setup), *_accepted(curve, setup)])
+        out += [f"{curve.title}: {words}"] if words else []
+    return out
+
+
+def row(curve: Curve) -> dict[str, object]:
+    """Return the same as columns, where the curve begins."""
+    setup = _there(curve.server, curve.values[0])
+    values, expectation = curve.server.values(curve.values[0]), setup.expectation
+    return {
+        "max_running_requests": setup.memory.max_running_requests,
+        "cap_cause": setup.memory.cap_cause,
+        "accept_length_at_from": round(values["accept_length_cycle"], 6),
+        "acceptance": expectation.source if expectation else None,
+    }
+
+
+def doubted(found: Crossover) -> list[str]:
+    """Return what ``predict`` warns of where each curve ends; what is not of all names its own."""
+    servers = [(c.title, c.server, c.values[-1]) for c in found.curves]
+    every = {title for title, *_ in servers}
+    plain = found.curves[0].plain
+    servers.append((PLAIN.title, plain, max(end for *_, end in servers)))
+    told: dict[str, list[str]] = {}
+    for title, server, end in servers:
+        for line in dict.fromkeys([*server.base.warnings, *doubts(_there(server, end))]):
+            told.setdefault(line, []).append(title)
+    return [
+        line if every <= set(titles) else f"{', '.join(titles)}: {line}"
+        for line, titles in told.items()
+    ]
+
+
+def _there(server: Server, value: float) -> Setup:
+    try:
+        return server.setup(value)
+    except DflashSimError:  # plain decoding may end before: its answer is that of where it began
+        return server.base
+
+
+def _cap(setup: Setup) -> list[str]:
+    """Say how many of the requests run at once, if not all, and which flag lets more run."""
+    asked, cap = setup.scenario.conc or 0, setup.memory.max_running_requests
+    if asked <= cap:
+        return []
+    more = _lifts(setup, asked)
+    flag = max(more, key=lambda name: more[name], default="")
+    lift = f"; {min(more[flag], asked):,} with {flag}" if flag else ""
+    return [f"{cap:,} of {asked:,} run at once ({setup.memory.cap_cause}{lift})"]
+
+
+def _lifts(setup: Setup, asked: int) -> Mapping[str, int]:
+    """Return flags that let more requests run at once, and how many."""
+    flags: dict[str, dict[str, object]] = {
+        f"--max-running-requests {asked}": {"max_running_requests": asked},
+        f"--mem-fraction-static {_SHARE}": {"mem_fraction_static": _SHARE},
+    }
+    if setup.model.gdn_layers and setup.speculative:
+        flags["--linear-replayssm-spec"] = {"linear_replayssm_spec": True}
+    found = {}
+    for flag, fields in flags.items():
+        if "mem_fraction_static" in fields and setup.mem_fraction >= _SHARE:
+            continue
+        try:
+            other = resolve(
+                setup.scenario.model_copy(update=fields),
+                engine=setup.engine,
+                tables=setup.tables,
+                calibration=setup.calibration,
+                dataset=setup.dataset,
+            )
+        except DflashSimError:
+            continue
+        if other.memory.max_running_requests > setup.memory.max_running_requests:
+            found[flag] = other.memory.max_running_requests
+    return found
+
+
+def _accepted(curve: Curve, setup: Setup) -> list[str]:
+    """Say the accept length, at both ends where it changes, and where it comes from."""
+    axis = curve.server.axis
+    if axis.name == "accept" or setup.expectation is None:
+        return []
+    first, last = curve.values[0], curve.values[-1]
+    lengths = [f"{curve.server.values(at)['accept_length_cycle']:.2f}" for at in (first, last)]
+    text = lengths[0]
+    if axis.name != "conc" and lengths[0] != lengths[1]:
+        text = f"{lengths[0]} at {axis.said(first)} and {lengths[1]} at {axis.said(last)},"
+    return [f"accept length {text} tokens a cycle ({setup.expectation.source})"]
