@@ -150,28 +150,35 @@ def saved(d: Difference, found: Plan) -> str:
     elif not found.question.compared:
         one = f"Plain decoding ({one})"
     least = "at least " if d.at_least else ""
-    theirs = d.gpus[1] if d.gpus[1] is not None else d.gpus[0] + d.saved_gpus
-    fewer = d.saved_gpus >= 0
+    fewer = "fewer" if d.saved_gpus >= 0 else "more"
     what = "needs as many GPUs as"
     if d.saved_gpus:
-        what = f"needs {gpus(abs(d.saved_gpus))} {'fewer' if fewer else 'more'} than"
-    span = _ends(d.saved_gpus_ci90, f"{'fewer' if fewer else 'more'}", whole=True)
-    head = f"{one} {what} {other}, {d.gpus[0]:,} against {least}{theirs:,} (90 % interval {span})"
+        what = f"needs {gpus(abs(d.saved_gpus))} {fewer} than"
+    span = _ends(d.saved_gpus_ci90, fewer, whole=True)
+    mine, theirs = d.central_gpus
+    line = (
+        f"{one} {what} {other}, {mine:,} against {least}{theirs:,} with both as predicted "
+        f"(90 % interval {span})"
+    )
     money, ends = d.saved_usd_month, d.saved_usd_month_ci90
-    if money is None or ends is None:
-        return f"{head}."
-    cheaper = money >= 0
-    told = _ends(ends if cheaper else (-ends[1], -ends[0]), "")
-    verb = "saves" if cheaper else "costs"
-    more = "" if cheaper else " more"
-    return f"{head}; that {verb} {least}{number(abs(money))} USD a month{more} ({told})."
+    if money is not None and ends is not None:
+        cheaper = money >= 0
+        told = _ends(ends if cheaper else (-ends[1], -ends[0]), "")
+        verb = "saves" if cheaper else "costs"
+        more = "" if cheaper else " more"
+        line += f"; that {verb} {least}{number(abs(money))} USD a month{more} ({told})"
+    if d.gpus == d.central_gpus:
+        return f"{line}."
+    sure = f"{d.gpus[1]:,}" if d.gpus[1] is not None else f"more than {found.question.max_gpus:,}"
+    confident = percent_of(found.question.confidence)
+    return f"{line}. Each sized for {confident} confidence of its own: {d.gpus[0]:,} against {sure}."
 
 
 def _ends(ends: tuple[float, float], word: str, *, whole: bool = False) -> str:
     """The ends of an interval as people say them; a sign where they differ in it."""
     low, high = ends if word != "more" else (-ends[1], -ends[0])
     texts = [f"{x:,.0f}" if whole else number(x) for x in (low, high)]
-    said = texts[0] if low == high else f"{texts[0]} to {texts[1]}"
+    said = texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
     return f"{said} {word}".strip()
 
 

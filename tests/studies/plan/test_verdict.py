@@ -14,10 +14,11 @@ from dflash_sim.calibrate.observations.launch_command import scenario_from_launc
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.plan.candidate import fewest_at
 from dflash_sim.studies.plan.choice import chosen, label
 from dflash_sim.studies.plan.demand import of_rate
 from dflash_sim.studies.plan.deploy import compose, kubernetes
-from dflash_sim.studies.plan.difference import joint_ends
+from dflash_sim.studies.plan.difference import ends, joint_ends
 from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
@@ -56,7 +57,7 @@ def test_every_candidate_has_its_numbers(found: Plan) -> None:
     for row in rows:
         assert row[5] == "none do" or (row[5].isdecimal() and row[8] != "-")
     slow = [i for i in found.alone if found.alone[i].excess > 1]
-    assert [r.index for r in found.solved if r.replicas is None] == slow
+    assert sorted(r.index for r in found.solved if r.replicas is None) == sorted(slow)
 
 
 def test_what_is_in_doubt_is_in_the_verdict(found: Plan) -> None:
@@ -78,13 +79,30 @@ def test_a_month_is_730_hours_of_the_price_that_was_given(found: Plan) -> None:
     assert d.usd_month[0] == pytest.approx(2.0 * d.gpus[0] * HOURS_A_MONTH)
 
 
-def test_savings_are_the_difference_of_the_fleets(found: Plan) -> None:
+def test_savings_are_those_of_fleets_sized_in_pairs(found: Plan) -> None:
+    """Each number is of two fleets at one point of the joint law; none is of two confidences."""
+    judge = Judge(found.question)
+
+    def needed(i: int, slow: float) -> int:
+        return fewest_at(judge, i, slow, 1, 400) or 401
+
     for d in found.differences:
+        tp = [judge.setup(i).tp for i in (d.one, d.other)]
+        points = ((1.0, 1.0), *ends(judge, d.one, d.other))
+        sizes = [(tp[0] * needed(d.one, a), tp[1] * needed(d.other, b)) for a, b in points]
+        saved = [b - a for a, b in sizes]
+        assert d.central_gpus == sizes[0]
+        assert d.saved_gpus == saved[0]
+        assert d.saved_gpus_ci90 == (min(saved), max(saved))
         assert d.gpus[1] is not None
-        assert d.saved_gpus == d.gpus[1] - d.gpus[0]
-        low, high = d.saved_gpus_ci90
-        assert low <= d.saved_gpus <= high
-    assert any("90 % interval" in line for line in verdict(found))
+        assert d.gpus[1] - d.gpus[0] != d.saved_gpus  # of one confidence each: another statement
+        assert d.saved_usd_month is not None
+        assert d.usd_month[0] is not None
+        each = d.usd_month[0] / d.gpus[0]
+        assert d.saved_usd_month == pytest.approx(each * d.saved_gpus)
+    text = " ".join(verdict(found))
+    assert "90 % interval" in text
+    assert "confidence of its own" in text
 
 
 def test_fewer_requests_need_no_more_servers(found: Plan) -> None:
