@@ -86,9 +86,8 @@ def difference(
     tasks = []
     for pair in factors:
         for (survey, found), slow in zip((one, other), pair, strict=True):
-            guess = found.replicas or found.failed + 1
-            tasks.append((survey.index, slow, guess, max(1, max_gpus // survey.tp)))
-    sizes = list(judges.map(fewest_at, tasks))
+            tasks.append((survey.index, slow, found, max(1, max_gpus // survey.tp)))
+    sizes = list(judges.map(needed_at, tasks))
     needed = [task[3] + 1 if n is None else n for n, task in zip(sizes, tasks, strict=True)]
     pairs = list(zip(needed[::2], needed[1::2], strict=True))
     saved = [b * t.tp - a * s.tp for a, b in pairs]
@@ -110,6 +109,17 @@ def difference(
         saved_usd_month=money,
         saved_usd_month_ci90=money_ci,
     )
+
+
+def needed_at(judge: Judge, i: int, slow: float, found: Solved, most: int) -> int | None:
+    """The fewest replicas where all times are ``slow`` as long; None if more than ``most``.
+
+    A fleet that was found to do with longer times is enough with shorter ones.
+    """
+    n = fewest_at(judge, i, slow, found.replicas or found.failed + 1, most)
+    if found.replicas is None or slow > judge.slow(i):
+        return n
+    return found.replicas if n is None else min(n, found.replicas)
 
 
 def _month(s: Survey, replicas: int) -> float | None:

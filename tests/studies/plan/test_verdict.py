@@ -14,11 +14,10 @@ from dflash_sim.calibrate.observations.launch_command import scenario_from_launc
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.studies.plan.candidate import fewest_at
 from dflash_sim.studies.plan.choice import chosen, label
 from dflash_sim.studies.plan.demand import of_rate
 from dflash_sim.studies.plan.deploy import compose, kubernetes
-from dflash_sim.studies.plan.difference import ends, joint_ends
+from dflash_sim.studies.plan.difference import ends, joint_ends, needed_at
 from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
@@ -79,13 +78,17 @@ def test_a_month_is_730_hours_of_the_price_that_was_given(found: Plan) -> None:
     assert d.usd_month[0] == pytest.approx(2.0 * d.gpus[0] * HOURS_A_MONTH)
 
 
-def test_savings_are_those_of_fleets_sized_in_pairs(found: Plan) -> None:
+def test_savings_are_those_of_fleets_sized_in_pairs() -> None:
     """Each number is of two fleets at one point of the joint law; none is of two confidences."""
+    question = asked(tpot_s=0.009, prices={"h200": 2.0})
+    found = plan(replace(question, candidates=question.candidates[:2]))
     judge = Judge(found.question)
+    solved = {s.index: s for s in found.solved}
 
     def needed(i: int, slow: float) -> int:
-        return fewest_at(judge, i, slow, 1, 400) or 401
+        return needed_at(judge, i, slow, solved[i], 400) or 401
 
+    assert found.differences
     for d in found.differences:
         tp = [judge.setup(i).tp for i in (d.one, d.other)]
         points = ((1.0, 1.0), *ends(judge, d.one, d.other))
