@@ -22,6 +22,7 @@ from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX
 
+QUEUE_GROWS = "the queue grows"
 _LEVEL_WORDS = {
     "release": "release",
     "build": "build",
@@ -177,7 +178,7 @@ def overload(
     if s.rate is not None and 1 - growth < engine.defaults.keeps_up_share:
         out.append(
             f"{gpu}: of {s.rate:g} requests/s that arrive {100 * growth:.0f} % are added to those "
-            "who wait; the queue grows, and latencies depend on the length of the run"
+            f"who wait; {QUEUE_GROWS}, and latencies depend on the length of the run"
         )
     if values["retractions"]:
         out.append(

@@ -146,9 +146,7 @@ def stretches(x: Floats, gain: Floats) -> list[tuple[float, float]]:
     return found
 
 
-def doubtful(
-    values: Sequence[float], gain: Floats, sd: Floats
-) -> tuple[tuple[float, float], ...]:
+def doubtful(values: Sequence[float], gain: Floats, sd: Floats) -> tuple[tuple[float, float], ...]:
     """Return the stretches of values, ends included, whose 90 % interval of the gain holds 0."""
     within = (np.abs(gain) < Z90 * sd).tolist()
     runs = groupby(zip(values, within, strict=True), key=lambda pair: pair[1])

@@ -123,7 +123,10 @@ def _saves(report: Report, found: Plan) -> None:
     axis = Axis("rent at typical prices", "USD/month")
     order = ("speculation", "plain decoding")
     sure = percent_of(found.question.confidence)
-    report.figure(bars(rows, axis=axis, order=order), f"Monthly rent, each fleet sized for {sure} confidence of its own.")
+    report.figure(
+        bars(rows, axis=axis, order=order),
+        f"Monthly rent, each fleet sized for {sure} confidence of its own.",
+    )
 
 
 def _day(report: Report, found: Plan) -> None:

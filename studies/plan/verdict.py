@@ -171,7 +171,9 @@ def saved(d: Difference, found: Plan) -> str:
         return f"{line}."
     sure = f"{d.gpus[1]:,}" if d.gpus[1] is not None else f"more than {found.question.max_gpus:,}"
     confident = percent_of(found.question.confidence)
-    return f"{line}. Each sized for {confident} confidence of its own: {d.gpus[0]:,} against {sure}."
+    return (
+        f"{line}. Each sized for {confident} confidence of its own: {d.gpus[0]:,} against {sure}."
+    )
 
 
 def _ends(ends: tuple[float, float], word: str, *, whole: bool = False) -> str:

@@ -8,6 +8,7 @@ from dflash_sim.simulator.intervals import Side, ratio_interval
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.answers import Answer, answers
+from dflash_sim.studies.predict.answer_lines import speed
 from dflash_sim.studies.predict.lift import in_lockstep, lifted
 from dflash_sim.studies.predict.report import write_rows
 from dflash_sim.studies.predict.table import GridTable
@@ -97,3 +98,16 @@ def test_a_lift_says_what_its_own_run_shows(asks: dict[str, int], helps: bool) -
     gain = v["output_throughput"] / result.values["output_throughput"] - 1
     assert (gain > 0.02) == helps
     assert ("would not help" in said) != helps
+
+
+@pytest.mark.parametrize(
+    ("asks", "said"), [({"rate": 5.0}, True), ({"rate": 500.0}, False), ({"conc": 4}, False)]
+)
+def test_servers_that_both_keep_up_are_told_apart_by_tpot(
+    asks: dict[str, float], said: bool
+) -> None:
+    """In an open loop the throughput of both is what arrives; that is no speed-up of either."""
+    fields = SMALL | {"num_prompts": 100} | asks
+    result = predict(Scenario.parse(**fields), with_interval=False)
+    (line,) = [str(text) for label, text in speed(result) if label == "Speed-up"]
+    assert ("both serve all that arrives" in line) == said
