@@ -264,3 +264,12 @@ def test_hours_may_be_24_numbers() -> None:
 def test_prices_that_are_none_are_refused(texts: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         own_prices(texts)
+
+
+def test_a_price_of_no_candidate_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--model", "qwen3-8b", "--isl", "200", "--osl", "50", "--rate", "5",
+             "--gpu", "h200", "--tp", "1"]  # fmt: skip
+    assert run([*flags, "--price", "h100=2"]) == 2
+    error = capsys.readouterr().err
+    assert "--price h100=2: no candidate is on h100, they are on h200" in error
+    assert len(error.strip().splitlines()) <= 3
