@@ -225,6 +225,8 @@ def footnotes(found: Plan) -> list[str]:
     given = found.question.prices
     prices = "".join(f", {gpu} at {usd:g} USD/h as given" for gpu, usd in given.items())
     out = [f"USD at typical prices{prices}; every fleet at {percent_of(found.question.confidence)}"]
+    if found.question.by_hour:
+        out[0] += "; a million tokens at the day's mean rate"
     rows = candidate_rows(found)
     if any(row[5].startswith(">=") for row in rows):
         out[0] += f"; >=: more than {found.question.max_gpus:,} GPUs, or not among the first"

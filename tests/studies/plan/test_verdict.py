@@ -78,6 +78,15 @@ def test_a_month_is_730_hours_of_the_price_that_was_given(found: Plan) -> None:
     assert d.usd_month[0] == pytest.approx(2.0 * d.gpus[0] * HOURS_A_MONTH)
 
 
+def test_a_million_tokens_are_those_of_the_day(found: Plan) -> None:
+    """The rate that is asked for, not the one that was drawn, at its mean over 24 hours."""
+    share = (8 * 0.2 + 12 * 1 + 4 * 0.5) / 24
+    for fleet in found.fleets.values():
+        tokens_h = 90.0 * share * found.question.demand.mean_osl * 3600
+        usd = fleet.usd_per_hour["typical"] / tokens_h * 1e6
+        assert fleet.usd_per_mtok_out["typical"] == pytest.approx(usd, rel=1e-9)
+
+
 def test_savings_are_those_of_fleets_sized_in_pairs() -> None:
     """Each number is of two fleets at one point of the joint law; none is of two confidences."""
     question = asked(tpot_s=0.009, prices={"h200": 2.0})
