@@ -32,7 +32,8 @@ class PlanPage:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         q = self.found.question
         model = self.found.fewest.setup.model.name
-        yield Text(f"{model} · {q.demand.name}", style=STRONG)
+        count = f", {q.demand.judged:,} requests" if q.demand.as_given else ""
+        yield Text(f"{model} · {q.demand.name}{count}", style=STRONG)
         yield Text(f"{q.slo}; {q.router} router", style=STRONG)
         yield Text()
         for line in verdict(self.found):

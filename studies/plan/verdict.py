@@ -15,6 +15,7 @@ from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.search import ENDS, Plan
 from dflash_sim.studies.show.figures import number
 
+_ALL = 100  # percent
 _SETTLED = 10  # mean answers that a rate should last
 
 
@@ -82,8 +83,19 @@ def doubts_of(fleet: Fleet, found: Plan) -> list[str]:
         out.append(f"no measurement on {named} has confirmed such an answer")
     if setup.tables is None:
         out.append(f"with no operator times for {setup.device.name} it is a roofline estimate")
-    short = _too_short(fleet, found)
-    return [*out, short] if short else out
+    return [*out, *filter(None, (_too_few(found), _too_short(fleet, found)))]
+
+
+def _too_few(found: Plan) -> str:
+    """Say that a percentile of so few requests is that of one or none of them."""
+    slo, count = found.question.slo, found.question.demand.judged
+    if not slo.limits_s or slo.percentile >= _ALL or count >= slo.least:
+        return ""
+    requests = f"{count:,} request{'' if count == 1 else 's'}"
+    return (
+        f"{requests} {'is' if count == 1 else 'are'} judged, of which no {slo.percentile:g} % can "
+        f"be told: give {slo.least:,} or more"
+    )
 
 
 def _too_short(fleet: Fleet, found: Plan) -> str:

@@ -11,21 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+from dflash_sim.calibrate.readers.request_traces import read_trace
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.plan.choice import chosen, label
-from dflash_sim.studies.plan.demand import of_rate
+from dflash_sim.studies.plan.demand import of_rate, of_trace
 from dflash_sim.studies.plan.deploy import compose, kubernetes
 from dflash_sim.studies.plan.difference import ends, joint_ends, needed_at
 from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
-from dflash_sim.studies.plan.page import candidate_rows
+from dflash_sim.studies.plan.page import PlanPage, candidate_rows
 from dflash_sim.studies.plan.prices import HOURS_A_MONTH, own_prices
 from dflash_sim.studies.plan.search import Plan, plan
 from dflash_sim.studies.plan.verdict import doubts_of, remarks, verdict
 from dflash_sim.studies.show.launch import launch_command
+from dflash_sim.studies.show.terminal import as_page
 
 SERVERS = (
     {"gpu": "h200", "tp": 1, "method": "none"},
@@ -273,6 +275,24 @@ def test_hours_may_be_24_numbers() -> None:
 def test_prices_that_are_none_are_refused(texts: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         own_prices(texts)
+
+
+@pytest.mark.parametrize(("n", "few"), [(4, True), (99, True), (100, False)])
+def test_a_percentile_of_few_requests_is_in_doubt(n: int, few: bool, tmp_path: Path) -> None:
+    """Of 100 requests five lie beyond the 95th percentile; of four none does."""
+    rows = [f"{0.2 * k},500,100" for k in range(n)]
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["arrival_s,isl,osl", *rows]) + "\n")
+    trace = read_trace(path)
+    point = Scenario.parse(model="qwen3-8b", gpu="h200", tp=1, method="none", isl=500, osl=100)
+    demand = of_trace(trace, point.model_copy(update={"runs": 1}), capped=False)
+    found = plan(Question((point,), demand, Slo(tpot_s=0.05)))
+    text = verdict(found)[0]
+    assert (f"{n} requests are judged" in text) == few
+    assert ("met with 90 % confidence" in text) != few
+    assert f", {n} requests" in as_page(PlanPage(found), to_file=True).splitlines()[0]
+    whole = replace(found, question=replace(found.question, slo=Slo(tpot_s=0.05, percentile=100)))
+    assert "are judged" not in verdict(whole)[0]
 
 
 def test_a_price_of_no_candidate_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
