@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from dflash_sim.profiles.networks.drafters import SIZED_LIKE
 from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.releases.calibration import Calibration
@@ -14,11 +16,13 @@ from dflash_sim.profiles.units import GIGA, MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.cost.sampling import extra_bytes
 from dflash_sim.simulator.defaults import default_backend
+from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX
 
+QUEUE_GROWS = "the queue grows"
 _LEVEL_WORDS = {
     "release": "release",
     "build": "build",
@@ -147,14 +151,40 @@ def unconfirmed(server: Server, calibration: Calibration | None) -> tuple[tuple[
     )
 
 
-def overload(s: Scenario, engine: EngineSheet, gpu: str, values: Mapping[str, float]) -> list[str]:
-    """Say in words what an open loop or a full KV cache did to the run."""
+def queue_growth(run: Run) -> float:
+    """Return the share of an open loop's arrivals that is added to those who wait [1].
+
+    Requests without a first token, as arrivals see them: the last quarter less the second one,
+    over the arrivals between; 0 unless the fewest of the one are more than the most of the other.
+    Neither the tail of a run nor the rate that it drew is in it.
+    """
+    at = np.sort(run.arrival_s[np.isfinite(run.arrival_s)])
+    quarter = len(at) // 4
+    if not quarter:
+        return 0.0
+    begun = np.searchsorted(np.sort(run.first_token_s), at, side="right")
+    waiting = np.arange(1, len(at) + 1) - begun
+    late, early = waiting[-quarter:], waiting[-3 * quarter : -2 * quarter]
+    if late.min() <= early.max() + 1:
+        return 0.0
+    return float(late.mean() - early.mean()) / (2 * quarter)
+
+
+def overload(
+    s: Scenario, engine: EngineSheet, gpu: str, values: Mapping[str, float], growth: float
+) -> list[str]:
+    """Say in words what an open loop or a full KV cache did to the run.
+
+    Parameters
+    ----------
+    growth
+        As :func:`queue_growth` has it, on average over the runs.
+    """
     out = []
-    served = values["request_throughput"]
-    if s.rate is not None and served < engine.defaults.keeps_up_share * s.rate:
+    if s.rate is not None and 1 - growth < engine.defaults.keeps_up_share:
         out.append(
-            f"{gpu}: {s.rate:g} requests/s arrive and {served:.2g} are served; "
-            "the queue grows, and latencies depend on the length of the run"
+            f"{gpu}: of {s.rate:g} requests/s that arrive {100 * growth:.0f} % are added to those "
+            f"who wait; {QUEUE_GROWS}, and latencies depend on the length of the run"
         )
     if values["retractions"]:
         out.append(

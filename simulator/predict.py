@@ -7,7 +7,7 @@ import numpy as np
 
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.sheets import PublishedPoint
-from dflash_sim.simulator.caveats import overload
+from dflash_sim.simulator.caveats import overload, queue_growth
 from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.engine.metrics import Summary, summarise
 from dflash_sim.simulator.engine.records import Run
@@ -155,11 +155,12 @@ def _predict(
     on_run: Callable[[int], None] | None,
 ) -> Result:
     expectation = setup.expectation
-    summaries, used = [], "leap"
+    summaries, growths, used = [], [], "leap"
     first: Run | None = None
     for run in range(scenario.runs):
         summary, record = simulate(setup, expectation, run=run, simulator=simulator)
         summaries.append(summary)
+        growths.append(queue_growth(record) if scenario.rate is not None else 0.0)
         first = first or record
         used = record.engine
         if on_run is not None:
@@ -211,7 +212,12 @@ def _predict(
     return replace(
         result,
         published=nearest_published(setup),
-        warnings=(*warnings, *overload(scenario, setup.engine, setup.device.name, result.values)),
+        warnings=(
+            *warnings,
+            *overload(
+                scenario, setup.engine, setup.device.name, result.values, float(np.mean(growths))
+            ),
+        ),
     )
 
 

@@ -5,7 +5,9 @@ linear between them. What is uncertain moves both servers at once: draws of it a
 what they share cancels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from dflash_sim.simulator.intervals import Sensitivity
 Floats = npt.NDArray[np.float64]
 METRIC = "output_throughput"
 DRAWS = 2000
+Z90 = 1.645  # two-sided 90 % point of the normal law
 _SHARE = 0.9  # of the draws inside an interval
 _DIP = 0.02  # of the gain: a shallower dip, as between sizes of CUDA graphs, ends no stretch
 
@@ -141,6 +144,14 @@ def stretches(x: Floats, gain: Floats) -> list[tuple[float, float]]:
         found.insert(0, (since, until))
         left = int(np.searchsorted(x, since, side="right")) if since > -np.inf else 0
     return found
+
+
+def doubtful(values: Sequence[float], gain: Floats, sd: Floats) -> tuple[tuple[float, float], ...]:
+    """Return the stretches of values, ends included, whose 90 % interval of the gain holds 0."""
+    within = (np.abs(gain) < Z90 * sd).tolist()
+    runs = groupby(zip(values, within, strict=True), key=lambda pair: pair[1])
+    places = [[value for value, _ in run] for doubt, run in runs if doubt]
+    return tuple((each[0], each[-1]) for each in places)
 
 
 def spans(x: Floats, gain: Floats, spread: Spread | None, *, seed: int) -> tuple[Span, Span]:

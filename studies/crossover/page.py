@@ -99,15 +99,32 @@ def folded(text: str, width: int) -> str:
 
 
 def interval(curve: Curve) -> str:
-    """Return the interval of the end that the curve has, or of the one it might have."""
+    """Return the interval of the end that the curve has, or of the one it might have.
+
+    And where between its ends the gain is within its error, which no end tells.
+    """
     if not curve.sd.size:
         return "-"
-    words = []
+    words, told = [], []
     if curve.pays in ("from", "between"):
         words.append(_span(curve, curve.since, low="always", high="never"))
+        told.append(curve.since)
     if curve.pays in ("until", "between", "always", "never"):
         words.append(_span(curve, curve.until, low="never", high="always"))
-    return "; ".join(words)
+        told.append(curve.until)
+    dips = [dip for dip in curve.within_error if not any(_holds(span, dip) for span in told)]
+    if dips and words[-1] in ("always", "never"):
+        words.pop()
+    return "; ".join([*words, *(f"within error {_from_to(curve, dip)}" for dip in dips)])
+
+
+def _holds(span: Span, dip: tuple[float, float]) -> bool:
+    return span.low <= dip[0] and dip[1] <= span.high
+
+
+def _from_to(curve: Curve, dip: tuple[float, float]) -> str:
+    said = [curve.server.axis.said(value) for value in dip]
+    return f"at {said[0]}" if dip[0] == dip[1] else f"from {said[0]} to {said[1]}"
 
 
 def _span(curve: Curve, span: Span, *, low: str, high: str) -> str:

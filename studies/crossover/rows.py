@@ -1,19 +1,18 @@
 """A crossing as data: strict JSON, and a row for each server."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import exp, isfinite
 from typing import Any
 
 from dflash_sim import __version__
 from dflash_sim.studies.crossover.advice import choices, reason, sentence
 from dflash_sim.studies.crossover.behind import doubted, facts, row
-from dflash_sim.studies.crossover.ends import Span
+from dflash_sim.studies.crossover.ends import Z90, Span
 from dflash_sim.studies.crossover.paste import settings
 from dflash_sim.studies.crossover.search import Crossover, Curve
 
 SCHEMA_VERSION = 1
 _DECIMALS = 6
-_Z90 = 1.645  # two-sided 90 % point of the normal law
 
 
 def to_json(found: Crossover) -> dict[str, Any]:
@@ -73,6 +72,7 @@ def _row(curve: Curve) -> dict[str, Any]:
         "pays_from_ci90": _ends(curve.since),
         "pays_until": _rounded(curve.until.value),
         "pays_until_ci90": _ends(curve.until),
+        "within_error": [[_rounded(end) for end in dip] for dip in curve.within_error],
         "from": curve.values[0],
         "to": curve.values[-1],
         "speedup_at_from": _rounded(exp(float(curve.gain[0]))),
@@ -88,7 +88,7 @@ def points(curve: Curve) -> list[dict[str, Any]]:
     rows = []
     for i, value in enumerate(curve.values):
         gain = float(curve.gain[i])
-        half = _Z90 * float(curve.sd[i]) if curve.sd.size else None
+        half = Z90 * float(curve.sd[i]) if curve.sd.size else None
         rows.append(
             {
                 "over": curve.server.axis.name,
@@ -115,7 +115,32 @@ def warnings(found: Crossover) -> list[str]:
             said = curve.server.axis.said
             places = ", ".join(said(value) for value, _ in curve.missing)
             out.append(f"{curve.title} does not run at {places}: {curve.missing[0][1]}")
+        out += [*_unequal(found, curve), *_ran_out(curve)]
     return list(dict.fromkeys([*out, *doubted(found)]))
+
+
+def _unequal(found: Crossover, curve: Curve) -> Iterator[str]:
+    """Say that the two servers run different numbers of requests, where that many are asked."""
+    most = curve.values[-1] if found.axis.name == "conc" else curve.setup.scenario.conc or 0
+    caps = [setup.limits.max_running_requests for setup in (curve.setup, found.question.plain)]
+    if caps[0] != caps[1] and most > min(caps):
+        causes = [setup.memory.cap_cause for setup in (curve.setup, found.question.plain)]
+        yield (
+            f"{curve.title} runs {caps[0]:,} requests at once ({causes[0]}), plain decoding "
+            f"{caps[1]:,} ({causes[1]}): beyond {min(caps):,} in flight unlike servers are compared"
+        )
+
+
+def _ran_out(curve: Curve) -> Iterator[str]:
+    """Say at which loads a side throws running requests out for want of memory."""
+    said, title = curve.server.axis.said, curve.server.axis.title
+    for name, server in ((curve.title, curve.server), ("plain decoding", curve.plain)):
+        full = [v for v in curve.values if server.values(v).get("retractions")]
+        if full:
+            yield (
+                f"{name}: the KV cache runs out at {', '.join(map(said, full))} {title}, and "
+                "running requests are thrown out and computed again"
+            )
 
 
 def _tok_s(values: Mapping[str, float]) -> float:

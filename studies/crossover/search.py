@@ -13,13 +13,13 @@ from dflash_sim.profiles.one_look import one_look
 from dflash_sim.simulator.intervals import misfit, unmodelled
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.crossover.axis import Axis
-from dflash_sim.studies.crossover.ends import METRIC, Span, Spread, spans, stretches
+from dflash_sim.studies.crossover.ends import METRIC, Span, Spread, doubtful, spans, stretches
 from dflash_sim.studies.crossover.places import nowhere, reached
 from dflash_sim.studies.crossover.question import Question
 from dflash_sim.studies.crossover.server import Server
 
 Floats = npt.NDArray[np.float64]
-_ASKED = 2  # places around an end where what is uncertain is asked for
+_ASKED = 5  # places at most where what is uncertain is asked for
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Curve:
         if starts:
             return "always" if ends else "until"
         return "from" if ends else "between"
+
+    @property
+    def within_error(self) -> tuple[tuple[float, float], ...]:
+        """Stretches of tried positions whose 90 % interval of the gain holds 0, ends included."""
+        return doubtful(self.values, self.gain, self.sd) if self.sd.size else ()
 
     def gain_at(self, value: float) -> float:
         """Return the gain between positions, and beyond them that of the last [1]."""
@@ -207,16 +212,15 @@ def _bisect(server: Server, plain: Server, found: dict[float, float]) -> None:
 def _spread(
     server: Server, plain: Server, values: list[float], *, x: Floats, gain: Floats
 ) -> Spread:
-    """Ask what is uncertain at the two places of the scan around the end, or next to parity."""
+    """Ask what is uncertain at both ends of the scan, next to parity, and around the last end."""
     axis = server.axis
     at = np.array([axis.scale(v) for v in values])
     flips = np.flatnonzero((gain[1:] > 0) != (gain[:-1] > 0))
+    order = [0, len(at) - 1, int(np.argmin(np.abs(at - x[np.argmin(np.abs(gain))])))]
     if len(flips):
-        near, asked = x[flips[-1] : flips[-1] + 2].mean(), _ASKED
-    else:
-        near, asked = x[np.argmin(np.abs(gain))], 1
-    order = np.argsort(np.abs(at - near))[:asked]
-    chosen = sorted(values[i] for i in order.tolist())
+        near = x[flips[-1] : flips[-1] + 2].mean()
+        order += np.argsort(np.abs(at - near))[:2].tolist()
+    chosen = sorted({values[i] for i in order})
     own = server.setup(chosen[-1])
     return Spread.between(
         np.array([axis.scale(v) for v in chosen]),

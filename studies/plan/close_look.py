@@ -77,7 +77,7 @@ class Fleet:
     binds
         What stops it from taking more, in words.
     output_tok_s
-        Tokens that the demand asks for [token/s].
+        Tokens that the demand asks for, on average over the hours of the day [token/s].
     evidence
         Shares of the time of a server as busy as these that are measured, fitted, ... [1].
     acceptance
@@ -128,7 +128,7 @@ class Fleet:
 
     @property
     def usd_per_mtok_out(self) -> dict[str, float]:
-        """Return the price per million output tokens, at the demand as it is [USD]."""
+        """Return the price per million output tokens, over the hours of the day [USD]."""
         million_h = self.output_tok_s * HOUR_S / MEGA
         return {end: usd / million_h for end, usd in self.usd_per_hour.items()}
 
@@ -248,7 +248,7 @@ def examine(judge: Judge, i: int, replicas: int, faster: Limit, longer: Limit) -
         confidence=NormalDist().cdf(math.log(patience) / spread),
         breaks=breaks,
         binds=what,
-        output_tok_s=demand.rate * demand.mean_osl,
+        output_tok_s=judge.question.mean_rate * demand.mean_osl,
         accept_histogram=_histogram(judge, i, setup),
         evidence=_evidence(judge, setup, load),
         acceptance=law.source if law else "",

@@ -187,6 +187,7 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
         lead=int(n * WARM_UP),
         steady=True,
         as_given=True,
+        asked_rate=s.rate,
     )
 
 

@@ -1,8 +1,9 @@
 """Two kinds of server under one load: what one saves over the other, and how sure that is.
 
 Both predictions hang on the same constants, so their errors move together. The logarithms of
-their throughputs have a joint normal law; fleets are sized at its two ends along the difference,
-each side where it is expected to be there.
+their throughputs have a joint normal law; fleets are sized at its centre and at its two ends along
+the difference, each side where it is expected to be there. What one fleet saves is told of such
+pairs; that each is sized at a confidence of its own is another matter.
 """
 
 import math
@@ -14,6 +15,7 @@ from dflash_sim.studies.plan.judge import Judge
 from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 
 _ENDS = (-1.645, 1.645)  # of the middle 90 % of a normal law, in standard deviations
+CENTRE = (1.0, 1.0)  # of a joint law: both as predicted
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,18 @@ class Difference:
         Candidates, by their place in the question.
     gpus
         Of each fleet at the stated confidence of its own; None beyond the largest fleet.
+    central_gpus
+        Of each fleet with both as predicted; one more server than the largest fleet has, where
+        that is too few.
+    at_least
+        True if the other fleet is larger than any that was tried, with both as predicted.
     saved_gpus
-        That ``one`` needs fewer than ``other``; at least, where ``other`` has None.
+        That ``one`` needs fewer than ``other``, with both as predicted.
     saved_gpus_ci90
-        The middle 90 % of that, with both fleets of one draw.
+        The least and the most of that from the 5 % to the 95 % point of the joint law, at its two
+        ends and its centre.
     usd_month
-        Rent of each fleet at typical prices [USD/month].
+        Rent of each fleet at its confidence, at typical prices [USD/month].
     saved_usd_month, saved_usd_month_ci90
         As for GPUs; None where a price is not known.
     """
@@ -39,16 +47,13 @@ class Difference:
     one: int
     other: int
     gpus: tuple[int, int | None]
+    central_gpus: tuple[int, int]
+    at_least: bool
     saved_gpus: int
     saved_gpus_ci90: tuple[int, int]
     usd_month: tuple[float | None, float | None]
     saved_usd_month: float | None
     saved_usd_month_ci90: tuple[float, float] | None
-
-    @property
-    def at_least(self) -> bool:
-        """Return True if the other fleet is larger than any that was tried."""
-        return self.gpus[1] is None
 
 
 def ends(judge: Judge, i: int, j: int) -> tuple[tuple[float, float], ...]:
@@ -65,7 +70,7 @@ def joint_ends(one: float, two: float, ratio: float) -> tuple[tuple[float, float
     shared = min(most, max(-most, (one**2 + two**2 - ratio**2) / 2))
     spread = one**2 + two**2 - 2 * shared
     if spread <= 0:
-        return ((1.0, 1.0),) * len(_ENDS)
+        return (CENTRE,) * len(_ENDS)
     sd = math.sqrt(spread)
     ahead, behind = (one**2 - shared) / sd, (two**2 - shared) / sd
     return tuple((math.exp(-ahead * z), math.exp(behind * z)) for z in _ENDS)
@@ -77,30 +82,44 @@ def difference(
     """What the first saves over the second; the first has a fleet."""
     (s, mine), (t, theirs) = one, other
     assert mine.replicas is not None
-    factors = next(iter(judges.map(ends, [(s.index, t.index)])))
+    factors = [CENTRE, *next(iter(judges.map(ends, [(s.index, t.index)])))]
     tasks = []
     for pair in factors:
         for (survey, found), slow in zip((one, other), pair, strict=True):
-            guess = found.replicas or found.failed + 1
-            tasks.append((survey.index, slow, guess, max(1, max_gpus // survey.tp)))
-    sizes = list(judges.map(fewest_at, tasks))
-    most = [t[3] for t in tasks]
-    needed = [m + 1 if n is None else n for n, m in zip(sizes, most, strict=True)]
-    gpus = (mine.replicas * s.tp, None if theirs.replicas is None else theirs.replicas * t.tp)
-    least = gpus[1] if gpus[1] is not None else (theirs.failed + 1) * t.tp
-    saved = [b * t.tp - a * s.tp for a, b in zip(needed[::2], needed[1::2], strict=True)]
-    point = least - gpus[0]
-    span = min(*saved, point), max(*saved, point)
-    usd = _month(s, mine.replicas), _month(t, least // t.tp)
+            tasks.append((survey.index, slow, found, max(1, max_gpus // survey.tp)))
+    sizes = list(judges.map(needed_at, tasks))
+    needed = [task[3] + 1 if n is None else n for n, task in zip(sizes, tasks, strict=True)]
+    pairs = list(zip(needed[::2], needed[1::2], strict=True))
+    saved = [b * t.tp - a * s.tp for a, b in pairs]
+    least = theirs.replicas if theirs.replicas is not None else theirs.failed + 1
+    usd = _month(s, mine.replicas), _month(t, least)
     money, money_ci = None, None
     if usd[0] is not None and usd[1] is not None:
-        money = usd[1] - usd[0]
-        each = [
-            (_month(t, b) or 0.0) - (_month(s, a) or 0.0)
-            for a, b in zip(needed[::2], needed[1::2], strict=True)
-        ]
-        money_ci = min(*each, money), max(*each, money)
-    return Difference(s.index, t.index, gpus, point, span, usd, money, money_ci)
+        each = [(_month(t, b) or 0.0) - (_month(s, a) or 0.0) for a, b in pairs]
+        money, money_ci = each[0], (min(each), max(each))
+    return Difference(
+        one=s.index,
+        other=t.index,
+        gpus=(mine.replicas * s.tp, None if theirs.replicas is None else least * t.tp),
+        central_gpus=(pairs[0][0] * s.tp, pairs[0][1] * t.tp),
+        at_least=sizes[1] is None,
+        saved_gpus=saved[0],
+        saved_gpus_ci90=(min(saved), max(saved)),
+        usd_month=usd,
+        saved_usd_month=money,
+        saved_usd_month_ci90=money_ci,
+    )
+
+
+def needed_at(judge: Judge, i: int, slow: float, found: Solved, most: int) -> int | None:
+    """The fewest replicas where all times are ``slow`` as long; None if more than ``most``.
+
+    A fleet that was found to do with longer times is enough with shorter ones.
+    """
+    n = fewest_at(judge, i, slow, found.replicas or found.failed + 1, most)
+    if found.replicas is None or slow > judge.slow(i):
+        return n
+    return found.replicas if n is None else min(n, found.replicas)
 
 
 def _month(s: Survey, replicas: int) -> float | None:

@@ -75,6 +75,12 @@ class Question:
             raise UsageError(msg)
 
     @property
+    def mean_rate(self) -> float:
+        """Requests a second: as asked, on average over the hours of the day; or a trace's own."""
+        share = sum(self.by_hour) / len(self.by_hour) if self.by_hour else 1.0
+        return share * (self.demand.asked_rate or self.demand.rate)
+
+    @property
     def z(self) -> float:
         """Standard deviations that the confidence asks for."""
         return NormalDist().inv_cdf(self.confidence)

@@ -21,7 +21,7 @@ from dflash_sim.simulator.trial import build_workload, run_engine
 from dflash_sim.studies.plan.candidate import estimate
 from dflash_sim.studies.plan.close_look import binds, load_of
 from dflash_sim.studies.plan.demand import of_rate
-from dflash_sim.studies.plan.difference import ends
+from dflash_sim.studies.plan.difference import CENTRE, ends
 from dflash_sim.studies.plan.judge import Judge, Question, held
 from dflash_sim.studies.plan.objective import WORDS
 
@@ -59,7 +59,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How much more one candidate carries than another, less one: at confidence, and its 90 %."""
+    """How much more one candidate carries than another, less one: as predicted, and its 90 %."""
 
     one: int
     other: int
@@ -140,14 +140,16 @@ def carried(judge: Judge, i: int, gpus: int, what: str, duration_s: float) -> Ca
 def ratio(
     judge: Judge, one: Carried, other: Carried, what: str, duration_s: float
 ) -> tuple[float, tuple[float, float]]:
-    """The gain of the first over the second, and the middle 90 % of it, both of one draw."""
-    gain = one.most / other.most - 1
-    found = [gain]
-    for slow_one, slow_other in ends(judge, one.index, other.index):
+    """The gain of the first over the second with both as predicted, and its interval.
+
+    The least and the most from the 5 % to the 95 % point of the joint law.
+    """
+    found = []
+    for slow_one, slow_other in (CENTRE, *ends(judge, one.index, other.index)):
         mine, _ = most_at(judge, one.index, one.replicas, slow_one, what, duration_s)
         theirs, _ = most_at(judge, other.index, other.replicas, slow_other, what, duration_s)
         found.append(mine / theirs - 1 if theirs else math.inf)
-    return gain, (min(found), max(found))
+    return found[0], (min(found), max(found))
 
 
 def most_at(

@@ -141,7 +141,10 @@ def _more(found: Most, r: Ratio) -> str:
     low, high = r.ci90
     if low == high == 0:
         return f"{one} carries as many as {other}."
-    return f"{one} over {other}: {100 * r.gain:+.0f} %, 90 % {_signed(low)} to {_signed(high)}."
+    return (
+        f"{one} over {other}: {_signed(r.gain)} with both as predicted, 90 % {_signed(low)} to "
+        f"{_signed(high)}."
+    )
 
 
 def _amount(found: Most, most: float) -> str:

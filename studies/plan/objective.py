@@ -1,5 +1,6 @@
 """The promise of a fleet to its users: latencies that a share of all requests must keep."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +16,7 @@ from dflash_sim.simulator.requests.workload import Workload
 
 Floats = npt.NDArray[np.float64]
 _HUNDRED = 100
+_BEYOND = 5  # requests that are to lie beyond a percentile
 WORDS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 
 
@@ -65,6 +67,12 @@ class Slo:
     def must_keep_up(self) -> bool:
         """Return True if nothing else notices a queue that grows."""
         return self.ttft_s is None and self.e2e_s is None
+
+    @property
+    def least(self) -> int:
+        """Requests that a percentile asks for, so that a few of them lie beyond it."""
+        beyond = (_HUNDRED - Decimal(str(self.percentile))) / _HUNDRED
+        return math.ceil(_BEYOND / beyond) if beyond else 1
 
     def budget(self, requests: int) -> int:
         """Return how many of so many requests may break a limit."""

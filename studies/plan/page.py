@@ -32,7 +32,8 @@ class PlanPage:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         q = self.found.question
         model = self.found.fewest.setup.model.name
-        yield Text(f"{model} · {q.demand.name}", style=STRONG)
+        count = f", {q.demand.judged:,} requests" if q.demand.as_given else ""
+        yield Text(f"{model} · {q.demand.name}{count}", style=STRONG)
         yield Text(f"{q.slo}; {q.router} router", style=STRONG)
         yield Text()
         for line in verdict(self.found):
@@ -225,6 +226,8 @@ def footnotes(found: Plan) -> list[str]:
     given = found.question.prices
     prices = "".join(f", {gpu} at {usd:g} USD/h as given" for gpu, usd in given.items())
     out = [f"USD at typical prices{prices}; every fleet at {percent_of(found.question.confidence)}"]
+    if found.question.by_hour:
+        out[0] += "; a million tokens at the day's mean rate"
     rows = candidate_rows(found)
     if any(row[5].startswith(">=") for row in rows):
         out[0] += f"; >=: more than {found.question.max_gpus:,} GPUs, or not among the first"

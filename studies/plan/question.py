@@ -151,8 +151,15 @@ def question(
     fields, demand = _planned(asked, trace, time_unit, busiest_s, over_long)
     fields, by_hour = _busiest_hour(fields, hours, trace)
     points = _with_caps(fields, caps)
-    for gpu in {s.gpu: None for s in points}:
-        load_device(gpu)  # a name that is mistyped is no candidate that does not fit
+    # A name that is mistyped is no candidate that does not fit.
+    kinds = {load_device(gpu).name: None for gpu in {s.gpu: None for s in points}}
+    for gpu in own:
+        if gpu not in kinds:
+            msg = (
+                f"--price {gpu}={own[gpu]:g}: no candidate is on {gpu}, they are on "
+                f"{', '.join(kinds)}; leave it out, or add it to --gpu."
+            )
+            raise UsageError(msg)
     if demand is None:
         demand = of_rate(points[0], duration_s=duration_s)
     notes = tuple(left_out({name: given.value for name, given in fields.items()}))

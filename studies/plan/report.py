@@ -122,7 +122,11 @@ def _saves(report: Report, found: Plan) -> None:
             rows.append(Bar(name=name, value=usd or 0.0, group=how, note=gpus))
     axis = Axis("rent at typical prices", "USD/month")
     order = ("speculation", "plain decoding")
-    report.figure(bars(rows, axis=axis, order=order), "Monthly rent, with and without speculation.")
+    sure = percent_of(found.question.confidence)
+    report.figure(
+        bars(rows, axis=axis, order=order),
+        f"Monthly rent, each fleet sized for {sure} confidence of its own.",
+    )
 
 
 def _day(report: Report, found: Plan) -> None:

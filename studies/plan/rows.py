@@ -122,6 +122,7 @@ def _difference_json(found: Plan, d: Difference) -> dict[str, Any]:
     return {
         "index": [d.one, d.other],
         "num_gpus": list(d.gpus),
+        "num_gpus_as_predicted": list(d.central_gpus),
         "saved_gpus": d.saved_gpus,
         "saved_gpus_ci90": list(d.saved_gpus_ci90),
         "saved_usd_per_month": None if d.saved_usd_month is None else _round(d.saved_usd_month),

@@ -15,6 +15,7 @@ from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.search import ENDS, Plan
 from dflash_sim.studies.show.figures import number
 
+_ALL = 100  # percent
 _SETTLED = 10  # mean answers that a rate should last
 
 
@@ -82,8 +83,19 @@ def doubts_of(fleet: Fleet, found: Plan) -> list[str]:
         out.append(f"no measurement on {named} has confirmed such an answer")
     if setup.tables is None:
         out.append(f"with no operator times for {setup.device.name} it is a roofline estimate")
-    short = _too_short(fleet, found)
-    return [*out, short] if short else out
+    return [*out, *filter(None, (_too_few(found), _too_short(fleet, found)))]
+
+
+def _too_few(found: Plan) -> str:
+    """Say that a percentile of so few requests is that of one or none of them."""
+    slo, count = found.question.slo, found.question.demand.judged
+    if not slo.limits_s or slo.percentile >= _ALL or count >= slo.least:
+        return ""
+    requests = f"{count:,} request{'' if count == 1 else 's'}"
+    return (
+        f"{requests} {'is' if count == 1 else 'are'} judged, of which no {slo.percentile:g} % can "
+        f"be told: give {slo.least:,} or more"
+    )
 
 
 def _too_short(fleet: Fleet, found: Plan) -> str:
@@ -150,28 +162,37 @@ def saved(d: Difference, found: Plan) -> str:
     elif not found.question.compared:
         one = f"Plain decoding ({one})"
     least = "at least " if d.at_least else ""
-    theirs = d.gpus[1] if d.gpus[1] is not None else d.gpus[0] + d.saved_gpus
-    fewer = d.saved_gpus >= 0
+    fewer = "fewer" if d.saved_gpus >= 0 else "more"
     what = "needs as many GPUs as"
     if d.saved_gpus:
-        what = f"needs {gpus(abs(d.saved_gpus))} {'fewer' if fewer else 'more'} than"
-    span = _ends(d.saved_gpus_ci90, f"{'fewer' if fewer else 'more'}", whole=True)
-    head = f"{one} {what} {other}, {d.gpus[0]:,} against {least}{theirs:,} (90 % interval {span})"
+        what = f"needs {gpus(abs(d.saved_gpus))} {fewer} than"
+    span = _ends(d.saved_gpus_ci90, fewer, whole=True)
+    mine, theirs = d.central_gpus
+    line = (
+        f"{one} {what} {other}, {mine:,} against {least}{theirs:,} with both as predicted "
+        f"(90 % interval {span})"
+    )
     money, ends = d.saved_usd_month, d.saved_usd_month_ci90
-    if money is None or ends is None:
-        return f"{head}."
-    cheaper = money >= 0
-    told = _ends(ends if cheaper else (-ends[1], -ends[0]), "")
-    verb = "saves" if cheaper else "costs"
-    more = "" if cheaper else " more"
-    return f"{head}; that {verb} {least}{number(abs(money))} USD a month{more} ({told})."
+    if money is not None and ends is not None:
+        cheaper = money >= 0
+        told = _ends(ends if cheaper else (-ends[1], -ends[0]), "")
+        verb = "saves" if cheaper else "costs"
+        more = "" if cheaper else " more"
+        line += f"; that {verb} {least}{number(abs(money))} USD a month{more} ({told})"
+    if d.gpus == d.central_gpus:
+        return f"{line}."
+    sure = f"{d.gpus[1]:,}" if d.gpus[1] is not None else f"more than {found.question.max_gpus:,}"
+    confident = percent_of(found.question.confidence)
+    return (
+        f"{line}. Each sized for {confident} confidence of its own: {d.gpus[0]:,} against {sure}."
+    )
 
 
 def _ends(ends: tuple[float, float], word: str, *, whole: bool = False) -> str:
     """The ends of an interval as people say them; a sign where they differ in it."""
     low, high = ends if word != "more" else (-ends[1], -ends[0])
     texts = [f"{x:,.0f}" if whole else number(x) for x in (low, high)]
-    said = texts[0] if low == high else f"{texts[0]} to {texts[1]}"
+    said = texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
     return f"{said} {word}".strip()
 
 

@@ -8,6 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from dflash_sim.simulator.caveats import QUEUE_GROWS
 from dflash_sim.simulator.predict import Result
 from dflash_sim.studies.show.figures import number, percent
 from dflash_sim.studies.show.styles import LABEL, STRONG
@@ -52,7 +53,17 @@ def speed(result: Result) -> Iterator[Line]:
             low, high = (f"{end:.2f}" for end in result.intervals["speedup"])
             speedup.append(f"   90 % interval {low} to {high}", style="not bold")
         speedup.append(f"; plain decoding gives {plain} tok/s", style="not bold")
+        if result.scenario.rate is not None and _keep_up(result) and _keep_up(result.baseline):
+            own, theirs = (number(r.values["mean_tpot_ms"]) for r in (result, result.baseline))
+            speedup.append(
+                f"; both serve all that arrives, compare TPOT: {own} against {theirs} ms",
+                style="not bold",
+            )
         yield "Speed-up", speedup
+
+
+def _keep_up(result: Result) -> bool:
+    return not any(QUEUE_GROWS in warning for warning in result.warnings)
 
 
 def prompts(result: Result) -> Iterator[Line]:

@@ -12,6 +12,7 @@ from dflash_sim.studies.show.figures import number
 _FRACTIONS = (None, 0.85, 0.9)  # of memory for weights and caches, the engine's own first
 _RATIOS = (None, 1.5, 3.0)  # recurrent states over keys and values
 _SPREAD_LENGTHS = 0.8
+_CLEAR = 0.02  # of throughput: a smaller gain is none
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Lift:
     Parameters
     ----------
     at_once
-        Requests that run at once then.
+        Slots for requests then; how many of them are used is in the result.
     """
 
     flags: str
@@ -32,13 +33,24 @@ class Lift:
         """The flags and their answer in a sentence, beside the answer they are for."""
         now = of.setup.memory.max_running_requests
         asked = of.scenario.conc or 0
-        how = "all of them run" if self.at_once >= asked else f"{self.at_once:,} run"
         v = self.result.values
+        ran = f"{v['mean_batch']:.1f} run on average"
+        if v["retractions"]:
+            ran += f", the KV cache runs out ({v['retractions']:.0f} retractions a run)"
+        speed = f"{number(v['output_throughput'])} tok/s"
+        only = f"only {now:,} of {asked:,} run at once"
+        if not self.helps(of):
+            before = number(of.values["output_throughput"])
+            return f"{only}; {self.flags} would not help: {ran}, {speed} against {before}"
         return (
-            f"only {now:,} of {asked:,} run at once: with {self.flags} {how}, and it gives "
-            f"{number(v['output_throughput'])} tok/s, TTFT {number(v['mean_ttft_ms'])} ms, "
-            f"TPOT {number(v['mean_tpot_ms'])} ms"
+            f"{only}: with {self.flags} {ran}, and it gives {speed}, "
+            f"TTFT {number(v['mean_ttft_ms'])} ms, TPOT {number(v['mean_tpot_ms'])} ms"
         )
+
+    def helps(self, of: Result) -> bool:
+        """Return True if throughput gains by more than neighbouring sizes of graphs move it."""
+        gain = self.result.values["output_throughput"] / of.values["output_throughput"] - 1
+        return gain > _CLEAR
 
 
 def lifted(result: Result) -> Lift | None:

@@ -17,11 +17,11 @@ from dflash_sim.simulator.policy.parse import BatchTable, parse_policy
 from dflash_sim.studies.ask.question import ask
 from dflash_sim.studies.crossover.advice import choices, reason, sentence
 from dflash_sim.studies.crossover.axis import axis_of
-from dflash_sim.studies.crossover.page import CrossoverPage, folded
+from dflash_sim.studies.crossover.page import CrossoverPage, folded, interval
 from dflash_sim.studies.crossover.paste import settings, sglang_ladder, vllm_table
 from dflash_sim.studies.crossover.question import Question, question
 from dflash_sim.studies.crossover.report import write_report
-from dflash_sim.studies.crossover.rows import crossover_rows, to_json
+from dflash_sim.studies.crossover.rows import crossover_rows, to_json, warnings
 from dflash_sim.studies.crossover.search import Crossover, Curve, _curve, crossover
 from dflash_sim.studies.show.launch import sglang_flags
 from dflash_sim.studies.show.terminal import as_page
@@ -97,6 +97,38 @@ def test_never_and_always_are_answers(made: Question) -> None:
     assert [curve.pays for curve in found.curves] == ["never", "always"]
     assert sentence(found) == "Use dflash: it is the fastest from 1 to 64 requests at once."
     assert sentence(straight(made, [0.5, 0.7])).startswith("Use plain decoding: no method beats")
+
+
+def test_a_dip_within_error_is_told_of_one_that_always_pays(made: Question) -> None:
+    curve = straight(made, [1e3, 1e3]).curves[0]
+    assert curve.pays == "always"
+    places, count = curve.values, len(curve.values)
+    for dip, said in (([], "always"), ([1], "within error at 4"), ([1, 2], "error from 4 to 16")):
+        gain = np.array([0.1 if i in dip else 0.9 for i in range(count)])
+        told = replace(curve, gain=gain, sd=np.full(count, 0.2))
+        assert told.within_error == (((places[dip[0]], places[dip[-1]]),) if dip else ())
+        assert interval(told).endswith(said)
+        assert ("always" in interval(told)) == (not dip)
+        row = crossover_rows(Crossover(made, (told,)))[0]
+        assert row["within_error"] == [list(ends) for ends in told.within_error]
+
+
+def test_servers_that_are_unlike_are_named(made: Question) -> None:
+    """A side that throws requests out, and sides that run different numbers of requests."""
+    found = straight(made, [1e3, 1e3])
+    assert not [w for w in warnings(found) if "thrown out" in w]
+    curve, inner = found.curves[1], found.curves[1].plain.values
+    object.__setattr__(
+        curve.plain, "values", lambda v: inner(v) | {"retractions": 3.0 if v == 16 else 0.0}
+    )
+    (line,) = [w for w in warnings(found) if "thrown out" in w]
+    assert line.startswith("plain decoding: the KV cache runs out at 16 requests at once")
+    few = asked(method="dflash", block="8", values="1-64:x4", max_running_requests="8")
+    unlike = replace(few, plain=made.plain)
+    said = [w for w in warnings(straight(unlike, [1e3])) if "unlike servers" in w]
+    assert len(said) == 1
+    assert "8 requests at once" in said[0]
+    assert not [w for w in warnings(straight(few, [1e3])) if "unlike servers" in w]
 
 
 def test_each_position_is_asked_once(made: Question) -> None:

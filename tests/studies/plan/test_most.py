@@ -10,8 +10,9 @@ from dflash_sim.cli import run
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.plan.demand import of_rate
+from dflash_sim.studies.plan.difference import ends
 from dflash_sim.studies.plan.judge import Judge, Question
-from dflash_sim.studies.plan.most import Most, most
+from dflash_sim.studies.plan.most import Most, most, most_at
 from dflash_sim.studies.plan.objective import Slo
 
 FIELDS: dict[str, Any] = {"model": "qwen3-8b", "isl": 500, "osl": 100, "runs": 1, "gpu": "h200"}
@@ -54,11 +55,19 @@ def test_servers_are_as_many_as_the_gpus_make(rate: Most) -> None:
     assert rate.as_predicted >= rate.best.most
 
 
-def test_the_interval_of_a_gain_holds_the_gain(rate: Most) -> None:
+def test_a_gain_is_that_of_both_at_one_point_of_the_joint_law(rate: Most) -> None:
+    judge = Judge(rate.question)
     for r in rate.ratios:
-        assert r.ci90[0] <= r.gain <= r.ci90[1]
         one, other = (next(c for c in rate.carried if c.index == i) for i in (r.one, r.other))
-        assert r.gain == pytest.approx(one.most / other.most - 1)
+        gains = []
+        for slow in ((1.0, 1.0), *ends(judge, r.one, r.other)):
+            most = [
+                most_at(judge, c.index, c.replicas, s, "rate", 5.0)[0]
+                for c, s in zip((one, other), slow, strict=True)
+            ]
+            gains.append(most[0] / most[1] - 1)
+        assert r.gain == pytest.approx(gains[0])
+        assert r.ci90 == pytest.approx((min(gains), max(gains)))
 
 
 def test_users_without_a_limit_are_what_memory_holds() -> None:

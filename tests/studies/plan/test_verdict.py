@@ -11,21 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+from dflash_sim.calibrate.readers.request_traces import read_trace
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.plan.choice import chosen, label
-from dflash_sim.studies.plan.demand import of_rate
+from dflash_sim.studies.plan.demand import of_rate, of_trace
 from dflash_sim.studies.plan.deploy import compose, kubernetes
-from dflash_sim.studies.plan.difference import joint_ends
+from dflash_sim.studies.plan.difference import ends, joint_ends, needed_at
 from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
-from dflash_sim.studies.plan.page import candidate_rows
+from dflash_sim.studies.plan.page import PlanPage, candidate_rows
 from dflash_sim.studies.plan.prices import HOURS_A_MONTH, own_prices
 from dflash_sim.studies.plan.search import Plan, plan
 from dflash_sim.studies.plan.verdict import doubts_of, remarks, verdict
 from dflash_sim.studies.show.launch import launch_command
+from dflash_sim.studies.show.terminal import as_page
 
 SERVERS = (
     {"gpu": "h200", "tp": 1, "method": "none"},
@@ -56,7 +58,7 @@ def test_every_candidate_has_its_numbers(found: Plan) -> None:
     for row in rows:
         assert row[5] == "none do" or (row[5].isdecimal() and row[8] != "-")
     slow = [i for i in found.alone if found.alone[i].excess > 1]
-    assert [r.index for r in found.solved if r.replicas is None] == slow
+    assert sorted(r.index for r in found.solved if r.replicas is None) == sorted(slow)
 
 
 def test_what_is_in_doubt_is_in_the_verdict(found: Plan) -> None:
@@ -78,13 +80,43 @@ def test_a_month_is_730_hours_of_the_price_that_was_given(found: Plan) -> None:
     assert d.usd_month[0] == pytest.approx(2.0 * d.gpus[0] * HOURS_A_MONTH)
 
 
-def test_savings_are_the_difference_of_the_fleets(found: Plan) -> None:
+def test_a_million_tokens_are_those_of_the_day(found: Plan) -> None:
+    """The rate that is asked for, not the one that was drawn, at its mean over 24 hours."""
+    share = (8 * 0.2 + 12 * 1 + 4 * 0.5) / 24
+    for fleet in found.fleets.values():
+        tokens_h = 90.0 * share * found.question.demand.mean_osl * 3600
+        usd = fleet.usd_per_hour["typical"] / tokens_h * 1e6
+        assert fleet.usd_per_mtok_out["typical"] == pytest.approx(usd, rel=1e-9)
+
+
+def test_savings_are_those_of_fleets_sized_in_pairs() -> None:
+    """Each number is of two fleets at one point of the joint law; none is of two confidences."""
+    question = asked(tpot_s=0.009, prices={"h200": 2.0})
+    found = plan(replace(question, candidates=question.candidates[:2]))
+    judge = Judge(found.question)
+    solved = {s.index: s for s in found.solved}
+
+    def needed(i: int, slow: float) -> int:
+        return needed_at(judge, i, slow, solved[i], 400) or 401
+
+    assert found.differences
     for d in found.differences:
+        tp = [judge.setup(i).tp for i in (d.one, d.other)]
+        points = ((1.0, 1.0), *ends(judge, d.one, d.other))
+        sizes = [(tp[0] * needed(d.one, a), tp[1] * needed(d.other, b)) for a, b in points]
+        saved = [b - a for a, b in sizes]
+        assert d.central_gpus == sizes[0]
+        assert d.saved_gpus == saved[0]
+        assert d.saved_gpus_ci90 == (min(saved), max(saved))
         assert d.gpus[1] is not None
-        assert d.saved_gpus == d.gpus[1] - d.gpus[0]
-        low, high = d.saved_gpus_ci90
-        assert low <= d.saved_gpus <= high
-    assert any("90 % interval" in line for line in verdict(found))
+        assert d.gpus[1] - d.gpus[0] != d.saved_gpus  # of one confidence each: another statement
+        assert d.saved_usd_month is not None
+        assert d.usd_month[0] is not None
+        each = d.usd_month[0] / d.gpus[0]
+        assert d.saved_usd_month == pytest.approx(each * d.saved_gpus)
+    text = " ".join(verdict(found))
+    assert "90 % interval" in text
+    assert "confidence of its own" in text
 
 
 def test_fewer_requests_need_no_more_servers(found: Plan) -> None:
@@ -243,3 +275,30 @@ def test_hours_may_be_24_numbers() -> None:
 def test_prices_that_are_none_are_refused(texts: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         own_prices(texts)
+
+
+@pytest.mark.parametrize(("n", "few"), [(4, True), (99, True), (100, False)])
+def test_a_percentile_of_few_requests_is_in_doubt(n: int, few: bool, tmp_path: Path) -> None:
+    """Of 100 requests five lie beyond the 95th percentile; of four none does."""
+    rows = [f"{0.2 * k},500,100" for k in range(n)]
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["arrival_s,isl,osl", *rows]) + "\n")
+    trace = read_trace(path)
+    point = Scenario.parse(model="qwen3-8b", gpu="h200", tp=1, method="none", isl=500, osl=100)
+    demand = of_trace(trace, point.model_copy(update={"runs": 1}), capped=False)
+    found = plan(Question((point,), demand, Slo(tpot_s=0.05)))
+    text = verdict(found)[0]
+    assert (f"{n} requests are judged" in text) == few
+    assert ("met with 90 % confidence" in text) != few
+    assert f", {n} requests" in as_page(PlanPage(found), to_file=True).splitlines()[0]
+    whole = replace(found, question=replace(found.question, slo=Slo(tpot_s=0.05, percentile=100)))
+    assert "are judged" not in verdict(whole)[0]
+
+
+def test_a_price_of_no_candidate_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--model", "qwen3-8b", "--isl", "200", "--osl", "50", "--rate", "5",
+             "--gpu", "h200", "--tp", "1"]  # fmt: skip
+    assert run([*flags, "--price", "h100=2"]) == 2
+    error = capsys.readouterr().err
+    assert "--price h100=2: no candidate is on h100, they are on h200" in error
+    assert len(error.strip().splitlines()) <= 3

@@ -8,6 +8,7 @@ from dflash_sim.simulator.intervals import Side, ratio_interval
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.answers import Answer, answers
+from dflash_sim.studies.predict.answer_lines import speed
 from dflash_sim.studies.predict.lift import in_lockstep, lifted
 from dflash_sim.studies.predict.report import write_rows
 from dflash_sim.studies.predict.table import GridTable
@@ -28,7 +29,7 @@ def found() -> list[Answer]:
 def test_a_warning_names_its_row_and_what_lifts_it(found: list[Answer]) -> None:
     told = GridTable(found).warnings()
     (line,) = [w for w in told if "run at once" in w]
-    assert line.startswith("block 16: only 2 of 4 run at once: with --max-running-requests 4")
+    assert line.startswith("block 16: only 2 of 4 run at once: with --max-running-requests 4 ")
     result = found[1].result
     assert result is not None
     lift = lifted(result)
@@ -79,3 +80,34 @@ def test_a_sweep_ends_with_its_fastest(found: list[Answer]) -> None:
     speeds = [float(row[1].replace(",", "")) for row in table.rows]
     assert speeds == sorted(speeds, reverse=True)
     assert fastest([row | {"output_tput_per_gpu": None} for row in rows]) is None
+
+
+@pytest.mark.parametrize(
+    ("asks", "helps"),
+    [({"conc": 4, "max_running_requests": 2}, True),
+     ({"isl": 20_000, "conc": 96, "num_prompts": 192}, False)],
+)  # fmt: skip
+def test_a_lift_says_what_its_own_run_shows(asks: dict[str, int], helps: bool) -> None:
+    """Slots alone do not make requests run: with long prompts memory holds fewer of them."""
+    result = predict(Scenario.parse(**SMALL | asks), with_baseline=False, with_interval=False)
+    lift = lifted(result)
+    assert lift is not None
+    said, v = lift.said(result), lift.result.values
+    assert f"{v['mean_batch']:.1f} run on average" in said
+    assert ("retractions" in said) == (v["retractions"] > 0)
+    gain = v["output_throughput"] / result.values["output_throughput"] - 1
+    assert (gain > 0.02) == helps
+    assert ("would not help" in said) != helps
+
+
+@pytest.mark.parametrize(
+    ("asks", "said"), [({"rate": 5.0}, True), ({"rate": 500.0}, False), ({"conc": 4}, False)]
+)
+def test_servers_that_both_keep_up_are_told_apart_by_tpot(
+    asks: dict[str, float], said: bool
+) -> None:
+    """In an open loop the throughput of both is what arrives; that is no speed-up of either."""
+    fields = SMALL | {"num_prompts": 100} | asks
+    result = predict(Scenario.parse(**fields), with_interval=False)
+    (line,) = [str(text) for label, text in speed(result) if label == "Speed-up"]
+    assert ("both serve all that arrives" in line) == said

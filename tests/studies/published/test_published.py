@@ -204,3 +204,14 @@ def test_an_overloaded_server_says_so() -> None:
         for r in (0.5, 500.0)
     ]
     assert said == [False, True]
+
+
+@pytest.mark.parametrize("n", [8, 20, 40, 80])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_tail_of_a_short_run_is_no_queue(n: int, seed: int) -> None:
+    """Few requests of a server far from full: their last answers take a good part of the run."""
+    fields = {"gpu": "h200", "model": "qwen3-8b", "isl": 1000, "osl": 200, "rate": 20, "runs": 1}
+    asked = Scenario.parse(**fields, num_prompts=n, seed=seed)
+    result = predict(asked, with_baseline=False, with_interval=False)
+    assert result.values["request_throughput"] < 0.9 * 20
+    assert not any("queue grows" in w for w in result.warnings)
