@@ -53,7 +53,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sweep(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command in this process: exit code and stderr; stdout has the fastest rows at most."""
+    """Run the command in this process: exit code and stderr; stdout has the fastest rows."""
 
     def call(*words: str) -> tuple[int, str]:
         code = run(["sweep", *words])
