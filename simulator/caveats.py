@@ -15,7 +15,11 @@ from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.cost.sampling import Sampling, extra_bytes
 from dflash_sim.simulator.defaults import default_backend
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
-from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
+from dflash_sim.simulator.number_formats import (
+    drafter_follows,
+    drafter_taken_for,
+    needs_bfloat16,
+)
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX
 
@@ -96,6 +100,8 @@ def cautions(
             "of all layers are then projected one by one; "
             "--speculative-draft-model-quantization unquant leaves it in bf16"
         )
+    if taken := drafter_taken_for(s):
+        out.append(taken)
     if memory.strategy == NO_BUFFER and s.engine_mode == "v2":
         out.append(
             f"{engine.title} runs hybrid models without the overlap scheduler where the prefix "

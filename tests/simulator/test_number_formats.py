@@ -160,6 +160,18 @@ def test_a_drafter_keeps_keys_that_its_kernels_can_read() -> None:
     assert other.memory.kv_bytes_per_token == (own + drafts) / 2
 
 
+@pytest.mark.parametrize("asked", ["modelopt_fp4", "awq", "gptq", "modelopt_fp8"])
+def test_a_drafter_that_no_loading_makes_is_told_of(asked: str) -> None:
+    told = [w for w in setup(speculative_draft_model_quantization=asked).warnings if asked in w]
+    assert [w for w in told if "reads a drafter that is quantised already" in w]
+
+
+@pytest.mark.parametrize("asked", ["fp8", "unquant", None])
+def test_a_drafter_that_is_quantised_as_it_is_loaded_is_not(asked: str | None) -> None:
+    said = {"speculative_draft_model_quantization": asked} if asked else {}
+    assert not any("reads a drafter" in w for w in setup(**said).warnings)
+
+
 @pytest.mark.parametrize(
     ("fields", "form"),
     [
