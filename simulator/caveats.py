@@ -2,9 +2,20 @@
 
 import math
 from collections.abc import Mapping
+from functools import cache
 
+from dflash_sim.profiles.load import load_model, load_published
 from dflash_sim.profiles.networks.drafters import SIZED_LIKE
 from dflash_sim.profiles.networks.hf_config import ModelShape
+from dflash_sim.profiles.networks.layers import (
+    AttentionShape,
+    CompressedShape,
+    GdnShape,
+    KdaShape,
+    Mamba2Shape,
+    Mixer,
+    MlaShape,
+)
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import OWN, Server
@@ -23,6 +34,12 @@ from dflash_sim.simulator.number_formats import (
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX
 
+_KINDS: Mapping[type, str] = {
+    CompressedShape: "compressed attention (CSA)",
+    GdnShape: "gated delta networks",
+    KdaShape: "Kimi delta attention (KDA)",
+    Mamba2Shape: "Mamba-2 layers",
+}
 _LEVEL_WORDS = {
     "release": "release",
     "build": "build",
@@ -121,6 +138,12 @@ def cautions(
             f"unconfirmed: no measurement of {named} stands behind this; the interval allows for "
             f"+-{spread:.0%} more"
         )
+    if new_kinds := unconfirmed_attention(model, server, calibration):
+        out.append(
+            f"unconfirmed: no measured server with {' or '.join(new_kinds)} stands behind this: "
+            "what such layers take is the time of their kernels alone, and the interval does not "
+            "allow for more"
+        )
     return out
 
 
@@ -145,6 +168,37 @@ def unconfirmed(server: Server, calibration: Calibration | None) -> tuple[tuple[
         for level, name in server.levels
         if level not in OWN and f"{level}={name}" not in known
     )
+
+
+def unconfirmed_attention(
+    model: ModelShape, server: Server, calibration: Calibration | None
+) -> tuple[str, ...]:
+    """The kinds of attention of a model that no model has whose rows were fitted, in words."""
+    known = calibration.known_levels if calibration else frozenset()
+    if any(f"{level}={name}" in known for level, name in server.levels if level in OWN):
+        return ()  # rows of this very server
+    asked = _attention_kinds(model)
+    fitted = _fitted_kinds(calibration.sources if calibration else frozenset()) if asked else ()
+    return tuple(sorted(asked.difference(fitted)))
+
+
+@cache
+def _fitted_kinds(sources: frozenset[str]) -> frozenset[str]:
+    models = {p.model for p in load_published() if p.source_id in sources}
+    return frozenset().union(*(_attention_kinds(load_model(name)) for name in models))
+
+
+def _attention_kinds(model: ModelShape) -> frozenset[str]:
+    """What the layers of a model are called that are no plain softmax attention."""
+    return frozenset(filter(None, map(_kind, {x.mixer for x, _ in model.layer_groups})))
+
+
+def _kind(mixer: Mixer | None) -> str:
+    if isinstance(mixer, AttentionShape):
+        return "block-sparse attention (MSA)" if mixer.chosen else ""
+    if isinstance(mixer, MlaShape):
+        return "sparse latent attention (DSA)" if mixer.indexer else "latent attention (MLA)"
+    return _KINDS.get(type(mixer), "")
 
 
 def overload(s: Scenario, engine: EngineSheet, gpu: str, values: Mapping[str, float]) -> list[str]:

@@ -409,3 +409,21 @@ def test_ranks_never_cut_blocks_of_scales(model: str, gpu: str, tp: int, give: s
 def test_whole_experts_keep_their_blocks() -> None:
     assert plain(model="Qwen/Qwen3-235B-A22B-FP8", gpu="h200", tp=8, ep_size=2).tp == 8
     assert plain(model="Qwen/Qwen3-30B-A3B-FP8", gpu="h200", tp=None).tp == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("minimax-m3", "(MSA)"),
+        ("deepseek-v3", "(MLA)"),
+        ("deepseek-v4-flash", "(CSA)"),
+        ("qwen3-8b", None),
+        ("qwen3.5-35b-a3b", None),  # rows of gated delta networks were fitted
+    ],
+)
+def test_a_kind_of_attention_that_nobody_measured_is_unconfirmed(
+    model: str, kind: str | None
+) -> None:
+    said = [w for w in plain(model=model).warnings if "no measured server with" in w]
+    assert len(said) == (kind is not None)
+    assert kind is None or kind in said[0]
