@@ -2,11 +2,20 @@
 
 import math
 from collections.abc import Mapping
+from functools import cache
 
-import numpy as np
-
+from dflash_sim.profiles.load import load_model, load_published
 from dflash_sim.profiles.networks.drafters import SIZED_LIKE
 from dflash_sim.profiles.networks.hf_config import ModelShape
+from dflash_sim.profiles.networks.layers import (
+    AttentionShape,
+    CompressedShape,
+    GdnShape,
+    KdaShape,
+    Mamba2Shape,
+    Mixer,
+    MlaShape,
+)
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import OWN, Server
@@ -16,13 +25,22 @@ from dflash_sim.profiles.units import GIGA, MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.cost.sampling import extra_bytes
 from dflash_sim.simulator.defaults import default_backend
-from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
-from dflash_sim.simulator.number_formats import drafter_follows, needs_bfloat16
+from dflash_sim.simulator.number_formats import (
+    drafter_follows,
+    drafter_taken_for,
+    needs_bfloat16,
+)
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX
 
 QUEUE_GROWS = "the queue grows"
+_KINDS: Mapping[type, str] = {
+    CompressedShape: "compressed attention (CSA)",
+    GdnShape: "gated delta networks",
+    KdaShape: "Kimi delta attention (KDA)",
+    Mamba2Shape: "Mamba-2 layers",
+}
 _LEVEL_WORDS = {
     "release": "release",
     "build": "build",
@@ -106,6 +124,8 @@ def cautions(
             "of all layers are then projected one by one; "
             "--speculative-draft-model-quantization unquant leaves it in bf16"
         )
+    if taken := drafter_taken_for(s):
+        out.append(taken)
     if memory.strategy == NO_BUFFER and s.engine_mode == "v2":
         out.append(
             f"{engine.title} runs hybrid models without the overlap scheduler where the prefix "
@@ -124,6 +144,12 @@ def cautions(
         out.append(
             f"unconfirmed: no measurement of {named} stands behind this; the interval allows for "
             f"+-{spread:.0%} more"
+        )
+    if new_kinds := unconfirmed_attention(model, server, calibration):
+        out.append(
+            f"unconfirmed: no measured server with {' or '.join(new_kinds)} stands behind this: "
+            "what such layers take is the time of their kernels alone, and the interval does not "
+            "allow for more"
         )
     return out
 
@@ -151,23 +177,35 @@ def unconfirmed(server: Server, calibration: Calibration | None) -> tuple[tuple[
     )
 
 
-def queue_growth(run: Run) -> float:
-    """Return the share of an open loop's arrivals that is added to those who wait [1].
+def unconfirmed_attention(
+    model: ModelShape, server: Server, calibration: Calibration | None
+) -> tuple[str, ...]:
+    """The kinds of attention of a model that no model has whose rows were fitted, in words."""
+    known = calibration.known_levels if calibration else frozenset()
+    if any(f"{level}={name}" in known for level, name in server.levels if level in OWN):
+        return ()  # rows of this very server
+    asked = _attention_kinds(model)
+    fitted = _fitted_kinds(calibration.sources if calibration else frozenset()) if asked else ()
+    return tuple(sorted(asked.difference(fitted)))
 
-    Requests without a first token, as arrivals see them: the last quarter less the second one,
-    over the arrivals between; 0 unless the fewest of the one are more than the most of the other.
-    Neither the tail of a run nor the rate that it drew is in it.
-    """
-    at = np.sort(run.arrival_s[np.isfinite(run.arrival_s)])
-    quarter = len(at) // 4
-    if not quarter:
-        return 0.0
-    begun = np.searchsorted(np.sort(run.first_token_s), at, side="right")
-    waiting = np.arange(1, len(at) + 1) - begun
-    late, early = waiting[-quarter:], waiting[-3 * quarter : -2 * quarter]
-    if late.min() <= early.max() + 1:
-        return 0.0
-    return float(late.mean() - early.mean()) / (2 * quarter)
+
+@cache
+def _fitted_kinds(sources: frozenset[str]) -> frozenset[str]:
+    models = {p.model for p in load_published() if p.source_id in sources}
+    return frozenset().union(*(_attention_kinds(load_model(name)) for name in models))
+
+
+def _attention_kinds(model: ModelShape) -> frozenset[str]:
+    """What the layers of a model are called that are no plain softmax attention."""
+    return frozenset(filter(None, map(_kind, {x.mixer for x, _ in model.layer_groups})))
+
+
+def _kind(mixer: Mixer | None) -> str:
+    if isinstance(mixer, AttentionShape):
+        return "block-sparse attention (MSA)" if mixer.chosen else ""
+    if isinstance(mixer, MlaShape):
+        return "sparse latent attention (DSA)" if mixer.indexer else "latent attention (MLA)"
+    return _KINDS.get(type(mixer), "")
 
 
 def overload(
@@ -178,12 +216,12 @@ def overload(
     Parameters
     ----------
     growth
-        As :func:`queue_growth` has it, on average over the runs.
+        As :func:`~.engine.metrics.queue_growth` has it, on average over the runs.
     """
     out = []
     if s.rate is not None and 1 - growth < engine.defaults.keeps_up_share:
         out.append(
-            f"{gpu}: of {s.rate:g} requests/s that arrive {100 * growth:.0f} % are added to those "
+            f"{gpu}: of {s.rate:g} requests/s that arrive {growth:.0%} are added to those "
             f"who wait; {QUEUE_GROWS}, and latencies depend on the length of the run"
         )
     if values["retractions"]:

@@ -5,7 +5,9 @@ caches. Hybrid models give part of it to recurrent states:
 :mod:`~dflash_sim.simulator.state_pool`.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dflash_sim.profiles.checkpoints import published
@@ -26,6 +28,8 @@ TP_SIZES = (1, 2, 4, 8)
 STATES = "GDN state slots"
 COUNTED = ("chain", "own")  # rules by which a chain takes as much as layers that do not slide
 KV_CACHE = "KV cache"
+# The largest share to advise: SGLang takes any below 1, and activations need what is left.
+MOST_STATIC = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +132,14 @@ def plan_memory(
     draft: DraftCache,
     precision: Precision = BF16,
     share: StaticShare,
+    in_node: int = TP_SIZES[-1],
 ) -> MemoryPlan:
     """Divide one GPU's memory.
+
+    Parameters
+    ----------
+    in_node
+        GPUs of the node, which tensor parallelism does not leave.
 
     Raises
     ------
@@ -145,7 +155,22 @@ def plan_memory(
     held = rules.image_cache * MiB if model.vision else 0.0
     rest = static - weights - counted - held
     if rest <= 0:
-        raise InfeasibleError(_too_big(device, model, tp, -rest, static, counted + held, precision))
+        beside = counted + held
+
+        def at(fraction: float) -> MemoryPlan:
+            return plan_memory(
+                device=device,
+                engine=engine,
+                model=model,
+                launch=launch,
+                draft=draft,
+                precision=precision,
+                share=StaticShare(fraction),
+            )
+
+        larger = _larger_share(at, share.mem_fraction, needed=(weights + beside) / free)
+        msg = _too_big(device, model, tp, -rest, static, beside, precision, larger, in_node)
+        raise InfeasibleError(msg)
     cap, cause = _default_cap(launch, engine)
     pool, slots, state_bytes = None, 0, 0.0
     if model.gdn_layers:
@@ -164,7 +189,8 @@ def plan_memory(
     if cap < 1:
         msg = (
             f"no room for a single request of {model.name} beside its weights on {device.name} "
-            f"at tp {tp} ({cause}); raise --tp or --mem-fraction-static{_fewer(launch, cause)}."
+            f"at tp {tp} ({cause}); raise {'--tp or ' if tp < in_node else ''}"
+            f"--mem-fraction-static{_fewer(launch, cause)}."
         )
         raise InfeasibleError(msg)
     return MemoryPlan(
@@ -242,6 +268,22 @@ def _default_cap(launch: Launch, engine: EngineSheet) -> tuple[int, str]:
     return defaults.max_running_requests_spec, "engine default with speculation"
 
 
+def _larger_share(
+    at: Callable[[float], MemoryPlan], share: float, *, needed: float
+) -> float | None:
+    """The smallest share above ``share``, in steps of 0.01, with room beside what is ``needed``.
+
+    It is at most :data:`MOST_STATIC`.
+    """
+    for percent in range(math.ceil(100 * max(share, needed)), round(100 * MOST_STATIC) + 1):
+        if percent <= 100 * max(share, needed):
+            continue
+        with suppress(InfeasibleError):
+            at(percent / 100)
+            return percent / 100
+    return None
+
+
 def _too_big(
     device: Device,
     model: ModelShape,
@@ -250,15 +292,21 @@ def _too_big(
     static: float,
     beside: float,
     precision: Precision,
+    larger: float | None,
+    in_node: int,
 ) -> str:
     def needed(ranks: int) -> float:
         vision = model.vision_weight_bytes(ranks, precision)
         return model.weight_bytes(ranks, precision) + vision + beside
 
-    fits = [n for n in TP_SIZES if needed(n) < static and n > tp]
-    remedy = f"; --tp {fits[0]} would" if fits else f"; no TP up to {TP_SIZES[-1]} does"
+    most = min(in_node, TP_SIZES[-1])
+    fits = [n for n in TP_SIZES if needed(n) < static and tp < n <= most]
+    ways = [f"--mem-fraction-static {larger:g} would"] if larger else []
+    if fits:
+        ways.append(f"--tp {fits[0]} would")
+    remedy = "; " + (", or ".join(ways) or f"no TP up to {most} does")
     if narrower := _narrower(device, model, tp, static - beside):
-        remedy += f", {'or' if fits else 'but'} {narrower} would at tp {tp}"
+        remedy += f", {'or' if ways else 'but'} {narrower} would at tp {tp}"
     return (
         f"{model.name} does not fit on {device.name} at tp {tp}: {short / GIGA:.1f} GB short of "
         f"{static / GIGA:.1f} GB static memory per GPU{remedy}."

@@ -12,6 +12,7 @@ from dflash_sim.profiles.formats import (
     format_of,
     kernels_on,
     kv_format,
+    online_names,
     quantises_online,
 )
 from dflash_sim.profiles.load import load_model
@@ -191,6 +192,20 @@ def drafter_follows(s: Scenario) -> bool:
     if own not in s.speculation.takes or getattr(s, own) is not None:
         return False
     return quantises_online(s.quantization)
+
+
+def drafter_taken_for(s: Scenario) -> str:
+    """Say what a drafter is taken to be whose method reads one already quantised."""
+    own = "speculative_draft_model_quantization"
+    asked = getattr(s, own)
+    if own not in s.speculation.takes or asked in (None, UNQUANTISED) or quantises_online(asked):
+        return ""
+    ways = " or ".join(online_names())
+    return (
+        f"--speculative-draft-model-quantization {asked} reads a drafter that is quantised "
+        "already, and none is listed: every layer between its fc and its head is taken for it; "
+        f"SGLang quantises one in bf16 with {ways} alone"
+    )
 
 
 def _of_drafter(s: Scenario, device: Device) -> Formats:

@@ -7,9 +7,9 @@ import numpy as np
 
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.sheets import PublishedPoint
-from dflash_sim.simulator.caveats import overload, queue_growth
+from dflash_sim.simulator.caveats import overload
 from dflash_sim.simulator.cost.parts import EVIDENCE
-from dflash_sim.simulator.engine.metrics import Summary, summarise
+from dflash_sim.simulator.engine.metrics import Summary, queue_growth, summarise
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.intervals import Sensitivity, intervals, sensitivity
 from dflash_sim.simulator.published import nearest_published

@@ -309,6 +309,7 @@ def resolve(
             draft=draft,
             precision=precision,
             share=share,
+            in_node=node.num_gpus,
         )
     except InfeasibleError as error:
         weights = model.weight_bytes(TP_SIZES[-1], precision) + draft.weight_bytes

@@ -26,7 +26,8 @@ _ALGORITHMS = {
 _MIXED = "MIXED_PRECISION"
 _KV = {"FP8": "fp8", "NVFP4": "nvfp4"}
 _KV_BITS = ((8, "FP8"), (4, "NVFP4"))
-_NO_KV = {"", "NONE", "AUTO"}  # ways to say that keys and values are not quantised
+_NOT_QUANTISED = "NONE"
+_NO_KV = {"", _NOT_QUANTISED, "AUTO"}  # ways to say no format of keys and values
 # Methods that SGLang or others know, and whose kernels are in no table.
 NOT_PRICED = {
     "bitsandbytes": "bitsandbytes",
@@ -65,6 +66,8 @@ class Statement:
         Names of modules that stay as they were; None where the file has no such list.
     own
         Formats that some modules have of their own, with the names of those.
+    kv_cache, kv_kept
+        Format of keys and values; None if the file names none, and True if it says so in words.
     lm_head, experts_only
         Linear layers include the output head; they are the routed experts alone.
     """
@@ -75,6 +78,7 @@ class Statement:
     kept_or_none: tuple[str, ...] | None = None
     own: tuple[tuple[str, tuple[str, ...]], ...] = ()
     kv_cache: str | None = None
+    kv_kept: bool = False
     lm_head: bool = False
     experts_only: bool = False
     field: str = "ignore"
@@ -158,7 +162,9 @@ class _Said:
         """A statement of ``linear`` layers, with the lists and the KV cache that every file has."""
         field = next((k for k in _LISTS if self.fields.get(k) is not None), _LISTS[0])
         kept = self.names(*_LISTS)
-        return Statement(self.file, name, linear, kept, (), self.kv_cache(), field=field)
+        algo = self.get("kv_cache_quant_algo", "kv_cache_scheme")
+        none = isinstance(algo, str) and algo.upper() == _NOT_QUANTISED
+        return Statement(self.file, name, linear, kept, (), self.kv_cache(), none, field=field)
 
 
 def stated(fields: Mapping[str, Any], *, name: str, file: str) -> Statement | None:
@@ -368,7 +374,7 @@ def agreed(config: Statement | None, beside: Statement | None, *, name: str) -> 
         return config or beside
     said = [
         ("the format of linear layers", config.linear, beside.linear),
-        ("the format of keys and values", config.kv_cache, beside.kv_cache),
+        ("the format of keys and values", _kv(config), _kv(beside)),
         ("the modules left as they were", config.kept_or_none, beside.kept_or_none),
         ("the formats of listed modules", config.own, beside.own),
     ]
@@ -389,6 +395,10 @@ def agreed(config: Statement | None, beside: Statement | None, *, name: str) -> 
         own=config.own or beside.own,
         kv_cache=config.kv_cache or beside.kv_cache,
     )
+
+
+def _kv(statement: Statement) -> str | None:
+    return "no format" if statement.kv_kept else statement.kv_cache
 
 
 def _same(one: object, other: object) -> bool:

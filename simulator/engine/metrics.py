@@ -304,3 +304,22 @@ def _host_work_s(
     fixed_s = sum(stage.fixed_s for stage in stages)
     per_request_s = sum(stage.per_request_s for stage in stages)
     return fixed_s + per_request_s * batch.astype(float)
+
+
+def queue_growth(run: Run) -> float:
+    """Return the share of an open loop's arrivals that is added to those who wait [1].
+
+    Requests without a first token, as arrivals see them: the last quarter less the second one,
+    over the arrivals between; 0 unless the fewest of the one are more than the most of the other.
+    Neither the tail of a run nor the rate that it drew is in it.
+    """
+    at = np.sort(run.arrival_s[np.isfinite(run.arrival_s)])
+    quarter = len(at) // 4
+    if not quarter:
+        return 0.0
+    begun = np.searchsorted(np.sort(run.first_token_s), at, side="right")
+    waiting = np.arange(1, len(at) + 1) - begun
+    late, early = waiting[-quarter:], waiting[-3 * quarter : -2 * quarter]
+    if late.min() <= early.max() + 1:
+        return 0.0
+    return float(late.mean() - early.mean()) / (2 * quarter)

@@ -288,6 +288,35 @@ def test_a_gpu_that_is_named_in_its_place_comes_in_nodes_that_are_large_enough(g
     assert resolve(asked).memory.max_running_requests >= 1
 
 
+@pytest.mark.parametrize(("gpu", "tp", "most"), [("gb10", 1, 1), ("h100_nvl", 1, 2)])
+def test_no_more_ranks_are_advised_than_a_node_has(gpu: str, tp: int, most: int) -> None:
+    asked = Scenario.parse(gpu=gpu, model="qwen3.5-397b-a17b", tp=tp, method="none")
+    with pytest.raises(InfeasibleError, match=rf"; no TP up to {most} does") as error:
+        resolve(asked)
+    assert "--tp" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "given"),
+    [("qwen3-32b", "h100", 0.6), ("qwen3-32b", "l40s", None), ("qwen3.6-27b", "a100", 0.4)],
+)
+def test_a_larger_share_is_advised_first_where_it_is_enough(
+    model: str, gpu: str, given: float | None
+) -> None:
+    asked = {"gpu": gpu, "model": model, "tp": 1, "method": "none"}
+    share = {"mem_fraction_static": given} if given else {}
+    with pytest.raises(InfeasibleError, match="does not fit") as error:
+        resolve(Scenario.parse(**asked, **share))
+    found = re.search(r"memory per GPU; --mem-fraction-static (0\.\d+) would", str(error.value))
+    if given is None:
+        assert found is None  # 65 GB of weights in 48
+        return
+    assert found is not None
+    assert given < float(found[1]) <= 0.95
+    enough = resolve(Scenario.parse(**asked, mem_fraction_static=float(found[1])))
+    assert enough.memory.max_running_requests >= 1
+
+
 def test_what_would_fit_does() -> None:
     assert resolve(Scenario.parse(gpu="h200", tp=8)).memory.max_running_requests >= 1
 

@@ -161,6 +161,18 @@ def test_a_drafter_keeps_keys_that_its_kernels_can_read() -> None:
     assert other.memory.kv_bytes_per_token == (own + drafts) / 2
 
 
+@pytest.mark.parametrize("asked", ["modelopt_fp4", "awq", "gptq", "modelopt_fp8"])
+def test_a_drafter_that_no_loading_makes_is_told_of(asked: str) -> None:
+    told = [w for w in setup(speculative_draft_model_quantization=asked).warnings if asked in w]
+    assert [w for w in told if "reads a drafter that is quantised already" in w]
+
+
+@pytest.mark.parametrize("asked", ["fp8", "unquant", None])
+def test_a_drafter_that_is_quantised_as_it_is_loaded_is_not(asked: str | None) -> None:
+    said = {"speculative_draft_model_quantization": asked} if asked else {}
+    assert not any("reads a drafter" in w for w in setup(**said).warnings)
+
+
 @pytest.mark.parametrize(
     ("fields", "form"),
     [
@@ -397,3 +409,21 @@ def test_ranks_never_cut_blocks_of_scales(model: str, gpu: str, tp: int, give: s
 def test_whole_experts_keep_their_blocks() -> None:
     assert plain(model="Qwen/Qwen3-235B-A22B-FP8", gpu="h200", tp=8, ep_size=2).tp == 8
     assert plain(model="Qwen/Qwen3-30B-A3B-FP8", gpu="h200", tp=None).tp == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("minimax-m3", "(MSA)"),
+        ("deepseek-v3", "(MLA)"),
+        ("deepseek-v4-flash", "(CSA)"),
+        ("qwen3-8b", None),
+        ("qwen3.5-35b-a3b", None),  # rows of gated delta networks were fitted
+    ],
+)
+def test_a_kind_of_attention_that_nobody_measured_is_unconfirmed(
+    model: str, kind: str | None
+) -> None:
+    said = [w for w in plain(model=model).warnings if "no measured server with" in w]
+    assert len(said) == (kind is not None)
+    assert kind is None or kind in said[0]

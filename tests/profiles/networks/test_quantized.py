@@ -320,6 +320,10 @@ class TestBadInput:
                 {"quant_algo": "NVFP4", "kv_cache_quant_algo": "NVFP4"},
                 "and values: fp8 and nv",
             ),
+            (
+                {"quant_algo": "NVFP4", "kv_cache_quant_algo": "NONE"},
+                "and values: fp8 and no format",
+            ),
         ],
     )
     def test_two_files_that_disagree(self, beside: dict[str, Any], complaint: str) -> None:
