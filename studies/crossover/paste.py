@@ -6,7 +6,7 @@ the size of the batch.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dflash_sim.profiles.policies import load_policies
 from dflash_sim.simulator.setup import Setup
@@ -47,7 +47,7 @@ def settings(found: Crossover) -> list[Setting]:
         else:
             out.append(Setting(where, sglang_flags(part.curve.setup)))
     method = next((p.curve.setup.method for p in parts if p.curve is not None), None)
-    out += requests_of(parts[0].curve.setup if parts[0].curve else found.question.plain)
+    out += _clients(found, parts)
     if found.axis.name != "conc" or method is None:
         return out
     own = [c for c in found.curves if c.setup.method is method]
@@ -62,12 +62,27 @@ def settings(found: Crossover) -> list[Setting]:
     return out
 
 
+def _clients(found: Crossover, parts: Sequence[Choice]) -> list[Setting]:
+    """Return what clients ask for; along an axis of temperatures, for each stretch its warmest."""
+    plain = found.question.plain
+    if found.axis.name != "temperature":
+        return requests_of(plain)
+    said, out = found.axis.said, []
+    for part in parts:
+        warmest = plain.scenario.model_copy(update={"temperature": part.last})
+        for told in requests_of(replace(plain, scenario=warmest)):
+            where = f"Clients, {said(part.first)} to {said(part.last)}"
+            note = f"or any temperature of the stretch, {told.note}"
+            out.append(replace(told, engine=where, note=note))
+    return out
+
+
 def requests_of(setup: Setup) -> list[Setting]:
     """Return what clients have to ask for, where answers are sampled: no launch says it."""
     s = setup.scenario
     if not s.temperature:
         return []
-    body: dict[str, float] = {"temperature": s.temperature}
+    body: dict[str, float] = {"temperature": round(s.temperature, 3)}
     if s.top_p < 1:
         body["top_p"] = s.top_p
     if s.top_k is not None:

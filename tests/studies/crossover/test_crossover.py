@@ -14,7 +14,7 @@ import pytest
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError
 from dflash_sim.simulator.policy.parse import BatchTable, parse_policy
-from dflash_sim.studies.ask.question import ask
+from dflash_sim.studies.ask.question import Given, ask
 from dflash_sim.studies.crossover.advice import choices, reason, sentence
 from dflash_sim.studies.crossover.axis import axis_of
 from dflash_sim.studies.crossover.page import CrossoverPage, folded
@@ -227,6 +227,29 @@ def test_clients_are_told_how_answers_are_sampled(made: Question) -> None:
     assert told["Clients"] == '# {"temperature": 0.6, "top_k": 20}'
 
 
+def test_clients_are_told_the_temperatures_of_each_stretch() -> None:
+    made = asked("temperature", values="0,1", method="mtp", steps="3", top_k=20, acceptance="al:3")
+    found = crossover(made, interval=False)
+    told = {s.engine: s.text for s in settings(found) if s.engine.startswith("Clients")}
+    assert told == {"Clients, 0 to 1": '# {"temperature": 1.0, "top_k": 20}'}
+
+
+def test_a_place_that_no_flag_gave_is_left_out_with_a_note() -> None:
+    """That of a preset, a file or a launch is the point of a question of another kind."""
+    fields, _ = ask({**FEW, "method": "dflash"}, preset=None, from_launch=None)
+    fields["conc"] = Given(5, "study.yaml")
+    made = question(fields, over="conc", values="1,2")
+    assert made.notes[0].endswith("that of study.yaml is left out")
+    assert made.candidates[0].scenario.conc == 1
+    same = asked(method="dflash", values="1,2")
+    assert made.candidates[0].scenario == same.candidates[0].scenario
+
+
+def test_answers_of_one_length_need_no_prompt() -> None:
+    made = asked("context", method="dflash", osl="64", acceptance="al:3")
+    assert made.values[0] == made.candidates[0].scenario.isl == 512
+
+
 def test_flags_parse_as_a_launch(made: Question) -> None:
     from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 
@@ -292,6 +315,10 @@ def test_every_form_says_the_same(made: Question, tmp_path: Path) -> None:
         ({"block": "8,x"}, "'x' is not a whole number"),
         ({"method": "dflash", "block": "1,8"}, "--block 1"),
         ({"over": "accept", "acceptance": "al:3"}, "asks which accept length pays"),
+        ({"conc": "5", "values": "1,2"}, "--conc 5: --over conc changes it"),
+        ({"conc": "5"}, "--conc 5: --over conc changes it"),
+        ({"over": "context", "isl": "4096", "osl": "64"}, "--isl 4096: --over context changes it"),
+        ({"over": "temperature", "temperature": 0.6, "values": "0,1"}, "--temperature 0.6: --over"),
     ],
 )
 def test_bad_questions_are_one_line(flags: dict[str, Any], said: str) -> None:
