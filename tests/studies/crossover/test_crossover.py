@@ -200,7 +200,9 @@ def test_pasted_tables_are_those_of_the_engines(made: Question) -> None:
     config = json.loads(told["vLLM, by batch size"].split("'")[1])
     rows = config["num_speculative_tokens_per_batch_size"]
     assert (config["method"], config["num_speculative_tokens"]) == ("mtp", 3)
-    assert rows == [[1, 7, 3], [8, 64, 0]]
+    cap = made.plain.limits.max_running_requests
+    assert cap < 64, "so many are in flight, and no batch is so large"
+    assert rows == [[1, 7, 3], [8, cap, 0]]
     table = parse_policy(f"table:{json.dumps(rows)}", block=4)  # which refuses what vLLM does
     assert isinstance(table, BatchTable)
     assert json.loads(told["ladder.json"]) == {
@@ -265,8 +267,22 @@ def test_flags_parse_as_a_launch(made: Question) -> None:
 def test_tables_begin_at_one(made: Question) -> None:
     from_four = replace(made, values=(4.0, 64.0))
     found = straight(from_four, [8.0, 8.0], least=4.0)
-    assert vllm_table(choices(found))[0][0] == 1
-    assert set(json.loads(sglang_ladder(choices(found)))) == {"1", "8"}
+    assert vllm_table(choices(found), made.plain)[0][0] == 1
+    assert set(json.loads(sglang_ladder(choices(found), made.plain))) == {"1", "8"}
+
+
+def test_tables_end_at_the_largest_batch_that_ran(made: Question) -> None:
+    """Drafts up to the cap of the server that drafts, none from there: no batch comes twice."""
+    always = straight(made, [8.0, 1e3])
+    cap = always.curves[1].setup.limits.max_running_requests
+    plain = made.plain.limits.max_running_requests
+    assert cap < plain < 64
+    assert vllm_table(choices(always, always.curves[1:]), made.plain) == [[1, cap, 7]]
+    until = straight(made, [8.0, 40.0])
+    rows = vllm_table(choices(until, until.curves[1:]), made.plain)
+    assert rows == [[1, cap, 7], [cap + 1, plain, 0]]
+    told = next(s for s in settings(until) if s.engine == "vLLM, by batch size")
+    assert "prices are SGLang's" in told.note
 
 
 def test_folded_flags_are_one_command() -> None:
