@@ -169,7 +169,7 @@ def _candidates(fields: dict[str, Any]) -> tuple[list[Setup], list[str]]:
     found, notes, errors = [], [], []
     for name in named:
         try:
-            setups = [resolve(point) for point in _points(fields, name, asked=bool(methods))]
+            setups = [resolve(point) for point in _points(fields, name, named, asked=bool(methods))]
             for setup in setups if methods is None and fields.get("acceptance") is None else ():
                 _ = setup.expectation
             found += setups
@@ -183,14 +183,20 @@ def _candidates(fields: dict[str, Any]) -> tuple[list[Setup], list[str]]:
     return found, notes
 
 
-def _points(fields: Mapping[str, Any], name: str, *, asked: bool) -> list[Scenario]:
+def _points(
+    fields: Mapping[str, Any], name: str, beside_it: Sequence[str], *, asked: bool
+) -> list[Scenario]:
     """Return the scenarios of a method at each of its widths; chains draft three steps untold."""
     method = method_of(name)
-    own = {n: v for n, v in fields.items() if n not in ("block", "steps") or n in method.takes}
+    each = {"block", "steps"}  # of those that have it; a branching is dropped beside one that has
+    if any("topk" in method_of(other).takes for other in beside_it):
+        each.add("topk")
+    own = {n: v for n, v in fields.items() if n not in each or n in method.takes}
     own["method"] = name
-    if method.sequential and "steps" not in own and not (asked and "block" in own):
+    chain = method.sequential and str(own.get("topk", 1)) == "1"  # a tree needs both, and says so
+    if chain and "steps" not in own and not (asked and "block" in own):
         own["steps"] = STEPS
-    if method.sequential and "steps" in own:
+    if chain and "steps" in own:
         own.pop("block", None)
     beside = ONLY_SPECULATION - method.takes
     given = {n: Given(v, "flag") for n, v in own.items() if asked or n not in beside}

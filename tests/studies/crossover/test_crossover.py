@@ -370,6 +370,22 @@ def test_nobody_named_is_nobody_refused() -> None:
         asked(model="qwen3-8b", method="dflash,mtp")
 
 
+def test_trees_are_compared() -> None:
+    """A tree has steps and a width of its own; a block beside it has no branching."""
+    made = asked(method="mtp,dflash", steps="3", topk="2", block="8", values="1,8")
+    tree, block = made.candidates
+    assert (tree.scenario.topk, tree.scenario.steps, tree.block, tree.most_tokens) == (2, 3, 8, 4)
+    assert (block.scenario.topk, block.block) == (1, 8)
+    over = asked("accept", method="mtp", steps="3", topk="2", block="8", values="1,2,4,6")
+    assert crossover(over, interval=False).curves[0].values[-1] == 4  # a path, not the width
+    chains = asked(method="mtp", steps="2,3", block="8", values="1,8").candidates
+    assert [s.block for s in chains] == [3, 4]
+    with pytest.raises(UsageError, match="makes a tree: give --steps, and with --block"):
+        asked(method="mtp", topk="2", values="1,8")
+    with pytest.raises(UsageError, match="method dflash takes no topk"):
+        asked(method="dflash", topk="2", values="1,8")
+
+
 def test_nothing_is_said_beyond_what_runs() -> None:
     """Where no server runs, plain decoding is no advice: the answer ends before."""
     far = asked(method="mtp", steps="3", values="1,8,2000000", num_prompts=None)
