@@ -288,8 +288,28 @@ def find_network(kind: str, name: str, profiles_dirs: Dirs = ()) -> tuple[Path, 
     sheet = find_sheet(FOLDERS[kind][0], name, FOLDERS[kind][1], profiles_dirs)
     if kind != "models" and (sheet is None or "/" in name):
         refuse_other_kind(name)  # which may be called as another's that has a sheet
-    path = sheet or _as_path(name) or require_sheet(kind, name, profiles_dirs)
+    path = sheet or _as_path(name)
+    if path is None:
+        _refuse_other_method(kind, name, profiles_dirs)
+        path = require_sheet(kind, name, profiles_dirs)
     return path, path.stem if path.name != "config.json" else path.resolve().parent.name
+
+
+def _refuse_other_method(kind: str, name: str, profiles_dirs: Dirs) -> None:
+    """Refuse a drafter that is known, and drafts in another way than the method that is asked."""
+    other = {"drafters": "eagle3", "eagle3": "drafters"}.get(kind, "")
+    folder, suffix = FOLDERS.get(other, ("", ""))
+    found = find_sheet(folder, name, suffix, profiles_dirs) if other else None
+    if found is None:
+        return
+    drafts = found.stem.rpartition("-")[2]
+    what = "an EAGLE-3 head" if other == "eagle3" else f"a {KIND_TITLES[drafts]} drafter"
+    steps = " --steps 3" if other == "eagle3" else ""
+    msg = (
+        f"drafter {found.stem} is {what}, and the method asked for runs another kind; give "
+        f"--method {drafts}{steps}, or another --draft-model."
+    )
+    raise UsageError(msg)
 
 
 def _network(kind: str, name: str, profiles_dirs: Dirs, parse: Callable[..., _Shape]) -> _Shape:

@@ -13,7 +13,7 @@ from dflash_sim.simulator.trial import build_workload
 from dflash_sim.simulator.whatif import changed, with_step
 
 _CLIENTS = 256
-_SHORTEST, _LONGEST = 512, 131_072  # tokens of a prompt
+SHORTEST, _LONGEST = 512, 131_072  # tokens of a prompt
 _LENGTHS = 2  # accept lengths tried for each token more
 _WARMEST = 1.0
 _TEMPERATURES = 4
@@ -186,7 +186,7 @@ def _contexts(setups: Sequence[Setup]) -> list[float]:
     """Prompts from a page to what the model takes with an answer behind it."""
     model = setups[0].model
     room = (model.context or _LONGEST) - setups[0].limits.max_new_tokens
-    return _doubling(_SHORTEST, max(_SHORTEST, min(_LONGEST, room)))
+    return _doubling(SHORTEST, max(SHORTEST, min(_LONGEST, room)))
 
 
 def _accepted(setups: Sequence[Setup]) -> list[float]:

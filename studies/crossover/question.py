@@ -10,10 +10,11 @@ from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.studies.ask.question import FLAGS, Given, scenarios
 from dflash_sim.studies.ask.ranges import real_numbers, whole_numbers
-from dflash_sim.studies.crossover.axis import Axis, axis_of
+from dflash_sim.studies.crossover.axis import SHORTEST, Axis, axis_of
 
 DEFAULT_METHODS = ("dflash", "mtp")
 STEPS = 3  # of a chain whose length nobody says
+_LOOK = {"conc": "1-64:x2", "context": "512-8192:x2", "accept": "1,2,4", "temperature": "0,0.5,1"}
 _COMPARED = ("method", "block", "steps")
 
 
@@ -64,8 +65,8 @@ def question(
     fields = {name: given.value for name, given in asked.items()}
     places = _places(axis, fields, values)
     _refuse(axis, fields)
-    if places:
-        fields |= _first(axis, fields, places)
+    left = _left_out(axis, fields, asked)
+    fields |= _first(axis, fields, places)
     setups, notes = _candidates(fields)
     first = setups[0]
     found = tuple(places or axis.default(setups))
@@ -82,7 +83,7 @@ def question(
         calibration=first.calibration,
         dataset=first.dataset,
     )
-    return Question(axis, plain, tuple(setups), found, tuple(notes))
+    return Question(axis, plain, tuple(setups), found, (*left, *notes))
 
 
 def _places(
@@ -107,8 +108,21 @@ def _places(
 
 def _first(axis: Axis, fields: Mapping[str, Any], places: Sequence[float]) -> dict[str, Any]:
     """Return what puts the servers at a place along the axis where that is their own field."""
-    own = axis.name == "conc" or (axis.name == "context" and "osl" in fields)
-    return {axis.field: int(places[0])} if own else {}
+    if axis.name == "context" and "osl" in fields:
+        return {axis.field: int(places[0]) if places else SHORTEST}
+    return {axis.field: int(places[0])} if axis.name == "conc" and places else {}
+
+
+def _left_out(axis: Axis, fields: dict[str, Any], asked: Mapping[str, Given]) -> list[str]:
+    """Drop one value of what changes along the axis, with a note; refuse that of a flag."""
+    if fields.get(axis.field) is None:
+        return []
+    flag, value, origin = FLAGS[axis.field], fields.pop(axis.field), asked[axis.field].origin
+    why = f"{flag} {value}: --over {axis.name} changes it from server to server"
+    if origin != "flag":
+        return [f"{why}; that of {origin} is left out"]
+    msg = f"{why}; drop one of them, or say where to look, such as --values {_LOOK[axis.name]}."
+    raise UsageError(msg)
 
 
 def _refuse(axis: Axis, fields: Mapping[str, Any]) -> None:
@@ -155,7 +169,7 @@ def _candidates(fields: dict[str, Any]) -> tuple[list[Setup], list[str]]:
     found, notes, errors = [], [], []
     for name in named:
         try:
-            setups = [resolve(point) for point in _points(fields, name, asked=bool(methods))]
+            setups = [resolve(point) for point in _points(fields, name, named, asked=bool(methods))]
             for setup in setups if methods is None and fields.get("acceptance") is None else ():
                 _ = setup.expectation
             found += setups
@@ -169,14 +183,20 @@ def _candidates(fields: dict[str, Any]) -> tuple[list[Setup], list[str]]:
     return found, notes
 
 
-def _points(fields: Mapping[str, Any], name: str, *, asked: bool) -> list[Scenario]:
+def _points(
+    fields: Mapping[str, Any], name: str, beside_it: Sequence[str], *, asked: bool
+) -> list[Scenario]:
     """Return the scenarios of a method at each of its widths; chains draft three steps untold."""
     method = method_of(name)
-    own = {n: v for n, v in fields.items() if n not in ("block", "steps") or n in method.takes}
+    each = {"block", "steps"}  # of those that have it; a branching is dropped beside one that has
+    if any("topk" in method_of(other).takes for other in beside_it):
+        each.add("topk")
+    own = {n: v for n, v in fields.items() if n not in each or n in method.takes}
     own["method"] = name
-    if method.sequential and "steps" not in own and not (asked and "block" in own):
+    chain = method.sequential and str(own.get("topk", 1)) == "1"  # a tree needs both, and says so
+    if chain and "steps" not in own and not (asked and "block" in own):
         own["steps"] = STEPS
-    if method.sequential and "steps" in own:
+    if chain and "steps" in own:
         own.pop("block", None)
     beside = ONLY_SPECULATION - method.takes
     given = {n: Given(v, "flag") for n, v in own.items() if asked or n not in beside}

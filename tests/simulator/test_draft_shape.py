@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.simulator.cost.cycle import Phase
 from dflash_sim.simulator.cost.ops import Attention, Gemm
 from dflash_sim.simulator.draft_shape import most_tokens
@@ -160,3 +160,18 @@ def test_padding_of_a_vocabulary_is_no_other_tokenizer() -> None:
     """MiniMax's drafter counts 200,055 tokens, its target 200,064 rows."""
     found = resolve(Scenario.parse(gpu="b200", model="minimax-m2.7", method="dflash", conc=1))
     assert found.drafter is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"method": "dflash", "draft_model": "qwen3-4b-eagle3"}, "is an EAGLE-3 head"),
+        ({"method": "dspark", "draft_model": "qwen3-4b-eagle3"}, "give --method eagle3 --steps 3"),
+        ({"method": "eagle3", "steps": 3, "draft_model": "qwen3-4b-dflash"}, "a DFlash drafter"),
+        ({"method": "eagle3", "steps": 3, "draft_model": "qwen3-4b-dspark"}, "--method dspark"),
+    ],
+)
+def test_a_known_drafter_of_another_method_is_called_so(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as error:
+        resolve(Scenario.parse(model="qwen3-4b", gpu="h200", **asked))
+    assert "unknown" not in str(error.value)

@@ -14,7 +14,7 @@ import pytest
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError
 from dflash_sim.simulator.policy.parse import BatchTable, parse_policy
-from dflash_sim.studies.ask.question import ask
+from dflash_sim.studies.ask.question import Given, ask
 from dflash_sim.studies.crossover.advice import choices, reason, sentence
 from dflash_sim.studies.crossover.axis import axis_of
 from dflash_sim.studies.crossover.page import CrossoverPage, folded, interval
@@ -232,7 +232,9 @@ def test_pasted_tables_are_those_of_the_engines(made: Question) -> None:
     config = json.loads(told["vLLM, by batch size"].split("'")[1])
     rows = config["num_speculative_tokens_per_batch_size"]
     assert (config["method"], config["num_speculative_tokens"]) == ("mtp", 3)
-    assert rows == [[1, 7, 3], [8, 64, 0]]
+    cap = made.plain.limits.max_running_requests
+    assert cap < 64, "so many are in flight, and no batch is so large"
+    assert rows == [[1, 7, 3], [8, cap, 0]]
     table = parse_policy(f"table:{json.dumps(rows)}", block=4)  # which refuses what vLLM does
     assert isinstance(table, BatchTable)
     assert json.loads(told["ladder.json"]) == {
@@ -259,6 +261,29 @@ def test_clients_are_told_how_answers_are_sampled(made: Question) -> None:
     assert told["Clients"] == '# {"temperature": 0.6, "top_k": 20}'
 
 
+def test_clients_are_told_the_temperatures_of_each_stretch() -> None:
+    made = asked("temperature", values="0,1", method="mtp", steps="3", top_k=20, acceptance="al:3")
+    found = crossover(made, interval=False)
+    told = {s.engine: s.text for s in settings(found) if s.engine.startswith("Clients")}
+    assert told == {"Clients, 0 to 1": '# {"temperature": 1.0, "top_k": 20}'}
+
+
+def test_a_place_that_no_flag_gave_is_left_out_with_a_note() -> None:
+    """That of a preset, a file or a launch is the point of a question of another kind."""
+    fields, _ = ask({**FEW, "method": "dflash"}, preset=None, from_launch=None)
+    fields["conc"] = Given(5, "study.yaml")
+    made = question(fields, over="conc", values="1,2")
+    assert made.notes[0].endswith("that of study.yaml is left out")
+    assert made.candidates[0].scenario.conc == 1
+    same = asked(method="dflash", values="1,2")
+    assert made.candidates[0].scenario == same.candidates[0].scenario
+
+
+def test_answers_of_one_length_need_no_prompt() -> None:
+    made = asked("context", method="dflash", osl="64", acceptance="al:3")
+    assert made.values[0] == made.candidates[0].scenario.isl == 512
+
+
 def test_flags_parse_as_a_launch(made: Question) -> None:
     from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 
@@ -274,8 +299,22 @@ def test_flags_parse_as_a_launch(made: Question) -> None:
 def test_tables_begin_at_one(made: Question) -> None:
     from_four = replace(made, values=(4.0, 64.0))
     found = straight(from_four, [8.0, 8.0], least=4.0)
-    assert vllm_table(choices(found))[0][0] == 1
-    assert set(json.loads(sglang_ladder(choices(found)))) == {"1", "8"}
+    assert vllm_table(choices(found), made.plain)[0][0] == 1
+    assert set(json.loads(sglang_ladder(choices(found), made.plain))) == {"1", "8"}
+
+
+def test_tables_end_at_the_largest_batch_that_ran(made: Question) -> None:
+    """Drafts up to the cap of the server that drafts, none from there: no batch comes twice."""
+    always = straight(made, [8.0, 1e3])
+    cap = always.curves[1].setup.limits.max_running_requests
+    plain = made.plain.limits.max_running_requests
+    assert cap < plain < 64
+    assert vllm_table(choices(always, always.curves[1:]), made.plain) == [[1, cap, 7]]
+    until = straight(made, [8.0, 40.0])
+    rows = vllm_table(choices(until, until.curves[1:]), made.plain)
+    assert rows == [[1, cap, 7], [cap + 1, plain, 0]]
+    told = next(s for s in settings(until) if s.engine == "vLLM, by batch size")
+    assert "prices are SGLang's" in told.note
 
 
 def test_folded_flags_are_one_command() -> None:
@@ -324,6 +363,10 @@ def test_every_form_says_the_same(made: Question, tmp_path: Path) -> None:
         ({"block": "8,x"}, "'x' is not a whole number"),
         ({"method": "dflash", "block": "1,8"}, "--block 1"),
         ({"over": "accept", "acceptance": "al:3"}, "asks which accept length pays"),
+        ({"conc": "5", "values": "1,2"}, "--conc 5: --over conc changes it"),
+        ({"conc": "5"}, "--conc 5: --over conc changes it"),
+        ({"over": "context", "isl": "4096", "osl": "64"}, "--isl 4096: --over context changes it"),
+        ({"over": "temperature", "temperature": 0.6, "values": "0,1"}, "--temperature 0.6: --over"),
     ],
 )
 def test_bad_questions_are_one_line(flags: dict[str, Any], said: str) -> None:
@@ -357,6 +400,22 @@ def test_nobody_named_is_nobody_refused() -> None:
     assert "mtp is left out: qwen3-8b has no native MTP layer" in found.notes[0]
     with pytest.raises(UsageError, match="no native MTP layer"):
         asked(model="qwen3-8b", method="dflash,mtp")
+
+
+def test_trees_are_compared() -> None:
+    """A tree has steps and a width of its own; a block beside it has no branching."""
+    made = asked(method="mtp,dflash", steps="3", topk="2", block="8", values="1,8")
+    tree, block = made.candidates
+    assert (tree.scenario.topk, tree.scenario.steps, tree.block, tree.most_tokens) == (2, 3, 8, 4)
+    assert (block.scenario.topk, block.block) == (1, 8)
+    over = asked("accept", method="mtp", steps="3", topk="2", block="8", values="1,2,4,6")
+    assert crossover(over, interval=False).curves[0].values[-1] == 4  # a path, not the width
+    chains = asked(method="mtp", steps="2,3", block="8", values="1,8").candidates
+    assert [s.block for s in chains] == [3, 4]
+    with pytest.raises(UsageError, match="makes a tree: give --steps, and with --block"):
+        asked(method="mtp", topk="2", values="1,8")
+    with pytest.raises(UsageError, match="method dflash takes no topk"):
+        asked(method="dflash", topk="2", values="1,8")
 
 
 def test_nothing_is_said_beyond_what_runs() -> None:
