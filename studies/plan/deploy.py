@@ -12,6 +12,7 @@ from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.launch import PORT, launch_environment, launch_words
 
 _ALL = "0.0.0.0"
+_NAMESPACE = "POD_NAMESPACE"
 _SHARED_MEMORY = "32g"
 _CACHE = "/root/.cache/huggingface"
 # What SGLang's router calls ours; one that balances by what is in flight has two choices a time.
@@ -67,11 +68,15 @@ def kubernetes(fleet: Fleet, found: Plan) -> str:
     entry, objects = server, [_deployment("sglang", server, fleet.replicas, servers)]
     if fleet.replicas > 1:
         entry = router
-        discovers = ["--service-discovery", "--selector", "app=sglang"]
+        # Of its own namespace: without it the router asks for the pods of the whole cluster.
+        here = ["--service-discovery-namespace", f"$({_NAMESPACE})"]
+        discovers = ["--service-discovery", "--selector", "app=sglang", *here]
+        own = {"fieldRef": {"fieldPath": "metadata.namespace"}}
         routes = {
             "name": "router",
             "image": image(fleet),
             "command": [*_router(found), *discovers, "--service-discovery-port", str(PORT)],
+            "env": [{"name": _NAMESPACE, "valueFrom": own}],
             "ports": [{"containerPort": PORT}],
         }
         account = {"serviceAccountName": "sglang-router", "containers": [routes]}

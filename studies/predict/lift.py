@@ -43,7 +43,7 @@ class Lift:
             before = number(of.values["output_throughput"])
             return f"{only}; {self.flags} would not help: {ran}, {speed} against {before}"
         return (
-            f"{only}: with {self.flags} {ran}, and it gives {speed}, "
+            f"{only}: with {self.flags}, {ran}, and it gives {speed}, "
             f"TTFT {number(v['mean_ttft_ms'])} ms, TPOT {number(v['mean_tpot_ms'])} ms"
         )
 

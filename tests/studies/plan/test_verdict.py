@@ -207,6 +207,15 @@ def test_files_start_every_server_once(found: Plan) -> None:
     assert container["command"] == servers["server-0"]["command"]
     assert all({"apiVersion", "kind", "metadata"} <= set(o) for o in objects)
     assert "&" not in kubernetes(fleet, found)
+    # The router may list pods of its own namespace alone, and asks for no others.
+    many = next(o for o in objects if o["metadata"]["name"] == "sglang-router" and "spec" in o)
+    (router,) = many["spec"]["template"]["spec"]["containers"]
+    at = router["command"].index("--service-discovery-namespace")
+    (variable,) = router["env"]
+    assert router["command"][at + 1] == f"$({variable['name']})"
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    assert {o["kind"] for o in objects} >= {"Role", "RoleBinding"}
+    assert not {o["kind"] for o in objects} & {"ClusterRole", "ClusterRoleBinding"}
 
 
 def test_written_files_are_whole_and_refused_first(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
