@@ -299,8 +299,7 @@ class Scenario(BaseModel):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="share of prompt tokens found in the prefix cache; default: what the data "
-        "set repeats",
+        description="prompt tokens found in the cache [1]",
     )
     max_new_tokens: Count = Field(4096, description="cap on generated tokens")
     conc: Count | None = Field(None, description="requests in flight; 1 without a rate")
@@ -349,9 +348,7 @@ class Scenario(BaseModel):
         if self.conc is not None and self.rate is not None:
             found.append("conc (closed loop) and rate (open loop) exclude each other; give one")
         if self.cache_hit and not self.radix_cache:
-            found.append(
-                f"cache_hit {self.cache_hit:g} needs the prefix cache; drop it, or --no-radix-cache"
-            )
+            found.append(f"cache_hit {self.cache_hit:g} needs the prefix cache; drop one of them")
         method = self.speculation
         for name in sorted(ONLY_SPECULATION - method.takes):
             if getattr(self, name) != type(self).model_fields[name].default:

@@ -41,10 +41,15 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "turns per client in a short run": {4},
     },
     "engine/leap": {"array growth": {14}},
-    "memory": {"TP sizes that kernels are built for": {4, 8}},
+    "memory": {
+        "TP sizes that kernels are built for": {4, 8},
+        "a share as a percentage": {100},
+        "largest static share that is offered": {0.95},
+    },
     "engine/live": {"iterations that are remembered": {64}},
     "engine/metrics": {
         "quantiles": {0.5, 0.9, 0.95, 0.99},
+        "quarters of an open loop": {3, 4},
     },
     "cost/sampling": {"passes over a matrix": {3, 4, 5, 8}},
     "requests/numerics": {"iterations, nodes and brackets of solvers": {0.5, 6, 32, 64}},
@@ -87,7 +92,7 @@ UNITS_BY_NAME = {
         range_ratio rejection rel_err scale share skew slowdown smoothing spread survival
         temperature theta top_p touched build keeps_up_share weight_share_for_default_tp
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
-        roofline_gpu observation_rel_err ttft_rel_err noise prefills first_factor piece
+        growth roofline_gpu observation_rel_err ttft_rel_err noise prefills first_factor piece
          least most kept per_tower ratio sliding_share vision_share full_memory_ratio
         degrees effect slope temperature_sd
     """,

@@ -74,7 +74,7 @@ COVERED = {
         "listing options predict scenario_options",
         "profiles: presets",
         "studies/ask: answers question ranges",
-        "studies/predict: answer_lines brief memory page table",
+        "studies/predict: answer_lines memory page table",
         "studies/show: figures files sheet_lists terminal titles",
     ],
     "jobs/test_endings": ["processes worker"],
