@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "profiles/quantization": {"profiles"},
     "profiles/releases": {"profiles"},
     "profiles/times": {"profiles"},
-    "profiles": {"profiles/networks"},
+    "profiles": {"profiles/networks", "profiles/quantization"},
     "jobs": {"profiles"},
     "simulator/requests": {"profiles/*"},
     "simulator/cost": {"profiles/*"},
