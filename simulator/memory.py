@@ -5,7 +5,6 @@ caches. Hybrid models give part of it to recurrent states:
 :mod:`~dflash_sim.simulator.state_pool`.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from dflash_sim.profiles.networks.hf_config import ModelShape
 from dflash_sim.profiles.networks.quantized import everywhere
 from dflash_sim.profiles.precision import BF16, Precision, called, on_gpu
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
-from dflash_sim.profiles.releases.memory_rules import MemoryRules
+from dflash_sim.profiles.releases.memory_rules import ADVISED_SHARES, MemoryRules
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.units import GIGA, MiB
 from dflash_sim.simulator.cost.cycle import DraftCache
@@ -28,8 +27,6 @@ TP_SIZES = (1, 2, 4, 8)
 STATES = "GDN state slots"
 COUNTED = ("chain", "own")  # rules by which a chain takes as much as layers that do not slide
 KV_CACHE = "KV cache"
-# The largest share to advise: SGLang takes any below 1, and activations need what is left.
-MOST_STATIC = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,16 +268,13 @@ def _default_cap(launch: Launch, engine: EngineSheet) -> tuple[int, str]:
 def _larger_share(
     at: Callable[[float], MemoryPlan], share: float, *, needed: float
 ) -> float | None:
-    """The smallest share above ``share``, in steps of 0.01, with room beside what is ``needed``.
-
-    It is at most :data:`MOST_STATIC`.
-    """
-    for percent in range(math.ceil(100 * max(share, needed)), round(100 * MOST_STATIC) + 1):
-        if percent <= 100 * max(share, needed):
+    """The smallest share above ``share`` to be advised that has room beside what is ``needed``."""
+    for fraction in ADVISED_SHARES:
+        if fraction <= max(share, needed):
             continue
         with suppress(InfeasibleError):
-            at(percent / 100)
-            return percent / 100
+            at(fraction)
+            return fraction
     return None
 
 

@@ -15,6 +15,8 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "sliding_draft": ("none", "chain", "own"),
 }
 STRATEGIES = ("auto", "extra_buffer", "extra_buffer_lazy", "no_buffer")
+# Static shares to advise [1]: SGLang takes any below 1, and activations need what is left.
+ADVISED_SHARES = tuple(percent / 100 for percent in range(1, 96))
 
 
 @dataclass(frozen=True)
