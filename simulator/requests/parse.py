@@ -1,6 +1,7 @@
 """Acceptance as users meet it: the text of a flag, and the accept lengths of a run."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,10 @@ FORMS = {
     PRIOR: "prior (as wide as the published drafters of the method are spread)",
     "none": "none",
 }
+
+
+_OF_LENGTHS = {"al", "sglang-simulated", "vllm-synthetic", "fixed"}
+_EXAMPLE = re.compile(r"(?<=:)[\d.]+")
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,17 @@ def parse_acceptance(
     try:
         return _build(kind, body, block=block, law=law, priors=priors)
     except UsageError as error:
-        msg = f"acceptance '{text}': {str(error).rstrip('.')}. Write it as {FORMS[kind]}."
+        msg = f"acceptance '{text}': {str(error).rstrip('.')}. Write it as {_form(kind, block)}."
         raise UsageError(msg) from error
+
+
+def _form(kind: str, block: int) -> str:
+    """Return how a form is written, with a value that the block can give."""
+    example = _EXAMPLE.search(FORMS[kind]) if kind in _OF_LENGTHS else None
+    if example is None or float(example[0]) <= block:
+        return FORMS[kind]
+    form = FORMS[kind].split(" or ")[0]  # the other one is of wider blocks
+    return f"{form.replace(example[0], f'{(1 + block) // 2}')} (from 1 to {block})"
 
 
 def mixed_forms(text: str) -> list[tuple[str, str]] | None:
