@@ -15,7 +15,8 @@ from dflash_sim.simulator.intervals import Sensitivity, intervals, sensitivity
 from dflash_sim.simulator.published import nearest_published
 from dflash_sim.simulator.requests.draws import draw_commits, draw_latent
 from dflash_sim.simulator.requests.expected import Expectation
-from dflash_sim.simulator.requests.laws import NoSpeculation
+from dflash_sim.simulator.requests.laws import HistogramAcceptance, NoSpeculation
+from dflash_sim.simulator.requests.mixtures import MixedAcceptance
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import build_workload, run_engine
@@ -236,7 +237,14 @@ def doubts(setup: Setup) -> list[str]:
         )
     if expectation is not None and expectation.evidence == "assumed" and expectation.rel_err:
         warnings.append(f"acceptance is {expectation.source}, +-{expectation.rel_err:.0%}")
-    return warnings
+    law = expectation.acceptance if expectation else None
+    parts = law.parts if isinstance(law, MixedAcceptance) else (law,)
+    return warnings + [
+        f"{part.cut:.1%} of the histogram's steps accepted more than the {part.block - 1} "
+        f"drafts of block {part.block}: they are counted as {part.block - 1}"
+        for part in parts
+        if isinstance(part, HistogramAcceptance) and part.cut
+    ]
 
 
 def _means(summaries: list[Summary]) -> dict[str, float]:

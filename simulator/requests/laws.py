@@ -156,6 +156,11 @@ class HistogramAcceptance:
         steps = self.counts.sum()
         return f"histogram of {steps:.0f} steps, {len(self.counts)} requests"
 
+    @property
+    def cut(self) -> float:
+        """Share of the recorded steps that accepted more drafts than the block has [1]."""
+        return float(self.counts[:, self.block :].sum() / self.counts.sum())
+
     def survival(self) -> Survival:
         return Survival(self._by_request().mean(axis=0))
 

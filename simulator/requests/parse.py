@@ -65,6 +65,10 @@ FORMS = {
 }
 
 
+_OF_LENGTHS = {"al", "sglang-simulated", "vllm-synthetic", "fixed"}
+_EXAMPLE = re.compile(r"(?<=:)[\d.]+")
+
+
 @dataclass(frozen=True)
 class AcceptLengths:
     """Four numbers called accept length; they differ by 2-8 % on one run [token].
@@ -133,8 +137,17 @@ def parse_acceptance(
     try:
         return _build(kind, body, block=block, law=law, priors=priors)
     except UsageError as error:
-        msg = f"acceptance '{text}': {str(error).rstrip('.')}. Write it as {FORMS[kind]}."
+        msg = f"acceptance '{text}': {str(error).rstrip('.')}. Write it as {_form(kind, block)}."
         raise UsageError(msg) from error
+
+
+def _form(kind: str, block: int) -> str:
+    """Return how a form is written, with a value that the block can give."""
+    example = _EXAMPLE.search(FORMS[kind]) if kind in _OF_LENGTHS else None
+    if example is None or float(example[0]) <= block:
+        return FORMS[kind]
+    form = FORMS[kind].split(" or ")[0]  # the other one is of wider blocks
+    return f"{form.replace(example[0], f'{(1 + block) // 2}')} (from 1 to {block})"
 
 
 def mixed_forms(text: str) -> list[tuple[str, str]] | None:

@@ -11,7 +11,7 @@ import pytest
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_dataset
 from dflash_sim.simulator.asked_acceptance import memory
-from dflash_sim.simulator.predict import predict, simulate
+from dflash_sim.simulator.predict import doubts, predict, simulate
 from dflash_sim.simulator.published import nearest_published
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.mixtures import MixedAcceptance
@@ -135,6 +135,37 @@ def test_a_published_row_that_was_drawn_is_that_of_its_thresholds() -> None:
     for other in ({"top_k": 1}, {"top_k": 40}, {"temperature": 0.9}, {"top_p": 1.0}):
         assert nearest_published(setup(**card, **(drawn | other), conc=8)) is None
     assert nearest_published(setup(**card, **drawn, conc=9)) is None
+
+
+@pytest.mark.parametrize("text", ["al:7", "fixed:0", "sglang-simulated:x", "vllm-synthetic:9"])
+@pytest.mark.parametrize("block", [2, 3, 6])
+def test_a_hint_can_be_typed(text: str, block: int) -> None:
+    """What an error says to write is itself taken, at the block that was asked."""
+    with pytest.raises(UsageError, match="Write it as") as error:
+        _ = setup(block=block, acceptance=text).expectation
+    hint = str(error.value).split("Write it as ")[1].split()[0].split("[")[0].rstrip(".,")
+    assert setup(block=block, acceptance=hint).expectation is not None
+
+
+def test_a_histogram_that_a_block_cuts_is_told() -> None:
+    """Steps that accepted more count as all drafts of the block; the share of them is said."""
+    wide = "histogram:0=60,1=20,2=10,3=10"
+    assert not [w for w in doubts(setup(block=4, acceptance=wide)) if "histogram" in w]
+    cut = [w for w in doubts(setup(block=3, acceptance=wide)) if "histogram" in w]
+    assert len(cut) == 1
+    assert cut[0].startswith("10.0% of the histogram's steps accepted more than the 2 drafts")
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"top_p": 0.9}, "top-p changes nothing"),
+        ({"top_k": 20}, "top-k changes nothing"),
+        ({"top_p": 0.9, "top_k": 20}, "top-p and top-k change nothing"),
+    ],
+)
+def test_thresholds_without_a_temperature(limits: dict[str, float], said: str) -> None:
+    assert any(said in warning for warning in setup(**limits).warnings)
 
 
 def test_data_sets_keep_the_context_of_their_own_figures() -> None:
