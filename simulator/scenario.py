@@ -295,11 +295,7 @@ class Scenario(BaseModel):
         description="fixed lengths are uniform between this share and all of isl and osl",
     )
     cache_hit: Real | None = Field(
-        None,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="prompt tokens found in the cache [1]",
+        None, ge=0, le=1, allow_inf_nan=False, description="prompt tokens found in the cache [1]"
     )
     max_new_tokens: Count = Field(4096, description="cap on generated tokens")
     conc: Count | None = Field(None, description="requests in flight; 1 without a rate")

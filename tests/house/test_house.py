@@ -43,8 +43,6 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "engine/leap": {"array growth": {14}},
     "memory": {
         "TP sizes that kernels are built for": {4, 8},
-        "a share as a percentage": {100},
-        "largest static share that is offered": {0.95},
     },
     "engine/live": {"iterations that are remembered": {64}},
     "engine/metrics": {

@@ -241,7 +241,10 @@ FREE = {
         norm_topk_prob partial_rotary_factor residual_in_fp32 rms_norm_eps rope_interleave
         rope_theta rotary_dim routed_scaling_factor scoring_func swa_rope_theta swiglu_limit
         time_step_floor time_step_limit time_step_max time_step_min time_step_rank topk_group
-        n_group use_mrope qk_norm_type output_gate_type initial_context_length""",
+        n_group use_mrope qk_norm_type output_gate_type initial_context_length
+        activation_situ_beta activation_situ_linear_beta compress_rope_theta hc_eps
+        hc_sinkhorn_iters mla_use_nope moe_renormalize moe_router_activation_func
+        num_expert_group swiglu_alpha topk_method use_gemma_norm use_grouped_topk""",
     "said by another key as well": """architectures experts_per_token first_k_dense_replace
         full_attention_interval head_dim index_topk_freq index_topk_pattern intermediate_size
         intermediate_size_mlp layer_types max_window_layers mlp_only_layers
@@ -250,12 +253,17 @@ FREE = {
         shared_expert_intermediate_size shared_intermediate_size sliding_window
         sliding_window_size top_k_experts use_mtp use_qk_norm attn_type_list expand
         expert_intermediate_size mtp_use_dedicated_embeddings text_config vision_config
-        audio_config language_model_only vocab_size_per_layer_input""",
+        audio_config language_model_only vocab_size_per_layer_input attention_output_gate
+        expert_dtype torch_dtype""",
     "a vector beside a matrix": """attention_bias mamba_proj_bias mlp_bias qkv_bias use_bias""",
     "of other inputs than text": """audio_token_id boa_token_id boi_token_id eoa_token_id
         eoa_token_index eoi_token_id image_token_id ignore_index media_placeholder_token_id
         use_bidirectional_attention use_unified_vision_chunk video_placeholder video_token_id
-        vision_end_token_id vision_soft_tokens_per_image vision_start_token_id""",
+        vision_end_token_id vision_soft_tokens_per_image vision_start_token_id
+        image_grid_pinpoints image_placeholder image_seq_length image_token_index
+        img_token_compression_config multimodal_projector_bias process_image_mode
+        projector_hidden_act projector_hidden_size video_token_index vision_feature_layer
+        vision_feature_select_strategy""",
     "of the model's own scripts": """_name_or_path add_cross_attention aux_loss_alpha
         auto_map bad_words_ids begin_suppress_tokens chunk_size chunk_size_feed_forward
         cross_attention_hidden_size
@@ -269,7 +277,7 @@ FREE = {
         rescale_prenorm_residual return_dict return_dict_in_generate router_aux_loss_coef
         router_jitter_noise sep_token_id seq_aux suppress_tokens task_specific_params temperature
         tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torchscript typical_p
-        use_bfloat16 use_cache use_mamba_kernels attention_dropout bos_token_id eos_token_id
+        num_reward_heads use_bfloat16 use_cache use_mamba_kernels attention_dropout bos_token_id eos_token_id
         hidden_dropout initializer_range pad_token_id transformers_version""",
 }
 
