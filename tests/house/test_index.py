@@ -74,7 +74,7 @@ COVERED = {
         "listing options predict scenario_options",
         "profiles: presets",
         "studies/ask: answers question ranges",
-        "studies/predict: answer_lines brief memory page table",
+        "studies/predict: answer_lines memory page table",
         "studies/show: figures files sheet_lists terminal titles",
     ],
     "jobs/test_endings": ["processes worker"],
@@ -139,10 +139,11 @@ COVERED = {
         "profiles: policies",
         "simulator/cost: width_tables",
     ],
+    "simulator/test_asked_acceptance": ["profiles/acceptance: sampled_rows"],
     "simulator/requests/test_laws": ["draws expected parse"],
     "simulator/requests/test_published_lengths": ["inferred"],
     "studies/crossover/test_crossover": [
-        "advice axis page paste question report rows search server",
+        "advice axis page paste places question report rows search server",
         "commands: crossover",
     ],
     "studies/explain/test_explain": [
