@@ -303,8 +303,8 @@ def _refuse_other_method(kind: str, name: str, profiles_dirs: Dirs) -> None:
     if found is None:
         return
     drafts = found.stem.rpartition("-")[2]
-    what = "an EAGLE-3 head" if other == "eagle3" else f"a {KIND_TITLES[drafts]} drafter"
-    steps = " --steps 3" if other == "eagle3" else ""
+    what = f"a {KIND_TITLES[drafts]} drafter" if drafts in KIND_TITLES else "an EAGLE-3 head"
+    steps = "" if drafts in KIND_TITLES else " --steps 3"
     msg = (
         f"drafter {found.stem} is {what}, and the method asked for runs another kind; give "
         f"--method {drafts}{steps}, or another --draft-model."

@@ -11,6 +11,7 @@ from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.sheets import Dataset
 from dflash_sim.simulator.cost.cycle import Drafter, Method
+from dflash_sim.simulator.cost.sampling import Sampling
 from dflash_sim.simulator.requests.expected import (
     Expectation,
     calibrated,
@@ -123,7 +124,7 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
         return of_tree(
             **about,
             law=setup.method.law,
-            temperature=s.sampling.degrees,
+            temperature=Sampling.of(s).degrees,
             topk=s.topk,
             steps=s.steps or 0,
             block=setup.block,
@@ -133,7 +134,7 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
         law=setup.method.law,
         block=setup.most_tokens,
         text=s.acceptance,
-        temperature=s.sampling.degrees,
+        temperature=Sampling.of(s).degrees,
         context=_context(setup),
         memory=memory(setup),
     )

@@ -23,7 +23,7 @@ from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.units import GIGA, MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
-from dflash_sim.simulator.cost.sampling import extra_bytes
+from dflash_sim.simulator.cost.sampling import Sampling, extra_bytes
 from dflash_sim.simulator.defaults import default_backend
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import (
@@ -89,13 +89,13 @@ def cautions(
             f"{' and '.join(given)} {verb} nothing at temperature 0, which is greedy; give "
             "--temperature"
         )
-    if s.temperature and s.sampling.greedy:
+    if s.temperature and Sampling.of(s).greedy:
         out.append(
             f"top-k {s.top_k} takes the likeliest token at any temperature: predicted as greedy"
         )
     batch = min(memory.max_running_requests, s.conc or memory.max_running_requests)
     drawn = extra_bytes(
-        s.sampling,
+        Sampling.of(s),
         vocab=model.vocab,
         requests=batch,
         rows=block,

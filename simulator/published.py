@@ -4,6 +4,7 @@ from dflash_sim.profiles.acceptance.sampled_rows import SampledPoint, load_sampl
 from dflash_sim.profiles.load import load_model, load_published
 from dflash_sim.profiles.networks.hf_config import DrafterShape
 from dflash_sim.profiles.sheets import PublishedPoint
+from dflash_sim.simulator.cost.sampling import Sampling
 from dflash_sim.simulator.number_formats import UNQUANTISED
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
@@ -22,7 +23,7 @@ def nearest_published(setup: Setup) -> PublishedPoint | None:
     mode = {"v1": "spec_v1", "v2": "spec_v2", "v2-sync": "spec_v2_sync"}[s.engine_mode]
     asked = (setup.model.name, setup.device.name, setup.tp, s.method, setup.block)
     asked_load = (setup.dataset.name, s.conc)
-    for p in load_published() if s.sampling.greedy else load_sampled():
+    for p in load_published() if Sampling.of(s).greedy else load_sampled():
         same = (p.model, p.gpu, p.tp, p.method, p.block) == asked
         same = same and (p.dataset, p.conc) == asked_load
         same = same and p.thinking in (s.thinking, None) and p.max_new_tokens == s.max_new_tokens

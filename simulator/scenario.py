@@ -350,10 +350,9 @@ class Scenario(BaseModel):
             if getattr(self, name) != type(self).model_fields[name].default:
                 instead = "give block" if name == "steps" and "block" in method.takes else "drop it"
                 found.append(f"method {method.name} takes no {name}; {instead}")
-        if not self.sampling.greedy and not method.samples:
+        if not Sampling.of(self).greedy and not method.samples:
             found.append(
-                f"temperature {self.temperature:g}: method {method.name} verifies greedily alone; "
-                "drop it, or give --method dflash"
+                f"method {method.name} verifies greedily alone; drop temperature, or give dflash"
             )
         if "topk" in method.takes:
             found += draft_shape_problems(
@@ -365,11 +364,6 @@ class Scenario(BaseModel):
     def speculation(self) -> Method:
         """The method's row in the table of methods."""
         return method_of(self.method)
-
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are drawn."""
-        return Sampling(self.temperature, self.top_p, self.top_k)
 
     def without_speculation(self, **fields: Any) -> "Scenario":
         """The same question to a server that decodes plainly, in the engine's usual mode.

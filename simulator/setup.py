@@ -24,6 +24,7 @@ from dflash_sim.simulator.caveats import cautions, drafter_cautions
 from dflash_sim.simulator.cost.cycle import Cycle, Drafter, Method
 from dflash_sim.simulator.cost.methods import check_kind
 from dflash_sim.simulator.cost.price import CostModel
+from dflash_sim.simulator.cost.sampling import Sampling
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.cost.width_tables import WidthSteps
 from dflash_sim.simulator.defaults import (
@@ -199,7 +200,7 @@ class Setup:
                 precision=self.precision,
                 gathers_logits=self.engine.defaults.logits.gathered,
                 replays_states=s.linear_replayssm_spec,
-                sampling=s.sampling,
+                sampling=Sampling.of(s),
             ),
             cost=CostModel(
                 self.device,

@@ -11,7 +11,7 @@ MTP) have each threshold searched over whole rows (0.5.20, ``build_dflash_verify
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from dflash_sim.profiles.precision import BF16, bytes_of
 from dflash_sim.simulator.cost.draft_parts import LOGITS
@@ -29,6 +29,14 @@ DRAW = 1  # a draw from probabilities, without thresholds
 DRAW_WITHIN = 3  # a draw by rejection until it lies within the thresholds
 
 
+class Drawn(Protocol):
+    """What says how tokens are drawn; a scenario does."""
+
+    temperature: float
+    top_p: float
+    top_k: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn: ``temperature`` 0 is greedy, and so is ``top_k`` 1.
@@ -44,6 +52,11 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int | None = None
+
+    @classmethod
+    def of(cls, s: Drawn) -> "Sampling":
+        """Return how a scenario draws its tokens."""
+        return cls(s.temperature, s.top_p, s.top_k)
 
     @property
     def greedy(self) -> bool:

@@ -142,10 +142,11 @@ COVERED = {
         "profiles: policies",
         "simulator/cost: width_tables",
     ],
+    "simulator/test_asked_acceptance": ["profiles/acceptance: sampled_rows"],
     "simulator/requests/test_laws": ["draws expected parse"],
     "simulator/requests/test_published_lengths": ["inferred"],
     "studies/crossover/test_crossover": [
-        "advice axis page paste question report rows search server",
+        "advice axis page paste places question report rows search server",
         "commands: crossover",
     ],
     "studies/explain/test_explain": [
