@@ -38,7 +38,6 @@ SPELLED_ALIKE: dict[str, dict[str, str]] = {
         "{'dspark': _DSPARK, 'domino': _DOMINO}": "what configs call a head"
     },
     "profiles/networks/quantized.py": {"m != 'mtp'": "a module of a network"},
-    "profiles/load.py": {"other == 'eagle3'": "a kind of drafter that has no block"},
     "profiles/releases/calibration.py": {"name == 'none'": "no calibration is asked for"},
     "simulator/cost/cycle.py": {"self.drafts != 'none'": "how a method drafts"},
     "simulator/requests/parse.py": {"'none'": "an acceptance law"},

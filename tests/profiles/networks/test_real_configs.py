@@ -277,7 +277,8 @@ FREE = {
         rescale_prenorm_residual return_dict return_dict_in_generate router_aux_loss_coef
         router_jitter_noise sep_token_id seq_aux suppress_tokens task_specific_params temperature
         tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torchscript typical_p
-        num_reward_heads use_bfloat16 use_cache use_mamba_kernels attention_dropout bos_token_id eos_token_id
+        num_reward_heads use_bfloat16 use_cache use_mamba_kernels attention_dropout bos_token_id
+        eos_token_id
         hidden_dropout initializer_range pad_token_id transformers_version""",
 }
 
