@@ -50,7 +50,7 @@ def in_turns(rows: Rows, kind: TraceFormat, notes: list[str]) -> Turns:
         return Turns(rows, [-1] * len(rows), [None] * len(rows))
     last: dict[str, int] = {}
     at: list[float] = []
-    before: list[int] = []
+    before = []
     delays: list[float | None] = []
     for i, (where, row) in enumerate(rows):
         known = row.get(kind.session) is not None
