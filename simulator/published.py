@@ -1,8 +1,8 @@
 """The published measurement of a scenario, if there is one."""
 
-from dflash_sim.profiles.acceptance.sampled_rows import SampledPoint, load_sampled
 from dflash_sim.profiles.load import load_model, load_published
 from dflash_sim.profiles.networks.hf_config import DrafterShape
+from dflash_sim.profiles.releases.sampled_rows import SampledPoint, load_sampled
 from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.cost.sampling import Sampling
 from dflash_sim.simulator.number_formats import UNQUANTISED

@@ -9,8 +9,8 @@ from dflash_sim.calibrate.observations.hints import hinted
 from dflash_sim.calibrate.observations.names import Names, of_checkpoint, stated
 from dflash_sim.calibrate.observations.sampling import SAMPLING, sampling_of
 from dflash_sim.calibrate.observations.values import naming, number, short, whole
-from dflash_sim.profiles.acceptance.sampled_rows import cuts
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.releases.sampled_rows import cuts
 from dflash_sim.simulator.cost.cycle import Method
 from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.scenario import Scenario

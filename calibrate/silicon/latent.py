@@ -148,7 +148,9 @@ MODULES = (
             "nvidia/GLM-5.2-NVFP4": ("glm-5", "bfloat16"),  # its attention is in bf16
         },
     ),
-    Modules("msa", "msa", {"": "msa"}, {"MiniMaxAI/MiniMax-M3": ("minimax-m3", "bfloat16")}),
+    Modules(
+        "msa", "msa", {"": "msa"}, {"MiniMaxAI/MiniMax-M3": ("minimax-m3", "bfloat16")}, every=2
+    ),
     Modules(
         "csa",
         "sparse_attention",

@@ -194,14 +194,24 @@ def block_attention(
     scale: float,
     window: int | None = None,
     gate: Tensor | None = None,
+    chosen: Tensor | None = None,
     splits: int | None = None,
 ) -> Tensor:
     """Do :func:`dflash_sim.kernels.reference.attention.block_attention` on contiguous pools.
 
     Parameters
     ----------
+    chosen : None; attention to chosen blocks is the reference's alone
     splits : parts of the context; None chooses by machine and shape
+
+    Raises
+    ------
+    NotImplementedError
+        Blocks are chosen.
     """
+    if chosen is not None:
+        msg = "attention to chosen blocks has no kernel; the reference computes it"
+        raise NotImplementedError(msg)
     requests, rows, heads, head_dim = q.shape
     page, kv_heads = k_pool.shape[1:3]
     group = heads // kv_heads

@@ -82,6 +82,8 @@ def _refuse_others(name: str, text: str, owner: str) -> bool:
     """Refuse a suffix of several formats, or of bits without kernels; True for eight-bit ones."""
     integers = {n for found in _words(_INTEGERS, text) for n in found.groups() if n}
     floats = {found[0] for found in _words(_FLOATS, text)}
+    if len(floats) > 1:
+        floats.discard("FP4")  # what NVFP4 and MXFP4 are for short
     method = next((found[0] for found in _words(_METHODS, text)), None)
     if owner == "amd" and floats:
         raise _not_priced(name, "quark")

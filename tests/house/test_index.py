@@ -142,7 +142,7 @@ COVERED = {
         "profiles: policies",
         "simulator/cost: width_tables",
     ],
-    "simulator/test_asked_acceptance": ["profiles/acceptance: sampled_rows"],
+    "simulator/test_asked_acceptance": ["profiles/releases: sampled_rows"],
     "simulator/requests/test_laws": ["draws expected parse"],
     "simulator/requests/test_published_lengths": ["inferred"],
     "studies/crossover/test_crossover": [

@@ -47,7 +47,10 @@ def test_a_sweep_goes_on_to_the_same_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_it_as_shells_expect(how: signal.Signals) -> None:
-    program = Program("-c", BUSY)
+    heard = f"import signal; signal.signal({int(how)}, signal.default_int_handler)\n"
+    if how != signal.SIGINT:  # one that was begun under nohup would ignore it
+        heard = f"import signal; signal.signal({int(how)}, signal.SIG_DFL)\n"
+    program = Program("-c", heard + BUSY)
     program.heard("begun")
     program.process.send_signal(how)
     said = program.process.communicate(timeout=20)[1]

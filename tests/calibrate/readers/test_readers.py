@@ -294,7 +294,7 @@ class TestTables:
             Names().gpu(text)
 
     def test_doctests(self) -> None:
-        assert doctest.testmod(read_hints).attempted == 2
+        assert doctest.testmod(read_hints).attempted == 1
         assert doctest.testmod(read_hints).failed == 0
 
 
