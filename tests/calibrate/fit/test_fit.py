@@ -469,6 +469,7 @@ class TestCommand:
         about = read_calibration(out).about
         assert about["sources"] == about["files"] == ["runs.jsonl"]
         small = ["predict", "--model", "qwen3-8b", "--isl", 64, "--osl", 64, "--num-prompts", 8]
+        small += ["--format", "json"]
         mine, none = (
             json.loads(answer(*small, "--calibration", c, "--runs", 1)[1]) for c in (out, "none")
         )

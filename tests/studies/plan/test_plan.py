@@ -454,7 +454,7 @@ def test_data_are_strict_json_and_complete(capsys: pytest.CaptureFixture[str]) -
 def test_a_mode_that_plain_decoding_is_not_planned_in_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = [*COMMAND, *RATE, "--tpot", "20", "--gpu", "h200"]
+    asked = [*COMMAND, *RATE, "--tpot", "20", "--gpu", "h200", "--format", "json"]
     told = []
     for mode in ("v1", "v2"):
         assert run([*asked, "--engine-mode", mode]) == 0
