@@ -79,7 +79,8 @@ def run(arguments: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         from dflash_sim.jobs.stopping import INTERRUPTED, asked_to_stop
 
-        if asked_to_stop() or isinstance(error, KeyboardInterrupt | typer.Abort):
+        tells = isinstance(error, Exception) and _exit_code(error) == INTERRUPTED  # what was kept
+        if isinstance(error, KeyboardInterrupt | typer.Abort) or (asked_to_stop() and not tells):
             tell("stopped")
             return INTERRUPTED
         message = _expected(error)

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dflash_sim.profiles.errors import UsageError
+
 MIB = 1 << 20
 SHEET = 16 * MIB  # the largest of ours, a calibration, has 0.1 MiB
 TABLE = 512 * MIB  # rows of benchmarks and traces of requests
@@ -90,6 +92,25 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UnreadableError(_said("JSON", error)) from error
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or holds something else.
+    """
+    try:
+        found = parse_json(read_text(path))
+    except UnreadableError as error:
+        msg = f"{path}: cannot be read as JSON: {error}"
+        raise UsageError(msg) from error
+    if not isinstance(found, dict):
+        msg = f"{path}: expected a JSON object"
+        raise UsageError(msg)
+    return found
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -57,25 +57,17 @@ class Answer:
     cycles: int = 0
     committed: int = 0
     ended: str | None = None
-    failed: str | None = None
-    ids: list[int] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def tell(self, tokens: int, ids: Sequence[int] = ()) -> None:
+    def tell(self, tokens: int) -> None:
         """Say how many tokens there are now."""
         self.tokens = tokens
-        self.ids += ids
         self._news.set()
 
     def end(self, reason: str) -> None:
         """Say that no more come: ``length``, ``stop`` or ``abort``."""
         self.ended = reason
         self._news.set()
-
-    def fail(self, message: str) -> None:
-        """Say that no more come since something broke."""
-        self.failed = message
-        self.end("abort")
 
     async def beyond(self, seen: int) -> int:
         """Wait until there are more than ``seen`` tokens, or the end; returns how many."""

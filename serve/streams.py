@@ -44,7 +44,7 @@ async def pieces(
             else:
                 latencies.between.observe((now - last) / (have - told), have - told)
             last = now
-            yield Piece(tokens.text(told, have, answer.ids), have)
+            yield Piece(tokens.text(have - told), have)
             told = have
         if answer.ended is not None and told == answer.tokens:
             latencies.whole.observe(now - began)

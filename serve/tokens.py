@@ -16,8 +16,8 @@ class Tokens(Protocol):
     def ids(self, text: str) -> Sequence[int]:
         """Token ids of a text."""
 
-    def text(self, first: int, last: int, ids: Sequence[int]) -> str:
-        """What tokens ``first`` to ``last`` of an answer say."""
+    def text(self, tokens: int) -> str:
+        """What so many tokens of an answer say."""
 
 
 class Counted:
@@ -34,9 +34,9 @@ class Counted:
             int.from_bytes(data[i : i + step], "little") for i in range(0, max(1, len(data)), step)
         ]
 
-    def text(self, first: int, last: int, ids: Sequence[int]) -> str:
+    def text(self, tokens: int) -> str:
         """Return a word a token."""
-        return WORD * (last - first)
+        return WORD * tokens
 
 
 class Vocabulary(Counted):

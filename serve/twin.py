@@ -53,7 +53,6 @@ class Twin:
         self.setup, self.clock = setup, clock
         self.speed = speed
         self.max_queued = max_queued
-        self.lag_s = 0.0
         self._law: Acceptance = (
             setup.expectation.acceptance if setup.expectation else NoSpeculation()
         )
@@ -167,9 +166,7 @@ class Twin:
         self._started = self.clock() - self.engine.now_s / self.speed
         while True:
             now = self.now_s()
-            behind = now - self.engine.next_s
-            if behind >= 0:
-                self.lag_s = behind / self.speed
+            if self.engine.next_s <= now:
                 self.engine.advance(now)
                 await asyncio.sleep(0)  # readers first
             wait = (self.engine.next_s - self.now_s()) / self.speed

@@ -25,13 +25,6 @@ class Server(EventEngine):
         self.in_flight = 0
         self.arrivals.clear()
 
-    def start(self) -> None:
-        """Serve for ever."""
-        self.env.process(self._gpu())
-        self.env.process(self._copy())
-        loop = self.event_loop_overlap if self.mode == "v2" else self.event_loop_normal
-        self.env.process(loop())
-
     def take(self, rid: int) -> None:
         """A request arrives now."""
         self.arrivals.append((self.env.now, rid))
@@ -50,12 +43,9 @@ class Server(EventEngine):
         super()._finish(r, now)
         self.in_flight -= 1
 
-    def _idle(self) -> Steps:
-        self.log.idle()
-        self.scheduler.idle()
-        if not self.arrivals:
-            self.wake = self.env.event()
-            yield self.wake
+    def _nothing_comes(self) -> simpy.Event:
+        self.wake = self.env.event()
+        return self.wake
 
 
 class Direct(NamedTuple):
@@ -103,7 +93,7 @@ def directly(system: System, replicas: int, router: str) -> Direct:
 
     for server in servers:
         server.sends_on = send_on
-        server.start()
+        server.begin()
     env.process(route())
     while sum(np.isfinite(s.log.finish_s).sum() for s in servers) < n:
         env.step()

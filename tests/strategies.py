@@ -49,6 +49,20 @@ class SyntheticStep:
     nodes: tuple[float, ...] = (0.0, 64.0, 1e6)
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False, compare=False)
 
+    @classmethod
+    def around(cls, step_s: float, rng: np.random.Generator) -> "SyntheticStep":
+        """A step of about ``step_s`` with a few requests, its parts drawn."""
+        return cls(
+            fixed_s=step_s,
+            per_request_s=step_s * rng.uniform(0, 0.3),
+            per_token_s=step_s * rng.uniform(0, 1e-3),
+            prefill_fixed_s=step_s * rng.uniform(0, 2),
+            prefill_per_token_s=step_s * rng.uniform(0, 0.02),
+            prefill_launches_s=step_s * rng.choice([0.0, 6.0]),
+            draft_share=0.1,
+            tail_share=0.05,
+        )
+
     @property
     def cycle(self) -> SimpleNamespace:
         """What a summary asks of a cycle."""

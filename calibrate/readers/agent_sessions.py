@@ -9,6 +9,7 @@ from typing import Any
 from dflash_sim.calibrate.observations.values import short
 from dflash_sim.profiles.errors import UsageError
 
+LEFT_OUT = "left out"
 _SESSION, _REQUESTS = "id", "requests"
 
 
@@ -38,8 +39,9 @@ def opened(
         if not isinstance(one, Mapping):
             msg = f"trace {place}: {short(one)} is no request; each is an object."
             raise UsageError(msg)
-        if isinstance(one.get(_REQUESTS), list) or one.get("type") == "subagent":
-            notes["subagents"] = notes.get("subagents", 0) + len(one.get(_REQUESTS, []))
+        if _REQUESTS in one:  # of another agent, that this one began
+            inner = one[_REQUESTS] if isinstance(one[_REQUESTS], list) else []
+            notes[LEFT_OUT] = notes.get(LEFT_OUT, 0) + len(inner)
             continue
         row = {k: v for k, v in one.items() if k in ("in", "out", "hash_ids")}
         row |= {"id": record.get(_SESSION, where), "scope": scope, "think_time": _pause(one, last)}

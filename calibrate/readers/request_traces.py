@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.values import short
-from dflash_sim.calibrate.readers.agent_sessions import is_session, opened
+from dflash_sim.calibrate.readers.agent_sessions import LEFT_OUT, is_session, opened
 from dflash_sim.calibrate.readers.request_trace_formats import CONTENT, FORMATS, TraceFormat
 from dflash_sim.calibrate.readers.trace_sessions import Turns, in_turns
 from dflash_sim.calibrate.readers.trace_texts import prompts_of
@@ -204,7 +204,7 @@ def _from_json(text: str, name: str, notes: list[str]) -> Rows:
         else:
             rows.append((where, value))
     if left_out:
-        notes.append(f"{left_out['subagents']:,} requests of sub-agents are left out")
+        notes.append(f"{left_out[LEFT_OUT]:,} requests of sub-agents are left out")
     if not rows:
         msg = f"trace {name}: it has no requests; give one with some."
         raise UsageError(msg)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.ways_in import UnreadableError, parse_json, read_text
+from dflash_sim.profiles.ways_in import json_object
 
 Range = tuple[int, int]
 
@@ -100,7 +100,7 @@ class SafetensorsFolder:
 
     def config(self) -> dict[str, Any]:
         """The parsed ``config.json``."""
-        return self._json(self.path / "config.json")
+        return json_object(self.path / "config.json")
 
     def has(self, name: str) -> bool:
         """Return True if there is such a tensor."""
@@ -125,21 +125,10 @@ class SafetensorsFolder:
             raise Misfit(msg)
         return whole
 
-    def _json(self, path: Path) -> dict[str, Any]:
-        try:
-            found = parse_json(read_text(path))
-        except UnreadableError as error:
-            msg = f"{path}: cannot be read as JSON: {error}"
-            raise UsageError(msg) from error
-        if not isinstance(found, dict):
-            msg = f"{path}: expected a JSON object"
-            raise UsageError(msg)
-        return found
-
     def _index(self) -> dict[str, Path]:
         index = self.path / "model.safetensors.index.json"
         if index.is_file():
-            listed = self._json(index).get("weight_map", {})
+            listed = json_object(index).get("weight_map", {})
             if not isinstance(listed, dict) or not all(isinstance(f, str) for f in listed.values()):
                 msg = f"{index}: its weight_map must have the file of each tensor"
                 raise UsageError(msg)

@@ -14,8 +14,7 @@ from dflash_sim.kernels.layers.checkpoint import (
     SafetensorsFolder,
     Source,
 )
-from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.ways_in import UnreadableError, parse_json, read_text
+from dflash_sim.profiles.ways_in import json_object
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,10 @@ class Network:
         """A network in a Hugging Face folder."""
         folder = Path(path)
         own = folder / "generation_config.json"
-        generation = _object(own) if own.exists() else {}
-        return cls(_object(folder / "config.json"), folder.name, path=folder, generation=generation)
+        generation = json_object(own) if own.exists() else {}
+        return cls(
+            json_object(folder / "config.json"), folder.name, path=folder, generation=generation
+        )
 
     @classmethod
     def random(cls, config: Mapping[str, Any], name: str) -> "Network":
@@ -79,19 +80,6 @@ class Network:
         if self.path is not None:
             return Outline(SafetensorsFolder(self.path))
         return self.weights("cpu") if self.source is not None else RandomTensors(device="meta")
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        found = parse_json(read_text(path))
-    except UnreadableError as error:
-        msg = f"{path}: cannot be read as JSON: {error}"
-        raise UsageError(msg) from error
-    if not isinstance(found, dict):
-        msg = f"{path}: expected a JSON object"
-        raise UsageError(msg)
-    return found
 
 
 class Outline:

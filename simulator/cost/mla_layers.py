@@ -6,7 +6,7 @@ to as they are cached. A prefill multiplies out keys and values of all heads ins
 
 from dataclasses import replace
 
-from dflash_sim.profiles.networks.mla import ENTRY, CompressedShape, MlaShape
+from dflash_sim.profiles.networks.mla import ENTRY, CompressedShape, Indexer, MlaShape
 from dflash_sim.profiles.precision import BF16, Precision
 from dflash_sim.simulator.cost.latent_ops import (
     CompressedAttention,
@@ -44,6 +44,21 @@ def mla_mixer(
         precision=precision.of("attention"),
     )
     return [norm, Call(module, count), *reduce]
+
+
+def _scores(index: Indexer, size: Rows, *, stands_for: int) -> IndexerScores:
+    """What an indexer gives each key, or each ``stands_for`` of them as one."""
+    return IndexerScores(
+        "indexer",
+        requests=size.requests,
+        rows=size.rows,
+        ctx=size.ctx,
+        heads=index.heads,
+        head_dim=index.head_dim,
+        key_bytes=index.key_bytes,
+        precision=Precision("fp8", "fp8"),
+        stands_for=stands_for,
+    )
 
 
 def _projected(k: Kernels, a: MlaShape, hidden: int, t: int, count: int) -> list[AnyCall]:
@@ -141,17 +156,7 @@ def _sparse(k: Kernels, a: MlaShape, hidden: int, size: Rows) -> list[AnyCall]:
     calls = _projected(k, a, hidden, t, 1)
     if not index.shared:
         wide = index.heads * index.head_dim
-        scores = IndexerScores(
-            "indexer",
-            requests=size.requests,
-            rows=size.rows,
-            ctx=size.ctx,
-            heads=index.heads,
-            head_dim=index.head_dim,
-            key_bytes=index.key_bytes,
-            precision=Precision("fp8", "fp8"),
-            stands_for=index.pool,
-        )
+        scores = _scores(index, size, stands_for=index.pool)
         keys = index.head_dim if index.pool == 1 else 2 * index.head_dim  # and how they are pooled
         calls += [
             k.gemm("indexer_q_proj", t, wide, a.q_lora_rank, of="attention"),
@@ -227,17 +232,7 @@ def _compressed(k: Kernels, a: CompressedShape, hidden: int, size: Rows) -> list
             k.small("compress", 2.0 * t * width),
         ]
     if index:
-        scores = IndexerScores(
-            "indexer",
-            requests=size.requests,
-            rows=size.rows,
-            ctx=size.ctx,
-            heads=index.heads,
-            head_dim=index.head_dim,
-            key_bytes=index.key_bytes,
-            precision=Precision("fp8", "fp8"),
-            stands_for=a.ratio,
-        )
+        scores = _scores(index, size, stands_for=a.ratio)
         of_index = index.heads * index.head_dim
         calls += [
             k.gemm("indexer_q_proj", t, of_index, a.q_lora_rank, of="attention"),

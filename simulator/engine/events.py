@@ -97,11 +97,15 @@ class EventEngine:
         else:
             for _ in range(self.workload.conc):
                 self._next_sample(0.0)
+        self.env.run(until=self.begin())
+        return self.log.run(self.scheduler.retractions, "event", client_s=self.turnaround_s)
+
+    def begin(self) -> simpy.Process:
+        """Set the streams and the host thread going; returns the latter."""
         self.env.process(self._gpu())
         self.env.process(self._copy())
         loop = self.event_loop_overlap if self.mode == "v2" else self.event_loop_normal
-        self.env.run(until=self.env.process(loop()))
-        return self.log.run(self.scheduler.retractions, "event", client_s=self.turnaround_s)
+        return self.env.process(loop())
 
     @property
     def _unfinished(self) -> bool:

@@ -71,7 +71,6 @@ class Totals:
     """What a server counts since its start."""
 
     iterations: int = 0
-    prefills: int = 0
     verifies: int = 0
     accepted: int = 0
     drafted: int = 0
@@ -80,8 +79,6 @@ class Totals:
     generated_tokens: int = 0
     finished: int = 0
     aborted: int = 0
-    gpu_busy_s: float = 0.0
-    idle: bool = True
 
 
 class LiveTexts:
@@ -110,16 +107,12 @@ class LiveLog:
         return self.totals.iterations
 
     def idle(self) -> None:
-        """Note that nothing runs."""
-        self.totals.idle = True
+        """Keep nothing of a pause."""
 
     def launch(self, kind: int, batch: int, kv: int, prefix: float, gpu_s: float) -> int:
         """Note a launched iteration; returns its index."""
         index = self.totals.iterations
         self.totals.iterations += 1
-        self.totals.prefills += kind
-        self.totals.gpu_busy_s += gpu_s
-        self.totals.idle = False
         self.kv_tokens[index] = kv
         self._order.append(index)
         while len(self._order) > KEPT:
@@ -164,10 +157,7 @@ class LiveEngine(EventEngine):
         self.calls: dict[int, Call] = {}
         self._next = 0
         self._asleep: simpy.Event | None = None
-        self.env.process(self._gpu())
-        self.env.process(self._copy())
-        loop = self.event_loop_overlap if self.mode == "v2" else self.event_loop_normal
-        self.env.process(loop())
+        self.begin()
 
     def run(self) -> Run:
         """Refuse: there is no end to run to."""

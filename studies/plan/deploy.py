@@ -14,7 +14,7 @@ from dflash_sim.studies.show.launch import PORT, launch_environment, launch_word
 _ALL = "0.0.0.0"
 _NAMESPACE = "POD_NAMESPACE"
 _SHARED_MEMORY = "32g"
-_CACHE = "/root/.cache/huggingface"
+_WEIGHTS = "/weights"  # where a server finds what the machine has of Hugging Face's files
 # What SGLang's router calls ours; one that balances by what is in flight has two choices a time.
 _POLICIES = {"least-loaded": "power_of_two"}
 
@@ -27,11 +27,12 @@ def compose(fleet: Fleet, found: Plan) -> str:
         devices = [str(k * tp + rank) for rank in range(tp)]
         gpus = {"driver": "nvidia", "device_ids": devices, "capabilities": ["gpu"]}
         services[f"server-{k}"] = {
-            **_container(fleet),
+            "image": image(fleet),
+            "environment": {"HF_HOME": _WEIGHTS, **launch_environment(fleet.setup)},
             "command": launch_words(fleet.setup, host=_ALL),
             "shm_size": _SHARED_MEMORY,
             "ipc": "host",
-            "volumes": [f"~/.cache/huggingface:{_CACHE}"],
+            "volumes": [f"~/.cache/huggingface:{_WEIGHTS}"],
             "deploy": {"resources": {"reservations": {"devices": [gpus]}}},
         }
     if fleet.replicas > 1:
@@ -117,11 +118,6 @@ def check_writes(compose_to: Path | None, k8s_to: Path | None) -> None:
 def image(fleet: Fleet) -> str:
     """The container of the release that was simulated."""
     return f"lmsysorg/sglang:v{fleet.setup.engine.version}"
-
-
-def _container(fleet: Fleet) -> dict[str, Any]:
-    variables = launch_environment(fleet.setup)
-    return {"image": image(fleet)} | ({"environment": variables} if variables else {})
 
 
 def _router(found: Plan) -> list[str]:

@@ -158,7 +158,7 @@ class TestSessions:
             session(
                 "a",
                 request(0, 100, [1, 2], api_time=2.0),
-                {"type": "subagent", "requests": [request(1, 64, [9])]},
+                {"t": 1, "requests": [request(1, 64, [9])]},
                 request(10, 200, [1, 2, 3, 4]),
                 request(30, 250, [1, 2, 3, 4], think_time=1.5),
             ),

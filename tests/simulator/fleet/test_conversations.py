@@ -66,16 +66,7 @@ def fleets(draw: st.DrawFn) -> tuple[System, int]:
     hybrid = bool(rng.random() < 0.3)
     system = System.of(
         work,
-        SyntheticStep(
-            fixed_s=step_s,
-            per_request_s=step_s * rng.uniform(0, 0.3),
-            per_token_s=step_s * rng.uniform(0, 1e-3),
-            prefill_fixed_s=step_s * rng.uniform(0, 2),
-            prefill_per_token_s=step_s * rng.uniform(0, 0.02),
-            prefill_launches_s=step_s * rng.choice([0.0, 6.0]),
-            draft_share=0.1,
-            tail_share=0.05,
-        ),
+        SyntheticStep.around(step_s, rng),
         acceptance=None if block == 1 else draw(acceptances(block)),
         seed=int(rng.integers(2**31)),
         host=draw(hosts(0.1 * step_s)),

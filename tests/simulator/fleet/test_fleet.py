@@ -33,16 +33,7 @@ def fleets(draw: st.DrawFn, kv: bool = False) -> tuple[System, int]:
     work = given_requests(
         arrival_s=np.cumsum(rng.exponential(gap_s, n)), isl=rng.integers(1, 400, n), osl=osl
     )
-    step = SyntheticStep(
-        fixed_s=step_s,
-        per_request_s=step_s * rng.uniform(0, 0.3),
-        per_token_s=step_s * rng.uniform(0, 1e-3),
-        prefill_fixed_s=step_s * rng.uniform(0, 2),
-        prefill_per_token_s=step_s * rng.uniform(0, 0.02),
-        prefill_launches_s=step_s * rng.choice([0.0, 6.0]),
-        draft_share=0.1,
-        tail_share=0.05,
-    )
+    step = SyntheticStep.around(step_s, rng)
     limited: dict[str, Any] = {"max_running_requests": int(rng.choice([64, 3, 1]))}
     limited |= {"chunked_prefill_size": int(rng.choice([64, 4096]))}
     limited |= {"recv_interval": int(rng.choice([1, 1, 5, 30]))}
