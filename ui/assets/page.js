@@ -44,9 +44,9 @@
     if (!spec) return;
     const layout = { ...spec.layout, template, autosize: true };
     if (keyed.includes(name)) key(name, spec, layout);
-    set(name, { figure: { data: painted(spec.data), layout: painted(layout) }, config: settings });
     const graph = element(name);
-    if (graph) graph.style.height = `${spec.layout.height}px`;
+    if (graph) graph.style.height = `${spec.layout.height}px`; // first: a chart is drawn into its height
+    set(name, { figure: { data: painted(spec.data), layout: painted(layout) }, config: settings });
   }
 
   /** The legend of a bar as a line above it: what is too narrow for a word in the bar. */
