@@ -3,7 +3,15 @@
 import warnings
 from typing import TYPE_CHECKING, Any, Unpack
 
-from dflash_sim.api.question import Config, Question, asked, folders, several, takes_question
+from dflash_sim.api.question import (
+    Config,
+    Question,
+    asked,
+    folders,
+    several,
+    takes_question,
+    whole,
+)
 from dflash_sim.api.result import Result
 from dflash_sim.api.show import counted
 from dflash_sim.simulator.scenario import Scenario
@@ -23,6 +31,7 @@ def predict(
     baseline: bool = True,
     interval: bool = True,
     tag: str | None = None,
+    jobs: int = 1,
     progress: bool = False,
     **question: Unpack[Question],
 ) -> "Result | pd.DataFrame":
@@ -46,6 +55,8 @@ def predict(
         Also the 90 % intervals.
     tag
         Label of the rows.
+    jobs
+        Processes for several scenarios.
     progress
         Tell on stderr how far it is.
     **question
@@ -82,6 +93,7 @@ def predict(
             simulator=simulator,
             with_baseline=baseline,
             with_interval=interval,
+            jobs=whole("jobs", jobs),
             on_run=advance,
         )
         answered = list(work)

@@ -16,6 +16,7 @@ from dflash_sim.commands.options import (
     PrintConfig,
     Str,
     completer,
+    cores,
     option,
     tell,
     warn,
@@ -52,6 +53,10 @@ def predict(
         ),
     ] = False,
     tag: Annotated[Str, option(OUTPUT, "Label of the rows")] = None,
+    jobs: Annotated[
+        int | None,
+        option(OUTPUT, "Processes for a table; default: as many as pay", min=1, metavar="N"),
+    ] = None,
     html: Html = None,
     form: Format = None,
     output: Output = None,
@@ -63,7 +68,7 @@ def predict(
     Several values make a table, one line per combination. SGLang's own flag names work too.
     """
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.ask.answers import answers, check_options
+    from dflash_sim.studies.ask.answers import answers, check_options, worthwhile
     from dflash_sim.studies.ask.question import as_yaml, left_out, scenarios
     from dflash_sim.studies.show.files import check_writable, chosen_format
     from dflash_sim.studies.show.terminal import Progress, deliver
@@ -100,6 +105,7 @@ def predict(
             simulator=simulator,
             with_baseline=not no_baseline,
             with_interval=interval != "none",
+            jobs=jobs or worthwhile(len(points), cores()),
             on_run=progress.advance,
         )
         found = list(work)

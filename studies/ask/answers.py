@@ -1,7 +1,9 @@
-"""Many scenarios answered one after the other."""
+"""Many scenarios answered: one after the other, or by several processes."""
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from dflash_sim.profiles.errors import (
     DflashSimError,
@@ -16,6 +18,7 @@ from dflash_sim.simulator.setup import Setup, resolve
 
 SIMULATORS = ("auto", "leap", "event")
 INTERVALS = ("90", "none")
+WORTH_A_PROCESS = 4  # scenarios: one takes about as long as a process does to begin
 
 
 def check_options(simulator: str, interval: str = INTERVALS[0]) -> None:
@@ -30,6 +33,9 @@ def check_options(simulator: str, interval: str = INTERVALS[0]) -> None:
         raise unknown(kind="--simulator", value=simulator, allowed=SIMULATORS)
     if interval not in INTERVALS:
         raise unknown(kind="--interval", value=interval, allowed=INTERVALS)
+
+
+Asked: TypeAlias = tuple[Scenario, Setup | DflashSimError]
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ def answers(
     with_baseline: bool = True,
     with_interval: bool = True,
     baselines: MutableMapping[str, Result] | None = None,
+    jobs: int = 1,
     on_run: Callable[[int], None] | None = None,
 ) -> Iterator[Answer]:
     """Answer scenarios in order; each plain-decoding baseline is predicted once.
@@ -66,9 +73,11 @@ def answers(
     simulator
         ``auto``, ``leap`` or ``event``.
     baselines
-        Where to keep them, for calls that follow.
+        Where to keep them, for calls that follow; with one job.
+    jobs
+        Processes at most; scenarios with the same baseline are answered by one of them.
     on_run
-        Called with the number of each finished run.
+        Called with the number of each finished run; with several jobs as their results arrive.
 
     Raises
     ------
@@ -78,9 +87,34 @@ def answers(
     """
     files: Looks = {}  # read once for all; no look is open while an answer is used
     with one_look(files):
-        setups = [_setup(scenario) for scenario in scenarios]
-    baselines = {} if baselines is None else baselines
-    for scenario, setup in zip(scenarios, setups, strict=True):
+        asked = [(scenario, _setup(scenario)) for scenario in scenarios]
+    how = partial(
+        _answered, simulator=simulator, with_baseline=with_baseline, with_interval=with_interval
+    )
+    parts = _parts(asked) if jobs > 1 else []
+    if len(parts) > 1:
+        yield from _by_several(asked, parts, how, jobs=min(jobs, len(parts)), on_run=on_run or int)
+    else:
+        known = {} if baselines is None else baselines
+        yield from how(asked, files=files, baselines=known, on_run=on_run)
+
+
+def worthwhile(scenarios: int, cores: int) -> int:
+    """How many processes answer so many scenarios sooner than one would, on so many cores."""
+    return max(1, min(cores, scenarios // WORTH_A_PROCESS))
+
+
+def _answered(
+    asked: Iterable[Asked],
+    *,
+    simulator: str,
+    with_baseline: bool,
+    with_interval: bool,
+    files: Looks,
+    baselines: MutableMapping[str, Result],
+    on_run: Callable[[int], None] | None = None,
+) -> Iterator[Answer]:
+    for scenario, setup in asked:
         if not isinstance(setup, Setup):
             yield Answer(scenario, setup)
             continue
@@ -105,6 +139,43 @@ def answers(
         elif result.baseline is not None:
             baselines[key] = result.baseline
         yield Answer(scenario, result)
+
+
+def _parts(asked: Sequence[Asked]) -> list[list[int]]:
+    """Numbers of the scenarios that have an answer, those with one baseline together."""
+    parts: dict[str, list[int]] = {}
+    for number, (_, setup) in enumerate(asked):
+        if isinstance(setup, Setup):
+            parts.setdefault(_baseline_key(setup), []).append(number)
+    return list(parts.values())
+
+
+def _by_several(
+    asked: Sequence[Asked],
+    parts: Sequence[Sequence[int]],
+    how: Callable[..., Iterator[Answer]],
+    *,
+    jobs: int,
+    on_run: Callable[[int], object],
+) -> Iterator[Answer]:
+    from dflash_sim.jobs.pool import Pool  # one scenario begins no process
+
+    found: dict[int, Answer] = {}
+    with Pool(jobs) as pool:
+        tasks = [(how, [asked[number] for number in part]) for part in parts]
+        for part, answers_of_part in zip(parts, pool.map(_part, tasks), strict=True):
+            found.update(zip(part, answers_of_part, strict=True))
+            for run in range(sum(asked[number][0].runs for number in part)):
+                on_run(run)
+    for number, (scenario, setup) in enumerate(asked):
+        if isinstance(setup, Setup):
+            yield found[number]
+        else:
+            yield Answer(scenario, setup)
+
+
+def _part(how: Callable[..., Iterator[Answer]], asked: Sequence[Asked]) -> list[Answer]:
+    return list(how(asked, files={}, baselines={}))
 
 
 def _setup(scenario: Scenario) -> Setup | DflashSimError:

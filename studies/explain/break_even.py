@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from dflash_sim.profiles.errors import MissingProfileError
 from dflash_sim.profiles.networks.hf_config import DrafterShape
-from dflash_sim.simulator.predict import Result, predict
+from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.other_laws import accept_length, truncated, with_accept_length
 from dflash_sim.simulator.setup import Setup, resolve
@@ -140,10 +140,6 @@ def _other_width(result: Result, block: int) -> tuple[Setup, Expectation]:
     if block == result.setup.block:
         return result.setup, law
     scenario = changed(result.scenario, block=block, steps=None, runs=1)
-    if result.scenario.acceptance is None:
-        other = predict(scenario, with_baseline=False, with_interval=False)
-        assert other.expectation is not None
-        return other.setup, other.expectation
     setup = resolve(
         scenario,
         engine=result.setup.engine,
@@ -151,6 +147,9 @@ def _other_width(result: Result, block: int) -> tuple[Setup, Expectation]:
         calibration=result.setup.calibration,
         dataset=result.setup.dataset,
     )
+    if result.scenario.acceptance is None:
+        assert setup.expectation is not None
+        return setup, setup.expectation
     return setup, truncated(law, block)
 
 

@@ -15,6 +15,7 @@ from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.other_laws import accept_length, with_accept_length
 from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.trial import with_engine
 from dflash_sim.simulator.whatif import Rate, host_stages, with_faster_gpu, with_host
 from dflash_sim.studies.explain.replay import Replay
 
@@ -92,14 +93,14 @@ def _all(result: Result, replay: Replay) -> Iterator[Elasticity]:
     for name, (rate, entry) in _RATES.items():
         sides = [with_faster_gpu(setup, rate, k) for k in _SIDES]
         yield _elasticity(name, setup.device.quantities[entry], few, sides, law)
-    sides = [replace(setup, engine=with_host(engine, k)) for k in _SIDES]
+    sides = [with_engine(setup, with_host(engine, k)) for k in _SIDES]
     whole = Quantity(result.values["host_ms"], "ms", "all stages together", "assumed")
     host = _elasticity("host time", whole, few, sides, law)
     yield host
     hidden = host_stages(engine) if abs(host.elasticity) < LEAST else set()
     for name in sorted(_read(setup, law, few) - hidden):
         sides = [
-            replace(setup, engine=engine.with_constants(**{name: k * engine[name]})) for k in _SIDES
+            with_engine(setup, engine.with_constants(**{name: k * engine[name]})) for k in _SIDES
         ]
         yield _elasticity(name, engine.constants[name], few, sides, law)
 
@@ -138,5 +139,5 @@ def _of_accept_length(result: Result, law: Expectation, replay: Replay) -> Elast
 def _read(setup: Setup, law: Expectation | None, replay: Replay) -> set[str]:
     """Constants that this scenario looks up and that could be other; zero has no per cent."""
     engine = setup.engine.with_constants()
-    replay.speed(replace(setup, engine=engine), law)
+    replay.speed(replace(setup, engine=engine), law)  # with prices of its own, which look
     return {name for name in engine.read if engine[name] and engine.constants[name].rel_err}

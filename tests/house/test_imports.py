@@ -71,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "calibrate/measure": {"profiles/*", "jobs", "kernels/*", "simulator/cost"},
     "calibrate/realloop": {"profiles/*", "simulator/*", "realrun/*", "calibrate/measure"},
     "calibrate/silicon": {"profiles/*"},
-    "studies/ask": {"profiles/*", "simulator/*", "calibrate/observations"},
+    "studies/ask": {"profiles/*", "jobs", "simulator/*", "calibrate/observations"},
     "studies/show": {"profiles/*", "simulator/*"},
     "studies/predict": {"profiles/*", "simulator/*", "studies/ask", "studies/show"},
     "studies/explain": {"profiles/*", "simulator/*", "studies/show"},
