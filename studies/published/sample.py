@@ -65,7 +65,7 @@ def answers(
     """Predict the sample, or the rows of it that ``only`` selects."""
     asked = [row for row in sample_rows() if only is None or only(row)]
     rows, refused = rows_of([_with_length(given(o)) for o in asked], engine)
-    ours = _ours(judged(home, rows, jobs=jobs), rows)
+    ours = _ours(judged(home, rows, jobs=jobs, with_interval=False), rows)
     theirs = [line for row in rows for line in _theirs(row.observation)]
     lines = [*ours, *theirs]
     return Answers(pd.DataFrame(lines), tuple(why for _, why in refused))
