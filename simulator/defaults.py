@@ -14,6 +14,7 @@ from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX, cache_strategy
 from dflash_sim.simulator.static_share import StaticShare, default_share
 
 CONTEXT = "the context"  # cautions about it begin so
+_LAUNCH = ("gpu", "model")
 
 
 def verify_rows(s: Scenario, drafter: Drafter) -> int:
@@ -318,9 +319,38 @@ def _splits(model: ModelShape, tp: int) -> bool:
 def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:
     share = engine.defaults.weight_share_for_default_tp
     for tp in TP_SIZES:
-        if not _splits(model, tp):
-            continue
-        static = share_of(s, device, engine, model, tp).mem_fraction * device.mem_bytes
-        if model.weight_bytes(tp, model.precision) < share * static:
+        if _splits(model, tp) and _weight_share(s, device, engine, model, tp) < share:
             return tp
     return TP_SIZES[-1]
+
+
+def _weight_share(
+    s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, tp: int
+) -> float:
+    """The part that weights have of a GPU's memory for weights and caches [1]."""
+    static = share_of(s, device, engine, model, tp).mem_fraction * device.mem_bytes
+    return model.weight_bytes(tp, model.precision) / static
+
+
+def why_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, tp: int) -> str:
+    """Say why :func:`parallel` picked more than one GPU; nothing where the question names them.
+
+    The question without a GPU and a model is the launch setup, whose eight are documented.
+    """
+    usual = type(s).model_fields
+    if s.tp or s.num_gpus or tp == 1 or all(getattr(s, n) == usual[n].default for n in _LAUNCH):
+        return ""
+    picked = f"no --tp is given: tp {tp} is picked, as"
+    if tp == s.ep_size:
+        return f"{picked} --ep-size {tp} asks for as many ranks"
+    fewer = next((n for n in reversed(TP_SIZES) if n < tp and _splits(model, n)), None)
+    if fewer is None:
+        return f"{picked} {model.name} is not divided over fewer"
+    here = f"{fewer} x {device.name}"
+    share = _weight_share(s, device, engine, model, fewer)
+    if share >= 1:
+        return f"{picked} the weights do not fit {here}"
+    return (
+        f"{picked} the weights take {share:.0%} of the memory that {here} "
+        f"{'has' if fewer == 1 else 'have'} for weights and caches; --tp {fewer} asks for that"
+    )
