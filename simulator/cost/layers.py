@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.profiles.networks.attention import BlockChoice
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
@@ -344,24 +345,34 @@ def moe_mlp(
         matrices=mlp.matrices,
         ep=mlp.ep,
     )
+    inter, up = mlp.shared_intermediate // tp, mlp.matrices - 1
+    at_once = mlp.one_front and all(
+        precision.form(x) == PLAIN for x in ("shared_expert", "router", "mlp")
+    )
+    front, name = mlp.num_experts, "router"
+    if at_once:
+        front, name = front + mlp.latent + up * inter, "moe_front"
     calls = [
         k.layer_norm("post_attention_norm", size, hidden, count),
-        k.gemm("router", tokens, mlp.num_experts, hidden, of="router", count=count),
+        k.gemm(name, tokens, front, hidden, of="router", count=count),
         Call(routed, count),
-        *k.all_reduce("moe_all_reduce", tokens, hidden, count),
+        *k.all_reduce("moe_all_reduce", tokens, mlp.latent if at_once else hidden, count),
     ]
-    if mlp.latent:
+    if mlp.latent and not at_once:
         calls.append(k.gemm("latent_in", tokens, mlp.latent, hidden, of="mlp", count=count))
+    if mlp.latent:
         calls.append(k.gemm("latent_out", tokens, hidden, mlp.latent, of="mlp", count=count))
     if mlp.shared_intermediate:
-        inter, up = mlp.shared_intermediate // tp, mlp.matrices - 1
+        gate_up = k.gemm(
+            "shared_gate_up_proj", tokens, up * inter, hidden, of="shared_expert", count=count
+        )
         beside = [
-            k.gemm(
-                "shared_gate_up_proj", tokens, up * inter, hidden, of="shared_expert", count=count
-            ),
+            *([] if at_once else [gate_up]),
             k.cached("shared_activation", (up + 1.0) * tokens * inter, count),
             k.gemm("shared_down_proj", tokens, hidden, inter, of="shared_expert", count=count),
         ]
+        if at_once:
+            beside += k.all_reduce("shared_all_reduce", tokens, hidden, count)
         if mlp.shared_gate:
             beside.append(k.small("shared_gate", 2.0 * tokens * hidden, count))
         calls += [Call(c.op, c.count, "shared_expert_exposed") for c in beside]

@@ -422,8 +422,14 @@ def test_flashinfer_refuses_other_states_on_blackwell() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"gpu": "rtx_3090", "model": "qwen3-8b"}, r"tp 2 is picked, as .* 76% .* 1 x rtx_3090 has"),
-        ({"gpu": "rtx_3090", "model": "qwen3.6-27b"}, "tp 4 .* the weights do not fit 2 x rtx_3090"),
+        (
+            {"gpu": "rtx_3090", "model": "qwen3-8b"},
+            r"tp 2 is picked, as .* 76% .* 1 x rtx_3090 has",
+        ),
+        (
+            {"gpu": "rtx_3090", "model": "qwen3.6-27b"},
+            "tp 4 .* the weights do not fit 2 x rtx_3090",
+        ),
         ({"gpu": "h200", "model": "qwen3.5-35b-a3b", "ep_size": 4}, "tp 4 .* --ep-size 4 asks"),
     ],
 )
@@ -431,8 +437,8 @@ def test_a_tp_that_nobody_gave_is_explained(asked: dict[str, Any], said: str) ->
     load = {"method": "none", "conc": 4, "isl": 512, "osl": 64}
     warnings = resolve(Scenario.parse(**load, **asked)).warnings
     assert re.search(f"no --tp is given: {said}", "\n".join(warnings))
-    for given in ({"tp": 4}, {"num_gpus": 4}):
-        told = resolve(Scenario.parse(**load, **asked, **given)).warnings
+    for named in ({"tp": 4}, {"num_gpus": 4}):
+        told = resolve(Scenario.parse(**load, **asked, **named)).warnings
         assert not any("is picked" in w for w in told)
 
 
