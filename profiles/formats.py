@@ -200,9 +200,10 @@ def quantization_name(text: str) -> str:
     UsageError
         No format is called that.
     """
-    if text in OF_CHECKPOINTS:
-        return text
     wanted = text.strip().casefold().replace("-", "_")
+    for name in OF_CHECKPOINTS:
+        if _SHORT.get(wanted, wanted).replace("-", "_") == name.replace("-", "_"):
+            return name
     for form in formats().values():
         if wanted in form.spelled:
             return wanted
@@ -213,7 +214,8 @@ def quantization_name(text: str) -> str:
 
 
 # Values of --quantization that leave the formats to the files of the checkpoint.
-OF_CHECKPOINTS = ("compressed-tensors", "modelopt", "quark", "auto-round")
+OF_CHECKPOINTS = ("compressed-tensors", "modelopt", "modelopt_mixed", "quark", "auto-round")
+_SHORT = {"inc": "auto-round", "autoround": "auto-round"}
 
 
 def kv_format(text: str) -> str:

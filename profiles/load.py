@@ -166,7 +166,10 @@ def _model(name: str, profiles_dirs: Dirs) -> ModelShape:
     caution = "; ".join(filter(None, (held.assumed, model.caution)))
     model = _with_context(model, held.name, config)
     context = held.context or model.context
-    return replace(model, base=held.base, caution=caution, context=context)
+    own = model.quantized
+    if own is not None and held.assumed is not None:
+        own = replace(own, guessed=True)
+    return replace(model, base=held.base, caution=caution, context=context, quantized=own)
 
 
 def _with_context(model: ModelShape, name: str, sheet: Mapping[str, Any]) -> ModelShape:

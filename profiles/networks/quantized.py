@@ -33,6 +33,8 @@ class Quantized:
         Numbers of layers that differ from ``formats``, each with the formats that differ.
     split
         Numbers of layers, and modules whose projections have several formats, in words.
+    guessed
+        True if the name of a checkpoint alone says all this: its files may be of another method.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Quantized:
     kv_cache: str | None = None
     layers: tuple[tuple[int, Formats], ...] = ()
     split: tuple[tuple[int, str, str], ...] = ()
+    guessed: bool = False
 
     def fitted(
         self, layers: Sequence[LayerShape], hidden: int, *, mtp: bool

@@ -41,6 +41,9 @@ NOT_PRICED = {
     "exl3": "EXL3",
     "qoq": "QoQ",
     "modelslim": "ModelSlim",
+    "blockwise_int8": "INT8 in blocks",
+    "petit_nvfp4": "NVFP4 by Petit, for AMD GPUs",
+    "quark_int4fp8_moe": "AMD Quark",
 }
 _GROUP = 16  # of NVFP4
 _WHOLE = 16  # bits of a module that is not quantised
