@@ -26,7 +26,7 @@ class DenseMlp:
         """Every weight, for a residual stream of width ``hidden``."""
         up = 2 if self.gate else 1
         yield Weight("gate_up_proj", up * hidden * self.intermediate, module="mlp")
-        yield Weight("down_proj", hidden * self.intermediate, module="mlp")
+        yield Weight("down_proj", hidden * self.intermediate, module="mlp.down_proj")
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,6 @@ class MoeMlp:
         if self.shared_intermediate:
             wide = hidden * self.shared_intermediate
             yield Weight("shared_expert.gate_up_proj", up * wide, module="shared_expert")
-            yield Weight("shared_expert.down_proj", wide, module="shared_expert")
+            yield Weight("shared_expert.down_proj", wide, module="shared_expert.down_proj")
             if self.shared_gate:
                 yield Weight("shared_expert_gate", hidden, 1, module="router")

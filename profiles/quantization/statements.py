@@ -45,6 +45,7 @@ NOT_PRICED = {
     "petit_nvfp4": "NVFP4 by Petit, for AMD GPUs",
     "quark_int4fp8_moe": "AMD Quark",
 }
+_UNFINISHED = ("initialized", "calibration")  # of compressed-tensors: weights are 16 bits still
 _GROUP = 16  # of NVFP4
 _WHOLE = 16  # bits of a module that is not quantised
 INSTEAD = "ask for its FP8, NVFP4, AWQ or GPTQ checkpoint"
@@ -299,6 +300,9 @@ def _in_block(said: _Said) -> tuple[str, ...]:
 
 
 def _integer(said: _Said) -> str:
+    if said.get("bits", "w_bit") is None:
+        what = f"it is quantised by halves: {said.get('quant_method')} names no bits"
+        raise said.refuse(what, "expected 4 or 8")
     bits = said.only({4: "int4", 8: "w8a16"}, 4, "bits", "w_bit")
     said.only({"int": ""}, "int", "data_type")
     return _grouped(said, said.fields) if bits == "int4" else bits
@@ -310,6 +314,9 @@ def _compressed_tensors(said: _Said) -> Statement:
     if not groups:
         what = "compressed-tensors without config_groups"
         raise said.refuse(what, "expected one at least")
+    if (status := said.get("quantization_status")) in _UNFINISHED:
+        what = f"it is quantised by halves: quantization_status is {status}"
+        raise said.refuse(what, "take the checkpoint that is compressed")
     linear: str | None = None
     listed: dict[str, list[str]] = {}
     for group in groups.values():

@@ -239,7 +239,7 @@ def gdn_mixer(
         k.gemm("in_proj_qkvz", t, conv + value, hidden, of="gdn", count=count),
         gates,
         k.gated_norm(size, value, count),
-        k.gemm("out_proj", t, hidden, value, of="gdn", count=count),
+        k.gemm("out_proj", t, hidden, value, of="gdn.out_proj", count=count),
         *k.all_reduce("gdn_all_reduce", t, hidden, count),
     ]
     kd, vd = g.head_k_dim, g.head_v_dim
@@ -298,7 +298,7 @@ def mamba2_mixer(
         k.layer_norm("input_norm", size, hidden, count),
         k.gemm("in_proj", t, inner + conv + heads, hidden, of="gdn", count=count),
         k.gated_norm(size, inner, count),
-        k.gemm("out_proj", t, hidden, inner, of="gdn", count=count),
+        k.gemm("out_proj", t, hidden, inner, of="gdn.out_proj", count=count),
         *k.all_reduce("mamba_all_reduce", t, hidden, count),
     ]
     shape = (heads, groups, m.state, m.head_dim)
@@ -321,7 +321,7 @@ def dense_mlp(
         k.layer_norm("post_attention_norm", size, hidden, count),
         k.gemm("gate_up_proj", tokens, up * inter, hidden, of="mlp", count=count),
         k.cached("activation", (up + 1.0) * tokens * inter, count),
-        k.gemm("down_proj", tokens, hidden, inter, of="mlp", count=count),
+        k.gemm("down_proj", tokens, hidden, inter, of="mlp.down_proj", count=count),
         *k.all_reduce("mlp_all_reduce", tokens, hidden, count),
     ]
 
@@ -369,7 +369,9 @@ def moe_mlp(
         beside = [
             *([] if at_once else [gate_up]),
             k.cached("shared_activation", (up + 1.0) * tokens * inter, count),
-            k.gemm("shared_down_proj", tokens, hidden, inter, of="shared_expert", count=count),
+            k.gemm(
+                "shared_down_proj", tokens, hidden, inter, of="shared_expert.down_proj", count=count
+            ),
         ]
         if at_once:
             beside += k.all_reduce("shared_all_reduce", tokens, hidden, count)
