@@ -29,8 +29,9 @@ class KeysAndValues:
         Architectures with kernels for it; none named: all.
     not_read_by, not_read_on
         Backends that cannot read it, anywhere and by architecture.
-    unpacked_on
-        Architectures that have no instruction that makes bf16 of it, and take several.
+    unpacked_on, unpacked_rows
+        Architectures that have no instruction that makes bf16 of it, and take several; rows of
+        queries, of all heads of a group, that share what these made.
     """
 
     spelled: tuple[str, ...]
@@ -39,6 +40,7 @@ class KeysAndValues:
     not_read_by: tuple[str, ...] = ()
     not_read_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unpacked_on: tuple[str, ...] = ()
+    unpacked_rows: int = 1
     multiplied_by: tuple[str, ...] = ()
     source: str = ""
 

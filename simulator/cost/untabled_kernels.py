@@ -10,7 +10,7 @@ from dflash_sim.profiles.formats import format_of
 from dflash_sim.profiles.releases.elsewhere import AttentionRows, WideKernels
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
-from dflash_sim.profiles.units import US, MiB
+from dflash_sim.profiles.units import MEGA, US, MiB
 from dflash_sim.simulator.cost.latent_ops import MlaDecode, SparseAttention
 from dflash_sim.simulator.cost.ops import (
     Attention,
@@ -21,8 +21,6 @@ from dflash_sim.simulator.cost.ops import (
     PrefillAttention,
 )
 
-UNPACKED = 1e6  # values that ``kv_unpack`` is the time of
-_TILE_ROWS = 64  # rows of queries, of all heads of a group, that share what was taken apart
 _FIXED = {"norm": "norm_kernel", "vocab": "vocab_kernel"}  # all others are small kernels
 
 
@@ -69,7 +67,7 @@ def unpack_s(op: Op, engine: EngineSheet, device: Device) -> float:
     Each tile of queries does it anew; what a prefill has just computed is in bf16 still.
     """
     values = unpacked_values(op, device)
-    return values / UNPACKED / device.sm_count * engine["kv_unpack"] if values else 0.0
+    return values / MEGA / device.sm_count * engine["kv_unpack"] if values else 0.0
 
 
 def unpacked_values(op: Op, device: Device) -> float:
@@ -88,9 +86,9 @@ def unpacked_values(op: Op, device: Device) -> float:
         case MlaDecode():
             read, rows = op.kv_len * (op.latent + op.rope), op.rows
         case SparseAttention():
-            return op.read * (op.latent + op.rope) * ceil(op.heads / _TILE_ROWS)
+            return op.read * (op.latent + op.rope) * ceil(op.heads / kv.unpacked_rows)
     group = op.heads if isinstance(op, MlaDecode) else op.heads // op.kv_heads
-    return op.requests * read * ceil(rows * group / _TILE_ROWS)
+    return op.requests * read * ceil(rows * group / kv.unpacked_rows)
 
 
 def op_rows(op: Op) -> int:
