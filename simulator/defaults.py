@@ -279,7 +279,7 @@ def parallel(
     s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, node: Node
 ) -> tuple[int, int]:
     """TP and GPU count: given, or the fewest GPUs that hold the weights with room to spare."""
-    tp = s.tp or s.num_gpus or max(s.ep_size, _default_tp(s, device, engine, model))
+    tp = s.tp or s.num_gpus or max(s.ep_size, _default_tp(s, device, engine, model, node))
     num_gpus = s.num_gpus or tp
     if tp % s.ep_size:
         works = ", ".join(str(n) for n in TP_SIZES if tp % n == 0)
@@ -316,12 +316,14 @@ def _splits(model: ModelShape, tp: int) -> bool:
     return cuts_blocks(model, tp) is None
 
 
-def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:
+def _default_tp(
+    s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, node: Node
+) -> int:
+    """The fewest GPUs of a node that hold the weights with room to spare, else the most of it."""
     share = engine.defaults.weight_share_for_default_tp
-    for tp in TP_SIZES:
-        if _splits(model, tp) and _weight_share(s, device, engine, model, tp) < share:
-            return tp
-    return TP_SIZES[-1]
+    sizes = [tp for tp in TP_SIZES if tp <= node.num_gpus and _splits(model, tp)]
+    roomy = (tp for tp in sizes if _weight_share(s, device, engine, model, tp) < share)
+    return next(roomy, sizes[-1] if sizes else TP_SIZES[-1])
 
 
 def _weight_share(

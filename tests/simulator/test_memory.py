@@ -444,3 +444,10 @@ def test_a_tp_that_nobody_gave_is_explained(asked: dict[str, Any], said: str) ->
 
 def test_the_launch_setup_has_the_tp_of_its_documentation() -> None:
     assert not any("is picked" in w for w in resolve(Scenario.parse()).warnings)
+
+
+def test_no_tp_is_picked_beyond_a_node() -> None:
+    """A DGX Spark is one GPU: what does not fit it is refused with the precision that would."""
+    load = {"method": "none", "conc": 4, "isl": 512, "osl": 64}
+    with pytest.raises(InfeasibleError, match="no TP up to 1 does, but --quantization fp8 would"):
+        resolve(Scenario.parse(**load, gpu="gb10", model="qwen3-next-80b-a3b"))
