@@ -300,11 +300,11 @@ def _in_block(said: _Said) -> tuple[str, ...]:
 
 
 def _integer(said: _Said) -> str:
+    said.only({"int": ""}, "int", "data_type")
     if said.get("bits", "w_bit") is None:
         what = f"it is quantised by halves: {said.get('quant_method')} names no bits"
         raise said.refuse(what, "expected 4 or 8")
     bits = said.only({4: "int4", 8: "w8a16"}, 4, "bits", "w_bit")
-    said.only({"int": ""}, "int", "data_type")
     return _grouped(said, said.fields) if bits == "int4" else bits
 
 
