@@ -342,7 +342,7 @@ def why_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, 
     usual = type(s).model_fields
     if s.tp or s.num_gpus or tp == 1 or all(getattr(s, n) == usual[n].default for n in _LAUNCH):
         return ""
-    picked = f"no --tp is given: tp {tp} is picked, as"
+    picked = f"no --tp is given, and SGLang would start with 1: tp {tp} is picked, as"
     if tp == s.ep_size:
         return f"{picked} --ep-size {tp} asks for as many ranks"
     fewer = next((n for n in reversed(TP_SIZES) if n < tp and _splits(model, n)), None)

@@ -436,7 +436,9 @@ def test_flashinfer_refuses_other_states_on_blackwell() -> None:
 def test_a_tp_that_nobody_gave_is_explained(asked: dict[str, Any], said: str) -> None:
     load = {"method": "none", "conc": 4, "isl": 512, "osl": 64}
     warnings = resolve(Scenario.parse(**load, **asked)).warnings
-    assert re.search(f"no --tp is given: {said}", "\n".join(warnings))
+    assert re.search(
+        f"no --tp is given, and SGLang would start with 1: {said}", "\n".join(warnings)
+    )
     for named in ({"tp": 4}, {"num_gpus": 4}):
         told = resolve(Scenario.parse(**load, **asked, **named)).warnings
         assert not any("is picked" in w for w in told)
