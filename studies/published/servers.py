@@ -273,7 +273,7 @@ def _judge(row: Row, known: Calibration, with_interval: bool) -> list[dict[str, 
         measured = row.observation.metrics.get(metric)
         if not measured or not result.values.get(metric):
             continue
-        line = {
+        line: dict[str, object] = {
             **about,
             "metric": metric.partition("_")[2],
             "measured": measured,
