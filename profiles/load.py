@@ -169,9 +169,7 @@ def _model(name: str, profiles_dirs: Dirs) -> ModelShape:
     caution = "; ".join(filter(None, (held.assumed, model.caution)))
     model = _with_context(model, held.name, config)
     context = held.context or model.context
-    own = model.quantized
-    if own is not None and held.assumed is not None:
-        own = replace(own, guessed=True)
+    own = model.quantized and replace(model.quantized, guessed=held.assumed is not None)
     return replace(model, base=held.base, caution=caution, context=context, quantized=own)
 
 

@@ -11,7 +11,8 @@ from dflash_sim.profiles.networks.layers import AttentionShape, LayerShape
 from dflash_sim.profiles.precision import MODULES, Formats, called
 from dflash_sim.profiles.quantization.module_names import LAYERED, ONCE, Patterns, unknown_names
 from dflash_sim.profiles.quantization.projections import split_modules
-from dflash_sim.profiles.quantization.statements import INSTEAD, Statement, agreed, stated
+from dflash_sim.profiles.quantization.statements import Statement, agreed, stated
+from dflash_sim.profiles.quantization.untimed import INSTEAD
 
 _KEPT = "bfloat16"
 _MAX_LAYERS = 2**10
