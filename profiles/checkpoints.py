@@ -14,6 +14,7 @@ from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.quantization.suffixes import OLD_NAMES, scheme_of
 
 _SHEET = Path(__file__).parent / "checkpoints.toml"
+_WHOLE = re.compile(r"(?P<model>[\w.-]+(?:/[\w.-]+)*)[-_.](?:bf16|bfloat16)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def find_checkpoint(name: str, profiles_dirs: Dirs = ()) -> Checkpoint | None:
 
 def _by_convention(name: str, profiles_dirs: Dirs) -> Checkpoint | None:
     found = quantised_name(name)
+    if found is None and (whole := _WHOLE.fullmatch(name.rstrip("/"))):
+        return _in_bf16(name, whole["model"], profiles_dirs)
     if found is None or not re.fullmatch(r"[\w.-]+(?:/[\w.-]+)*/?", name):  # such as two names
         return None
     form, bare = found
@@ -131,6 +134,17 @@ def _by_convention(name: str, profiles_dirs: Dirs) -> Checkpoint | None:
         ),
         context=held.context if held else None,
     )
+
+
+def _in_bf16(name: str, model: str, profiles_dirs: Dirs) -> Checkpoint | None:
+    """A checkpoint whose name says that nothing in it is quantised, whatever its model's is."""
+    last = model.rpartition("/")[2]
+    base = find_sheet("models", model, ".json", profiles_dirs) or find_sheet(
+        "models", last, ".json", profiles_dirs
+    )
+    if base is None:
+        return None
+    return Checkpoint(_last(name), base.stem, {}, source=f"the name '{name}'")
 
 
 def _listed(bare: str) -> Checkpoint | None:

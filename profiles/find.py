@@ -193,11 +193,14 @@ def require_sheet(kind: str, name: str, profiles_dirs: Dirs = ()) -> Path:
             _refuse_count(name, profiles_dirs)
         if kind == "models":
             refuse_unmodelled(name)
-        singular = {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
         refuse_quantised(kind, name, profiles_dirs)
         hint = "" if kind not in PAIRED else "Or give the path of its config.json."
-        raise unknown(singular, name, names(kind, profiles_dirs), hint)
+        raise unknown(_singular(kind), name, names(kind, profiles_dirs), hint)
     return path
+
+
+def _singular(kind: str) -> str:
+    return {"gpus": "GPU", "eagle3": "EAGLE-3 head"}.get(kind, kind.removesuffix("s"))
 
 
 def _refuse_count(text: str, profiles_dirs: Dirs) -> None:
@@ -230,7 +233,9 @@ def refuse_quantised(kind: str, name: str, profiles_dirs: Dirs = ()) -> None:
     if twin:
         ask = f"what is asked for here is in bf16. Give {twin.stem}."
     else:
-        ask = "no sheet has its model. Give the folder of its config.json, or a model in bf16."
+        known, hint = names(kind, profiles_dirs), "Or give the folder of its config.json."
+        last = bare.rpartition("/")[2]
+        ask = f"no sheet has its model: {unknown(_singular(kind), last, known, hint)}"
     msg = f"'{name}' is quantised to {form}, by its name; {ask}"
     raise UsageError(msg)
 

@@ -5,7 +5,7 @@ A new precision is a new table of ``formats.toml``.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -21,14 +21,26 @@ PLAIN = "bfloat16"  # what every GPU multiplies in, and every table was timed in
 class KeysAndValues:
     """A format of the KV cache: who cannot read it, who multiplies in it, and what it is called.
 
-    ``like`` are formats whose times stand in, scaled by rooflines; bfloat16 is the last.
-    ``runs_on`` are architectures with kernels for it; none named: all.
+    Parameters
+    ----------
+    like
+        Formats whose times stand in, scaled by rooflines; bfloat16 is the last.
+    runs_on
+        Architectures with kernels for it; none named: all.
+    not_read_by, not_read_on
+        Backends that cannot read it, anywhere and by architecture.
+    unpacked_on, unpacked_rows
+        Architectures that have no instruction that makes bf16 of it, and take several; rows of
+        queries, of all heads of a group, that share what these made.
     """
 
     spelled: tuple[str, ...]
     like: tuple[str, ...] = ()
     runs_on: tuple[str, ...] = ()
     not_read_by: tuple[str, ...] = ()
+    not_read_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unpacked_on: tuple[str, ...] = ()
+    unpacked_rows: int = 1
     multiplied_by: tuple[str, ...] = ()
     source: str = ""
 
@@ -190,9 +202,10 @@ def quantization_name(text: str) -> str:
     UsageError
         No format is called that.
     """
-    if text in OF_CHECKPOINTS:
-        return text
     wanted = text.strip().casefold().replace("-", "_")
+    for name in OF_CHECKPOINTS:
+        if _SHORT.get(wanted, wanted).replace("-", "_") == name.replace("-", "_"):
+            return name
     for form in formats().values():
         if wanted in form.spelled:
             return wanted
@@ -203,7 +216,8 @@ def quantization_name(text: str) -> str:
 
 
 # Values of --quantization that leave the formats to the files of the checkpoint.
-OF_CHECKPOINTS = ("compressed-tensors", "modelopt", "quark", "auto-round")
+OF_CHECKPOINTS = ("compressed-tensors", "modelopt", "modelopt_mixed", "quark", "auto-round")
+_SHORT = {"inc": "auto-round", "autoround": "auto-round"}
 
 
 def kv_format(text: str) -> str:
@@ -250,11 +264,11 @@ def check_kv(
         The backend that was given cannot.
     """
     kv = format_of(name).kv
-    if kv is None or (backend not in kv.not_read_by and _caches(kv, arch)):
+    if kv is None or (_reads(kv, backend, arch) and _caches(kv, arch)):
         return
     asked = whose or f"--kv-cache-dtype {kv.spelled[0]}"
     reads = [f.kv for f in formats().values() if f.kv and _caches(f.kv, arch)]
-    named = " or ".join(x.spelled[0] for x in reads if backend not in x.not_read_by)
+    named = " or ".join(x.spelled[0] for x in reads if _reads(x, backend, arch))
     instead = f"--kv-cache-dtype {named}."
     if not _caches(kv, arch):
         msg = (
@@ -262,11 +276,15 @@ def check_kv(
             f"give {instead}"
         )
         raise InfeasibleError(msg)
-    can = ", ".join(b for b in backends if b not in kv.not_read_by)
+    can = ", ".join(b for b in backends if _reads(kv, b, arch))
     these = f"there these do: {can}. Give one with --attention-backend, or" if can else "give"
     at = f"on {gpu} attention backend {backend}{'' if backend_given else ', its default,'}"
     msg = f"{at} reads no KV cache in {name} ({asked}); {these} {instead}"
     raise UsageError(msg) if backend_given else InfeasibleError(msg)
+
+
+def _reads(kv: KeysAndValues, backend: str, arch: str) -> bool:
+    return backend not in (*kv.not_read_by, *kv.not_read_on.get(arch, ()))
 
 
 def _caches(kv: KeysAndValues, arch: str) -> bool:

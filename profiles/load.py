@@ -161,12 +161,16 @@ def _model(name: str, profiles_dirs: Dirs) -> ModelShape:
         path, label = find_network("models", name, profiles_dirs)
         return _with_context(_parse(path, label, parse_model), name, read_sheet(path))
     config = read_sheet(require_sheet("models", held.base, profiles_dirs))
+    text = config.get("text_config")
+    if isinstance(text, Mapping):  # which may say how the base is quantised
+        config["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
     config["quantization_config"] = dict(held.quantization)
     model = parse_model(config, name=held.name, source=held.source)
     caution = "; ".join(filter(None, (held.assumed, model.caution)))
     model = _with_context(model, held.name, config)
     context = held.context or model.context
-    return replace(model, base=held.base, caution=caution, context=context)
+    own = model.quantized and replace(model.quantized, guessed=held.assumed is not None)
+    return replace(model, base=held.base, caution=caution, context=context, quantized=own)
 
 
 def _with_context(model: ModelShape, name: str, sheet: Mapping[str, Any]) -> ModelShape:

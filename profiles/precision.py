@@ -129,6 +129,9 @@ _QUANTISED = re.compile(
 )
 
 
+_IN_GENERAL = "quantized"
+
+
 def quantised_name(name: str) -> tuple[str, str] | None:
     """The format that a checkpoint's name says it is quantised to, and the name without it.
 
@@ -144,7 +147,10 @@ def quantised_name(name: str) -> tuple[str, str] | None:
     if found is None or found.start() == 0:
         return None
     bare = name.rstrip("/")
-    return found[1].upper(), bare[: len(bare) - len(last) + found.start()]
+    said = found[1]
+    if said.lower() == _IN_GENERAL and (more := _QUANTISED.search(last, found.end() - 1)):
+        said = more[1]  # quantized.w8a8
+    return said.upper(), bare[: len(bare) - len(last) + found.start()]
 
 
 # What checkpoints for a method are usually called after their model.

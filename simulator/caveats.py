@@ -24,7 +24,7 @@ from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.units import GIGA, MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.cost.sampling import Sampling, extra_bytes
-from dflash_sim.simulator.defaults import default_backend
+from dflash_sim.simulator.defaults import default_backend, why_tp
 from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
 from dflash_sim.simulator.number_formats import (
     drafter_follows,
@@ -67,6 +67,8 @@ def cautions(
 ) -> list[str]:
     """Return what is doubtful about a setup before anything is run, each in one sentence."""
     out = [f"{model.name}: {model.caution}"] if model.caution else []
+    if picked := why_tp(s, device, engine, model, tp):
+        out.append(picked)
     if measured is not None and not measured.covers(model=model.name, tp=tp):
         out.append(
             f"{measured.path.name} was measured for {measured.scope['model']} on "

@@ -14,6 +14,7 @@ from dflash_sim.simulator.state_pool import NO_BUFFER, NO_RADIX, cache_strategy
 from dflash_sim.simulator.static_share import StaticShare, default_share
 
 CONTEXT = "the context"  # cautions about it begin so
+_LAUNCH = ("gpu", "model")
 
 
 def verify_rows(s: Scenario, drafter: Drafter) -> int:
@@ -278,7 +279,7 @@ def parallel(
     s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, node: Node
 ) -> tuple[int, int]:
     """TP and GPU count: given, or the fewest GPUs that hold the weights with room to spare."""
-    tp = s.tp or s.num_gpus or max(s.ep_size, _default_tp(s, device, engine, model))
+    tp = s.tp or s.num_gpus or max(s.ep_size, _default_tp(s, device, engine, model, node))
     num_gpus = s.num_gpus or tp
     if tp % s.ep_size:
         works = ", ".join(str(n) for n in TP_SIZES if tp % n == 0)
@@ -315,12 +316,43 @@ def _splits(model: ModelShape, tp: int) -> bool:
     return cuts_blocks(model, tp) is None
 
 
-def _default_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape) -> int:
+def _default_tp(
+    s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, node: Node
+) -> int:
+    """The fewest GPUs of a node that hold the weights with room to spare, else the most of it."""
     share = engine.defaults.weight_share_for_default_tp
-    for tp in TP_SIZES:
-        if not _splits(model, tp):
-            continue
-        static = share_of(s, device, engine, model, tp).mem_fraction * device.mem_bytes
-        if model.weight_bytes(tp, model.precision) < share * static:
-            return tp
-    return TP_SIZES[-1]
+    sizes = [tp for tp in TP_SIZES if tp <= node.num_gpus and _splits(model, tp)]
+    roomy = (tp for tp in sizes if _weight_share(s, device, engine, model, tp) < share)
+    return next(roomy, sizes[-1] if sizes else TP_SIZES[-1])
+
+
+def _weight_share(
+    s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, tp: int
+) -> float:
+    """The part that weights have of a GPU's memory for weights and caches [1]."""
+    static = share_of(s, device, engine, model, tp).mem_fraction * device.mem_bytes
+    return model.weight_bytes(tp, model.precision) / static
+
+
+def why_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, tp: int) -> str:
+    """Say why :func:`parallel` picked more than one GPU; nothing where the question names them.
+
+    The question without a GPU and a model is the launch setup, whose eight are documented.
+    """
+    usual = type(s).model_fields
+    if s.tp or s.num_gpus or tp == 1 or all(getattr(s, n) == usual[n].default for n in _LAUNCH):
+        return ""
+    picked = f"no --tp is given, and SGLang would start with 1: tp {tp} is picked, as"
+    if tp == s.ep_size:
+        return f"{picked} --ep-size {tp} asks for as many ranks"
+    fewer = next((n for n in reversed(TP_SIZES) if n < tp and _splits(model, n)), None)
+    if fewer is None:
+        return f"{picked} {model.name} is not divided over fewer"
+    here = f"{fewer} x {device.name}"
+    share = _weight_share(s, device, engine, model, fewer)
+    if share >= 1:
+        return f"{picked} the weights do not fit {here}"
+    return (
+        f"{picked} the weights take {share:.0%} of the memory that {here} "
+        f"{'has' if fewer == 1 else 'have'} for weights and caches; --tp {fewer} asks for that"
+    )

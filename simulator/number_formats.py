@@ -6,6 +6,7 @@ from functools import partial
 from dflash_sim.profiles.checkpoints import find_checkpoint
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.formats import (
+    OF_CHECKPOINTS,
     PLAIN,
     check_kv,
     format_named,
@@ -57,6 +58,8 @@ def _quantized(asked: str | None, model: ModelShape) -> Quantized | None:
         return None
     if own is None:
         return _made(asked, model)
+    if own.guessed and asked in OF_CHECKPOINTS:
+        return own
     if _family(asked) != _family(own.name) and not _is_all_in(own, asked):
         other = f", or give --model {model.base}, which it was made of" if model.base else ""
         msg = (
@@ -72,6 +75,8 @@ def _is_all_in(own: Quantized, asked: str) -> bool:
 
     People say ``mxfp4`` of Kimi-K3, whose files are in compressed-tensors.
     """
+    if asked in OF_CHECKPOINTS:
+        return False
     return set(dict(own.formats).values()) == {format_named(asked)}
 
 

@@ -22,19 +22,25 @@ def cuts_blocks(model: ModelShape, tp: int) -> str | None:
             block, on_rank = format_of(formats.form(module)).block, width // tp
             if tp > 1 and width % tp == 0 and on_rank % block:
                 return (
-                    f"leaves each rank {on_rank} of the width of {model.name}'s {_TITLES[module]}, "
+                    f"leaves each rank {on_rank} of the width of {model.name}'s {_title(module)}, "
                     f"no multiple of the {block} that a block of its FP8 scales is wide"
                 )
     return None
 
 
+def _title(module: str) -> str:
+    return _TITLES[module.partition(".")[0]]
+
+
 def _widths(mlp: DenseMlp | MoeMlp | None) -> Iterator[tuple[str, int]]:
     if isinstance(mlp, DenseMlp):
         yield "mlp", mlp.intermediate
+        yield "mlp.down_proj", mlp.intermediate
     elif isinstance(mlp, MoeMlp):
         yield "experts", mlp.intermediate * mlp.ep
         if mlp.shared_intermediate:
             yield "shared_expert", mlp.shared_intermediate
+            yield "shared_expert.down_proj", mlp.shared_intermediate
 
 
 def check_blocks(model: ModelShape, tp: int, *, ep: int) -> None:

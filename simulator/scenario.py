@@ -25,7 +25,7 @@ from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.formats import PLAIN as PLAIN_FORMAT
 from dflash_sim.profiles.formats import format_of, kv_format, quantization_name
 from dflash_sim.profiles.precision import STATE_DTYPES
-from dflash_sim.profiles.quantization.statements import INSTEAD, NOT_PRICED, not_priced
+from dflash_sim.profiles.quantization.untimed import INSTEAD, NOT_PRICED, not_priced
 from dflash_sim.profiles.releases.engine_sheet import HOME
 from dflash_sim.profiles.releases.memory_rules import STRATEGIES
 from dflash_sim.simulator.cost.cycle import Method

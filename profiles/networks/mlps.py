@@ -26,7 +26,7 @@ class DenseMlp:
         """Every weight, for a residual stream of width ``hidden``."""
         up = 2 if self.gate else 1
         yield Weight("gate_up_proj", up * hidden * self.intermediate, module="mlp")
-        yield Weight("down_proj", hidden * self.intermediate, module="mlp")
+        yield Weight("down_proj", hidden * self.intermediate, module="mlp.down_proj")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ class MoeMlp:
         Width that experts work in, behind projections that all share; 0 is the stream's own.
     latent_norm
         A norm of that width, behind the sum of the experts (Kimi-K3).
+    one_front
+        The engine multiplies into the shared expert, the router and the latent space at once, and
+        sums the two kinds of experts over ranks apart, each in its own width (Kimi-K3).
     router_scales
         Values that scale the router beside its weights: 1 for each expert and 1 for each input
         (Gemma 4).
@@ -67,6 +70,7 @@ class MoeMlp:
     gate: bool = True
     latent: int = 0
     latent_norm: bool = False
+    one_front: bool = False
     router_scales: bool = False
     ep: int = 1
 
@@ -116,6 +120,6 @@ class MoeMlp:
         if self.shared_intermediate:
             wide = hidden * self.shared_intermediate
             yield Weight("shared_expert.gate_up_proj", up * wide, module="shared_expert")
-            yield Weight("shared_expert.down_proj", wide, module="shared_expert")
+            yield Weight("shared_expert.down_proj", wide, module="shared_expert.down_proj")
             if self.shared_gate:
                 yield Weight("shared_expert_gate", hidden, 1, module="router")

@@ -11,7 +11,8 @@ from dflash_sim.profiles.networks.layers import AttentionShape, LayerShape
 from dflash_sim.profiles.precision import MODULES, Formats, called
 from dflash_sim.profiles.quantization.module_names import LAYERED, ONCE, Patterns, unknown_names
 from dflash_sim.profiles.quantization.projections import split_modules
-from dflash_sim.profiles.quantization.statements import INSTEAD, Statement, agreed, stated
+from dflash_sim.profiles.quantization.statements import Statement, agreed, stated
+from dflash_sim.profiles.quantization.untimed import INSTEAD
 
 _KEPT = "bfloat16"
 _MAX_LAYERS = 2**10
@@ -33,6 +34,8 @@ class Quantized:
         Numbers of layers that differ from ``formats``, each with the formats that differ.
     split
         Numbers of layers, and modules whose projections have several formats, in words.
+    guessed
+        True if the name of a checkpoint alone says all this: its files may be of another method.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Quantized:
     kv_cache: str | None = None
     layers: tuple[tuple[int, Formats], ...] = ()
     split: tuple[tuple[int, str, str], ...] = ()
+    guessed: bool = False
 
     def fitted(
         self, layers: Sequence[LayerShape], hidden: int, *, mtp: bool
@@ -126,7 +130,13 @@ def read(
     text = config.get("text_config")
     inner: Mapping[str, Any] = text if isinstance(text, Mapping) else {}
     beside = quant_config if quant_config is not None else config.get("hf_quant_config")
-    statement = agreed(_in_config({**inner, **config}, name), _in_file(beside, name), name=name)
+    experts = {**inner, **config}.get("expert_dtype")
+    within = agreed(
+        _in_config(config, experts, name=name),
+        _in_config(inner, experts, name=name, where="text_config"),
+        name=name,
+    )
+    statement = agreed(within, _in_file(beside, name), name=name)
     if statement is None:
         return None
     count = config.get("num_hidden_layers", inner.get("num_hidden_layers"))
@@ -135,18 +145,27 @@ def read(
     return _by_module(statement, family=family, depth=depth, name=name)
 
 
-def _in_config(config: Mapping[str, Any], name: str) -> Statement | None:
-    keys = ("quantization_config", "compression_config")
-    key = next((k for k in keys if config.get(k) is not None), None)
-    if key is None:
-        return None
-    fields = config[key]
-    if not isinstance(fields, Mapping):
-        msg = f"config of {name}: field '{key}' is {repr(fields)[:80]}; expected an object"
-        raise UsageError(msg)
-    # DeepSeek-V4 says beside the object that its experts are narrower than the rest.
-    more = {"expert_dtype": config["expert_dtype"]} if "expert_dtype" in config else {}
-    return stated({**fields, **more} if fields else {}, name=name, file="config.json")
+def _in_config(
+    config: Mapping[str, Any], experts: object, *, name: str, where: str = ""
+) -> Statement | None:
+    """What the objects of a config say, which must not differ; ``where`` is the part of it.
+
+    DeepSeek-V4 says beside the object that its ``experts`` are narrower than the rest.
+    """
+    more = {} if experts is None else {"expert_dtype": experts}
+    found: Statement | None = None
+    for key in ("quantization_config", "compression_config"):
+        fields = config.get(key)
+        if fields is None:
+            continue
+        if not isinstance(fields, Mapping):
+            msg = f"config of {name}: field '{key}' is {repr(fields)[:80]}; expected an object"
+            raise UsageError(msg)
+        said = stated({**fields, **more} if fields else {}, name=name, file="config.json")
+        if said is not None and (found is not None or where):
+            said = replace(said, file=f"{where or key} of config.json")
+        found = agreed(found, said, name=name)
+    return found
 
 
 def _in_file(raw: object, name: str) -> Statement | None:

@@ -60,7 +60,7 @@ class GdnShape:
         yield Weight("dt_bias", self.num_v_heads)
         yield Weight("A_log", self.num_v_heads)
         yield Weight("norm", self.head_v_dim, 1)
-        yield Weight("out_proj", self.value_dim * hidden, module="gdn")
+        yield Weight("out_proj", self.value_dim * hidden, module="gdn.out_proj")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Mamba2Shape:
         yield Weight("conv1d", self.conv_dim * (self.conv_kernel + int(self.conv_bias)))
         yield Weight("heads", 3 * self.num_heads)
         yield Weight("norm", self.inner)
-        yield Weight("out_proj", self.inner * hidden, module="gdn")
+        yield Weight("out_proj", self.inner * hidden, module="gdn.out_proj")
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def kimi_mlps(f: Fields, num_layers: int) -> tuple[Mlp, ...]:
     experts = moe(f, shared=width, shared_gate=False, correction_bias=True)
     narrow = f.integer("routed_expert_hidden_size", default=0, low=0)
     normed = narrow > 0 and f.flag("latent_moe_use_norm", default=False)
-    experts = replace(experts, latent=narrow, latent_norm=normed)
+    front = narrow > 0 and width > 0
+    experts = replace(experts, latent=narrow, latent_norm=normed, one_front=front)
     return sparse_or_dense(f, sparse_after(f, num_layers), experts)
 
 

@@ -15,10 +15,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "attention.o_proj": ("self_attn.o_proj", "attn.o_proj", "attn.wo_b", "mixer.o_proj"),
     "gdn": (
-        *(f"linear_attn.{x}" for x in ("in_proj_qkv", "in_proj_qkvz", "in_proj_z", "out_proj")),
+        *(f"linear_attn.{x}" for x in ("in_proj_qkv", "in_proj_qkvz", "in_proj_z")),
         "mixer.in_proj",
         "mamba.in_proj",
     ),
+    "gdn.out_proj": tuple(f"{x}.out_proj" for x in ("linear_attn", "mixer", "mamba")),
     "gdn_gates": tuple(f"linear_attn.{x}" for x in ("in_proj_a", "in_proj_b", "in_proj_ba")),
     "mlp": (
         "mlp.gate_proj",
@@ -26,6 +27,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "feed_forward.gate_proj",
         "mixer.up_proj",
     ),
+    "mlp.down_proj": tuple(f"{x}.down_proj" for x in ("mlp", "feed_forward", "mixer")),
     "experts": (
         "mlp.experts.0.gate_proj",
         "mlp.experts.gate_up_proj",
@@ -40,6 +42,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "ffn.shared_experts.w1",
         "feed_forward.shared_expert.gate_proj",
         "mixer.shared_experts.up_proj",
+    ),
+    "shared_expert.down_proj": (
+        *(f"mlp.{x}.down_proj" for x in ("shared_expert", "shared_experts")),
+        "block_sparse_moe.shared_experts.down_proj",
+        "ffn.shared_experts.w2",
+        "feed_forward.shared_expert.down_proj",
+        "mixer.shared_experts.down_proj",
     ),
 }
 # Families that have a name for something else than the others do.

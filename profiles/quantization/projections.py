@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 
 from dflash_sim.profiles.formats import PLAIN
 
-# Projections of a module that are priced in one format, by where they are: each with its names.
-_GATED = (("gate_proj", "gate_up_proj"), ("up_proj", "gate_up_proj"), ("down_proj",))
+# Projections that are one product, or two that are timed as one, by where they are: each with its
+# names. Those behind an activation or a rule have formats of their own.
+_INTO = (("gate_proj", "gate_up_proj"), ("up_proj", "gate_up_proj"))
+_GATED = (*_INTO, ("down_proj",))
 _PLAIN = (("up_proj",), ("down_proj",))
 _NUMBERED = (("w1",), ("w3",), ("w2",))
 _TOGETHER: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
@@ -16,10 +18,9 @@ _TOGETHER: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
         "linear_attn": (
             ("in_proj_qkv", "in_proj_qkvz"),
             ("in_proj_z", "in_proj_qkvz"),
-            ("out_proj",),
         ),
     },
-    "mlp": {"mlp": _GATED, "feed_forward": _GATED, "mixer": _PLAIN},
+    "mlp": {"mlp": _INTO, "feed_forward": _INTO},
     "experts": {
         "mlp.experts.0": _GATED,
         "mlp.experts": _GATED,
@@ -32,12 +33,11 @@ _TOGETHER: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
         "mixer.experts.0": _PLAIN,
     },
     "shared_expert": {
-        "mlp.shared_expert": _GATED,
-        "mlp.shared_experts": _GATED,
-        "block_sparse_moe.shared_experts": _GATED,
-        "ffn.shared_experts": _NUMBERED,
-        "feed_forward.shared_expert": _GATED,
-        "mixer.shared_experts": _PLAIN,
+        "mlp.shared_expert": _INTO,
+        "mlp.shared_experts": _INTO,
+        "block_sparse_moe.shared_experts": _INTO,
+        "ffn.shared_experts": _NUMBERED[:2],
+        "feed_forward.shared_expert": _INTO,
     },
 }
 

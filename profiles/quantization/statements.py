@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.quantization.untimed import INSTEAD, NOT_PRICED, not_priced
 
 _BLOCKS = {None: "fp8", (128, 128): "fp8_block", (1, 32): "mxfp8"}
 # ModelOpt's algorithms, each with our format and what SGLang's --quantization calls it.
@@ -28,23 +29,9 @@ _KV = {"FP8": "fp8", "NVFP4": "nvfp4"}
 _KV_BITS = ((8, "FP8"), (4, "NVFP4"))
 _NOT_QUANTISED = "NONE"
 _NO_KV = {"", _NOT_QUANTISED, "AUTO"}  # ways to say no format of keys and values
-# Methods that SGLang or others know, and whose kernels are in no table.
-NOT_PRICED = {
-    "bitsandbytes": "bitsandbytes",
-    "gguf": "GGUF",
-    "quark": "AMD Quark",
-    "torchao": "torchao",
-    "w4afp8": "INT4 weights with FP8 activations",
-    "hqq": "HQQ",
-    "aqlm": "AQLM",
-    "exl2": "EXL2",
-    "exl3": "EXL3",
-    "qoq": "QoQ",
-    "modelslim": "ModelSlim",
-}
+_UNFINISHED = ("initialized", "calibration")  # of compressed-tensors: weights are 16 bits still
 _GROUP = 16  # of NVFP4
 _WHOLE = 16  # bits of a module that is not quantised
-INSTEAD = "ask for its FP8, NVFP4, AWQ or GPTQ checkpoint"
 _GROUPS = {32: "int4_g32", 64: "int4_g64", 128: "int4"}
 _IN_BLOCK = "modules_in_block_to_quantize"
 _LISTS = ("exclude_modules", "ignore", "modules_to_not_convert", "ignored_layers")
@@ -191,11 +178,6 @@ def stated(fields: Mapping[str, Any], *, name: str, file: str) -> Statement | No
     return _READERS[key](said)
 
 
-def not_priced(method: str) -> str:
-    """Say which method has no times, by its name in :data:`NOT_PRICED`."""
-    return f"{NOT_PRICED[method]}, whose kernels are in no table"
-
-
 def _modelopt(said: _Said, algo: str, method: str) -> Statement:
     """NVIDIA's Model Optimizer: one algorithm, or one for each of the layers that it lists."""
     if algo.upper() != _MIXED:
@@ -296,8 +278,11 @@ def _in_block(said: _Said) -> tuple[str, ...]:
 
 
 def _integer(said: _Said) -> str:
-    bits = said.only({4: "int4", 8: "w8a16"}, 4, "bits", "w_bit")
     said.only({"int": ""}, "int", "data_type")
+    if said.get("bits", "w_bit") is None:
+        what = f"it is quantised by halves: {said.get('quant_method')} names no bits"
+        raise said.refuse(what, "expected 4 or 8")
+    bits = said.only({4: "int4", 8: "w8a16"}, 4, "bits", "w_bit")
     return _grouped(said, said.fields) if bits == "int4" else bits
 
 
@@ -307,6 +292,9 @@ def _compressed_tensors(said: _Said) -> Statement:
     if not groups:
         what = "compressed-tensors without config_groups"
         raise said.refuse(what, "expected one at least")
+    if (status := said.get("quantization_status")) in _UNFINISHED:
+        what = f"it is quantised by halves: quantization_status is {status}"
+        raise said.refuse(what, "take the checkpoint that is compressed")
     linear: str | None = None
     listed: dict[str, list[str]] = {}
     for group in groups.values():

@@ -3,7 +3,7 @@
 import re
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.quantization.statements import INSTEAD, not_priced
+from dflash_sim.profiles.quantization.untimed import INSTEAD, not_priced
 
 OLD_NAMES = {"neuralmagic": "redhatai"}
 # Schemes of what a suffix means, the first that fits it; of experts where a model has some.

@@ -29,6 +29,7 @@ from dflash_sim.simulator.cost.layers import (
 from dflash_sim.simulator.cost.mla_layers import compressed_mixer, mla_mixer
 from dflash_sim.simulator.cost.ops import AnyCall, Call
 
+_NORMS = ("input_norm", "post_attention_norm")
 _PARTS: dict[type, Callable[..., list[AnyCall]]] = {
     AttentionShape: attention_mixer,
     MlaShape: mla_mixer,
@@ -59,6 +60,8 @@ def layers(
             k, layer.ngrams, layer.streams.count * hidden, hidden, size.tokens, count
         )
     if layer.depth is not None:
+        # One kernel attends to the sums and norms what a part reads: no norm of its own runs.
+        calls = [call for call in calls if call.op.name not in _NORMS]
         read = (layer.depth + 2) * size.tokens * hidden  # with the last sum, and what is written
         calls.append(k.small("attention_residuals", float(read), layer.parts * count))
     if layer.extra_norms > 0:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.profiles.networks.attention import BlockChoice
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
@@ -238,7 +239,7 @@ def gdn_mixer(
         k.gemm("in_proj_qkvz", t, conv + value, hidden, of="gdn", count=count),
         gates,
         k.gated_norm(size, value, count),
-        k.gemm("out_proj", t, hidden, value, of="gdn", count=count),
+        k.gemm("out_proj", t, hidden, value, of="gdn.out_proj", count=count),
         *k.all_reduce("gdn_all_reduce", t, hidden, count),
     ]
     kd, vd = g.head_k_dim, g.head_v_dim
@@ -297,7 +298,7 @@ def mamba2_mixer(
         k.layer_norm("input_norm", size, hidden, count),
         k.gemm("in_proj", t, inner + conv + heads, hidden, of="gdn", count=count),
         k.gated_norm(size, inner, count),
-        k.gemm("out_proj", t, hidden, inner, of="gdn", count=count),
+        k.gemm("out_proj", t, hidden, inner, of="gdn.out_proj", count=count),
         *k.all_reduce("mamba_all_reduce", t, hidden, count),
     ]
     shape = (heads, groups, m.state, m.head_dim)
@@ -320,7 +321,7 @@ def dense_mlp(
         k.layer_norm("post_attention_norm", size, hidden, count),
         k.gemm("gate_up_proj", tokens, up * inter, hidden, of="mlp", count=count),
         k.cached("activation", (up + 1.0) * tokens * inter, count),
-        k.gemm("down_proj", tokens, hidden, inter, of="mlp", count=count),
+        k.gemm("down_proj", tokens, hidden, inter, of="mlp.down_proj", count=count),
         *k.all_reduce("mlp_all_reduce", tokens, hidden, count),
     ]
 
@@ -344,24 +345,36 @@ def moe_mlp(
         matrices=mlp.matrices,
         ep=mlp.ep,
     )
+    inter, up = mlp.shared_intermediate // tp, mlp.matrices - 1
+    at_once = mlp.one_front and all(
+        precision.form(x) == PLAIN for x in ("shared_expert", "router", "mlp")
+    )
+    front, name = mlp.num_experts, "router"
+    if at_once:
+        front, name = front + mlp.latent + up * inter, "moe_front"
     calls = [
         k.layer_norm("post_attention_norm", size, hidden, count),
-        k.gemm("router", tokens, mlp.num_experts, hidden, of="router", count=count),
+        k.gemm(name, tokens, front, hidden, of="router", count=count),
         Call(routed, count),
-        *k.all_reduce("moe_all_reduce", tokens, hidden, count),
+        *k.all_reduce("moe_all_reduce", tokens, mlp.latent if at_once else hidden, count),
     ]
-    if mlp.latent:
+    if mlp.latent and not at_once:
         calls.append(k.gemm("latent_in", tokens, mlp.latent, hidden, of="mlp", count=count))
+    if mlp.latent:
         calls.append(k.gemm("latent_out", tokens, hidden, mlp.latent, of="mlp", count=count))
     if mlp.shared_intermediate:
-        inter, up = mlp.shared_intermediate // tp, mlp.matrices - 1
+        gate_up = k.gemm(
+            "shared_gate_up_proj", tokens, up * inter, hidden, of="shared_expert", count=count
+        )
         beside = [
-            k.gemm(
-                "shared_gate_up_proj", tokens, up * inter, hidden, of="shared_expert", count=count
-            ),
+            *([] if at_once else [gate_up]),
             k.cached("shared_activation", (up + 1.0) * tokens * inter, count),
-            k.gemm("shared_down_proj", tokens, hidden, inter, of="shared_expert", count=count),
+            k.gemm(
+                "shared_down_proj", tokens, hidden, inter, of="shared_expert.down_proj", count=count
+            ),
         ]
+        if at_once:
+            beside += k.all_reduce("shared_all_reduce", tokens, hidden, count)
         if mlp.shared_gate:
             beside.append(k.small("shared_gate", 2.0 * tokens * hidden, count))
         calls += [Call(c.op, c.count, "shared_expert_exposed") for c in beside]

@@ -25,6 +25,7 @@ from dflash_sim.simulator.cost.untabled_kernels import (
     busy_share,
     cached_s,
     op_rows,
+    unpacked_values,
     wide_words,
 )
 
@@ -88,6 +89,7 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
     own = attention_rows(op, cost.engine.wide, cost.backend)
     if own is not None and own.factor is not None:
         where += f" x {own.factor.value:.2f} for {op_rows(op)} rows ({own.factor.evidence})"
+    where += _unpacked(cost, op)
     if cost.lender is not None and cost.measured is None:
         where += f", scaled from {cost.lender.name}"
     return (where, *_factors(cost, op, timing))
@@ -98,7 +100,15 @@ def _roofline(cost: CostModel, op: Op) -> str:
     if isinstance(op, Collective):
         return f"roofline at {at[0]}"
     at.append(_said(cost.engine, "matmul_flop_eff"))
-    return f"roofline{_in_formats(cost, op)} at {' and '.join(at)}"
+    return f"roofline{_in_formats(cost, op)} at {' and '.join(at)}{_unpacked(cost, op)}"
+
+
+def _unpacked(cost: CostModel, op: Op) -> str:
+    """Say what it takes to make bf16 of cached values where no instruction does."""
+    if not unpacked_values(op, cost.device):
+        return ""
+    constant = cost.engine.constants["kv_unpack"]
+    return f", with kv_unpack {constant.value:.2f} ({constant.evidence})"
 
 
 def _in_formats(cost: CostModel, op: Op) -> str:

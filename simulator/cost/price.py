@@ -49,7 +49,7 @@ from dflash_sim.simulator.cost.ops import (
     experts_touched,
 )
 from dflash_sim.simulator.cost.parts import PARTS, Cost, Priced
-from dflash_sim.simulator.cost.untabled_kernels import elementwise_s, rows_factor, wide_s
+from dflash_sim.simulator.cost.untabled_kernels import elementwise_s, rows_factor, unpack_s, wide_s
 
 BALANCED = "balanced"
 _CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention | CompressedAttention
@@ -209,7 +209,7 @@ class CostModel:
         if isinstance(op, Moe):
             compute *= self.busiest(op).load
             launch += self.engine["router_kernel"]  # the tables time top-k choice with experts
-        return launch + max(move, compute)
+        return launch + max(move, compute) + unpack_s(op, self.engine, device)
 
     def _products_flop_s(self, op: Op, device: Device) -> float:
         """Rate of products in the formats of ``op`` [FLOP/s]."""

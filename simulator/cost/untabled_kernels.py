@@ -6,11 +6,20 @@ each other inside a request; the constants are those of an architecture, in the 
 
 from math import ceil, hypot, sqrt
 
+from dflash_sim.profiles.formats import format_of
 from dflash_sim.profiles.releases.elsewhere import AttentionRows, WideKernels
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
-from dflash_sim.profiles.units import US, MiB
-from dflash_sim.simulator.cost.ops import Attention, Elementwise, GdnConv, GdnRecurrent, Op
+from dflash_sim.profiles.units import MEGA, US, MiB
+from dflash_sim.simulator.cost.latent_ops import MlaDecode, SparseAttention
+from dflash_sim.simulator.cost.ops import (
+    Attention,
+    Elementwise,
+    GdnConv,
+    GdnRecurrent,
+    Op,
+    PrefillAttention,
+)
 
 _FIXED = {"norm": "norm_kernel", "vocab": "vocab_kernel"}  # all others are small kernels
 
@@ -50,6 +59,36 @@ def wide_words(op: Op, wide: WideKernels, backend: str | None) -> str:
     assert rows is not None
     assert rows.token is not None
     return f"{at}, {backend}, {rows.token.quantity.si / US:.3f} us a cached token (fitted)"
+
+
+def unpack_s(op: Op, engine: EngineSheet, device: Device) -> float:
+    """Return the time that cached values take to become bf16 where no instruction does it [s].
+
+    Each tile of queries does it anew; what a prefill has just computed is in bf16 still.
+    """
+    values = unpacked_values(op, device)
+    return values / MEGA / device.sm_count * engine["kv_unpack"] if values else 0.0
+
+
+def unpacked_values(op: Op, device: Device) -> float:
+    """Return how often a cached value is taken apart by several instructions."""
+    if not isinstance(op, Attention | PrefillAttention | MlaDecode | SparseAttention):
+        return 0.0
+    kv = format_of(op.precision.kv_cache).kv
+    if kv is None or device.arch not in kv.unpacked_on:
+        return 0.0
+    match op:
+        case Attention():
+            read, rows = op.kv_len * 2 * op.kv_heads * op.head_dim, op.rows
+        case PrefillAttention():
+            seen = min(op.prefix, op.window) if op.window else op.prefix
+            read, rows = seen * 2 * op.kv_heads * op.head_dim, ceil(op.seq)
+        case MlaDecode():
+            read, rows = op.kv_len * (op.latent + op.rope), op.rows
+        case SparseAttention():
+            return op.read * (op.latent + op.rope) * ceil(op.heads / kv.unpacked_rows)
+    group = op.heads if isinstance(op, MlaDecode) else op.heads // op.kv_heads
+    return op.requests * read * ceil(rows * group / kv.unpacked_rows)
 
 
 def op_rows(op: Op) -> int:

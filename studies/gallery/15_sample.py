@@ -4,8 +4,8 @@ All plain measurements of SGLang in a public sample: Qwen3.5-397B in bf16, FP8 a
 DeepSeek-R1, GLM-5, Qwen3-235B, Qwen3-32B and Llama-3.1-8B on B200, B300, H200 and H100, with the
 launch flags of their benchmark. None of them had a say in a constant. Beside them what two other
 tools say of the same rows; rows that speculate without saying so test the speculative model.
-Takes a quarter of an hour. Prints tables; ``--write`` updates the .out and the .json beside this
-file, and the accuracy pages.
+Takes some three minutes of two cores. Prints tables; ``--write`` updates the .out and the .json
+beside this file, and the accuracy pages.
 
     python studies/gallery/15_sample.py [--jobs 2] [--write]
 """

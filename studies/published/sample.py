@@ -14,6 +14,7 @@ import pandas as pd
 
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
+from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.studies.published.findings import Findings
@@ -63,10 +64,11 @@ def answers(
     only: Callable[[Observation], bool] | None = None,
 ) -> Answers:
     """Predict the sample, or the rows of it that ``only`` selects."""
-    asked = [row for row in sample_rows() if only is None or only(row)]
-    rows, refused = rows_of([_with_length(given(o)) for o in asked], engine)
-    ours = _ours(judged(home, rows, jobs=jobs), rows)
-    theirs = [line for row in rows for line in _theirs(row.observation)]
+    with one_look():
+        asked = [row for row in sample_rows() if only is None or only(row)]
+        rows, refused = rows_of([_with_length(given(o)) for o in asked], engine)
+        ours = _ours(judged(home, rows, jobs=jobs, with_interval=False), rows)
+        theirs = [line for row in rows for line in _theirs(row.observation)]
     lines = [*ours, *theirs]
     return Answers(pd.DataFrame(lines), tuple(why for _, why in refused))
 

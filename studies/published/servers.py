@@ -235,24 +235,27 @@ def after_plain(
     return judged(found.calibration, asked, jobs=jobs)
 
 
-def judged(known: Calibration, rows: Sequence[Row], *, jobs: int) -> pd.DataFrame:
+def judged(
+    known: Calibration, rows: Sequence[Row], *, jobs: int, with_interval: bool = True
+) -> pd.DataFrame:
     """Predict rows, and compare every speed and time that they have.
 
     Returns
     -------
     DataFrame
-        One line per row and metric: ``error`` is predicted over measured, less one [1].
+        One line per row and metric: ``error`` is predicted over measured, less one [1]; ``inside``
+        tells whether the interval holds what was measured, where there is one.
     """
-    tasks = [(row, known) for row in rows]
+    tasks = [(row, known, with_interval) for row in rows]
     with Pool(jobs) as pool:
         lines = [line for found in pool.map(_judge, tasks) for line in found]
     return pd.DataFrame(lines)
 
 
-def _judge(row: Row, known: Calibration) -> list[dict[str, object]]:
+def _judge(row: Row, known: Calibration, with_interval: bool) -> list[dict[str, object]]:
     scenario = Scenario.parse(**(row.scenario.model_dump(exclude_unset=True) | {"runs": RUNS}))
     setup = resolve(scenario, calibration=known)
-    result = predict(scenario, with_baseline=False, setup=setup)
+    result = predict(scenario, with_baseline=False, with_interval=with_interval, setup=setup)
     about = {
         "row": row.observation.row,
         "id": str(row.observation.about.get("id", "")),
@@ -270,15 +273,17 @@ def _judge(row: Row, known: Calibration) -> list[dict[str, object]]:
         measured = row.observation.metrics.get(metric)
         if not measured or not result.values.get(metric):
             continue
-        low, high = result.intervals.get(metric) or result.intervals[MEAN_OF.get(metric, metric)]
-        lines.append(
-            {
-                **about,
-                "metric": metric.partition("_")[2],
-                "measured": measured,
-                "predicted": result.values[metric],
-                "error": result.values[metric] / measured - 1,
-                "inside": float(low <= measured <= high),
-            }
-        )
+        line: dict[str, object] = {
+            **about,
+            "metric": metric.partition("_")[2],
+            "measured": measured,
+            "predicted": result.values[metric],
+            "error": result.values[metric] / measured - 1,
+        }
+        if with_interval:
+            low, high = (
+                result.intervals.get(metric) or result.intervals[MEAN_OF.get(metric, metric)]
+            )
+            line["inside"] = float(low <= measured <= high)
+        lines.append(line)
     return lines

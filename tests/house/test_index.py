@@ -91,7 +91,7 @@ COVERED = {
     "profiles/releases/test_calibration": ["server_levels"],
     "profiles/releases/test_engine_sheet": ["engine_records memory_rules"],
     "profiles/test_profiles": ["find load quantity_sheet sheets units"],
-    "profiles/test_checkpoints": ["profiles/quantization: suffixes"],
+    "profiles/test_checkpoints": ["profiles/quantization: suffixes untimed"],
     "profiles/networks/test_quantized": [
         "profiles/quantization: module_names projections statements"
     ],

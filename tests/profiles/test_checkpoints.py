@@ -164,8 +164,19 @@ class TestByConvention:
         assert (model.params, model.context) == (load_model(listed).params, 262144)
 
     def test_a_model_without_a_sheet_is_refused(self) -> None:
-        with pytest.raises(UsageError, match="by its name; no sheet has its model"):
+        said = r"to FP8, by its name; no sheet has its model: unknown model 'Bar-7B'\. Nearest of"
+        with pytest.raises(UsageError, match=said):
             load_model("Foo/Bar-7B-FP8")
+        with pytest.raises(UsageError, match="is quantised to W8A8, by its name"):
+            load_model("RedHatAI/Bar-7B-quantized.w8a8")
+
+    @pytest.mark.parametrize("name", ["lmsys/gpt-oss-20b-bf16", "unsloth/Kimi-K2.5-BF16"])
+    def test_a_name_may_say_that_nothing_is_quantised(self, name: str) -> None:
+        model = load_model(name)
+        assert model.quantized is None
+        assert model.weight_bytes(1, model.precision) == pytest.approx(2 * model.params, rel=1e-3)
+        with pytest.raises(UsageError, match="unknown model 'gpt-oss-99b-bf16'"):
+            load_model("gpt-oss-99b-bf16")
 
     def test_a_name_that_says_nothing(self) -> None:
         assert find_checkpoint("Qwen/Qwen3-8B") is None

@@ -141,6 +141,18 @@ def test_a_cache_that_a_backend_cannot_read() -> None:
         check_kv("fp8", backend="fa4", **default)
 
 
+def test_before_ada_two_backends_read_no_fp8_cache() -> None:
+    """FlashAttention takes 16 bits there, and Triton's fp8e4nv came with SM89."""
+    known = ("fa3", "flashinfer", "triton")
+    here: dict[str, Any] = {"backends": known, "arch": "ampere", "gpu": "a100"}
+    for backend in ("fa3", "triton"):
+        with pytest.raises(UsageError, match=r"there these do: flashinfer\. .* --kv-cache-dtype "):
+            check_kv("fp8", backend=backend, **here)
+    check_kv("fp8", backend="flashinfer", **here)
+    check_kv("fp8_e5m2", backend="triton", **here)
+    check_kv("fp8", backend="triton", **here | {"arch": "ada"})
+
+
 def test_a_new_precision_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = '\n[fp6]\nbits = 6.25\nspelled = ["mxfp6"]\nrunz_on = []\nsource = "OCP"\n'
     path = tmp_path / "formats.toml"

@@ -417,3 +417,39 @@ def test_flashinfer_refuses_other_states_on_blackwell() -> None:
         resolve(Scenario.parse(**asked))
     dense = Scenario.parse(model="qwen3-8b", tp=1, **asked)
     assert resolve(dense).memory.gdn_bytes == 0  # it has no such states
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"gpu": "rtx_3090", "model": "qwen3-8b"},
+            r"tp 2 is picked, as .* 76% .* 1 x rtx_3090 has",
+        ),
+        (
+            {"gpu": "rtx_3090", "model": "qwen3.6-27b"},
+            "tp 4 .* the weights do not fit 2 x rtx_3090",
+        ),
+        ({"gpu": "h200", "model": "qwen3.5-35b-a3b", "ep_size": 4}, "tp 4 .* --ep-size 4 asks"),
+    ],
+)
+def test_a_tp_that_nobody_gave_is_explained(asked: dict[str, Any], said: str) -> None:
+    load = {"method": "none", "conc": 4, "isl": 512, "osl": 64}
+    warnings = resolve(Scenario.parse(**load, **asked)).warnings
+    assert re.search(
+        f"no --tp is given, and SGLang would start with 1: {said}", "\n".join(warnings)
+    )
+    for named in ({"tp": 4}, {"num_gpus": 4}):
+        told = resolve(Scenario.parse(**load, **asked, **named)).warnings
+        assert not any("is picked" in w for w in told)
+
+
+def test_the_launch_setup_has_the_tp_of_its_documentation() -> None:
+    assert not any("is picked" in w for w in resolve(Scenario.parse()).warnings)
+
+
+def test_no_tp_is_picked_beyond_a_node() -> None:
+    """A DGX Spark is one GPU: what does not fit it is refused with the precision that would."""
+    load = {"method": "none", "conc": 4, "isl": 512, "osl": 64}
+    with pytest.raises(InfeasibleError, match="no TP up to 1 does, but --quantization fp8 would"):
+        resolve(Scenario.parse(**load, gpu="gb10", model="qwen3-next-80b-a3b"))

@@ -106,6 +106,27 @@ def test_a_checkpoint_of_another_method_is_not_what_is_asked_for() -> None:
     assert plain(model="qwen3-30b-a3b-fp8", tp=1).precision.form("experts") == "fp8_block"
 
 
+@pytest.mark.parametrize(
+    ("model", "quantization"),
+    [
+        ("cpatonn/Qwen3-Coder-30B-A3B-Instruct-AWQ-4bit", "compressed-tensors"),
+        ("Intel/Qwen3.6-27B-int4-AutoRound", "auto-round"),
+        ("Intel/Qwen3.6-27B-int4-AutoRound", "inc"),
+        ("unsloth/Qwen3.6-27B-NVFP4", "compressed-tensors"),
+        ("QuantTrio/Qwen3.6-35B-A3B-AWQ", "moe_wna16"),
+        ("nvidia/Qwen3.6-35B-A3B-NVFP4", "modelopt_mixed"),
+    ],
+)
+def test_a_name_says_the_format_and_a_launch_may_say_whose_files(
+    model: str, quantization: str
+) -> None:
+    """What is guessed from a name may be in the files of any method; a listed one is not."""
+    asked = plain(model=model, quantization=quantization, gpu="b200", tp=1)
+    assert asked.precision.modules == plain(model=model, gpu="b200", tp=1).precision.modules
+    with pytest.raises(UsageError, match="qwen3-8b-awq is a checkpoint in awq already"):
+        plain(model="Qwen/Qwen3-8B-AWQ", quantization="compressed-tensors")
+
+
 def test_bf16_by_name_is_the_default() -> None:
     assert step_s(plain(quantization="bf16")) == step_s(plain())
     assert plain(kv_cache_dtype="auto").precision == plain().precision

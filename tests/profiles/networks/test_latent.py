@@ -18,6 +18,7 @@ PARAMS = {  # of the language model, its MTP layer left out
     "deepseek-v3.2": 671_877_944_064,
     "kimi-k2-instruct": 1_026_408_232_448,  # Hugging Face counts 1,026 B
     "kimi-k2.5": 1_026_408_232_448,
+    "glm-4.7-flash": 29_943_393_920,  # 31,221,488,576 with its MTP layer and what that copies
     "glm-5": 743_911_218_432,  # 744B-A40B; 753.9 B with its MTP layer
     "glm-5.2": 743_377_019_904,  # 57 indexers fewer
     "deepseek-v4-flash": 284_332_240_471,  # 284B-A13B

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.formats import bytes_of
 from dflash_sim.profiles.networks.hf_config import parse_model
 from dflash_sim.profiles.networks.quantized import Quantized, online, read
 
@@ -267,10 +269,32 @@ class TestLayersThatDiffer:
 
 class TestBadInput:
     @pytest.mark.parametrize(
+        ("more", "where"),
+        [
+            ({"compression_config": {"quant_method": "awq", "bits": 4}}, "compression_config"),
+            ({"text_config": {"quantization_config": {"quant_method": "mxfp8"}}}, "text_config"),
+        ],
+    )
+    def test_two_objects_of_one_file_that_disagree(self, more: dict[str, Any], where: str) -> None:
+        with pytest.raises(UsageError, match=f"config.json and {where} of config.json of x disa"):
+            read(layers(quant_method="fp8") | more, name="x")
+        same = {"compression_config": {"quant_method": "fp8"}}
+        assert read(layers(quant_method="fp8") | same, name="x") is not None
+
+    @pytest.mark.parametrize(
         ("said", "complaint"),
         [
             ({"bits": 4}, "by halves: the object names no quant_method nor quant_algo"),
             ({"quant_method": "modelopt"}, "by halves: the object names no quant_algo"),
+            ({"quant_method": "gptq", "group_size": 128}, "by halves: gptq names no bits"),
+            (
+                {
+                    "quant_method": "compressed-tensors",
+                    "quantization_status": "calibration",
+                    "config_groups": {"a": {}},
+                },
+                "by halves: quantization_status is calibration; take the checkpoint that is com",
+            ),
             (
                 {"quant_method": "squeezed"},
                 "unknown quant_method of x 'squeezed'. Have: auto",
@@ -415,25 +439,15 @@ ROUTED = {
 
 
 class TestProjections:
-    """A module is priced in one format, so one of several is refused."""
+    """What is one product, or timed as one, is priced in one format; other products have theirs."""
 
     @pytest.mark.parametrize(
         ("said", "fields", "named"),
         [
             (
-                {"config_groups": {"a": FOUR}, "ignore": ["lm_head", "re:.*down_proj"]},
-                {},
-                "layers.0.mlp.down_proj is bf16 beside int4 gate_proj",
-            ),
-            (
                 {"config_groups": {"a": FOUR}, "ignore": ["re:.*down_proj"]},
                 ROUTED,
                 "mlp.experts.0.down_proj is bf16 beside int4 gate_proj",
-            ),
-            (
-                {"config_groups": {"a": FOUR, "b": EIGHT | {"targets": ["re:.*down_proj"]}}},
-                {},
-                "mlp.down_proj is w8a16 beside int4 gate_proj",
             ),
             (
                 {"config_groups": {"a": FOUR}, "ignore": ["model.layers.3.mlp.up_proj"]},
@@ -446,23 +460,18 @@ class TestProjections:
                 "self_attn.v_proj is bf16 beside int4 q_proj",
             ),
             (
-                {"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["down_proj"]},
+                {"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["up_proj"]},
                 {},
-                "mlp.down_proj is bf16 beside int4 gate_proj",
+                "mlp.up_proj is bf16 beside int4 gate_proj",
             ),
             (
                 {
                     "quant_method": "gptq",
                     "bits": 4,
-                    "modules_in_block_to_quantize": [["mlp.gate_proj", "mlp.up_proj"]],
+                    "modules_in_block_to_quantize": [["mlp.gate_proj", "mlp.down_proj"]],
                 },
                 {},
-                "mlp.down_proj is bf16 beside int4 gate_proj",
-            ),
-            (
-                {"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*down_proj": {"bits": 8}}},
-                {},
-                "mlp.down_proj is w8a16 beside int4 gate_proj",
+                "mlp.up_proj is bf16 beside int4 gate_proj",
             ),
         ],
     )
@@ -472,6 +481,52 @@ class TestProjections:
         config = shape({"quant_method": "compressed-tensors"} | said, **fields)
         with pytest.raises(UsageError, match=f"{re.escape(named)}, and .* is not modelled"):
             parse_model(config, name="x", source="a test")
+
+    @pytest.mark.parametrize(
+        ("said", "down"),
+        [
+            ({"config_groups": {"a": FOUR}, "ignore": ["lm_head", "re:.*down_proj"]}, B),
+            (
+                {"config_groups": {"a": FOUR, "b": EIGHT | {"targets": ["re:.*down_proj"]}}},
+                "w8a16",
+            ),
+            ({"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["down_proj"]}, B),
+            (
+                {"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*down_proj": {"bits": 8}}},
+                "w8a16",
+            ),
+        ],
+    )
+    def test_behind_an_activation_have_a_format_of_their_own(
+        self, said: dict[str, Any], down: str
+    ) -> None:
+        config = shape({"quant_method": "compressed-tensors"} | said)
+        model = parse_model(config, name="x", source="a test")
+        assert model.precision.form("mlp") == "int4"
+        assert model.precision.form("mlp.down_proj") == down
+        whole = parse_model(shape({"quant_method": "awq", "bits": 4}), name="x", source="a test")
+        more = model.weight_bytes(1, model.precision) - whole.weight_bytes(1, whole.precision)
+        params = len(model.layers) * model.hidden * 1024
+        assert more == pytest.approx(params * (bytes_of(down) - bytes_of("int4")))
+
+    def test_of_one_layer_may_differ(self) -> None:
+        from dflash_sim.simulator.cost.layers import Rows
+        from dflash_sim.simulator.cost.passes import target_forward
+
+        said = {"quant_method": "awq", "bits": 4}
+        said["modules_to_not_convert"] = ["model.layers.2.mlp.down_proj"]  # type: ignore[assignment]
+        model = parse_model(shape(said), name="x", source="a test")
+        calls = target_forward(model, tp=1, size=Rows(1, 1), precision=model.precision)
+        found: Counter[tuple[str, str]] = Counter()
+        for call in calls:
+            if call.op.name in ("down_proj", "gate_up_proj"):
+                found[call.op.name, call.op.precision.weights] += call.count  # type: ignore[union-attr]
+        n = len(model.layers)
+        assert found == {
+            ("gate_up_proj", "int4"): n,
+            ("down_proj", "int4"): n - 1,
+            ("down_proj", B): 1,
+        }
 
     @pytest.mark.parametrize(
         "ignore",

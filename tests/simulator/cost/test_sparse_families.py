@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dflash_sim.profiles.load import load_device, load_model
 from dflash_sim.profiles.networks.hf_config import ModelShape
+from dflash_sim.profiles.networks.quantized import everywhere
 from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.times.op_tables import OpTables
@@ -155,6 +156,22 @@ def test_sums_of_earlier_layers_are_read_more_the_deeper() -> None:
     ]
     assert max(read) == 2 * 7168 * (8 + 2)
     assert min(read) == 2 * 7168 * 2
+
+
+def test_one_product_leads_into_all_experts_of_kimi_k3() -> None:
+    """Shared expert, router and latent space in one; in Nemotron, or quantised, in three."""
+    model, size = load_model("kimi-k3"), Rows(4, 1, 100.0)
+    found = ops(model, size, tp=8)
+    apart = {"router", "latent_in", "shared_gate_up_proj"}
+    assert apart.isdisjoint(found)
+    ((front, count),) = found["moe_front"]
+    wide = 896 + 3584 + 2 * 6144 // 8
+    assert (front.m, front.n, front.k, count) == (4, wide, 7168, 92)  # type: ignore[union-attr]
+    sums = [found[f"{x}_all_reduce"][0][0].nbytes for x in ("moe", "shared")]
+    assert sums == [2 * 4 * 3584, 2 * 4 * 7168]
+    assert {"input_norm", "post_attention_norm"}.isdisjoint(found)  # in attention_residuals
+    assert apart <= ops(model.stored(everywhere("fp8")), size, tp=8).keys()
+    assert "latent_in" in ops(load_model("nemotron-3-super-120b-a12b"), size, tp=8)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.releases.elsewhere import WideKernels
 from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
+from dflash_sim.simulator.cost.latent_ops import MlaDecode
 from dflash_sim.simulator.cost.layers import Rows
-from dflash_sim.simulator.cost.ops import Attention, Elementwise, GdnConv, GdnRecurrent, Op
+from dflash_sim.simulator.cost.ops import (
+    Attention,
+    Elementwise,
+    GdnConv,
+    GdnRecurrent,
+    Op,
+    PrefillAttention,
+)
 from dflash_sim.simulator.cost.origin import origin
 from dflash_sim.simulator.cost.passes import target_forward
-from dflash_sim.simulator.cost.untabled_kernels import cached_s, wide_s
+from dflash_sim.simulator.cost.price import CostModel
+from dflash_sim.simulator.cost.untabled_kernels import cached_s, unpack_s, wide_s
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 
@@ -140,3 +150,36 @@ def test_the_words_name_the_law() -> None:
         assert words in origin(s.step.cost, calls[name])
     flash = setup("h200", "flashinfer")
     assert "x 1.05 for 8 rows (measured)" in origin(flash.step.cost, calls["attention"])
+
+
+FP8_KV = Precision(kv_cache="fp8")
+
+
+def test_cached_values_are_taken_apart_where_no_instruction_does() -> None:
+    """Each value once for a tile of 64 query rows of a group; none on other architectures."""
+    engine, a100 = load_engine(HOME), load_device("a100")
+    each_s = engine["kv_unpack"] / 1e6 / a100.sm_count
+    decode = Attention("a", 8, 1, 4000.0, 32, 8, 128, precision=FP8_KV)
+    values = 8 * 4001 * 2 * 8 * 128
+    assert unpack_s(decode, engine, a100) == pytest.approx(values * each_s)
+    verify = replace(decode, rows=17)  # 68 rows of a group: two tiles
+    assert unpack_s(verify, engine, a100) == pytest.approx(2 * values * 4017 / 4001 * each_s)
+    prefill = PrefillAttention("p", 1, 1000.0, 500.0, 32, 8, 128, precision=FP8_KV)
+    tiles, values = 63, 500 * 2 * 8 * 128  # the new tokens' are in bf16 still
+    assert unpack_s(prefill, engine, a100) == pytest.approx(tiles * values * each_s)
+    latent = MlaDecode("m", 2, 1, 99.0, 128, 512, 64, precision=FP8_KV)
+    assert unpack_s(latent, engine, a100) == pytest.approx(2 * 2 * 100 * 576 * each_s)
+    for op in (decode, verify, prefill, latent):
+        assert unpack_s(op, engine, GPU) == 0.0
+        assert unpack_s(replace(op, precision=Precision()), engine, a100) == 0.0
+
+
+def test_fp8_keys_halve_no_time_on_ampere() -> None:
+    """By roofline: less traffic and more instructions, between half and all of what bf16 takes."""
+    engine, gpu = load_engine(HOME), load_device("rtx_3090")
+    cost = CostModel(gpu, engine, None)
+    long = Attention("a", 64, 1, 30_000.0, 32, 8, 128)
+    ratio = cost.op(replace(long, precision=FP8_KV)).seconds / cost.op(long).seconds
+    assert 0.6 < ratio < 0.9
+    prefill = PrefillAttention("p", 1, 8192.0, 60_000.0, 32, 8, 128)
+    assert cost.op(replace(prefill, precision=FP8_KV)).seconds > cost.op(prefill).seconds
