@@ -1,15 +1,16 @@
 """Predicted rows as one HTML page: what it means first, then curves, tables and evidence."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.show.chart_style import Axis
-from dflash_sim.studies.show.charts import Bar, Curve, bars, lines
+from dflash_sim.studies.show.charts import Bar, Curve, bars, lines, not_drawn
 from dflash_sim.studies.show.figures import number, shares
 from dflash_sim.studies.show.html_report import Cell, Report
+from dflash_sim.studies.show.palette import PLAIN_DECODING, SERIES, Palette
 
 _LOADS = ("max_concurrency", "request_rate")
 _KINDS = {
@@ -25,7 +26,7 @@ _KINDS = {
     "isl": "isl ",
     "osl": "osl ",
 }
-_CURVES = 6  # as many as there are colours
+_BARS = 12  # rows whose cost is drawn; more are in the table only
 _TABLE = {
     "output_throughput": "tok/s",
     "speedup": "x plain",
@@ -62,15 +63,20 @@ def write_rows(
     varying = [n for n in _KINDS if len({str(row[n]) for row in rows}) > 1]
     first = rows[0]
     same = [f"{told}{first[n]}" for n, told in _KINDS.items() if n not in varying and first[n]]
-    report = Report(f"Predicted: {first['model']}", " ".join(_lead(found, varying)))
+    things, plain = _things(found, varying)
+    palette = Palette(things, plain=plain)
+    drawn = [row for row in found if _thing(row, varying) in {*things, *plain}]
+    report = Report(f"Predicted: {first['model']}", " ".join(_lead(found, varying)), palette)
     report.facts({"For all": ", ".join(same), "Rows": f"{len(rows):,}"})
     if gains:
         report.section("What is ahead", "\n\n".join(f"{gain}." for gain in gains))
-    _against_users(report, found, varying)
-    _over_load(report, found, varying)
-    _costs(report, found, varying)
-    _cycle(report, found, varying)
-    _table(report, rows, varying)
+    every = {_thing(row, varying) for row in found}
+    more = not_drawn(len(every.difference(things, plain)))
+    _against_users(report, drawn, varying, more)
+    _over_load(report, drawn, varying, more)
+    _costs(report, drawn, varying)
+    _cycle(report, drawn, varying)
+    _table(report, rows, varying, {*things, *plain})
     report.section("What it rests on", "\n\n".join(f"{r}." for r in remarks))
     report.facts(_grounds(found))
     report.write(path)
@@ -81,7 +87,7 @@ def _lead(found: Sequence[Row], varying: Sequence[str]) -> list[str]:
     if not found:
         return ["No row has an answer."]
     best = max(found, key=lambda row: _value(row, "output_throughput"))
-    what = _name(best, varying) or str(best["method"])
+    what = _thing(best, varying)
     low, high = _ends(best, "output_throughput")
     out = [
         f"The most is {number(_value(best, 'output_throughput'))} tokens a second"
@@ -98,7 +104,7 @@ def _lead(found: Sequence[Row], varying: Sequence[str]) -> list[str]:
     return out
 
 
-def _against_users(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+def _against_users(report: Report, found: Sequence[Row], varying: Sequence[str], more: str) -> None:
     def user(row: Row) -> float:
         tpot = _value(row, "mean_tpot_ms")
         return 1e3 / tpot if tpot else 0.0
@@ -111,13 +117,12 @@ def _against_users(report: Report, found: Sequence[Row], varying: Sequence[str])
         "Up is more tokens for a GPU, to the right is faster for each user. A point is a load, "
         "named as one points at it.",
     )
-    figure = lines(
-        curves, x=Axis("interactivity", "tok/s/user"), y=Axis("output throughput", "tok/s/GPU")
-    )
-    report.figure(figure, "Throughput per GPU against tokens per second of a user, 90 % intervals.")
+    x, y = Axis("interactivity", "tok/s/user"), Axis("output throughput", "tok/s/GPU")
+    caption = "Throughput per GPU against tokens per second of a user, 90 % intervals."
+    report.figure(lines(curves, x=x, y=y, palette=report.palette), f"{caption}{more}")
 
 
-def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str], more: str) -> None:
     sped = [row for row in found if isinstance(row.get("speedup"), float)]
     loads = {_position(row) for row in sped}
     if len(loads) < 2:
@@ -125,12 +130,14 @@ def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str]) -> 
     curves = _curves(sped, varying, _position, "speedup")
     if curves:
         report.section("Speed-up", "Over plain decoding on the same server, load by load.")
-        x = Axis("requests in flight, or a second", log=True)
-        report.figure(lines(curves, x=x, y=Axis("speed-up", "x")), "Speed-up against load.")
+        x, y = Axis("requests in flight, or a second", log=True), Axis("speed-up", "x")
+        figure = lines(curves, x=x, y=y, palette=report.palette)
+        report.figure(figure, f"Speed-up against load.{more}")
 
 
 def _costs(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
-    shown = [row for row in found if _usd(row) is not None][: 2 * _CURVES]
+    known = [row for row in found if _usd(row) is not None]
+    shown = known[:_BARS]
     if not shown:
         return
     rows = []
@@ -139,15 +146,17 @@ def _costs(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None
         assert isinstance(prices, Mapping)
         name = f"{_name(row, varying)} {_load(row)}".strip()
         ends = {"low": prices.get("low"), "high": prices.get("high")}
-        speedup = row.get("speedup")
-        group = "speculation" if METHODS[str(row["method"])].speculative else "plain decoding"
-        rows.append(Bar(name=name, value=usd, group=group, note="price range", **ends))
+        speedup, thing = row.get("speedup"), _thing(row, varying)
+        rows.append(Bar(name=name, value=usd, group=thing, note="price range", **ends))
         if isinstance(speedup, float):
-            rows.append(Bar(name=f"{name}, plain", value=usd * speedup, group="plain decoding"))
+            rows.append(Bar(name=f"{name}, plain", value=usd * speedup, group=PLAIN_DECODING))
     report.section("Cost", "Whiskers run from the lowest to the highest price that was found.")
-    figure = bars(rows, axis=Axis("USD per million output tokens", "USD"),
-        order=("speculation", "plain decoding"))  # fmt: skip
-    report.figure(figure, "Cost of a million output tokens, with and without speculation.")
+    axis = Axis("USD per million output tokens", "USD")
+    left = f" The other {len(known) - _BARS} are in the table." if len(known) > _BARS else ""
+    report.figure(
+        bars(rows, axis=axis, palette=report.palette),
+        f"Cost of a million output tokens, with and without speculation.{left}",
+    )
 
 
 def _cycle(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
@@ -155,17 +164,20 @@ def _cycle(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None
         return
     best = max(found, key=lambda row: _value(row, "output_throughput"))
     rows = [
-        Bar(name=title, value=_value(best, name), group="")
+        Bar(name=title, value=_value(best, name), group=_thing(best, varying))
         for name, title in _PHASES.items()
         if _value(best, name)
     ]
     name = _name(best, varying)
     what = f"{name}, {_load(best)}" if name else _load(best)
     report.section("A step of the fastest", f"{what}: {number(_value(best, 'step_ms'))} ms.")
-    report.figure(bars(rows, axis=Axis("time in a step", "ms")), "What a step is made of.")
+    figure = bars(rows, axis=Axis("time in a step", "ms"), palette=report.palette)
+    report.figure(figure, "What a step is made of.")
 
 
-def _table(report: Report, rows: Sequence[Row], varying: Sequence[str]) -> None:
+def _table(
+    report: Report, rows: Sequence[Row], varying: Sequence[str], drawn: Collection[str]
+) -> None:
     loads = [n for n in _LOADS if len({str(row[n]) for row in rows}) > 1]
     named = [*varying, *loads]
     plain = {"max_concurrency": "in flight", "request_rate": "requests/s", "dataset_name": "data"}
@@ -175,7 +187,10 @@ def _table(report: Report, rows: Sequence[Row], varying: Sequence[str]) -> None:
         for row in rows
     ]
     report.section("Every row")
-    report.table(head, lines_, "TTFT, TPOT and step are means, each p95 that of the one before.")
+    things = [_thing(row, varying) for row in rows]
+    keys = [thing if thing in drawn else None for thing in things]
+    caption = "TTFT, TPOT and step are means, each p95 that of the one before."
+    report.table(head, lines_, caption, things=keys)
     failed = list(dict.fromkeys(str(row["error"]) for row in rows if row.get("error")))
     if failed:
         report.text("\n\n".join(f"No answer: {why}." for why in failed))
@@ -202,9 +217,9 @@ def _curves(
     """A curve for each kind of server, through its loads in order."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(found, key=_position):
-        groups.setdefault(_name(row, varying) or str(row["method"]), []).append(row)
+        groups.setdefault(_thing(row, varying), []).append(row)
     out = []
-    for name, rows in list(groups.items())[:_CURVES]:
+    for name, rows in groups.items():
         ends = [_ends(row, field) for row in rows]
         band: dict[str, Any] = {}
         if all(high for _, high in ends):
@@ -216,8 +231,31 @@ def _curves(
     return out
 
 
+def _things(found: Sequence[Row], varying: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The kinds of servers that have a colour: those that speculate, and plain decoding."""
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for row in sorted(found, key=_position):
+        own = names[METHODS[str(row["method"])].speculative]
+        if (thing := _thing(row, varying)) not in own and len(own) < SERIES:
+            own.append(thing)
+    return names[True], names[False]
+
+
+def _thing(row: Row, varying: Sequence[str]) -> str:
+    """What a row is of, whatever its load: the same words and colour all over the page."""
+    return _name(row, varying) or _method(row)
+
+
 def _name(row: Row, varying: Sequence[str]) -> str:
-    return ", ".join(f"{_KINDS[n]}{row[n]}" for n in varying if row[n] is not None)
+    plain = not METHODS[str(row["method"])].speculative
+    said = {n: _method(row) if n == "method" else row[n] for n in varying}
+    told = {n: v for n, v in said.items() if v is not None and not (plain and n == "block")}
+    return ", ".join(f"{_KINDS[n]}{value}" for n, value in told.items())
+
+
+def _method(row: Row) -> str:
+    name = str(row["method"])
+    return name if METHODS[name].speculative else PLAIN_DECODING
 
 
 def _position(row: Row) -> float:
