@@ -124,6 +124,14 @@ Html = Annotated[
         metavar="FILE",
     ),
 ]
+Price = Annotated[
+    list[str] | None,
+    option(
+        HARDWARE,
+        "What you pay for a GPU an hour, in place of list prices; repeatable",
+        metavar="GPU=USD",
+    ),
+]
 PrintConfig = Annotated[
     bool, option(OUTPUT, "Show where every value is from", "--print-config", metavar="")
 ]

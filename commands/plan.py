@@ -10,6 +10,7 @@ from dflash_sim.commands.options import (
     File,
     Format,
     Output,
+    Price,
     PrintConfig,
     Str,
     completer,
@@ -78,11 +79,7 @@ def plan(
         option(SEARCH, "Two candidates side by side, such as b200/none b200/dflash",
                metavar="A B"),
     ] = None,
-    price: Annotated[
-        list[str] | None,
-        option(OBJECTIVE, "What you pay for a GPU an hour, in place of list prices; repeatable",
-               metavar="GPU=USD"),
-    ] = None,
+    price: Price = None,
     hours: Annotated[
         Str,
         option(DEMAND, "Shares of --rate by hour of the day, as 0-7:0.2,8-19:1,20-23:0.5",

@@ -7,6 +7,7 @@ from math import isfinite
 
 from dflash_sim import __version__
 from dflash_sim.profiles.schema import load_schema
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.profiles.units import GIGA, HOUR_S, MEGA
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.scenario import Scenario
@@ -21,10 +22,15 @@ Cell = str | int | float | list[str] | list[int] | list[float] | dict[str, float
 Row = dict[str, Cell]
 
 
-def to_row(result: Result, *, tag: str | None = None) -> Row:
+def to_row(result: Result, *, tag: str | None = None, price: PriceRange | None = None) -> Row:
     """One prediction as a flat row, fields in the order of the schema.
 
     Floats are rounded to ``DECIMALS``, and what is not finite is null.
+
+    Parameters
+    ----------
+    price
+        What the asker pays for a GPU, in place of what its sheet says.
     """
     setup = result.setup
     values = {name: _number(value) for name, value in result.values.items()}
@@ -36,7 +42,7 @@ def to_row(result: Result, *, tag: str | None = None) -> Row:
         | values
         | _trust(result)
         | _comparison(result)
-        | _money(setup, result.values["output_throughput"])
+        | _money(setup, result.values["output_throughput"], price or setup.device.price)
         | {"simulator": result.simulator_used}
     )
     filled["output_tput_per_gpu"] = _number(result.values["output_throughput"] / setup.num_gpus)
@@ -169,8 +175,7 @@ def _comparison(result: Result) -> Row:
     return row
 
 
-def _money(setup: Setup, output_tok_s: float) -> Row:
-    price = setup.device.price
+def _money(setup: Setup, output_tok_s: float, price: PriceRange) -> Row:
     ends = {"low": price.low, "typical": price.typical, "high": price.high}
     per_hour = {end: setup.num_gpus * usd for end, usd in ends.items() if usd is not None}
     if not per_hour:

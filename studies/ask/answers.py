@@ -1,6 +1,6 @@
 """Many scenarios answered one after the other."""
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import (
@@ -10,9 +10,11 @@ from dflash_sim.profiles.errors import (
     unknown,
 )
 from dflash_sim.profiles.one_look import Looks, one_look
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import OF_SPECULATION, Scenario
 from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.ask.prices import own_price
 
 SIMULATORS = ("auto", "leap", "event")
 INTERVALS = ("90", "none")
@@ -34,10 +36,17 @@ def check_options(simulator: str, interval: str = INTERVALS[0]) -> None:
 
 @dataclass(frozen=True)
 class Answer:
-    """A scenario with its result, or with the reason why there is none."""
+    """A scenario with its result, or with the reason why there is none.
+
+    Parameters
+    ----------
+    price
+        What the asker pays for such a GPU; None where its sheet says what is paid.
+    """
 
     scenario: Scenario
     outcome: Result | DflashSimError
+    price: PriceRange | None = None
 
     @property
     def result(self) -> Result | None:
@@ -55,6 +64,7 @@ def answers(
     with_baseline: bool = True,
     with_interval: bool = True,
     baselines: MutableMapping[str, Result] | None = None,
+    prices: Mapping[str, float] | None = None,
     on_run: Callable[[int], None] | None = None,
 ) -> Iterator[Answer]:
     """Answer scenarios in order; each plain-decoding baseline is predicted once.
@@ -67,6 +77,8 @@ def answers(
         ``auto``, ``leap`` or ``event``.
     baselines
         Where to keep them, for calls that follow.
+    prices
+        What the asker pays, by GPU [USD/h].
     on_run
         Called with the number of each finished run.
 
@@ -104,7 +116,7 @@ def answers(
                 baselines.setdefault(key, result)
         elif result.baseline is not None:
             baselines[key] = result.baseline
-        yield Answer(scenario, result)
+        yield Answer(scenario, result, own_price(setup.device, prices or {}))
 
 
 def _setup(scenario: Scenario) -> Setup | DflashSimError:

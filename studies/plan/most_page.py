@@ -9,9 +9,9 @@ from rich.text import Text
 from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.setup import resolve
+from dflash_sim.studies.ask.prices import HOURS_A_MONTH, priced
 from dflash_sim.studies.plan.choice import label
 from dflash_sim.studies.plan.most import Carried, Most, Ratio
-from dflash_sim.studies.plan.prices import HOURS_A_MONTH, priced
 from dflash_sim.studies.plan.verdict import gpus, percent_of
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.launch import launch_command

@@ -9,6 +9,7 @@ from dflash_sim.profiles.units import HOUR_S, MEGA
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.ask.prices import priced
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.judge import held
 from dflash_sim.studies.plan.page import (
@@ -21,7 +22,6 @@ from dflash_sim.studies.plan.page import (
     latency_rows,
     ordered,
 )
-from dflash_sim.studies.plan.prices import priced
 from dflash_sim.studies.plan.search import ENDS, Plan
 from dflash_sim.studies.plan.verdict import percent_of, remarks, roles, savings, verdict
 from dflash_sim.studies.show.chart_style import Axis, go

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from dflash_sim.simulator.caveats import unconfirmed
 from dflash_sim.simulator.defaults import CONTEXT
+from dflash_sim.studies.ask.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.choice import label
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.difference import Difference
-from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.search import ENDS, Plan
 from dflash_sim.studies.show.figures import number
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.row import Row
+from dflash_sim.studies.ask.prices import paid
 from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Bar, Curve, bars, lines, not_drawn
 from dflash_sim.studies.show.figures import number, shares
@@ -48,7 +49,12 @@ _PHASES = {
 
 
 def write_rows(
-    path: Path, rows: Sequence[Row], *, gains: Sequence[str] = (), remarks: Sequence[str] = ()
+    path: Path,
+    rows: Sequence[Row],
+    *,
+    gains: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+    prices: Mapping[str, float] | None = None,
 ) -> None:
     """Write the page of rows of the result schema.
 
@@ -58,7 +64,10 @@ def write_rows(
         What is ahead at each load, in sentences.
     remarks
         What to keep in mind.
+    prices
+        What the asker pays, by GPU [USD/h]; that of others is a range of published prices.
     """
+    given = paid(prices or {})
     found = [row for row in rows if row.get("output_throughput") is not None]
     varying = [n for n in _KINDS if len({str(row[n]) for row in rows}) > 1]
     first = rows[0]
@@ -66,7 +75,7 @@ def write_rows(
     things, plain = _things(found, varying)
     palette = Palette(things, plain=plain)
     drawn = [row for row in found if _thing(row, varying) in {*things, *plain}]
-    report = Report(f"Predicted: {first['model']}", " ".join(_lead(found, varying)), palette)
+    report = Report(f"Predicted: {first['model']}", " ".join(_lead(found, varying, given)), palette)
     report.facts({"For all": ", ".join(same), "Rows": f"{len(rows):,}"})
     if gains:
         report.section("What is ahead", "\n\n".join(f"{gain}." for gain in gains))
@@ -74,7 +83,7 @@ def write_rows(
     more = not_drawn(len(every.difference(things, plain)))
     _against_users(report, drawn, varying, more)
     _over_load(report, drawn, varying, more)
-    _costs(report, drawn, varying)
+    _costs(report, drawn, varying, given)
     _cycle(report, drawn, varying)
     _table(report, rows, varying, {*things, *plain})
     report.section("What it rests on", "\n\n".join(f"{r}." for r in remarks))
@@ -82,7 +91,7 @@ def write_rows(
     report.write(path)
 
 
-def _lead(found: Sequence[Row], varying: Sequence[str]) -> list[str]:
+def _lead(found: Sequence[Row], varying: Sequence[str], given: str) -> list[str]:
     """The answer in plain words: the fastest, what it gains, and what it costs."""
     if not found:
         return ["No row has an answer."]
@@ -100,7 +109,8 @@ def _lead(found: Sequence[Row], varying: Sequence[str]) -> list[str]:
     usd = _usd(best)
     if usd is not None:
         beside = f", against {number(usd * speedup)} plain" if isinstance(speedup, float) else ""
-        out.append(f"A million output tokens cost {number(usd)} USD at typical prices{beside}.")
+        prices = f"with {given}" if str(best["gpu"]) in given.split() else "at typical prices"
+        out.append(f"A million output tokens cost {number(usd)} USD {prices}{beside}.")
     return out
 
 
@@ -135,7 +145,7 @@ def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str], mor
         report.figure(figure, f"Speed-up against load.{more}")
 
 
-def _costs(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+def _costs(report: Report, found: Sequence[Row], varying: Sequence[str], given: str) -> None:
     known = [row for row in found if _usd(row) is not None]
     shown = known[:_BARS]
     if not shown:
@@ -150,7 +160,8 @@ def _costs(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None
         rows.append(Bar(name=name, value=usd, group=thing, note="price range", **ends))
         if isinstance(speedup, float):
             rows.append(Bar(name=f"{name}, plain", value=usd * speedup, group=PLAIN_DECODING))
-    report.section("Cost", "Whiskers run from the lowest to the highest price that was found.")
+    told = "Whiskers run from the lowest to the highest price that was found"
+    report.section("Cost", f"{told}{given and f'; {given}'}.")
     axis = Axis("USD per million output tokens", "USD")
     left = f" The other {len(known) - _BARS} are in the table." if len(known) > _BARS else ""
     report.figure(

@@ -12,6 +12,7 @@ from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.simulator.number_formats import UNQUANTISED
 from dflash_sim.simulator.row import Cell, Row, failed_row, to_row
 from dflash_sim.studies.ask.answers import Answer
+from dflash_sim.studies.ask.prices import paid
 from dflash_sim.studies.predict.beside import gains, words
 from dflash_sim.studies.predict.lift import in_lockstep, lifted
 from dflash_sim.studies.show.figures import number, percent, shares
@@ -54,7 +55,7 @@ _FOOTNOTES = {
 def answer_row(answer: Answer, tag: str | None = None) -> Row:
     """The flat row of an answer, with or without a result."""
     if answer.result is not None:
-        return to_row(answer.result, tag=tag)
+        return to_row(answer.result, tag=tag, price=answer.price)
     assert answer.error is not None
     return failed_row(answer.scenario, answer.error, tag=tag)
 
@@ -126,7 +127,13 @@ class GridTable:
 
     def _footnotes(self) -> list[str]:
         shown = [n for n in _FOOTNOTES if any(row[n] is not None for row in self.rows)]
-        return [_FOOTNOTES[name] for name in shown]
+        given = paid(self.prices())
+        return [*(_FOOTNOTES[name] for name in shown), *([given] if given else [])]
+
+    def prices(self) -> dict[str, float]:
+        """What the asker pays, by GPU [USD/h]."""
+        found = [(a.result.setup.device.name, a.price) for a in self.answers if a.result]
+        return {gpu: price.typical for gpu, price in found if price and price.typical}
 
     def _title(self) -> str:
         """Return what all rows share."""

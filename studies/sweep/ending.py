@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from dflash_sim.simulator.row import Row
+from dflash_sim.studies.ask.prices import paid
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.plain_table import Table
 
@@ -14,8 +15,14 @@ _ASKED = {
 }  # fmt: skip
 
 
-def fastest(rows: Sequence[Row]) -> Table | None:
-    """The rows with most tokens a second for a GPU, best first; None where no row has an answer."""
+def fastest(rows: Sequence[Row], prices: Mapping[str, float] | None = None) -> Table | None:
+    """The rows with most tokens a second for a GPU, best first; None where no row has an answer.
+
+    Parameters
+    ----------
+    prices
+        What the asker pays, by GPU [USD/h].
+    """
     found = [row for row in rows if isinstance(row.get("output_tput_per_gpu"), float)]
     if not found:
         return None
@@ -27,7 +34,9 @@ def fastest(rows: Sequence[Row]) -> Table | None:
         asked = ("-" if row[n] is None else str(row[n]) for n in varying)
         figures = ("output_throughput", "output_tput_per_gpu", "speedup", "mean_tpot_ms")
         lines.append((*asked, *(_told(row, name) for name in figures), _usd(row)))
-    return Table(f"the fastest {len(lines)} of {len(rows):,}, by GPU", heads, tuple(lines))
+    given = paid(prices or {})
+    title = f"the fastest {len(lines)} of {len(rows):,}, by GPU{given and f'; {given}'}"
+    return Table(title, heads, tuple(lines))
 
 
 def _figure(row: Row, name: str) -> float:

@@ -154,7 +154,7 @@ COVERED = {
         "commands: explain",
     ],
     "studies/plan/test_verdict": [
-        "choice deploy difference hours prices",
+        "choice deploy difference hours",
         "studies/show: launch",
     ],
     "studies/plan/test_most": ["most_page", "api: carried"],

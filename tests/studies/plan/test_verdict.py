@@ -15,6 +15,7 @@ from dflash_sim.calibrate.readers.request_traces import read_trace
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.choice import chosen, label
 from dflash_sim.studies.plan.demand import of_rate, of_trace
 from dflash_sim.studies.plan.deploy import compose, kubernetes
@@ -23,7 +24,6 @@ from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.plan.page import PlanPage, candidate_rows
-from dflash_sim.studies.plan.prices import HOURS_A_MONTH, own_prices
 from dflash_sim.studies.plan.search import Plan, plan
 from dflash_sim.studies.plan.verdict import doubts_of, remarks, verdict
 from dflash_sim.studies.show.launch import launch_command
@@ -276,16 +276,6 @@ def test_hours_may_be_24_numbers() -> None:
     assert shares_by_hour(",".join(map(str, range(24)))) == tuple(map(float, range(24)))
 
 
-@pytest.mark.parametrize(
-    ("texts", "said"),
-    [(["b200"], "give GPU=USD"), (["b200=-1"], "above 0"), (["b200=x"], "above 0"),
-     (["b200=1", "B200=2"], "given twice"), (["b2000=1"], "unknown GPU")],
-)  # fmt: skip
-def test_prices_that_are_none_are_refused(texts: list[str], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        own_prices(texts)
-
-
 @pytest.mark.parametrize(("n", "few"), [(4, True), (99, True), (100, False)])
 def test_a_percentile_of_few_requests_is_in_doubt(n: int, few: bool, tmp_path: Path) -> None:
     """Of 100 requests five lie beyond the 95th percentile; of four none does."""
@@ -309,5 +299,5 @@ def test_a_price_of_no_candidate_is_refused(capsys: pytest.CaptureFixture[str]) 
              "--gpu", "h200", "--tp", "1"]  # fmt: skip
     assert run([*flags, "--price", "h100=2"]) == 2
     error = capsys.readouterr().err
-    assert "--price h100=2: no candidate is on h100, they are on h200" in error
+    assert "--price h100=2: no server that is asked about is on h100, they are on h200" in error
     assert len(error.strip().splitlines()) <= 3

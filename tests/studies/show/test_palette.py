@@ -1,7 +1,6 @@
 """A colour means one thing on a page: of the palette, and of every page that we write."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,8 +58,8 @@ def written(command: str, words: list[str], folder: Path) -> str:
 
 
 @pytest.fixture(params=[*PAGES, pytest.param("plan", marks=pytest.mark.slow)])
-def page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    yield written(request.param, PAGES.get(request.param, PLAN), tmp_path)
+def page(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return written(request.param, PAGES.get(request.param, PLAN), tmp_path)
 
 
 def test_a_colour_means_one_thing_on_a_page(page: str) -> None:
