@@ -2,11 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
+
+from dflash_sim.jobs.stopping import INTERRUPTED
 
 PROGRAM = "dflash-sim"
 
@@ -180,3 +183,13 @@ def tell(line: str) -> None:
 def warn(text: str) -> None:
     """A warning, marked as one."""
     tell(f"{PROGRAM}: warning: {text}")
+
+
+@contextmanager
+def stoppable(kept: Callable[[], str] = lambda: "nothing was written") -> Iterator[None]:
+    """Answer a Ctrl-C within by one line that says what is kept, and the exit code of shells."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell(f"stopped; {kept()}")
+        raise typer.Exit(INTERRUPTED) from None

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from dflash_sim.commands.options import (
     OUTPUT,
     File,
@@ -17,6 +15,7 @@ from dflash_sim.commands.options import (
     cores,
     number,
     option,
+    stoppable,
     tell,
 )
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
 ROUTERS = ("round-robin", "least-loaded", "cache-aware")
-_INTERRUPTED = 130
 TUNABLE = ("block",)
 MAXIMISED = ("rate", "users")
 OVER_LONG = ("refuse", "drop", "truncate")
@@ -165,12 +163,8 @@ def plan(
         deliver(config(asked, given={*own.values, *named}, **about), output)
         return
     processes = own.whole("jobs") or cores()
-    try:
-        with Progress(steps(made)) as progress:
-            found = answer(made, jobs=processes, on_step=progress.advance)
-    except KeyboardInterrupt:
-        tell("stopped; nothing was written")
-        raise typer.Exit(_INTERRUPTED) from None
+    with stoppable(), Progress(steps(made)) as progress:
+        found = answer(made, jobs=processes, on_step=progress.advance)
     if report is not None:
         write_report(report, found)
     for path in write_files(found, compose_to=write_compose, k8s_to=write_k8s):
@@ -209,7 +203,8 @@ def _carried(
     count = numbers_of(gpus=gpus).whole("gpus") or 1
     duration_s = own.values.get("duration", DURATION_S)
     jobs = own.whole("jobs") or cores()
-    found = most(made, gpus=count, what=maximise, duration_s=duration_s, jobs=jobs)
+    with stoppable():
+        found = most(made, gpus=count, what=maximise, duration_s=duration_s, jobs=jobs)
     if shape == "table":
         deliver(as_page(MostPage(found), to_file=output is not None), output)
     else:

@@ -18,6 +18,7 @@ from dflash_sim.commands.options import (
     cores,
     option,
     sheets,
+    stoppable,
     tell,
     use_profiles,
     warn,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from dflash_sim.studies.sweep.job import Hire
 
 QUESTION, WORK = "Question", "Work"
-_INTERRUPTED = 130
 
 
 def sweep(
@@ -149,11 +149,9 @@ def _work(folder: "SweepFolder", shard: "Shard", hire: "Hire") -> None:
 
     todo = left(folder, shard)
     with SweepProgress(todo.of, todo.of - len(todo.points)) as progress:
-        try:
+        kept = f"of {todo.of:,} points are kept, for --resume"
+        with stoppable(lambda: f"{progress.done:,} {kept}"):
             work(folder, shard, todo.points, hire, on_point=progress.advance)
-        except KeyboardInterrupt:
-            tell(f"stopped; {progress.done:,} of {todo.of:,} points are kept, for --resume")
-            raise typer.Exit(_INTERRUPTED) from None
 
 
 def _finish(

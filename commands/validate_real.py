@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from dflash_sim.commands.options import tell, warn
+from dflash_sim.jobs.stopping import INTERRUPTED
 
 if TYPE_CHECKING:
     from dflash_sim.calibrate.realloop.outcomes import Outcome
     from dflash_sim.studies.real.loop_question import RealOptions, Rounds
-
-_INTERRUPTED = 130
 
 
 def validate_real(
@@ -42,7 +41,7 @@ def _outcomes(rounds: "Rounds", shape: str, output: Path | None) -> "list[Outcom
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
         warn(f"{what}; what follows is from {done} of {rounds.runs} runs")
         _deliver(rounds.loop.outcomes(), shape, output)
-        raise typer.Exit(getattr(error, "exit_code", _INTERRUPTED)) from None
+        raise typer.Exit(getattr(error, "exit_code", INTERRUPTED)) from None
     return rounds.loop.outcomes()
 
 

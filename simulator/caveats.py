@@ -72,11 +72,8 @@ def cautions(
             f"{measured.path.name} was measured for {measured.scope['model']} on "
             f"{measured.scope['tp']} ranks: anything that differs from that falls back to tables"
         )
-    if s.conc is not None and s.conc > memory.max_running_requests:
-        out.append(
-            f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
-            f"({memory.cap_cause}); the rest wait"
-        )
+    if waits := over_cap(s, memory, device):
+        out.append(waits)
     if model.latent_layers and tp > 1 and memory.cap_cause == KV_CACHE:
         out.append(
             f"the latent cache of {model.name} is the same on each of {tp} ranks, and limits the "
@@ -152,6 +149,16 @@ def cautions(
             "allow for more"
         )
     return out
+
+
+def over_cap(s: Scenario, memory: MemoryPlan, device: Device) -> str | None:
+    """Say that not all requests in flight run at once, where that is so."""
+    if s.conc is None or s.conc <= memory.max_running_requests:
+        return None
+    return (
+        f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
+        f"({memory.cap_cause}); the rest wait"
+    )
 
 
 def drafter_cautions(drafter: Drafter) -> list[str]:

@@ -48,7 +48,7 @@ def write_report(path: Path, found: Crossover) -> None:
     tried = ("method", axis.title, "tok/s", "plain tok/s", "speed-up", "90 % interval")
     each = [(_thing(c, drawn), row) for c in found.curves for row in _table(c)]
     report.table(tried, [row for _, row in each], "As simulated.", things=[t for t, _ in each])
-    for line in warnings(found):
+    for line in warnings(found, caps=False):
         report.text(f"Warning: {line}")
     report.write(path)
 

@@ -21,7 +21,7 @@ from dflash_sim.studies.predict.answer_lines import (
     speed,
     step_bar,
 )
-from dflash_sim.studies.predict.lift import in_lockstep, lifted
+from dflash_sim.studies.predict.lift import in_lockstep, lifted, told
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import LABEL, STRONG
 from dflash_sim.studies.show.titles import effective, published_note, title
@@ -132,18 +132,14 @@ def present(
         Text(),
         _scenario(result, given),
     ]
-    parts += [Text(f"warning: {w}", style="yellow") for w in told(result)]
+    parts += [Text(f"warning: {w}", style="yellow") for w in remarks(result)]
     parts.append(Text(f"sources: {shares(result.evidence)}"))
     return Group(*parts)
 
 
-def told(result: Result) -> list[str]:
+def remarks(result: Result) -> list[str]:
     """Warnings, with what would lift what binds, and the answer for lengths that vary."""
-    out = list(result.warnings)
-    lift, lockstep = lifted(result), in_lockstep(result)
-    if lift is not None:
-        out = [w for w in out if " requests run at once " not in w]
-        out.append(lift.said(result))
+    out, lockstep = told(result, lifted(result)), in_lockstep(result)
     return [*out, lockstep] if lockstep is not None else out
 
 

@@ -14,7 +14,7 @@ from dflash_sim.simulator.row import Cell, Row, failed_row, to_row
 from dflash_sim.studies.ask.answers import Answer
 from dflash_sim.studies.ask.prices import paid
 from dflash_sim.studies.predict.beside import gains, words
-from dflash_sim.studies.predict.lift import in_lockstep, lifted
+from dflash_sim.studies.predict.lift import in_lockstep, lifted, told
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import LABEL, STRONG
 
@@ -99,13 +99,9 @@ class GridTable:
         for row, answer in zip(self.rows, self.answers, strict=True):
             if answer.result is None:
                 continue
-            told = list(answer.result.warnings)
             lift = lifted(answer.result) if lifts < _LIFTED else None
-            if lift is not None:
-                lifts += 1
-                told = [w for w in told if " requests run at once " not in w]
-                told.append(lift.said(answer.result))
-            for warning in told:
+            lifts += lift is not None
+            for warning in told(answer.result, lift):
                 rows.setdefault(warning, []).append(words(row, self.varying, asked))
         out = []
         for warning, named in rows.items():

@@ -158,7 +158,7 @@ COVERED = {
         "studies/show: launch",
     ],
     "studies/plan/test_most": ["most_page", "api: carried"],
-    "studies/predict/test_beside": ["lift report", "studies/sweep: ending"],
+    "studies/predict/test_beside": ["lift report", "studies/ask: slots", "studies/sweep: ending"],
     "serve/test_routes": [
         "app backend bodies information metrics server streams tokens twin",
         "commands: serve",
