@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from dflash_sim.api.question import Config, Question, asked, takes_question
 from dflash_sim.api.show import Paged
+from dflash_sim.calibrate.observations.launch_router import router_of_launch
 from dflash_sim.simulator.fleet.routers import ROUTERS
 from dflash_sim.studies.plan.most import DURATION_S, Most, most
 from dflash_sim.studies.plan.most_page import MostPage, rows, said, to_json
@@ -58,7 +59,7 @@ def carried(
     e2e: float | None = None,
     percentile: float | None = None,
     confidence: float | None = None,
-    router: str = ROUTERS[0],
+    router: str | None = None,
     price: Mapping[str, float] | None = None,
     jobs: int = 1,
     **question: Unpack[Question],
@@ -84,7 +85,8 @@ def carried(
     confidence
         Over what is uncertain of the prediction [1]; 0.9 if left out.
     router
-        ``round-robin`` or ``least-loaded``.
+        ``round-robin``, ``least-loaded`` or ``cache-aware``; if left out that of ``from_launch``,
+        else ``round-robin``.
     price
         What you pay for a GPU, in place of list prices [USD/h], such as ``{"b200": 4.5}``.
     jobs
@@ -108,12 +110,12 @@ def carried(
         duration=duration, jobs=jobs, gpus=gpus,
     )  # fmt: skip
     made = owned(
-        asked(config, question),
+        asked(config, question, planned=True),
         maximise,
         caps=None,
         trace=None,
         time_unit=None,
-        router=router,
+        router=router or router_of_launch(question.get("from_launch")) or ROUTERS[0],
         prices=price or {},
         **own.of_question(),
     )

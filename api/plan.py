@@ -175,7 +175,7 @@ def plan(
         busiest=busiest, duration=duration, max_gpus=max_gpus, jobs=jobs,
     )  # fmt: skip
     made = plan_question(
-        asked(config, question),
+        asked(config, question, planned=True),
         caps=None,
         trace=None if trace is None else str(trace),
         time_unit=time_unit,

@@ -142,7 +142,7 @@ def plan(
         busiest=busiest, duration=duration, max_gpus=max_gpus, jobs=jobs,
     )  # fmt: skip
     several = flags["max_running_requests"]
-    asked = what_is_asked({**flags, "max_running_requests": None})
+    asked = what_is_asked({**flags, "max_running_requests": None}, planned=True)
     about: dict[str, Any] = {"caps": several, "trace": trace, "time_unit": time_unit}
     router = router or router_of_launch(flags["from_launch"])
     about |= {"router": router or ROUTERS[0], **own.of_question()}
