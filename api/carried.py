@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from rich.console import RenderableType
 
-from dflash_sim.api.question import Config, Question, asked, takes_question
+from dflash_sim.api.question import Config, File, Question, asked, takes_question
 from dflash_sim.api.show import Paged
+from dflash_sim.api.spoken import spoken
 from dflash_sim.calibrate.observations.launch_router import router_of_launch
 from dflash_sim.simulator.fleet.routers import ROUTERS
+from dflash_sim.studies.plan.deploy import compose, kubernetes
 from dflash_sim.studies.plan.most import DURATION_S, Most, most
-from dflash_sim.studies.plan.most_page import MostPage, rows, said, to_json
+from dflash_sim.studies.plan.most_page import MostPage, rows, said, servers_of, to_json
 from dflash_sim.studies.plan.question import numbers_of, owned
+from dflash_sim.studies.show.files import check_writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +39,23 @@ class Carried(Paged):
         from dflash_sim.api.frames import table
 
         return table(rows(self.found))
+
+    @spoken
+    def report(self, path: File) -> Path:
+        """Write the answer as one HTML page, and return its path."""
+        from dflash_sim.studies.plan.most_report import write_report
+
+        check_writable(Path(path))
+        write_report(Path(path), self.found)
+        return Path(path)
+
+    def compose(self) -> str:
+        """Return a Docker Compose file of the servers that carry most."""
+        return compose(servers_of(self.found))
+
+    def kubernetes(self) -> str:
+        """Return Kubernetes objects of the servers that carry most."""
+        return kubernetes(servers_of(self.found))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as ``--format json`` prints it."""

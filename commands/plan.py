@@ -109,7 +109,7 @@ def plan(
     plain decoding and DFlash.
     """
     from dflash_sim.calibrate.observations.launch_router import router_of_launch
-    from dflash_sim.studies.plan.deploy import check_writes, write_files
+    from dflash_sim.studies.plan.deploy import check_writes, fewest, write_files
     from dflash_sim.studies.plan.page import PlanPage
     from dflash_sim.studies.plan.question import config, numbers_of, question
     from dflash_sim.studies.plan.rows import plan_rows, to_json
@@ -150,9 +150,9 @@ def plan(
     about |= {"hours": hours, "prices": price or (), "compare": compare or ()}
     if gpus is not None or maximise is not None:
         _carried(
-            asked, own, shape, output, gpus=gpus, maximise=maximise, about=about,
-            refused={"report": report, "write_compose": write_compose, "write_k8s": write_k8s,
-                     "max_gpus": max_gpus, "print_config": print_config or None},
+            asked, own, shape, output, gpus=gpus, maximise=maximise, about=about, report=report,
+            files={"compose_to": write_compose, "k8s_to": write_k8s},
+            refused={"max_gpus": max_gpus, "print_config": print_config or None},
         )  # fmt: skip
         return
     made = question(asked, **about)
@@ -167,7 +167,8 @@ def plan(
         found = answer(made, jobs=processes, on_step=progress.advance)
     if report is not None:
         write_report(report, found)
-    for path in write_files(found, compose_to=write_compose, k8s_to=write_k8s):
+        tell(f"wrote {report}")
+    for path in write_files(fewest(found), compose_to=write_compose, k8s_to=write_k8s):
         tell(f"wrote {path}")
     if shape == "table":
         deliver(as_page(PlanPage(found), to_file=output is not None), output)
@@ -185,12 +186,15 @@ def _carried(
     gpus: str | None,
     maximise: str | None,
     about: "Mapping[str, Any]",
+    report: Path | None,
+    files: "Mapping[str, Path | None]",
     refused: "Mapping[str, Any]",
 ) -> None:
     """The most that owned GPUs carry."""
     from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.studies.plan.deploy import write_files
     from dflash_sim.studies.plan.most import DURATION_S, most, refuse
-    from dflash_sim.studies.plan.most_page import MostPage, rows, to_json
+    from dflash_sim.studies.plan.most_page import MostPage, rows, servers_of, to_json
     from dflash_sim.studies.plan.question import numbers_of, owned
     from dflash_sim.studies.show.files import as_text
     from dflash_sim.studies.show.terminal import as_page, deliver
@@ -205,6 +209,13 @@ def _carried(
     jobs = own.whole("jobs") or cores()
     with stoppable():
         found = most(made, gpus=count, what=maximise, duration_s=duration_s, jobs=jobs)
+    if report is not None:
+        from dflash_sim.studies.plan.most_report import write_report
+
+        write_report(report, found)
+        tell(f"wrote {report}")
+    for path in write_files(servers_of(found), **files):
+        tell(f"wrote {path}")
     if shape == "table":
         deliver(as_page(MostPage(found), to_file=output is not None), output)
     else:

@@ -8,8 +8,9 @@ from typing import Any
 from dflash_sim.profiles.units import HOUR_S, MEGA
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.ask.prices import priced
+from dflash_sim.studies.plan.choice import server_title
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.judge import held
 from dflash_sim.studies.plan.page import (
@@ -31,7 +32,7 @@ from dflash_sim.studies.show.figures import number, shares
 from dflash_sim.studies.show.html_report import Report
 from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.palette import SERIES, Palette
-from dflash_sim.studies.show.titles import effective, method_title
+from dflash_sim.studies.show.titles import effective
 
 _STEPS_OF_RATE = 12
 _MTOK = "USD per million output tokens"
@@ -175,13 +176,6 @@ def _behaviour(index: int | None, scenario: Scenario, found: Plan) -> Behaviour:
         one = held(setup.scenario, found.question.demand, size)
         results.append(predict(one, with_baseline=False, with_interval=False))
     return Behaviour(index, server_title(setup), scenario, tuple(results))
-
-
-def server_title(setup: Setup) -> str:
-    """What pages of plans call a kind of server, of which each has its colour."""
-    cap = setup.scenario.max_running_requests
-    capped = "" if cap is None else f", cap {cap:,}"
-    return f"{setup.num_gpus} x {setup.device.name}, {method_title(setup)}{capped}"
 
 
 def _pareto(report: Report, shown: Sequence[Behaviour], found: Plan, more: str) -> None:

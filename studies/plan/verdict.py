@@ -4,10 +4,11 @@ Whatever could overturn the first sentence is part of it; what is left for the e
 not touch the size of a fleet.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dflash_sim.simulator.caveats import unconfirmed
 from dflash_sim.simulator.defaults import CONTEXT
+from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.ask.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.choice import label
 from dflash_sim.studies.plan.close_look import Fleet
@@ -61,11 +62,8 @@ def _headline(found: Plan) -> Iterator[str]:
         if "typical" in usd:
             a_month = usd["typical"] * HOURS_A_MONTH
             money = f"{number(usd['typical'])} USD an hour, {number(a_month)} a month"
-        doubt = doubts_of(fleet, found)
-        words = f"met with {sure} confidence" if not doubt else f"met at {sure}, but"
-        line = f"{role}: {gpus(fleet.gpus)}, {fleet.title}; {money}; {words}"
-        if doubt:
-            line += " " + "; and ".join(doubt)
+        met = met_with(sure, doubts_of(fleet, found))
+        line = f"{role}: {gpus(fleet.gpus)}, {fleet.title}; {money}; met {met}"
         if fleet is found.fewest and found.as_predicted and found.as_predicted < fleet.gpus:
             line += f". Were all times as predicted, {gpus(found.as_predicted)} would do"
         yield f"{line}."
@@ -76,14 +74,27 @@ def _headline(found: Plan) -> Iterator[str]:
 
 def doubts_of(fleet: Fleet, found: Plan) -> list[str]:
     """What may overturn the size of a fleet, beyond what its confidence is over."""
-    out, setup = [], fleet.setup
+    short = filter(None, (_too_few(found), _too_short(fleet, found)))
+    return [*doubts_of_server(fleet.setup), *short]
+
+
+def doubts_of_server(setup: Setup) -> list[str]:
+    """What may overturn any prediction of a server."""
+    out = []
     new = unconfirmed(setup.server, setup.calibration)
     if new:
         named = ", ".join(name for _, name in new)
         out.append(f"no measurement on {named} has confirmed such an answer")
     if setup.tables is None:
         out.append(f"with no operator times for {setup.device.name} it is a roofline estimate")
-    return [*out, *filter(None, (_too_few(found), _too_short(fleet, found)))]
+    return out
+
+
+def met_with(sure: str, doubts: Sequence[str]) -> str:
+    """How sure an answer is in words, and what is in doubt of it."""
+    if not doubts:
+        return f"with {sure} confidence"
+    return f"at {sure}, but {'; and '.join(doubts)}"
 
 
 def _too_few(found: Plan) -> str:
@@ -126,10 +137,15 @@ def warnings(found: Plan) -> list[str]:
 def remarks(found: Plan) -> list[str]:
     """Say what else to keep in mind; nothing of it changes a fleet."""
     out = list(found.question.notes)
-    elsewhere = ("unconfirmed", CONTEXT)  # of a trace, each request has its own lengths
     for _, fleet in roles(found):
-        out += [w for w in fleet.setup.warnings if not w.startswith(elsewhere)]
+        out += remarks_of_server(fleet.setup)
     return list(dict.fromkeys(out))
+
+
+def remarks_of_server(setup: Setup) -> list[str]:
+    """Warnings of a server but those that :func:`doubts_of_server` has."""
+    elsewhere = ("unconfirmed", CONTEXT)  # of a trace, each request has its own lengths
+    return [w for w in setup.warnings if not w.startswith(elsewhere)]
 
 
 def savings(found: Plan) -> list[str]:

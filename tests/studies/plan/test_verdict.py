@@ -18,7 +18,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.choice import chosen, label
 from dflash_sim.studies.plan.demand import of_rate, of_trace
-from dflash_sim.studies.plan.deploy import compose, kubernetes
+from dflash_sim.studies.plan.deploy import compose, fewest, kubernetes
 from dflash_sim.studies.plan.difference import ends, joint_ends, needed_at
 from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Judge, Question
@@ -190,7 +190,7 @@ def test_what_is_asked_for_is_in_the_launch(asks: dict[str, object], flag: str) 
 
 def test_files_start_every_server_once(found: Plan) -> None:
     fleet, tp = found.fewest, found.fewest.setup.tp
-    services = yaml.safe_load(compose(fleet, found))["services"]
+    services = yaml.safe_load(compose(fewest(found)))["services"]
     servers = {n: s for n, s in services.items() if n.startswith("server-")}
     assert len(servers) == fleet.replicas
     devices = [
@@ -199,14 +199,14 @@ def test_files_start_every_server_once(found: Plan) -> None:
         for gpu in s["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
     ]
     assert len(set(devices)) == len(devices) == fleet.gpus
-    objects = list(yaml.safe_load_all(kubernetes(fleet, found)))
+    objects = list(yaml.safe_load_all(kubernetes(fewest(found))))
     pods = next(o for o in objects if o["metadata"]["name"] == "sglang")["spec"]
     assert pods["replicas"] == fleet.replicas
     (container,) = pods["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == tp
     assert container["command"] == servers["server-0"]["command"]
     assert all({"apiVersion", "kind", "metadata"} <= set(o) for o in objects)
-    assert "&" not in kubernetes(fleet, found)
+    assert "&" not in kubernetes(fewest(found))
     # The router may list pods of its own namespace alone, and asks for no others.
     many = next(o for o in objects if o["metadata"]["name"] == "sglang-router" and "spec" in o)
     (router,) = many["spec"]["template"]["spec"]["containers"]
