@@ -189,7 +189,7 @@ def saved(d: Difference, found: Plan) -> str:
         f"(90 % interval {span})"
     )
     money, ends = d.saved_usd_month, d.saved_usd_month_ci90
-    if money is not None and ends is not None:
+    if money is not None and ends is not None and any((money, *ends)):
         cheaper = money >= 0
         told = _ends(ends if cheaper else (-ends[1], -ends[0]), "")
         verb = "saves" if cheaper else "costs"

@@ -47,7 +47,7 @@ _FOOTNOTES = {
     "mean_tpot_ms": "TTFT, TPOT and step are means in ms, each p95 that of the column before",
     "output_throughput_ci90": "+- is half of the 90 % interval of tok/s",
     "speedup": "x plain is the speed-up over plain decoding",
-    "usd_per_mtok_out": "USD/M is per million output tokens, and what plain decoding costs",
+    "usd_per_mtok_out": "USD/M is per million output tokens",
     "published_error": "published is our error against a published measurement",
 }
 
@@ -123,8 +123,11 @@ class GridTable:
 
     def _footnotes(self) -> list[str]:
         shown = [n for n in _FOOTNOTES if any(row[n] is not None for row in self.rows)]
+        told = {name: _FOOTNOTES[name] for name in shown}
+        if "speedup" in told and "usd_per_mtok_out" in told:
+            told["usd_per_mtok_out"] += ", and what plain decoding costs"
         given = paid(self.prices())
-        return [*(_FOOTNOTES[name] for name in shown), *([given] if given else [])]
+        return [*told.values(), *([given] if given else [])]
 
     def prices(self) -> dict[str, float]:
         """What the asker pays, by GPU [USD/h]."""
