@@ -181,8 +181,8 @@ def _behaviour(index: int | None, scenario: Scenario, found: Plan) -> Behaviour:
 def _pareto(report: Report, shown: Sequence[Behaviour], found: Plan, more: str) -> None:
     report.section(
         "Throughput against interactivity",
-        "One server in a closed loop of 1, 2, 4 and more requests, as predicted. Up is more "
-        "tokens for a GPU, to the right is faster for each user.",
+        "One server in a closed loop of 1, 2, 4 and more requests, as predicted; the numbers say "
+        "how many. Up is more tokens for a GPU, to the right is faster for each user.",
     )
     curves = [
         Curve(
@@ -190,6 +190,7 @@ def _pareto(report: Report, shown: Sequence[Behaviour], found: Plan, more: str) 
             x=b.per_user,
             y=b.per_gpu,
             notes=[f"{c} in flight" for c in b.conc],
+            labels=[f"{c:,}" for c in b.conc],
         )
         for b in shown
     ]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dflash_sim.simulator.cost.methods import METHODS
+from dflash_sim.simulator.cost.methods import METHODS, PLAIN
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.prices import paid
 from dflash_sim.studies.show.chart_style import Axis
@@ -119,16 +119,19 @@ def _against_users(report: Report, found: Sequence[Row], varying: Sequence[str],
         tpot = _value(row, "mean_tpot_ms")
         return 1e3 / tpot if tpot else 0.0
 
-    curves = _curves(found, varying, user, "output_throughput", per=lambda r: _value(r, "num_gpus"))
-    if not curves:
+    field, each = "output_throughput", {"per": lambda r: _value(r, "num_gpus")}
+    curves = _curves(found, varying, user, field, labelled=True, **each)
+    if sum(len(curve.x) for curve in curves) < 2:
         return
+    rates = all(row["request_rate"] is not None for row in found)
     report.section(
         "Throughput against interactivity",
-        "Up is more tokens for a GPU, to the right is faster for each user. A point is a load, "
-        "named as one points at it.",
+        "Up is more tokens for a GPU, to the right is faster for each user. A number is a load: "
+        f"{'requests a second' if rates else 'requests in flight'}.",
     )
     x, y = Axis("interactivity", "tok/s/user"), Axis("output throughput", "tok/s/GPU")
-    caption = "Throughput per GPU against tokens per second of a user, 90 % intervals."
+    spans = ", 90 % intervals" if any(curve.low for curve in curves) else ""
+    caption = f"Throughput per GPU against tokens per second of a user{spans}."
     report.figure(lines(curves, x=x, y=y, palette=report.palette), f"{caption}{more}")
 
 
@@ -147,23 +150,29 @@ def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str], mor
 
 def _costs(report: Report, found: Sequence[Row], varying: Sequence[str], given: str) -> None:
     known = [row for row in found if _usd(row) is not None]
-    shown = known[:_BARS]
-    if not shown:
+    if not known:
         return
-    rows = []
-    for row in shown:
-        usd, prices = _usd(row) or 0.0, row["usd_per_mtok_out"]
+    shown, left = known, ""
+    if len(known) > _BARS:
+        load = _load(max(known, key=lambda row: _value(row, "output_throughput")))
+        shown = [row for row in known if _load(row) == load][:_BARS]
+        left = f" Drawn is the load of the fastest, {load}; the table has all."
+    rows: list[Bar] = []
+    for row in sorted(shown, key=_position):
+        usd, prices, thing = _usd(row) or 0.0, row["usd_per_mtok_out"], _thing(row, varying)
         assert isinstance(prices, Mapping)
-        name = f"{_name(row, varying)} {_load(row)}".strip()
-        ends = {"low": prices.get("low"), "high": prices.get("high")}
-        speedup, thing = row.get("speedup"), _thing(row, varying)
-        rows.append(Bar(name=name, value=usd, group=thing, note="price range", **ends))
+        ends = {end: prices.get(end) for end in ("low", "high")}
+        speedup, each = row.get("speedup"), [(thing, 1.0)]
         if isinstance(speedup, float):
-            rows.append(Bar(name=f"{name}, plain", value=usd * speedup, group=PLAIN_DECODING))
+            each.insert(0, (_plain(row, varying), speedup))
+        for name, times in each:
+            low, high = (end and end * times for end in ends.values())
+            bar = Bar(name=f"{name}, {_load(row)}", value=usd * times, low=low, high=high,
+                group=name, note="price range")  # fmt: skip
+            rows += [] if bar.name in {b.name for b in rows} else [bar]
     told = "Whiskers run from the lowest to the highest price that was found"
     report.section("Cost", f"{told}{given and f'; {given}'}.")
-    axis = Axis("USD per million output tokens", "USD")
-    left = f" The other {len(known) - _BARS} are in the table." if len(known) > _BARS else ""
+    axis = Axis("cost of a million output tokens", "USD")
     report.figure(
         bars(rows, axis=axis, palette=report.palette),
         f"Cost of a million output tokens, with and without speculation.{left}",
@@ -224,8 +233,9 @@ def _curves(
     x: Callable[[Row], float],
     field: str,
     per: Callable[[Row], float] = lambda _: 1.0,
+    labelled: bool = False,
 ) -> list[Curve]:
-    """A curve for each kind of server, through its loads in order."""
+    """A curve for each kind of server, through its loads in order, perhaps with these on it."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(found, key=_position):
         groups.setdefault(_thing(row, varying), []).append(row)
@@ -238,18 +248,21 @@ def _curves(
             band["high"] = [high / per(r) for (_, high), r in zip(ends, rows, strict=True)]
         y = [_value(row, field) / per(row) for row in rows]
         notes = [_load(row) for row in rows]
-        out.append(Curve(name=name, x=[x(r) for r in rows], y=y, notes=notes, **band))
+        labels = [f"{_position(row):g}" for row in rows] if labelled else []
+        xs = [x(r) for r in rows]
+        out.append(Curve(name=name, x=xs, y=y, notes=notes, labels=labels, **band))
     return out
 
 
 def _things(found: Sequence[Row], varying: Sequence[str]) -> tuple[list[str], list[str]]:
     """The kinds of servers that have a colour: those that speculate, and plain decoding."""
-    names: dict[bool, list[str]] = {True: [], False: []}
+    names: dict[bool, dict[str, None]] = {True: {}, False: {}}
     for row in sorted(found, key=_position):
-        own = names[METHODS[str(row["method"])].speculative]
-        if (thing := _thing(row, varying)) not in own and len(own) < SERIES:
-            own.append(thing)
-    return names[True], names[False]
+        speculative = METHODS[str(row["method"])].speculative
+        names[speculative][_thing(row, varying)] = None
+        if isinstance(row.get("speedup"), float):
+            names[False][_plain(row, varying)] = None
+    return list(names[True])[:SERIES], list(names[False])
 
 
 def _thing(row: Row, varying: Sequence[str]) -> str:
@@ -257,11 +270,17 @@ def _thing(row: Row, varying: Sequence[str]) -> str:
     return _name(row, varying) or _method(row)
 
 
+def _plain(row: Row, varying: Sequence[str]) -> str:
+    """What plain decoding of the same server is."""
+    return _thing({**row, "method": PLAIN.name}, varying)
+
+
 def _name(row: Row, varying: Sequence[str]) -> str:
     plain = not METHODS[str(row["method"])].speculative
     said = {n: _method(row) if n == "method" else row[n] for n in varying}
     told = {n: v for n, v in said.items() if v is not None and not (plain and n == "block")}
-    return ", ".join(f"{_KINDS[n]}{value}" for n, value in told.items())
+    words = [f"{_KINDS[n]}{value}" for n, value in told.items()]
+    return ", ".join([*words, PLAIN_DECODING] if plain and "method" not in told else words)
 
 
 def _method(row: Row) -> str:

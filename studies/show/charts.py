@@ -41,6 +41,8 @@ class Curve:
         Ends of the interval at each point; empty without one.
     notes
         One for each point, shown on hovering.
+    labels
+        One for each point, written beside it.
     group
         What of the page it is about, which has a colour and a mark there; by default its name.
     points
@@ -53,6 +55,7 @@ class Curve:
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     group: str = ""
     points: bool = False
 
@@ -128,6 +131,14 @@ def lines(
         if not curve.points:
             line = {"color": paint.colour, "dash": paint.dash}
             shown |= {"mode": "lines+markers", "line": line}
+        texts = _curve_hovers(curve, x, y, interval)
+        if curve.labels:
+            shown["mode"] += "+text"
+            shown |= {"text": curve.labels, "textposition": "top right"}
+            shown |= {"textfont": {"size": 11, "color": paint.colour}, "customdata": texts}
+        else:
+            shown["text"] = texts
+        hover = "%{customdata}" if curve.labels else "%{text}"
         if curve.low and curve.points:
             shown["error_y"] = error_bars(curve.y, curve.low, curve.high, color=paint.colour)
         elif curve.low:
@@ -138,8 +149,7 @@ def lines(
             y=curve.y,
             name=plain(curve.name),
             legendgroup=curve.name,
-            text=_curve_hovers(curve, x, y, interval),
-            hovertemplate="%{text}<extra></extra>",
+            hovertemplate=f"{hover}<extra></extra>",
             **shown,
         )
     figure.update_layout(xaxis=x.layout(), yaxis=y.layout())
