@@ -11,6 +11,7 @@ from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.studies.ask.prices import HOURS_A_MONTH, priced
 from dflash_sim.studies.plan.choice import label
+from dflash_sim.studies.plan.demand import hits_note
 from dflash_sim.studies.plan.deploy import Servers
 from dflash_sim.studies.plan.most import Carried, Most, Ratio
 from dflash_sim.studies.plan.verdict import (
@@ -148,10 +149,16 @@ def _more(found: Most, r: Ratio) -> str:
     low, high = r.ci90
     if low == high == 0:
         return f"{one} carries as many as {other}."
-    return (
+    line = (
         f"{one} over {other}: {_signed(r.gain)} with both as predicted, 90 % {_signed(low)} to "
         f"{_signed(high)}."
     )
+    most = {c.index: c.most for c in found.carried}
+    if (most[r.one] - most[r.other]) * r.gain >= 0:
+        return line
+    mine, theirs = (amount(found, most[i]) for i in (r.one, r.other))
+    sure = percent_of(found.question.confidence)
+    return f"{line} At {sure} of each alone it is the other way round, {mine} against {theirs}."
 
 
 def amount(found: Most, most: float) -> str:
@@ -209,5 +216,5 @@ def notes(found: Most) -> list[str]:
 def assumed(found: Most) -> list[str]:
     """What the load is taken to be."""
     if found.what == "users":
-        return ["each user asks again at once; no cached prefixes"]
+        return ["each user asks again at once", hits_note(found.question.candidates[0])]
     return list(found.question.demand.notes)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from dflash_sim.simulator.predict import Result
 from dflash_sim.studies.predict.answer_lines import Line, labelled, prompts, speed, step_bar
+from dflash_sim.studies.predict.lift import lifted, told
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import STRONG
 from dflash_sim.studies.show.titles import title
@@ -27,7 +28,8 @@ def brief(result: Result) -> RenderableType:
     if "accept_length" in v:
         lines.append(("Accept length", accept_length(v)))
     lines += [*_step(result), ("Batch", _batch(result))]
-    warnings = [Text(f"warning: {w}", style="yellow") for w in result.warnings]
+    remarks = told(result, lifted(result))
+    warnings = [Text(f"warning: {w}", style="yellow") for w in remarks]
     sources = Text(f"sources: {shares(result.evidence)}")
     return Group(Text(title(result), style=STRONG), labelled(lines), *warnings, sources)
 
