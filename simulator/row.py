@@ -16,6 +16,7 @@ from dflash_sim.simulator.slopes import METRICS
 
 SCHEMA_VERSION = 1
 INTERVALS = (*(m for m in METRICS if not m.startswith("median_")), "speedup")
+NO_TABLES = "none"  # of a GPU without operator times
 DECIMALS = 6  # of every float: nanoseconds of latency, a millionth of a token per second
 
 Cell = str | int | float | list[str] | list[int] | list[float] | dict[str, float] | None
@@ -116,7 +117,7 @@ def _resolved(setup: Setup) -> Row:
     """Return what the scenario left open, as it was filled in."""
     source = setup.measured or setup.tables
     return {
-        "profile_hash": source.digest if source else "none",
+        "profile_hash": source.digest if source else NO_TABLES,
         "gpu": setup.device.name,
         "num_gpus": setup.num_gpus,
         "tp": setup.tp,

@@ -344,9 +344,9 @@ class Scenario(BaseModel):
         if self.conc is not None and self.rate is not None:
             found.append("conc (closed loop) and rate (open loop) exclude each other; give one")
         if self.cache_hit and not self.radix_cache:
+            asked = f"cache_hit {self.cache_hit:g}"
             found.append(
-                f"cache_hit {self.cache_hit:g} needs the prefix cache, and radix_cache is off; drop "
-                "one of them"
+                f"{asked} needs the prefix cache, and radix_cache is off; drop one of them"
             )
         method = self.speculation
         for name in sorted(ONLY_SPECULATION - method.takes):

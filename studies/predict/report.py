@@ -7,6 +7,7 @@ from typing import Any
 from dflash_sim.simulator.cost.methods import METHODS, PLAIN
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.prices import paid
+from dflash_sim.studies.predict.beside import estimated, is_roofline
 from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Bar, Curve, bars, lines, not_drawn
 from dflash_sim.studies.show.figures import number, shares
@@ -63,7 +64,7 @@ def write_rows(
     gains
         What is ahead at each load, in sentences.
     remarks
-        What to keep in mind.
+        What to keep in mind; left out, what the rows warn of.
     prices
         What the asker pays, by GPU [USD/h]; that of others is a range of published prices.
     """
@@ -86,6 +87,7 @@ def write_rows(
     _costs(report, drawn, varying, given)
     _cycle(report, drawn, varying)
     _table(report, rows, varying, {*things, *plain})
+    remarks = remarks or _warnings(found)
     report.section("What it rests on", "\n\n".join(f"{r}." for r in remarks))
     report.facts(_grounds(found))
     report.write(path)
@@ -106,6 +108,8 @@ def _lead(found: Sequence[Row], varying: Sequence[str], given: str) -> list[str]
     speedup = best.get("speedup")
     if isinstance(speedup, float):
         out.append(f"That is {number(speedup)} times plain decoding of the same requests.")
+    if is_roofline(best):
+        out.append(f"It is a roofline estimate: of {best['gpu']} no operator times are known.")
     usd = _usd(best)
     if usd is not None:
         beside = f", against {number(usd * speedup)} plain" if isinstance(speedup, float) else ""
@@ -214,6 +218,16 @@ def _table(
     failed = list(dict.fromkeys(str(row["error"]) for row in rows if row.get("error")))
     if failed:
         report.text("\n\n".join(f"No answer: {why}." for why in failed))
+
+
+def _warnings(found: Sequence[Row]) -> list[str]:
+    """What rows warn of, each once."""
+    told = [str(w) for row in found for w in _words(row["warnings"])]
+    return list(filter(None, [*dict.fromkeys(told), estimated(found)]))
+
+
+def _words(value: Any) -> list[str]:
+    return value if isinstance(value, list) else []
 
 
 def _grounds(found: Sequence[Row]) -> dict[str, str]:

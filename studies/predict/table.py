@@ -13,7 +13,7 @@ from dflash_sim.simulator.number_formats import UNQUANTISED
 from dflash_sim.simulator.row import Cell, Row, failed_row, to_row
 from dflash_sim.studies.ask.answers import Answer
 from dflash_sim.studies.ask.prices import paid
-from dflash_sim.studies.predict.beside import gains, words
+from dflash_sim.studies.predict.beside import estimated, gains, is_roofline, words
 from dflash_sim.studies.predict.lift import in_lockstep, lifted, told
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import LABEL, STRONG
@@ -109,12 +109,8 @@ class GridTable:
             few = "; ".join(named[:_NAMED]) + (f"; and {len(named) - _NAMED} more"
                 if len(named) > _NAMED else "")  # fmt: skip
             out.append(warning if everywhere else f"{few}: {warning}")
-        estimated = [r for a, r in zip(self.answers, self.rows, strict=True) if _roofline(a)]
-        if 0 < len(estimated) < len(self.rows):
-            kinds = ", ".join(dict.fromkeys(str(r["gpu"]) for r in estimated))
-            out.append(
-                f"{kinds}: rooflines, ranked here beside measured tables; they are the less sure"
-            )
+        if not all(is_roofline(row) for row in self.rows) and (less := estimated(self.rows)):
+            out.append(less)
         last = next((a.result for a in reversed(self.answers) if a.result), None)
         lockstep = in_lockstep(last) if last is not None else None
         if lockstep is not None:
@@ -202,12 +198,6 @@ def _found(row: Row) -> list[str]:
 def _width(columns: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
     """Columns of the terminal that these take, one apart."""
     return sum(max(map(len, columns[i])) for i in shown) + len(shown)
-
-
-def _roofline(answer: Answer) -> bool:
-    """Return True if there are no operator times behind an answer."""
-    r = answer.result
-    return r is not None and r.setup.tables is None and r.setup.measured is None
 
 
 def _figure(value: Cell) -> str:
