@@ -79,7 +79,10 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
     each = "the run" if runs == 1 else f"each of {runs} runs"
     rows = [("GPUs", f"{fleet.gpus:,}")]
     for label, prices in (("USD/h", fleet.usd_per_hour), ("USD/M tokens", fleet.usd_per_mtok_out)):
-        rows.append((label, ", ".join(f"{number(p)} ({e})" for e, p in prices.items()) or "-"))
+        told = ", ".join(f"{number(p)} ({e})" for e, p in prices.items()) or "-"
+        if fleet.setup.device.name in q.prices:
+            told = f"{number(prices['typical'])}, at the price that is given"
+        rows.append((label, told))
     rows += [
         (
             "Confidence",

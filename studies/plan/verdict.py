@@ -182,7 +182,7 @@ def saved(d: Difference, found: Plan) -> str:
     what = "needs as many GPUs as"
     if d.saved_gpus:
         what = f"needs {gpus(abs(d.saved_gpus))} {fewer} than"
-    span = _ends(d.saved_gpus_ci90, fewer, whole=True)
+    span = _span_of(d.saved_gpus_ci90, fewer)
     mine, theirs = d.central_gpus
     line = (
         f"{one} {what} {other}, {mine:,} against {least}{theirs:,} with both as predicted "
@@ -191,7 +191,7 @@ def saved(d: Difference, found: Plan) -> str:
     money, ends = d.saved_usd_month, d.saved_usd_month_ci90
     if money is not None and ends is not None and any((money, *ends)):
         cheaper = money >= 0
-        told = _ends(ends if cheaper else (-ends[1], -ends[0]), "")
+        told = _between(*(ends if cheaper else (-ends[1], -ends[0])))
         verb = "saves" if cheaper else "costs"
         more = "" if cheaper else " more"
         line += f"; that {verb} {least}{number(abs(money))} USD a month{more} ({told})"
@@ -199,17 +199,28 @@ def saved(d: Difference, found: Plan) -> str:
         return f"{line}."
     sure = f"{d.gpus[1]:,}" if d.gpus[1] is not None else f"more than {found.question.max_gpus:,}"
     confident = percent_of(found.question.confidence)
+    rents = [number(usd) for usd in d.usd_month if usd is not None]
+    bill = f", {' against '.join(rents)} USD a month" if len(rents) > 1 else ""
     return (
-        f"{line}. Each sized for {confident} confidence of its own: {d.gpus[0]:,} against {sure}."
+        f"{line}. Each sized for {confident} confidence of its own: {d.gpus[0]:,} against {sure}"
+        f"{bill}."
     )
 
 
-def _ends(ends: tuple[float, float], word: str, *, whole: bool = False) -> str:
-    """The ends of an interval as people say them; a sign where they differ in it."""
-    low, high = ends if word != "more" else (-ends[1], -ends[0])
-    texts = [f"{x:,.0f}" if whole else number(x) for x in (low, high)]
-    said = texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
-    return f"{said} {word}".strip()
+def _span_of(ends: tuple[int, int], word: str) -> str:
+    """An interval of GPUs that are fewer or more, as people say it."""
+    low, high = ends if word == "fewer" else (-ends[1], -ends[0])
+    other = "fewer" if word == "more" else "more"
+    if low == high:
+        return f"{high:,} {word}"
+    if low >= 0:
+        return f"{low:,} to {high:,} {word}"
+    return f"{-low:,} {other} to {f'{high:,} {word}' if high else 'as many'}"
+
+
+def _between(low: float, high: float) -> str:
+    texts = [number(x) for x in (low, high)]
+    return texts[0] if texts[0] == texts[1] else " to ".join(texts)
 
 
 def _kind(found: Plan, i: int, d: Difference) -> str:

@@ -65,6 +65,12 @@ def _batch(result: Result) -> str:
     memory, conc = result.setup.memory, result.scenario.conc
     cap = memory.max_running_requests
     running = f"{result.values['mean_batch']:.1f} requests"
+    v = result.values
+    length = (v["total_input_tokens"] + v["total_output_tokens"]) / max(v["completed"], 1)
+    holds = int(memory.kv_tokens / max(length, 1))
+    if holds < min(cap, conc or cap):
+        held = f"{memory.kv_tokens:,} tokens of keys and values hold {holds:,} of this length"
+        return f"{running}, limited by memory: {held}"
     if conc is None:
         return f"{running}; at most {cap:,} ({memory.cap_cause})"
     if conc > cap:

@@ -91,7 +91,7 @@ def bars(rows: Sequence[Bar], *, axis: Axis, palette: Palette) -> go.Figure:
     figure.update_layout(
         height=110 + 40 * len(rows),
         barmode="overlay",
-        showlegend=len(groups) > 1,
+        showlegend=len(groups) > 1 and any(len(members) > 1 for *_, members in groups),
         xaxis=axis.layout(range=[1.15 * min(ends), 1.15 * max(ends)]),
         yaxis={
             "tickvals": list(range(len(rows))),
