@@ -74,6 +74,11 @@ def cautions(
         )
     if waits := over_cap(s, memory, device):
         out.append(waits)
+    if s.conc is not None and s.in_flight != s.conc:
+        out.append(
+            f"there are {s.in_flight} requests, of which {s.conc} were to be in flight: give "
+            f"--num-prompts {s.conc} or more"
+        )
     if model.latent_layers and tp > 1 and memory.cap_cause == KV_CACHE:
         out.append(
             f"the latent cache of {model.name} is the same on each of {tp} ranks, and limits the "
@@ -153,10 +158,10 @@ def cautions(
 
 def over_cap(s: Scenario, memory: MemoryPlan, device: Device) -> str | None:
     """Say that not all requests in flight run at once, where that is so."""
-    if s.conc is None or s.conc <= memory.max_running_requests:
+    if s.in_flight is None or s.in_flight <= memory.max_running_requests:
         return None
     return (
-        f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
+        f"{device.name}: only {memory.max_running_requests} of {s.in_flight} requests run at once "
         f"({memory.cap_cause}); the rest wait"
     )
 

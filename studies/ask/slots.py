@@ -44,7 +44,7 @@ def roomier(setup: Setup) -> Room | None:
     A cap is tried first, then with a larger share of memory, with more of it for states, and with
     states that are replayed; a flag that adds nothing is left out.
     """
-    asked, now = setup.scenario.conc or 0, setup.memory.max_running_requests
+    asked, now = setup.scenario.in_flight or 0, setup.memory.max_running_requests
     if asked <= now:
         return None
     best: Room | None = None

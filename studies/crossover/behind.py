@@ -68,7 +68,7 @@ def _there(server: Server, value: float) -> Setup:
 
 def _cap(setup: Setup) -> list[str]:
     """Say how many of the requests run at once, if not all, and which flag lets more run."""
-    asked, cap = setup.scenario.conc or 0, setup.memory.max_running_requests
+    asked, cap = setup.scenario.in_flight or 0, setup.memory.max_running_requests
     if asked <= cap:
         return []
     room = roomier(setup)

@@ -30,7 +30,7 @@ def write_report(path: Path, e: Explanation) -> None:
     low, high = r.intervals.get("output_throughput", (tok_s, tok_s))
     lead = f"{number(tok_s)} tokens a second, 90 % interval {number(low)} to {number(high)}."
     own = method_title(r.setup)
-    palette = Palette([own, *_SIGNS], plain=[] if r.setup.speculative else [own])
+    palette = Palette([own, *reversed(_SIGNS)], plain=[] if r.setup.speculative else [own])
     report = Report(f"Why: {title(r)}", " ".join([lead, *verdict_words(e)]), palette)
     every = tables(e)
     if e.rungs:

@@ -62,7 +62,7 @@ def _step(result: Result) -> list[Line]:
 
 def _batch(result: Result) -> str:
     """Say how many requests run together, and whether the load or the server limits them."""
-    memory, conc = result.setup.memory, result.scenario.conc
+    memory, conc = result.setup.memory, result.scenario.in_flight
     cap = memory.max_running_requests
     running = f"{result.values['mean_batch']:.1f} requests"
     v = result.values
@@ -73,6 +73,8 @@ def _batch(result: Result) -> str:
         return f"{running}, limited by memory: {held}"
     if conc is None:
         return f"{running}; at most {cap:,} ({memory.cap_cause})"
+    if conc != result.scenario.conc and conc <= cap:
+        return f"{running}, limited by the {conc:,} requests that there are"
     if conc > cap:
         return f"{running}, limited by the cap of {cap:,} ({memory.cap_cause}); others wait"
     return f"{running}, limited by the {conc:,} in flight (cap {cap:,}: {memory.cap_cause})"

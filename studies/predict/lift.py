@@ -29,7 +29,7 @@ class Lift:
     def said(self, of: Result) -> str:
         """The flags and their answer in a sentence, beside the answer they are for."""
         now = of.setup.memory.max_running_requests
-        asked = of.scenario.conc or 0
+        asked = of.scenario.in_flight or 0
         v = self.result.values
         ran = f"{v['mean_batch']:.1f} run on average"
         if v["retractions"]:

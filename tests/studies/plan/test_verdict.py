@@ -25,7 +25,7 @@ from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.plan.page import PlanPage, candidate_rows
 from dflash_sim.studies.plan.search import Plan, plan
-from dflash_sim.studies.plan.verdict import doubts_of, remarks, verdict
+from dflash_sim.studies.plan.verdict import doubts_of, remarks, saved, verdict
 from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.terminal import as_page
 
@@ -78,6 +78,29 @@ def test_a_month_is_730_hours_of_the_price_that_was_given(found: Plan) -> None:
     assert fleet.usd_per_hour == dict.fromkeys(("low", "typical", "high"), 2.0 * fleet.gpus)
     d = found.differences[0]
     assert d.usd_month[0] == pytest.approx(2.0 * d.gpus[0] * HOURS_A_MONTH)
+
+
+@pytest.mark.parametrize(
+    ("saves", "span", "said"),
+    [(0, (0, 0), "0 fewer"), (2, (1, 4), "1 to 4 fewer"), (1, (-1, 3), "1 more to 3 fewer"),
+     (0, (-1, 0), "1 more to as many"), (-2, (-3, -1), "1 to 3 more"),
+     (-2, (-3, 1), "1 fewer to 3 more")],
+)  # fmt: skip
+def test_an_interval_of_gpus_has_no_signs(
+    found: Plan, saves: int, span: tuple[int, int], said: str
+) -> None:
+    d = replace(found.differences[0], saved_gpus=saves, saved_gpus_ci90=span)
+    assert f"(90 % interval {said})" in saved(d, found)
+
+
+def test_a_bill_is_that_of_the_fleets_it_names(found: Plan) -> None:
+    d = found.differences[0]
+    apart = replace(d, gpus=(3, 5), central_gpus=(2, 5), usd_month=(4380.0, 7300.0))
+    assert "confidence of its own: 3 against 5, 4,380 against 7,300 USD a month." in saved(
+        apart, found
+    )
+    free = replace(d, saved_usd_month=0.0, saved_usd_month_ci90=(0.0, 0.0))
+    assert "0.00 USD" not in saved(free, found)
 
 
 def test_a_million_tokens_are_those_of_the_day(found: Plan) -> None:

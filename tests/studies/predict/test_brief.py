@@ -25,6 +25,17 @@ def test_both_means_are_told_where_they_differ(
     assert accept_length(values) == said
 
 
+def test_requests_that_there_are_not_do_not_wait() -> None:
+    """Eight requests are eight in flight at the most, whatever was to be."""
+    asked = {"model": "qwen3-8b", "gpu": "h200", "isl": 100, "osl": 20, "acceptance": "al:4"}
+    scenario = Scenario.parse(**asked, conc=64, num_prompts=8, runs=1)
+    result = predict(scenario, with_baseline=False, with_interval=False)
+    page = " ".join(as_page(brief(result), to_file=True).split())
+    assert "limited by the 8 requests that there are" in page
+    assert "run at once" not in page
+    assert "there are 8 requests, of which 64 were to be in flight" in page
+
+
 @pytest.mark.parametrize(("isl", "conc", "words"), [
     (30_000, 30, "limited by memory: "), (300, 30, "limited by the 30 in flight"),
     (300, 60, "limited by the cap of 48"),
