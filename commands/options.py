@@ -9,8 +9,6 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from dflash_sim.jobs.stopping import INTERRUPTED
-
 PROGRAM = "dflash-sim"
 
 
@@ -191,5 +189,7 @@ def stoppable(kept: Callable[[], str] = lambda: "nothing was written") -> Iterat
     try:
         yield
     except KeyboardInterrupt:
+        from dflash_sim.jobs.stopping import INTERRUPTED
+
         tell(f"stopped; {kept()}")
         raise typer.Exit(INTERRUPTED) from None

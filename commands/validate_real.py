@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from dflash_sim.commands.options import tell, warn
-from dflash_sim.jobs.stopping import INTERRUPTED
 
 if TYPE_CHECKING:
     from dflash_sim.calibrate.realloop.outcomes import Outcome
@@ -27,6 +26,7 @@ def validate_real(
 
 def _outcomes(rounds: "Rounds", shape: str, output: Path | None) -> "list[Outcome]":
     """All of them; if that breaks off, what there is is put out before."""
+    from dflash_sim.jobs.stopping import INTERRUPTED
     from dflash_sim.profiles.errors import DflashSimError
     from dflash_sim.studies.real.loop_question import progress_line
 

@@ -74,9 +74,9 @@ def cautions(
         )
     if waits := over_cap(s, memory, device):
         out.append(waits)
-    if s.conc is not None and s.in_flight != s.conc:
+    if s.conc is not None and in_flight(s) != s.conc:
         out.append(
-            f"there are {s.in_flight} requests, of which {s.conc} were to be in flight: give "
+            f"there are {s.num_prompts} requests, of which {s.conc} were to be in flight: give "
             f"--num-prompts {s.conc} or more"
         )
     if model.latent_layers and tp > 1 and memory.cap_cause == KV_CACHE:
@@ -156,12 +156,18 @@ def cautions(
     return out
 
 
+def in_flight(s: Scenario) -> int | None:
+    """Requests in flight, of those that there are; None where they arrive at a rate."""
+    return None if s.conc is None else min(s.conc, s.num_prompts or s.conc)
+
+
 def over_cap(s: Scenario, memory: MemoryPlan, device: Device) -> str | None:
     """Say that not all requests in flight run at once, where that is so."""
-    if s.in_flight is None or s.in_flight <= memory.max_running_requests:
+    asked = in_flight(s)
+    if asked is None or asked <= memory.max_running_requests:
         return None
     return (
-        f"{device.name}: only {memory.max_running_requests} of {s.in_flight} requests run at once "
+        f"{device.name}: only {memory.max_running_requests} of {asked} requests run at once "
         f"({memory.cap_cause}); the rest wait"
     )
 

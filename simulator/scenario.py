@@ -364,13 +364,6 @@ class Scenario(BaseModel):
         return found
 
     @property
-    def in_flight(self) -> int | None:
-        """Requests in flight, of those that there are; None where they arrive at a rate."""
-        if self.conc is None:
-            return None
-        return min(self.conc, self.num_prompts or self.conc)
-
-    @property
     def speculation(self) -> Method:
         """The method's row in the table of methods."""
         return method_of(self.method)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from dflash_sim.profiles.errors import DflashSimError
-from dflash_sim.simulator.caveats import over_cap
+from dflash_sim.simulator.caveats import in_flight, over_cap
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 
@@ -44,7 +44,7 @@ def roomier(setup: Setup) -> Room | None:
     A cap is tried first, then with a larger share of memory, with more of it for states, and with
     states that are replayed; a flag that adds nothing is left out.
     """
-    asked, now = setup.scenario.in_flight or 0, setup.memory.max_running_requests
+    asked, now = in_flight(setup.scenario) or 0, setup.memory.max_running_requests
     if asked <= now:
         return None
     best: Room | None = None

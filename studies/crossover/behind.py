@@ -1,6 +1,7 @@
 """What stands behind a curve: how many requests run at once, and what is accepted of the drafts."""
 
 from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.simulator.caveats import in_flight
 from dflash_sim.simulator.cost.methods import PLAIN
 from dflash_sim.simulator.predict import doubts
 from dflash_sim.simulator.setup import Setup
@@ -68,7 +69,7 @@ def _there(server: Server, value: float) -> Setup:
 
 def _cap(setup: Setup) -> list[str]:
     """Say how many of the requests run at once, if not all, and which flag lets more run."""
-    asked, cap = setup.scenario.in_flight or 0, setup.memory.max_running_requests
+    asked, cap = in_flight(setup.scenario) or 0, setup.memory.max_running_requests
     if asked <= cap:
         return []
     room = roomier(setup)

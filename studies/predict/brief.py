@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dflash_sim.simulator.caveats import in_flight
 from dflash_sim.simulator.predict import Result
 from dflash_sim.studies.predict.answer_lines import Line, labelled, prompts, speed, step_bar
 from dflash_sim.studies.predict.lift import lifted, told
@@ -62,7 +63,7 @@ def _step(result: Result) -> list[Line]:
 
 def _batch(result: Result) -> str:
     """Say how many requests run together, and whether the load or the server limits them."""
-    memory, conc = result.setup.memory, result.scenario.in_flight
+    memory, conc = result.setup.memory, in_flight(result.scenario)
     cap = memory.max_running_requests
     running = f"{result.values['mean_batch']:.1f} requests"
     v = result.values

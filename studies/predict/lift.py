@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.simulator.caveats import in_flight
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.studies.ask.slots import capped, roomier
 from dflash_sim.studies.show.figures import number
@@ -29,7 +30,7 @@ class Lift:
     def said(self, of: Result) -> str:
         """The flags and their answer in a sentence, beside the answer they are for."""
         now = of.setup.memory.max_running_requests
-        asked = of.scenario.in_flight or 0
+        asked = in_flight(of.scenario) or 0
         v = self.result.values
         ran = f"{v['mean_batch']:.1f} run on average"
         if v["retractions"]:

@@ -28,7 +28,7 @@ def answered(over: str, values: str, **flags: Any) -> Crossover:
 
 @pytest.fixture(scope="module")
 def capped() -> Crossover:
-    return answered("conc", "1,128", method="dflash,mtp")
+    return answered("conc", "1,128", method="dflash,mtp", num_prompts="128")
 
 
 def test_a_page_names_the_caps_and_the_flags_that_lift_them(capped: Crossover) -> None:
