@@ -60,7 +60,9 @@ class MostPage:
         for warning in notes(found):
             yield Text(f"note: {warning}", style="yellow")
         yield Text()
-        yield Text(f"Each of {found.best.replicas:,} servers is launched by", style=LABEL)
+        count = found.best.replicas
+        each = f"Each of {count:,} servers" if count > 1 else "The server"
+        yield Text(f"{each} is launched by", style=LABEL)
         yield Text(launch_command(setup_of(found)))
 
 
