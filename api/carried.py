@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from rich.console import RenderableType
 
-from dflash_sim.api.question import Config, Question, asked, takes_question
+from dflash_sim.api.question import Config, File, Question, asked, takes_question
 from dflash_sim.api.show import Paged
+from dflash_sim.api.spoken import spoken
+from dflash_sim.calibrate.observations.launch_router import router_of_launch
 from dflash_sim.simulator.fleet.routers import ROUTERS
+from dflash_sim.studies.plan.deploy import compose, kubernetes
 from dflash_sim.studies.plan.most import DURATION_S, Most, most
-from dflash_sim.studies.plan.most_page import MostPage, rows, said, to_json
+from dflash_sim.studies.plan.most_page import MostPage, rows, said, servers_of, to_json
 from dflash_sim.studies.plan.question import numbers_of, owned
+from dflash_sim.studies.show.files import check_writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +39,23 @@ class Carried(Paged):
         from dflash_sim.api.frames import table
 
         return table(rows(self.found))
+
+    @spoken
+    def report(self, path: File) -> Path:
+        """Write the answer as one HTML page, and return its path."""
+        from dflash_sim.studies.plan.most_report import write_report
+
+        check_writable(Path(path))
+        write_report(Path(path), self.found)
+        return Path(path)
+
+    def compose(self) -> str:
+        """Return a Docker Compose file of the servers that carry most."""
+        return compose(servers_of(self.found))
+
+    def kubernetes(self) -> str:
+        """Return Kubernetes objects of the servers that carry most."""
+        return kubernetes(servers_of(self.found))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as ``--format json`` prints it."""
@@ -58,7 +80,7 @@ def carried(
     e2e: float | None = None,
     percentile: float | None = None,
     confidence: float | None = None,
-    router: str = ROUTERS[0],
+    router: str | None = None,
     price: Mapping[str, float] | None = None,
     jobs: int = 1,
     **question: Unpack[Question],
@@ -84,7 +106,8 @@ def carried(
     confidence
         Over what is uncertain of the prediction [1]; 0.9 if left out.
     router
-        ``round-robin`` or ``least-loaded``.
+        ``round-robin``, ``least-loaded`` or ``cache-aware``; if left out that of ``from_launch``,
+        else ``round-robin``.
     price
         What you pay for a GPU, in place of list prices [USD/h], such as ``{"b200": 4.5}``.
     jobs
@@ -108,12 +131,12 @@ def carried(
         duration=duration, jobs=jobs, gpus=gpus,
     )  # fmt: skip
     made = owned(
-        asked(config, question),
+        asked(config, question, planned=True),
         maximise,
         caps=None,
         trace=None,
         time_unit=None,
-        router=router,
+        router=router or router_of_launch(question.get("from_launch")) or ROUTERS[0],
         prices=price or {},
         **own.of_question(),
     )

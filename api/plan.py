@@ -14,7 +14,7 @@ from dflash_sim.api.spoken import spoken
 from dflash_sim.calibrate.observations.launch_router import router_of_launch
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.fleet.routers import ROUTERS
-from dflash_sim.studies.plan.deploy import compose, kubernetes
+from dflash_sim.studies.plan.deploy import compose, fewest, kubernetes
 from dflash_sim.studies.plan.over_long import CHOICES as OVER_LONG
 from dflash_sim.studies.plan.page import PlanPage
 from dflash_sim.studies.plan.question import numbers_of, tunable
@@ -63,11 +63,11 @@ class Plan(Paged):
 
     def compose(self) -> str:
         """Return a Docker Compose file of the fleet with the fewest GPUs."""
-        return compose(self.found.fewest, self.found)
+        return compose(fewest(self.found))
 
     def kubernetes(self) -> str:
         """Return Kubernetes objects of the fleet with the fewest GPUs."""
-        return kubernetes(self.found.fewest, self.found)
+        return kubernetes(fewest(self.found))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as ``--format json`` prints it."""
@@ -175,7 +175,7 @@ def plan(
         busiest=busiest, duration=duration, max_gpus=max_gpus, jobs=jobs,
     )  # fmt: skip
     made = plan_question(
-        asked(config, question),
+        asked(config, question, planned=True),
         caps=None,
         trace=None if trace is None else str(trace),
         time_unit=time_unit,

@@ -1,6 +1,7 @@
 """``predict``: one scenario as a result, several as a data frame; ``scenario`` and ``config``."""
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dflash_sim.api.question import (
@@ -16,6 +17,7 @@ from dflash_sim.api.result import Result
 from dflash_sim.api.show import counted
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.answers import Answer, answers, check_options
+from dflash_sim.studies.ask.prices import checked_prices
 from dflash_sim.studies.ask.question import as_yaml, left_out, only_scenario, scenarios
 from dflash_sim.studies.predict.table import answer_row
 
@@ -30,6 +32,7 @@ def predict(
     simulator: str = "auto",
     baseline: bool = True,
     interval: bool = True,
+    price: Mapping[str, float] | None = None,
     tag: str | None = None,
     jobs: int = 1,
     progress: bool = False,
@@ -53,6 +56,8 @@ def predict(
         Also predict plain decoding, for the speed-up.
     interval
         Also the 90 % intervals.
+    price
+        What you pay for a GPU, in place of list prices [USD/h], such as ``{"b200": 4.5}``.
     tag
         Label of the rows.
     jobs
@@ -85,6 +90,7 @@ def predict(
     check_options(simulator)
     found = asked(config, question)
     points = scenarios(found)
+    prices = checked_prices(price or {}, (point.gpu for point in points))
     for text in left_out({name: given.value for name, given in found.items()}):
         warnings.warn(text, stacklevel=3)
     with counted(sum(point.runs for point in points), show=progress) as advance:
@@ -94,6 +100,7 @@ def predict(
             with_baseline=baseline,
             with_interval=interval,
             jobs=whole("jobs", jobs),
+            prices=prices,
             on_run=advance,
         )
         answered = list(work)
@@ -110,7 +117,7 @@ def _only(answer: Answer, **about: Any) -> Result:
     if answer.error is not None:
         raise answer.error
     assert answer.result is not None
-    return Result(answer.result, **about)
+    return Result(answer.result, price=answer.price, **about)
 
 
 @takes_question

@@ -155,11 +155,16 @@ def folders(given: Any) -> list[Path]:
 
 
 def asked(
-    config: Config | None, question: Mapping[str, Any], *, files: Sequence[Layer] = ()
+    config: Config | None,
+    question: Mapping[str, Any],
+    *,
+    files: Sequence[Layer] = (),
+    planned: bool = False,
 ) -> dict[str, Given]:
     """Merge the fields of a call over its config, ``files``, launch command and preset.
 
-    Flags of a launch command that nothing models are told as a warning.
+    Flags of a launch command that nothing models are told as a warning; ``planned`` is True for a
+    plan, which takes the policy of a router.
 
     Raises
     ------
@@ -173,6 +178,7 @@ def asked(
         preset=None if preset is None else os.fspath(preset),
         from_launch=launch,
         files=[*start, *files],
+        planned=planned,
     )
     if ignored:
         text = f"from_launch: not modelled, ignored: {', '.join(ignored)}"

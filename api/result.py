@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from dflash_sim.api.rows import RowView
 from dflash_sim.api.show import Paged, counted
 from dflash_sim.profiles.find import searching
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.predict import Result as Prediction
 from dflash_sim.simulator.row import to_row
 from dflash_sim.simulator.scenario import Scenario
@@ -39,6 +40,8 @@ class Result(RowView, Paged):
         Fields that were asked for; the others are defaults.
     folders
         Of sheets that were searched before the others.
+    price
+        What the asker pays for a GPU, if it is not what its sheet says.
     """
 
     def __init__(
@@ -48,14 +51,15 @@ class Result(RowView, Paged):
         tag: str | None = None,
         given: tuple[str, ...] = (),
         folders: tuple[Path, ...] = (),
+        price: PriceRange | None = None,
     ) -> None:
         self.prediction, self._tag, self._given = prediction, tag, given
-        self._folders = folders
+        self._folders, self._price = folders, price
 
     @cached_property
     def row(self) -> dict[str, Any]:
         """The flat row of the result schema, as ``--format json`` prints it."""
-        return to_row(self.prediction, tag=self._tag)
+        return to_row(self.prediction, tag=self._tag, price=self._price)
 
     @property
     def scenario(self) -> Scenario:
@@ -83,7 +87,8 @@ class Result(RowView, Paged):
     def baseline(self) -> "Result | None":
         """The answer without speculation; None for plain decoding, or if not asked for."""
         plain = self.prediction.baseline
-        return None if plain is None else Result(plain, tag=self._tag, folders=self._folders)
+        about = {"folders": self._folders, "price": self._price}
+        return None if plain is None else Result(plain, tag=self._tag, **about)
 
     def explain(self, *, progress: bool = False) -> "Explanation":
         """Say why the answer is what it is; it takes ten times as long as the answer."""
@@ -94,6 +99,7 @@ class Result(RowView, Paged):
                 tag=self._tag,
                 given=self._given,
                 folders=self._folders,
+                price=self._price,
             )
 
     def phase(self, name: str) -> "pd.DataFrame":
@@ -111,7 +117,7 @@ class Result(RowView, Paged):
         return effective(self.prediction)
 
     def _page(self) -> RenderableType:
-        return present(self.prediction, given=self._given)
+        return present(self.prediction, given=self._given, price=self._price)
 
     def __repr__(self) -> str:
         answer = f"{number(self.output_throughput)} tok/s"
@@ -129,7 +135,7 @@ class Explanation(Paged):
     Parameters
     ----------
     about
-        Tag, given fields and folders of its :class:`Result`.
+        Tag, given fields, folders and price of its :class:`Result`.
     """
 
     def __init__(self, found: Found, **about: Any) -> None:

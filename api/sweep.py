@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -13,6 +13,7 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.presets import load_preset
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.answers import check_options
+from dflash_sim.studies.ask.prices import checked_prices
 from dflash_sim.studies.ask.question import Layer, left_out
 from dflash_sim.studies.ask.study import Study, read_study_file, study_of
 from dflash_sim.studies.sweep.folder import SweepFolder
@@ -48,6 +49,7 @@ def sweep(
     simulator: str = "auto",
     baseline: bool = True,
     interval: bool = True,
+    price: Mapping[str, float] | None = None,
     tag: str | None = None,
     progress: bool = False,
     **question: Unpack[Question],
@@ -75,7 +77,7 @@ def sweep(
         ``"ray"`` and where it listens, or ``"ray://HOST:PORT"``.
     formats
         Of the files in the folder: ``"jsonl,csv,parquet"``; left out, all that can be written.
-    simulator, baseline, interval, tag, progress
+    simulator, baseline, interval, price, tag, progress
         As for :func:`predict`.
     **question
         As for :func:`predict`.
@@ -115,7 +117,8 @@ def sweep(
         if preset is not None and "preset" not in question:
             files.append((f"preset {preset}", load_preset(preset).scenario))
     found = study_of(asked(config, question, files=files))
-    how = How(simulator=simulator, baseline=baseline, interval=interval, tag=tag)
+    prices = checked_prices(price or {}, found.gpus) or None
+    how = How(simulator=simulator, baseline=baseline, interval=interval, tag=tag, prices=prices)
     for text in left_out({**found.fields, **found.axes}):
         warnings.warn(text, stacklevel=3)
     hire = crew_for(how, found, jobs=jobs, cores=1, cluster=cluster, address=address, say=_say)

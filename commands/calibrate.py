@@ -18,6 +18,7 @@ from dflash_sim.commands.options import (
     Str,
     option,
     sheets,
+    stoppable,
     tell,
     use_profiles,
 )
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 ROWS = "Rows"
 _SHOWN = 10  # reasons that are listed
-_INTERRUPTED = 130
 _UNSURE = 4  # there is an answer, and a reason to doubt it
 
 app = typer.Typer(no_args_is_help=True, add_help_option=False)
@@ -127,7 +127,7 @@ def fit(
     if shape == "csv":
         msg = "a fit is no table of rows: --format csv is not for it. Give json, or table."
         raise UsageError(msg)
-    try:
+    with stoppable():
         chosen = choose(
             observations, engine=engine, fit_on=fit_on, assume=assume or (), prior=prior
         )
@@ -140,9 +140,6 @@ def fit(
                 jobs=jobs or os.cpu_count() or 1,
                 on_row=lambda: progress.advance(0),
             )
-    except KeyboardInterrupt:
-        tell("interrupted: nothing was written")
-        raise typer.Exit(_INTERRUPTED) from None
     deliver(found.calibration.to_toml(), output)
     deliver(page(found, chosen) if shape == "table" else as_text([summary(found, chosen)], shape))
     if not found.converged:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from dflash_sim.commands.options import (
     INTERVALS,
     OUTPUT,
@@ -14,13 +12,13 @@ from dflash_sim.commands.options import (
     Str,
     completer,
     option,
+    stoppable,
     tell,
 )
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
 
 QUESTION = "Question"
 AXES = ("conc", "context", "accept", "temperature")
-_INTERRUPTED = 130
 
 
 @takes_scenario
@@ -69,12 +67,8 @@ def crossover(
         check_writable(target)
     made = question(what_is_asked(flags), over=over, values=values)
     spans = interval == INTERVALS[0]
-    try:
-        with Progress(steps(made, interval=spans)) as progress:
-            found = answer(made, interval=spans, on_run=progress.advance)
-    except KeyboardInterrupt:
-        tell("stopped; nothing was written")
-        raise typer.Exit(_INTERRUPTED) from None
+    with stoppable(), Progress(steps(made, interval=spans)) as progress:
+        found = answer(made, interval=spans, on_run=progress.advance)
     if report is not None:
         from dflash_sim.studies.crossover.report import write_report
 

@@ -14,13 +14,13 @@ from dflash_sim.commands.options import (
     cores,
     option,
     sheets,
+    stoppable,
     tell,
     use_profiles,
     warn,
 )
 
 SERVER, EXPERIMENT = "Server", "Experiment"
-_INTERRUPTED = 130
 _UNSURE = 4  # there is an answer, and a reason to doubt it
 
 
@@ -89,7 +89,8 @@ def live(
         prior=prior,
         jobs=jobs or cores(),
     )
-    try:
+    kept_words = f"what was measured is kept in {terms.rows}; run this again"
+    with stoppable(lambda: "nothing was written" if watch else kept_words):
         target = question.find(terms, idle=watch is None)
         for note in target.notes:
             warn(note)
@@ -118,10 +119,6 @@ def live(
         if stopped:
             warn(f"{stopped}; {len(kept.rows)} cells are kept in {terms.rows}")
         found = question.learn(terms, kept, name=output.stem)
-    except KeyboardInterrupt:
-        end = "" if watch else f": what was measured is kept in {terms.rows}; run this again"
-        tell(f"interrupted{end}")
-        raise typer.Exit(_INTERRUPTED) from None
     deliver(found.fit.calibration.to_toml(), output)
     deliver(page.page(found) if shape == "table" else as_text([page.summary(found)], shape))
     tell(f"use it with: {PROGRAM} predict --calibration {output}")

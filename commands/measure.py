@@ -18,6 +18,7 @@ from dflash_sim.commands.options import (
     number,
     option,
     sheets,
+    stoppable,
     tell,
     use_profiles,
     warn,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from dflash_sim.calibrate.measure.subject import Subject
 
-_INTERRUPTED = 130
 _SHOWN = 8
 
 
@@ -100,11 +100,8 @@ def measure(
             progress.advance(0)
 
         job = Measurement(subject, where, kind, name, quick=quick, on_progress=show)
-        try:
+        with stoppable(lambda: f"what was measured is kept in {output}.partial; run this again"):
             report = job.run(output)
-        except KeyboardInterrupt:
-            tell(f"interrupted: what was measured is kept in {output}.partial; run this again")
-            raise typer.Exit(_INTERRUPTED) from None
     deliver(to_text(report.profile), output)
     Path(f"{output}.partial").unlink(missing_ok=True)
     _conclude(report.profile, output)

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -124,6 +125,14 @@ Html = Annotated[
         metavar="FILE",
     ),
 ]
+Price = Annotated[
+    list[str] | None,
+    option(
+        HARDWARE,
+        "What you pay for a GPU an hour, in place of list prices; repeatable",
+        metavar="GPU=USD",
+    ),
+]
 PrintConfig = Annotated[
     bool, option(OUTPUT, "Show where every value is from", "--print-config", metavar="")
 ]
@@ -172,3 +181,15 @@ def tell(line: str) -> None:
 def warn(text: str) -> None:
     """A warning, marked as one."""
     tell(f"{PROGRAM}: warning: {text}")
+
+
+@contextmanager
+def stoppable(kept: Callable[[], str] = lambda: "nothing was written") -> Iterator[None]:
+    """Answer a Ctrl-C within by one line that says what is kept, and the exit code of shells."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from dflash_sim.jobs.stopping import INTERRUPTED
+
+        tell(f"stopped; {kept()}")
+        raise typer.Exit(INTERRUPTED) from None

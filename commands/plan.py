@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from dflash_sim.commands.options import (
     OUTPUT,
     File,
     Format,
     Output,
+    Price,
     PrintConfig,
     Str,
     completer,
     cores,
     number,
     option,
+    stoppable,
     tell,
 )
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 OBJECTIVE, DEMAND, SEARCH = "Objective", "Demand", "Search"
 ROUTERS = ("round-robin", "least-loaded", "cache-aware")
-_INTERRUPTED = 130
 TUNABLE = ("block",)
 MAXIMISED = ("rate", "users")
 OVER_LONG = ("refuse", "drop", "truncate")
@@ -78,11 +77,7 @@ def plan(
         option(SEARCH, "Two candidates side by side, such as b200/none b200/dflash",
                metavar="A B"),
     ] = None,
-    price: Annotated[
-        list[str] | None,
-        option(OBJECTIVE, "What you pay for a GPU an hour, in place of list prices; repeatable",
-               metavar="GPU=USD"),
-    ] = None,
+    price: Price = None,
     hours: Annotated[
         Str,
         option(DEMAND, "Shares of --rate by hour of the day, as 0-7:0.2,8-19:1,20-23:0.5",
@@ -114,7 +109,7 @@ def plan(
     plain decoding and DFlash.
     """
     from dflash_sim.calibrate.observations.launch_router import router_of_launch
-    from dflash_sim.studies.plan.deploy import check_writes, write_files
+    from dflash_sim.studies.plan.deploy import check_writes, fewest, write_files
     from dflash_sim.studies.plan.page import PlanPage
     from dflash_sim.studies.plan.question import config, numbers_of, question
     from dflash_sim.studies.plan.rows import plan_rows, to_json
@@ -147,7 +142,7 @@ def plan(
         busiest=busiest, duration=duration, max_gpus=max_gpus, jobs=jobs,
     )  # fmt: skip
     several = flags["max_running_requests"]
-    asked = what_is_asked({**flags, "max_running_requests": None})
+    asked = what_is_asked({**flags, "max_running_requests": None}, planned=True)
     about: dict[str, Any] = {"caps": several, "trace": trace, "time_unit": time_unit}
     router = router or router_of_launch(flags["from_launch"])
     about |= {"router": router or ROUTERS[0], **own.of_question()}
@@ -155,9 +150,9 @@ def plan(
     about |= {"hours": hours, "prices": price or (), "compare": compare or ()}
     if gpus is not None or maximise is not None:
         _carried(
-            asked, own, shape, output, gpus=gpus, maximise=maximise, about=about,
-            refused={"report": report, "write_compose": write_compose, "write_k8s": write_k8s,
-                     "max_gpus": max_gpus, "print_config": print_config or None},
+            asked, own, shape, output, gpus=gpus, maximise=maximise, about=about, report=report,
+            files={"compose_to": write_compose, "k8s_to": write_k8s},
+            refused={"max_gpus": max_gpus, "print_config": print_config or None},
         )  # fmt: skip
         return
     made = question(asked, **about)
@@ -168,15 +163,12 @@ def plan(
         deliver(config(asked, given={*own.values, *named}, **about), output)
         return
     processes = own.whole("jobs") or cores()
-    try:
-        with Progress(steps(made)) as progress:
-            found = answer(made, jobs=processes, on_step=progress.advance)
-    except KeyboardInterrupt:
-        tell("stopped; nothing was written")
-        raise typer.Exit(_INTERRUPTED) from None
+    with stoppable(), Progress(steps(made)) as progress:
+        found = answer(made, jobs=processes, on_step=progress.advance)
     if report is not None:
         write_report(report, found)
-    for path in write_files(found, compose_to=write_compose, k8s_to=write_k8s):
+        tell(f"wrote {report}")
+    for path in write_files(fewest(found), compose_to=write_compose, k8s_to=write_k8s):
         tell(f"wrote {path}")
     if shape == "table":
         deliver(as_page(PlanPage(found), to_file=output is not None), output)
@@ -194,12 +186,15 @@ def _carried(
     gpus: str | None,
     maximise: str | None,
     about: "Mapping[str, Any]",
+    report: Path | None,
+    files: "Mapping[str, Path | None]",
     refused: "Mapping[str, Any]",
 ) -> None:
     """The most that owned GPUs carry."""
     from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.studies.plan.deploy import write_files
     from dflash_sim.studies.plan.most import DURATION_S, most, refuse
-    from dflash_sim.studies.plan.most_page import MostPage, rows, to_json
+    from dflash_sim.studies.plan.most_page import MostPage, rows, servers_of, to_json
     from dflash_sim.studies.plan.question import numbers_of, owned
     from dflash_sim.studies.show.files import as_text
     from dflash_sim.studies.show.terminal import as_page, deliver
@@ -212,7 +207,15 @@ def _carried(
     count = numbers_of(gpus=gpus).whole("gpus") or 1
     duration_s = own.values.get("duration", DURATION_S)
     jobs = own.whole("jobs") or cores()
-    found = most(made, gpus=count, what=maximise, duration_s=duration_s, jobs=jobs)
+    with stoppable():
+        found = most(made, gpus=count, what=maximise, duration_s=duration_s, jobs=jobs)
+    if report is not None:
+        from dflash_sim.studies.plan.most_report import write_report
+
+        write_report(report, found)
+        tell(f"wrote {report}")
+    for path in write_files(servers_of(found), **files):
+        tell(f"wrote {path}")
     if shape == "table":
         deliver(as_page(MostPage(found), to_file=output is not None), output)
     else:

@@ -13,6 +13,7 @@ from dflash_sim.commands.options import (
     Format,
     Html,
     Output,
+    Price,
     PrintConfig,
     Str,
     completer,
@@ -52,6 +53,7 @@ def predict(
             OUTPUT, "Show how memory is divided, in place of a prediction", "--memory", metavar=""
         ),
     ] = False,
+    price: Price = None,
     tag: Annotated[Str, option(OUTPUT, "Label of the rows")] = None,
     jobs: Annotated[
         int | None,
@@ -69,6 +71,7 @@ def predict(
     """
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.studies.ask.answers import answers, check_options, worthwhile
+    from dflash_sim.studies.ask.prices import checked_prices
     from dflash_sim.studies.ask.question import as_yaml, left_out, scenarios
     from dflash_sim.studies.show.files import check_writable, chosen_format
     from dflash_sim.studies.show.terminal import Progress, deliver
@@ -84,11 +87,13 @@ def predict(
     shape = chosen_format(form, output)
     for target in filter(None, (output, html)):
         check_writable(target)
-    if memory and html is not None:
-        msg = "--memory has no page of charts; leave --html out."
-        raise UsageError(msg)
+    for name, unread in (("html", html), ("price", price)):
+        if memory and unread:
+            msg = f"--memory has no charts and no cost; leave --{name} out."
+            raise UsageError(msg)
     asked = what_is_asked(flags)
     points = scenarios(asked)
+    prices = checked_prices(price or (), (point.gpu for point in points))
     for text in left_out({name: given.value for name, given in asked.items()}):
         warn(text)
     if brief:
@@ -106,6 +111,7 @@ def predict(
             with_baseline=not no_baseline,
             with_interval=interval != "none",
             jobs=jobs or worthwhile(len(points), cores()),
+            prices=prices,
             on_run=progress.advance,
         )
         found = list(work)
@@ -127,7 +133,8 @@ def _page(path: Path, found: "Sequence[Answer]") -> None:
 
     if any(answer.result is not None for answer in found):
         table = GridTable(found)
-        write_rows(path, table.rows, gains=table.gains(), remarks=table.warnings())
+        own = {"gains": table.gains(), "remarks": table.warnings(), "prices": table.prices()}
+        write_rows(path, table.rows, **own)
         tell(f"wrote {path}")
 
 
@@ -188,8 +195,11 @@ def _report(
     if len(found) == 1 and failed:
         raise failed[0]
     if shape == "table":
-        only = found[0].result if len(found) == 1 else None
-        page = present(only, given=given) if only is not None else GridTable(found)
+        only = found[0] if len(found) == 1 else None
+        if only is not None and only.result is not None:
+            page: object = present(only.result, given=given, price=only.price)
+        else:
+            page = GridTable(found)
         deliver(as_page(page, to_file=output is not None), output)
     else:
         deliver(as_text([answer_row(answer, tag) for answer in found], shape), output)

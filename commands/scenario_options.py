@@ -235,12 +235,19 @@ def takes_scenario(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def what_is_asked(flags: Flags) -> "dict[str, Given]":
-    """Every field that is set, and the layer it is from; what is not modelled is said."""
+def what_is_asked(flags: Flags, *, planned: bool = False) -> "dict[str, Given]":
+    """Every field that is set, and the layer it is from; what is not modelled is said.
+
+    Parameters
+    ----------
+    planned
+        True for a plan, which takes the policy of a launch's router.
+    """
     from dflash_sim.studies.ask.question import ask
 
     use_profiles(flags["profiles"])
-    asked, ignored = ask(flags, preset=flags["preset"], from_launch=flags["from_launch"])
+    start = {"preset": flags["preset"], "from_launch": flags["from_launch"]}
+    asked, ignored = ask(flags, **start, planned=planned)
     if ignored:
         warn(f"--from-launch: not modelled: {'; '.join(ignored)}")
     return asked

@@ -11,12 +11,14 @@ from dflash_sim.commands.options import (
     OUTPUT,
     SIMULATORS,
     Html,
+    Price,
     Profiles,
     Str,
     completer,
     cores,
     option,
     sheets,
+    stoppable,
     tell,
     use_profiles,
     warn,
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from dflash_sim.studies.sweep.job import Hire
 
 QUESTION, WORK = "Question", "Work"
-_INTERRUPTED = 130
 
 
 def sweep(
@@ -59,6 +60,7 @@ def sweep(
     interval: Annotated[
         str, option(QUESTION, "90, or none for speed", autocompletion=completer(lambda: INTERVALS))
     ] = INTERVALS[0],
+    price: Price = None,
     profiles: Profiles = None,
     jobs: Annotated[
         int | None, option(WORK, "Workers; default: all cores", min=1, metavar="N")
@@ -92,6 +94,7 @@ def sweep(
     """
     from dflash_sim.profiles.errors import UsageError
     from dflash_sim.studies.ask.answers import check_options
+    from dflash_sim.studies.ask.prices import checked_prices
     from dflash_sim.studies.ask.question import left_out
     from dflash_sim.studies.ask.study import load_study
     from dflash_sim.studies.show.files import check_writable
@@ -109,8 +112,11 @@ def sweep(
     formats, mine = chosen_formats(form), shard_of(shard)
     use_profiles(profiles)
     if merge:
-        if study is not None or set_ or preset:
-            msg = "--merge: the folder knows its study; leave STUDY.yaml, --set and --preset out."
+        if study is not None or set_ or preset or price:
+            msg = (
+                "--merge: the folder knows its study; leave STUDY.yaml, --set, --preset and "
+                "--price out."
+            )
             raise UsageError(msg)
         _finish(SweepFolder.found(output), formats, html)
         return
@@ -118,7 +124,10 @@ def sweep(
         msg = "nothing to sweep; name a STUDY.yaml, or give lists such as --set block=4,8,16."
         raise UsageError(msg)
     asked = load_study(study, set_ or [], preset=preset)
-    how = How(simulator=simulator, baseline=not no_baseline, interval=interval != "none", tag=tag)
+    how = How(
+        simulator=simulator, baseline=not no_baseline, interval=interval != "none", tag=tag,
+        prices=checked_prices(price or (), asked.gpus) or None,
+    )  # fmt: skip
     folder = folder_of(output, asked, how)
     for text in left_out({**asked.fields, **asked.axes}):
         warn(text)
@@ -140,11 +149,9 @@ def _work(folder: "SweepFolder", shard: "Shard", hire: "Hire") -> None:
 
     todo = left(folder, shard)
     with SweepProgress(todo.of, todo.of - len(todo.points)) as progress:
-        try:
+        kept = f"of {todo.of:,} points are kept, for --resume"
+        with stoppable(lambda: f"{progress.done:,} {kept}"):
             work(folder, shard, todo.points, hire, on_point=progress.advance)
-        except KeyboardInterrupt:
-            tell(f"stopped; {progress.done:,} of {todo.of:,} points are kept, for --resume")
-            raise typer.Exit(_INTERRUPTED) from None
 
 
 def _finish(
@@ -164,13 +171,14 @@ def _finish(
     paths, failed = write_files(folder, formats)
     tell(f"wrote {', '.join(map(str, paths))}: {points:,} rows")
     rows = list(folder.rows(folder.done(), lambda _: None))
-    best = fastest(rows)
+    prices = folder.about.get("prices")
+    best = fastest(rows, prices)
     if best is not None:
         typer.echo(best.text())
         if html is not None:
             from dflash_sim.studies.predict.report import write_rows
 
-            write_rows(html, rows)
+            write_rows(html, rows, prices=prices)
             tell(f"wrote {html}")
     if failed:
         warn(f"{len(failed):,} of {points:,} points have no answer: {failed[0]}")

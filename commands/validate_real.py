@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from dflash_sim.calibrate.realloop.outcomes import Outcome
     from dflash_sim.studies.real.loop_question import RealOptions, Rounds
 
-_INTERRUPTED = 130
-
 
 def validate_real(
     o: "RealOptions", *, shape: str, output: Path | None, report: Path | None
@@ -28,6 +26,7 @@ def validate_real(
 
 def _outcomes(rounds: "Rounds", shape: str, output: Path | None) -> "list[Outcome]":
     """All of them; if that breaks off, what there is is put out before."""
+    from dflash_sim.jobs.stopping import INTERRUPTED
     from dflash_sim.profiles.errors import DflashSimError
     from dflash_sim.studies.real.loop_question import progress_line
 
@@ -42,7 +41,7 @@ def _outcomes(rounds: "Rounds", shape: str, output: Path | None) -> "list[Outcom
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
         warn(f"{what}; what follows is from {done} of {rounds.runs} runs")
         _deliver(rounds.loop.outcomes(), shape, output)
-        raise typer.Exit(getattr(error, "exit_code", _INTERRUPTED)) from None
+        raise typer.Exit(getattr(error, "exit_code", INTERRUPTED)) from None
     return rounds.loop.outcomes()
 
 

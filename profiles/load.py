@@ -397,14 +397,15 @@ def _all_made_for(kind: str, model: str, profiles_dirs: Dirs) -> Iterator[Path]:
 
 
 def _none_known(kind: str, model: str, profiles_dirs: Dirs, drafts: str) -> MissingProfileError:
-    have = names(kind, profiles_dirs)
-    if kind == "drafters":
-        what, have = f"{KIND_TITLES[drafts]} drafter", [n for n in have if n.endswith(f"-{drafts}")]
-    else:
-        what = "EAGLE-3 head"
+    blocks = kind == "drafters"
+    what = f"{KIND_TITLES[drafts]} drafter" if blocks else "EAGLE-3 head"
+    others = ["none"]
+    if blocks and next(_all_made_for("eagle3", base_model(model, profiles_dirs), profiles_dirs), 0):
+        others.insert(0, "eagle3")
     msg = (
-        f"no {what} is known for '{model}'; have: {', '.join(have)}. Name one, pass a path to its "
-        "config, or ask for --method none"
+        f"no {what} is known for '{model}', and one of another model is of no use to it (see "
+        "dflash-sim list drafters). Give its own with --draft-model path/to/config.json, or "
+        f"ask for --method {' or '.join(others)}"
     )
     return MissingProfileError(msg)
 

@@ -74,10 +74,12 @@ def cautions(
             f"{measured.path.name} was measured for {measured.scope['model']} on "
             f"{measured.scope['tp']} ranks: anything that differs from that falls back to tables"
         )
-    if s.conc is not None and s.conc > memory.max_running_requests:
+    if waits := over_cap(s, memory, device):
+        out.append(waits)
+    if s.conc is not None and in_flight(s) != s.conc:
         out.append(
-            f"{device.name}: only {memory.max_running_requests} of {s.conc} requests run at once "
-            f"({memory.cap_cause}); the rest wait"
+            f"there are {s.num_prompts} requests, of which {s.conc} were to be in flight: give "
+            f"--num-prompts {s.conc} or more"
         )
     if model.latent_layers and tp > 1 and memory.cap_cause == KV_CACHE:
         out.append(
@@ -154,6 +156,22 @@ def cautions(
             "allow for more"
         )
     return out
+
+
+def in_flight(s: Scenario) -> int | None:
+    """Requests in flight, of those that there are; None where they arrive at a rate."""
+    return None if s.conc is None else min(s.conc, s.num_prompts or s.conc)
+
+
+def over_cap(s: Scenario, memory: MemoryPlan, device: Device) -> str | None:
+    """Say that not all requests in flight run at once, where that is so."""
+    asked = in_flight(s)
+    if asked is None or asked <= memory.max_running_requests:
+        return None
+    return (
+        f"{device.name}: only {memory.max_running_requests} of {asked} requests run at once "
+        f"({memory.cap_cause}); the rest wait"
+    )
 
 
 def drafter_cautions(drafter: Drafter) -> list[str]:

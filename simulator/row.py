@@ -7,6 +7,7 @@ from math import isfinite
 
 from dflash_sim import __version__
 from dflash_sim.profiles.schema import load_schema
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.profiles.units import GIGA, HOUR_S, MEGA
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.scenario import Scenario
@@ -15,16 +16,22 @@ from dflash_sim.simulator.slopes import METRICS
 
 SCHEMA_VERSION = 1
 INTERVALS = (*(m for m in METRICS if not m.startswith("median_")), "speedup")
+NO_TABLES = "none"  # of a GPU without operator times
 DECIMALS = 6  # of every float: nanoseconds of latency, a millionth of a token per second
 
 Cell = str | int | float | list[str] | list[int] | list[float] | dict[str, float] | None
 Row = dict[str, Cell]
 
 
-def to_row(result: Result, *, tag: str | None = None) -> Row:
+def to_row(result: Result, *, tag: str | None = None, price: PriceRange | None = None) -> Row:
     """One prediction as a flat row, fields in the order of the schema.
 
     Floats are rounded to ``DECIMALS``, and what is not finite is null.
+
+    Parameters
+    ----------
+    price
+        What the asker pays for a GPU, in place of what its sheet says.
     """
     setup = result.setup
     values = {name: _number(value) for name, value in result.values.items()}
@@ -36,7 +43,7 @@ def to_row(result: Result, *, tag: str | None = None) -> Row:
         | values
         | _trust(result)
         | _comparison(result)
-        | _money(setup, result.values["output_throughput"])
+        | _money(setup, result.values["output_throughput"], price or setup.device.price)
         | {"simulator": result.simulator_used}
     )
     filled["output_tput_per_gpu"] = _number(result.values["output_throughput"] / setup.num_gpus)
@@ -110,7 +117,7 @@ def _resolved(setup: Setup) -> Row:
     """Return what the scenario left open, as it was filled in."""
     source = setup.measured or setup.tables
     return {
-        "profile_hash": source.digest if source else "none",
+        "profile_hash": source.digest if source else NO_TABLES,
         "gpu": setup.device.name,
         "num_gpus": setup.num_gpus,
         "tp": setup.tp,
@@ -169,8 +176,7 @@ def _comparison(result: Result) -> Row:
     return row
 
 
-def _money(setup: Setup, output_tok_s: float) -> Row:
-    price = setup.device.price
+def _money(setup: Setup, output_tok_s: float, price: PriceRange) -> Row:
     ends = {"low": price.low, "typical": price.typical, "high": price.high}
     per_hour = {end: setup.num_gpus * usd for end, usd in ends.items() if usd is not None}
     if not per_hour:

@@ -344,7 +344,10 @@ class Scenario(BaseModel):
         if self.conc is not None and self.rate is not None:
             found.append("conc (closed loop) and rate (open loop) exclude each other; give one")
         if self.cache_hit and not self.radix_cache:
-            found.append(f"cache_hit {self.cache_hit:g} needs the prefix cache; drop one of them")
+            asked = f"cache_hit {self.cache_hit:g}"
+            found.append(
+                f"{asked} needs the prefix cache, and radix_cache is off; drop one of them"
+            )
         method = self.speculation
         for name in sorted(ONLY_SPECULATION - method.takes):
             if getattr(self, name) != type(self).model_fields[name].default:
@@ -409,5 +412,7 @@ def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
     if field.default is not None:
         otherwise = str(field.default)
     flag = "--" + name.replace("_", "-")
+    if first.get("ctx", {}).get("le") == 1:
+        return f"{flag} {value}: it is a share, from 0 to 1."
     left_out = f" Left out, it is {otherwise}." if otherwise else ""
     return f"{flag} {value}: {first['msg'].lower()}.{left_out}"

@@ -113,7 +113,7 @@ def _path(figure: go.Figure, points: Mapping[float, Answer], name: str, color: s
             "color": color, "size": 7,
             "symbol": ["circle" if q == WHOLE else "circle-open" for *_, q in rows],
         },
-        text=_labels(rows), textposition="top right",
+        text=_labels(rows), textposition="top right", cliponaxis=False,
         textfont={"size": 10, "color": color},
         customdata=hover, hovertemplate="%{customdata}<extra></extra>",
         error_y=error_bars([row["output_throughput"] for _, row, _ in rows], *ends, color=color),

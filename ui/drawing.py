@@ -14,6 +14,7 @@ from dflash_sim.ui.remedies import remedies
 from dflash_sim.ui.view import View
 
 _HUNDRED = 100
+_AVERAGE = "{:.2f} tokens a step with the bonus; dotted: mean drafts"
 _HANGS, _LEAST = 4, 0.001  # quantities that are told, and the least effect of one [1]
 
 
@@ -96,7 +97,7 @@ def _words(view: View, best: Answer) -> dict[str, str]:
         "about-cycle": f"{number(row['step_ms'])} ms with {row['mean_batch']:.1f} requests in it",
     }
     cycle = row["accept_length_cycle"]
-    said["about-accepted"] = f"{cycle:.2f} tokens a step, with the bonus token" if cycle else ""
+    said["about-accepted"] = _AVERAGE.format(cycle) if cycle else ""
     usd = row["usd_per_mtok_out"]
     said["about-cost"] = "whiskers: the cheapest and the dearest rent" if usd else ""
     said["tile-cost"] = f"${usd['typical']:.2f}" if usd else ""

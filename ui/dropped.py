@@ -11,12 +11,14 @@ from dflash_sim.calibrate.observations.launch_command import scenario_from_launc
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.readers.read import read_observations
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.simulator.cost.methods import PLAIN, method_of
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.question import Layer, layered
 from dflash_sim.ui.state import State, from_fields, settled
 from dflash_sim.ui.view import Measured
 
 MOST_BYTES = 32 << 20
+_OF_FLAG = "--from-launch: "  # which nobody typed here
 _LAUNCHES = ("sglang", "launch_server", "--model-path", "--speculative-")
 
 
@@ -72,9 +74,11 @@ def read_dropped(raw: bytes, name: str, state: State) -> Dropped:
     if text is not None and any(word in text for word in _LAUNCHES) and not _is_rows(text):
         try:
             return _launch(text, name, state)
-        except DflashSimError:
+        except DflashSimError as error:
             if "launch_server" in text or "sglang serve" in text:
-                raise
+                why = str(error).removeprefix(_OF_FLAG)
+                msg = f"{name}: {why} The page stays as it was."
+                raise UsageError(msg) from None
     return _benchmark(raw, name, state)
 
 
@@ -111,11 +115,17 @@ def _benchmark(raw: bytes, name: str, state: State) -> Dropped:
         why = report.refused[0][1] if report.refused else "it holds no throughput"
         msg = f"{name}: no row can be used ({why}); the page stays as it was."
         raise UsageError(msg)
-    first = max(rows, key=lambda o: _load(o) == state.load)
+    first = max(rows, key=lambda o: (_load(o) == state.load, _drafts(o)))
     fields = {n: v for n, v in first.fields.items() if n in Scenario.model_fields}
     changed = settled(from_fields(fields))
-    words = f"{name}: {report.counts}; {len(rows)} drawn, the page shows the server of {first.row}"
-    return Dropped(changed, _renamed(words, path, name), _points(rows, first, name, path))
+    points = _points(rows, first, name, path)
+    taken = ", ".join(f"{n} {assumed[n]}" for n in assumed if n in first.assumed)
+    own = f"; it does not say its {taken}, which is the page's" if taken else ""
+    words = (
+        f"{name}: {report.counts}; the page shows the server of {first.row}, and the {len(points)} "
+        f"rows of it{own}"
+    )
+    return Dropped(changed, _renamed(words, path, name), points)
 
 
 def _points(
@@ -141,6 +151,10 @@ def _server(row: Observation) -> tuple[tuple[str, str], ...]:
 
 def _load(row: Observation) -> float:
     return float(row.fields.get("conc") or 0)
+
+
+def _drafts(row: Observation) -> bool:
+    return method_of(str(row.fields.get("method", PLAIN.name))).speculative
 
 
 def _text(raw: bytes) -> str | None:

@@ -10,6 +10,7 @@ from dflash_sim.ui.controls import (
     Control,
     Slide,
     default_of,
+    is_shown,
     load,
     server,
     speculation,
@@ -23,13 +24,19 @@ def panel(state: State) -> list[Part]:
     """Return the sections of the panel."""
     mode = "open" if state.open_loop else "closed"
     lengths = "fixed" if "isl" in state.fields or "osl" in state.fields else "dataset"
-    rows = {control.name: _row(control, state) for control in load(state)}
+    said = {"method": state.fields.get("method", default_of("method")), "load": mode}
+    said["lengths"] = lengths
+
+    def line(control: Control) -> Part:
+        return _row(control, state, hidden=not is_shown(control.name, said))
+
+    rows = {control.name: line(control) for control in load(state)}
     thinking = state.fields.get("thinking", "true") == "true"
     return [
-        _section("Server", *(_row(control, state) for control in server(state))),
+        _section("Server", *map(line, server(state))),
         _section(
             "Speculation",
-            *(_row(control, state) for control in speculation(state)),
+            *map(line, speculation(state)),
             html.Div(id="sparks", title="drafts accepted in a step, as shares of the steps"),
         ),
         _section(
@@ -47,6 +54,7 @@ def panel(state: State) -> list[Part]:
                 ),
                 id=row("thinking"),
                 className="row",
+                hidden=not is_shown("thinking", said),
             ),
         ),
         _section(
@@ -84,7 +92,7 @@ def row(name: str) -> dict[str, str]:
     return {"type": "row", "name": name}
 
 
-def _row(control: Control, state: State) -> Part:
+def _row(control: Control, state: State, *, hidden: bool) -> Part:
     own = state.fields.get(control.name, default_of(control.name))
     if isinstance(control, Choice):
         default = control.options[0][0]
@@ -110,7 +118,7 @@ def _row(control: Control, state: State) -> Part:
             ),
             dcc.Store(id={"type": "stops", "name": control.name}, data=_words(control)),
         ]  # fmt: skip
-    return html.Div(inner, id=row(control.name), className="row")
+    return html.Div(inner, id=row(control.name), className="row", hidden=hidden)
 
 
 def _words(control: Slide) -> list[str]:

@@ -5,7 +5,7 @@ data set or concurrency, so those stay as they are.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -17,7 +17,7 @@ from dflash_sim.calibrate.observations.launch_environment import (
     worker_of,
 )
 from dflash_sim.calibrate.observations.launch_flags import Written, written
-from dflash_sim.calibrate.observations.launch_router import WHY
+from dflash_sim.calibrate.observations.launch_router import WHY, beside_policy
 from dflash_sim.calibrate.observations.launch_words import Launch, launches
 from dflash_sim.calibrate.observations.sampling import client_sampling, sampling_of
 from dflash_sim.calibrate.observations.values import naming
@@ -43,21 +43,32 @@ class LaunchScenario:
         Flags and variables that may change speed and are not simulated, with the reason of each.
     build
         Version of the engine, where a container is named by it.
+    router
+        Words of a router in front of such servers.
     """
 
     fields: dict[str, Any]
     not_modelled: tuple[tuple[str, str], ...] = ()
     build: str | None = None
+    router: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is not modelled, each reason once, with the flags it is the reason for."""
-        by_reason: dict[str, list[str]] = {}
-        for name, why in self.not_modelled:
-            by_reason.setdefault(why, []).append(name)
-        return tuple(
-            f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in by_reason.items()
-        )
+        whole = [(" ".join(self.router), WHY)] if self.router else []
+        return _by_reason([*whole, *self.not_modelled])
+
+    @property
+    def remarks_of_plan(self) -> tuple[str, ...]:
+        """The same of a plan, which simulates the policy of a router."""
+        return _by_reason([*beside_policy(self.router), *self.not_modelled])
+
+
+def _by_reason(left: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    by_reason: dict[str, list[str]] = {}
+    for name, why in left:
+        by_reason.setdefault(why, []).append(name)
+    return tuple(f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in by_reason.items())
 
 
 def _integer(text: str) -> int | None:
@@ -176,10 +187,8 @@ def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> Launc
     for one in written(launch.arguments, model_first=launch.serves):
         parsed.take(one)
     fields = parsed.scenario() | dict(client)
-    if launch.router:
-        parsed.left.append((" ".join(launch.router), WHY))
     left = [*parsed.left, *check_environment(launch.environment)]
-    return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag)
+    return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag, launch.router)
 
 
 @dataclass

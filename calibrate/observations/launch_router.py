@@ -7,7 +7,10 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.routers import SGLANG_POLICIES
 
 MODULE = "sglang_router.launch_server"  # starts servers and a router in front of them
-WHY = "a router and its servers: one of them is asked about; plan finds how many, see --router"
+WHY = "a router and its servers: one of them is asked about; plan takes its policy, finds how many"
+_COUNT = "a plan finds how many servers there are"
+_ALONE = "of a router its policy alone is simulated"
+_COUNTS = ("--dp-size", "--data-parallel-size", "--dp")
 _OWN = re.compile(r"--router-[\w-]+|--dp-size|--data-parallel-size|--dp")
 _POLICY = re.compile(r"--(?:router-)?policy[=\s]+[\"']?([\w-]+)")
 
@@ -26,6 +29,21 @@ def divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
             own.append(words[at])
             at += 1
     return servers, own
+
+
+def beside_policy(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Words of a router that a plan does not take, flag by flag, each with the reason."""
+    flags: list[list[str]] = []
+    for word in words:
+        if word.startswith("-") or not flags:
+            flags.append([])
+        flags[-1].append(word)
+    named = [(flag[0].partition("=")[0], " ".join(flag)) for flag in flags]
+    return [
+        (text, _COUNT if name in _COUNTS else _ALONE)
+        for name, text in named
+        if name not in ("--router-policy", "--policy")
+    ]
 
 
 def router_of_launch(text: str | None) -> str | None:

@@ -66,6 +66,7 @@ FORMS = {
 
 
 _OF_LENGTHS = {"al", "sglang-simulated", "vllm-synthetic", "fixed"}
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 _EXAMPLE = re.compile(r"(?<=:)[\d.]+")
 
 
@@ -133,7 +134,8 @@ def parse_acceptance(
     """
     kind, _, body = text.strip().partition(":")
     if kind not in FORMS:
-        raise unknown(kind="acceptance", value=kind, allowed=FORMS, hint=f"Such as {FORMS['al']}.")
+        meant = f"al:{kind}" if _NUMBER.fullmatch(kind) else FORMS["al"]
+        raise unknown(kind="acceptance", value=kind, allowed=FORMS, hint=f"Such as {meant}.")
     try:
         return _build(kind, body, block=block, law=law, priors=priors)
     except UsageError as error:

@@ -1,6 +1,6 @@
 """Many scenarios answered: one after the other, or by several processes."""
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -12,9 +12,11 @@ from dflash_sim.profiles.errors import (
     unknown,
 )
 from dflash_sim.profiles.one_look import Looks, one_look
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import OF_SPECULATION, Scenario
 from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.ask.prices import own_price
 
 SIMULATORS = ("auto", "leap", "event")
 INTERVALS = ("90", "none")
@@ -40,10 +42,17 @@ Asked: TypeAlias = tuple[Scenario, Setup | DflashSimError]
 
 @dataclass(frozen=True)
 class Answer:
-    """A scenario with its result, or with the reason why there is none."""
+    """A scenario with its result, or with the reason why there is none.
+
+    Parameters
+    ----------
+    price
+        What the asker pays for such a GPU; None where its sheet says what is paid.
+    """
 
     scenario: Scenario
     outcome: Result | DflashSimError
+    price: PriceRange | None = None
 
     @property
     def result(self) -> Result | None:
@@ -62,6 +71,7 @@ def answers(
     with_interval: bool = True,
     baselines: MutableMapping[str, Result] | None = None,
     jobs: int = 1,
+    prices: Mapping[str, float] | None = None,
     on_run: Callable[[int], None] | None = None,
 ) -> Iterator[Answer]:
     """Answer scenarios in order; each plain-decoding baseline is predicted once.
@@ -76,6 +86,8 @@ def answers(
         Where to keep them, for calls that follow; with one job.
     jobs
         Processes at most; scenarios with the same baseline are answered by one of them.
+    prices
+        What the asker pays, by GPU [USD/h].
     on_run
         Called with the number of each finished run; with several jobs as their results arrive.
 
@@ -89,7 +101,11 @@ def answers(
     with one_look(files):
         asked = [(scenario, _setup(scenario)) for scenario in scenarios]
     how = partial(
-        _answered, simulator=simulator, with_baseline=with_baseline, with_interval=with_interval
+        _answered,
+        simulator=simulator,
+        with_baseline=with_baseline,
+        with_interval=with_interval,
+        prices=prices or {},
     )
     parts = _parts(asked) if jobs > 1 else []
     if len(parts) > 1:
@@ -110,6 +126,7 @@ def _answered(
     simulator: str,
     with_baseline: bool,
     with_interval: bool,
+    prices: Mapping[str, float],
     files: Looks,
     baselines: MutableMapping[str, Result],
     on_run: Callable[[int], None] | None = None,
@@ -138,7 +155,7 @@ def _answered(
                 baselines.setdefault(key, result)
         elif result.baseline is not None:
             baselines[key] = result.baseline
-        yield Answer(scenario, result)
+        yield Answer(scenario, result, own_price(setup.device, prices))
 
 
 def _parts(asked: Sequence[Asked]) -> list[list[int]]:

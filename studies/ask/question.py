@@ -90,6 +90,7 @@ def ask(
     preset: str | None,
     from_launch: str | None,
     files: Sequence[Layer] = (),
+    planned: bool = False,
 ) -> tuple[dict[str, Given], tuple[str, ...]]:
     """Merge flags over files over the launch command over the preset.
 
@@ -101,6 +102,8 @@ def ask(
         Entries that are no scenario fields are left alone.
     files
         Layers in between, such as the fields of a study, nearest first.
+    planned
+        True where a plan asks, which takes the policy of a router.
     """
     fields = {name: value for name, value in flags.items() if name in Scenario.model_fields}
     layers: list[Layer] = [("flag", fields), *files]
@@ -109,7 +112,7 @@ def ask(
         said = flags.get("build") or flags.get("engine")
         launch = scenario_from_launch(from_launch, str(said) if said else None)
         layers.append(("--from-launch", {"build": launch.build, **launch.fields}))
-        ignored = launch.remarks
+        ignored = launch.remarks_of_plan if planned else launch.remarks
     if preset is not None:
         layers.append((f"preset {preset}", load_preset(preset).scenario))
     return layered(layers), ignored

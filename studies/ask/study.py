@@ -66,6 +66,12 @@ class Study:
             for number, values in enumerate(combinations(self.fields, self.axes))
         ]
 
+    @property
+    def gpus(self) -> list[str]:
+        """The GPUs of its points, as they are named."""
+        default = Scenario.model_fields["gpu"].default
+        return list(self.axes.get("gpu") or [self.fields.get("gpu", default)])
+
     def check_names(self, points: Sequence[Point]) -> None:
         """Refuse an unknown name now: every word of the axes is looked up once."""
         seen: set[tuple[int, str]] = set()

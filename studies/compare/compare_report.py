@@ -10,6 +10,7 @@ from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Bar, bars
 from dflash_sim.studies.show.figures import signed
 from dflash_sim.studies.show.html_report import Cell, Report
+from dflash_sim.studies.show.palette import Palette
 
 _THROUGHPUT = "output_throughput"
 _CHARTED = 12  # rows; more are in the table only
@@ -21,7 +22,8 @@ def write_report(
     """Write the page; ``said`` are conditions that the asker said to assume."""
     lead = [f"{summary_line(total)}.".capitalize()]
     missing = unnamed_gpu(found, said)
-    report = Report("Measured and predicted", " ".join([*lead, *([missing] if missing else [])]))
+    words = " ".join([*lead, *([missing] if missing else [])])
+    report = Report("Measured and predicted", words, Palette(["predicted"], measured=["measured"]))
     rows = []
     for c in found[:_CHARTED]:
         m = c.metric(_THROUGHPUT)
@@ -34,8 +36,7 @@ def write_report(
             )
     if rows:
         report.section("Throughput", "Whiskers are 90 % intervals of the prediction.")
-        axis = Axis("output throughput", "tok/s")
-        figure = bars(rows, axis=axis, order=("measured", "predicted"))
+        figure = bars(rows, axis=Axis("output throughput", "tok/s"), palette=report.palette)
         report.figure(figure, "Throughput, measured and predicted.")
     causes: list[list[Cell]] = [
         [c.observation.row, CAUSES[cause.name], signed(cause.share), cause.evidence]

@@ -144,6 +144,7 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, machine: str, model
     """One self-contained page: predicted against observed, residuals, the tables."""
     from dflash_sim.studies.show.error_charts import Point, residual_strips, scatter_against
     from dflash_sim.studies.show.html_report import Report
+    from dflash_sim.studies.show.palette import Palette
 
     f = figures(outcomes)
     lead = (
@@ -152,7 +153,8 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, machine: str, model
         f"{f['mape_scaled']:.1%} with one scalar, {f['mape']:.1%} from passes rehearsed in the "
         f"engine's own workers (worst {f['worst']:.1%})."
     )
-    report = Report("The closed loop: predicted against real runs", lead)
+    palette = Palette(o.config.name for o in outcomes)
+    report = Report("The closed loop: predicted against real runs", lead, palette)
     report.facts({"Machine": machine, "Model": model, "Scalar": f"{f['scalar']:.3f}"})
     points = [
         Point(
@@ -163,16 +165,16 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, machine: str, model
         )
         for o in outcomes
     ]
-    order = list(dict.fromkeys(p.group for p in points))
     report.section("Predicted against observed")
-    report.figure(scatter_against(points, order=order), "Each point is one configuration.")
+    report.figure(scatter_against(points, palette=palette), "Each point is one configuration.")
     report.section("Residuals")
     for factor, level in (("concurrency", "conc"), ("mode", "mode")):
         strips: dict[str, list[Point]] = {}
         for o, p in zip(outcomes, points, strict=True):
             strips.setdefault(str(getattr(o.config, level)), []).append(p)
         if len(strips) > 1:
-            report.figure(residual_strips(strips, factor=factor, order=order), f"By {factor}.")
+            figure = residual_strips(strips, factor=factor, palette=palette)
+            report.figure(figure, f"By {factor}.")
     report.section("Numbers")
     for table in tables(outcomes):
         report.table(table.head, table.rows, table.title)

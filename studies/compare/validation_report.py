@@ -13,6 +13,7 @@ from dflash_sim.studies.show.charts import Bar, bars
 from dflash_sim.studies.show.error_charts import Point, residual_strips, scatter_against
 from dflash_sim.studies.show.figures import percent, signed
 from dflash_sim.studies.show.html_report import Report
+from dflash_sim.studies.show.palette import Palette
 from dflash_sim.studies.show.plain_table import Table
 
 _STRIPS = ("method", "concurrency", "model", "data set")
@@ -34,12 +35,12 @@ def write(validation: Validation, path: Path, *, read: str) -> None:
         f"{percent(all_of['p95'])}; {percent(all_of['inside 90 %'])} of the rows lie inside their "
         "90 % interval."
     )
-    report = Report("Predicted against observed throughput", lead)
+    palette = Palette(sorted(set(errors["method"])))
+    report = Report("Predicted against observed throughput", lead, palette)
     report.facts({"Rows": read, "Question": validation.question, "Engine": _engines(validation)})
     report.section("Predicted against observed")
-    order = sorted(set(errors["method"]))
     report.figure(
-        scatter_against(_points(errors), order=order),
+        scatter_against(_points(errors), palette=palette),
         "Each point is one measured row; bars are 90 % intervals.",
     )
     strips = [factor for factor in _STRIPS if errors[factor].nunique() > 1]
@@ -48,7 +49,7 @@ def write(validation: Validation, path: Path, *, read: str) -> None:
     for factor in strips:
         levels = in_order(errors, factor).groupby(factor, sort=False)
         points = {str(level): _points(group) for level, group in levels}
-        report.figure(residual_strips(points, factor=factor, order=order), f"By {factor}.")
+        report.figure(residual_strips(points, factor=factor, palette=palette), f"By {factor}.")
     _beside_peers(report, errors[~errors["speculative"]])
     report.section("Numbers")
     for table in tables(validation):
@@ -79,9 +80,12 @@ def _beside_peers(report: Report, plain: pd.DataFrame) -> None:
         "Plain decoding only. The peers' figures are on published B200 baselines, "
         "theirs and not these very rows.",
     )
-    theirs = [Bar(name=name, value=float(mape.split()[0])) for name, mape, _ in PEERS]
-    ours = Bar(name=f"dflash-sim, {len(plain)} rows", value=100 * plain["error"].abs().mean())
-    report.figure(bars([ours, *theirs], axis=Axis("MAPE", "%")), "Mean absolute error.")
+    peers = ((name, float(mape.split()[0])) for name, mape, _ in PEERS)
+    theirs = [Bar(name=name, value=mape, group="peers") for name, mape in peers]
+    mape = 100 * plain["error"].abs().mean()
+    ours = Bar(name=f"dflash-sim, {len(plain)} rows", value=mape, group="dflash-sim")
+    figure = bars([ours, *theirs], axis=Axis("MAPE", "%"), palette=report.palette)
+    report.figure(figure, "Mean absolute error.")
 
 
 def _constants(report: Report, fit: Fit) -> None:

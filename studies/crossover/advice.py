@@ -150,13 +150,11 @@ def reason(curve: Curve) -> str:
     running, others = own["mean_batch"], plain["mean_batch"]
     if running < CAPPED * others:
         cause = curve.setup.memory.cap_cause
-        lifted = "; --max-running-requests lifts it" if cause.startswith(_BY_DEFAULT) else ""
-        return f"{running:.0f} run at once, {others:.0f} without speculation ({cause}{lifted})"
+        return f"{running:.0f} run at once, {others:.0f} without speculation ({cause})"
     longer = own["step_ms"] / plain["step_ms"]
     tokens = own["accept_length_cycle"]
     said = curve.server.axis.said(value)
     return f"at {said} a cycle takes {longer:.2f} x a plain step and gives {tokens:.2f} tokens"
 
 
-_BY_DEFAULT = "engine default"  # how causes begin that a flag changes
 CAPPED = 0.9  # of the requests that run without speculation: fewer is what binds

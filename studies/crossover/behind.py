@@ -1,16 +1,13 @@
 """What stands behind a curve: how many requests run at once, and what is accepted of the drafts."""
 
-from collections.abc import Mapping
-
 from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.simulator.caveats import in_flight
 from dflash_sim.simulator.cost.methods import PLAIN
 from dflash_sim.simulator.predict import doubts
-from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.studies.ask.slots import capped, roomier
 from dflash_sim.studies.crossover.search import Crossover, Curve
 from dflash_sim.studies.crossover.server import Server
-
-CAPPED = " requests run at once "  # a warning of a cap says so
-_SHARE = 0.9  # of memory for weights and caches
 
 
 def facts(found: Crossover) -> list[str]:
@@ -37,15 +34,25 @@ def row(curve: Curve) -> dict[str, object]:
     }
 
 
-def doubted(found: Crossover) -> list[str]:
-    """Return what ``predict`` warns of where each curve ends; what is not of all names its own."""
+def doubted(found: Crossover, *, caps: bool = True) -> list[str]:
+    """Return what ``predict`` warns of where each curve ends; what is not of all names its own.
+
+    Parameters
+    ----------
+    caps
+        Also that not all requests run at once, which :func:`facts` tell with what lifts it.
+    """
     servers = [(c.title, c.server, c.values[-1]) for c in found.curves]
     every = {title for title, *_ in servers}
     plain = found.curves[0].plain
     servers.append((PLAIN.title, plain, max(end for *_, end in servers)))
     told: dict[str, list[str]] = {}
     for title, server, end in servers:
-        for line in dict.fromkeys([*server.base.warnings, *doubts(_there(server, end))]):
+        setups = (server.base, _there(server, end))
+        known = set() if caps else {capped(setup) for setup in setups}
+        for line in dict.fromkeys([*server.base.warnings, *doubts(setups[1])]):
+            if line in known:
+                continue
             told.setdefault(line, []).append(title)
     return [
         line if every <= set(titles) else f"{', '.join(titles)}: {line}"
@@ -62,40 +69,12 @@ def _there(server: Server, value: float) -> Setup:
 
 def _cap(setup: Setup) -> list[str]:
     """Say how many of the requests run at once, if not all, and which flag lets more run."""
-    asked, cap = setup.scenario.conc or 0, setup.memory.max_running_requests
+    asked, cap = in_flight(setup.scenario) or 0, setup.memory.max_running_requests
     if asked <= cap:
         return []
-    more = _lifts(setup, asked)
-    flag = max(more, key=lambda name: more[name], default="")
-    lift = f"; {min(more[flag], asked):,} with {flag}" if flag else ""
+    room = roomier(setup)
+    lift = f"; {min(room.at_once, asked):,} with {room.words}" if room else ""
     return [f"{cap:,} of {asked:,} run at once ({setup.memory.cap_cause}{lift})"]
-
-
-def _lifts(setup: Setup, asked: int) -> Mapping[str, int]:
-    """Return flags that let more requests run at once, and how many."""
-    flags: dict[str, dict[str, object]] = {
-        f"--max-running-requests {asked}": {"max_running_requests": asked},
-        f"--mem-fraction-static {_SHARE}": {"mem_fraction_static": _SHARE},
-    }
-    if setup.model.gdn_layers and setup.speculative:
-        flags["--linear-replayssm-spec"] = {"linear_replayssm_spec": True}
-    found = {}
-    for flag, fields in flags.items():
-        if "mem_fraction_static" in fields and setup.mem_fraction >= _SHARE:
-            continue
-        try:
-            other = resolve(
-                setup.scenario.model_copy(update=fields),
-                engine=setup.engine,
-                tables=setup.tables,
-                calibration=setup.calibration,
-                dataset=setup.dataset,
-            )
-        except DflashSimError:
-            continue
-        if other.memory.max_running_requests > setup.memory.max_running_requests:
-            found[flag] = other.memory.max_running_requests
-    return found
 
 
 def _accepted(curve: Curve, setup: Setup) -> list[str]:

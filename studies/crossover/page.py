@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from dflash_sim.studies.crossover.advice import reach, reason, sentence, where
-from dflash_sim.studies.crossover.behind import CAPPED, facts
+from dflash_sim.studies.crossover.behind import facts
 from dflash_sim.studies.crossover.ends import Span
 from dflash_sim.studies.crossover.paste import settings
 from dflash_sim.studies.crossover.rows import warnings
@@ -43,9 +43,7 @@ class CrossoverPage:
             note = f"  ({setting.note})" if setting.note else ""
             yield Text.assemble((setting.engine, LABEL), note)
             yield Text(folded(setting.text, options.max_width))
-        for line in warnings(found):
-            if CAPPED in line:  # told above, with what lifts it
-                continue
+        for line in warnings(found, caps=False):
             yield Text(f"warning: {line}", style="yellow")
 
     def _table(self) -> FittedTable:

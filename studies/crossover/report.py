@@ -1,5 +1,6 @@
 """A crossing as one HTML page: speed-up along the axis, where it ends, what to paste."""
 
+from collections.abc import Sequence
 from math import exp
 from pathlib import Path
 
@@ -11,40 +12,49 @@ from dflash_sim.studies.crossover.rows import points, warnings
 from dflash_sim.studies.crossover.search import Crossover, Curve
 from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Curve as Line
-from dflash_sim.studies.show.charts import lines
+from dflash_sim.studies.show.charts import lines, not_drawn
 from dflash_sim.studies.show.html_report import Report
-
-_CURVES = 6  # as many as there are colours
+from dflash_sim.studies.show.palette import PLAIN, SERIES, Palette
 
 
 def write_report(path: Path, found: Crossover) -> None:
     """Write the page."""
-    report = Report("Where speculation pays", f"{sentence(found)}\n\n{title(found)}")
+    drawn = found.curves[:SERIES]
+    palette = Palette(curve.title for curve in drawn)
+    report = Report("Where speculation pays", f"{sentence(found)}\n\n{title(found)}", palette)
     report.section(
         "Speed-up over plain decoding",
         "Above 1 a method beats plain decoding of the same requests on the same server. Both are "
         "moved by the same draws of what is uncertain, so that what they share cancels.",
     )
     axis = found.axis
-    curves = [_line(curve) for curve in found.curves[:_CURVES]]
-    figure = lines(curves, x=Axis(axis.title, log=axis.log), y=Axis("speed-up", "x"))
-    figure.add_hline(y=1, line={"color": "var(--muted)", "dash": "dot", "width": 1})
-    report.figure(figure, f"Speed-up by {axis.title}; the dotted line is plain decoding.")
+    curves = [_line(curve) for curve in drawn]
+    x, y = Axis(axis.title, log=axis.log), Axis("speed-up", "x")
+    figure = lines(curves, x=x, y=y, palette=palette)
+    figure.add_hline(y=1, line={"color": PLAIN, "dash": "dot", "width": 1})
+    more = not_drawn(len(found.curves) - len(drawn))
+    report.figure(figure, f"Speed-up by {axis.title}; the dotted line is plain decoding.{more}")
     head = ("method", "beats plain", "90 % interval", "why it stops")
     rows = [(c.title, beats(c), interval(c), reason(c) or None) for c in found.curves]
-    report.table(head, rows, f"Where each method beats plain decoding, in {axis.title}.")
+    told = f"Where each method beats plain decoding, in {axis.title}."
+    report.table(head, rows, told, things=[_thing(c, drawn) for c in found.curves])
     for line in facts(found):
         report.text(f"{line}.")
-    told = {s.engine + (f" ({s.note})" if s.note else ""): f"`{s.text}`" for s in settings(found)}
-    if told:
+    paste = {s.engine + (f" ({s.note})" if s.note else ""): f"`{s.text}`" for s in settings(found)}
+    if paste:
         report.section("Settings to paste")
-        report.facts(told)
+        report.facts(paste)
     report.section("Every position that was tried")
     tried = ("method", axis.title, "tok/s", "plain tok/s", "speed-up", "90 % interval")
-    report.table(tried, [row for c in found.curves for row in _table(c)], "As simulated.")
-    for line in warnings(found):
+    each = [(_thing(c, drawn), row) for c in found.curves for row in _table(c)]
+    report.table(tried, [row for _, row in each], "As simulated.", things=[t for t, _ in each])
+    for line in warnings(found, caps=False):
         report.text(f"Warning: {line}")
     report.write(path)
+
+
+def _thing(curve: Curve, drawn: Sequence[Curve]) -> str | None:
+    return curve.title if curve in drawn else None
 
 
 def _line(curve: Curve) -> Line:

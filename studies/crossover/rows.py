@@ -106,8 +106,8 @@ def points(curve: Curve) -> list[dict[str, Any]]:
     return rows
 
 
-def warnings(found: Crossover) -> list[str]:
-    """Return what to distrust, each once."""
+def warnings(found: Crossover, *, caps: bool = True) -> list[str]:
+    """Return what to distrust, each once; without ``caps`` what :func:`facts` say is left out."""
     out = list(found.question.notes)
     out += [f"{title} is left out: {error}" for title, error in found.failed]
     for curve in found.curves:
@@ -116,7 +116,7 @@ def warnings(found: Crossover) -> list[str]:
             places = ", ".join(said(value) for value, _ in curve.missing)
             out.append(f"{curve.title} does not run at {places}: {curve.missing[0][1]}")
         out += [*_unequal(found, curve), *_ran_out(curve)]
-    return list(dict.fromkeys([*out, *doubted(found)]))
+    return list(dict.fromkeys([*out, *doubted(found, caps=caps)]))
 
 
 def _unequal(found: Crossover, curve: Curve) -> Iterator[str]:

@@ -10,7 +10,8 @@ from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Bar, Curve, bars, lines
 from dflash_sim.studies.show.figures import number, shares
 from dflash_sim.studies.show.html_report import Cell, Report
-from dflash_sim.studies.show.titles import phase_title, title
+from dflash_sim.studies.show.palette import PLAIN_DECODING, Palette
+from dflash_sim.studies.show.titles import method_title, phase_title, title
 
 _TABLES = {
     "waterfall": "From plain decoding to the answer, one change of the server at a time.",
@@ -19,6 +20,8 @@ _TABLES = {
     "grounds": "What it rests on.",
 }
 
+_SIGNS = ("gains", "costs")  # what a change of the waterfall does
+
 
 def write_report(path: Path, e: Explanation) -> None:
     """Write the page."""
@@ -26,25 +29,29 @@ def write_report(path: Path, e: Explanation) -> None:
     tok_s = r.values["output_throughput"]
     low, high = r.intervals.get("output_throughput", (tok_s, tok_s))
     lead = f"{number(tok_s)} tokens a second, 90 % interval {number(low)} to {number(high)}."
-    report = Report(f"Why: {title(r)}", " ".join([lead, *verdict_words(e)]))
+    own = method_title(r.setup)
+    palette = Palette([own, *reversed(_SIGNS)], plain=[] if r.setup.speculative else [own])
+    report = Report(f"Why: {title(r)}", " ".join([lead, *verdict_words(e)]), palette)
     every = tables(e)
     if e.rungs:
         report.section("From plain decoding to the answer", "Each bar is the speed after a change.")
         rows = [
             Bar(name=rung.name, value=rung.speed_tok_s, note=rung.why,
-                group="gains" if rung.factor >= 1 else "costs")
-            for rung in e.rungs
+                group=_SIGNS[rung.factor < 1] if k else PLAIN_DECODING)
+            for k, rung in enumerate(e.rungs)
         ]  # fmt: skip
-        order = ("gains", "costs")
-        report.figure(bars(rows, axis=Axis("speed", "tok/s"), order=order), "The waterfall.")
+        rows.append(Bar(name="the answer", value=e.rungs[-1].speed_tok_s, group=own))
+        figure = bars(rows, axis=Axis("speed", "tok/s"), palette=palette)
+        report.figure(figure, "The waterfall.")
         _table(report, every, "waterfall")
     report.section("A step", f"{e.step.requests} requests in it: {number(e.step.seconds / MS)} ms.")
     phases = [
-        Bar(name=phase_title(p.name, r.setup), value=p.seconds / MS)
+        Bar(name=phase_title(p.name, r.setup), value=p.seconds / MS, group=own)
         for p in e.step.phases
         if p.seconds
     ]
-    report.figure(bars(phases, axis=Axis("time in a step", "ms")), "What a step is made of.")
+    figure = bars(phases, axis=Axis("time in a step", "ms"), palette=palette)
+    report.figure(figure, "What a step is made of.")
     _table(report, every, "ops")
     if e.break_even is not None and len(e.break_even.blocks) > 1:
         report.section("Other blocks", "The same drafter, cut to other verify widths; first run.")
@@ -54,9 +61,11 @@ def write_report(path: Path, e: Explanation) -> None:
             x=[float(b.block) for b in blocks],
             y=[b.speedup for b in blocks],
             notes=[f"accept length {b.accept_length:.2f}" for b in blocks],
+            group=own,
         )
         x = Axis("block", log=True)
-        report.figure(lines([curve], x=x, y=Axis("speed-up", "x")), "Speed-up by block.")
+        figure = lines([curve], x=x, y=Axis("speed-up", "x"), palette=palette)
+        report.figure(figure, "Speed-up by block.")
     report.section("What it hangs on")
     _table(report, every, "elasticities")
     report.section("What it rests on", "\n\n".join(f"Warning: {w}." for w in r.warnings))

@@ -1,9 +1,11 @@
-"""Two candidates that are named to be set side by side."""
+"""What candidates are called, and two of them that are named to be set side by side."""
 
 from collections.abc import Sequence
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.studies.show.titles import method_title
 
 _SHOWN = 6
 
@@ -20,6 +22,13 @@ def label(scenario: Scenario) -> str:
     words = [s.gpu, f"tp{s.tp or s.num_gpus}", s.method]
     named = {"block": s.block, "steps": s.steps, "cap": s.max_running_requests}
     return "/".join([*words, *(f"{n}{x}" for n, x in named.items() if x is not None)])
+
+
+def server_title(setup: Setup) -> str:
+    """What pages of plans call a kind of server, of which each has its colour."""
+    cap = setup.scenario.max_running_requests
+    capped = "" if cap is None else f", cap {cap:,}"
+    return f"{setup.num_gpus} x {setup.device.name}, {method_title(setup)}{capped}"
 
 
 def chosen(names: Sequence[str], candidates: Sequence[Scenario]) -> tuple[int, ...]:

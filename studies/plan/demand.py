@@ -136,7 +136,7 @@ def of_rate(scenario: Scenario, *, duration_s: float = DURATION_S) -> Demand:
     return Demand(
         f"{s.rate:g} requests/s for {seconds:,.0f} s, {what}",
         tuple(runs),
-        (_hits_note(s), f"the first {_WARM} fill the fleet, not judged"),
+        (hits_note(s), f"the first {_WARM} fill the fleet, not judged"),
         lead=int(n * WARM_UP),
         steady=True,
         asked_rate=s.rate,
@@ -160,7 +160,7 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
     names = list(dict.fromkeys(trace.content))
     notes = list(trace.notes)
     if trace.prompts is None:
-        notes.append(_hits_note(s))
+        notes.append(hits_note(s))
     if trace.arrival_s is not None:
         work = with_hits(_requests(trace, s, names, capped=capped), s.cache_hit or 0.0, 1)
         name = f"trace {trace.name} ({trace.form})"
@@ -191,7 +191,7 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
     )
 
 
-def _hits_note(s: Scenario) -> str:
+def hits_note(s: Scenario) -> str:
     """Say how much of the prompts is found in a prefix cache where no text tells it."""
     if s.cache_hit is None:
         return "no prompt is found in a prefix cache"

@@ -1,12 +1,13 @@
 """A fleet as files that start it: Docker Compose for one host, Kubernetes for a cluster."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.studies.plan.close_look import Fleet
+from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.plan.search import Plan
 from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.launch import PORT, launch_environment, launch_words
@@ -19,7 +20,32 @@ _WEIGHTS = "/weights"  # where a server finds what the machine has of Hugging Fa
 _POLICIES = {"least-loaded": "power_of_two"}
 
 
-def compose(fleet: Fleet, found: Plan) -> str:
+@dataclass(frozen=True)
+class Servers:
+    """Servers to be started, all alike.
+
+    Parameters
+    ----------
+    router
+        The policy of the router in front of them, by our name.
+    about
+        What they are for, a line each.
+    """
+
+    setup: Setup
+    replicas: int
+    router: str
+    about: tuple[str, ...]
+
+
+def fewest(found: Plan) -> Servers:
+    """The fleet of a plan with the fewest GPUs."""
+    fleet, q = found.fewest, found.question
+    about = (fleet.title, q.demand.name, str(q.slo))
+    return Servers(fleet.setup, fleet.replicas, q.router, about)
+
+
+def compose(fleet: Servers) -> str:
     """A Docker Compose file: every server on GPUs of its own, behind a router."""
     tp = fleet.setup.tp
     services: dict[str, Any] = {}
@@ -39,16 +65,16 @@ def compose(fleet: Fleet, found: Plan) -> str:
         workers = [f"http://{name}:{PORT}" for name in services]
         services["router"] = {
             "image": image(fleet),
-            "command": [*_router(found), "--worker-urls", *workers],
+            "command": [*_router(fleet), "--worker-urls", *workers],
             "ports": [f"{PORT}:{PORT}"],
             "depends_on": list(services),
         }
     else:
         services["server-0"]["ports"] = [f"{PORT}:{PORT}"]
-    return _head(fleet, found) + _yaml({"services": services})
+    return _head(fleet) + _yaml({"services": services})
 
 
-def kubernetes(fleet: Fleet, found: Plan) -> str:
+def kubernetes(fleet: Servers) -> str:
     """Kubernetes objects: a Deployment of the servers, a router that finds them, a Service."""
     server, router = {"app": "sglang"}, {"app": "sglang-router"}
     gpus = {"nvidia.com/gpu": fleet.setup.tp}
@@ -76,7 +102,7 @@ def kubernetes(fleet: Fleet, found: Plan) -> str:
         routes = {
             "name": "router",
             "image": image(fleet),
-            "command": [*_router(found), *discovers, "--service-discovery-port", str(PORT)],
+            "command": [*_router(fleet), *discovers, "--service-discovery-port", str(PORT)],
             "env": [{"name": _NAMESPACE, "valueFrom": own}],
             "ports": [{"containerPort": PORT}],
         }
@@ -87,15 +113,15 @@ def kubernetes(fleet: Fleet, found: Plan) -> str:
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "sglang-entry"},
          "spec": {"selector": entry, "ports": ports}}
     )  # fmt: skip
-    return _head(fleet, found) + "---\n".join(map(_yaml, objects))
+    return _head(fleet) + "---\n".join(map(_yaml, objects))
 
 
-def write_files(found: Plan, *, compose_to: Path | None, k8s_to: Path | None) -> list[Path]:
-    """Write what is asked for of the fleet with the fewest GPUs, each whole or not at all."""
-    fleet, written = found.fewest, []
+def write_files(fleet: Servers, *, compose_to: Path | None, k8s_to: Path | None) -> list[Path]:
+    """Write the files that are asked for, each whole or not at all."""
+    written = []
     for path, make in ((compose_to, compose), (k8s_to, kubernetes)):
         if path is not None:
-            write_whole(path, make(fleet, found))
+            write_whole(path, make(fleet))
             written.append(path)
     return written
 
@@ -115,14 +141,13 @@ def check_writes(compose_to: Path | None, k8s_to: Path | None) -> None:
         raise UsageError(msg)
 
 
-def image(fleet: Fleet) -> str:
+def image(fleet: Servers) -> str:
     """The container of the release that was simulated."""
     return f"lmsysorg/sglang:v{fleet.setup.engine.version}"
 
 
-def _router(found: Plan) -> list[str]:
-    named = found.question.router
-    policy = _POLICIES.get(named, named.replace("-", "_"))
+def _router(fleet: Servers) -> list[str]:
+    policy = _POLICIES.get(fleet.router, fleet.router.replace("-", "_"))
     listens = ["--host", _ALL, "--port", str(PORT)]
     return ["python3", "-m", "sglang_router.launch_router", "--policy", policy, *listens]
 
@@ -154,10 +179,9 @@ def _may_list_pods() -> list[dict[str, Any]]:
     ]
 
 
-def _head(fleet: Fleet, found: Plan) -> str:
+def _head(fleet: Servers) -> str:
     """What the fleet is for, as comments; a name from a file ends no line early."""
-    lines = [fleet.title, found.question.demand.name, str(found.question.slo)]
-    return "".join(f"# {' '.join(line.split())}\n" for line in lines)
+    return "".join(f"# {' '.join(line.split())}\n" for line in fleet.about)
 
 
 class _Plain(yaml.SafeDumper):

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 
 from dflash_sim.jobs.pool import Pool
+from dflash_sim.studies.ask.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.candidate import Solved, Survey, fewest_at
 from dflash_sim.studies.plan.judge import Judge
-from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 
 _ENDS = (-1.645, 1.645)  # of the middle 90 % of a normal law, in standard deviations
 CENTRE = (1.0, 1.0)  # of a joint law: both as predicted

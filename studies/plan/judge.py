@@ -19,9 +19,9 @@ from dflash_sim.simulator.requests.workload import Workload, with_hits
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import hit_unit
+from dflash_sim.studies.ask.prices import priced
 from dflash_sim.studies.plan.demand import Demand, faster
 from dflash_sim.studies.plan.objective import Kept, Slo, kept
-from dflash_sim.studies.plan.prices import priced
 
 _HELD_BYTES = 250_000_000  # of commits, in each process
 _BATCHES = 10  # of each half, whose means are nearly independent

@@ -19,6 +19,7 @@ from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.trial import build_workload, run_engine
 from dflash_sim.studies.plan.candidate import estimate
+from dflash_sim.studies.plan.choice import server_title
 from dflash_sim.studies.plan.close_look import binds, load_of
 from dflash_sim.studies.plan.demand import of_rate
 from dflash_sim.studies.plan.difference import CENTRE, ends
@@ -47,6 +48,8 @@ class Carried:
         Requests a second, or users, at the stated confidence; 0 where not even one is kept.
     binds
         What stops it, in words.
+    title
+        What the server is called.
     """
 
     index: int
@@ -54,6 +57,8 @@ class Carried:
     replicas: int = 0
     most: float = 0.0
     binds: str = ""
+    title: str = ""
+    block: int | None = None
     error: DflashSimError | None = None
 
 
@@ -134,7 +139,8 @@ def carried(judge: Judge, i: int, gpus: int, what: str, duration_s: float) -> Ca
         sure, why = most_at(judge, i, replicas, judge.slow(i), what, duration_s)
     except DflashSimError as error:
         return Carried(i, error=error)
-    return Carried(i, setup.tp, replicas, sure, why)
+    block = setup.block if setup.speculative else None
+    return Carried(i, setup.tp, replicas, sure, why, server_title(setup), block)
 
 
 def ratio(

@@ -8,18 +8,27 @@ from rich.text import Text
 
 from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.units import MS
-from dflash_sim.simulator.setup import resolve
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.ask.prices import HOURS_A_MONTH, priced
 from dflash_sim.studies.plan.choice import label
+from dflash_sim.studies.plan.demand import hits_note
+from dflash_sim.studies.plan.deploy import Servers
 from dflash_sim.studies.plan.most import Carried, Most, Ratio
-from dflash_sim.studies.plan.prices import HOURS_A_MONTH, priced
-from dflash_sim.studies.plan.verdict import gpus, percent_of
+from dflash_sim.studies.plan.verdict import (
+    doubts_of_server,
+    gpus,
+    met_with,
+    percent_of,
+    remarks_of_server,
+)
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.narrow_table import FittedTable
+from dflash_sim.studies.show.palette import PLAIN_DECODING
 from dflash_sim.studies.show.styles import LABEL, STRONG
 
-_UNITS = {"rate": "requests/s", "users": "users"}
-_HEADS = ("gpu", "tp", "servers", "idle", "method", "block", "carries", "USD/month")
+UNITS = {"rate": "requests/s", "users": "users"}
+HEADS = ("gpu", "tp", "servers", "idle", "method", "block", "carries", "USD/month")
 
 
 class MostPage:
@@ -30,41 +39,42 @@ class MostPage:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         found = self.found
-        unit = _UNITS[found.what]
+        unit = UNITS[found.what]
         yield Text(f"{gpus(found.gpus)}, the most {unit} · {_asked(found)}", style=STRONG)
         yield Text(str(found.question.slo), style=STRONG)
         yield Text()
         for line in said(found):
             yield Text(line, style="bold green")
         yield Text()
-        table = FittedTable(heads=(*_HEADS, "binds"), words=frozenset({"gpu", "method", "binds"}),
+        table = FittedTable(heads=(*HEADS, "binds"), words=frozenset({"gpu", "method", "binds"}),
             spare=("idle", "USD/month"), folded="binds")  # fmt: skip
         for c in found.carried:
             if c.error is None:
-                table.add(*_cells(found, c))
+                table.add(*cells(found, c))
         yield table
         errors = [c.error for c in found.carried if c.error is not None]
         if errors:
             yield Text(f"{len(errors)} left out, such as: {errors[0]}", style="dim")
-        if found.what == "users":
-            yield Text("assumed: each user asks again at once; no cached prefixes", style="dim")
-        for note in found.question.demand.notes if found.what == "rate" else ():
+        for note in assumed(found):
             yield Text(f"assumed: {note}", style="dim")
-        for warning in _warnings(found):
+        for warning in notes(found):
             yield Text(f"note: {warning}", style="yellow")
         yield Text()
-        yield Text("Each server is launched by", style=LABEL)
-        yield Text(launch_command(_setup(found, found.best)))
+        count = found.best.replicas
+        each = f"Each of {count:,} servers" if count > 1 else "The server"
+        yield Text(f"{each} is launched by", style=LABEL)
+        yield Text(launch_command(setup_of(found)))
 
 
 def said(found: Most) -> list[str]:
     """Say in sentences what is carried, by what, and how much more that is."""
     best = found.best
     sure = percent_of(found.question.confidence)
-    unit = _UNITS[found.what]
+    unit = UNITS[found.what]
+    met = met_with(sure, doubts_of_server(setup_of(found)))
     line = (
-        f"{_amount(found, best.most)} {unit} with {sure} confidence: {_servers(found, best)}; "
-        f"{_amount(found, found.as_predicted)} with times as predicted. "
+        f"{amount(found, best.most)} {unit} {met}: {_servers(found, best)}; "
+        f"{amount(found, found.as_predicted)} with times as predicted. "
         f"What stops it: {best.binds}."
     )
     return [line, *(_more(found, r) for r in found.ratios)]
@@ -86,13 +96,13 @@ def to_json(found: Most) -> dict[str, Any]:
         "as_predicted": found.as_predicted,
         "router": q.router,
         "verdict": said(found),
-        "launch_command": launch_command(_setup(found, found.best)),
+        "launch_command": launch_command(setup_of(found)),
         "candidates": rows(found),
         "ratios": [
             {"index": [r.one, r.other], "gain": r.gain, "gain_ci90": list(r.ci90)}
             for r in found.ratios
         ],
-        "warnings": _warnings(found),
+        "warnings": [*doubts_of_server(setup_of(found)), *notes(found)],
     }
 
 
@@ -110,7 +120,7 @@ def rows(found: Most) -> list[dict[str, Any]]:
                 "replicas": c.replicas or None,
                 "idle_gpus": found.gpus - c.replicas * c.tp if c.replicas else None,
                 "method": s.method,
-                "block": s.block,
+                "block": c.block,
                 "steps": s.steps,
                 found.what: round(c.most, 6) if c.error is None else None,
                 "binds": c.binds or None,
@@ -129,8 +139,8 @@ def _asked(found: Most) -> str:
 
 def _servers(found: Most, c: Carried) -> str:
     s = found.question.candidates[c.index]
-    block = f", block {s.block}" if s.block else ""
-    how = f"{s.method}{block}" if s.speculation.speculative else "plain decoding"
+    block = f", block {c.block}" if c.block else ""
+    how = f"{s.method}{block}" if s.speculation.speculative else PLAIN_DECODING
     idle = found.gpus - c.tp * c.replicas
     rest = f", {idle} GPU{'s' if idle > 1 else ''} idle" if idle else ""
     return f"{c.replicas} x (TP {c.tp} on {s.gpu}), {how}{rest}"
@@ -141,13 +151,20 @@ def _more(found: Most, r: Ratio) -> str:
     low, high = r.ci90
     if low == high == 0:
         return f"{one} carries as many as {other}."
-    return (
+    line = (
         f"{one} over {other}: {_signed(r.gain)} with both as predicted, 90 % {_signed(low)} to "
         f"{_signed(high)}."
     )
+    most = {c.index: c.most for c in found.carried}
+    if (most[r.one] - most[r.other]) * r.gain >= 0:
+        return line
+    mine, theirs = (amount(found, most[i]) for i in (r.one, r.other))
+    sure = percent_of(found.question.confidence)
+    return f"{line} At {sure} of each alone it is the other way round, {mine} against {theirs}."
 
 
-def _amount(found: Most, most: float) -> str:
+def amount(found: Most, most: float) -> str:
+    """A number of requests a second, or of users."""
     return f"{most:,.0f}" if found.what == "users" else number(most)
 
 
@@ -155,7 +172,8 @@ def _signed(x: float) -> str:
     return f"{100 * x:+.0f} %" if x < float("inf") else "any number more"
 
 
-def _cells(found: Most, c: Carried) -> tuple[str, ...]:
+def cells(found: Most, c: Carried) -> tuple[str, ...]:
+    """The line of a candidate, under ``HEADS`` and what binds."""
     s = found.question.candidates[c.index]
     usd = _usd_month(found, c)
     return (
@@ -164,8 +182,8 @@ def _cells(found: Most, c: Carried) -> tuple[str, ...]:
         str(c.replicas),
         str(found.gpus - c.tp * c.replicas or "-"),
         s.method,
-        str(s.block or "-"),
-        _amount(found, c.most),
+        str(c.block or "-"),
+        amount(found, c.most),
         "-" if usd is None else number(usd),
         c.binds,
     )
@@ -179,9 +197,26 @@ def _usd_month(found: Most, c: Carried) -> float | None:
     return None if usd is None else usd * c.replicas * c.tp * HOURS_A_MONTH
 
 
-def _setup(found: Most, c: Carried) -> Any:
-    return resolve(found.question.candidates[c.index])
+def setup_of(found: Most) -> Setup:
+    """The server that carries most."""
+    return resolve(found.question.candidates[found.best.index])
 
 
-def _warnings(found: Most) -> list[str]:
-    return list(dict.fromkeys([*found.question.notes, *_setup(found, found.best).warnings]))
+def servers_of(found: Most) -> Servers:
+    """What is to be started to carry it."""
+    q = found.question
+    about = (_servers(found, found.best), f"the most {UNITS[found.what]}, {_asked(found)}")
+    return Servers(setup_of(found), found.best.replicas, q.router, (*about, str(q.slo)))
+
+
+def notes(found: Most) -> list[str]:
+    """What else to keep in mind; what is in doubt stands in the first sentence."""
+    own = remarks_of_server(setup_of(found))
+    return list(dict.fromkeys([*found.question.notes, *own]))
+
+
+def assumed(found: Most) -> list[str]:
+    """What the load is taken to be."""
+    if found.what == "users":
+        return ["each user asks again at once", hits_note(found.question.candidates[0])]
+    return list(found.question.demand.notes)

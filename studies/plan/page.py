@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
+from dflash_sim.studies.ask.prices import HOURS_A_MONTH, paid
 from dflash_sim.studies.plan.candidate import Solved, Survey
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.objective import WORDS
-from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.search import Plan
 from dflash_sim.studies.plan.verdict import percent_of, remarks, roles, verdict
 from dflash_sim.studies.show.figures import number, percent, shares
@@ -79,7 +79,10 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
     each = "the run" if runs == 1 else f"each of {runs} runs"
     rows = [("GPUs", f"{fleet.gpus:,}")]
     for label, prices in (("USD/h", fleet.usd_per_hour), ("USD/M tokens", fleet.usd_per_mtok_out)):
-        rows.append((label, ", ".join(f"{number(p)} ({e})" for e, p in prices.items()) or "-"))
+        told = ", ".join(f"{number(p)} ({e})" for e, p in prices.items()) or "-"
+        if fleet.setup.device.name in q.prices:
+            told = f"{number(prices['typical'])}, at the price that is given"
+        rows.append((label, told))
     rows += [
         (
             "Confidence",
@@ -223,9 +226,9 @@ def candidate_rows(found: Plan) -> list[tuple[str, ...]]:
 
 def footnotes(found: Plan) -> list[str]:
     """Say how to read the table, and what is not in it."""
-    given = found.question.prices
-    prices = "".join(f", {gpu} at {usd:g} USD/h as given" for gpu, usd in given.items())
-    out = [f"USD at typical prices{prices}; every fleet at {percent_of(found.question.confidence)}"]
+    given = paid(found.question.prices)
+    sure = percent_of(found.question.confidence)
+    out = [f"USD at typical prices{given and f', {given}'}; every fleet at {sure}"]
     if found.question.by_hour:
         out[0] += "; a million tokens at the day's mean rate"
     rows = candidate_rows(found)

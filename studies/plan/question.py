@@ -13,6 +13,7 @@ from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.cost.methods import PLAIN
 from dflash_sim.simulator.fleet.routers import ROUTERS
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.prices import checked_prices, own_prices
 from dflash_sim.studies.ask.question import Given, as_yaml, left_out, scenarios
 from dflash_sim.studies.ask.ranges import whole_numbers
 from dflash_sim.studies.plan.choice import chosen
@@ -29,7 +30,6 @@ from dflash_sim.studies.plan.judge import Question
 from dflash_sim.studies.plan.most import refuse
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.plan.over_long import CHOICES, within
-from dflash_sim.studies.plan.prices import own_prices
 
 RUNS = 3
 DEFAULTS: Mapping[str, Any] = {
@@ -147,19 +147,13 @@ def question(
     """
     if router not in ROUTERS:
         raise unknown(kind="--router", value=router, allowed=ROUTERS)
-    own = own_prices(prices)
+    own_prices(prices)  # a price that is none is told before a trace is read
     fields, demand = _planned(asked, trace, time_unit, busiest_s, over_long)
     fields, by_hour = _busiest_hour(fields, hours, trace)
     points = _with_caps(fields, caps)
-    # A name that is mistyped is no candidate that does not fit.
-    kinds = {load_device(gpu).name: None for gpu in {s.gpu: None for s in points}}
-    for gpu in own:
-        if gpu not in kinds:
-            msg = (
-                f"--price {gpu}={own[gpu]:g}: no candidate is on {gpu}, they are on "
-                f"{', '.join(kinds)}; leave it out, or add it to --gpu."
-            )
-            raise UsageError(msg)
+    for gpu in {s.gpu: None for s in points}:
+        load_device(gpu)  # a name that is mistyped is no candidate that does not fit
+    own = checked_prices(prices, (s.gpu for s in points))
     if demand is None:
         demand = of_rate(points[0], duration_s=duration_s)
     notes = tuple(left_out({name: given.value for name, given in fields.items()}))

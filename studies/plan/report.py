@@ -9,6 +9,8 @@ from dflash_sim.profiles.units import HOUR_S, MEGA
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
+from dflash_sim.studies.ask.prices import priced
+from dflash_sim.studies.plan.choice import server_title
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.judge import held
 from dflash_sim.studies.plan.page import (
@@ -19,27 +21,34 @@ from dflash_sim.studies.plan.page import (
     footnotes,
     hour_rows,
     latency_rows,
+    ordered,
 )
-from dflash_sim.studies.plan.prices import priced
 from dflash_sim.studies.plan.search import ENDS, Plan
 from dflash_sim.studies.plan.verdict import percent_of, remarks, roles, savings, verdict
-from dflash_sim.studies.show.chart_style import Axis, go, series
+from dflash_sim.studies.show.chart_style import Axis, go
 from dflash_sim.studies.show.chart_style import plain as plain_text
-from dflash_sim.studies.show.charts import Bar, Curve, bars, lines
+from dflash_sim.studies.show.charts import Bar, Curve, bars, lines, not_drawn
 from dflash_sim.studies.show.figures import number, shares
 from dflash_sim.studies.show.html_report import Report
 from dflash_sim.studies.show.launch import launch_command
-from dflash_sim.studies.show.titles import effective, method_title
+from dflash_sim.studies.show.palette import SERIES, Palette
+from dflash_sim.studies.show.titles import effective
 
-_CURVES = 6  # as many as there are colours
 _STEPS_OF_RATE = 12
 _MTOK = "USD per million output tokens"
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One kind of server in closed loops of more and more requests."""
+    """One kind of server in closed loops of more and more requests.
 
+    Parameters
+    ----------
+    index
+        Of the candidate; None where it is none.
+    """
+
+    index: int | None
     title: str
     scenario: Scenario
     results: tuple[Result, ...]
@@ -65,7 +74,10 @@ def write_report(path: Path, found: Plan) -> None:
     """Write the page."""
     q = found.question
     model = found.fewest.setup.model.name
-    report = Report(f"A fleet for {model}", "\n\n".join(verdict(found)))
+    plain, others = _behaviours(found)
+    drawn = others[:SERIES]
+    palette = Palette((b.title for b in drawn), plain=[b.title for b in plain])
+    report = Report(f"A fleet for {model}", "\n\n".join(verdict(found)), palette)
     report.facts(
         {
             "Demand": f"{q.demand.name}: {q.demand.judged:,} requests, "
@@ -79,12 +91,12 @@ def write_report(path: Path, found: Plan) -> None:
     _fleets(report, found)
     _saves(report, found)
     _day(report, found)
-    plain, others = _behaviours(found)
-    _pareto(report, [*plain[:1], *others][:_CURVES], found)
-    _speedups(report, plain, others)
-    _accepted(report, others)
-    _costs(report, found, others)
-    _candidates(report, found)
+    more = not_drawn(len(others) - len(drawn))
+    _pareto(report, [*plain, *drawn], found, more)
+    _speedups(report, plain, drawn, more)
+    _accepted(report, drawn)
+    _costs(report, found, drawn)
+    _candidates(report, found, [*plain, *drawn])
     _evidence(report, found, others or plain)
     report.write(path)
 
@@ -115,16 +127,13 @@ def _saves(report: Report, found: Plan) -> None:
     rows = []
     for d in shown:
         for i, usd, size in zip((d.one, d.other), d.usd_month, d.gpus, strict=True):
-            c = found.question.candidates[i]
-            how = "speculation" if c.speculation.speculative else "plain decoding"
+            name = server_title(resolve(found.question.candidates[i]))
             gpus = "more GPUs than tried" if size is None else f"{size:,} GPUs"
-            name = f"{c.gpu}, {c.method}"
-            rows.append(Bar(name=name, value=usd or 0.0, group=how, note=gpus))
+            rows.append(Bar(name=name, value=usd or 0.0, group=name, note=gpus))
     axis = Axis("rent at typical prices", "USD/month")
-    order = ("speculation", "plain decoding")
     sure = percent_of(found.question.confidence)
     report.figure(
-        bars(rows, axis=axis, order=order),
+        bars(rows, axis=axis, palette=report.palette),
         f"Monthly rent, each fleet sized for {sure} confidence of its own.",
     )
 
@@ -148,15 +157,15 @@ def _behaviours(found: Plan) -> tuple[list[Behaviour], list[Behaviour]]:
         alike = (c.gpu, s.tp, c.max_running_requests)
         if s.error is None and alike == (first.gpu, fleet.setup.tp, first.max_running_requests):
             kinds.setdefault(s.index, c)
-    same = [_behaviour(c, found) for c in kinds.values()]
+    same = [_behaviour(i, c, found) for i, c in kinds.items()]
     if all(c.speculation.speculative for c in kinds.values()):
-        same.append(_behaviour(first.without_speculation(), found))
+        same.append(_behaviour(None, first.without_speculation(), found))
     same.sort(key=lambda b: (b.results[0].setup.tp, b.scenario.method, b.results[0].setup.block))
     plain = [b for b in same if not b.scenario.speculation.speculative]
     return plain, [b for b in same if b.scenario.speculation.speculative]
 
 
-def _behaviour(scenario: Scenario, found: Plan) -> Behaviour:
+def _behaviour(index: int | None, scenario: Scenario, found: Plan) -> Behaviour:
     setup = resolve(scenario)
     cap, conc, sizes = setup.limits.max_running_requests, 1, []
     while conc <= min(cap, 2**7):
@@ -166,15 +175,14 @@ def _behaviour(scenario: Scenario, found: Plan) -> Behaviour:
     for size in sizes:
         one = held(setup.scenario, found.question.demand, size)
         results.append(predict(one, with_baseline=False, with_interval=False))
-    title = f"{setup.num_gpus} x {setup.device.name}, {method_title(setup)}"
-    return Behaviour(title, scenario, tuple(results))
+    return Behaviour(index, server_title(setup), scenario, tuple(results))
 
 
-def _pareto(report: Report, shown: Sequence[Behaviour], found: Plan) -> None:
+def _pareto(report: Report, shown: Sequence[Behaviour], found: Plan, more: str) -> None:
     report.section(
         "Throughput against interactivity",
-        "One server in a closed loop of 1, 2, 4 and more requests, as predicted. Up is more "
-        "tokens for a GPU, to the right is faster for each user.",
+        "One server in a closed loop of 1, 2, 4 and more requests, as predicted; the numbers say "
+        "how many. Up is more tokens for a GPU, to the right is faster for each user.",
     )
     curves = [
         Curve(
@@ -182,19 +190,22 @@ def _pareto(report: Report, shown: Sequence[Behaviour], found: Plan) -> None:
             x=b.per_user,
             y=b.per_gpu,
             notes=[f"{c} in flight" for c in b.conc],
+            labels=[f"{c:,}" for c in b.conc],
         )
         for b in shown
     ]
     limit = found.question.slo.tpot_s
     x = Axis("interactivity", "tok/s/user")
-    figure = lines(curves, x=x, y=Axis("output throughput", "tok/s/GPU"))
+    figure = lines(curves, x=x, y=Axis("output throughput", "tok/s/GPU"), palette=report.palette)
     if limit is not None:
-        figure.add_vline(x=1 / limit, line={"color": "var(--muted)", "dash": "dot", "width": 1})
+        figure.add_vline(x=1 / limit, line={"color": "var(--axis)", "dash": "dot", "width": 1})
     told = "" if limit is None else " The dotted line is the limit on TPOT."
-    report.figure(figure, f"Throughput per GPU against tokens per second of a user.{told}")
+    report.figure(figure, f"Throughput per GPU against tokens per second of a user.{told}{more}")
 
 
-def _speedups(report: Report, plain: Sequence[Behaviour], others: Sequence[Behaviour]) -> None:
+def _speedups(
+    report: Report, plain: Sequence[Behaviour], others: Sequence[Behaviour], more: str
+) -> None:
     curves = []
     for b in others:
         base = next((p for p in plain if _same_server(p, b)), None)
@@ -208,7 +219,8 @@ def _speedups(report: Report, plain: Sequence[Behaviour], others: Sequence[Behav
     if curves:
         report.section("Speed-up", "Over plain decoding on the same server.")
         x, y = Axis("requests in flight", log=True), Axis("speed-up", "x")
-        report.figure(lines(curves[:_CURVES], x=x, y=y), "Speed-up against concurrency.")
+        figure = lines(curves, x=x, y=y, palette=report.palette)
+        report.figure(figure, f"Speed-up against concurrency.{more}")
 
 
 def _same_server(a: Behaviour, b: Behaviour) -> bool:
@@ -217,21 +229,21 @@ def _same_server(a: Behaviour, b: Behaviour) -> bool:
 
 
 def _accepted(report: Report, others: Sequence[Behaviour]) -> None:
-    by_method: dict[tuple[str, int], Result] = {}
+    by_method: dict[tuple[str, int], Behaviour] = {}
     for b in others:
-        last = b.results[-1]
-        by_method.setdefault((b.scenario.method, last.setup.block), last)
+        by_method.setdefault((b.scenario.method, b.results[-1].setup.block), b)
     if not by_method:
         return
     figure, said = go.Figure(), []
-    for i, r in enumerate(list(by_method.values())[:_CURVES]):
+    for b in by_method.values():
+        r, name = b.results[-1], b.title
         total = sum(r.accept_histogram) or 1
-        name = method_title(r.setup)
         figure.add_bar(
             x=list(range(len(r.accept_histogram))),
             y=[100 * n / total for n in r.accept_histogram],
             name=plain_text(name),
-            marker={"color": series(i), "line": {"width": 0}},
+            meta=name,
+            marker={"color": report.palette[name].colour, "line": {"width": 0}},
             hovertemplate=f"{plain_text(name)}: %{{y:.1f}} % accept %{{x}}<extra></extra>",
         )
         if r.expectation is not None:
@@ -256,7 +268,7 @@ def _costs(report: Report, found: Plan, others: Sequence[Behaviour]) -> None:
     x, y = Axis("arrivals", "requests/s"), Axis(_MTOK, "USD")
     ends = "price range"
     report.figure(
-        lines(curves, x=x, y=y, interval=ends),
+        lines(curves, x=x, y=y, palette=report.palette, interval=ends),
         "Cost of output tokens as the same fleets take more requests, up to their headroom at the "
         "stated confidence.",
     )
@@ -265,7 +277,8 @@ def _costs(report: Report, found: Plan, others: Sequence[Behaviour]) -> None:
         _cost_by_user(b, found) for b in others if resolve(b.scenario).scenario.hash in winners
     ]
     if closed:
-        figure = lines(closed, x=Axis("interactivity", "tok/s/user"), y=y, interval=ends)
+        x = Axis("interactivity", "tok/s/user")
+        figure = lines(closed, x=x, y=y, palette=report.palette, interval=ends)
         report.figure(figure, "Cost of output tokens of a full server against speed for each user.")
 
 
@@ -275,7 +288,7 @@ def _cost_by_rate(f: Fleet, found: Plan) -> Curve:
     rates = [top * (k + 1) / _STEPS_OF_RATE for k in range(1, _STEPS_OF_RATE)]
     usd = f.usd_per_hour
     each = {e: [p / (r * tokens * HOUR_S / MEGA) for r in rates] for e, p in usd.items()}
-    return _banded(f.title, rates, each, usd)
+    return _banded(f.title, rates, each, usd, group=server_title(f.setup))
 
 
 def _cost_by_user(b: Behaviour, found: Plan) -> Curve:
@@ -294,18 +307,21 @@ def _banded(
     each: dict[str, list[float]],
     usd: dict[str, float],
     notes: Sequence[str] = (),
+    group: str = "",
 ) -> Curve:
     middle = "typical" if "typical" in usd else next(iter(usd))
     band: dict[str, Any] = {}
     if "low" in each and "high" in each:
         band = {"low": each["low"], "high": each["high"]}
-    return Curve(name=name, x=x, y=each[middle], notes=notes, **band)
+    return Curve(name=name, x=x, y=each[middle], notes=notes, group=group, **band)
 
 
-def _candidates(report: Report, found: Plan) -> None:
+def _candidates(report: Report, found: Plan, drawn: Sequence[Behaviour]) -> None:
     report.section("Every candidate", "\n\n".join(footnotes(found)))
     rows = [_filled(row) for row in candidate_rows(found)]
-    report.table(HEADS, rows, "Fewest servers that meet the objective.")
+    titles = {b.index: b.title for b in drawn}
+    things = [titles.get(s.index) for s, _ in ordered(found)]
+    report.table(HEADS, rows, "Fewest servers that meet the objective.", things=things)
 
 
 def _filled(row: Sequence[str]) -> list[str | None]:

@@ -6,10 +6,10 @@ from typing import Any
 
 from dflash_sim import __version__
 from dflash_sim.profiles.units import HOUR_S, MEGA, MS
+from dflash_sim.studies.ask.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.candidate import Survey
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.difference import Difference
-from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.search import ENDS, Plan
 from dflash_sim.studies.plan.verdict import saved, verdict, warnings
 from dflash_sim.studies.show.launch import launch_command

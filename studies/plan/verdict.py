@@ -4,14 +4,15 @@ Whatever could overturn the first sentence is part of it; what is left for the e
 not touch the size of a fleet.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dflash_sim.simulator.caveats import unconfirmed
 from dflash_sim.simulator.defaults import CONTEXT
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.studies.ask.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.choice import label
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.difference import Difference
-from dflash_sim.studies.plan.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.search import ENDS, Plan
 from dflash_sim.studies.show.figures import number
 
@@ -61,11 +62,8 @@ def _headline(found: Plan) -> Iterator[str]:
         if "typical" in usd:
             a_month = usd["typical"] * HOURS_A_MONTH
             money = f"{number(usd['typical'])} USD an hour, {number(a_month)} a month"
-        doubt = doubts_of(fleet, found)
-        words = f"met with {sure} confidence" if not doubt else f"met at {sure}, but"
-        line = f"{role}: {gpus(fleet.gpus)}, {fleet.title}; {money}; {words}"
-        if doubt:
-            line += " " + "; and ".join(doubt)
+        met = met_with(sure, doubts_of(fleet, found))
+        line = f"{role}: {gpus(fleet.gpus)}, {fleet.title}; {money}; met {met}"
         if fleet is found.fewest and found.as_predicted and found.as_predicted < fleet.gpus:
             line += f". Were all times as predicted, {gpus(found.as_predicted)} would do"
         yield f"{line}."
@@ -76,14 +74,27 @@ def _headline(found: Plan) -> Iterator[str]:
 
 def doubts_of(fleet: Fleet, found: Plan) -> list[str]:
     """What may overturn the size of a fleet, beyond what its confidence is over."""
-    out, setup = [], fleet.setup
+    short = filter(None, (_too_few(found), _too_short(fleet, found)))
+    return [*doubts_of_server(fleet.setup), *short]
+
+
+def doubts_of_server(setup: Setup) -> list[str]:
+    """What may overturn any prediction of a server."""
+    out = []
     new = unconfirmed(setup.server, setup.calibration)
     if new:
         named = ", ".join(name for _, name in new)
         out.append(f"no measurement on {named} has confirmed such an answer")
     if setup.tables is None:
         out.append(f"with no operator times for {setup.device.name} it is a roofline estimate")
-    return [*out, *filter(None, (_too_few(found), _too_short(fleet, found)))]
+    return out
+
+
+def met_with(sure: str, doubts: Sequence[str]) -> str:
+    """How sure an answer is in words, and what is in doubt of it."""
+    if not doubts:
+        return f"with {sure} confidence"
+    return f"at {sure}, but {'; and '.join(doubts)}"
 
 
 def _too_few(found: Plan) -> str:
@@ -126,10 +137,15 @@ def warnings(found: Plan) -> list[str]:
 def remarks(found: Plan) -> list[str]:
     """Say what else to keep in mind; nothing of it changes a fleet."""
     out = list(found.question.notes)
-    elsewhere = ("unconfirmed", CONTEXT)  # of a trace, each request has its own lengths
     for _, fleet in roles(found):
-        out += [w for w in fleet.setup.warnings if not w.startswith(elsewhere)]
+        out += remarks_of_server(fleet.setup)
     return list(dict.fromkeys(out))
+
+
+def remarks_of_server(setup: Setup) -> list[str]:
+    """Warnings of a server but those that :func:`doubts_of_server` has."""
+    elsewhere = ("unconfirmed", CONTEXT)  # of a trace, each request has its own lengths
+    return [w for w in setup.warnings if not w.startswith(elsewhere)]
 
 
 def savings(found: Plan) -> list[str]:
@@ -166,16 +182,16 @@ def saved(d: Difference, found: Plan) -> str:
     what = "needs as many GPUs as"
     if d.saved_gpus:
         what = f"needs {gpus(abs(d.saved_gpus))} {fewer} than"
-    span = _ends(d.saved_gpus_ci90, fewer, whole=True)
+    span = _span_of(d.saved_gpus_ci90, fewer)
     mine, theirs = d.central_gpus
     line = (
         f"{one} {what} {other}, {mine:,} against {least}{theirs:,} with both as predicted "
         f"(90 % interval {span})"
     )
     money, ends = d.saved_usd_month, d.saved_usd_month_ci90
-    if money is not None and ends is not None:
+    if money is not None and ends is not None and any((money, *ends)):
         cheaper = money >= 0
-        told = _ends(ends if cheaper else (-ends[1], -ends[0]), "")
+        told = _between(*(ends if cheaper else (-ends[1], -ends[0])))
         verb = "saves" if cheaper else "costs"
         more = "" if cheaper else " more"
         line += f"; that {verb} {least}{number(abs(money))} USD a month{more} ({told})"
@@ -183,17 +199,28 @@ def saved(d: Difference, found: Plan) -> str:
         return f"{line}."
     sure = f"{d.gpus[1]:,}" if d.gpus[1] is not None else f"more than {found.question.max_gpus:,}"
     confident = percent_of(found.question.confidence)
+    rents = [number(usd) for usd in d.usd_month if usd is not None]
+    bill = f", {' against '.join(rents)} USD a month" if len(rents) > 1 else ""
     return (
-        f"{line}. Each sized for {confident} confidence of its own: {d.gpus[0]:,} against {sure}."
+        f"{line}. Each sized for {confident} confidence of its own: {d.gpus[0]:,} against {sure}"
+        f"{bill}."
     )
 
 
-def _ends(ends: tuple[float, float], word: str, *, whole: bool = False) -> str:
-    """The ends of an interval as people say them; a sign where they differ in it."""
-    low, high = ends if word != "more" else (-ends[1], -ends[0])
-    texts = [f"{x:,.0f}" if whole else number(x) for x in (low, high)]
-    said = texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
-    return f"{said} {word}".strip()
+def _span_of(ends: tuple[int, int], word: str) -> str:
+    """An interval of GPUs that are fewer or more, as people say it."""
+    low, high = ends if word == "fewer" else (-ends[1], -ends[0])
+    other = "fewer" if word == "more" else "more"
+    if low == high:
+        return f"{high:,} {word}"
+    if low >= 0:
+        return f"{low:,} to {high:,} {word}"
+    return f"{-low:,} {other} to {f'{high:,} {word}' if high else 'as many'}"
+
+
+def _between(low: float, high: float) -> str:
+    texts = [number(x) for x in (low, high)]
+    return texts[0] if texts[0] == texts[1] else " to ".join(texts)
 
 
 def _kind(found: Plan, i: int, d: Difference) -> str:

@@ -73,6 +73,8 @@ def prompts(result: Result) -> Iterator[Line]:
         return
     isl = result.values["total_input_tokens"] / max(1.0, result.values["completed"])
     found = f"{percent(share)} found in the prefix cache, {number(isl * (1 - share))} computed"
+    if asked and result.values["retractions"]:
+        found += "; less than asked, as requests that are thrown out are computed again"
     yield "Prompts", f"{number(isl)} tokens on average, {found}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dflash_sim.simulator.intervals import Side, ratio_interval
 from dflash_sim.simulator.predict import Result
-from dflash_sim.simulator.row import Row
+from dflash_sim.simulator.row import NO_TABLES, Row
 
 _LOADS = ("dataset_name", "isl", "osl", "num_prompts", "request_rate", "max_concurrency")
 _SHOWN = 6
@@ -78,6 +78,20 @@ def _gains(
             differ = [n for n in choices if rows[i][n] != rows[j][n]]
             mine, theirs = (words(rows[k], differ, asked) for k in (i, j))
             yield Gain(mine, theirs, load, _tok_s(one) / _tok_s(other) - 1, (low - 1, high - 1))
+
+
+def estimated(rows: Sequence[Row]) -> str:
+    """Say which GPUs of rows are roofline estimates; nothing where none is."""
+    kinds = dict.fromkeys(str(row["gpu"]) for row in rows if is_roofline(row))
+    named = ", ".join(kinds)
+    return (
+        f"{named}: roofline estimates, without operator times, are the less sure" if kinds else ""
+    )
+
+
+def is_roofline(row: Row) -> bool:
+    """Return True if there are no operator times behind a row."""
+    return row["profile_hash"] == NO_TABLES
 
 
 def words(row: Row, names: Sequence[str], asked: dict[str, str]) -> str:

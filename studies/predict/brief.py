@@ -6,8 +6,10 @@ from urllib.parse import urlsplit
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dflash_sim.simulator.caveats import in_flight
 from dflash_sim.simulator.predict import Result
 from dflash_sim.studies.predict.answer_lines import Line, labelled, prompts, speed, step_bar
+from dflash_sim.studies.predict.lift import lifted, told
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import STRONG
 from dflash_sim.studies.show.titles import title
@@ -27,7 +29,8 @@ def brief(result: Result) -> RenderableType:
     if "accept_length" in v:
         lines.append(("Accept length", accept_length(v)))
     lines += [*_step(result), ("Batch", _batch(result))]
-    warnings = [Text(f"warning: {w}", style="yellow") for w in result.warnings]
+    remarks = told(result, lifted(result))
+    warnings = [Text(f"warning: {w}", style="yellow") for w in remarks]
     sources = Text(f"sources: {shares(result.evidence)}")
     return Group(Text(title(result), style=STRONG), labelled(lines), *warnings, sources)
 
@@ -60,11 +63,19 @@ def _step(result: Result) -> list[Line]:
 
 def _batch(result: Result) -> str:
     """Say how many requests run together, and whether the load or the server limits them."""
-    memory, conc = result.setup.memory, result.scenario.conc
+    memory, conc = result.setup.memory, in_flight(result.scenario)
     cap = memory.max_running_requests
     running = f"{result.values['mean_batch']:.1f} requests"
+    v = result.values
+    length = (v["total_input_tokens"] + v["total_output_tokens"]) / max(v["completed"], 1)
+    holds = int(memory.kv_tokens / max(length, 1))
+    if holds < min(cap, conc or cap):
+        held = f"{memory.kv_tokens:,} tokens of keys and values hold {holds:,} of this length"
+        return f"{running}, limited by memory: {held}"
     if conc is None:
         return f"{running}; at most {cap:,} ({memory.cap_cause})"
+    if conc != result.scenario.conc and conc <= cap:
+        return f"{running}, limited by the {conc:,} requests that there are"
     if conc > cap:
         return f"{running}, limited by the cap of {cap:,} ({memory.cap_cause}); others wait"
     return f"{running}, limited by the {conc:,} in flight (cap {cap:,}: {memory.cap_cause})"

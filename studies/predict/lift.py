@@ -4,13 +4,11 @@ import math
 from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import DflashSimError
+from dflash_sim.simulator.caveats import in_flight
 from dflash_sim.simulator.predict import Result, predict
-from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.setup import resolve
+from dflash_sim.studies.ask.slots import capped, roomier
 from dflash_sim.studies.show.figures import number
 
-_FRACTIONS = (None, 0.85, 0.9)  # of memory for weights and caches, the engine's own first
-_RATIOS = (None, 1.5, 3.0)  # recurrent states over keys and values
 _SPREAD_LENGTHS = 0.8
 _CLEAR = 0.02  # of throughput: a smaller gain is none
 
@@ -32,7 +30,7 @@ class Lift:
     def said(self, of: Result) -> str:
         """The flags and their answer in a sentence, beside the answer they are for."""
         now = of.setup.memory.max_running_requests
-        asked = of.scenario.conc or 0
+        asked = in_flight(of.scenario) or 0
         v = self.result.values
         ran = f"{v['mean_batch']:.1f} run on average"
         if v["retractions"]:
@@ -54,39 +52,20 @@ class Lift:
 
 
 def lifted(result: Result) -> Lift | None:
-    """What would let all requests in flight run at once, or more of them; None if nothing does.
+    """What would let all requests in flight run at once, or more of them, with its answer."""
+    room = roomier(result.setup)
+    if room is None:
+        return None
+    found = predict(room.scenario, with_baseline=False, with_interval=False)
+    return Lift(room.words, room.at_once, found)
 
-    A cap alone is tried first, then a larger share of memory, then more of it for states.
-    """
-    s, memory = result.scenario, result.setup.memory
-    if s.conc is None or s.conc <= memory.max_running_requests:
-        return None
-    best: tuple[int, Scenario, dict[str, object]] | None = None
-    ratios = _RATIOS if result.setup.model.gdn_layers else _RATIOS[:1]
-    for ratio in ratios:
-        for fraction in _FRACTIONS:
-            if fraction is not None and fraction <= result.setup.mem_fraction:
-                continue
-            flags: dict[str, object] = {"max_running_requests": s.conc}
-            flags |= {} if fraction is None else {"mem_fraction_static": fraction}
-            flags |= {} if ratio is None else {"mamba_full_memory_ratio": ratio}
-            tried = s.model_copy(update=flags)
-            try:
-                at_once = resolve(tried).memory.max_running_requests
-            except DflashSimError:
-                continue
-            if best is None or at_once > best[0]:
-                best = at_once, tried, flags
-            if at_once >= s.conc:
-                break
-        if best is not None and best[0] >= s.conc:
-            break
-    if best is None or best[0] <= memory.max_running_requests:
-        return None
-    at_once, tried, flags = best
-    words = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in flags.items())
-    found = predict(tried, with_baseline=False, with_interval=False)
-    return Lift(words, at_once, found)
+
+def told(result: Result, lift: Lift | None) -> list[str]:
+    """The warnings of an answer; what lifts a cap stands in place of the word that there is one."""
+    if lift is None:
+        return list(result.warnings)
+    cap = capped(result.setup)
+    return [*(warning for warning in result.warnings if warning != cap), lift.said(result)]
 
 
 def in_lockstep(result: Result) -> str | None:

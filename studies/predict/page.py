@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dflash_sim.profiles.load import load_acceptance
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.profiles.units import GIGA
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import to_row
@@ -20,7 +21,7 @@ from dflash_sim.studies.predict.answer_lines import (
     speed,
     step_bar,
 )
-from dflash_sim.studies.predict.lift import in_lockstep, lifted
+from dflash_sim.studies.predict.lift import in_lockstep, lifted, told
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import LABEL, STRONG
 from dflash_sim.studies.show.titles import effective, published_note, title
@@ -103,8 +104,18 @@ _PANELS = {
 }
 
 
-def present(result: Result, *, given: Collection[str] = ()) -> RenderableType:
-    """The page of one result; scenario fields in ``given`` are marked, the others are defaults."""
+def present(
+    result: Result, *, given: Collection[str] = (), price: PriceRange | None = None
+) -> RenderableType:
+    """The page of one result.
+
+    Parameters
+    ----------
+    given
+        Scenario fields that are marked; the others are defaults.
+    price
+        What the asker pays for a GPU, if it is not what its sheet says.
+    """
     parts: list[RenderableType] = [
         Text(title(result), style=STRONG),
         Text(),
@@ -114,19 +125,21 @@ def present(result: Result, *, given: Collection[str] = ()) -> RenderableType:
     ]
     if "accept_length" in result.values:
         parts += [Text(), _accept_lengths(result)]
-    parts += [Text(), labelled(_step(result)), _facts(result), Text(), _scenario(result, given)]
-    parts += [Text(f"warning: {w}", style="yellow") for w in told(result)]
+    parts += [
+        Text(),
+        labelled(_step(result)),
+        _facts(result, price),
+        Text(),
+        _scenario(result, given),
+    ]
+    parts += [Text(f"warning: {w}", style="yellow") for w in remarks(result)]
     parts.append(Text(f"sources: {shares(result.evidence)}"))
     return Group(*parts)
 
 
-def told(result: Result) -> list[str]:
+def remarks(result: Result) -> list[str]:
     """Warnings, with what would lift what binds, and the answer for lengths that vary."""
-    out = list(result.warnings)
-    lift, lockstep = lifted(result), in_lockstep(result)
-    if lift is not None:
-        out = [w for w in out if " requests run at once " not in w]
-        out.append(lift.said(result))
+    out, lockstep = told(result, lifted(result)), in_lockstep(result)
     return [*out, lockstep] if lockstep is not None else out
 
 
@@ -176,7 +189,7 @@ def _step(result: Result) -> list[Line]:
     return [("Step", step), ("", bar), ("", legend), ("", within)]
 
 
-def _facts(result: Result) -> Table:
+def _facts(result: Result, price: PriceRange | None) -> Table:
     v, m = result.values, result.setup.memory
     pools = {"weights": m.weight_bytes, "drafter": m.draft_weight_bytes}
     pools |= {"KV": m.kv_bytes, "GDN state": m.gdn_bytes}
@@ -189,10 +202,9 @@ def _facts(result: Result) -> Table:
             f"{m.kv_tokens:,} tokens; {m.max_running_requests:,} requests ({m.cap_cause})",
         ),
     ]
-    usd = to_row(result)["usd_per_mtok_out"]
+    usd = to_row(result, price=price)["usd_per_mtok_out"]
     if isinstance(usd, dict):
-        ends = ", ".join(f"{number(price)} ({end})" for end, price in usd.items())
-        rows.append(("Cost [USD]", f"{ends} per million output tokens"))
+        rows.append(("Cost [USD]", f"{_cost(usd, price)} per million output tokens"))
     if result.expectation is not None:
         e = result.expectation
         doubt = f", +-{e.rel_err:.0%}".replace("%", " %") if e.rel_err else ""
@@ -200,6 +212,12 @@ def _facts(result: Result) -> Table:
         shown = result.published.url if result.published else ""
         rows += [("", Text(url, style="dim")) for url in _links(e.source) if url != shown]
     return labelled(rows)
+
+
+def _cost(usd: dict[str, float], own: PriceRange | None) -> str:
+    if own is not None:
+        return f"{number(usd['typical'])} at {own.typical:g} USD/h for a GPU, as given,"
+    return ", ".join(f"{number(each)} ({end})" for end, each in usd.items())
 
 
 def _links(source: str) -> list[str]:

@@ -1,15 +1,18 @@
 """Predicted rows as one HTML page: what it means first, then curves, tables and evidence."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dflash_sim.simulator.cost.methods import METHODS
+from dflash_sim.simulator.cost.methods import METHODS, PLAIN
 from dflash_sim.simulator.row import Row
+from dflash_sim.studies.ask.prices import paid
+from dflash_sim.studies.predict.beside import estimated, is_roofline
 from dflash_sim.studies.show.chart_style import Axis
-from dflash_sim.studies.show.charts import Bar, Curve, bars, lines
+from dflash_sim.studies.show.charts import Bar, Curve, bars, lines, not_drawn
 from dflash_sim.studies.show.figures import number, shares
 from dflash_sim.studies.show.html_report import Cell, Report
+from dflash_sim.studies.show.palette import PLAIN_DECODING, SERIES, Palette
 
 _LOADS = ("max_concurrency", "request_rate")
 _KINDS = {
@@ -25,7 +28,7 @@ _KINDS = {
     "isl": "isl ",
     "osl": "osl ",
 }
-_CURVES = 6  # as many as there are colours
+_BARS = 12  # rows whose cost is drawn; more are in the table only
 _TABLE = {
     "output_throughput": "tok/s",
     "speedup": "x plain",
@@ -47,7 +50,12 @@ _PHASES = {
 
 
 def write_rows(
-    path: Path, rows: Sequence[Row], *, gains: Sequence[str] = (), remarks: Sequence[str] = ()
+    path: Path,
+    rows: Sequence[Row],
+    *,
+    gains: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+    prices: Mapping[str, float] | None = None,
 ) -> None:
     """Write the page of rows of the result schema.
 
@@ -56,32 +64,41 @@ def write_rows(
     gains
         What is ahead at each load, in sentences.
     remarks
-        What to keep in mind.
+        What to keep in mind; left out, what the rows warn of.
+    prices
+        What the asker pays, by GPU [USD/h]; that of others is a range of published prices.
     """
+    given = paid(prices or {})
     found = [row for row in rows if row.get("output_throughput") is not None]
     varying = [n for n in _KINDS if len({str(row[n]) for row in rows}) > 1]
     first = rows[0]
     same = [f"{told}{first[n]}" for n, told in _KINDS.items() if n not in varying and first[n]]
-    report = Report(f"Predicted: {first['model']}", " ".join(_lead(found, varying)))
+    things, plain = _things(found, varying)
+    palette = Palette(things, plain=plain)
+    drawn = [row for row in found if _thing(row, varying) in {*things, *plain}]
+    report = Report(f"Predicted: {first['model']}", " ".join(_lead(found, varying, given)), palette)
     report.facts({"For all": ", ".join(same), "Rows": f"{len(rows):,}"})
     if gains:
         report.section("What is ahead", "\n\n".join(f"{gain}." for gain in gains))
-    _against_users(report, found, varying)
-    _over_load(report, found, varying)
-    _costs(report, found, varying)
-    _cycle(report, found, varying)
-    _table(report, rows, varying)
+    every = {_thing(row, varying) for row in found}
+    more = not_drawn(len(every.difference(things, plain)))
+    _against_users(report, drawn, varying, more)
+    _over_load(report, drawn, varying, more)
+    _costs(report, drawn, varying, given)
+    _cycle(report, drawn, varying)
+    _table(report, rows, varying, {*things, *plain})
+    remarks = remarks or _warnings(found)
     report.section("What it rests on", "\n\n".join(f"{r}." for r in remarks))
     report.facts(_grounds(found))
     report.write(path)
 
 
-def _lead(found: Sequence[Row], varying: Sequence[str]) -> list[str]:
+def _lead(found: Sequence[Row], varying: Sequence[str], given: str) -> list[str]:
     """The answer in plain words: the fastest, what it gains, and what it costs."""
     if not found:
         return ["No row has an answer."]
     best = max(found, key=lambda row: _value(row, "output_throughput"))
-    what = _name(best, varying) or str(best["method"])
+    what = _thing(best, varying)
     low, high = _ends(best, "output_throughput")
     out = [
         f"The most is {number(_value(best, 'output_throughput'))} tokens a second"
@@ -91,33 +108,38 @@ def _lead(found: Sequence[Row], varying: Sequence[str]) -> list[str]:
     speedup = best.get("speedup")
     if isinstance(speedup, float):
         out.append(f"That is {number(speedup)} times plain decoding of the same requests.")
+    if is_roofline(best):
+        out.append(f"It is a roofline estimate: of {best['gpu']} no operator times are known.")
     usd = _usd(best)
     if usd is not None:
         beside = f", against {number(usd * speedup)} plain" if isinstance(speedup, float) else ""
-        out.append(f"A million output tokens cost {number(usd)} USD at typical prices{beside}.")
+        prices = f"with {given}" if str(best["gpu"]) in given.split() else "at typical prices"
+        out.append(f"A million output tokens cost {number(usd)} USD {prices}{beside}.")
     return out
 
 
-def _against_users(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+def _against_users(report: Report, found: Sequence[Row], varying: Sequence[str], more: str) -> None:
     def user(row: Row) -> float:
         tpot = _value(row, "mean_tpot_ms")
         return 1e3 / tpot if tpot else 0.0
 
-    curves = _curves(found, varying, user, "output_throughput", per=lambda r: _value(r, "num_gpus"))
-    if not curves:
+    field, each = "output_throughput", {"per": lambda r: _value(r, "num_gpus")}
+    curves = _curves(found, varying, user, field, labelled=True, **each)
+    if sum(len(curve.x) for curve in curves) < 2:
         return
+    rates = all(row["request_rate"] is not None for row in found)
     report.section(
         "Throughput against interactivity",
-        "Up is more tokens for a GPU, to the right is faster for each user. A point is a load, "
-        "named as one points at it.",
+        "Up is more tokens for a GPU, to the right is faster for each user. A number is a load: "
+        f"{'requests a second' if rates else 'requests in flight'}.",
     )
-    figure = lines(
-        curves, x=Axis("interactivity", "tok/s/user"), y=Axis("output throughput", "tok/s/GPU")
-    )
-    report.figure(figure, "Throughput per GPU against tokens per second of a user, 90 % intervals.")
+    x, y = Axis("interactivity", "tok/s/user"), Axis("output throughput", "tok/s/GPU")
+    spans = ", 90 % intervals" if any(curve.low for curve in curves) else ""
+    caption = f"Throughput per GPU against tokens per second of a user{spans}."
+    report.figure(lines(curves, x=x, y=y, palette=report.palette), f"{caption}{more}")
 
 
-def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str], more: str) -> None:
     sped = [row for row in found if isinstance(row.get("speedup"), float)]
     loads = {_position(row) for row in sped}
     if len(loads) < 2:
@@ -125,29 +147,40 @@ def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str]) -> 
     curves = _curves(sped, varying, _position, "speedup")
     if curves:
         report.section("Speed-up", "Over plain decoding on the same server, load by load.")
-        x = Axis("requests in flight, or a second", log=True)
-        report.figure(lines(curves, x=x, y=Axis("speed-up", "x")), "Speed-up against load.")
+        x, y = Axis("requests in flight, or a second", log=True), Axis("speed-up", "x")
+        figure = lines(curves, x=x, y=y, palette=report.palette)
+        report.figure(figure, f"Speed-up against load.{more}")
 
 
-def _costs(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
-    shown = [row for row in found if _usd(row) is not None][: 2 * _CURVES]
-    if not shown:
+def _costs(report: Report, found: Sequence[Row], varying: Sequence[str], given: str) -> None:
+    known = [row for row in found if _usd(row) is not None]
+    if not known:
         return
-    rows = []
-    for row in shown:
-        usd, prices = _usd(row) or 0.0, row["usd_per_mtok_out"]
+    shown, left = known, ""
+    if len(known) > _BARS:
+        load = _load(max(known, key=lambda row: _value(row, "output_throughput")))
+        shown = [row for row in known if _load(row) == load][:_BARS]
+        left = f" Drawn is the load of the fastest, {load}; the table has all."
+    rows: list[Bar] = []
+    for row in sorted(shown, key=_position):
+        usd, prices, thing = _usd(row) or 0.0, row["usd_per_mtok_out"], _thing(row, varying)
         assert isinstance(prices, Mapping)
-        name = f"{_name(row, varying)} {_load(row)}".strip()
-        ends = {"low": prices.get("low"), "high": prices.get("high")}
-        speedup = row.get("speedup")
-        group = "speculation" if METHODS[str(row["method"])].speculative else "plain decoding"
-        rows.append(Bar(name=name, value=usd, group=group, note="price range", **ends))
+        ends = {end: prices.get(end) for end in ("low", "high")}
+        speedup, each = row.get("speedup"), [(thing, 1.0)]
         if isinstance(speedup, float):
-            rows.append(Bar(name=f"{name}, plain", value=usd * speedup, group="plain decoding"))
-    report.section("Cost", "Whiskers run from the lowest to the highest price that was found.")
-    figure = bars(rows, axis=Axis("USD per million output tokens", "USD"),
-        order=("speculation", "plain decoding"))  # fmt: skip
-    report.figure(figure, "Cost of a million output tokens, with and without speculation.")
+            each.insert(0, (_plain(row, varying), speedup))
+        for name, times in each:
+            low, high = (end and end * times for end in ends.values())
+            bar = Bar(name=f"{name}, {_load(row)}", value=usd * times, low=low, high=high,
+                group=name, note="price range")  # fmt: skip
+            rows += [] if bar.name in {b.name for b in rows} else [bar]
+    told = "Whiskers run from the lowest to the highest price that was found"
+    report.section("Cost", f"{told}{given and f'; {given}'}.")
+    axis = Axis("cost of a million output tokens", "USD")
+    report.figure(
+        bars(rows, axis=axis, palette=report.palette),
+        f"Cost of a million output tokens, with and without speculation.{left}",
+    )
 
 
 def _cycle(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
@@ -155,17 +188,20 @@ def _cycle(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None
         return
     best = max(found, key=lambda row: _value(row, "output_throughput"))
     rows = [
-        Bar(name=title, value=_value(best, name), group="")
+        Bar(name=title, value=_value(best, name), group=_thing(best, varying))
         for name, title in _PHASES.items()
         if _value(best, name)
     ]
     name = _name(best, varying)
     what = f"{name}, {_load(best)}" if name else _load(best)
     report.section("A step of the fastest", f"{what}: {number(_value(best, 'step_ms'))} ms.")
-    report.figure(bars(rows, axis=Axis("time in a step", "ms")), "What a step is made of.")
+    figure = bars(rows, axis=Axis("time in a step", "ms"), palette=report.palette)
+    report.figure(figure, "What a step is made of.")
 
 
-def _table(report: Report, rows: Sequence[Row], varying: Sequence[str]) -> None:
+def _table(
+    report: Report, rows: Sequence[Row], varying: Sequence[str], drawn: Collection[str]
+) -> None:
     loads = [n for n in _LOADS if len({str(row[n]) for row in rows}) > 1]
     named = [*varying, *loads]
     plain = {"max_concurrency": "in flight", "request_rate": "requests/s", "dataset_name": "data"}
@@ -175,10 +211,23 @@ def _table(report: Report, rows: Sequence[Row], varying: Sequence[str]) -> None:
         for row in rows
     ]
     report.section("Every row")
-    report.table(head, lines_, "TTFT, TPOT and step are means, each p95 that of the one before.")
+    things = [_thing(row, varying) for row in rows]
+    keys = [thing if thing in drawn else None for thing in things]
+    caption = "TTFT, TPOT and step are means, each p95 that of the one before."
+    report.table(head, lines_, caption, things=keys)
     failed = list(dict.fromkeys(str(row["error"]) for row in rows if row.get("error")))
     if failed:
         report.text("\n\n".join(f"No answer: {why}." for why in failed))
+
+
+def _warnings(found: Sequence[Row]) -> list[str]:
+    """What rows warn of, each once."""
+    told = [str(w) for row in found for w in _words(row["warnings"])]
+    return list(filter(None, [*dict.fromkeys(told), estimated(found)]))
+
+
+def _words(value: Any) -> list[str]:
+    return value if isinstance(value, list) else []
 
 
 def _grounds(found: Sequence[Row]) -> dict[str, str]:
@@ -198,13 +247,14 @@ def _curves(
     x: Callable[[Row], float],
     field: str,
     per: Callable[[Row], float] = lambda _: 1.0,
+    labelled: bool = False,
 ) -> list[Curve]:
-    """A curve for each kind of server, through its loads in order."""
+    """A curve for each kind of server, through its loads in order, perhaps with these on it."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(found, key=_position):
-        groups.setdefault(_name(row, varying) or str(row["method"]), []).append(row)
+        groups.setdefault(_thing(row, varying), []).append(row)
     out = []
-    for name, rows in list(groups.items())[:_CURVES]:
+    for name, rows in groups.items():
         ends = [_ends(row, field) for row in rows]
         band: dict[str, Any] = {}
         if all(high for _, high in ends):
@@ -212,12 +262,44 @@ def _curves(
             band["high"] = [high / per(r) for (_, high), r in zip(ends, rows, strict=True)]
         y = [_value(row, field) / per(row) for row in rows]
         notes = [_load(row) for row in rows]
-        out.append(Curve(name=name, x=[x(r) for r in rows], y=y, notes=notes, **band))
+        labels = [f"{_position(row):g}" for row in rows] if labelled else []
+        xs = [x(r) for r in rows]
+        out.append(Curve(name=name, x=xs, y=y, notes=notes, labels=labels, **band))
     return out
 
 
+def _things(found: Sequence[Row], varying: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The kinds of servers that have a colour: those that speculate, and plain decoding."""
+    names: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    for row in sorted(found, key=_position):
+        speculative = METHODS[str(row["method"])].speculative
+        names[speculative][_thing(row, varying)] = None
+        if isinstance(row.get("speedup"), float):
+            names[False][_plain(row, varying)] = None
+    return list(names[True])[:SERIES], list(names[False])
+
+
+def _thing(row: Row, varying: Sequence[str]) -> str:
+    """What a row is of, whatever its load: the same words and colour all over the page."""
+    return _name(row, varying) or _method(row)
+
+
+def _plain(row: Row, varying: Sequence[str]) -> str:
+    """What plain decoding of the same server is."""
+    return _thing({**row, "method": PLAIN.name}, varying)
+
+
 def _name(row: Row, varying: Sequence[str]) -> str:
-    return ", ".join(f"{_KINDS[n]}{row[n]}" for n in varying if row[n] is not None)
+    plain = not METHODS[str(row["method"])].speculative
+    said = {n: _method(row) if n == "method" else row[n] for n in varying}
+    told = {n: v for n, v in said.items() if v is not None and not (plain and n == "block")}
+    words = [f"{_KINDS[n]}{value}" for n, value in told.items()]
+    return ", ".join([*words, PLAIN_DECODING] if plain and "method" not in told else words)
+
+
+def _method(row: Row) -> str:
+    name = str(row["method"])
+    return name if METHODS[name].speculative else PLAIN_DECODING
 
 
 def _position(row: Row) -> float:

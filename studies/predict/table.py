@@ -12,8 +12,9 @@ from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.simulator.number_formats import UNQUANTISED
 from dflash_sim.simulator.row import Cell, Row, failed_row, to_row
 from dflash_sim.studies.ask.answers import Answer
-from dflash_sim.studies.predict.beside import gains, words
-from dflash_sim.studies.predict.lift import in_lockstep, lifted
+from dflash_sim.studies.ask.prices import paid
+from dflash_sim.studies.predict.beside import estimated, gains, is_roofline, words
+from dflash_sim.studies.predict.lift import in_lockstep, lifted, told
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import LABEL, STRONG
 
@@ -46,7 +47,7 @@ _FOOTNOTES = {
     "mean_tpot_ms": "TTFT, TPOT and step are means in ms, each p95 that of the column before",
     "output_throughput_ci90": "+- is half of the 90 % interval of tok/s",
     "speedup": "x plain is the speed-up over plain decoding",
-    "usd_per_mtok_out": "USD/M is per million output tokens, and what plain decoding costs",
+    "usd_per_mtok_out": "USD/M is per million output tokens",
     "published_error": "published is our error against a published measurement",
 }
 
@@ -54,7 +55,7 @@ _FOOTNOTES = {
 def answer_row(answer: Answer, tag: str | None = None) -> Row:
     """The flat row of an answer, with or without a result."""
     if answer.result is not None:
-        return to_row(answer.result, tag=tag)
+        return to_row(answer.result, tag=tag, price=answer.price)
     assert answer.error is not None
     return failed_row(answer.scenario, answer.error, tag=tag)
 
@@ -98,13 +99,9 @@ class GridTable:
         for row, answer in zip(self.rows, self.answers, strict=True):
             if answer.result is None:
                 continue
-            told = list(answer.result.warnings)
             lift = lifted(answer.result) if lifts < _LIFTED else None
-            if lift is not None:
-                lifts += 1
-                told = [w for w in told if " requests run at once " not in w]
-                told.append(lift.said(answer.result))
-            for warning in told:
+            lifts += lift is not None
+            for warning in told(answer.result, lift):
                 rows.setdefault(warning, []).append(words(row, self.varying, asked))
         out = []
         for warning, named in rows.items():
@@ -112,12 +109,8 @@ class GridTable:
             few = "; ".join(named[:_NAMED]) + (f"; and {len(named) - _NAMED} more"
                 if len(named) > _NAMED else "")  # fmt: skip
             out.append(warning if everywhere else f"{few}: {warning}")
-        estimated = [r for a, r in zip(self.answers, self.rows, strict=True) if _roofline(a)]
-        if 0 < len(estimated) < len(self.rows):
-            kinds = ", ".join(dict.fromkeys(str(r["gpu"]) for r in estimated))
-            out.append(
-                f"{kinds}: rooflines, ranked here beside measured tables; they are the less sure"
-            )
+        if not all(is_roofline(row) for row in self.rows) and (less := estimated(self.rows)):
+            out.append(less)
         last = next((a.result for a in reversed(self.answers) if a.result), None)
         lockstep = in_lockstep(last) if last is not None else None
         if lockstep is not None:
@@ -126,7 +119,16 @@ class GridTable:
 
     def _footnotes(self) -> list[str]:
         shown = [n for n in _FOOTNOTES if any(row[n] is not None for row in self.rows)]
-        return [_FOOTNOTES[name] for name in shown]
+        told = {name: _FOOTNOTES[name] for name in shown}
+        if "speedup" in told and "usd_per_mtok_out" in told:
+            told["usd_per_mtok_out"] += ", and what plain decoding costs"
+        given = paid(self.prices())
+        return [*told.values(), *([given] if given else [])]
+
+    def prices(self) -> dict[str, float]:
+        """What the asker pays, by GPU [USD/h]."""
+        found = [(a.result.setup.device.name, a.price) for a in self.answers if a.result]
+        return {gpu: price.typical for gpu, price in found if price and price.typical}
 
     def _title(self) -> str:
         """Return what all rows share."""
@@ -196,12 +198,6 @@ def _found(row: Row) -> list[str]:
 def _width(columns: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
     """Columns of the terminal that these take, one apart."""
     return sum(max(map(len, columns[i])) for i in shown) + len(shown)
-
-
-def _roofline(answer: Answer) -> bool:
-    """Return True if there are no operator times behind an answer."""
-    r = answer.result
-    return r is not None and r.setup.tables is None and r.setup.measured is None
 
 
 def _figure(value: Cell) -> str:

@@ -1,35 +1,21 @@
-"""The house style of charts: axes, marks, intervals, the layout that all figures share.
+"""The house style of charts: axes, intervals, the layout that all figures share.
 
 A colour is the name of a custom property of ``report.css``, and the page's script looks it up: one
-figure serves a light page, a dark one and paper. Each colour comes with a mark and a dash, for
-whoever cannot tell two colours apart.
+figure serves a light page, a dark one and paper.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-__all__ = [
-    "TEMPLATE",
-    "Axis",
-    "area",
-    "dash",
-    "error_bars",
-    "get_plotlyjs",
-    "go",
-    "grouped",
-    "mark",
-    "plain",
-    "series",
-]
+from dflash_sim.studies.show.palette import SERIES
 
-SERIES = 6  # --series-1 to --series-6 of report.css
-_MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+__all__ = ["TEMPLATE", "Axis", "area", "error_bars", "get_plotlyjs", "go", "plain"]
+
 _AREA_OPACITY = 0.16
 _FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "var(--ink)"}
 _AXIS = {
@@ -107,51 +93,6 @@ class Axis:
 def plain(text: str) -> str:
     """Text that plotly shows as it is: it would read tags."""
     return escape(text, quote=False)
-
-
-class Grouped(Protocol):
-    """Anything that belongs to a group by name."""
-
-    @property
-    def group(self) -> str:
-        """Name of the group."""
-
-
-G = TypeVar("G", bound=Grouped)
-
-
-def grouped(things: Iterable[G], order: Sequence[str]) -> list[tuple[int, str, list[G]]]:
-    """The groups of things, each with its place among the series, its name and its members.
-
-    The groups in ``order`` have the first places, whether anything belongs to them or not.
-    """
-    groups: dict[str, list[G]] = {name: [] for name in order}
-    for thing in things:
-        groups.setdefault(thing.group, []).append(thing)
-    return [(i, name, members) for i, (name, members) in enumerate(groups.items()) if members]
-
-
-def series(i: int) -> str:
-    """Colour of the series that is ``i``-th in order."""
-    return f"var(--series-{i % SERIES + 1})"
-
-
-def dash(i: int) -> str:
-    """Dash of its line."""
-    return _DASHES[i % len(_DASHES)]
-
-
-def mark(i: int, *, hollow: bool = False) -> dict[str, Any]:
-    """Its mark: after six series the colours begin again, hollow."""
-    open_ = "-open" if hollow or i >= SERIES else ""
-    edge = {"color": series(i) if open_ else "var(--page)", "width": 1.5 if open_ else 0.5}
-    return {
-        "color": series(i),
-        "symbol": _MARKS[i % len(_MARKS)] + open_,
-        "size": 8,
-        "opacity": 0.9,
-        "line": edge,
-    }
 
 
 def error_bars(

@@ -4,18 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dflash_sim.studies.show.chart_style import (
-    Axis,
-    area,
-    dash,
-    error_bars,
-    go,
-    grouped,
-    mark,
-    plain,
-    series,
-)
+from dflash_sim.studies.show.chart_style import Axis, area, error_bars, go, plain
 from dflash_sim.studies.show.figures import number
+from dflash_sim.studies.show.palette import SERIES, Palette, grouped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +17,8 @@ class Bar:
     ----------
     low, high
         Ends of its interval.
+    group
+        What of the page it is about, which has a colour there.
     note
         Shown on hovering.
     """
@@ -48,8 +41,10 @@ class Curve:
         Ends of the interval at each point; empty without one.
     notes
         One for each point, shown on hovering.
+    labels
+        One for each point, written beside it.
     group
-        Curves of a group share a colour and a mark; by default each has its own.
+        What of the page it is about, which has a colour and a mark there; by default its name.
     points
         Marks only, as for measurements beside a predicted line.
     """
@@ -60,23 +55,24 @@ class Curve:
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     group: str = ""
     points: bool = False
 
 
-def bars(rows: Sequence[Bar], *, axis: Axis, order: Sequence[str] = ()) -> go.Figure:
+def bars(rows: Sequence[Bar], *, axis: Axis, palette: Palette) -> go.Figure:
     """Horizontal bars from top to bottom, each with its value; a group has a colour.
 
     Parameters
     ----------
     axis
         What the length of a bar is.
-    order
-        Groups in the order of their colours; others follow as they appear.
+    palette
+        Colours of the page.
     """
     figure = go.Figure()
-    groups = grouped(rows, order)
-    for i, group, members in groups:
+    groups = grouped(rows, palette)
+    for paint, group, members in groups:
         values, lows, highs = zip(*((b.value, b.low, b.high) for b in members), strict=True)
         figure.add_bar(
             x=values,
@@ -84,7 +80,8 @@ def bars(rows: Sequence[Bar], *, axis: Axis, order: Sequence[str] = ()) -> go.Fi
             orientation="h",
             width=0.6,
             name=plain(group),
-            marker={"color": series(i), "line": {"width": 0}},
+            meta=group,
+            marker={"color": paint.colour, "line": {"width": 0}},
             error_x=error_bars(values, lows, highs, color="var(--ink)"),
             text=[_hover(b.name, _amount(b.value, axis), plain(b.note)) for b in members],
             textposition="none",
@@ -94,7 +91,7 @@ def bars(rows: Sequence[Bar], *, axis: Axis, order: Sequence[str] = ()) -> go.Fi
     figure.update_layout(
         height=110 + 40 * len(rows),
         barmode="overlay",
-        showlegend=len(groups) > 1,
+        showlegend=len(groups) > 1 and any(len(members) > 1 for *_, members in groups),
         xaxis=axis.layout(range=[1.15 * min(ends), 1.15 * max(ends)]),
         yaxis={
             "tickvals": list(range(len(rows))),
@@ -108,7 +105,12 @@ def bars(rows: Sequence[Bar], *, axis: Axis, order: Sequence[str] = ()) -> go.Fi
 
 
 def lines(
-    curves: Sequence[Curve], *, x: Axis, y: Axis, interval: str = "90 % interval"
+    curves: Sequence[Curve],
+    *,
+    x: Axis,
+    y: Axis,
+    palette: Palette,
+    interval: str = "90 % interval",
 ) -> go.Figure:
     """Curves over one abscissa, with shaded intervals; those of marks are whiskers.
 
@@ -116,32 +118,50 @@ def lines(
     ----------
     x, y
         What the axes show.
+    palette
+        Colours of the page.
     interval
         What ``low`` and ``high`` of the curves are.
     """
     figure = go.Figure()
-    colours = {g: i for i, g in enumerate(dict.fromkeys(c.group or c.name for c in curves))}
     for curve in curves:
-        i = colours[curve.group or curve.name]
-        shown: dict[str, Any] = {"mode": "markers", "marker": mark(i, hollow=curve.points)}
+        thing = curve.group or curve.name
+        paint, shown = palette[thing], dict[str, Any](meta=thing, mode="markers")
+        shown["marker"] = paint.mark(hollow=curve.points)
         if not curve.points:
-            shown |= {"mode": "lines+markers", "line": {"color": series(i), "dash": dash(i)}}
+            line = {"color": paint.colour, "dash": paint.dash}
+            shown |= {"mode": "lines+markers", "line": line}
+        texts = _curve_hovers(curve, x, y, interval)
+        if curve.labels:
+            shown["mode"] += "+text"
+            shown |= {"text": curve.labels, "textposition": "top right"}
+            shown |= {"textfont": {"size": 11, "color": paint.colour}, "customdata": texts}
+        else:
+            shown["text"] = texts
+        hover = "%{customdata}" if curve.labels else "%{text}"
         if curve.low and curve.points:
-            shown["error_y"] = error_bars(curve.y, curve.low, curve.high, color=series(i))
+            shown["error_y"] = error_bars(curve.y, curve.low, curve.high, color=paint.colour)
         elif curve.low:
-            together = {"legendgroup": curve.name}
-            figure.add_scatter(**area(curve.x, curve.low, curve.high, color=series(i), **together))
+            own = {"color": paint.colour, "meta": thing, "legendgroup": curve.name}
+            figure.add_scatter(**area(curve.x, curve.low, curve.high, **own))
         figure.add_scatter(
             x=curve.x,
             y=curve.y,
             name=plain(curve.name),
             legendgroup=curve.name,
-            text=_curve_hovers(curve, x, y, interval),
-            hovertemplate="%{text}<extra></extra>",
+            hovertemplate=f"{hover}<extra></extra>",
             **shown,
         )
     figure.update_layout(xaxis=x.layout(), yaxis=y.layout())
     return figure
+
+
+def not_drawn(count: int) -> str:
+    """Say behind a caption how many things have no colour left, if any."""
+    if count < 1:
+        return ""
+    one = count == 1
+    return f" {count} more {'is' if one else 'are'} in the table only: there are {SERIES} colours."
 
 
 def _amount(value: float, axis: Axis) -> str:

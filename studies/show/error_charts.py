@@ -5,17 +5,9 @@ from dataclasses import dataclass
 from math import isfinite, log10
 from typing import Any
 
-from dflash_sim.studies.show.chart_style import (
-    Axis,
-    area,
-    error_bars,
-    go,
-    grouped,
-    mark,
-    plain,
-    series,
-)
+from dflash_sim.studies.show.chart_style import Axis, area, error_bars, go, plain
 from dflash_sim.studies.show.figures import number, percent
+from dflash_sim.studies.show.palette import Palette, grouped
 
 THROUGHPUT = Axis("output throughput", "tok/s", log=True)
 _GOLDEN = 0.618034  # its multiples spread evenly, and neighbours land far apart
@@ -62,42 +54,43 @@ class Point:
 def scatter_against(
     points: Sequence[Point],
     *,
+    palette: Palette,
     axis: Axis = THROUGHPUT,
     band: float = 0.05,
     interval: str = "90 % interval",
-    order: Sequence[str] = (),
 ) -> go.Figure:
     """Predicted against observed, and below it the error of each point on the same abscissa.
 
     Parameters
     ----------
+    palette
+        Colours of the page.
     axis
         The quantity that was observed and predicted.
     band
         Half width of the shaded band [1].
     interval
         What ``low`` and ``high`` of the points are.
-    order
-        Groups in the order of their colours; others follow as they appear.
     """
     values = [v for p in points for v in (p.observed, p.predicted)] or [1.0]
     ends = (min(values) / 1.2, max(values) * 1.2)
     figure = go.Figure(_diagonal(ends, band))
-    for i, group, members in grouped(points, order):
+    for paint, group, members in grouped(points, palette):
         name = plain(f"{group}: {_summary(members)}")
         shown = _hovering(members, axis, interval)
-        shown |= {"mode": "markers", "marker": mark(i), "name": name, "legendgroup": group}
+        shown |= {"mode": "markers", "marker": paint.mark(), "name": name, "legendgroup": group}
+        shown["meta"] = group
         figure.add_scatter(
             **shown,
             x=[p.observed for p in members],
             y=[p.predicted for p in members],
-            error_y=_whiskers(members, color=series(i)),
+            error_y=_whiskers(members, color=paint.colour),
         )
         figure.add_scatter(
             **shown,
             x=[p.observed for p in members],
             y=[100 * p.error for p in members],
-            error_y=_error_whiskers(members, color=series(i)),
+            error_y=_error_whiskers(members, color=paint.colour),
             yaxis="y2",
             showlegend=False,
         )
@@ -117,10 +110,10 @@ def residual_strips(
     groups: Mapping[str, Sequence[Point]],
     *,
     factor: str,
+    palette: Palette,
     axis: Axis = THROUGHPUT,
     band: float = 0.05,
     interval: str = "90 % interval",
-    order: Sequence[str] = (),
 ) -> go.Figure:
     """Errors by the levels of a factor: quartiles and every point, one strip a level.
 
@@ -130,7 +123,7 @@ def residual_strips(
         The points of each level, in the order shown.
     factor
         What the levels are levels of, such as ``"concurrency"``.
-    axis, band, interval, order
+    palette, axis, band, interval
         As in :func:`scatter_against`; colours are those of the points' own groups.
     """
     levels = {level: points for level, points in groups.items() if points}
@@ -138,14 +131,15 @@ def residual_strips(
     rows = [row for row, level in enumerate(levels.values()) for _ in level]
     heights = [row + ((k * _GOLDEN) % 1 - 0.5) / 2 for k, row in enumerate(rows)]
     figure = go.Figure([_box(level, row) for row, level in enumerate(levels.values())])
-    for i, group, members in grouped(points, order):
+    for paint, group, members in grouped(points, palette):
         figure.add_scatter(
             **_hovering(members, axis, interval),
             mode="markers",
-            marker=mark(i),
+            marker=paint.mark(),
             x=[100 * p.error for p in members],
             y=[h for h, p in zip(heights, points, strict=True) if p.group == group],
             name=plain(group),
+            meta=group,
         )
     figure.update_layout(
         height=150 + 56 * len(levels),

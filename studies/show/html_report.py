@@ -11,6 +11,7 @@ from pathlib import Path
 from dflash_sim.studies.show.chart_style import TEMPLATE, get_plotlyjs, go
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.files import write_whole
+from dflash_sim.studies.show.palette import Palette
 
 Cell = str | int | float | None
 
@@ -65,6 +66,8 @@ class Report:
         The heading of the page.
     lead
         What the report says, in a sentence or two.
+    palette
+        Colours of the things that it is about, for its charts and its tables.
 
     Examples
     --------
@@ -72,13 +75,15 @@ class Report:
 
         report = Report("How far off", "112 rows, none of them used for fitting.")
         report.section("Throughput")
-        report.figure(scatter_against(points), "Predicted against observed throughput.")
-        report.table(["method", "MAPE"], [["dflash", "4.7 %"]], "By method.")
+        figure = scatter_against(points, palette=report.palette)
+        report.figure(figure, "Predicted against observed throughput.")
+        report.table(["method", "MAPE"], [["dflash", "4.7 %"]], "By method.", things=["dflash"])
         report.write(Path("out.html"))
     """
 
-    def __init__(self, title: str, lead: str) -> None:
+    def __init__(self, title: str, lead: str, palette: Palette | None = None) -> None:
         self.title, self.lead = title, lead
+        self.palette = palette or Palette()
         self._sections: list[str] = []
         self._body: list[str] = []
         self._figures: list[str] = []
@@ -108,10 +113,21 @@ class Report:
             "</figure>"
         )
 
-    def table(self, header: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str) -> None:
+    def table(
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence[Cell]],
+        caption: str,
+        things: Sequence[str | None] = (),
+    ) -> None:
         """Add a table with a caption above; its columns can be sorted, and numbers stand right.
 
         Numbers may come as such or as text, such as ``"4.7 %"``; None is an empty cell.
+
+        Parameters
+        ----------
+        things
+            What each row is about, whose colour is shown before it; None for a row without one.
         """
         lines = [list(row) for row in rows]
         if any(len(line) != len(header) for line in lines):
@@ -119,10 +135,8 @@ class Report:
             raise ValueError(msg)
         right = [_is_numeric([line[i] for line in lines]) for i in range(len(header))]
         head = "".join(_heading(name, n) for name, n in zip(header, right, strict=True))
-        body = "\n".join(
-            "<tr>" + "".join(_cell(c, n) for c, n in zip(line, right, strict=True)) + "</tr>"
-            for line in lines
-        )
+        keys = [self._key(thing) for thing in things or [None] * len(lines)]
+        body = "\n".join(_row(*each, right) for each in zip(keys, lines, strict=True))
         self._tables += 1
         self._body.append(
             f'<figure class="table"><figcaption><b>Table {self._tables}.</b> {_inline(caption)}'
@@ -155,6 +169,15 @@ class Report:
     def write(self, path: Path) -> None:
         """Write the page, whole or not at all."""
         write_whole(path, self.html())
+
+    def _key(self, thing: str | None) -> str:
+        """The colour of a thing, in front of its row."""
+        if thing is None:
+            return ""
+        paint = self.palette[thing]
+        kind = "key hollow" if paint.hollow else "key"
+        name = escape(thing)
+        return f'<i class="{kind}" style="color:{paint.colour}" title="{name}"></i>'
 
     def _contents(self) -> str:
         if len(self._sections) < _CONTENTS_FROM:
@@ -193,12 +216,17 @@ def _heading(name: str, numeric: bool) -> str:
     return f'<th scope="col"{kind}><button type="button">{_inline(name)}</button></th>'
 
 
-def _cell(cell: Cell, numeric: bool) -> str:
+def _row(key: str, line: Sequence[Cell], right: Sequence[bool]) -> str:
+    keys = [key] + [""] * len(line)
+    return f"<tr>{''.join(map(_cell, line, right, keys))}</tr>"
+
+
+def _cell(cell: Cell, numeric: bool, key: str) -> str:
     if not numeric:
-        return f"<td>{_inline(_shown(cell))}</td>"
-    key = _sort_key(cell)
-    data = "" if key is None else f' data-key="{key!r}"'
-    return f'<td class="n"{data}>{escape(_shown(cell))}</td>'
+        return f"<td>{key}{_inline(_shown(cell))}</td>"
+    value = _sort_key(cell)
+    data = "" if value is None else f' data-key="{value!r}"'
+    return f'<td class="n"{data}>{key}{escape(_shown(cell))}</td>'
 
 
 def _shown(cell: Cell) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from dflash_sim.simulator.row import Row
+from dflash_sim.studies.ask.prices import paid
+from dflash_sim.studies.predict.beside import estimated
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.plain_table import Table
 
@@ -14,12 +16,19 @@ _ASKED = {
 }  # fmt: skip
 
 
-def fastest(rows: Sequence[Row]) -> Table | None:
-    """The rows with most tokens a second for a GPU, best first; None where no row has an answer."""
+def fastest(rows: Sequence[Row], prices: Mapping[str, float] | None = None) -> Table | None:
+    """The rows with most tokens a second for a GPU, best first; None where no row has an answer.
+
+    Parameters
+    ----------
+    prices
+        What the asker pays, by GPU [USD/h].
+    """
     found = [row for row in rows if isinstance(row.get("output_tput_per_gpu"), float)]
     if not found:
         return None
-    varying = [n for n in _ASKED if len({str(row[n]) for row in rows}) > 1]
+    kinds = {n: {str(row[n]) for row in rows if row[n] is not None} for n in _ASKED}
+    varying = [n for n in _ASKED if len(kinds[n]) > 1]
     ranked = sorted(found, key=lambda row: -_figure(row, "output_tput_per_gpu"))[:_SHOWN]
     heads = (*(_ASKED[n] for n in varying), "tok/s", "tok/s/GPU", "x plain", "TPOT ms", "USD/M")
     lines = []
@@ -27,7 +36,10 @@ def fastest(rows: Sequence[Row]) -> Table | None:
         asked = ("-" if row[n] is None else str(row[n]) for n in varying)
         figures = ("output_throughput", "output_tput_per_gpu", "speedup", "mean_tpot_ms")
         lines.append((*asked, *(_told(row, name) for name in figures), _usd(row)))
-    return Table(f"the fastest {len(lines)} of {len(rows):,}, by GPU", heads, tuple(lines))
+    given = paid(prices or {})
+    doubt = estimated(ranked)
+    words = [f"the fastest {len(lines)} of {len(rows):,}, by GPU", given, doubt]
+    return Table("; ".join(filter(None, words)), heads, tuple(lines))
 
 
 def _figure(row: Row, name: str) -> float:

@@ -4,6 +4,7 @@ Every crew is given one point to a worker at a time, so that a point is in fligh
 rows cannot depend on who answered them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,13 @@ from dflash_sim.studies.predict.table import answer_row
 
 @dataclass(frozen=True)
 class How:
-    """The options of ``predict`` with which points are answered."""
+    """The options of ``predict`` with which points are answered; ``prices`` by GPU [USD/h]."""
 
     simulator: str = "auto"
     baseline: bool = True
     interval: bool = True
     tag: str | None = None
+    prices: Mapping[str, float] | None = None
 
 
 class Worker:
@@ -52,6 +54,7 @@ class Worker:
                 with_baseline=self.how.baseline,
                 with_interval=self.how.interval,
                 baselines=self.baselines,
+                prices=self.how.prices,
             )
         except DflashSimError as error:
             answer = Answer(scenario, error)

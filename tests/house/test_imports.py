@@ -126,7 +126,8 @@ ALLOWED: dict[str, set[str]] = {
         f"{package}/*" for package in ("profiles", "simulator", "realrun", "calibrate", "studies")
     },
     "ui": {f"{package}/*" for package in ("profiles", "jobs", "simulator", "calibrate", "studies")},
-    "commands": {
+    "commands": {"jobs"}
+    | {
         f"{package}/*"
         for package in (
             "profiles",

@@ -154,11 +154,11 @@ COVERED = {
         "commands: explain",
     ],
     "studies/plan/test_verdict": [
-        "choice deploy difference hours prices",
+        "choice deploy difference hours",
         "studies/show: launch",
     ],
-    "studies/plan/test_most": ["most_page", "api: carried"],
-    "studies/predict/test_beside": ["lift report", "studies/sweep: ending"],
+    "studies/plan/test_most": ["most_page most_report", "api: carried"],
+    "studies/predict/test_beside": ["lift report", "studies/ask: slots", "studies/sweep: ending"],
     "serve/test_routes": [
         "app backend bodies information metrics server streams tokens twin",
         "commands: serve",

@@ -221,3 +221,20 @@ def test_how_soon_a_change_is_seen(chromium: Any, served_in_full: str) -> None:
     log.info("first paint after a change [ms]: %s; with its interval: %s", first, refined)
     assert len(first) == len(refined) == 2
     page.context.close()
+
+
+def test_on_a_phone_the_answer_stays_in_sight(page: Page) -> None:
+    """While the sliders below are dragged; nothing is wider than the screen or its own box."""
+    page.state("refining", "refined")
+    page.tab.set_viewport_size({"width": 400, "height": 800})
+    page.tab.wait_for_timeout(300)
+    page.tab.mouse.wheel(0, 500)
+    page.tab.wait_for_function("scrollY > 200")
+    box = page.tab.locator("#tiles").bounding_box()
+    assert box
+    assert 0 <= box["y"] < 10
+    assert not page.tab.evaluate("document.documentElement.scrollWidth > innerWidth")
+    wide = (
+        "[...document.querySelectorAll('.tile b')].filter(b => b.scrollWidth > b.clientWidth + 1)"
+    )
+    assert page.tab.evaluate(f"{wide}.length") == 0

@@ -38,6 +38,12 @@ def test_a_launch_command_keeps_the_load_of_the_page() -> None:
 def test_a_launch_that_cannot_be_read_says_why() -> None:
     with pytest.raises(UsageError, match="--tp"):
         read_dropped(LAUNCH.replace("--tp-size 2", "--tp-size two").encode(), "run.sh", PAGE)
+    with pytest.raises(UsageError) as refused:
+        read_dropped(f"{LAUNCH.strip()} --no-such-flag 3".encode(), "run.sh", PAGE)
+    said = str(refused.value)
+    assert said.startswith("run.sh: ")
+    assert said.endswith("The page stays as it was.")
+    assert "--no-such-flag" in said
 
 
 def test_rows_of_a_benchmark_are_drawn_beside_their_server() -> None:
@@ -51,6 +57,20 @@ def test_rows_of_a_benchmark_are_drawn_beside_their_server() -> None:
     assert room.measured(name, state) == found.measured
     assert room.measured(name, state.but(conc=3)) == found.measured
     assert room.measured(name, state.but(block=8)) == ()
+
+
+def test_the_page_goes_to_the_row_that_drafts_and_says_what_it_took() -> None:
+    """Of a file without a GPU the page's stands, in words; all rows of that server are drawn."""
+    rows = """model,method,block,tp,dataset,conc,output_throughput
+qwen3-8b,none,,1,humaneval,1,170
+qwen3-8b,dflash,16,1,humaneval,1,450
+qwen3-8b,dflash,16,1,humaneval,8,3000
+"""
+    found = read_dropped(rows.encode(), "bench.csv", PAGE)
+    assert found.state.scenario().method == "dflash"
+    assert found.state.scenario().gpu == "h200"
+    assert len(found.measured) == 2
+    assert "the 2 rows of it; it does not say its gpu h200, which is the page's" in found.words
 
 
 @pytest.mark.parametrize("tool", ["sglang_bench_serving", "vllm_bench_serve"])

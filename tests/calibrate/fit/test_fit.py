@@ -573,6 +573,6 @@ class TestCommand:
             "calibrate", "fit", table(tmp_path / "t.csv"), "-o", out, "--jobs", 1
         )
         assert (code, page) == (130, "")
-        assert told.endswith("interrupted: nothing was written\n")
+        assert told.endswith("stopped; nothing was written\n")
         assert out.read_text() == "before"
         assert sorted(p.name for p in tmp_path.iterdir()) == ["c.toml", "t.csv"]

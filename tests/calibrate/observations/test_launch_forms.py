@@ -4,7 +4,7 @@ import pytest
 
 from dflash_sim.calibrate.observations.launch_command import MODELLED, scenario_from_launch
 from dflash_sim.calibrate.observations.launch_flags import flag_of
-from dflash_sim.calibrate.observations.launch_router import router_of_launch
+from dflash_sim.calibrate.observations.launch_router import WHY, router_of_launch
 from dflash_sim.calibrate.observations.server_flags import KINDS, TAKES, spellings, variables
 from dflash_sim.profiles.errors import UsageError
 
@@ -177,7 +177,11 @@ def test_a_router_in_front_of_servers_is_told_apart(words: str, router: str) -> 
     text = f"python -m sglang_router.launch_server --model-path Qwen/Qwen3-4B {words} --tp 2"
     launch = scenario_from_launch(text)
     assert launch.fields == PLAIN
-    assert [name for name, _ in launch.not_modelled] == [words]
+    assert launch.remarks == (f"{words} ({WHY})",)
+    left = " ".join(launch.remarks_of_plan)
+    for word in words.replace("=", " ").split():
+        taken = word in ("--router-policy", "round_robin", "cache_aware")
+        assert (word in left.replace("=", " ").split()) is not taken, word
     assert router_of_launch(text) == router
     assert router_of_launch(SERVE) is None
 

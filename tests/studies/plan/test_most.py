@@ -1,9 +1,12 @@
 """What owned GPUs carry: the load that is found is kept, and more is not."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from page_colours import keys_of
 
 import dflash_sim as ds
 from dflash_sim.cli import run
@@ -13,7 +16,9 @@ from dflash_sim.studies.plan.demand import of_rate
 from dflash_sim.studies.plan.difference import ends
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.most import Most, most, most_at
+from dflash_sim.studies.plan.most_page import notes, said
 from dflash_sim.studies.plan.objective import Slo
+from dflash_sim.studies.show.palette import Palette
 
 FIELDS: dict[str, Any] = {"model": "qwen3-8b", "isl": 500, "osl": 100, "runs": 1, "gpu": "h200"}
 SERVERS = ({"tp": 1, "method": "none"}, {"tp": 2, "method": "none"},
@@ -130,3 +135,59 @@ def test_the_api_says_what_the_command_says(capsys: pytest.CaptureFixture[str]) 
     )  # fmt: skip
     assert found.to_dict() == told
     assert found.verdict == told["verdict"]
+
+
+@pytest.fixture(scope="module")
+def carried() -> ds.Carried:
+    return ds.carried(
+        gpus=4, maximise="users", tpot=20, config={**FIELDS, "tp": 1, "osl": 50},
+        method=["none", "dflash"], acceptance="al:4", price={"h200": 2.0},
+        from_launch="python -m sglang_router.launch_server --model-path Qwen/Qwen3-8B",
+    )  # fmt: skip
+
+
+def test_the_router_of_a_launch_is_its_router(carried: ds.Carried) -> None:
+    assert carried.found.question.router == "cache-aware"
+    router = yaml.safe_load(carried.compose())["services"]["router"]["command"]
+    assert router[router.index("--policy") + 1] == "cache_aware"
+
+
+def test_files_and_the_page_start_what_carries_most(carried: ds.Carried, tmp_path: Path) -> None:
+    best = carried.found.best
+    services = yaml.safe_load(carried.compose())["services"]
+    servers = [s for name, s in services.items() if name.startswith("server-")]
+    assert len(servers) == best.replicas == 4
+    pods = next(o for o in yaml.safe_load_all(carried.kubernetes()) if o["kind"] == "Deployment")
+    assert pods["spec"]["replicas"] == 4
+    (container,) = pods["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == servers[0]["command"]
+    text = carried.report(tmp_path / "carried.html").read_text(encoding="utf-8")
+    launch = " ".join(w for w in servers[0]["command"] if w not in ("--host", "0.0.0.0"))
+    assert launch.split(" --port")[0] in text
+    assert "h200 at 2 USD/h as given" in text
+    shown = dict(keys_of(text))
+    assert shown == {c.title: Palette([c.title])[c.title].colour if c.block else "var(--muted)"
+        for c in carried.found.carried}  # fmt: skip
+
+
+def test_what_is_in_doubt_is_in_the_first_sentence() -> None:
+    """Of a GPU without any measurement the headline is no promise, and no note takes it back."""
+    found = most(
+        Question(
+            tuple(Scenario.parse(**{**FIELDS, "gpu": "l40s"}, rate=1.0, tp=1, method=m)
+                  for m in ("none",)),
+            of_rate(Scenario.parse(**FIELDS, rate=1.0, tp=1, method="none", num_prompts=200)),
+            Slo(tpot_s=0.05),
+        ),
+        gpus=1, what="users", duration_s=1.0,
+    )  # fmt: skip
+    assert "at 90 %, but no measurement on" in said(found)[0]
+    assert not [note for note in notes(found) if note.startswith("unconfirmed")]
+
+
+def test_the_command_writes_its_page_and_its_files(tmp_path: Path) -> None:
+    flags = ["--gpus", "2", "--maximise", "users", "--tpot", "20"]
+    files = {"--html": "p.html", "--write-compose": "c.yaml", "--write-k8s": "k.yaml"}
+    words = [w for flag, name in files.items() for w in (flag, str(tmp_path / name))]
+    assert run([*COMMAND, *flags, *words, "-o", str(tmp_path / "page.txt")]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {*files.values(), "page.txt"}

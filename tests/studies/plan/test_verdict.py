@@ -15,17 +15,17 @@ from dflash_sim.calibrate.readers.request_traces import read_trace
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.prices import HOURS_A_MONTH
 from dflash_sim.studies.plan.choice import chosen, label
 from dflash_sim.studies.plan.demand import of_rate, of_trace
-from dflash_sim.studies.plan.deploy import compose, kubernetes
+from dflash_sim.studies.plan.deploy import compose, fewest, kubernetes
 from dflash_sim.studies.plan.difference import ends, joint_ends, needed_at
 from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.plan.page import PlanPage, candidate_rows
-from dflash_sim.studies.plan.prices import HOURS_A_MONTH, own_prices
 from dflash_sim.studies.plan.search import Plan, plan
-from dflash_sim.studies.plan.verdict import doubts_of, remarks, verdict
+from dflash_sim.studies.plan.verdict import doubts_of, remarks, saved, verdict
 from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.terminal import as_page
 
@@ -78,6 +78,29 @@ def test_a_month_is_730_hours_of_the_price_that_was_given(found: Plan) -> None:
     assert fleet.usd_per_hour == dict.fromkeys(("low", "typical", "high"), 2.0 * fleet.gpus)
     d = found.differences[0]
     assert d.usd_month[0] == pytest.approx(2.0 * d.gpus[0] * HOURS_A_MONTH)
+
+
+@pytest.mark.parametrize(
+    ("saves", "span", "said"),
+    [(0, (0, 0), "0 fewer"), (2, (1, 4), "1 to 4 fewer"), (1, (-1, 3), "1 more to 3 fewer"),
+     (0, (-1, 0), "1 more to as many"), (-2, (-3, -1), "1 to 3 more"),
+     (-2, (-3, 1), "1 fewer to 3 more")],
+)  # fmt: skip
+def test_an_interval_of_gpus_has_no_signs(
+    found: Plan, saves: int, span: tuple[int, int], said: str
+) -> None:
+    d = replace(found.differences[0], saved_gpus=saves, saved_gpus_ci90=span)
+    assert f"(90 % interval {said})" in saved(d, found)
+
+
+def test_a_bill_is_that_of_the_fleets_it_names(found: Plan) -> None:
+    d = found.differences[0]
+    apart = replace(d, gpus=(3, 5), central_gpus=(2, 5), usd_month=(4380.0, 7300.0))
+    assert "confidence of its own: 3 against 5, 4,380 against 7,300 USD a month." in saved(
+        apart, found
+    )
+    free = replace(d, saved_usd_month=0.0, saved_usd_month_ci90=(0.0, 0.0))
+    assert "0.00 USD" not in saved(free, found)
 
 
 def test_a_million_tokens_are_those_of_the_day(found: Plan) -> None:
@@ -190,7 +213,7 @@ def test_what_is_asked_for_is_in_the_launch(asks: dict[str, object], flag: str) 
 
 def test_files_start_every_server_once(found: Plan) -> None:
     fleet, tp = found.fewest, found.fewest.setup.tp
-    services = yaml.safe_load(compose(fleet, found))["services"]
+    services = yaml.safe_load(compose(fewest(found)))["services"]
     servers = {n: s for n, s in services.items() if n.startswith("server-")}
     assert len(servers) == fleet.replicas
     devices = [
@@ -199,14 +222,14 @@ def test_files_start_every_server_once(found: Plan) -> None:
         for gpu in s["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
     ]
     assert len(set(devices)) == len(devices) == fleet.gpus
-    objects = list(yaml.safe_load_all(kubernetes(fleet, found)))
+    objects = list(yaml.safe_load_all(kubernetes(fewest(found))))
     pods = next(o for o in objects if o["metadata"]["name"] == "sglang")["spec"]
     assert pods["replicas"] == fleet.replicas
     (container,) = pods["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == tp
     assert container["command"] == servers["server-0"]["command"]
     assert all({"apiVersion", "kind", "metadata"} <= set(o) for o in objects)
-    assert "&" not in kubernetes(fleet, found)
+    assert "&" not in kubernetes(fewest(found))
     # The router may list pods of its own namespace alone, and asks for no others.
     many = next(o for o in objects if o["metadata"]["name"] == "sglang-router" and "spec" in o)
     (router,) = many["spec"]["template"]["spec"]["containers"]
@@ -276,16 +299,6 @@ def test_hours_may_be_24_numbers() -> None:
     assert shares_by_hour(",".join(map(str, range(24)))) == tuple(map(float, range(24)))
 
 
-@pytest.mark.parametrize(
-    ("texts", "said"),
-    [(["b200"], "give GPU=USD"), (["b200=-1"], "above 0"), (["b200=x"], "above 0"),
-     (["b200=1", "B200=2"], "given twice"), (["b2000=1"], "unknown GPU")],
-)  # fmt: skip
-def test_prices_that_are_none_are_refused(texts: list[str], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        own_prices(texts)
-
-
 @pytest.mark.parametrize(("n", "few"), [(4, True), (99, True), (100, False)])
 def test_a_percentile_of_few_requests_is_in_doubt(n: int, few: bool, tmp_path: Path) -> None:
     """Of 100 requests five lie beyond the 95th percentile; of four none does."""
@@ -309,5 +322,5 @@ def test_a_price_of_no_candidate_is_refused(capsys: pytest.CaptureFixture[str]) 
              "--gpu", "h200", "--tp", "1"]  # fmt: skip
     assert run([*flags, "--price", "h100=2"]) == 2
     error = capsys.readouterr().err
-    assert "--price h100=2: no candidate is on h100, they are on h200" in error
+    assert "--price h100=2: no server that is asked about is on h100, they are on h200" in error
     assert len(error.strip().splitlines()) <= 3

@@ -111,3 +111,22 @@ def test_servers_that_both_keep_up_are_told_apart_by_tpot(
     result = predict(Scenario.parse(**fields), with_interval=False)
     (line,) = [str(text) for label, text in speed(result) if label == "Speed-up"]
     assert ("both serve all that arrives" in line) == said
+
+
+def test_rooflines_are_not_ranked_beside_tables_in_silence(tmp_path: Path) -> None:
+    asked = [Scenario.parse(**{**SMALL, "gpu": gpu}, block=8, conc=2) for gpu in ("h200", "mi300x")]
+    table = GridTable(list(answers(asked, with_interval=False)))
+    (line,) = [w for w in table.warnings() if "less sure" in w]
+    assert line.startswith("mi300x: roofline estimates")
+    best = fastest(table.rows)
+    assert best is not None
+    assert line in best.title
+    assert "less sure" not in (fastest(table.rows[:1]) or best).title
+    for rows in (table.rows, table.rows[1:]):
+        write_rows(tmp_path / "p.html", rows)
+        page = (tmp_path / "p.html").read_text(encoding="utf-8")
+        fast = max(rows, key=lambda row: float(str(row["output_throughput"])))["gpu"]
+        assert ("It is a roofline estimate" in page) == (fast == "mi300x")
+        assert line in page
+    alone = GridTable(list(answers(asked[1:], with_interval=False))).warnings()
+    assert not [w for w in alone if "less sure" in w]  # there is nothing beside it

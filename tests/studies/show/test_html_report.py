@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.studies.show.chart_style import SERIES, Axis
+from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Bar, Curve, bars, lines
 from dflash_sim.studies.show.error_charts import Point, residual_strips, scatter_against
 from dflash_sim.studies.show.html_report import POLICY, Report
+from dflash_sim.studies.show.palette import SERIES, Palette
 
 ROOT = Path(__file__).parents[3]
 CSS = (ROOT / "studies/show/report.css").read_text(encoding="utf-8")
@@ -58,12 +59,14 @@ def example(n: int = 60) -> Report:
     report = Report("An example", "Every kind of figure once.\n\nA second paragraph.")
     report.facts({"rows": n, "command": "`dflash-sim validate`", "sources": ["one", "two"]})
     report.section("Throughput", "Predicted against observed.")
-    report.figure(scatter_against(every), "Predicted against observed throughput.")
+    own = report.palette
+    report.figure(scatter_against(every, palette=own), "Predicted against observed throughput.")
     halves = {"1": every[: n // 2], "32": every[n // 2 :], "none": []}
-    report.figure(residual_strips(halves, factor="concurrency"), "Errors by concurrency.")
+    strips = residual_strips(halves, factor="concurrency", palette=own)
+    report.figure(strips, "Errors by concurrency.")
     report.section("Others")
-    report.figure(bars(PEERS, axis=Axis("MAPE", "%")), "Mean absolute errors.")
-    speed = lines(CURVES, x=Axis("concurrency", log=True), y=Axis("speed-up"))
+    report.figure(bars(PEERS, axis=Axis("MAPE", "%"), palette=own), "Mean absolute errors.")
+    speed = lines(CURVES, x=Axis("concurrency", log=True), y=Axis("speed-up"), palette=own)
     report.figure(speed, "Speed-up.")
     report.section("Rows")
     report.table(["row", "tok/s", "error"], [[p.name, p.observed, "+1.5 %"] for p in every], "All.")
@@ -153,7 +156,7 @@ class TestFile:
 
     def test_half_a_surrogate_is_written(self, tmp_path: Path) -> None:
         report = Report("\ud83d", "")
-        report.figure(lines([Curve(name="\ud83d", x=[1], y=[1])], x=AXIS, y=AXIS), "\ud83d")
+        report.figure(drawn([Curve(name="\ud83d", x=[1], y=[1])]), "\ud83d")
         report.write(tmp_path / "out.html")
         assert "<title>?</title>" in (tmp_path / "out.html").read_text(encoding="utf-8")
 
@@ -165,7 +168,7 @@ class TestFile:
         report.section(text, text)
         report.facts({text: text})
         report.table([text], [[text]], text)
-        report.figure(lines([Curve(name=text, x=[1], y=[1])], x=AXIS, y=AXIS), text)
+        report.figure(drawn([Curve(name=text, x=[1], y=[1])]), text)
         html = without_plotly(report)
         bare = without_plotly(plain_twin())
         words = Words(html)
@@ -191,12 +194,16 @@ class TestFile:
 AXIS = Axis("x")
 
 
+def drawn(curves: list[Curve]) -> go.Figure:
+    return lines(curves, x=AXIS, y=AXIS, palette=Palette())
+
+
 def plain_twin() -> Report:
     report = Report("t", "t")
     report.section("t", "t")
     report.facts({"t": "t"})
     report.table(["t"], [["t"]], "t")
-    report.figure(lines([Curve(name="t", x=[1], y=[1])], x=AXIS, y=AXIS), "t")
+    report.figure(drawn([Curve(name="t", x=[1], y=[1])]), "t")
     return report
 
 
@@ -227,6 +234,14 @@ class TestTable:
         report.table(["n"], [[c] for c in cells], "c")
         assert not [a for t, a in Words(without_plotly(report)).tags if t == "td" and a]
 
+    def test_a_row_shows_the_colour_of_what_it_is_about(self) -> None:
+        report = Report("t", "", Palette(["b", "a"]))
+        report.table(["n"], [["of a"], ["of none"], ["of <b"]], "c", things=["a", None, "<b"])
+        words = Words(without_plotly(report))
+        keys = [a for t, a in words.tags if t == "i"]
+        assert [k["style"] for k in keys] == ["color:var(--series-2)", "color:var(--series-3)"]
+        assert [k["title"] for k in keys] == ["a", "<b"]
+
     def test_a_short_row_is_refused(self) -> None:
         with pytest.raises(ValueError, match="every row needs 2 cells"):
             Report("t", "").table(["a", "b"], [["x"]], "c")
@@ -236,7 +251,7 @@ class TestCharts:
     def test_scatter_shows_both_panels(self) -> None:
         p = Point(name="a", group="g", observed=100, predicted=110, low=90, high=125)
         q = Point(name="b", group="g", observed=1000, predicted=950)
-        figure = scatter_against([p, q])
+        figure = scatter_against([p, q], palette=Palette())
         above, below = (t for t in figure.data if t.mode == "markers")
         assert list(above.x) == list(below.x) == [100, 1000]
         assert list(above.y) == [110, 950]
@@ -257,13 +272,13 @@ class TestCharts:
             Point(name="e", group="g", observed=value, predicted=value * (1 + side))
             for side in (-band, band)
         ]
-        area = scatter_against(edge, band=band).data[0]
+        area = scatter_against(edge, band=band, palette=Palette()).data[0]
         x, y = np.array(area.x), np.array(area.y)
         assert np.sort(y / x) == pytest.approx([1 - band, 1 - band, 1 + band, 1 + band])
 
     def test_colours_follow_the_order_given(self) -> None:
         named = [Point(name=g, group=g, observed=1, predicted=1) for g in "abc"]
-        figure = scatter_against(named, order="xca")
+        figure = scatter_against(named, palette=Palette("xca"))
         colours = {t.name[0]: t.marker.color for t in figure.data if t.mode == "markers"}
         want = {"c": 2, "a": 3, "b": 4}
         assert colours == {g: f"var(--series-{i})" for g, i in want.items()}
@@ -271,7 +286,7 @@ class TestCharts:
     def test_every_point_has_its_own_place_in_its_strip(self) -> None:
         every = points(40)
         groups = {"low": every[:30], "high": every[30:], "empty": []}
-        figure = residual_strips(groups, factor="half")
+        figure = residual_strips(groups, factor="half", palette=Palette())
         marks = [t for t in figure.data if t.type == "scatter"]
         drawn = sorted((x, round(y)) for t in marks for x, y in zip(t.x, t.y, strict=True))
         assert drawn == sorted((100 * p.error, int(p in every[30:])) for p in every)
@@ -285,14 +300,14 @@ class TestCharts:
 
     def test_bars_of_one_name_are_two(self) -> None:
         twins = [Bar(name="same", value=1), Bar(name="same", value=2, low=1, high=4)]
-        figure = bars(twins, axis=Axis("MAPE", "%"))
+        figure = bars(twins, axis=Axis("MAPE", "%"), palette=Palette())
         (trace,) = figure.data
         assert list(trace.y) == [0, 1]
         assert [(a.x, a.text) for a in figure.layout.annotations] == [(1, "1 %"), (4, "2 %")]
         assert list(trace.error_x.array) == [0, 2]
 
     def test_curves_of_a_group_share_a_colour(self) -> None:
-        figure = lines(CURVES, x=AXIS, y=AXIS)
+        figure = drawn(CURVES)
         assert {t.marker.color for t in figure.data if t.mode != "lines"} == {"var(--series-1)"}
         band = figure.data[0]
         assert list(band.y) == [3.8, 3, 1.9, 2.2, 3.4, 4.2]
@@ -301,10 +316,10 @@ class TestCharts:
     def test_nothing_to_show_is_no_crash(self) -> None:
         report = Report("t", "")
         for figure in (
-            scatter_against([]),
-            residual_strips({}, factor="f"),
-            bars([], axis=AXIS),
-            lines([], x=AXIS, y=AXIS),
+            scatter_against([], palette=report.palette),
+            residual_strips({}, factor="f", palette=report.palette),
+            bars([], axis=AXIS, palette=report.palette),
+            drawn([]),
         ):
             report.figure(figure, "empty")
         assert len(figure_json(without_plotly(report))["figures"]) == 4
@@ -440,7 +455,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report.facts({HOSTILE: HOSTILE})
     report.table([HOSTILE], [[HOSTILE]], HOSTILE)
     hostile = Point(name=HOSTILE, group=HOSTILE, observed=1, predicted=1)
-    report.figure(residual_strips({HOSTILE: [hostile]}, factor=HOSTILE), HOSTILE)
+    strips = residual_strips({HOSTILE: [hostile]}, factor=HOSTILE, palette=report.palette)
+    report.figure(strips, HOSTILE)
     report.write(path)
     return path
 

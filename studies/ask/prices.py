@@ -42,12 +42,45 @@ def own_prices(given: Iterable[str] | Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+def checked_prices(
+    given: Iterable[str] | Mapping[str, float], gpus: Iterable[str]
+) -> dict[str, float]:
+    """Return the rents of :func:`own_prices`, each of a GPU that is asked about.
+
+    Raises
+    ------
+    UsageError
+        Also where nothing asked about is on such a GPU.
+    """
+    own = own_prices(given)
+    if not own:
+        return own
+    kinds = dict.fromkeys(load_device(gpu).name for gpu in dict.fromkeys(gpus))
+    for gpu, usd in own.items():
+        if gpu not in kinds:
+            msg = (
+                f"{_OWN} {gpu}={usd:g}: no server that is asked about is on {gpu}, they are on "
+                f"{', '.join(kinds)}; leave it out, or add it to --gpu."
+            )
+            raise UsageError(msg)
+    return own
+
+
+def paid(own: Mapping[str, float]) -> str:
+    """Say what is paid, such as ``b200 at 4.5 USD/h as given``; nothing where nothing is."""
+    return ", ".join(f"{gpu} at {usd:g} USD/h as given" for gpu, usd in own.items())
+
+
+def own_price(device: Device, own: Mapping[str, float]) -> PriceRange | None:
+    """What the asker pays for a GPU; None where nothing is given."""
+    usd = own.get(device.name)
+    return None if usd is None else PriceRange(usd, usd, usd, f"as given with {_OWN}")
+
+
 def priced(device: Device, own: Mapping[str, float]) -> Device:
     """The GPU with the asker's price in place of the published range, where there is one."""
-    usd = own.get(device.name)
-    if usd is None:
-        return device
-    return replace(device, price=PriceRange(usd, usd, usd, f"as given with {_OWN}"))
+    price = own_price(device, own)
+    return device if price is None else replace(device, price=price)
 
 
 def _pair(text: str) -> tuple[str, str]:
