@@ -75,7 +75,13 @@ def serve(
     api_key: str | None = None,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Answer until a signal comes; running answers are ended first."""
+    """Answer until a signal comes; running answers are ended first.
+
+    Raises
+    ------
+    DflashSimError
+        What answers broke down.
+    """
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     config = uvicorn.Config(
@@ -87,6 +93,11 @@ def serve(
     )
     server = Server(config, routes)
 
+    def give_up() -> None:
+        server.should_exit = True
+
+    routes.on_failure = give_up
+
     async def run() -> None:
         work = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started and not work.done():
@@ -96,3 +107,5 @@ def serve(
         await work
 
     asyncio.run(run())
+    if routes.failure is not None:
+        raise routes.failure
