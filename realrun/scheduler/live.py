@@ -135,6 +135,8 @@ class LiveScheduler(Scheduler):
 
     def _idle(self) -> None:
         """Nothing to run: sleep until something comes in."""
+        if self._stopped:
+            return
         start = self._now()
         said = self._inbox.get()
         self._spent(IDLE, self._now() - start)
