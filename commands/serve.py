@@ -1,7 +1,7 @@
 """``dflash-sim serve``."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,13 +70,12 @@ def serve(
         else _twin(flags, speed, tokenizer, max_queued)
     )
     with made as (routes, what):
-        listening = listen(host, port)
-        answer(
-            routes,
-            listening,
-            api_key=api_key,
-            ready=lambda address: tell(f"{what.format(at=f'{address}/v1')}; Ctrl-C ends it"),
-        )
+
+        def ready(address: str) -> None:
+            with suppress(OSError):  # a log on a full disk ends no server
+                tell(f"{what.format(at=f'{address}/v1')}; Ctrl-C ends it")
+
+        answer(routes, listen(host, port), api_key=api_key, ready=ready)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -281,21 +280,9 @@ class Routes:
 
 
 def application(routes: Routes, *, api_key: str | None = None) -> Starlette:
-    """Return the ASGI application; the backend works as long as it runs."""
-
-    @asynccontextmanager
-    async def working(app: Starlette) -> AsyncIterator[None]:
-        work = asyncio.create_task(routes.backend.serve())
-        work.add_done_callback(routes.ended)
-        try:
-            yield
-        finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-
+    """Return the ASGI application; its backend is to work as long as it runs."""
     return Starlette(
         routes=routes.all(),
-        lifespan=working,
         middleware=[Middleware(Key, key=api_key)] if api_key else [],
         exception_handlers={
             RefusedError: _refused,

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable
 
@@ -86,11 +87,13 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     config = uvicorn.Config(
         application(routes, api_key=api_key),
+        lifespan="off",
         log_level="error",
         access_log=False,
         timeout_graceful_shutdown=int(DRAIN_S),
         backlog=1024,
     )
+    logging.getLogger("uvicorn.error").addFilter(_no_cut)
     server = Server(config, routes)
 
     def give_up() -> None:
@@ -99,13 +102,24 @@ def serve(
     routes.on_failure = give_up
 
     async def run() -> None:
+        backend = asyncio.create_task(routes.backend.serve())
+        backend.add_done_callback(routes.ended)
         work = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started and not work.done():
-            await asyncio.sleep(0.01)
-        if not work.done():
-            ready(f"http://{shown}:{port}")
-        await work
+        try:
+            while not server.started and not work.done():
+                await asyncio.sleep(0.01)
+            if not work.done():
+                ready(f"http://{shown}:{port}")
+            await work
+        finally:
+            backend.cancel()
+            await asyncio.gather(backend, return_exceptions=True)
 
     asyncio.run(run())
     if routes.failure is not None:
         raise routes.failure
+
+
+def _no_cut(record: logging.LogRecord) -> bool:
+    """Return False for an answer that the end of the server has cut, which is no error."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
