@@ -12,6 +12,9 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.serve.app import Routes, application
 
 DRAIN_S = 30.0  # running answers may take so long after SIGTERM
+# A connection that is closed while the next request is under way loses it; clients keep theirs
+# for less.
+KEEP_ALIVE_S = 75
 
 
 def check_address(host: str, api_key: str | None) -> None:
@@ -91,6 +94,7 @@ def serve(
         log_level="error",
         access_log=False,
         timeout_graceful_shutdown=int(DRAIN_S),
+        timeout_keep_alive=KEEP_ALIVE_S,
         backlog=1024,
     )
     logging.getLogger("uvicorn.error").addFilter(_no_cut)

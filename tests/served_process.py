@@ -105,12 +105,15 @@ class Crowd:
     ----------
     asked, whole
         Streams that were opened, and those that brought every token and an end.
+    lost
+        Why a stream did not come to its end.
     rss_mib
         Memory of the server, every half second.
     """
 
     asked: int = 0
     whole: int = 0
+    lost: list[str] = field(default_factory=list)
     rss_mib: list[float] = field(default_factory=list)
     running: list[float] = field(default_factory=list)
 
@@ -126,8 +129,12 @@ def crowd(server: Server, streams: int, *, seconds: float, tokens: int) -> Crowd
             found.asked += 1
             mine = {**body, "prompt": [number, found.asked % 30000, *([7] * 254)]}
             path = f"http://127.0.0.1:{server.port}/v1/completions"
-            async with client.stream("POST", path, json=mine) as answer:
-                text = (await answer.aread()).decode()
+            try:
+                async with client.stream("POST", path, json=mine) as answer:
+                    text = (await answer.aread()).decode()
+            except httpx.HTTPError as error:
+                found.lost.append(f"{time.monotonic() - until + seconds:.1f} s: {error!r}")
+                continue
             found.whole += tokens_in(text) == tokens and text.endswith("[DONE]\n\n")
 
     async def look() -> None:

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.bench
 
 STREAMS, TOKENS = 200, 500
 TWIN = ("--gpu", "b200", "--model", "qwen3-8b", "--num-gpus", "1", "--method", "dflash",
-        "--acceptance", "al:4", "--isl", "256", "--osl", "500", "--stream-interval", "50")  # fmt: skip
+        "--acceptance", "al:4", "--isl", "256", "--osl", "500", "--stream-interval", "50",
+        "--max-running-requests", "200")  # fmt: skip
 
 
 def test_a_crowd_for_ten_minutes(tmp_path: Path) -> None:
@@ -31,4 +32,6 @@ def test_a_crowd_for_ten_minutes(tmp_path: Path) -> None:
     print(f"\n{found.asked} streams asked for, {found.whole} whole, {done:.0f} answered; "
           f"{np.median(found.running):.0f} running; {rss[0]:.1f} MiB at first, by fifths "
           f"{', '.join(fifths)}, at most {rss.max():.1f}")  # fmt: skip
+    print(*found.lost[:9], sep="\n")
+    assert not found.lost
     assert found.whole == found.asked == done

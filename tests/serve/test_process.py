@@ -125,7 +125,8 @@ def test_a_real_server_leaves_no_worker(how: signal.Signals, tmp_path: Path) -> 
 
 
 CROWD = ("--gpu", "b200", "--model", "qwen3-8b", "--num-gpus", "1", "--method", "dflash",
-         "--acceptance", "al:4", "--isl", "256", "--osl", "500", "--stream-interval", "50")  # fmt: skip
+         "--acceptance", "al:4", "--isl", "256", "--osl", "500", "--stream-interval", "50",
+         "--max-running-requests", "200")  # fmt: skip
 
 
 @pytest.mark.slow
