@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dflash_sim.api.explain import explain, trace
     from dflash_sim.api.fit import Fit, Validation, fit, validate
     from dflash_sim.api.lists import lists
+    from dflash_sim.api.live import Live, live
     from dflash_sim.api.plan import Plan, Tuning, plan, tune
     from dflash_sim.api.predict import config, predict, scenario
     from dflash_sim.api.real import (
@@ -46,6 +47,7 @@ __all__ = [
     "Explanation",
     "Fit",
     "InfeasibleError",
+    "Live",
     "MissingProfileError",
     "Plan",
     "RealRun",
@@ -63,6 +65,7 @@ __all__ = [
     "fit",
     "import_silicon",
     "lists",
+    "live",
     "measure",
     "plan",
     "predict",
@@ -82,6 +85,7 @@ _MODULES = {
     "api.explain": ("explain", "trace"),
     "api.fit": ("Fit", "Validation", "fit", "validate"),
     "api.lists": ("lists",),
+    "api.live": ("Live", "live"),
     "api.plan": ("Plan", "Tuning", "plan", "tune"),
     "api.predict": ("config", "predict", "scenario"),
     "api.real": (

@@ -1,12 +1,17 @@
 """``dflash-sim serve``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from dflash_sim.commands.options import Str, option, tell
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
 
-SERVER = "Server"
+if TYPE_CHECKING:
+    from dflash_sim.serve.app import Routes
+
+SERVER, REAL = "Server", "Server that is real"
 
 
 @takes_scenario
@@ -28,13 +33,20 @@ def serve(
     tokenizer: Annotated[
         Path | None, option(SERVER, "tokenizer.json, or its folder, to count prompts with")
     ] = None,
+    real: Annotated[
+        bool, option(REAL, "Run networks: tiny, or a Hugging Face folder", "--real", metavar="")
+    ] = False,
+    device: Annotated[str, option(REAL, "cpu or cuda", show_default=True)] = "cpu",
+    context_length: Annotated[
+        int | None,
+        option(REAL, "Prompt and answer, tokens; default: the target's", min=1, metavar="N"),
+    ] = None,
 ) -> None:
-    """Serve an OpenAI API whose answers take the simulated time.
+    """Serve an OpenAI API whose answers take the simulated time, or with --real are computed.
 
     The scenario is given in the words of "dflash-sim predict"; its load is whatever clients send.
     """
     from dflash_sim.profiles.errors import UsageError
-    from dflash_sim.studies.ask.question import only_scenario
 
     try:
         from dflash_sim.serve.server import check_address, listen
@@ -42,20 +54,69 @@ def serve(
     except ImportError as error:
         msg = f'serve needs {error.name}: pip install "dflash-sim[serve]".'
         raise UsageError(msg) from None
+
+    check_address(host, api_key)
+    only = {"--device": device != "cpu", "--context-length": context_length is not None}
+    for name, given in only.items():
+        if given and not real:
+            msg = f"{name} is for --real; a simulated server has it from its scenario."
+            raise UsageError(msg)
+    if real and speed != 1:
+        msg = f"--speed {speed:g}: --real runs as fast as it runs; leave it out."
+        raise UsageError(msg)
+    made = (
+        _real(flags, device, context_length, tokenizer, max_queued)
+        if real
+        else _twin(flags, speed, tokenizer, max_queued)
+    )
+    with made as (routes, what):
+
+        def ready(address: str) -> None:
+            with suppress(OSError):  # a log on a full disk ends no server
+                tell(f"{what.format(at=f'{address}/v1')}; Ctrl-C ends it")
+
+        answer(routes, listen(host, port), api_key=api_key, ready=ready)
+
+
+@contextmanager
+def _twin(
+    flags: Flags, speed: float, tokenizer: Path | None, max_queued: int
+) -> "Iterator[tuple[Routes, str]]":
+    """Routes to a simulated server, and what is said of it."""
     from dflash_sim.serve.app import Routes
     from dflash_sim.serve.tokens import load_tokens
     from dflash_sim.serve.twin import Twin
     from dflash_sim.simulator.setup import resolve
+    from dflash_sim.studies.ask.question import only_scenario
 
-    check_address(host, api_key)
     scenario = only_scenario(what_is_asked(flags))
     words = load_tokens(tokenizer)
     twin = Twin(resolve(scenario), speed=speed, max_queued=max_queued)
-    listening = listen(host, port)
-    routes = Routes(twin, words, every=scenario.stream_interval)
+    fast = "" if speed == 1 else f", {speed:g} times as fast"
+    said = f"simulated {scenario.model} at {{at}}{fast}"
+    yield Routes(twin, words, every=scenario.stream_interval), said
 
-    def ready(address: str) -> None:
-        fast = "" if speed == 1 else f", {speed:g} times as fast"
-        tell(f"simulated {scenario.model} at {address}/v1{fast}; Ctrl-C ends it")
 
-    answer(routes, listening, api_key=api_key, ready=ready)
+@contextmanager
+def _real(
+    flags: Flags,
+    device: str,
+    context_length: int | None,
+    tokenizer: Path | None,
+    max_queued: int,
+) -> "Iterator[tuple[Routes, str]]":
+    """Routes to our own engine, whose workers live as long."""
+    from dflash_sim.studies.real.torch_needed import need_gpus, need_torch
+
+    need_torch("serve --real")
+    from dflash_sim.serve.app import Routes
+    from dflash_sim.serve.real import Real, working
+    from dflash_sim.serve.tokens import tokens_of
+    from dflash_sim.studies.real.serve_question import engine_of
+
+    engine = engine_of(flags, device=device, context_length=context_length)
+    need_gpus(device, engine.fitted.setup.tp)
+    words = tokens_of(engine.vocab, tokenizer or engine.folder)
+    with working(engine.fitted) as workers:
+        backend = Real(engine.fitted, workers, name=engine.name, max_queued=max_queued)
+        yield Routes(backend, words, every=engine.stream_interval), f"{engine.name} runs at {{at}}"

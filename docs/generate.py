@@ -195,7 +195,7 @@ def _help(param: Any) -> str:
 
 FUNCTIONS = (
     "predict", "sweep", "plan", "carried", "tune", "crossover", "explain", "trace", "compare",
-    "fit", "validate", "scenario", "config", "lists", "run", "measure", "validate_real",
+    "fit", "live", "validate", "scenario", "config", "lists", "run", "measure", "validate_real",
     "compare_profiles", "import_silicon",
 )  # fmt: skip
 ERRORS = ("DflashSimError", "UsageError", "InfeasibleError", "MissingProfileError")

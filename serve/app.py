@@ -6,7 +6,6 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,9 +23,10 @@ from dflash_sim.serve.bodies import (
     Completion,
     Generate,
     ask,
-    chat_text,
+    fields_of,
     prompts_of,
     read_body,
+    turns_of,
 )
 from dflash_sim.serve.metrics import Latencies, exposition
 from dflash_sim.serve.streams import DONE, OpenAI, native, pieces
@@ -70,6 +70,15 @@ class Routes:
         self.every = every
         self.latencies = Latencies()
         self.draining = False
+        self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+
+    def ended(self, work: "asyncio.Task[None]") -> None:
+        """The backend works no more: nothing is taken from now on, and why is kept."""
+        self.draining = True
+        self.failure = None if work.cancelled() else work.exception()
+        if self.failure is not None:
+            self.on_failure()
 
     # ---- requests ------------------------------------------------------------------------
 
@@ -98,7 +107,7 @@ class Routes:
         """``/v1/chat/completions``."""
         body: Chat = await self._body(request, Chat)
         one = ask(
-            self.tokens.ids(chat_text(body)),
+            self.tokens.ids(self.tokens.chat(turns_of(body))),
             max_tokens=body.max_completion_tokens or body.max_tokens,
             min_tokens=body.min_tokens,
             ignore_eos=body.ignore_eos,
@@ -210,7 +219,9 @@ class Routes:
             why = "nested too deep" if isinstance(error, RecursionError) else str(error)[:120]
             msg = f"the body is no JSON: {why}."
             raise RefusedError(msg) from None
-        return read_body(kind, parsed)
+        body = read_body(kind, parsed)
+        self.backend.check(fields_of(body, parsed))
+        return body
 
     # ---- state ---------------------------------------------------------------------------
 
@@ -269,21 +280,9 @@ class Routes:
 
 
 def application(routes: Routes, *, api_key: str | None = None) -> Starlette:
-    """Return the ASGI application; the backend works as long as it runs."""
-
-    @asynccontextmanager
-    async def working(app: Starlette) -> AsyncIterator[None]:
-        work = asyncio.create_task(routes.backend.serve())
-        try:
-            yield
-        finally:
-            work.cancel()
-            with suppress(asyncio.CancelledError):
-                await work
-
+    """Return the ASGI application; its backend is to work as long as it runs."""
     return Starlette(
         routes=routes.all(),
-        lifespan=working,
         middleware=[Middleware(Key, key=api_key)] if api_key else [],
         exception_handlers={
             RefusedError: _refused,

@@ -49,11 +49,14 @@ class Answer:
     ----------
     prompt_tokens, cached_tokens
         Tokens of the prompt, and those of them found in the prefix cache.
+    ids
+        The tokens themselves; None where they are simulated and say nothing.
     """
 
     prompt_tokens: int
     cached_tokens: int = 0
     tokens: int = 0
+    ids: list[int] | None = None
     cycles: int = 0
     committed: int = 0
     ended: str | None = None
@@ -63,6 +66,10 @@ class Answer:
         """Say how many tokens there are now."""
         self.tokens = tokens
         self._news.set()
+
+    def between(self, first: int, last: int) -> Sequence[int]:
+        """Tokens of these places; simulated ones are all alike."""
+        return range(first, last) if self.ids is None else self.ids[first:last]
 
     def end(self, reason: str) -> None:
         """Say that no more come: ``length``, ``stop`` or ``abort``."""
@@ -89,6 +96,8 @@ class Load:
         Tokens in the KV cache, and those that fit.
     counters
         Totals since the start, by the names of :class:`~..simulator.engine.live.Totals`.
+    stages
+        Seconds of the scheduler since the start, by SGLang's categories; they add up to all of it.
     """
 
     running: int
@@ -96,6 +105,7 @@ class Load:
     cached_tokens_now: int
     cache_tokens: int
     counters: Mapping[str, float]
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -108,6 +118,9 @@ class Backend(Protocol):
     @property
     def context_length(self) -> int:
         """Tokens of prompt and answer at most."""
+
+    def check(self, fields: Mapping[str, Any]) -> None:
+        """Raise :class:`RefusedError` for fields of a body that would not be done as they say."""
 
     def take(self, ask: Ask) -> Answer:
         """Take a request, or raise :class:`RefusedError`."""

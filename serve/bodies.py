@@ -122,9 +122,7 @@ def read_body(kind: type[BaseModel], data: object) -> Any:
         where = ".".join(str(part) for part in first["loc"])[:120]
         msg = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}."
         raise RefusedError(msg) from None
-    given = dict(data)
-    if isinstance(body, Generate):
-        given |= dict(data.get("sampling_params") or {})
+    given = fields_of(body, data)
     for name, why in _UNSERVED.items():
         if given.get(name):
             msg = f"{name}: {why} here; leave it out."
@@ -142,6 +140,12 @@ def read_body(kind: type[BaseModel], data: object) -> Any:
     return body
 
 
+def fields_of(body: BaseModel, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a body, those of its ``sampling_params`` among them."""
+    own = data.get("sampling_params") if isinstance(body, Generate) else None
+    return {**data, **(own or {})}
+
+
 def prompts_of(body: Completion, tokens: Tokens) -> list[Sequence[int]]:
     """Token ids of each prompt of a completion."""
     prompt = body.prompt
@@ -156,9 +160,9 @@ def prompts_of(body: Completion, tokens: Tokens) -> list[Sequence[int]]:
     return [tokens.ids(p) if isinstance(p, str) else p for p in several]
 
 
-def chat_text(body: Chat) -> str:
-    """The conversation as one text, role by role."""
-    return "".join(f"<|{m.role}|>\n{_said(m)}\n" for m in body.messages) + "<|assistant|>\n"
+def turns_of(body: Chat) -> list[tuple[str, str]]:
+    """The conversation: who says what."""
+    return [(m.role, _said(m)) for m in body.messages]
 
 
 def _said(message: Message) -> str:

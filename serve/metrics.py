@@ -3,7 +3,7 @@
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dflash_sim.serve.backend import Backend
@@ -79,6 +79,7 @@ def exposition(backend: Backend, latencies: Latencies) -> str:
     lines: list[str] = []
     lines += _samples("gauge", gauges.items(), label)
     lines += _samples("counter", totals.items(), label)
+    lines += _stages(load.stages, label)
     for name, histogram in (
         ("time_to_first_token_seconds", latencies.first),
         ("inter_token_latency_seconds", latencies.between),
@@ -94,6 +95,14 @@ def _samples(kind: str, values: Iterable[tuple[str, float | None]], label: str) 
         if value is not None:
             yield f"# TYPE sglang:{name} {kind}"
             yield f"sglang:{name}{{{label}}} {float(value)}"
+
+
+def _stages(seconds: Mapping[str, float], label: str) -> Iterator[str]:
+    name = "sglang:scheduler_stage_seconds_total"
+    if seconds:
+        yield f"# TYPE {name} counter"
+    for category, spent in seconds.items():
+        yield f'{name}{{category="{category}",{label}}} {float(spent)}'
 
 
 def _share(part: float | None, whole: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable
 
@@ -11,6 +12,9 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.serve.app import Routes, application
 
 DRAIN_S = 30.0  # running answers may take so long after SIGTERM
+# A connection that is closed while the next request is under way loses it; clients keep theirs
+# for less.
+KEEP_ALIVE_S = 75
 
 
 def check_address(host: str, api_key: str | None) -> None:
@@ -75,24 +79,51 @@ def serve(
     api_key: str | None = None,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Answer until a signal comes; running answers are ended first."""
+    """Answer until a signal comes; running answers are ended first.
+
+    Raises
+    ------
+    DflashSimError
+        What answers broke down.
+    """
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     config = uvicorn.Config(
         application(routes, api_key=api_key),
+        lifespan="off",
         log_level="error",
         access_log=False,
         timeout_graceful_shutdown=int(DRAIN_S),
+        timeout_keep_alive=KEEP_ALIVE_S,
         backlog=1024,
     )
+    logging.getLogger("uvicorn.error").addFilter(_no_cut)
     server = Server(config, routes)
 
+    def give_up() -> None:
+        server.should_exit = True
+
+    routes.on_failure = give_up
+
     async def run() -> None:
+        backend = asyncio.create_task(routes.backend.serve())
+        backend.add_done_callback(routes.ended)
         work = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started and not work.done():
-            await asyncio.sleep(0.01)
-        if not work.done():
-            ready(f"http://{shown}:{port}")
-        await work
+        try:
+            while not server.started and not work.done():
+                await asyncio.sleep(0.01)
+            if not work.done():
+                ready(f"http://{shown}:{port}")
+            await work
+        finally:
+            backend.cancel()
+            await asyncio.gather(backend, return_exceptions=True)
 
     asyncio.run(run())
+    if routes.failure is not None:
+        raise routes.failure
+
+
+def _no_cut(record: logging.LogRecord) -> bool:
+    """Return False for an answer that the end of the server has cut, which is no error."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

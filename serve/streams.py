@@ -34,6 +34,7 @@ async def pieces(
 ) -> AsyncIterator[Piece]:
     """Pieces of an answer as they come, ``every`` tokens at least but for first and last."""
     began = last = latencies.clock()
+    voice = tokens.voice()
     told = 0
     while True:
         have = await answer.beyond(told if told == 0 else told + every - 1)
@@ -44,7 +45,8 @@ async def pieces(
             else:
                 latencies.between.observe((now - last) / (have - told), have - told)
             last = now
-            yield Piece(tokens.text(have - told), have)
+            over = answer.ended is not None and have == answer.tokens
+            yield Piece(voice(answer.between(told, have), last=over), have)
             told = have
         if answer.ended is not None and told == answer.tokens:
             latencies.whole.observe(now - began)
@@ -130,7 +132,8 @@ def native(rid: str, answer: Answer, text: str, tokens: int, began: float) -> di
         info["spec_accept_length"] = (tokens - 1) / answer.cycles
     if ended:
         info["e2e_latency"] = time.perf_counter() - began
-    return {"text": text, "meta_info": info}
+    said = {} if answer.ids is None else {"output_ids": answer.ids[:tokens]}
+    return {"text": text, **said, "meta_info": info}
 
 
 def _sse(data: dict[str, Any]) -> str:

@@ -1,13 +1,26 @@
 """Prompts in tokens, and tokens in words."""
 
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.serve.backend import RefusedError
 
 WORD = " a"  # one token in every vocabulary that splits at spaces
 BYTES_PER_TOKEN = 4  # of English text in the vocabularies of 2024 to 2026
+BYTES = 256  # ids of a byte-level vocabulary that are bytes; what follows is no text
+_HALF = "\ufffd"  # what a decoder makes of half a character
+
+Turns = Sequence[tuple[str, str]]
+
+
+class Voice(Protocol):
+    """What one answer says, piece by piece."""
+
+    def __call__(self, ids: Sequence[int], *, last: bool) -> str:
+        """Text of more tokens; the beginning of a character waits for its end."""
 
 
 class Tokens(Protocol):
@@ -16,8 +29,11 @@ class Tokens(Protocol):
     def ids(self, text: str) -> Sequence[int]:
         """Token ids of a text."""
 
-    def text(self, tokens: int) -> str:
-        """What so many tokens of an answer say."""
+    def chat(self, turns: Turns) -> str:
+        """A conversation as the text that is to be continued."""
+
+    def voice(self) -> Voice:
+        """Return what turns one answer's tokens into text."""
 
 
 class Counted:
@@ -34,9 +50,17 @@ class Counted:
             int.from_bytes(data[i : i + step], "little") for i in range(0, max(1, len(data)), step)
         ]
 
-    def text(self, tokens: int) -> str:
+    def chat(self, turns: Turns) -> str:
+        """Role by role."""
+        return "".join(f"<|{role}|>\n{said}\n" for role, said in turns) + "<|assistant|>\n"
+
+    def voice(self) -> Voice:
         """Return a word a token."""
-        return WORD * tokens
+        return _words
+
+
+def _words(ids: Sequence[int], *, last: bool) -> str:
+    return WORD * len(ids)
 
 
 class Vocabulary(Counted):
@@ -51,6 +75,57 @@ class Vocabulary(Counted):
         return found
 
 
+class Spoken(Vocabulary):
+    """The tokens of a ``tokenizer.json``, and what a real answer says in them."""
+
+    def chat(self, turns: Turns) -> str:
+        """Refuse: a model's own form of a conversation is not known here."""
+        msg = "messages: chat templates are not applied here; give the text to /v1/completions."
+        raise RefusedError(msg)
+
+    def voice(self) -> Voice:
+        """Decode with a few tokens of context, as a token may read differently after others."""
+        return _Decoded(self._tokenizer)
+
+
+class _Decoded:
+    def __init__(self, tokenizer: Any) -> None:
+        self._decode = tokenizer.decode
+        self._ids: list[int] = []
+        self._said = 0  # of these ids; they are kept as context
+
+    def __call__(self, ids: Sequence[int], *, last: bool) -> str:
+        self._ids += ids
+        before: str = self._decode(self._ids[: self._said])
+        text: str = self._decode(self._ids)
+        if text.endswith(_HALF) and not last:
+            return ""
+        self._ids = self._ids[self._said :]
+        self._said = len(self._ids)
+        return text[len(before) :]
+
+
+class ByteLevel:
+    """A vocabulary whose first 256 tokens are bytes, such as the small pair's."""
+
+    def ids(self, text: str) -> Sequence[int]:
+        """Bytes of UTF-8; half a pair of UTF-16 is a question mark."""
+        return text.encode("utf-8", "replace")
+
+    def chat(self, turns: Turns) -> str:
+        """The dialogues that the small pair was trained on."""
+        return "".join(f"{role}: {said}\n" for role, said in turns) + "assistant:"
+
+    def voice(self) -> Voice:
+        """Decode UTF-8; tokens that are no bytes say nothing."""
+        decoder = getincrementaldecoder("utf-8")("replace")
+
+        def say(ids: Sequence[int], *, last: bool) -> str:
+            return decoder.decode(bytes(i for i in ids if i < BYTES), final=last)
+
+        return say
+
+
 def load_tokens(path: Path | None) -> Tokens:
     """Return the vocabulary of a ``tokenizer.json``, or of the folder that holds one; else none.
 
@@ -59,8 +134,28 @@ def load_tokens(path: Path | None) -> Tokens:
     UsageError
         There is no such file, it is no tokenizer, or the package `tokenizers` is not installed.
     """
-    if path is None:
-        return Counted()
+    return Counted() if path is None else Vocabulary(_read(path))
+
+
+def tokens_of(vocab: int, path: Path) -> Tokens:
+    """Return the vocabulary of networks that are run: their bytes, or that of their tokenizer.
+
+    Parameters
+    ----------
+    vocab
+        Tokens of the network [1].
+    path
+        A ``tokenizer.json``, or the folder that holds one.
+
+    Raises
+    ------
+    UsageError
+        As for :func:`load_tokens`.
+    """
+    return ByteLevel() if BYTES <= vocab < 2 * BYTES else Spoken(_read(path))
+
+
+def _read(path: Path) -> Any:
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         msg = f"--tokenizer {path}: there is no tokenizer.json; name the file or its folder."
@@ -71,7 +166,7 @@ def load_tokens(path: Path | None) -> Tokens:
         msg = '--tokenizer needs the package tokenizers; pip install "dflash-sim[serve]".'
         raise UsageError(msg) from None
     try:
-        return Vocabulary(Tokenizer.from_file(str(file)))
+        return Tokenizer.from_file(str(file))
     except Exception as error:
         msg = f"--tokenizer {path}: not a tokenizer ({str(error).splitlines()[0][:120]})."
         raise UsageError(msg) from None

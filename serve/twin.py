@@ -97,6 +97,9 @@ class Twin:
         """Simulated time that corresponds to this moment [s]."""
         return (self.clock() - self._started) * self.speed
 
+    def check(self, fields: Mapping[str, Any]) -> None:
+        """Refuse nothing: how an answer is sampled says the scenario."""
+
     def take(self, ask: Ask) -> Answer:
         """Take a request: it arrives now."""
         if len(self.engine.scheduler.waiting) + len(self.engine.arrivals) >= self.max_queued:
@@ -151,6 +154,7 @@ class Twin:
             cached_tokens_now=sum(r.kv for r in running),
             cache_tokens=self.setup.limits.kv_tokens,
             counters=counters,
+            stages=self.engine.stages(),
         )
 
     def info(self) -> Mapping[str, Any]:

@@ -45,11 +45,17 @@ class Cell:
         return f"{self.conc} in flight, {self.isl} in, {self.osl} out"
 
 
-def prompts(isl: int, seed: Sequence[int]) -> Iterator[list[int]]:
-    """Prompts of random tokens: none begins as another does, so no cache helps."""
+def prompts(isl: int, seed: Sequence[int], vocab: int | None = None) -> Iterator[list[int]]:
+    """Prompts of random tokens: none begins as another does, so no cache helps.
+
+    Of a small vocabulary the middle is taken.
+    """
     rng = np.random.default_rng([isl, *seed])
+    first, last = _FIRST_ID, _LAST_ID
+    if vocab is not None and vocab < _LAST_ID:
+        first, last = vocab // 8, max(vocab // 8 + 1, 3 * vocab // 4)
     while True:
-        yield rng.integers(_FIRST_ID, _LAST_ID, isl).tolist()
+        yield rng.integers(first, last, isl).tolist()
 
 
 async def measure(
@@ -67,7 +73,7 @@ async def measure(
     ServerError
         The server refuses, breaks off, or works for others too.
     """
-    draw = prompts(cell.isl, (cell.conc, cell.osl, seed))
+    draw = prompts(cell.isl, (cell.conc, cell.osl, seed), target.vocab)
     await _closed(client, target, cell, cell.conc, _WARM_TOKENS, draw, on_answer)
     before = await at_rest(client, target)
     answers = await _closed(client, target, cell, cell.requests, cell.osl, draw, on_answer)

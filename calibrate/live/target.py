@@ -26,6 +26,8 @@ class Target:
         Prompt and answer of a request at most; None if it does not say.
     counts
         True if it has SGLang's metrics.
+    vocab
+        Tokens of its vocabulary, if it says so.
     """
 
     url: str
@@ -33,6 +35,7 @@ class Target:
     info: Mapping[str, Any] = field(default_factory=dict)
     most_tokens: int | None = None
     counts: bool = False
+    vocab: int | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -66,10 +69,11 @@ async def look(client: Client) -> Target:
         msg = f"{client.url} is no OpenAI server: it lists no model at /v1/models."
         raise ServerError(msg)
     info: dict[str, Any] = {}
+    vocab: object = None
     for path in _INFO:
         found = await client.get_json(path)
         if isinstance(found, dict):
-            info = stated(found)
+            info, vocab = stated(found), found.get("vocab_size")
             _refuse_fast(client, found.get("simulated_speed", 1))
             break
     longest = first.get("max_model_len")
@@ -79,6 +83,7 @@ async def look(client: Client) -> Target:
         info=info,
         most_tokens=longest if isinstance(longest, int) and longest > 0 else None,
         counts=await scrape(client) is not None,
+        vocab=vocab if isinstance(vocab, int) and vocab > 1 else None,
     )
 
 

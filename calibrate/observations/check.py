@@ -71,11 +71,12 @@ def complete(row: Observation, names: Names, assume: Mapping[str, Any]) -> Obser
     scenario = Scenario.parse(**fields)
     fields = {name: getattr(scenario, name) for name in fields}
     if timed:
-        names.check_network(scenario.method, scenario.model)
+        names.check_network(scenario.method, scenario.model, scenario.draft_model)
     for problem in contradictions(row, fields):
         raise UsageError(problem)
     lacking = [name for name in _conditions(fields, timed) if name not in row.fields]
-    assumed = tuple(dict.fromkeys([*row.assumed, *lacking]))
+    taken = [name for name in assume if name in fields and name not in row.fields]
+    assumed = tuple(dict.fromkeys([*row.assumed, *lacking, *taken]))
     return replace(row, fields=fields, assumed=assumed)
 
 

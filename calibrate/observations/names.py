@@ -17,6 +17,7 @@ from dflash_sim.profiles.load import (
     load_model,
 )
 from dflash_sim.profiles.precision import called
+from dflash_sim.profiles.times.machine_profile import is_profile, load_measured
 from dflash_sim.profiles.unserved import refuse_unserved
 from dflash_sim.simulator.cost.methods import METHODS, spellings
 
@@ -62,7 +63,7 @@ class Names:
 
     def __init__(self) -> None:
         self._tables: dict[str, dict[str, str]] = {}
-        self._networks: dict[tuple[str, str], str | None] = {}
+        self._networks: dict[tuple[str, str, str | None], str | None] = {}
         self._sources: dict[str, dict[str, str]] | None = None
 
     def find(self, kind: str, name: str) -> str | None:
@@ -95,7 +96,13 @@ class Names:
         return unknown(what, name, set(self._table(kind).values()), hint)
 
     def gpu(self, text: str) -> tuple[str, int | None]:
-        """``b200, 8`` for ``8x NVIDIA B200``; a size that is not the sheet's is another GPU."""
+        """``b200, 8`` for ``8x NVIDIA B200``; a size that is not the sheet's is another GPU.
+
+        A machine that was measured is named by its profile.
+        """
+        if is_profile(text):
+            load_measured(text)
+            return text, None
         counted = re.match(r"\s*(\d{1,4}) ?[x×*] ?(?=[A-Za-z0-9])", text)  # noqa: RUF001
         name = text[counted.end() :] if counted else text
         found = find_gpu(name)
@@ -111,9 +118,8 @@ class Names:
         found = self.find("models", text) or self.find("models", _last(text))
         if found:
             return found
-        with suppress(OSError, ValueError):  # a text that is no path
-            if "/" in text and Path(text, "config.json").is_file():
-                return text
+        if _is_network(text):
+            return text
         if checkpoint := find_checkpoint(text):
             return checkpoint.name
         kind, what = "models", "model"
@@ -129,7 +135,7 @@ class Names:
             if found := self.find("drafters", name) or self.find("eagle3", name):
                 old = re.search(r"(?i)\borig", text)  # replaced since under the same name
                 return None if old else found
-        return None
+        return text if _is_network(text) else None
 
     def method(self, text: str) -> str:
         """A method of speculation by its name or another that people have for it."""
@@ -141,11 +147,13 @@ class Names:
             raise unknown(what, text, known, hint)
         return found
 
-    def check_network(self, method: str, model: str) -> None:
+    def check_network(self, method: str, model: str, drafter: str | None = None) -> None:
         """Refuse a method for which no drafting network of the model is known."""
-        if (method, model) not in self._networks:
-            self._networks[method, model] = _missing_network(method, model)
-        if reason := self._networks[method, model]:
+        own = drafter if drafter is not None and _is_network(drafter) else None
+        asked = (method, model, own)
+        if asked not in self._networks:
+            self._networks[asked] = _missing_network(*asked)
+        if reason := self._networks[asked]:
             raise UsageError(reason)
 
     def workload(self, text: str) -> Workload:
@@ -178,9 +186,16 @@ def _last(text: str) -> str:
     return text.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _missing_network(method: str, model: str) -> str | None:
+def _is_network(text: str) -> bool:
+    """Return True for the path of a folder with a ``config.json``."""
+    with suppress(OSError, ValueError):  # a text that is no path
+        return "/" in text and Path(text, "config.json").is_file()
+    return False
+
+
+def _missing_network(method: str, model: str, drafter: str | None) -> str | None:
     try:
-        METHODS[method].load_drafter(model, None)
+        METHODS[method].load_drafter(model, drafter)
     except DflashSimError as error:
         return f"method {method}: {error}"
     return None

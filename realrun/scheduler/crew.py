@@ -38,10 +38,15 @@ class Crew:
 
     On a CPU they are forked; on GPUs spawned, because CUDA does not survive a fork. Under
     ``torchrun`` only rank 0's is ours; the others call in.
+
+    Parameters
+    ----------
+    shares
+        This process has other work beside its scheduler: nobody keeps to a core of his own.
     """
 
-    def __init__(self, fitted: Fitted) -> None:
-        self.fitted = fitted
+    def __init__(self, fitted: Fitted, *, shares: bool = False) -> None:
+        self.fitted, self.shares = fitted, shares
         self.processes: dict[int, BaseProcess] = {}
         self.links: list[Connection] = []
         self._poll = select.poll()
@@ -79,7 +84,7 @@ class Crew:
         self.beats = context.RawArray(c_long, setup.tp)
         meeting = (Path(self._folder.name) / "meeting").as_uri()
         callers: list[Connection] = []
-        cores = apart(setup.tp) if forks else None
+        cores = apart(setup.tp) if forks and not self.shares else None
         if torchrun is not None:
             meeting, callers = torchrun.meeting, torchrun.callers()
         for rank in range(setup.tp - len(callers)):

@@ -22,6 +22,17 @@ from dflash_sim.simulator.requests.prompts import Text
 from dflash_sim.simulator.requests.workload import Workload
 
 KEPT = 64  # iterations remembered: more than are ever in flight
+# SGLang's words for what its scheduler thread does; a V1 worker's cycle lies inside run_batch.
+CATEGORIES = {
+    "recv_requests": "recv_requests",
+    "get_next_batch": "get_next_batch_to_run",
+    "run_batch": "run_batch",
+    "process_batch_result": "process_batch_result",
+    "prepare_draft": "run_batch",
+    "prepare_verify": "run_batch",
+    "accept": "run_batch",
+}
+IDLE, OTHER = "idle", "other"
 
 
 @dataclass(eq=False)
@@ -155,6 +166,8 @@ class LiveEngine(EventEngine):
         self.texts = LiveTexts()
         self.scheduler = Scheduler(self.limits, self.texts)
         self.calls: dict[int, Call] = {}
+        self.stage_s: dict[str, float] = dict.fromkeys((*CATEGORIES.values(), IDLE), 0.0)
+        self.on_interval = self._note
         self._next = 0
         self._asleep: simpy.Event | None = None
         self.begin()
@@ -178,6 +191,11 @@ class LiveEngine(EventEngine):
     def next_s(self) -> float:
         """When something will happen by itself; infinite when nothing will [s]."""
         return self.env.peek()
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of the host by SGLang's categories; ``other`` is what it waited for the GPU."""
+        left = self.env.now - sum(self.stage_s.values())
+        return {**self.stage_s, OTHER: max(0.0, left)}
 
     def advance(self, to_s: float) -> None:
         """Let everything happen that happens by ``to_s``."""
@@ -232,6 +250,15 @@ class LiveEngine(EventEngine):
         self.totals.prompt_tokens += call.isl
         self.texts.asked[rid] = call.text
         return call.req
+
+    def _note(self, lane: str, name: str, start_s: float, end_s: float, iteration: int) -> None:
+        if lane == "host":
+            self.stage_s[CATEGORIES[name]] += end_s - start_s
+
+    def _idle(self) -> Steps:
+        start_s = self.env.now
+        yield from super()._idle()
+        self.stage_s[IDLE] += self.env.now - start_s
 
     def _nothing_comes(self) -> simpy.Event:
         self._asleep = self.env.event()

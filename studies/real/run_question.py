@@ -114,7 +114,7 @@ class Job:
 
     def __init__(self, o: RunOptions) -> None:
         self.options = o
-        target, drafts = _networks(o.model, o.drafter, o.method, random_weights=o.random_weights)
+        target, drafts = networks(o.model, o.drafter, o.method, random_weights=o.random_weights)
         self.setup = Setup(
             target=target,
             drafter=drafts,
@@ -198,10 +198,10 @@ class Job:
         return Ran(row, done, failure)
 
 
-def _networks(
+def networks(
     model: str, drafter: Path | None, method: str, *, random_weights: bool
 ) -> tuple[Network, Network | None]:
-    """The target, and what drafts for it."""
+    """The target, and what drafts for it: of the shipped pair, or of folders."""
     folder = Path(model)
     if model == "tiny" and not folder.exists():
         pair = shipped(model)

@@ -121,7 +121,7 @@ ALLOWED: dict[str, set[str]] = {
         "studies/show",
         "studies/trace",
     },
-    "serve": {"profiles/*", "simulator/*"},
+    "serve": {"profiles/*", "simulator/*", "realrun/*"},
     "api": {
         f"{package}/*" for package in ("profiles", "simulator", "realrun", "calibrate", "studies")
     },

@@ -159,10 +159,9 @@ COVERED = {
     ],
     "studies/plan/test_most": ["most_page most_report", "api: carried"],
     "studies/predict/test_beside": ["lift report", "studies/ask: slots", "studies/sweep: ending"],
-    "serve/test_routes": [
-        "app backend bodies information metrics server streams tokens twin",
-        "commands: serve",
-    ],
+    "serve/test_process": ["server", "commands: serve"],
+    "serve/test_real": ["tokens", "studies/real: serve_question"],
+    "serve/test_routes": ["app backend bodies information metrics streams twin"],
     "studies/live/test_question": ["kept page"],
     "studies/live/test_watch": ["calibrate/live: window"],
     "studies/plan/test_plan": [

@@ -88,6 +88,22 @@ def test_requests_that_are_told_late_end_when_those_known_before_do(
         assert heard.tokens[i][-1] == system.workload.osl[i]
 
 
+@settings(max_examples=30)
+@given(systems(), st.floats(1e-4, 1.0))
+def test_seconds_of_the_scheduler_are_those_of_its_stages(system: System, gap_s: float) -> None:
+    if system.draws.shared:
+        return
+    system = arriving(system, gap_s)
+    engine = played(system, 2).engine
+    stages, host = engine.stages(), system.parts["host"]
+    assert sum(stages.values()) == pytest.approx(engine.now_s)
+    assert stages["recv_requests"] >= engine.totals.iterations * host.recv_s * (1 - 1e-9)
+    batches = stages["process_batch_result"] - engine.totals.iterations * host.process_s
+    assert batches >= -1e-9
+    launched = engine.totals.iterations * host.schedule_s
+    assert stages["get_next_batch_to_run"] >= launched * (1 - 1e-9)
+
+
 def plain(**limited: object) -> System:
     step = SyntheticStep(fixed_s=0.01, prefill_fixed_s=0.02)
     return System.of(closed([20], conc=1), step, **limited)

@@ -81,6 +81,12 @@ def test_slower_steps_are_named(tmp_path: Path) -> None:
     assert any("drifts: decode step" in line for line in said[1:])
 
 
+def test_a_slow_host_is_named_by_its_own_stages(tmp_path: Path) -> None:
+    said = heard(tmp_path, windows=1, host_factor=6.0)
+    assert "outside" in said[0]
+    assert any("drifts: host" in line and "scheduler stages" in line for line in said[1:])
+
+
 def test_a_server_without_metrics_is_not_watched(tmp_path: Path) -> None:
     setup = resolve(Scenario.parse(**ASKED, acceptance="al:3.7", isl=64, osl=64))
     served = Served(setup, metrics=False)
