@@ -23,15 +23,26 @@ def scratch_folder() -> Iterator[Path]:
     holds a lock on its own, which the system lets go with the process.
     """
     _remove_left()
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    handle = os.open(folder, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)) if fcntl else None
+    folder, handle = _locked()
     try:
-        if handle is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if handle is not None:
+            os.close(handle)
+
+
+def _locked() -> tuple[Path, int | None]:
+    """Make a folder, and hold it; another process may remove it before it is held."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        if fcntl is None:
+            return folder, None
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, handle
             os.close(handle)
 
 

@@ -22,7 +22,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "usd_per_hour": _PRICES,
     "usd_per_mtok_out": _PRICES,
 }
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
+# A spreadsheet would run a cell that begins so; some take the wide forms of these for them.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def chosen_format(form: str | None, output: Path | None) -> str:
@@ -115,15 +116,16 @@ def check_writable(path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Put ``text`` at ``path`` in one step; a failure leaves what was there."""
+    data = text.encode("utf-8", "backslashreplace")
     with writing(path):
         path = path.resolve()
     check_writable(path)
     if path.exists() and not path.is_file():  # a pipe or device is written, never replaced
         with writing(path):
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
         return
     with replacement(path) as scratch:
-        scratch.write_text(text, encoding="utf-8", newline="\n")
+        scratch.write_bytes(data)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def deliver(text: str, output: Path | None = None) -> None:
     """Put text on stdout, or in a file, whole or not at all."""
     if output is not None:
         write_whole(output, text)
-        sys.stderr.write(f"wrote {output}\n")
+        sys.stderr.write(f"wrote {visible(str(output))}\n")
         return
     sys.stdout.write(text)
     sys.stdout.flush()  # a closed pipe shows here, not at exit
