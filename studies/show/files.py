@@ -118,12 +118,12 @@ def write_whole(path: Path, text: str) -> None:
     """Put ``text`` at ``path`` in one step; a failure leaves what was there."""
     data = text.encode("utf-8", "backslashreplace")
     with writing(path):
+        stream = path.exists() and not path.is_file() and not path.is_dir()
+        if stream:  # a pipe or device is written, never replaced
+            path.write_bytes(data)
+            return
         path = path.resolve()
     check_writable(path)
-    if path.exists() and not path.is_file():  # a pipe or device is written, never replaced
-        with writing(path):
-            path.write_bytes(data)
-        return
     with replacement(path) as scratch:
         scratch.write_bytes(data)
 
