@@ -17,7 +17,7 @@ from dflash_sim.profiles.ways_in import MIB, UnreadableError, parse_json
 _CONNECT_S, _SILENT_S = 5.0, 120.0  # a server that says nothing for so long is given up
 _SAID = 160  # characters of an answer that a message shows
 _LARGEST, _LONGEST = 16 * MIB, MIB  # bytes of a page, and of an event of a stream
-_MOST_TOKENS = 2**31
+_MOST_TOKENS, _LAST_PORT = 2**31, 65535
 
 
 class ServerError(DflashSimError):
@@ -82,7 +82,8 @@ class Client:
             found = httpx.URL(base)
         except httpx.InvalidURL:
             found = httpx.URL("")
-        if found.scheme not in ("http", "https") or not found.host:
+        known = found.scheme in ("http", "https") and found.host
+        if not known or not 0 < (found.port or 80) <= _LAST_PORT:
             msg = f"--url {url}: no address of a server; give one such as http://127.0.0.1:30000."
             raise UsageError(msg)
         if api_key and not (api_key.isascii() and api_key.isprintable()):

@@ -64,7 +64,7 @@ class Fields:
             return ()
         good = isinstance(value, list) and all(type(i) is int and low <= i < high for i in value)
         if not good:
-            self.reject(key, f"a list of layer numbers below {high}")
+            self.reject(key, f"a list of layer numbers from {low} to {high - 1}")
         return tuple(value)
 
     def per_layer(self, key: str, *, count: int, low: int = 0) -> tuple[int, ...]:
