@@ -292,7 +292,8 @@ def campaign(kills: int, seed: int, names: list[str]) -> int:
         took = durations(names, Path(scratch) / "whole")
         rows = (Path(scratch) / "whole/sweep/runs/rows.jsonl") if "sweep" in names else None
         for i in range(kills):
-            name, how = names[i % len(names)], HOWS[(i + i // len(names)) % len(HOWS)]
+            turn, at = divmod(i, len(names))
+            name, how = names[at], HOWS[(at + turn) % len(HOWS)]
             folder = Path(scratch) / str(i)
             ended = stopped(name, how, draw.uniform(0.1, took[name]), folder)
             faults += bool(ended.wrong)

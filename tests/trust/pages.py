@@ -196,4 +196,4 @@ def shown(files: Sequence[bytes]) -> Iterator[Target]:
     yield Target("looks", looked, address, 1, heavy=True)
     yield Target("dropped files", taken, dropped([COMMAND, *files]), 2)
     seeds = [json.dumps(call).encode() for call in calls().values()]
-    yield Target("calls", called, lambda draw: mutated(draw.choice(seeds), seeds, draw), 2)
+    yield Target("calls", called, lambda draw: mutated(draw.choice(seeds), seeds, draw), 1)
