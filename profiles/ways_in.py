@@ -26,7 +26,7 @@ TABLE = 512 * MIB  # rows of benchmarks and traces of requests
 _CHUNK = MIB
 _ALIASES = 64  # uses of an anchor in a YAML file; each may double what the file means
 _DEEPEST_YAML, _LONGEST_YAML = 64, 256 * 1024  # brackets; letters, of which 50,000 take a second
-_YAML_DATE = "tag:yaml.org,2002:timestamp"
+_YAML_DATE, _YAML_MERGE = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge"
 # Not 010 for eight, 1:30 for ninety or 1_0 for ten: these stay words, and are read as flags are.
 _YAML_NUMBERS = {
     "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"),
@@ -277,6 +277,15 @@ def _yaml_loader() -> Any:
                 raise yaml.YAMLError(msg)
             return node
 
+        def flatten_mapping(self, node: Any) -> None:
+            """Put what is merged before the own; PyYAML 6.0.4 gets a merge of a merge wrong."""
+            pairs: dict[Any, Any] = {}
+            own = [pair for pair in node.value if pair[0].tag != _YAML_MERGE]
+            for each in _merged(node):
+                self.flatten_mapping(each)
+                pairs = {_name(key): (key, value) for key, value in each.value} | pairs
+            node.value = list((pairs | {_name(key): (key, value) for key, value in own}).values())
+
         def fetch_flow_collection_start(self, token: Any) -> None:
             if self.flow_level > _DEEPEST_YAML:  # the time to read it is the square of its depth
                 msg = "it is nested too deeply"
@@ -288,6 +297,23 @@ def _yaml_loader() -> Any:
         for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     return Loader
+
+
+def _merged(node: Any) -> Iterator[Any]:
+    """The mappings that ``<<`` of a mapping names."""
+    import yaml
+
+    for key, value in node.value:
+        if key.tag == _YAML_MERGE:
+            for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(each, yaml.MappingNode):
+                    msg = "<< takes mappings, such as <<: *a"
+                    raise yaml.YAMLError(msg)
+                yield each
+
+
+def _name(key: Any) -> Any:
+    return key.value if isinstance(key.value, str) else id(key)
 
 
 def _too_large(most: int) -> str:
