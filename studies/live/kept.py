@@ -78,4 +78,5 @@ def _first_change(there: Any, here: Any) -> str:
         for name in dict.fromkeys((*there, *here)):
             if there.get(name) != here.get(name):
                 return f"{name} is {short(there.get(name))} there and {short(here.get(name))} here"
-    return f"{short(there)} there, {short(here)} here"
+    said = [x if isinstance(x, str) else short(x) for x in (there, here)]
+    return f"{said[0]} there, {said[1]} here"
