@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,8 @@ def _cell(value: Any) -> Any:
 
 def check_writable(path: Path) -> None:
     """Refuse a target that cannot be written before any work is done for it."""
+    with writing(path), suppress(FileNotFoundError):
+        path.stat()  # a loop of links, or a name that no file can have
     if path.is_dir():
         msg = f"cannot write {path}: it is a directory; name a file, such as {path}/out.jsonl."
         raise UsageError(msg)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from dflash_sim.cli import run
-from dflash_sim.studies.show.files import as_text, write_whole
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.studies.show.files import as_text, check_writable, write_whole
 from dflash_sim.studies.show.sheet_lists import KINDS, rows
 from dflash_sim.studies.show.terminal import as_page, murmur
 from dflash_sim.studies.show.visible import visible, without_controls
@@ -112,3 +113,11 @@ def test_every_list_has_a_csv_with_its_own_columns(kind: str) -> None:
     header, *cells = csv.reader(io.StringIO(as_text(listed, "csv"), newline=""))
     assert set(header) >= {k for k, x in listed[0].items() if not isinstance(x, dict)}
     assert len(cells) == len(listed)
+
+
+@pytest.mark.parametrize("name", ["loop", "x" * 300, "file/inner"])
+def test_what_no_file_can_be_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"cannot write .* choose another|no directory"):
+        check_writable(tmp_path / name)
