@@ -39,7 +39,7 @@ from dflash_sim.simulator.requests.renewal import request_accept_length
 
 Floats = npt.NDArray[np.float64]
 
-MAX_THETA = 16  # variance of a factor whose mean is one; published ones are below a tenth
+MAX_THETA = 4  # variance of a factor whose mean is one; published ones are below a tenth
 _ALIKE = 1e-9  # variances below are none
 MAX_BETA = 64  # beyond it the distribution is a step function at any block in use
 
