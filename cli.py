@@ -1,5 +1,6 @@
 """The ``dflash-sim`` command: parse, call, print, exit code. Imports only typer at the top."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -139,6 +140,8 @@ def main() -> NoReturn:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed it, and wants nothing of it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):  # letters that it cannot carry are spelt out
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -3,8 +3,7 @@
 import atexit
 import hashlib
 import os
-import shutil
-import tempfile
+from contextlib import ExitStack
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from dflash_sim.api.show import Paged, counted
 from dflash_sim.api.spoken import spoken
 from dflash_sim.calibrate.fit.fit import Fit as Found
 from dflash_sim.calibrate.fit.held_out import Validation as Validated
+from dflash_sim.jobs.scratch import scratch_folder
 from dflash_sim.profiles.errors import unknown
 from dflash_sim.profiles.find import searching
 from dflash_sim.profiles.releases.calibration import Calibration
@@ -95,9 +95,9 @@ class Fit(Paged):
 @cache
 def _scratch() -> Path:
     """Return a folder that lives as long as the process."""
-    folder = Path(tempfile.mkdtemp(prefix="dflash-sim-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    folder = ExitStack()
+    atexit.register(folder.close)
+    return folder.enter_context(scratch_folder())
 
 
 @spoken

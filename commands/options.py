@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -175,7 +175,8 @@ def tell(line: str) -> None:
     from dflash_sim.profiles.errors import brief
     from dflash_sim.studies.show.visible import visible
 
-    print("\n".join(map(brief, visible(line).split("\n"))), file=sys.stderr)
+    with suppress(OSError):  # who cannot hear it still gets the answer
+        print("\n".join(map(brief, visible(line).split("\n"))), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:

@@ -8,9 +8,11 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 import tomllib
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,15 @@ TABLE = 512 * MIB  # rows of benchmarks and traces of requests
 _CHUNK = MIB
 _ALIASES = 64  # uses of an anchor in a YAML file; each may double what the file means
 _DEEPEST_YAML, _LONGEST_YAML = 64, 256 * 1024  # brackets; letters, of which 50,000 take a second
+_YAML_DATE, _YAML_MERGE = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge"
+# Not 010 for eight, 1:30 for ninety or 1_0 for ten: these stay words, and are read as flags are.
+_YAML_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$"
+        r"|\.(?:nan|NaN|NAN)$"
+    ),
+}
 _LONGEST_CELL = 1 << 24  # letters of a CSV cell
 _GZIP = b"\x1f\x8b"
 
@@ -122,7 +133,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a YAML text says, dates as text; raises as :func:`parse_json`.
+    """Return what a YAML text says; dates and odd numbers are text. Raises as :func:`parse_json`.
 
     Anchors may be used a few times, not to write a large text as a small one.
     """
@@ -246,7 +257,7 @@ def _yaml_loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """The safe loader with few aliases, little depth, and without dates."""
+        """The safe loader with few aliases, little depth, each key once, numbers as flags are."""
 
         used = 0
 
@@ -258,6 +269,23 @@ def _yaml_loader() -> Any:
                     raise yaml.YAMLError(msg)
             return super().compose_node(parent, index)
 
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            if twice := [key for key, times in keys.items() if times > 1]:
+                msg = f"'{twice[0]}' is said twice; say it once"
+                raise yaml.YAMLError(msg)
+            return node
+
+        def flatten_mapping(self, node: Any) -> None:
+            """Put what is merged before the own; PyYAML 6.0.4 gets a merge of a merge wrong."""
+            pairs: dict[Any, Any] = {}
+            own = [pair for pair in node.value if pair[0].tag != _YAML_MERGE]
+            for each in _merged(node):
+                self.flatten_mapping(each)
+                pairs = {_name(key): (key, value) for key, value in each.value} | pairs
+            node.value = list((pairs | {_name(key): (key, value) for key, value in own}).values())
+
         def fetch_flow_collection_start(self, token: Any) -> None:
             if self.flow_level > _DEEPEST_YAML:  # the time to read it is the square of its depth
                 msg = "it is nested too deeply"
@@ -265,10 +293,27 @@ def _yaml_loader() -> Any:
             super().fetch_flow_collection_start(token)
 
     Loader.yaml_implicit_resolvers = {
-        first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
+        first: [(tag, _YAML_NUMBERS.get(tag, form)) for tag, form in forms if tag != _YAML_DATE]
         for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     return Loader
+
+
+def _merged(node: Any) -> Iterator[Any]:
+    """The mappings that ``<<`` of a mapping names."""
+    import yaml
+
+    for key, value in node.value:
+        if key.tag == _YAML_MERGE:
+            for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(each, yaml.MappingNode):
+                    msg = "<< takes mappings, such as <<: *a"
+                    raise yaml.YAMLError(msg)
+                yield each
+
+
+def _name(key: Any) -> Any:
+    return key.value if isinstance(key.value, str) else id(key)
 
 
 def _too_large(most: int) -> str:

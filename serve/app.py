@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.applications import Starlette
@@ -121,7 +122,7 @@ class Routes:
     ) -> Response:
         rid = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
         form = OpenAI(rid, body.model or self.backend.model, chat=chat)
-        answers = [self._take(one) for one in asks]
+        answers = self._take_all(asks)
         if not body.stream:
             texts = await self._texts(request, answers)
             return JSONResponse(form.whole(list(zip(answers, texts, strict=True))))
@@ -177,6 +178,16 @@ class Routes:
                 self.backend.drop(answer)
 
         return _stream(events())
+
+    def _take_all(self, asks: list[Ask]) -> list[Answer]:
+        """Take all, or none."""
+        taken: list[Answer] = []
+        with ExitStack() as refused:
+            for one in asks:
+                taken.append(answer := self._take(one))
+                refused.callback(self.backend.drop, answer)
+            refused.pop_all()
+        return taken
 
     def _take(self, one: Ask) -> Answer:
         if self.draining:

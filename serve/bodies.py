@@ -11,8 +11,10 @@ from dflash_sim.serve.tokens import Tokens
 DEFAULT_TOKENS = 16  # of /v1/completions, as OpenAI has it
 NATIVE_TOKENS = 128  # of /generate, as SGLang has it
 MOST = 2**31
+LONGEST_NAME = 500  # letters of a model's, which every piece of a stream repeats
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
+Many = Annotated[int, Field(ge=1, le=MOST)] | None
 Ids = Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)]
 
 
@@ -28,15 +30,15 @@ class Common(BaseModel):
 
     model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
-    model: str | None = None
+    model: Annotated[str, Field(max_length=LONGEST_NAME)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=MOST)] | None = None
     min_tokens: Count = 0
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=100)
-    n: Annotated[int, Field(ge=1)] | None = 1
-    best_of: Annotated[int, Field(ge=1)] | None = 1
+    n: Many = 1
+    best_of: Many = 1
 
 
 class Completion(Common):
@@ -70,7 +72,7 @@ class Sampling(BaseModel):
     min_new_tokens: Count = 0
     ignore_eos: bool = False
     temperature: float | None = Field(None, ge=0, le=100)
-    n: Annotated[int, Field(ge=1)] | None = 1
+    n: Many = 1
 
 
 class Generate(BaseModel):

@@ -25,6 +25,9 @@ def check_address(host: str, api_key: str | None) -> None:
     UsageError
         The address is no loopback one, and there is no API key.
     """
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key):
+        msg = "--api-key: it is empty, or has letters that no HTTP header carries; give another."
+        raise UsageError(msg)
     if api_key or host == "localhost":
         return
     try:
@@ -53,8 +56,9 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError:
             found.close()
             raise
-    except OSError as error:
-        msg = f"cannot listen at {host}:{port}: {error.strerror}; give another --port or --host."
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        why = getattr(error, "strerror", None) or "no host has such a name"
+        msg = f"cannot listen at {host}:{port}: {why}; give another --port or --host."
         raise UsageError(msg) from None
     return found
 

@@ -71,7 +71,8 @@ class Vocabulary(Counted):
 
     def ids(self, text: str) -> Sequence[int]:
         """Token ids of a text, without special tokens."""
-        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        whole = text.encode("utf-8", "replace").decode()  # without halves of surrogate pairs
+        found: list[int] = self._tokenizer.encode(whole, add_special_tokens=False).ids
         return found
 
 

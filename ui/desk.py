@@ -6,11 +6,16 @@ no longer needs is not begun; what was found stays known to every page.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from threading import Condition, Lock, Thread
 from typing import Any, Self, TypeAlias
 
+from dflash_sim.profiles.find import users_folders
+from dflash_sim.profiles.ways_in import named_path
 from dflash_sim.ui.answer import SHORT, Answer, Reasons, Refusal, answered, reasons
 from dflash_sim.ui.hand import Hand
 
@@ -18,21 +23,44 @@ Found: TypeAlias = Answer | Reasons | Refusal
 WHY = "why"
 MOST_KNOWN = 4000  # answers that are kept, some kilobytes each
 MOST_PAGES = 50
+_MOST_FILES = 1000  # of a folder that are looked at
 _BUG = "no answer; this is a bug, please report it"
 
 
 @dataclass(frozen=True)
 class Task:
-    """An answer to be had: fields of a scenario, how well, and whether beside plain decoding."""
+    """An answer to be had: fields of a scenario, how well, and whether beside plain decoding.
+
+    Parameters
+    ----------
+    files
+        Those that it reads as they are now: of other ones nothing is known yet.
+    """
 
     fields: tuple[tuple[str, Any], ...]
     quality: str
     baseline: bool = False
+    files: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], quality: str, *, baseline: bool = False) -> Self:
         """Return the task of a scenario, whatever the order of its fields."""
-        return cls(tuple(sorted(fields.items())), quality, baseline)
+        return cls(tuple(sorted(fields.items())), quality, baseline, files_now(fields))
+
+
+def files_now(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return name, date and size of every file of the user's that a scenario may be read from."""
+    named = {part for text in map(str, fields.values()) for part in (text, text.partition(":")[2])}
+    found = [named_path(name) for name in named if "/" in name or "." in name]
+    return tuple(sorted(f for path in (*found, *users_folders()) for f in _state(path)))
+
+
+def _state(path: Path) -> Iterator[str]:
+    with suppress(OSError, ValueError):  # no file, or no name of one
+        every = [path, *path.rglob("*")] if path.is_dir() else [path]
+        for file in islice(every, _MOST_FILES):
+            told = file.stat()
+            yield f"{file} {told.st_mtime_ns} {told.st_size}"
 
 
 def done(task: Task) -> Found:

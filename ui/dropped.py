@@ -2,14 +2,15 @@
 
 import base64
 import binascii
-import tempfile
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.readers.read import read_observations
+from dflash_sim.jobs.scratch import scratch_folder
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.simulator.cost.methods import PLAIN, method_of
 from dflash_sim.simulator.scenario import Scenario
@@ -99,10 +100,10 @@ _ABOUT_THE_LOAD = {"gpu", "dataset", "content", "thinking", "isl", "osl", "conc"
 
 
 def _benchmark(raw: bytes, name: str, state: State) -> Dropped:
-    suffix = "".join(PurePath(name).suffixes[-2:])[-20:] or ".json"
+    suffix = "".join(re.findall(r"\.[a-zA-Z0-9]{1,9}", name)[-2:]) or ".json"
     assumed = {n: state.fields[n] for n in ("gpu", "model") if n in state.fields}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"dropped-on-the-page{suffix}"
+    with scratch_folder() as folder:
+        path = folder / f"dropped-on-the-page{suffix}"
         path.write_bytes(raw)
         try:
             report = read_observations([path], assumed)

@@ -128,7 +128,7 @@ def _words(control: Slide) -> list[str]:
 
 def _spoken(stop: str) -> str:
     text = stop.removeprefix("al:")
-    return f"{int(text):,}" if text.isdigit() else text
+    return f"{int(text):,}" if text.isdecimal() else text
 
 
 def _section(title: str, *rows: Part) -> Part:

@@ -71,7 +71,7 @@ def _of_the_server(state: State) -> Iterator[Change]:
         yield "the engine's own share of memory", {"mem_fraction_static": None}
     if "max_running_requests" in fields:
         yield "the engine's own cap on requests", {"max_running_requests": None}
-    tp = int(fields["tp"]) if fields.get("tp", "").isdigit() else 0
+    tp = int(fields["tp"]) if fields.get("tp", "").isdecimal() else 0
     if "tp" in fields or "num_gpus" in fields:
         yield "on the fewest GPUs that hold it", {"tp": None, "num_gpus": None}
     for more in _TPS:
@@ -96,7 +96,7 @@ def _of_the_method(state: State) -> Iterator[Change]:
 
 def _of_the_load(state: State) -> Iterator[Change]:
     for name, what in (("isl", "prompts"), ("osl", "answers")):
-        asked = int(state.fields[name]) if state.fields.get(name, "").isdigit() else 0
+        asked = int(state.fields[name]) if state.fields.get(name, "").isdecimal() else 0
         for part in (2, 4, 8, 16, 32):
             if asked >= part:
                 yield f"{what} of {asked // part:,} tokens", {name: asked // part}

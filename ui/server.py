@@ -12,10 +12,12 @@ from urllib.parse import parse_qsl, urlencode
 
 from dash import Dash
 from flask import Flask, Response, redirect, request
+from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import UsageError, brief
 from dflash_sim.studies.show.chart_style import TEMPLATE
+from dflash_sim.studies.show.visible import visible
 from dflash_sim.ui.callbacks import connect
 from dflash_sim.ui.desk import Desk
 from dflash_sim.ui.page import layout
@@ -49,6 +51,7 @@ _PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
+_BUG = "If this page called, and nobody else, it is a bug: please report it."
 _STRANGER = (
     "This page is for whoever started it: open the address that dflash-sim ui printed, "
     "with its token."
@@ -111,6 +114,15 @@ def _guard(server: Flask, token: str) -> None:
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "same-origin"
         return response
+
+    @server.errorhandler(Exception)
+    def refuse(error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            return Response(f"{error.name}.", error.code, mimetype="text/plain")
+        last = visible(" ".join(str(error).split()))[:300]
+        why = brief(f"no answer: {type(error).__name__} ({last}). {_BUG}")
+        server.logger.error(why)
+        return Response(why, 500, mimetype="text/plain")
 
 
 def _cookie(host: str) -> str:

@@ -1,6 +1,6 @@
 """A client of OpenAI's API that times what it is sent, as SGLang's ``bench_serving`` does."""
 
-import json
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -10,10 +10,14 @@ from typing import Any
 
 import httpx
 
+from dflash_sim.calibrate.observations.values import short
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.ways_in import MIB, UnreadableError, parse_json
 
 _CONNECT_S, _SILENT_S = 5.0, 120.0  # a server that says nothing for so long is given up
 _SAID = 160  # characters of an answer that a message shows
+_LARGEST, _LONGEST = 16 * MIB, MIB  # bytes of a page, and of an event of a stream
+_MOST_TOKENS, _LAST_PORT = 2**31, 65535
 
 
 class ServerError(DflashSimError):
@@ -78,13 +82,18 @@ class Client:
             found = httpx.URL(base)
         except httpx.InvalidURL:
             found = httpx.URL("")
-        if found.scheme not in ("http", "https") or not found.host:
+        known = found.scheme in ("http", "https") and found.host
+        if not known or not 0 < (found.port or 80) <= _LAST_PORT:
             msg = f"--url {url}: no address of a server; give one such as http://127.0.0.1:30000."
+            raise UsageError(msg)
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            msg = "--api-key: it has letters that no HTTP header carries; copy it again."
             raise UsageError(msg)
         self.url, self.clock = base, clock
         self._http = httpx.AsyncClient(
             base_url=base,
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            headers={"Accept-Encoding": "identity"}
+            | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             transport=transport,
             timeout=httpx.Timeout(_CONNECT_S, read=_SILENT_S),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
@@ -104,19 +113,21 @@ class Client:
         Raises
         ------
         ServerError
-            It cannot be reached, or asks for a key.
+            It cannot be reached, asks for a key, or goes on and on.
         """
         with _naming(self.url):
-            answer = await self._http.get(path)
-        self._check_key(answer)
-        return answer.text if answer.status_code == httpx.codes.OK else None
+            async with asyncio.timeout(_SILENT_S), self._http.stream("GET", path) as answer:
+                self._check_key(answer)
+                if answer.status_code != httpx.codes.OK:
+                    return None
+                return await self._text(answer)
 
     async def get_json(self, path: str) -> Any:
         """The same as parsed JSON; None also if it is none."""
         text = await self.get(path)
         try:
-            return None if text is None else json.loads(text)
-        except ValueError:
+            return None if text is None else parse_json(text)
+        except UnreadableError:
             return None
 
     async def answer(self, model: str, prompt: Sequence[int], tokens: int) -> Timed:
@@ -142,21 +153,24 @@ class Client:
         async with self._asked("/v1/completions", body) as events:
             async for event in events:
                 now = self.clock()
-                if any(choice.get("text") for choice in event.get("choices") or ()):
+                if _says_text(event.get("choices")):
                     times.append(now)
-                usage = event.get("usage") or usage
-        told = usage.get("completion_tokens")
+                if isinstance(told := event.get("usage"), dict):
+                    usage = told
+        told, inward = usage.get("completion_tokens"), usage.get("prompt_tokens") or len(prompt)
         if not times or told is None:
             msg = f"{self.url} streamed no {'usage' if times else 'tokens'}: it cannot be timed."
             raise ServerError(msg)
         if told != tokens:
             msg = (
-                f"{self.url} answered {told} tokens where {tokens} were asked for: it takes no "
-                "ignore_eos, without which lengths are not ours to choose."
+                f"{self.url} answered {short(told)} tokens where {tokens} were asked for: it takes "
+                "no ignore_eos, without which lengths are not ours to choose."
             )
             raise ServerError(msg)
+        if type(inward) is not int or not 0 < inward <= _MOST_TOKENS:
+            msg = f"{self.url} counts {short(inward)} tokens in a prompt of {len(prompt)}."
+            raise ServerError(msg)
         gaps = tuple(b - a for a, b in pairwise(times))
-        inward = int(usage.get("prompt_tokens") or len(prompt))
         return Timed(sent, times[0], times[-1], gaps, inward, tokens)
 
     @asynccontextmanager
@@ -165,10 +179,45 @@ class Client:
             async with self._http.stream("POST", path, json=body) as answer:
                 self._check_key(answer)
                 if answer.status_code != httpx.codes.OK:
-                    said = (await answer.aread()).decode("utf-8", "replace")
-                    msg = f"{self.url}{path} answers {answer.status_code}: {_message(said)}"
+                    said = _message(await self._text(answer))
+                    msg = f"{self.url}{path} answers {answer.status_code}: {said}"
                     raise ServerError(msg)
-                yield _events(answer)
+                yield self._events(answer)
+
+    async def _text(self, answer: httpx.Response) -> str:
+        data = bytearray()
+        async for part in answer.aiter_bytes():
+            data += part
+            if len(data) > _LARGEST:
+                msg = f"{self.url} answers with more than {_LARGEST // MIB} MiB; it is not read."
+                raise ServerError(msg)
+        return data.decode("utf-8", "replace")
+
+    async def _events(self, answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+        async for line in self._lines(answer):
+            data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+            if not data or data == "[DONE]":
+                continue
+            try:
+                event = parse_json(data)
+            except UnreadableError:
+                msg = f"{self.url} streams what is no JSON: {data[:_SAID]}"
+                raise ServerError(msg) from None
+            if not isinstance(event, dict) or event.get("error"):
+                msg = f"{self.url} broke off: {_message(data)}"
+                raise ServerError(msg)
+            yield event
+
+    async def _lines(self, answer: httpx.Response) -> AsyncIterator[str]:
+        rest = b""
+        async for part in answer.aiter_bytes():
+            *whole, rest = (rest + part).split(b"\n")
+            for line in whole:
+                yield line.decode("utf-8", "replace")
+            if len(rest) > _LONGEST:
+                msg = f"{self.url} streams a line of more than {_LONGEST // MIB} MiB."
+                raise ServerError(msg)
+        yield rest.decode("utf-8", "replace")
 
     def _check_key(self, answer: httpx.Response) -> None:
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -176,29 +225,19 @@ class Client:
             raise ServerError(msg)
 
 
-async def _events(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    async for line in answer.aiter_lines():
-        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-        if not data or data == "[DONE]":
-            continue
-        try:
-            event = json.loads(data)
-        except ValueError:
-            msg = f"it streams what is no JSON: {data[:_SAID]}"
-            raise ServerError(msg) from None
-        if not isinstance(event, dict) or "error" in event:
-            msg = f"it broke off: {_message(data)}"
-            raise ServerError(msg)
-        yield event
+def _says_text(choices: object) -> bool:
+    found = choices if isinstance(choices, list) else ()
+    return any(isinstance(choice, dict) and choice.get("text") for choice in found)
 
 
 def _message(text: str) -> str:
     """What an error says, in one line."""
     try:
-        body = json.loads(text)
+        body = parse_json(text)
         inner = body.get("error", body)
-        said = str(inner["message"] if isinstance(inner, dict) else inner)
-    except (ValueError, KeyError, AttributeError):
+        said = inner["message"] if isinstance(inner, dict) else inner
+        said = said if isinstance(said, str) else short(said)
+    except (UnreadableError, KeyError, AttributeError):
         said = text
     return " ".join(said.split())[:_SAID]
 
@@ -208,7 +247,10 @@ def _naming(url: str) -> Iterator[None]:
     """What goes wrong on the way is told in a line, with the address."""
     try:
         yield
-    except httpx.HTTPError as error:
+    except TimeoutError:
+        msg = f"{url} does not come to an end within {_SILENT_S:g} s."
+        raise ServerError(msg) from None
+    except (httpx.HTTPError, UnicodeError) as error:  # UnicodeError: a name that no host can have
         why = " ".join(str(error).split()) or type(error).__name__
         msg = f"{url} cannot be reached, or broke off: {why[:_SAID]}."
         raise ServerError(msg) from None

@@ -32,6 +32,11 @@ class Cell:
     osl: int
 
     @property
+    def tokens(self) -> int:
+        """Tokens of prompts and answers that are in flight."""
+        return self.conc * (self.isl + self.osl)
+
+    @property
     def requests(self) -> int:
         """Answers that are measured."""
         return max(TURNS * self.conc, ceil(ENOUGH_TOKENS / self.osl))
@@ -78,6 +83,9 @@ async def measure(
     before = await at_rest(client, target)
     answers = await _closed(client, target, cell, cell.requests, cell.osl, draw, on_answer)
     after = await at_rest(client, target)
+    if not any(a.gaps_s for a in answers):
+        msg = f"{target.url} sends answers whole, it or a proxy before it: a token cannot be timed."
+        raise ServerError(msg)
     row = _row(cell, answers)
     if before is not None and after is not None:
         counted = read_prometheus(before, after, Names()).metrics

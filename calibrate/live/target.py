@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dflash_sim.calibrate.live.client import Client, ServerError
+from dflash_sim.calibrate.observations.values import MOST, short
 from dflash_sim.calibrate.readers.sglang_metrics import Snapshot, is_prometheus, snapshots
 from dflash_sim.calibrate.readers.sglang_server_info import stated
 
 _INFO = ("/get_server_info", "/server_info")  # older and newer releases
 _PREFIX = "sglang:"
+_LONGEST_NAME = 500  # letters of a model's
+_WIDEST = 1024  # tokens that a step may commit
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ async def look(client: Client) -> Target:
     listed = await client.get_json("/v1/models")
     data = listed.get("data") if isinstance(listed, dict) else None
     first = data[0] if isinstance(data, list) and data else None
-    if not isinstance(first, dict) or not isinstance(first.get("id"), str):
+    name = first.get("id") if isinstance(first, dict) else None
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
         msg = f"{client.url} is no OpenAI server: it lists no model at /v1/models."
         raise ServerError(msg)
     info: dict[str, Any] = {}
@@ -79,9 +83,9 @@ async def look(client: Client) -> Target:
     longest = first.get("max_model_len")
     return Target(
         url=client.url,
-        model=first["id"],
+        model=name,
         info=info,
-        most_tokens=longest if isinstance(longest, int) and longest > 0 else None,
+        most_tokens=longest if type(longest) is int and longest > 0 else None,
         counts=await scrape(client) is not None,
         vocab=vocab if isinstance(vocab, int) and vocab > 1 else None,
     )
@@ -89,7 +93,8 @@ async def look(client: Client) -> Target:
 
 def _refuse_fast(client: Client, speed: object) -> None:
     if speed != 1:
-        msg = f"{client.url} is simulated {speed} times as fast as it is: serve it with --speed 1."
+        fast = f"{short(speed)} times as fast as it is"
+        msg = f"{client.url} is simulated {fast}: serve it with --speed 1."
         raise ServerError(msg)
 
 
@@ -102,9 +107,9 @@ async def scrape(client: Client) -> Snapshot | None:
 
 
 def gauge(snapshot: Snapshot, name: str) -> float | None:
-    """The sum of a metric over its labels; None where there is none."""
+    """The sum of a metric over its labels; None where there is none that means something."""
     found = [v for (each, _), v in snapshot.values.items() if each == _PREFIX + name]
-    return sum(found) if found else None
+    return sum(found) if found and all(0 <= v <= MOST for v in found) else None
 
 
 def busy(snapshot: Snapshot) -> int:
@@ -119,6 +124,6 @@ async def accept_length(client: Client) -> float | None:
         states = info.get("internal_states") if isinstance(info, dict) else None
         for state in states if isinstance(states, list) else ():
             value = state.get("avg_spec_accept_length") if isinstance(state, dict) else None
-            if isinstance(value, int | float) and value > 1:
+            if isinstance(value, int | float) and 1 < value <= _WIDEST:
                 return float(value)
     return None

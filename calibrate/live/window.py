@@ -43,7 +43,7 @@ def window(
     }
     for name, theirs in _HISTOGRAMS.items():
         total, count = (_grown(before, after, f"{theirs}_{part}") for part in ("sum", "count"))
-        if total and count:
+        if total > 0 and count > 0:
             row[f"mean_{name}_ms"] = total / count / MS
     if "mean_e2e_latency_ms" in row:  # Little's law
         row["concurrency"] = done / seconds * row["mean_e2e_latency_ms"] * MS

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,6 +11,7 @@ import torch.distributed as dist
 
 from dflash_sim.calibrate.measure.clock import Sample
 from dflash_sim.jobs.pool import Pool
+from dflash_sim.jobs.scratch import scratch_folder
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.simulator.cost.ops import Collective
 
@@ -34,9 +34,9 @@ def time_collectives(ops: Sequence[Collective], *, device: str, dtype: torch.dty
     """
     ranks = ops[0].gpus
     asked = [(op.kind, op.nbytes) for op in ops]
-    with tempfile.TemporaryDirectory() as folder, Pool(max(2, ranks)) as pool:
+    with scratch_folder() as folder, Pool(max(2, ranks)) as pool:
         # None is done before all have met, so that each worker has one rank.
-        tasks = [(rank, ranks, folder, device, dtype, asked) for rank in range(ranks)]
+        tasks = [(rank, ranks, str(folder), device, dtype, asked) for rank in range(ranks)]
         rows, *_ = pool.map(_rank, tasks)
     return [Sample.of(row) for row in rows]
 

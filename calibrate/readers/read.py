@@ -53,7 +53,8 @@ def _read(sources: Sequence[Source], assume: Mapping[str, Any]) -> ReadReport:
         if isinstance(source, TableText):
             reading.table(source)
         else:
-            reading.file(source, source.name if twins[source.name] == 1 else str(source))
+            alone = source.name and twins[source.name] == 1
+            reading.file(source, source.name if alone else str(source))
     reading.pair_scrapes()
     reading.drop_told_twice()
     return _report(reading, standing, build=standing.pop("build", None))

@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
@@ -33,6 +32,7 @@ _LINE = re.compile(
 )
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _STAGE = ("category", "forward_overlap")
+_MOST = 1e15  # of what a server counts
 
 
 @dataclass
@@ -104,7 +104,7 @@ def _differences(before: Snapshot, after: Snapshot) -> dict[str, float]:
 
 def _grown(before: Snapshot, series: Series, value: float) -> float:
     growth = value - before.values.get(series, 0.0)
-    if not isfinite(growth) or growth < 0:
+    if not 0 <= growth <= _MOST:
         msg = (
             f"{series[0]} goes from {before.values.get(series, 0.0):g} to {value:g}: the server "
             "was started again in between, or the scrapes are in the wrong order"

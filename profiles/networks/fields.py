@@ -58,13 +58,13 @@ class Fields:
             self.reject(key, "a string")
         return value
 
-    def integers(self, key: str, *, high: int) -> tuple[int, ...]:
+    def integers(self, key: str, *, high: int, low: int = 0) -> tuple[int, ...]:
         value = self.config.get(key)
         if value is None:
             return ()
-        good = isinstance(value, list) and all(type(i) is int and 0 <= i < high for i in value)
+        good = isinstance(value, list) and all(type(i) is int and low <= i < high for i in value)
         if not good:
-            self.reject(key, f"a list of layer numbers below {high}")
+            self.reject(key, f"a list of layer numbers from {low} to {high - 1}")
         return tuple(value)
 
     def per_layer(self, key: str, *, count: int, low: int = 0) -> tuple[int, ...]:

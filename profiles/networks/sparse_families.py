@@ -1,5 +1,6 @@
 """Families whose layers attend to chosen or compressed tokens, or keep a state of them."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from math import isqrt
@@ -22,6 +23,7 @@ from dflash_sim.profiles.networks.read_mixers import FULL, LINEAR, attention, hy
 from dflash_sim.profiles.networks.read_mlps import moe, sparse_after, sparse_or_dense
 
 CHOSEN = "minimax_m3_sparse"
+_MOST_PARTS = 64  # tokens of an n-gram, and heads of each: published ones have 3 and 8
 # Keys of the text config, and what checkpoints call them inside ``sparse_attention_config``.
 _NESTED = {
     "index_n_heads": "sparse_num_index_heads",
@@ -232,10 +234,10 @@ def qwen4_layers(f: Fields, num_layers: int) -> tuple[Mixer, ...]:
 
 def qwen4_stack(f: Fields, layers: tuple[LayerShape, ...]) -> tuple[LayerShape, ...]:
     """Return the layers between mixed streams, whose norms are theirs; tables before some."""
-    tables = f.integers("ple_layer_ids", high=len(layers) + 1)
+    tables = sorted(set(f.integers("ple_layer_ids", low=1, high=len(layers) + 1)))
     found = [replace(layer, norms=0, streams=_gated_streams(f)) for layer in layers]
-    for number, place in enumerate(sorted(set(tables))):
-        found[place - 1] = replace(found[place - 1], ngrams=_ngrams(f, number))
+    for place, ngrams in zip(tables, _ngrams(f, len(tables)), strict=True):
+        found[place - 1] = replace(found[place - 1], ngrams=ngrams)
     return tuple(found)
 
 
@@ -249,26 +251,48 @@ def _gated_streams(f: Fields) -> Streams:
     return Streams(f.integer("hc_count", default=4), rank=f.integer("hc_lowrank", default=320))
 
 
-def _ngrams(f: Fields, number: int) -> Ngrams:
-    parts = (f.integer("ngram_size", default=3) - 1) * f.integer("heads_per_ngram", default=8)
+def _ngrams(f: Fields, tables: int) -> Iterator[Ngrams]:
+    """The tables before so many layers; their sizes are primes, one after the other."""
+    each = f.integer("ngram_size", default=3, high=_MOST_PARTS) - 1
+    parts = each * f.integer("heads_per_ngram", default=8, high=_MOST_PARTS)
     width = f.integer("ple_embed_dim", default=f.integer("hidden_size"))
     base = f.integer("ngram_vocab_size_base", default=20_000_000)
     multiple = f.integer("make_ngram_vocab_size_divisible_by", default=128)
-    rows = sum(primes_from(base, (number + 1) * parts)[-parts:])
-    return Ngrams(
-        rows=-(-rows // multiple) * multiple,
-        parts=parts,
-        width=width,
-        conv_kernel=f.integer("ple_conv_kernel_size", default=4),
-    )
+    sizes = primes_from(base, tables * parts)
+    for number in range(tables):
+        rows = sum(sizes[number * parts : (number + 1) * parts])
+        yield Ngrams(
+            rows=-(-rows // multiple) * multiple,
+            parts=parts,
+            width=width,
+            conv_kernel=f.integer("ple_conv_kernel_size", default=4),
+        )
 
 
 @cache
 def primes_from(first: int, count: int) -> tuple[int, ...]:
     """Return the ``count`` smallest primes from ``first`` on: sizes of tables that hash well."""
-    found: list[int] = []
+    found, begin, span = list[int](), max(first, 2), 1000 + 40 * count
     while len(found) < count:
-        if first > 1 and all(first % d for d in range(2, isqrt(first) + 1)):
-            found.append(first)
-        first += 1
-    return tuple(found)
+        low = _primes_below(isqrt(begin + span) + 1)
+        found += [begin + i for i, prime in enumerate(_sieved(begin, span, low)) if prime]
+        begin += span
+    return tuple(found[:count])
+
+
+def _primes_below(end: int) -> list[int]:
+    whole = bytearray(b"\1") * end
+    whole[:2] = b"\0" * min(end, 2)
+    for d in range(2, isqrt(end) + 1):
+        if whole[d]:
+            whole[d * d :: d] = bytes(len(range(d * d, end, d)))
+    return [n for n, prime in enumerate(whole) if prime]
+
+
+def _sieved(begin: int, span: int, primes: Sequence[int]) -> bytearray:
+    """A byte for each number from ``begin`` on: 1 where none of the primes divides it."""
+    found = bytearray(b"\1") * span
+    for d in primes:
+        at = max(d * d, -(-begin // d) * d) - begin
+        found[at::d] = bytes(len(range(at, span, d)))
+    return found

@@ -5,19 +5,18 @@ import select
 import signal
 import warnings
 from collections.abc import Set
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from ctypes import c_long
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from shutil import rmtree
-from tempfile import TemporaryDirectory
 from time import monotonic
 from types import TracebackType
 from typing import Any, NoReturn
 
+from dflash_sim.jobs.scratch import scratch_folder
 from dflash_sim.jobs.stopping import forking, held_back
 from dflash_sim.jobs.worker import with_parent
 from dflash_sim.realrun.job.faults import WorkerLostError
@@ -55,13 +54,14 @@ class Crew:
         self._before: Set[int] | None = None
 
     def __enter__(self) -> "Crew":
-        self._folder = TemporaryDirectory(prefix="dflash-sim-")
+        self._folder = ExitStack()
+        self._meeting = self._folder.enter_context(scratch_folder()) / "meeting"
         try:
             self._start()
             for _ in self.links:
                 self._hear(Ready, START_S)
             if self.fitted.setup.device == "cpu":  # all have met; nothing is left if we are killed
-                self._folder.cleanup()
+                self._folder.close()
         except BaseException:
             self._failed = True
             self.close()
@@ -82,7 +82,7 @@ class Crew:
         forks = setup.device == "cpu"
         context: Any = get_context("fork" if forks else "spawn")
         self.beats = context.RawArray(c_long, setup.tp)
-        meeting = (Path(self._folder.name) / "meeting").as_uri()
+        meeting = self._meeting.as_uri()
         callers: list[Connection] = []
         cores = apart(setup.tp) if forks and not self.shares else None
         if torchrun is not None:
@@ -222,7 +222,7 @@ class Crew:
                 link.close()
             self.processes, self.links = {}, []
         keep_to(self._before)
-        self._folder.cleanup()
+        self._folder.close()
         torchrun = Torchrun.of_environment()
         if torchrun is not None:
             rmtree(torchrun.folder, ignore_errors=True)

@@ -27,6 +27,8 @@ from dflash_sim.simulator.requests.published_lengths import (
 )
 from dflash_sim.simulator.requests.survival import MAX_BETA, FrailtyWeibull, fit_one
 
+_LARGEST_EXPONENT = 700.0  # of e, in a float
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -65,10 +67,15 @@ class Expectation:
         p = law.params
         beta = min(max(p.beta + decay, 0.0), float(MAX_BETA))
         # The bend turns about the position that 1/e of the cycles reach: accept lengths stay.
-        pivot = p.lam ** (-1 / p.beta) if 0 < p.lam < math.inf and p.beta > 0 else 1.0
+        pivot = p.lam ** (-1 / p.beta) if 0 < p.lam < math.inf and _turns(p) else 1.0
         lam = p.lam * math.exp(rejection) * pivot ** (p.beta - beta)
         there = FrailtyWeibull(lam=lam, beta=beta, theta=p.theta)
         return replace(self, acceptance=replace(law, params=there, length_correlation=correlation))
+
+
+def _turns(p: FrailtyWeibull) -> bool:
+    """Return True if that position is a number that may be raised to the power of a bend."""
+    return p.beta > 0 and abs(math.log(p.lam)) / p.beta * MAX_BETA < _LARGEST_EXPONENT
 
 
 def expected_acceptance(

@@ -39,6 +39,8 @@ from dflash_sim.simulator.requests.renewal import request_accept_length
 
 Floats = npt.NDArray[np.float64]
 
+MAX_THETA = 4  # variance of a factor whose mean is one; published ones are below a tenth
+_ALIKE = 1e-9  # variances below are none
 MAX_BETA = 64  # beyond it the distribution is a step function at any block in use
 
 
@@ -122,9 +124,9 @@ class FrailtyWeibull:
     theta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.lam >= 0 and 0 <= self.beta <= MAX_BETA and 0 <= self.theta < math.inf):
+        if not (self.lam >= 0 and 0 <= self.beta <= MAX_BETA and 0 <= self.theta <= MAX_THETA):
             msg = (
-                f"need lam >= 0, 0 <= beta <= {MAX_BETA} and finite theta >= 0, got "
+                f"need lam >= 0, 0 <= beta <= {MAX_BETA} and 0 <= theta <= {MAX_THETA}, got "
                 f"lam={self.lam}, beta={self.beta}, theta={self.theta}"
             )
             raise UsageError(msg)
@@ -141,7 +143,7 @@ class FrailtyWeibull:
     def survival(self, gamma: int) -> Survival:
         """The marginal over requests, each counted once."""
         hazard = self.cumulative_hazard(gamma)
-        if self.theta > 0:
+        if self.theta >= _ALIKE:
             hazard = np.log1p(self.theta * hazard) / self.theta
         return Survival(np.exp(-hazard))
 
@@ -161,7 +163,7 @@ class FrailtyWeibull:
         return float(weights @ request_accept_length(s, counts).mean(axis=-1))
 
     def _factors(self) -> tuple[Floats, Floats]:
-        if self.theta == 0:
+        if self.theta < _ALIKE:
             return np.ones(1), np.ones(1)
         return gamma_quadrature(self.theta)
 
@@ -185,7 +187,7 @@ def fit_one(
     # S runs from 1 - 1e-16 everywhere to 1e-16 everywhere between these rates.
     floor = math.log(np.finfo(float).eps)
     low = floor - beta * math.log(block)
-    high = math.log(-floor) if theta == 0 else -theta * floor - math.log(theta) + math.log(2)
+    high = math.log(-floor) if theta < _ALIKE else -theta * floor - math.log(theta) + math.log(2)
     high = max(high, math.log(-floor))
     if excess(low) <= 0:
         return FrailtyWeibull(lam=0.0, beta=beta, theta=theta)

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.calibrate.live.experiment import Cell
+from dflash_sim.calibrate.observations.values import short, whole
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.ways_in import TABLE, UnreadableError, parse_json, read_text
 from dflash_sim.studies.show.files import write_whole
+
+_MOST_TOKENS = 1 << 22  # at once; a cell of ours has a sixteenth
 
 
 class Kept:
@@ -29,12 +33,16 @@ class Kept:
         self.rows: list[dict[str, Any]] = []
         if not path.exists():
             return
-        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = read_text(path, TABLE).splitlines()
+        except UnreadableError as error:
+            msg = f"{path}: {error}; give another --rows."
+            raise UsageError(msg) from None
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 self.cell(row)
-            except (ValueError, KeyError, TypeError):
+            except (UnreadableError, UsageError, AttributeError):
                 msg = f"{path}:{number} is no row of a live calibration; give another --rows."
                 raise UsageError(msg) from None
             for name, value in self.same.items():
@@ -48,7 +56,11 @@ class Kept:
     def cell(row: Mapping[str, Any]) -> Cell:
         """Which cell a row is of."""
         names = ("max_concurrency", "random_input_len", "random_output_len")
-        return Cell(*(int(row[name]) for name in names))
+        found = Cell(*(whole(row, name) or 0 for name in names))
+        if min(found.conc, found.isl, found.osl) < 1 or found.tokens > _MOST_TOKENS:
+            msg = f"{found} is no cell of a live calibration"
+            raise UsageError(msg)
+        return found
 
     @property
     def cells(self) -> set[Cell]:
@@ -65,5 +77,6 @@ def _first_change(there: Any, here: Any) -> str:
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for name in dict.fromkeys((*there, *here)):
             if there.get(name) != here.get(name):
-                return f"{name} is {there.get(name)} there and {here.get(name)} here"
-    return f"{there} there, {here} here"
+                return f"{name} is {short(there.get(name))} there and {short(here.get(name))} here"
+    said = [x if isinstance(x, str) else short(x) for x in (there, here)]
+    return f"{said[0]} there, {said[1]} here"

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +22,8 @@ from dflash_sim.calibrate.live.experiment import Cell, at_rest, measure
 from dflash_sim.calibrate.live.target import Target, busy, look, scrape
 from dflash_sim.calibrate.observations.observation import ReadReport
 from dflash_sim.calibrate.readers.read import read_observations
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.jobs.scratch import scratch_folder
+from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.slopes import METRICS
 from dflash_sim.studies.compare.fit_question import FEWEST, Chosen, choose, run_fit
@@ -36,6 +36,7 @@ CONCURRENCIES = (1, 2, 4, 8, 16, 32)
 LENGTHS = ((256, 256), (2048, 256), (8192, 128))  # tokens in and out: decoding, between, prefills
 SHOWN = ("output_throughput", "mean_tpot_ms", "mean_ttft_ms")
 _TAGGED = ("gpu", "model", "method", "block", "steps", "tp", "engine_mode")
+_ENDS_A_VALUE = frozenset(" \t\r\n,;=")  # of a tag
 _ROUND_S = 0.5  # of a cell, beside its answers: scrapes, connections
 
 
@@ -144,6 +145,9 @@ def same_of(terms: Terms, target: Target) -> dict[str, Any]:
     """What every row says of its server."""
     tag = terms.tag
     if not target.info and "model=" not in tag:
+        if set(target.model) & _ENDS_A_VALUE:
+            msg = f"{target.url} calls its model '{target.model}'; say which with --assume model=."
+            raise UsageError(msg)
         tag = f"{tag} model={target.model}"
     return {"server_info": dict(target.info), "tag": tag}
 
@@ -165,6 +169,12 @@ def plan(terms: Terms, target: Target, kept: Kept) -> Plan:
     cells = [
         Cell(conc, isl, osl) for isl, osl in LENGTHS if isl + osl <= most for conc in CONCURRENCIES
     ]
+    if not cells:
+        msg = (
+            f"{target.url} takes {most} tokens a request at most, and the shortest measured ones "
+            f"have {sum(LENGTHS[0])}: serve it with a larger context length."
+        )
+        raise UsageError(msg)
     chosen, cells = _as_rows(terms, kept, sorted({*cells, *kept.cells}))
     prior, answers, slopes = _foreseen(chosen, terms.jobs)
     speed = np.exp(answers[:, METRICS.index("output_throughput")])
@@ -217,8 +227,8 @@ def _read(terms: Terms, rows: Sequence[dict[str, Any]]) -> Chosen:
 
 @contextmanager
 def _file_of(rows: Sequence[dict[str, Any]]) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.jsonl"
+    with scratch_folder() as folder:
+        path = folder / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         yield path
 
@@ -287,7 +297,7 @@ def experiment(
                     f"the {terms.minutes:g} minutes allowed were over after "
                     f"{len(kept.rows)} cells; --minutes allows more"
                 )
-            except ServerError as error:
+            except DflashSimError as error:
                 return str(error).rstrip(".")
         return None
 

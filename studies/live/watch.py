@@ -10,6 +10,7 @@ from dflash_sim.calibrate.compare.compare import Comparison, compare
 from dflash_sim.calibrate.live.client import ServerError
 from dflash_sim.calibrate.live.target import Target, gauge, scrape
 from dflash_sim.calibrate.live.window import window
+from dflash_sim.profiles.errors import UsageError
 from dflash_sim.studies.live.question import Terms, read_rows, same_of
 from dflash_sim.studies.show.figures import number, signed
 
@@ -48,9 +49,13 @@ def watch(
                 after, now = await scrape(client), client.clock()
                 if before is not None and after is not None:
                     queued = gauge(after, "num_queue_reqs") or 0.0
-                    found = window(before, after, now - at)
-                    for line in lines(terms, same, found, queued=int(queued)):
-                        tell(line)
+                    try:
+                        found = window(before, after, now - at)
+                    except UsageError as error:  # it was started again: the next window is whole
+                        tell(str(error))
+                    else:
+                        for line in lines(terms, same, found, queued=int(queued)):
+                            tell(line)
                 before, at = after, now
                 left = None if left is None else left - 1
 

@@ -1,6 +1,5 @@
 """The question behind ``validate --real``: this machine measured, predicted, run and compared."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from dflash_sim.calibrate.measure.measure import Measurement, to_text
 from dflash_sim.calibrate.measure.subjects import load_subject
 from dflash_sim.calibrate.realloop.loop import ClosedLoop
 from dflash_sim.calibrate.realloop.outcomes import Config, Outcome, grid
+from dflash_sim.jobs.scratch import scratch_folder
 from dflash_sim.kernels.layers.spec import read_target
 from dflash_sim.profiles.errors import MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.find import read_sheet
@@ -93,8 +93,8 @@ def closed_loop(o: RealOptions, say: Callable[[str], None]) -> Iterator[Rounds]:
         concs=_numbers(o.concs, "--concs", least=1),
         modes=_modes(o.modes),
     )
-    with tempfile.TemporaryDirectory(prefix="dflash-sim-") as scratch:
-        path = o.profile or Path(scratch) / "here.profile"
+    with scratch_folder() as scratch:
+        path = o.profile or scratch / "here.profile"
         loop = _loop(o)
         loop.check(configs)
         if path.exists():

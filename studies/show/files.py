@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "usd_per_hour": _PRICES,
     "usd_per_mtok_out": _PRICES,
 }
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
+# A spreadsheet would run a cell that begins so; some take the wide forms of these for them.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def chosen_format(form: str | None, output: Path | None) -> str:
@@ -101,6 +102,8 @@ def _cell(value: Any) -> Any:
 
 def check_writable(path: Path) -> None:
     """Refuse a target that cannot be written before any work is done for it."""
+    with writing(path), suppress(FileNotFoundError):
+        path.stat()  # a loop of links, or a name that no file can have
     if path.is_dir():
         msg = f"cannot write {path}: it is a directory; name a file, such as {path}/out.jsonl."
         raise UsageError(msg)
@@ -115,15 +118,16 @@ def check_writable(path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Put ``text`` at ``path`` in one step; a failure leaves what was there."""
+    data = text.encode("utf-8", "backslashreplace")
     with writing(path):
+        stream = path.exists() and not path.is_file() and not path.is_dir()
+        if stream:  # a pipe or device is written, never replaced
+            path.write_bytes(data)
+            return
         path = path.resolve()
     check_writable(path)
-    if path.exists() and not path.is_file():  # a pipe or device is written, never replaced
-        with writing(path):
-            path.write_text(text, encoding="utf-8")
-        return
     with replacement(path) as scratch:
-        scratch.write_text(text, encoding="utf-8", newline="\n")
+        scratch.write_bytes(data)
 
 
 @contextmanager

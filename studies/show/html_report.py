@@ -12,6 +12,7 @@ from dflash_sim.studies.show.chart_style import TEMPLATE, get_plotlyjs, go
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.palette import Palette
+from dflash_sim.studies.show.visible import without_controls
 
 Cell = str | int | float | None
 
@@ -164,7 +165,7 @@ class Report:
             plotly=get_plotlyjs(),
             script=source.joinpath("report.js").read_text(encoding="utf-8"),
         )
-        return page.encode("utf-8", "replace").decode()  # half a surrogate is no character
+        return without_controls(page)
 
     def write(self, path: Path) -> None:
         """Write the page, whole or not at all."""

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -48,10 +49,17 @@ def deliver(text: str, output: Path | None = None) -> None:
     """Put text on stdout, or in a file, whole or not at all."""
     if output is not None:
         write_whole(output, text)
-        sys.stderr.write(f"wrote {output}\n")
+        murmur(f"wrote {visible(str(output))}")
         return
     sys.stdout.write(text)
     sys.stdout.flush()  # a closed pipe shows here, not at exit
+
+
+def murmur(line: str) -> None:
+    """Put a line on stderr; who cannot hear it still gets the answer."""
+    with suppress(OSError, ValueError):  # it is full, or closed
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 class Progress:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.schema import is_row
 from dflash_sim.profiles.ways_in import UnreadableError, parse_json, read_text
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.study import Study
@@ -161,9 +162,10 @@ class SweepFolder:
     def _number(self, path: Path, line: bytes) -> int:
         with suppress(ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
             entry = json.loads(line, parse_constant=_no_constant)
-            number = int(entry["point"])
-            if number >= 0 and entry["row"]["scenario_hash"] == self.names[number]:
-                return number
+            number, row = entry["point"], entry["row"]
+            same = type(number) is int and row["scenario_hash"] == self.names[number]
+            if same and number >= 0 and is_row(row):
+                return int(number)
         msg = f"{path} holds a line that is no point of this study; move that file away."
         raise UsageError(msg)
 

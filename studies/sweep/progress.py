@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from dflash_sim.studies.show.terminal import murmur
+
 _LOG_EVERY_S = 30.0  # where stderr is no terminal, as in the log of a job
 
 
@@ -52,8 +54,7 @@ class SweepProgress:
             self.bar.update(self.bar.task_ids[0], completed=self.done, pace=said)
         elif now_s - self.told_s >= _LOG_EVERY_S:
             self.told_s = now_s
-            sys.stderr.write(f"{self.done:,} of {self.total:,} points, {said}\n")
-            sys.stderr.flush()
+            murmur(f"{self.done:,} of {self.total:,} points, {said}")
 
 
 def pace(done: int, left: int, elapsed_s: float) -> str:

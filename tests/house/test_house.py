@@ -76,7 +76,11 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "requests/other_laws": {"log of the power of a survival, at most": {20}},
     "requests/mixtures": {"rounding of shares": {1e-6}},
     "requests/published_lengths": {"third root of a rounding error": {3}},
-    "requests/survival": {"beyond it a step function": {64}},
+    "requests/survival": {
+        "beyond it a step function": {64},
+        "variance of a factor of mean one, and what is none": {4, 1e-9},
+    },
+    "requests/expected": {"exponent of e that a float holds": {700.0}},
 }  # fmt: skip
 
 # Float arguments whose name is not a unit suffix, and what they are in.

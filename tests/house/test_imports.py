@@ -97,6 +97,7 @@ ALLOWED: dict[str, set[str]] = {
     "studies/compare": {"profiles/*", "simulator/*", "calibrate/*", "studies/show"},
     "studies/live": {
         "profiles/*",
+        "jobs",
         "simulator/*",
         "calibrate/*",
         "studies/show",
@@ -114,6 +115,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "studies/real": {
         "profiles/*",
+        "jobs",
         "kernels/*",
         "realrun/*",
         "calibrate/measure",
@@ -123,7 +125,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "serve": {"profiles/*", "simulator/*", "realrun/*"},
     "api": {
-        f"{package}/*" for package in ("profiles", "simulator", "realrun", "calibrate", "studies")
+        f"{package}/*"
+        for package in ("profiles", "jobs", "simulator", "realrun", "calibrate", "studies")
     },
     "ui": {f"{package}/*" for package in ("profiles", "jobs", "simulator", "calibrate", "studies")},
     "commands": {"jobs"}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from itertools import count
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,8 @@ def test_a_pipe_of_the_shell_is_read() -> None:
         (parse_yaml, "[" * 5000, "nested too deeply"),
         (parse_yaml, "a: !!python/object:os.system x", "not YAML"),
         (parse_yaml, "a: [", "not YAML"),
+        (parse_yaml, "a: 1\nb: 2\na: 3", "'a' is said twice"),
+        (parse_yaml, "- {a: 1, 'a': 1}", "'a' is said twice"),
     ],
     ids=count(),
 )
@@ -111,6 +114,22 @@ def test_what_parsers_refuse_is_one_line(
 def test_a_date_is_text_and_a_few_aliases_are_allowed() -> None:
     assert parse_yaml("a: 2024-13-45") == {"a": "2024-13-45"}
     assert parse_yaml("a: &a [1, 2]\nb: *a") == {"a": [1, 2], "b": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", "010"), ("1:30", "1:30"), ("1_0", "1_0"), ("0x10", "0x10"), ("0b11", "0b11"),
+     ("1:30.5", "1:30.5"), ("12", 12), ("-3", -3), ("0.5", 0.5), ("1.5e3", 1500.0), ("0", 0),
+     ("1e3", "1e3"), (".5", 0.5), (".inf", inf), ("2.", 2.0), ("true", True)],
+)  # fmt: skip
+def test_numbers_are_those_that_flags_take(text: str, value: object) -> None:
+    """Not eight for 010, ninety for 1:30 or ten for 1_0."""
+    assert parse_yaml(f"a: {text}") == {"a": value}
+
+
+def test_keys_of_a_merge_are_no_second_time() -> None:
+    text = "a: &a {x: 1}\nb: &b\n  <<: *a\n  x: 2\nc: {<<: *b, y: 3}"
+    assert parse_yaml(text) == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2, "y": 3}}
 
 
 def test_rows_are_by_column_and_a_short_one_is_left_to_its_reader() -> None:

@@ -182,6 +182,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("/v1/completions", {"prompt": [1] * 40960}, "longer than the model's context"),
     ("/v1/completions", {"prompt": "x", "max_tokens": 5, "min_tokens": 9}, "min_tokens"),
     ("/v1/completions", {"prompt": "x", "n": 2}, "n: one answer"),
+    ("/v1/completions", {"prompt": "x", "n": 10**4000}, "n: input"),
+    ("/v1/completions", {"prompt": "x", "model": "x" * 501}, "model"),
     ("/v1/completions", {"prompt": "x", "best_of": 3}, "best_of: one answer"),
     ("/v1/completions", {"prompt": "x", "logprobs": 3}, "logprobs"),
     ("/v1/completions", {"prompt": ["x", "y"], "stream": True}, "2 prompts"),
@@ -254,6 +256,16 @@ def test_a_full_queue_refuses_the_next() -> None:
     assert set(codes) == {200, 503}
 
 
+def test_of_several_prompts_all_are_taken_or_none() -> None:
+    async def work(client: Any, twin: Twin) -> tuple[int, int]:
+        body = {"prompt": ["x"] * 40, "max_tokens": 5}
+        code = (await client.post("/v1/completions", json=body)).status_code
+        return code, len(twin.engine.calls)
+
+    assert visit(work, max_queued=30) == (503, 0)
+    assert visit(work, max_queued=50) == (200, 0)
+
+
 def test_only_clients_with_the_key_are_answered() -> None:
     async def work(client: Any, twin: Twin) -> list[int]:
         keys = [{}, {"Authorization": "Bearer no"}, {"Authorization": "Bearer yes"}]
@@ -270,6 +282,9 @@ def test_beyond_this_machine_only_with_a_key() -> None:
         with pytest.raises(UsageError, match="--api-key"):
             check_address(host, None)
         check_address(host, "secret")
+    for key in ("", "\u00e9", "a\nb"):
+        with pytest.raises(UsageError, match="--api-key"):
+            check_address("127.0.0.1", key)
 
 
 def test_a_port_that_is_taken_is_named() -> None:

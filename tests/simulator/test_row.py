@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dflash_sim.profiles.errors import InfeasibleError
-from dflash_sim.profiles.schema import Field, load_schema
+from dflash_sim.profiles.schema import Field, is_row, load_schema
 from dflash_sim.simulator.engine.metrics import LATENCIES
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.row import Row, failed_row, to_row
@@ -178,3 +178,22 @@ def test_a_failed_row_says_what_was_asked_and_why_not(rows: dict[str, Row]) -> N
     assert row["error"] == "it does not fit"
     assert (row["model"], row["dataset_name"], row["method"]) == ("qwen3-8b", "gsm8k", "dflash")
     assert row["output_throughput"] is None
+
+
+def test_a_row_is_known_when_it_is_read_again(rows: dict[str, Row]) -> None:
+    for name, row in rows.items():
+        assert is_row(json.loads(json.dumps(row))), name
+    row = rows["dflash"]
+    for changed in (
+        {"output_throughput": -1.0},
+        {"output_throughput": "5"},
+        {"output_throughput": math.inf},
+        {"tp": 1.5},
+        {"tp": True},
+        {"output_throughput_ci90": [1.0, None]},
+        {"source_share": {"measured": -0.1}},
+        {"warnings": None},
+    ):
+        assert not is_row(row | changed), changed
+    assert not is_row({n: v for n, v in row.items() if n != "output_throughput"})
+    assert not is_row([row])

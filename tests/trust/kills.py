@@ -4,18 +4,21 @@
 """
 
 import argparse
+import http.client
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from programs import Program
@@ -24,6 +27,7 @@ ORPHANS_S = 2.0  # in which every process has ended after its parent
 ENDS_S = 10.0  # in which a command has ended that was asked to
 LONGEST_S = 60.0  # in which a moment is chosen
 WORKS_S = 300.0  # in which one whose worker was killed has gone on to its end
+LASTS_S = 8.0  # in which a moment is chosen of one that does not end by itself
 HOWS = ("interrupt", "terminate", "kill", "worker")
 ROWS = Path(__file__).parents[1] / "data/readers/sglang_bench_serving"
 # Commands by name: words, and files that they may leave when they are stopped.
@@ -62,13 +66,21 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "calibrate measure --model tiny --quick -o here.profile",
         ("here.profile.partial",),
     ),
+    "live": (
+        "calibrate live --url http://127.0.0.1:{port} --assume gpu=h200 --minutes 1 --jobs 2 "
+        "-o live.toml",
+        ("live.rows.jsonl",),
+    ),
+    "serve": (f"serve {SMALL} --port {{port}}", ()),
+    "ui": (f"ui {SMALL} --port {{port}} --no-browser", ()),
 }
+LASTING = {"serve", "ui"}  # they end when they are told to
 STUDY = """scenario: {model: qwen3-8b, gpu: h200, isl: 512, osl: 64, num_prompts: 16}
 grid: {block: [4, 8, 16], conc: 1-8:x2}
 """
 OUTPUTS = {  # there whole, or not at all
     "rows.jsonl", "row.jsonl", "runs/rows.jsonl", "plan.json", "fit.toml", "page.html",
-    "here.profile",
+    "here.profile", "live.toml",
 }  # fmt: skip
 TABLE = """model,drafter,method,block,gpu,num_gpus,tp,concurrency,output_tok_s,accept_length,isl,osl
 qwen3-8b,,none,1,h200,1,1,1,190,,512,512
@@ -100,26 +112,76 @@ def stopped(name: str, how: str, after_s: float, folder: Path) -> Ended:
     work.mkdir(parents=True)
     scratch.mkdir()
     given(work)
-    program = Program("-m", "dflash_sim", *words.split(), cwd=work, env={"TMPDIR": str(scratch)})
-    time.sleep(after_s)
-    done = program.process.poll() is not None
-    wrong = []
-    if not done:
-        _stop(program, how)
-    try:
-        program.process.wait(WORKS_S if how == "worker" else ENDS_S)
-    except subprocess.TimeoutExpired:
-        wrong.append("it did not end")
-    if left := program.left(ORPHANS_S):
-        wrong.append(f"{len(left)} processes are left")
-    told = program.end()
+    wrong, lasts = list[str](), name in LASTING
+    with beside(name) as port:
+        typed = words.format(port=port).split()
+        program = Program("-m", "dflash_sim", *typed, cwd=work, env={"TMPDIR": str(scratch)})
+        time.sleep(after_s)
+        done = program.process.poll() is not None
+        if not done:
+            _stop(program, how)
+        if lasts and how == "worker":
+            time.sleep(1.0)
+            _stop(program, "terminate")
+        try:
+            program.process.wait(WORKS_S if how == "worker" and not lasts else ENDS_S)
+        except subprocess.TimeoutExpired:
+            wrong.append("it did not end")
+        if left := program.left(ORPHANS_S):
+            wrong.append(f"{len(left)} processes are left")
+        told = program.end()
     code = program.process.returncode
     if "Traceback" in told or "Error:" in told or "Exception" in told:
         wrong.append(f"it said {told[-600:]!r}")
-    if code not in _codes(how, done):
+    if code not in (_codes("terminate" if lasts and how == "worker" else how, done)):
         wrong.append(f"exit code {code}: {told[-200:]!r}")
     wrong += _files(work, scratch, allowed, whole=how != "kill")
     return Ended(name, how, after_s, code, tuple(wrong))
+
+
+@contextmanager
+def beside(name: str) -> Iterator[int]:
+    """A port, and what a command has there: clients that ask, or a server that it measures."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    if name == "serve":
+        over = Event()
+        asking = [Thread(target=_ask, args=(port, over), daemon=True) for _ in range(4)]
+        for client in asking:
+            client.start()
+        yield port
+        over.set()
+        for client in asking:
+            client.join(ENDS_S)
+    elif name == "live":
+        words = f"serve {SMALL} --conc 8 --port {port}"
+        server = Program("-m", "dflash_sim", *words.split())
+        try:
+            while not _answers(port):
+                time.sleep(0.1)
+            yield port
+        finally:
+            server.end()
+    else:
+        yield port
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _ask(port: int, over: Event) -> None:
+    """Have answers streamed, one after the other, whatever becomes of the server."""
+    body = json.dumps({"prompt": "x", "max_tokens": 64, "ignore_eos": True, "stream": True})
+    while not over.wait(0.02):
+        with suppress(OSError, http.client.HTTPException):
+            line = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            with closing(line):
+                line.request("POST", "/v1/completions", body)
+                line.getresponse().read()
 
 
 def given(folder: Path) -> None:
@@ -190,8 +252,8 @@ def resumed(folder: Path) -> list[str]:
 
 def durations(names: list[str], folder: Path) -> dict[str, float]:
     """How long each command takes when nobody stops it [s]."""
-    found = {}
-    for name in names:
+    found = dict.fromkeys(LASTING, LASTS_S)
+    for name in [name for name in names if name not in LASTING]:
         begin = time.monotonic()
         try:
             whole = str(stopped_never(name, folder / name.replace(" ", "")))
@@ -206,11 +268,14 @@ def stopped_never(name: str, folder: Path) -> int:
     """Run a command to its end; return its exit code."""
     folder.mkdir(parents=True)
     given(folder)
-    program = Program("-m", "dflash_sim", *COMMANDS[name][0].split(), cwd=folder)
-    try:
-        told = program.process.communicate(timeout=LONGEST_S)[1]
-    finally:
-        program.end()
+    with beside(name) as port:
+        program = Program(
+            "-m", "dflash_sim", *COMMANDS[name][0].format(port=port).split(), cwd=folder
+        )
+        try:
+            told = program.process.communicate(timeout=LONGEST_S)[1]
+        finally:
+            program.end()
     if program.process.returncode not in (0, 4):
         raise SystemExit(told)
     return program.process.returncode
@@ -227,7 +292,8 @@ def campaign(kills: int, seed: int, names: list[str]) -> int:
         took = durations(names, Path(scratch) / "whole")
         rows = (Path(scratch) / "whole/sweep/runs/rows.jsonl") if "sweep" in names else None
         for i in range(kills):
-            name, how = names[i % len(names)], HOWS[(i + i // len(names)) % len(HOWS)]
+            turn, at = divmod(i, len(names))
+            name, how = names[at], HOWS[(at + turn) % len(HOWS)]
             folder = Path(scratch) / str(i)
             ended = stopped(name, how, draw.uniform(0.1, took[name]), folder)
             faults += bool(ended.wrong)

@@ -37,7 +37,10 @@ def acceptance(words: str) -> object:
     return found
 
 
-NUMBERS = ("0", "1", "2", "8", "16", "0.5", "-1", "1e3", "1e999", "nan", "007", " ")
+NUMBERS = (
+    *("0", "1", "2", "8", "16", "0.5", "-1", "1e3", "1e999", "nan", "007", " "),
+    *("1e-300", "1e300", "0.999999999999", "1e-9"),
+)
 SIGNS = (",", ":", "-", ":x", "=", ";", "[", "]", "(", ")", "{", "}", ".", "'", '"')
 LAWS = ("weibull:", "geometric:", "al:", "table:", "histogram:", "file:", "mix:", "prior", "none",
     "sglang-simulated:", "vllm-synthetic:", "fixed:", "q=", "beta=", "theta=", "multinomial",

@@ -27,12 +27,15 @@ class Target:
         Draws an input.
     weight
         Of its share of a campaign.
+    heavy
+        True where an input takes a tenth of a second: no share of the suite's.
     """
 
     name: str
     take: Callable[[bytes, Path], object]
     make: Callable[[random.Random], bytes]
     weight: int
+    heavy: bool = False
 
 
 def tried(target: Target, data: bytes, folder: Path) -> bool:

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +213,7 @@ def trace(path: Path) -> object:
 
 def all_targets() -> list[Target]:
     """Everything that is fuzzed."""
-    return [*files(), *sheets(), *typed()]
+    return [*files(), *sheets(), *typed(), *served()]
 
 
 def files() -> Iterator[Target]:
@@ -240,6 +241,20 @@ def files() -> Iterator[Target]:
     yield Target("sweeps", at("study.json", swept), of_seeds(asked), 2)
     tensors = safetensors.save({"a": np.zeros((2, 3), np.float32), "b": np.ones(3, np.float16)})
     yield Target("weights", weights, of_seeds([tensors]), 12)
+
+
+def served() -> Iterator[Target]:
+    """What goes to a server and comes from one, where the extras that it takes are installed."""
+    if all(map(find_spec, ("starlette", "uvicorn", "httpx"))):
+        from trust.answers import told
+        from trust.requests import asked
+
+        yield from asked()
+        yield from told()
+    if find_spec("dash"):
+        from trust.pages import shown
+
+        yield from shown(seeds(DATA / "readers", "*/*.json*", "*/*.csv", largest=20_000))
 
 
 def sheets() -> Iterator[Target]:

@@ -12,7 +12,8 @@ from trust.target import Target
 from trust.targets import all_targets, at, calibration, observations, profile, trace
 
 INPUTS, SEED, PARTS = 20_000, 0, 2
-TARGETS = all_targets()
+ALL = all_targets()
+TARGETS = [target for target in ALL if not target.heavy]
 COUNTS = shares(TARGETS, INPUTS)
 KEYS = st.sampled_from(
     (
@@ -32,12 +33,21 @@ DOCUMENTS = st.recursive(
 def test_there_are_as_many_as_are_promised() -> None:
     assert sum(COUNTS.values()) >= INPUTS
     assert len(COUNTS) == len(TARGETS) > 25
+    assert len({target.name for target in ALL}) == len(ALL)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name.replace(" ", "-"))
 def test_nothing_breaks_it(target: Target, part: int, tmp_path: Path) -> None:
     tried = inputs(target, SEED, COUNTS[target.name])[part::PARTS]
+    faults = [(fault, data[:300]) for data in tried if (fault := fault_of(target, data, tmp_path))]
+    assert faults == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [t for t in ALL if t.heavy], ids=lambda target: target.name)
+def test_nothing_breaks_what_takes_its_time(target: Target, tmp_path: Path) -> None:
+    tried = inputs(target, SEED, 150)
     faults = [(fault, data[:300]) for data in tried if (fault := fault_of(target, data, tmp_path))]
     assert faults == []
 

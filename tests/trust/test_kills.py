@@ -16,7 +16,8 @@ from dflash_sim.jobs import stopping
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 NEED_TORCH = {"run", "validate --real", "measure"}
-AFTER_S = {"run": 6.0, "validate --real": 8.0}
+NEED_HTTP = {"live": "httpx", "serve": "starlette", "ui": "dash"}
+AFTER_S = {"run": 6.0, "validate --real": 8.0, "live": 9.0}
 BUSY = """
 import sys, time
 sys.argv[0] = "dflash-sim"
@@ -32,6 +33,8 @@ __main__.main()
 def test_a_command_that_is_stopped(name: str, how: str, tmp_path: Path) -> None:
     if name in NEED_TORCH and find_spec("torch") is None:
         pytest.skip("needs torch")
+    if find_spec(NEED_HTTP.get(name, "sys")) is None:
+        pytest.skip(f"needs {NEED_HTTP[name]}")
     ended = stopped(name, how, AFTER_S.get(name, 3.0), tmp_path)
     assert ended.wrong == (), str(ended)
 

@@ -3,12 +3,14 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
 
 from dflash_sim.jobs.crew import Alone, NoWorkerError
+from dflash_sim.profiles.find import ENV
 from dflash_sim.ui.answer import SHORT, Answer, Refusal
 from dflash_sim.ui.desk import Desk, Found, Task
 from dflash_sim.ui.hand import Hand
@@ -114,3 +116,27 @@ def test_a_hand_is_replaced() -> None:
         assert hand.do(len, "so") == 2
     finally:
         hand.close()
+
+
+def test_a_file_that_is_written_again_is_another_question(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("a")
+    before = task(calibration=str(mine))
+    assert task(calibration=str(mine)) == before
+    mine.write_text("bc")
+    assert task(calibration=str(mine)) != before
+    counts = tmp_path / "counts.json"
+    counts.write_text("[1]")
+    before = task(acceptance=f"file:{counts}")
+    counts.unlink()
+    assert task(acceptance=f"file:{counts}") != before
+
+
+def test_a_sheet_that_is_written_again_is_another_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV, str(tmp_path))
+    before = task()
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices/mine.toml").write_text("")
+    assert task() != before

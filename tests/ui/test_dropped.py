@@ -110,3 +110,10 @@ def test_an_upload_is_decoded() -> None:
         with pytest.raises(UsageError, match="it is empty"):
             decoded(bad, "x")
     assert MOST_BYTES > 1 << 20
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x.csv", "a.\0", ".\ud800", "", "x" * 5000, "a." + "b" * 300]
+)
+def test_a_file_may_be_called_anything(name: str) -> None:
+    assert len(read_dropped(ROWS.encode(), name, PAGE).measured) == 2

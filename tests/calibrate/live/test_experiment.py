@@ -17,7 +17,7 @@ from dflash_sim.calibrate.fit.rows import rows_of  # noqa: E402
 from dflash_sim.calibrate.live.acceptance import matched  # noqa: E402
 from dflash_sim.calibrate.live.client import Client, ServerError  # noqa: E402
 from dflash_sim.calibrate.live.experiment import Cell, at_rest, measure, prompts  # noqa: E402
-from dflash_sim.calibrate.live.target import busy, look, scrape  # noqa: E402
+from dflash_sim.calibrate.live.target import Target, busy, look, scrape  # noqa: E402
 from dflash_sim.calibrate.observations.names import Names  # noqa: E402
 from dflash_sim.calibrate.observations.observation import Observation  # noqa: E402
 from dflash_sim.calibrate.readers.sglang_bench_serving import read_bench_serving  # noqa: E402
@@ -150,10 +150,18 @@ def test_what_is_no_server_is_said_in_a_line(client: Client, why: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:30000", "ftp://x", "http://", "x y"])
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:30000", "ftp://x", "http://", "x y", "http://x:99999", "http://[::1"]
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="--url"):
         Client(url)
+
+
+def test_a_key_that_no_header_carries_is_refused() -> None:
+    for key in ("\udcff", "a\nb", "\u00e9"):
+        with pytest.raises(UsageError, match="--api-key"):
+            Client("http://x", api_key=key)
 
 
 def test_a_key_is_sent() -> None:
@@ -217,6 +225,34 @@ def test_a_loaded_server_is_seen_before_and_while_it_is_measured() -> None:
         Served(served()).ask(meanwhile)
 
 
+def test_a_page_without_end_is_not_read() -> None:
+    async def endless(_: Any) -> Any:
+        async def parts() -> Any:
+            while True:
+                yield b" " * (1 << 20)
+
+        return httpx.Response(200, content=parts())
+
+    async def ask() -> None:
+        async with Client("http://x", transport=httpx.MockTransport(endless)) as client:
+            await client.get("/metrics")
+
+    with pytest.raises(ServerError, match="more than 16 MiB"):
+        asyncio.run(ask())
+
+
+def test_answers_that_come_whole_cannot_be_timed() -> None:
+    event = {"choices": [{"text": " a a"}], "usage": {"completion_tokens": 8, "prompt_tokens": 8}}
+    stream = "".join(f"data: {part}\n\n" for part in (json.dumps(event), "[DONE]"))
+
+    async def ask() -> None:
+        async with answering(200, stream, path="/v1/completions") as client:
+            await measure(client, Target(client.url, "m"), Cell(8, 8, 8), seed=0)
+
+    with pytest.raises(ServerError, match="sends answers whole"):
+        asyncio.run(ask())
+
+
 def test_a_simulation_in_time_of_its_own_is_refused() -> None:
     server = Served(served())
     server.twin.speed = 20.0
@@ -239,6 +275,14 @@ def test_a_refusal_is_told_with_its_reason() -> None:
         ('data: {"choices": []}\n\ndata: [DONE]\n\n', "no tokens"),
         ("data: nonsense\n\n", "no JSON"),
         ('data: {"error": {"message": "out of memory"}}\n\n', "out of memory"),
+        ("data: " + "[" * 100_000 + "\n\n", "no JSON"),
+        ("data: " + "x" * (1 << 21), "a line of more than 1 MiB"),
+        ('data: {"choices": ["a", {}, null], "usage": [3]}\n\n', "no tokens"),
+        (
+            'data: {"choices": [{"text": "a"}], "usage": {"completion_tokens": 8, '
+            '"prompt_tokens": "2"}}\n\n',
+            "counts '2' tokens in a prompt of 2",
+        ),
         ('data: {"choices": [{"text": "a"}]}\n\n', "no usage"),
         (
             'data: {"choices": [{"text": "a"}], "usage": {"completion_tokens": 3}}\n\n',

@@ -67,6 +67,16 @@ def test_a_folder_is_the_dictionary_it_was_saved_from(
     assert torch.equal(logits(SafetensorsFolder(tmp_path)), logits(Tensors(made)))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30, 7e4])
+def test_weights_that_no_network_has_are_named(value: float, tmp_path: Path) -> None:
+    made = {name: tensor.contiguous().clone() for name, tensor in weights().items()}
+    name = next(name for name in made if name.endswith("o_proj.weight"))
+    made[name].view(-1)[0] = value
+    save_file(made, tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match=f"{name} has values that are not finite, or above 65504"):
+        logits(SafetensorsFolder(tmp_path))
+
+
 def test_ranks_read_their_parts_of_a_folder(tmp_path: Path) -> None:
     made = weights()
     save_file({k: v.contiguous() for k, v in made.items()}, tmp_path / "model.safetensors")

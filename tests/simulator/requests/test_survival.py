@@ -15,8 +15,12 @@ from scipy import stats
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.priors import load_acceptance_priors
+from dflash_sim.simulator.requests.expected import Expectation
+from dflash_sim.simulator.requests.laws import ParametricAcceptance
 from dflash_sim.simulator.requests.renewal import commit_moments
 from dflash_sim.simulator.requests.survival import (
+    MAX_BETA,
+    MAX_THETA,
     FrailtyWeibull,
     Survival,
     fit_many,
@@ -195,3 +199,19 @@ def coverage(stated: float) -> tuple[float, float]:
 def test_ninety_per_cent_intervals_hold_the_truth() -> None:
     assert all(0.83 <= share <= 0.96 for share in coverage(1.0))
     assert all(share < 0.7 for share in coverage(0.5))
+
+
+@pytest.mark.parametrize("theta", [1e-300, 1e-12, float(MAX_THETA)])
+@pytest.mark.parametrize("beta", [0.0, 1e-300, 1.0, float(MAX_BETA)])
+def test_extreme_laws_give_the_accept_length_they_are_given(theta: float, beta: float) -> None:
+    found = fit_one(2.0, 16, beta=beta, theta=theta)
+    assert found.accept_length(16) == pytest.approx(2.0, abs=1e-6)
+    with pytest.raises(UsageError, match="theta"):
+        fit_one(2.0, 16, beta=beta, theta=2 * MAX_THETA)
+
+
+def test_a_law_that_hardly_rejects_is_bent_all_the_same() -> None:
+    law = ParametricAcceptance(FrailtyWeibull(lam=1e-12, beta=1e-300), 16)
+    bent = Expectation(law, "s", "assumed", 0.1).adjusted(rejection=0.1, decay=0.2, correlation=0)
+    assert isinstance(bent.acceptance, ParametricAcceptance)
+    assert bent.acceptance.params.accept_length(16) == pytest.approx(16, rel=1e-6)

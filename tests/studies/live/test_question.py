@@ -15,7 +15,7 @@ from in_process import Served
 
 from dflash_sim.calibrate.live.client import Client, ServerError
 from dflash_sim.calibrate.live.experiment import Cell, measure
-from dflash_sim.calibrate.live.target import look
+from dflash_sim.calibrate.live.target import Target, look
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.simulator.predict import predict
@@ -30,6 +30,7 @@ from dflash_sim.studies.live.question import (
     kept_of,
     learn,
     plan,
+    same_of,
     with_acceptance,
 )
 
@@ -253,3 +254,19 @@ def test_rows_of_something_else_are_refused(
     terms.rows.write_text(damage(terms.rows.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(UsageError, match=why):
         kept_of(terms, target)
+
+
+def test_a_context_that_no_cell_fits_is_said(tmp_path: Path) -> None:
+    served = Served(server())
+    terms = asked(served, tmp_path / "rows.jsonl")
+    target = replace(find(terms), most_tokens=100)
+    with pytest.raises(UsageError, match="takes 100 tokens a request at most"):
+        plan(terms, target, kept_of(terms, target))
+
+
+def test_a_name_says_nothing_but_the_model(tmp_path: Path) -> None:
+    """One that holds what a tag would read as another field is refused."""
+    terms = Terms(Served(server()).connect, tmp_path / "rows.jsonl", assume=("gpu=b200",))
+    assert "model=mine" in same_of(terms, Target("http://x", "mine"))["tag"]
+    with pytest.raises(UsageError, match="--assume model="):
+        same_of(terms, Target("http://x", "mine gpu=h200"))

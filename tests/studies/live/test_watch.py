@@ -121,3 +121,14 @@ sglang:e2e_request_latency_seconds_count {n}
     assert (row["completed"], row["output_throughput"], row["verify_steps"]) == (10, 200.0, 500)
     assert row["mean_e2e_latency_ms"] == pytest.approx(2000.0)
     assert row["max_concurrency"] == 2  # Little: one answer a second, two seconds each
+
+
+def test_a_server_that_was_started_again_is_watched_on(tmp_path: Path) -> None:
+    served = Served(resolve(Scenario.parse(**ASKED, acceptance="al:3.7", isl=64, osl=64)))
+    terms = Terms(served.connect, tmp_path / "r", assume=("gpu=b200",), run=served.run)
+    target, counts, said = find(terms), iter((9, 4, 4, 4)), list[str]()
+    served.twin.load = lambda: replace(load, counters={"generated_tokens": next(counts)})
+    load = type(served.twin).load(served.twin)
+    watch(terms, target, every_s=1.0, tell=said.append, windows=2)
+    assert "was started again in between" in said[0]
+    assert said[1:] == ["no request was answered"]

@@ -232,7 +232,9 @@ STUDY = Study(dict(FIXED), {"conc": list(range(1, 9))})
 
 
 def fake_row(folder: SweepFolder, number: int) -> Any:
-    return {"scenario_hash": folder.names[number], "error": None, "warnings": ["é" * number]}
+    nothing = {"str": "", "int": 0, "bool": False, "float": 0.0, "list[str]": []}
+    row = {f.name: None if f.type.endswith("?") else nothing[f.type] for f in load_schema()}
+    return row | {"scenario_hash": folder.names[number], "warnings": ["é" * number]}
 
 
 class TestDisk:

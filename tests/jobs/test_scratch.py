@@ -1,0 +1,69 @@
+"""Folders of scratch files end with their context, or with the next one after a kill."""
+
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+from programs import Program
+
+from dflash_sim.jobs.scratch import scratch_folder
+
+HOLDS = """
+import sys, time
+from dflash_sim.jobs.scratch import scratch_folder
+with scratch_folder() as folder:
+    (folder / "inner").mkdir()
+    (folder / "inner/file").write_text("x")
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def holder(place: Path) -> Program:
+    program = Program("-c", HOLDS, env={"TMPDIR": str(place)})
+    program.heard("begun")
+    return program
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(place: Path) -> None:
+    program = holder(place)
+    (left,) = place.iterdir()
+    program.process.kill()
+    program.end()
+    assert left.exists()
+    with scratch_folder() as mine:
+        assert list(place.iterdir()) == [mine]
+    assert list(place.iterdir()) == []
+
+
+def test_what_a_living_process_has_stays(place: Path) -> None:
+    program = holder(place)
+    (theirs,) = place.iterdir()
+    with scratch_folder(), scratch_folder():
+        assert (theirs / "inner/file").exists()
+    assert list(place.iterdir()) == [theirs]
+    program.process.send_signal(signal.SIGINT)
+    program.end()
+    shutil.rmtree(theirs, ignore_errors=True)
+
+
+def test_other_files_and_links_are_left_alone(place: Path) -> None:
+    outside = place / "precious"
+    outside.mkdir()
+    (place / "dflash-sim-scratch-link").symlink_to(outside)
+    (place / "dflash-sim-scratch-file").write_text("x")
+    with scratch_folder():
+        pass
+    assert outside.is_dir()
+    assert (place / "dflash-sim-scratch-file").exists()
