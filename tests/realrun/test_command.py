@@ -40,6 +40,7 @@ def figures(text: str) -> dict[str, str]:
         ("dflash", ["--block", "8"]),
         ("dflash2", ["--block", "8"]),
         ("dspark", []),
+        ("domino", ["--block", "8"]),
         ("mtp", []),
         ("eagle3", []),
     ],
