@@ -3,7 +3,7 @@
 In log space, to first order: the slopes of a metric with respect to every uncertain parameter,
 their covariance after a fit (or their priors, where none speaks for them), the discrepancy that
 fits leave, the scatter between runs, and more where nothing was ever compared: another build of
-the engine, a GPU without measurements.
+the engine, a GPU without measurements, drafts that are verified at a temperature.
 """
 
 import math
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dflash_sim.profiles.releases.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, bend
+from dflash_sim.simulator.cost.sampling import Sampling
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
@@ -122,8 +123,10 @@ def unmodelled(setup: Setup, metric: str = METRICS[0]) -> float:
     fit = setup.engine.fit
     untimed = setup.tables is None and setup.measured is None
     gpu = fit.priors.roofline_gpu if untimed else 0.0
+    draws = setup.speculative and not Sampling.of(setup.scenario).greedy
+    sampled = fit.priors.sampled_verify if draws else 0.0
     first = fit.ttft_rel_err if "_ttft_" in metric else 0.0
-    return float(misfit(setup) + gpu**2 + first**2)
+    return float(misfit(setup) + gpu**2 + sampled**2 + first**2)
 
 
 def misfit(setup: Setup) -> float:

@@ -259,6 +259,8 @@ class FitPriors:
     ----------
     roofline_gpu
         Of the log of a throughput on a GPU without operator times.
+    sampled_verify
+        Of the log of a throughput with drafts that are verified at a temperature.
     levels
         Of the log of a factor, by factor and by level of :mod:`.server_levels`.
     """
@@ -267,6 +269,7 @@ class FitPriors:
     decay: float
     decay_borrowed: float
     roofline_gpu: float
+    sampled_verify: float
     levels: Mapping[str, Mapping[str, float]]
 
 
