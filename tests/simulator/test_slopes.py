@@ -11,6 +11,7 @@ from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.profiles.releases.calibration import Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.releases.server_levels import FACTORS, level_of
+from dflash_sim.simulator.intervals import unmodelled
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.requests.expected import expected_acceptance
 from dflash_sim.simulator.scenario import Scenario
@@ -182,6 +183,20 @@ def test_a_cell_is_as_free_as_its_accept_length_is_uncertain() -> None:
         for x in (-rejection.sd, rejection.sd)
     ]
     assert math.log(lengths[0] / lengths[1]) / 2 == pytest.approx(expectation.rel_err, rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["none", "mtp", "dflash2", "dspark"])
+def test_drafts_that_are_drawn_are_less_certain_and_nothing_else_is(method: str) -> None:
+    """A server that speculates at a temperature, whose cycle nobody printed; top-k 1 is greedy."""
+    block = {} if method == "none" else {"block": 8}
+    fields = {"model": "qwen3.8-27b", "gpu": "h200", "engine": "sglang-0.5.20", "method": method}
+    drawn, likeliest, greedy = (
+        unmodelled(setup(fields | block | how))
+        for how in ({"temperature": 1.0}, {"temperature": 1.0, "top_k": 1}, {})
+    )
+    more = 0.0 if method == "none" else ENGINE.fit.priors.sampled_verify
+    assert likeliest == greedy
+    assert drawn - greedy == pytest.approx(more**2)
 
 
 @pytest.mark.parametrize("model", ["qwen3-4b", "qwen3-8b", "qwen3.5-397b-a17b"])
