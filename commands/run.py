@@ -45,13 +45,14 @@ def run(
         str,
         option(
             SPECULATION,
-            "dflash, dflash2, dspark, mtp, eagle3 or none",
+            "dflash, dflash2, dspark, domino, mtp, eagle3 or none",
             autocompletion=completer(lambda: methods(real=True)),
             show_default=True,
         ),
     ] = "dflash",
     block: Annotated[
-        int | None, option(SPECULATION, "Verify window of dflash, dflash2, dspark", metavar="N")
+        int | None,
+        option(SPECULATION, "Verify window of a block drafter", metavar="N"),
     ] = None,
     steps: Annotated[
         int | None, option(SPECULATION, "Draft steps of mtp and eagle3", metavar="N")

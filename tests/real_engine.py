@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from tiny_networks import BASE, EXTRA, MARKOV, PATHS, VOCAB, Drawn, Runner
+from tiny_networks import BASE, EXTRA, MARKOV, PATHS, RECURRENT, VOCAB, Drawn, Runner
 from torch import Tensor
 
 from dflash_sim.kernels.cache import Placement
@@ -67,6 +67,11 @@ def dspark(**changes: Any) -> Network:
     return drafter(**(MARKOV | changes))
 
 
+def domino(**changes: Any) -> Network:
+    """A tiny Domino drafter, whose GRU corrects every draft but the first."""
+    return drafter(**(RECURRENT | changes))
+
+
 def eagle(**changes: Any) -> Network:
     """A tiny EAGLE-3 head."""
     config = BASE | {"model_type": "llama", "num_attention_heads": 8, "head_dim": 8}
@@ -78,7 +83,13 @@ def setup(family: str = "qwen3", method: str = "none", **changes: Any) -> Setup:
     """A small engine: pages of four tokens, four slots."""
     given: dict[str, Any] = {"page_size": 4, "max_running_requests": 4, "timeout_s": 30.0}
     given |= {"target": target(family), "method": method}
-    drafts = {"dflash": drafter, "dflash2": dflash2, "dspark": dspark, "eagle3": eagle}
+    drafts = {
+        "dflash": drafter,
+        "dflash2": dflash2,
+        "dspark": dspark,
+        "domino": domino,
+        "eagle3": eagle,
+    }
     own = {"drafter": drafts[method]()} if method in drafts else {}
     return Setup(**(given | own | changes))
 

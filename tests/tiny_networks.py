@@ -77,7 +77,7 @@ def drafter_spec(**changes: Any) -> DrafterSpec:
     return read_drafter(config | changes, "tiny drafter")
 
 
-# What makes a DFlash2 drafter of one, and a DSpark drafter of four drafts.
+# What makes a DFlash2 drafter of one, a DSpark drafter of four drafts, and a Domino drafter.
 PATHS: dict[str, Any] = {
     "architectures": ["DFlash2DraftModel"],
     "conv_kernel_size": 2,
@@ -90,6 +90,11 @@ MARKOV: dict[str, Any] = {
     "block_size": 4,
     "markov_rank": 6,
     "enable_confidence_head": False,
+}
+RECURRENT: dict[str, Any] = {
+    "architectures": ["DominoDraftModel"],
+    "gru_hidden_dim": 7,
+    "emb_dim": 6,
 }
 
 

@@ -107,8 +107,6 @@ def read_drafter(config: Mapping[str, Any], name: str) -> DrafterSpec:
         _check_attention(attention, name)
         if attention.head_gates:
             _refuse(name, "attention with a gate for each head")
-    if shape.recurrent is not None:
-        _refuse(name, "Domino's recurrent head")
     nested = flat.get("dflash_config") or {}
     mask = flat.get("mask_token_id", nested.get("mask_token_id"))
     return DrafterSpec(shape, numerics, mask)
@@ -164,6 +162,6 @@ def _check_attention(shape: AttentionShape, name: str) -> None:
 def _refuse(name: str, what: str) -> NoReturn:
     msg = (
         f"{name}: {what} is not written in kernels/; have: Qwen3, Qwen3-MoE, Qwen3-Next, "
-        "Qwen3.5 (dense and MoE), DFlash, DFlash2 and DSpark drafters, EAGLE-3 heads"
+        "Qwen3.5 (dense and MoE), DFlash, DFlash2, DSpark and Domino drafters, EAGLE-3 heads"
     )
     raise UsageError(msg)

@@ -1,7 +1,7 @@
-"""Drafting a block whose tokens depend on one another: DFlash2 and DSpark.
+"""Drafting a block whose tokens depend on one another: DFlash2, DSpark and Domino.
 
-A cycle is that of DFlash. At a temperature the proposals are drawn, and what they were drawn from
-goes to the verdict: the target's distribution is kept whatever a drafter draws from.
+A cycle is that of DFlash. At a temperature the first two draw their proposals, and what these were
+drawn from goes to the verdict: the target's distribution is kept whatever a drafter draws from.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class PathBlock(Dflash):
 
     With DFlash2's selector every row but the anchor's drafts the token at its own place. With
     DSpark's Markov head every row drafts the token after it, the anchor's too, so that the block
-    has one row less than is verified.
+    has one row less than is verified. Domino's block has as many rows, and its labels say which.
 
     Parameters
     ----------
@@ -57,10 +57,12 @@ class PathBlock(Dflash):
         dice: Dice | None = None,
     ) -> None:
         super().__init__(target, drafter, target_cache, drafter_cache, rows=rows, judge=judge)
-        head = drafter.selector or drafter.markov
-        assert head is not None, "a block without a head is DFlash's"
-        self.head, self.dice = head, dice
-        self.first_row = 0 if drafter.markov is not None else 1
+        assert drafter.head is not None, "a block without a head is DFlash's"
+        self.head, self.dice = drafter.head, dice
+        shape = drafter.spec.shape
+        shifted = shape.recurrent is not None and shape.recurrent.shift_label
+        self.first_row = 0 if shape.markov is not None or shifted else 1
+        self.unread = 0 if shape.markov is not None else 1  # rows that draft nothing
 
     def draft(self, running: Running, at: Placement) -> Tensor:
         """The anchor and the best ``B - 1`` proposals [R, B]."""
@@ -74,8 +76,8 @@ class PathBlock(Dflash):
 
     def choose(self, running: Running, rows: int, dice: Dice | None = None) -> Drafted:
         """A pass over the block, and the head along it."""
-        at = running.rows(rows - 1 + self.first_row, self.page_size)
-        hidden = self.block(running, at)[:, self.first_row :]
+        at = running.rows(rows - 1 + self.unread, self.page_size)
+        hidden = self.block(running, at)[:, self.first_row : self.first_row + rows - 1]
         drawn = None if dice is None else dice.numbers(running, rows - 1)
         tokens, odds = self.head(
             hidden,

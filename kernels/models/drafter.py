@@ -1,7 +1,7 @@
 """The DFlash drafter of one rank: it reads the target's features as KV and fills a block at once.
 
-Chen et al., "DFlash", arXiv:2602.06036. Embedding and head are the target's. DFlash2 and DSpark
-drafters are the same network with parts more.
+Chen et al., "DFlash", arXiv:2602.06036. Embedding and head are the target's. DFlash2, DSpark and
+Domino drafters are the same network with parts more.
 """
 
 import torch
@@ -13,7 +13,7 @@ from dflash_sim.kernels.layers.checkpoint import Source
 from dflash_sim.kernels.layers.decoder import DecoderLayer, Norm
 from dflash_sim.kernels.layers.shard import Shard
 from dflash_sim.kernels.layers.spec import DrafterSpec
-from dflash_sim.kernels.models.block_heads import MarkovHead, PathSelector
+from dflash_sim.kernels.models.block_heads import MarkovHead, PathSelector, RecurrentHead
 from dflash_sim.kernels.models.target import attention_tables
 from dflash_sim.kernels.rank import ALONE, Rank
 from dflash_sim.kernels.reference.draft import project_features
@@ -30,8 +30,8 @@ class Drafter:
 
     Attributes
     ----------
-    selector, markov
-        What chooses the tokens of a DFlash2 and of a DSpark drafter; None in others.
+    head
+        What chooses the tokens of a DFlash2, a DSpark or a Domino drafter; None in DFlash's.
 
     Parameters
     ----------
@@ -71,15 +71,21 @@ class Drafter:
         self.hidden_norm = shard.whole("hidden_norm.weight", hidden)
         self.norm = Norm("norm", spec.numerics, shard, hidden=hidden)
         self.kv_weight, self.k_norm = self._stack_kv()
-        self.selector: PathSelector | None = None
-        self.markov: MarkovHead | None = None
+        self.head = self._head(shard)
+        shard.check()
+
+    def _head(self, shard: Shard) -> PathSelector | MarkovHead | RecurrentHead | None:
+        """What chooses the tokens of a block, if its config has such a part."""
+        shape = self.spec.shape
+        hidden, vocab = shape.hidden, shape.vocab
         if shape.selector is not None:
             own = shard.under("candidate_selector.")
-            self.selector = PathSelector(shape.selector, own, hidden=hidden, vocab=shape.vocab)
+            return PathSelector(shape.selector, own, hidden=hidden, vocab=vocab)
         if shape.markov is not None:
-            own = shard.under("markov_head.")
-            self.markov = MarkovHead(shape.markov, own, vocab=shape.vocab)
-        shard.check()
+            return MarkovHead(shape.markov, shard.under("markov_head."), vocab=vocab)
+        if shape.recurrent is not None:
+            return RecurrentHead(shape.recurrent, shard, hidden=hidden, vocab=vocab)
+        return None
 
     def _stack_kv(self) -> tuple[Tensor, Tensor]:
         """K and V rows of all layers [L, 2 Hkv D, H], which stay the layers' own memory."""

@@ -1,9 +1,10 @@
 """Drafters of a shipped pair that were not trained: its DFlash drafter with parts made up.
 
 DFlash2's convolutions change almost nothing and its selector adds little to the logits, so that it
-drafts about as DFlash does. DSpark's Markov head knows which byte follows which in the pair's
-prompts; its block was trained to draft tokens at their own places and not those after them, so that
-few of its drafts are right. Everything is drawn from names, the same on every rank and every time.
+drafts about as DFlash does; so does Domino, whose recurrent head adds as little. DSpark's Markov
+head knows which byte follows which in the pair's prompts; its block was trained to draft tokens at
+their own places and not those after them, so that few of its drafts are right. Everything is drawn
+from names, the same on every rank and every time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from dflash_sim.profiles.ways_in import parse_json, read_text
 from dflash_sim.realrun.job.networks import Network
 from dflash_sim.realrun.job.prompts import read_prompts
 
-GROWN = ("dflash2", "dspark")  # folders of a pair that hold a config alone
+GROWN = ("dflash2", "dspark", "domino")  # folders of a pair that hold a config alone
 TRAINED = "dflash"
 SMALL = 0.001  # standard deviation of what was not trained
 NOTE = (
@@ -94,4 +95,11 @@ class Grown:
         return (left[:, :rank] * scale).float(), (right[:rank].T * scale).float()
 
 
-PARTS = ("attention_conv.", "mlp_conv.", "candidate_selector.", "markov_head.")
+PARTS = (
+    "attention_conv.",
+    "mlp_conv.",
+    "candidate_selector.",
+    "markov_head.",
+    "prefix_gru.",
+    "embed_proj.",
+)

@@ -43,7 +43,7 @@ def build_method(fitted: Fitted, rank: Rank) -> Plain:
             drafter = Drafter(spec, weights, rank, tokens=tokens)
             own = Cache.for_attention(spec.shape.layers, **pool)
             nets: tuple[Any, ...] = (target, drafter, cache, own)
-            if drafter.selector or drafter.markov:
+            if drafter.head is not None:
                 dice = build_dice(fitted)
                 method = PathBlock(*nets, rows=fitted.rows, judge=judge, dice=dice)
             else:
@@ -58,7 +58,7 @@ def build_method(fitted: Fitted, rank: Rank) -> Plain:
 def build_dice(fitted: Fitted) -> Dice | None:
     """Return how proposals are drawn by a drafter that can; None if the best are taken."""
     setup = fitted.setup
-    if setup.temperature == 0:
+    if setup.temperature == 0 or setup.speculation.proposals == "greedy":
         return None
     return Dice(setup.temperature, partial(drafting_numbers, setup.seed))
 

@@ -305,6 +305,7 @@ METHODS: dict[str, Method] = {
             kinds=("domino",),
             algorithm="DFLASH",
             law="domino",
+            own_engine=True,
         ),
         of_blocks(
             "injection-only",

@@ -114,6 +114,7 @@ class Job:
 
     def __init__(self, o: RunOptions) -> None:
         self.options = o
+        _check_width(o)
         target, drafts = networks(o.model, o.drafter, o.method, random_weights=o.random_weights)
         self.setup = Setup(
             target=target,
@@ -196,6 +197,20 @@ class Job:
             failure=failure,
         )
         return Ran(row, done, failure)
+
+
+def _check_width(o: RunOptions) -> None:
+    """Refuse the width of another kind of draft, which nothing would read."""
+    if o.method not in METHODS:  # another check names those that there are
+        return
+    drafts = METHODS[o.method].drafts
+    widths = {"block": ("--block", o.block), "chain": ("--steps", o.steps)}
+    taken = widths.get(drafts, ("",))[0]
+    for flag, value in widths.values():
+        if value is not None and flag != taken:
+            instead = f"give {taken} or drop it" if taken else "drop it"
+            msg = f"method {o.method} takes no {flag}; {instead}."
+            raise UsageError(msg)
 
 
 def networks(

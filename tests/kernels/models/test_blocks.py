@@ -1,4 +1,4 @@
-"""DFlash2 and DSpark: what they draft, token by token, and on several ranks."""
+"""DFlash2, DSpark and Domino: what they draft, token by token, and on several ranks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,7 @@ from tiny_networks import (  # noqa: E402
     MARKOV,
     PAGE,
     PATHS,
+    RECURRENT,
     VOCAB,
     Drawn,
     drafter_spec,
@@ -23,6 +24,7 @@ from torch import Tensor  # noqa: E402
 
 from dflash_sim.kernels.cache import Cache  # noqa: E402
 from dflash_sim.kernels.comm import Comm, run_locally  # noqa: E402
+from dflash_sim.kernels.models.block_heads import RecurrentHead  # noqa: E402
 from dflash_sim.kernels.models.blocks import Dice, PathBlock  # noqa: E402
 from dflash_sim.kernels.models.cycle import Drafted, Running  # noqa: E402
 from dflash_sim.kernels.models.drafter import Drafter  # noqa: E402
@@ -30,9 +32,12 @@ from dflash_sim.kernels.models.target import TargetModel  # noqa: E402
 from dflash_sim.kernels.rank import Rank  # noqa: E402
 
 F64 = torch.float64
-KINDS = {"dflash2": PATHS, "dspark": MARKOV}
+DRAWN = {"dflash2": PATHS, "dspark": MARKOV}  # whose proposals are drawn at a temperature
+SHIFTED = RECURRENT | {"shift_label": True, "pure_draft_prefix_len": 2}
+KINDS = DRAWN | {"domino": RECURRENT, "domino-shifted": SHIFTED}
 TEMPERATURE, BEST = 0.8, 5
 WIDTH = 5  # rows that are verified
+LOUD = 3000  # times its drawn weights, Domino's head decides
 
 
 def numbers(running: Running, count: int) -> Tensor:
@@ -53,34 +58,50 @@ def made(
         Cache.for_attention(size.shape.layers, **pages),
         dice=dice,
     )
+    if isinstance(block.head, RecurrentHead):
+        block.head.up *= LOUD
     table = (1 + torch.arange(36)).view(2, 18).to(torch.int32)
     start = torch.zeros(2, dtype=torch.int64)
     running = Running(start, start, table, torch.tensor([3, 1]))
     return block, block.prefill(random_ids(2, 9), running), drawn
 
 
-Rows = Callable[[int, int, int], Tensor]  # (request, place, last token) -> scores [V]
+Rows = Callable[[int, int, list[int]], Tensor]  # (request, place, tokens so far) -> scores [V]
 
 
 def scores(kind: str, block: PathBlock, running: Running, w: dict[str, Tensor]) -> Rows:
-    """Scores of every token after a given one, a row of the block at a time."""
+    """Scores of every token after those before it, a row of the block at a time."""
     rows = WIDTH - (kind == "dspark")
     hidden = block.block(running, running.rows(rows, PAGE))
     head = block.target.vocabulary.head
 
-    def dspark(r: int, place: int, last: int) -> Tensor:
-        more = w["markov_head.markov_w2.weight"] @ w["markov_head.markov_w1.weight"][last]
+    def dspark(r: int, place: int, told: list[int]) -> Tensor:
+        more = w["markov_head.markov_w2.weight"] @ w["markov_head.markov_w1.weight"][told[-1]]
         return head @ hidden[r, place] + more
 
-    def dflash2(r: int, place: int, last: int) -> Tensor:
+    def dflash2(r: int, place: int, told: list[int]) -> Tensor:
         at, own = "candidate_selector.", hidden[r, place + 1]
         logits = head @ own
-        scaled = w[at + "predecessor_codebook"][last] * (w[at + "hidden_projection.weight"] @ own)
+        scale = w[at + "hidden_projection.weight"] @ own
+        scaled = w[at + "predecessor_codebook"][told[-1]] * scale
         whole = logits + w[at + "successor_codebook"] @ scaled
         left = logits.sort(descending=True).indices[BEST:]
         return whole.index_fill(0, left, -torch.inf)
 
-    return {"dspark": dspark, "dflash2": dflash2}[kind]
+    def domino(r: int, place: int, told: list[int]) -> Tensor:
+        shape = block.drafter.spec.shape.recurrent
+        assert shape is not None
+        own = hidden[r, place + (not shape.shift_label)]
+        if place < shape.prefix:
+            return head @ own
+        gru = torch.nn.GRU(own.shape[0], shape.hidden, bias=False, dtype=F64)
+        gru.load_state_dict({k.removeprefix("prefix_gru."): v for k, v in w.items() if "gru" in k})
+        with torch.no_grad():
+            _, state = gru(block.target.vocabulary.embed(torch.tensor(told)))
+        narrow = w["embed_proj.0.weight"] @ torch.cat([own, state[0]])
+        return head @ own + LOUD * w["embed_proj.2.weight"] @ torch.nn.functional.silu(narrow)
+
+    return {"dspark": dspark, "dflash2": dflash2}.get(kind, domino)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,14 +112,23 @@ def test_the_best_drafts_token_by_token(kind: str) -> None:
     row = scores(kind, block, running, drawn.made)
     assert drafted.odds is None
     for r in range(2):
-        last, want = int(running.anchor[r]), []
+        told = [int(running.anchor[r])]
         for place in range(WIDTH - 1):
-            last = int(row(r, place, last).argmax())
-            want.append(last)
-        assert drafted.tokens[r].tolist() == [int(running.anchor[r]), *want]
+            told.append(int(row(r, place, told).argmax()))
+        assert drafted.tokens[r].tolist() == told
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["domino", "domino-shifted"])
+def test_a_correction_counts(kind: str) -> None:
+    """The negative control: without its GRU's projection, Domino drafts what its block says."""
+    block, running, _ = made(KINDS[kind])
+    corrected = block.propose(running).tokens
+    assert isinstance(block.head, RecurrentHead)
+    block.head.up.zero_()
+    assert not torch.equal(block.propose(running).tokens, corrected)
+
+
+@pytest.mark.parametrize("kind", DRAWN)
 def test_drafts_are_drawn_from_the_odds_that_are_told(kind: str) -> None:
     block, running, drawn = made(KINDS[kind], dice=Dice(TEMPERATURE, numbers))
     drafted = block.propose(running)
@@ -107,8 +137,8 @@ def test_drafts_are_drawn_from_the_odds_that_are_told(kind: str) -> None:
     row = scores(kind, block, running, drawn.made)
     for r in range(2):
         for place in range(WIDTH - 1):
-            last, token = drafted.tokens[r, place : place + 2].tolist()
-            want = torch.softmax(row(r, place, last) / TEMPERATURE, 0)
+            *told, token = drafted.tokens[r, : place + 2].tolist()
+            want = torch.softmax(row(r, place, told) / TEMPERATURE, 0)
             assert torch.allclose(odds[r, place], want)
             assert want[token] > 0
     other = made(KINDS[kind], dice=Dice(TEMPERATURE, lambda *of: 1 - numbers(*of)))[0]

@@ -14,6 +14,7 @@ from tiny_networks import (  # noqa: E402
     MARKOV,
     PAGE,
     PATHS,
+    RECURRENT,
     TARGETS,
     Drawn,
     Runner,
@@ -143,7 +144,9 @@ def test_draft_pass_and_materialisation(tp: int, made: Shapes) -> None:
 
 
 @pytest.mark.parametrize("tp", [1, 4])
-@pytest.mark.parametrize(("method", "parts"), [("dflash2", PATHS), ("dspark", MARKOV)])
+@pytest.mark.parametrize(
+    ("method", "parts"), [("dflash2", PATHS), ("dspark", MARKOV), ("domino", RECURRENT)]
+)
 def test_a_block_and_its_head(method: str, parts: dict[str, Any], tp: int, made: Shapes) -> None:
     """The draft phase of a cycle as it is run, and as it is priced."""
     spec, target, rank = drafter_spec(**parts), target_spec("qwen3"), rank_of(tp)

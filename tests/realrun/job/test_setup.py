@@ -214,8 +214,8 @@ import dflash_sim.realrun.launch, dflash_sim.realrun.row, dflash_sim.realrun.wor
 
 
 def test_what_is_predicted_alone_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="method domino is predicted, not run for real; give one"):
-        serve(replace(setup("qwen3", "dflash"), method="domino"), ASKED, conc=1)
+    with pytest.raises(UsageError, match="method injection-only is predicted, not run for real"):
+        serve(replace(setup("qwen3", "dflash"), method="injection-only"), ASKED, conc=1)
 
 
 def test_an_answer_ends_at_the_tokens_of_both_configs(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="the engine is written in torch")
 pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 stats = pytest.importorskip("scipy.stats")
 
-from real_engine import SPAN, dflash2, drafter, dspark, knowing, serve_inline, setup, target  # noqa: E402
+from real_engine import SPAN, dflash2, domino, drafter, dspark, knowing, serve_inline, setup, target  # noqa: E402
 from tiny_networks import Runner  # noqa: E402
 
 from dflash_sim.kernels.layers.spec import read_target  # noqa: E402
@@ -25,7 +25,7 @@ SMALL = 16  # vocabulary
 COUNT = 4000
 CERTAIN = 1e-6
 # Those of the last two draw their proposals themselves, and are not told them.
-DRAFTERS = {"dflash": drafter, "dflash2": dflash2, "dspark": dspark}
+DRAFTERS = {"dflash": drafter, "dflash2": dflash2, "dspark": dspark, "domino": domino}
 TAPS = {"target_layer_ids": [0, 2], "mask_token_id": SMALL - 1}
 
 
