@@ -114,7 +114,7 @@ class Job:
 
     def __init__(self, o: RunOptions) -> None:
         self.options = o
-        _check_width(o)
+        check_width(o.method, block=o.block, steps=o.steps)
         target, drafts = networks(o.model, o.drafter, o.method, random_weights=o.random_weights)
         self.setup = Setup(
             target=target,
@@ -199,17 +199,17 @@ class Job:
         return Ran(row, done, failure)
 
 
-def _check_width(o: RunOptions) -> None:
+def check_width(method: str, *, block: int | None, steps: int | None) -> None:
     """Refuse the width of another kind of draft, which nothing would read."""
-    if o.method not in METHODS:  # another check names those that there are
+    if method not in METHODS:  # another check names those that there are
         return
-    drafts = METHODS[o.method].drafts
-    widths = {"block": ("--block", o.block), "chain": ("--steps", o.steps)}
+    drafts = METHODS[method].drafts
+    widths = {"block": ("--block", block), "chain": ("--steps", steps)}
     taken = widths.get(drafts, ("",))[0]
     for flag, value in widths.values():
         if value is not None and flag != taken:
             instead = f"give {taken} or drop it" if taken else "drop it"
-            msg = f"method {o.method} takes no {flag}; {instead}."
+            msg = f"method {method} takes no {flag}; {instead}."
             raise UsageError(msg)
 
 

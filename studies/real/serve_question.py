@@ -9,7 +9,7 @@ from dflash_sim.kernels.layers.spec import read_target
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.realrun.job.networks import Network
 from dflash_sim.realrun.job.setup import Fitted, Setup, fit
-from dflash_sim.studies.real.run_question import networks
+from dflash_sim.studies.real.run_question import check_width, networks
 
 WHOLE = ("block", "steps", "tp", "top_k", "max_running_requests", "chunked_prefill_size",
          "max_prefill_tokens", "page_size", "seed", "stream_interval")  # fmt: skip
@@ -73,6 +73,7 @@ def engine_of(flags: Mapping[str, Any], *, device: str, context_length: int | No
     if every < 1:
         msg = f"--stream-interval {every}: at least one token is sent at a time."
         raise UsageError(msg)
+    check_width(method, block=options.get("block"), steps=options.get("steps"))
     setup = Setup(target=target, drafter=drafts, method=method, device=device, **options)
     most = _context(target)
     if context_length is not None and most is not None and context_length > most:
