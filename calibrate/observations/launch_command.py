@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from dflash_sim.calibrate.observations.launch_environment import (
+from dflash_sim.calibrate.launches.environment import (
     check_environment,
     simulated_acceptance,
     worker_of,
 )
-from dflash_sim.calibrate.observations.launch_flags import Written, written
-from dflash_sim.calibrate.observations.launch_router import WHY
-from dflash_sim.calibrate.observations.launch_words import Launch, launches
+from dflash_sim.calibrate.launches.flags import Written, written
+from dflash_sim.calibrate.launches.router import WHY
+from dflash_sim.calibrate.launches.words import Launch, launches
 from dflash_sim.calibrate.observations.sampling import client_sampling, sampling_of
 from dflash_sim.calibrate.observations.values import naming
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown

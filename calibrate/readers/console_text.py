@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dflash_sim.calibrate.observations.launch_words import launches
+from dflash_sim.calibrate.launches.shell_text import Shell, commands
+from dflash_sim.calibrate.launches.words import launches
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.sampling import SAMPLING, client_sampling, is_client
-from dflash_sim.calibrate.observations.shell_text import Shell, commands
 from dflash_sim.calibrate.observations.values import short
 from dflash_sim.calibrate.readers.sglang_bench_serving import read_bench_serving
 from dflash_sim.profiles.errors import UsageError

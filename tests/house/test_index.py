@@ -18,9 +18,8 @@ NOT_SHIPPED = {"gallery", "training"}  # scripts, which tests of their own run
 
 # A test file, and what it covers: names in its own room, or in the room before the colon.
 COVERED = {
-    "calibrate/observations/test_launch_forms": [
-        "launch_environment launch_flags launch_manifest launch_router launch_words server_flags",
-        "shell_text",
+    "calibrate/launches/test_forms": [
+        "environment flags manifest router words server_flags shell_text",
     ],
     "calibrate/readers/test_found_files": ["console_text"],
     "calibrate/readers/test_sessions_and_dates": ["trace_sessions", "studies/plan: over_long"],

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from dflash_sim.calibrate.observations import launch_router
-from dflash_sim.calibrate.observations.launch_manifest import Manifest, manifests
-from dflash_sim.calibrate.observations.shell_text import Shell, commands
+from dflash_sim.calibrate.launches.manifest import Manifest, manifests
+from dflash_sim.calibrate.launches.router import MODULE, divided
+from dflash_sim.calibrate.launches.shell_text import Shell, commands
 from dflash_sim.profiles.errors import UsageError
 
 EXAMPLE = (
@@ -23,7 +23,7 @@ _MODULES = {
     "sglang.launch_server",
     "dynamo.sglang",
     "sglang.srt.entrypoints.http_server",
-    launch_router.MODULE,
+    MODULE,
 }
 _SERVES = ("serve", "launch_server", "launch-server")
 _WITHIN = re.compile(
@@ -105,8 +105,8 @@ def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch
     before = _launcher(words)
     if before is not None:
         front, behind, router = words[:before], list(words[before:]), list[str]()
-        if launch_router.MODULE in front[-1]:
-            behind, router = launch_router.divided(behind)
+        if MODULE in front[-1]:
+            behind, router = divided(behind)
         image = next((m[1] for word in front if (m := _IMAGE.search(word))), None)
         around = {**shell.environment, **_assigned(front)}
         serves = front[-1] == "serve"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dflash_sim.calibrate.observations.server_flags import (
+from dflash_sim.calibrate.launches.server_flags import (
     ServerFlag,
     Spelling,
     flag_releases,
