@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 
 from dflash_sim.calibrate.launches.manifest import Manifest, manifests
 from dflash_sim.calibrate.launches.router import MODULE, divided
-from dflash_sim.calibrate.launches.shell_text import Shell, commands
+from dflash_sim.calibrate.launches.shell_text import commands
+from dflash_sim.calibrate.launches.shell_values import Shell
 from dflash_sim.profiles.errors import UsageError
 
 EXAMPLE = (
@@ -47,6 +48,8 @@ class Launch:
         Tag of the container it runs in, where one is named.
     router
         Words of a router in front of it.
+    guesses
+        Variables in it that rest on what the text does not say, each with what that is.
     serves
         True behind ``sglang serve``, where the first word may be the model.
     """
@@ -56,17 +59,23 @@ class Launch:
     image: str | None = None
     serves: bool = False
     router: tuple[str, ...] = ()
+    guesses: tuple[tuple[str, str], ...] = ()
 
 
-def launches(text: str) -> list[Launch]:
+def launches(text: str, *, contrary: bool = False) -> list[Launch]:
     """Every launch of a server in ``text``, in order.
+
+    Parameters
+    ----------
+    contrary
+        True to read the branches of a script that the text leaves open the other way.
 
     Raises
     ------
     UsageError
         There is none, or a quotation is not closed.
     """
-    found = list(_in_manifest(text)) or list(_in_shell(text, Shell(), 0))
+    found = list(_in_manifest(text, contrary)) or list(_in_shell(text, Shell(contrary=contrary), 0))
     if not found and re.match(r"\s*--[a-z]", text):
         found = [Launch(tuple(word for one in commands(text, Shell()) for word in one.words))]
     if not found:
@@ -77,9 +86,10 @@ def launches(text: str) -> list[Launch]:
     return found
 
 
-def _in_manifest(text: str) -> Iterator[Launch]:
+def _in_manifest(text: str, contrary: bool) -> Iterator[Launch]:
     for manifest in manifests(text):
-        shell = Shell(variables=dict(manifest.environment), environment=dict(manifest.environment))
+        around = manifest.environment
+        shell = Shell(dict(around), dict(around), contrary=contrary)
         if manifest.script is not None:
             found = list(_in_shell(manifest.script, shell, 1))
         else:
@@ -96,8 +106,9 @@ def _tag(manifest: Manifest) -> str | None:
 
 def _in_shell(text: str, shell: Shell, depth: int) -> Iterator[Launch]:
     for command in commands(text, shell):
-        of_command = Shell(shell.variables, {**shell.environment, **command.environment})
-        yield from _of_words(command.words, of_command, depth)
+        around = {**shell.environment, **command.environment}
+        for launch in _of_words(command.words, replace(shell, environment=around), depth):
+            yield replace(launch, guesses=(*launch.guesses, *command.guesses))
 
 
 def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch]:
@@ -114,9 +125,9 @@ def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch
         return
     for i, word in enumerate(words):
         if depth < _DEEPEST and re.search(r"\s", word.strip()) and _WITHIN.search(word):
-            inner = Shell(shell.variables, {**shell.environment, **_assigned(words[:i])})
+            inner = replace(shell, environment={**shell.environment, **_assigned(words[:i])})
             image = next((m[1] for w in words[:i] if (m := _IMAGE.search(w))), None)
-            for launch in _in_shell(word, inner, depth + 1):
+            for launch in _in_shell(word.strip("`"), inner, depth + 1):
                 yield replace(launch, image=launch.image or image)
 
 

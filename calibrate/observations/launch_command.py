@@ -7,7 +7,7 @@ data set or concurrency, so those stay as they are.
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -162,12 +162,26 @@ def scenario_from_launch(text: str, build: str | None = None) -> LaunchScenario:
         not simulated, or it holds launches that differ.
     """
     client = client_sampling(text)
-    read = [_read(launch, build, client) for launch in launches(text)]
+    found = launches(text)
+    read = [_read(launch, build, client) for launch in found]
+    if any(launch.guesses for launch in found) and _same_either_way(text, build, client, read):
+        read = [_read(replace(launch, guesses=()), build, client) for launch in found]
     others = [one for one in read if one.fields != read[0].fields]
     if others:
         msg = f"--from-launch: the text holds {len(read)} launches that differ; give one of them."
         raise UsageError(msg)
     return read[0]
+
+
+def _same_either_way(
+    text: str, build: str | None, client: Mapping[str, Any], read: list[LaunchScenario]
+) -> bool:
+    """Return True if branches that the text leaves open change nothing that is simulated."""
+    try:
+        others = [_read(launch, build, client) for launch in launches(text, contrary=True)]
+    except UsageError:
+        return False
+    return [one.fields for one in others] == [one.fields for one in read]
 
 
 def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> LaunchScenario:
@@ -178,7 +192,7 @@ def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> Launc
     fields = parsed.scenario() | dict(client)
     if launch.router:
         parsed.left.append((" ".join(launch.router), WHY))
-    left = [*parsed.left, *check_environment(launch.environment)]
+    left = [*parsed.left, *check_environment(launch.environment), *launch.guesses]
     return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag)
 
 
@@ -213,7 +227,7 @@ class _Parsed:
             if "$" in value:
                 msg = (
                     f"--from-launch: {one.typed} {value}: the text does not set the variable; "
-                    "write its value in its place."
+                    "put NAME=VALUE before the command, or write the value in its place."
                 )
                 raise UsageError(msg)
         amounts = [read(value) for value in one.values]

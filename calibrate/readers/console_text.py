@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dflash_sim.calibrate.launches.shell_text import Shell, commands
+from dflash_sim.calibrate.launches.shell_text import commands
+from dflash_sim.calibrate.launches.shell_values import Shell
 from dflash_sim.calibrate.launches.words import launches
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation

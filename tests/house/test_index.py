@@ -19,8 +19,9 @@ NOT_SHIPPED = {"gallery", "training"}  # scripts, which tests of their own run
 # A test file, and what it covers: names in its own room, or in the room before the colon.
 COVERED = {
     "calibrate/launches/test_forms": [
-        "environment flags manifest router words server_flags shell_text",
+        "environment flags manifest router words server_flags",
     ],
+    "calibrate/launches/test_scripts": ["shell_flow shell_tests shell_text shell_values"],
     "calibrate/readers/test_found_files": ["console_text"],
     "calibrate/readers/test_sessions_and_dates": ["trace_sessions", "studies/plan: over_long"],
     "calibrate/readers/test_trace_texts": ["agent_sessions"],
