@@ -11,6 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from dflash_sim.calibrate.launches.manifest import Manifest, manifests
+from dflash_sim.calibrate.launches.options import with_file
+from dflash_sim.calibrate.launches.other_engines import refuse_other_engine
+from dflash_sim.calibrate.launches.pasted import as_typed, commands_within
+from dflash_sim.calibrate.launches.python_text import launches_in_python
 from dflash_sim.calibrate.launches.router import MODULE, divided
 from dflash_sim.calibrate.launches.shell_text import commands
 from dflash_sim.calibrate.launches.shell_values import Shell
@@ -23,6 +27,8 @@ EXAMPLE = (
 _MODULES = {
     "sglang.launch_server",
     "dynamo.sglang",
+    "dynamo.sglang.worker",
+    "dynamo.sglang.decode_worker",
     "sglang.srt.entrypoints.http_server",
     MODULE,
 }
@@ -30,7 +36,7 @@ _SERVES = ("serve", "launch_server", "launch-server")
 _WITHIN = re.compile(
     r"sglang(?:_router)?\.launch_server|dynamo\.sglang|launch_server\.py|\bsglang\s+(?:serve|launch.server)\b"
 )
-_IMAGE = re.compile(r"sglang[\w./-]*:([\w.-]+)")
+_IMAGE = re.compile(r"(?:sglang(?!-runtime)[\w./-]*|sgl-dev):([\w.-]+)")
 _DEEPEST = 6
 
 
@@ -75,28 +81,54 @@ def launches(text: str, *, contrary: bool = False) -> list[Launch]:
     UsageError
         There is none, or a quotation is not closed.
     """
-    found = list(_in_manifest(text, contrary)) or list(_in_shell(text, Shell(contrary=contrary), 0))
+    text = as_typed(text)
+    found = list(_in_manifest(text, contrary=contrary))
+    if not found:
+        try:
+            found = list(_in_shell(text, Shell(contrary=contrary), 0))
+        except UsageError:
+            found = [*_in_python(text), *_in_shell(commands_within(text), Shell(), 0)]
+            if not found:
+                refuse_other_engine(text)
+                raise
     if not found and re.match(r"\s*--[a-z]", text):
         found = [Launch(tuple(word for one in commands(text, Shell()) for word in one.words))]
+    found = found or list(_in_python(text))
     if not found:
+        refuse_other_engine(text)
         words = text.split()
         shown = " ".join(words[:4]) or "nothing"
         msg = f"--from-launch '{shown[:80]}' is not an SGLang launch command; such as: {EXAMPLE}."
         raise UsageError(msg)
-    return found
+    return [replace(launch, arguments=tuple(with_file(launch.arguments))) for launch in found]
 
 
-def _in_manifest(text: str, contrary: bool) -> Iterator[Launch]:
+def _in_python(text: str) -> Iterator[Launch]:
+    for words in launches_in_python(text):
+        yield Launch(tuple(words))
+
+
+def _in_manifest(text: str, *, contrary: bool) -> Iterator[Launch]:
     for manifest in manifests(text):
         around = manifest.environment
         shell = Shell(dict(around), dict(around), contrary=contrary)
         if manifest.script is not None:
             found = list(_in_shell(manifest.script, shell, 1))
         else:
-            words = [word for text in manifest.words for word in shell.expanded(text)]
-            found = list(_of_words(words, shell, 1))
+            words = [word for item in manifest.words for word in _expanded(item, shell)]
+            found = list(_of_words(words, shell, 1)) or _flags_alone(words)
         for launch in found:
             yield replace(launch, image=launch.image or _tag(manifest))
+
+
+def _expanded(item: str, shell: Shell) -> list[str]:
+    """Words of an item of a list; one that is a script of its own is read as such later."""
+    return [item] if re.search(r"\s", item.strip()) else shell.expanded(item)
+
+
+def _flags_alone(words: Sequence[str]) -> list[Launch]:
+    there = bool(words) and words[0].startswith("--")
+    return [Launch(tuple(words))] if there and {"--model-path", "--model"} & {*words} else []
 
 
 def _tag(manifest: Manifest) -> str | None:

@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         "simulator/engine.records",
     },
     "realrun": {"profiles", "kernels/*", "realrun/job", "realrun/scheduler"},
-    "calibrate/launches": {"profiles/*"},
+    "calibrate/launches": {"profiles/*", "simulator/*"},
     "calibrate/observations": {"profiles/*", "simulator/*", "calibrate/launches"},
     "calibrate/readers": {
         "profiles/*",

@@ -21,6 +21,10 @@ COVERED = {
     "calibrate/launches/test_forms": [
         "environment flags manifest router words server_flags",
     ],
+    "calibrate/launches/test_wrappings": [
+        "options other_engines pasted python_text server_args",
+        "calibrate/observations: launch_fields launch_methods",
+    ],
     "calibrate/launches/test_scripts": ["shell_flow shell_tests shell_text shell_values"],
     "calibrate/readers/test_found_files": ["console_text"],
     "calibrate/readers/test_sessions_and_dates": ["trace_sessions", "studies/plan: over_long"],
