@@ -63,6 +63,10 @@ COVERED = {
         "calibrate/observations: check conditions hints json_records names observation",
         "calibrate/observations: row_filter values",
     ],
+    "calibrate/readers/test_other_forms": [
+        "other_clients",
+        "calibrate/observations: headings text_tables",
+    ],
     "calibrate/readers/test_request_traces": ["request_trace_formats"],
     "calibrate/realloop/test_loop": [
         "directed_workers engine_sheet forecast outcomes rehearsal",

@@ -429,7 +429,7 @@ class TestBadInput:
             ({"concurrency": 64.0}, "exceeds the 32 requests in flight"),
             ({"accept_length": 19.0}, "exceeds block 16"),
             ({"max_concurrency": "32 or so"}, "expected a number"),
-            ({"request_rate": 5.0}, "both limit the load"),
+            ({"request_rate": 5.0, "concurrency": 12.0}, "both limit the load"),
             ({"completed": 0, "duration": 0}, "completed is 0"),
             ({"backend": "vllm"}, "engine 'vllm' is not simulated"),
             ({"tag": "gpu=b17"}, "tag: column gpu: unknown GPU 'b17'"),
