@@ -1,10 +1,14 @@
 """Drafters that are published and whose kind or target is not simulated: they are known by name."""
 
 import csv
+from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.resources import files
 
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import MissingProfileError, UsageError
+from dflash_sim.profiles.networks.drafter_shapes import KIND_TITLES
 
+_NEAREST = 4  # drafters that a message names
 _NO_TARGET = "a target that is not known here"
 # What each kind has that none of those that are simulated has.
 KINDS = {
@@ -45,3 +49,27 @@ def table() -> list[dict[str, str]]:
     """Return the rows of ``other_drafters.csv``."""
     text = (files("dflash_sim.profiles") / "other_drafters.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
+
+
+def none_known(
+    kind: str, model: str, have: Sequence[str], drafts: str, *, own_layer: bool
+) -> MissingProfileError:
+    """Tell that no drafter is known for a model, those with the nearest names, and what to ask.
+
+    Parameters
+    ----------
+    drafts
+        The kind of drafters of blocks that was looked for.
+    own_layer
+        True if the model has a layer of its own that drafts.
+    """
+    what = "EAGLE-3 head"
+    if kind == "drafters":
+        what, have = f"{KIND_TITLES[drafts]} drafter", [n for n in have if n.endswith(f"-{drafts}")]
+    near = ", ".join(get_close_matches(model, have, n=_NEAREST, cutoff=0))
+    own = "mtp (its own layer) or " if own_layer else ""
+    msg = (
+        f"no {what} is known for '{model}'; have: {near}; all: dflash-sim list drafters. Give "
+        f"--draft-model with the path of its config, or ask for --method {own}none"
+    )
+    return MissingProfileError(msg)

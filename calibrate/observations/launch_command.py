@@ -69,6 +69,9 @@ _OFF = {"--cuda-graph-backend-decode": "disabled"}
 _DRAFTING = ("steps", "topk", "window", "draft_model", "speculative_draft_model_quantization")
 _UNQUANT = "unquant"
 _IDLE = "it acts with another --speculative-algorithm"
+_PARTS = 4  # of a path, from its end, one of which may name the checkpoint
+_HUB = re.compile(r"(?:models--)?([\w.-]+?)(?:--|__)([\w.-]+)")  # ``models--org--name`` of a cache
+_MIRRORED = re.compile(r"___")  # ModelScope's folders have no dots
 _OF_TARGET = re.compile(r"(?i)next-?n|mtp")
 _BY_REQUESTS = "--enable-dp-attention"
 _BLANK = re.compile(r"\{\{.*\}\}|<.*>|\[.*\]")  # of a form that is to be filled in
@@ -138,9 +141,12 @@ class _Parsed:
     found: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
     left: list[tuple[str, str]] = field(default_factory=list)
+    served: str | None = None
 
     def take(self, one: Written) -> None:
         name = one.flag.name
+        if name == "--served-model-name":
+            self.served = one.values[-1]
         if name in SWITCHES:
             key, setting = SWITCHES[name]
             self.found[key] = setting
@@ -195,7 +201,7 @@ class _Parsed:
         if out.get("ep_size") == 1:
             del out["ep_size"]  # as without the flag
         if "model" in out:
-            out["model"] = _shipped("models", out["model"], ".json")
+            out["model"] = self._target(out["model"])
         method = method_of_launch(
             out.pop("algorithm", None), out.get("model"), out.get("draft_model")
         )
@@ -248,6 +254,18 @@ class _Parsed:
             why = "it has no sheet: the drafter known for the target stands in"
             self.left.append((f"{self.flags['draft_model']} {named}", why))
 
+    def _target(self, path: str) -> str:
+        """The target by its name; where the path says none, by the one it is served under."""
+        name = _shipped("models", path, ".json")
+        unknown_here = name == path and path[:1] in "/.~" and not is_there(named_path(path))
+        served = self.served
+        if unknown_here and served and (find_sheet("models", served, ".json") or
+                                        quantised_name(served)):  # fmt: skip
+            why = f"no such folder here: {served}, as it is served, stands in"
+            self.left.append((f"{self.flags['model']} {path}", why))
+            return served
+        return name
+
     def _own_layer(self, named: str, model: str | None) -> None:
         """A checkpoint of the target's own MTP layer says nothing new; another is not read."""
         if not _OF_TARGET.search(named) and named != model:
@@ -285,8 +303,14 @@ def _harmless(one: Written) -> bool:
 
 
 def _shipped(folder: str, path: str, suffix: str) -> str:
-    """A checkpoint folder of the server, not on this disk, is known by its last part."""
+    """A checkpoint folder of the server, not on this disk, is known by a part of its path."""
     local = named_path(path)
-    elsewhere = path[:1] in "/.~" and not is_there(local)
-    known = elsewhere and (find_sheet(folder, local.name, suffix) or quantised_name(local.name))
-    return local.name if known else path
+    if path[:1] not in "/.~" or is_there(local):
+        return path
+    for part in reversed(local.parts[-_PARTS:]):
+        name = _MIRRORED.sub(".", part)
+        if hub := _HUB.fullmatch(name):
+            name = f"{hub[1]}/{hub[2]}"
+        if find_sheet(folder, name, suffix) or quantised_name(name):
+            return name
+    return path

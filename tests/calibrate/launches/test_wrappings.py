@@ -179,3 +179,29 @@ def test_prompts_that_are_not_divided_are_prefilled_whole() -> None:
 def test_text_that_was_typed_stays() -> None:
     for text in (SERVE, "a - b", "x > y", "--flag", "it\u00b7is"):
         assert as_typed(text) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("/hf/hub/models--Qwen--Qwen3-8B/snapshots/1605565b47bb9346c5515c34102e054115b4f98b",
+         "Qwen/Qwen3-8B"),
+        ("/models/Qwen/Qwen3___5-27B/", "Qwen3.5-27B"),
+        ("/mnt/ckpt/Qwen__Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("/shared/Qwen/Qwen3-4B/1cfa9a7208912126459214e8b04321603b3df60c", "Qwen3-4B"),
+        ("./nvidia/Qwen3-8B-FP8", "Qwen3-8B-FP8"),
+        ("/models/something", "/models/something"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_the_server_is_known_by_a_part_of_its_path(path: str, model: str) -> None:
+    assert scenario_from_launch(f"sglang serve --model-path {path}").fields["model"] == model
+
+
+def test_a_folder_without_a_name_is_known_by_the_name_it_is_served_under() -> None:
+    text = "sglang serve --model-path /model --served-model-name {}"
+    launch = scenario_from_launch(text.format("Qwen/Qwen3-8B"))
+    assert launch.fields["model"] == "Qwen/Qwen3-8B"
+    assert launch.remarks == (
+        "--model-path /model (no such folder here: Qwen/Qwen3-8B, as it is served, stands in)",
+    )
+    assert scenario_from_launch(text.format("chat")).fields["model"] == "/model"
