@@ -287,7 +287,7 @@ class TestTables:
 
     @pytest.mark.parametrize(
         "text",
-        ["V100 PCIe", "GH200 144GB", "A100 40GB", "MI250X x4", "B200 or H200"],
+        ["V100 PCIe", "GH200 144GB", "A100 48GB", "MI250X x4", "B200 or H200"],
     )
     def test_other_machines_are_refused(self, text: str) -> None:
         with pytest.raises(UsageError, match=text):
