@@ -32,6 +32,11 @@ _MODULES = {
     "sglang.srt.entrypoints.http_server",
     MODULE,
 }
+_OF_DYNAMO = {
+    "--endpoint", "--migration-limit", "--store-kv", "--request-plane", "--event-plane",
+    "--custom-jinja-template", "--use-sglang-tokenizer", "--dump-config-to", "--connector",
+    "--dyn-tool-call-parser", "--dyn-reasoning-parser", "--output-modalities",
+}  # fmt: skip
 _SERVES = ("serve", "launch_server", "launch-server")
 _WITHIN = re.compile(
     r"sglang(?:_router)?\.launch_server|dynamo\.sglang|launch_server\.py|\bsglang\s+(?:serve|launch.server)\b"
@@ -127,8 +132,21 @@ def _expanded(item: str, shell: Shell) -> list[str]:
 
 
 def _flags_alone(words: Sequence[str]) -> list[Launch]:
-    there = bool(words) and words[0].startswith("--")
-    return [Launch(tuple(words))] if there and {"--model-path", "--model"} & {*words} else []
+    names = {word.partition("=")[0] for word in words}
+    there = bool(words) and words[0].startswith("--") and names & {"--model-path", "--model"}
+    return [Launch(tuple(words))] if there else []
+
+
+def _without_dynamo(words: Sequence[str]) -> list[str]:
+    """Words of a worker of Dynamo less the flags that are Dynamo's own."""
+    kept: list[str] = []
+    own = False
+    for word in words:
+        begins = word.startswith("--")
+        own = word.partition("=")[0] in _OF_DYNAMO if begins else own
+        if not own:
+            kept.append(word)
+    return kept
 
 
 def _tag(manifest: Manifest) -> str | None:
@@ -148,6 +166,8 @@ def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch
     before = _launcher(words)
     if before is not None:
         front, behind, router = words[:before], list(words[before:]), list[str]()
+        if "dynamo." in front[-1]:
+            behind = _without_dynamo(behind)
         if MODULE in front[-1]:
             behind, router = divided(behind)
         image = next((m[1] for word in front if (m := _IMAGE.search(word))), None)

@@ -58,7 +58,8 @@ class LaunchScenario:
     def remarks(self) -> tuple[str, ...]:
         """What is not modelled, each reason once, with the flags it is the reason for."""
         by_reason: dict[str, list[str]] = {}
-        for name, why in self.not_modelled:
+        nameless = () if "model" in self.fields else (("--model-path", _NO_MODEL),)
+        for name, why in (*self.not_modelled, *nameless):
             by_reason.setdefault(why, []).append(name)
         return tuple(
             f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in by_reason.items()
@@ -73,6 +74,7 @@ _PARTS = 4  # of a path, from its end, one of which may name the checkpoint
 _HUB = re.compile(r"(?:models--)?([\w.-]+?)(?:--|__)([\w.-]+)")  # ``models--org--name`` of a cache
 _MIRRORED = re.compile(r"___")  # ModelScope's folders have no dots
 _OF_TARGET = re.compile(r"(?i)next-?n|mtp")
+_NO_MODEL = "the text names no model: that of --model is asked about, or the default"
 _BY_REQUESTS = "--enable-dp-attention"
 _BLANK = re.compile(r"\{\{.*\}\}|<.*>|\[.*\]")  # of a form that is to be filled in
 _OTHER_DRAFTERS = re.compile(r"(?i)domino|dspark|dflash-?2")

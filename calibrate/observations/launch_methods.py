@@ -13,7 +13,9 @@ _NOT_SIMULATED = {
     "SUFFIX": "it drafts what followed the same words before",
     "LOOKAHEAD": "it drafts what followed the same words before",
     "STANDALONE": "it drafts with a small model of its own",
+    "FROZEN_KV_MTP": "its draft layers read the target's own keys and values",
 }
+_CALLED = {"MTP": "NEXTN", "EAGLE2": "EAGLE", "EAGLE-2": "EAGLE", "EAGLE-3": "EAGLE3"}
 _BY_CHECKPOINT = ("DFLASH2", "DOMINO")  # the drafter's files say which, behind DFLASH
 
 
@@ -47,6 +49,8 @@ def method_of_launch(algorithm: str | None, model: str | None, head: str | None)
 def _no_method(algorithm: str, known: Mapping[str, Method]) -> UsageError:
     hint = "Leave it out to ask for plain decoding."
     why = _NOT_SIMULATED.get(algorithm.upper())
+    if (called := _CALLED.get(algorithm.upper())) is not None:
+        hint = f"SGLang calls it {called}. {hint}"
     if why is None:
         return unknown("--speculative-algorithm", algorithm, known, hint)
     msg = (

@@ -50,6 +50,8 @@ print(llm.generate(prompts))
         "  sglang serve \"$$M\" --tp $${N:-2}\nenvironment:\n- N",
         'flags: [\n "--model-path Qwen/Qwen3-4B",\n "--tp 2",\n],',
         "python3 -m dynamo.sglang.worker --model-path Qwen/Qwen3-4B --tp 2",
+        "python3 -m dynamo.sglang --endpoint dyn://a --model Qwen/Qwen3-4B --store-kv=x --tp 2",
+        "predictor:\n  model:\n    args: ['--model-path=Qwen/Qwen3-4B', '--tp=2']",
     ],
 )  # fmt: skip
 def test_one_launch_as_it_is_pasted(text: str) -> None:
@@ -121,6 +123,7 @@ def test_options_of_a_file_come_before_those_of_the_command(tmp_path: Path) -> N
         ("python -m sgl_jax.launch_server --model-path a/b", "this launches SGLang-JAX"),
         (f"{SERVE} --gpu-memory-utilization 0.9", "nearest of SGLang is --mem-fraction-static"),
         (f"{SERVE} --speculative-algorithm NGRAM", "it drafts what followed the same words"),
+        (f"{SERVE} --speculative-algorithm MTP", "SGLang calls it NEXTN. Leave it out"),
         (f"{SERVE} --speculative-algorithm STANDALONE", "with a small model of its own. These are"),
         (f"{SERVE} --speculative-algorithm EAGLE --speculative-draft-model-path a/head",
          "asks for a head of EAGLE-2, which is not simulated, and Qwen/Qwen3-4B has no native"),
@@ -205,3 +208,11 @@ def test_a_folder_without_a_name_is_known_by_the_name_it_is_served_under() -> No
         "--model-path /model (no such folder here: Qwen/Qwen3-8B, as it is served, stands in)",
     )
     assert scenario_from_launch(text.format("chat")).fields["model"] == "/model"
+
+
+def test_a_launch_without_a_model_says_so() -> None:
+    launch = scenario_from_launch("sglang serve --tp 2")
+    assert launch.fields == {"tp": 2, "method": "none"}
+    assert launch.remarks == (
+        "--model-path (the text names no model: that of --model is asked about, or the default)",
+    )
