@@ -2,35 +2,49 @@
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from dflash_sim.calibrate.launches.options import words_of
 from dflash_sim.calibrate.launches.server_args import words_of_resolved
 
 _CALL = re.compile(r"\b(ServerArgs|Engine|Runtime)\(")
-_LIST = re.compile(r"\[[^\[\]]{0,20000}(?:launch_server|sglang[\"'])[^\[\]]{0,20000}\]")
+_LAUNCHER = re.compile(r"launch_server|sglang[\"']")
 _WORD = re.compile(r"""\s*(?:f|r)?("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,"']+)\s*(?:,|$)""")
 _NAME = re.compile(r"\s*(?:\*\*\w+\s*,\s*)?([A-Za-z_]\w*)\s*=\s*")
 _MODELS = ("model_path", "model")
-_LONGEST = 60_000
+_LONGEST = 30_000
+_MOST = 20  # calls and lists that are looked at
 
 
 def launches_in_python(text: str) -> Iterator[list[str]]:
     """Words behind the launcher of every server that Python text starts, or that a log tells of."""
-    for found in _LIST.finditer(text):
-        words = [_text(one[1]) for one in _WORD.finditer(found[0][1:-1])]
+    for listed in _lists(text):
+        words = [_text(one[1]) for one in _WORD.finditer(listed)]
         at = next((i for i, w in enumerate(words) if w.endswith("launch_server")), None)
         if at is None and "serve" in words:
             at = words.index("serve")
         if at is not None:
             yield words[at + 1 :]
-    for found in _CALL.finditer(text):
+    for found in islice(_CALL.finditer(text), _MOST):
         arguments = dict(_arguments(text[found.end() : found.end() + _LONGEST]))
         if not any(name in arguments for name in _MODELS):
             continue
         resolved = found[1] == "ServerArgs" and len(arguments) > 40
         yield list(words_of_resolved(arguments) if resolved else words_of(_set(arguments)))
+
+
+def _lists(text: str) -> Iterator[str]:
+    """The inside of every list without lists in it that has a launcher among its words."""
+    seen = -1
+    for found in islice(_LAUNCHER.finditer(text), _MOST):
+        begins = text.rfind("[", max(0, found.start() - _LONGEST), found.start())
+        ends = text.find("]", found.end(), found.end() + _LONGEST)
+        if begins > seen and ends >= 0 and text.find("]", begins, ends) < 0:
+            seen = begins
+            yield text[begins + 1 : ends]
 
 
 def _set(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +84,8 @@ def _end_of_value(text: str, at: int) -> int:
 
 def _value(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return f"${text[:40]}" if re.fullmatch(r"[\w.]+", text) else None
 

@@ -13,6 +13,7 @@ from dflash_sim.calibrate.launches.shell_values import SET
 
 _LOOPS = ("while", "until")
 _LISTS = ("for", "select")
+_DEEPEST = 100
 _ENDS = {"fi": "if", "esac": "case", "done": "loop", "}": "group"}
 
 
@@ -136,7 +137,8 @@ class Flow:
         if before in ("&&", "||"):
             block.outer = block.active = self._holds(self._last) is not (before == "||")
             block.guess = self._last.guess if self._last.told else None
-        self._blocks.append(block)
+        if len(self._blocks) < _DEEPEST:
+            self._blocks.append(block)
 
     def _inside(self, word: str, top: _Block) -> bool:
         """Take a keyword that belongs to the open block."""

@@ -18,11 +18,7 @@ _REDIRECT = re.compile(r"&>>?|<<<|[<>]{1,2}(?:&[\d-]+)?")
 _BARE = re.compile(r"[^\s\\'\"`$&|;()<>]+|\$")
 _SETS = ("export", "declare", "local", "readonly", "typeset", "ENV", "set")
 _ENDS = {"&", "&&", "||", ";", ";;", "|", "\n", "(", ")"}
-# Programs of another language that stand in a script are no commands of it.
-_PROGRAM = re.compile(
-    r"^([^\n]*\bpython[\d.]*\b[^\n]*<<-?[ \t]*(['\"]?)(\w+)\2[^\n]*\n)(?:.*?\n)??[ \t]*\3[ \t]*$",
-    re.DOTALL | re.MULTILINE,
-)
+_PROGRAM = re.compile(r"\bpython[\d.]*\b[^\n]*<<-?[ \t]*(['\"]?)(\w+)\1")
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def commands(text: str, shell: Shell) -> Iterator[Command]:
         A quotation is not closed.
     """
     flow = Flow(contrary=shell.contrary)
-    for simple in _simple(_PROGRAM.sub(r"\1", text), shell):
+    for simple in _simple(_without_programs(text), shell):
         run = flow.take(simple.words, simple.before, simple.after)
         guess = run.guess
         for name in sorted(shell.consulted):
@@ -85,20 +81,22 @@ def _simple(text: str, shell: Shell) -> Iterator[_Simple]:
     pending: list[str] = []
     before = "\n"
     array: tuple[str, list[str]] | None = None
+    within = False  # double brackets, where nothing is split or dropped
     for token in _tokens(text):
         if isinstance(token, list):
-            within = "[[" in pending and "]]" not in pending  # where nothing is split or dropped
-            pending += [" ".join(_word(token, shell))] if within else _word(token, shell)
+            words = _word(token, shell)
+            pending += [" ".join(words)] if within else words
+            within = (within or words == ["[["]) and words != ["]]"]
         elif array is None and token == "(" and pending and SET.fullmatch(pending[-1]):
             array, pending = (pending[-1], pending[:-1]), []
         elif array is not None and token == ")":
             name, begun = array
             array, pending = None, [*begun, name + ITEM + ITEM.join(pending)]
-        elif "[[" in pending and "]]" not in pending and token in _ENDS - {"\n", ";"}:
+        elif within and token not in ("\n", ";"):
             pending.append(token)
         elif array is None:
             yield _Simple(pending, before, token)
-            before, pending = token, []
+            before, pending, within = token, [], False
     yield _Simple(pending, before, "\n")
 
 
@@ -146,6 +144,25 @@ def _word(pieces: list[_Piece], shell: Shell) -> list[str]:
         words[-1] += first
         words += others
     return words if quoted or words != [""] else []
+
+
+def _without_programs(text: str) -> str:
+    """The text less programs of another language in it, each up to the word that ends it."""
+    if "<<" not in text:
+        return text
+    lines = text.split("\n")
+    last = {line.strip(): i for i, line in enumerate(lines)}
+    kept: list[str] = []
+    until: str | None = None
+    for i, line in enumerate(lines):
+        if until is not None:
+            until = None if line.strip() == until else until
+            continue
+        kept.append(line)
+        found = _PROGRAM.search(line)
+        if found is not None and last.get(found[2], -1) > i:
+            until = found[2]
+    return "\n".join(kept)
 
 
 def _tokens(text: str) -> Iterator[list[_Piece] | str]:

@@ -15,8 +15,9 @@ _BRACED = re.compile(r"([A-Za-z_]\w*|\d)(?:\[[@*]\])?(?:(:?[-=+?])(.*))?", re.DO
 _ARRAY = re.compile(r"\$\{([A-Za-z_]\w*)\[[@*]\](?::?[-+].*)?\}", re.DOTALL)
 _CHOSEN = re.compile(r"\s*(\[{1,2}\s.*?\s\]{1,2})\s*&&\s*echo\s+(\S+)\s*\|\|\s*echo\s+(\S+)\s*")
 _NAME = re.compile(r"[A-Za-z_]\w*")
+_SUM = re.compile(r"[\d\s()+\-*/%<>=!?:]+")
 _TERNARY = re.compile(r"([^?]*)\?([^:]*):(.*)", re.DOTALL)
-_DEEPEST, _LARGEST, _LONGEST = 8, 10**12, 10_000
+_DEEPEST, _LARGEST, _LONGEST, _LONGEST_SUM = 8, 10**12, 10_000, 300
 
 
 @dataclass
@@ -139,7 +140,7 @@ def end_of(text: str, at: int) -> int:
 
 def arithmetic(text: str) -> int | None:
     """The whole number that an expression of numbers comes to; None if it is no such thing."""
-    if len(text) > 300:
+    if len(text) > _LONGEST_SUM or not _SUM.fullmatch(text):
         return None
     if found := _TERNARY.fullmatch(text):
         test, *either = (arithmetic(part) for part in found.groups())
