@@ -226,10 +226,7 @@ class Scenario(BaseModel):
         None, description="share of GPU memory for weights and caches; default: the engine's"
     )
     chunked_prefill_size: Whole | None = Field(
-        None,
-        ge=-1,
-        le=10**7,
-        description="prefill tokens per step, -1 for whole prompts; default by GPU memory",
+        None, ge=-1, le=10**7, description="prefill tokens per step, -1: all; default by GPU memory"
     )
     max_prefill_tokens: Count | None = Field(
         None, description="prompt tokens of a prefill batch; default: the engine's"

@@ -44,7 +44,13 @@ OF_VLLM: Mapping[str, str] = {
 }
 _ASKED = {"--model-path", "--tp-size", "--max-running-requests", "--quantization",
           "--kv-cache-dtype", "--disable-cuda-graph", "--disable-radix-cache"}  # fmt: skip
-_ALGORITHMS = {"dflash": "DFLASH", "eagle3": "EAGLE3", "dspark": "DSPARK"}
+# How vLLM's methods end -> SGLang's algorithm, whether it takes a drafter, and steps.
+_ALGORITHMS = (
+    ("mtp", "NEXTN", False, True),
+    ("eagle3", "EAGLE3", True, True),
+    ("dflash", "DFLASH", True, False),
+    ("dspark", "DSPARK", True, False),
+)
 
 
 def refuse_other_engine(text: str) -> None:
@@ -107,13 +113,14 @@ def _speculation(text: str) -> list[str]:
     if not isinstance(config, Mapping):
         return []
     method = str(config.get("method", ""))
-    algorithm = "NEXTN" if "mtp" in method else _ALGORITHMS.get(method, "")
     drafts = config.get("num_speculative_tokens")
-    if not algorithm or not isinstance(drafts, int):
-        return []
-    words = ["--speculative-algorithm", algorithm]
-    if algorithm != "NEXTN" and isinstance(config.get("model"), str):
-        words += ["--speculative-draft-model-path", config["model"]]
-    if algorithm in ("NEXTN", "EAGLE3"):
-        words += ["--speculative-num-steps", str(drafts), "--speculative-eagle-topk", "1"]
-    return [*words, "--speculative-num-draft-tokens", str(drafts + 1)]
+    for ending, algorithm, takes_drafter, takes_steps in _ALGORITHMS:
+        if not method.endswith(ending) or not isinstance(drafts, int):
+            continue
+        words = ["--speculative-algorithm", algorithm]
+        if takes_drafter and isinstance(config.get("model"), str):
+            words += ["--speculative-draft-model-path", config["model"]]
+        if takes_steps:
+            words += ["--speculative-num-steps", str(drafts), "--speculative-eagle-topk", "1"]
+        return [*words, "--speculative-num-draft-tokens", str(drafts + 1)]
+    return []
