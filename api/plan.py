@@ -11,7 +11,7 @@ from rich.text import Text
 from dflash_sim.api.question import Config, File, Question, asked, takes_question
 from dflash_sim.api.show import Paged, counted
 from dflash_sim.api.spoken import spoken
-from dflash_sim.calibrate.observations.launch_router import router_of_launch
+from dflash_sim.calibrate.launches.router import router_of_launch
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.fleet.routers import ROUTERS
 from dflash_sim.studies.plan.deploy import compose, fewest, kubernetes

@@ -108,7 +108,7 @@ def plan(
     each is a server, and fleets of it stand behind a router. By default b200 and h200, TP 1 to 8,
     plain decoding and DFlash.
     """
-    from dflash_sim.calibrate.observations.launch_router import router_of_launch
+    from dflash_sim.calibrate.launches.router import router_of_launch
     from dflash_sim.studies.plan.deploy import check_writes, fewest, write_files
     from dflash_sim.studies.plan.page import PlanPage
     from dflash_sim.studies.plan.question import config, numbers_of, question

@@ -1,12 +1,13 @@
 """Read a sheet by name. Where names are looked up is in :mod:`dflash_sim.profiles.find`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dflash_sim.profiles.checkpoints import Checkpoint, find_checkpoint
-from dflash_sim.profiles.errors import MissingProfileError, UsageError
+from dflash_sim.profiles.errors import DflashSimError, MissingProfileError, UsageError
 from dflash_sim.profiles.find import (
     FOLDERS,
     Dirs,
@@ -33,7 +34,7 @@ from dflash_sim.profiles.networks.hf_config import (
     parse_model,
 )
 from dflash_sim.profiles.one_look import made
-from dflash_sim.profiles.other_drafters import refuse_other_kind
+from dflash_sim.profiles.other_drafters import none_known, refuse_other_kind
 from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.quantity_sheet import QuantitySheet
 from dflash_sim.profiles.sheets import (
@@ -70,6 +71,7 @@ __all__ = [
 ]
 
 _LONGEST_CONTEXT = 2**31
+_TOLD_OF = ("name", "source", "caution", "context", "base", "vision")  # not of the network
 _SIZE_TOLERANCE = 0.12  # decimal and binary gigabytes, nominal and usable memory
 _Row = TypeVar("_Row", AcceptancePoint, SurvivalPoint, PublishedPoint)
 
@@ -374,21 +376,17 @@ def find_drafter(kind: str, model: str, profiles_dirs: Dirs = ()) -> tuple[Path,
     if find_in_pair(kind, model, profiles_dirs) is not None:
         return find_network(kind, model, profiles_dirs)
     model = base_model(model, profiles_dirs)
-    path = _made_for(kind, model, profiles_dirs)
-    return path, path.stem
-
-
-def _made_for(kind: str, model: str, profiles_dirs: Dirs) -> Path:
-    """The first drafter sheet of ``kind`` whose target is ``model``."""
     for path in _all_made_for(kind, model, profiles_dirs):
-        return path
+        return path, path.stem
     raise _none_known(kind, model, profiles_dirs, BLOCK_KINDS[0])
 
 
 def _all_made_for(kind: str, model: str, profiles_dirs: Dirs) -> Iterator[Path]:
     """Sheets of ``kind`` whose target is ``model``, in the order of their names."""
     known_as = {model.lower()}
-    if not _as_path(model):
+    if _as_path(model):
+        known_as |= set(_same_networks(kind, model, profiles_dirs))
+    else:
         target = require_sheet("models", model, profiles_dirs)
         known_as = {target.stem.lower(), *aliases(target)}
     for path in sheets(*FOLDERS[kind], profiles_dirs):
@@ -396,18 +394,24 @@ def _all_made_for(kind: str, model: str, profiles_dirs: Dirs) -> Iterator[Path]:
             yield path
 
 
+def _same_networks(kind: str, model: str, profiles_dirs: Dirs) -> Iterator[str]:
+    """Targets of drafters whose network is that of a config: another copy of the same model."""
+    asked = load_model(model, profiles_dirs)
+    told = {name: getattr(asked, name) for name in _TOLD_OF}
+    sheets_of_kind = sheets(*FOLDERS[kind], profiles_dirs)
+    for target in (str(read_sheet(path).get("target", "")) for path in sheets_of_kind):
+        with suppress(DflashSimError):
+            if replace(load_model(target, profiles_dirs), **told) == asked:
+                yield target.lower()
+
+
 def _none_known(kind: str, model: str, profiles_dirs: Dirs, drafts: str) -> MissingProfileError:
-    blocks = kind == "drafters"
-    what = f"{KIND_TITLES[drafts]} drafter" if blocks else "EAGLE-3 head"
-    others = ["none"]
-    if blocks and next(_all_made_for("eagle3", base_model(model, profiles_dirs), profiles_dirs), 0):
-        others.insert(0, "eagle3")
-    msg = (
-        f"no {what} is known for '{model}', and one of another model is of no use to it (see "
-        "dflash-sim list drafters). Give its own with --draft-model path/to/config.json, or "
-        f"ask for --method {' or '.join(others)}"
+    return none_known(
+        model,
+        KIND_TITLES[drafts] if kind == "drafters" else None,
+        own_layer=load_model(model, profiles_dirs).mtp_layers > 0,
+        head=next(_all_made_for("eagle3", base_model(model, profiles_dirs), profiles_dirs), None),
     )
-    return MissingProfileError(msg)
 
 
 def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:

@@ -3,7 +3,7 @@
 import csv
 from importlib.resources import files
 
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import MissingProfileError, UsageError
 
 _NO_TARGET = "a target that is not known here"
 # What each kind has that none of those that are simulated has.
@@ -45,3 +45,29 @@ def table() -> list[dict[str, str]]:
     """Return the rows of ``other_drafters.csv``."""
     text = (files("dflash_sim.profiles") / "other_drafters.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
+
+
+def none_known(
+    model: str, kind: str | None, *, own_layer: bool, head: object
+) -> MissingProfileError:
+    """Tell that no drafter is known for a model, and what to give or to ask instead.
+
+    Parameters
+    ----------
+    kind
+        What drafters of blocks that were looked for are called; None for EAGLE-3 heads.
+    own_layer
+        True if the model has a layer of its own that drafts.
+    head
+        An EAGLE-3 head of the model, if one is known.
+    """
+    what = f"{kind} drafter" if kind else "EAGLE-3 head"
+    own = ["mtp (its own layer)"] if own_layer else []
+    others = [*own, "eagle3"] if kind and head else own
+    instead = f"{', '.join(others)} or none" if others else "none"
+    msg = (
+        f"no {what} is known for '{model}', and one of another model is of no use to it (see "
+        "dflash-sim list drafters). Give its own with --draft-model path/to/config.json, or "
+        f"ask for --method {instead}"
+    )
+    return MissingProfileError(msg)

@@ -101,6 +101,8 @@ def check_tree(s: Scenario, engine: EngineSheet, backend: str) -> None:
 
 def chunk_of(s: Scenario, device: Device, engine: EngineSheet) -> int:
     """Return the prefill tokens of a step: given, or by the memory of the GPU."""
+    if s.whole_prompts:
+        return s.max_prefill_tokens or engine.defaults.max_prefill_tokens
     return s.chunked_prefill_size or engine.memory_class(device.mem_bytes).chunked_prefill_size
 
 
@@ -197,6 +199,8 @@ def limits_of(
 ) -> Limits:
     """Return the limits of the scheduler."""
     d = engine.defaults
+    if s.whole_prompts:
+        chunk = int(memory.kv_tokens) // page * page  # no prompt is longer
     if chunk % page:
         msg = (
             f"chunked_prefill_size {chunk} is not a multiple of the {page}-token KV page; "

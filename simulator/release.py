@@ -8,7 +8,7 @@ from typing import Any
 
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.find import find_sheet, roots
-from dflash_sim.profiles.networks.drafter_shapes import KIND_TITLES
+from dflash_sim.profiles.networks.drafter_shapes import KIND_TITLES, DrafterShape
 from dflash_sim.profiles.releases.engine_methods import arrivals
 from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
 from dflash_sim.profiles.releases.engine_versions import match_engine
@@ -32,7 +32,7 @@ def method_asked(data: Mapping[str, Any], model: str) -> Method | None:
     name = spellings().get(str(data.get("method", _DFLASH)).strip().casefold())
     if name is None:
         return None
-    method = METHODS[name]
+    method, free = METHODS[name], "method" not in data
     target, drafter = data.get("model", model), data.get("draft_model")
     if (
         not method.follows_drafter
@@ -43,7 +43,8 @@ def method_asked(data: Mapping[str, Any], model: str) -> Method | None:
     with suppress(DflashSimError):  # a folder that is not there is refused where it is searched
         folders = [root / "drafters" for root in roots()]
         named = [named_path(drafter)] if drafter else []
-        return METHODS[_becomes(name, target, drafter, tuple(map(_as_it_is, folders + named)))]
+        there = tuple(map(_as_it_is, folders + named))
+        return METHODS[_becomes(name, target, drafter, there, free=free and bool(named))]
     return method
 
 
@@ -57,12 +58,26 @@ def _as_it_is(path: Path) -> tuple[str, ...]:
 
 @lru_cache
 def _becomes(
-    name: str, target: str, drafter: str | None, folders: tuple[tuple[str, ...], ...]
+    name: str,
+    target: str,
+    drafter: str | None,
+    folders: tuple[tuple[str, ...], ...],
+    *,
+    free: bool,
 ) -> str:
-    """The method that this one becomes with the drafters of these folders."""
+    """The method that this one becomes with the drafters of these folders.
+
+    Parameters
+    ----------
+    free
+        True where nobody asked for a method: then a drafter that is named says it.
+    """
     method = METHODS[name]
     with suppress(DflashSimError):  # whoever loads the drafter says what is wrong with it
-        return method_with(method, method.load_drafter(target, drafter)).name
+        network = method.load_drafter(target, drafter)
+        if free and isinstance(network, DrafterShape):
+            return network.kind
+        return method_with(method, network).name
     return method.name
 
 

@@ -225,8 +225,8 @@ class Scenario(BaseModel):
     mem_fraction_static: Fraction | None = Field(
         None, description="share of GPU memory for weights and caches; default: the engine's"
     )
-    chunked_prefill_size: Count | None = Field(
-        None, description="prefill tokens per step; default by GPU memory"
+    chunked_prefill_size: Whole | None = Field(
+        None, ge=-1, le=10**7, description="prefill tokens per step, -1: all; default by GPU memory"
     )
     max_prefill_tokens: Count | None = Field(
         None, description="prompt tokens of a prefill batch; default: the engine's"
@@ -367,6 +367,11 @@ class Scenario(BaseModel):
     def speculation(self) -> Method:
         """The method's row in the table of methods."""
         return method_of(self.method)
+
+    @property
+    def whole_prompts(self) -> bool:
+        """True if prompts are prefilled whole, as SGLang does with ``-1`` (or 0) for a chunk."""
+        return self.chunked_prefill_size is not None and self.chunked_prefill_size <= 0
 
     def without_speculation(self, **fields: Any) -> "Scenario":
         """The same question to a server that decodes plainly, in the engine's usual mode.

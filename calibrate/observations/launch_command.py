@@ -5,29 +5,34 @@ data set or concurrency, so those stay as they are.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from math import inf
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dflash_sim.calibrate.observations.launch_environment import (
+from dflash_sim.calibrate.launches.environment import (
     check_environment,
     simulated_acceptance,
     worker_of,
 )
-from dflash_sim.calibrate.observations.launch_flags import Written, written
-from dflash_sim.calibrate.observations.launch_router import WHY, beside_policy
-from dflash_sim.calibrate.observations.launch_words import Launch, launches
+from dflash_sim.calibrate.launches.flags import Written, written
+from dflash_sim.calibrate.launches.router import WHY, beside_policy
+from dflash_sim.calibrate.launches.words import Launch, launches
+from dflash_sim.calibrate.observations.launch_fields import (
+    AS_TP,
+    FIELDS,
+    REQUESTS,
+    SWITCHES,
+    WHAT,
+)
+from dflash_sim.calibrate.observations.launch_methods import method_of_launch
 from dflash_sim.calibrate.observations.sampling import client_sampling, sampling_of
 from dflash_sim.calibrate.observations.values import naming
-from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
-from dflash_sim.profiles.load import find_sheet, load_model
+from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.load import find_sheet
 from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.releases.engine_versions import match_engine
 from dflash_sim.profiles.ways_in import is_there, named_path
 from dflash_sim.simulator.cost.cycle import Method
-from dflash_sim.simulator.cost.methods import PLAIN, algorithms, for_any_target
 from dflash_sim.simulator.scenario import ONLY_SPECULATION
 
 
@@ -56,12 +61,16 @@ class LaunchScenario:
     def remarks(self) -> tuple[str, ...]:
         """What is not modelled, each reason once, with the flags it is the reason for."""
         whole = [(" ".join(self.router), WHY)] if self.router else []
-        return _by_reason([*whole, *self.not_modelled])
+        return _by_reason([*whole, *self.not_modelled, *self._nameless])
 
     @property
     def remarks_of_plan(self) -> tuple[str, ...]:
         """The same of a plan, which simulates the policy of a router."""
-        return _by_reason([*beside_policy(self.router), *self.not_modelled])
+        return _by_reason([*beside_policy(self.router), *self.not_modelled, *self._nameless])
+
+    @property
+    def _nameless(self) -> tuple[tuple[str, str], ...]:
+        return () if "model" in self.fields else (("--model-path", _NO_MODEL),)
 
 
 def _by_reason(left: Sequence[tuple[str, str]]) -> tuple[str, ...]:
@@ -71,87 +80,17 @@ def _by_reason(left: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in by_reason.items())
 
 
-def _integer(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"[1-9]\d{0,8}", text) else None
-
-
-def _fraction(text: str) -> float | None:
-    with suppress(ValueError):
-        return value if 0 < (value := float(text)) < 1 else None
-    return None
-
-
-def _ratio(text: str) -> float | None:
-    with suppress(ValueError):
-        return value if 0 < (value := float(text)) < inf else None
-    return None
-
-
-def _count(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"\d{1,9}", text) else None
-
-
-_WHAT: Mapping[Callable[[str], Any], str] = {
-    _integer: "a whole number above 0",
-    _count: "a whole number",
-    _fraction: "a number between 0 and 1",
-    _ratio: "a number above 0",
-}
-_FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "--model-path": ("model", str),
-    "--tp-size": ("tp", _integer),
-    "--ep-size": ("ep_size", _integer),
-    "--speculative-algorithm": ("algorithm", str),
-    "--speculative-draft-model-path": ("draft_model", str),
-    "--speculative-num-steps": ("steps", _integer),
-    "--speculative-num-draft-tokens": ("draft_tokens", _integer),
-    "--speculative-dflash-block-size": ("block", _integer),
-    "--speculative-dspark-block-size": ("drafts", _integer),
-    "--speculative-eagle-topk": ("topk", _integer),
-    "--speculative-draft-window-size": ("window", _integer),
-    "--attention-backend": ("attention_backend", str),
-    "--decode-attention-backend": ("decode_backend", str),
-    "--max-running-requests": ("max_running_requests", _integer),
-    "--mem-fraction-static": ("mem_fraction_static", _fraction),
-    "--chunked-prefill-size": ("chunked_prefill_size", _integer),
-    "--cuda-graph-max-bs-decode": ("cuda_graph_max_bs", _integer),
-    "--cuda-graph-bs-decode": ("cuda_graph_max_bs", _integer),
-    "--page-size": ("page_size", _integer),
-    "--quantization": ("quantization", str),
-    "--kv-cache-dtype": ("kv_cache_dtype", str),
-    "--speculative-draft-model-quantization": ("speculative_draft_model_quantization", str),
-    "--mamba-ssm-dtype": ("mamba_ssm_dtype", str),
-    "--mamba-radix-cache-strategy": ("mamba_radix_cache_strategy", str),
-    "--mamba-full-memory-ratio": ("mamba_full_memory_ratio", _ratio),
-    "--max-mamba-cache-size": ("max_mamba_cache_size", _integer),
-    "--linear-attn-decode-backend": ("linear_attn_decode_backend", str),
-    "--min-free-slots-delay": ("min_free_slots_delay", _count),
-    "--max-prefill-tokens": ("max_prefill_tokens", _integer),
-    "--cuda-graph-backend-prefill": ("cuda_graph_backend_prefill", str),
-    "--schedule-policy": ("schedule_policy", str),
-    "--schedule-conservativeness": ("schedule_conservativeness", _ratio),
-    "--scheduler-recv-interval": ("scheduler_recv_interval", _integer),
-    "--stream-interval": ("stream_interval", _integer),
-}
-_REQUESTS = "--preferred-sampling-params"  # of clients that do not say how tokens are drawn
-_AS_TP = "tp"  # as many as there are ranks
-_SWITCHES: Mapping[str, tuple[str, Any]] = {
-    "--disable-overlap-schedule": ("engine_mode", "v2-sync"),
-    "--disable-radix-cache": ("radix_cache", False),
-    "--enable-linear-replayssm-spec": ("linear_replayssm_spec", True),
-    "--enable-gdn-replayssm-spec": ("linear_replayssm_spec", True),
-    "--disable-cuda-graph": ("cuda_graph_max_bs", 0),
-    "--disable-decode-cuda-graph": ("cuda_graph_max_bs", 0),
-    "--disable-prefill-cuda-graph": ("cuda_graph_backend_prefill", "disabled"),
-    "--enforce-piecewise-cuda-graph": ("cuda_graph_backend_prefill", "tc_piecewise"),
-    "--enable-ep-moe": ("ep_size", _AS_TP),
-    "--enable-breakable-cuda-graph": ("cuda_graph_backend_prefill", "breakable"),
-}
-MODELLED = frozenset([*_FIELDS, *_SWITCHES, _REQUESTS])
 _OFF = {"--cuda-graph-backend-decode": "disabled"}
 _DRAFTING = ("steps", "topk", "window", "draft_model", "speculative_draft_model_quantization")
 _UNQUANT = "unquant"
 _IDLE = "it acts with another --speculative-algorithm"
+_PARTS = 4  # of a path, from its end, one of which may name the checkpoint
+_HUB = re.compile(r"(?:models--)?([\w.-]+?)(?:--|__)([\w.-]+)")  # ``models--org--name`` of a cache
+_MIRRORED = re.compile(r"___")  # ModelScope's folders have no dots
+_OF_TARGET = re.compile(r"(?i)next-?n|mtp")
+_NO_MODEL = "the text names no model: that of --model is asked about, or the default"
+_BY_REQUESTS = "--enable-dp-attention"
+_BLANK = re.compile(r"\{\{.*\}\}|<.*>|\[.*\]")  # of a form that is to be filled in
 _OTHER_DRAFTERS = re.compile(r"(?i)domino|dspark|dflash-?2")
 
 
@@ -173,7 +112,10 @@ def scenario_from_launch(text: str, build: str | None = None) -> LaunchScenario:
         not simulated, or it holds launches that differ.
     """
     client = client_sampling(text)
-    read = [_read(launch, build, client) for launch in launches(text)]
+    found = launches(text)
+    read = [_read(launch, build, client) for launch in found]
+    if any(launch.guesses for launch in found) and _same_either_way(text, build, client, read):
+        read = [_read(replace(launch, guesses=()), build, client) for launch in found]
     others = [one for one in read if one.fields != read[0].fields]
     if others:
         msg = f"--from-launch: the text holds {len(read)} launches that differ; give one of them."
@@ -181,13 +123,26 @@ def scenario_from_launch(text: str, build: str | None = None) -> LaunchScenario:
     return read[0]
 
 
+def _same_either_way(
+    text: str, build: str | None, client: Mapping[str, Any], read: list[LaunchScenario]
+) -> bool:
+    """Return True if branches that the text leaves open change nothing that is simulated."""
+    try:
+        others = [_read(launch, build, client) for launch in launches(text, contrary=True)]
+    except UsageError:
+        return False
+    return [one.fields for one in others] == [one.fields for one in read]
+
+
 def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> LaunchScenario:
     tag = launch.image if launch.image and match_engine(launch.image) else None
     parsed = _Parsed(environment=dict(launch.environment), build=build or tag)
-    for one in written(launch.arguments, model_first=launch.serves):
+    flags = list(written(launch.arguments, model_first=launch.serves))
+    # What splits attention says more of a server than how many parts there are.
+    for one in sorted(flags, key=lambda one: one.flag.name != _BY_REQUESTS):
         parsed.take(one)
     fields = parsed.scenario() | dict(client)
-    left = [*parsed.left, *check_environment(launch.environment)]
+    left = [*parsed.left, *check_environment(launch.environment), *launch.guesses]
     return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag, launch.router)
 
 
@@ -200,15 +155,18 @@ class _Parsed:
     found: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
     left: list[tuple[str, str]] = field(default_factory=list)
+    served: str | None = None
 
     def take(self, one: Written) -> None:
         name = one.flag.name
-        if name in _SWITCHES:
-            key, setting = _SWITCHES[name]
+        if name == "--served-model-name":
+            self.served = one.values[-1]
+        if name in SWITCHES:
+            key, setting = SWITCHES[name]
             self.found[key] = setting
-        elif name in _FIELDS:
+        elif name in FIELDS:
             self._field(one)
-        elif name == _REQUESTS:
+        elif name == REQUESTS:
             with naming(f"--from-launch: {one.typed}"):
                 self.found |= sampling_of({"extra_body": one.values[-1]})
         elif one.flag.kind == "refused":
@@ -217,19 +175,19 @@ class _Parsed:
             self.left.append((one.typed, one.flag.why))
 
     def _field(self, one: Written) -> None:
-        key, read = _FIELDS[one.flag.name]
+        key, read = FIELDS[one.flag.name]
         for value in one.values:
-            if "$" in value:
+            if "$" in value or _BLANK.fullmatch(value):
                 msg = (
                     f"--from-launch: {one.typed} {value}: the text does not set the variable; "
-                    "write its value in its place."
+                    "put NAME=VALUE before the command, or write the value in its place."
                 )
                 raise UsageError(msg)
         amounts = [read(value) for value in one.values]
         if None in amounts:
-            msg = f"--from-launch: {one.text} is not {_WHAT[read]}; change it or drop it."
+            msg = f"--from-launch: {one.text} is not {WHAT[read]}; change it or drop it."
             raise UsageError(msg)
-        self.found[key] = max(amounts) if read is _integer else amounts[-1]
+        self.found[key] = max(amounts) if len(amounts) > 1 else amounts[-1]
         self.flags[key] = one.typed
 
     def _refused(self, one: Written) -> None:
@@ -252,13 +210,15 @@ class _Parsed:
             del out["kv_cache_dtype"]
         if (backend := out.pop("decode_backend", None)) is not None:
             out["attention_backend"] = backend
-        if out.get("ep_size") == _AS_TP:
+        if out.get("ep_size") == AS_TP:
             out["ep_size"] = out.get("tp", 1)
         if out.get("ep_size") == 1:
             del out["ep_size"]  # as without the flag
         if "model" in out:
-            out["model"] = _shipped("models", out["model"], ".json")
-        method = self._method(out.pop("algorithm", None), out.get("model"))
+            out["model"] = self._target(out["model"])
+        method = method_of_launch(
+            out.pop("algorithm", None), out.get("model"), out.get("draft_model")
+        )
         out["method"] = method.name
         width = out.pop("draft_tokens", None)
         if not method.speculative:
@@ -266,6 +226,8 @@ class _Parsed:
             self.left += [(self.flags[n], _IDLE) for n in self.flags if n in drafting]
             return {name: value for name, value in out.items() if name not in drafting}
         self._width(out, method, width)
+        if method.network == "mtp-layer" and "draft_model" in out:
+            self._own_layer(out.pop("draft_model"), out.get("model"))
         # DFLASH sets the steps to 1; MTP reads its layer from the target.
         self._drop(out, *(n for n in _DRAFTING if n not in method.takes))
         if "draft_model" in out:
@@ -274,23 +236,6 @@ class _Parsed:
         if (acceptance := simulated_acceptance(self.environment)) is not None:
             out["acceptance"] = acceptance
         return {name: value for name, value in out.items() if value is not None}
-
-    def _method(self, algorithm: str | None, model: str | None) -> Method:
-        if algorithm is None:
-            return PLAIN
-        known = algorithms()
-        method = known.get(algorithm.upper())
-        if method is None:
-            kind, hint = "--speculative-algorithm", "Leave it out to ask for plain decoding."
-            raise unknown(kind, algorithm, known, hint)
-        if method.network == "mtp-layer" and model is not None and not _has_mtp(model):
-            others = ", ".join(sorted(m.algorithm for m in for_any_target() if m.algorithm))
-            msg = (
-                f"--from-launch: --speculative-algorithm {algorithm} needs a native MTP layer, "
-                f"which {model} lacks; allowed for it: {others}."
-            )
-            raise UsageError(msg)
-        return method
 
     def _width(self, out: dict[str, Any], method: Method, width: int | None) -> None:
         """Rows that are verified: by block, by steps, by DSpark's drafts, or of a tree both."""
@@ -323,6 +268,24 @@ class _Parsed:
             why = "it has no sheet: the drafter known for the target stands in"
             self.left.append((f"{self.flags['draft_model']} {named}", why))
 
+    def _target(self, path: str) -> str:
+        """The target by its name; where the path says none, by the one it is served under."""
+        name = _shipped("models", path, ".json")
+        unknown_here = name == path and path[:1] in "/.~" and not is_there(named_path(path))
+        served = self.served
+        if unknown_here and served and (find_sheet("models", served, ".json") or
+                                        quantised_name(served)):  # fmt: skip
+            why = f"no such folder here: {served}, as it is served, stands in"
+            self.left.append((f"{self.flags['model']} {path}", why))
+            return served
+        return name
+
+    def _own_layer(self, named: str, model: str | None) -> None:
+        """A checkpoint of the target's own MTP layer says nothing new; another is not read."""
+        if not _OF_TARGET.search(named) and named != model:
+            why = "the MTP layer of the target stands in"
+            self.left.append((f"{self.flags['draft_model']} {named}", why))
+
     def _worker(self, out: dict[str, Any], *, chain: bool) -> None:
         worker = worker_of(self.environment, self.build, chain=chain)
         if worker.mode is not None and "engine_mode" not in out:
@@ -353,16 +316,15 @@ def _harmless(one: Written) -> bool:
     return bool(one.values) and {value.lower() for value in one.values} <= one.flag.harmless
 
 
-def _has_mtp(model: str) -> bool:
-    try:
-        return load_model(model).mtp_layer is not None
-    except DflashSimError:
-        return True  # the scenario reports the model in its own words
-
-
 def _shipped(folder: str, path: str, suffix: str) -> str:
-    """A checkpoint folder of the server, not on this disk, is known by its last part."""
+    """A checkpoint folder of the server, not on this disk, is known by a part of its path."""
     local = named_path(path)
-    elsewhere = path[:1] in "/.~" and not is_there(local)
-    known = elsewhere and (find_sheet(folder, local.name, suffix) or quantised_name(local.name))
-    return local.name if known else path
+    if path[:1] not in "/.~" or is_there(local):
+        return path
+    for part in reversed(local.parts[-_PARTS:]):
+        name = _MIRRORED.sub(".", part)
+        if hub := _HUB.fullmatch(name):
+            name = f"{hub[1]}/{hub[2]}"
+        if find_sheet(folder, name, suffix) or quantised_name(name):
+            return name
+    return path

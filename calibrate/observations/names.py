@@ -16,7 +16,7 @@ from dflash_sim.profiles.load import (
     load_device,
     load_model,
 )
-from dflash_sim.profiles.precision import called
+from dflash_sim.profiles.precision import called, quantised_name
 from dflash_sim.profiles.times.machine_profile import is_profile, load_measured
 from dflash_sim.profiles.unserved import refuse_unserved
 from dflash_sim.simulator.cost.methods import METHODS, spellings
@@ -65,6 +65,8 @@ class Names:
         self._tables: dict[str, dict[str, str]] = {}
         self._networks: dict[tuple[str, str, str | None], str | None] = {}
         self._sources: dict[str, dict[str, str]] | None = None
+        self.assumed_model: str | None = None
+        self.stood_in: set[str] = set()
 
     def find(self, kind: str, name: str) -> str | None:
         """The sheet of ``kind`` (a key of ``profiles.find.FOLDERS``) with that name or alias."""
@@ -114,7 +116,23 @@ class Names:
         return found.stem, int(counted[1]) if counted else None
 
     def model(self, text: str) -> str:
-        """``qwen3-8b`` for ``Qwen/Qwen3-8B`` or a folder of that name."""
+        """``qwen3-8b`` for ``Qwen/Qwen3-8B`` or a folder of that name.
+
+        A name that stands for nothing here, such as that under which a server answers, gives way
+        to the model that is assumed, if one is. A known model in a format that is not priced does
+        not: another format is another speed.
+        """
+        try:
+            return self._model(text)
+        except DflashSimError:
+            _, bare = quantised_name(text) or ("", "")
+            known = self.find("models", bare) or self.find("models", _last(bare))
+            if self.assumed_model is None or known:
+                raise
+            self.stood_in.add(text)
+            return self.assumed_model
+
+    def _model(self, text: str) -> str:
         found = self.find("models", text) or self.find("models", _last(text))
         if found:
             return found
@@ -187,9 +205,11 @@ def _last(text: str) -> str:
 
 
 def _is_network(text: str) -> bool:
-    """Return True for the path of a folder with a ``config.json``."""
+    """Return True for the path of a config, or of a folder with a ``config.json``."""
     with suppress(OSError, ValueError):  # a text that is no path
-        return "/" in text and Path(text, "config.json").is_file()
+        path = Path(text)
+        there = path.suffix == ".json" and path.is_file()
+        return "/" in text and (there or (path / "config.json").is_file())
     return False
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from dflash_sim.calibrate.observations.shell_text import Shell, commands
+from dflash_sim.calibrate.launches.shell_text import commands
+from dflash_sim.calibrate.launches.shell_values import Shell
 from dflash_sim.calibrate.observations.values import (
     Raw,
     anywhere,

@@ -60,6 +60,25 @@ def is_aiperf_summary(raw: Raw) -> bool:
     return any(isinstance(found.get(tag), Mapping) and "avg" in found[tag] for tag in _LATENCIES)
 
 
+def is_statistics(rows: Sequence[Sequence[str]]) -> bool:
+    """Return True for the table of ``profile_export_aiperf.csv``, or as it is printed."""
+    return bool(rows) and [cell.strip().lower() for cell in rows[0][:2]] == ["metric", "avg"]
+
+
+def statistics_of(rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """A table of statistics as the summary has them: by tag, each with its unit."""
+    names = [cell.strip().lower() for cell in rows[0]]
+    found: dict[str, Any] = {}
+    for row in rows[1:]:
+        title, _, unit = row[0].partition("(")
+        tag = "_".join(title.lower().replace("-", " ").split())
+        cells = zip(names[1:], row[1:], strict=False)
+        amounts = {name: cell.replace(",", "").strip() for name, cell in cells}
+        numbers = {name: cell for name, cell in amounts.items() if cell not in ("", "N/A", "-")}
+        found[tag] = {**numbers, "unit": unit.rstrip(") ")}
+    return found
+
+
 def is_aiperf_request(raw: Raw) -> bool:
     """One request of ``profile_export.jsonl``."""
     return "request_start_ns" in inner(raw, "metadata") or "benchmark_phase" in inner(
@@ -253,6 +272,7 @@ def _sampling(config: Any) -> dict[str, Any]:
 
 def _model(config: Any, names: Names) -> dict[str, Any]:
     model = anywhere(config, "model_names") or anywhere(config, "models")
+    model = model or anywhere(config, "model")
     while isinstance(model, list | Mapping) and model:
         model = model.get("items", model.get("name")) if isinstance(model, Mapping) else model[0]
     if not isinstance(model, str):

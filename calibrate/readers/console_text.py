@@ -10,19 +10,21 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
-from dflash_sim.calibrate.observations.launch_words import launches
+from dflash_sim.calibrate.launches.shell_text import commands
+from dflash_sim.calibrate.launches.shell_values import Shell
+from dflash_sim.calibrate.launches.words import launches
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.sampling import SAMPLING, client_sampling, is_client
-from dflash_sim.calibrate.observations.shell_text import Shell, commands
 from dflash_sim.calibrate.observations.values import short
 from dflash_sim.calibrate.readers.sglang_bench_serving import read_bench_serving
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.precision import quantised_name
 
-_TITLE = re.compile(r"(?i)serving benchmark result")
+_TITLE = re.compile(r"(?i)(?:serving|offline throughput) benchmark result")
 _LINE = re.compile(r"([A-Za-z][\w .,/&-]*?(?:\([^)]*\))?)\s*:\s+(\S.*?)\s*$")
 _STATISTIC = re.compile(
     r"(?i)(mean|median|std|p\d+)\s+(ttft|tpot|itl|e2el|e2e latency|e2e) \((ms|s)\)"
@@ -33,11 +35,13 @@ _LABELS = {
     "traffic request rate": "request_rate",
     "request rate configured (rps)": "request_rate",
     "max request concurrency": "max_concurrency",
+    "max reqeuest concurrency": "max_concurrency",  # as SGLang up to 0.4.6 spelt it
     "maximum request concurrency": "max_concurrency",
     "successful requests": "completed",
     "failed requests": "failed",
     "benchmark duration (s)": "duration",
     "total input tokens": "total_input_tokens",
+    "total input vision tokens": "vision_tokens",
     "total generated tokens": "total_output_tokens",
     "request throughput (req/s)": "request_throughput",
     "input token throughput (tok/s)": "input_throughput",
@@ -54,7 +58,7 @@ _ARGUMENTS = (
     "extra_request_body", "extra_body", *SAMPLING,
 )  # fmt: skip
 _NAMESPACE = re.compile(r"\b(?:Namespace|BenchArgs)\((.*)\)\s*$")
-_LAUNCH = re.compile(r"sglang\.launch_server|\bsglang\s+(?:serve|launch_server)\b")
+_LAUNCH = re.compile(r"sglang\.launch_server|\bsglang\s+(?:serve|launch_server)\b|\bServerArgs\(")
 _RULE = re.compile(r"={8,}\s*$")
 _UNSET = {"not set", "none", "n/a", ""}
 
@@ -78,6 +82,8 @@ def console_records(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]
         arguments = _arguments(lines[before:start])
         table = _table(lines[start + 1 : end])
         raw = {**arguments, **table, "printed": True}
+        if "offline" in lines[start].lower():
+            raw |= {"request_rate": inf, "backend": "sglang"}  # all prompts at once
         if table.get("vllm"):
             raw.pop("backend", None)  # how requests are sent, not who answers them
         if launch is not None:
@@ -182,6 +188,8 @@ def read_console(raw: Mapping[str, Any], where: str, names: Names) -> Observatio
             if quantised_name(model):
                 raise
             notes.append(f"no sheet is called {short(model)}, which the benchmark asked for")
+    if raw.get("vision_tokens"):
+        notes.append("prompts hold images: their tokens are simulated as text")
     if raw.get("vllm"):
         notes.append("who served is not said: taken for SGLang")
     assumed = (*row.assumed, "engine") if "backend" not in raw else row.assumed

@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from math import sqrt
@@ -91,6 +92,15 @@ def _cells(line: str) -> list[str]:
         return [cell.strip() for cell in next(csv.reader([line]), [])]
     except csv.Error:
         return []
+
+
+def cells_of(text: str) -> list[list[str]]:
+    """Every cell of a CSV file that keeps to one number of columns; empty if it is none."""
+    rows: list[list[str]] = []
+    with suppress(csv.Error):
+        rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
+    wide = len(rows[0]) if rows else 0
+    return [row for row in rows if len(row) == wide] if wide > 1 else []
 
 
 def read_rows(text: str, name: str) -> Table:

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dflash_sim.calibrate.observations.headings import as_csv, column_of
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.text_tables import pairs, text_tables
 from dflash_sim.calibrate.observations.values import Raw, short
+from dflash_sim.calibrate.readers.aiperf import is_statistics, read_aiperf_summary, statistics_of
 from dflash_sim.calibrate.readers.console_text import console_records, is_console, read_console
-from dflash_sim.calibrate.readers.csv_table import is_table, read_rows, read_table_row
+from dflash_sim.calibrate.readers.csv_table import cells_of, is_table, read_rows, read_table_row
 from dflash_sim.calibrate.readers.guidellm import read_guidellm
+from dflash_sim.calibrate.readers.other_clients import is_evalscope, read_evalscope
 from dflash_sim.calibrate.readers.sglang_metrics import (
     Snapshot,
     is_prometheus,
@@ -22,6 +26,12 @@ from dflash_sim.calibrate.readers.sglang_metrics import (
 from dflash_sim.calibrate.readers.tools import GUIDELLM, TOOLS, Tool, of_no_tool, tool_of
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text
+
+_LOG = re.compile(r"^\[?\d{4}-\d\d-\d\d[^\n]*(?:Decode|Prefill) batch[,. ]", re.MULTILINE)
+_OF_LOG = (
+    "a log of the server, which no benchmark wrote: give what the benchmark printed or saved, or "
+    "two scrapes of /metrics"
+)
 
 
 @dataclass(frozen=True)
@@ -81,10 +91,28 @@ class Reading:
                 self._take(where, read_console, raw, where, self.names)
         elif is_table(text):
             self._table(text, name)
+        elif _LOG.search(text):
+            self.refused.append((name, _OF_LOG))
         elif re.search(r"^\s*[\[{]", text, re.MULTILINE):
             self._json(text, name)
-        else:
+        elif not self._printed(text, name):
             self.refused.append((name, of_no_tool(text.lstrip()[:60])))
+
+    def _printed(self, text: str, name: str) -> bool:
+        """Read tables that were made for people; False if there is none with a load in it."""
+        met = self._met()
+        for rows in (*text_tables(text), cells_of(text)):
+            if is_statistics(rows):
+                raw = statistics_of(rows)
+                self._take(name, read_aiperf_summary, raw, name, self.names)
+            elif is_evalscope(said := pairs(rows)):
+                self._take(name, read_evalscope, said, name, self.names)
+            elif rows and (table := as_csv(rows)) is not None:
+                left = [heading for heading in rows[0] if column_of(heading) is None]
+                if left:
+                    self.notes.append(f"{name}: columns not read: {', '.join(left)}")
+                self._table(table, name)
+        return self._met() > met
 
     def pair_scrapes(self) -> None:
         """Every two scrapes in a row are one before and one after."""

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from dflash_sim.calibrate.observations.check import complete, contradicted
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import ALIASES, Observation, ReadReport
+from dflash_sim.calibrate.observations.values import short
 from dflash_sim.calibrate.readers.files import Reading, TableText
 from dflash_sim.calibrate.readers.tools import KNOWN, TOOLS
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
@@ -47,6 +48,7 @@ def read_observations(
 def _read(sources: Sequence[Source], assume: Mapping[str, Any]) -> ReadReport:
     names = Names()
     standing = _assumptions(assume, names)
+    names.assumed_model = standing.get("model")
     reading = Reading(names)
     twins = Counter(source.name for source in sources)
     for source in sources:
@@ -102,8 +104,16 @@ def _report(reading: Reading, standing: Mapping[str, Any], build: str | None) ->
         observations=tuple(kept),
         read=len(reading.found) + len(reading.refused),
         refused=tuple(refused),
-        notes=(*reading.notes, *_notes(kept)),
+        notes=(*reading.notes, *_notes(kept), *_stood_in(reading.names)),
     )
+
+
+def _stood_in(names: Names) -> list[str]:
+    """Models of the files that no sheet stands for, where another is assumed."""
+    return [
+        f"no sheet is called {short(name)}: the assumed {names.assumed_model} stands in"
+        for name in sorted(names.stood_in)
+    ]
 
 
 def _of_build(row: Observation, build: str | None) -> Observation:

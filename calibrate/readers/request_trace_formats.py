@@ -1,6 +1,9 @@
 """Formats in which other tools write the requests of a trace."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 CONTENT = "content"  # a column that any of them may have: what each request is about
 
@@ -149,3 +152,35 @@ FORMATS = {
         ),
     )
 }
+# What people call the three in files of their own, without case and signs.
+_TIMES = _fields(
+    "arrivals arrivaltime arrival arrivedat arrivaltimes timestamp timestamps timestampms time ts "
+    "created createdat starttime start requesttime arrivalms arrivaltimems"
+)
+_PROMPTS = _fields(
+    "isl inputtokens prompttokens inputlength promptlen promptlength inputlen inputlens "
+    "contexttokens requesttokens numprefilltokens tokensin inputtokencount prompttokencount"
+)
+_ANSWERS = _fields(
+    "osl outputtokens completiontokens outputlength outputlen answertokens generatedtokens "
+    "responsetokens numdecodetokens tokensout outputtokencount completiontokencount"
+)
+_EPOCHS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"))  # since 1970, counted in these
+
+
+def usual_names(row: Mapping[str, Any], *, table: bool) -> TraceFormat | None:
+    """The format of a file of one's own, by what its columns are usually called; None if not."""
+    called = {re.sub(r"[^a-z]", "", str(name).lower()): str(name) for name in row}
+    time, isl, osl = (
+        next((called[name] for name in called if name in known), None)
+        for known in (_TIMES, _PROMPTS, _ANSWERS)
+    )
+    if time is None or isl is None or osl is None:
+        return None
+    value = str(row[time] or "").strip()
+    unit = "ms" if re.search(r"(?i)ms$|millis", time) else "s"
+    if re.fullmatch(r"\d{11,20}(?:\.\d*)?", value):
+        unit = next((name for least, name in _EPOCHS if float(value) >= least), unit)
+    dates = re.match(r"\d{4}-\d\d-\d\d", value) is not None
+    needs = frozenset({time, isl, osl})
+    return TraceFormat("columns", needs, time, isl, osl, unit=unit, table=table, dates=dates)

@@ -20,7 +20,12 @@ import numpy.typing as npt
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.values import short
 from dflash_sim.calibrate.readers.agent_sessions import LEFT_OUT, is_session, opened
-from dflash_sim.calibrate.readers.request_trace_formats import CONTENT, FORMATS, TraceFormat
+from dflash_sim.calibrate.readers.request_trace_formats import (
+    CONTENT,
+    FORMATS,
+    TraceFormat,
+    usual_names,
+)
 from dflash_sim.calibrate.readers.trace_sessions import Turns, in_turns
 from dflash_sim.calibrate.readers.trace_texts import prompts_of
 from dflash_sim.profiles import units
@@ -143,6 +148,9 @@ def read_trace(path: Path, *, form: str | None = None, time_unit: str | None = N
     notes: list[str] = []
     rows = _from_json(text, name, notes) if is_json else _from_csv(text, name, form)
     kind = _format(rows, form, name, table=not is_json)
+    if kind.name not in FORMATS:
+        read = f"arrivals of {kind.time} [{time_unit or kind.unit}], prompts of {kind.isl}"
+        notes.append(f"{read}, answers of {kind.osl}")
     rows = _without_failures(rows, kind, notes)
     turns = in_turns(rows, kind, notes)
     rows = turns.rows
@@ -252,14 +260,15 @@ def _format(rows: Rows, form: str | None, name: str, *, table: bool) -> TraceFor
             raise UsageError(msg)
     else:
         fits = [f for f in FORMATS.values() if f.needs <= fields and f.table == table]
-        if not fits:
+        own = usual_names(first, table=table)
+        if not fits and own is None:
             known = "; ".join(f"{f.name}: {', '.join(sorted(f.needs))}" for f in FORMATS.values())
             text = "" if not fields & {"conversations", "conversation", "messages"} else (
                 " It has texts; give lengths in tokens, as prompt_len and output_len."
             )  # fmt: skip
             msg = f"trace {name}: no known format has the fields {seen}.{text} Known: {known}."
             raise UsageError(msg)
-        kind = fits[0]
+        kind = fits[0] if fits or own is None else own
     if kind.strict:
         known_fields = kind.needs | kind.may
         for field in sorted(fields - known_fields):

@@ -29,6 +29,7 @@ _TEXTS = ("sharegpt",)  # data sets of real texts, whose lengths are as spread a
 # What our own client adds: verify steps of this run alone, summed over its requests; and
 # ``acceptance``, with which a simulation takes as many.
 STEPS = "verify_steps"
+_ALL_WAIT = 0.95  # of the clients are under way on average: they limit the load, not the rate
 POOLED = "accept_length_cycle pools every step since the server started, not of this run alone"
 
 
@@ -105,11 +106,14 @@ def load(raw: Raw) -> dict[str, Any]:
         rate = None
         conc = conc or prompts
     if rate is not None and conc is not None and prompts is not None and conc < prompts:
-        msg = (
-            f"request_rate {rate:g} and max_concurrency {conc} both limit the load; "
-            "one of them is simulated at a time"
-        )
-        raise UsageError(msg)
+        under_way = number(raw, "concurrency") or 0.0
+        if under_way < _ALL_WAIT * conc:
+            msg = (
+                f"request_rate {rate:g} and max_concurrency {conc} both limit the load; "
+                "one of them is simulated at a time"
+            )
+            raise UsageError(msg)
+        rate = None  # every client waits for its answer, whatever the rate
     if rate is not None:
         fields["rate"] = rate
         if (burstiness := number(raw, "burstiness")) is not None:

@@ -1,13 +1,25 @@
-"""A row of ``sglang.bench_one_batch_server``: one batch, served from start to end.
+"""Rows of SGLang's other benchmarks: one batch, with a server or without, and all prompts at once.
 
-Its ``output_throughput`` counts decoding only; ours counts the whole time, prefill included.
+The ``output_throughput`` of one batch counts decoding only; ours counts the whole time, prefill
+included.
 """
+
+from typing import Any
 
 from dflash_sim.calibrate.observations.conditions import tagged_conditions, with_lengths
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
-from dflash_sim.calibrate.observations.values import Metrics, Raw, known, number, whole, word
-from dflash_sim.calibrate.readers.sglang_bench_serving import fixed_lengths
+from dflash_sim.calibrate.observations.values import (
+    THROUGHPUTS,
+    TOTALS,
+    Metrics,
+    Raw,
+    known,
+    number,
+    whole,
+    word,
+)
+from dflash_sim.calibrate.readers.sglang_bench_serving import AT_MEANS, fixed_lengths, mean_lengths
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 
@@ -61,4 +73,68 @@ def read_one_batch(raw: Raw, where: str, names: Names) -> Observation:
             decode_tok_s=number(raw, "output_throughput"),
         ),
         notes=(*notes, *metrics.notes),
+    )
+
+
+def is_batch_alone(raw: Raw) -> bool:
+    """Keys of ``bench_one_batch``, which runs the model without a server."""
+    return "median_decode_latency" in raw and "prefill_latency" in raw
+
+
+def read_batch_alone(raw: Raw, where: str, names: Names) -> Observation:
+    """One batch without a scheduler: its prefill and its steps are those of a server."""
+    batch, isl, osl = (whole(raw, key) for key in ("batch_size", "input_len", "output_len"))
+    total_s, prefill_s = number(raw, "total_latency"), number(raw, "prefill_latency")
+    if batch is None or isl is None or osl is None or prefill_s is None:
+        msg = "batch_size, input_len, output_len and prefill_latency are needed; one is missing"
+        raise UsageError(msg)
+    metrics = Metrics()
+    metrics.take("mean_ttft_ms", raw, "prefill_latency", 1 / MS)
+    metrics.take("median_tpot_ms", raw, "median_decode_latency", 1 / MS)
+    found: dict[str, Any] = {"completed": batch, "total_input_tokens": batch * isl}
+    if total_s:
+        found |= {
+            "duration": total_s,
+            "total_output_tokens": batch * osl,
+            "output_throughput": batch * osl / total_s,
+        }
+    metrics.take_same(found, *found)
+    run = word(raw, "run_name")
+    fields = tagged_conditions(run, names) | {"conc": batch, "num_prompts": batch}
+    fields.setdefault("method", "none")  # the tool drafts nothing
+    return Observation(
+        row=where,
+        source="",
+        fields=with_lengths(fields, fixed_lengths(isl, osl)),
+        metrics=metrics.values,
+        about=known(tool="sglang bench_one_batch", engine="sglang", tag=run),
+        notes=("measured without a server: no host work of a scheduler is in it", *metrics.notes),
+    )
+
+
+def is_offline(raw: Raw) -> bool:
+    """Keys of ``bench_offline_throughput``."""
+    return "last_gen_throughput" in raw and "successful_requests" in raw
+
+
+def read_offline(raw: Raw, where: str, names: Names) -> Observation:
+    """All prompts at once through the engine, without a client."""
+    told = {
+        **raw,
+        "completed": raw.get("successful_requests"),
+        "duration": raw.get("total_latency"),
+    }
+    metrics = Metrics()
+    metrics.take_same(told, *TOTALS, *THROUGHPUTS)
+    prompts = whole(told, "completed")
+    if prompts is None:
+        msg = "successful_requests is missing"
+        raise UsageError(msg)
+    return Observation(
+        row=where,
+        source="",
+        fields={"conc": prompts, "num_prompts": prompts, **mean_lengths(metrics)},
+        metrics=metrics.values,
+        about={"tool": "sglang bench_offline_throughput", "engine": "sglang"},
+        notes=("all prompts are there at the start", AT_MEANS, *metrics.notes),
     )

@@ -22,8 +22,21 @@ from dflash_sim.calibrate.readers.aiperf import (
 from dflash_sim.calibrate.readers.csv_table import read_table_row
 from dflash_sim.calibrate.readers.guidellm import is_guidellm
 from dflash_sim.calibrate.readers.inferencex import is_inferencex, read_inferencex
+from dflash_sim.calibrate.readers.other_clients import (
+    is_evalscope,
+    is_llmperf,
+    read_evalscope,
+    read_llmperf,
+)
 from dflash_sim.calibrate.readers.sglang_bench_serving import is_bench_serving, read_bench_serving
-from dflash_sim.calibrate.readers.sglang_one_batch import is_one_batch, read_one_batch
+from dflash_sim.calibrate.readers.sglang_one_batch import (
+    is_batch_alone,
+    is_offline,
+    is_one_batch,
+    read_batch_alone,
+    read_offline,
+    read_one_batch,
+)
 from dflash_sim.calibrate.readers.sglang_request_metrics import (
     check_request,
     is_request_metrics,
@@ -63,6 +76,10 @@ TOOLS = (
     Tool("dflash-sim result rows", _is_result_row, read_table_row),
     Tool("sglang bench_serving", is_bench_serving, read_bench_serving),
     Tool("sglang bench_one_batch_server", is_one_batch, read_one_batch),
+    Tool("sglang bench_one_batch", is_batch_alone, read_batch_alone),
+    Tool("sglang bench_offline_throughput", is_offline, read_offline),
+    Tool("llmperf", is_llmperf, read_llmperf),
+    Tool("evalscope perf", is_evalscope, read_evalscope),
     Tool("InferenceX", is_inferencex, read_inferencex),
     Tool("vllm bench serve", is_vllm, read_vllm),
     Tool("AIPerf summary", is_aiperf_summary, read_aiperf_summary),
@@ -103,4 +120,7 @@ def tool_of(raw: Any) -> Tool | None:
 def of_no_tool(raw: Any) -> str:
     """Why a record, or a text's beginning, is not read."""
     what = f"has the keys {short(', '.join(map(str, raw)))}" if isinstance(raw, Mapping) else ""
-    return f"{what or f'is {short(raw)}'}: no known tool writes that. Known: {', '.join(KNOWN)}"
+    return (
+        f"{what or f'is {short(raw)}'}: no known tool writes that. Known: {', '.join(KNOWN)}. Of "
+        "another tool write a table: columns conc, isl, osl, output_throughput, mean_tpot_ms"
+    )

@@ -82,7 +82,7 @@ def effective(result: Result) -> dict[str, Any]:
         "attention_backend": setup.backend,
         "max_running_requests": setup.memory.max_running_requests,
         "mem_fraction_static": setup.mem_fraction,
-        "chunked_prefill_size": setup.limits.chunked_prefill_size,
+        "chunked_prefill_size": -1 if s.whole_prompts else setup.limits.chunked_prefill_size,
         "max_prefill_tokens": setup.limits.max_prefill_tokens,
         "cuda_graph_backend_prefill": s.cuda_graph_backend_prefill or setup.engine.prefill.backend,
         "cuda_graph_max_bs": setup.graph_max_bs,

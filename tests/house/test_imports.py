@@ -52,8 +52,14 @@ ALLOWED: dict[str, set[str]] = {
         "simulator/engine.records",
     },
     "realrun": {"profiles", "kernels/*", "realrun/job", "realrun/scheduler"},
-    "calibrate/observations": {"profiles/*", "simulator/*"},
-    "calibrate/readers": {"profiles/*", "simulator/*", "calibrate/observations"},
+    "calibrate/launches": {"profiles/*", "simulator/*"},
+    "calibrate/observations": {"profiles/*", "simulator/*", "calibrate/launches"},
+    "calibrate/readers": {
+        "profiles/*",
+        "simulator/*",
+        "calibrate/launches",
+        "calibrate/observations",
+    },
     "calibrate/compare": {
         "profiles/*",
         "simulator/*",

@@ -18,10 +18,14 @@ NOT_SHIPPED = {"gallery", "training"}  # scripts, which tests of their own run
 
 # A test file, and what it covers: names in its own room, or in the room before the colon.
 COVERED = {
-    "calibrate/observations/test_launch_forms": [
-        "launch_environment launch_flags launch_manifest launch_router launch_words server_flags",
-        "shell_text",
+    "calibrate/launches/test_forms": [
+        "environment flags manifest router words server_flags",
     ],
+    "calibrate/launches/test_wrappings": [
+        "options other_engines pasted python_text server_args",
+        "calibrate/observations: launch_fields launch_methods",
+    ],
+    "calibrate/launches/test_scripts": ["shell_flow shell_tests shell_text shell_values"],
     "calibrate/readers/test_found_files": ["console_text"],
     "calibrate/readers/test_sessions_and_dates": ["trace_sessions", "studies/plan: over_long"],
     "calibrate/readers/test_trace_texts": ["agent_sessions"],
@@ -58,6 +62,10 @@ COVERED = {
         "sglang_one_batch sglang_request_metrics sglang_server_info tools vllm_bench_serve",
         "calibrate/observations: check conditions hints json_records names observation",
         "calibrate/observations: row_filter values",
+    ],
+    "calibrate/readers/test_other_forms": [
+        "other_clients",
+        "calibrate/observations: headings text_tables",
     ],
     "calibrate/readers/test_request_traces": ["request_trace_formats"],
     "calibrate/realloop/test_loop": [

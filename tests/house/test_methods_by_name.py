@@ -21,7 +21,7 @@ NAMES = {*METHODS, *algorithms()}
 # Words that are spelled like a method and mean something else.
 SPELLED_ALIKE: dict[str, dict[str, str]] = {
     "calibrate/measure/subjects.py": {"drafter == 'none'": "no drafter is measured"},
-    "calibrate/observations/launch_flags.py": {"flag.takes == 'none'": "a flag without a value"},
+    "calibrate/launches/flags.py": {"flag.takes == 'none'": "a flag without a value"},
     "calibrate/observations/row_filter.py": {"'none' in kinds": "no value of a condition"},
     "calibrate/readers/inferencex.py": {
         "str(raw.get(key, 'false')).lower() not in ('false', 'none', '0', '')": "a switch is off"

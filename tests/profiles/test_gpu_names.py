@@ -44,6 +44,12 @@ from dflash_sim.profiles.times.op_tables import OpTables
         ("Intel(R) Arc(TM) Pro B60 Graphics", "arc_b60"),
         ("DGX Spark (GB10)", "gb10"),
         ("A100-80GB", "a100"),
+        ("NVIDIA A100-SXM4-40GB", "a100_40gb"),
+        ("A100 40GB", "a100_40gb"),
+        ("NVIDIA H20-3e", "h20_3e"),
+        ("H20 141GB", "h20_3e"),
+        ("NVIDIA H200 NVL", "h200_nvl"),
+        ("AMD Instinct MI350X", "mi350x"),
     ],
 )
 def test_known_by_the_names_that_tools_print(text: str, sheet: str) -> None:
@@ -58,16 +64,16 @@ def test_a_number_of_gpus_is_told_how_to_ask(text: str) -> None:
 
 
 def test_the_nearest_sheet_is_named() -> None:
-    with pytest.raises(UsageError, match=r"'NVIDIA H20-3e'[.] Nearest of \d+: h20, "):
-        load_device("NVIDIA H20-3e")
+    with pytest.raises(UsageError, match=r"'NVIDIA H20X'[.] Nearest of \d+: h20, "):
+        load_device("NVIDIA H20X")
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "NVIDIA H200 NVL",
+        "NVIDIA H200 PCIe",
         "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
-        "NVIDIA H20-3e",
+        "NVIDIA H20 PCIe",
         "RTX 5090 D",
         "RTX 4090 Laptop GPU",
         "NVIDIA A100-SXM4-80GB MIG 3g.40gb",
@@ -92,6 +98,10 @@ def test_another_machine_is_plainly_unknown(text: str) -> None:
         ("NVIDIA GeForce RTX 2080 Ti", "it multiplies no bf16"),
         ("Apple M3 Ultra 512 GB", "other engines"),
         ("TPU v6e", "TPUs are not simulated"),
+        ("910B", "Ascend is not simulated"),
+        ("p5.48xlarge", "it is a machine of eight H100, so give h100 and --tp"),
+        ("NVIDIA DGX B200", "give b200 and --tp"),
+        ("a3-highgpu-8g", "give h100 and --tp"),
     ],
 )
 def test_what_no_sheet_could_answer_for_is_refused_with_the_reason(text: str, why: str) -> None:
@@ -102,7 +112,7 @@ def test_what_no_sheet_could_answer_for_is_refused_with_the_reason(text: str, wh
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["A100 40GB", "NVIDIA A100-SXM4-40GB", "H20 141GB", "H100 64G"])
+@pytest.mark.parametrize("text", ["A100 48GB", "NVIDIA A100-PCIE-40GB", "GH200 144GB", "H100 64G"])
 def test_another_size_is_another_gpu(text: str) -> None:
     with pytest.raises(UsageError, match=r"is not the \w+ sheet, which has \d+ GB"):
         load_device(text)
@@ -126,6 +136,9 @@ def test_every_gpu_has_a_node_and_says_where_its_numbers_are_from() -> None:
         ("h20", "h200"),
         ("a800", "a100"),
         ("a100_pcie", "a100"),
+        ("a100_40gb", "a100"),
+        ("h20_3e", "h200"),
+        ("h200_nvl", "h200"),
     ],
 )
 def test_a_gpu_without_tables_borrows_those_of_its_chip(name: str, lender: str) -> None:

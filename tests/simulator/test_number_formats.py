@@ -280,6 +280,13 @@ def test_attention_multiplies_in_what_its_backend_does() -> None:
         assert s.step.cost.products(mixer) == products
 
 
+@pytest.mark.parametrize("gpu", ["mi300x", "mi355x"])
+def test_amds_own_kernels_read_a_cache_in_fp8(gpu: str) -> None:
+    wide, narrow = (plain(gpu=gpu, tp=8, kv_cache_dtype=name) for name in ("bfloat16", "fp8_e4m3"))
+    assert narrow.backend == "aiter"
+    assert narrow.memory.kv_tokens > 1.9 * wide.memory.kv_tokens
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -317,8 +324,8 @@ def test_what_cannot_be_is_one_line(fields: dict[str, Any], words: str) -> None:
         ({"kv_cache_dtype": "fp8_e5m2"}, r"in fp8_e5m2 .* --kv-cache-dtype bfloat16 or fp8_e4m3"),
         ({"gpu": "h200", "kv_cache_dtype": "nvfp4"}, r"nvfp4 .* on h200 \(hopper\)"),
         (
-            {"gpu": "mi300x", "model": "nvidia/Llama-3.3-70B-Instruct-FP8", "tp": 4},
-            r"on mi300x attention backend aiter, its default, .*KV type of llama-3.3-70b-instruct-",
+            {"gpu": "mi300x", "kv_cache_dtype": "fp8_e5m2"},
+            r"on mi300x attention backend aiter, its default, reads no KV cache in fp8_e5m2",
         ),
     ],
 )

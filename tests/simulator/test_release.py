@@ -24,6 +24,7 @@ def asked(**fields: Any) -> Scenario:
         ({"model": "qwen3.8-27b"}, "dflash2", "sglang-0.5.20"),
         ({"model": "qwen3.8-27b", "method": "dspark"}, "dspark", "sglang-0.5.16"),
         ({"model": "qwen3.6-27b", "draft_model": "Huang2020/qwen3.6-27B-domino"}, "domino", None),
+        ({"model": "qwen3-4b", "draft_model": "qwen3-4b-dspark"}, "dspark", "sglang-0.5.16"),
         ({"model": "qwen3.8-27b", "build": "2026-08"}, "dflash2", "sglang-0.5.16"),
         ({"model": "qwen3.8-27b", "engine": "sglang-0.5.23"}, "dflash2", "sglang-0.5.23"),
         ({"model": "no such model"}, "dflash", "sglang-0.5.14"),  # which resolve refuses

@@ -211,7 +211,7 @@ def test_drafting_flags_without_an_algorithm_are_reported() -> None:
     [
         ("", "not an SGLang launch command; such as: python -m sglang.launch_server"),
         ("python train.py --tp 8", "'python train.py --tp 8' is not an SGLang launch command"),
-        ("vllm serve Qwen/Qwen3-8B", "is not an SGLang launch command"),
+        ("vllm serve Qwen/Qwen3-8B", "this launches vLLM; what is simulated is SGLang"),
         ("sglang serve --model-path 'Qwen", "no closing quotation"),
         ("sglang serve --tp", "--tp has no value"),
         ("sglang serve --tp --model-path x", "--tp has no value"),

@@ -287,7 +287,7 @@ class TestTables:
 
     @pytest.mark.parametrize(
         "text",
-        ["V100 PCIe", "GH200 144GB", "A100 40GB", "MI250X x4", "B200 or H200"],
+        ["V100 PCIe", "GH200 144GB", "A100 48GB", "MI250X x4", "B200 or H200"],
     )
     def test_other_machines_are_refused(self, text: str) -> None:
         with pytest.raises(UsageError, match=text):
@@ -429,7 +429,7 @@ class TestBadInput:
             ({"concurrency": 64.0}, "exceeds the 32 requests in flight"),
             ({"accept_length": 19.0}, "exceeds block 16"),
             ({"max_concurrency": "32 or so"}, "expected a number"),
-            ({"request_rate": 5.0}, "both limit the load"),
+            ({"request_rate": 5.0, "concurrency": 12.0}, "both limit the load"),
             ({"completed": 0, "duration": 0}, "completed is 0"),
             ({"backend": "vllm"}, "engine 'vllm' is not simulated"),
             ({"tag": "gpu=b17"}, "tag: column gpu: unknown GPU 'b17'"),

@@ -123,7 +123,7 @@ def jsonl(factor: float) -> str:
         (jsonl(1), "be in ms, but there would be 3.33e+03 requests a second; it looks like s"),
         (jsonl(1e6), "it looks like us"),
         (table(1e3, start=1.7e12), "1700000000000 is a date in ms"),
-        (table(1, start=1.7e9).replace("arrival_s", "timestamp"), "no known format"),
+        (table(1).replace("arrival_s", "whenever"), "no known format"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(text: str, said: str, tmp_path: Path) -> None:
@@ -206,3 +206,29 @@ def test_too_many_requests_are_refused() -> None:
     n = MOST_REQUESTS + 1
     with pytest.raises(UsageError, match="--busiest 3600"):
         of_trace(made(list(range(n)), n), Scenario.parse(method="none"), capped=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "arrival_s"),
+    [
+        ("arrival_time,prompt_tokens,completion_tokens\n2,100,50\n3.5,200,80\n", [0, 1.5]),
+        ("Timestamp,inputTokens,outputTokens,latency\n2026-01-01T00:00:00Z,100,50,9\n"
+         "2026-01-01T00:00:02Z,200,80,9\n", [0, 2]),
+        ("timestamp_ms,input_len,output_len\n100,100,50\n1100,200,80\n", [0, 1]),
+        ('{"created": 1760000000500, "input_tokens": 100, "output_tokens": 50}\n'
+         '{"created": 1760000003500, "input_tokens": 200, "output_tokens": 80}\n', [0, 3]),
+    ],
+)  # fmt: skip
+def test_a_file_of_ones_own_is_read_by_its_columns(
+    text: str, arrival_s: list[float], tmp_path: Path
+) -> None:
+    path = tmp_path / "x"
+    path.write_text(text)
+    trace = read_trace(path)
+    assert trace.arrival_s is not None
+    assert trace.arrival_s.tolist() == pytest.approx(arrival_s)
+    assert (trace.isl.tolist(), trace.osl.tolist()) == ([100, 200], [50, 80])
+    assert any(note.startswith("arrivals of ") for note in trace.notes)
+    path.write_text("when,input_tokens,output_tokens\n1,2,3\n")
+    with pytest.raises(UsageError, match="no known format has the fields"):
+        read_trace(path)

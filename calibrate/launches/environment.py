@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dflash_sim.calibrate.observations.server_flags import variable_of
+from dflash_sim.calibrate.launches.server_flags import variable_of
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.engine_versions import match_engine
 

@@ -6,50 +6,38 @@ backslash: no command begins so, and backslashes are lost where commands are cop
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from dflash_sim.calibrate.launches.shell_flow import Flow
+from dflash_sim.calibrate.launches.shell_values import ITEM, SET, Shell, end_of
 from dflash_sim.profiles.errors import UsageError
 
-_CONTINUED = re.compile(r"\\[ \t]*\r?\n")
+_CONTINUED = re.compile(r"[\\`^][ \t]*\r?\n")  # of a shell, PowerShell and cmd.exe
 _GOES_ON = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*\r?\n[ \t]*-{1,2}[A-Za-z]")
 _REDIRECT = re.compile(r"&>>?|<<<|[<>]{1,2}(?:&[\d-]+)?")
 _BARE = re.compile(r"[^\s\\'\"`$&|;()<>]+|\$")
-_SET = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
-_NAMED = re.compile(
-    r"\$(?:(?P<plain>[A-Za-z_]\w*)|\{(?P<name>[A-Za-z_]\w*)(?:\[[@*]\])?(?::?[-=](?P<other>[^}]*))?\})"
-)
-_ENDS = {"&", "&&", ";", ";;", "|", "||", "\n", "(", ")"}
-
-
-@dataclass
-class Shell:
-    """Variables that were set so far, and those of them that programs see."""
-
-    variables: dict[str, str] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-
-    def expanded(self, text: str) -> list[str]:
-        """The words of text without quotes: a variable that holds blanks is several."""
-        filled = self.filled(text)
-        return [filled] if filled == text else filled.split()
-
-    def filled(self, text: str) -> str:
-        """Text with the variables that are known in place of their names."""
-
-        def value(found: re.Match[str]) -> str:
-            name = found["plain"] or found["name"]
-            other = found["other"]
-            return self.variables.get(name, other if other is not None else found[0])
-
-        return _NAMED.sub(value, text)
+_SETS = ("export", "declare", "local", "readonly", "typeset", "ENV", "set")
+_ENDS = {"&", "&&", "||", ";", ";;", "|", "\n", "(", ")"}
+_PROGRAM = re.compile(r"\bpython[\d.]*\b[^\n]*<<-?[ \t]*(['\"]?)(\w+)\1")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A simple command: its words, and variables that are set for it alone."""
+    """A simple command.
+
+    Parameters
+    ----------
+    words
+        Its words, variables filled in where they are known.
+    environment
+        Variables that are set for it alone.
+    guesses
+        Variables in it that rest on what the text does not say, each with what that is.
+    """
 
     words: tuple[str, ...]
     environment: dict[str, str]
+    guesses: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,63 +56,113 @@ def commands(text: str, shell: Shell) -> Iterator[Command]:
     UsageError
         A quotation is not closed.
     """
+    flow = Flow(contrary=shell.contrary)
+    for simple in _simple(_without_programs(text), shell):
+        run = flow.take(simple.words, simple.before, simple.after)
+        guess = run.guess
+        for name in sorted(shell.consulted):
+            guess = guess or shell.guessed[name]
+        if run.runs:
+            yield from _command(run.words, shell, guess)
+        elif run.guess is not None:
+            _mark(run.words, shell, run.guess)
+        shell.consulted.clear()
+
+
+@dataclass(frozen=True)
+class _Simple:
+    words: list[str]
+    before: str
+    after: str
+
+
+def _simple(text: str, shell: Shell) -> Iterator[_Simple]:
+    """Simple commands with the operators around them; an array is one word that sets it."""
     pending: list[str] = []
-    array: str | None = None
+    before = "\n"
+    array: tuple[str, list[str]] | None = None
+    within = False  # double brackets, where nothing is split or dropped
     for token in _tokens(text):
         if isinstance(token, list):
-            pending += _word(token, shell)
-        elif token == "(" and pending and _SET.fullmatch(pending[-1]):
-            array = pending.pop()
-            begun, pending = pending, []
+            words = _word(token, shell)
+            pending += [" ".join(words)] if within else words
+            within = (within or words == ["[["]) and words != ["]]"]
+        elif array is None and token == "(" and pending and SET.fullmatch(pending[-1]):
+            array, pending = (pending[-1], pending[:-1]), []
         elif array is not None and token == ")":
-            _assign(shell, array + " ".join(pending))
-            array, pending = None, begun
+            name, begun = array
+            array, pending = None, [*begun, name + ITEM + ITEM.join(pending)]
+        elif within and token not in ("\n", ";"):
+            pending.append(token)
         elif array is None:
-            yield from _command(pending, shell)
-            pending = []
-    yield from _command(pending, shell)
+            yield _Simple(pending, before, token)
+            before, pending, within = token, [], False
+    yield _Simple(pending, before, "\n")
 
 
-def _command(words: list[str], shell: Shell) -> Iterator[Command]:
+def _command(words: list[str], shell: Shell, guess: str | None) -> Iterator[Command]:
     """The command that words are; one that only sets variables is none."""
     own: dict[str, str] = {}
     at = 0
-    if words and words[0] in ("export", "declare", "local", "ENV", "set"):
+    if words and words[0] in _SETS:
         at = 1
-    while at < len(words) and (pair := _SET.fullmatch(words[at])):
-        own[pair[1]] = pair[3]
+    while at < len(words) and (pair := SET.fullmatch(words[at])):
+        own[pair[1]] = pair[3].replace(ITEM, " ").strip()
         at += 1
     if at < len(words) and words[0] != "export":
-        yield Command(tuple(words[at:]), own)
+        guesses = tuple((name, shell.guessed[name]) for name in sorted(shell.consulted))
+        yield Command(tuple(words[at:]), own, guesses)
         return
     for word in words:
-        _assign(shell, word)
+        shell.assign(word, guess)
 
 
-def _assign(shell: Shell, word: str) -> None:
-    if pair := _SET.fullmatch(word):
-        name, more, value = pair.groups()
-        before = shell.variables.get(name, "") if more else ""
-        shell.variables[name] = f"{before} {value}".strip() if more else value
-        shell.environment[name] = shell.variables[name]
+def _mark(words: list[str], shell: Shell, guess: str) -> None:
+    """Remember what a command would have set, where it is a guess that it is not run."""
+    for word in words:
+        if pair := SET.fullmatch(word):
+            shell.guessed[pair[1]] = guess
 
 
 def _word(pieces: list[_Piece], shell: Shell) -> list[str]:
-    """One word, or several where a variable outside quotes holds blanks."""
+    """One word, or several where a variable outside quotes holds blanks; none for nothing."""
     words = [""]
+    quoted = False
+    sets = SET.fullmatch(pieces[0].text) if pieces[0].kind == "bare" else None
     for piece in pieces:
-        if piece.kind == "exact":
-            words[-1] += piece.text
+        items = shell.items(piece.text) if piece.kind != "exact" else None
+        quoted |= piece.kind != "bare" and items is None
+        if items is not None:
+            words[-1] += items[0] if items else ""
+            words += items[1:]
             continue
-        filled = shell.filled(piece.text)
-        array = piece.kind == "double" and re.fullmatch(r"\$\{\w+\[@\]\}", piece.text)
-        if filled == piece.text or (piece.kind == "double" and not array):
+        filled = piece.text if piece.kind == "exact" else shell.filled(piece.text)
+        if filled == piece.text or piece.kind == "double" or sets:
             words[-1] += filled
             continue
         first, *others = re.split(r"\s+", filled.strip())
         words[-1] += first
         words += others
-    return words
+    return words if quoted or words != [""] else []
+
+
+def _without_programs(text: str) -> str:
+    """The text less programs of another language in it, each up to the word that ends it."""
+    if "<<" not in text:
+        return text
+    lines = text.split("\n")
+    last = {line.strip(): i for i, line in enumerate(lines)}
+    kept: list[str] = []
+    until: str | None = None
+    for i, line in enumerate(lines):
+        if until is not None:
+            until = None if line.strip() == until else until
+            continue
+        kept.append(line)
+        found = _PROGRAM.search(line)
+        if found is not None and last.get(found[2], -1) > i:
+            until = found[2]
+    return "\n".join(kept)
 
 
 def _tokens(text: str) -> Iterator[list[_Piece] | str]:
@@ -167,11 +205,9 @@ def _next(text: str, at: int, *, begun: bool) -> tuple[_Piece | None, str | None
         return _Piece("exact", text[at + 1 : at + 2]), None, at + 2
     if char in "'\"`":
         return _quoted(text, at)
-    if text.startswith("$(", at):
-        end = _closing(text, at + 1)
-        return _Piece("exact", text[at:end]), None, end
-    if found := _NAMED.match(text, at):
-        return _Piece("bare", found[0]), None, found.end()
+    if char == "$":
+        end = end_of(text, at)
+        return _Piece("bare", text[at:end]), None, end
     if found := _REDIRECT.match(text, at):
         return None, found[0], found.end()
     if char == "\n" and _GOES_ON.match(text, at):
@@ -200,13 +236,3 @@ def _quoted(text: str, at: int) -> tuple[_Piece, None, int]:
 
 def _unescaped(found: re.Match[str]) -> str:
     return "" if found[1].endswith("\n") else found[1]
-
-
-def _closing(text: str, at: int) -> int:
-    """Where the parenthesis that opens at ``at`` closes."""
-    depth = 0
-    for end in range(at, len(text)):
-        depth += (text[end] == "(") - (text[end] == ")")
-        if depth == 0:
-            return end + 1
-    return len(text)

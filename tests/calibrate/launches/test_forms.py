@@ -2,10 +2,11 @@
 
 import pytest
 
-from dflash_sim.calibrate.observations.launch_command import MODELLED, scenario_from_launch
-from dflash_sim.calibrate.observations.launch_flags import flag_of
-from dflash_sim.calibrate.observations.launch_router import WHY, router_of_launch
-from dflash_sim.calibrate.observations.server_flags import KINDS, TAKES, spellings, variables
+from dflash_sim.calibrate.launches.flags import flag_of
+from dflash_sim.calibrate.launches.router import WHY, router_of_launch
+from dflash_sim.calibrate.launches.server_flags import KINDS, TAKES, spellings, variables
+from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+from dflash_sim.calibrate.observations.launch_fields import MODELLED
 from dflash_sim.profiles.errors import UsageError
 
 SERVE = "python3 -m sglang.launch_server --model-path Qwen/Qwen3-4B --tp 2"

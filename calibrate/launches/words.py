@@ -10,9 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from dflash_sim.calibrate.observations import launch_router
-from dflash_sim.calibrate.observations.launch_manifest import Manifest, manifests
-from dflash_sim.calibrate.observations.shell_text import Shell, commands
+from dflash_sim.calibrate.launches.manifest import Manifest, manifests
+from dflash_sim.calibrate.launches.options import with_file
+from dflash_sim.calibrate.launches.other_engines import refuse_other_engine
+from dflash_sim.calibrate.launches.pasted import as_typed, commands_within
+from dflash_sim.calibrate.launches.python_text import launches_in_python
+from dflash_sim.calibrate.launches.router import MODULE, divided
+from dflash_sim.calibrate.launches.shell_text import commands
+from dflash_sim.calibrate.launches.shell_values import Shell
 from dflash_sim.profiles.errors import UsageError
 
 EXAMPLE = (
@@ -22,14 +27,21 @@ EXAMPLE = (
 _MODULES = {
     "sglang.launch_server",
     "dynamo.sglang",
+    "dynamo.sglang.worker",
+    "dynamo.sglang.decode_worker",
     "sglang.srt.entrypoints.http_server",
-    launch_router.MODULE,
+    MODULE,
 }
+_OF_DYNAMO = {
+    "--endpoint", "--migration-limit", "--store-kv", "--request-plane", "--event-plane",
+    "--custom-jinja-template", "--use-sglang-tokenizer", "--dump-config-to", "--connector",
+    "--dyn-tool-call-parser", "--dyn-reasoning-parser", "--output-modalities",
+}  # fmt: skip
 _SERVES = ("serve", "launch_server", "launch-server")
 _WITHIN = re.compile(
     r"sglang(?:_router)?\.launch_server|dynamo\.sglang|launch_server\.py|\bsglang\s+(?:serve|launch.server)\b"
 )
-_IMAGE = re.compile(r"sglang[\w./-]*:([\w.-]+)")
+_IMAGE = re.compile(r"(?:sglang(?!-runtime)[\w./-]*|sgl-dev):([\w.-]+)")
 _DEEPEST = 6
 
 
@@ -47,6 +59,8 @@ class Launch:
         Tag of the container it runs in, where one is named.
     router
         Words of a router in front of it.
+    guesses
+        Variables in it that rest on what the text does not say, each with what that is.
     serves
         True behind ``sglang serve``, where the first word may be the model.
     """
@@ -56,37 +70,83 @@ class Launch:
     image: str | None = None
     serves: bool = False
     router: tuple[str, ...] = ()
+    guesses: tuple[tuple[str, str], ...] = ()
 
 
-def launches(text: str) -> list[Launch]:
+def launches(text: str, *, contrary: bool = False) -> list[Launch]:
     """Every launch of a server in ``text``, in order.
+
+    Parameters
+    ----------
+    contrary
+        True to read the branches of a script that the text leaves open the other way.
 
     Raises
     ------
     UsageError
         There is none, or a quotation is not closed.
     """
-    found = list(_in_manifest(text)) or list(_in_shell(text, Shell(), 0))
+    text = as_typed(text)
+    found = list(_in_manifest(text, contrary=contrary))
+    if not found:
+        try:
+            found = list(_in_shell(text, Shell(contrary=contrary), 0))
+        except UsageError:
+            found = [*_in_python(text), *_in_shell(commands_within(text), Shell(), 0)]
+            if not found:
+                refuse_other_engine(text)
+                raise
     if not found and re.match(r"\s*--[a-z]", text):
         found = [Launch(tuple(word for one in commands(text, Shell()) for word in one.words))]
+    found = found or list(_in_python(text))
     if not found:
+        refuse_other_engine(text)
         words = text.split()
         shown = " ".join(words[:4]) or "nothing"
         msg = f"--from-launch '{shown[:80]}' is not an SGLang launch command; such as: {EXAMPLE}."
         raise UsageError(msg)
-    return found
+    return [replace(launch, arguments=tuple(with_file(launch.arguments))) for launch in found]
 
 
-def _in_manifest(text: str) -> Iterator[Launch]:
+def _in_python(text: str) -> Iterator[Launch]:
+    for words in launches_in_python(text):
+        yield Launch(tuple(words))
+
+
+def _in_manifest(text: str, *, contrary: bool) -> Iterator[Launch]:
     for manifest in manifests(text):
-        shell = Shell(variables=dict(manifest.environment), environment=dict(manifest.environment))
+        around = manifest.environment
+        shell = Shell(dict(around), dict(around), contrary=contrary)
         if manifest.script is not None:
             found = list(_in_shell(manifest.script, shell, 1))
         else:
-            words = [word for text in manifest.words for word in shell.expanded(text)]
-            found = list(_of_words(words, shell, 1))
+            words = [word for item in manifest.words for word in _expanded(item, shell)]
+            found = list(_of_words(words, shell, 1)) or _flags_alone(words)
         for launch in found:
             yield replace(launch, image=launch.image or _tag(manifest))
+
+
+def _expanded(item: str, shell: Shell) -> list[str]:
+    """Words of an item of a list; one that is a script of its own is read as such later."""
+    return [item] if re.search(r"\s", item.strip()) else shell.expanded(item)
+
+
+def _flags_alone(words: Sequence[str]) -> list[Launch]:
+    names = {word.partition("=")[0] for word in words}
+    there = bool(words) and words[0].startswith("--") and names & {"--model-path", "--model"}
+    return [Launch(tuple(words))] if there else []
+
+
+def _without_dynamo(words: Sequence[str]) -> list[str]:
+    """Words of a worker of Dynamo less the flags that are Dynamo's own."""
+    kept: list[str] = []
+    own = False
+    for word in words:
+        begins = word.startswith("--")
+        own = word.partition("=")[0] in _OF_DYNAMO if begins else own
+        if not own:
+            kept.append(word)
+    return kept
 
 
 def _tag(manifest: Manifest) -> str | None:
@@ -96,8 +156,9 @@ def _tag(manifest: Manifest) -> str | None:
 
 def _in_shell(text: str, shell: Shell, depth: int) -> Iterator[Launch]:
     for command in commands(text, shell):
-        of_command = Shell(shell.variables, {**shell.environment, **command.environment})
-        yield from _of_words(command.words, of_command, depth)
+        around = {**shell.environment, **command.environment}
+        for launch in _of_words(command.words, replace(shell, environment=around), depth):
+            yield replace(launch, guesses=(*launch.guesses, *command.guesses))
 
 
 def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch]:
@@ -105,8 +166,10 @@ def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch
     before = _launcher(words)
     if before is not None:
         front, behind, router = words[:before], list(words[before:]), list[str]()
-        if launch_router.MODULE in front[-1]:
-            behind, router = launch_router.divided(behind)
+        if "dynamo." in front[-1]:
+            behind = _without_dynamo(behind)
+        if MODULE in front[-1]:
+            behind, router = divided(behind)
         image = next((m[1] for word in front if (m := _IMAGE.search(word))), None)
         around = {**shell.environment, **_assigned(front)}
         serves = front[-1] == "serve"
@@ -114,9 +177,9 @@ def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch
         return
     for i, word in enumerate(words):
         if depth < _DEEPEST and re.search(r"\s", word.strip()) and _WITHIN.search(word):
-            inner = Shell(shell.variables, {**shell.environment, **_assigned(words[:i])})
+            inner = replace(shell, environment={**shell.environment, **_assigned(words[:i])})
             image = next((m[1] for w in words[:i] if (m := _IMAGE.search(w))), None)
-            for launch in _in_shell(word, inner, depth + 1):
+            for launch in _in_shell(word.strip("`"), inner, depth + 1):
                 yield replace(launch, image=launch.image or image)
 
 

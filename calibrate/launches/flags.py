@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dflash_sim.calibrate.observations.server_flags import (
+from dflash_sim.calibrate.launches.other_engines import OF_VLLM
+from dflash_sim.calibrate.launches.server_flags import (
     ServerFlag,
     Spelling,
     flag_releases,
@@ -124,6 +125,9 @@ def _ambiguous(typed: str, begun: Sequence[Spelling]) -> UsageError:
 
 
 def _unheard(typed: str, known: Mapping[str, Spelling]) -> UsageError:
+    if (ours := OF_VLLM.get(typed.replace("_", "-"))) is not None:
+        msg = f"--from-launch: {typed} is a flag of vLLM; the nearest of SGLang is {ours}."
+        raise UsageError(msg)
     near = close_to("--" + typed.lstrip("-").replace("_", "-"), known)
     guess = f"; did you mean {' or '.join(near)}?" if near else "."
     oldest, newest = (".".join(map(str, flag_releases()[i])) for i in (-1, 0))

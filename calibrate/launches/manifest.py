@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dflash_sim.calibrate.launches.options import is_options, words_of
 from dflash_sim.profiles.ways_in import UnreadableError, parse_json, parse_yamls
 
 _LOOKS = re.compile(
     r"^\s*(?:-\s+)?[\"']?(?:command|args|entrypoint|containers|services|image)[\"']?\s*:"
-    r"|\A\s*\[|\A\s*-\s+\S",
+    r"|^\s*[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size|run)[\"']?\s*:"
+    r"|\A\s*(?:\w+:\s*)?\[|\A\s*-\s+\S",
     re.MULTILINE,
 )
 _DOCKERFILE = re.compile(r"^\s*(CMD|ENTRYPOINT)\s+(\[.*\])\s*$", re.MULTILINE)
+_NAMED = re.compile(r"(?<!\$)\$\(([A-Za-z_]\w*)\)")
 _LONGEST = 200_000
 _DEEPEST = 40
 _DOCUMENTS = 1000
@@ -52,7 +55,8 @@ def _parsed(text: str) -> list[Any]:
     if "&" in text and re.search(r":\s*&\w", text):
         text = re.sub(r":\s*&\w+", ":", text)  # an anchor may be a bomb; what it names stays
     try:
-        return parse_yamls(textwrap.dedent(text.expandtabs(2)).strip("\n"), most=_DOCUMENTS)
+        plain = textwrap.dedent(text.expandtabs(2)).strip("\n")
+        return parse_yamls(plain.rstrip().removesuffix(","), most=_DOCUMENTS)
     except UnreadableError:
         return []
 
@@ -69,24 +73,40 @@ def _walk(node: Any, depth: int) -> Iterator[Manifest]:
     elif isinstance(node, Mapping):
         if any(key in node for key in ("command", "args", "entrypoint")):
             yield _container(node)
+        elif isinstance(node.get("run"), str):
+            yield Manifest(script=node["run"], environment=_environment(node))
+        elif is_options(node):
+            yield Manifest(("sglang", "serve", *words_of(node)))
         for key, item in node.items():
-            if key not in ("command", "args", "entrypoint"):
+            if key not in ("command", "args", "entrypoint", "run"):
                 yield from _walk(item, depth + 1)
 
 
 def _container(node: Mapping[str, Any]) -> Manifest:
     """Parts are joined as they are run: the entry point, the command, its arguments."""
-    parts = [node[key] for key in ("entrypoint", "command", "args") if node.get(key)]
-    about: dict[str, Any] = {
-        "environment": _environment(node),
-        "image": str(node.get("image", "")),
-    }
+    environment = _environment(node)
+    parts = [
+        _filled(node[key], environment)
+        for key in ("entrypoint", "command", "args")
+        if node.get(key)
+    ]
+    about: dict[str, Any] = {"environment": environment, "image": str(node.get("image", ""))}
     if all(isinstance(part, str) for part in parts):
         return Manifest(script=" ".join(part.strip() for part in parts), **about)
     words: list[str] = []
     for part in parts:
         words += _words(part) if isinstance(part, list) else str(part).split()
     return Manifest(tuple(words), **about)
+
+
+def _filled(part: Any, environment: Mapping[str, str]) -> Any:
+    """``$(NAME)`` as Kubernetes fills it in, and ``$$`` as it and Compose write one ``$``."""
+    if isinstance(part, list):
+        return [_filled(item, environment) for item in part]
+    if not isinstance(part, str):
+        return part
+    filled = _NAMED.sub(lambda found: environment.get(found[1], found[0]), part)
+    return filled.replace("$$", "$")
 
 
 def _words(items: list[Any]) -> tuple[str, ...]:
@@ -99,7 +119,7 @@ def _words(items: list[Any]) -> tuple[str, ...]:
 
 
 def _environment(node: Mapping[str, Any]) -> dict[str, str]:
-    listed = node.get("environment", node.get("env"))
+    listed = node.get("environment", node.get("env", node.get("envs")))
     if isinstance(listed, Mapping):
         return {str(name): str(value) for name, value in listed.items()}
     found = {}
@@ -107,6 +127,7 @@ def _environment(node: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(item, Mapping) and "name" in item:
             found[str(item["name"])] = str(item.get("value", ""))
         elif isinstance(item, str):
-            name, _, value = item.partition("=")
-            found[name] = value
+            name, equals, value = item.partition("=")
+            if equals:  # else the shell around it has the value
+                found[name] = value
     return found

@@ -1,0 +1,1 @@
+"""THE TEXT AROUND A LAUNCH of a server: shell, manifests, flags, environment."""

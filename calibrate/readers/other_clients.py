@@ -1,0 +1,128 @@
+"""Summaries of llmperf and EvalScope: means and quantiles in **seconds**."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.values import (
+    Metrics,
+    Raw,
+    known,
+    naming,
+    number,
+    whole,
+    word,
+)
+from dflash_sim.calibrate.readers.sglang_bench_serving import AT_MEANS, fixed_lengths
+from dflash_sim.profiles.units import MS
+
+_LLMPERF = {
+    "mean": "mean",
+    "median": "quantiles_p50",
+    "std": "stddev",
+    "p90": "quantiles_p90",
+    "p95": "quantiles_p95",
+    "p99": "quantiles_p99",
+}
+_LLMPERF_LATENCIES = {"ttft": "ttft_s", "itl": "inter_token_latency_s",
+                      "e2e_latency": "end_to_end_latency_s"}  # fmt: skip
+_EVALSCOPE = {
+    "mean_ttft_ms": ("average time to first token (s)", "avg ttft (s)"),
+    "mean_tpot_ms": ("average time per output token (s)", "avg tpot (s)"),
+    "mean_itl_ms": ("average inter-token latency (s)", "avg itl (s)"),
+    "mean_e2e_latency_ms": ("average latency (s)", "avg latency (s)"),
+}
+_EVALSCOPE_TOTALS = {
+    "duration": "time taken for tests (s)",
+    "output_throughput": "output token throughput (tok/s)",
+    "total_throughput": "total token throughput (tok/s)",
+    "request_throughput": "request throughput (req/s)",
+}
+_INPUTS = "average input tokens per request"
+_OUTPUTS = "average output tokens per request"
+_BEFORE_FIRST = "the tool counts the first token's wait in it"
+
+
+def is_llmperf(raw: Raw) -> bool:
+    """Keys that tell it from other tools."""
+    return "results_ttft_s_mean" in raw or "results_ttft_s_quantiles_p50" in raw
+
+
+def read_llmperf(raw: Raw, where: str, names: Names) -> Observation:
+    """One run of ``token_benchmark_ray.py``.
+
+    Its inter-token latency is the time of an answer over its tokens, and no time per output token.
+    """
+    metrics = Metrics()
+    for ours, theirs in _LLMPERF_LATENCIES.items():
+        if ours == "itl":
+            continue
+        for statistic, name in _LLMPERF.items():
+            key = f"results_{theirs}_{name}"
+            metrics.take(f"{statistic}_{ours}_ms", raw, key, 1 / MS)
+    metrics.take("output_throughput", raw, "results_mean_output_throughput_token_per_s")
+    metrics.take("completed", raw, "results_num_completed_requests")
+    per_minute = number(raw, "results_num_completed_requests_per_min")
+    if per_minute:
+        metrics.values["request_throughput"] = per_minute / 60
+    isl, osl = (number(raw, f"results_number_{way}_tokens_mean") for way in ("input", "output"))
+    prompts = whole(raw, "results_num_completed_requests")
+    fields = known(conc=whole(raw, "num_concurrent_requests"), num_prompts=prompts)
+    return _observation("llmperf", raw, "model", where, names, fields, metrics, isl, osl)
+
+
+def is_evalscope(raw: Raw) -> bool:
+    """Keys that tell it from other tools."""
+    keys = _lowered(raw)
+    return "number of concurrency" in keys and _EVALSCOPE_TOTALS["output_throughput"] in keys
+
+
+def read_evalscope(raw: Raw, where: str, names: Names) -> Observation:
+    """One run of ``evalscope perf``, as its summary or as it is printed."""
+    said = _lowered(raw)
+    metrics = Metrics()
+    metrics.take("completed", said, "succeed requests")
+    for ours, theirs in _EVALSCOPE_TOTALS.items():
+        metrics.take(ours, said, theirs)
+    for ours, spellings in _EVALSCOPE.items():
+        for theirs in spellings:
+            metrics.take(ours, said, theirs, 1 / MS)
+    prompts = whole(said, "total requests") or whole(said, "succeed requests")
+    fields = known(conc=whole(said, "number of concurrency"), num_prompts=prompts)
+    isl, osl = number(said, _INPUTS), number(said, _OUTPUTS)
+    return _observation("evalscope", said, "model", where, names, fields, metrics, isl, osl)
+
+
+def _lowered(raw: Raw) -> dict[str, Any]:
+    return {re.sub(r"\s+", " ", str(key)).strip().lower(): value for key, value in raw.items()}
+
+
+def _observation(
+    tool: str,
+    raw: Raw,
+    model_key: str,
+    where: str,
+    names: Names,
+    load: Mapping[str, Any],
+    metrics: Metrics,
+    isl: float | None,
+    osl: float | None,
+) -> Observation:
+    fields = dict(load)
+    if (model := word(raw, model_key)) is not None:
+        with naming(model_key):
+            fields["model"] = names.model(model)
+    notes = list(metrics.notes)
+    if isl and osl:
+        fields |= fixed_lengths(isl, osl)
+        notes.append(AT_MEANS)
+    return Observation(
+        row=where,
+        source="",
+        fields=fields,
+        metrics=metrics.values,
+        about={"tool": tool},
+        notes=tuple(notes),
+    )

@@ -1,0 +1,223 @@
+"""Results in other forms: llmperf, EvalScope, batches without a server, tables made for people."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dflash_sim.calibrate.observations.headings import as_csv, column_of
+from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.text_tables import text_tables
+from dflash_sim.calibrate.readers.read import read_observations
+
+ASSUMED = {"gpu": "b200", "tp": 1, "method": "none", "model": "qwen3-8b"}
+LLMPERF = {
+    "model": "Qwen/Qwen3-8B", "num_concurrent_requests": 4, "results_ttft_s_mean": 0.05,
+    "results_ttft_s_quantiles_p50": 0.04, "results_inter_token_latency_s_mean": 0.011,
+    "results_end_to_end_latency_s_mean": 1.1, "results_number_input_tokens_mean": "500.4",
+    "results_number_output_tokens_mean": "100.0", "results_num_completed_requests": 40,
+    "results_num_completed_requests_per_min": 180.0,
+    "results_mean_output_throughput_token_per_s": 300.0,
+}  # fmt: skip
+EVALSCOPE = {
+    "Time taken for tests (s)": 20.0, "Number of concurrency": 8, "Total requests": 80,
+    "Succeed requests": 80, "Output token throughput (tok/s)": 1000.0,
+    "Average time to first token (s)": 0.1, "Average time per output token (s)": 0.007,
+    "Average latency (s)": 1.85, "Average input tokens per request": 512.0,
+    "Average output tokens per request": 250.0,
+}  # fmt: skip
+OLD = """============ Serving Benchmark Result ============
+Backend:                                 sglang
+Traffic request rate:                    128.0
+Max reqeuest concurrency:                512
+Successful requests:                     1024
+Benchmark duration (s):                  287.20
+Total input tokens:                      1048576
+Total generated tokens:                  131072
+Output token throughput (tok/s):         456.37
+Concurrency:                             {}
+==================================================
+"""
+
+
+def read(tmp_path: Path, text: str | Mapping[str, Any], **assumed: Any) -> list[Observation]:
+    path = tmp_path / "result.txt"
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    report = read_observations([path], ASSUMED | assumed)
+    assert report.refused == ()
+    return list(report.observations)
+
+
+def test_llmperf_says_seconds(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, LLMPERF)
+    assert (row.fields["conc"], row.fields["isl"], row.fields["osl"]) == (4, 500, 100)
+    assert row.metrics["mean_ttft_ms"] == pytest.approx(50)
+    assert row.metrics["median_ttft_ms"] == pytest.approx(40)
+    assert row.metrics["output_throughput"] == 300
+    assert row.metrics["request_throughput"] == pytest.approx(3)
+    assert "mean_tpot_ms" not in row.metrics  # its inter-token latency has the first token in it
+
+
+@pytest.mark.parametrize("printed", [False, True])
+def test_evalscope_as_saved_and_as_printed(tmp_path: Path, printed: bool) -> None:
+    box = "".join(f"+---+---+\n| {key} | {value} |\n" for key, value in EVALSCOPE.items())
+    text = f"Benchmarking summary:\n+---+---+\n| Key | Value |\n{box}+---+---+\n"
+    (row,) = read(tmp_path, text if printed else EVALSCOPE)
+    assert (row.fields["conc"], row.fields["isl"], row.fields["osl"]) == (8, 512, 250)
+    assert row.metrics["mean_tpot_ms"] == pytest.approx(7)
+    assert row.metrics["mean_e2e_latency_ms"] == pytest.approx(1850)
+    assert row.metrics["duration"] == 20
+
+
+def test_one_batch_without_a_server(tmp_path: Path) -> None:
+    raw = {"batch_size": 8, "input_len": 512, "output_len": 128, "prefill_latency": 0.05,
+           "median_decode_latency": 0.007, "total_latency": 1.0}  # fmt: skip
+    (row,) = read(tmp_path, raw)
+    assert row.fields["method"] == "none"
+    assert row.fields["conc"] == 8
+    assert row.metrics["mean_ttft_ms"] == pytest.approx(50)
+    assert row.metrics["median_tpot_ms"] == pytest.approx(7)
+    assert row.metrics["output_throughput"] == pytest.approx(8 * 128)
+    assert any("without a server" in note for note in row.notes)
+
+
+def test_all_prompts_at_once_as_saved_and_as_printed(tmp_path: Path) -> None:
+    saved = {"backend": "engine", "successful_requests": 100, "total_latency": 10.0,
+             "total_input_tokens": 30000, "total_output_tokens": 20000, "last_gen_throughput": 9.0,
+             "output_throughput": 2000.0}  # fmt: skip
+    printed = (
+        "====== Offline Throughput Benchmark Result =======\nBackend:            engine\n"
+        "Successful requests:     100\nBenchmark duration (s):   10.0\n"
+        "Total input tokens:      30000\nTotal generated tokens:   20000\n"
+        "Output token throughput (tok/s):   2000.0\n==================================\n"
+    )
+    rows = [*read(tmp_path, saved), *read(tmp_path, printed)]
+    for row in rows:
+        assert row.fields["conc"] == 100
+        assert row.metrics["output_throughput"] == 2000
+    assert rows[0].fields["isl"] == 300
+
+
+def test_a_cap_on_clients_that_old_releases_misspelt_is_read(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, OLD.format(507.99))
+    assert row.fields["conc"] == 512  # nearly all of them waited: they limit the load
+    assert "rate" not in row.fields
+    path = tmp_path / "half.txt"
+    path.write_text(OLD.format(250.0))
+    ((_, why),) = read_observations([path], ASSUMED).refused
+    assert "request_rate 128 and max_concurrency 512 both limit the load" in why
+
+
+def test_images_in_prompts_are_told(tmp_path: Path) -> None:
+    line = "Total input vision tokens:               1000000\n"
+    text = OLD.format(507.99).replace("Total generated", line + "Total generated")
+    (row,) = read(tmp_path, text)
+    assert "prompts hold images: their tokens are simulated as text" in row.notes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Here it is:\n\n| Concurrency | Output tok/s | Mean TTFT (ms) | Of |\n|---|---:|---|---|\n"
+        "| 1 | **158.3** | 22.1 | a |\n| 8 | 1,100.2 tok/s | 40 ms | - |\n\nbye\n",
+        "concurrency,Output throughput (tok/s),TTFT (s),Notes\n1,158.3,0.0221,a\n8,1100.2,0.04,b\n",
+        "┏━━━┳━━━┳━━━┓\n┃ conc ┃ tok/s ┃ Avg TTFT (ms) ┃\n┡━━━╇━━━╇━━━┩\n│ 1 │ 158.3 │ 22.1 │\n"
+        "│ 8 │ 1,100.2 │ 40 │\n└───┴───┴───┘\n",
+    ],
+)
+def test_tables_that_people_write(tmp_path: Path, text: str) -> None:
+    one, eight = read(tmp_path, text, isl=1000, osl=500)
+    assert (one.fields["conc"], eight.fields["conc"]) == (1, 8)
+    assert one.metrics["output_throughput"] == 158.3
+    assert eight.metrics["output_throughput"] == 1100.2
+    assert one.metrics["mean_ttft_ms"] == pytest.approx(22.1)
+    assert one.fields["isl"] == 1000
+
+
+def test_the_table_of_one_batch_counts_its_whole_time(tmp_path: Path) -> None:
+    text = (
+        "| batch size | latency (s) | input throughput (tok/s) | output throughput (tok/s) | "
+        "acc length | ITL (ms) | input cost ($/1M) |\n|---|---|---|---|---|---|---|\n"
+        "| 16 | 5.9 | 41234.5 | 2776.2 | 2.85 | 5.76 | 0.01 |\n"
+    )
+    told = {"method": "eagle3", "steps": 3, "isl": 1024, "osl": 1024}
+    (row,) = read(tmp_path, text, **told)
+    assert row.metrics["duration"] == 5.9
+    assert row.metrics["mean_tpot_ms"] == 5.76
+    assert row.metrics["accept_length_cycle"] == 2.85
+    assert "output_throughput" not in row.metrics  # which would be of decoding alone
+
+
+def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
+    text = (
+        "Metric,avg,min,max,p99,p50,std\nTime to First Token (ms),120.5,50,400,300,100,30\n"
+        "Inter Token Latency (ms),9.5,9,11,10.9,9.4,0.3\n"
+        'Input Sequence Length (tokens),"1,024",1024,1024,1024,1024,0\n'
+        "Output Sequence Length (tokens),500,500,500,500,500,0\n"
+    )
+    (row,) = read(tmp_path, text, conc=32)
+    assert row.metrics["mean_ttft_ms"] == 120.5
+    assert row.metrics["p99_tpot_ms"] == 10.9
+    assert (row.fields["isl"], row.fields["osl"]) == (1024, 500)
+
+
+def test_a_servers_log_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    path.write_text("[2026-07-04 04:32:38 TP0] Decode batch, #running-req: 45, cuda graph: True\n")
+    ((_, why),) = read_observations([path], ASSUMED).refused
+    assert why.startswith("a log of the server, which no benchmark wrote: give what")
+
+
+def test_a_name_that_only_the_server_knows_gives_way_to_the_assumed_model(tmp_path: Path) -> None:
+    path = tmp_path / "row.json"
+    path.write_text(json.dumps(LLMPERF | {"model": "my-chatbot"}))
+    report = read_observations([path], ASSUMED)
+    assert report.observations[0].fields["model"] == "qwen3-8b"
+    assert "no sheet is called 'my-chatbot': the assumed qwen3-8b stands in" in report.notes
+    ((_, why),) = read_observations([path], {"gpu": "b200", "method": "none"}).refused
+    assert "unknown model 'my-chatbot'" in why
+
+
+def test_a_model_may_be_assumed_by_the_path_of_its_config(tmp_path: Path) -> None:
+    from dflash_sim.profiles.find import require_sheet
+
+    config = tmp_path / "config.json"
+    config.write_text(require_sheet("models", "qwen3-8b").read_text())
+    path = tmp_path / "row.json"
+    path.write_text(json.dumps({k: v for k, v in LLMPERF.items() if k != "model"}))
+    report = read_observations([path], ASSUMED | {"model": str(config)})
+    assert report.observations[0].fields["model"] == str(config)
+
+
+@pytest.mark.parametrize(
+    ("heading", "column"),
+    [
+        ("Median TTFT (s)", ("median_ttft_ms", 1e3)),
+        ("P99 ITL (ms)", ("p99_itl_ms", 1.0)),
+        ("TPOT Avg (ms)", ("mean_tpot_ms", 1.0)),
+        ("Output Token Throughput (tok/s)", ("output_throughput", 1.0)),
+        ("**Acc. length**", None),
+        ("accept_len", ("accept_length", 1.0)),
+        ("Batch Size", ("conc", 1.0)),
+        ("GPU hours", None),
+    ],
+)
+def test_headings(heading: str, column: tuple[str, float] | None) -> None:
+    assert column_of(heading) == column
+
+
+def test_a_table_without_a_load_or_with_two_of_one_column_is_none() -> None:
+    assert as_csv([["TTFT", "TPOT"], ["1", "2"]]) is None
+    assert as_csv([["conc", "model"], ["1", "a"]]) is None
+    assert as_csv([["conc", "tok/s", "Output tok/s"], ["1", "2", "3"]]) is None
+    assert as_csv([["conc", "tok/s"], ["1", "n/a"]]) == "conc,output_throughput\n1,\n"
+
+
+def test_cells_of_tables() -> None:
+    text = "a | b\n| x | y |\n|:-:|---|\n| 1 | 2 |\n| go on | |\ntext\n| p | q | r |\n| 1 | 2 | 3 |"
+    assert list(text_tables(text)) == [
+        [["x", "y"], ["1 go on", "2"]],
+        [["p", "q", "r"], ["1", "2", "3"]],
+    ]
