@@ -392,6 +392,15 @@ class Scenario(BaseModel):
             raise UsageError(_one_line(error, cls)) from None
 
 
+def _names_in(annotation: Any) -> list[str]:
+    """The names of a literal, or of one that may be left out."""
+    return [
+        name
+        for part in get_args(annotation)
+        for name in ([part] if isinstance(part, str) else _names_in(part))
+    ]
+
+
 def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
     first = error.errors()[0]
     if not first["loc"]:
@@ -403,7 +412,7 @@ def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
         return str(first["msg"])
     field = cls.model_fields[name]
     if first["type"] == "literal_error":
-        allowed = get_args(field.annotation)
+        allowed = _names_in(field.annotation)
         return str(unknown(kind=name.replace("_", " "), value=str(value), allowed=allowed))
     otherwise = (field.description or "").partition("default")[2].strip(": ")
     if field.default is not None:
