@@ -237,7 +237,10 @@ class Scenario(BaseModel):
         "engine's for such a model",
     )
     cuda_graph_max_bs: Whole | None = Field(
-        None, ge=0, description="largest captured batch, 0 for none; default by GPU memory"
+        None,
+        ge=0,
+        le=10**7,
+        description="largest captured batch, 0 for none; default by GPU memory",
     )
     page_size: Count | None = Field(
         None, description="KV page [token]; default by attention backend"
@@ -386,6 +389,10 @@ class Scenario(BaseModel):
     @classmethod
     def parse(cls, **fields: Any) -> "Scenario":
         """Build a scenario; a bad field becomes a one-line :class:`UsageError`."""
+        for name, value in fields.items():
+            if isinstance(value, list | dict):
+                msg = f"{name}: a scenario has one value, not a {type(value).__name__}."
+                raise UsageError(msg)
         try:
             return cls(**fields)
         except ValidationError as error:
