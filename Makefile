@@ -19,7 +19,7 @@ lowest:
 	build/lowest/bin/pip install --quiet --constraint .ci/lowest.txt ".[test]"
 	build/lowest/bin/pytest
 
-# Inputs that nobody meant, to every reader, sheet, small language and command; SEED says which.
+# Inputs that nobody meant, to every reader, sheet, small language, command and server; SEED says which.
 fuzz:
 	$(PYTHON) tests/trust/fuzz.py --seconds 300 $(if $(SEED),--seed $(SEED))
 

@@ -34,6 +34,7 @@ from dflash_sim.serve.streams import DONE, OpenAI, native, pieces
 from dflash_sim.serve.tokens import Tokens
 
 MOST_BYTES = 32 * 2**20
+SILENT_S = 5.0  # in which more of a body comes: a server that shall end waits no longer for it
 MOST_PROMPTS = 256  # of one body
 
 
@@ -218,12 +219,16 @@ class Routes:
                 self.backend.drop(answer)
 
     async def _body(self, request: Request, kind: type) -> Any:
-        data = bytearray()
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > MOST_BYTES:
-                msg = f"the body is longer than {MOST_BYTES // 2**20} MiB."
-                raise RefusedError(msg, 413)
+        data, parts = bytearray(), request.stream()
+        try:
+            while (part := await asyncio.wait_for(anext(parts, None), SILENT_S)) is not None:
+                data += part
+                if len(data) > MOST_BYTES:
+                    msg = f"the body is longer than {MOST_BYTES // 2**20} MiB."
+                    raise RefusedError(msg, 413)
+        except TimeoutError:
+            msg = f"the body did not go on for {SILENT_S:g} s."
+            raise RefusedError(msg, 408) from None
         try:
             parsed = json.loads(data)
         except (ValueError, RecursionError) as error:

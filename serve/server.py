@@ -63,6 +63,30 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
+class Brief(logging.Filter):
+    """Of what is logged, says in a line and once what the system refused.
+
+    What is cancelled because the time to drain is over is nothing to tell; a bug keeps its trace.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return True for what is told."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, asyncio.CancelledError):
+            return False
+        if not isinstance(error, OSError):
+            return True
+        record.msg = f"{record.getMessage().splitlines()[0]}: {error.strerror or error}"
+        record.args = record.exc_info = record.exc_text = None
+        seen = record.msg in self._said
+        self._said.add(record.msg)
+        return not seen
+
+
 class Server(uvicorn.Server):
     """Uvicorn that refuses new requests while it ends those that run."""
 
@@ -103,6 +127,9 @@ def serve(
     )
     logging.getLogger("uvicorn.error").addFilter(_no_cut)
     server = Server(config, routes)
+    brief = Brief()
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(brief)
 
     def give_up() -> None:
         server.should_exit = True

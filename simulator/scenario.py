@@ -237,7 +237,10 @@ class Scenario(BaseModel):
         "engine's for such a model",
     )
     cuda_graph_max_bs: Whole | None = Field(
-        None, ge=0, description="largest captured batch, 0 for none; default by GPU memory"
+        None,
+        ge=0,
+        le=10**7,
+        description="largest captured batch, 0 for none; default by GPU memory",
     )
     page_size: Count | None = Field(
         None, description="KV page [token]; default by attention backend"
@@ -394,10 +397,23 @@ class Scenario(BaseModel):
     @classmethod
     def parse(cls, **fields: Any) -> "Scenario":
         """Build a scenario; a bad field becomes a one-line :class:`UsageError`."""
+        for name, value in fields.items():
+            if isinstance(value, list | dict):
+                msg = f"{name}: a scenario has one value, not a {type(value).__name__}."
+                raise UsageError(msg)
         try:
             return cls(**fields)
         except ValidationError as error:
             raise UsageError(_one_line(error, cls)) from None
+
+
+def _names_in(annotation: Any) -> list[str]:
+    """The names of a literal, or of one that may be left out."""
+    return [
+        name
+        for part in get_args(annotation)
+        for name in ([part] if isinstance(part, str) else _names_in(part))
+    ]
 
 
 def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
@@ -411,7 +427,7 @@ def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
         return str(first["msg"])
     field = cls.model_fields[name]
     if first["type"] == "literal_error":
-        allowed = get_args(field.annotation)
+        allowed = _names_in(field.annotation)
         return str(unknown(kind=name.replace("_", " "), value=str(value), allowed=allowed))
     otherwise = (field.description or "").partition("default")[2].strip(": ")
     if field.default is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from functools import cache
 from itertools import pairwise
@@ -22,7 +23,7 @@ pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 httpx = pytest.importorskip("httpx")
 
 from dflash_sim.serve.app import MOST_BYTES, Routes, application  # noqa: E402
-from dflash_sim.serve.server import check_address, listen  # noqa: E402
+from dflash_sim.serve.server import Brief, check_address, listen  # noqa: E402
 from dflash_sim.serve.tokens import Counted, load_tokens  # noqa: E402
 from dflash_sim.serve.twin import Twin  # noqa: E402
 
@@ -254,6 +255,36 @@ def test_a_full_queue_refuses_the_next() -> None:
     assert codes.count(503) >= 1
     assert codes.count(200) >= 2
     assert set(codes) == {200, 503}
+
+
+def test_a_body_that_does_not_go_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dflash_sim.serve.app.SILENT_S", 0.05)
+
+    async def work(client: Any, twin: Twin) -> Any:
+        async def half() -> Any:
+            yield b'{"prompt": '
+            await asyncio.sleep(1.0)
+
+        return await client.post("/v1/completions", content=half())
+
+    answer = visit(work)
+    assert answer.status_code == 408
+    assert "did not go on" in answer.json()["message"]
+
+
+def test_what_the_system_refuses_is_logged_once_and_in_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log, brief = logging.getLogger("some.server"), Brief()
+    log.addFilter(brief)
+    for error in (OSError(24, "Too many open files"), asyncio.CancelledError(), ValueError("bug")):
+        for _ in range(3):
+            log.error("it happened\nsocket: x", exc_info=error)
+    log.removeFilter(brief)
+    told = [(r.getMessage(), bool(r.exc_info)) for r in caplog.records]
+    assert told == [("it happened: Too many open files", False)] + 3 * [
+        ("it happened\nsocket: x", True)
+    ]
 
 
 def test_of_several_prompts_all_are_taken_or_none() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dflash_sim.profiles.errors import InfeasibleError
+from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.schema import Field, is_row, load_schema
 from dflash_sim.simulator.engine.metrics import LATENCIES
 from dflash_sim.simulator.predict import Result, predict
@@ -197,3 +197,12 @@ def test_a_row_is_known_when_it_is_read_again(rows: dict[str, Row]) -> None:
         assert not is_row(row | changed), changed
     assert not is_row({n: v for n, v in row.items() if n != "output_throughput"})
     assert not is_row([row])
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, f in Scenario.model_fields.items() if "Literal" in str(f.annotation)]
+)
+def test_a_word_that_is_none_is_answered_with_those_there_are(name: str) -> None:
+    """Also where it may be left out."""
+    with pytest.raises(UsageError, match=r"unknown .* '%'\. Have: \w"):
+        Scenario.parse(**{name: "%"})

@@ -16,6 +16,7 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.simulator.policy.parse import parse_policy
 from dflash_sim.simulator.requests.parse import parse_acceptance
+from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.ranges import real_numbers, whole_numbers
 from dflash_sim.studies.sweep.job import shard_of
 
@@ -111,7 +112,8 @@ COUNTED = (
     *("--chunked-prefill-size", "--jobs", "--busiest", "--duration", "--ttft", "--tpot"),
     *("--max-gpus", "--accept-length", "--mem-fraction-static"),
 )
-FLAGS = NAMED | dict.fromkeys(COUNTED, NUMBERS)
+FIELDS = tuple("--" + name.replace("_", "-") for name in Scenario.model_fields)
+FLAGS = dict.fromkeys((*FIELDS, *COUNTED), NUMBERS) | NAMED
 # Each stops before it simulates: pages of settings, of memory, of names; or a file is missing.
 BEGINNINGS = (
     "predict --print-config", "predict --memory", "plan --print-config", "list gpus", "list models",

@@ -1,4 +1,4 @@
-"""What is fuzzed: every reader of a file, every sheet, every small language, every command."""
+"""What is fuzzed: every reader of a file, sheet, small language and command, and every server."""
 
 import json
 import random
