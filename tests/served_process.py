@@ -133,7 +133,8 @@ def crowd(server: Server, streams: int, *, seconds: float, tokens: int) -> Crowd
                 async with client.stream("POST", path, json=mine) as answer:
                     text = (await answer.aread()).decode()
             except httpx.HTTPError as error:
-                found.lost.append(f"{time.monotonic() - until + seconds:.1f} s: {error!r}")
+                why = repr(error.__context__ or error)
+                found.lost.append(f"{time.monotonic() - until + seconds:.1f} s: {why}")
                 continue
             found.whole += tokens_in(text) == tokens and text.endswith("[DONE]\n\n")
 
@@ -144,7 +145,8 @@ def crowd(server: Server, streams: int, *, seconds: float, tokens: int) -> Crowd
             found.running.append(await asyncio.to_thread(server.metric, "num_running_reqs"))
 
     async def all_of_them() -> None:
-        limits = httpx.Limits(max_connections=None)
+        # Kept connections that idle are closed by this client, and now and then one in use.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with httpx.AsyncClient(limits=limits, timeout=PATIENCE_S, trust_env=False) as client:
             await asyncio.gather(look(), *(one(client, i) for i in range(streams)))
 

@@ -1,6 +1,8 @@
 """The server as a process: drained, killed, read slowly, left by its clients."""
 
 import http.client
+import json
+import re
 import signal
 import socket
 import subprocess
@@ -12,9 +14,17 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
-pytest.importorskip("httpx")
+httpx = pytest.importorskip("httpx")
 
-from served_process import PATIENCE_S, TWIN, Server, crowd, rest, serving, tokens_in
+from served_process import (  # noqa: E402
+    PATIENCE_S,
+    TWIN,
+    Server,
+    crowd,
+    rest,
+    serving,
+    tokens_in,
+)
 
 
 def test_what_runs_is_ended_and_nothing_more_is_taken(tmp_path: Path) -> None:
@@ -124,17 +134,31 @@ def test_a_real_server_leaves_no_worker(how: signal.Signals, tmp_path: Path) -> 
         stream.close()
 
 
+@pytest.mark.slow
+def test_the_example_of_the_readme_answers(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    printed = r"&& dflash-sim serve (.*)\n(curl http://127.0.0.1:30000\S+) -d '(.*)'"
+    command = re.search(printed, readme)
+    assert command
+    with serving(tmp_path, *command[1].split()) as server:
+        path = command[2].partition(":30000")[2]
+        answer = httpx.post(
+            f"http://127.0.0.1:{server.port}{path}", content=command[3], trust_env=False
+        ).json()
+        assert answer["usage"]["completion_tokens"] == json.loads(command[3])["max_tokens"]
+
+
 CROWD = ("--gpu", "b200", "--model", "qwen3-8b", "--num-gpus", "1", "--method", "dflash",
-         "--acceptance", "al:4", "--isl", "256", "--osl", "500", "--stream-interval", "50",
+         "--acceptance", "al:4", "--isl", "256", "--osl", "1500", "--stream-interval", "100",
          "--max-running-requests", "200")  # fmt: skip
 
 
 @pytest.mark.slow
 def test_of_two_hundred_streams_none_is_lost(tmp_path: Path) -> None:
     with serving(tmp_path, *CROWD) as server:
-        crowd(server, 200, seconds=5, tokens=500)  # what it holds for so many
+        crowd(server, 200, seconds=5, tokens=1500)  # what it holds for so many
         before, begun = server.rss_mib(), server.metric("num_requests_total")
-        found = crowd(server, 200, seconds=15, tokens=500)
+        found = crowd(server, 200, seconds=15, tokens=1500)
         assert found.whole == found.asked >= 400
         assert max(found.running) > 100
         assert server.metric("num_requests_total") - begun == found.asked
