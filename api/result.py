@@ -87,8 +87,9 @@ class Result(RowView, Paged):
     def baseline(self) -> "Result | None":
         """The answer without speculation; None for plain decoding, or if not asked for."""
         plain = self.prediction.baseline
-        about = {"folders": self._folders, "price": self._price}
-        return None if plain is None else Result(plain, tag=self._tag, **about)
+        if plain is None:
+            return None
+        return Result(plain, tag=self._tag, folders=self._folders, price=self._price)
 
     def explain(self, *, progress: bool = False) -> "Explanation":
         """Say why the answer is what it is; it takes ten times as long as the answer."""

@@ -133,8 +133,8 @@ def _page(path: Path, found: "Sequence[Answer]") -> None:
 
     if any(answer.result is not None for answer in found):
         table = GridTable(found)
-        own = {"gains": table.gains(), "remarks": table.warnings(), "prices": table.prices()}
-        write_rows(path, table.rows, **own)
+        gains, remarks, prices = table.gains(), table.warnings(), table.prices()
+        write_rows(path, table.rows, gains=gains, remarks=remarks, prices=prices)
         tell(f"wrote {path}")
 
 
@@ -196,11 +196,12 @@ def _report(
         raise failed[0]
     if shape == "table":
         only = found[0] if len(found) == 1 else None
+        to_file = output is not None
         if only is not None and only.result is not None:
-            page: object = present(only.result, given=given, price=only.price)
+            text = as_page(present(only.result, given=given, price=only.price), to_file=to_file)
         else:
-            page = GridTable(found)
-        deliver(as_page(page, to_file=output is not None), output)
+            text = as_page(GridTable(found), to_file=to_file)
+        deliver(text, output)
     else:
         deliver(as_text([answer_row(answer, tag) for answer in found], shape), output)
     if failed:

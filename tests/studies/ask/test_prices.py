@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,10 @@ from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.units import HOUR_S, MEGA
 from dflash_sim.studies.ask.prices import checked_prices, own_prices, paid, priced
 
-SMALL = {"model": "qwen3-8b", "gpu": "h200", "tp": 1, "isl": 100, "osl": 30, "num_prompts": 4,
-    "runs": 1, "conc": 2}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "model": "qwen3-8b", "gpu": "h200", "tp": 1, "isl": 100, "osl": 30, "num_prompts": 4,
+    "runs": 1, "conc": 2,
+}  # fmt: skip
 FLAGS = [w for name, x in SMALL.items() for w in (f"--{name.replace('_', '-')}", str(x))]
 USD = 2.25
 
