@@ -14,6 +14,7 @@ _PLAIN = re.compile(r"[A-Za-z_]\w*|\d")
 _BRACED = re.compile(r"([A-Za-z_]\w*|\d)(?:\[[@*]\])?(?:(:?[-=+?])(.*))?", re.DOTALL)
 _ARRAY = re.compile(r"\$\{([A-Za-z_]\w*)\[[@*]\](?::?[-+].*)?\}", re.DOTALL)
 _CHOSEN = re.compile(r"\s*(\[{1,2}\s.*?\s\]{1,2})\s*&&\s*echo\s+(\S+)\s*\|\|\s*echo\s+(\S+)\s*")
+_AS_ONE = re.compile(r"\s+")  # what is not known stays one word
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _SUM = re.compile(r"[\d\s()+\-*/%<>=!?:]+")
 _TERNARY = re.compile(r"([^?]*)\?([^:]*):(.*)", re.DOTALL)
@@ -97,7 +98,7 @@ class Shell:
         if text.startswith("$("):
             chosen = _CHOSEN.fullmatch(text[2:-1])
             if chosen is None:
-                return text
+                return _AS_ONE.sub("_", text)
             holds = verdict([self.filled(word, depth + 1) for word in chosen[1].split()]).holds
             return text if holds is None else chosen[2 if holds else 3]
         inner = text[2:-1] if text.startswith("${") else text[1:]
@@ -126,7 +127,7 @@ class Shell:
             return value if value is not None and value.isdigit() else found[0]
 
         amount = arithmetic(_NAME.sub(known, inner))
-        return text if amount is None else str(amount)
+        return _AS_ONE.sub("", text) if amount is None else str(amount)
 
 
 def end_of(text: str, at: int) -> int:

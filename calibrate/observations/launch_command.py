@@ -90,6 +90,7 @@ _MIRRORED = re.compile(r"___")  # ModelScope's folders have no dots
 _OF_TARGET = re.compile(r"(?i)next-?n|mtp")
 _NO_MODEL = "the text names no model: that of --model is asked about, or the default"
 _BY_REQUESTS = "--enable-dp-attention"
+_UNSET = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _BLANK = re.compile(r"\{\{.*\}\}|<.*>|\[.*\]")  # of a form that is to be filled in
 _OTHER_DRAFTERS = re.compile(r"(?i)domino|dspark|dflash-?2")
 
@@ -138,6 +139,9 @@ def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> Launc
     tag = launch.image if launch.image and match_engine(launch.image) else None
     parsed = _Parsed(environment=dict(launch.environment), build=build or tag)
     flags = list(written(launch.arguments, model_first=launch.serves))
+    values = " ".join(v for one in flags if one.flag.name in FIELDS for v in one.values)
+    if names := dict.fromkeys(_UNSET.findall(values)):
+        parsed.wanting = " ".join(f"{name}=VALUE" for name in names)
     # What splits attention says more of a server than how many parts there are.
     for one in sorted(flags, key=lambda one: one.flag.name != _BY_REQUESTS):
         parsed.take(one)
@@ -156,6 +160,7 @@ class _Parsed:
     flags: dict[str, str] = field(default_factory=dict)
     left: list[tuple[str, str]] = field(default_factory=list)
     served: str | None = None
+    wanting: str = "NAME=VALUE"
 
     def take(self, one: Written) -> None:
         name = one.flag.name
@@ -180,7 +185,7 @@ class _Parsed:
             if "$" in value or _BLANK.fullmatch(value):
                 msg = (
                     f"--from-launch: {one.typed} {value}: the text does not set the variable; "
-                    "put NAME=VALUE before the command, or write the value in its place."
+                    f"put {self.wanting} before the command, or write the value in its place."
                 )
                 raise UsageError(msg)
         amounts = [read(value) for value in one.values]

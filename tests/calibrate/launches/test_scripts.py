@@ -139,7 +139,7 @@ def test_a_test_of_nothing_known_is_open() -> None:
     ("text", "filled"),
     [
         ("${A}b$A", "1b1"), ("${B:-${A}2}", "12"), ("${A:+-x $A}", "-x 1"), ("${B:+-x}", ""),
-        ("$B", "$B"), ("${E:-d}${E-d}", "d"), ("$((A + 2))", "3"), ("$((B + 2))", "$((B + 2))"),
+        ("$B", "$B"), ("${E:-d}${E-d}", "d"), ("$((A + 2))", "3"), ("$((B + 2))", "$((B+2))"),
         ("${B?no}", "${B?no}"), ("$(date)", "$(date)"), ("${", "${"), ("$", "$"), ("${1:-q}", "q"),
         ("$( [[ $A -gt 4 ]] && echo 30 || echo 10 )", "10"),
     ],
@@ -149,8 +149,17 @@ def test_variables_are_filled_in(text: str, filled: str) -> None:
 
 
 def test_a_variable_that_is_left_out_is_asked_for() -> None:
-    with pytest.raises(UsageError, match=r"\$MODEL: .* put NAME=VALUE before"):
+    with pytest.raises(UsageError, match=r"\$MODEL: .* put MODEL=VALUE before"):
         scenario_from_launch("python3 -m sglang.launch_server --model-path $MODEL")
+
+
+def test_what_a_program_would_say_is_one_word() -> None:
+    script = (
+        "L=$((ISL + OSL))\nP=$(python get port)\nsglang serve a/b --context-length $L --port $P"
+    )
+    assert scenario_from_launch(script).fields["model"] == "a/b"
+    with pytest.raises(UsageError, match=r"--tp \$\(nproc_--all\): the text does not set"):
+        scenario_from_launch("N=$(nproc --all)\nsglang serve a/b --tp $N")
 
 
 def test_a_program_of_another_language_is_no_part_of_the_script() -> None:

@@ -84,7 +84,7 @@ def test_the_arguments_that_a_log_tells_of_are_those_that_matter() -> None:
 def test_an_engine_in_python_is_refused_as_its_flags_are() -> None:
     with pytest.raises(UsageError, match="--lora-paths a=x is not simulated"):
         scenario_from_launch(ENGINE.replace("lora_paths=None", "lora_paths=['a=x']"))
-    with pytest.raises(UsageError, match=r"--model-path \$MODEL: .* put NAME=VALUE before"):
+    with pytest.raises(UsageError, match=r"--model-path \$MODEL: .* put MODEL=VALUE before"):
         scenario_from_launch(ENGINE.replace('"Qwen/Qwen3-4B"', "MODEL"))
 
 
