@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from dflash_sim.api.question import Config, File, Question, asked, takes_question
 from dflash_sim.api.show import Paged
 from dflash_sim.api.spoken import spoken
-from dflash_sim.calibrate.observations.launch_router import router_of_launch
+from dflash_sim.calibrate.launches.router import router_of_launch
 from dflash_sim.simulator.fleet.routers import ROUTERS
 from dflash_sim.studies.plan.deploy import compose, kubernetes
 from dflash_sim.studies.plan.most import DURATION_S, Most, most
