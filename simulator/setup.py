@@ -273,8 +273,9 @@ def resolve(
     if engine is None:
         engine = load_engine(s.engine)
         calibration = calibration or load_calibration(s.calibration, engine)
-        if calibration is not None and s.build is None and "build" in calibration.about:
-            s = s.model_copy(update={"build": calibration.about["build"]})
+        if calibration is not None:
+            s = s.as_measured(calibration.about)
+            engine = load_engine(s.engine)
     model = served(s, load_model(s.model), device).dealt(s.ep_size)
     check_context(s, model)
     backend = backend_of(s, device, engine, model)

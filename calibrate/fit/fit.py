@@ -23,10 +23,12 @@ from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.prior import Prior, prior_of
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT, Pattern, patterns
 from dflash_sim.calibrate.fit.rows import Row, refuse_tests
+from dflash_sim.calibrate.fit.unstated import likeliest_release, run_as
 from dflash_sim.calibrate.fit.verdict import Stray, strays
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.server_levels import UNSTATED
 from dflash_sim.simulator.slopes import METRICS
 
 Floats = npt.NDArray[np.float64]
@@ -162,6 +164,8 @@ def fit(
         msg = "no row to fit; see the reasons above, or widen --fit-on"
         raise UsageError(msg)
     refuse_tests(rows)
+    if release := likeliest_release(rows, engine, known, jobs=jobs):
+        rows = run_as(rows, release, engine)
     prior = prior_of(rows, engine, known)
     with Evaluator(rows, engine, prior.parameters, jobs=jobs, on_row=on_row) as price:
         found = solve(rows, prior, price, iterations=iterations)
@@ -178,8 +182,12 @@ def _told(rows: Sequence[Row]) -> dict[str, Any]:
     """The GPUs that rows were measured on, and their build if it is one other than the sheet's."""
     found: dict[str, Any] = {"gpus": sorted({row.scenario.gpu for row in rows})}
     builds = {row.scenario.build for row in rows}
-    if len(builds) == 1 and (build := builds.pop()) is not None:
+    build = builds.pop() if len(builds) == 1 else None
+    if build is not None:
         found["build"] = build
+    releases = {row.scenario.engine for row in rows}
+    if build == UNSTATED and len(releases) == 1:
+        found["release"] = releases.pop()
     return found
 
 

@@ -7,6 +7,7 @@ from math import nan
 from dflash_sim.calibrate.fit.fit import Fit, fit
 from dflash_sim.calibrate.fit.prior import refuse_fitted
 from dflash_sim.calibrate.fit.rows import Row
+from dflash_sim.calibrate.fit.unstated import run_as
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.releases.calibration import Calibration
@@ -99,6 +100,8 @@ def held_out(
     if known is not None:
         refuse_fitted(tested, known)
     found = fit(fitted, engine=engine, name=held, jobs=jobs, known=known, on_row=on_row)
+    if release := found.calibration.about.get("release"):
+        tested = run_as(tested, release, engine)
     return found, predicted(tested, found.calibration, engine=engine, held=held, jobs=jobs)
 
 
