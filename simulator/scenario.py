@@ -7,7 +7,7 @@ DFlash with the overlap scheduler, HumanEval with thinking and 4,096 new tokens 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -382,14 +382,6 @@ class Scenario(BaseModel):
         """Twelve hex digits that name the scenario, whatever the order of its fields."""
         text = json.dumps(self.model_dump(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def as_measured(self, about: Mapping[str, Any]) -> "Scenario":
-        """The same question to the build of a calibration's rows, where it names none itself."""
-        if self.build is not None or "build" not in about:
-            return self
-        given = self.model_dump(exclude_unset=True)
-        release = {"engine": about["release"]} if "release" in about else {}
-        return self.parse(**(release | given | {"build": about["build"]}))
 
     @classmethod
     def parse(cls, **fields: Any) -> "Scenario":

@@ -50,6 +50,7 @@ from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, plan_memory
 from dflash_sim.simulator.number_formats import UNQUANTISED, precision_for, served
 from dflash_sim.simulator.policy.interface import Policy
 from dflash_sim.simulator.policy.parse import parse_policy
+from dflash_sim.simulator.release import as_measured
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.workload import Part, parts_of
 from dflash_sim.simulator.scenario import Scenario
@@ -273,8 +274,8 @@ def resolve(
     if engine is None:
         engine = load_engine(s.engine)
         calibration = calibration or load_calibration(s.calibration, engine)
-        if calibration is not None:
-            s = s.as_measured(calibration.about)
+        if calibration is not None and s.build is None and "build" in calibration.about:
+            s = Scenario.parse(**as_measured(s.model_dump(exclude_unset=True), calibration.about))
             engine = load_engine(s.engine)
     model = served(s, load_model(s.model), device).dealt(s.ep_size)
     check_context(s, model)

@@ -28,7 +28,7 @@ from dflash_sim.calibrate.fit.verdict import Stray, strays
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
-from dflash_sim.profiles.releases.server_levels import UNSTATED
+from dflash_sim.profiles.releases.server_levels import FACTORS, UNSTATED
 from dflash_sim.simulator.slopes import METRICS
 
 Floats = npt.NDArray[np.float64]
@@ -49,8 +49,8 @@ class Price(Protocol):
     def answers(self, x: Floats) -> Floats:
         """Logs of the metrics, shape [rows, metrics]."""
 
-    def slopes(self, x: Floats) -> Floats:
-        """Their derivatives, shape [rows, metrics, parameters]."""
+    def slopes(self, x: Floats, of: Sequence[int] | None = None) -> Floats:
+        """Their derivatives, shape [rows, metrics, parameters], by all parameters or by some."""
 
 
 class Outlier(NamedTuple):
@@ -211,7 +211,10 @@ def solve(
         away = float(np.max(np.abs(x - at) / sd))
         settled = bool(steps) and min(promise, gained) < _FALL
         if bent and away > (_NEAR if settled else _AWAY):
-            at, gained, bent, slopes = x, math.inf, False, problem.take(price.slopes(x))
+            of = _to_look_at(prior, np.abs(x - at) / sd)
+            slopes = slopes.copy()
+            slopes[:, of] = problem.take(price.slopes(x, of))
+            at, gained, bent = x, math.inf, False
             continue
         steps.append(promise)
         if settled or len(steps) > iterations:
@@ -229,6 +232,14 @@ def solve(
         else:
             stride = min(stride, size) / 2
     return _outcome(line, spread, covariance, tuple(steps), settled=settled)
+
+
+def _to_look_at(prior: Prior, away: Floats) -> list[int]:
+    """The parameters whose slopes are taken anew: factors of servers, and all if others moved."""
+    every = range(len(prior.parameters))
+    factors = [i for i in every if prior.parameters[i].kind in FACTORS]
+    others = [i for i in every if i not in factors]
+    return factors if factors and all(away[i] <= _AWAY for i in others) else list(every)
 
 
 def _secant(along: Floats, miss: Floats, step: Floats) -> Floats:

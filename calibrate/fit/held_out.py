@@ -100,8 +100,6 @@ def held_out(
     if known is not None:
         refuse_fitted(tested, known)
     found = fit(fitted, engine=engine, name=held, jobs=jobs, known=known, on_row=on_row)
-    if release := found.calibration.about.get("release"):
-        tested = run_as(tested, release, engine)
     return found, predicted(tested, found.calibration, engine=engine, held=held, jobs=jobs)
 
 
@@ -181,6 +179,8 @@ def predicted(
     on_row
         Called with the number of rows that are done, as they are.
     """
+    if calibration is not None and (release := calibration.about.get("release")):
+        rows = run_as(rows, release, engine)
     tasks = [(row, calibration, engine, held, runs, interval) for row in rows]
     together = max(1, len(rows) // (4 * jobs))
     with Pool(jobs) as pool:

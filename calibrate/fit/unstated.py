@@ -5,7 +5,8 @@ as long as one of 5,000. So the rows are priced under a release of each way, nea
 the one that they are by far likelier under. What it is called stays unknown.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from dflash_sim.calibrate.fit.gaussian import Linear, Problem
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.prior import prior_of
 from dflash_sim.calibrate.fit.rows import Row, rows_of
+from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.profiles.find import sheet_names
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
@@ -21,6 +23,16 @@ from dflash_sim.profiles.releases.engine_versions import match_engine
 from dflash_sim.profiles.releases.server_levels import FACTORS, UNSTATED
 
 _SURE = 3.0  # log of a likelihood ratio: odds of twenty to one
+
+
+def marked(observations: Iterable[Observation]) -> tuple[list[Observation], int]:
+    """Name the build of rows that state no release, which may be any, and count them."""
+    rows = list(observations)
+    stated = [o.build is not None or "engine" in o.fields for o in rows]
+    named = [
+        o if known else replace(o, build=UNSTATED) for o, known in zip(rows, stated, strict=True)
+    ]
+    return named, stated.count(False)
 
 
 def launching() -> dict[str, str]:
@@ -57,23 +69,25 @@ def likeliest_release(
 
 
 def run_as(rows: Sequence[Row], release: str, engine: EngineSheet) -> list[Row]:
-    """Return the rows as a release runs them, without those that it does not run."""
-    if release == HOME:
-        return list(rows)
-    seen = [replace(r.observation, fields=r.observation.fields | {"engine": release}) for r in rows]
-    return rows_of(seen, engine)[0]
+    """Return rows that name no release as this one runs them, without those that it cannot run."""
+    return [same for row in rows for same in _as(row, release, engine)]
+
+
+def _as(row: Row, release: str, engine: EngineSheet) -> list[Row]:
+    if row.scenario.build != UNSTATED or release == HOME:
+        return [row]
+    fields = {**row.observation.fields, "engine": release}
+    return rows_of([replace(row.observation, fields=fields)], engine)[0]
 
 
 def _telling(rows: Sequence[Row]) -> list[Row]:
     """The shortest and the longest prompts, with the fewest and the most clients."""
 
-    def of(row: Row) -> tuple[float, float]:
-        s = row.scenario
-        return float(s.isl or 0), s.rate or float(s.conc or 0)
-
-    order = sorted(rows, key=of)
-    short = [row for row in order if of(row)[0] == of(order[0])[0]]
-    long = [row for row in order if of(row)[0] == of(order[-1])[0]]
+    order = sorted(rows, key=lambda row: row.scenario.rate or float(row.scenario.conc or 0))
+    lengths = [float(row.scenario.isl or 1) for row in order]
+    middle = math.sqrt(min(lengths) * max(lengths))
+    short = [row for row, isl in zip(order, lengths, strict=True) if isl <= middle]
+    long = [row for row, isl in zip(order, lengths, strict=True) if isl > middle] or short
     ends = (short[0], short[-1], long[0], long[-1])
     return list({row.observation.row: row for row in ends}.values())
 

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-
 LEVELS = ("release", "build", "arch", "gpu", "backend", "precision", "server", "deployment")
 OWN = ("server", "deployment")  # levels that only the rows of that server speak of
 UNSTATED = "unstated"  # the build of measurements that name none: it may be any

@@ -60,8 +60,8 @@ class Straight:
     def answers(self, x: Floats) -> Floats:
         return np.asarray(self.f + self.s @ (x - self.at))
 
-    def slopes(self, x: Floats) -> Floats:
-        return self.s
+    def slopes(self, x: Floats, of: Sequence[int] | None = None) -> Floats:
+        return self.s if of is None else self.s[:, :, list(of)]
 
 
 def elsewhere(engine: EngineSheet) -> list[Row]:
