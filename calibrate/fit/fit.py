@@ -217,9 +217,9 @@ def solve(
             at, gained, bent = x, math.inf, False
             continue
         steps.append(promise)
-        if settled or len(steps) > iterations:
-            break
         size = float(np.max(np.abs(goal - x) / sd))
+        if settled or not size or len(steps) > iterations:
+            break
         step = (goal - x) * min(1.0, stride / size)
         answers = problem.take(price.answers(x + step))
         missed = answers - f - slopes @ step
@@ -231,7 +231,7 @@ def solve(
             x, f, stride = x + step, answers, _STRIDE
         else:
             stride = min(stride, size) / 2
-    return _outcome(line, spread, covariance, tuple(steps), settled=settled)
+    return _outcome(line, spread, covariance, tuple(steps), settled=settled or not size)
 
 
 def _to_look_at(prior: Prior, away: Floats) -> list[int]:

@@ -91,7 +91,7 @@ def accept_lengths_given(
         ("rows that only test", tested),
     )
     lines = []
-    for name, rows in parts:
+    for name, rows in (part for part in parts if len(part[1])):
         own = rows[(rows["metric"] == SPEED) & (rows["GPU"] != HOME_GPU)]
         own = own[own["accept length given"].astype(bool)]
         for source, mine in own.groupby("source", sort=False):
