@@ -66,18 +66,6 @@ def _becomes(
     return method.name
 
 
-def as_measured(given: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """A question that names no build, to the build of a calibration's rows and its release.
-
-    Parameters
-    ----------
-    about
-        Of the calibration. ``release`` is what rows that name none were run as.
-    """
-    release = {"engine": about["release"]} if "release" in about else {}
-    return {**release, **given, "build": about["build"]}
-
-
 def release_of(data: Mapping[str, Any], method: Method | None) -> dict[str, Any]:
     """The engine sheet of a build, and how that release runs a method when nobody says otherwise.
 

@@ -63,9 +63,15 @@ def test_prefills_without_graphs_are_known_by_their_rows() -> None:
         EAGER,
     )
     assert max(np.abs(found.errors)) < 0.05
-    setup = resolve(Scenario.parse(model="qwen3-8b", tp=1), calibration=found.calibration)
-    assert setup.engine.name == EAGER  # its predictions are of that server
-    assert "build=unstated" in setup.server.keys
+    plain, drafts = (
+        resolve(
+            Scenario.parse(model="qwen3-8b", tp=1, method=method), calibration=found.calibration
+        )
+        for method in ("none", "dflash")
+    )
+    assert plain.engine.name == EAGER  # its predictions are of that server
+    assert "build=unstated" in plain.server.keys
+    assert drafts.engine.name == HOME  # which has no DFlash, and may be of another release
 
 
 def test_rows_of_home_stay_at_home() -> None:
@@ -81,7 +87,7 @@ def test_rows_of_home_stay_at_home() -> None:
 def test_a_calibration_is_of_the_release_of_its_rows(build: str, release: str) -> None:
     assert SHIPPED is not None
     known = replace(SHIPPED, about={**SHIPPED.about, "build": build})
-    asked = Scenario.parse(model="qwen3-8b", tp=1)
+    asked = Scenario.parse(model="qwen3-8b", tp=1, method="none")
     assert resolve(asked, calibration=known).engine.name == release
-    told = Scenario.parse(model="qwen3-8b", tp=1, build="0.5.10")
+    told = Scenario.parse(model="qwen3-8b", tp=1, method="none", build="0.5.10")
     assert resolve(told, calibration=known).engine.name == "sglang-0.5.10"  # who asks decides
