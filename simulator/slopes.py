@@ -43,7 +43,7 @@ Floats = npt.NDArray[np.float64]
 _STEP_SDS = 0.3
 _STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05}
 _FACTOR_STEPS = {
-    "time": 0.05, "host": 0.1, "prefill": 0.1, "wide": 0.05, "kernel": 0.3, "experts": 0.15,
+    "time": 0.05, "host": 0.1, "prefill": 0.1, "wide": 0.05, "kernel": 0.3, "experts": 0.1,
 }  # fmt: skip
 # What was run, by requests and by how they are accepted.
 Runs: TypeAlias = dict[tuple[int, tuple[float, float, float]], tuple[Draws, Run]]

@@ -210,4 +210,5 @@ def first_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Return rows from few clients to many, then from narrow verification to wide."""
     return sorted(rows, key=lambda r: (r.scenario.conc or 0, r.scenario.rate or 0, r.width))
