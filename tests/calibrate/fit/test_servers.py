@@ -123,7 +123,7 @@ def test_servers_from_beyond_the_prior_are_followed_too() -> None:
     assert errors == sorted(errors, reverse=True)
     assert off[3] < 0.4 * off[0]
     assert inside[0] < 0.6  # the prior was wrong, and three rows mend most of that
-    assert inside[3] > 0.55
+    assert inside[3] > max(0.5, inside[0])
 
 
 @pytest.mark.slow
