@@ -1,6 +1,7 @@
 """Rows that name no release are run as the one that launches prefills as they say."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dflash_sim.profiles.releases.server_levels import UNSTATED
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.slopes import METRICS
+from dflash_sim.studies.compare.validate_question import Rows
 
 ENGINE = load_engine(HOME)
 SHIPPED = load_calibration("shipped", ENGINE)
@@ -91,3 +93,15 @@ def test_a_calibration_is_of_the_release_of_its_rows(build: str, release: str) -
     assert resolve(asked, calibration=known).engine.name == release
     told = Scenario.parse(model="qwen3-8b", tp=1, method="none", build="0.5.10")
     assert resolve(told, calibration=known).engine.name == "sglang-0.5.10"  # who asks decides
+
+
+def test_a_validation_reads_them_as_a_fit_does(tmp_path: Path) -> None:
+    file = tmp_path / "bench.csv"
+    cells = "qwen3-8b,none,b200,1,64,64"
+    lines = [f"{cells},{conc},{tok_s}" for conc, tok_s in ((1, 200), (2, 390))]
+    file.write_text("\n".join(("model,method,gpu,tp,isl,osl,conc,output_tok_s", *lines)))
+    builds = {
+        engine: [row.scenario.build for row in Rows.read([file], engine=engine).rows]
+        for engine in (None, HOME)
+    }
+    assert builds == {None: [UNSTATED] * 2, HOME: [None] * 2}
