@@ -21,7 +21,6 @@ from dflash_sim.jobs.scratch import scratch_folder
 from dflash_sim.profiles.errors import unknown
 from dflash_sim.profiles.find import searching
 from dflash_sim.profiles.releases.calibration import Calibration
-from dflash_sim.profiles.releases.engine_sheet import HOME
 from dflash_sim.studies.compare.fit_page import page, summary
 from dflash_sim.studies.compare.fit_question import Chosen, choose, require, run_fit
 from dflash_sim.studies.compare.validate_question import Question, Rows, answer
@@ -263,7 +262,7 @@ def validate(
     calibration: File | None = None,
     prior: File | None = None,
     allow_partial: bool = False,
-    engine: str = HOME,
+    engine: str | None = None,
     jobs: int = 1,
     profiles: "File | Sequence[File] | None" = None,
     progress: bool = False,
@@ -291,7 +290,7 @@ def validate(
     allow_partial
         Go on if some rows cannot be used.
     engine
-        Engine sheet with the priors.
+        Release of rows that name no build, such as ``sglang-0.5.9``; None if nobody knows it.
     jobs
         Processes.
     profiles

@@ -58,7 +58,10 @@ def validate(
         bool, option(ROWS, "Go on if some rows cannot be used", "--allow-partial", metavar="")
     ] = False,
     engine: Annotated[
-        Str, option(ROWS, "Engine sheet with the priors; default: the one of what is shipped")
+        Str,
+        option(
+            ROWS, "Release of rows that name no build; default: unknown, near the one of the priors"
+        ),
     ] = None,
     jobs: Annotated[
         int | None, option(OUTPUT, "Processes; default: all cores", min=1, metavar="N")
@@ -112,7 +115,6 @@ def validate(
     fitted and tested. With --real, the rows are made here: ops and passes of this machine are
     measured, runs of our own engine are predicted from them, and run.
     """
-    from dflash_sim.profiles.releases.engine_sheet import HOME
     from dflash_sim.studies.compare.validate_question import Question, Rows, answer
     from dflash_sim.studies.compare.validation_tables import as_rows, tables
     from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
@@ -158,9 +160,7 @@ def validate(
         calibration=calibration,
         prior=prior,
     )
-    rows = Rows.read(
-        observations, engine=engine or HOME, assume=assume, allow_partial=allow_partial
-    )
+    rows = Rows.read(observations, engine=engine, assume=assume, allow_partial=allow_partial)
     _say(rows.report, rows.refused)
     with Progress(rows.passes) as progress:
         found = answer(

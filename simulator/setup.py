@@ -1,15 +1,14 @@
 """Scenario -> everything an engine needs: sheets loaded, shapes checked, memory divided."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
-from dflash_sim.profiles.errors import InfeasibleError
+from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.profiles.formats import PLAIN, format_of
-from dflash_sim.profiles.load import (
-    default_node,
-    load_device,
-    load_model,
-)
+from dflash_sim.profiles.load import default_node, load_device, load_model
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
 from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.releases.calibration import Calibration, load_calibration
@@ -274,7 +273,8 @@ def resolve(
         engine = load_engine(s.engine)
         calibration = calibration or load_calibration(s.calibration, engine)
         if calibration is not None and s.build is None and "build" in calibration.about:
-            s = s.model_copy(update={"build": calibration.about["build"]})
+            s = _as_measured(s, calibration.about)
+            engine = load_engine(s.engine)
     model = served(s, load_model(s.model), device).dealt(s.ep_size)
     check_context(s, model)
     backend = backend_of(s, device, engine, model)
@@ -395,6 +395,15 @@ def server_of(
         server=device.name,
         deployment=f"{device.name}/{model.name}",
     )
+
+
+def _as_measured(s: Scenario, about: Mapping[str, Any]) -> Scenario:
+    """The question to the server of a calibration's rows; of a guessed release if it can run it."""
+    given = s.model_dump(exclude_unset=True) | {"build": about["build"]}
+    guess = {"engine": about["release"]} if "release" in about else {}
+    with suppress(UsageError):
+        return Scenario.parse(**(guess | given))
+    return Scenario.parse(**given)
 
 
 def _node(device: Device, measured: MeasuredProfile | None) -> Node:

@@ -42,7 +42,9 @@ Floats = npt.NDArray[np.float64]
 # step meets single batches that the scheduler forms otherwise.
 _STEP_SDS = 0.3
 _STEPS = {"correlation": 0.3, "rejection": 0.1, "decay": 0.05}
-_FACTOR_STEPS = {"time": 0.05, "host": 0.1, "prefill": 0.1, "wide": 0.05, "kernel": 0.3}
+_FACTOR_STEPS = {
+    "time": 0.05, "host": 0.1, "prefill": 0.1, "wide": 0.05, "kernel": 0.3, "experts": 0.1,
+}  # fmt: skip
 # What was run, by requests and by how they are accepted.
 Runs: TypeAlias = dict[tuple[int, tuple[float, float, float]], tuple[Draws, Run]]
 WHOLE = ("correlation",)  # needs the whole workload: with few requests the slope is noise
@@ -163,6 +165,7 @@ class Response:
             Parameter(name, key, factor.scale, 0.0, sds[name][level_of(key)])
             for name, factor in FACTORS.items()
             for key in self._server
+            if level_of(key) in factor.levels
         ]
 
     @cached_property

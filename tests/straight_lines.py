@@ -1,5 +1,6 @@
 """Answers that are straight lines, for fits of which everything is known."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ class Lines:
         out[:, THROUGHPUT] = self.matrix @ x
         return out
 
-    def slopes(self, x: Floats) -> Floats:
+    def slopes(self, x: Floats, of: Sequence[int] | None = None) -> Floats:
         out = np.zeros((len(self.matrix), len(METRICS), len(x)))
         out[:, THROUGHPUT] = self.matrix
-        return out
+        return out if of is None else out[:, :, list(of)]

@@ -23,10 +23,12 @@ from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.prior import Prior, prior_of
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT, Pattern, patterns
 from dflash_sim.calibrate.fit.rows import Row, refuse_tests
+from dflash_sim.calibrate.fit.unstated import likeliest_release, run_as
 from dflash_sim.calibrate.fit.verdict import Stray, strays
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.server_levels import FACTORS, UNSTATED
 from dflash_sim.simulator.slopes import METRICS
 
 Floats = npt.NDArray[np.float64]
@@ -47,8 +49,8 @@ class Price(Protocol):
     def answers(self, x: Floats) -> Floats:
         """Logs of the metrics, shape [rows, metrics]."""
 
-    def slopes(self, x: Floats) -> Floats:
-        """Their derivatives, shape [rows, metrics, parameters]."""
+    def slopes(self, x: Floats, of: Sequence[int] | None = None) -> Floats:
+        """Their derivatives, shape [rows, metrics, parameters], by all parameters or by some."""
 
 
 class Outlier(NamedTuple):
@@ -162,6 +164,8 @@ def fit(
         msg = "no row to fit; see the reasons above, or widen --fit-on"
         raise UsageError(msg)
     refuse_tests(rows)
+    if release := likeliest_release(rows, engine, known, jobs=jobs):
+        rows = run_as(rows, release, engine)
     prior = prior_of(rows, engine, known)
     with Evaluator(rows, engine, prior.parameters, jobs=jobs, on_row=on_row) as price:
         found = solve(rows, prior, price, iterations=iterations)
@@ -178,8 +182,12 @@ def _told(rows: Sequence[Row]) -> dict[str, Any]:
     """The GPUs that rows were measured on, and their build if it is one other than the sheet's."""
     found: dict[str, Any] = {"gpus": sorted({row.scenario.gpu for row in rows})}
     builds = {row.scenario.build for row in rows}
-    if len(builds) == 1 and (build := builds.pop()) is not None:
+    build = builds.pop() if len(builds) == 1 else None
+    if build is not None:
         found["build"] = build
+    releases = {row.scenario.engine for row in rows}
+    if build == UNSTATED and len(releases) == 1:
+        found["release"] = releases.pop()
     return found
 
 
@@ -203,12 +211,15 @@ def solve(
         away = float(np.max(np.abs(x - at) / sd))
         settled = bool(steps) and min(promise, gained) < _FALL
         if bent and away > (_NEAR if settled else _AWAY):
-            at, gained, bent, slopes = x, math.inf, False, problem.take(price.slopes(x))
+            of = _to_look_at(prior, np.abs(x - at) / sd)
+            slopes = slopes.copy()
+            slopes[:, of] = problem.take(price.slopes(x, of))
+            at, gained, bent = x, math.inf, False
             continue
         steps.append(promise)
-        if settled or len(steps) > iterations:
-            break
         size = float(np.max(np.abs(goal - x) / sd))
+        if settled or not size or len(steps) > iterations:
+            break
         step = (goal - x) * min(1.0, stride / size)
         answers = problem.take(price.answers(x + step))
         missed = answers - f - slopes @ step
@@ -220,7 +231,15 @@ def solve(
             x, f, stride = x + step, answers, _STRIDE
         else:
             stride = min(stride, size) / 2
-    return _outcome(line, spread, covariance, tuple(steps), settled=settled)
+    return _outcome(line, spread, covariance, tuple(steps), settled=settled or not size)
+
+
+def _to_look_at(prior: Prior, away: Floats) -> list[int]:
+    """The parameters whose slopes are taken anew: factors of servers, and all if others moved."""
+    every = range(len(prior.parameters))
+    factors = [i for i in every if prior.parameters[i].kind in FACTORS]
+    others = [i for i in every if i not in factors]
+    return factors if factors and all(away[i] <= _AWAY for i in others) else list(every)
 
 
 def _secant(along: Floats, miss: Floats, step: Floats) -> Floats:

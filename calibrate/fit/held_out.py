@@ -7,6 +7,7 @@ from math import nan
 from dflash_sim.calibrate.fit.fit import Fit, fit
 from dflash_sim.calibrate.fit.prior import refuse_fitted
 from dflash_sim.calibrate.fit.rows import Row
+from dflash_sim.calibrate.fit.unstated import run_as
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.profiles.releases.calibration import Calibration
@@ -178,6 +179,8 @@ def predicted(
     on_row
         Called with the number of rows that are done, as they are.
     """
+    if calibration is not None and (release := calibration.about.get("release")):
+        rows = run_as(rows, release, engine)
     tasks = [(row, calibration, engine, held, runs, interval) for row in rows]
     together = max(1, len(rows) // (4 * jobs))
     with Pool(jobs) as pool:

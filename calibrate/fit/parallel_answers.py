@@ -46,9 +46,11 @@ class _Worker:
         values = {**self.fixed, **at}
         return self.response(i).answer(values, runs=runs_of(self.rows[i]))
 
-    def slopes(self, i: int, x: Floats) -> Floats:
+    def slopes(self, i: int, x: Floats, of: Sequence[int]) -> Floats:
+        chosen = [self.parameters[k] for k in of]
+        at = {p.name: p.value(v) for p, v in zip(self.parameters, x.tolist(), strict=True)}
         return self.response(i).slopes(
-            self.parameters, x, self.steps, whole=WHOLE, fixed=self.fixed
+            chosen, x[of], self.steps[of], whole=WHOLE, fixed={**self.fixed, **at}
         )
 
 
@@ -87,12 +89,12 @@ class Evaluator:
         """Logs of the metrics, shape [rows, metrics]."""
         return self._all(_Worker.answer, x)
 
-    def slopes(self, x: Floats) -> Floats:
-        """Their derivatives, shape [rows, metrics, parameters]."""
-        return self._all(_Worker.slopes, x)
+    def slopes(self, x: Floats, of: Sequence[int] | None = None) -> Floats:
+        """Their derivatives, shape [rows, metrics, parameters], by all parameters or by some."""
+        return self._all(_Worker.slopes, x, list(range(len(x)) if of is None else of))
 
-    def _all(self, work: Callable[[_Worker, int, Floats], Floats], x: Floats) -> Floats:
-        tasks = [(i, x) for i in range(self._count)]
+    def _all(self, work: Callable[..., Floats], *more: object) -> Floats:
+        tasks = [(i, *more) for i in range(self._count)]
         together = max(1, self._count // (8 * self._jobs))
         done = self._pool.map(work, tasks, together=together, on_done=lambda _: self._on_row())
         return np.array(list(done))

@@ -22,9 +22,10 @@ from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.slopes import METRICS, Response, requests_of
 
 THROUGHPUT, ACCEPT_LENGTH = METRICS.index("output_throughput"), METRICS.index("accept_length")
-# Of a time a file has a mean or a median; one of them is fitted.
+# Of a time one of mean and median is fitted. A mean of first tokens is that of the first burst,
+# which hangs on what a run before left in the prefix cache and on how requests are sent.
 _TPOT = tuple(METRICS.index(f"{s}_tpot_ms") for s in ("mean", "median"))
-_TTFT = tuple(METRICS.index(f"{s}_ttft_ms") for s in ("mean", "median"))
+_TTFT = tuple(METRICS.index(f"{s}_ttft_ms") for s in ("median", "mean"))
 # A decode step without the prefills between; with drafts it also holds how many are accepted.
 _ITL = METRICS.index("median_itl_ms")
 FITTED = (THROUGHPUT, *_TPOT, _ITL, ACCEPT_LENGTH, *_TTFT)

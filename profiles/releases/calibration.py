@@ -24,6 +24,7 @@ FORMAT = 1
 _WIDEST = 30.0  # beyond exp(30) a factor is no factor
 _NARROWEST = 1e-12  # standard deviation of a prior, which is divided by
 _FORMERLY = ("build", "generation")  # kinds of older files: the time factor of a build
+_DIGITS = 6  # of a correlation
 _KEPT = 8  # calibrations that stay parsed
 
 Floats = npt.NDArray[np.float64]
@@ -185,7 +186,7 @@ class Calibration:
         lines.append("# Correlations of the above, the lower triangle by rows.")
         lines.append("[posterior]\ncorrelation = [")
         for i, row in enumerate(unit):
-            lines.append("  [" + ", ".join(f"{c:.6g}" for c in row[:i]) + "],")
+            lines.append("  [" + ", ".join(f"{round(c, _DIGITS):g}" for c in row[:i]) + "],")
         lines += ["]", f"rows = {_quoted(list(self.rows), indent=1)}", ""]
         return "\n".join(lines)
 

@@ -31,7 +31,7 @@ from dflash_sim.profiles.releases.engine_records import (
     PrefillSheet,
 )
 from dflash_sim.profiles.releases.memory_rules import check_memory
-from dflash_sim.profiles.releases.server_levels import FACTORS, LEVELS
+from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.profiles.sheets import UNITS, Quantity
 from dflash_sim.profiles.typed_table import read_table
 
@@ -269,10 +269,10 @@ def _check_rest(sheet: _Sheet, path: Path) -> None:
                 "[1, 8, 1]."
             )
             raise UsageError(msg)
-    for factor in FACTORS:
-        sds = sheet.fit.priors.levels.get(factor, {})
-        if lacking := [level for level in LEVELS if not sds.get(level, 0.0) > 0]:
-            msg = f"{path}, fit.priors.levels.{factor} lacks '{lacking[0]}'; add it, above 0."
+    for name, factor in FACTORS.items():
+        sds = sheet.fit.priors.levels.get(name, {})
+        if lacking := [level for level in factor.levels if not sds.get(level, 0.0) > 0]:
+            msg = f"{path}, fit.priors.levels.{name} lacks '{lacking[0]}'; add it, above 0."
             raise UsageError(msg)
     sync = attention.host_length_sync
     latent = attention.latent

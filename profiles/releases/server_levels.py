@@ -15,6 +15,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+LEVELS = ("release", "build", "arch", "gpu", "backend", "precision", "server", "deployment")
+OWN = ("server", "deployment")  # levels that only the rows of that server speak of
+UNSTATED = "unstated"  # the build of measurements that name none: it may be any
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -29,11 +33,14 @@ class Factor:
         for what adds to the time of a step; levels add there.
     words
         What it is a factor on.
+    levels
+        Where servers differ in it: which experts are used hangs on a server's model and prompts.
     """
 
     constant: str
     scale: str
     words: str
+    levels: tuple[str, ...] = LEVELS
 
 
 FACTORS: dict[str, Factor] = {
@@ -42,10 +49,8 @@ FACTORS: dict[str, Factor] = {
     "prefill": Factor("prefill_factor", "log", "prefills"),
     "wide": Factor("wide_verify_factor", "log", "verify passes of several rows a request"),
     "kernel": Factor("graph_node_gap", "asinh", "time between kernels"),
+    "experts": Factor("expert_skew", "log", "how unevenly experts are used", ("deployment",)),
 }
-LEVELS = ("release", "build", "arch", "gpu", "backend", "precision", "server", "deployment")
-OWN = ("server", "deployment")  # levels that only the rows of that server speak of
-UNSTATED = "unstated"  # the build of measurements that name none: it may be any
 
 
 @dataclass(frozen=True)

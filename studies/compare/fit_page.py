@@ -10,7 +10,7 @@ from dflash_sim.calibrate.fit.identifiability import open_directions
 from dflash_sim.calibrate.fit.residual_patterns import SUSPECT
 from dflash_sim.calibrate.fit.verdict import misread
 from dflash_sim.profiles.releases.calibration import Calibration, Parameter
-from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.profiles.sheets import UNITS
 from dflash_sim.studies.compare.fit_question import Chosen
@@ -139,6 +139,12 @@ def remarks(fit: Fit) -> Iterator[str]:
     calm = not cells(c).rows and any(p.kind == "rejection" for p in c.parameters)
     if calm:
         yield "no acceptance moved by more than one standard deviation of its prior"
+    release = c.about.get("release", HOME)
+    if release != HOME:
+        yield (
+            f"the rows name no release, and are likelier as {release} launches prefills: run so, "
+            "as are predictions with this calibration; --engine says other"
+        )
     yield (
         f"model's own discrepancy: {percent(shared)} shared by the rows of a setting, "
         f"{percent(own)} of each row"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from dflash_sim.calibrate.fit.fit import PASSES, Fit, fit
 from dflash_sim.calibrate.fit.prior import known_before
 from dflash_sim.calibrate.fit.rows import Row, rows_of
+from dflash_sim.calibrate.fit.unstated import marked
 from dflash_sim.calibrate.observations.observation import Observation, ReadReport
 from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.calibrate.readers.read import Source, read_observations
@@ -14,7 +15,6 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
 from dflash_sim.profiles.releases.engine_versions import match_engine, releases
-from dflash_sim.profiles.releases.server_levels import UNSTATED
 from dflash_sim.studies.compare.validate_question import assumptions
 
 FEWEST = 3  # rows that say more than the priors
@@ -102,14 +102,14 @@ def choose(
     selected = parse_filter(fit_on) if fit_on is not None else None
     read = read_observations(files, assumptions(assume))
     chosen = [o for o in read.observations if selected is None or selected(o)]
-    unstated = [] if engine else [o for o in chosen if not _states_release(o)]
+    named, unstated = marked(chosen) if engine is None else (chosen, 0)
     if unstated:
         note = (
-            f"{len(unstated)} of {len(chosen)} rows name no release of the engine, which may be "
+            f"{unstated} of {len(chosen)} rows name no release of the engine, which may be "
             "any: --engine sglang-0.5.9, or --assume build=0.5.9, says which"
         )
         read = replace(read, notes=(*read.notes, note))
-        chosen = [o if _states_release(o) else replace(o, build=UNSTATED) for o in chosen]
+    chosen = named
     read = replace(read, notes=(*read.notes, *_unheard_of(chosen)))
     rows, unusable = rows_of(chosen, sheet)
     return Chosen(
@@ -136,10 +136,6 @@ def _unheard_of(rows: Sequence[Observation]) -> Iterator[str]:
                 f"{number} of {len(rows)} rows name build {build}, which is no release that is "
                 f"known: read as {match.engine}, the nearest; --engine or --assume build says other"
             )
-
-
-def _states_release(row: Observation) -> bool:
-    return row.build is not None or "engine" in row.fields
 
 
 def require(chosen: Chosen, *, allow_partial: bool) -> None:

@@ -1,19 +1,20 @@
 """The question behind ``validate``: which rows are fitted, which are predicted, and the answer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 
 from dflash_sim.calibrate.fit.fit import PASSES
 from dflash_sim.calibrate.fit.held_out import Validation, held_out, leave_one_out, predicted
 from dflash_sim.calibrate.fit.prior import known_before
 from dflash_sim.calibrate.fit.rows import Row, rows_of
+from dflash_sim.calibrate.fit.unstated import marked
 from dflash_sim.calibrate.observations.observation import ReadReport
 from dflash_sim.calibrate.observations.row_filter import Selection, parse_filter
 from dflash_sim.calibrate.readers.read import Source, read_observations
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.calibration import load_calibration
-from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
+from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,27 @@ class Rows:
         cls,
         sources: Sequence[Source] | None,
         *,
-        engine: str,
+        engine: str | None,
         assume: Sequence[str] | None = None,
         allow_partial: bool = False,
     ) -> "Rows":
         """Read files, or the published rows of the engine's own build.
+
+        Parameters
+        ----------
+        engine
+            The engine sheet of rows that name no build; None if nobody says, as a fit has it.
 
         Raises
         ------
         UsageError
             A row cannot be used and ``allow_partial`` is not given; or none can.
         """
-        sheet = load_engine(engine)
+        sheet = load_engine(engine or HOME)
         if sources:
             report = read_observations(sources, assumptions(assume or ()))
+            if engine is None:
+                report = replace(report, observations=tuple(marked(report.observations)[0]))
         else:
             report = _published(sheet)
             allow_partial = True

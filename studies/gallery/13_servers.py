@@ -12,14 +12,13 @@ accuracy pages.
 import argparse
 from pathlib import Path
 
-import pandas as pd
-
 from dflash_sim.profiles.releases.calibration import Calibration, load_calibration
 from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
 from dflash_sim.studies.published import servers
 from dflash_sim.studies.published import servers_tables as show
 from dflash_sim.studies.published.findings import Findings
 from dflash_sim.studies.published.page_slots import deliver
+from dflash_sim.studies.published.servers_judged import Asked, Judge, after_plain, after_three
 from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.terminal import Progress
 
@@ -31,7 +30,6 @@ def findings(
 ) -> tuple[Findings, Calibration]:
     """All tables of the study, and the calibration to ship."""
     rows = servers.picked(servers.elsewhere(engine), servers.MOST)
-    tests = servers.tests(engine)
     home = servers.of_home(shipped)
     with Progress(6 * len(rows)) as progress:
         left = servers.LeftOut(
@@ -40,24 +38,35 @@ def findings(
     unfitted, three, plain = [], [], []
     for source, own in servers.by_source(rows).items():
         known = left.without(lambda row, s=source: row.observation.source == s)
-        unfitted.append(servers.judged(known, own, jobs=jobs))
-        plain += [
-            servers.after_plain(known, mine, engine=engine, jobs=jobs)
-            for mine in servers.by_server(own).values()
+        unfitted.append(Asked(known, own))
+        for mine in servers.by_server(own).values():
+            three.append(after_three(known, mine, engine))
+            plain.append(after_plain(known, mine, engine))
+    kinds = {
+        kind: [
+            Asked(left.without(lambda row, own=own: row in own), own)
+            for own in servers.by_kind(rows, kind).values()
         ]
-        enough = [mine for mine in servers.by_server(own).values() if len(mine) >= servers.FEWEST]
-        three += [servers.after_three(known, mine, engine=engine, jobs=jobs) for mine in enough]
-    tested = servers.judged(left.whole, tests, jobs=jobs)
-    kinds = [
-        servers.judged(left.without(out), own, jobs=jobs) for out, own in servers.by_kind(rows)
+        for kind in servers.KINDS
+    }
+    questions = [
+        unfitted,
+        three,
+        plain,
+        *kinds.values(),
+        [Asked(left.whole, servers.tests(engine))],
     ]
+    with Judge(engine, jobs=jobs) as judge:
+        answers = judge.each(questions)
+    unseen, after, drafting, *left_out, tested = answers
     found = show.findings(
-        pd.concat(unfitted),
-        pd.concat(three),
+        unseen,
+        after,
         tested,
-        pd.concat(kinds),
+        dict(zip(kinds, left_out, strict=True)),
         left.whole,
-        plain=pd.concat(plain),
+        left.scales,
+        plain=drafting,
     )
     return found, left.whole
 

@@ -18,7 +18,8 @@ from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.studies.published.findings import Findings
-from dflash_sim.studies.published.servers import given, judged
+from dflash_sim.studies.published.servers import given
+from dflash_sim.studies.published.servers_judged import judged
 from dflash_sim.studies.published.serving_rows import peers_of, quantization_of, serving_rows
 from dflash_sim.studies.show.figures import percent, signed
 from dflash_sim.studies.show.plain_table import Table
@@ -67,7 +68,7 @@ def answers(
     with one_look():
         asked = [row for row in sample_rows() if only is None or only(row)]
         rows, refused = rows_of([_with_length(given(o)) for o in asked], engine)
-        ours = _ours(judged(home, rows, jobs=jobs, with_interval=False), rows)
+        ours = _ours(judged(home, rows, engine=engine, jobs=jobs, interval=False), rows)
         theirs = [line for row in rows for line in _theirs(row.observation)]
     lines = [*ours, *theirs]
     return Answers(pd.DataFrame(lines), tuple(why for _, why in refused))

@@ -1,6 +1,6 @@
 """Findings about servers away from home, as plain tables, and the figures that pages quote."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -9,6 +9,7 @@ from dflash_sim.calibrate.observations.servers import measured_on
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.studies.published.findings import Findings
+from dflash_sim.studies.published.level_spread import Scale
 from dflash_sim.studies.published.serving_rows import peers_of, rows_that_test
 from dflash_sim.studies.show.figures import percent, signed
 from dflash_sim.studies.show.plain_table import Table
@@ -22,8 +23,9 @@ def findings(
     unfitted: pd.DataFrame,
     three: pd.DataFrame,
     tested: pd.DataFrame,
-    kinds: pd.DataFrame,
+    kinds: Mapping[str, pd.DataFrame],
     shipped: Calibration,
+    scales: Mapping[str, Scale],
     *,
     plain: pd.DataFrame,
 ) -> Findings:
@@ -34,16 +36,19 @@ def findings(
         both,
         accept_lengths_given(unfitted, plain, tested),
         test_rows(tested),
+        spread(scales),
         levels(shipped),
     )
-    return Findings(tables, quoted(unfitted, three, tested, kinds))
+    return Findings(tables, quoted(unfitted, three, tested, pd.concat(list(kinds.values()))))
 
 
-def summary(unfitted: pd.DataFrame, three: pd.DataFrame, kinds: pd.DataFrame) -> Table:
+def summary(
+    unfitted: pd.DataFrame, three: pd.DataFrame, kinds: Mapping[str, pd.DataFrame]
+) -> Table:
     """Errors by what was measured: unfitted, with kinds left out, and after three rows."""
     parts = (
         ("unfitted, its source left out", unfitted),
-        ("unfitted, its GPU or model left out", kinds),
+        *((f"unfitted, its {kind} left out", found) for kind, found in kinds.items()),
         ("after three of its rows", three),
     )
     lines = [
@@ -86,7 +91,7 @@ def accept_lengths_given(
         ("rows that only test", tested),
     )
     lines = []
-    for name, rows in parts:
+    for name, rows in (part for part in parts if len(part[1])):
         own = rows[(rows["metric"] == SPEED) & (rows["GPU"] != HOME_GPU)]
         own = own[own["accept length given"].astype(bool)]
         for source, mine in own.groupby("source", sort=False):
@@ -132,6 +137,16 @@ def _of_peers(o: Observation) -> Iterator[dict[str, object]]:
                 "metric": metric,
                 "error": error,
             }
+
+
+def spread(scales: Mapping[str, Scale]) -> Table:
+    """How much wider the sds of levels should be than the sheet has them, by evidence of rows."""
+    lines = [
+        (FACTORS[factor].words, f"{s.value:.2f}", f"{s.low:.2f} to {s.high:.2f}")
+        for factor, s in scales.items()
+    ]
+    head = ("factor on", "likeliest scale of its level sds", "one sd")
+    return Table("how far levels lie apart", head, tuple(lines))
 
 
 def levels(shipped: Calibration) -> Table:

@@ -183,7 +183,7 @@ COVERED = {
         "profiles: phases",
     ],
     "studies/published/test_serving_rows": ["calibrate/observations: servers"],
-    "studies/published/test_servers": ["servers_tables"],
+    "studies/published/test_servers": ["servers_judged", "servers_tables", "level_spread"],
     "studies/published/test_published": ["cards_tables", "studies/show: frame_table"],
     "studies/show/test_html_report": ["chart_style charts error_charts narrow_table styles"],
     "studies/sweep/test_sweep": [

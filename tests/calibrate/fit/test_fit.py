@@ -193,8 +193,8 @@ class TestStraightLines:
         """Slopes of half the size lead to the same constants, only later, and that is said."""
 
         class Flat(Lines):
-            def slopes(self, x: Floats) -> Floats:
-                return super().slopes(x) / 2
+            def slopes(self, x: Floats, of: Sequence[int] | None = None) -> Floats:
+                return super().slopes(x, of) / 2
 
         rows = draw([10])[1]
         right, hasty, patient = (

@@ -2,7 +2,7 @@
 
 Servers are drawn from the priors of their levels, and from further out than these say. Answers are
 straight lines in the factors, with the slopes of steps that are bound by kernels, by their number,
-by prefills and by the host.
+by prefills, by the host and by experts.
 """
 
 from dataclasses import replace
@@ -63,6 +63,7 @@ def slopes() -> Floats:
         "prefill": rng.uniform(0, 0.3, 20),
         "wide": rng.choice([0.0, 0.6, 0.8], 20),
         "kernel": rng.uniform(0.01, 0.07, 20),
+        "experts": rng.uniform(-0.3, 0, 20),
     }
     return -np.column_stack([share[p.kind] for p in PRIOR.parameters])
 
@@ -122,7 +123,7 @@ def test_servers_from_beyond_the_prior_are_followed_too() -> None:
     assert errors == sorted(errors, reverse=True)
     assert off[3] < 0.4 * off[0]
     assert inside[0] < 0.6  # the prior was wrong, and three rows mend most of that
-    assert inside[3] > 0.55
+    assert inside[3] > max(0.5, inside[0])
 
 
 @pytest.mark.slow

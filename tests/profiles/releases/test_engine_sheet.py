@@ -11,7 +11,6 @@ from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet, load_engine
 from dflash_sim.profiles.releases.server_levels import FACTORS
-from dflash_sim.profiles.releases.server_levels import LEVELS as LEVEL_NAMES
 
 SHIPPED = Path(dflash_sim.profiles.__path__[0]) / "engines" / "sglang-0.5.14.toml"
 TEXT = SHIPPED.read_text(encoding="utf-8")
@@ -160,8 +159,9 @@ def write(folder: Path, name: str, text: str) -> None:
     (folder / "engines" / f"{name}.toml").write_text(text + "\n", encoding="utf-8")
 
 
-@pytest.mark.parametrize("factor", FACTORS)
-@pytest.mark.parametrize("level", LEVEL_NAMES)
+@pytest.mark.parametrize(
+    ("factor", "level"), [(name, level) for name, f in FACTORS.items() for level in f.levels]
+)
 def test_every_level_of_every_factor_has_a_prior(sheet: Path, factor: str, level: str) -> None:
     head, table, rest = TEXT.partition(f"[fit.priors.levels.{factor}]")
     text = head + table + re.sub(rf"^{level} = .*\n", "", rest, count=1, flags=re.MULTILINE)
