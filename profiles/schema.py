@@ -60,10 +60,11 @@ def _is_below(value: Any) -> bool:
 @cache
 def _types() -> tuple[tuple[str, set[type], set[type]], ...]:
     """Of each field its name, the types of its value, and of what is in a list or an object."""
-    found = []
+    found: list[tuple[str, set[type], set[type]]] = []
+    none: set[type] = {type(None)}
     for field in load_schema():
         outer, _, rest = field.type.removesuffix("?").partition("[")
         inner = _PLAIN.get(rest.rstrip("]").rpartition(",")[2], set())
-        whole = _PLAIN.get(outer) or {list if outer == "list" else dict}
-        found.append((field.name, whole | ({type(None)} if "?" in field.type else set()), inner))
+        whole: set[type] = _PLAIN.get(outer) or {list if outer == "list" else dict}
+        found.append((field.name, whole | none if "?" in field.type else whole, inner))
     return tuple(found)

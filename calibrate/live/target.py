@@ -67,8 +67,8 @@ async def look(client: Client) -> Target:
     """
     listed = await client.get_json("/v1/models")
     data = listed.get("data") if isinstance(listed, dict) else None
-    first = data[0] if isinstance(data, list) and data else None
-    name = first.get("id") if isinstance(first, dict) else None
+    first = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
+    name = first.get("id")
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
         msg = f"{client.url} is no OpenAI server: it lists no model at /v1/models."
         raise ServerError(msg)
