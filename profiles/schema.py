@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-_PLAIN = {"str": {str}, "int": {int}, "bool": {bool}, "float": {int, float}}
+_PLAIN: dict[str, set[type]] = {"str": {str}, "int": {int}, "bool": {bool}, "float": {int, float}}
 _MOST = 1e18
 _SIGNED = {"published_error"}  # all other numbers are counts, times, sizes, shares or speeds
 
