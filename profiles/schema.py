@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-_PLAIN = {"str": {str}, "int": {int}, "bool": {bool}, "float": {int, float}}
+_PLAIN: dict[str, set[type]] = {"str": {str}, "int": {int}, "bool": {bool}, "float": {int, float}}
 _MOST = 1e18
 _SIGNED = {"published_error"}  # all other numbers are counts, times, sizes, shares or speeds
 
@@ -64,6 +64,6 @@ def _types() -> tuple[tuple[str, set[type], set[type]], ...]:
     for field in load_schema():
         outer, _, rest = field.type.removesuffix("?").partition("[")
         inner = _PLAIN.get(rest.rstrip("]").rpartition(",")[2], set())
-        whole = _PLAIN.get(outer) or {list if outer == "list" else dict}
+        whole: set[type] = _PLAIN.get(outer) or {list if outer == "list" else dict}
         found.append((field.name, whole | ({type(None)} if "?" in field.type else set()), inner))
     return tuple(found)
