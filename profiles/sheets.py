@@ -51,6 +51,12 @@ _MOST_SI = {
     **dict.fromkeys(("byte/s", "GB/s", "TB/s", "byte", "MB", "GB", "MiB", "GiB"), 1e15),
     **dict.fromkeys(("s", "ms", "us"), 1e4),
 }
+# The least of what multiplies or divides a time, where nought is none.
+_LEAST_SI = {
+    "1": 1e-4,
+    **dict.fromkeys(("FLOP/s", "TFLOP/s"), 1e9),
+    **dict.fromkeys(("byte/s", "GB/s", "TB/s"), 1e6),
+}
 _MOST_REL_ERR = 10.0
 
 
@@ -70,6 +76,10 @@ def check_quantity(value: float, unit: str, rel_err: float, where: str, *, least
         Names the place, the value and what is allowed.
     """
     most = _MOST_SI[unit] / UNITS[unit]
+    fewest = _LEAST_SI.get(unit, 0.0) / UNITS[unit]
+    if least and 0 < value < fewest:
+        msg = f"{where}: value {value:g} {unit}; it must be from {fewest:g} to {most:g}."
+        raise UsageError(msg)
     if not 0 <= value <= most or (least and value == 0):
         allowed = f"{least or '0 or more'}, and at most {most:g}"
         msg = f"{where}: value {value:g} {unit}; it must be {allowed}."

@@ -8,7 +8,7 @@ DFlash with the overlap scheduler, HumanEval with thinking and 4,096 new tokens 
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -397,23 +397,13 @@ class Scenario(BaseModel):
     @classmethod
     def parse(cls, **fields: Any) -> "Scenario":
         """Build a scenario; a bad field becomes a one-line :class:`UsageError`."""
-        for name, value in fields.items():
-            if isinstance(value, list | dict):
-                msg = f"{name}: a scenario has one value, not a {type(value).__name__}."
-                raise UsageError(msg)
+        if several := [n for n, value in fields.items() if isinstance(value, list | dict)]:
+            msg = f"{several[0]}: a scenario has one value of it, not a list or a table."
+            raise UsageError(msg)
         try:
             return cls(**fields)
         except ValidationError as error:
             raise UsageError(_one_line(error, cls)) from None
-
-
-def _names_in(annotation: Any) -> list[str]:
-    """The names of a literal, or of one that may be left out."""
-    return [
-        name
-        for part in get_args(annotation)
-        for name in ([part] if isinstance(part, str) else _names_in(part))
-    ]
 
 
 def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
@@ -427,7 +417,7 @@ def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
         return str(first["msg"])
     field = cls.model_fields[name]
     if first["type"] == "literal_error":
-        allowed = _names_in(field.annotation)
+        allowed = str(first["ctx"]["expected"]).split("'")[1::2]  # 'a', 'b' or 'c'
         return str(unknown(kind=name.replace("_", " "), value=str(value), allowed=allowed))
     otherwise = (field.description or "").partition("default")[2].strip(": ")
     if field.default is not None:

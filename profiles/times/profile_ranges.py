@@ -8,7 +8,7 @@ MOST_SIZE = 1e15  # of an axis: tokens, requests, bytes
 _MOST_RATIO = 1e4
 Ends = tuple[float, float]
 _SECONDS, _COUNT, _SHARE = (1e-12, 1e5), (0.0, 1e9), (0.0, 1e3)
-_WORK, _RATE = (0.0, 1e21), (1.0, 1e19)  # bytes or FLOPs, and those in a second
+_WORK, _RATE = (0.0, 1e21), (1e6, 1e19)  # bytes or FLOPs, and those in a second
 _OP: dict[str, Ends] = {
     "seconds": _SECONDS, "mean_s": _SECONDS, "spread": _SHARE, "nbytes": _WORK, "flops": _WORK,
 }  # fmt: skip

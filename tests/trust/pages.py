@@ -45,7 +45,7 @@ def calls() -> dict[str, dict[str, Any]]:
     opened = {"address.search": START}
     first = _told(_call(app, "address.search", opened))
     about = first["page"]["data"]
-    values = dict.fromkeys(about["stops"], 0)
+    values: dict[str, Any] = dict.fromkeys(about["stops"], 0)
     values |= {"model": "qwen3-8b", "gpu": "h200", "method": "dflash", "load": "closed",
         "lengths": "fixed", "thinking": [], "calibration": ""}  # fmt: skip
     wish = {"page": about["id"], "values": values, "why": False, "turn": 1}

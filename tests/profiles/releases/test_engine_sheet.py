@@ -106,6 +106,12 @@ def test_a_missing_key_is_named(sheet: Path, key: str) -> None:
         ("ratio_decay_steps = 600", "ratio_decay_steps = 0", "decay_steps is 0; it must be above"),
         ("trtllm_mha = 64", "trtllm_mha = 0", "a page holds 1 token or more"),
         ("value = 0.30", "value = -9", r"graph_node_gap, value is -9; .* from 0"),
+        (
+            "[constants.time_factor]\nvalue = 1.0",
+            "[constants.time_factor]\nvalue = 1e-30",
+            "time_factor.* 1e-30 1; it must be from 0.0001 to 10000",
+        ),
+        ("value = 5.5", "value = 1e-9", "l2_rate.* 1e-09 TB/s; it must be from 1e-06 to 1000"),
         ('b200 = "trtllm_mha"', 'b200 = "trtlm_mha"', "unknown attention backend .*trtlm_mha"),
         ('other = "flashinfer"', 'other = "flashinver"', "did you mean flashinfer"),
         ('evidence = "assumed"', 'evidence = "asumed"', "unknown evidence .*did you mean assumed"),
