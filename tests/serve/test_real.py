@@ -16,6 +16,11 @@ pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 httpx = pytest.importorskip("httpx")
 
+from in_process import Wire  # noqa: E402
+
+from dflash_sim.calibrate.live.client import Client  # noqa: E402
+from dflash_sim.calibrate.live.experiment import Cell, measure  # noqa: E402
+from dflash_sim.calibrate.live.target import look  # noqa: E402
 from dflash_sim.profiles.errors import UsageError  # noqa: E402
 from dflash_sim.realrun.job.faults import RunFailedError  # noqa: E402
 from dflash_sim.serve.app import Routes, application  # noqa: E402
@@ -136,6 +141,22 @@ def test_what_it_cannot_do_as_asked_is_refused_and_cancelled_requests_leave() ->
         assert answer.status_code == 400
         assert said in answer.json()["error"]["message"]
     assert (taken, again) == (200, 200)
+
+
+def test_a_cell_of_an_experiment_is_measured_of_it() -> None:
+    async def work(client: Any, backend: Real) -> Any:
+        wire = Wire(client._transport.app, 0.0)
+        async with Client("http://real", transport=wire) as asks:
+            target = await look(asks)
+            return target, await measure(asks, target, Cell(2, 32, 512), seed=1)
+
+    target, row = visit(work)
+    assert target.counts
+    assert (target.model, target.vocab, target.most_tokens) == ("tiny", 264, 1024)
+    assert row["total_output_tokens"] == 12 * 512
+    # The first token of an answer comes from its prefill.
+    assert row["verify_steps"] < 12 * 511
+    assert row["accept_length"] == pytest.approx(12 * 512 / row["verify_steps"])
 
 
 def test_a_worker_that_dies_ends_the_server_with_its_name() -> None:

@@ -113,6 +113,10 @@ def test_prompts_are_never_alike() -> None:
     begins = {tuple(next(draw)[:8]) for _ in range(500)}
     assert len(begins) == 500
     assert len(next(draw)) == 64
+    small = prompts(64, (1, 2, 3), 264)
+    told = {token for _ in range(50) for token in next(small)}
+    assert told <= set(range(33, 198))
+    assert len(told) > 150
 
 
 # ---- servers that cannot be used ---------------------------------------------------------------
