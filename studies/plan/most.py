@@ -134,7 +134,7 @@ def carried(judge: Judge, i: int, gpus: int, what: str, duration_s: float) -> Ca
         judge.expectation(i)
         replicas = gpus // setup.tp
         if not replicas:
-            msg = f"a server of {setup.tp} GPUs does not fit into {gpus}"
+            msg = f"a server of {setup.tp} GPUs does not fit into {gpus}; give a smaller --tp"
             raise InfeasibleError(msg)
         sure, why = most_at(judge, i, replicas, judge.slow(i), what, duration_s)
     except DflashSimError as error:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from page_colours import colours_of, meanings
 
 from dflash_sim.calibrate.fit.held_out import (
     Outcome,
@@ -193,7 +194,11 @@ def test_the_command(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     found = [json.loads(line) for line in out.splitlines()]
     assert [row["concurrency"] for row in found] == ["2", "4"]
     assert all(row["ci90"][0] < row["predicted"] < row["ci90"][1] for row in found)
-    assert "<title>" in page.read_text(encoding="utf-8")
+    html = page.read_text(encoding="utf-8")
+    assert "<title>" in html
+    things, _ = meanings(colours_of(html))
+    assert {"none", "dflash-sim", "peers"} <= set(things)
+    assert all(len(colours) == 1 for colours in things.values()), things
 
 
 @pytest.mark.parametrize(
