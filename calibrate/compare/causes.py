@@ -231,7 +231,7 @@ def _unknown(gap: Gap, causes: Sequence[Cause], unexplained: Share) -> Iterator[
         if not any(name in gap.told for name in FIRST_TOKEN):
             yield "prefill, queueing and request cap: the file has no TTFT"
         if not any(name in gap.told for name in DECODING):
-            yield "decode steps: the file has neither TPOT nor ITL"
+            yield "decode steps: the file has neither a mean TPOT nor an ITL"
     if not {"step", "host"}.intersection(cause.name for cause in causes):
         return
     if not host_known(gap):

@@ -66,7 +66,7 @@ class Names:
         self._networks: dict[tuple[str, str, str | None], str | None] = {}
         self._sources: dict[str, dict[str, str]] | None = None
         self.assumed_model: str | None = None
-        self.stood_in: set[str] = set()
+        self.stood_in: list[str] = []  # names that gave way to it, each time
 
     def find(self, kind: str, name: str) -> str | None:
         """The sheet of ``kind`` (a key of ``profiles.find.FOLDERS``) with that name or alias."""
@@ -129,7 +129,7 @@ class Names:
             known = self.find("models", bare) or self.find("models", _last(bare))
             if self.assumed_model is None or known:
                 raise
-            self.stood_in.add(text)
+            self.stood_in.append(text)
             return self.assumed_model
 
     def _model(self, text: str) -> str:

@@ -190,10 +190,15 @@ class Reading:
             self._take(where, read_table_row, cells, where, self.names)
 
     def _take(self, where: str, read: Callable[..., Observation], *what: object) -> None:
+        stood_in = len(self.names.stood_in)
         try:
-            self.found.append(read(*what))
+            row = read(*what)
         except DflashSimError as error:
             self.refused.append((where, str(error)))
+            return
+        if len(self.names.stood_in) > stood_in:
+            row = replace(row, assumed=(*row.assumed, "model"))
+        self.found.append(row)
 
 
 def _text(path: Path) -> str:

@@ -112,7 +112,7 @@ def _stood_in(names: Names) -> list[str]:
     """Models of the files that no sheet stands for, where another is assumed."""
     return [
         f"no sheet is called {short(name)}: the assumed {names.assumed_model} stands in"
-        for name in sorted(names.stood_in)
+        for name in dict.fromkeys(names.stood_in)
     ]
 
 

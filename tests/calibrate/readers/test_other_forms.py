@@ -175,6 +175,7 @@ def test_a_name_that_only_the_server_knows_gives_way_to_the_assumed_model(tmp_pa
     path.write_text(json.dumps(LLMPERF | {"model": "my-chatbot"}))
     report = read_observations([path], ASSUMED)
     assert report.observations[0].fields["model"] == "qwen3-8b"
+    assert "model" in report.observations[0].assumed
     assert "no sheet is called 'my-chatbot': the assumed qwen3-8b stands in" in report.notes
     ((_, why),) = read_observations([path], {"gpu": "b200", "method": "none"}).refused
     assert "unknown model 'my-chatbot'" in why
