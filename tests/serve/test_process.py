@@ -149,17 +149,17 @@ def test_the_example_of_the_readme_answers(tmp_path: Path) -> None:
 
 
 CROWD = ("--gpu", "b200", "--model", "qwen3-8b", "--num-gpus", "1", "--method", "dflash",
-         "--acceptance", "al:4", "--isl", "256", "--osl", "1500", "--stream-interval", "100",
+         "--acceptance", "al:4", "--isl", "256", "--osl", "800", "--stream-interval", "100",
          "--max-running-requests", "200")  # fmt: skip
 
 
 @pytest.mark.slow
 def test_of_two_hundred_streams_none_is_lost(tmp_path: Path) -> None:
     with serving(tmp_path, *CROWD) as server:
-        crowd(server, 200, seconds=5, tokens=1500)  # what it holds for so many
+        crowd(server, 200, seconds=5, tokens=800)  # what it holds for so many
         before, begun = server.rss_mib(), server.metric("num_requests_total")
-        found = crowd(server, 200, seconds=15, tokens=1500)
-        assert found.whole == found.asked >= 400
+        found = crowd(server, 200, seconds=15, tokens=800)
+        assert found.whole == found.asked >= 200
         assert max(found.running) > 100
         assert server.metric("num_requests_total") - begun == found.asked
         assert server.metric("num_running_reqs") == server.metric("num_queue_reqs") == 0
