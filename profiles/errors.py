@@ -11,8 +11,9 @@ Every message names the thing, the value, what is allowed and what to type next.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
+from typing import Any
 
 _MANY, _SHOWN = 12, 8  # names that a message lists in full, and of more those most like
 _LONGEST, _KEPT = 1200, 80  # letters of a message, and those kept of a name or value
@@ -152,3 +153,35 @@ def _slips(a: str, b: str, most: int) -> int:
             row.append(steps)
         rows.append(row)
     return rows[-1][-1]
+
+
+def field_error(first: Mapping[str, Any], fields: Mapping[str, Any], *, told: str) -> str:
+    """Say in a line what pydantic found wrong with a value.
+
+    Parameters
+    ----------
+    first
+        The first of its errors.
+    fields
+        The fields of the record, as pydantic describes them.
+    told
+        The type of errors whose message says it all.
+    """
+    if not first["loc"]:
+        return str(first["msg"]).removeprefix("Value error, ") + "."
+    name, value = str(first["loc"][0]), first["input"]
+    if first["type"] == "extra_forbidden":
+        return str(unknown(kind="field", value=name, allowed=fields))
+    if first["type"] == told:
+        return str(first["msg"])
+    if first["type"] == "literal_error":
+        allowed = str(first["ctx"]["expected"]).split("'")[1::2]  # 'a', 'b' or 'c'
+        return str(unknown(kind=name.replace("_", " "), value=str(value), allowed=allowed))
+    flag = "--" + name.replace("_", "-")
+    if first.get("ctx", {}).get("le") == 1:
+        return f"{flag} {value}: it is a share, from 0 to 1."
+    otherwise = (fields[name].description or "").partition("default")[2].strip(": ")
+    if fields[name].default is not None:
+        otherwise = str(fields[name].default)
+    left_out = f" Left out, it is {otherwise}." if otherwise else ""
+    return f"{flag} {value}: {first['msg'].lower()}.{left_out}"

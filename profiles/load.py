@@ -51,24 +51,10 @@ from dflash_sim.profiles.units import GIGA
 from dflash_sim.profiles.ways_in import named_path
 
 __all__ = [
-    "base_model",
-    "default_drafter",
-    "default_node",
-    "find_drafter",
-    "find_network",
-    "find_sheet",
-    "load_acceptance",
-    "load_dataset",
-    "load_device",
-    "load_drafter",
-    "load_eagle3",
-    "load_model",
-    "load_node",
-    "load_published",
-    "load_survival",
-    "names",
-    "sheet_names",
-]
+    "base_model", "default_drafter", "default_node", "find_drafter", "find_network", "find_sheet",
+    "load_acceptance", "load_dataset", "load_device", "load_drafter", "load_eagle3", "load_model",
+    "load_node", "load_published", "load_survival", "names", "sheet_names",
+]  # fmt: skip
 
 _LONGEST_CONTEXT = 2**31
 _TOLD_OF = ("name", "source", "caution", "context", "base", "vision")  # not of the network

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.errors import UsageError, field_error, unknown
 from dflash_sim.profiles.formats import PLAIN as PLAIN_FORMAT
 from dflash_sim.profiles.formats import format_of, kv_format, quantization_name
 from dflash_sim.profiles.precision import STATE_DTYPES
@@ -403,27 +403,5 @@ class Scenario(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise UsageError(_one_line(error, cls)) from None
-
-
-def _one_line(error: ValidationError, cls: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    if not first["loc"]:
-        return str(first["msg"]).removeprefix("Value error, ") + "."
-    name, value = str(first["loc"][0]), first["input"]
-    if first["type"] == "extra_forbidden":
-        return str(unknown(kind="field", value=name, allowed=cls.model_fields))
-    if first["type"] == _UNKNOWN:
-        return str(first["msg"])
-    field = cls.model_fields[name]
-    if first["type"] == "literal_error":
-        allowed = str(first["ctx"]["expected"]).split("'")[1::2]  # 'a', 'b' or 'c'
-        return str(unknown(kind=name.replace("_", " "), value=str(value), allowed=allowed))
-    otherwise = (field.description or "").partition("default")[2].strip(": ")
-    if field.default is not None:
-        otherwise = str(field.default)
-    flag = "--" + name.replace("_", "-")
-    if first.get("ctx", {}).get("le") == 1:
-        return f"{flag} {value}: it is a share, from 0 to 1."
-    left_out = f" Left out, it is {otherwise}." if otherwise else ""
-    return f"{flag} {value}: {first['msg'].lower()}.{left_out}"
+            first = error.errors()[0]
+            raise UsageError(field_error(first, cls.model_fields, told=_UNKNOWN)) from None

@@ -293,7 +293,7 @@ def test_the_method_selects_the_prior() -> None:
         ("table:0.8,0.9", "non-increasing"),
         ("weibull:q=0.9,bta=1", "unknown parameter 'bta'"),
         ("weibull:q=1.2", r"q must lie in \(0, 1\]"),
-        ("weibull:q=0.9,theta=-1", "theta >= 0"),
+        ("weibull:q=0.9,theta=-1", "0 <= theta <= 4"),
         ("vllm-synthetic:20", r"20.0 is outside \[1, 16\]"),
         ("sglang-simulated:3,often", "unknown method 'often'"),
         ("sglang-simulated:0", "must be positive"),
