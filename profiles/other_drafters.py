@@ -62,8 +62,8 @@ def none_known(
         An EAGLE-3 head of the model, if one is known.
     """
     what = f"{kind} drafter" if kind else "EAGLE-3 head"
-    own = ["mtp (its own layer)"] if own_layer else []
-    others = [*own, "eagle3"] if kind and head else own
+    own = ["mtp --steps 3 (its own layer)"] if own_layer else []
+    others = [*own, "eagle3 --steps 3"] if kind and head else own
     instead = f"{', '.join(others)} or none" if others else "none"
     msg = (
         f"no {what} is known for '{model}', and one of another model is of no use to it (see "

@@ -174,8 +174,8 @@ def _rate(judge: Judge, i: int, replicas: int, slow: float, duration_s: float) -
         return 0.0, "one request alone is too slow"
     guess = judge.question.demand.rate * replicas / (need * slow)
     rate, why, answer_s = _pushed(judge, i, replicas, slow, guess, duration_s)
-    if rate and answer_s * _SETTLED > duration_s:
-        rate, why, _ = _pushed(judge, i, replicas, slow, rate, 2 * _SETTLED * answer_s)
+    if answer_s * _SETTLED > duration_s:  # so soon a queue grows at any rate
+        rate, why, _ = _pushed(judge, i, replicas, slow, rate or guess, 2 * _SETTLED * answer_s)
     return rate, why
 
 
@@ -188,21 +188,25 @@ def _pushed(
     asked = setup.scenario.model_copy(update={"rate": guess, "num_prompts": count})
     own = judge.of(of_rate(asked))
     last: dict[float, str] = {}
-    answers_s = [0.0]
+    answers_s = {True: 0.0, False: 0.0}  # of the last rate that was fine, and that was not
 
     def fine(times: float, run: int = 0) -> bool:
         service, verdict = own.broken(i, replicas, run=run, slow=slow, times=times)
-        if verdict.met:
-            answers_s.append(slow * float(np.nanmean(service.finish_s - service.arrival_s)))
-        else:
+        taken_s = service.finish_s - service.arrival_s
+        met = verdict.met
+        if np.isfinite(taken_s).any():
+            answer_s = slow * float(np.nanmean(taken_s))
+            met = met and count >= guess * times * answer_s  # or all come before one is answered
+            answers_s[met] = answer_s
+        if not verdict.met:
             last[times] = binds(verdict.broke, load_of(service, setup), setup)
-        return verdict.met
+        return met
 
     good = _largest(fine)
     runs = range(1, len(own.question.demand.runs))
     while good and not all(fine(good, run) for run in runs):
         good = good / _CLOSE if good > 1 / _FARTHEST else 0.0
-    return good * guess, last[min(last)] if last else "", answers_s[-1]
+    return good * guess, last[min(last)] if last else "", answers_s[True] or answers_s[False]
 
 
 def _largest(fine: Callable[[float], bool]) -> float:

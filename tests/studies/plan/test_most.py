@@ -52,6 +52,17 @@ def test_a_rate_that_is_carried_is_kept_and_more_is_not(rate: Most) -> None:
     assert not met(1.15)
 
 
+@pytest.mark.slow
+def test_a_trial_that_is_shorter_than_an_answer_is_no_trial() -> None:
+    """Where nothing is asked of latencies, as many would fit as come before one is answered."""
+    plain = Scenario.parse(**{**FIELDS, "osl": 1500}, rate=1.0, tp=1, method="none")
+    demand = of_rate(plain.model_copy(update={"num_prompts": 200}))
+    judge = Judge(Question((plain,), demand, Slo()))
+    short, long = (most_at(judge, 0, 1, 1.0, "rate", seconds)[0] for seconds in (5.0, 200.0))
+    assert short == pytest.approx(long, rel=0.1)
+    assert long > 1.0
+
+
 def test_servers_are_as_many_as_the_gpus_make(rate: Most) -> None:
     by_index = {c.index: c for c in rate.carried}
     assert {i: c.replicas for i, c in by_index.items()} == {0: 3, 1: 1, 2: 3}
