@@ -13,7 +13,8 @@ from dflash_sim.calibrate.launches.shell_values import ITEM, SET, Shell, end_of
 from dflash_sim.profiles.errors import UsageError
 
 _CONTINUED = re.compile(r"[\\`^][ \t]*\r?\n")  # of a shell, PowerShell and cmd.exe
-_GOES_ON = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*\r?\n[ \t]*-{1,2}[A-Za-z]")
+_GOES_ON = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*\r?\n[ \t]*(?=-{1,2}[A-Za-z])")
+_NO_COMMANDS = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*")
 _REDIRECT = re.compile(r"&>>?|<<<|[<>]{1,2}(?:&[\d-]+)?")
 _BARE = re.compile(r"[^\s\\'\"`$&|;()<>]+|\$")
 _SETS = ("export", "declare", "local", "readonly", "typeset", "ENV", "set")
@@ -169,8 +170,14 @@ def _tokens(text: str) -> Iterator[list[_Piece] | str]:
     """Words as lists of pieces, and operators as text; a redirection takes its file along."""
     word: list[_Piece] | None = None
     at, to_file = 0, False
+    ended = 0  # no line up to here goes on with the command above it
     while at < len(text):
+        goes_on = None
+        if text[at] == "\n" and at >= ended and not (goes_on := _GOES_ON.match(text, at)):
+            ended = _end_of_blank(text, at)
         piece, operator, end = _next(text, at, begun=word is not None)
+        if goes_on:
+            operator, end = None, goes_on.end()
         if piece is not None:
             word = [*(word or []), piece]
         elif word is not None:
@@ -187,6 +194,12 @@ def _tokens(text: str) -> Iterator[list[_Piece] | str]:
         at = end
     if word is not None and not to_file:
         yield word
+
+
+def _end_of_blank(text: str, at: int) -> int:
+    """Where the lines without a command end that follow the line's end at ``at``."""
+    found = _NO_COMMANDS.match(text, at)
+    return found.end() if found else at
 
 
 def _digits(word: list[_Piece]) -> bool:
@@ -210,8 +223,6 @@ def _next(text: str, at: int, *, begun: bool) -> tuple[_Piece | None, str | None
         return _Piece("bare", text[at:end]), None, end
     if found := _REDIRECT.match(text, at):
         return None, found[0], found.end()
-    if char == "\n" and _GOES_ON.match(text, at):
-        return None, None, at + 1
     if char in "&|;\n()":
         double = text[at : at + 2] in ("&&", "||", ";;")
         return None, text[at : at + 1 + double], at + 1 + double

@@ -22,10 +22,11 @@ COVERED = {
         "environment flags manifest router words server_flags",
     ],
     "calibrate/launches/test_wrappings": [
-        "options other_engines pasted python_text server_args",
+        "options other_engines pasted server_args",
         "calibrate/observations: launch_fields launch_methods",
     ],
     "calibrate/launches/test_scripts": ["shell_flow shell_tests shell_text shell_values"],
+    "calibrate/launches/test_python": ["python_text"],
     "calibrate/readers/test_found_files": ["console_text"],
     "calibrate/readers/test_sessions_and_dates": ["trace_sessions", "studies/plan: over_long"],
     "calibrate/readers/test_trace_texts": ["agent_sessions"],
