@@ -27,6 +27,7 @@ COVERED = {
     ],
     "calibrate/launches/test_scripts": ["shell_flow shell_tests shell_text shell_values"],
     "calibrate/launches/test_python": ["python_text"],
+    "calibrate/launches/test_open_scripts": ["shell_flow"],
     "calibrate/readers/test_found_files": ["console_text"],
     "calibrate/readers/test_sessions_and_dates": ["trace_sessions", "studies/plan: over_long"],
     "calibrate/readers/test_trace_texts": ["agent_sessions"],
