@@ -38,11 +38,15 @@ class _Block:
 
 @dataclass(frozen=True)
 class Run:
-    """What becomes of a command: its words where it is run, and why that is a guess."""
+    """What becomes of a command: its words where it is run, and why that is a guess.
+
+    One that is not ``sure`` rests on the success of another, or on the call of a function.
+    """
 
     words: list[str]
     runs: bool
     guess: str | None = None
+    sure: bool = False
 
 
 class Flow:
@@ -72,13 +76,13 @@ class Flow:
             The operators around it; a line's end is one.
         """
         rest = list(words)
-        if self._at_patterns():
+        if self.at_patterns:
             return self._pattern(rest, after)
         denied = False
         while rest and (word := rest[0]) and self._keyword(word, rest, before):
             before = "" if word != "!" else before
             denied ^= word == "!"
-            if self._at_patterns():
+            if self.at_patterns:
                 return self._pattern(rest, after)
         run = self._simple(rest, before, denied=denied)
         top = self._blocks[-1] if self._blocks else None
@@ -109,11 +113,13 @@ class Flow:
         skipped = not self._goes_on(before)
         guess = next((b.guess for b in reversed(self._blocks) if b.guess is not None), None)
         guess = self._doubt(before) or guess
+        grouped = any(block.kind == "group" for block in self._blocks)
+        sure = guess is None and not grouped and not self._is_step(before)
         if not rest:
             return Run([], runs=False)
         if not skipped:
             self._judge(rest, before if before in _JOINS else "", denied=denied, top=top)
-        return Run(rest, runs=self._active and not skipped, guess=guess)
+        return Run(rest, runs=self._active and not skipped, guess=guess, sure=sure)
 
     def _judge(self, rest: list[str], joins: str, *, denied: bool, top: _Block | None) -> None:
         """Keep what the list of commands comes to so far."""
@@ -139,6 +145,8 @@ class Flow:
             self._open(_Block("case", reading="pattern", subject=rest[1]), before)
             self._blocks[-1].active = False
             rest[:] = rest[2:]
+        elif word == "function" and len(rest) > 1:
+            del rest[0]
         elif word == "{":
             self._open(_Block("group"), before)
         elif top is None or not self._inside(word, top):
@@ -174,7 +182,9 @@ class Flow:
             return False
         return True
 
-    def _at_patterns(self) -> bool:
+    @property
+    def at_patterns(self) -> bool:
+        """Whether the patterns of a branch of ``case`` come next."""
         return bool(self._blocks) and self._blocks[-1].reading == "pattern"
 
     def _pattern(self, rest: list[str], after: str) -> Run:

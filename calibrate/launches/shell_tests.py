@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 _UNSET = re.compile(r"\$(?:\{)?([A-Za-z_]\w*)[^}\s]*\}?")
-_ARGUMENTS = re.compile(r"\$(?:\{)?(?:[@*\d])[^}\s]*\}?")  # of a script, which was given none
+_ARGUMENTS = re.compile(r"\$(?:\{)?(?:[@*\d])[^}\s]*\}?|\$#")  # of a script, which was given none
 _NUMBER = re.compile(r"\s*[-+]?\d{1,18}\s*")
 _COMPARES: Mapping[str, Callable[[int, int], bool]] = {
     "-eq": int.__eq__,
@@ -145,6 +145,7 @@ def _operand(word: str, unset: set[str]) -> str | None:
     """The text of a word: empty for what is not set, None for what a program would say."""
     if "$(" in word or "`" in word:
         return None
-    word = _ARGUMENTS.sub("", word.replace("$#", "0"))
+    unset |= {found[0] for found in _ARGUMENTS.finditer(word)}
+    word = _ARGUMENTS.sub(lambda found: "0" if found[0] == "$#" else "", word)
     unset |= set(_UNSET.findall(word))
     return _UNSET.sub("", word)

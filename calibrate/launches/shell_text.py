@@ -58,16 +58,27 @@ def commands(text: str, shell: Shell) -> Iterator[Command]:
         A quotation is not closed.
     """
     flow = Flow(contrary=shell.contrary)
+    around: list[Shell | None] = []  # the shells that those in parentheses come from
     for simple in _simple(_without_programs(text), shell):
+        brackets = "" if flow.at_patterns else simple.after
         run = flow.take(simple.words, simple.before, simple.after)
         guess = run.guess
         for name in sorted(shell.consulted):
             guess = guess or shell.guessed[name]
         if run.runs:
+            if run.words[0] == "exit" and run.sure and not around:
+                return
             yield from _command(run.words, shell, guess)
         elif run.guess is not None:
             _mark(run.words, shell, run.guess)
         shell.consulted.clear()
+        if brackets == "(":
+            sum_of_two = simple.before == "(" and not simple.words
+            if sum_of_two and around:
+                around[-1] = None  # double ones hold a sum, which sets variables
+            around.append(None if sum_of_two else shell.copy())
+        elif brackets == ")" and around and (before := around.pop()) is not None:
+            shell.back_to(before)
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,10 @@ def _command(words: list[str], shell: Shell, guess: str | None) -> Iterator[Comm
     """The command that words are; one that only sets variables is none."""
     own: dict[str, str] = {}
     at = 0
+    if words[0] == "unset":
+        for name in words[1:]:
+            shell.unset(name, guess)
+        return
     if words and words[0] in _SETS:
         at = 1
     while at < len(words) and (pair := SET.fullmatch(words[at])):
@@ -123,6 +138,8 @@ def _mark(words: list[str], shell: Shell, guess: str) -> None:
     for word in words:
         if pair := SET.fullmatch(word):
             shell.guessed[pair[1]] = guess
+        elif words[0] == "unset" and word in shell.variables:
+            shell.guessed[word] = guess
 
 
 def _word(pieces: list[_Piece], shell: Shell) -> list[str]:

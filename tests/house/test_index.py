@@ -25,7 +25,7 @@ COVERED = {
         "options other_engines pasted server_args",
         "calibrate/observations: launch_fields launch_methods",
     ],
-    "calibrate/launches/test_scripts": ["shell_flow shell_tests shell_text shell_values"],
+    "calibrate/launches/test_scripts": ["shell_tests shell_text shell_values"],
     "calibrate/launches/test_python": ["python_text"],
     "calibrate/launches/test_open_scripts": ["shell_flow"],
     "calibrate/readers/test_found_files": ["console_text"],
