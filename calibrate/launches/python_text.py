@@ -53,12 +53,12 @@ def launches_in_python(text: str) -> Iterator[Spoken]:
         arguments = {name: value for name, value in pairs if name}
         if not any(name in arguments for name in _MODELS):
             continue
-        unsaid = [(value, _MORE) for name, value in pairs if not name]
+        left = [(value, _MORE) for name, value in pairs if not name]
         switches = [name for name, value in arguments.items() if _is_open_switch(name, value)]
-        unsaid += [(f"{name}={arguments.pop(name)[1:]}", _OPEN) for name in switches]
+        left += [(f"{name}={arguments.pop(name)[1:]}", _OPEN) for name in switches]
         resolved = found[1] == "ServerArgs" and len(arguments) > 40
-        words = list(words_of_resolved(arguments) if resolved else words_of(_set(arguments)))
-        yield Spoken(tuple(words), tuple(unsaid))
+        said = words_of_resolved(arguments) if resolved else words_of(_set(arguments))
+        yield Spoken(tuple(said), tuple(left))
 
 
 def _lists(text: str) -> Iterator[tuple[int, int]]:
