@@ -20,6 +20,7 @@ from dflash_sim.profiles.errors import UsageError, close_to
 
 _NUMBER = re.compile(r"-\d+(?:\.\d*)?|-\.\d+")
 _UNSET = re.compile(r"\$(?:[@*]|\w+|\{[^}]*\})")
+_UNSAID = "the text does not say what it holds"
 _MOST_NAMED = 6
 
 
@@ -57,8 +58,11 @@ def written(arguments: Sequence[str], *, model_first: bool = False) -> Iterator[
     while at < len(rest):
         word = rest[at]
         at += 1
-        if _UNSET.fullmatch(word) or word in ("$", "\\", "--"):
-            continue  # more arguments of a script, which the text does not say
+        if word in ("\\", "--"):
+            continue
+        if word.startswith("$"):  # more arguments of a script
+            yield Written(ServerFlag(word, "none", "unmodelled", frozenset(), _UNSAID), word, ())
+            continue
         if not word.startswith("-"):
             msg = f"--from-launch: '{word}' belongs to no flag; a flag starts with --."
             raise UsageError(msg)

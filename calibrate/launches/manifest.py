@@ -10,12 +10,12 @@ from dflash_sim.calibrate.launches.options import is_options, words_of
 from dflash_sim.profiles.ways_in import UnreadableError, parse_json, parse_yamls
 
 _LOOKS = re.compile(
-    r"^\s*(?:-\s+)?[\"']?(?:command|args|entrypoint|containers|services|image)[\"']?\s*:"
-    r"|^\s*[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size|run)[\"']?\s*:"
+    r"^[ \t]*(?:-[ \t]+)?[\"']?(?:command|args|entrypoint|containers|services|image)[\"']?\s*:"
+    r"|^[ \t]*[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size|run)[\"']?\s*:"
     r"|\A\s*(?:\w+:\s*)?\[|\A\s*-\s+\S",
     re.MULTILINE,
 )
-_DOCKERFILE = re.compile(r"^\s*(CMD|ENTRYPOINT)\s+(\[.*\])\s*$", re.MULTILINE)
+_DOCKERFILE = re.compile(r"^[ \t]*(CMD|ENTRYPOINT)\s+(\[.*\])\s*$", re.MULTILINE)
 _NAMED = re.compile(r"(?<!\$)\$\(([A-Za-z_]\w*)\)")
 _LONGEST = 200_000
 _DEEPEST = 40
@@ -36,8 +36,8 @@ def manifests(text: str) -> Iterator[Manifest]:
     """Every command that a YAML, JSON or Docker file holds; none if it is no such file."""
     docker = {kind: words for kind, listed in _DOCKERFILE.findall(text) if (words := _json(listed))}
     if docker:
-        said = re.findall(r"^\s*ENV\s+(\w+)[= ](\S+)", text, re.MULTILINE)
-        image = re.search(r"^\s*FROM\s+(\S+)", text, re.MULTILINE)
+        said = re.findall(r"^[ \t]*ENV\s+(\w+)[= ](\S+)", text, re.MULTILINE)
+        image = re.search(r"^[ \t]*FROM\s+(\S+)", text, re.MULTILINE)
         words = (*docker.get("ENTRYPOINT", ()), *docker.get("CMD", ()))
         yield Manifest(words, environment=dict(said), image=image[1] if image else "")
     elif _LOOKS.search(text) and len(text) <= _LONGEST:

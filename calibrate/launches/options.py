@@ -16,7 +16,7 @@ def is_options(node: Mapping[str, Any]) -> bool:
     """Return True if a mapping names a model and flags of the server."""
     if not any(isinstance(node.get(name), str) for name in _MODELS):
         return False
-    known = sum(_flag(name) in spellings() for name in node)
+    known = sum(flag_name(name) in spellings() for name in node)
     return known >= max(2, len(node) // 2)
 
 
@@ -25,7 +25,7 @@ def words_of(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if value is None or value is False:
             continue
-        yield _flag(name)
+        yield flag_name(name)
         if isinstance(value, Mapping):
             yield json.dumps(value)
         elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -66,5 +66,6 @@ def with_file(arguments: Sequence[str]) -> list[str]:
     return [*words_of(options), *rest]
 
 
-def _flag(name: str) -> str:
+def flag_name(name: str) -> str:
+    """The flag of an option: ``--tp-size`` of ``tp_size``."""
     return "--" + str(name).lstrip("-").replace("_", "-")

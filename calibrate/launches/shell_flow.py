@@ -5,12 +5,13 @@ as of files, the branch behind ``then`` is read, and what it sets is known as a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from dflash_sim.calibrate.launches.shell_tests import Verdict, is_test, verdict
 from dflash_sim.calibrate.launches.shell_values import SET
 
+_JOINS = ("&&", "||")
 _LOOPS = ("while", "until")
 _LISTS = ("for", "select")
 _DEEPEST = 100
@@ -37,11 +38,15 @@ class _Block:
 
 @dataclass(frozen=True)
 class Run:
-    """What becomes of a command: its words where it is run, and why that is a guess."""
+    """What becomes of a command: its words where it is run, and why that is a guess.
+
+    One that is not ``sure`` rests on the success of another, or on the call of a function.
+    """
 
     words: list[str]
     runs: bool
     guess: str | None = None
+    sure: bool = False
 
 
 class Flow:
@@ -71,13 +76,13 @@ class Flow:
             The operators around it; a line's end is one.
         """
         rest = list(words)
-        if self._at_patterns():
+        if self.at_patterns:
             return self._pattern(rest, after)
         denied = False
         while rest and (word := rest[0]) and self._keyword(word, rest, before):
             before = "" if word != "!" else before
             denied ^= word == "!"
-            if self._at_patterns():
+            if self.at_patterns:
                 return self._pattern(rest, after)
         run = self._simple(rest, before, denied=denied)
         top = self._blocks[-1] if self._blocks else None
@@ -85,30 +90,44 @@ class Flow:
             top.reading, top.patterns = "pattern", []
         return run
 
-    def _holds(self, said: Verdict) -> bool | None:
-        guessed = self._contrary and said.guess is not None and said.told
-        return said.holds is False if guessed else said.holds
+    def _holds(self, said: Verdict) -> bool:
+        """Whether a command is read as one that succeeds; what is open is, unless contrary."""
+        return (said.holds is not False) ^ (self._contrary and said.guess is not None)
+
+    def _goes_on(self, before: str) -> bool:
+        """Whether a command is run, as far as the list that it belongs to decides it."""
+        if before not in _JOINS or self._is_step(before):
+            return True
+        return self._holds(self._last) is (before == "&&")
+
+    def _doubt(self, before: str) -> str | None:
+        """Why it is not known whether the list goes on; None if it is."""
+        return self._last.guess if before in _JOINS and not self._is_step(before) else None
+
+    def _is_step(self, before: str) -> bool:
+        """Whether what comes before is a step of a script, which is no question."""
+        return before == "&&" and self._last.plain
 
     def _simple(self, rest: list[str], before: str, *, denied: bool) -> Run:
         top = self._blocks[-1] if self._blocks else None
-        joins = before in ("&&", "||")
-        skipped = joins and self._holds(self._last) is (before == "||")
+        skipped = not self._goes_on(before)
         guess = next((b.guess for b in reversed(self._blocks) if b.guess is not None), None)
-        if joins and self._last.guess is not None and self._last.told:
-            guess = self._last.guess
+        guess = self._doubt(before) or guess
+        grouped = any(block.kind == "group" for block in self._blocks)
+        sure = guess is None and not grouped and not self._is_step(before)
         if not rest:
             return Run([], runs=False)
         if not skipped:
-            self._judge(rest, before if joins else "", denied=denied, top=top)
-        return Run(rest, runs=self._active and not skipped, guess=guess)
+            self._judge(rest, before if before in _JOINS else "", denied=denied, top=top)
+        return Run(rest, runs=self._active and not skipped, guess=guess, sure=sure)
 
     def _judge(self, rest: list[str], joins: str, *, denied: bool, top: _Block | None) -> None:
         """Keep what the list of commands comes to so far."""
         condition = top is not None and top.reading == "condition"
-        if is_test(rest) or condition:
-            said = verdict(rest)
+        if all(map(SET.fullmatch, rest)) and not condition:
+            said = Verdict(True)
         else:
-            said = Verdict(True if all(map(SET.fullmatch, rest)) else None)
+            said = replace(verdict(rest), plain=not (is_test(rest) or condition))
         said = ~said if denied else said
         self._last = self._last.joined(said, joins) if joins else said
 
@@ -126,6 +145,8 @@ class Flow:
             self._open(_Block("case", reading="pattern", subject=rest[1]), before)
             self._blocks[-1].active = False
             rest[:] = rest[2:]
+        elif word == "function" and len(rest) > 1:
+            del rest[0]
         elif word == "{":
             self._open(_Block("group"), before)
         elif top is None or not self._inside(word, top):
@@ -134,9 +155,8 @@ class Flow:
         return True
 
     def _open(self, block: _Block, before: str) -> None:
-        if before in ("&&", "||"):
-            block.outer = block.active = self._holds(self._last) is not (before == "||")
-            block.guess = self._last.guess if self._last.told else None
+        block.outer = block.active = self._goes_on(before)
+        block.guess = self._doubt(before)
         if len(self._blocks) < _DEEPEST:
             self._blocks.append(block)
 
@@ -144,9 +164,10 @@ class Flow:
         """Take a keyword that belongs to the open block."""
         if word in ("then", "do") and top.reading == "condition":
             said = ~self._last if top.until else self._last
-            top.active = top.outer and not top.settled and self._holds(said) is not False
+            top.active = top.outer and not top.settled and self._holds(said)
+            if not top.settled:
+                top.guess = top.guess or said.guess  # of ``elif``, that of ``if`` as well
             top.settled |= top.active
-            top.guess = said.guess
             top.reading = "body"
         elif word in ("then", "do") or (word == "elif" and top.kind == "if"):
             top.active = top.outer and not top.settled
@@ -161,7 +182,9 @@ class Flow:
             return False
         return True
 
-    def _at_patterns(self) -> bool:
+    @property
+    def at_patterns(self) -> bool:
+        """Whether the patterns of a branch of ``case`` come next."""
         return bool(self._blocks) and self._blocks[-1].reading == "pattern"
 
     def _pattern(self, rest: list[str], after: str) -> Run:

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 _UNSET = re.compile(r"\$(?:\{)?([A-Za-z_]\w*)[^}\s]*\}?")
-_ARGUMENTS = re.compile(r"\$(?:\{)?(?:[@*\d])[^}\s]*\}?")  # of a script, which was given none
+_ARGUMENTS = re.compile(r"\$(?:\{)?(?:[@*\d])[^}\s]*\}?|\$#")  # of a script, which was given none
 _NUMBER = re.compile(r"\s*[-+]?\d{1,18}\s*")
 _COMPARES: Mapping[str, Callable[[int, int], bool]] = {
     "-eq": int.__eq__,
@@ -31,12 +31,15 @@ class Verdict:
     unset
         Variables that the text does not set: an empty text was read for each.
     told
-        The command, where it is a test.
+        The command; empty where it only sets variables.
+    plain
+        True if it is open for the sake of commands alone that test nothing, as ``cd`` does not.
     """
 
     holds: bool | None = None
     unset: frozenset[str] = frozenset()
     told: str = ""
+    plain: bool = False
 
     @property
     def guess(self) -> str | None:
@@ -50,7 +53,7 @@ class Verdict:
         return f"the text does not say whether {self.told} holds; it is read as if it did"
 
     def __invert__(self) -> "Verdict":
-        return Verdict(None if self.holds is None else not self.holds, self.unset, self.told)
+        return replace(self, holds=None if self.holds is None else not self.holds)
 
     def joined(self, other: "Verdict", operator: str) -> "Verdict":
         """Return what two commands come to with ``&&`` or ``||`` between them."""
@@ -60,8 +63,11 @@ class Verdict:
             holds = decides
         elif self.holds is not None and other.holds is not None:
             holds = not decides
-        told = f"{self.told} {operator} {other.told}".strip()
-        return Verdict(holds, self.unset | other.unset, told)
+        told = f" {operator} ".join(one.told for one in (self, other) if one.told)
+        unset = self.unset | other.unset
+        open_ones = [one for one in (self, other) if one.holds is None]
+        plain = holds is None and not unset and all(one.plain for one in open_ones)
+        return Verdict(holds, unset, told, plain=plain)
 
 
 def is_test(words: Sequence[str]) -> bool:
@@ -139,6 +145,7 @@ def _operand(word: str, unset: set[str]) -> str | None:
     """The text of a word: empty for what is not set, None for what a program would say."""
     if "$(" in word or "`" in word:
         return None
-    word = _ARGUMENTS.sub("", word.replace("$#", "0"))
+    unset |= {found[0] for found in _ARGUMENTS.finditer(word)}
+    word = _ARGUMENTS.sub(lambda found: "0" if found[0] == "$#" else "", word)
     unset |= set(_UNSET.findall(word))
     return _UNSET.sub("", word)

@@ -13,7 +13,8 @@ from dflash_sim.calibrate.launches.shell_values import ITEM, SET, Shell, end_of
 from dflash_sim.profiles.errors import UsageError
 
 _CONTINUED = re.compile(r"[\\`^][ \t]*\r?\n")  # of a shell, PowerShell and cmd.exe
-_GOES_ON = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*\r?\n[ \t]*-{1,2}[A-Za-z]")
+_GOES_ON = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*\r?\n[ \t]*(?=-{1,2}[A-Za-z])")
+_NO_COMMANDS = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*")
 _REDIRECT = re.compile(r"&>>?|<<<|[<>]{1,2}(?:&[\d-]+)?")
 _BARE = re.compile(r"[^\s\\'\"`$&|;()<>]+|\$")
 _SETS = ("export", "declare", "local", "readonly", "typeset", "ENV", "set")
@@ -57,16 +58,27 @@ def commands(text: str, shell: Shell) -> Iterator[Command]:
         A quotation is not closed.
     """
     flow = Flow(contrary=shell.contrary)
+    around: list[Shell | None] = []  # the shells that those in parentheses come from
     for simple in _simple(_without_programs(text), shell):
+        brackets = "" if flow.at_patterns else simple.after
         run = flow.take(simple.words, simple.before, simple.after)
         guess = run.guess
         for name in sorted(shell.consulted):
             guess = guess or shell.guessed[name]
         if run.runs:
+            if run.words[0] == "exit" and run.sure and not around:
+                return
             yield from _command(run.words, shell, guess)
         elif run.guess is not None:
             _mark(run.words, shell, run.guess)
         shell.consulted.clear()
+        if brackets == "(":
+            sum_of_two = simple.before == "(" and not simple.words
+            if sum_of_two and around:
+                around[-1] = None  # double ones hold a sum, which sets variables
+            around.append(None if sum_of_two else shell.copy())
+        elif brackets == ")" and around and (before := around.pop()) is not None:
+            shell.back_to(before)
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,10 @@ def _command(words: list[str], shell: Shell, guess: str | None) -> Iterator[Comm
     """The command that words are; one that only sets variables is none."""
     own: dict[str, str] = {}
     at = 0
+    if words[0] == "unset":
+        for name in words[1:]:
+            shell.unset(name, guess)
+        return
     if words and words[0] in _SETS:
         at = 1
     while at < len(words) and (pair := SET.fullmatch(words[at])):
@@ -122,6 +138,8 @@ def _mark(words: list[str], shell: Shell, guess: str) -> None:
     for word in words:
         if pair := SET.fullmatch(word):
             shell.guessed[pair[1]] = guess
+        elif words[0] == "unset" and word in shell.variables:
+            shell.guessed[word] = guess
 
 
 def _word(pieces: list[_Piece], shell: Shell) -> list[str]:
@@ -169,8 +187,14 @@ def _tokens(text: str) -> Iterator[list[_Piece] | str]:
     """Words as lists of pieces, and operators as text; a redirection takes its file along."""
     word: list[_Piece] | None = None
     at, to_file = 0, False
+    ended = 0  # no line up to here goes on with the command above it
     while at < len(text):
+        goes_on = None
+        if text[at] == "\n" and at >= ended and not (goes_on := _GOES_ON.match(text, at)):
+            ended = _end_of_blank(text, at)
         piece, operator, end = _next(text, at, begun=word is not None)
+        if goes_on:
+            operator, end = None, goes_on.end()
         if piece is not None:
             word = [*(word or []), piece]
         elif word is not None:
@@ -187,6 +211,12 @@ def _tokens(text: str) -> Iterator[list[_Piece] | str]:
         at = end
     if word is not None and not to_file:
         yield word
+
+
+def _end_of_blank(text: str, at: int) -> int:
+    """Where the lines without a command end that follow the line's end at ``at``."""
+    found = _NO_COMMANDS.match(text, at)
+    return found.end() if found else at
 
 
 def _digits(word: list[_Piece]) -> bool:
@@ -210,8 +240,6 @@ def _next(text: str, at: int, *, begun: bool) -> tuple[_Piece | None, str | None
         return _Piece("bare", text[at:end]), None, end
     if found := _REDIRECT.match(text, at):
         return None, found[0], found.end()
-    if char == "\n" and _GOES_ON.match(text, at):
-        return None, None, at + 1
     if char in "&|;\n()":
         double = text[at : at + 2] in ("&&", "||", ";;")
         return None, text[at : at + 1 + double], at + 1 + double

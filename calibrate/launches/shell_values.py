@@ -4,7 +4,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dflash_sim.calibrate.launches.shell_tests import verdict
 
@@ -66,6 +66,28 @@ class Shell:
         elif not more:
             self.guessed.pop(name, None)
 
+    def unset(self, name: str, guess: str | None = None) -> None:
+        """Forget a variable."""
+        self.environment.pop(name, None)
+        known = self.variables.pop(name, None) is not None
+        self.guessed.pop(name, None)
+        if guess is not None and known:
+            self.guessed[name] = guess
+
+    def copy(self) -> "Shell":
+        """A shell that begins with the variables of this one."""
+        return replace(
+            self,
+            variables=dict(self.variables),
+            environment=dict(self.environment),
+            guessed=dict(self.guessed),
+        )
+
+    def back_to(self, before: "Shell") -> None:
+        """Have the variables of ``before`` again, as behind a shell within this one."""
+        self.variables, self.environment = before.variables, before.environment
+        self.guessed = before.guessed
+
     def items(self, text: str) -> list[str] | None:
         """The items of ``${A[@]}``; None if the text is no array that is known."""
         found = _ARRAY.fullmatch(text)
@@ -112,6 +134,11 @@ class Shell:
             return self.filled(other, depth + 1) if there else ""
         if there and value is not None:
             return value.replace(ITEM, " ").strip() if value.startswith(ITEM) else value
+        if how.endswith("-") and name.isdigit() and name != "0":
+            self.guessed[f"${name}"] = f"{text} rests on what it is called with"
+            self.consulted.add(f"${name}")
+            if self.contrary:
+                return text
         if how.endswith(("-", "=")):
             new = self.filled(other.strip("\"'"), depth + 1)
             if how.endswith("="):

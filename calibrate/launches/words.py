@@ -63,6 +63,8 @@ class Launch:
         Variables in it that rest on what the text does not say, each with what that is.
     serves
         True behind ``sglang serve``, where the first word may be the model.
+    unsaid
+        Arguments that the text tells of and does not write out, each with why.
     """
 
     arguments: tuple[str, ...]
@@ -71,6 +73,7 @@ class Launch:
     serves: bool = False
     router: tuple[str, ...] = ()
     guesses: tuple[tuple[str, str], ...] = ()
+    unsaid: tuple[tuple[str, str], ...] = ()
 
 
 def launches(text: str, *, contrary: bool = False) -> list[Launch]:
@@ -109,8 +112,8 @@ def launches(text: str, *, contrary: bool = False) -> list[Launch]:
 
 
 def _in_python(text: str) -> Iterator[Launch]:
-    for words in launches_in_python(text):
-        yield Launch(tuple(words))
+    for spoken in launches_in_python(text):
+        yield Launch(spoken.words, unsaid=spoken.unsaid)
 
 
 def _in_manifest(text: str, *, contrary: bool) -> Iterator[Launch]:

@@ -90,7 +90,7 @@ _MIRRORED = re.compile(r"___")  # ModelScope's folders have no dots
 _OF_TARGET = re.compile(r"(?i)next-?n|mtp")
 _NO_MODEL = "the text names no model: that of --model is asked about, or the default"
 _BY_REQUESTS = "--enable-dp-attention"
-_UNSET = re.compile(r"\$\{?([A-Za-z_]\w*)")
+_UNSET = re.compile(r"\$\{?([A-Za-z_]\w*)(?![\w.(\[])")
 _BLANK = re.compile(r"\{\{.*\}\}|<.*>|\[.*\]")  # of a form that is to be filled in
 _OTHER_DRAFTERS = re.compile(r"(?i)domino|dspark|dflash-?2")
 
@@ -146,7 +146,8 @@ def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> Launc
     for one in sorted(flags, key=lambda one: one.flag.name != _BY_REQUESTS):
         parsed.take(one)
     fields = parsed.scenario() | dict(client)
-    left = [*parsed.left, *check_environment(launch.environment), *launch.guesses]
+    around = check_environment(launch.environment)
+    left = [*parsed.left, *around, *launch.unsaid, *launch.guesses]
     return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag, launch.router)
 
 

@@ -22,6 +22,7 @@ NAMES = {*METHODS, *algorithms()}
 SPELLED_ALIKE: dict[str, dict[str, str]] = {
     "calibrate/measure/subjects.py": {"drafter == 'none'": "no drafter is measured"},
     "calibrate/launches/flags.py": {"flag.takes == 'none'": "a flag without a value"},
+    "calibrate/launches/python_text.py": {"known.flag.takes == 'none'": "a flag without a value"},
     "calibrate/observations/row_filter.py": {"'none' in kinds": "no value of a condition"},
     "calibrate/readers/inferencex.py": {
         "str(raw.get(key, 'false')).lower() not in ('false', 'none', '0', '')": "a switch is off"

@@ -1,11 +1,13 @@
 """Scripts around a launch: branches, arithmetic and arrays, as a real shell reads them."""
 
 import random
+import re
 import shutil
 import subprocess
 
 import pytest
 
+from dflash_sim.calibrate.launches import shell_text
 from dflash_sim.calibrate.launches.shell_tests import verdict
 from dflash_sim.calibrate.launches.shell_values import Shell, arithmetic
 from dflash_sim.calibrate.launches.words import launches
@@ -165,3 +167,27 @@ def test_what_a_program_would_say_is_one_word() -> None:
 def test_a_program_of_another_language_is_no_part_of_the_script() -> None:
     script = "python3 - <<'PY'\nprint(f\"don't {1}\")\nPY\nsglang serve Qwen/Qwen3-8B --tp 2\n"
     assert scenario_from_launch(script).fields["tp"] == 2
+
+
+class _Counting:
+    """A pattern that counts how often it is asked."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self.pattern, self.asked = pattern, 0
+
+    def match(self, text: str, at: int) -> re.Match[str] | None:
+        self.asked += 1
+        return self.pattern.match(text, at)
+
+
+@pytest.mark.parametrize("line", ["\n", "  # words\n", "\r\n"])
+@pytest.mark.parametrize("goes_on", ["  --tp 2", "ls"])
+def test_lines_without_commands_are_read_once(
+    monkeypatch: pytest.MonkeyPatch, line: str, goes_on: str
+) -> None:
+    pattern = _Counting(shell_text._GOES_ON)
+    monkeypatch.setattr(shell_text, "_GOES_ON", pattern)
+    script = "sglang serve Qwen/Qwen3-8B\n" + 500 * line + goes_on + "\nls"
+    words = [word for command in shell_text.commands(script, Shell()) for word in command.words]
+    assert words == ["sglang", "serve", "Qwen/Qwen3-8B", *goes_on.split(), "ls"]
+    assert pattern.asked < 5
