@@ -177,6 +177,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("/v1/completions", {}, "prompt"),
     ("/v1/completions", {"prompt": 3}, "prompt"),
     ("/v1/completions", {"prompt": []}, "prompt"),
+    ("/v1/completions", {"prompt": ""}, "prompt: it is empty"),
+    ("/v1/completions", {"prompt": ["x", ""]}, "prompt: it is empty"),
+    ("/generate", {"text": ""}, "text: it is empty"),
     ("/v1/completions", {"prompt": "x", "max_tokens": 0}, "max_tokens"),
     ("/v1/completions", {"prompt": "x", "max_tokens": "many"}, "max_tokens"),
     ("/v1/completions", {"prompt": "x", "max_tokens": 10**6}, "maximum context length of 40960"),
@@ -332,7 +335,7 @@ def test_texts_that_begin_alike_have_ids_that_begin_alike() -> None:
     a, b = words.ids("The same beginning, one end"), words.ids("The same beginning, another")
     assert list(a[:4]) == list(b[:4])
     assert len(words.ids("x" * 400)) == 100
-    assert len(words.ids("")) == 1
+    assert len(words.ids("x")) == 1
 
 
 def test_a_tokenizer_that_is_none_is_named(tmp_path: Path) -> None:
