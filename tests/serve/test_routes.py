@@ -23,7 +23,7 @@ pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 httpx = pytest.importorskip("httpx")
 
 from dflash_sim.serve.app import MOST_BYTES, Routes, application  # noqa: E402
-from dflash_sim.serve.server import Brief, check_address, listen  # noqa: E402
+from dflash_sim.serve.server import Brief, check_address, listen, serve  # noqa: E402
 from dflash_sim.serve.tokens import Counted, load_tokens  # noqa: E402
 from dflash_sim.serve.twin import Twin  # noqa: E402
 
@@ -288,6 +288,25 @@ def test_what_the_system_refuses_is_logged_once_and_in_a_line(
     assert told == [("it happened: Too many open files", False)] + 3 * [
         ("it happened\nsocket: x", True)
     ]
+
+
+def test_a_server_that_has_ended_leaves_the_logs_as_they_were() -> None:
+    class Broken(Twin):
+        async def serve(self) -> None:
+            msg = "it broke"
+            raise UsageError(msg)
+
+    loggers = [logging.getLogger(name) for name in ("uvicorn.error", "asyncio")]
+    before = [list(logger.filters) for logger in loggers]
+    during: list[int] = []
+    with listen("127.0.0.1", 0) as listening, pytest.raises(UsageError, match="it broke"):
+        serve(
+            Routes(Broken(served()), Counted()),
+            listening,
+            ready=lambda address: during.extend(len(logger.filters) for logger in loggers),
+        )
+    assert [list(logger.filters) for logger in loggers] == before
+    assert during == [len(filters) + 1 for filters in before]
 
 
 def test_of_several_prompts_all_are_taken_or_none() -> None:
