@@ -56,12 +56,13 @@ def visit(work: Visit, **flags: Any) -> Any:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://real") as client:
             try:
-                return await work(client, backend)
+                found = await work(client, backend)
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-                if routes.failure is not None:
-                    raise routes.failure
+        if routes.failure is not None:  # what the visit itself found wrong comes first
+            raise routes.failure
+        return found
 
     with working(engine.fitted) as workers:
         return asyncio.run(both(Real(engine.fitted, workers, name=engine.name)))
