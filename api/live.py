@@ -184,7 +184,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    begun: Future[Callable[[], None]] = Future()
+    begun: Future[Callable[[], object]] = Future()
 
     async def main() -> Any:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
