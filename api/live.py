@@ -4,9 +4,11 @@ import asyncio
 import os
 import sys
 import warnings
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from contextvars import copy_context
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from rich.text import Text
 
 from dflash_sim.api.files import Assume, assumed
 from dflash_sim.api.fit import Fit
-from dflash_sim.api.question import File, folders, truths, whole
+from dflash_sim.api.question import File, folders, plain, truths, whole
 from dflash_sim.api.spoken import spoken
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
@@ -132,14 +134,19 @@ def live(
 
     truths(progress=progress)
     jobs, max_requests = whole("jobs", jobs), whole("max_requests", max_requests)
-    if not minutes > 0:
-        msg = f"minutes={minutes}: it is a number above 0."
+    allowed = plain(minutes)
+    if isinstance(allowed, bool) or not isinstance(allowed, int | float) or not allowed > 0:
+        msg = f"minutes={minutes!r}: it is a number above 0."
         raise UsageError(msg)
+    for name, file in (("rows", rows), ("prior", prior)):
+        if not isinstance(file, str | os.PathLike):
+            msg = f"{name}={file!r}: it is no path; give the name of a file."
+            raise UsageError(msg)
     kept_in = named_path(rows)
     terms = question.Terms(
         connect=lambda: Client(url, api_key=api_key),
         rows=kept_in,
-        minutes=minutes,
+        minutes=allowed,
         max_requests=max_requests,
         assume=tuple(f"{name}={value}" for name, value in assumed(assume).items()),
         engine=engine,
@@ -177,5 +184,20 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    begun: Future[Callable[[], object]] = Future()
+
+    async def main() -> Any:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        begun.set_result(partial(loop.call_soon_threadsafe, task.cancel))
+        return await work
+
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+        done = thread.submit(copy_context().run, asyncio.run, main())
+        try:
+            return done.result()
+        except KeyboardInterrupt:
+            with suppress(RuntimeError):  # it has just come to its end
+                begun.result()()
+            wait([done])
+            raise

@@ -116,7 +116,7 @@ def _real(
 
     engine = engine_of(flags, device=device, context_length=context_length)
     need_gpus(device, engine.fitted.setup.tp)
-    words = tokens_of(engine.vocab, tokenizer or engine.folder)
+    words = tokens_of(engine.folder, tokenizer)
     with working(engine.fitted) as workers:
         backend = Real(engine.fitted, workers, name=engine.name, max_queued=max_queued)
         yield Routes(backend, words, every=engine.stream_interval), f"{engine.name} runs at {{at}}"

@@ -192,8 +192,12 @@ def ask(
     Raises
     ------
     RefusedError
-        It does not fit, in the words of SGLang.
+        It is empty, or does not fit, in the words of SGLang.
     """
+    if not prompt:
+        name = "prompt" if kind == "max_tokens" else "text"
+        msg = f"{name}: it is empty, and an answer continues one token at least."
+        raise RefusedError(msg)
     room = context_length - len(prompt)
     if room < 1:
         msg = (

@@ -19,7 +19,7 @@ from dflash_sim.serve.information import accept_length
 from dflash_sim.simulator.engine.live import CATEGORIES, IDLE, OTHER
 
 # Fields that would change an answer, and the value with which they do not; null is as if not given.
-_NEUTRAL: Mapping[str, Any] = {
+_NEUTRAL: dict[str, Any] = {
     "stop": [],
     "stop_token_ids": [],
     "stop_regex": [],
@@ -28,7 +28,17 @@ _NEUTRAL: Mapping[str, Any] = {
     "frequency_penalty": 0,
     "repetition_penalty": 1,
     "min_p": 0,
+    "suffix": "",
+    "guided_regex": "",
+    "guided_json": "",
+    "guided_choice": [],
+    "guided_grammar": "",
+    "custom_logit_processor": "",
+    "prompt_logprobs": "",
+    "return_hidden_states": False,
+    "lora_name": "",
 }
+_SEEDS = dict.fromkeys(("seed", "sampling_seed"), "")  # a greedy answer has no use for one
 
 
 class Real:
@@ -56,6 +66,8 @@ class Real:
         self._calls: dict[Answer, Call] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._begun_s = time.perf_counter()
+        self._other_s = 0.0
+        self._over = False
 
     @property
     def model(self) -> str:
@@ -69,12 +81,12 @@ class Real:
 
     def check(self, fields: Mapping[str, Any]) -> None:
         """Refuse what would be sampled or cut otherwise than all that this server answers."""
-        for name, neutral in _NEUTRAL.items():
+        setup = self.fitted.setup
+        for name, neutral in (_NEUTRAL | _SEEDS if setup.temperature else _NEUTRAL).items():
             value = fields.get(name)
             if value is not None and value != neutral and value != "":
                 msg = f"{name}: it is not applied here; leave it out."
                 raise RefusedError(msg)
-        setup = self.fitted.setup
         own = {"temperature": setup.temperature, "top_k": setup.top_k, "top_p": setup.top_p}
         for name, ours in own.items() if setup.temperature else [("temperature", 0.0)]:
             value = fields.get(name)
@@ -84,6 +96,9 @@ class Real:
 
     def take(self, ask: Ask) -> Answer:
         """Take a request: it arrives now."""
+        if self._over:
+            msg = "the server is shutting down."
+            raise RefusedError(msg, 503)
         if self.scheduler.waiting >= self.max_queued:
             msg = "The request queue is full."
             raise RefusedError(msg, 503)
@@ -123,13 +138,15 @@ class Real:
         )
 
     def _stages(self) -> dict[str, float]:
-        names = (*CATEGORIES.values(), IDLE)
-        spent = dict.fromkeys(names, 0.0)
+        spent = dict.fromkeys(CATEGORIES.values(), 0.0)
         for stage, seconds in tuple(self.scheduler.stage_s.items()):
-            if (name := CATEGORIES.get(stage, stage)) in spent:
+            if (name := CATEGORIES.get(stage)) is not None:
                 spent[name] += seconds
+        spent[IDLE] = self.scheduler.idle_s
         left = time.perf_counter() - self._begun_s - sum(spent.values())
-        return {**spent, OTHER: max(0.0, left)}
+        # A stage counts when it is over: until then its time is among the rest, which never falls.
+        self._other_s = max(self._other_s, left)
+        return {**spent, OTHER: self._other_s}
 
     def info(self) -> Mapping[str, Any]:
         """Server arguments and state, by SGLang's names."""
@@ -180,13 +197,17 @@ class Real:
             try:
                 await asyncio.shield(work)
             except WorkerLostError as lost:
-                for answer in tuple(self._calls):
-                    answer.end("abort")
                 raise RunFailedError(str(lost)) from lost
             except asyncio.CancelledError:
                 self.scheduler.stop()
                 await asyncio.gather(work, return_exceptions=True)
                 raise
+            finally:
+                self._over = True
+                for answer in self._calls:
+                    answer.end("abort")
+                self._calls.clear()
+                self._answers.clear()
 
     def _told(self, news: Sequence[News]) -> None:
         """In the scheduler's thread: hand it to the routes' own."""

@@ -125,11 +125,7 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         backlog=1024,
     )
-    logging.getLogger("uvicorn.error").addFilter(_no_cut)
     server = Server(config, routes)
-    brief = Brief()
-    for name in ("uvicorn.error", "asyncio"):
-        logging.getLogger(name).addFilter(brief)
 
     def give_up() -> None:
         server.should_exit = True
@@ -150,11 +146,13 @@ def serve(
             backend.cancel()
             await asyncio.gather(backend, return_exceptions=True)
 
-    asyncio.run(run())
+    brief, loggers = Brief(), [logging.getLogger(name) for name in ("uvicorn.error", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(brief)
+    try:
+        asyncio.run(run())
+    finally:
+        for logger in loggers:
+            logger.removeFilter(brief)
     if routes.failure is not None:
         raise routes.failure
-
-
-def _no_cut(record: logging.LogRecord) -> bool:
-    """Return False for an answer that the end of the server has cut, which is no error."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

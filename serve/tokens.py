@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.realrun.job.prompts import is_shipped
 from dflash_sim.serve.backend import RefusedError
 
 WORD = " a"  # one token in every vocabulary that splits at spaces
@@ -46,9 +47,7 @@ class Counted:
         """Ids of runs of four bytes."""
         data = text.encode("utf-8", "surrogatepass")
         step = BYTES_PER_TOKEN
-        return [
-            int.from_bytes(data[i : i + step], "little") for i in range(0, max(1, len(data)), step)
-        ]
+        return [int.from_bytes(data[i : i + step], "little") for i in range(0, len(data), step)]
 
     def chat(self, turns: Turns) -> str:
         """Role by role."""
@@ -138,22 +137,24 @@ def load_tokens(path: Path | None) -> Tokens:
     return Counted() if path is None else Vocabulary(_read(path))
 
 
-def tokens_of(vocab: int, path: Path) -> Tokens:
-    """Return the vocabulary of networks that are run: their bytes, or that of their tokenizer.
+def tokens_of(folder: Path, tokenizer: Path | None = None) -> Tokens:
+    """Return the vocabulary of networks that are run: bytes for the shipped pair alone.
 
     Parameters
     ----------
-    vocab
-        Tokens of the network [1].
-    path
-        A ``tokenizer.json``, or the folder that holds one.
+    folder
+        Of the target; its ``tokenizer.json`` is read if there is one.
+    tokenizer
+        A ``tokenizer.json`` in its place, or the folder that holds one.
 
     Raises
     ------
     UsageError
         As for :func:`load_tokens`.
     """
-    return ByteLevel() if BYTES <= vocab < 2 * BYTES else Spoken(_read(path))
+    if tokenizer is None and is_shipped(folder):
+        return ByteLevel()
+    return Spoken(_read(tokenizer or folder))
 
 
 def _read(path: Path) -> Any:

@@ -70,6 +70,11 @@ class Server:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def taken(connection: socket.socket) -> None:
+    """Wait until a request is taken: its answer begins."""
+    assert connection.recv(12, socket.MSG_PEEK | socket.MSG_WAITALL) == b"HTTP/1.1 200"
+
+
 def rest(connection: socket.socket) -> str:
     """All that is still to come."""
     with connection:

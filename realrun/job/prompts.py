@@ -16,11 +16,20 @@ LARGEST_BYTE_LEVEL = 512
 
 def shipped(name: str) -> Path:
     """The folder of a pair that ships with the program: ``target``, ``dflash``, prompts."""
-    folder = Path(str(files("dflash_sim.profiles"))) / "pairs" / name
+    folder = _pairs() / name
     if not (folder / "target" / "config.json").is_file():
         msg = f"no pair of networks is shipped as '{name}'; give --model a Hugging Face folder"
         raise MissingProfileError(msg)
     return folder
+
+
+def is_shipped(folder: Path) -> bool:
+    """Return True for a folder of a pair that ships with the program: its tokens are bytes."""
+    return folder.resolve().is_relative_to(_pairs().resolve())
+
+
+def _pairs() -> Path:
+    return Path(str(files("dflash_sim.profiles"))) / "pairs"
 
 
 def read_prompts(path: Path, vocab: int) -> list[tuple[int, ...]]:

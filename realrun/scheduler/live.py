@@ -18,7 +18,6 @@ from dflash_sim.realrun.scheduler.scheduler import Batch, Scheduler, Workers
 from dflash_sim.simulator.engine.records import DECODE
 
 KEPT = 64  # iterations remembered: more than are ever in flight
-IDLE = "idle"
 
 
 @dataclass(eq=False)
@@ -80,6 +79,7 @@ class LiveScheduler(Scheduler):
         self.iterations: Any = deque(maxlen=KEPT)
         self.counted = Counted()
         self.stage_s: dict[str, float] = {}
+        self._idled: tuple[float, float | None] = 0.0, None  # seconds, and since when it sleeps
         self._inbox: SimpleQueue[tuple[str, Call | None]] = SimpleQueue()
         self._calls: dict[int, Call] = {}
         self._next_rid = 0
@@ -109,6 +109,12 @@ class LiveScheduler(Scheduler):
         """Requests that are decoded."""
         return [r for r in tuple(self.batching.running) if not r.done]
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds without anything to run, this moment's included."""
+        before, since = self._idled
+        return before if since is None else before + self._now() - since
+
     # ---- its own thread ------------------------------------------------------------------
 
     def work(self) -> None:
@@ -137,9 +143,10 @@ class LiveScheduler(Scheduler):
         """Nothing to run: sleep until something comes in."""
         if self._stopped:
             return
-        start = self._now()
+        before, start = self._idled[0], self._now()
+        self._idled = before, start  # at once, so that others see neither half nor both
         said = self._inbox.get()
-        self._spent(IDLE, self._now() - start)
+        self._idled = before + self._now() - start, None
         self._take(*said)
 
     def _take(self, what: str, call: Call | None) -> None:

@@ -1,5 +1,10 @@
 """``ds.live`` is ``calibrate live``: what it learned is a calibration for every question."""
 
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,7 @@ pytest.importorskip("httpx")
 from in_process import Served
 
 import dflash_sim as ds
+from dflash_sim.api import live as own
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.live import question
@@ -58,14 +64,67 @@ def test_what_was_learned_answers_questions(
         ({"url": "twin"}, "url twin: no address"),
         ({"url": "http://127.0.0.1:1"}, "cannot be reached"),
         ({"url": "http://127.0.0.1:1", "minutes": 0}, "minutes=0"),
+        ({"url": "http://127.0.0.1:1", "minutes": "3"}, "minutes='3': it is a number"),
+        ({"url": "http://127.0.0.1:1", "minutes": None}, "minutes=None: it is a number"),
+        ({"url": "http://127.0.0.1:1", "rows": None}, "rows=None: it is no path"),
+        ({"url": "http://127.0.0.1:1", "prior": None}, "prior=None: it is no path"),
         ({"url": "http://127.0.0.1:1", "jobs": 0}, "jobs 0: it is a whole number"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(words: dict[str, Any], why: str, tmp_path: Path) -> None:
     with pytest.raises(ds.DflashSimError, match=why):
-        ds.live(rows=tmp_path / "rows.jsonl", **words)
+        ds.live(**{"rows": tmp_path / "rows.jsonl", **words})
 
 
 def test_a_server_without_a_known_gpu_asks_for_it(served: Served, tmp_path: Path) -> None:
     with pytest.raises(ds.UsageError, match="assume='gpu=b200'"):
         ds.live(URL, rows=tmp_path / "rows.jsonl")
+
+
+SHEETS: ContextVar[str] = ContextVar("SHEETS", default="none")
+
+
+def in_a_notebook(cell: Callable[[], Any]) -> Any:
+    """What a cell brings: a loop runs in its thread, and Ctrl-C is Python's own."""
+
+    async def run() -> Any:
+        return cell()
+
+    loop, before = asyncio.new_event_loop(), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return loop.run_until_complete(run())
+    finally:
+        signal.signal(signal.SIGINT, before)
+        loop.close()
+
+
+def test_in_a_notebook_the_sheets_of_the_call_are_searched() -> None:
+    async def seen() -> str:
+        return SHEETS.get()
+
+    def cell() -> Any:
+        SHEETS.set("mine")
+        return own._run(seen())
+
+    assert in_a_notebook(cell) == "mine"
+
+
+def test_in_a_notebook_it_ends_when_it_is_interrupted() -> None:
+    main, ended = threading.main_thread().ident, threading.Event()
+    assert main is not None
+
+    async def endless() -> None:
+        try:
+            signal.pthread_kill(main, signal.SIGINT)
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+
+    def cell() -> bool:
+        with pytest.raises(KeyboardInterrupt):
+            own._run(endless())
+        return ended.is_set()
+
+    assert in_a_notebook(cell)

@@ -3,10 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +27,7 @@ from dflash_sim.calibrate.live.target import look  # noqa: E402
 from dflash_sim.profiles.errors import UsageError  # noqa: E402
 from dflash_sim.realrun.job.faults import RunFailedError  # noqa: E402
 from dflash_sim.serve.app import Routes, application  # noqa: E402
-from dflash_sim.serve.backend import RefusedError  # noqa: E402
+from dflash_sim.serve.backend import Ask, RefusedError  # noqa: E402
 from dflash_sim.serve.real import Real, working  # noqa: E402
 from dflash_sim.serve.tokens import ByteLevel, Spoken, tokens_of  # noqa: E402
 from dflash_sim.studies.real.run_question import Job, RunOptions  # noqa: E402
@@ -34,24 +37,32 @@ NEW = 40
 Visit = Callable[[Any, Real], Awaitable[Any]]
 
 
+async def until(done: Callable[[], bool]) -> None:
+    """Wait for it, and fail if it does not come."""
+    async with asyncio.timeout(60):
+        while not done():
+            await asyncio.sleep(0.01)
+
+
 def visit(work: Visit, **flags: Any) -> Any:
     """Run ``work(client, backend)`` against the small pair in worker processes."""
     engine = engine_of({"max_running_requests": "4"} | flags, device="cpu", context_length=None)
 
     async def both(backend: Real) -> Any:
-        routes = Routes(backend, tokens_of(engine.vocab, engine.folder))
+        routes = Routes(backend, tokens_of(engine.folder))
         app = application(routes)
         task = asyncio.create_task(backend.serve())
         task.add_done_callback(routes.ended)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://real") as client:
             try:
-                return await work(client, backend)
+                found = await work(client, backend)
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-                if routes.failure is not None:
-                    raise routes.failure
+        if routes.failure is not None:  # what the visit itself found wrong comes first
+            raise routes.failure
+        return found
 
     with working(engine.fitted) as workers:
         return asyncio.run(both(Real(engine.fitted, workers, name=engine.name)))
@@ -101,8 +112,17 @@ def test_answers_are_those_of_run(ran: list[tuple[tuple[int, ...], tuple[int, ..
 def test_what_it_cannot_do_as_asked_is_refused_and_cancelled_requests_leave() -> None:
     asked = [
         ({"temperature": 0.7}, "temperature"),
+        ({"prompt": ""}, "prompt: it is empty"),
+        ({"prompt": [""]}, "prompt: it is empty"),
         ({"stop": ["\n"]}, "stop"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"suffix": "end"}, "suffix"),
+        ({"guided_regex": "a*"}, "guided_regex"),
+        ({"guided_json": {}}, "guided_json"),
+        ({"custom_logit_processor": "x"}, "custom_logit_processor"),
+        ({"prompt_logprobs": 0}, "prompt_logprobs"),
+        ({"return_hidden_states": True}, "return_hidden_states"),
+        ({"lora_name": "mine"}, "lora_name"),
         ({"min_tokens": 3}, "ignore_eos"),
         ({"prompt": [9, 264]}, "vocabulary of 264"),
         ({"max_tokens": 5000}, "maximum context length of 1024"),
@@ -114,21 +134,21 @@ def test_what_it_cannot_do_as_asked_is_refused_and_cancelled_requests_leave() ->
             for more, _ in asked
         ]
         quiet = {"stop": None, "presence_penalty": 0, "repetition_penalty": 1.0, "logit_bias": {}}
+        quiet |= {"seed": 3, "suffix": None, "return_hidden_states": False}
         taken = await client.post("/v1/completions", json={"prompt": "x"} | quiet)
         longest = {"prompt": "x", "max_tokens": 900, "ignore_eos": True}
         clients = [
             asyncio.create_task(client.post("/v1/completions", json=longest)) for _ in range(9)
         ]
-        while backend.load().running < 4:  # as many as there are slots; the others wait
-            await asyncio.sleep(0.01)
+        # As many as there are slots; the others wait.
+        await until(lambda: backend.load().running == 4)
         assert not backend.flush()
         for each in clients:
             each.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
         for answer in tuple(backend._calls):  # what a server does when a client has gone
             backend.drop(answer)
-        while backend.scheduler.counted.aborted < 9:
-            await asyncio.sleep(0.01)
+        await until(lambda: backend.scheduler.counted.aborted == 9)
         assert backend.flush()
         batching = backend.scheduler.batching
         assert batching.slots.free == batching.slots.size
@@ -164,19 +184,76 @@ def test_a_worker_that_dies_ends_the_server_with_its_name() -> None:
         pending = asyncio.create_task(
             client.post("/v1/completions", json={"prompt": "x", "max_tokens": 900})
         )
-        while not backend.load().running:
-            await asyncio.sleep(0.01)
+        await until(lambda: backend.load().running > 0)
         (process,) = backend.scheduler.workers.processes.values()  # type: ignore[attr-defined]
         os.kill(process.pid, signal.SIGKILL)
         broken = (await pending).json()
-        while (await client.get("/health")).status_code == 200:
-            await asyncio.sleep(0.01)
+        await until(lambda: backend._over)
+        assert (await client.get("/health")).status_code == 503
         after = await client.post("/v1/completions", json={"prompt": "x"})
         assert broken["choices"][0]["finish_reason"] == "abort"
         assert after.status_code == 503
 
     with pytest.raises(RunFailedError, match="rank 0"):
         visit(work)
+
+
+def counted(metrics: str) -> dict[str, float]:
+    """Seconds of each stage."""
+    name = r'^sglang:scheduler_stage_seconds_total{category="(\w+)",.*} (\S+)$'
+    return {stage: float(value) for stage, value in re.findall(name, metrics, re.M)}
+
+
+def test_seconds_of_no_stage_run_backwards() -> None:
+    async def work(client: Any, backend: Real) -> list[dict[str, float]]:
+        found = []
+        for _ in range(3):
+            await until(lambda: backend.scheduler._idled[1] is not None)
+            found.append(counted((await client.get("/metrics")).text))
+            await asyncio.sleep(0.2)  # idle, and counted so while it still is
+            found.append(counted((await client.get("/metrics")).text))
+            body = {"prompt": "x", "max_tokens": 9, "ignore_eos": True}
+            writes = asyncio.create_task(client.post("/v1/completions", json=body))
+            while not writes.done():
+                found.append(counted((await client.get("/metrics")).text))
+                await asyncio.sleep(0)
+        return found
+
+    found = visit(work)
+    assert found[1]["idle"] - found[0]["idle"] >= 0.2 * 0.99
+    for before, after in pairwise(found):
+        assert all(after[stage] >= seconds for stage, seconds in before.items())
+
+
+def test_whatever_ends_the_scheduler_ends_its_answers() -> None:
+    async def work(client: Any, backend: Real) -> Any:
+        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True}
+        pending = asyncio.create_task(client.post("/v1/completions", json=body))
+        await until(lambda: backend.load().running > 0)
+
+        def broken(*given: Any) -> Any:
+            raise ZeroDivisionError
+
+        backend.scheduler.process_batch_result = broken  # type: ignore[method-assign]
+        async with asyncio.timeout(60):
+            answer = (await pending).json()
+        assert answer["choices"][0]["finish_reason"] == "abort"
+        assert backend.flush()
+        with pytest.raises(RefusedError, match="shutting down") as refused:
+            backend.take(Ask([1], 4))
+        assert refused.value.status == 503
+
+    with pytest.raises(ZeroDivisionError):
+        visit(work)
+
+
+def test_a_seed_is_refused_where_answers_are_sampled() -> None:
+    async def work(client: Any, backend: Real) -> list[int]:
+        body = {"prompt": "x", "max_tokens": 3}
+        bodies = [body, body | {"seed": 1}, body | {"sampling_seed": 0}]
+        return [(await client.post("/v1/completions", json=b)).status_code for b in bodies]
+
+    assert visit(work, temperature="1") == [200, 400, 400]
 
 
 FLAGS: list[tuple[dict[str, str], str]] = [
@@ -214,7 +291,8 @@ def test_characters_are_said_whole(cut: int) -> None:
     assert half(list(data[:3]), last=True) == "na\ufffd"
 
 
-def test_a_tokenizer_says_the_same_in_pieces_as_at_once() -> None:
+def trained() -> Any:
+    """A small tokenizer, whose vocabulary is about as large as one of bytes."""
     tokenizers = pytest.importorskip("tokenizers")
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True))
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -222,7 +300,24 @@ def test_a_tokenizer_says_the_same_in_pieces_as_at_once() -> None:
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
     bpe.train_from_iterator(["one and one and naïve 多多"], trainer)
-    words = Spoken(bpe)
+    return bpe
+
+
+def test_bytes_are_the_vocabulary_of_the_shipped_pair_alone(tmp_path: Path) -> None:
+    small = trained()
+    assert 256 <= small.get_vocab_size() < 512
+    shipped = engine_of({}, device="cpu", context_length=None).folder
+    assert isinstance(tokens_of(shipped), ByteLevel)
+    with pytest.raises(UsageError, match=r"no tokenizer\.json"):
+        tokens_of(tmp_path)
+    small.save(str(tmp_path / "tokenizer.json"))
+    for words in (tokens_of(tmp_path), tokens_of(shipped, tmp_path)):
+        assert isinstance(words, Spoken)
+        assert list(words.ids("one and")) == small.encode("one and").ids
+
+
+def test_a_tokenizer_says_the_same_in_pieces_as_at_once() -> None:
+    words = Spoken(trained())
     text = "naïve and 多 one"
     ids = words.ids(text)
     voice = words.voice()

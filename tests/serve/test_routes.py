@@ -23,7 +23,7 @@ pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 httpx = pytest.importorskip("httpx")
 
 from dflash_sim.serve.app import MOST_BYTES, Routes, application  # noqa: E402
-from dflash_sim.serve.server import Brief, check_address, listen  # noqa: E402
+from dflash_sim.serve.server import Brief, check_address, listen, serve  # noqa: E402
 from dflash_sim.serve.tokens import Counted, load_tokens  # noqa: E402
 from dflash_sim.serve.twin import Twin  # noqa: E402
 
@@ -177,6 +177,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("/v1/completions", {}, "prompt"),
     ("/v1/completions", {"prompt": 3}, "prompt"),
     ("/v1/completions", {"prompt": []}, "prompt"),
+    ("/v1/completions", {"prompt": ""}, "prompt: it is empty"),
+    ("/v1/completions", {"prompt": ["x", ""]}, "prompt: it is empty"),
+    ("/generate", {"text": ""}, "text: it is empty"),
     ("/v1/completions", {"prompt": "x", "max_tokens": 0}, "max_tokens"),
     ("/v1/completions", {"prompt": "x", "max_tokens": "many"}, "max_tokens"),
     ("/v1/completions", {"prompt": "x", "max_tokens": 10**6}, "maximum context length of 40960"),
@@ -287,6 +290,25 @@ def test_what_the_system_refuses_is_logged_once_and_in_a_line(
     ]
 
 
+def test_a_server_that_has_ended_leaves_the_logs_as_they_were() -> None:
+    class Broken(Twin):
+        async def serve(self) -> None:
+            msg = "it broke"
+            raise UsageError(msg)
+
+    loggers = [logging.getLogger(name) for name in ("uvicorn.error", "asyncio")]
+    before = [list(logger.filters) for logger in loggers]
+    during: list[int] = []
+    with listen("127.0.0.1", 0) as listening, pytest.raises(UsageError, match="it broke"):
+        serve(
+            Routes(Broken(served()), Counted()),
+            listening,
+            ready=lambda address: during.extend(len(logger.filters) for logger in loggers),
+        )
+    assert [list(logger.filters) for logger in loggers] == before
+    assert during == [len(filters) + 1 for filters in before]
+
+
 def test_of_several_prompts_all_are_taken_or_none() -> None:
     async def work(client: Any, twin: Twin) -> tuple[int, int]:
         body = {"prompt": ["x"] * 40, "max_tokens": 5}
@@ -332,7 +354,7 @@ def test_texts_that_begin_alike_have_ids_that_begin_alike() -> None:
     a, b = words.ids("The same beginning, one end"), words.ids("The same beginning, another")
     assert list(a[:4]) == list(b[:4])
     assert len(words.ids("x" * 400)) == 100
-    assert len(words.ids("")) == 1
+    assert len(words.ids("x")) == 1
 
 
 def test_a_tokenizer_that_is_none_is_named(tmp_path: Path) -> None:
