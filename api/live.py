@@ -45,7 +45,7 @@ class Live(Fit):
         from dflash_sim.studies.live.question import SHOWN
 
         table = []
-        for k, row in enumerate(self.outcome.chosen.rows):
+        for k, row in enumerate(self.outcome.fit.rows):
             s = row.scenario
             line: dict[str, Any] = {"conc": s.conc, "isl": s.isl, "osl": s.osl}
             line["output_throughput"] = row.observation.metrics["output_throughput"]

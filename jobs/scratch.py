@@ -40,7 +40,8 @@ def _locked() -> tuple[Path, int | None]:
             return folder, None
         with suppress(FileNotFoundError):
             handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            with suppress(OSError):  # a file system without locks: nobody can take it for left
+                fcntl.flock(handle, fcntl.LOCK_EX)
             if folder.exists():
                 return folder, handle
             os.close(handle)

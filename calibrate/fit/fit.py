@@ -164,7 +164,7 @@ def fit(
         msg = "no row to fit; see the reasons above, or widen --fit-on"
         raise UsageError(msg)
     refuse_tests(rows)
-    if release := likeliest_release(rows, engine, known, jobs=jobs):
+    if (release := likeliest_release(rows, engine, known, jobs=jobs)) is not None:
         rows = run_as(rows, release, engine)
     prior = prior_of(rows, engine, known)
     with Evaluator(rows, engine, prior.parameters, jobs=jobs, on_row=on_row) as price:
@@ -173,12 +173,17 @@ def fit(
         found.calibration,
         name=name,
         engine=engine.name,
-        about={**_told(rows), "prior": prior.name, **(about or {}), **found.calibration.about},
+        about={
+            **_told(rows, release),
+            "prior": prior.name,
+            **(about or {}),
+            **found.calibration.about,
+        },
     )
     return replace(found, calibration=named)
 
 
-def _told(rows: Sequence[Row]) -> dict[str, Any]:
+def _told(rows: Sequence[Row], release: str | None) -> dict[str, Any]:
     """The GPUs that rows were measured on, and their build if it is one other than the sheet's."""
     found: dict[str, Any] = {"gpus": sorted({row.scenario.gpu for row in rows})}
     builds = {row.scenario.build for row in rows}
@@ -186,8 +191,8 @@ def _told(rows: Sequence[Row]) -> dict[str, Any]:
     if build is not None:
         found["build"] = build
     releases = {row.scenario.engine for row in rows}
-    if build == UNSTATED and len(releases) == 1:
-        found["release"] = releases.pop()
+    if build == UNSTATED and (release is not None or len(releases) == 1):
+        found["release"] = release or releases.pop()
     return found
 
 
@@ -214,7 +219,8 @@ def solve(
             of = _to_look_at(prior, np.abs(x - at) / sd)
             slopes = slopes.copy()
             slopes[:, of] = problem.take(price.slopes(x, of))
-            at, gained, bent = x, math.inf, False
+            at, gained, bent = at.copy(), math.inf, False
+            at[of] = x[of]
             continue
         steps.append(promise)
         size = float(np.max(np.abs(goal - x) / sd))

@@ -58,10 +58,11 @@ def likeliest_release(
     if any("engine" in row.observation.fields for row in rows):
         return None
     some = _telling(rows)
+    ways = {name: [_as(row, name, engine) for row in some] for name in launching().values()}
     found = {
         name: _evidence(same, engine, known, jobs=jobs)
-        for name in launching().values()
-        if len(same := run_as(some, name, engine)) == len(some)
+        for name, tried in ways.items()
+        if len(same := [row for row in tried if row is not None]) == len(some)
     }
     best = max(found, key=lambda name: found[name])
     sure = best != HOME and found[best] > found.get(HOME, -np.inf) + _SURE
@@ -69,15 +70,15 @@ def likeliest_release(
 
 
 def run_as(rows: Sequence[Row], release: str, engine: EngineSheet) -> list[Row]:
-    """Return rows that name no release as this one runs them, without those that it cannot run."""
-    return [same for row in rows for same in _as(row, release, engine)]
+    """Return rows that name no release as this one runs them; as they are where it cannot."""
+    return [_as(row, release, engine) or row for row in rows]
 
 
-def _as(row: Row, release: str, engine: EngineSheet) -> list[Row]:
+def _as(row: Row, release: str, engine: EngineSheet) -> Row | None:
     if row.scenario.build != UNSTATED or release == HOME:
-        return [row]
+        return row
     fields = {**row.observation.fields, "engine": release}
-    return rows_of([replace(row.observation, fields=fields)], engine)[0]
+    return next(iter(rows_of([replace(row.observation, fields=fields)], engine)[0]), None)
 
 
 def _telling(rows: Sequence[Row]) -> list[Row]:

@@ -6,9 +6,7 @@ import re
 from collections.abc import Sequence
 
 _UNIT = re.compile(r"[(\[]([^)\]]*)[)\]]")
-_NUMBER = re.compile(
-    r"([\d,]*\.?\d+)\s*(?:tok(?:ens)?/s(?:ec)?|req/s|tps|ms|s|x|%)?", re.IGNORECASE
-)
+_NUMBER = re.compile(r"([1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+)\s*([^\d\s.,][^\d]*)?")
 _LOADS = ("conc", "concurrency", "concurrencies", "max concurrency", "max request concurrency",
           "request concurrency", "concurrent requests", "concur", "batch size", "batch", "bs",
           "clients", "users", "parallel", "num concurrency", "max conc", "c")  # fmt: skip
@@ -30,8 +28,9 @@ _PLAIN = {
                     "output_throughput"),
     **dict.fromkeys(("total throughput", "total token throughput", "total tok/s", "total tps"),
                     "total_throughput"),
-    **dict.fromkeys(("req/s", "request throughput", "requests/s", "qps"), "request_throughput"),
-    **dict.fromkeys(("duration", "benchmark duration", "latency"), "duration"),
+    **dict.fromkeys(("req/s", "request throughput", "requests/s", "qps", "throughput req/s",
+                     "throughput requests/s", "throughput rps"), "request_throughput"),
+    **dict.fromkeys(("duration", "benchmark duration"), "duration"),
     **dict.fromkeys(("model", "target"), "model"),
     **dict.fromkeys(("method", "algorithm"), "method"),
     **dict.fromkeys(("gpu", "hardware"), "gpu"),
@@ -46,36 +45,71 @@ _WHAT = {"time to first token": "ttft", "time per output token": "tpot", "e2e": 
          "inter-token latency": "itl", "e2el": "e2e_latency", "e2e latency": "e2e_latency",
          "end-to-end latency": "e2e_latency"}  # fmt: skip
 _MEAN = {"avg": "mean", "average": "mean", None: "mean", "p50": "median"}
+# Units that the numbers of a column may be in, and what they are multiplied by to be in ours.
+_TIMES = {
+    **dict.fromkeys(("", "ms", "msec", "milliseconds"), 1.0),
+    **dict.fromkeys(("s", "sec", "seconds"), 1e3),
+    **dict.fromkeys(("us", "\N{MICRO SIGN}s", "\N{GREEK SMALL LETTER MU}s"), 1e-3),
+}
+_SECONDS = {unit: scale / 1e3 if unit else 1.0 for unit, scale in _TIMES.items()}
+_TOKENS = dict.fromkeys(("", "tok", "toks", "token", "tokens"), 1.0)
+_TOKENS_S = {
+    f"{token}/{second}": 1.0 for token in _TOKENS if token for second in ("s", "sec", "second")
+}
+_TOKENS_S |= dict.fromkeys(("", "tps", "t/s", "tokens per second"), 1.0)
+_REQUESTS_S = dict.fromkeys(("", "req/s", "reqs/s", "requests/s", "rps", "qps"), 1.0)
+_REQUESTS = dict.fromkeys(("", "#", "req", "reqs", "requests", "prompts", "count"), 1.0)
+_UNITS = {
+    "conc": _REQUESTS | dict.fromkeys(("users", "clients", "max"), 1.0),
+    "num_prompts": _REQUESTS,
+    **dict.fromkeys(("isl", "osl"), _TOKENS),
+    "accept_length": _TOKENS | {"tokens/step": 1.0, "tok/step": 1.0},
+    **dict.fromkeys(("output_throughput", "total_throughput"), _TOKENS_S),
+    **dict.fromkeys(("rate", "request_throughput"), _REQUESTS_S),
+    "duration": _SECONDS | {"min": 60.0},
+}
 _BATCHES = {"batch size", "acc length", "input cost"}  # of bench_one_batch_server
 
 
 def column_of(heading: str) -> tuple[str, float] | None:
     """Our column for a heading, and what its numbers are to be multiplied by; None if none is.
 
+    A heading with a unit that is none of its column, such as ``Throughput (tok/s/GPU)``, has none.
+
     Examples
     --------
     >>> column_of("Median TTFT (s)"), column_of("Output tok/s"), column_of("Notes")
     (('median_ttft_ms', 1000.0), ('output_throughput', 1.0), None)
     """
-    unit = _UNIT.search(heading)
+    unit = " ".join(_UNIT.findall(heading)).strip().lower()
     bare = re.sub(r"[\s_]+", " ", _UNIT.sub(" ", heading)).strip(" :*#").lower()
     if found := _STATISTIC.fullmatch(bare):
         said = found["before"] or found["behind"]
         statistic = _MEAN.get(said, said or "mean")
         what = _WHAT.get(found["what"], found["what"])
-        seconds = unit is not None and unit[1].strip().lower() in ("s", "sec", "seconds")
-        return f"{statistic}_{what}_ms", 1e3 if seconds else 1.0
-    for name in (bare, f"{bare} {unit[1].lower()}" if unit else bare):
-        if name in _PLAIN:
-            return _PLAIN[name], 1.0
-    return None
+        name = f"{statistic}_{what}_ms"
+    elif (name := _PLAIN.get(f"{bare} {unit}", "")) and unit:
+        return name, 1.0
+    else:
+        name = _PLAIN.get(bare, "")
+    scale = _units(name).get(unit) if name else None
+    return None if scale is None else (name, scale)
+
+
+def columns_of(headings: Sequence[str]) -> list[tuple[str, float] | None]:
+    """Return :func:`column_of` each heading, or what a table of one batch has under it."""
+    if {heading.strip().lower().split(" (")[0] for heading in headings} >= _BATCHES:
+        return [_of_batches(heading) for heading in headings]
+    return [column_of(heading) for heading in headings]
+
+
+def _units(column: str) -> dict[str, float]:
+    return _TIMES if column.endswith("_ms") else _UNITS.get(column, {"": 1.0})
 
 
 def as_csv(rows: Sequence[Sequence[str]]) -> str | None:
     """A table under our columns; None if it names no load and nothing that was measured."""
-    columns = [column_of(heading) for heading in rows[0]]
-    if len(rows) > 1 and {h.strip().lower().split(" (")[0] for h in rows[0]} >= _BATCHES:
-        columns = [_of_batches(heading) for heading in rows[0]]
+    columns = columns_of(rows[0])
     names = [column[0] for column in columns if column is not None]
     measured = [n for n in names if n.endswith(("_ms", "_throughput")) or n == "accept_length"]
     if "conc" not in names or not measured or len(set(names)) < len(names):
@@ -86,7 +120,7 @@ def as_csv(rows: Sequence[Sequence[str]]) -> str | None:
     writer.writerow(names)
     for row in rows[1:]:
         scaled = ((row[i], columns[i]) for i in kept)
-        writer.writerow([_amount(cell, column[1]) for cell, column in scaled if column is not None])
+        writer.writerow([_amount(cell, *column) for cell, column in scaled if column is not None])
     return out.getvalue()
 
 
@@ -97,9 +131,15 @@ def _of_batches(heading: str) -> tuple[str, float] | None:
     return ("mean_tpot_ms", 1.0) if name == "itl" else (taken[name], 1.0) if name in taken else None
 
 
-def _amount(cell: str, scale: float) -> str:
+def _amount(cell: str, column: str, scale: float) -> str:
+    """The number of a cell in our unit; one in a unit that its column has not is left alone."""
     found = _NUMBER.fullmatch(cell.strip(" ~*"))
     if found is None:
         return "" if cell.strip() in ("-", "n/a", "N/A", "—") else cell
+    if found[2]:
+        own = _units(column).get(found[2].strip().lower())
+        if own is None:
+            return cell
+        scale = own
     bare = found[1].replace(",", "")
     return bare if scale == 1 else f"{float(bare) * scale:.10g}"

@@ -12,26 +12,46 @@ _FEWEST = 2
 def text_tables(text: str) -> Iterator[list[list[str]]]:
     """Rows of cells of every table in a text; the first row is the heading.
 
-    A cell that is broken over lines is put together where its row goes on without a first cell
-    between two rules.
+    A cell that is broken over lines is put together where its row goes on between two rules: that
+    has no first cell, or nothing but words in it. Under a heading of Markdown a row may have more
+    or fewer cells than that.
 
     Examples
     --------
     >>> list(text_tables("| a | b |\\n|---|---|\\n| 1 | 2 |"))
     [[['a', 'b'], ['1', '2']]]
     """
-    rows: list[list[str]] = []
+    block: list[list[str] | None] = []
     for line in [*text.splitlines(), ""]:
         bare = line.translate(_BARS).strip()
-        if _RULE.fullmatch(bare) and bare:
-            continue
         cells = _cells(bare)
-        if cells is not None and (not rows or len(cells) == len(rows[0])):
-            _add(rows, cells)
-            continue
-        if len(rows) > 1:
-            yield rows
-        rows = [] if cells is None else [cells]
+        if bare and _RULE.fullmatch(bare):
+            block.append(None)
+        elif cells is not None:
+            block.append(cells)
+        else:
+            yield from _of_block(block)
+            block = []
+
+
+def _of_block(block: Sequence[list[str] | None]) -> Iterator[list[list[str]]]:
+    """Tables of lines that follow each other, rules as None; a box ends with one."""
+    boxed = bool(block) and block[-1] is None
+    rows: list[list[str]] = []
+    ruled = False  # since the heading
+    for above, cells in zip([None, *block], block, strict=False):
+        if cells is None:
+            ruled = bool(rows)
+        elif rows and len(cells) != len(rows[0]) and (boxed or not ruled):
+            if len(rows) > 1:
+                yield rows
+            rows, ruled = [cells], False
+        elif boxed and len(rows) > 1 and above is not None and _goes_on(cells):
+            rows[-1] = [" ".join(filter(None, pair)) for pair in zip(rows[-1], cells, strict=True)]
+        else:
+            rows.append(cells)
+    if len(rows) > 1:
+        yield rows
 
 
 def _cells(line: str) -> list[str] | None:
@@ -42,13 +62,9 @@ def _cells(line: str) -> list[str] | None:
     return [part.strip(" *`") for part in parts[first : len(parts) - last]]
 
 
-def _add(rows: list[list[str]], cells: list[str]) -> None:
-    """Put a row behind the others, or its only cell to the one above it."""
-    goes_on = len(rows) > 1 and cells[0] and not any(cells[1:])
-    if goes_on:
-        rows[-1][0] = f"{rows[-1][0]} {cells[0]}"
-    else:
-        rows.append(cells)
+def _goes_on(cells: Sequence[str]) -> bool:
+    """Return True if it is no row of its own: a load without results is one."""
+    return not cells[0] or not (any(cells[1:]) or re.fullmatch(r"[\d.,]+", cells[0]))
 
 
 def pairs(rows: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -95,12 +95,11 @@ def _cells(line: str) -> list[str]:
 
 
 def cells_of(text: str) -> list[list[str]]:
-    """Every cell of a CSV file that keeps to one number of columns; empty if it is none."""
+    """Every cell of a CSV file, the first row its heading; empty if it has fewer than two."""
     rows: list[list[str]] = []
     with suppress(csv.Error):
         rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
-    wide = len(rows[0]) if rows else 0
-    return [row for row in rows if len(row) == wide] if wide > 1 else []
+    return rows if rows and len(rows[0]) > 1 else []
 
 
 def read_rows(text: str, name: str) -> Table:

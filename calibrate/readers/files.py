@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dflash_sim.calibrate.observations.headings import as_csv, column_of
+from dflash_sim.calibrate.observations.headings import as_csv, columns_of
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
@@ -101,17 +101,27 @@ class Reading:
     def _printed(self, text: str, name: str) -> bool:
         """Read tables that were made for people; False if there is none with a load in it."""
         met = self._met()
-        for rows in (*text_tables(text), cells_of(text)):
+        for every in (*text_tables(text), cells_of(text)):
+            rows = [row for row in every if len(row) == len(every[0])]
             if is_statistics(rows):
                 raw = statistics_of(rows)
                 self._take(name, read_aiperf_summary, raw, name, self.names)
             elif is_evalscope(said := pairs(rows)):
                 self._take(name, read_evalscope, said, name, self.names)
             elif rows and (table := as_csv(rows)) is not None:
-                left = [heading for heading in rows[0] if column_of(heading) is None]
+                columns = zip(rows[0], columns_of(rows[0]), strict=True)
+                left = [heading for heading, column in columns if column is None]
                 if left:
                     self.notes.append(f"{name}: columns not read: {', '.join(left)}")
                 self._table(table, name)
+                self.refused += [
+                    (
+                        name,
+                        f"row '{', '.join(row)}' has {len(row)} cells, the header {len(rows[0])}",
+                    )
+                    for row in every
+                    if len(row) != len(rows[0])
+                ]
         return self._met() > met
 
     def pair_scrapes(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.sheets import Device, PriceRange
+from dflash_sim.profiles.times.machine_profile import is_profile, load_measured
 
 HOURS_A_MONTH = 730.0  # 365 days of 24 hours, over 12
 _OWN = "--price"
@@ -27,7 +28,7 @@ def own_prices(given: Iterable[str] | Mapping[str, float]) -> dict[str, float]:
     pairs = given.items() if isinstance(given, Mapping) else [_pair(text) for text in given]
     found: dict[str, float] = {}
     for gpu, text in pairs:
-        name = load_device(str(gpu)).name
+        name = _kind(str(gpu))
         try:
             usd = float(text)
         except (TypeError, ValueError):
@@ -55,7 +56,7 @@ def checked_prices(
     own = own_prices(given)
     if not own:
         return own
-    kinds = dict.fromkeys(load_device(gpu).name for gpu in dict.fromkeys(gpus))
+    kinds = dict.fromkeys(_kind(gpu) for gpu in dict.fromkeys(gpus))
     for gpu, usd in own.items():
         if gpu not in kinds:
             msg = (
@@ -81,6 +82,11 @@ def priced(device: Device, own: Mapping[str, float]) -> Device:
     """The GPU with the asker's price in place of the published range, where there is one."""
     price = own_price(device, own)
     return device if price is None else replace(device, price=price)
+
+
+def _kind(gpu: str) -> str:
+    """The GPU that is rented, by its sheet or by a profile that was measured on it."""
+    return load_measured(gpu).as_device().name if is_profile(gpu) else load_device(gpu).name
 
 
 def _pair(text: str) -> tuple[str, str]:

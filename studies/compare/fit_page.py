@@ -145,6 +145,9 @@ def remarks(fit: Fit) -> Iterator[str]:
             f"the rows name no release, and are likelier as {release} launches prefills: run so, "
             "as are predictions with this calibration; --engine says other"
         )
+        other = [row.name for row in fit.rows if row.scenario.engine != release]
+        if other:
+            yield f"{release} cannot run {len(other)} of them, run as {HOME}, such as {other[0]}"
     yield (
         f"model's own discrepancy: {percent(shared)} shared by the rows of a setting, "
         f"{percent(own)} of each row"

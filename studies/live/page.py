@@ -44,7 +44,7 @@ def page(outcome: Outcome) -> str:
 def cells(outcome: Outcome) -> Table:
     """Return what was measured, and how far predictions are from it."""
     lines = []
-    for k, row in enumerate(outcome.chosen.rows):
+    for k, row in enumerate(outcome.fit.rows):
         s, seen = row.scenario, row.observation.metrics
         cell = Cell(int(s.conc or 0), int(s.isl or 0), int(s.osl or 0))
         errors = [
@@ -67,7 +67,7 @@ def worth(outcome: Outcome) -> Iterator[str]:
 
 def summary(outcome: Outcome) -> dict[str, Any]:
     """Return the page as data."""
-    names = [row.observation.row for row in outcome.chosen.rows]
+    names = [row.observation.row for row in outcome.fit.rows]
     return fit_page.summary(outcome.fit, outcome.chosen) | {
         "kind": "live calibration",
         "before": {n: dict(zip(SHOWN, e, strict=True)) for n, e in _pairs(names, outcome.before)},

@@ -99,7 +99,7 @@ class Outcome:
     Parameters
     ----------
     before, after
-        By row and metric of ``SHOWN``: predicted over measured, less one [1].
+        By row of the fit and metric of ``SHOWN``: predicted over measured, less one [1].
     """
 
     chosen: Chosen
@@ -330,11 +330,11 @@ def learn(terms: Terms, kept: Kept, *, name: str) -> Outcome:
     if not chosen.rows:
         raise UsageError(": ".join(chosen.refused[0]))
     found = run_fit(chosen, name=name, jobs=terms.jobs)
-    prior = prior_of(chosen.rows, chosen.engine, chosen.known)
-    with Evaluator(chosen.rows, chosen.engine, prior.parameters, jobs=terms.jobs) as price:
+    prior = prior_of(found.rows, chosen.engine, chosen.known)
+    with Evaluator(found.rows, chosen.engine, prior.parameters, jobs=terms.jobs) as price:
         answers = [price.answers(x) for x in (prior.mean, found.calibration.mean)]
     at = [METRICS.index(metric) for metric in SHOWN]
-    measured = np.array([[_measured(row, metric) for metric in SHOWN] for row in chosen.rows])
+    measured = np.array([[_measured(row, metric) for metric in SHOWN] for row in found.rows])
     before, after = (np.exp(a[:, at]) / measured - 1 for a in answers)
     return Outcome(chosen, found, before, after)
 

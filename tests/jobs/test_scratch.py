@@ -1,5 +1,6 @@
 """Folders of scratch files end with their context, or with the next one after a kill."""
 
+import errno
 import os
 import shutil
 import signal
@@ -67,3 +68,16 @@ def test_other_files_and_links_are_left_alone(place: Path) -> None:
         pass
     assert outside.is_dir()
     assert (place / "dflash-sim-scratch-file").exists()
+
+
+def test_where_files_have_no_locks_a_folder_is_made_all_the_same(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("dflash_sim.jobs.scratch.fcntl.flock", none)
+    with scratch_folder() as one, scratch_folder() as two:  # which takes nothing for left
+        assert one.is_dir()
+        assert two.is_dir()
+    assert list(place.iterdir()) == []

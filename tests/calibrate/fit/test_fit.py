@@ -209,6 +209,36 @@ class TestStraightLines:
         away = np.abs(patient.calibration.mean - right.calibration.mean)
         assert max(away / right.calibration.sd) < 0.5
 
+    def test_slopes_are_near_their_parameters_though_others_were_renewed(self) -> None:
+        """Renewing those of a factor does not make those of a constant any newer."""
+        sds, bend = np.array([0.1, 0.5]), np.array([0.08, -0.22])
+
+        class Curved(Lines):
+            taken = np.full(2, np.nan)  # where the slopes of each were
+            partly = False
+
+            def answers(self, x: Floats) -> Floats:
+                return super().answers(x + bend * x**2 / sds)
+
+            def slopes(self, x: Floats, of: Sequence[int] | None = None) -> Floats:
+                every = [0, 1] if of is None else list(of)
+                self.taken[every] = x[every]
+                Curved.partly |= every == [0]
+                return (super().slopes(x) * (1 + 2 * bend * x / sds))[:, :, every]
+
+        price = Curved(LINES.matrix[:, [0, 1]])
+        prior = Prior.independent(
+            [Parameter("time", "a", "log", 0, 0.1), Parameter("constant", "b", "log", 0, 0.5)]
+        )
+        y = price.answers(np.array([-3.86, 1.53]) * sds)[:, THROUGHPUT]
+        rows = [
+            row_of(place, {THROUGHPUT: value}, line=i, noise=0.003)
+            for i, (place, value) in enumerate(zip(PLACES, y.tolist(), strict=True))
+        ]
+        found = solve(rows, prior, price, iterations=30)
+        assert price.partly
+        assert max(np.abs(found.calibration.mean - price.taken) / sds) < 1
+
 
 # ---- the simulator itself -----------------------------------------------------------------------
 

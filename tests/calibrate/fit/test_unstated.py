@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dflash_sim.calibrate.fit.fit import fit
+from dflash_sim.calibrate.fit.held_out import predicted
 from dflash_sim.calibrate.fit.rows import Row, rows_of
 from dflash_sim.calibrate.fit.unstated import launching, likeliest_release, marked, run_as
 from dflash_sim.calibrate.observations.observation import Observation
@@ -16,6 +17,7 @@ from dflash_sim.profiles.releases.server_levels import UNSTATED
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.slopes import METRICS
+from dflash_sim.studies.compare.fit_page import remarks
 from dflash_sim.studies.compare.validate_question import Rows
 
 ENGINE = load_engine(HOME)
@@ -74,6 +76,26 @@ def test_prefills_without_graphs_are_known_by_their_rows() -> None:
     assert plain.engine.name == EAGER  # its predictions are of that server
     assert "build=unstated" in plain.server.keys
     assert drafts.engine.name == HOME  # which has no DFlash, and may be of another release
+
+
+def test_a_row_that_the_release_cannot_run_stays_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DFlash is younger than the release: none is dropped, and the page says so."""
+    plain = rows(EAGER)
+    fields = {**plain[0].observation.fields, "method": "dflash", "acceptance": "al:3"}
+    drafted = replace(plain[0].observation, row="t:drafted", fields=fields, build=UNSTATED)
+    mixed = [*plain, *rows_of([drafted], ENGINE)[0]]
+    assert [row.scenario.engine for row in run_as(mixed, EAGER, ENGINE)] == [
+        *[EAGER] * len(plain),
+        HOME,
+    ]
+    monkeypatch.setattr("dflash_sim.calibrate.fit.fit.likeliest_release", lambda *_, **__: EAGER)
+    found = fit(mixed, engine=ENGINE, name="mine", known=SHIPPED, iterations=0)
+    assert [row.observation.row for row in found.rows] == [row.observation.row for row in mixed]
+    assert found.calibration.about["release"] == EAGER
+    said = f"{EAGER} cannot run 1 of them, run as {HOME}, such as t:drafted"
+    assert any(line.startswith(said) for line in remarks(found))
+    outcomes = predicted(mixed, found.calibration, engine=ENGINE, jobs=1, runs=1, interval=False)
+    assert len(outcomes) == len(mixed)
 
 
 def test_rows_of_home_stay_at_home() -> None:

@@ -203,6 +203,20 @@ def test_a_model_may_be_assumed_by_the_path_of_its_config(tmp_path: Path) -> Non
         ("accept_len", ("accept_length", 1.0)),
         ("Batch Size", ("conc", 1.0)),
         ("GPU hours", None),
+        ("TTFT (us)", ("mean_ttft_ms", 1e-3)),
+        ("TTFT (min)", None),
+        ("Throughput (tok/s)", ("output_throughput", 1.0)),
+        ("Throughput (tok/s/GPU)", None),
+        ("Throughput (tok/s/user)", None),
+        ("Throughput (req/s)", ("request_throughput", 1.0)),
+        ("Output (tok/s)", ("output_throughput", 1.0)),
+        ("Input (tok/s)", None),
+        ("Decode (ms)", None),
+        ("Output (tokens)", ("osl", 1.0)),
+        ("Duration (ms)", ("duration", 1e-3)),
+        ("Latency (ms)", None),
+        ("Latency", None),
+        ("Concurrency (users)", ("conc", 1.0)),
     ],
 )
 def test_headings(heading: str, column: tuple[str, float] | None) -> None:
@@ -216,9 +230,59 @@ def test_a_table_without_a_load_or_with_two_of_one_column_is_none() -> None:
     assert as_csv([["conc", "tok/s"], ["1", "n/a"]]) == "conc,output_throughput\n1,\n"
 
 
+@pytest.mark.parametrize(
+    ("cell", "amount"),
+    [("0.45 s", "450"), ("450", "450"), ("450us", "0.45"), ("1,450 ms", "1450"),
+     ("0.45 min", "0.45 min"), ("45%", "45%"), ("0,45", '"0,45"')],
+)  # fmt: skip
+def test_a_cell_with_a_unit_is_converted_or_left_as_it_is(cell: str, amount: str) -> None:
+    table = as_csv([["conc", "TTFT"], ["1", cell]])
+    assert table == f"conc,mean_ttft_ms\n1,{amount}\n"
+
+
+def test_a_unit_that_its_column_has_not_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "table.md"
+    path.write_text(
+        "| conc | tok/s | Throughput (tok/s/GPU) | TTFT |\n|---|---|---|---|\n"
+        "| 1 | 150 | 75 | 0.45 s |\n| 2 | 300 | 75 | 0.1 h |\n"
+    )
+    report = read_observations([path], ASSUMED | {"isl": 100, "osl": 100})
+    (row,) = report.observations
+    assert row.metrics == {"output_throughput": 150, "mean_ttft_ms": 450}
+    ((_, why),) = report.refused
+    assert "0.1 h" in why
+    assert any("columns not read: Throughput (tok/s/GPU)" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("comma", [True, False])
+def test_rows_of_another_width_and_without_results_are_named(tmp_path: Path, comma: bool) -> None:
+    path = tmp_path / "table.txt"
+    lines = [["Concurrency", "tok/s", "TTFT"], ["1", "150", "20"], ["16", "600"], ["2", "", ""],
+             ["4", "500", "30"]]  # fmt: skip
+    if comma:
+        path.write_text("\n".join(map(",".join, lines)))
+    else:
+        path.write_text(
+            "\n".join(f"| {' | '.join(x)} |" for x in [*lines[:1], ["---"] * 3, *lines[1:]])
+        )
+    report = read_observations([path], ASSUMED | {"isl": 100, "osl": 100})
+    assert [row.fields["conc"] for row in report.observations] == [1, 4]
+    assert len(report.refused) == 2
+    assert any("row '16, 600' has 2 cells, the header 3" in why for _, why in report.refused)
+
+
 def test_cells_of_tables() -> None:
-    text = "a | b\n| x | y |\n|:-:|---|\n| 1 | 2 |\n| go on | |\ntext\n| p | q | r |\n| 1 | 2 | 3 |"
+    text = "a | b\n| x | y |\n|:-:|---|\n| 1 | 2 |\n| 3 | |\ntext\n| p | q | r |\n| 1 | 2 | 3 |"
     assert list(text_tables(text)) == [
-        [["x", "y"], ["1 go on", "2"]],
+        [["x", "y"], ["1", "2"], ["3", ""]],
         [["p", "q", "r"], ["1", "2", "3"]],
+    ]
+
+
+def test_broken_cells_in_boxes_are_put_together() -> None:
+    rule = "+---+---+---+\n"
+    text = f"{rule}| title |\n{rule}| x | y | z |\n{rule}| a long | 2 | u |\n| name | | |\n{rule}"
+    text += f"| 3 | 4 | v |\n| | | w |\n| 5 | | |\n{rule}"
+    assert list(text_tables(text)) == [
+        [["x", "y", "z"], ["a long name", "2", "u"], ["3", "4", "v w"], ["5", "", ""]]
     ]

@@ -10,6 +10,7 @@ import dflash_sim as ds
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.times.machine_profile import load_measured
 from dflash_sim.profiles.units import HOUR_S, MEGA
 from dflash_sim.studies.ask.prices import checked_prices, own_prices, paid, priced
 
@@ -19,6 +20,16 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 FLAGS = [w for name, x in SMALL.items() for w in (f"--{name.replace('_', '-')}", str(x))]
 USD = 2.25
+PROFILE = {
+    "format": "dflash-sim profile", "version": 1, "machine": {"device": "cpu"},
+    "device": {"title": "a machine", "mem_bytes": 6.4e10, "copy_byte_s": 2e10,
+               "matmul_flop_s": 1e11, "sheet": None},
+    "host": {"eager_launch_s": 1e-6}, "passes": [], "skipped": [],
+    "scope": {"model": "qwen3-8b", "drafter": None, "tp": 1, "dtype": "float32"},
+    "made": {"on": "2026-11-22", "seconds": 1.0, "quick": True, "drift": 0.0},
+    "ops": [{"kind": "Gemm", "shape": {"n": 64, "k": 32, "m": m}, "seconds": m * 1e-5,
+             "mean_s": m * 1e-5, "spread": 0.02, "nbytes": 1e6, "flops": 1e6} for m in (1, 4)],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -36,6 +47,17 @@ def test_names_of_a_gpu_mean_one() -> None:
     assert checked_prices(["B200=4.50"], ["b200"]) == own_prices({"b200": 4.5}) == {"b200": 4.5}
     assert paid({"b200": 4.5, "h200": 2}) == "b200 at 4.5 USD/h as given, h200 at 2 USD/h as given"
     assert priced(load_device("h200"), {"b200": 1}) == load_device("h200")
+
+
+def test_a_measured_gpu_has_the_price_of_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "mine.profile"
+    path.write_text(json.dumps(PROFILE), encoding="utf-8")
+    mine = load_measured(path).as_device()
+    own = checked_prices({"b200": 4, str(path): 3}, ["b200", str(path)])
+    assert own == {"b200": 4, mine.name: 3}
+    assert priced(mine, own).price.typical == 3
+    with pytest.raises(UsageError, match=f"they are on {mine.name};"):
+        checked_prices({"b200": 4}, [str(path)])
 
 
 @pytest.fixture(scope="module")

@@ -152,6 +152,27 @@ def test_what_was_measured_is_gone_on_with(tmp_path: Path) -> None:
     assert not plan_has(terms, CELLS)
 
 
+@pytest.mark.usefixtures("quick")
+def test_errors_are_of_the_rows_as_they_were_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that names no release may be fitted as one that is not home's."""
+    eager = "sglang-0.5.9"
+    served = Served(server())
+    told = served.twin.info
+    served.twin.info = lambda: {k: v for k, v in told().items() if k != "version"}
+    terms = asked(served, tmp_path / "rows.jsonl")
+    target = find(terms)
+    kept = kept_of(terms, target)
+    assert experiment(terms, target, planned(*CELLS[:3]), kept) is None
+    monkeypatch.setattr("dflash_sim.calibrate.fit.fit.likeliest_release", lambda *_, **__: eager)
+    outcome = learn(terms, kept, name="x")
+    assert {row.scenario.engine for row in outcome.fit.rows} == {eager}
+    assert outcome.after[:, 0] == pytest.approx(outcome.fit.errors, abs=1e-6)
+    names = [row.observation.row for row in outcome.fit.rows]
+    assert list(page.summary(outcome)["after"]) == names
+
+
 def plan_has(terms: Terms, cells: tuple[Cell, ...]) -> set[Cell]:
     """Those of some measured cells that a plan would measure again."""
     target = find(terms)
