@@ -305,9 +305,13 @@ def test_a_copy_of_a_config_has_the_drafter_of_its_network(tmp_path: Path) -> No
 
 
 def test_a_model_without_a_drafter_is_told_of_its_own_layer() -> None:
-    with pytest.raises(MissingProfileError, match=r"--method mtp --steps 3 \(its own layer\).* or none"):
+    with pytest.raises(
+        MissingProfileError, match=r"--method mtp --steps 3 \(its own layer\).* or none"
+    ):
         default_drafter("deepseek-v3")
-    with pytest.raises(MissingProfileError, match=r"'qwen3-32b'.* ask for --method eagle3 --steps 3 or none"):
+    with pytest.raises(
+        MissingProfileError, match=r"'qwen3-32b'.* ask for --method eagle3 --steps 3 or none"
+    ):
         default_drafter("qwen3-32b")
 
 

@@ -55,7 +55,7 @@ class Page:
     def asked(self, part: str) -> None:
         """Wait until an answer to an address with this part is drawn."""
         self.tab.wait_for_function(
-            "part => (document.documentElement.dataset.query ?? '').includes(part)", arg=part
+            "part => (document.documentElement?.dataset.query ?? '').includes(part)", arg=part
         )
 
     def text(self, selector: str) -> str:
@@ -125,7 +125,7 @@ def test_an_address_is_a_state(chromium: Any, served: str, page: Page) -> None:
     other = page.context.new_page()
     other.set_default_timeout(PATIENCE_MS)
     other.goto(again)
-    other.wait_for_function("document.documentElement.dataset.query?.includes('rate=')")
+    other.wait_for_function("document.documentElement?.dataset.query?.includes('rate=')")
     assert other.inner_text("h1") == page.text("h1")
     page.tab.go_back()
     page.asked("conc=4")
@@ -190,7 +190,7 @@ def test_why_is_one_click_away(page: Page) -> None:
     page.tab.wait_for_selector("#waterfall .barlayer .point")
     assert "acceptance" in page.text("#waterfall")
     page.tab.keyboard.press("Escape")
-    assert not page.tab.is_visible("#overlay")
+    page.tab.wait_for_selector("#overlay", state="hidden")
 
 
 def test_two_users_do_not_disturb_each_other(chromium: Any, served: str, page: Page) -> None:

@@ -149,7 +149,7 @@
   }
 
   function draw(short, whole) {
-    if (!short) return dash_clientside.no_update;
+    if (!short || !element("ui")) return dash_clientside.no_update; // the page is being left
     const found = whole && whole.query === short.query ? whole : short;
     shown = found;
     address(short.query, short.drop);
