@@ -218,7 +218,7 @@ def test_levels_travel_and_owners_stay() -> None:
     assert np.array_equal(found.covariance[:n, :n], SHIPPED.covariance)
     h200 = Server((("arch", "hopper"), ("gpu", "h200"), ("backend", "fa3")))
     slower = found.applied(ENGINE, h200)["time_factor"]
-    assert 1.05 < slower < 1.3  # part of it may be the owners'
+    assert 1.02 < slower < 1.3  # part of it may be the owners'
 
 
 def test_rows_that_shipped_constants_know_are_not_fitted_again() -> None:
