@@ -19,6 +19,7 @@ from dflash_sim.api.files import Assume, assumed
 from dflash_sim.api.fit import Fit
 from dflash_sim.api.question import File, folders, plain, truths, whole
 from dflash_sim.api.spoken import spoken
+from dflash_sim.jobs.stopping import held_back
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
 from dflash_sim.profiles.ways_in import named_path
@@ -192,12 +193,15 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         begun.set_result(partial(loop.call_soon_threadsafe, task.cancel))
         return await work
 
+    done: Future[Any] | None = None
     with ThreadPoolExecutor(1) as thread:
-        done = thread.submit(copy_context().run, asyncio.run, main())
         try:
+            with held_back():
+                done = thread.submit(copy_context().run, asyncio.run, main())
             return done.result()
         except KeyboardInterrupt:
-            with suppress(RuntimeError):  # it has just come to its end
-                begun.result()()
-            wait([done])
+            if done is not None:
+                with suppress(RuntimeError):  # it has just come to its end
+                    begun.result()()
+                wait([done])
             raise
