@@ -7,13 +7,16 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
+import pytest
 
 from dflash_sim.calibrate.live.client import Client
 from dflash_sim.serve.app import Routes, application
 from dflash_sim.serve.metrics import Latencies
 from dflash_sim.serve.tokens import Counted
 from dflash_sim.serve.twin import Twin
-from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.live import question
 
 
 class Clock(selectors.SelectSelector):
@@ -150,3 +153,19 @@ class Served:
                 return await question(client)
 
         return self.run(one())
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Served:
+    """A simulated server in place of the one that is connected to, and a short experiment."""
+    asked = {"gpu": "b200", "model": "qwen3-8b", "num_gpus": 1, "method": "none"}
+    served = Served(resolve(Scenario.parse(**asked, isl=64, osl=64)))
+    own = question.Terms
+
+    def terms(connect: Any, **rest: Any) -> question.Terms:
+        return own(**{**rest, "connect": served.connect, "run": served.run})
+
+    monkeypatch.setattr(question, "Terms", terms)
+    monkeypatch.setattr(question, "CONCURRENCIES", (1, 2, 4))
+    monkeypatch.setattr(question, "LENGTHS", ((64, 64),))
+    monkeypatch.setattr("dflash_sim.calibrate.live.experiment.ENOUGH_TOKENS", 512)
+    return served

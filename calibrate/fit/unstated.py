@@ -83,7 +83,6 @@ def _as(row: Row, release: str, engine: EngineSheet) -> Row | None:
 
 def _telling(rows: Sequence[Row]) -> list[Row]:
     """The shortest and the longest prompts, with the fewest and the most clients."""
-
     order = sorted(rows, key=lambda row: row.scenario.rate or float(row.scenario.conc or 0))
     lengths = [float(row.scenario.isl or 1) for row in order]
     middle = math.sqrt(min(lengths) * max(lengths))

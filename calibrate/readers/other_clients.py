@@ -42,7 +42,6 @@ _EVALSCOPE_TOTALS = {
 }
 _INPUTS = "average input tokens per request"
 _OUTPUTS = "average output tokens per request"
-_BEFORE_FIRST = "the tool counts the first token's wait in it"
 
 
 def is_llmperf(raw: Raw) -> bool:

@@ -33,11 +33,8 @@ def is_one_batch(raw: Raw) -> bool:
 
 def read_one_batch(raw: Raw, where: str, names: Names) -> Observation:
     """One batch; the model and the method are not in the file, unless ``run_name`` tells."""
-    batch, isl, osl = (whole(raw, key) for key in ("batch_size", "input_len", "output_len"))
-    latency_s, ttft_s = number(raw, "latency"), number(raw, "last_ttft")
-    if batch is None or isl is None or osl is None or latency_s is None:
-        msg = "batch_size, input_len, output_len and latency are needed; one is missing"
-        raise UsageError(msg)
+    batch, isl, osl, latency_s = _batch(raw, "latency")
+    ttft_s = number(raw, "last_ttft")
     made = whole(raw, "total_output_tokens") or batch * osl
     found = {
         "duration": latency_s,
@@ -76,6 +73,16 @@ def read_one_batch(raw: Raw, where: str, names: Names) -> Observation:
     )
 
 
+def _batch(raw: Raw, time: str) -> tuple[int, int, int, float]:
+    """Requests of the batch, tokens in and out of each, and the time that its tool prints [s]."""
+    batch, isl, osl = (whole(raw, key) for key in ("batch_size", "input_len", "output_len"))
+    seconds = number(raw, time)
+    if batch is None or isl is None or osl is None or seconds is None:
+        msg = f"batch_size, input_len, output_len and {time} are needed; one is missing"
+        raise UsageError(msg)
+    return batch, isl, osl, seconds
+
+
 def is_batch_alone(raw: Raw) -> bool:
     """Keys of ``bench_one_batch``, which runs the model without a server."""
     return "median_decode_latency" in raw and "prefill_latency" in raw
@@ -83,11 +90,8 @@ def is_batch_alone(raw: Raw) -> bool:
 
 def read_batch_alone(raw: Raw, where: str, names: Names) -> Observation:
     """One batch without a scheduler: its prefill and its steps are those of a server."""
-    batch, isl, osl = (whole(raw, key) for key in ("batch_size", "input_len", "output_len"))
-    total_s, prefill_s = number(raw, "total_latency"), number(raw, "prefill_latency")
-    if batch is None or isl is None or osl is None or prefill_s is None:
-        msg = "batch_size, input_len, output_len and prefill_latency are needed; one is missing"
-        raise UsageError(msg)
+    batch, isl, osl, _ = _batch(raw, "prefill_latency")
+    total_s = number(raw, "total_latency")
     metrics = Metrics()
     metrics.take("mean_ttft_ms", raw, "prefill_latency", 1 / MS)
     metrics.take("median_tpot_ms", raw, "median_decode_latency", 1 / MS)

@@ -13,32 +13,18 @@ import pytest
 pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 pytest.importorskip("httpx")
 
-from in_process import Served
+from in_process import Served, stand_in
 
 import dflash_sim as ds
 from dflash_sim.api import live as own
-from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.setup import resolve
-from dflash_sim.studies.live import question
 
 URL = "http://twin"
-TERMS = question.Terms
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Served:
     """A simulated server in place of the one that the call connects to."""
-    asked = {"gpu": "b200", "model": "qwen3-8b", "num_gpus": 1, "method": "none"}
-    served = Served(resolve(Scenario.parse(**asked, isl=64, osl=64)))
-
-    def terms(connect: Any, run: Any, **rest: Any) -> question.Terms:
-        return TERMS(connect=served.connect, run=served.run, **rest)
-
-    monkeypatch.setattr(question, "Terms", terms)
-    monkeypatch.setattr(question, "CONCURRENCIES", (1, 2, 4))
-    monkeypatch.setattr(question, "LENGTHS", ((64, 64),))
-    monkeypatch.setattr("dflash_sim.calibrate.live.experiment.ENOUGH_TOKENS", 512)
-    return served
+    return stand_in(monkeypatch)
 
 
 def test_what_was_learned_answers_questions(

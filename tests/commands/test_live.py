@@ -8,31 +8,13 @@ import pytest
 pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 pytest.importorskip("httpx")
 
-from in_process import Served
+from in_process import stand_in
 
 from dflash_sim.cli import run
 from dflash_sim.profiles.releases.calibration import read_calibration
-from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.live import question
 
 URL = "http://twin"
-TERMS = question.Terms
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Served:
-    """A simulated server in place of the one that the command connects to."""
-    asked = {"gpu": "b200", "model": "qwen3-8b", "num_gpus": 1, "method": "none"}
-    served = Served(resolve(Scenario.parse(**asked, isl=64, osl=64)))
-
-    def terms(connect: Any, **rest: Any) -> question.Terms:
-        return TERMS(connect=served.connect, run=served.run, **rest)
-
-    monkeypatch.setattr(question, "Terms", terms)
-    monkeypatch.setattr(question, "CONCURRENCIES", (1, 2, 4))
-    monkeypatch.setattr(question, "LENGTHS", ((64, 64),))
-    monkeypatch.setattr("dflash_sim.calibrate.live.experiment.ENOUGH_TOKENS", 512)
-    return served
 
 
 def test_a_server_is_calibrated_from_the_command_line(
