@@ -19,7 +19,7 @@ from dflash_sim.simulator.requests.laws import HistogramAcceptance, NoSpeculatio
 from dflash_sim.simulator.requests.mixtures import MixedAcceptance
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
-from dflash_sim.simulator.trial import build_workload, run_engine
+from dflash_sim.simulator.trial import beside, build_workload, run_engine
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,7 @@ def _predict(
         if on_run is not None:
             on_run(run)
     if baseline is None and with_baseline and setup.speculative:
-        plain = resolve(
-            scenario.without_speculation(tp=setup.tp),
-            engine=setup.engine,
-            tables=setup.tables,
-            calibration=setup.calibration,
-            dataset=setup.dataset,
-        )
+        plain = beside(setup, scenario.without_speculation(tp=setup.tp))
         baseline = predict(
             plain.scenario,
             simulator=simulator,

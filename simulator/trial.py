@@ -11,6 +11,7 @@ from dflash_sim.simulator.engine.again import walked_again
 from dflash_sim.simulator.engine.leap import LeapEngine, refusal
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws
+from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.workload import (
     Workload,
     card_workload,
@@ -19,7 +20,8 @@ from dflash_sim.simulator.requests.workload import (
     open_loop,
     with_hits,
 )
-from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import Setup, resolve
 
 
 def build_workload(
@@ -185,6 +187,24 @@ def run_again(setup: Setup, run: Run, workload: Workload, draws: Draws) -> Run:
         if found is not None:
             return found
     return run_engine(setup, workload, draws)
+
+
+def beside(setup: Setup, scenario: Scenario, *, expectation: Expectation | None = None) -> Setup:
+    """Resolve another question to the same server: its constants, times and lengths stand.
+
+    Parameters
+    ----------
+    expectation
+        Stands in for the acceptance of the other question.
+    """
+    return resolve(
+        scenario,
+        engine=setup.engine,
+        tables=setup.tables,
+        calibration=setup.calibration,
+        dataset=setup.dataset,
+        expectation=expectation,
+    )
 
 
 def with_engine(setup: Setup, engine: EngineSheet) -> Setup:

@@ -19,7 +19,8 @@ from dflash_sim.simulator.faster_gpu import FasterCost
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.other_laws import accept_length, with_accept_length
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.trial import beside
 
 Factor: TypeAlias = float  # times as long, or as many, as predicted [1]
 Rate: TypeAlias = Literal["mem_bw_byte_s", "bf16_flop_s", "link_byte_s"]
@@ -72,14 +73,7 @@ class Change:
         setup = replace(plain, engine=self._engine(plain.engine))
         if given:
             scenario = changed(plain.scenario, **given)
-            setup = resolve(
-                scenario,
-                engine=setup.engine,
-                tables=plain.tables,
-                calibration=plain.calibration,
-                dataset=plain.dataset,
-                expectation=plain.given_expectation,
-            )
+            setup = beside(setup, scenario, expectation=plain.given_expectation)
         own = self.graphs is not None or self.unpadded
         step = setup.step if own else plain.step
         if (self.step, self.prefill, self.host) != (1, 1, 1):

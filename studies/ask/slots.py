@@ -7,7 +7,8 @@ from itertools import product
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.simulator.caveats import in_flight, over_cap
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.trial import beside
 
 _FRACTIONS = (None, 0.85, 0.9)  # of memory for weights and caches, the engine's own first
 _RATIOS = (None, 1.5, 3.0)  # recurrent states over keys and values
@@ -83,13 +84,7 @@ def _ways(setup: Setup, asked: int) -> Iterator[dict[str, object]]:
 def _at_once(setup: Setup, flags: Mapping[str, object]) -> int:
     """How many requests run at once with other flags; none where there is no such server."""
     try:
-        other = resolve(
-            setup.scenario.model_copy(update=dict(flags)),
-            engine=setup.engine,
-            tables=setup.tables,
-            calibration=setup.calibration,
-            dataset=setup.dataset,
-        )
+        other = beside(setup, setup.scenario.model_copy(update=dict(flags)))
     except DflashSimError:
         return 0
     return other.memory.max_running_requests

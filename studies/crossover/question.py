@@ -8,6 +8,7 @@ from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.simulator.cost.methods import method_of
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.trial import beside
 from dflash_sim.studies.ask.question import FLAGS, Given, scenarios
 from dflash_sim.studies.ask.ranges import real_numbers, whole_numbers
 from dflash_sim.studies.crossover.axis import SHORTEST, Axis, axis_of
@@ -76,13 +77,7 @@ def question(
             "two; give several --values, such as 1-64:x2, or leave them out."
         )
         raise UsageError(msg)
-    plain = resolve(
-        first.scenario.without_speculation(tp=first.tp),
-        engine=first.engine,
-        tables=first.tables,
-        calibration=first.calibration,
-        dataset=first.dataset,
-    )
+    plain = beside(first, first.scenario.without_speculation(tp=first.tp))
     return Question(axis, plain, tuple(setups), found, (*left, *notes))
 
 

@@ -11,7 +11,8 @@ from dflash_sim.profiles.networks.hf_config import DrafterShape
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.other_laws import accept_length, truncated, with_accept_length
-from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.trial import beside
 from dflash_sim.simulator.whatif import changed
 from dflash_sim.studies.explain.replay import Replay
 
@@ -140,13 +141,7 @@ def _other_width(result: Result, block: int) -> tuple[Setup, Expectation]:
     if block == result.setup.block:
         return result.setup, law
     scenario = changed(result.scenario, block=block, steps=None, runs=1)
-    setup = resolve(
-        scenario,
-        engine=result.setup.engine,
-        tables=result.setup.tables,
-        calibration=result.setup.calibration,
-        dataset=result.setup.dataset,
-    )
+    setup = beside(result.setup, scenario)
     if result.scenario.acceptance is None:
         assert setup.expectation is not None
         return setup, setup.expectation

@@ -19,6 +19,7 @@ from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.releases.server_levels import UNSTATED
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
+from dflash_sim.simulator.trial import beside
 from dflash_sim.studies.crossover.axis import Axis, axis_of
 from dflash_sim.studies.crossover.question import Question
 from dflash_sim.studies.crossover.search import Curve, crossover
@@ -135,13 +136,7 @@ def question_of(crossing: Crossing) -> Question:
     axis = axis_of(cells["over"])
     scenario = Scenario.parse(**_fields(cells, axis))
     setup = resolve(scenario)
-    plain = resolve(
-        setup.scenario.without_speculation(tp=setup.tp),
-        engine=setup.engine,
-        tables=setup.tables,
-        calibration=setup.calibration,
-        dataset=setup.dataset,
-    )
+    plain = beside(setup, setup.scenario.without_speculation(tp=setup.tp))
     return Question(axis, plain, (setup,), _values(crossing, axis))
 
 
