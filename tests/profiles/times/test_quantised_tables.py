@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.times.experts_table import with_knee
+from dflash_sim.profiles.times.interpolation import Line
 from dflash_sim.profiles.times.op_tables import OpTables
 
 US = 1e-6
@@ -67,6 +69,19 @@ class TestProducts:
         between = OpTables.load("b200").gemm(m=16, n=4000, k=4096, dtype="nvfp4")
         assert between.evidence == "fitted"
         assert between.rel_err >= found.rel_err
+
+
+class TestKnee:
+    LINE = Line((16, 32, 64, 128), (1.0, 2.0, 4.0, 4.5))
+
+    def test_the_last_expert_is_reached_between_two_sizes(self):
+        bent = with_knee(self.LINE, 48.0)
+        assert bent.at(48.0)[0] == pytest.approx(4.0 - 16 * 0.5 / 64)
+        assert all(bent.at(n) == self.LINE.at(n) for n in (16, 20, 32, 64, 100, 128, 200))
+
+    @pytest.mark.parametrize("knee", [8.0, 16.0, 32.0, 128.0, 200.0])
+    def test_nothing_bends_at_a_size_that_was_timed_or_outside(self, knee):
+        assert with_knee(self.LINE, knee) is self.LINE
 
 
 class TestExperts:
@@ -145,6 +160,15 @@ class TestAgainstThePackage:
             asked = {"tokens": tokens, "tp": tp, "ep": ep, "dtype": "fp8_block"}
             found = OpTables.load(gpu).moe(**asked, **EVEN, **QWEN_397B)
             assert found.seconds == pytest.approx(measured, rel=0.006)
+        for tokens in (
+            48,
+            80,
+        ):  # sizes left out, either side of 512 / 10: straight lines miss by 0.1
+            want |= {"moe_tp_size": 4, "moe_ep_size": 1, "num_tokens": tokens}
+            measured = min(row["latency"] for row in rows if want.items() <= row.items()) * 1e-3
+            asked = {"tokens": tokens, "tp": 4, "ep": 1, "dtype": "fp8_block"}
+            found = OpTables.load(gpu).moe(**asked, **EVEN, **QWEN_397B)
+            assert found.seconds == pytest.approx(measured, rel=0.03)
 
     def test_nvfp4_products(self):
         rows = _rows("b200_sxm/gemm/sglang/0.5.14/gemm_perf.parquet", gemm_dtype="nvfp4")
