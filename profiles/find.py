@@ -260,6 +260,18 @@ def aliases(path: Path) -> set[str]:
     return full | {alias.rsplit("/", 1)[-1] for alias in full}
 
 
+def stands_for(name: str, sheet: str) -> str | None:
+    """Say that a model called ``name`` is answered by the sheet of another of the same network.
+
+    A longer or shorter form of the sheet's own name is the same model: None.
+    """
+    asked, own = (text.lower().replace("_", ".") for text in (name.rpartition("/")[2], sheet))
+    short, long = sorted((asked, own), key=len)
+    if re.search(rf"(?<![\w.]){re.escape(short)}(?![\w.])", long):
+        return None
+    return f"{name} is taken to have the network of {sheet}, from whose sheet it is answered"
+
+
 def read_sheet(path: Path) -> dict[str, Any]:
     """A TOML or JSON file as a dict."""
     return seen(path, _parsed)

@@ -23,6 +23,7 @@ from dflash_sim.profiles.find import (
     roots,
     sheet_names,
     sheets,
+    stands_for,
 )
 from dflash_sim.profiles.networks.drafter_shapes import BLOCK_KINDS, KIND_TITLES
 from dflash_sim.profiles.networks.hf_config import (
@@ -147,18 +148,25 @@ def _model(name: str, profiles_dirs: Dirs) -> ModelShape:
     held = _checkpoint(name, profiles_dirs)
     if held is None:
         path, label = find_network("models", name, profiles_dirs)
-        return _with_context(_parse(path, label, parse_model), name, read_sheet(path))
+        model = _with_context(_parse(path, label, parse_model), name, read_sheet(path))
+        known = label == path.stem and _as_path(name) is None
+        return _saying(model, stands_for(name.rstrip("/"), label) if known else None)
     config = read_sheet(require_sheet("models", held.base, profiles_dirs))
     text = config.get("text_config")
     if isinstance(text, Mapping):  # which may say how the base is quantised
         config["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
     config["quantization_config"] = dict(held.quantization)
     model = parse_model(config, name=held.name, source=held.source)
-    caution = "; ".join(filter(None, (held.assumed, model.caution)))
-    model = _with_context(model, held.name, config)
+    model = _saying(_with_context(model, held.name, config), held.assumed)
+    model = _saying(model, stands_for(held.name, held.base))
     context = held.context or model.context
     own = model.quantized and replace(model.quantized, guessed=held.assumed is not None)
-    return replace(model, base=held.base, caution=caution, context=context, quantized=own)
+    return replace(model, base=held.base, context=context, quantized=own)
+
+
+def _saying(model: ModelShape, more: str | None) -> ModelShape:
+    """The model with one more thing to be cautious about, if there is any."""
+    return replace(model, caution="; ".join(filter(None, (more, model.caution))))
 
 
 def _with_context(model: ModelShape, name: str, sheet: Mapping[str, Any]) -> ModelShape:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dflash_sim.profiles.releases.calibration import Calibration, Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, bend
+from dflash_sim.simulator.caveats import in_flight
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
@@ -119,11 +120,18 @@ def uncertain(
 
 def unmodelled(setup: Setup, metric: str = METRICS[0]) -> float:
     """Variance of the log of a metric that no parameter explains."""
-    fit = setup.engine.fit
-    untimed = setup.tables is None and setup.measured is None
-    gpu = fit.priors.roofline_gpu if untimed else 0.0
-    first = fit.ttft_rel_err if "_ttft_" in metric else 0.0
-    return float(misfit(setup) + gpu**2 + first**2)
+    first = setup.engine.fit.ttft_rel_err if "_ttft_" in metric else 0.0
+    return float(misfit(setup) + untimed_sd(setup) ** 2 + first**2)
+
+
+def untimed_sd(setup: Setup) -> float:
+    """Sd of the log of a metric from kernels that no table has: of all, or of some of a step."""
+    return setup.engine.fit.priors.roofline_gpu * setup.step.untimed(batch_of(setup))
+
+
+def batch_of(setup: Setup) -> int:
+    """Return how many requests run at once; one where they come at a rate."""
+    return min(setup.memory.max_running_requests, in_flight(setup.scenario) or 1)
 
 
 def misfit(setup: Setup) -> float:

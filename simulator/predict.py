@@ -11,7 +11,13 @@ from dflash_sim.simulator.caveats import overload
 from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.engine.metrics import Summary, queue_growth, summarise
 from dflash_sim.simulator.engine.records import Run
-from dflash_sim.simulator.intervals import Sensitivity, intervals, sensitivity
+from dflash_sim.simulator.intervals import (
+    Sensitivity,
+    batch_of,
+    intervals,
+    sensitivity,
+    untimed_sd,
+)
 from dflash_sim.simulator.published import nearest_published
 from dflash_sim.simulator.requests.draws import draw_commits, draw_latent
 from dflash_sim.simulator.requests.expected import Expectation
@@ -223,6 +229,15 @@ def doubts(setup: Setup) -> list[str]:
     if setup.tables is None and setup.measured is None:
         warnings.append(
             f"no operator times for {setup.device.name}: every kernel is a roofline estimate"
+        )
+    elif (sd := untimed_sd(setup)) > max(setup.engine.fit.discrepancy):
+        batch = batch_of(setup)
+        share, (most, *rest) = setup.step.untimed(batch), setup.step.untimed_ops(batch)
+        more = f" and {len(rest)} more" if rest else ""
+        warnings.append(
+            f"unconfirmed: {share:.0%} of a step is a roofline estimate, as no table of "
+            f"{setup.device.name} has kernels of {setup.model.name} ({most}{more}); the interval "
+            f"allows for +-{sd:.0%} more"
         )
     if setup.lender is not None:
         warnings.append(

@@ -198,6 +198,7 @@ class Setup:
                 chain_kernels=round(self.engine["chain_step_kernels"]),
                 precision=self.precision,
                 gathers_logits=self.engine.defaults.logits.gathered,
+                joined=self.engine.defaults.hybrid.joined,
                 replays_states=s.linear_replayssm_spec,
                 sampling=Sampling.of(s),
             ),

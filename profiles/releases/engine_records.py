@@ -51,6 +51,24 @@ class Logits:
 
 
 @dataclass(frozen=True)
+class HybridLayers:
+    """How a release divides the layers of models with gated delta nets into kernels.
+
+    Parameters
+    ----------
+    joined
+        True if such a net has two products in, the small one on a second stream, reads their
+        results in place, and norms run inside all-reduces; False if it has four products one after
+        the other, copies queries, keys and values, and norms run alone.
+    source
+        Where that is written.
+    """
+
+    joined: bool
+    source: str
+
+
+@dataclass(frozen=True)
 class Defaults:
     """Defaults of the engine where nobody says otherwise, by the names of its flags.
 
@@ -85,6 +103,7 @@ class Defaults:
     requests_per_client: int
     source: str
     logits: Logits
+    hybrid: HybridLayers
     outside_static: OutsideStatic
     vision: VisionRule
     memory: MemoryRules

@@ -71,7 +71,7 @@ def with_knee(line: Line, knee: float) -> Line:
     hi = bisect_left(line.x, knee)
     if not 0 < hi < len(line.x) - 1 or line.x[hi] == knee:
         return line
-    (x0, x1, x2), (y0, y1, y2) = line.x[hi - 1 : hi + 2], line.seconds[hi - 1 : hi + 2]
+    (x1, x2), (y0, y1, y2) = line.x[hi : hi + 2], line.seconds[hi - 1 : hi + 2]
     flat = max(0.0, y2 - y1) / (x2 - x1)
     at_knee = max(y0, y1 - flat * (x1 - knee))
     return Line(

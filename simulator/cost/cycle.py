@@ -180,6 +180,8 @@ class Cycle:
         True if verification keeps the inputs of recurrent states, and not a state for each row.
     gathers_logits
         True if verification gathers all logits over the ranks before it takes their maximum.
+    joined
+        False if the release divides layers of hybrid models into more kernels.
     """
 
     method: Method
@@ -191,6 +193,7 @@ class Cycle:
     chain_kernels: int = 0
     precision: Precision = BF16
     gathers_logits: bool = True
+    joined: bool = True
     replays_states: bool = False
     steps: int = 0
     topk: int = 1
@@ -217,8 +220,8 @@ class Cycle:
 
     def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
         """Phases of one cycle of ``requests`` running requests with ``ctx`` cached tokens each."""
-        one = Rows(requests, 1, ctx)
-        wide = Rows(requests, self.block, ctx, saves=not self.replays_states)
+        one = Rows(requests, 1, ctx, joined=self._joined)
+        wide = replace(one, rows=self.block, saves=not self.replays_states)
         verify = Phase("verify", self.method.verify(self, wide), 1)
         if not self.method.speculative:
             return self._launched(verify, *self._drawn(requests))
@@ -235,12 +238,16 @@ class Cycle:
 
     def prefill(self, *, requests: int, seq: int, prefix: float) -> tuple[Phase, ...]:
         """Phases of a prefill of ``seq`` new tokens per request, their draft KV included."""
-        size = Rows(requests, seq, prefix, prefill=True)
+        size = Rows(requests, seq, prefix, prefill=True, joined=self._joined)
         filled = self.method.prefill(self, size)
         first = sampled_tokens(self.sampling, vocab=self.model.vocab, requests=requests)
         return self._launched(
             Phase("verify", self.target(size) + first, 0), Phase("materialise", filled, 0)
         )
+
+    @property
+    def _joined(self) -> bool:
+        return self.joined or not self.model.gdn_layers
 
     def _drawn(self, requests: int) -> tuple[Phase, ...]:
         """What sampling adds to a cycle; nothing to a greedy one."""

@@ -35,7 +35,8 @@ from dflash_sim.simulator.cost.ops import (
 class Rows:
     """The size of a pass: requests, query rows of each, cached tokens of each.
 
-    ``saves`` is False where recurrent states are replayed from their inputs, not saved by row.
+    ``saves`` is False where recurrent states are replayed from their inputs, not saved by row;
+    ``joined`` is False where a hybrid model's release divides layers into more kernels.
     """
 
     requests: int
@@ -43,6 +44,7 @@ class Rows:
     ctx: float = 0.0
     prefill: bool = False
     saves: bool = True
+    joined: bool = True
 
     @property
     def tokens(self) -> int:
@@ -92,7 +94,7 @@ class Kernels:
     def layer_norm(self, name: str, size: Rows, hidden: int, count: int) -> AnyCall:
         """The norm before a mixer or MLP: after an all-reduce of decode rows it runs inside it."""
         norm = self.norm(name, size.tokens, hidden, count)
-        fused = self.tp > 1 and not size.prefill
+        fused = self.tp > 1 and not size.prefill and size.joined
         return replace(norm, exposed="fused_norm_exposed") if fused else norm
 
     def gemm(self, name: str, m: int, n: int, k: int, *, of: str, count: int = 1) -> AnyCall:
@@ -231,13 +233,9 @@ def gdn_mixer(
     t = size.tokens
     v_heads, k_heads = g.num_v_heads // tp, max(1, g.num_k_heads // tp)
     value, conv = v_heads * g.head_v_dim, g.conv_dim // tp
-    gates = k.gemm("in_proj_ba", t, 2 * v_heads, hidden, of="gdn_gates", count=count)
-    if size.tokens <= GDN_GATES_BESIDE_ROWS:  # beside the large product, on a second stream
-        gates = replace(gates, exposed="gdn_gates_exposed")
     calls = [
         k.layer_norm("input_norm", size, hidden, count),
-        k.gemm("in_proj_qkvz", t, conv + value, hidden, of="gdn", count=count),
-        gates,
+        *_gdn_inputs(k, size, v_heads, (conv, value), hidden=hidden, count=count),
         k.gated_norm(size, value, count),
         k.gemm("out_proj", t, hidden, value, of="gdn.out_proj", count=count),
         *k.all_reduce("gdn_all_reduce", t, hidden, count),
@@ -253,6 +251,26 @@ def gdn_mixer(
     rule = GdnRecurrent("gdn_recurrent", *of, kd, vd, own, size.saves)
     update = GdnConv("gdn_conv", t, v_heads, k_heads, conv, g.conv_kernel, own, size.rows)
     return [*calls, Call(update, count), Call(rule, count)]
+
+
+def _gdn_inputs(
+    k: Kernels, size: Rows, v_heads: int, widths: tuple[int, int], *, hidden: int, count: int
+) -> list[AnyCall]:
+    """The products before a gated delta net: of qkv and z (``widths``), and of its two gates."""
+    t = size.tokens
+    if not size.joined:
+        qkv, z = widths
+        copies = [k.small("qkv_copies", 2.0 * t * qkv / 3, 3 * count)]  # queries, keys, values
+        return [
+            k.gemm("in_proj_qkv", t, qkv, hidden, of="gdn", count=count),
+            k.gemm("in_proj_z", t, z, hidden, of="gdn", count=count),
+            k.gemm("in_proj_b_a", t, v_heads, hidden, of="gdn_gates", count=2 * count),
+            *([] if size.prefill or t == 1 else copies),
+        ]
+    gates = k.gemm("in_proj_ba", t, 2 * v_heads, hidden, of="gdn_gates", count=count)
+    if t <= GDN_GATES_BESIDE_ROWS:  # beside the large product, on a second stream
+        gates = replace(gates, exposed="gdn_gates_exposed")
+    return [k.gemm("in_proj_qkvz", t, sum(widths), hidden, of="gdn", count=count), gates]
 
 
 def kda_mixer(

@@ -20,7 +20,9 @@ EVIDENCE = ("measured", "fitted", "roofline", "assumed")
 # Components of a price as an array: seconds by evidence, then the parts of them that are
 # communication, and that lie between kernels.
 PARTS = (*EVIDENCE, "comm", "idle")
-ASSUMED, COMM, IDLE = (PARTS.index(name) for name in ("assumed", "comm", "idle"))
+ASSUMED, COMM, IDLE, ROOFLINE = (
+    PARTS.index(name) for name in ("assumed", "comm", "idle", "roofline")
+)
 
 
 def by_evidence(parts: np.ndarray) -> np.ndarray:

@@ -16,7 +16,14 @@ import numpy as np
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
 from dflash_sim.simulator.cost.ops import AttentionCall, Call, split_attention
-from dflash_sim.simulator.cost.parts import ASSUMED, PARTS, Priced, add_idle, seconds_of
+from dflash_sim.simulator.cost.parts import (
+    ASSUMED,
+    PARTS,
+    ROOFLINE,
+    Priced,
+    add_idle,
+    seconds_of,
+)
 from dflash_sim.simulator.cost.price import CostModel
 
 _FIRST_CTX = 2**7
@@ -191,6 +198,25 @@ class StepModel:
                 parts[row, :, j] += self.cost.calls(seen, between).as_array()
                 parts[row, :, j] += (between - 1.0) * own
         return parts
+
+    def untimed(self, batch: int) -> float:
+        """Return the share of a cycle that is a roofline estimate, at the context where it is most.
+
+        All of it is on a GPU without tables, gaps and small kernels too.
+        """
+        if self.cost.tables is None and self.cost.measured is None:
+            return 1.0
+        table = self.table(batch)
+        return float((table.parts[:, ROOFLINE].sum(axis=0) / table.total).max())
+
+    def untimed_ops(self, batch: int) -> list[str]:
+        """Return the names of what is priced by roofline in a cycle, the longest first."""
+        spent: dict[str, float] = {}
+        for phase in self.cycle.decode(requests=batch, ctx=0.0):
+            for call in phase.calls:
+                seconds = call.count * self.cost.op(call.op).by_evidence[ROOFLINE]
+                spent[call.op.name] = spent.get(call.op.name, 0.0) + seconds
+        return sorted((name for name in spent if spent[name]), key=spent.__getitem__, reverse=True)
 
     def factors(self, phase: str) -> tuple[str, ...]:
         """Return the constants that multiply a pass of this phase, besides the build's factor."""

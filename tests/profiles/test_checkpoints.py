@@ -8,6 +8,7 @@ import pytest
 
 from dflash_sim.profiles.checkpoints import find_checkpoint, published, published_sizes
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.find import stands_for
 from dflash_sim.profiles.load import (
     base_model,
     default_drafter,
@@ -44,7 +45,8 @@ def test_every_listed_checkpoint_is_answered_by_both_its_names(repo: str) -> Non
     assert model == load_model(listed.name)
     assert model.name == listed.name
     assert model.quantized is not None
-    assert model.caution == load_model(listed.base).caution
+    said = (stands_for(listed.name, listed.base), load_model(listed.base).caution)
+    assert model.caution == "; ".join(filter(None, said))
     plain = load_model(listed.base)
     assert (plain.params, plain.base) == (model.params, None)
     assert model.behaves_as == listed.base == base_model(repo)

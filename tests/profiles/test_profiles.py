@@ -230,6 +230,33 @@ def test_drafters_of_other_kinds_are_found_by_target_and_kind() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "sheet"),
+    [
+        ("moonshotai/Kimi-K2.6", "kimi-k2.5"),
+        ("deepseek-ai/DeepSeek-R1-0528", "deepseek-v3"),
+        ("zai-org/GLM-5.1", "glm-5"),
+        ("MiniMaxAI/MiniMax-M2", "minimax-m2.5"),
+        ("Qwen/Qwen2.5-Coder-14B-Instruct", "qwen2.5-14b"),
+        ("someone/kimi-k2.6", "kimi-k2.5"),
+    ],
+)
+def test_a_name_that_stands_for_another_model_says_so(name: str, sheet: str) -> None:
+    asked = load_model(name)
+    assert asked.name == sheet
+    assert f"{name} is taken to have the network of {sheet}" in asked.caution
+    assert "taken to have" not in load_model(sheet).caution
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["meta-llama/Meta-Llama-3.1-8B-Instruct", "kimi-k2", "unsloth/Qwen3-8B", "Qwen/Qwen3-8B/",
+        "nvidia/Llama-3_3-Nemotron-Super-49B-v1_5", "deepseek-ai/DeepSeek-V3-0324", "tiny"],
+)  # fmt: skip
+def test_a_longer_or_shorter_form_of_a_name_says_nothing(name: str) -> None:
+    assert "taken to have" not in load_model(name.rstrip("/")).caution
+
+
+@pytest.mark.parametrize(
     ("name", "sheet", "context"),
     [
         ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3-30b-a3b", 262144),

@@ -11,7 +11,8 @@ from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.profiles.releases.calibration import Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.releases.server_levels import FACTORS, level_of
-from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.intervals import misfit, unmodelled
+from dflash_sim.simulator.predict import doubts, predict
 from dflash_sim.simulator.requests.expected import expected_acceptance
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
@@ -209,3 +210,20 @@ def test_prices_that_are_shared_are_those_made_anew(name: str) -> None:
     assert shared.prefill_s(**asked) == anew.prefill_s(**asked)
     moved = shared.table(3).total[0] / found.step.table(3).total[0]
     assert (moved > 1) == (name != "prefill_factor")
+
+
+def test_kernels_without_a_table_widen_an_interval_by_their_share() -> None:
+    """A GPU without tables is the whole share; a step whose kernels were timed says nothing."""
+    prior = ENGINE.fit.priors.roofline_gpu
+    asked = {"method": "none", "conc": 4, "runs": 1, "isl": 64, "osl": 64}
+    part = resolve(Scenario.parse(model="glm-4.6", gpu="h200", tp=8, **asked))
+    share = part.step.untimed(4)
+    assert 0.3 < share < 0.9
+    assert part.step.untimed_ops(4)[0] == "routed_experts"
+    assert unmodelled(part) == pytest.approx(misfit(part) + (prior * share) ** 2)
+    assert [w for w in doubts(part) if f"unconfirmed: {share:.0%} of a step is a roofline" in w]
+    timed = resolve(Scenario.parse(model="qwen3-8b", gpu="b200", tp=1, **asked))
+    assert unmodelled(timed) == pytest.approx(misfit(timed), rel=0.01)
+    assert not [w for w in doubts(timed) if "roofline" in w]
+    bare = resolve(Scenario.parse(model="qwen3-8b", gpu="mi355x", tp=1, **asked))
+    assert unmodelled(bare) == pytest.approx(misfit(bare) + prior**2)

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_sim.profiles.load import default_drafter, load_drafter, load_model
-from dflash_sim.profiles.networks.hf_config import AttentionShape, ModelShape, MoeMlp
+from dflash_sim.profiles.networks.hf_config import (
+    AttentionShape,
+    GdnShape,
+    ModelShape,
+    MoeMlp,
+)
 from dflash_sim.profiles.precision import bytes_of
 from dflash_sim.simulator.cost import passes as graph
 from dflash_sim.simulator.cost.cycle import PHASES, Cycle
@@ -129,6 +134,23 @@ def test_two_all_reduces_per_layer_and_one_for_the_embedding(name: str) -> None:
     assert {c.op.nbytes for c in reduced} == {2.0 * 8 * m.hidden}
     alone = graph.target_forward(m, tp=1, size=Rows(2, 4, 0.0))
     assert not [c for c in alone if isinstance(c.op, Collective)]
+
+
+@pytest.mark.parametrize("name", [BIG, "qwen3-8b"])
+def test_a_release_that_divides_hybrid_layers_finer_computes_the_same(name: str) -> None:
+    """SGLang 0.5.9: four products in, three copies and norms of their own; of hybrids alone."""
+    m, joined = model(name), Cycle(METHODS["none"], model(name), 8, 1)
+    split = replace(joined, joined=False)
+    gdn = sum(isinstance(layer.mixer, GdnShape) for layer in m.layers)
+    fine, few = (c.decode(requests=4, ctx=0.0)[0].calls for c in (split, joined))
+    assert flops(fine, Gemm) == pytest.approx(flops(few, Gemm))
+    products = [sum(c.count for c in x if isinstance(c.op, Gemm)) for x in (fine, few)]
+    assert products[0] - products[1] == 2 * gdn
+    assert sum(c.count for c in named(fine, "qkv_copies")) == 3 * gdn
+    assert not named(split.decode(requests=1, ctx=0.0)[0].calls, "qkv_copies")
+    assert {c.exposed for c in named(few, "input_norm")} == {"fused_norm_exposed"}
+    alone = "" if gdn else "fused_norm_exposed"
+    assert {c.exposed for c in named(fine, "input_norm")} == {alone}
 
 
 def test_logits_are_gathered_over_the_vocabulary() -> None:
