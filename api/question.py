@@ -61,6 +61,7 @@ class Question(TypedDict, total=False):
     max_prefill_tokens: Whole
     cuda_graph_backend_prefill: Word
     cuda_graph_max_bs: Whole
+    context_length: Whole
     page_size: Whole
     min_free_slots_delay: Whole
     schedule_policy: Word

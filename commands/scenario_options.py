@@ -119,6 +119,7 @@ class ScenarioOptions:
         ),
     ]
     cuda_graph_max_bs: Annotated[Str, number(ENGINE, "Largest captured batch")]
+    context_length: Annotated[Str, number(ENGINE, "Longest request, answer included")]
     page_size: Annotated[Str, number(ENGINE, "Tokens per KV page")]
     min_free_slots_delay: Annotated[
         Str, number(ENGINE, "Hold prefills until so many slots are free")

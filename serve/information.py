@@ -22,7 +22,7 @@ def server_info(setup: Setup, load: Load) -> dict[str, Any]:
         "kv_cache_dtype": setup.kv_cache_dtype,
         "attention_backend": setup.backend,
         "page_size": setup.limits.page_size,
-        "context_length": setup.model.context,
+        "context_length": s.context_length or setup.model.context,
         "max_running_requests": setup.limits.max_running_requests,
         "max_total_num_tokens": setup.limits.kv_tokens,
         "mem_fraction_static": setup.mem_fraction,

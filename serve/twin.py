@@ -90,8 +90,8 @@ class Twin:
     @property
     def context_length(self) -> int:
         """Tokens of prompt and answer at most: of the model, and of the KV cache."""
-        most = self.setup.limits.kv_tokens
-        return min(self.setup.model.context or most, most)
+        setup, most = self.setup, self.setup.limits.kv_tokens
+        return min(setup.scenario.context_length or setup.model.context or most, most)
 
     def now_s(self) -> float:
         """Simulated time that corresponds to this moment [s]."""

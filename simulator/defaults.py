@@ -236,25 +236,34 @@ def limits_of(
 
 def check_context(s: Scenario, model: ModelShape) -> None:
     """Refuse prompts that a server refuses, as they leave no room for an answer."""
-    if s.isl is None or model.context is None or s.isl < model.context:
+    context = s.context_length or model.context
+    if s.isl is None or context is None or s.isl < context:
         return
     msg = (
         f"a prompt of {s.isl:,} tokens does not fit {model.name}, which takes requests of "
-        f"{model.context:,} tokens, answer included; give a shorter --isl, or a config.json with "
-        "a larger max_position_embeddings."
+        f"{context:,} tokens, answer included; give a shorter --isl, or a longer --context-length."
     )
     raise InfeasibleError(msg)
 
 
 def context_cautions(s: Scenario, model: ModelShape) -> list[str]:
-    """Say that answers end early where prompt and answer are longer than the context."""
-    if s.isl is None or s.osl is None or model.context is None or s.isl + s.osl <= model.context:
-        return []
-    room = model.context - s.isl
-    return [
-        f"{CONTEXT} of {model.context:,} tokens is shorter than prompt and answer: a server ends "
-        f"answers to such prompts after {room:,} tokens, not {s.osl:,}"
-    ]
+    """Say that answers end early where prompt and answer are longer than the context.
+
+    And that a server which is told of a longer context than its model's refuses to start.
+    """
+    out, context = [], s.context_length or model.context
+    if model.context is not None and context is not None and context > model.context:
+        out.append(
+            f"{CONTEXT} of {model.name} is {model.context:,} tokens: a server takes "
+            f"--context-length {context} with SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1, or a "
+            "config that says so; how positions are scaled (YaRN) changes no time"
+        )
+    if s.isl and s.osl and context is not None and s.isl + s.osl > context:
+        out.append(
+            f"{CONTEXT} of {context:,} tokens is shorter than prompt and answer: a server ends "
+            f"answers to such prompts after {context - s.isl:,} tokens, not {s.osl:,}"
+        )
+    return out
 
 
 def roomier(device: Device, needed_bytes: float, *, ranks: int) -> str:

@@ -242,6 +242,9 @@ class Scenario(BaseModel):
         le=10**7,
         description="largest captured batch, 0 for none; default by GPU memory",
     )
+    context_length: Count | None = Field(
+        None, description="longest request, answer included; default: the model's own [token]"
+    )
     page_size: Count | None = Field(
         None, description="KV page [token]; default by attention backend"
     )

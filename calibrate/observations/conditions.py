@@ -28,7 +28,7 @@ ALIASES = {
 }
 _COUNTS = (
     "num_gpus", "tp", "ep_size", "window", "max_running_requests", "chunked_prefill_size",
-    "max_prefill_tokens", "scheduler_recv_interval", "stream_interval",
+    "max_prefill_tokens", "scheduler_recv_interval", "stream_interval", "context_length",
     "cuda_graph_max_bs", "page_size", "min_free_slots_delay", "isl", "osl", "max_new_tokens",
     "conc", "num_prompts", "max_mamba_cache_size",
 )  # fmt: skip

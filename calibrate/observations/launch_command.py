@@ -25,6 +25,7 @@ from dflash_sim.calibrate.observations.launch_fields import (
     WHAT,
 )
 from dflash_sim.calibrate.observations.launch_methods import method_of_launch
+from dflash_sim.calibrate.observations.launch_override import OVERRIDE, overridden
 from dflash_sim.calibrate.observations.sampling import client_sampling, sampling_of
 from dflash_sim.calibrate.observations.values import naming
 from dflash_sim.profiles.errors import UsageError
@@ -172,6 +173,8 @@ class _Parsed:
             self.found[key] = setting
         elif name in FIELDS:
             self._field(one)
+        elif name == OVERRIDE:
+            self.found = overridden(one.values[-1]) | self.found
         elif name == REQUESTS:
             with naming(f"--from-launch: {one.typed}"):
                 self.found |= sampling_of({"extra_body": one.values[-1]})

@@ -6,6 +6,8 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
+from dflash_sim.calibrate.observations.launch_override import OVERRIDE
+
 
 def _integer(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[1-9]\d{0,8}", text) else None
@@ -57,6 +59,7 @@ FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--chunked-prefill-size": ("chunked_prefill_size", _chunk),
     "--cuda-graph-max-bs-decode": ("cuda_graph_max_bs", _integer),
     "--cuda-graph-bs-decode": ("cuda_graph_max_bs", _integer),
+    "--context-length": ("context_length", _integer),
     "--page-size": ("page_size", _integer),
     "--quantization": ("quantization", str),
     "--kv-cache-dtype": ("kv_cache_dtype", str),
@@ -88,4 +91,4 @@ SWITCHES: Mapping[str, tuple[str, Any]] = {
     "--enable-ep-moe": ("ep_size", AS_TP),
     "--enable-breakable-cuda-graph": ("cuda_graph_backend_prefill", "breakable"),
 }
-MODELLED = frozenset([*FIELDS, *SWITCHES, REQUESTS])
+MODELLED = frozenset([*FIELDS, *SWITCHES, REQUESTS, OVERRIDE])

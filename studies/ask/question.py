@@ -44,8 +44,9 @@ ORDER = (*(name for name in Scenario.model_fields if name not in SWEEPABLE), *SW
 Layer = tuple[str, Mapping[str, Any]]  # where fields are from, and the fields
 _NUMBERS = ("num_gpus", "topk", "window", "temperature", "top_p", "top_k", "max_running_requests",
     "mem_fraction_static", "mamba_full_memory_ratio", "max_mamba_cache_size",
-    "chunked_prefill_size", "cuda_graph_max_bs", "page_size", "min_free_slots_delay",
-    "max_new_tokens", "range_ratio", "burstiness", "seed", "runs")  # fmt: skip
+    "chunked_prefill_size", "cuda_graph_max_bs", "context_length", "page_size",
+    "min_free_slots_delay", "max_new_tokens", "range_ratio", "burstiness", "seed",
+    "runs")  # fmt: skip
 FLAGS = {name: "--" + name.replace("_", "-") for name in Scenario.model_fields}
 _EXCLUDES = {
     "isl": ("dataset",),

@@ -71,6 +71,7 @@ _PANELS = {
         "max_prefill_tokens",
         "cuda_graph_backend_prefill",
         "cuda_graph_max_bs",
+        "context_length",
         "page_size",
         "min_free_slots_delay",
         "schedule_policy",

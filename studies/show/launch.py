@@ -23,6 +23,7 @@ _FLAGS = {
     "max_prefill_tokens": "--max-prefill-tokens",
     "cuda_graph_backend_prefill": "--cuda-graph-backend-prefill",
     "cuda_graph_max_bs": "--cuda-graph-max-bs",
+    "context_length": "--context-length",
     "page_size": "--page-size",
     "min_free_slots_delay": "--min-free-slots-delay",
     "schedule_policy": "--schedule-policy",

@@ -23,7 +23,7 @@ COVERED = {
     ],
     "calibrate/launches/test_wrappings": [
         "options other_engines pasted server_args",
-        "calibrate/observations: launch_fields launch_methods",
+        "calibrate/observations: launch_fields launch_methods launch_override",
     ],
     "calibrate/launches/test_scripts": ["shell_tests shell_text shell_values"],
     "calibrate/launches/test_python": ["python_text"],

@@ -316,3 +316,39 @@ def test_the_command_line_calls_the_same_flags_the_same(name: str) -> None:
     found = fields(f"sglang serve --speculative-algorithm {chain} --{name} {value}")
     ours = ENGINE_NAMES[name.replace("-", "_")]
     assert set(found) == {"method", ours}
+
+
+YARN = '{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "max_position_embeddings": 163840}'
+
+
+@pytest.mark.parametrize(
+    ("words", "context"),
+    [
+        ("--context-length 131072", 131072),
+        (f"--json-model-override-args '{YARN}'", 163840),
+        (f"--json-model-override-args '{YARN}' --context-length 65536", 65536),
+        (f"--context-length 65536 --json-model-override-args '{YARN}'", 65536),
+        ("""--json-model-override-args '{"text_config": {"rope_theta": 1e7}}'""", None),
+        ("--json-model-override-args '{}'", None),
+    ],
+)
+def test_scaled_positions_move_the_longest_request_alone(words: str, context: int | None) -> None:
+    launch = scenario_from_launch(f"sglang serve --model-path qwen3-8b {words}")
+    assert launch.not_modelled == ()
+    assert launch.fields.get("context_length") == context
+    assert set(launch.fields) - {"context_length"} == {"model", "method"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ('{"num_hidden_layers": 2}', "sets num_hidden_layers"),
+        ('{"text_config": {"num_experts_per_tok": 4}}', "sets num_experts_per_tok"),
+        ('{"max_position_embeddings": "long"}', "sets max_position_embeddings"),
+        ("[1]", "no JSON object"),
+        ("{", "no JSON object"),
+    ],
+)
+def test_an_override_of_sizes_is_refused_by_name(override: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        scenario_from_launch(f"sglang serve --json-model-override-args '{override}'")

@@ -53,3 +53,17 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
         "after 960 tokens" in w for w in resolve(Scenario.parse(**asked, isl=40000)).warnings
     )
     assert not any("context" in w for w in resolve(Scenario.parse(**asked, isl=8000)).warnings)
+
+
+def test_a_longer_context_takes_longer_prompts_and_no_more_time() -> None:
+    asked = {"model": "qwen3-8b", "method": "none", "gpu": "b200", "osl": 2000}
+    longer = resolve(Scenario.parse(**asked, isl=60000, context_length=131072))
+    assert any("YaRN) changes no time" in w for w in longer.warnings)
+    with pytest.raises(InfeasibleError, match="4,096 tokens, answer included"):
+        resolve(Scenario.parse(**asked, isl=5000, context_length=4096))
+    short, usual = (
+        resolve(Scenario.parse(**asked, isl=3000, context_length=n)) for n in (4096, None)
+    )
+    assert any("after 1,096 tokens" in w for w in short.warnings)
+    assert not any("YaRN" in w or "context" in w for w in usual.warnings)
+    assert short.step.table(1).total.tolist() == usual.step.table(1).total.tolist()
