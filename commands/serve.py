@@ -37,10 +37,6 @@ def serve(
         bool, option(REAL, "Run networks: tiny, or a Hugging Face folder", "--real", metavar="")
     ] = False,
     device: Annotated[str, option(REAL, "cpu or cuda", show_default=True)] = "cpu",
-    context_length: Annotated[
-        int | None,
-        option(REAL, "Prompt and answer, tokens; default: the target's", min=1, metavar="N"),
-    ] = None,
 ) -> None:
     """Serve an OpenAI API whose answers take the simulated time, or with --real are computed.
 
@@ -56,16 +52,14 @@ def serve(
         raise UsageError(msg) from None
 
     check_address(host, api_key)
-    only = {"--device": device != "cpu", "--context-length": context_length is not None}
-    for name, given in only.items():
-        if given and not real:
-            msg = f"{name} is for --real; a simulated server has it from its scenario."
-            raise UsageError(msg)
+    if device != "cpu" and not real:
+        msg = "--device is for --real; a simulated server has it from its scenario."
+        raise UsageError(msg)
     if real and speed != 1:
         msg = f"--speed {speed:g}: --real runs as fast as it runs; leave it out."
         raise UsageError(msg)
     made = (
-        _real(flags, device, context_length, tokenizer, max_queued)
+        _real(flags, device, tokenizer, max_queued)
         if real
         else _twin(flags, speed, tokenizer, max_queued)
     )
@@ -101,7 +95,6 @@ def _twin(
 def _real(
     flags: Flags,
     device: str,
-    context_length: int | None,
     tokenizer: Path | None,
     max_queued: int,
 ) -> "Iterator[tuple[Routes, str]]":
@@ -114,7 +107,7 @@ def _real(
     from dflash_sim.serve.tokens import tokens_of
     from dflash_sim.studies.real.serve_question import engine_of
 
-    engine = engine_of(flags, device=device, context_length=context_length)
+    engine = engine_of(flags, device=device)
     need_gpus(device, engine.fitted.setup.tp)
     words = tokens_of(engine.folder, tokenizer)
     with working(engine.fitted) as workers:

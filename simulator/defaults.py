@@ -1,8 +1,11 @@
 """Fill in what a scenario leaves open, as SGLang does: parallelism, widths, backend, limits."""
 
+from typing import Any
+
 from dflash_sim.profiles.errors import InfeasibleError, MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.load import default_node, load_device, names
 from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
+from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device, Node
 from dflash_sim.simulator.cost.cycle import Drafter
@@ -232,6 +235,20 @@ def limits_of(
         slots_per_request=memory.slots_per_request,
         sorted_up_to=d.lpm_sorts_up_to if s.schedule_policy == "lpm" and s.radix_cache else 0,
     )
+
+
+def release_kernels(
+    engine: EngineSheet, backend: str, precision: Precision, limits: Limits
+) -> dict[str, Any]:
+    """Return what a release and a backend run in a layer that others do not, for a ``Cycle``."""
+    attention, own = engine.attention, precision.of("attention")
+    narrow = own.kv_cache != own.activations
+    widened = narrow and backend in attention.latent.widens
+    return {
+        "joined": engine.defaults.hybrid.joined,
+        "kv_casts": attention.casts.get(backend, 0) if narrow else 0,
+        "pool_tokens": limits.kv_tokens if widened else 0,
+    }
 
 
 def check_context(s: Scenario, model: ModelShape) -> None:

@@ -244,6 +244,12 @@ def doubts(setup: Setup) -> list[str]:
             f"no operator times for {setup.device.name}: those of {setup.lender.name} are scaled "
             "by the rates of the two sheets"
         )
+    if pool := setup.step.cycle.pool_tokens:
+        warnings.append(
+            f"{setup.backend} casts all {pool:,} tokens of the cache of {setup.model.name} to bf16 "
+            "in each layer of each step (sgl-project/sglang issue 35291); with --kv-cache-dtype "
+            "bfloat16 it does not, nor does --attention-backend flashmla on Hopper"
+        )
     if expectation is not None and expectation.evidence == "assumed" and expectation.rel_err:
         warnings.append(f"acceptance is {expectation.source}, +-{expectation.rel_err:.0%}")
     law = expectation.acceptance if expectation else None

@@ -158,6 +158,9 @@ class LatentBackends:
     ----------
     by_arch, other
         By architecture of the GPU, and elsewhere.
+    widens
+        Backends that cast the whole pool of latents to bf16 in each layer of each step, where it
+        is in another format.
     sparse, compressed
         Of models whose attention is sparse, and of those that compress tokens, on every GPU.
     sparse_kv, compressed_kv
@@ -167,6 +170,7 @@ class LatentBackends:
     backends: tuple[str, ...]
     other: str
     sparse: str
+    widens: tuple[str, ...]
     compressed: str
     compressed_kv: str
     by_arch: Mapping[str, str]
@@ -191,6 +195,9 @@ class AttentionBackends:
     without_buffer
         By architecture of the GPU, its choice for a hybrid model whose prefix cache has the
         strategy ``no_buffer``, where that is another: such a cache takes pages of one token.
+    casts
+        Small kernels of a layer beside the one that writes its keys and values, where these are in
+        another format than activations, by backend; none where a backend is not named.
     trees
         Backends that verify trees of drafts, whose rows do not all see each other; the first is
         its choice for them.
@@ -202,6 +209,7 @@ class AttentionBackends:
     other: str
     plans_on_host: tuple[str, ...]
     trees: tuple[str, ...]
+    casts: Mapping[str, int]
     host_length_sync: HostLengthSync
     by_gpu: Mapping[str, str]
     without_buffer: Mapping[str, str]

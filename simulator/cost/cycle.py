@@ -180,8 +180,8 @@ class Cycle:
         True if verification keeps the inputs of recurrent states, and not a state for each row.
     gathers_logits
         True if verification gathers all logits over the ranks before it takes their maximum.
-    joined
-        False if the release divides layers of hybrid models into more kernels.
+    joined, kv_casts, pool_tokens
+        What its release and its backend run in a layer, as :class:`Rows` has it.
     """
 
     method: Method
@@ -194,6 +194,8 @@ class Cycle:
     precision: Precision = BF16
     gathers_logits: bool = True
     joined: bool = True
+    kv_casts: int = 0
+    pool_tokens: int = 0
     replays_states: bool = False
     steps: int = 0
     topk: int = 1
@@ -220,7 +222,7 @@ class Cycle:
 
     def decode(self, *, requests: int, ctx: float) -> tuple[Phase, ...]:
         """Phases of one cycle of ``requests`` running requests with ``ctx`` cached tokens each."""
-        one = Rows(requests, 1, ctx, joined=self._joined)
+        one = replace(self._rows, requests=requests, ctx=ctx, pool_tokens=self.pool_tokens)
         wide = replace(one, rows=self.block, saves=not self.replays_states)
         verify = Phase("verify", self.method.verify(self, wide), 1)
         if not self.method.speculative:
@@ -238,7 +240,7 @@ class Cycle:
 
     def prefill(self, *, requests: int, seq: int, prefix: float) -> tuple[Phase, ...]:
         """Phases of a prefill of ``seq`` new tokens per request, their draft KV included."""
-        size = Rows(requests, seq, prefix, prefill=True, joined=self._joined)
+        size = replace(self._rows, requests=requests, rows=seq, ctx=prefix, prefill=True)
         filled = self.method.prefill(self, size)
         first = sampled_tokens(self.sampling, vocab=self.model.vocab, requests=requests)
         return self._launched(
@@ -246,8 +248,9 @@ class Cycle:
         )
 
     @property
-    def _joined(self) -> bool:
-        return self.joined or not self.model.gdn_layers
+    def _rows(self) -> Rows:
+        joined = self.joined or not self.model.gdn_layers
+        return Rows(1, 1, joined=joined, kv_casts=self.kv_casts)
 
     def _drawn(self, requests: int) -> tuple[Phase, ...]:
         """What sampling adds to a cycle; nothing to a greedy one."""

@@ -36,7 +36,9 @@ class Rows:
     """The size of a pass: requests, query rows of each, cached tokens of each.
 
     ``saves`` is False where recurrent states are replayed from their inputs, not saved by row;
-    ``joined`` is False where a hybrid model's release divides layers into more kernels.
+    ``joined`` is False where a hybrid model's release divides layers into more kernels. Where the
+    cache has a format of its own, ``kv_casts`` are the small kernels before it is written, and
+    ``pool_tokens`` the latents that are cast back in each layer.
     """
 
     requests: int
@@ -45,6 +47,8 @@ class Rows:
     prefill: bool = False
     saves: bool = True
     joined: bool = True
+    kv_casts: int = 0
+    pool_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -162,6 +166,8 @@ def attention_mixer(
         k.gemm("o_proj", t, hidden, out, of="attention.o_proj", count=count),
         *k.all_reduce("attention_all_reduce", t, hidden, count),
     ]
+    if size.kv_casts and own.kv_cache != own.activations:
+        calls.append(k.small("kv_casts", 2.0 * t * kv * d, size.kv_casts * count))
     if a.gated or a.head_gates:
         calls.append(k.small("output_gate", 3.0 * t * out, count))
     return calls

@@ -7,7 +7,7 @@ to as they are cached. A prefill multiplies out keys and values of all heads ins
 from dataclasses import replace
 
 from dflash_sim.profiles.networks.mla import ENTRY, CompressedShape, Indexer, MlaShape
-from dflash_sim.profiles.precision import BF16, Precision
+from dflash_sim.profiles.precision import BF16, Precision, bytes_of
 from dflash_sim.simulator.cost.latent_ops import (
     CompressedAttention,
     IndexerScores,
@@ -111,6 +111,11 @@ def _dense(k: Kernels, a: MlaShape, hidden: int, size: Rows, count: int) -> list
             Call(expanded, count),
         ]
     else:
+        if size.pool_tokens and own.kv_cache != own.activations:
+            values = float(size.pool_tokens * a.latent_dim)
+            each = bytes_of(own.kv_cache) + k.value
+            calls.append(Call(Elementwise("pool_cast", each * values, "pool_cast"), count))
+            own = replace(own, kv_cache=own.activations)
         absorbed = MlaDecode(
             "attention",
             requests=size.requests,

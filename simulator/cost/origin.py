@@ -69,6 +69,9 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
     engine = cost.engine
     if engine.wide is not None and cost.wide_s(op) is not None:
         return (wide_words(op, engine.wide, cost.backend),)
+    if isinstance(op, Elementwise) and op.kind == "pool_cast":
+        each = engine.constants["pool_cast"]
+        return (f"the whole pool at pool_cast {each.value:.0f} {each.unit} ({each.evidence})",)
     if isinstance(op, Elementwise):
         if cached_s(op, engine.wide, cost.device)[0]:
             return (f"{op.kind} kernel, bytes from the L2 cache (fitted)",)

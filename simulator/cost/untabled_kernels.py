@@ -6,7 +6,8 @@ each other inside a request; the constants are those of an architecture, in the 
 
 from math import ceil, hypot, sqrt
 
-from dflash_sim.profiles.formats import format_of
+from dflash_sim.profiles.formats import PLAIN, format_of
+from dflash_sim.profiles.precision import bytes_of
 from dflash_sim.profiles.releases.elsewhere import AttentionRows, WideKernels
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device
@@ -112,7 +113,13 @@ def rows_factor(op: Attention, engine: EngineSheet, backend: str | None) -> floa
 
 
 def elementwise_s(op: Elementwise, engine: EngineSheet, device: Device) -> float:
-    """Return a kernel's fixed time and its traffic, part of which may lie in the L2 cache [s]."""
+    """Return a kernel's fixed time and its traffic, part of which may lie in the L2 cache [s].
+
+    A cast of a whole pool is bound by its instructions.
+    """
+    if op.kind == "pool_cast":
+        values = op.nbytes / (bytes_of("fp8") + bytes_of(PLAIN))  # read and written
+        return values / MEGA / device.sm_count * engine["pool_cast"]
     name = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
     cached, left = cached_s(op, engine.wide, device)
     move = left / (device.mem_bw_byte_s * engine[name] * busy_share(op, device))

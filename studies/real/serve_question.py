@@ -12,7 +12,8 @@ from dflash_sim.realrun.job.setup import Fitted, Setup, fit
 from dflash_sim.studies.real.run_question import check_width, networks
 
 WHOLE = ("block", "steps", "tp", "top_k", "max_running_requests", "chunked_prefill_size",
-         "max_prefill_tokens", "page_size", "seed", "stream_interval")  # fmt: skip
+         "max_prefill_tokens", "page_size", "seed", "stream_interval",
+         "context_length")  # fmt: skip
 REAL = ("temperature", "top_p")
 WORDS = ("model", "draft_model", "method", "dtype", "engine_mode")
 _NAMES = {"engine_mode": "mode"}
@@ -42,17 +43,16 @@ class Engine:
         return self.fitted.target.shape.vocab
 
 
-def engine_of(flags: Mapping[str, Any], *, device: str, context_length: int | None) -> Engine:
+def engine_of(flags: Mapping[str, Any], *, device: str) -> Engine:
     """Return what scenario flags ask for, those of ``dflash-sim run`` among them.
 
     Parameters
     ----------
     flags
-        Values of the command line by name; None where left out.
+        Values of the command line by name; None where left out. Prompt and answer are at most as
+        long as ``context_length`` says, or as the target was made for.
     device
         ``cpu`` or ``cuda``.
-    context_length
-        Tokens of prompt and answer at most; None is what the target was made for.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def engine_of(flags: Mapping[str, Any], *, device: str, context_length: int | No
     drafter = given.pop("draft_model", None)
     target, drafts = networks(model, drafter and Path(drafter), method, random_weights=False)
     options = {_NAMES.get(name, name): _value(name, value) for name, value in given.items()}
-    every = options.pop("stream_interval", 1)
+    every, context_length = options.pop("stream_interval", 1), options.pop("context_length", None)
     if every < 1:
         msg = f"--stream-interval {every}: at least one token is sent at a time."
         raise UsageError(msg)

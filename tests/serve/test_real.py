@@ -46,7 +46,7 @@ async def until(done: Callable[[], bool]) -> None:
 
 def visit(work: Visit, **flags: Any) -> Any:
     """Run ``work(client, backend)`` against the small pair in worker processes."""
-    engine = engine_of({"max_running_requests": "4"} | flags, device="cpu", context_length=None)
+    engine = engine_of({"max_running_requests": "4"} | flags, device="cpu")
 
     async def both(backend: Real) -> Any:
         routes = Routes(backend, tokens_of(engine.folder))
@@ -270,13 +270,13 @@ FLAGS: list[tuple[dict[str, str], str]] = [
 @pytest.mark.parametrize(("flags", "said"), FLAGS)
 def test_flags_that_a_real_server_has_not_are_named(flags: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        engine_of(flags, device="cpu", context_length=None)
+        engine_of(flags, device="cpu")
 
 
 def test_a_context_beyond_the_target_is_refused() -> None:
     with pytest.raises(UsageError, match="made for 1024"):
-        engine_of({}, device="cpu", context_length=2048)
-    assert engine_of({}, device="cpu", context_length=100).fitted.longest == 100 + 2 * 16
+        engine_of({"context_length": "2048"}, device="cpu")
+    assert engine_of({"context_length": "100"}, device="cpu").fitted.longest == 100 + 2 * 16
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
@@ -306,7 +306,7 @@ def trained() -> Any:
 def test_bytes_are_the_vocabulary_of_the_shipped_pair_alone(tmp_path: Path) -> None:
     small = trained()
     assert 256 <= small.get_vocab_size() < 512
-    shipped = engine_of({}, device="cpu", context_length=None).folder
+    shipped = engine_of({}, device="cpu").folder
     assert isinstance(tokens_of(shipped), ByteLevel)
     with pytest.raises(UsageError, match=r"no tokenizer\.json"):
         tokens_of(tmp_path)
