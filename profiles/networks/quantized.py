@@ -10,7 +10,7 @@ from dflash_sim.profiles.formats import format_named, format_of, online_names
 from dflash_sim.profiles.networks.layers import AttentionShape, LayerShape
 from dflash_sim.profiles.precision import MODULES, Formats, called
 from dflash_sim.profiles.quantization.module_names import LAYERED, ONCE, Patterns, unknown_names
-from dflash_sim.profiles.quantization.projections import split_modules
+from dflash_sim.profiles.quantization.projections import LATENTS, split_modules
 from dflash_sim.profiles.quantization.statements import Statement, agreed, stated
 from dflash_sim.profiles.quantization.untimed import INSTEAD
 
@@ -89,10 +89,12 @@ class Quantized:
 
     def _refuse_split(self, layers: Sequence[LayerShape], has: Sequence[set[str]]) -> None:
         for i, module, words in self.split:
-            if i >= len(layers) or module not in has[i]:
+            latent = module == LATENTS
+            if i >= len(layers) or ("attention" if latent else module) not in has[i]:
                 continue
-            if module == "attention" and not isinstance(layers[i].mixer, AttentionShape):
-                continue  # latent attention has other projections
+            softmax = isinstance(layers[i].mixer, AttentionShape)
+            if latent == softmax and module in ("attention", LATENTS):
+                continue  # each of the two has projections of its own
             raise UsageError(words)
 
 

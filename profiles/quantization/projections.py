@@ -1,4 +1,7 @@
-"""Projections that are priced together, and whether a checkpoint has them in one format."""
+"""Projections that are priced together, and whether a checkpoint has them in one format.
+
+SGLang loads them as one module, and raises where a checkpoint has them in several formats.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -10,10 +13,11 @@ _INTO = (("gate_proj", "gate_up_proj"), ("up_proj", "gate_up_proj"))
 _GATED = (*_INTO, ("down_proj",))
 _PLAIN = (("up_proj",), ("down_proj",))
 _NUMBERED = (("w1",), ("w3",), ("w2",))
+_QKV = tuple((f"{x}_proj",) for x in "qkv")
+LATENTS = "latents"  # the two that go down to them; the other projections stand alone
 _TOGETHER: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
-    "attention": {
-        "self_attn": tuple((f"{x}_proj",) for x in "qkv"),
-    },
+    "attention": {"self_attn": _QKV, "mixer": _QKV},
+    LATENTS: {"self_attn": (("q_a_proj",), ("kv_a_proj_with_mqa",))},
     "gdn": {
         "linear_attn": (
             ("in_proj_qkv", "in_proj_qkvz"),
@@ -63,7 +67,7 @@ def split_modules(
             (first, *_), (second, *_) = projections[0], projections[other]
             words = (
                 f"{second} is {_word(forms[other])} beside {_word(forms[0])} "
-                f"{first.rpartition('.')[2]}, and a module of several formats is not modelled"
+                f"{first.rpartition('.')[2]}, which SGLang loads as one module of one format"
             )
             yield layer, module, words
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.find import require_sheet
 from dflash_sim.profiles.formats import bytes_of
 from dflash_sim.profiles.networks.hf_config import parse_model
 from dflash_sim.profiles.networks.quantized import Quantized, online, read
@@ -479,7 +481,7 @@ class TestProjections:
         self, said: dict[str, Any], fields: dict[str, Any], named: str
     ) -> None:
         config = shape({"quant_method": "compressed-tensors"} | said, **fields)
-        with pytest.raises(UsageError, match=f"{re.escape(named)}, and .* is not modelled"):
+        with pytest.raises(UsageError, match=f"{re.escape(named)}, which SGLang loads as one"):
             parse_model(config, name="x", source="a test")
 
     @pytest.mark.parametrize(
@@ -508,6 +510,21 @@ class TestProjections:
         more = model.weight_bytes(1, model.precision) - whole.weight_bytes(1, whole.precision)
         params = len(model.layers) * model.hidden * 1024
         assert more == pytest.approx(params * (bytes_of(down) - bytes_of("int4")))
+
+    @pytest.mark.parametrize(
+        ("ignore", "refused"),
+        [
+            (["re:.*q_a_proj"], True),
+            (["re:.*kv_a_proj_with_mqa"], True),
+            (["re:.*q_a_proj", "re:.*kv_a_proj_with_mqa"], False),
+            (["re:.*kv_b_proj"], False),  # by itself, in SGLang too
+        ],
+    )
+    def test_of_latents_are_one_product(self, ignore: list[str], refused: bool) -> None:
+        config = json.loads(require_sheet("models", "deepseek-v3").read_text(encoding="utf-8"))
+        config["quantization_config"] |= {"modules_to_not_convert": ignore}
+        with pytest.raises(UsageError, match="loads as one") if refused else nullcontext():
+            parse_model(config, name="x", source="a test")
 
     def test_of_one_layer_may_differ(self) -> None:
         from dflash_sim.simulator.cost.layers import Rows
