@@ -78,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     "calibrate/realloop": {"profiles/*", "simulator/*", "realrun/*", "calibrate/measure"},
     "calibrate/silicon": {"profiles/*"},
     "studies/ask": {"profiles/*", "jobs", "simulator/*", "calibrate/observations"},
-    "studies/show": {"profiles/*", "simulator/*"},
+    "studies/show": {"profiles/*", "jobs", "simulator/*"},
     "studies/predict": {"profiles/*", "simulator/*", "studies/ask", "studies/show"},
     "studies/explain": {"profiles/*", "simulator/*", "studies/show"},
     "studies/trace": {"profiles/*", "simulator/*", "studies/show"},
