@@ -20,6 +20,7 @@ from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.trial import build_workload
 
 FOREVER_S = 3600.0
+PREFILLS = 10_000  # whose prices are remembered: some 25 MiB where each has a prefix of its own
 
 
 class Twin:
@@ -111,6 +112,7 @@ class Twin:
         if len(self.engine.scheduler.waiting) + len(self.engine.arrivals) >= self.max_queued:
             msg = "The request queue is full."
             raise RefusedError(msg, 503)
+        self.setup.step.forget(PREFILLS)
         isl = len(ask.prompt)
         drawn = int(self._lengths.choice(self._answers))
         osl = ask.max_tokens if ask.ignore_eos else min(ask.max_tokens, drawn)

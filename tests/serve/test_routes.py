@@ -173,6 +173,34 @@ def test_a_prompt_that_was_asked_before_is_found_in_the_prefix_cache() -> None:
 
 
 HELLO = {"role": "user", "content": "x"}
+
+
+def test_a_server_that_runs_for_days_remembers_few_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each prompt shares another length with the first; what is forgotten is priced the same again."""
+    monkeypatch.setattr("dflash_sim.serve.twin.PREFILLS", 4)
+
+    async def work(client: Any, twin: Twin) -> tuple[list[int], list[int]]:
+        known, cached, step = [], [], twin.setup.step
+        page = twin.setup.limits.page_size
+        for pages in (*range(30, 0, -1), 17):
+            prompt = [7] * (pages * page) + [pages]
+            body = {"prompt": prompt, "max_tokens": 2, "ignore_eos": True}
+            told = (await client.post("/v1/completions", json=body)).json()
+            cached.append(told["usage"]["prompt_tokens_details"]["cached_tokens"] // page)
+            known.append(len(step._prefill_s))
+        return known, cached
+
+    known, cached = visit(work, seed=1)
+    assert cached == [0, *range(29, 0, -1), 17]
+    assert max(known) == 5
+    assert known.count(1) >= 6
+    step = served(seed=1).step
+    before = [step.prefill_s(requests=2, tokens=90, prefix=64.0 * i) for i in range(6)]
+    step.forget(0)
+    assert not step._prefill_s
+    assert [step.prefill_s(requests=2, tokens=90, prefix=64.0 * i) for i in range(6)] == before
+
+
 REFUSED: list[tuple[str, Any, str]] = [
     ("/v1/completions", [], "no JSON object"),
     ("/v1/completions", {}, "prompt"),
