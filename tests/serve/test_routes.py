@@ -176,7 +176,7 @@ HELLO = {"role": "user", "content": "x"}
 
 
 def test_a_server_that_runs_for_days_remembers_few_prices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each prompt shares another length with the first; what is forgotten is priced the same again."""
+    """Each prompt shares another length with the first; what is forgotten costs the same again."""
     monkeypatch.setattr("dflash_sim.serve.twin.PREFILLS", 4)
 
     async def work(client: Any, twin: Twin) -> tuple[list[int], list[int]]:
