@@ -1,11 +1,14 @@
 """One hypothesis profile for everybody, and helpers that every test may import."""
 
+import gc
 import os
 import signal
 import sys
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
+
+from dflash_sim.realrun.worker import cores
 
 # pytest's importlib mode leaves tests/ off the path: `from strategies import systems`.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,6 +19,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Networks of these sizes are quickest on one thread, and more would spin beside other tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Whoever waits for a worker, or for its scheduler, sleeps: other tests have use for the core.
+cores.SPIN_S = 0.0
+
+# Thousands of tests and what they import live to the end. To look through them for garbage as often
+# as Python does by itself takes a tenth of the time and more.
+gc.set_threshold(20_000, 20, 50)
 
 PATIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=PATIENT)
