@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from dflash_sim.realrun.worker import cores
@@ -33,3 +34,18 @@ settings.register_profile(
     "campaign", max_examples=5000, deadline=None, suppress_health_check=PATIENT, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with slow tests in every process: the others are shared out evenly to the end.
+
+    Each process is given as many tests as the others, in their order.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+
+    def part(of: list[pytest.Item], i: int) -> list[pytest.Item]:
+        return of[len(of) * i // processes : len(of) * (i + 1) // processes]
+
+    items[:] = [item for i in range(processes) for item in part(slow, i) + part(quick, i)]
