@@ -9,10 +9,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context, resource_tracker, spawn
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from types import ModuleType
 from typing import Any
 
@@ -61,9 +61,11 @@ class Processes:
         number = self._hired
         self._hired += 1
         here = {ENV: os.pathsep.join(map(str, users_folders()))}  # of this thread's question
+        lasts = {"dies_with_thread": current_thread() is main_thread()}
         with _beginning_of_a_worker():
             ours, theirs = _SPAWN.Pipe()
-            process = _SPAWN.Process(target=serve, args=(theirs, here | _ONE_THREAD), daemon=True)
+            given = (theirs, here | _ONE_THREAD)
+            process = _SPAWN.Process(target=serve, args=given, kwargs=lasts, daemon=True)
             process.start()
             self.workers[number] = process, ours
             theirs.close()
@@ -156,9 +158,17 @@ def _beginning_of_a_worker() -> Iterator[None]:
     if hasattr(signal, "pthread_sigmask"):
         resource_tracker.ensure_running()  # which lets Ctrl-C through when it begins
     with _beginning, held_back():
-        main = sys.modules["__main__"]
+        main, command = sys.modules["__main__"], spawn.get_command_line
         sys.modules["__main__"] = _OfNoFile(main)
+        spawn.get_command_line = lambda **pipes: _quiet(command(**pipes))
         try:
             yield
         finally:
-            sys.modules["__main__"] = main
+            sys.modules["__main__"], spawn.get_command_line = main, command
+
+
+def _quiet(command: list[str]) -> list[str]:
+    """Have a process end without a word whose parent was killed before it said what to do."""
+    at = command.index("-c") + 1 if "-c" in command else 0
+    begin = [f"try: {command[at]}\nexcept EOFError: pass"] if at else []
+    return [*command[:at], *begin, *command[at + len(begin) :]]

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 _ASKED = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
 _AGAIN_S = 0.01
 _heard: list[int] = []
+_waiting: list[bool] = []  # one for each held_back that the main thread is in: something was heard
 
 
 def listen() -> None:
@@ -43,6 +45,9 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     _heard.append(number)
     if number in _ASKED:  # asked once more, it ends at once
         signal.signal(number, signal.SIG_DFL)
+    if _waiting:
+        _waiting[0] = True
+        return
     raise KeyboardInterrupt
 
 
@@ -70,6 +75,9 @@ def leave(code: int) -> NoReturn:
 def held_back(*more: int) -> Iterator[None]:
     """Let a Ctrl-C of this thread wait; a process that is begun meanwhile never sees one.
 
+    A signal reaches a process in any thread that lets it in, and is answered in the main one: so
+    there it waits as well, and so do those that ask the process to end, which are not blocked.
+
     Parameters
     ----------
     more
@@ -79,11 +87,15 @@ def held_back(*more: int) -> Iterator[None]:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    mine = [False] if current_thread() is main_thread() else []
+    _waiting.extend(mine)
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *more))
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if mine and _waiting.pop() and not _waiting:
+            raise KeyboardInterrupt
 
 
 @contextmanager

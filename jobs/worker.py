@@ -3,9 +3,11 @@
 This module imports nothing heavy, so that a worker watches its parent from the beginning.
 """
 
+import ctypes
 import os
 import pickle
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,10 +16,11 @@ from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from threading import Thread
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from dflash_sim.profiles.errors import DflashSimError
 
+_PR_SET_PDEATHSIG = 1
 OUT_OF_MEMORY = 71  # exit code of a worker that could not allocate: EX_OSERR of sysexits.h
 
 
@@ -77,27 +80,50 @@ def made(make: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> tuple[A
     return () if make is None else (make(*arguments),)
 
 
-def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
+def serve(pipe: Connection, environment: Mapping[str, str], *, dies_with_thread: bool) -> NoReturn:
     """Answer what comes through the pipe until it ends.
 
     The first message is what :func:`made` takes, every other one a function and its arguments.
-    ``environment`` is set here, before anything heavy is loaded: in the parent other threads would
-    see it too.
+
+    Parameters
+    ----------
+    environment
+        Set here, before anything heavy is loaded: in the parent other threads would see it too.
+    dies_with_thread
+        The thread that began this process lives as long as the parent.
     """
     os.environ.update(environment)
     if os.name == "posix":
         os.set_inheritable(pipe.fileno(), False)  # or a process begun by a task would keep it open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
+    if dies_with_thread:
+        die_with_parent()
     Thread(target=_end_with_parent, daemon=True).start()
+    code = 0
     try:
         with suppress(EOFError, OSError):
             _answer_all(pipe)
     except MemoryError:
-        os._exit(OUT_OF_MEMORY)
+        code = OUT_OF_MEMORY
+    os._exit(code)  # what libraries do at an exit may wait for a thread that is stopped by then
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process when the thread that began it ends, also one that is stopped.
+
+    No thread of ours can do that while a task keeps the interpreter to itself.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it was gone before that
+        os._exit(0)
 
 
 def _end_with_parent() -> None:
-    """End at once when the parent is gone, however it ended and whatever this worker is doing.
+    """End at once when the parent is gone, however it ended.
 
     The parent holds one end of a pipe that the system closes with it. Unlike Linux's death signal,
     that works everywhere and does not end workers with the thread that began them.

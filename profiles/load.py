@@ -85,7 +85,7 @@ def _device(name: str, profiles_dirs: Dirs) -> Device:
         mem_bw_byte_s=sheet["mem_bw"],
         mem_bw_eff=sheet["mem_bw_eff"],
         link_byte_s=sheet["link"],
-        sm_count=int(sheet["sm_count"]),
+        sm_count=sheet.count("sm_count"),
         tdp_w=sheet["tdp"],
         l2_bytes=sheet.get("l2"),
         price=PriceRange(
@@ -120,7 +120,7 @@ def load_node(name: str, profiles_dirs: Dirs = ()) -> Node:
     return Node(
         name=sheet.path.stem,
         device=sheet.text("device"),
-        num_gpus=int(sheet["num_gpus"]),
+        num_gpus=sheet.count("num_gpus"),
         quantities=sheet.quantities,
     )
 
@@ -242,17 +242,17 @@ def load_eagle3(model: str, profiles_dirs: Dirs = ()) -> Eagle3Shape:
 def load_dataset(name: str, profiles_dirs: Dirs = ()) -> Dataset:
     """A workload, such as ``humaneval``."""
     sheet = QuantitySheet(require_sheet("datasets", name, profiles_dirs))
-    turns = int(sheet["turns"])
+    turns = sheet.count("turns")
     return Dataset(
         name=sheet.path.stem,
         title=sheet.text("title"),
         aliases=sheet.words("aliases"),
-        num_prompts=int(sheet["num_prompts"]),
+        num_prompts=sheet.count("num_prompts"),
         turns=turns,
         isl=tuple(sheet.lengths(f"isl_{turn}") for turn in range(1, turns + 1)),
         osl={True: sheet.lengths("osl_thinking"), False: sheet.lengths("osl_plain")},
-        max_new_tokens=int(sheet["max_new_tokens"]),
-        min_turns=int(sheet["min_turns"]),
+        max_new_tokens=sheet.count("max_new_tokens"),
+        min_turns=sheet.count("min_turns"),
         radix_cache=bool(sheet.raw.get("radix_cache", True)),
         quantities=sheet.quantities,
     )

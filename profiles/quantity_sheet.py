@@ -62,7 +62,8 @@ class QuantitySheet:
     Raises
     ------
     UsageError
-        A quantity is missing, not positive, or without unit, evidence or source.
+        A quantity is missing, not positive, too small for its unit, or without unit, evidence or
+        source.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,11 +72,17 @@ class QuantitySheet:
         self.quantities = quantities(self.raw, path)
 
     def __getitem__(self, key: str) -> float:
-        quantity = self.quantity(key)
-        if quantity.value <= 0:
-            msg = f"{self.path}: [{key}] is {quantity.value:g}; expected a positive number"
+        q = self.quantity(key)
+        check_quantity(q.value, q.unit, q.rel_err, f"{self.path}: [{key}]", least="above 0")
+        return q.si
+
+    def count(self, key: str) -> int:
+        """Return a whole number."""
+        found = self[key]
+        if found != int(found):
+            msg = f"{self.path}: [{key}] is {found:g}; expected a whole number"
             raise UsageError(msg)
-        return quantity.si
+        return int(found)
 
     def get(self, key: str) -> float | None:
         return self[key] if key in self.quantities else None

@@ -51,9 +51,10 @@ _MOST_SI = {
     **dict.fromkeys(("byte/s", "GB/s", "TB/s", "byte", "MB", "GB", "MiB", "GiB"), 1e15),
     **dict.fromkeys(("s", "ms", "us"), 1e4),
 }
-# The least of what multiplies or divides a time, where nought is none.
+# The least of what multiplies or divides a time, and of what is counted, where nought is none.
 _LEAST_SI = {
     "1": 1e-4,
+    **dict.fromkeys(("token", "request", "turn", "byte", "MB", "GB", "MiB", "GiB"), 1.0),
     **dict.fromkeys(("FLOP/s", "TFLOP/s"), 1e9),
     **dict.fromkeys(("byte/s", "GB/s", "TB/s"), 1e6),
 }

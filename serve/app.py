@@ -109,7 +109,9 @@ class Routes:
         """``/v1/chat/completions``."""
         body: Chat = await self._body(request, Chat)
         one = ask(
-            self.tokens.ids(self.tokens.chat(turns_of(body))),
+            self.tokens.ids(
+                await self.tokens.chat(turns_of(body), body.chat_template_kwargs or {})
+            ),
             max_tokens=body.max_completion_tokens or body.max_tokens,
             min_tokens=body.min_tokens,
             ignore_eos=body.ignore_eos,

@@ -1,5 +1,6 @@
 """Bodies of requests: what is read of them, and what is refused by name."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ LONGEST_NAME = 500  # letters of a model's, which every piece of a stream repeat
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Many = Annotated[int, Field(ge=1, le=MOST)] | None
+Stop = str | list[str] | None
 Ids = Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)]
 
 
@@ -37,6 +39,7 @@ class Common(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=100)
+    stop: Stop = None
     n: Many = 1
     best_of: Many = 1
 
@@ -61,6 +64,7 @@ class Chat(Common):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class Sampling(BaseModel):
@@ -72,6 +76,7 @@ class Sampling(BaseModel):
     min_new_tokens: Count = 0
     ignore_eos: bool = False
     temperature: float | None = Field(None, ge=0, le=100)
+    stop: Stop = None
     n: Many = 1
 
 
@@ -86,23 +91,53 @@ class Generate(BaseModel):
     stream: bool = False
 
 
+_PROBABILITIES = "log probabilities are not computed"
+_FREE = "answers are not constrained"
+_TEMPLATE = "a prompt is what the model's own chat template makes of all messages"
+_ADAPTERS = "adapters are not run"
 # What would change the speed of an answer, or its form; null, false and empty are as if not given.
 _UNSERVED: Mapping[str, str] = {
-    "logprobs": "log probabilities are not computed",
-    "top_logprobs": "log probabilities are not computed",
-    "return_logprob": "log probabilities are not computed",
+    **dict.fromkeys(("logprobs", "top_logprobs", "return_logprob"), _PROBABILITIES),
+    "prompt_logprobs": _PROBABILITIES,
+    "return_hidden_states": "hidden states are not given",
     "echo": "the prompt is not repeated",
-    "tools": "tools are not called",
-    "regex": "answers are not constrained",
-    "json_schema": "answers are not constrained",
-    "ebnf": "answers are not constrained",
-    "structural_tag": "answers are not constrained",
-    "lora_path": "adapters are not simulated",
+    **dict.fromkeys(("tools", "functions"), "tools are not called"),
+    **dict.fromkeys(("regex", "json_schema", "ebnf", "structural_tag", "stop_regex"), _FREE),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), _FREE),
+    **dict.fromkeys(("structured_outputs", "custom_logit_processor"), _FREE),
+    **dict.fromkeys(("lora_path", "lora_name"), _ADAPTERS),
+    **dict.fromkeys(("chat_template", "documents", "continue_final_message"), _TEMPLATE),
+    "use_beam_search": "answers are not searched",
+    "prediction": "answers that are foretold are not used",
+    "priority": "requests are taken in their order",
+    "truncate_prompt_tokens": "prompts are not cut",
+    "suffix": "answers continue their prompt",
     "image_data": "images are not read",
     "audio_data": "sound is not read",
     "video_data": "videos are not read",
+    "audio": "sound is not made",
     "input_embeds": "prompts are text or ids",
     "bootstrap_host": "prefill is not done elsewhere",
+}
+_ASKED_BY_ZERO = ("logprobs", "prompt_logprobs", "guided_json")  # by an empty schema as well
+# Fields that say one thing, and that alone is done; null is as if not given.
+_ALONE: Mapping[str, tuple[Any, ...]] = {
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "add_generation_prompt": (True,),
+}
+# Counts as they are called at other addresses; clients may send them beside those of this one.
+_OPENAI = {
+    "max_completion_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+}
+_NATIVE = {
+    "max_completion_tokens": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
 }
 
 
@@ -126,12 +161,33 @@ def read_body(kind: type[BaseModel], data: object) -> Any:
         raise RefusedError(msg) from None
     given = fields_of(body, data)
     for name, why in _UNSERVED.items():
-        if given.get(name):
+        value = given.get(name)
+        asked = name in _ASKED_BY_ZERO and not (value is None or value is False or value == "")
+        if value or asked:
             msg = f"{name}: {why} here; leave it out."
             raise RefusedError(msg)
-    form = given.get("response_format")
-    if isinstance(form, dict) and form.get("type", "text") != "text":
-        msg = "response_format: answers are not constrained here; leave it out."
+    for name, taken in _ALONE.items():
+        if given.get(name) is not None and given[name] not in taken:
+            msg = f"{name}: {json.dumps(taken[0])} is all that is done here; leave it out."
+            raise RefusedError(msg)
+    _check_counts(body, data, given)
+    return body
+
+
+def _check_counts(body: BaseModel, data: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse counts that would be overlooked, and more answers than one."""
+    native = isinstance(body, Generate)
+    for name in Sampling.model_fields.keys() & data.keys() if native else ():
+        msg = f"{name}: it belongs into sampling_params."
+        raise RefusedError(msg)
+    for name, right in (_NATIVE if native else _OPENAI).items():
+        known = name in type(body).model_fields
+        if not known and given.get(name) not in (None, given.get(right)):
+            msg = f"{name}: it is called {right} at this address."
+            raise RefusedError(msg)
+    both = getattr(body, "max_tokens", None), getattr(body, "max_completion_tokens", None)
+    if None not in both and both[0] != both[1]:
+        msg = "max_tokens: max_completion_tokens is another number; give one of the two."
         raise RefusedError(msg)
     asked = body.sampling_params if isinstance(body, Generate) else body
     for name in ("n", "best_of"):
@@ -139,7 +195,6 @@ def read_body(kind: type[BaseModel], data: object) -> Any:
         if many not in (1, None):
             msg = f"{name}: one answer a request is served, not {many}."
             raise RefusedError(msg)
-    return body
 
 
 def fields_of(body: BaseModel, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,14 +217,14 @@ def prompts_of(body: Completion, tokens: Tokens) -> list[Sequence[int]]:
     return [tokens.ids(p) if isinstance(p, str) else p for p in several]
 
 
-def turns_of(body: Chat) -> list[tuple[str, str]]:
-    """The conversation: who says what."""
-    return [(m.role, _said(m)) for m in body.messages]
+def turns_of(body: Chat) -> list[dict[str, Any]]:
+    """The conversation, message by message; parts of a text are joined."""
+    return [message.model_dump() | {"content": _said(message)} for message in body.messages]
 
 
-def _said(message: Message) -> str:
+def _said(message: Message) -> str | None:
     if isinstance(message.content, str) or message.content is None:
-        return message.content or ""
+        return message.content
     for part in message.content:
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
             msg = f"messages: a part of type {str(part.get('type'))[:40]!r} is not read; text is."

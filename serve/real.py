@@ -22,21 +22,11 @@ from dflash_sim.simulator.engine.live import CATEGORIES, IDLE, OTHER
 _NEUTRAL: dict[str, Any] = {
     "stop": [],
     "stop_token_ids": [],
-    "stop_regex": [],
     "logit_bias": {},
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "repetition_penalty": 1,
     "min_p": 0,
-    "suffix": "",
-    "guided_regex": "",
-    "guided_json": "",
-    "guided_choice": [],
-    "guided_grammar": "",
-    "custom_logit_processor": "",
-    "prompt_logprobs": "",
-    "return_hidden_states": False,
-    "lora_name": "",
 }
 _SEEDS = dict.fromkeys(("seed", "sampling_seed"), "")  # a greedy answer has no use for one
 

@@ -11,6 +11,7 @@ import numpy as np
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.serve.backend import Answer, Ask, Load, RefusedError
 from dflash_sim.serve.information import server_info
+from dflash_sim.serve.tokens import WORD
 from dflash_sim.simulator.engine.live import Call, LiveEngine
 from dflash_sim.simulator.requests.draws import draw_runs
 from dflash_sim.simulator.requests.laws import Acceptance, NoSpeculation
@@ -19,6 +20,7 @@ from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.trial import build_workload
 
 FOREVER_S = 3600.0
+PREFILLS = 10_000  # whose prices are remembered: some 25 MiB where each has a prefix of its own
 
 
 class Twin:
@@ -98,13 +100,19 @@ class Twin:
         return (self.clock() - self._started) * self.speed
 
     def check(self, fields: Mapping[str, Any]) -> None:
-        """Refuse nothing: how an answer is sampled says the scenario."""
+        """Refuse to stop at what every answer says; how one is sampled is the scenario's."""
+        stop = fields.get("stop")
+        for text in stop if isinstance(stop, list) else [stop or None]:
+            if isinstance(text, str) and text in WORD * (len(text) + 1):
+                msg = f"stop: {text[:9]!r} is in every simulated answer, {WORD!r} a token."
+                raise RefusedError(msg)
 
     def take(self, ask: Ask) -> Answer:
         """Take a request: it arrives now."""
         if len(self.engine.scheduler.waiting) + len(self.engine.arrivals) >= self.max_queued:
             msg = "The request queue is full."
             raise RefusedError(msg, 503)
+        self.setup.step.forget(PREFILLS)
         isl = len(ask.prompt)
         drawn = int(self._lengths.choice(self._answers))
         osl = ask.max_tokens if ask.ignore_eos else min(ask.max_tokens, drawn)

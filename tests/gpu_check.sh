@@ -36,6 +36,7 @@ path=$(mktemp -d)
 trap 'rm -rf "$path"' EXIT
 ln -s "$here" "$path/dflash_sim"
 export PYTHONPATH="$path${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 # what else is installed there is none of ours
 
 has() { # which of these modules are missing
     "$python" - "$@" <<'END'
@@ -95,7 +96,7 @@ say "dflash-sim on a GPU, $(date -u '+%Y-%m-%d %H:%M') UTC: $(grep '^device: ' "
 
 plain=(-o addopts= --import-mode=importlib -p no:cacheprovider -ra)
 several=()
-[ -z "$(has xdist)" ] && several=(-n 6 --dist worksteal)
+[ -z "$(has xdist)" ] && several=(-p xdist -n 6 --dist worksteal)
 # The kernels' and the engine's own tests; the measurement's comes as a part of its own.
 part tests 1 125 tests.log "torch triton safetensors pytest hypothesis" \
     "$python" -m pytest "${plain[@]}" "${several[@]}" -m "gpu and not bench" \

@@ -8,6 +8,14 @@ from dash.exceptions import PreventUpdate
 
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.ui import state as states
+from dflash_sim.ui.calls import (
+    OF_A_WISH,
+    OF_AN_ANSWER,
+    OF_THE_PAGE,
+    checked,
+    is_text,
+    reading,
+)
 from dflash_sim.ui.copies import report
 from dflash_sim.ui.drawing import drawing
 from dflash_sim.ui.dropped import decoded, read_dropped
@@ -32,7 +40,7 @@ def _opening(app: Dash, room: Room) -> None:
         Input("address", "search"),
     )
     def open_address(search: str) -> Any:
-        state, drop, words = room.opened(search)
+        state, drop, words = room.opened(is_text(search))
         page = {
             "id": uuid.uuid4().hex,
             "kept": unseen(state),
@@ -46,14 +54,18 @@ def _opening(app: Dash, room: Room) -> None:
 def _asking(app: Dash, room: Room) -> None:
     @app.callback(Output("short", "data"), Input("wish", "data"), State("page", "data"))
     def ask(wish: Any, page: Any) -> Any:
+        wish, page = checked(wish, OF_A_WISH), checked(page, OF_THE_PAGE)
         if not wish or not page or wish["page"] != page["id"]:
             raise PreventUpdate
-        values = values_of(wish["values"], page["stops"])
-        state = states.State(asked_for(values, page["kept"]).fields, tuple(page["dropped"]))
+        with reading():
+            values = values_of(wish["values"], page["stops"])
+            asked = asked_for(values, page["kept"])
+            apart, turn = hidden(values), wish["turn"]
+            state = states.State(asked.fields, tuple(map(is_text, page["dropped"])))
         view = room.first_look(page["id"], state, drop=page["drop"], why=wish["why"])
         shown = drawing(view, unfinished=view.best is not None)
-        about = {"hidden": hidden(values), "kept": page["kept"], "drop": page["drop"]}
-        return shown | about | {"turn": wish["turn"]}
+        about = {"hidden": apart, "kept": page["kept"], "drop": page["drop"]}
+        return shown | about | {"turn": turn}
 
     @app.callback(
         Output("whole", "data"),
@@ -65,6 +77,7 @@ def _asking(app: Dash, room: Room) -> None:
         State("whole", "data"),
     )
     def arrive(_ticks: int | None, short: Any, page: Any, why: bool, before: Any) -> Any:
+        short, page = checked(short, OF_AN_ANSWER), checked(page, OF_THE_PAGE)
         if not short or not page:
             raise PreventUpdate
         if ctx.triggered_id == "short":
@@ -72,7 +85,7 @@ def _asking(app: Dash, room: Room) -> None:
         state = states.from_query(short["query"])
         view, unfinished, known = room.look(page["id"], state, drop=page["drop"], why=why)
         mark = [short["query"], known, why]
-        if before and before["mark"] == mark:
+        if isinstance(before, dict) and before.get("mark") == mark:
             return no_update, not unfinished
         shown = drawing(view, unfinished=unfinished)
         return shown | {"mark": mark}, not unfinished
@@ -90,14 +103,17 @@ def _dropping(app: Dash, room: Room) -> None:
         prevent_initial_call=True,
     )
     def drop(contents: str | None, _clicks: int, name: str, pasted: str | None, short: Any) -> Any:
+        short = checked(short, OF_AN_ANSWER)
         state = states.from_query(short["query"] if short else "")
         try:
             if ctx.triggered_id == "take":
-                found = read_dropped((pasted or "").encode(), "what was pasted", state)
+                raw = is_text(pasted).encode("utf-8", "surrogatepass")
+                found = read_dropped(raw, "what was pasted", state)
             elif contents is None:
                 raise PreventUpdate
             else:
-                found = read_dropped(decoded(contents, name), name, state)
+                raw = decoded(is_text(contents), is_text(name))
+                found = read_dropped(raw, name, state)
             found.state.scenario()
         except DflashSimError as error:
             return no_update, str(error)
@@ -114,6 +130,9 @@ def _saving(app: Dash, room: Room) -> None:
         prevent_initial_call=True,
     )
     def save(_clicks: int, short: Any, page: Any, why: bool) -> Any:
+        short, page = checked(short, OF_AN_ANSWER), checked(page, OF_THE_PAGE)
+        if not short or not page:
+            raise PreventUpdate
         state = states.from_query(short["query"])
         view, *_ = room.look(page["id"], state, drop=page["drop"], why=why)
         return {"content": report(view), "filename": "dflash-sim.html", "type": "text/html"}

@@ -4,7 +4,7 @@ import hmac
 import json
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from threading import Thread
 from typing import Any
@@ -19,6 +19,7 @@ from dflash_sim.profiles.errors import UsageError, brief
 from dflash_sim.studies.show.chart_style import TEMPLATE
 from dflash_sim.studies.show.visible import visible
 from dflash_sim.ui.callbacks import connect
+from dflash_sim.ui.calls import PATH, check_call
 from dflash_sim.ui.desk import Desk
 from dflash_sim.ui.page import layout
 from dflash_sim.ui.room import Room
@@ -73,7 +74,7 @@ def application(desk: Desk, token: str) -> Dash:
     )
     app.layout = layout()
     connect(app, Room(desk))
-    _guard(server, token)
+    _guard(server, token, app.callback_map)
     return app
 
 
@@ -88,8 +89,8 @@ def colours(css: str) -> str:
     return css[css.index(":root") : css.index("* { box-sizing")]
 
 
-def _guard(server: Flask, token: str) -> None:
-    """Let nobody in without the token, and no page of another name."""
+def _guard(server: Flask, token: str, callbacks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let nobody in without the token, no page of another name, and no call of another form."""
 
     @server.before_request
     def check() -> Any:
@@ -106,6 +107,8 @@ def _guard(server: Flask, token: str) -> None:
             return inside
         if not _same(request.cookies.get(name, ""), token):
             return Response(_STRANGER, 403, mimetype="text/plain")
+        if request.path == PATH and request.method == "POST":
+            check_call(request.get_data(), callbacks)
         return None
 
     @server.after_request

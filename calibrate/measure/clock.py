@@ -163,8 +163,8 @@ def copies(nbytes: float, *, cache_bytes: float, network_bytes: float = math.inf
 
 
 def copy_byte_s(clock: Clock) -> float:
-    """Bytes read and written per second by a plain copy larger than the cache."""
-    size = max(COPY_BYTES[clock.device.type], 4 * int(clock.cache_bytes))
+    """Bytes read and written per second by a plain copy that leaves the cache."""
+    size = max(COPY_BYTES[clock.device.type], COLD_CACHES * int(clock.cache_bytes) // 2)
     source = torch.ones(size, dtype=torch.uint8, device=clock.device)
     goal = torch.empty_like(source)
     return 2 * size / clock.sample([lambda: goal.copy_(source)]).median_s

@@ -38,6 +38,8 @@ class Journal:
             self._read()
         self.resumed = len(self.results)
         try:
+            if self.path.is_file():
+                self._cut()
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             msg = f"cannot write {self.path}: {error.strerror}; choose another place with -o."
@@ -69,8 +71,11 @@ class Journal:
                 f"{self.about.get(differ)!r}; remove it, or write to another file with -o."
             )
             raise UsageError(msg)
-        if len(whole) < len(lines) or not rows:
-            self.path.write_text("".join(whole), encoding="utf-8")
+
+    def _cut(self) -> None:
+        """Take a torn line off the end; no other is written again."""
+        with self.path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
     def add(self, key: str, result: Mapping[str, Any]) -> None:
         """One more result; it is on disk when this returns.

@@ -123,12 +123,6 @@ def _held(quantization: str, fields: Mapping[str, Any]) -> bool:
     return bits in {int(format_of(form).bits) for _, form in own.formats}
 
 
-def _in_fp4(model: str | None) -> bool:
-    """Return True if the files of a model are in four-bit floats themselves, as gpt-oss's are."""
-    own = load_model(model).quantized if model else None
-    return own is not None and any("fp4" in form for _, form in own.formats)
-
-
 def contradicted(rows: Sequence[Observation]) -> dict[str, str]:
     """Rows that measured two speeds of one configuration, and why neither can be trusted."""
     by_setting: dict[str, list[Observation]] = {}

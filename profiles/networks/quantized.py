@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
@@ -192,13 +193,21 @@ def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Q
             raise UsageError(msg)
     kept = Patterns(statement.kept)
     own = [(form, Patterns(names)) for form, names in statement.own]
-    by_layer = [
-        {m: _format(m, paths(family, i), statement, kept, own) for m, paths in LAYERED.items()}
-        for i in range(depth)
-    ]
+    lists = [kept, *(names for _, names in own)]
+    # Of layers that no list tells apart one is looked at; the first has the number of an expert.
+    alike: dict[tuple[object, ...], int] = {}
+    first = [alike.setdefault((not i, *(x.said_of(i) for x in lists)), i) for i in range(depth)]
+    found = {
+        i: {m: _format(m, paths(family, i), statement, kept, own) for m, paths in LAYERED.items()}
+        for i in alike.values()
+    }
+    by_layer = [found[i] for i in first]
     usual = {m: Counter(x[m] for x in by_layer).most_common(1)[0][0] for m in LAYERED}
     usual |= {m: _format(m, paths(depth), statement, kept, own) for m, paths in ONCE.items()}
     layers = tuple((i, odd) for i, formats in enumerate(by_layer) if (odd := _odd(formats, usual)))
+    form_of = partial(_format, statement=statement, kept=kept, own=own)
+    listed = alike.values() if statement.kept or own else ()
+    mixed = {i for i, *_ in split_modules(form_of, layers=listed)}
     split = tuple(
         (
             i,
@@ -206,8 +215,7 @@ def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Q
             f"{statement.file} of {name}: {words}; {INSTEAD} with one format in each module.",
         )
         for i, module, words in split_modules(
-            lambda module, paths: _format(module, paths, statement, kept, own),
-            depth=depth if statement.kept or own else 0,
+            form_of, layers=[i for i in range(depth) if first[i] in mixed]
         )
     )
     return Quantized(statement.name, _quantised(usual), statement.kv_cache, layers, split)

@@ -58,6 +58,10 @@ _PREFIXES = r"(?:model|language_model|text_model|backbone|llm|transformer)"
 _PREFIX = re.compile(rf"(?:{_PREFIXES}\.)+")
 _ESCAPED_PREFIX = re.compile(rf"\^?(?:{_PREFIXES}\\?\.)+")
 _LAYER = re.compile(r"\^?layers\\?\.(\d+)\\?\.")
+# A pattern in which nothing but ``.*`` can be the number of a layer, so that it is alike in all.
+_OF_ANY_LAYER = re.compile(
+    r"re:(?:[A-Za-z_^$|()]|\\\.|\.\*|(?<=[A-Za-z_])\.(?=[A-Za-z_]))*|[A-Za-z_.*-]*"
+)
 # What every module's name has in it, whoever wrote the network.
 _PARTS = re.compile(
     r"proj|norm|bias|embed|head|gate|router|expert|attn|attention|mlp|ffn|feed_forward|conv|dense"
@@ -98,14 +102,31 @@ class Patterns:
         self._plain: set[str] = set()
         self._everywhere: list[re.Pattern[str]] = []
         self._at: dict[int, list[re.Pattern[str]]] = {}
+        self._said: dict[str, set[str]] = {}  # by the number of a layer, with a # for it
+        self._counts = False
         for name in names:
             if not _is_pattern(name):
                 self._plain.add(_PREFIX.sub("", name, count=1) if _PREFIX.match(name) else name)
+                words = name.split(".")
+                for number in filter(str.isdigit, words):
+                    said = ".".join("#" if word == number else word for word in words)
+                    self._said.setdefault(number, set()).add(said)
                 continue
             text = _as_regex(name)
             layer = _LAYER.match(_ESCAPED_PREFIX.sub("", text.removeprefix(_ANYWHERE), count=1))
             where = self._at.setdefault(int(layer[1]), []) if layer else self._everywhere
             where.append(_compiled(text, name))
+            bare = re.sub(r"\d+", "", name, count=1) if layer else name
+            alike = _OF_ANY_LAYER.fullmatch(bare) is not None
+            if layer:
+                self._said.setdefault(str(int(layer[1])), set()).add(bare if alike else name)
+            else:
+                self._counts |= not alike
+
+    def said_of(self, layer: int) -> frozenset[str]:
+        """What tells this layer from others: of two that have the same, the same modules match."""
+        number = str(layer)
+        return frozenset({number} if self._counts else self._said.get(number, ()))
 
     def match(self, path: str) -> bool:
         """Return True if one of them is ``path`` or a module that it is in."""

@@ -3,7 +3,7 @@
 SGLang loads them as one module, and raises where a checkpoint has them in several formats.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from dflash_sim.profiles.formats import PLAIN
 
@@ -47,7 +47,7 @@ _TOGETHER: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
 
 
 def split_modules(
-    form_of: Callable[[str, tuple[str, ...]], str], *, depth: int
+    form_of: Callable[[str, tuple[str, ...]], str], *, layers: Iterable[int]
 ) -> Iterator[tuple[int, str, str]]:
     """Layers and modules of which some projections have another format, and which those are.
 
@@ -55,10 +55,10 @@ def split_modules(
     ----------
     form_of
         The format of a module that is called by one of several paths.
-    depth
-        Layers to look at.
+    layers
+        Their numbers.
     """
-    for layer in range(depth):
+    for layer in layers:
         for module, projections in _together(layer):
             forms = [form_of(module, paths) for paths in projections]
             other = next((n for n, form in enumerate(forms) if form != forms[0]), None)

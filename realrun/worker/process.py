@@ -3,16 +3,13 @@
 The scheduler is in a process of its own, because a thread would wait for the same interpreter.
 """
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from ctypes import Array, c_long
 from datetime import timedelta
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
@@ -21,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from dflash_sim.jobs.stopping import forked
+from dflash_sim.jobs.worker import die_with_parent
 from dflash_sim.kernels.backend import backend_for
 from dflash_sim.kernels.comm import Comm, OneRank
 from dflash_sim.kernels.heap import keep_heap
@@ -35,9 +33,6 @@ from dflash_sim.realrun.worker.cores import keep_to
 from dflash_sim.realrun.worker.device import Device
 from dflash_sim.realrun.worker.executor import Executor, say
 from dflash_sim.realrun.worker.worker import Worker
-
-PR_SET_PDEATHSIG = 1
-
 
 Build: TypeAlias = Callable[[Fitted, int, str, Any], Executor]
 
@@ -103,15 +98,10 @@ def prepare_process(*, crowded: bool) -> None:
     """
     forked()
     keep_heap()
-    if sys.platform == "linux":
+    die_with_parent()
+    if sys.platform == "linux" and crowded:
         with suppress(OSError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        parent = parent_process()
-        if parent is not None and os.getppid() != parent.pid:  # it was gone before that
-            os._exit(0)
-        if crowded:
-            with suppress(OSError):
-                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def build_worker(fitted: Fitted, rank: int, rendezvous: str, beats: "Array[c_long]") -> Worker:

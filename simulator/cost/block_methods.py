@@ -61,11 +61,6 @@ def _keep_injected(cycle: Cycle, size: Rows) -> Phase:
     return Phase("materialise", _inject(cycle, size), 0)
 
 
-def keep_conditioned(cycle: Cycle, size: Rows) -> Phase:
-    """Keep up a drafter that has features as its input alone."""
-    return Phase("materialise", condition(cycle, size), 0)
-
-
 def _whole_block(cycle: Cycle, wide: Rows) -> Phase:
     drafted = wide.requests * (cycle.block - 1)
     return Phase("draft", _block_pass(cycle, wide) + _head(cycle, drafted), 1)

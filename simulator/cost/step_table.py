@@ -160,6 +160,12 @@ class StepModel:
             self.max_ctx = ctx
             self._tables.clear()
 
+    def forget(self, most: int) -> None:
+        """Drop what is remembered of prefills when it is more than ``most`` of them."""
+        if len(self._prefill_s) > most:
+            for prices in (self._prefill_s, self._known.known, self.cost._known.known):
+                prices.clear()
+
     def table(self, batch: int) -> BatchTable:
         """The table of ``batch`` running requests (priced on first use)."""
         found = self._tables.get(batch)

@@ -4,12 +4,12 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dflash_sim.jobs.scratch import scratch_file
 from dflash_sim.profiles.errors import UsageError, unknown
 from dflash_sim.studies.show.visible import visible
 
@@ -133,16 +133,10 @@ def write_whole(path: Path, text: str) -> None:
 @contextmanager
 def replacement(path: Path) -> Iterator[Path]:
     """A scratch file beside ``path`` that takes its place in the end, unless something fails."""
-    with writing(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        os.close(handle)
-        scratch = Path(name)
-        try:
-            yield scratch
-            scratch.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    with writing(path), scratch_file(path.parent) as scratch:
+        yield scratch
+        scratch.chmod(path.stat().st_mode if path.exists() else 0o666 & ~umask())
+        scratch.replace(path)
 
 
 @contextmanager
@@ -156,7 +150,8 @@ def writing(path: Path) -> Iterator[None]:
         raise UsageError(msg) from error
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Return the permissions that this process gives no new file."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

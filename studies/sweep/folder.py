@@ -13,19 +13,19 @@ leaves whole points and at most one torn line, which the next one cuts off.
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from dflash_sim.jobs.scratch import scratch_file
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.schema import is_row
 from dflash_sim.profiles.ways_in import UnreadableError, parse_json, read_text
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.ask.study import Study
-from dflash_sim.studies.show.files import writing
+from dflash_sim.studies.show.files import umask, writing
 from dflash_sim.studies.sweep.lock import Lock, refuse_held
 
 STUDY = "study.json"
@@ -112,17 +112,15 @@ class SweepFolder:
 
     def _put_study(self) -> None:
         """Put the study's file; of shards that begin at once one does, and the others read it."""
-        scratch = self.path / f".{STUDY}-{socket.gethostname()}-{os.getpid()}"
-        try:
+        with scratch_file(self.path) as scratch:
             scratch.write_text(json.dumps(self._content(), indent=2) + "\n", encoding="utf-8")
+            scratch.chmod(0o666 & ~umask())
             try:
                 os.link(scratch, self.path / STUDY)
             except FileExistsError:
                 pass
             except OSError:  # a file system without links
                 scratch.replace(self.path / STUDY)
-        finally:
-            scratch.unlink(missing_ok=True)
 
     def _content(self) -> dict[str, Any]:
         identity = {"points": len(self.names), "points_hash": digest(self.names), **self.about}

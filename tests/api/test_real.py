@@ -11,6 +11,11 @@ from dflash_sim.cli import run
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
+
+from instant_clock import InstantClock  # noqa: E402
+
+from dflash_sim.calibrate.measure import measure as measuring  # noqa: E402
+
 # Times differ from run to run; what was asked and what was decoded do not.
 SAME = ("kind", "model", "draft_model", "method", "block", "num_prompts", "completed",
         "total_output_tokens", "max_concurrency", "accept_histogram")  # fmt: skip
@@ -48,8 +53,10 @@ def test_a_run_that_nobody_can_do() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:the machine drifted")
-def test_a_profile_is_measured_and_compared(tmp_path: Path) -> None:
+def test_a_profile_is_measured_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "clock_for", lambda *_, **__: InstantClock())
     path = ds.measure(tmp_path / "mine.profile", model="tiny", device="cpu", quick=True,
                       block=[4], conc=[1], ctx=[64])  # fmt: skip
     assert not path.with_name("mine.profile.partial").exists()

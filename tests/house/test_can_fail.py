@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from parsed_files import parsed
 
 TESTS = Path(__file__).parents[1]
 # Of other packages; ``interpret`` runs a check of the file in another process.
@@ -15,7 +16,7 @@ RAISES_NOTHING = {"test_any_text_is_parsed_or_refused", "test_the_engine_needs_n
 
 def trees() -> dict[Path, ast.Module]:
     paths = sorted(TESTS.rglob("*.py"))
-    return {p: ast.parse(p.read_text(encoding="utf-8")) for p in paths if "bench" not in p.parts}
+    return {p: parsed(p) for p in paths if "bench" not in p.parts}
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:

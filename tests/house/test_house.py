@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from parsed_files import parsed
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
@@ -133,10 +134,6 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
 def public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
     """Public functions and classes of a module."""
     for node in tree.body:
@@ -168,7 +165,7 @@ def numbers(tree: ast.Module) -> set[float]:
 
 def unexplained(path: Path) -> set[float]:
     allowed = PURE_NUMBERS.get(room_and_name(path), {}).values()
-    return numbers(parse(path)) - set[float]().union(*allowed)
+    return numbers(parsed(path)) - set[float]().union(*allowed)
 
 
 def prints(tree: ast.Module) -> bool:
@@ -200,7 +197,7 @@ def test_names_say_something(lengths: dict[str, int]) -> None:
 
 
 def test_only_the_cli_prints() -> None:
-    assert [name_of(p) for p in files(*PACKAGES) if prints(parse(p))] == []
+    assert [name_of(p) for p in files(*PACKAGES) if prints(parsed(p))] == []
     assert prints(ast.parse("print(1)"))
 
 
@@ -211,7 +208,7 @@ def test_simulator_holds_no_numbers_of_its_own(path: Path) -> None:
 
 def test_every_excuse_is_used() -> None:
     for module, reasons in PURE_NUMBERS.items():
-        held = numbers(parse(ROOT / f"simulator/{module}.py"))
+        held = numbers(parsed(ROOT / f"simulator/{module}.py"))
         for reason, values in reasons.items():
             assert values <= held, f"{module}: {reason}"
 
@@ -225,11 +222,11 @@ def test_public_things_are_documented() -> None:
     bare = [
         f"{name_of(path)}: {node.name}"
         for path in paths
-        for node in public(parse(path))
+        for node in public(parsed(path))
         if not ast.get_docstring(node)
     ]
     assert bare == []
-    assert [name_of(p) for p in paths if not ast.get_docstring(parse(p))] == []
+    assert [name_of(p) for p in paths if not ast.get_docstring(parsed(p))] == []
 
 
 def test_floats_name_their_unit() -> None:
@@ -237,7 +234,7 @@ def test_floats_name_their_unit() -> None:
     silent = {
         f"{name_of(path)}: {name}"
         for path in files("profiles", "simulator", "calibrate")
-        for name in float_names(parse(path))
+        for name in float_names(parsed(path))
         if not name.endswith(SUFFIXES) and name not in known
     }
     assert silent == set()

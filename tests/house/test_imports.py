@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from parsed_files import parsed
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "calibrate/realloop": {"profiles/*", "simulator/*", "realrun/*", "calibrate/measure"},
     "calibrate/silicon": {"profiles/*"},
     "studies/ask": {"profiles/*", "jobs", "simulator/*", "calibrate/observations"},
-    "studies/show": {"profiles/*", "simulator/*"},
+    "studies/show": {"profiles/*", "jobs", "simulator/*"},
     "studies/predict": {"profiles/*", "simulator/*", "studies/ask", "studies/show"},
     "studies/explain": {"profiles/*", "simulator/*", "studies/show"},
     "studies/trace": {"profiles/*", "simulator/*", "studies/show"},
@@ -164,12 +165,11 @@ HEAVY = {"torch", "pandas", "scipy", "plotly", "matplotlib", "polars", "pyarrow"
 FILE_CALLS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "loadtxt", "savetxt"}
 
 
-@cache
 def modules(folder: str) -> tuple[tuple[str, ast.Module], ...]:
     """Every module of a folder and of its rooms, as ``simulator/cost/price.py``."""
     names = [p.relative_to(ROOT).as_posix() for p in sorted((ROOT / folder).rglob("*.py"))]
     shipped = [n for n in names if not any(n.startswith(f"{home}/") for home in NOT_SHIPPED)]
-    return tuple((n, ast.parse((ROOT / n).read_text(encoding="utf-8"))) for n in shipped)
+    return tuple((n, parsed(ROOT / n)) for n in shipped)
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -183,6 +183,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (name if is_module(name) else source for name in inner)
 
 
+@cache
 def is_module(name: str) -> bool:
     """Whether a dotted name is a module or a folder of ours."""
     path = ROOT.joinpath(*of_ours(name).split("."))
@@ -194,6 +195,7 @@ def of_ours(name: str) -> str:
     return name.removeprefix("dflash_sim.") if name.startswith("dflash_sim.") else ""
 
 
+@cache
 def room_of(module: str) -> str:
     """``simulator/cost`` of ``simulator.cost.price``, and of itself."""
     parts = module.split(".")

@@ -171,6 +171,7 @@ COVERED = {
     "studies/predict/test_beside": ["lift report", "studies/ask: slots", "studies/sweep: ending"],
     "serve/test_process": ["server", "commands: serve"],
     "serve/test_real": ["tokens", "studies/real: serve_question"],
+    "serve/test_template": ["render"],
     "serve/test_routes": ["app backend bodies information metrics streams twin"],
     "studies/live/test_question": ["kept page"],
     "studies/live/test_watch": ["calibrate/live: window"],

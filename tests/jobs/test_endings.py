@@ -42,6 +42,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 PATIENCE_S = 20.0
+linux = pytest.mark.skipif(sys.platform != "linux", reason="a death signal of Linux")
 
 
 @pytest.fixture
@@ -67,6 +68,90 @@ class TestKilled:
         busy.process.send_signal(how)
         assert busy.process.wait() == -how
         assert busy.left(patience_s=1.0)
+
+
+# Workers that cannot look for their parent: one is stopped, one keeps the interpreter to itself.
+STOPPED = """
+import os, signal, sys
+with Pool(2) as pool:
+    for pid in pool.map(os.getpid, [()] * 2):
+        os.kill(pid, signal.SIGSTOP)
+    print("done", flush=True)
+    signal.pause()
+"""
+KEEPS_THE_INTERPRETER = """
+import sys
+from threading import Timer
+with Pool(2) as pool:
+    list(pool.map(abs, [(0,)] * 4))
+    Timer(0.5, print, ["done"], {"flush": True}).start()
+    list(pool.map(max, [(range(10**15),)] * 2))
+"""
+# The parent ends at one moment of the beginning of a worker.
+AT = {
+    "once there is a process": ("multiprocessing.util", "spawnv_passfds"),
+    "once it is told what to do": ("multiprocessing.context.SpawnProcess", "start"),
+    "once it has its tool": ("dflash_sim.jobs.processes.Processes", "_send"),
+}
+DIES = """
+import os, pkgutil, signal
+where = pkgutil.resolve_name({where!r})
+real = where.{name}
+def dying(*arguments):
+    real(*arguments)
+    if "resource_tracker" not in str(arguments):  # which is begun in the same way
+        os.kill(os.getpid(), signal.SIGKILL)
+where.{name} = dying
+list(each(sum, [range(10**15)] * 2))
+"""
+
+
+@linux
+class TestDeaf:
+    @pytest.mark.parametrize("code", [STOPPED, KEEPS_THE_INTERPRETER])
+    def test_no_worker_outlives_it(self, code: str) -> None:
+        program = Program("-c", OURS + code)
+        try:
+            program.heard("done")
+            assert len(program.processes()) >= 3
+            program.process.kill()
+            assert program.left(PATIENCE_S) == set()
+        finally:
+            program.end()
+
+    @pytest.mark.parametrize("when", AT)
+    def test_at_any_moment(self, when: str) -> None:
+        where, name = AT[when]
+        program = Program("-c", OURS + DIES.format(where=where, name=name))
+        assert program.process.wait(PATIENCE_S) == -signal.SIGKILL
+        assert program.left(PATIENCE_S) == set()
+        assert program.end() == ""
+
+
+ASKED = """
+import multiprocessing.util, os, signal
+from dflash_sim.jobs.stopping import leave, listen
+listen()
+real = multiprocessing.util.spawnv_passfds
+def asked(*arguments):
+    found = real(*arguments)
+    os.kill(os.getpid(), signal.{signal})
+    return found
+multiprocessing.util.spawnv_passfds = asked
+try:
+    list(each(sum, [range(10**15)] * 2))
+except KeyboardInterrupt:
+    leave(130)
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", -signal.SIGTERM), ("SIGINT", 130)])
+def test_asked_while_a_worker_begins_it_ends_without_a_word(name: str, code: int) -> None:
+    """What interrupts the beginning leaves a process that nobody knows, and that complains."""
+    program = Program("-c", OURS + ASKED.format(signal=name))
+    assert program.process.wait(PATIENCE_S) == code
+    assert program.left(PATIENCE_S) == set()
+    assert program.end() == ""
 
 
 def interrupted(program: Program) -> tuple[int, str]:

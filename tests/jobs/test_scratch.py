@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from programs import Program
 
-from dflash_sim.jobs.scratch import scratch_folder
+from dflash_sim.jobs.scratch import scratch_file, scratch_folder
 
 HOLDS = """
 import sys, time
@@ -81,3 +81,59 @@ def test_where_files_have_no_locks_a_folder_is_made_all_the_same(
         assert one.is_dir()
         assert two.is_dir()
     assert list(place.iterdir()) == []
+
+
+WRITES = """
+import sys, time
+from pathlib import Path
+from dflash_sim.jobs.scratch import scratch_file
+with scratch_file(Path(sys.argv[1])) as file:
+    file.write_text("half")
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+
+
+def writer(place: Path) -> Program:
+    program = Program("-c", WRITES, str(place))
+    program.heard("begun")
+    return program
+
+
+def test_a_half_file_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:
+    program = writer(tmp_path)
+    (left,) = tmp_path.iterdir()
+    program.process.kill()
+    program.end()
+    assert left.read_text() == "half"
+    with scratch_file(tmp_path) as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_is_being_written_stays(tmp_path: Path) -> None:
+    program = writer(tmp_path)
+    (theirs,) = tmp_path.iterdir()
+    with scratch_file(tmp_path), scratch_file(tmp_path):
+        assert theirs.read_text() == "half"
+    assert list(tmp_path.iterdir()) == [theirs]
+    program.end()
+
+
+def test_what_only_has_such_a_name_stays(tmp_path: Path) -> None:
+    """No folder, pipe or link is one of ours, and opening a pipe would wait for ever."""
+    names = [f".dflash-sim-scratch-{kind}" for kind in ("folder", "pipe", "link")]
+    (tmp_path / names[0]).mkdir()
+    os.mkfifo(tmp_path / names[1])
+    (tmp_path / names[2]).symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / ".rows.csv-abcdefgh").write_text("x")
+    with scratch_file(tmp_path):
+        pass
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_an_error_in_between_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), scratch_file(tmp_path):
+        raise FileNotFoundError
+    assert list(tmp_path.iterdir()) == []

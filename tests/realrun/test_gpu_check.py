@@ -1,6 +1,7 @@
 """The script for a GPU, as far as a CPU tells: its plan, its limits, what it says of failures."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,16 +93,35 @@ def test_what_fails_is_said_by_the_exit_code(tmp_path: Path) -> None:
     assert len(list(out.iterdir())) <= 8
 
 
-BARE = """
+# A machine with torch, triton, numpy, safetensors, pytest and hypothesis, and none of the rest.
+ABSENT = (
+    "simpy", "pydantic", "pydantic_core", "typer", "rich", "yaml", "pandas", "scipy", "plotly",
+    "pyarrow", "transformers", "tokenizers", "starlette", "uvicorn", "httpx", "dash", "xdist",
+)  # fmt: skip
+SITE = f"""
 import sys
-from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 
-class Refuse(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("simpy", "pydantic", "pydantic_core", "typer", "rich", "plotly"):
-            raise ModuleNotFoundError(name)
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        absent = name.split(".")[0] in {ABSENT}
+        return None if absent else PathFinder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Refuse())
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+"""
+
+
+def bare(folder: Path) -> dict[str, str]:
+    """The environment of such a machine, for a process and all that it starts."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SITE)
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+
+
+PARTS_HERE = """
+import sys
 sys.path.insert(0, sys.argv[1])
 import gpu_parts
 from pathlib import Path
@@ -126,8 +146,35 @@ for row in gpu_parts.captured("tiny", 4, 3.0, (2,), captures=False, **small):
     ],
 )
 def test_parts_need_no_more_than_torch(tmp_path: Path, script: str, said: str) -> None:
-    """On a CPU, with the small pair: they run without simpy, pydantic and the command line's."""
-    words = [sys.executable, "-c", BARE + script, str(SCRIPT.parent), str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    """On a CPU, with the small pair: they and their workers run without all of the rest."""
+    words = [sys.executable, "-c", PARTS_HERE + script, str(SCRIPT.parent), str(tmp_path)]
+    environment = bare(tmp_path / "site")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(said)
+
+
+# Python as it is, told that there is a GPU; tests are collected, and no other part is begun.
+COLLECTS = f"""#!/usr/bin/env bash
+case "$*" in
+    *machine) "{sys.executable}" "$@"; echo "cuda: yes" ;;
+    "-m pytest"*) exec "{sys.executable}" "$@" --collect-only --quiet ;;
+    *parts.py*) echo "not here" ;;
+    *) exec "{sys.executable}" "$@" ;;
+esac
+"""
+
+
+@pytest.mark.slow
+@WITHOUT_GPU
+def test_the_tests_of_a_gpu_need_no_more_than_torch(tmp_path: Path) -> None:
+    """The script finds all of them on a machine that has nothing else, and says what it skips."""
+    python = tmp_path / "python"
+    python.write_text(COLLECTS)
+    python.chmod(0o755)
+    done = ran(tmp_path / "out", python=str(python), **bare(tmp_path / "site"))
+    said = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert done.returncode == 0, done.stdout
+    for part in ("tests", "kernels", "attention"):
+        assert re.search(r"passed in \d+ s: (\d+/)?\d+ tests collected", said[part]), said[part]
+    assert said["validate"].endswith("skipped: not installed: typer rich yaml simpy pydantic")

@@ -29,7 +29,7 @@ from dflash_sim.realrun.job.faults import RunFailedError  # noqa: E402
 from dflash_sim.serve.app import Routes, application  # noqa: E402
 from dflash_sim.serve.backend import Ask, RefusedError  # noqa: E402
 from dflash_sim.serve.real import Real, working  # noqa: E402
-from dflash_sim.serve.tokens import ByteLevel, Spoken, tokens_of  # noqa: E402
+from dflash_sim.serve.tokens import ByteLevel, Counted, Spoken, load_tokens, tokens_of  # noqa: E402
 from dflash_sim.studies.real.run_question import Job, RunOptions  # noqa: E402
 from dflash_sim.studies.real.serve_question import engine_of  # noqa: E402
 
@@ -323,8 +323,35 @@ def test_a_tokenizer_says_the_same_in_pieces_as_at_once() -> None:
     voice = words.voice()
     said = [voice([i], last=k == len(ids) - 1) for k, i in enumerate(ids)]
     assert "".join(said) == text
-    with pytest.raises(RefusedError, match="/v1/completions"):
-        words.chat([("user", "hello")])
+
+
+HELLO = {"role": "user", "content": "one and"}
+CALLED = {"role": "assistant", "content": None, "tool_calls": [{}]}
+
+
+def test_a_conversation_is_as_the_checkpoint_has_it(tmp_path: Path) -> None:
+    """Without a template a real model is not asked, and the small pair has no other form."""
+
+    def said(words: Any, *turns: Any, **options: Any) -> Any:
+        try:
+            return asyncio.run(words.chat(turns, options))
+        except RefusedError as refused:
+            return str(refused)
+
+    trained().save(str(tmp_path / "tokenizer.json"))
+    assert "no chat template; give the text to /v1/completions" in said(tokens_of(tmp_path), HELLO)
+    assert said(load_tokens(tmp_path), HELLO) == said(Counted(), HELLO)
+    for words, form in (
+        (ByteLevel(), "user: one and\nassistant:"),
+        (Counted(), said(Counted(), HELLO)),
+    ):
+        assert said(words, HELLO) == form
+        assert "chat_template_kwargs" in said(words, HELLO, enable_thinking=False)
+        assert "tool_calls" in said(words, HELLO, CALLED)
+    own = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{{ mood }}:"
+    (tmp_path / "chat_template.jinja").write_text(own)
+    for words in (tokens_of(tmp_path), load_tokens(tmp_path)):
+        assert said(words, HELLO, CALLED, mood="calm") == "<user>one and<assistant>Nonecalm:"
 
 
 def test_a_simulated_server_imports_no_torch() -> None:

@@ -172,6 +172,35 @@ def test_a_prompt_that_was_asked_before_is_found_in_the_prefix_cache() -> None:
     assert visit(work) == [0, whole[0], whole[1], 0, 0]
 
 
+HELLO = {"role": "user", "content": "x"}
+
+
+def test_a_server_that_runs_for_days_remembers_few_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each prompt shares another length with the first; what is forgotten costs the same again."""
+    monkeypatch.setattr("dflash_sim.serve.twin.PREFILLS", 4)
+
+    async def work(client: Any, twin: Twin) -> tuple[list[int], list[int]]:
+        known, cached, step = [], [], twin.setup.step
+        page = twin.setup.limits.page_size
+        for pages in (*range(30, 0, -1), 17):
+            prompt = [7] * (pages * page) + [pages]
+            body = {"prompt": prompt, "max_tokens": 2, "ignore_eos": True}
+            told = (await client.post("/v1/completions", json=body)).json()
+            cached.append(told["usage"]["prompt_tokens_details"]["cached_tokens"] // page)
+            known.append(len(step._prefill_s))
+        return known, cached
+
+    known, cached = visit(work, seed=1)
+    assert cached == [0, *range(29, 0, -1), 17]
+    assert max(known) == 5
+    assert known.count(1) >= 6
+    step = served(seed=1).step
+    before = [step.prefill_s(requests=2, tokens=90, prefix=64.0 * i) for i in range(6)]
+    step.forget(0)
+    assert not step._prefill_s
+    assert [step.prefill_s(requests=2, tokens=90, prefix=64.0 * i) for i in range(6)] == before
+
+
 REFUSED: list[tuple[str, Any, str]] = [
     ("/v1/completions", [], "no JSON object"),
     ("/v1/completions", {}, "prompt"),
@@ -198,6 +227,39 @@ REFUSED: list[tuple[str, Any, str]] = [
      "tools"),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}],
      "response_format": {"type": "json_object"}}, "response_format"),
+    ("/v1/completions", {"prompt": "x", "logprobs": 0}, "logprobs"),
+    ("/v1/completions", {"prompt": "x", "prompt_logprobs": 0}, "prompt_logprobs"),
+    ("/v1/completions", {"prompt": "x", "suffix": "end"}, "suffix"),
+    ("/v1/completions", {"prompt": "x", "guided_json": {}}, "guided_json"),
+    ("/v1/completions", {"prompt": "x", "priority": 2}, "priority"),
+    ("/v1/completions", {"prompt": "x", "use_beam_search": True}, "use_beam_search"),
+    ("/v1/completions", {"prompt": "x", "stop": 5}, "stop"),
+    ("/v1/completions", {"prompt": "x", "stop": ["\n", "a a"]}, "stop: 'a a'"),
+    ("/v1/completions", {"prompt": "x", "stop_regex": "a"}, "stop_regex"),
+    ("/v1/completions", {"prompt": "x", "max_completion_tokens": 9}, "called max_tokens"),
+    ("/v1/completions", {"prompt": "x", "max_tokens": 8, "max_new_tokens": 9}, "called max_tokens"),
+    ("/v1/completions", {"prompt": "x", "stream_options": {"include_usage": "?"}},
+     "stream_options.include_usage"),
+    ("/v1/chat/completions", {"messages": [HELLO], "max_tokens": 8, "max_completion_tokens": 9},
+     "max_completion_tokens"),
+    ("/v1/chat/completions", {"messages": [HELLO], "logprobs": True}, "logprobs"),
+    ("/v1/chat/completions", {"messages": [HELLO], "top_logprobs": 2}, "top_logprobs"),
+    ("/v1/chat/completions", {"messages": [HELLO], "response_format": "json"}, "response_format"),
+    ("/v1/chat/completions", {"messages": [HELLO], "tool_choice": "required"}, "tool_choice"),
+    ("/v1/chat/completions", {"messages": [HELLO], "functions": [{}]}, "functions"),
+    ("/v1/chat/completions", {"messages": [HELLO], "chat_template": "{{ 1 }}"}, "chat_template"),
+    ("/v1/chat/completions", {"messages": [HELLO], "chat_template_kwargs": {"a": 1}},
+     "chat_template_kwargs"),
+    ("/v1/chat/completions", {"messages": [HELLO], "continue_final_message": True},
+     "continue_final_message"),
+    ("/v1/chat/completions", {"messages": [HELLO], "add_generation_prompt": False},
+     "add_generation_prompt"),
+    ("/v1/chat/completions", {"messages": [HELLO], "modalities": ["text", "audio"]}, "modalities"),
+    ("/v1/chat/completions", {"messages": [HELLO], "prediction": {"type": "content"}},
+     "prediction"),
+    ("/generate", {"text": "x", "max_new_tokens": 5}, "belongs into sampling_params"),
+    ("/generate", {"text": "x", "sampling_params": {"max_tokens": 5}}, "called max_new_tokens"),
+    ("/generate", {"text": "x", "sampling_params": {"stop": "a"}}, "stop: 'a'"),
     ("/generate", {}, "text or input_ids"),
     ("/generate", {"text": "x", "sampling_params": {"regex": "a*"}}, "regex"),
     ("/generate", {"text": "x", "lora_path": "a"}, "lora_path"),
@@ -212,6 +274,26 @@ def test_what_is_not_served_is_refused_by_name(path: str, body: Any, said: str) 
     assert said in message
     assert "\n" not in message
     assert len(message) < 400
+
+
+# What clients send that changes nothing here: none of it is refused.
+QUIET: list[tuple[str, Any]] = [
+    ("/v1/completions", {"logprobs": None, "echo": False, "n": 1, "best_of": 1, "suffix": None}),
+    ("/v1/completions", {"stop": ["\n\n", "</s>"], "seed": 3, "user": "me", "temperature": 0.7}),
+    ("/v1/completions", {"max_completion_tokens": 7, "stop_token_ids": [2], "priority": 0}),
+    ("/v1/chat/completions", {"logprobs": False, "top_logprobs": 0, "tools": [], "n": None}),
+    ("/v1/chat/completions", {"response_format": {"type": "text"}, "tool_choice": "auto"}),
+    ("/v1/chat/completions", {"modalities": ["text"], "parallel_tool_calls": True, "stop": ""}),
+    ("/v1/chat/completions", {"max_completion_tokens": 7, "chat_template_kwargs": None}),
+]
+
+
+@pytest.mark.parametrize(("path", "more"), QUIET)
+def test_what_asks_for_nothing_else_changes_nothing(path: str, more: Any) -> None:
+    asked = {"prompt": "x"} if path == "/v1/completions" else {"messages": [HELLO]}
+    answer = post(path, asked | {"max_tokens": 7, "ignore_eos": True} | more)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] == 7
 
 
 def test_bodies_that_are_no_json_or_too_long() -> None:

@@ -99,8 +99,8 @@ def solved(rows: Sequence[Row]) -> Fit:
 
 @pytest.fixture(scope="module")
 def right() -> list[tuple[Floats, Fit]]:
-    """Fits to 200 data sets of a model that is right."""
-    sets = [draw([5, k]) for k in range(200)]
+    """Fits to 120 data sets of a model that is right."""
+    sets = [draw([5, k]) for k in range(120)]
     return [(truth, solved(rows)) for truth, rows in sets]
 
 

@@ -83,6 +83,7 @@ def row(i: int, value: float) -> Row:
     return Row(where, SETTINGS[i], logs, errors)
 
 
+@cache
 def study(spread: float) -> tuple[dict[int, float], dict[int, float]]:
     """Mean error and coverage on ten settings of a server, by rows of ten others fitted."""
     rng = np.random.default_rng(11)
@@ -126,7 +127,6 @@ def test_servers_from_beyond_the_prior_are_followed_too() -> None:
     assert inside[3] > max(0.5, inside[0])
 
 
-@pytest.mark.slow
 def test_an_empty_prior_would_not_pass() -> None:
     """The control: without rows nothing gets better."""
     off, _ = study(1.0)

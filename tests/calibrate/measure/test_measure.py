@@ -12,10 +12,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="measures torch kernels")
 pytest.importorskip("safetensors", reason="layers are built from checkpoints")
 
+from instant_clock import InstantClock  # noqa: E402
 from tiny_networks import TARGETS, drafter_spec, target_spec  # noqa: E402
 
 from dflash_sim.calibrate.measure import measure as measuring  # noqa: E402
-from dflash_sim.calibrate.measure.clock import CpuClock, Sample, copies  # noqa: E402
+from dflash_sim.calibrate.measure.clock import CpuClock, copies  # noqa: E402
 from dflash_sim.calibrate.measure.machine import choose_device, choose_dtype, sheet_of  # noqa: E402
 from dflash_sim.calibrate.measure.measure import Measurement, to_text  # noqa: E402
 from dflash_sim.calibrate.measure.op_cases import FUSED, Maker, tensors_bytes  # noqa: E402
@@ -35,17 +36,9 @@ def subject(family: str = "qwen3_5_moe_text", tp: int = 1) -> Subject:
     return Subject(target_spec(family), drafter_spec(), tp, SIZES)
 
 
-class Instant(CpuClock):
-    """Makes each call once and invents its time."""
-
-    def sample(self, calls: Any) -> Sample:
-        calls[0]()
-        return Sample(1e-5, 1e-5, 0.01, 1)
-
-
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "clock_for", lambda *_, **__: Instant())
+    monkeypatch.setattr(measuring, "clock_for", lambda *_, **__: InstantClock())
 
 
 def job(**changes: Any) -> Measurement:
@@ -54,7 +47,7 @@ def job(**changes: Any) -> Measurement:
         "cpu",
         torch.float32,
         {"model": "m", "drafter": "d"},
-        **changes,
+        **{"sweeps": 1} | changes,
     )
 
 
@@ -128,19 +121,20 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, fast: None) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        job(on_progress=stop).run(path)
+        job(sweeps=2, on_progress=stop).run(path)
     assert not path.exists()
     kept = path.with_name("m.profile.partial").read_text(encoding="utf-8").splitlines()
     assert len(kept) == 21  # a line that says of what, and the results
     with path.with_name("m.profile.partial").open("a", encoding="utf-8") as partial:
         partial.write('{"key": "cut sho')  # the power went
-    report = job().run(path)
+    report = job(sweeps=2).run(path)
     assert report.resumed == 20
     keys = [
         json.loads(line)["key"]
         for line in path.with_name("m.profile.partial").read_text(encoding="utf-8").splitlines()[1:]
     ]
     assert len(keys) == len(set(keys))
+    assert {f"{key} again 1" for key in subject().ops()} < set(keys)
 
 
 @pytest.mark.slow
@@ -172,7 +166,7 @@ def test_one_op_out_of_memory_leaves_the_rest(
 
 @pytest.mark.slow
 def test_a_drifting_machine_is_told(tmp_path: Path, fast: None, monkeypatch: Any) -> None:
-    times = iter([1.0, 1.0, 1.2] + [1.1] * 4)
+    times = iter([1.0, 1.2, 1.1])
     monkeypatch.setattr(measuring.Canary, "seconds", lambda _self: next(times))
     report = job().run(tmp_path / "m.profile")
     assert report.drifted

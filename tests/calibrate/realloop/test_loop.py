@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="runs torch layers")
 pytest.importorskip("safetensors", reason="layers are built from checkpoints")
 
+from instant_clock import InstantClock  # noqa: E402
 from tiny_networks import BASE, EXTRA, drafter_spec, target_spec  # noqa: E402
 
+from dflash_sim.calibrate.measure import measure as measuring  # noqa: E402
 from dflash_sim.calibrate.measure.measure import Measurement, to_text  # noqa: E402
 from dflash_sim.calibrate.measure.subject import Sizes, Subject  # noqa: E402
+from dflash_sim.calibrate.realloop import directed_workers  # noqa: E402
 from dflash_sim.calibrate.realloop.engine_sheet import HostStages, real_engine  # noqa: E402
 from dflash_sim.calibrate.realloop.forecast import Forecast, again_and_again  # noqa: E402
 from dflash_sim.calibrate.realloop.loop import ClosedLoop, Part, halves, portions  # noqa: E402
@@ -68,12 +71,17 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
     subject = Subject(target, drafter_spec(), 1, sizes)
     name = {"model": "small", "drafter": "small-dflash"}
     path = folder / "here.profile"
-    profile = Measurement(subject, "cpu", torch.float32, name, quick=True).run(path).profile
-    path.write_text(to_text(profile), encoding="utf-8")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(measuring, "clock_for", lambda *_, **__: InstantClock())
+    job = Measurement(subject, "cpu", torch.float32, name, quick=True, sweeps=1)
+    path.write_text(to_text(job.run(path).profile), encoding="utf-8")
     real = Setup(target=Network.random(TARGET, "small"), drafter=Network.random(DRAFTER, "d"))
     prompts = [tuple(range(10, 10 + n)) for n in (8, 8, 12, 12, 20, 20, 16, 16)]
-    patch = pytest.MonkeyPatch()
     patch.setenv("DFLASH_SIM_PROFILES", str(folder))
+    for name, steps in (("STEPS", 4), ("ALONE", 3), ("PREFILLS", 2)):
+        patch.setattr(directed_workers, name, steps)
+    for name in ("PROBE_STEPS", "PROBE_STEPS_ALONE"):
+        patch.setattr(directed_workers, name, 2)
     yield ClosedLoop("small", real, prompts, NEW_TOKENS, load_measured(path))
     patch.undo()
 

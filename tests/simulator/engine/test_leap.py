@@ -167,7 +167,7 @@ def test_leap_is_the_event_engine_with_real_prices(launch: dict[str, Any]) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("long", [False, True])
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_leap_is_the_event_engine_everywhere(data: st.DataObject, long: bool) -> None:
     same(data.draw(systems(long=long)))

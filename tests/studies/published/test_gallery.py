@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 GALLERY = ROOT / "studies/gallery"
 # Minutes each, so not run here; where a part of them is.
 LONG = {
-    "01_published_cards": "test_published.py::test_study_reproduces_its_output",
+    "01_published_cards": "test_published.py::test_study_reproduces_all_of_its_output",
     "02_gh200_phases": "test_gh200.py::test_study_reproduces_its_tables",
     "03_held_out": "test_gallery.py::test_held_out_study_is_what_the_shipped_constants_say",
     "13_servers": "test_gallery.py::test_the_study_of_servers_is_what_the_shipped_levels_say",
