@@ -243,11 +243,12 @@ def release_kernels(
     """Return what a release and a backend run in a layer that others do not, for a ``Cycle``."""
     attention, own = engine.attention, precision.of("attention")
     narrow = own.kv_cache != own.activations
-    widened = narrow and backend in attention.latent.widens
+    pool, latent = limits.kv_tokens if narrow else 0, attention.latent
     return {
         "joined": engine.defaults.hybrid.joined,
         "kv_casts": attention.casts.get(backend, 0) if narrow else 0,
-        "pool_tokens": limits.kv_tokens if widened else 0,
+        "pool_tokens": pool if backend in latent.widens else 0,
+        "captured_pool": pool if backend in latent.widens_captured else 0,
     }
 
 

@@ -221,13 +221,14 @@ class Setup:
     @property
     def _prefill_sizes(self) -> tuple[int, ...]:
         """Tokens of the captured prefills: none is larger than a chunk."""
-        replays = self.engine.prefill.replays(
+        most = self.engine.prefill.most_tokens(
             self.scenario.cuda_graph_backend_prefill,
             hybrid=bool(self.model.gdn_layers),
             speculative=self.speculative,
+            latent=self.backend if self.model.latent_layers else None,
+            chunk=self.limits.chunked_prefill_size,
         )
-        chunk = self.limits.chunked_prefill_size
-        return tuple(n for n in self.engine.graph_sizes["prefill"] if replays and n <= chunk)
+        return tuple(n for n in self.engine.graph_sizes["prefill"] if n <= most)
 
     @cached_property
     def widths(self) -> WidthSteps:
@@ -319,9 +320,7 @@ def resolve(
         needed = weights / share.mem_fraction + engine["reserved_memory"]
         msg = f"{error}{roomier(device, needed, ranks=TP_SIZES[-1])}"
         raise InfeasibleError(msg) from None
-    unit = launch.page_size
-    if model.gdn_layers:
-        unit = engine.defaults.mamba_track_interval
+    unit = engine.defaults.mamba_track_interval if model.gdn_layers else launch.page_size
     unit *= launched.radix_cache
     limits = limits_of(launched, engine, memory, chunk, launch.page_size, block, unit)
     tables = tables or find_tables(device)

@@ -85,6 +85,7 @@ _OFF = {"--cuda-graph-backend-decode": "disabled"}
 _DRAFTING = ("steps", "topk", "window", "draft_model", "speculative_draft_model_quantization")
 _UNQUANT = "unquant"
 _IDLE = "it acts with another --speculative-algorithm"
+_LONGEST = "context_length"
 _PARTS = 4  # of a path, from its end, one of which may name the checkpoint
 _HUB = re.compile(r"(?:models--)?([\w.-]+?)(?:--|__)([\w.-]+)")  # ``models--org--name`` of a cache
 _MIRRORED = re.compile(r"___")  # ModelScope's folders have no dots
@@ -187,6 +188,8 @@ class _Parsed:
         key, read = FIELDS[one.flag.name]
         for value in one.values:
             if "$" in value or _BLANK.fullmatch(value):
+                if key == _LONGEST:
+                    return  # a server starts with one that is long enough
                 msg = (
                     f"--from-launch: {one.typed} {value}: the text does not set the variable; "
                     f"put {self.wanting} before the command, or write the value in its place."

@@ -158,9 +158,9 @@ class LatentBackends:
     ----------
     by_arch, other
         By architecture of the GPU, and elsewhere.
-    widens
+    widens, widens_captured
         Backends that cast the whole pool of latents to bf16 in each layer of each step, where it
-        is in another format.
+        is in another format, and those that do so in a captured prefill.
     sparse, compressed
         Of models whose attention is sparse, and of those that compress tokens, on every GPU.
     sparse_kv, compressed_kv
@@ -171,6 +171,7 @@ class LatentBackends:
     other: str
     sparse: str
     widens: tuple[str, ...]
+    widens_captured: tuple[str, ...]
     compressed: str
     compressed_kv: str
     by_arch: Mapping[str, str]
@@ -251,6 +252,9 @@ class PrefillSheet:
         whether a prefill that hands all hidden states to a drafter replays the graphs.
     mixers
         Ops that split a graph: one piece is replayed before each, and one behind the last.
+    latent_tokens, latent_eager
+        Most tokens of a captured prefill of latent attention, and the backends of which none is
+        captured unless it is asked for.
     eager
         Ops that are launched one by one all the same, the mixers among them.
     launches
@@ -264,6 +268,8 @@ class PrefillSheet:
     backend: str
     hybrid: bool
     hidden_states: bool
+    latent_tokens: int
+    latent_eager: tuple[str, ...]
     mixers: tuple[str, ...]
     eager: tuple[str, ...]
     launches: Mapping[str, int]
@@ -276,6 +282,15 @@ class PrefillSheet:
         if (asked or self.backend) == "disabled" or (speculative and not self.hidden_states):
             return False
         return bool(asked) or self.hybrid or not hybrid
+
+    def most_tokens(
+        self, asked: str | None, *, hybrid: bool, speculative: bool, latent: str | None, chunk: int
+    ) -> int:
+        """Return the most tokens of a captured prefill; ``latent`` is a latent model's backend."""
+        eager = latent is not None and latent in self.latent_eager and not asked
+        if eager or not self.replays(asked, hybrid=hybrid, speculative=speculative):
+            return 0
+        return chunk if latent is None else min(chunk, self.latent_tokens)
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,8 @@ class Cycle:
         True if verification gathers all logits over the ranks before it takes their maximum.
     joined, kv_casts, pool_tokens
         What its release and its backend run in a layer, as :class:`Rows` has it.
+    captured_pool
+        Latents that are cast in each layer of a captured prefill.
     """
 
     method: Method
@@ -196,6 +198,7 @@ class Cycle:
     joined: bool = True
     kv_casts: int = 0
     pool_tokens: int = 0
+    captured_pool: int = 0
     replays_states: bool = False
     steps: int = 0
     topk: int = 1
@@ -238,9 +241,13 @@ class Cycle:
             before, after = self.method.draft(self, one, wide)
         return self._launched(before, verify, *self._drawn(requests), commit, after)
 
-    def prefill(self, *, requests: int, seq: int, prefix: float) -> tuple[Phase, ...]:
+    def prefill(
+        self, *, requests: int, seq: int, prefix: float, captured: bool = False
+    ) -> tuple[Phase, ...]:
         """Phases of a prefill of ``seq`` new tokens per request, their draft KV included."""
-        size = replace(self._rows, requests=requests, rows=seq, ctx=prefix, prefill=True)
+        pool = self.captured_pool if captured else 0
+        size = replace(self._rows, rows=seq, ctx=prefix, prefill=True, pool_tokens=pool)
+        size = replace(size, requests=requests)
         filled = self.method.prefill(self, size)
         first = sampled_tokens(self.sampling, vocab=self.model.vocab, requests=requests)
         return self._launched(

@@ -92,6 +92,11 @@ def _dense(k: Kernels, a: MlaShape, hidden: int, size: Rows, count: int) -> list
     heads, t = a.num_heads // k.tp, size.tokens
     own = k.precision.of("attention")
     calls = _projected(k, a, hidden, t, count)
+    if size.pool_tokens and own.kv_cache != own.activations:
+        values = float(size.pool_tokens * a.latent_dim)
+        each = bytes_of(own.kv_cache) + k.value
+        calls.append(Call(Elementwise("pool_cast", each * values, "pool_cast"), count))
+        own = replace(own, kv_cache=own.activations)
     if size.prefill:
         cached = round(size.requests * (size.rows + size.ctx))
         up = heads * (a.qk_nope_head_dim + a.v_head_dim)
@@ -111,11 +116,6 @@ def _dense(k: Kernels, a: MlaShape, hidden: int, size: Rows, count: int) -> list
             Call(expanded, count),
         ]
     else:
-        if size.pool_tokens and own.kv_cache != own.activations:
-            values = float(size.pool_tokens * a.latent_dim)
-            each = bytes_of(own.kv_cache) + k.value
-            calls.append(Call(Elementwise("pool_cast", each * values, "pool_cast"), count))
-            own = replace(own, kv_cache=own.activations)
         absorbed = MlaDecode(
             "attention",
             requests=size.requests,

@@ -309,13 +309,14 @@ class StepModel:
 
         Priced at the next power of two of requests, linear in tokens between powers of two.
         """
-        tokens = self._bucket(tokens) or tokens
+        captured = self._bucket(tokens)
+        tokens, graphs = captured or tokens, captured is not None
         power = 1 << (max(1, requests) - 1).bit_length()
         seq = max(1.0, tokens / power)
         low = 1 << int(np.log2(seq))
-        parts = self._price_prefill(power, low, prefix)
+        parts = self._price_prefill(power, low, prefix, graphs)
         if low < seq:
-            high = self._price_prefill(power, 2 * low, prefix)
+            high = self._price_prefill(power, 2 * low, prefix, graphs)
             parts = parts + (high - parts) * (seq / low - 1)
         return parts
 
@@ -350,13 +351,14 @@ class StepModel:
         i = bisect_left(self.prefill_sizes, tokens)
         return self.prefill_sizes[i] if i < len(self.prefill_sizes) else None
 
-    def _price_prefill(self, requests: int, seq: int, prefix: float) -> np.ndarray:
+    def _price_prefill(self, requests: int, seq: int, prefix: float, graphs: bool) -> np.ndarray:
         def price() -> np.ndarray:
-            phases = self.cycle.prefill(requests=requests, seq=seq, prefix=prefix)
+            size = {"requests": requests, "seq": seq}
+            phases = self.cycle.prefill(**size, prefix=prefix, captured=graphs)
             calls = [call for phase in phases for call in phase.calls]
             between = self._between("prefill", requests=requests, rows=seq, ctx=prefix)
             cost = self.cost.calls(calls, between).as_array()
             cost[ASSUMED] += self.engine["step_eager_plain"]
             return cost * self.engine["prefill_factor"] * self.engine["time_factor"]
 
-        return self._known.get(("prefill", requests, seq, prefix), self.engine, price)
+        return self._known.get(("prefill", requests, seq, prefix, graphs), self.engine, price)

@@ -330,6 +330,7 @@ YARN = '{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "max_position_emb
         (f"--context-length 65536 --json-model-override-args '{YARN}'", 65536),
         ("""--json-model-override-args '{"text_config": {"rope_theta": 1e7}}'""", None),
         ("--json-model-override-args '{}'", None),
+        ("--context-length $((ISL+OSL))", None),
     ],
 )
 def test_scaled_positions_move_the_longest_request_alone(words: str, context: int | None) -> None:

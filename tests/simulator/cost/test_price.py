@@ -343,6 +343,45 @@ def test_which_prefills_are_graphs(
     assert rules.replays(asked, hybrid=hybrid, speculative=speculative) is graphs
 
 
+@pytest.mark.parametrize(
+    ("release", "backend", "most"),
+    [
+        ("0.5.10", "trtllm_mla", 2048),
+        ("0.5.14", "fa3", 2048),
+        ("0.5.15", "trtllm_mla", 0),
+        ("0.5.15", "fa3", 2048),
+        ("0.5.16", "fa3", 0),
+        ("0.5.23", "fa3", 8192),
+        ("0.5.14", None, 16384),
+    ],
+)
+def test_which_prefills_of_latent_attention_are_graphs(
+    release: str, backend: str | None, most: int
+) -> None:
+    rules = load_engine(f"sglang-{release}").prefill
+    asked = {"hybrid": False, "speculative": False, "latent": backend, "chunk": 16384}
+    assert rules.most_tokens(None, **asked) == most
+    assert rules.most_tokens("disabled", **asked) == 0
+
+
+def test_a_captured_prefill_of_latents_casts_the_pool() -> None:
+    """Up to 2,048 tokens, where latents are in FP8 and not in bf16."""
+    asked = {"model": "deepseek-v3", "gpu": "b200", "tp": 8, "method": "none"}
+    for kv, casts in (("fp8_e4m3", 61), ("bfloat16", 0)):
+        graphs, eager = (
+            setup(**asked, kv_cache_dtype=kv, cuda_graph_backend_prefill=how).step
+            for how in (None, "disabled")
+        )
+        pool = graphs.cycle.captured_pool * 576 / 1e6 / graphs.cost.device.sm_count
+        for tokens, captured in ((2048, 1), (4096, 0)):
+            both = [x.prefill_s(requests=1, tokens=tokens) for x in (graphs, eager)]
+            cast_s = captured * casts * pool * graphs.engine["pool_cast"]
+            factor = graphs.engine["time_factor"]
+            assert both[0] - both[1] == pytest.approx(factor * cast_s, rel=0.1, abs=1e-9)
+            launch = graphs.prefill_launch_s(tokens) / eager.prefill_launch_s(tokens)
+            assert (launch < 0.2) is bool(captured)
+
+
 @pytest.mark.parametrize("chunk", [8192, 16384, 32768])
 def test_a_prefill_is_padded_to_the_next_graph_up_to_the_chunk(chunk: int) -> None:
     step = setup(gpu="h200", model="qwen3-8b", tp=1, chunked_prefill_size=chunk).step
