@@ -150,7 +150,8 @@ def crowd(server: Server, streams: int, *, seconds: float, tokens: int) -> Crowd
             found.running.append(await asyncio.to_thread(server.metric, "num_running_reqs"))
 
     async def all_of_them() -> None:
-        # Kept connections that idle are closed by this client, and now and then one in use.
+        # Of connections that it keeps httpx closes one in use, when the loop has stood still for
+        # longer than they are kept.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with httpx.AsyncClient(limits=limits, timeout=PATIENCE_S, trust_env=False) as client:
             await asyncio.gather(look(), *(one(client, i) for i in range(streams)))

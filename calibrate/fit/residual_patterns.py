@@ -66,11 +66,12 @@ def _pattern(rows: Sequence[Row], factors: list[str], inverse: Floats, line: Lin
     normal = np.random.default_rng(0).standard_normal((_CHANCES, len(values)))
     chances = normal * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
     furthest = int(np.argmax(np.abs(away)))
+    group = list(dict.fromkeys(groups))[furthest]
     as_far = np.abs(chances).max(axis=1) >= abs(away[furthest])
     return Pattern(
         factor=" or ".join(factors),
-        group=list(dict.fromkeys(groups))[furthest],
-        rows=int(members[:, furthest].sum()),
+        group=group,
+        rows=groups.count(group),
         offset=float(np.expm1(-away[furthest] / root[furthest])),
         chance=float((1 + as_far.sum()) / (1 + _CHANCES)),
     )

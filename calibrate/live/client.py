@@ -96,7 +96,9 @@ class Client:
             | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             transport=transport,
             timeout=httpx.Timeout(_CONNECT_S, read=_SILENT_S),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            # None is kept, as bench_serving keeps none: a server may close an idle one as a request
+            # goes out on it, and after a halt httpx itself closes one that it has just handed out.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             trust_env=False,  # through a proxy, times are those of the proxy
         )
 

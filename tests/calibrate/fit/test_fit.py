@@ -18,6 +18,7 @@ from dflash_sim.calibrate.fit.fit import Fit, fit, solve
 from dflash_sim.calibrate.fit.identifiability import open_directions
 from dflash_sim.calibrate.fit.parallel_answers import Evaluator
 from dflash_sim.calibrate.fit.prior import Prior
+from dflash_sim.calibrate.fit.residual_patterns import patterns
 from dflash_sim.calibrate.fit.rows import ACCEPT_LENGTH, THROUGHPUT, Row, rows_of, unknowns
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.cli import run
@@ -142,6 +143,19 @@ class TestStraightLines:
         assert set(groups) <= {"1", "32"}
         assert groups["1"].offset < -0.04
         assert groups["1"].rows == 18
+
+    def test_a_row_of_two_speeds_is_one_row(self) -> None:
+        """Its time per token is predicted as much too slow as its throughput."""
+        bias = np.where(CONC == 32, -0.2, 0.0)
+        rows, tpot = draw([8, 1], bias)[1], METRICS.index("mean_tpot_ms")
+        for row in rows:
+            row.logs[tpot], row.errors[tpot] = -row.logs[THROUGHPUT], NOISE
+        problem = linear.Problem(rows, UNKNOWN)
+        both = np.concatenate([LINES.matrix, -LINES.matrix])
+        line = linear.Linear(problem, UNKNOWN.mean, 0 * problem.y, both)
+        found = patterns(rows, line, linear.Spread((SHARED, OWN), 0 * problem.y))
+        (one,) = [p for p in found if "concurrency" in p.factor]
+        assert (one.group, one.rows) == ("32", 18)
 
     def test_outliers_are_named_and_do_not_drag(self) -> None:
         """Three rows of other settings, a third off: as good as left out."""

@@ -162,6 +162,29 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         Client(url)
 
 
+def test_a_connection_that_breaks_when_it_is_used_again_loses_nothing() -> None:
+    """A client that keeps connections is lost on such a server."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await reader.read(1)  # until the client closes it, or asks again
+        writer.transport.abort()
+
+    async def both() -> None:
+        server = await asyncio.start_server(once, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, Client(url) as ours:
+            for _ in range(3):
+                assert await ours.get("/v1/models") == "{}"
+            async with httpx.AsyncClient(base_url=url, trust_env=False) as keeps:
+                await keeps.get("/v1/models")
+                with pytest.raises(httpx.HTTPError):
+                    await keeps.get("/v1/models")
+
+    asyncio.run(both())
+
+
 def test_a_key_that_no_header_carries_is_refused() -> None:
     for key in ("\udcff", "a\nb", "\u00e9"):
         with pytest.raises(UsageError, match="--api-key"):
