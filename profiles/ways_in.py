@@ -209,7 +209,8 @@ def _read(path: Path, most: int) -> bytes:
             raise UnreadableError(msg)
         if kind.st_size > most:
             raise UnreadableError(_too_large(most))
-        os.set_blocking(handle, True)
+        if piped:
+            os.set_blocking(handle, True)  # not others: the kernel has files that wait for news
         return _all_of(handle, most)
     except OSError as error:
         raise UnreadableError(_refused(error)) from error

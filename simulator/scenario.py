@@ -408,3 +408,15 @@ class Scenario(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             raise UsageError(field_error(first, cls.model_fields, told=_UNKNOWN)) from None
+
+    @classmethod
+    def refuse(cls, **fields: Any) -> None:
+        """Refuse a value that its field has nowhere, where nothing takes the field."""
+        try:
+            cls(**fields)
+        except ValidationError as error:
+            for told in error.errors():
+                if told["loc"]:
+                    raise UsageError(field_error(told, cls.model_fields, told=_UNKNOWN)) from None
+        except UsageError:  # of fields beside one another
+            pass

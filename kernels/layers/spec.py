@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.networks.fields import MAX_INT, Fields
 from dflash_sim.profiles.networks.hf_config import (
     AttentionShape,
     DrafterShape,
@@ -23,7 +24,7 @@ DEFAULT_THETA = 10_000.0
 ZERO_CENTRED = {"qwen3_next", "qwen3_5", "qwen3_5_moe"}
 PARTIAL_ROTARY = 0.25
 BUILT = {"llama", "qwen3", "qwen3_moe", *ZERO_CENTRED}
-UNSCALED = {None, "default", "mrope"}
+UNSCALED = {"default", "mrope"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def read_drafter(config: Mapping[str, Any], name: str) -> DrafterSpec:
         _check_attention(attention, name)
         if attention.head_gates:
             _refuse(name, "attention with a gate for each head")
-    nested = flat.get("dflash_config") or {}
+    nested = _table(flat, "dflash_config")
     mask = flat.get("mask_token_id", nested.get("mask_token_id"))
     return DrafterSpec(shape, numerics, mask)
 
@@ -122,7 +123,16 @@ def read_eagle3(config: Mapping[str, Any], name: str) -> Eagle3Spec:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config, **(config.get("text_config") or {})}
+    return {**config, **_table(config, "text_config")}
+
+
+def _table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A field that is an object; nothing where there is none."""
+    found = config.get(key) or {}
+    if not isinstance(found, Mapping):
+        msg = f"config.json: field '{key}' is {found!r:.80}; expected a JSON object"
+        raise UsageError(msg)
+    return found
 
 
 def _any_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,19 +144,18 @@ def _any_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _numerics(flat: Mapping[str, Any], name: str) -> Numerics:
     family = str(flat.get("model_type", "")).removesuffix("_text")
-    rope = flat.get("rope_parameters") or flat.get("rope_scaling") or {}
+    rope = _table(flat, "rope_parameters") or _table(flat, "rope_scaling")
     kind = rope.get("rope_type", rope.get("type"))
-    if kind not in UNSCALED:
+    if kind is not None and str(kind) not in UNSCALED:
         _refuse(name, f"rotary embedding scaled by {kind!r}")
     if flat.get("hidden_act", "silu") != "silu":
         _refuse(name, f"activation {flat['hidden_act']!r}")
     part = PARTIAL_ROTARY if family in ZERO_CENTRED else 1.0
+    fields = Fields({**flat, **rope}, name)
     return Numerics(
-        eps=float(flat.get("rms_norm_eps", DEFAULT_EPS)),
-        theta=float(rope.get("rope_theta") or flat.get("rope_theta") or DEFAULT_THETA),
-        rotary_fraction=float(
-            rope.get("partial_rotary_factor", flat.get("partial_rotary_factor", part))
-        ),
+        eps=fields.real("rms_norm_eps", default=DEFAULT_EPS, most=1.0),
+        theta=fields.real("rope_theta", default=DEFAULT_THETA, most=MAX_INT),
+        rotary_fraction=fields.real("partial_rotary_factor", default=part, most=1.0),
         zero_centred=family in ZERO_CENTRED,
         renormalise=bool(flat.get("norm_topk_prob", family in ZERO_CENTRED)),
     )

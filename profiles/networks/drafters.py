@@ -15,7 +15,13 @@ from dflash_sim.profiles.networks.drafter_shapes import (
     RecurrentHead,
     Selector,
 )
-from dflash_sim.profiles.networks.fields import MAX_LAYERS, Fields, check_dtype, refuse_quantised
+from dflash_sim.profiles.networks.fields import (
+    MAX_BLOCK,
+    MAX_LAYERS,
+    Fields,
+    check_dtype,
+    refuse_quantised,
+)
 from dflash_sim.profiles.networks.mlps import DenseMlp
 from dflash_sim.profiles.networks.networks import ModelShape
 from dflash_sim.profiles.networks.read_mixers import attention, softmax_layers
@@ -51,7 +57,7 @@ def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> Draft
         hidden=f.integer("hidden_size"),
         intermediate=f.integer("intermediate_size"),
         layers=_layers(f, num_layers, laguna=kind == _LAGUNA),
-        block_size=own.integer("block_size", low=2),
+        block_size=own.integer("block_size", low=2, high=MAX_BLOCK),
         target_layer_ids=_target_layer_ids(f, dflash, num_layers),
         vocab=f.integer("vocab_size"),
         source=source,

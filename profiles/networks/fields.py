@@ -8,6 +8,7 @@ from dflash_sim.profiles.errors import UsageError
 DTYPES = ("bfloat16", "float16")  # of values that no quantisation replaces
 MAX_INT = 2**40
 MAX_LAYERS = 2**10
+MAX_BLOCK = 2**10  # tokens that a drafter drafts at once
 # Scalings whose factor max_position_embeddings has in it already.
 _INCLUDED = {"llama3", "default", "proportional", "mrope"}
 
@@ -41,6 +42,14 @@ class Fields:
         if type(value) is not int or not low <= value <= high:
             self.reject(key, f"an integer from {low} to {high}")
         return value
+
+    def real(self, key: str, *, default: float, most: float) -> float:
+        value = self.config.get(key)
+        if value is None:
+            return default
+        if type(value) not in (int, float) or not 0 < value <= most:
+            self.reject(key, f"a number above 0, up to {most:g}")
+        return float(value)
 
     def flag(self, key: str, *, default: bool) -> bool:
         value = self.config.get(key)

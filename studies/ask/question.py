@@ -257,6 +257,9 @@ def _applicable(point: dict[str, Any]) -> dict[str, Any]:
         dropped.add("engine_mode")
     if method.sequential and "steps" in point and int(point.get("topk", 1)) == 1:
         dropped.add("block")
+    unused = {name: value for name, value in point.items() if name in dropped}
+    if unused:
+        Scenario.refuse(**unused)
     return {name: value for name, value in point.items() if name not in dropped}
 
 

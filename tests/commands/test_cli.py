@@ -345,6 +345,11 @@ class TestGrids:
         }  # fmt: skip
         assert len(found) == len(told)
 
+    @pytest.mark.parametrize("fields", [{"topk": -1}, {"steps": 0}, {"window": "x"}])
+    def test_what_none_of_them_takes_is_looked_at_all_the_same(self, fields: Any) -> None:
+        with pytest.raises(UsageError, match=f"{next(iter(fields))} "):
+            scenarios(layered([("flag", {"method": "none,dflash", **fields})]))
+
     @pytest.mark.parametrize(
         ("line", "modes", "told"),
         [

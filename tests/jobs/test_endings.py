@@ -107,25 +107,25 @@ list(each(sum, [range(10**15)] * 2))
 
 
 @linux
-class TestDeaf:
-    @pytest.mark.parametrize("code", [STOPPED, KEEPS_THE_INTERPRETER])
-    def test_no_worker_outlives_it(self, code: str) -> None:
-        program = Program("-c", OURS + code)
-        try:
-            program.heard("done")
-            assert len(program.processes()) >= 3
-            program.process.kill()
-            assert program.left(PATIENCE_S) == set()
-        finally:
-            program.end()
-
-    @pytest.mark.parametrize("when", AT)
-    def test_at_any_moment(self, when: str) -> None:
-        where, name = AT[when]
-        program = Program("-c", OURS + DIES.format(where=where, name=name))
-        assert program.process.wait(PATIENCE_S) == -signal.SIGKILL
+@pytest.mark.parametrize("code", [STOPPED, KEEPS_THE_INTERPRETER], ids=["stopped", "busy"])
+def test_a_deaf_worker_does_not_outlive_it(code: str) -> None:
+    program = Program("-c", OURS + code)
+    try:
+        program.heard("done")
+        assert len(program.processes()) >= 3
+        program.process.kill()
         assert program.left(PATIENCE_S) == set()
-        assert program.end() == ""
+    finally:
+        program.end()
+
+
+@pytest.mark.parametrize("when", AT)
+def test_a_worker_that_begins_does_not_outlive_it(when: str) -> None:
+    where, name = AT[when]
+    program = Program("-c", OURS + DIES.format(where=where, name=name))
+    assert program.process.wait(PATIENCE_S) == -signal.SIGKILL
+    assert program.left(PATIENCE_S) == set()
+    assert program.end() == ""
 
 
 ASKED = """

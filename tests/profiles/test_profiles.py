@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from itertools import pairwise
 from math import erf, exp, log, sqrt
@@ -418,6 +418,36 @@ def test_malformed_config(tmp_path: Path, text: str) -> None:
 
 
 # -- workloads
+
+
+@pytest.mark.parametrize(
+    ("place", "line", "changed", "load"),
+    [
+        ("devices/h200.toml", "value = 4.8", "value = 1e-320", load_device),
+        (
+            "workloads/humaneval.toml",
+            "turns = { value = 1,",
+            "turns = { value = 1.5,",
+            load_dataset,
+        ),
+        (
+            "workloads/humaneval.toml",
+            "turns = { value = 1,",
+            "turns = { value = 1e-9,",
+            load_dataset,
+        ),
+    ],
+)
+def test_a_number_too_small_and_a_part_of_a_count_are_refused(
+    place: str, line: str, changed: str, load: Callable[..., object], tmp_path: Path
+) -> None:
+    shipped = Path(str(files("dflash_sim.profiles"))) / place
+    text = shipped.read_text(encoding="utf-8")
+    assert line in text
+    (tmp_path / place).parent.mkdir()
+    (tmp_path / place).write_text(text.replace(line, changed), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"it must be from|a whole number"):
+        load(shipped.stem, (tmp_path,))
 
 
 def test_card_harness_turns() -> None:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,6 +70,16 @@ def test_paths_that_no_file_can_have() -> None:
         assert not ways_in.is_there(path)
         with pytest.raises(UnreadableError, match="it cannot be read"):
             read_bytes(Path(path))
+
+
+def test_no_file_of_the_kernel_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some say that they are files and let readers wait for news, such as /proc/kmsg."""
+    receive, send = os.pipe()
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result((stat.S_IFREG, *[0] * 9)))
+    with pytest.raises(UnreadableError, match="it cannot be read"):
+        read_bytes(Path(f"/dev/fd/{receive}"))
+    os.close(receive)
+    os.close(send)
 
 
 def test_a_pipe_of_the_shell_is_read() -> None:

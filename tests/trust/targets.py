@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dflash_sim.calibrate.measure.partial_file import Journal
 from dflash_sim.calibrate.readers.read import read_observations
 from dflash_sim.calibrate.readers.request_traces import read_trace
 from dflash_sim.kernels.layers.checkpoint import Misfit, SafetensorsFolder
+from dflash_sim.kernels.layers.spec import read_drafter, read_eagle3, read_target
 from dflash_sim.profiles.acceptance.histogram_file import read_histogram
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
@@ -37,6 +39,7 @@ from dflash_sim.profiles.releases.engine_sheet import HOME, load_engine
 from dflash_sim.profiles.times.machine_profile import load_measured
 from dflash_sim.profiles.times.op_file import Matrix
 from dflash_sim.profiles.times.op_folder import OpFolder
+from dflash_sim.profiles.ways_in import json_object
 from dflash_sim.realrun.job.prompts import read_prompts
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
@@ -211,6 +214,18 @@ def trace(path: Path) -> object:
     return found
 
 
+def network(path: Path) -> object:
+    """A network that would be run, as a target, a drafter and a head."""
+    config, found = json_object(path), list[object]()
+    for read in (read_target, read_drafter, read_eagle3):
+        with suppress(UsageError):
+            found.append(read(config, "mine"))
+    if not found:
+        msg = "none of them"
+        raise UsageError(msg)
+    return found
+
+
 def all_targets() -> list[Target]:
     """Everything that is fuzzed."""
     return [*files(), *sheets(), *typed(), *served()]
@@ -282,6 +297,8 @@ def sheets() -> Iterator[Target]:
     drafters = seeds(PROFILES / "drafters", "*.json")
     load = sheet("drafters/mine-dflash.json", lambda: load_drafter("mine-dflash"))
     yield Target("drafter configs", load, of_seeds(drafters), 6)
+    pair = seeds(PROFILES / "pairs/tiny", "*/config.json")
+    yield Target("configs to run", at("config.json", network), of_seeds(pair), 10)
     calibrations = seeds(PROFILES / "calibrations", "*.toml")
     yield Target("calibrations", at("mine.toml", calibration), of_seeds(calibrations), 1)
     for name, file, read in (

@@ -189,6 +189,26 @@ def test_what_is_not_written_is_refused_by_name(changes: dict[str, object], said
         read_target(config | changes, "odd")
 
 
+NO_NUMBERS: list[dict[str, object]] = [
+    {"rms_norm_eps": float("nan")},
+    {"rms_norm_eps": -1},
+    {"rope_theta": float("inf")},
+    {"rope_parameters": {"rope_theta": 0}},
+    {"partial_rotary_factor": 1.5},
+    {"rope_parameters": "default"},
+    {"rope_scaling": {"type": ["default"]}},
+    {"text_config": "qwen3"},
+]
+
+
+@pytest.mark.parametrize("changes", NO_NUMBERS, ids=str)
+def test_what_would_be_computed_without_a_meaning_is_refused(changes: dict[str, object]) -> None:
+    config = BASE | {"model_type": "qwen3"}
+    assert read_target(config, "odd").numerics.eps == 1e-6
+    with pytest.raises(UsageError, match=f"{next(iter(changes))}|rope_theta|rotary embedding"):
+        read_target(config | changes, "odd")
+
+
 def test_a_target_without_mtp_has_no_mtp_head() -> None:
     with pytest.raises(UsageError, match="no MTP layer"):
         MtpHead(target_spec("qwen3"), Drawn(), tokens=8)
