@@ -23,6 +23,7 @@ from dflash_sim.simulator.slopes import METRICS, WHOLE, Response, slope_steps
 
 _Z90 = 1.645  # two-sided 90 % point of the normal law
 _WAVES = 4
+_FIRST = "median_ttft_ms"
 
 Floats = npt.NDArray[np.float64]
 
@@ -172,9 +173,9 @@ def intervals(
     for metric in METRICS:
         if metric == "accept_length" and not setup.speculative:
             continue
-        if metric.startswith("median"):  # of a mean there is one already
-            continue
         beyond = 0.0 if metric == "accept_length" else unmodelled(setup, metric)
+        if metric == _FIRST:
+            beyond += _unsure_median(runs)
         variance = own.variance(metric) + beyond + _scatter(runs, metric)
         out[metric] = _around(float(np.mean([r[metric] for r in runs])), variance)
     if plain is not None:
@@ -210,6 +211,14 @@ def ratio_interval(one: Side, other: Side) -> tuple[float, float]:
     variance += _scatter(one.runs, throughput) + _scatter(other.runs, throughput)
     means = [np.mean([r[throughput] for r in each.runs]) for each in (one, other)]
     return _around(float(means[0] / means[1]), variance)
+
+
+def _unsure_median(runs: Sequence[Mapping[str, float]]) -> float:
+    """Variance of the log of a median first token that lies on one side by how many wait."""
+    means, medians = (
+        np.mean([run[name] for run in runs]) for name in (_FIRST.replace("median", "mean"), _FIRST)
+    )
+    return math.log(means / medians) ** 2
 
 
 def _scatter(runs: Sequence[Mapping[str, float]], metric: str) -> float:

@@ -204,9 +204,10 @@ def solve(
     iterations: int = 12,
 ) -> Fit:
     """The fit of some parameters to rows, whatever prices them."""
-    problem, sd = Problem(rows, prior), prior.sd
     at = x = prior.mean
-    f, slopes = problem.take(price.answers(x)), problem.take(price.slopes(x))
+    before = price.answers(x)
+    problem, sd = Problem(rows, prior, before), prior.sd
+    f, slopes = problem.take(before), problem.take(price.slopes(x))
     stride, gained, bent, steps = _STRIDE, math.inf, False, list[float]()
     while True:
         line = Linear(problem, x, f, slopes)

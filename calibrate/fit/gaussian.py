@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dflash_sim.calibrate.fit.first_tokens import exchanged, unsure_medians
 from dflash_sim.calibrate.fit.prior import Prior
 from dflash_sim.calibrate.fit.rows import FITTED, SIGN, Row
 
@@ -46,14 +47,17 @@ class Problem:
 
     Parameters
     ----------
+    answers
+        Logs of the simulated metrics [rows, metrics], which say how sure first tokens are; None
+        takes them for what they say.
     index
         Row and metric of each entry.
     sign
         By entry: 1 where more is faster, -1 where more is slower, 0 for acceptance.
     """
 
-    def __init__(self, rows: Sequence[Row], prior: Prior) -> None:
-        self.rows, self.prior = tuple(rows), prior
+    def __init__(self, rows: Sequence[Row], prior: Prior, answers: Floats | None = None) -> None:
+        self.rows, self.prior, self.answers = tuple(rows), prior, answers
         self.index = [(i, row.speed) for i, row in enumerate(rows)]
         self.index += [
             (i, metric)
@@ -63,6 +67,10 @@ class Problem:
         ]
         self.y = np.array([rows[i].logs[m] for i, m in self.index])
         self.noise = np.array([rows[i].errors[m] for i, m in self.index])
+        self.exchanged = np.zeros((len(self.y), len(self.y)))
+        if answers is not None:
+            self.noise = np.hypot(self.noise, unsure_medians(self.index, answers))
+            self.exchanged = exchanged(rows, self.index, answers)
         self.sign = np.array([SIGN[m] for _, m in self.index])
         self.precision = prior.precision
         self.shared = self._alike([row.setting for row in rows])
@@ -91,7 +99,8 @@ class Problem:
         """Covariance of measured and fitted, were the unknowns and all prefills known."""
         shared, own = spread.discrepancy
         alone = self.noise**2 + spread.slack
-        return shared**2 * self.shared + own**2 * self.own + np.diag(alone)
+        ours = shared**2 * self.shared + own**2 * self.own + self.exchanged
+        return np.asarray(ours + np.diag(alone))
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,18 @@ from dflash_sim.simulator.slopes import METRICS, Response, requests_of
 THROUGHPUT, ACCEPT_LENGTH = METRICS.index("output_throughput"), METRICS.index("accept_length")
 # Of a time one of mean and median is fitted. A mean of first tokens is that of the first burst,
 # which hangs on what a run before left in the prefix cache and on how requests are sent.
-_TPOT = tuple(METRICS.index(f"{s}_tpot_ms") for s in ("mean", "median"))
-_TTFT = tuple(METRICS.index(f"{s}_ttft_ms") for s in ("median", "mean"))
+TPOT = tuple(METRICS.index(f"{s}_tpot_ms") for s in ("mean", "median"))
+TTFT = tuple(METRICS.index(f"{s}_ttft_ms") for s in ("median", "mean"))
 # A decode step without the prefills between; with drafts it also holds how many are accepted.
 _ITL = METRICS.index("median_itl_ms")
-FITTED = (THROUGHPUT, *_TPOT, _ITL, ACCEPT_LENGTH, *_TTFT)
+FITTED = (THROUGHPUT, *TPOT, _ITL, ACCEPT_LENGTH, *TTFT)
 # How a metric follows the deviation of its row: a time per token is the inverse of a throughput;
 # first tokens wait for prefills and polls, of which the decode speed of a row says nothing.
 SIGN = {
     THROUGHPUT: 1.0,
-    **dict.fromkeys((*_TPOT, _ITL), -1.0),
+    **dict.fromkeys((*TPOT, _ITL), -1.0),
     ACCEPT_LENGTH: 0.0,
-    **dict.fromkeys(_TTFT, 0.0),
+    **dict.fromkeys(TTFT, 0.0),
 }
 WAVES = 4  # turns per client where only a slope is wanted
 _PER_STEP_ERROR = 0.05  # error of a per-step accept length that is used as a per-request one
@@ -77,7 +77,7 @@ class Row:
     @property
     def speed(self) -> int:
         """The metric that says how fast it was: the throughput, else the time per token."""
-        return next(m for m in (THROUGHPUT, *_TPOT) if np.isfinite(self.logs[m]))
+        return next(m for m in (THROUGHPUT, *TPOT) if np.isfinite(self.logs[m]))
 
     @property
     def name(self) -> str:
@@ -151,7 +151,7 @@ def rows_of(
     refused: list[tuple[str, str]] = []
     read: TablesByGpu = {}
     for observation in observations:
-        if not any(METRICS[m] in observation.metrics for m in (THROUGHPUT, *_TPOT)):
+        if not any(METRICS[m] in observation.metrics for m in (THROUGHPUT, *TPOT)):
             refused.append((observation.row, "no output_throughput and no tpot: nothing to fit"))
             continue
         try:
@@ -196,13 +196,14 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu, owner
     response = _response(scenario, engine, read, owner)
     requests_of(response.setup, 0)  # an endless workload is refused here, with the row's name
     fit = engine.fit
+    whole = METRICS[THROUGHPUT] in observation.metrics
     least = {
-        THROUGHPUT: fit.observation_rel_err,
-        **dict.fromkeys((*_TPOT, _ITL), fit.observation_rel_err),
-        **dict.fromkeys(_TTFT, fit.ttft_rel_err),
+        **dict.fromkeys((THROUGHPUT, _ITL), fit.observation_rel_err),
+        **dict.fromkeys(TPOT, fit.tpot_rel_err if whole else fit.observation_rel_err),
+        **dict.fromkeys(TTFT, fit.ttft_rel_err),
         ACCEPT_LENGTH: load_acceptance_priors().accept_length_error,
     }
-    known = [THROUGHPUT, *_first(_TPOT, observation), *_first(_TTFT, observation)]
+    known = [THROUGHPUT, *_first(TPOT, observation), *_first(TTFT, observation)]
     if not scenario.speculation.speculative and scenario.stream_interval == 1:
         known.append(_ITL)
     # An accept length that is the prior already would count twice.

@@ -104,6 +104,6 @@ def _evidence(rows: Sequence[Row], engine: EngineSheet, known: Calibration, *, j
     x = prior.mean
     with Evaluator(rows, engine, prior.parameters, jobs=jobs, fixed=known.values) as price:
         f, slopes = price.answers(x), price.slopes(x)
-    problem = Problem(rows, prior)
+    problem = Problem(rows, prior, f)
     line = Linear(problem, x, problem.take(f), problem.take(slopes))
     return line.evidence(line.likely())

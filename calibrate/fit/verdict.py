@@ -46,7 +46,9 @@ def strays(line: Linear) -> tuple[Stray, ...]:
     problem = line.problem
     own = np.hypot(*problem.prior.discrepancy[:2])
     band = _Z90 * np.sqrt(
-        problem.noise**2 + (own * np.abs(problem.sign)) ** 2 + np.diagonal(line.prefills)
+        problem.noise**2
+        + (own * np.abs(problem.sign)) ** 2
+        + np.diagonal(line.prefills + problem.exchanged)
     )
     away = line.f - problem.y
     out = np.abs(away) / band

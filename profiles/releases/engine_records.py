@@ -329,9 +329,9 @@ class FitSheet:
         Without a calibration: what a fit leaves, by setting and by row [1].
     discrepancy_elsewhere
         What a fit to one server usually leaves [1].
-    observation_rel_err, ttft_rel_err
-        Of a measured throughput or time per token, and of a time to first token with all that is
-        not modelled about it [1].
+    observation_rel_err, tpot_rel_err, ttft_rel_err
+        Of a measured throughput or time per token, of a time per token beside a throughput of the
+        same run, and of a time to first token with all that is not modelled about it [1].
     """
 
     build: str
@@ -342,6 +342,7 @@ class FitSheet:
     discrepancy: tuple[float, float]
     discrepancy_elsewhere: tuple[float, float]
     observation_rel_err: float
+    tpot_rel_err: float
     ttft_rel_err: float
     priors: FitPriors
 

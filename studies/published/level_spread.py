@@ -44,7 +44,7 @@ def spread_of_levels(
     at, f, s
         Answers are straight lines: ``f`` [rows, metrics] at ``at``, with slopes ``s``.
     """
-    problem = Problem(rows, prior)
+    problem = Problem(rows, prior, f)
     straight = Linear(problem, at, problem.take(f), problem.take(s))
     spread = straight.likely()
     logs = dict.fromkeys(FACTORS, 0.0)
@@ -60,11 +60,10 @@ def spread_of_levels(
 
 def _evidence(line: Linear, spread: Spread, logs: Mapping[str, float]) -> float:
     """Log density of the rows and of the scales [1]."""
-    prior = line.problem.prior
-    scale = np.exp([logs[p.kind] for p in prior.parameters])
-    problem = Problem(
-        line.problem.rows, replace(prior, covariance=np.diag((scale * prior.sd) ** 2))
-    )
+    known = line.problem
+    scale = np.exp([logs[p.kind] for p in known.prior.parameters])
+    prior = replace(known.prior, covariance=np.diag((scale * known.prior.sd) ** 2))
+    problem = Problem(known.rows, prior, known.answers)
     there = Linear(problem, line.x, line.f, line.slopes)
     return there.evidence(spread) - sum((x / _WITHIN) ** 2 for x in logs.values()) / 2
 

@@ -20,7 +20,6 @@ RUNS = 1
 METRICS_SHOWN = (
     "output_throughput", "mean_tpot_ms", "median_tpot_ms", "mean_ttft_ms", "median_ttft_ms",
 )  # fmt: skip
-MEAN_OF = {"median_tpot_ms": "mean_tpot_ms", "median_ttft_ms": "mean_ttft_ms"}
 Lines = list[dict[str, object]]
 
 
@@ -153,7 +152,7 @@ def _judge(row: Row, known: Calibration, interval: bool) -> list[dict[str, objec
             "error": result.values[metric] / measured - 1,
         }
         if interval:
-            ends = result.intervals.get(metric) or result.intervals[MEAN_OF.get(metric, metric)]
-            line["inside"] = float(ends[0] <= measured <= ends[1])
+            low, high = result.intervals[metric]
+            line["inside"] = float(low <= measured <= high)
         lines.append(line)
     return lines

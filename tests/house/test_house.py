@@ -95,9 +95,9 @@ UNITS_BY_NAME = {
         range_ratio rejection rel_err scale share skew slowdown smoothing spread survival
         temperature theta top_p touched build keeps_up_share weight_share_for_default_tp
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
-        growth roofline_gpu observation_rel_err ttft_rel_err noise prefills first_factor piece
-         least most kept per_tower ratio sliding_share vision_share full_memory_ratio
-        degrees effect slope temperature_sd
+        growth roofline_gpu observation_rel_err tpot_rel_err ttft_rel_err noise prefills
+        first_factor piece least most kept per_tower ratio sliding_share vision_share
+        full_memory_ratio degrees effect slope temperature_sd
     """,
     "token/second": "predicted",
     "token": """

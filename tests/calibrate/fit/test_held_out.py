@@ -169,6 +169,15 @@ def test_variance_by_hand() -> None:
     assert math.log(high / low) == pytest.approx(2 * 1.645 * math.sqrt(variance))
     assert low * high == pytest.approx(100.0**2)
 
+    def width(metric: str, mean_ttft_ms: float) -> float:
+        found = intervals(setup, own, [runs[0] | {"mean_ttft_ms": mean_ttft_ms}])[metric]
+        return math.log(found[1] / found[0]) / (2 * 1.645)
+
+    # A median first token is less sure where the mean lies elsewhere.
+    lone, gapped = (width("median_ttft_ms", mean) for mean in (1.0, 4.0))
+    assert gapped**2 - lone**2 == pytest.approx(math.log(4.0) ** 2)
+    assert width("mean_ttft_ms", 4.0) == pytest.approx(width("mean_ttft_ms", 1.0))
+
 
 # -- the command
 
