@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import UsageError, to_install
 from dflash_sim.realrun.job.prompts import is_shipped
 from dflash_sim.serve.backend import RefusedError
 
@@ -165,7 +165,7 @@ def _read(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        msg = '--tokenizer needs the package tokenizers; pip install "dflash-sim[serve]".'
+        msg = f"--tokenizer needs the package tokenizers: {to_install('serve')}."
         raise UsageError(msg) from None
     try:
         return Tokenizer.from_file(str(file))
