@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from dflash_sim.calibrate.readers.files import TableText
 from dflash_sim.calibrate.readers.read import Source
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.ways_in import named_path
+from dflash_sim.profiles.ways_in import named_path, there
 from dflash_sim.studies.compare.validate_question import assumptions
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def sources(given: Files) -> list[Source]:
 
 def _source(given: Any) -> Source:
     if isinstance(given, str | os.PathLike):
-        return named_path(given)
+        return there(named_path(given))
     if hasattr(given, "to_csv"):
         return TableText("DataFrame", given.to_csv(index=False))
     msg = f"{type(given).__name__} is no benchmark; give a path or a data frame."

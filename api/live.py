@@ -20,7 +20,7 @@ from dflash_sim.api.fit import Fit
 from dflash_sim.api.question import File, folders, plain, truths, whole
 from dflash_sim.api.spoken import spoken
 from dflash_sim.jobs.stopping import held_back
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import UsageError, to_install
 from dflash_sim.profiles.find import searching
 from dflash_sim.profiles.ways_in import named_path
 from dflash_sim.studies.show.files import check_writable
@@ -129,7 +129,7 @@ def live(
     try:
         from dflash_sim.calibrate.live.client import Client
     except ImportError as error:
-        msg = f'live needs {error.name}: pip install "dflash-sim[serve]".'
+        msg = f"live needs {error.name}: {to_install('serve')}."
         raise UsageError(msg) from None
     from dflash_sim.studies.live import page, question
 

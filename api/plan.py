@@ -228,7 +228,7 @@ class Tuning(Paged):
         return Path(path)
 
     def _page(self) -> RenderableType:
-        return Text(self.found.table().text())
+        return Text("\n".join(filter(None, (self.found.table().text(), self.found.ends))))
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{a}-{b}: block {drafts + 1}" for a, b, drafts in self.as_vllm())

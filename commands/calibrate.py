@@ -116,6 +116,7 @@ def fit(
     with "dflash-sim predict --calibration FILE.toml"; "dflash-sim validate" says what it is worth.
     """
     from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.profiles.ways_in import there
     from dflash_sim.studies.compare.fit_page import page, summary
     from dflash_sim.studies.compare.fit_question import choose, require, run_fit
     from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
@@ -128,9 +129,8 @@ def fit(
         msg = "a fit is no table of rows: --format csv is not for it. Give json, or table."
         raise UsageError(msg)
     with stoppable():
-        chosen = choose(
-            observations, engine=engine, fit_on=fit_on, assume=assume or (), prior=prior
-        )
+        files = [there(file) for file in observations]
+        chosen = choose(files, engine=engine, fit_on=fit_on, assume=assume or (), prior=prior)
         _tell(chosen)
         require(chosen, allow_partial=allow_partial)
         with Progress(chosen.passes) as progress:

@@ -76,6 +76,7 @@ def compare(
     """
     from dflash_sim.calibrate.readers.read import read_observations
     from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.profiles.ways_in import there
     from dflash_sim.studies.ask.answers import check_options
     from dflash_sim.studies.compare.compare_question import answers, chosen
     from dflash_sim.studies.compare.validate_question import assumptions
@@ -92,7 +93,7 @@ def compare(
     for target in filter(None, (output, html)):
         check_writable(target)
     assumed = assumptions(assume or [])
-    read = read_observations(files, assumed)
+    read = read_observations([there(file) for file in files], assumed)
     _tell(read, assumed)
     rows, remarks = chosen(read, on, allow_partial=allow_partial)
     for remark in remarks:
@@ -120,7 +121,7 @@ def _tell(read: "ReadReport", assumed: dict[str, str]) -> None:
     from dflash_sim.studies.compare.compare_question import unneeded
 
     tell(read.counts)
-    for where, why in read.refused:
+    for where, why in read.refused[0 if read.observations else 1 :]:  # the first is in the error
         tell(f"refused {where}: {why}")
     for note in read.notes:
         tell(f"note: {note}")

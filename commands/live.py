@@ -62,14 +62,14 @@ def live(
     The server must be idle. Interrupt it at will: what was measured is kept, and the same command
     goes on. --watch compares a server with its prediction instead, and names what drifts.
     """
-    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.profiles.errors import UsageError, to_install
     from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
     from dflash_sim.studies.show.terminal import deliver
 
     try:
         from dflash_sim.calibrate.live.client import Client
     except ImportError as error:
-        msg = f'calibrate live needs {error.name}: pip install "dflash-sim[serve]".'
+        msg = f"calibrate live needs {error.name}: {to_install('serve')}."
         raise UsageError(msg) from None
     from dflash_sim.studies.live import page, question
     from dflash_sim.studies.live.watch import watch as compare_on

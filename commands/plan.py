@@ -245,6 +245,7 @@ def _tune(what: str, flags: Flags, output: Path | None, *, refused: "Mapping[str
     scenario, blocks = tunable(what_is_asked(flags))
     tuned = tune_block(scenario, blocks=blocks)
     tell(tuned.table().text())
+    tell(tuned.ends)
     deliver(json.dumps(tuned.as_vllm()) + "\n")
     if output is not None:
         deliver(tuned.as_sglang_json() + "\n", output)

@@ -42,13 +42,13 @@ def serve(
 
     The scenario is given in the words of "dflash-sim predict"; its load is whatever clients send.
     """
-    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.profiles.errors import UsageError, to_install
 
     try:
         from dflash_sim.serve.server import check_address, listen
         from dflash_sim.serve.server import serve as answer
     except ImportError as error:
-        msg = f'serve needs {error.name}: pip install "dflash-sim[serve]".'
+        msg = f"serve needs {error.name}: {to_install('serve')}."
         raise UsageError(msg) from None
 
     check_address(host, api_key)

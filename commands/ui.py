@@ -24,13 +24,10 @@ def ui(
     """
     from importlib.util import find_spec
 
-    from dflash_sim.profiles.errors import UsageError
+    from dflash_sim.profiles.errors import UsageError, to_install
 
     if find_spec("dash") is None:
-        msg = (
-            "ui needs dash; install it: pip install 'dflash-sim[ui]' "
-            "(from a checkout: pip install '.[ui]')."
-        )
+        msg = f"ui needs dash: {to_install('ui')}."
         raise UsageError(msg)
     import os
     import webbrowser

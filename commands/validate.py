@@ -115,6 +115,7 @@ def validate(
     fitted and tested. With --real, the rows are made here: ops and passes of this machine are
     measured, runs of our own engine are predicted from them, and run.
     """
+    from dflash_sim.profiles.ways_in import there
     from dflash_sim.studies.compare.validate_question import Question, Rows, answer
     from dflash_sim.studies.compare.validation_tables import as_rows, tables
     from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
@@ -160,7 +161,8 @@ def validate(
         calibration=calibration,
         prior=prior,
     )
-    rows = Rows.read(observations, engine=engine, assume=assume, allow_partial=allow_partial)
+    files = [there(file) for file in observations or ()]
+    rows = Rows.read(files, engine=engine, assume=assume, allow_partial=allow_partial)
     _say(rows.report, rows.refused)
     with Progress(rows.passes) as progress:
         found = answer(

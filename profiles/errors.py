@@ -12,7 +12,10 @@ Every message names the thing, the value, what is allowed and what to type next.
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from difflib import SequenceMatcher
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 _MANY, _SHOWN = 12, 8  # names that a message lists in full, and of more those most like
@@ -91,6 +94,23 @@ def unknown(kind: str, value: str, allowed: Iterable[str], hint: str = "") -> Us
         have = f"Nearest of {len(names)}: {nearest}; all: dflash-sim list {_LISTED[kind]}."
     msg = f"unknown {kind} '{value}'{guess} {have}{' ' + hint if hint else ''}"
     return UsageError(msg)
+
+
+def to_install(extra: str) -> str:
+    """Return a command that installs what an extra holds, wherever this package came from.
+
+    From a checkout it names the checkout, from a wheel the packages themselves: it need not be
+    published.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if (root / "pyproject.toml").is_file():
+        return f'pip install "{"." if Path.cwd() == root else root}[{extra}]"'
+    needed: list[str] = []
+    with suppress(metadata.PackageNotFoundError):
+        needed = metadata.requires("dflash-sim") or []
+    marked = re.compile(rf"""([^;]+);.*extra == ['"]{re.escape(extra)}['"]""")
+    names = [found[1].strip() for each in needed if (found := marked.match(each))]
+    return f"pip install {' '.join(f'{name!r}' for name in names) or f'dflash-sim[{extra}]'}"
 
 
 def _nearest(value: str, names: Iterable[str]) -> list[str]:

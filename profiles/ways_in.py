@@ -14,11 +14,11 @@ import tomllib
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import UsageError, close_to
 
 MIB = 1 << 20
 SHEET = 16 * MIB  # the largest of ours, a calibration, has 0.1 MiB
@@ -50,6 +50,26 @@ def named_path(name: str | os.PathLike[str]) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def there(path: Path) -> Path:
+    """Return the path of a file that was asked for by name.
+
+    Raises
+    ------
+    UsageError
+        There is none; it says which file of that folder may be meant.
+    """
+    path = named_path(path)
+    if is_there(path):
+        return path
+    beside: list[str] = []
+    with suppress(OSError, ValueError):
+        beside = [each.name for each in path.parent.iterdir()]
+    close = [str(path.parent / name) for name in close_to(path.name, beside)]
+    guess = f"; did you mean {' or '.join(close)}?" if close else "."
+    msg = f"{path}: there is no such file{guess}"
+    raise UsageError(msg)
 
 
 def is_there(name: str | os.PathLike[str]) -> bool:

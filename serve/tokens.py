@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import UsageError, to_install
 from dflash_sim.realrun.job.prompts import is_shipped
 from dflash_sim.serve.backend import RefusedError
 from dflash_sim.serve.template import Template, read_template
@@ -199,7 +199,7 @@ def _read(path: Path) -> tuple[Any, Template | None]:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        msg = '--tokenizer needs the package tokenizers; pip install "dflash-sim[serve]".'
+        msg = f"--tokenizer needs the package tokenizers: {to_install('serve')}."
         raise UsageError(msg) from None
     try:
         found = Tokenizer.from_file(str(file))

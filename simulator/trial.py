@@ -216,6 +216,14 @@ def with_engine(setup: Setup, engine: EngineSheet) -> Setup:
     return other
 
 
+def accepting(setup: Setup, expectation: Expectation, text: str) -> Setup:
+    """Return the same server with other acceptance, called ``text``; all prices are shared."""
+    scenario = setup.scenario.model_copy(update={"acceptance": text})
+    other = replace(setup, scenario=scenario, given_expectation=expectation)
+    other.__dict__.update(host=setup.host, step=setup.step, widths=setup.widths)
+    return other
+
+
 def _reach(setup: Setup, workload: Workload) -> None:
     """Price contexts up to those of the longest prompt."""
     longest = int(workload.isl.max())

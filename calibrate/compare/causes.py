@@ -7,7 +7,7 @@ running requests, slower prefills, decode steps or host stages, other CUDA graph
 prediction of its own, so a cause is worth what it does to the throughput.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import expm1, isfinite, log, nan
 from operator import itemgetter
@@ -102,13 +102,21 @@ class _Step:
     chance: bool = False
 
 
-def explain(result: Result, row: Observation, seen: Values) -> Diagnosis | None:
+_Look: TypeAlias = Callable[[Gap, Change], _Step | None]
+
+
+def explain(
+    result: Result, row: Observation, seen: Values, *, accept_known: bool = False
+) -> Diagnosis | None:
     """Take the gap between a prediction and a measurement apart.
 
     Parameters
     ----------
     seen
         Measured values by our definitions (``common_definitions.measured``).
+    accept_known
+        True if the prediction is made with the measured accept length.
+
     Returns
     -------
     None if neither a throughput nor, in an open loop, a latency was measured.
@@ -117,10 +125,11 @@ def explain(result: Result, row: Observation, seen: Values) -> Diagnosis | None:
     if target not in seen:
         return None
     gap = Gap(result, row, seen)
-    steps = list(_read_off(gap))
+    steps = list(_read_off(gap, () if accept_known else (_accept_length,)))
     start = steps[-1].change if steps else Change()
+    said: list[str] = []
     for match in matches(gap, start):
-        steps.append(_matched(gap, start, match))
+        steps.append(_matched(gap, start, match, said))
         start = match.change
     return _taken_apart(gap, target, steps)
 
@@ -152,10 +161,10 @@ def _taken_apart(gap: Gap, target: str, steps: list[_Step]) -> Diagnosis:
     )
 
 
-def _read_off(gap: Gap) -> Iterator[_Step]:
+def _read_off(gap: Gap, first: Sequence[_Look]) -> Iterator[_Step]:
     """Return what the file states outright, in the order in which one bears on the next."""
     change = Change()
-    for look in (_accept_length, _host):
+    for look in (*first, _host):
         found = look(gap, change)
         if found is not None:
             yield found
@@ -193,17 +202,20 @@ def _host(gap: Gap, change: Change) -> _Step | None:
     return _Step("host", replace(change, host=change.host * theirs_s / ours_s), evidence)
 
 
-def _matched(gap: Gap, start: Change, match: Match) -> _Step:
-    """Why a change is made that the latencies ask for."""
+def _matched(gap: Gap, start: Change, match: Match, said: list[str]) -> _Step:
+    """Why a change is made that the latencies ask for; ``said`` are those that were named.
+
+    What is predicted is what the page shows, whatever stands above.
+    """
     to = match.change
     if match.name == "load":
-        mean, predicted = in_flight(gap.seen), in_flight(gap.values(start) or {})
+        mean, predicted = in_flight(gap.seen), in_flight(gap.values(Change()) or {})
         evidence = (
             f"{mean:.1f} requests in flight on average, predicted {predicted:.1f}: "
             f"as with {to.conc} clients"
         )
         return _Step(match.name, to, evidence, match.or_else)
-    said = {
+    as_with = {
         "accept_length": f"{to.accept / start.accept:.2f} x the accept length",
         "frontend": f"{to.wait_s / MS:,.0f} ms between client and scheduler",
         "prefill": f"prefills {to.prefill / start.prefill:.2f} x as long",
@@ -212,13 +224,16 @@ def _matched(gap: Gap, start: Change, match: Match) -> _Step:
         "request_cap": f"--max-running-requests {to.cap}",
         "graphs": "--cuda-graph-max-bs 0",
         "padding": "a CUDA graph for every batch size",
-    }
+    }[match.name]
     waiting = match.name in ("frontend", "prefill", "request_cap")
     names = FIRST_TOKEN if waiting else DECODING
     name = next(n for n in names if n in gap.told)
+    if name in said:
+        return _Step(match.name, to, f"and beside that {as_with}", match.or_else)
+    said.append(name)
     evidence = (
-        f"{name} {gap.seen[name]:,.2f}, predicted {gap.predicted(name, start):,.2f}: "
-        f"as with {said[match.name]}"
+        f"{name} {gap.seen[name]:,.2f}, predicted {gap.predicted(name, Change()):,.2f}: "
+        f"as with {as_with}"
     )
     return _Step(match.name, to, evidence, match.or_else)
 

@@ -29,6 +29,7 @@ _WAIT_S = 0.05
 _SETTING: Squared = 4.0
 FIRST_TOKEN = ("mean_ttft_ms", "p99_ttft_ms")
 DECODING = ("median_itl_ms", "step_ms", "mean_tpot_ms", "mean_itl_ms")
+_OF_STEPS = ("step", "host")  # fields that stretch every gap between tokens
 _LARGEST = log(20.0)
 _SOLVED = 0.003
 _EVALUATIONS = 3
@@ -75,8 +76,9 @@ class Match:
 
 @dataclass(frozen=True)
 class _Path:
-    """Changes on top of one another; less ``cost`` is better."""
+    """Changes on top of one another and of ``start``; less ``cost`` is better."""
 
+    start: Change
     end: Change
     misfit: Squared
     made: tuple[Match, ...] = ()
@@ -90,7 +92,7 @@ class _Path:
         return frozenset(match.name for match in self.made)
 
     def then(self, match: Match) -> "_Path":
-        return _Path(match.change, match.misfit, (*self.made, match))
+        return replace(self, end=match.change, misfit=match.misfit, made=(*self.made, match))
 
 
 def matches(gap: Gap, start: Change) -> tuple[Match, ...]:
@@ -98,7 +100,7 @@ def matches(gap: Gap, start: Change) -> tuple[Match, ...]:
     misses = gap.misses(start)
     if misses is None or not misses.size:
         return ()
-    best = _Path(start, float(misses @ misses))
+    best = _Path(start, start, float(misses @ misses))
     beam, rivals = [best], list[_Path]()
     for _ in range(_MOST):
         grown = [
@@ -139,7 +141,7 @@ def _refined(gap: Gap, start: Change, made: tuple[Match, ...]) -> tuple[Match, .
     for match in made:
         name = _FIELD[match.name]
         if name in _PRIOR:
-            again = _scaled(gap, end, name, 1.0)
+            again = _scaled(gap, end, name, 1.0, side=gap.side(start))
             end = again.change if again is not None else end
     refined = []
     for match in made:
@@ -158,7 +160,10 @@ def _candidates(gap: Gap, path: _Path) -> Iterator[Match]:
     """Every change that the file could confirm, at its best."""
     start, made = path.end, path.names
     for field, guess in _guesses(gap, start).items():
-        if _NAME[field] not in made and (match := _scaled(gap, start, field, guess)):
+        if _NAME[field] in made:
+            continue
+        match = _scaled(gap, start, field, guess, side=gap.side(path.start))
+        if match and not (field in _OF_STEPS and gap.median_speaks_against(start, match.change)):
             yield match
     if "frontend" not in made and (match := _waiting(gap, start)):
         yield match
@@ -196,8 +201,11 @@ def _times_longer(gap: Gap, start: Change, names: tuple[str, ...]) -> Factor | N
     return None
 
 
-def _scaled(gap: Gap, start: Change, name: str, guess: Factor) -> Match | None:
-    """The factor that fits best, by secants of the misses over its logarithm."""
+def _scaled(gap: Gap, start: Change, name: str, guess: Factor, *, side: float) -> Match | None:
+    """The factor that fits best, by secants of the misses over its logarithm.
+
+    Its throughput stays on ``side`` of the measured one, or comes no nearer from the other.
+    """
     before, at = gap.misses(start), 0.0
     to = float(np.clip(log(max(guess, exp(-_LARGEST))), -_LARGEST, _LARGEST))
     to = to if abs(to) > _SOLVED else log(_NUDGE)
@@ -216,7 +224,37 @@ def _scaled(gap: Gap, start: Change, name: str, guess: Factor) -> Match | None:
         before, at, to = misses, to, float(np.clip(solved, -_LARGEST, _LARGEST))
         if abs(to - at) < _SOLVED:
             break
-    return best
+    return best and _held_back(gap, start, name, best, side)
+
+
+def _held_back(gap: Gap, start: Change, name: str, found: Match, side: float) -> Match | None:
+    """No more of a factor than there is to explain."""
+
+    def beyond(log_factor: float) -> float:
+        scaled = replace(start, **{name: getattr(start, name) * exp(log_factor)})
+        return -side * gap.above(scaled)
+
+    low, high = 0.0, log(getattr(found.change, name) / getattr(start, name))
+    under, over = beyond(low), beyond(high)
+    if over <= max(_SOLVED, under):
+        return found
+    if under >= 0:  # of changes that are solved for beside others, less than now may do
+        low, under = -high, beyond(-high)
+    if under >= 0:
+        return None
+    for _ in range(_EVALUATIONS):  # the false position stays between its ends
+        to = high - over * (high - low) / (over - under)
+        at = beyond(to)
+        low, under, high, over = (to, at, high, over) if at < 0 else (low, under, to, at)
+        if abs(at) < _SOLVED:
+            break
+    low = to if abs(at) < _SOLVED else low
+    change = replace(start, **{name: getattr(start, name) * exp(low)})
+    misses = gap.misses(change)
+    if misses is None:
+        return None
+    prior = (low / _PRIOR[name]) ** 2
+    return Match(found.name, change, float(misses @ misses), prior)
 
 
 def _waiting(gap: Gap, start: Change) -> Match | None:

@@ -8,11 +8,13 @@ import numpy as np
 
 from dflash_sim.calibrate.compare.causes import Diagnosis, Share, explain
 from dflash_sim.calibrate.compare.common_definitions import (
+    AcceptLength,
     accept_length,
     as_measured,
     beside,
     measured,
 )
+from dflash_sim.calibrate.compare.own_acceptance import OwnAcceptance, at_own_length
 from dflash_sim.calibrate.observations.check import TIMED
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.values import ACCEPTANCE
@@ -22,7 +24,7 @@ from dflash_sim.profiles.releases.engine_sheet import load_engine
 from dflash_sim.profiles.schema import load_schema
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.setup import resolve
+from dflash_sim.simulator.setup import Setup, resolve
 
 _SAME = ("gpu", "model", "method", "block", "tp")
 
@@ -69,6 +71,8 @@ class Comparison:
         The prediction; None if there is none, and ``error`` says why.
     diagnosis
         The gap taken apart; None where it was not asked for or nothing to explain was measured.
+    own
+        The row's accept length, where the prediction is made with it.
     notes
         What to keep in mind: of the row, and of the comparison.
     """
@@ -78,6 +82,7 @@ class Comparison:
     result: Result | None
     metrics: tuple[Metric, ...] = ()
     diagnosis: Diagnosis | None = None
+    own: OwnAcceptance | None = None
     notes: tuple[str, ...] = ()
     error: DflashSimError | None = None
 
@@ -155,6 +160,7 @@ def compare(
     simulator: str = "auto",
     with_causes: bool = True,
     with_interval: bool = True,
+    own_acceptance: bool = True,
 ) -> Comparison:
     """Predict the scenario of a row and compare every metric that both sides have.
 
@@ -166,23 +172,26 @@ def compare(
         Also take the gap apart, which takes some dozen short predictions more.
     with_interval
         Also the 90 % intervals of the prediction, which take as many.
+    own_acceptance
+        Predict with the accept length that the row states, where the asker assumed none.
     """
     scenario = Scenario.parse(**row.fields, build=_build(row))
     options = {"simulator": simulator, "with_interval": with_interval}
     try:
-        result, notes = _predicted(scenario, row, options)
+        result, own, notes = _predicted(scenario, row, options, own=own_acceptance)
     except DflashSimError as error:
         return Comparison(
             observation=row, scenario=scenario, result=None, notes=row.notes, error=error
         )
     seen, remarks = measured(row, result.values)
-    diagnosis = explain(result, row, seen) if with_causes else None
+    diagnosis = explain(result, row, seen, accept_known=own is not None) if with_causes else None
     return Comparison(
         observation=row,
         scenario=result.scenario,
         result=result,
-        metrics=tuple(_metrics(row, seen, result)),
+        metrics=tuple(_metrics(row, seen, result, own)),
         diagnosis=diagnosis,
+        own=own,
         notes=(*row.notes, *remarks, *notes),
     )
 
@@ -195,37 +204,66 @@ def _build(row: Observation) -> str | None:
 
 
 def _predicted(
-    scenario: Scenario, row: Observation, options: Mapping[str, Any]
-) -> tuple[Result, list[str]]:
-    """A prediction; where no accept length is published, with the one that was measured."""
-    plain = "speedup" in row.metrics
-    setup, missing = resolve(scenario), None
+    scenario: Scenario, row: Observation, options: Mapping[str, Any], *, own: bool
+) -> tuple[Result, OwnAcceptance | None, list[str]]:
+    """A prediction, with the accept length that the row states, unless the asker assumed one.
+
+    Where none is published, that of the gaps between tokens will do.
+    """
+    plain, notes = "speedup" in row.metrics, []
+    setup = resolve(scenario)
+    found = accept_length(row.metrics, setup.block) if setup.speculative else None
+    to_expect = scenario.acceptance is None and _published(setup, inferred=_states(found))
+    if found is not None and scenario.acceptance is None and not to_expect:
+        length = min(max(found.of(row.metrics), 1.0), float(setup.block))
+        given = Scenario.parse(**scenario.model_dump() | {"acceptance": f"al:{length:.4g}"})
+        setup = resolve(given)
+        notes.append(
+            f"no accept length is published for this scenario: {length:.4g} is the file's own"
+        )
+
+    def predicted(setup: Setup, **how: Any) -> Result:
+        return predict(setup.scenario, setup=setup, **options | how)
+
+    if found is not None and own and _states(found) and "acceptance" not in row.assumed:
+        short = {"with_baseline": False, "with_interval": False}
+        expected = predicted(setup, **short)
+        seen = at_own_length(expected, found, row.metrics, lambda s: predicted(s, **short))
+        if seen is not None:
+            at, without = seen
+            without = without if to_expect else replace(without, expected=None)
+            return predicted(at, with_baseline=plain), without, notes
+    return predicted(setup, with_baseline=plain), None, notes
+
+
+def _states(found: AcceptLength | None) -> bool:
+    return found is not None and found.name != ""
+
+
+def _published(setup: Setup, *, inferred: bool) -> bool:
+    """Return True if an acceptance of its scenario is published; or ``inferred``, if that will do.
+
+    Plain decoding needs none.
+    """
     try:
         known = setup.expectation
-    except MissingProfileError as error:
-        known, missing = None, error
-    found = None
-    if missing or (known is not None and known.inferred):
-        found = accept_length(row.metrics, setup.block)
-    if found is None or scenario.acceptance:
-        if missing:
-            raise missing
-        return predict(scenario, with_baseline=plain, setup=setup, **options), []
-    length = min(max(found.of(row.metrics), 1.0), float(setup.block))
-    given = Scenario.parse(**scenario.model_dump() | {"acceptance": f"al:{length:.4g}"})
-    note = f"no accept length is published for this scenario: {length:.4g} is the file's own"
-    return predict(given, with_baseline=plain, **options), [note]
+    except MissingProfileError:
+        return False
+    return known is None or inferred or not known.inferred
 
 
-def _metrics(row: Observation, seen: dict[str, float], result: Result) -> Iterable[Metric]:
+def _metrics(
+    row: Observation, seen: dict[str, float], result: Result, own: OwnAcceptance | None
+) -> Iterable[Metric]:
     values = as_measured(result.values, row)
     if result.speedup is not None:
         values["speedup"] = result.speedup
-    own = (*ACCEPTANCE, "accept_rate") if result.scenario.acceptance else ()
-    given = "acceptance" not in row.fields
+    # What was predicted with would be compared with itself.
+    with_own = result.scenario.acceptance and "acceptance" not in row.fields
+    known = (*ACCEPTANCE, "accept_rate") if own is not None or with_own else ()
     for field in load_schema():
         name = field.name
-        if name not in seen or name not in values or (given and name in own):
+        if name not in seen or name not in values or name in known:
             continue
         if not seen[name] or not values[name]:
             continue

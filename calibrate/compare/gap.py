@@ -113,6 +113,26 @@ class Gap:
                 return False
         return True
 
+    def above(self, change: Change) -> float:
+        """Log of the predicted over the measured throughput; 0 where none tells, as at a rate."""
+        name = "output_throughput"
+        ours, theirs = self.predicted(name, change), self.seen.get(name)
+        if self.result.scenario.rate is not None or not theirs or not ours > 0:
+            return 0.0
+        return log(ours / theirs)
+
+    def side(self, change: Change) -> float:
+        """Return 1 where more throughput is predicted than measured, else -1."""
+        return 1.0 if self.above(change) >= 0 else -1.0
+
+    def median_speaks_against(self, before: Change, after: Change) -> bool:
+        """Return True if the median gap between tokens moves away under longer or shorter steps."""
+        name = "median_itl_ms"
+        if name not in self.told:
+            return False
+        was, now = (log(self.predicted(name, c) / self.seen[name]) for c in (before, after))
+        return abs(now) > max(abs(was) * _WORSE, _AGREES)
+
     def misses(self, change: Change) -> np.ndarray | None:
         """Errors of latencies and load, in sigmas; None if the change cannot run."""
         values = self.values(change)

@@ -115,24 +115,41 @@ class Names:
         load_device(name)  # which refuses another size of memory
         return found.stem, int(counted[1]) if counted else None
 
-    def model(self, text: str) -> str:
+    def model(self, text: str, *others: str) -> str:
         """``qwen3-8b`` for ``Qwen/Qwen3-8B`` or a folder of that name.
 
         A name that stands for nothing here, such as that under which a server answers, gives way
         to the model that is assumed, if one is. A known model in a format that is not priced does
         not: another format is another speed.
+
+        Parameters
+        ----------
+        others
+            What else the file calls it, such as by its tokenizer.
         """
         try:
-            return self._model(text)
-        except DflashSimError:
+            return self.known_model(text)
+        except DflashSimError as error:
+            for other in others:
+                with suppress(DflashSimError):
+                    return self.known_model(other)
             _, bare = quantised_name(text) or ("", "")
-            known = self.find("models", bare) or self.find("models", _last(bare))
-            if self.assumed_model is None or known:
+            if self.find("models", bare) or self.find("models", _last(bare)):
                 raise
+            if self.assumed_model is None:
+                msg = f"{error} Or say which it is with --assume model=NAME."
+                raise UsageError(msg) from None
             self.stood_in.append(text)
             return self.assumed_model
 
-    def _model(self, text: str) -> str:
+    def known_model(self, text: str) -> str:
+        """The model of that name, alias, path or checkpoint.
+
+        Raises
+        ------
+        UsageError
+            There is none, or not in that format.
+        """
         found = self.find("models", text) or self.find("models", _last(text))
         if found:
             return found

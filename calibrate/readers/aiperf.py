@@ -27,7 +27,7 @@ from dflash_sim.calibrate.observations.values import (
     number,
     short,
 )
-from dflash_sim.calibrate.readers.sglang_bench_serving import AT_MEANS, fixed_lengths
+from dflash_sim.calibrate.readers.lengths import lengths_of
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError
 
@@ -100,9 +100,11 @@ def read_aiperf_summary(raw: Raw, where: str, names: Names) -> Observation:
         metrics.take(ours, statistics, "avg", scale)
     config = raw.get("input_config")
     isl, osl = (number(inner(tags, f"{way}_sequence_length"), "avg") for way in ("input", "output"))
-    fields = _load(config) | _model(config, names) | _sampling(config)
+    fields, notes = _load(config) | _model(config, names) | _sampling(config), list(metrics.notes)
     if isl and osl:
-        fields |= fixed_lengths(isl, osl)
+        lengths, how = lengths_of(isl, osl, number(inner(tags, "output_sequence_length"), "std"))
+        fields |= lengths
+        notes.insert(0, how)
     return Observation(
         row=where,
         source="",
@@ -110,7 +112,7 @@ def read_aiperf_summary(raw: Raw, where: str, names: Names) -> Observation:
         metrics=metrics.values,
         assumed=("engine",),
         about=known(tool="aiperf", version=raw.get("aiperf_version")),
-        notes=(AT_MEANS, *metrics.notes),
+        notes=tuple(notes),
     )
 
 
@@ -139,10 +141,13 @@ def read_aiperf_requests(rows: Sequence[Raw], where: str) -> Observation:
         "request_throughput": len(rows) / duration_s,
     }
     fields: dict[str, Any] = {"conc": _most_at_once(sent, done), "num_prompts": len(rows)}
+    notes = ["concurrency is the most requests under way at once"]
     if len(isl) == len(osl) == len(rows):
         found |= {"total_input_tokens": float(isl.sum()), "total_output_tokens": float(osl.sum())}
         found["output_throughput"] = float(osl.sum()) / duration_s
-        fields |= fixed_lengths(float(isl.mean()), float(osl.mean()))
+        lengths, how = lengths_of(float(isl.mean()), float(osl.mean()), float(osl.std()))
+        fields |= lengths
+        notes.append(how)
     metrics = Metrics()
     metrics.take_same(found, *found)
     accepted = [verified(row) for row in rows if is_acceptance(row)]
@@ -158,7 +163,7 @@ def read_aiperf_requests(rows: Sequence[Raw], where: str) -> Observation:
         accept_histogram=histogram,
         assumed=("engine",),
         about={"tool": "aiperf"},
-        notes=("concurrency is the most requests under way at once", *metrics.notes),
+        notes=(*notes, *metrics.notes),
     )
 
 
@@ -277,5 +282,6 @@ def _model(config: Any, names: Names) -> dict[str, Any]:
         model = model.get("items", model.get("name")) if isinstance(model, Mapping) else model[0]
     if not isinstance(model, str):
         return {}
+    tokenizer = inner(config, "tokenizer").get("name") if _is_object(config) else None
     with naming("input_config"):
-        return {"model": names.model(model)}
+        return {"model": names.model(model, *([tokenizer] if isinstance(tokenizer, str) else []))}

@@ -19,7 +19,7 @@ from dflash_sim.calibrate.observations.values import (
     naming,
     number,
 )
-from dflash_sim.calibrate.readers.sglang_bench_serving import AT_MEANS, fixed_lengths
+from dflash_sim.calibrate.readers.lengths import lengths_of
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 
@@ -62,7 +62,7 @@ def read_guidellm(raw: Raw, where: str, names: Names, report: Raw) -> Observatio
         number(_successful(inner(raw, "metrics", f"{way}_token_count")), "mean")
         for way in ("prompt", "output")
     )
-    notes = [AT_MEANS]
+    notes = []
     including = number(_successful(inner(raw, "metrics", "time_per_output_token_ms")), "mean")
     ttft_ms = metrics.values.get("mean_ttft_ms")
     if "mean_tpot_ms" not in metrics.values and including and ttft_ms and osl and osl > 1:
@@ -75,7 +75,10 @@ def read_guidellm(raw: Raw, where: str, names: Names, report: Raw) -> Observatio
         notes.append(_CHUNKS)
     fields = _load(raw) | _model(raw, report, names) | _sampling(raw, report)
     if isl and osl:
-        fields |= fixed_lengths(isl, osl)
+        counts = _successful(inner(raw, "metrics", "output_token_count"))
+        lengths, how = lengths_of(isl, osl, number(counts, "std_dev"))
+        fields |= lengths
+        notes.insert(0, how)
     return Observation(
         row=where,
         source="",

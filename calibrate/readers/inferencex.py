@@ -17,7 +17,7 @@ from dflash_sim.calibrate.observations.values import (
     whole,
     word,
 )
-from dflash_sim.calibrate.readers.sglang_bench_serving import fixed_lengths
+from dflash_sim.calibrate.readers.lengths import fixed_lengths
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.cost.methods import PLAIN
 

@@ -15,7 +15,7 @@ from dflash_sim.calibrate.observations.values import (
     whole,
     word,
 )
-from dflash_sim.calibrate.readers.sglang_bench_serving import AT_MEANS, fixed_lengths
+from dflash_sim.calibrate.readers.lengths import AT_MEANS, fixed_lengths
 from dflash_sim.profiles.units import MS
 
 _LLMPERF = {

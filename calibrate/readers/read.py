@@ -77,7 +77,7 @@ def _assumptions(assume: Mapping[str, Any], names: Names) -> dict[str, Any]:
     if out.get("gpu") is not None:
         out["gpu"] = names.gpu(str(out["gpu"]))[0]
     if out.get("model") is not None:
-        out["model"] = names.model(str(out["model"]))
+        out["model"] = names.known_model(str(out["model"]))
     return {name: value for name, value in out.items() if value is not None}
 
 

@@ -1,6 +1,6 @@
 """A row of ``sglang.bench_serving``: the scenario is in the server's own arguments."""
 
-from math import inf, isinf
+from math import isinf
 from typing import Any
 
 from dflash_sim.calibrate.observations.conditions import tagged_conditions, with_lengths
@@ -19,11 +19,10 @@ from dflash_sim.calibrate.observations.values import (
     whole,
     word,
 )
+from dflash_sim.calibrate.readers.lengths import AT_MEANS, SPREAD, mean_lengths, uniform_lengths
 from dflash_sim.calibrate.readers.sglang_server_info import read_server_info
 from dflash_sim.profiles.errors import UsageError
 
-AT_MEANS = "simulated at the run's mean input and output length"
-SPREAD = "lengths are not in the file: taken as uniform up to twice the run's means"
 _RANDOM = ("random", "random-ids")  # data sets whose lengths are drawn uniformly
 _TEXTS = ("sharegpt",)  # data sets of real texts, whose lengths are as spread at the least
 # What our own client adds: verify steps of this run alone, summed over its requests; and
@@ -77,9 +76,8 @@ def read_bench_serving(raw: Raw, where: str, names: Names) -> Observation:
 def _lengths(raw: Raw, metrics: Metrics) -> tuple[dict[str, Any], list[str]]:
     """Lengths as the benchmark drew them, with the means that this run had, and remarks.
 
-    Equal requests would end together, and the next wave would wait for its own prefill: a run of
-    spread lengths has neither, so it is not simulated at its means. A file that names no data set,
-    as printed text does, is taken for the benchmark's own defaults, which all spread them.
+    A file that names no data set, as printed text does, is taken for the benchmark's own defaults,
+    which all spread them.
     """
     means, kind = mean_lengths(metrics), word(raw, "dataset_name")
     told = number(raw, "random_range_ratio")
@@ -92,9 +90,7 @@ def _lengths(raw: Raw, metrics: Metrics) -> tuple[dict[str, Any], list[str]]:
         return means, []
     if ratio is None or not 0 <= ratio < 1:
         return means, [AT_MEANS]
-    widest = {key: round(2 * means[key] / (1 + ratio)) for key in ("isl", "osl")}
-    spread = {**widest, "max_new_tokens": widest["osl"], "range_ratio": ratio}
-    return spread, [SPREAD] if guessed else []
+    return uniform_lengths(means, ratio), [SPREAD] if guessed else []
 
 
 def load(raw: Raw) -> dict[str, Any]:
@@ -121,20 +117,3 @@ def load(raw: Raw) -> dict[str, Any]:
     elif conc is not None:
         fields["conc"] = conc
     return fields
-
-
-def mean_lengths(metrics: Metrics) -> dict[str, int]:
-    """Mean input and output length of the answered requests as a fixed-length workload."""
-    completed = metrics.get("completed")
-    isl = metrics.get("total_input_tokens") / completed
-    osl = metrics.get("total_output_tokens") / completed
-    return fixed_lengths(isl, osl) if isl > 0 and osl > 0 else {}
-
-
-def fixed_lengths(isl: float, osl: float) -> dict[str, int]:
-    """A workload of equal requests [token], not capped below its own length."""
-    if not (0 < isl < inf and 0 < osl < inf):
-        msg = f"mean lengths of {isl:g} in and {osl:g} out; expected tokens"
-        raise UsageError(msg)
-    out = max(1, round(osl))
-    return {"isl": max(1, round(isl)), "osl": out, "max_new_tokens": out}

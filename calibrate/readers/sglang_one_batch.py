@@ -19,7 +19,7 @@ from dflash_sim.calibrate.observations.values import (
     whole,
     word,
 )
-from dflash_sim.calibrate.readers.sglang_bench_serving import AT_MEANS, fixed_lengths, mean_lengths
+from dflash_sim.calibrate.readers.lengths import AT_MEANS, fixed_lengths, mean_lengths
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 

@@ -21,7 +21,8 @@ from dflash_sim.calibrate.observations.values import (
     number,
     word,
 )
-from dflash_sim.calibrate.readers.sglang_bench_serving import AT_MEANS, load, mean_lengths
+from dflash_sim.calibrate.readers.lengths import AT_MEANS, mean_lengths
+from dflash_sim.calibrate.readers.sglang_bench_serving import load
 from dflash_sim.profiles.errors import UsageError
 
 _LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e_latency": "e2el"}

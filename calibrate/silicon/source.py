@@ -10,12 +10,11 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from dflash_sim.profiles.errors import MissingProfileError, UsageError, unknown
+from dflash_sim.profiles.errors import MissingProfileError, UsageError, to_install, unknown
 from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.units import MS, US
 
 PACKAGE = "aiconfigurator-core"
-INSTALL = 'pip install "dflash-sim[silicon]"'
 SYSTEMS = {
     "a100_sxm": "a100",
     "b200_sxm": "b200",
@@ -124,7 +123,7 @@ def read_rows(
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
-        msg = f"reading parquet needs pyarrow; run {INSTALL}"
+        msg = f"reading parquet needs pyarrow; run {to_install('silicon')}"
         raise MissingProfileError(msg) from error
     try:
         table = pq.read_table(path)
@@ -163,7 +162,7 @@ def version_key(text: str) -> tuple[tuple[int, ...], bool, tuple[int, ...]]:
 def _installed() -> Path:
     spec = find_spec("aiconfigurator_core")
     if spec is None or spec.origin is None:
-        msg = f"{PACKAGE} is not installed; run {INSTALL} or pass --data-dir"
+        msg = f"{PACKAGE} is not installed; run {to_install('silicon')} or pass --data-dir"
         raise MissingProfileError(msg)
     return Path(spec.origin).parent / "systems" / "data"
 

@@ -1,7 +1,7 @@
 """Where fewer requests run at once than are asked for: the warning, and the flags that let more."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from dflash_sim.profiles.errors import DflashSimError
@@ -11,6 +11,7 @@ from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.trial import beside
 
 _FRACTIONS = (None, 0.85, 0.9)  # of memory for weights and caches, the engine's own first
+_TIMES_MORE = 4  # requests than slots, of which a fleet may have any number in flight
 _RATIOS = (None, 1.5, 3.0)  # recurrent states over keys and values
 
 
@@ -56,6 +57,18 @@ def roomier(setup: Setup) -> Room | None:
         if best is not None and best.at_once >= asked:
             break
     return None if best is None else _fewest(setup, best)
+
+
+def more_room(setup: Setup) -> Room | None:
+    """Find what lets more requests run at once, several times as many as now at most.
+
+    None where nothing does, or the asker said how many are to run.
+    """
+    if setup.scenario.max_running_requests is not None:
+        return None
+    many = _TIMES_MORE * setup.memory.max_running_requests
+    loaded = {"conc": many, "rate": None, "num_prompts": None}
+    return roomier(replace(setup, scenario=setup.scenario.model_copy(update=loaded)))
 
 
 def _fewest(setup: Setup, room: Room) -> Room:

@@ -8,12 +8,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dflash_sim.calibrate.compare.causes import CAUSES, Cause, Diagnosis, Share
+from dflash_sim.calibrate.compare.causes import CAUSES, Cause, Diagnosis
 from dflash_sim.calibrate.compare.compare import Amount, Comparison, Metric, Summary
+from dflash_sim.calibrate.compare.own_acceptance import OWN, OwnAcceptance
 from dflash_sim.simulator.row import DECIMALS, failed_row, to_row
-from dflash_sim.studies.show.figures import number, percent, shares
+from dflash_sim.studies.show.figures import number, percent, shares, signed
 from dflash_sim.studies.show.styles import LABEL, STRONG
-from dflash_sim.studies.show.titles import method_title, workload_title
+from dflash_sim.studies.show.titles import mean_lengths, method_title, workload_title
 
 _IDENTITY = (
     "schema_version", "scenario_hash", "dflash_sim_version", "gpu", "num_gpus", "tp", "model",
@@ -28,11 +29,6 @@ _GIVEN = ("completed", "total_input_tokens", "total_output_tokens")
 _AGREES = 0.001
 _WORD = {True: "yes", False: "no", None: ""}
 _INDENT = 14
-
-
-def signed(share: Share) -> str:
-    """A share with its sign, in percent to one decimal."""
-    return f"{'-' if share < 0 else '+'}{percent(abs(share))}"
 
 
 # ---- rows
@@ -56,12 +52,26 @@ def row_of(found: Comparison) -> dict[str, Any]:
         "predicted_output_throughput": _rounded(main.predicted) if main else None,
         "output_throughput_error": _rounded(main.rel_err) if main else None,
         "inside_interval": main.inside if main else None,
+        "own_accept_length": _own(found.own),
         "metrics": {m.name: _metric(m) for m in found.metrics},
         "explained": _explained(found.diagnosis) if found.diagnosis else None,
         "assumed": list(seen.assumed),
         "notes": list(found.notes),
         "warnings": list(found.result.warnings) if found.result else [],
         "error": str(found.error) if found.error else None,
+    }
+
+
+def _own(own: OwnAcceptance | None) -> dict[str, Any] | None:
+    if own is None:
+        return None
+    expected = own.expected is not None
+    return {
+        "metric": own.of.name,
+        "measured": _rounded(own.measured),
+        "expected": None if own.expected is None else _rounded(own.expected),
+        "source": own.source if expected else None,
+        "output_throughput_at_expected": _rounded(own.values[_THROUGHPUT]) if expected else None,
     }
 
 
@@ -112,6 +122,8 @@ def page(found: Comparison, said: Collection[str] = ()) -> RenderableType:
     if missing:
         parts += [Text(missing, style="bold yellow"), Text()]
     parts += [_metrics(found), Text()]
+    if found.own is not None:
+        parts += [Text(said_of_own(found)), Text()]
     if found.diagnosis is not None:
         parts += [_why(found.diagnosis), Text()]
     if found.observation.assumed:
@@ -120,6 +132,36 @@ def page(found: Comparison, said: Collection[str] = ()) -> RenderableType:
     parts += [Text(f"warning: {w}", style="yellow") for w in found.result.warnings]
     parts.append(Text(f"sources: {shares(found.result.evidence)}"))
     return Group(*parts)
+
+
+def said_of_own(found: Comparison) -> str:
+    """Say that a row is predicted with its own accept length, and what another would have given."""
+    own, speed = found.own, found.metric(_THROUGHPUT)
+    if own is None:
+        return ""
+    line = f"Predicted with {OWN}: {own.of.name} {own.measured:.2f}."
+    if own.expected is None:
+        return line
+    other = own.values[_THROUGHPUT]
+    off = f", {signed(other / speed.observed - 1)}" if speed else ""
+    return (
+        f"{line} To be expected was {own.expected:.2f} ({own.source}), which would give "
+        f"{number(other)} tok/s{off}."
+    )
+
+
+def said_of_owns(found: Sequence[Comparison]) -> str:
+    """Say of several rows that they are predicted with their own accept lengths; or nothing."""
+    owns = [c for c in found if c.own is not None and c.own.expected is not None]
+    pairs = [(c.own.values[_THROUGHPUT], m) for c in owns if c.own and (m := c.metric(_THROUGHPUT))]
+    if not pairs:
+        return ""
+    errors = [predicted / m.observed - 1 for predicted, m in pairs]
+    bias, mape = (sum(each) / len(errors) for each in (errors, [abs(e) for e in errors]))
+    return (
+        f"{len(owns)} of {len(found)} rows are predicted with their own accept lengths; with those "
+        f"to be expected they are off by {percent(mape)}, bias {signed(bias)}"
+    )
 
 
 def row_title(found: Comparison) -> str:
@@ -241,6 +283,7 @@ def overview(
         Text(),
         *(Text(f"no prediction: {reason}", style="yellow") for reason in reasons),
         Text(summary_line(total), style=STRONG),
+        *([Text(line)] if (line := said_of_owns(found)) else []),
     )
 
 
@@ -253,7 +296,7 @@ def _conditions(c: Comparison) -> dict[str, str]:
         "machine": f"{setup.num_gpus} x {setup.device.name}" if setup else s.gpu,
         "method": f"{s.method} {block}" if s.speculation.speculative and block else s.method,
         "mode": f"mode {s.engine_mode}",
-        "workload": s.dataset or f"{s.isl}/{s.osl}",
+        "workload": s.dataset or "{}/{}".format(*mean_lengths(s)),
         "load": f"{s.rate:g}/s" if s.rate else f"c={s.conc}",
     }
 

@@ -23,7 +23,7 @@ def chosen(
     selected = parse_filter(on) if on else None
     rows, remarks = list(read.observations), []
     if not rows:
-        why = f" The first: {': '.join(read.refused[0])}." if read.refused else ""
+        why = f" The first: {': '.join(read.refused[0]).rstrip('.')}." if read.refused else ""
         msg = f"nothing to compare: {read.counts}.{why}"
         raise UsageError(msg)
     if read.refused and not allow_partial:

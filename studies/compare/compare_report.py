@@ -5,7 +5,13 @@ from pathlib import Path
 
 from dflash_sim.calibrate.compare.causes import CAUSES
 from dflash_sim.calibrate.compare.compare import Comparison, Summary
-from dflash_sim.studies.compare.compare_page import row_title, summary_line, unnamed_gpu
+from dflash_sim.studies.compare.compare_page import (
+    row_title,
+    said_of_own,
+    said_of_owns,
+    summary_line,
+    unnamed_gpu,
+)
 from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Bar, bars
 from dflash_sim.studies.show.figures import signed
@@ -22,7 +28,8 @@ def write_report(
     """Write the page; ``said`` are conditions that the asker said to assume."""
     lead = [f"{summary_line(total)}.".capitalize()]
     missing = unnamed_gpu(found, said)
-    words = " ".join([*lead, *([missing] if missing else [])])
+    own = said_of_own(found[0]) if len(found) == 1 else said_of_owns(found)
+    words = " ".join(filter(None, [*lead, missing, own and f"{own.rstrip('.')}."]))
     report = Report("Measured and predicted", words, Palette(["predicted"], measured=["measured"]))
     rows = []
     for c in found[:_CHARTED]:

@@ -21,6 +21,8 @@ class Survey:
     ----------
     need
         Estimated servers, not rounded; None where one request alone seems too slow [1].
+    capped
+        True if it is the number of slots that keeps a server from carrying more.
     """
 
     index: int
@@ -28,6 +30,7 @@ class Survey:
     price: PriceRange | None = None
     need: float | None = None
     error: DflashSimError | None = None
+    capped: bool = False
 
     @property
     def guess(self) -> int | None:
@@ -62,13 +65,17 @@ def survey(judge: Judge, i: int) -> Survey:
     try:
         setup = judge.setup(i)
         judge.expectation(i)
-        return Survey(i, setup.tp, setup.device.price, estimate(judge, i, setup))
+        need, capped = estimate(judge, i, setup)
+        return Survey(i, setup.tp, setup.device.price, need, capped=capped)
     except DflashSimError as error:
         return Survey(i, error=error)
 
 
-def estimate(judge: Judge, i: int, setup: Setup) -> float | None:
-    """Servers by the steady state of full batches; None where one request alone is too slow."""
+def estimate(judge: Judge, i: int, setup: Setup) -> tuple[float | None, bool]:
+    """Servers by the steady state of full batches; None where one request alone is too slow.
+
+    And whether fuller ones would carry more, were there slots.
+    """
     demand, slo = judge.question.demand, judge.question.slo
     law = judge.expectation(i)
     length = law.acceptance.survival().mean_accept_length if law else 1.0
@@ -82,8 +89,8 @@ def estimate(judge: Judge, i: int, setup: Setup) -> float | None:
     )
     prefill_s = max(prefill_s, setup.step.prefill_launch_s(tokens))
     ctx = demand.mean_isl + demand.mean_osl / 2
-    best, batch = 0.0, 1
-    while batch <= min(setup.limits.max_running_requests, int(setup.limits.kv_tokens / ctx)):
+    best, batch, held = 0.0, 1, int(setup.limits.kv_tokens / ctx)
+    while batch <= min(setup.limits.max_running_requests, held):
         step_s = setup.step.decode_s(batch, batch * ctx)
         rate = 1 / (prefill_s + cycles * step_s / batch)
         slowed = 1 + prefill_s * rate
@@ -92,7 +99,8 @@ def estimate(judge: Judge, i: int, setup: Setup) -> float | None:
         if not kept:
             break
         best, batch = max(best, rate), 2 * batch
-    return demand.rate / (best * _FULL) if best else None
+    capped = setup.limits.max_running_requests < batch <= held
+    return demand.rate / (best * _FULL) if best else None, capped
 
 
 def solve(judge: Judge, i: int, guess: int | None, most: int) -> Solved:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.simulator.setup import Setup
+from dflash_sim.simulator.setup import Setup, resolve
+from dflash_sim.studies.ask.slots import more_room
 from dflash_sim.studies.show.titles import method_title
 
 _SHOWN = 6
@@ -29,6 +30,22 @@ def server_title(setup: Setup) -> str:
     cap = setup.scenario.max_running_requests
     capped = "" if cap is None else f", cap {cap:,}"
     return f"{setup.num_gpus} x {setup.device.name}, {method_title(setup)}{capped}"
+
+
+def out_of_slots(candidates: Sequence[Scenario]) -> list[str]:
+    """Name the flags that give servers more slots than the engine does, where slots limit them."""
+    by_words: dict[str, list[str]] = {}
+    for c in candidates:
+        setup = resolve(c)
+        if room := more_room(setup):
+            m, flag = setup.memory, "--max-running-requests"
+            cap, more = m.max_running_requests, room.flags["max_running_requests"]
+            words = (
+                f"only {cap:,} requests of a server run at once ({m.cap_cause}), which limits it; "
+                f"{room.words.replace(f'{flag} {more}', f'{flag} {cap},{more}')} tries more beside"
+            )
+            by_words.setdefault(words, []).append(label(c))
+    return [f"{', '.join(labels)}: {words}" for words, labels in by_words.items()]
 
 
 def chosen(names: Sequence[str], candidates: Sequence[Scenario]) -> tuple[int, ...]:

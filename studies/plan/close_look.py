@@ -24,9 +24,11 @@ from dflash_sim.studies.show.titles import method_title
 
 ENDS = ("low", "typical", "high")
 _STEPS = (1.04, 1.15, 1.4, 2.0, 3.0)  # beyond the last no limit is looked for
+CLEAR = _STEPS[0] ** 2  # two limits that are found to a step each differ where they do by more
 _MOSTLY = 0.5  # of the time, and it binds
 _ALONE = 400  # requests that are served one by one to see the best that a server can do
 _APART_S = 1e4
+SLOTS = "slots: "  # begins what is said where it is slots that bind
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,7 @@ class Fleet:
     @property
     def room(self) -> str:
         """Say how many more requests it takes."""
-        more = f"{100 * (self.headroom - 1):.0f} %"
-        return f"{more} or more" if self.unbroken else more
+        return room_in_words(self.headroom, self.unbroken)
 
     @property
     def usd_per_hour(self) -> dict[str, float]:
@@ -181,6 +182,17 @@ class Limit:
 
     good: float
     bad: float | None
+
+    @property
+    def room(self) -> str:
+        """Say how many more requests that is."""
+        return room_in_words(self.good, self.bad is None)
+
+
+def room_in_words(headroom: float, unbroken: bool) -> str:
+    """A headroom in percent; more where nothing broke."""
+    more = f"{100 * (headroom - 1):.0f} %"
+    return f"{more} or more" if unbroken else more
 
 
 def limit_of(judge: Judge, i: int, replicas: int, faster: bool) -> Limit:
@@ -317,9 +329,9 @@ def binds(broke: str, load: Load, setup: Setup) -> str:
     if broke == "kv":
         return "memory: the KV cache would run out and running requests be thrown out"
     if load.full > _MOSTLY:
-        kind = "memory" if memory.cap_cause in ("GDN state slots", "KV cache") else "slots"
+        kind = "memory: " if memory.cap_cause in ("GDN state slots", "KV cache") else SLOTS
         cap = f"{memory.max_running_requests:,} requests a server ({memory.cap_cause})"
-        return f"{late}{kind}: {cap}"
+        return f"{late}{kind}{cap}"
     if load.kv > 1 - _MOSTLY / 2:
         return f"{late}memory: the KV cache is {load.kv:.0%} full and admits no more".replace(
             "%", " %"

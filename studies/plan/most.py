@@ -20,7 +20,7 @@ from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.trial import build_workload, run_engine
 from dflash_sim.studies.plan.candidate import estimate
 from dflash_sim.studies.plan.choice import server_title
-from dflash_sim.studies.plan.close_look import binds, load_of
+from dflash_sim.studies.plan.close_look import SLOTS, binds, load_of
 from dflash_sim.studies.plan.demand import of_rate
 from dflash_sim.studies.plan.difference import CENTRE, ends
 from dflash_sim.studies.plan.judge import Judge, Question, held
@@ -169,7 +169,7 @@ def most_at(
 
 def _rate(judge: Judge, i: int, replicas: int, slow: float, duration_s: float) -> tuple[float, str]:
     """Requests a second by bisection on the first run, then lowered until every run is fine."""
-    need = estimate(judge, i, judge.setup(i))
+    need, _ = estimate(judge, i, judge.setup(i))
     if need is None:
         return 0.0, "one request alone is too slow"
     guess = judge.question.demand.rate * replicas / (need * slow)
@@ -244,7 +244,8 @@ def _users(judge: Judge, i: int, replicas: int, slow: float) -> tuple[float, str
     if not most:
         return 0.0, "memory: not one request fits"
     memory = f"memory: {setup.limits.kv_tokens:,} tokens of keys and values"
-    full = memory if holds < cap else f"slots: {cap:,} requests a server ({setup.memory.cap_cause})"
+    slots = f"{SLOTS}{cap:,} requests a server ({setup.memory.cap_cause})"
+    full = memory if holds < cap else slots
     broke = _too_slow(judge, i, most, slow)
     if not broke:
         return float(most * replicas), full

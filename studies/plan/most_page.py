@@ -10,7 +10,8 @@ from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.studies.ask.prices import HOURS_A_MONTH, priced
-from dflash_sim.studies.plan.choice import label
+from dflash_sim.studies.plan.choice import label, out_of_slots
+from dflash_sim.studies.plan.close_look import SLOTS
 from dflash_sim.studies.plan.demand import hits_note
 from dflash_sim.studies.plan.deploy import Servers
 from dflash_sim.studies.plan.most import Carried, Most, Ratio
@@ -212,7 +213,8 @@ def servers_of(found: Most) -> Servers:
 def notes(found: Most) -> list[str]:
     """What else to keep in mind; what is in doubt stands in the first sentence."""
     own = remarks_of_server(setup_of(found))
-    return list(dict.fromkeys([*found.question.notes, *own]))
+    slots = [found.question.candidates[c.index] for c in found.carried if SLOTS in c.binds]
+    return list(dict.fromkeys([*found.question.notes, *own, *out_of_slots(slots)]))
 
 
 def assumed(found: Most) -> list[str]:

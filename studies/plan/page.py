@@ -191,7 +191,8 @@ def ordered(found: Plan) -> list[tuple[Survey, Solved]]:
         if s.index in found.alone:
             return True, float("inf"), found.alone[s.index].excess, s.index
         size = (r.replicas if r.replicas is not None else r.failed + 1) * s.tp
-        return r.replicas is None, size, s.usd("typical", size) or 0.0, s.index
+        room = found.headroom[s.index].good if s.index in found.headroom else 0.0
+        return r.replicas is None, size, s.usd("typical", size) or 0.0, -room, s.index
 
     return sorted(pairs, key=place)
 

@@ -6,13 +6,22 @@ if that fails, so do all smaller ones. Which fleets are simulated does not depen
 processes.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.studies.plan.candidate import Solved, Survey, fewest_at, solve, survey
-from dflash_sim.studies.plan.close_look import Fleet, Nearest, examine, limit_of, nearest
+from dflash_sim.studies.plan.close_look import (
+    CLEAR,
+    Fleet,
+    Limit,
+    Nearest,
+    examine,
+    limit_of,
+    nearest,
+)
 from dflash_sim.studies.plan.difference import Difference, difference
 from dflash_sim.studies.plan.hours import Hour, hours
 from dflash_sim.studies.plan.judge import Judge, Question
@@ -20,6 +29,7 @@ from dflash_sim.studies.plan.judge import Judge, Question
 ENDS = ("low", "typical", "high")
 OBJECTIVES = ("gpus", *ENDS)
 _ROUND = 24  # candidates that are tried against the same best fleet
+_EQUAL = 8  # fleets of one size and price whose headroom is looked at; of more, the first
 _TOGETHER = 3  # of them that share draws, in one process
 _LOOKS = 3 * len(OBJECTIVES)  # at most, at the best fleets
 MOST_NUMBERED = 24  # candidates whose fleets are all found, however large; of more, the first
@@ -42,6 +52,8 @@ class Plan:
         How close a server comes that no number of replicas helps, by candidate.
     as_predicted
         GPUs of the smallest fleet of the best kind, were all times as predicted.
+    headroom
+        How much faster the requests may come, of fleets of one size and price with a best one.
     differences
         The best of speculation beside the best plain decoding, and what was to be compared.
     hours
@@ -55,6 +67,7 @@ class Plan:
     fleets: dict[int, Fleet]
     alone: dict[int, Nearest] = field(default_factory=dict)
     as_predicted: int | None = None
+    headroom: dict[int, Limit] = field(default_factory=dict)
     differences: tuple[Difference, ...] = ()
     hours: tuple[Hour, ...] = ()
 
@@ -120,15 +133,16 @@ def plan(
             closest = min(alone, key=lambda n: n.excess)
             raise InfeasibleError(_nothing(question, closest, open_))
         answer = {name: index for name, (_, index) in best.items()}
-        replicas = {s.index: s.replicas for s in solved if s.replicas is not None}
-        sizes = {i: replicas[i] for i in sorted(set(answer.values()))}
-        fleets = _examined(judges, sizes, tell)
         sized = {r.index: r for r in solved}
         too_slow = _numbered(judges, question, surveys, sized)
+        headroom = _roomiest(judges, answer, surveys, sized)
+        replicas = {i: s.replicas for i, s in sized.items() if s.replicas is not None}
+        sizes = {i: replicas[i] for i in sorted(set(answer.values()))}
+        fleets = _examined(judges, sizes, headroom, tell)
         first = surveys[answer["gpus"]]
         task = first.index, 1.0, replicas[first.index], question.max_gpus // first.tp
         fewer = next(iter(judges.map(fewest_at, [task])))
-        pairs = _pairs(question, surveys, sized, too_slow)
+        pairs = _pairs(question, surveys, sized, too_slow, headroom)
         told = tuple(
             difference(judges, (surveys[i], sized[i]), (surveys[j], sized[j]), question.max_gpus)
             for i, j in pairs
@@ -143,6 +157,7 @@ def plan(
         fleets,
         too_slow,
         None if fewer is None else fewer * first.tp,
+        headroom,
         told,
         day,
     )
@@ -182,6 +197,7 @@ def _pairs(
     surveys: Sequence[Survey],
     found: dict[int, Solved],
     alone: Collection[int],
+    headroom: Mapping[int, Limit],
 ) -> list[tuple[int, int]]:
     """Candidates to set side by side: what is asked for, else speculation and plain decoding."""
     if question.compared:
@@ -202,7 +218,8 @@ def _pairs(
             met = solved.replicas is not None
             if key is None:
                 continue
-            rank = (0.0 if met else 1.0, *key)
+            room = headroom[s.index].good if s.index in headroom else 0.0
+            rank = (0.0 if met else 1.0, *key, -room)
             if speculative not in best or rank < best[speculative][0]:
                 best[speculative] = rank, s.index
         if len(best) == 2:
@@ -214,6 +231,34 @@ def _pairs(
     return list(dict.fromkeys(pairs))
 
 
+def _roomiest(
+    judges: Pool, answer: dict[str, int], surveys: Sequence[Survey], found: Mapping[int, Solved]
+) -> dict[int, Limit]:
+    """Of fleets of one size and price put the one with the most headroom first.
+
+    Where the difference is none, the one of which fewer servers were estimated to do.
+    ``answer`` is changed. Returns the headroom of each such fleet; none where a fleet is alone.
+    """
+    equal: dict[str, list[int]] = {}
+    for objective, best in answer.items():
+        keys = {
+            i: _key(surveys[i], objective, s.replicas)
+            for i, s in sorted(found.items())
+            if s.replicas is not None
+        }
+        same = [i for i, key in keys.items() if key == keys[best]]
+        equal[objective] = list(dict.fromkeys([best, *same]))[:_EQUAL]
+    tied = dict.fromkeys(i for same in equal.values() if len(same) > 1 for i in same)
+    tasks = [(i, found[i].replicas, True) for i in tied]
+    room = dict(zip(tied, judges.map(limit_of, tasks), strict=True))
+    for objective, same in equal.items():
+        if len(same) > 1:
+            most = max(room[i].good for i in same)
+            near = [i for i in same if room[i].good * CLEAR > most]
+            answer[objective] = min(near, key=lambda i: (surveys[i].need or math.inf, i))
+    return room
+
+
 # ---- the best so far -------------------------------------------------------------------------
 
 
@@ -221,7 +266,7 @@ Key = tuple[float, float]
 
 
 def _key(s: Survey, objective: str, replicas: float) -> Key | None:
-    """Return what is compared: less is better; of equal fleets the first stays."""
+    """Return what is compared: less is better; of equal fleets the headroom tells in the end."""
     gpus = replicas * s.tp
     typical = s.usd("typical", replicas)
     if objective == "gpus":
@@ -297,14 +342,18 @@ def _nothing(question: Question, closest: Nearest, surveys: Sequence[Survey]) ->
 
 
 def _examined(
-    judges: Pool, sizes: dict[int, int], tell: Callable[[int], object]
+    judges: Pool,
+    sizes: dict[int, int],
+    headroom: Mapping[int, Limit],
+    tell: Callable[[int], object],
 ) -> dict[int, Fleet]:
     """Look closely at the best fleets, the limits of each apart from the rest."""
     kinds = [(i, r, faster) for i, r in sizes.items() for faster in (True, False)]
-    limits = {}
-    for kind, limit in zip(kinds, judges.map(limit_of, kinds), strict=True):
-        limits[kind] = limit
-        tell(kind[0])
+    limits = {(i, sizes[i], True): room for i, room in headroom.items() if i in sizes}
+    open_ = [kind for kind in kinds if kind not in limits]
+    limits |= zip(open_, judges.map(limit_of, open_), strict=True)
+    for i, _, _ in kinds:
+        tell(i)
     tasks = [(i, r, limits[i, r, True], limits[i, r, False]) for i, r in sizes.items()]
     fleets = {}
     for fleet in judges.map(examine, tasks):

@@ -22,6 +22,7 @@ from dflash_sim.simulator.requests.workload import fixed_workload
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import build_workload, run_engine
+from dflash_sim.studies.ask.slots import more_room
 from dflash_sim.studies.show.plain_table import Table
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -55,6 +56,8 @@ class Tuned:
         How far a gain of one width over another may be off, at 90 % [1].
     additive
         The cost table of a confidence scheduler.
+    ends
+        Why there is no larger batch; empty where the asker said which to try.
     """
 
     scenario: Scenario
@@ -67,6 +70,7 @@ class Tuned:
     error: float
     additive: "AdditiveCost"
     steps_per_s: Floats
+    ends: str = ""
 
     @property
     def best(self) -> dict[int, int]:
@@ -135,9 +139,12 @@ class Tuned:
             gain = float(speeds.max() / speeds[self.widths.index(self.widest)]) - 1
             chosen = self.chosen[batch]
             advice = f"keep block {chosen}" if chosen == self.widest else f"block {chosen}"
-            if 0 < gain <= self.error:
+            best = self.best[batch]
+            if speeds.max() > speeds[self.widths.index(chosen)]:
+                advice += f", within error of {best}"
+            elif 0 < gain <= self.error:
                 advice += ", within error"
-            cells = (*(f"{x:,.0f}" for x in speeds), str(self.best[batch]), f"{gain:+.1%}", advice)
+            cells = (*(f"{x:,.0f}" for x in speeds), str(best), f"{gain:+.1%}", advice)
             rows.append((str(batch), *cells))
         return Table("output tok/s by batch size", head, tuple(rows))
 
@@ -252,7 +259,15 @@ def tune_block(
         ratio_error(setup),
         _additive(setup, sizes, ctx),
         1 / periods[:, -1],
+        "" if batches else _ends(setup, cap, cause),
     )
+
+
+def _ends(setup: Setup, cap: int, cause: str) -> str:
+    """Say what the largest batch is, and what would let more requests run."""
+    room = more_room(setup)
+    more = f"; with {room.words} up to {room.at_once:,} would" if room else ""
+    return f"no more than {cap:,} requests run at once ({cause}){more}"
 
 
 def _widest(scenario: Scenario, blocks: Sequence[int] | None) -> Setup:

@@ -10,8 +10,8 @@ from dflash_sim.simulator.caveats import unconfirmed
 from dflash_sim.simulator.defaults import CONTEXT
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.ask.prices import HOURS_A_MONTH
-from dflash_sim.studies.plan.choice import label
-from dflash_sim.studies.plan.close_look import Fleet
+from dflash_sim.studies.plan.choice import label, out_of_slots
+from dflash_sim.studies.plan.close_look import SLOTS, Fleet
 from dflash_sim.studies.plan.difference import Difference
 from dflash_sim.studies.plan.search import ENDS, Plan
 from dflash_sim.studies.show.figures import number
@@ -67,9 +67,40 @@ def _headline(found: Plan) -> Iterator[str]:
         if fleet is found.fewest and found.as_predicted and found.as_predicted < fleet.gpus:
             line += f". Were all times as predicted, {gpus(found.as_predicted)} would do"
         yield f"{line}."
+        told = _of_equals(found, fleet)
+        if told:
+            yield told
     unpriced = _unpriced(found)
     if unpriced:
         yield f"{unpriced[0].upper()}{unpriced[1:]}: give --price {unpriced.split()[-1]}=USD."
+
+
+def _of_equals(found: Plan, fleet: Fleet) -> str:
+    """Say that of fleets of one size and price the one with the most headroom is named."""
+    if fleet.index not in found.headroom:
+        return ""
+    price = fleet.usd_per_hour.get("typical")
+    others = [
+        s.index
+        for s in found.solved
+        if s.index in found.headroom
+        and s.index != fleet.index
+        and s.replicas is not None
+        and (
+            s.replicas * found.surveys[s.index].tp,
+            found.surveys[s.index].usd("typical", s.replicas),
+        )
+        == (fleet.gpus, price)
+    ]
+    if not others:
+        return ""
+    others.sort(key=lambda i: -found.headroom[i].good)
+    told = [f"{found.headroom[i].room} with {label(found.question.candidates[i])}" for i in others]
+    most = fleet.headroom >= found.headroom[others[0]].good
+    return (
+        f"Of fleets of that size and price it has {'the most' if most else 'as much'} headroom"
+        f"{'' if most else ' as any'}: {fleet.room} more requests, against {', '.join(told)}."
+    )
 
 
 def doubts_of(fleet: Fleet, found: Plan) -> list[str]:
@@ -139,6 +170,9 @@ def remarks(found: Plan) -> list[str]:
     out = list(found.question.notes)
     for _, fleet in roles(found):
         out += remarks_of_server(fleet.setup)
+    full = {i for i, fleet in found.fleets.items() if SLOTS in fleet.binds}
+    full |= {s.index for s in found.surveys if s.capped and (s.need or 0.0) > 1}
+    out += out_of_slots([found.question.candidates[i] for i in sorted(full)])
     return list(dict.fromkeys(out))
 
 

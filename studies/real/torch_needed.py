@@ -13,12 +13,9 @@ def need_torch(command: str) -> None:
     """
     missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
     if missing:
-        from dflash_sim.profiles.errors import UsageError
+        from dflash_sim.profiles.errors import UsageError, to_install
 
-        msg = (
-            f"{command} needs {' and '.join(missing)}; install them: pip install "
-            "'dflash-sim[gpu]' (from a checkout: pip install '.[gpu]')."
-        )
+        msg = f"{command} needs {' and '.join(missing)}: {to_install('gpu')}."
         raise UsageError(msg)
 
 

@@ -24,4 +24,4 @@ def percent(share: float) -> str:
 
 def signed(error: float) -> str:
     """An error in percent, with its sign, to one decimal."""
-    return f"{100 * error:+.1f} %"
+    return f"{round(100 * error, 1) + 0.0:+.1f} %"  # no minus before a zero

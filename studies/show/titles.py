@@ -56,8 +56,15 @@ def _title(result: Result) -> Iterator[str]:
 def workload_title(s: Scenario) -> str:
     """The workload in words, such as ``humaneval, thinking``."""
     if s.dataset is None:
-        return f"{s.isl:,} in, {s.osl:,} out"
+        isl, osl = mean_lengths(s)
+        return f"{isl:,} in, {osl:,} out" + (" on average" if s.range_ratio < 1 else "")
     return f"{s.dataset}, {'thinking' if s.thinking else 'no thinking'}"
+
+
+def mean_lengths(s: Scenario) -> tuple[int, int]:
+    """Mean lengths in and out of requests whose lengths are given [token]."""
+    of_longest = (1 + s.range_ratio) / 2
+    return round(of_longest * (s.isl or 0)), round(of_longest * (s.osl or 0))
 
 
 def effective(result: Result) -> dict[str, Any]:

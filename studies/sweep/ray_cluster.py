@@ -12,12 +12,11 @@ from typing import Any
 
 from dflash_sim.jobs.crew import NoWorkerError
 from dflash_sim.jobs.worker import OUT_OF_MEMORY, Lost, Word, attempted
-from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.errors import UsageError, to_install
 from dflash_sim.profiles.find import ENV, users_folders
 from dflash_sim.studies.sweep.fingerprint import fingerprint
 from dflash_sim.studies.sweep.workers import How, Worker
 
-INSTALL = 'pip install "dflash-sim[cluster]"'
 _PATIENCE_S = 5.0  # for an address to answer at all
 # Of HTTP/2: what a client sends first, and what tells a server's answer.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
@@ -164,7 +163,7 @@ def connect(address: str | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        msg = f"--cluster ray needs Ray: {INSTALL}"
+        msg = f"--cluster ray needs Ray: {to_install('cluster')}"
         raise UsageError(msg) from error
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:

@@ -7,13 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
-from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.errors import UsageError, to_install, unknown
 from dflash_sim.profiles.schema import Field, load_schema
 from dflash_sim.simulator.row import Row
 from dflash_sim.studies.show.files import as_text, replacement
 
 FORMATS = ("jsonl", "csv", "parquet")
-INSTALL = 'pip install "dflash-sim[cluster]"'
 _ROWS_AT_ONCE = 1000  # a row group
 
 
@@ -27,7 +26,7 @@ def chosen_formats(asked: str | None) -> tuple[str, ...]:
         if form not in FORMATS:
             raise unknown(kind="--format", value=form, allowed=FORMATS)
     if "parquet" in found and not can:
-        msg = f"--format parquet needs pyarrow: {INSTALL}, or leave parquet out."
+        msg = f"--format parquet needs pyarrow: {to_install('cluster')}, or leave parquet out."
         raise UsageError(msg)
     return found
 

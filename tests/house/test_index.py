@@ -39,7 +39,7 @@ COVERED = {
         "studies/sweep: job",
     ],
     "calibrate/compare/test_compare": [
-        "causes change_search common_definitions gap trials",
+        "causes change_search common_definitions gap own_acceptance trials",
         "commands: compare",
         "studies/compare: compare_page compare_report",
     ],
@@ -60,8 +60,9 @@ COVERED = {
         "studies/compare: profile_page profile_ratio",
     ],
     "calibrate/readers/test_readers": [
-        "aiperf csv_table files guidellm inferencex read sglang_bench_serving sglang_metrics",
-        "sglang_one_batch sglang_request_metrics sglang_server_info tools vllm_bench_serve",
+        "aiperf csv_table files guidellm inferencex lengths read sglang_bench_serving",
+        "sglang_metrics sglang_one_batch sglang_request_metrics sglang_server_info tools",
+        "vllm_bench_serve",
         "calibrate/observations: check conditions hints json_records observation",
         "calibrate/observations: row_filter values",
     ],

@@ -1,11 +1,14 @@
 """Messages are as long as a screen can show, whatever they are about."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_sim.cli import run
-from dflash_sim.profiles.errors import UsageError, brief, unknown
+from dflash_sim.profiles import errors
+from dflash_sim.profiles.errors import UsageError, brief, to_install, unknown
 
 LINE = 1300  # letters
 ENDLESS = ("a b ", "x", "a,b,", "1 ", "'", '"a" ')
@@ -39,3 +42,18 @@ def test_an_apostrophe_opens_no_quotation() -> None:
     """The words between two genitives are not what somebody typed."""
     told = f"the drafter's layers {'and more ' * 40}the target's"
     assert brief(told) == told
+
+
+def test_an_extra_is_installed_from_where_the_package_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is on no index: from a checkout by its path, from a wheel by the packages' names."""
+    root = Path(errors.__file__).resolve().parents[1]
+    monkeypatch.chdir(root)
+    assert to_install("serve") == 'pip install ".[serve]"'
+    monkeypatch.chdir(tmp_path)
+    assert to_install("serve") == f'pip install "{root}[serve]"'
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "dflash_sim/profiles/errors.py"))
+    needed = ["numpy>=2", "httpx>=0.27; extra == 'serve'", "dash; extra == 'ui'"]
+    monkeypatch.setattr(errors.metadata, "requires", lambda _: needed)
+    assert to_install("serve") == "pip install 'httpx>=0.27'"

@@ -25,6 +25,7 @@ from dflash_sim.profiles.ways_in import (
     parse_yaml,
     read_bytes,
     read_text,
+    there,
 )
 
 NESTED = 100_000
@@ -189,6 +190,19 @@ def test_no_command_waits_for_a_pipe(
     os.mkfifo(tmp_path / "x.profile")
     assert run(command.split()) == 2
     assert "it is a pipe, a socket or a device; name a file" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_file_is_told_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = tmp_path / "bench.csv"
+    bench.write_text("model,output_tok_s\n")
+    assert there(bench) == bench
+    for command in (["compare"], ["calibrate", "fit", "-o", str(tmp_path / "mine.toml")]):
+        assert run([*command, str(tmp_path / "bnech.csv")]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert f"there is no such file; did you mean {bench}?" in told
 
 
 def test_a_process_reads_from_its_own_pipe(tmp_path: Path) -> None:

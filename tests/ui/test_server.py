@@ -111,4 +111,5 @@ def test_without_dash_the_command_says_what_to_type() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "pip install '.[ui]'" in done.stderr
+    assert "ui needs dash: pip install " in done.stderr
+    assert "[ui]" in done.stderr

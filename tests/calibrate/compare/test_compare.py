@@ -27,7 +27,7 @@ from dflash_sim.simulator.requests.draws import draw_commits
 from dflash_sim.simulator.requests.workload import fixed_workload
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
-from dflash_sim.studies.compare.compare_page import row_of, summary_line
+from dflash_sim.studies.compare.compare_page import row_of, said_of_own, summary_line
 
 DATA = Path(__file__).parents[2] / "data/readers"
 Fields = dict[str, Any]
@@ -63,6 +63,8 @@ def measure(
 ) -> Observation:
     """What a client would measure of a server that is not all that ``said`` says of it.
 
+    An acceptance that is said is one that the asker assumes: the row's own is set against it.
+
     ``slower`` are factors on engine constants, ``actual`` other scenario fields.
     """
     scenario = Scenario.parse(**said | actual | {"seed": seed, "runs": 1})
@@ -75,6 +77,7 @@ def measure(
         source="us",
         fields=said,
         metrics={name: found[name] for name in tell if name in found},
+        assumed=("acceptance",) if "acceptance" in said else (),
     )
 
 
@@ -190,6 +193,38 @@ class TestCauses:
     def test_a_cap_that_the_file_states_is_no_cause(self) -> None:
         said = DFLASH | {"max_running_requests": 8}
         assert "request_cap" not in named(diagnosed(measure(said, max_running_requests=4)))
+
+    def test_steps_are_not_blamed_where_the_median_gap_agrees(self) -> None:
+        """Gaps that are long in the mean alone are those in which a prompt was computed."""
+        row = measure(PLAIN | {"range_ratio": 0.1, "num_prompts": 96})
+        odd = {"mean_tpot_ms": 1.3, "mean_itl_ms": 1.3, "p99_itl_ms": 4.0, "mean_ttft_ms": 2.0}
+        odd |= {"output_throughput": 1 / 1.3, "mean_e2e_latency_ms": 1.3}
+        metrics = {name: value * odd.get(name, 1.0) for name, value in row.metrics.items()}
+        found = diagnosed(replace(row, metrics=metrics))
+        assert named(found)
+        assert {*named(found)} <= {"prefill", "host", "load"}, "a host launches prefills"
+
+    def test_nothing_explains_more_than_there_is(self) -> None:
+        """First tokens five times as late ask for prefills that the throughput does not."""
+        row = measure(PLAIN | {"range_ratio": 0.1, "num_prompts": 96})
+        odd = {"mean_ttft_ms": 5.0, "mean_tpot_ms": 1.5, "mean_itl_ms": 1.4}
+        odd |= {"output_throughput": 1 / 1.4, "mean_e2e_latency_ms": 1.6}
+        metrics = {name: value * odd.get(name, 1.0) for name, value in row.metrics.items()}
+        found = diagnosed(replace(row, metrics=metrics))
+        assert found.causes
+        assert max(cause.share for cause in found.causes) < 1.2 * found.rel_err
+        assert abs(found.unexplained) < 0.2 * found.rel_err
+
+    def test_evidence_has_the_figures_of_the_page(self) -> None:
+        """Causes on top of one another are told beside one prediction, that of the table."""
+        row = measure(DFLASH, isl=1536, conc=5)
+        found = compare(row, with_interval=False)
+        assert found.diagnosis is not None
+        shown = {f"{m.predicted:.1f}" for m in found.metrics}
+        shown |= {f"{m.predicted:,.2f}" for m in found.metrics}
+        told = [c.evidence.partition("predicted ")[2] for c in found.diagnosis.causes]
+        assert any(told)
+        assert all(text.split(":")[0] in shown for text in told if text)
 
     def test_a_cause_that_a_mean_speaks_against_is_not_named(self) -> None:
         """Slow prefills would stretch the gaps between tokens far beyond what was measured."""
@@ -328,6 +363,53 @@ class TestMetrics:
         assert total.bias == pytest.approx(0.05, abs=1e-6)
         assert summary_line(total) == "throughput of 2 rows: MAPE 15.0 %, bias +5.0 %"
         assert isnan(summary([]).mape)
+
+
+class TestItsOwnAcceptLength:
+    """A row that states how many drafts were accepted is predicted with that."""
+
+    def test_what_is_left_is_time(self) -> None:
+        row = measure(OPEN, acceptance="al:6.5")
+        with_own, without = (
+            compare(row, with_causes=False, with_interval=False, own_acceptance=own)
+            for own in (True, False)
+        )
+        mine, theirs = (c.metric("output_throughput") for c in (with_own, without))
+        assert mine is not None
+        assert theirs is not None
+        assert abs(mine.rel_err) < 0.03 < 0.2 < abs(theirs.rel_err), "a control: it matters"
+        assert without.own is None
+        own = with_own.own
+        assert own is not None
+        assert own.measured == row.metrics["accept_length_cycle"]
+        assert own.values["output_throughput"] == theirs.predicted
+        assert with_own.metric("accept_length_cycle") is None, "it would be compared with itself"
+
+    def test_the_page_and_the_row_say_both(self) -> None:
+        row = measure(OPEN, acceptance="al:6.5")
+        found = compare(row, with_interval=False)
+        assert found.own is not None
+        assert "accept_length" not in named(found.diagnosis) if found.diagnosis else True
+        words, told = said_of_own(found), row_of(found)["own_accept_length"]
+        assert f"{found.own.measured:.2f}" in words
+        assert f"{found.own.expected:.2f}" in words
+        assert told["output_throughput_at_expected"] == pytest.approx(
+            found.own.values["output_throughput"]
+        )
+
+    def test_what_the_asker_assumes_stands(self) -> None:
+        row = measure(DFLASH, acceptance="al:6.5")
+        assert compare(row, with_causes=False, with_interval=False).own is None
+
+    def test_a_text_in_the_row_gives_way_to_what_was_counted(self) -> None:
+        """Rows of a live calibration state a law that one run of theirs was matched with."""
+        row = replace(measure(DFLASH, acceptance="al:6.5"), assumed=())
+        found = compare(row, with_causes=False, with_interval=False)
+        assert found.own is not None
+        assert found.own.expected is None
+        speed = found.metric("output_throughput")
+        assert speed is not None
+        assert abs(speed.rel_err) < 0.03
 
 
 class TestWithoutAnAcceptLength:
@@ -542,7 +624,7 @@ class TestCommand:
         assert code == 0
         assert err.count("taken for the same run as runs.jsonl:3") == 2
         (row,) = [json.loads(line) for line in out.splitlines()]
-        assert "accept_length" in row["metrics"]
+        assert row["own_accept_length"]["metric"] == "accept_length_cycle"
 
 
 def serving(row: Observation, factor: float) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from dflash_sim.calibrate.observations import hints as read_hints
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import ALIASES, NAMES, Observation, ReadReport
 from dflash_sim.calibrate.observations.row_filter import parse_filter
+from dflash_sim.calibrate.readers import lengths
 from dflash_sim.calibrate.readers.read import KNOWN, read_observations
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_published
@@ -141,6 +142,26 @@ class TestMeanings:
         assert run.metrics["mean_tpot_ms"] == pytest.approx(20 * 27.5 / 127)
         assert run.metrics["output_throughput"] == pytest.approx(8 * 128 / 9.746, rel=1e-6)
         assert report.refused[0][0] == "profile_export.jsonl:9"
+
+    def test_aiperf_lengths_are_as_spread_as_it_says(self, tmp_path: Path) -> None:
+        """Uniform lengths with the mean and the deviation of the run's outputs."""
+        raw = json.loads((DATA / "aiperf/profile_export_aiperf.json").read_text())
+        for deviation, least in ((100.0, 512 - 100 * 3**0.5), (0.0, 512.0), (900.0, 0.0)):
+            raw["output_sequence_length"]["std"] = deviation
+            (run,) = written(tmp_path, json.dumps(raw), **PRESET).observations
+            longest, ratio = run.fields["osl"], run.fields.get("range_ratio", 1.0)
+            assert longest * (1 + ratio) / 2 == pytest.approx(512, abs=1)
+            assert longest * ratio == pytest.approx(least, abs=1)
+
+    def test_aiperf_knows_a_model_by_its_tokenizer_too(self, tmp_path: Path) -> None:
+        raw = json.loads((DATA / "aiperf/profile_export_aiperf.json").read_text())
+        raw["input_config"] = {"models": "mine", "concurrency": 16}
+        raw["input_config"]["tokenizer"] = {"name": "Qwen/Qwen3-8B"}
+        (run,) = written(tmp_path, json.dumps(raw), gpu="b200", method="none").observations
+        assert run.fields["model"] == "qwen3-8b"
+        del raw["input_config"]["tokenizer"]
+        report = written(tmp_path, json.dumps(raw), gpu="b200", method="none")
+        assert "--assume model=NAME" in report.refused[0][1]
 
     def test_aiperf_time_units(self, tmp_path: Path) -> None:
         raw = json.loads((DATA / "aiperf/profile_export_aiperf.json").read_text())
@@ -294,8 +315,8 @@ class TestTables:
             Names().gpu(text)
 
     def test_doctests(self) -> None:
-        assert doctest.testmod(read_hints).attempted == 1
-        assert doctest.testmod(read_hints).failed == 0
+        for module, count in ((read_hints, 1), (lengths, 2)):
+            assert doctest.testmod(module) == (0, count)
 
 
 HEADER = "model,method,block,gpu,tp,num_gpus,dataset,conc,output_tok_s,accept_len\n"

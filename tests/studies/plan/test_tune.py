@@ -119,6 +119,22 @@ def test_a_gain_within_the_error_is_told(tuned: Tuned) -> None:
     assert told == ["keep block 16", "block 8, within error", "block 8", "block 8"]
 
 
+def test_a_choice_that_is_not_the_best_says_which_is(tuned: Tuned) -> None:
+    equal, wide, narrow = (0.1, 0.1, 1, 1), (0.1, 0.1, 1.0, 1.01), (0.1, 0.1, 1.5, 1.0)
+    found = with_gains(tuned, equal, narrow, wide, wide)
+    told = [row[-1] for row in found.table().rows]
+    assert told[2] == "block 8, within error of 16"
+
+
+def test_the_largest_batch_says_why_there_is_no_larger_one() -> None:
+    """Left to the server it is named with what would let more run."""
+    scenario = Scenario.parse(gpu="h200", model="qwen3-8b", tp=1, isl=64, osl=64)
+    found = tune_block(scenario, blocks=[4])
+    assert str(found.batches[-1]) in found.ends
+    assert "--max-running-requests" in found.ends
+    assert tune_block(scenario, blocks=[4], batches=[1]).ends == ""
+
+
 def test_the_advice_is_what_the_server_is_told(tuned: Tuned) -> None:
     """Whatever the gains, the block of the advice is the one of vLLM's table."""
     rng = np.random.default_rng(0)

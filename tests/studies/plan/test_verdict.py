@@ -14,9 +14,13 @@ from dflash_sim.calibrate.observations.launch_command import scenario_from_launc
 from dflash_sim.calibrate.readers.request_traces import read_trace
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.ask.prices import HOURS_A_MONTH
-from dflash_sim.studies.plan.choice import chosen, label
+from dflash_sim.studies.plan.candidate import Solved, Survey
+from dflash_sim.studies.plan.choice import chosen, label, out_of_slots
+from dflash_sim.studies.plan.close_look import Limit
 from dflash_sim.studies.plan.demand import of_rate, of_trace
 from dflash_sim.studies.plan.deploy import compose, fewest, kubernetes
 from dflash_sim.studies.plan.difference import ends, joint_ends, needed_at
@@ -24,7 +28,7 @@ from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.plan.page import PlanPage, candidate_rows
-from dflash_sim.studies.plan.search import Plan, plan
+from dflash_sim.studies.plan.search import Plan, _roomiest, plan
 from dflash_sim.studies.plan.verdict import doubts_of, remarks, saved, verdict
 from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.terminal import as_page
@@ -70,6 +74,59 @@ def test_what_is_in_doubt_is_in_the_verdict(found: Plan) -> None:
             assert doubt not in " ".join(remarks(found))
     short = plan(replace(asked(), candidates=asked().candidates[1:2]))
     assert "too short to see a queue grow" in verdict(short)[0]  # 300 requests last 3 s
+
+
+class Answered:
+    """A pool whose answers are known."""
+
+    def __init__(self, limits: dict[int, float]) -> None:
+        self.limits, self.asked = limits, 0
+
+    def map(self, work: object, tasks: list[tuple[int, int, bool]]) -> list[Limit]:
+        self.asked += len(tasks)
+        return [Limit(self.limits[i], None) for i, _, _ in tasks]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("room", "needs"), [(2.5, (0.2, 0.3)), (1.03, (0.3, 0.2))])
+def test_of_equal_fleets_the_roomiest_is_best(
+    order: tuple[int, int], room: float, needs: tuple[float, float]
+) -> None:
+    """Whichever was asked about first; where they have as much, the one that needs least."""
+    price = PriceRange(low=2.0, typical=4.0, high=8.0, source="us")
+    dear = replace(price, typical=5.0)
+    two = {0: (price, needs[0], 1.0), 1: (price, needs[1], room)}
+    about = [two[i] for i in order]
+    surveys = [Survey(i, 1, p, n) for i, (p, n, _) in enumerate([*about, (dear, 0.1, 9.0)])]
+    found = {i: Solved(i, 1, 0) for i in range(3)}
+    pool = Answered({i: limit for i, (_, _, limit) in enumerate(about)})
+    answer = {"gpus": 0, "typical": 0}
+    tied = _roomiest(pool, answer, surveys, found)  # type: ignore[arg-type]
+    assert answer == dict.fromkeys(answer, order.index(1))
+    assert sorted(tied) == [0, 1]
+    assert pool.asked == 2
+
+
+def test_a_fleet_alone_is_looked_at_once() -> None:
+    price = PriceRange(low=None, typical=None, high=None, source="us")
+    surveys, pool = [Survey(i, i + 1, price, 1.0) for i in range(2)], Answered({})
+    answer = {"gpus": 0}
+    found = {i: Solved(i, 1, 0) for i in range(2)}
+    assert _roomiest(pool, answer, surveys, found) == {}  # type: ignore[arg-type]
+    assert (answer, pool.asked) == ({"gpus": 0}, 0)
+
+
+def test_the_headroom_of_equal_fleets_is_said(found: Plan) -> None:
+    mine = found.fewest
+    twin = next(s for s in found.surveys if s.index != mine.index and s.error is None)
+    alike = replace(found.surveys[mine.index], index=twin.index)
+    solved = Solved(twin.index, mine.replicas, mine.replicas - 1)
+    rooms = {mine.index: Limit(mine.headroom, 3.0), twin.index: Limit(1.0, 1.1)}
+    surveys = tuple(alike if s is twin else s for s in found.surveys)
+    rest = tuple(s for s in found.solved if s.index != twin.index)
+    tied = replace(found, headroom=rooms, surveys=surveys, solved=(*rest, solved))
+    assert f"{mine.room} more requests, against 0 % with" in " ".join(verdict(tied))
+    assert "headroom" not in " ".join(verdict(found))
 
 
 def test_a_month_is_730_hours_of_the_price_that_was_given(found: Plan) -> None:
@@ -324,3 +381,15 @@ def test_a_price_of_no_candidate_is_refused(capsys: pytest.CaptureFixture[str]) 
     error = capsys.readouterr().err
     assert "--price h100=2: no server that is asked about is on h100, they are on h200" in error
     assert len(error.strip().splitlines()) <= 3
+
+
+def test_slots_that_limit_a_server_come_with_the_flag_that_gives_more() -> None:
+    """What it names is a cap that the server then has; a cap that was asked for is no news."""
+    fields = {"model": "qwen3-8b", "gpu": "h200", "tp": 1}
+    capped = Scenario.parse(**fields, method="dflash", block=16)
+    (told,) = out_of_slots([capped])
+    assert told.startswith("h200/tp1/dflash/block16: only 48 requests")
+    more = int(told.partition("--max-running-requests 48,")[2].split()[0])
+    own = capped.model_copy(update={"max_running_requests": more})
+    assert resolve(own).memory.max_running_requests == more > 48
+    assert out_of_slots([own]) == []

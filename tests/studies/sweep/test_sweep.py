@@ -425,14 +425,14 @@ class TestBadInput:
     def test_parquet_without_pyarrow(self, sweep: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("dflash_sim.studies.sweep.rows.find_spec", lambda _: None)
         code, told = sweep(*GRID, "-o", "runs", "--format=parquet")
-        assert (code, "dflash-sim[cluster]" in told) == (2, True)
+        assert (code, "pip install" in told and "[cluster]" in told) == (2, True)
         assert sweep(*GRID, *SMALL, *QUICK, "-o", "runs")[0] == 0
         assert list(files("runs")) == ["rows.csv", "rows.jsonl"]
 
     def test_ray_that_is_not_installed(self, sweep: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
         code, told = sweep(*GRID, "-o", "runs", "--cluster=ray")
-        assert (code, "dflash-sim[cluster]" in told) == (2, True)
+        assert (code, "pip install" in told and "[cluster]" in told) == (2, True)
 
     def test_a_folder_of_something_else(self, sweep: Call) -> None:
         Path("runs").mkdir()
