@@ -235,11 +235,7 @@ def step_anatomy(
     decode = run.kind == DECODE
     parts = np.zeros((len(PHASES), len(PARTS)))
     for table, rows in _priced_by(run, step, decode):
-        ctx = run.kv_tokens[rows] / run.batch[rows]
-        for p in range(len(PHASES)):
-            for k in range(len(PARTS)):
-                if table.parts[p, k].any():
-                    parts[p, k] += np.interp(ctx, table.ctx, table.parts[p, k]).sum()
+        parts += table.parts @ _node_weights(table.ctx, run.kv_tokens[rows] / run.batch[rows])
     evidence = by_evidence(parts.sum(axis=0))
     between_s = float(parts[:, IDLE].sum())
     prefills = np.flatnonzero(run.kind == PREFILL)
@@ -280,9 +276,19 @@ def step_anatomy(
     }, evidence
 
 
+def _node_weights(nodes: Floats, at: Floats) -> Floats:
+    """How often each node counts in the sum of what is interpolated linearly at so many places."""
+    at = np.clip(at, nodes[0], nodes[-1])
+    below = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, len(nodes) - 2)
+    share = (at - nodes[below]) / (nodes[below + 1] - nodes[below])
+    weights: Floats = np.bincount(below, 1 - share, len(nodes))
+    weights += np.bincount(below + 1, share, len(nodes))
+    return weights
+
+
 def _priced_by(
     run: Run, step: StepModel | WidthSteps, decode: npt.NDArray[np.bool_]
-) -> Iterator[tuple[BatchTable, npt.NDArray[np.bool_]]]:
+) -> Iterator[tuple[BatchTable, npt.NDArray[np.integer] | npt.NDArray[np.bool_]]]:
     """Tables, and the decode iterations that each prices."""
     if isinstance(run, AdaptiveRun):
         assert isinstance(step, WidthSteps)
@@ -292,8 +298,11 @@ def _priced_by(
             batch, rows, drafted = kinds[i].tolist()
             yield step.mixed_table(batch, rows=rows, drafted=drafted), decode & (which == i)
         return
-    for batch in np.unique(run.batch[decode]):
-        yield step.table(int(batch)), decode & (run.batch == batch)
+    order = np.argsort(run.batch, kind="stable")
+    order = order[decode[order]]
+    sizes, begins = np.unique(run.batch[order], return_index=True)
+    for batch, rows in zip(sizes.tolist(), np.split(order, begins[1:]), strict=True):
+        yield step.table(batch), rows
 
 
 def _host_work_s(
