@@ -140,6 +140,7 @@ def main() -> NoReturn:
     """Run the command that was typed, and exit with its code."""
     # NumPy's matrices are small here: threads would only wait for each other.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # no look at all that is installed
     gc.set_threshold(_OBJECTS)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed it, and wants nothing of it
