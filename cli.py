@@ -1,5 +1,6 @@
 """The ``dflash-sim`` command: parse, call, print, exit code. Imports only typer at the top."""
 
+import gc
 import io
 import os
 import sys
@@ -25,6 +26,8 @@ from dflash_sim.commands.sweep import sweep
 from dflash_sim.commands.trace import trace
 from dflash_sim.commands.ui import ui
 from dflash_sim.commands.validate import validate
+
+_OBJECTS = 50_000  # made between two looks for garbage, of which there is little
 
 
 def _our_name(name: str) -> str:
@@ -154,6 +157,8 @@ def main() -> NoReturn:
     """Run the command that was typed, and exit with its code."""
     # NumPy's matrices are small here: threads would only wait for each other.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # no look at all that is installed
+    gc.set_threshold(_OBJECTS)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed it, and wants nothing of it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123

@@ -260,17 +260,17 @@ def load_dataset(name: str, profiles_dirs: Dirs = ()) -> Dataset:
 
 def load_acceptance(profiles_dirs: Dirs = ()) -> tuple[AcceptancePoint, ...]:
     """Published mean accept lengths, the user's rows first."""
-    return tuple(_rows(AcceptancePoint, "acceptance/accept_length.csv", profiles_dirs))
+    return _rows(AcceptancePoint, "acceptance/accept_length.csv", profiles_dirs)
 
 
 def load_survival(profiles_dirs: Dirs = ()) -> tuple[SurvivalPoint, ...]:
     """Published acceptance by draft position, the user's rows first."""
-    return tuple(_rows(SurvivalPoint, "acceptance/positions.csv", profiles_dirs))
+    return _rows(SurvivalPoint, "acceptance/positions.csv", profiles_dirs)
 
 
 def load_published(profiles_dirs: Dirs = ()) -> tuple[PublishedPoint, ...]:
     """Published throughput with complete conditions, the user's rows first."""
-    return tuple(_rows(PublishedPoint, "published/throughput.csv", profiles_dirs))
+    return _rows(PublishedPoint, "published/throughput.csv", profiles_dirs)
 
 
 _Shape = TypeVar("_Shape", ModelShape, DrafterShape, Eagle3Shape)
@@ -408,8 +408,13 @@ def _none_known(kind: str, model: str, profiles_dirs: Dirs, drafts: str) -> Miss
     )
 
 
-def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:
+def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> tuple[_Row, ...]:
     """Rows of a table as ``record``, from every folder that has one; urls by ``source_id``."""
+    what = (file, tuple(profiles_dirs))
+    return made(what, lambda: tuple(_read_rows(record, file, profiles_dirs)))
+
+
+def _read_rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:
     for root in roots(profiles_dirs):
         sources = read_csv(root / "published/sources.csv")
         urls = {row.get("source_id"): row.get("url", "") for row in sources}

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 _Parsed = TypeVar("_Parsed")
 Looks: TypeAlias = dict[Hashable, object]  # by file and by who reads it
 _JUST_NOW_NS = 2_000_000_000  # longer than any file system's resolution of dates
+_SHARED = (str, float, int, bool, type(None))
 _SEEN: ContextVar[Looks | None] = ContextVar("seen", default=None)
 
 
@@ -49,7 +50,16 @@ def seen(path: Path, read: Callable[[Path], _Parsed], *, frozen: bool = False) -
     reader = getattr(read, "func", read)  # of a partial, what it calls
     look = (path, str(reader.__qualname__))  # one file may be read as a sheet and as text
     found = made(look, lambda: read(path))
-    return found if frozen or _SEEN.get() is None else deepcopy(found)
+    return found if frozen or _SEEN.get() is None else _copied(found)
+
+
+def _copied(found: Any) -> Any:
+    """What a parser made, to be changed by one who asked; texts and numbers are shared."""
+    if type(found) is dict:
+        return {key: _copied(value) for key, value in found.items()}
+    if type(found) is list:
+        return [_copied(value) for value in found]
+    return found if type(found) in _SHARED else deepcopy(found)
 
 
 def made(what: Hashable, make: Callable[[], _Parsed]) -> _Parsed:

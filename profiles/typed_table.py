@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -11,6 +12,8 @@ T = TypeVar("T")
 MOST = 1e12  # of a number without a unit: rows, tokens, launches and factors are below
 _MOST_BY_ENDING = {"rel_err": 10.0, "share": 1.0, "decay": 20.0}  # of keys that end so
 _YES_NO = {"yes": True, "no": False}
+_TEXTS = tuple[str, ...]
+_kinds = cache(get_type_hints)  # by record
 _CELLS: Mapping[str, tuple[float, float]] = {  # of published rows, by column
     "block": (1, 1024),
     "position": (1, 1024),
@@ -48,7 +51,7 @@ def read_table(record: type[T], table: object, where: str, *, least: float = -MO
     assert is_dataclass(record)
     if not isinstance(table, Mapping):
         raise _wrong(where, table, "a table")
-    kinds = get_type_hints(record)
+    kinds = _kinds(record)
     known = {f.name: f for f in fields(record)}
     for key in table:
         if key not in known:
@@ -67,7 +70,7 @@ def read_table(record: type[T], table: object, where: str, *, least: float = -MO
 def read_row(record: type[T], row: Mapping[str, str | None], where: str) -> T:
     """Build ``record`` from the cells of a row of a CSV table; raises as :func:`read_table`."""
     assert is_dataclass(record)
-    kinds = get_type_hints(record)
+    kinds = _kinds(record)
     try:
         return record(**{name: _cell(name, kind, row.get(name)) for name, kind in kinds.items()})
     except (KeyError, ValueError) as error:
@@ -79,7 +82,7 @@ def read_row(record: type[T], row: Mapping[str, str | None], where: str) -> T:
 def _cell(name: str, kind: Any, cell: str | None) -> Any:
     if cell is None or (not cell and kind in (int, float)):
         raise KeyError(name)
-    if kind == tuple[str, ...]:
+    if kind == _TEXTS:
         return tuple(cell.split())
     if isinstance(kind, UnionType):
         kind = next(k for k in get_args(kind) if k is not NoneType)

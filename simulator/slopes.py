@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dflash_sim.profiles.releases.calibration import Parameter, cell
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, level_of, together
-from dflash_sim.simulator.engine.metrics import median_gap_s, served
+from dflash_sim.simulator.engine.metrics import median_gap_s, quantiles, served
 from dflash_sim.simulator.engine.records import Run
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
 from dflash_sim.simulator.requests.expected import Expectation
@@ -90,8 +90,8 @@ def log_metrics(run: Run, workload: Workload) -> Floats:
         seen.tpot.mean() if seen.tpot.size else tiny,
         seen.ttft.mean(),
         seen.e2e.mean(),
-        np.median(seen.tpot) if seen.tpot.size else tiny,
-        np.median(seen.ttft),
+        quantiles(seen.tpot, [0.5])[0] if seen.tpot.size else tiny,
+        quantiles(seen.ttft, [0.5])[0],
         median_gap_s(run, seen.done),
     )
     logs: Floats = np.log(np.maximum(np.array(means, dtype=float), tiny))

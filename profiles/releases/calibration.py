@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +28,7 @@ _NARROWEST = 1e-12  # standard deviation of a prior, which is divided by
 _FORMERLY = ("build", "generation")  # kinds of older files: the time factor of a build
 _DIGITS = 6  # of a correlation
 _KEPT = 8  # calibrations that stay parsed
+_CORRELATIONS = re.compile(r"^\[posterior\]\ncorrelation = (\[\n(?: *\[[^]\n]*\],\n)+\])$", re.M)
 
 Floats = npt.NDArray[np.float64]
 
@@ -224,13 +227,25 @@ def _text(path: Path) -> str:
 @lru_cache(maxsize=_KEPT)  # by what the file says: a name or a date may outlive its text
 def _parsed(text: str, path: Path) -> Calibration:
     try:
-        raw = parse_toml(text)
+        raw = _raw(text)
     except UnreadableError as error:
         raise ValueError(*error.args) from error  # the file was read, and is something else
     if raw["format"] != FORMAT:
         msg = f"{path}: calibration format {raw['format']}; this version reads {FORMAT}. "
         raise UsageError(msg + 'Make it anew with "dflash-sim calibrate fit".')
     return _from(raw)
+
+
+def _raw(text: str) -> dict[str, Any]:
+    """What the text says; correlations as we write them, most of it, are read as JSON."""
+    found = _CORRELATIONS.search(text)
+    if found is not None:
+        with suppress(ValueError, KeyError, TypeError):
+            raw = parse_toml(f"{text[: found.start(1)]}[]{text[found.end(1) :]}")
+            if raw["posterior"]["correlation"] == []:
+                raw["posterior"]["correlation"] = json.loads(found[1][: -len(",\n]")] + "]")
+                return raw
+    return parse_toml(text)
 
 
 def _from(raw: Mapping[str, Any]) -> Calibration:
@@ -307,7 +322,8 @@ def _covariance(sd: Sequence[float], lower: Sequence[Sequence[float]]) -> Floats
     unit = np.eye(len(sd))
     for i, row in enumerate(lower):
         for c in row:
-            _within(f"correlation, row {i + 1}: a value", c, -1.0, 1.0)
+            if type(c) not in (float, int) or not -1.0 <= c <= 1.0:
+                _within(f"correlation, row {i + 1}: a value", c, -1.0, 1.0)
         unit[i, :i] = unit[:i, i] = row[:i]
     try:
         np.linalg.cholesky(unit)

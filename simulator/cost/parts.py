@@ -55,9 +55,9 @@ class Cost:
         return sum(self.by_evidence)
 
     def __add__(self, other: "Cost") -> "Cost":
-        both = zip(self.by_evidence, other.by_evidence, strict=True)
-        a, b, c, d = (x + y for x, y in both)
-        return Cost((a, b, c, d), self.comm_s + other.comm_s, self.idle_s + other.idle_s)
+        (a, b, c, d), (e, f, g, h) = self.by_evidence, other.by_evidence
+        added = (a + e, b + f, c + g, d + h)
+        return Cost(added, self.comm_s + other.comm_s, self.idle_s + other.idle_s)
 
     def as_array(self) -> np.ndarray:
         """Seconds along :data:`PARTS`, for interpolation."""
@@ -88,8 +88,8 @@ class Priced:
     known: Known = field(default_factory=dict, repr=False)
 
     def with_changed(self, changed: frozenset[str]) -> "Priced":
-        """Return what is priced with a sheet in which these constants differ."""
-        return Priced(self.known, changed)
+        """Return what is priced with a sheet in which these constants differ, if any do."""
+        return Priced(self.known, changed) if changed else self
 
     def get(self, key: Hashable, engine: EngineSheet, make: Callable[[], Price]) -> Price:
         """The price of ``key``, which ``make`` makes with the constants of ``engine``."""

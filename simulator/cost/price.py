@@ -48,7 +48,7 @@ from dflash_sim.simulator.cost.ops import (
     Quantize,
     experts_touched,
 )
-from dflash_sim.simulator.cost.parts import PARTS, Cost, Priced
+from dflash_sim.simulator.cost.parts import Cost, Priced
 from dflash_sim.simulator.cost.untabled_kernels import elementwise_s, rows_factor, unpack_s, wide_s
 
 BALANCED = "balanced"
@@ -96,15 +96,20 @@ class CostModel:
         ``between`` is the time of a measured pass over the sum of its ops [1], which
         already includes what overlaps.
         """
-        total = np.zeros(len(PARTS))
+        measured = fitted = roofline = assumed = comm_s = idle_s = 0.0
         for call in calls:
-            if self.has_own(call.op):
-                total += call.count * between * self.op(call.op).as_array()
-                continue  # a measured pass includes its overlap: no exposed share
             share = self.engine[call.exposed] if call.exposed else 1.0
-            total += call.count * share * self.op(call.op).as_array()
-        m, f, r, a, comm, idle = (float(x) for x in total)
-        return Cost((m, f, r, a), comm, idle)
+            if self.has_own(call.op):
+                share = between  # a measured pass includes its overlap: no exposed share
+            cost, times = self.op(call.op), call.count * share
+            m, f, r, a = cost.by_evidence
+            measured += times * m
+            fitted += times * f
+            roofline += times * r
+            assumed += times * a
+            comm_s += times * cost.comm_s
+            idle_s += times * cost.idle_s
+        return Cost((measured, fitted, roofline, assumed), comm_s, idle_s)
 
     def table_time(self, op: Op) -> Timing | None:
         """Return what the tables say of ``op``, before any constant of the engine, or None."""
@@ -130,9 +135,11 @@ class CostModel:
 
     def own_time(self, op: Op) -> Timing | None:
         """This machine's own time; of experts, at the tokens that touch as many by chance."""
-        measured = self.measured if formats_of(op) == BF16 else None
-        if measured is None or not isinstance(op, Moe):
-            return None if measured is None else measured.timing(op)
+        measured = self.measured
+        if measured is None or formats_of(op) != BF16:
+            return None
+        if not isinstance(op, Moe):
+            return measured.timing(op)
         if op.ep > 1:
             return None
         share = min(self.touched(op) / op.experts, 1 - 1 / op.experts)
@@ -253,6 +260,10 @@ class CostModel:
         """What the tables have: of ``op`` itself, or of a twin whose format stands in."""
         if self.tables is None or precision_of(op).activations != PLAIN:
             return None
+        return self._known.get(("timed", op), self.engine, lambda: self._looked_up(op))
+
+    def _looked_up(self, op: Op) -> Timing | None:
+        assert self.tables is not None
         found = self._read(self.tables, op)
         if found is not None:
             return found

@@ -14,22 +14,23 @@ from typing import TypeAlias
 import numpy as np
 
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
-from dflash_sim.simulator.cost.cycle import PHASES, Cycle
-from dflash_sim.simulator.cost.ops import AttentionCall, Call, split_attention
+from dflash_sim.simulator.cost.cycle import PHASES, Cycle, Phase
+from dflash_sim.simulator.cost.ops import AnyCall, AttentionCall, Call, split_attention
 from dflash_sim.simulator.cost.parts import (
     ASSUMED,
     PARTS,
     ROOFLINE,
     Priced,
     add_idle,
+    by_evidence,
     seconds_of,
 )
 from dflash_sim.simulator.cost.price import CostModel
 
 _FIRST_CTX = 2**7
 _KEPT = 2**3  # step models of this process whose prices others may share
-# A phase's row, its cost without attention, the measured part of that, and its attention.
-Pass: TypeAlias = tuple[int, np.ndarray, np.ndarray, list[AttentionCall]]
+# A phase's row, its cost without attention, and the measured part of that.
+Pass: TypeAlias = tuple[int, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,27 @@ class BatchTable:
         x0 = nodes[i - 1]
         return y[i - 1] + (y[i] - y[i - 1]) / (nodes[i] - x0) * (ctx - x0)
 
+    def line(self, batch: int, low: int, high: int) -> tuple[float, float] | None:
+        """Seconds of a step of ``batch`` requests without tokens, and of each token that they hold.
+
+        None where ``low`` to ``high`` tokens do not lie between the same two nodes.
+        """
+        nodes: list[float] = self._nodes  # type: ignore[attr-defined]
+        y: list[float] = self._seconds  # type: ignore[attr-defined]
+        i = bisect_left(nodes, low / batch)
+        if not 0 < i < len(nodes) or high > nodes[i] * batch:
+            return None
+        slope = (y[i] - y[i - 1]) / (nodes[i] - nodes[i - 1])
+        return y[i - 1] - slope * nodes[i - 1], slope / batch
+
+    def seconds_each(self, batch: int, kv_tokens: list[int]) -> list[float]:
+        """:meth:`seconds` of steps of one batch, which hold ever more tokens."""
+        line = self.line(batch, kv_tokens[0], kv_tokens[-1])
+        if line is None:
+            return [self.seconds(tokens / batch) for tokens in kv_tokens]
+        fixed_s, each_s = line
+        return [fixed_s + each_s * tokens for tokens in kv_tokens]
+
 
 _PRICED: deque["StepModel"] = deque(maxlen=_KEPT)  # the latest first
 
@@ -107,7 +129,10 @@ class StepModel:
     prefill_sizes: tuple[int, ...] = ()
     _tables: dict[int, BatchTable] = field(default_factory=dict, repr=False)
     _prefill_s: dict[tuple[int, int, float], float] = field(default_factory=dict, repr=False)
-    _prefill_launches: dict[bool, float] = field(default_factory=dict, repr=False)
+    _prefill_parts: dict[tuple[int, int, float], np.ndarray] = field(
+        default_factory=dict, repr=False
+    )
+    _prefill_launch_s: dict[bool, float] = field(default_factory=dict, repr=False)
     _known: Priced = field(default_factory=Priced, repr=False)
 
     @property
@@ -123,7 +148,8 @@ class StepModel:
             cost=replace(self.cost, engine=engine, _known=known),
             _tables={},
             _prefill_s={},
-            _prefill_launches={},
+            _prefill_parts={},
+            _prefill_launch_s={},
             _known=self._known.with_changed(changed),
         )
 
@@ -163,7 +189,8 @@ class StepModel:
     def forget(self, most: int) -> None:
         """Drop what is remembered of prefills when it is more than ``most`` of them."""
         if len(self._prefill_s) > most:
-            for prices in (self._prefill_s, self._known.known, self.cost._known.known):
+            known = (self._prefill_s, self._prefill_parts, self._known.known, self.cost._known.known)
+            for prices in known:
                 prices.clear()
 
     def table(self, batch: int) -> BatchTable:
@@ -192,17 +219,19 @@ class StepModel:
     def _kernels(self, batch: int, padded: int, nodes: Sequence[int]) -> np.ndarray:
         """What runs inside the graphs, on a grid of mean contexts."""
         parts = np.zeros((len(PHASES), len(PARTS), len(nodes)))
-        for row, fixed, own, attention in self._passes(padded)[0]:
+        # Padded rows compute but point at an empty slot: they hold no context.
+        means = [ctx * batch / padded for ctx in nodes]
+        key = ("attention", batch, len(nodes))
+        seen = self._known.get(key, self.engine, lambda: self._attention(padded, means))
+        for (row, fixed, own), attention in zip(self._passes(padded)[0], seen, strict=True):
             parts[row] += fixed[:, None]
-            for j, ctx in enumerate(nodes):
-                # Padded rows compute but point at an empty slot: they hold no context.
-                mean = ctx * batch / padded
-                seen = [Call(c.op.at(mean), c.count) for c in attention]
+            for j, calls in enumerate(attention):
                 between = self._between(
-                    PHASES[row], requests=padded, rows=self.cycle.block, ctx=mean
+                    PHASES[row], requests=padded, rows=self.cycle.block, ctx=means[j]
                 )
-                parts[row, :, j] += self.cost.calls(seen, between).as_array()
-                parts[row, :, j] += (between - 1.0) * own
+                parts[row, :, j] += self.cost.calls(calls, between).as_array()
+                if between != 1.0:
+                    parts[row, :, j] += (between - 1.0) * own
         return parts
 
     def untimed(self, batch: int) -> float:
@@ -223,6 +252,11 @@ class StepModel:
                 seconds = call.count * self.cost.op(call.op).by_evidence[ROOFLINE]
                 spent[call.op.name] = spent.get(call.op.name, 0.0) + seconds
         return sorted((name for name in spent if spent[name]), key=spent.__getitem__, reverse=True)
+
+    def _attention(self, padded: int, means: list[float]) -> list[list[list[AttentionCall]]]:
+        """By phase and mean context, the calls that depend on the context."""
+        over = [split_attention(phase.calls)[0] for phase in self._phases(padded)]
+        return [[[Call(c.op.at(mean), c.count) for c in calls] for mean in means] for calls in over]
 
     def factors(self, phase: str) -> tuple[str, ...]:
         """Return the constants that multiply a pass of this phase, besides the build's factor."""
@@ -246,15 +280,21 @@ class StepModel:
 
     def _fixed(self, padded: int) -> tuple[list[Pass], int]:
         rows, launches = [], 0
-        for phase in self.cycle.decode(requests=padded, ctx=0):
-            attention, rest = split_attention(phase.calls)
+        for phase in self._phases(padded):
+            rest = split_attention(phase.calls)[1]
             fixed = self.cost.calls(rest).as_array()
             own = self.cost.calls([c for c in rest if self.cost.has_own(c.op)]).as_array()
             add_idle(fixed, phase.graphs * self.engine["graph_launch_gap"])
             add_idle(fixed, phase.steps * self.engine["chain_step_gap"])
             launches += phase.launches
-            rows.append((PHASES.index(phase.name), fixed, own, attention))
+            rows.append((PHASES.index(phase.name), fixed, own))
         return rows, launches
+
+    def _phases(self, padded: int) -> tuple[Phase, ...]:
+        """The phases of a cycle, which rest on no constant."""
+        key = ("phases", padded)
+        decode = self.cycle.decode
+        return self._known.get(key, self.engine, lambda: decode(requests=padded, ctx=0))
 
     def _eager_s(self, batch: int) -> tuple[float, float]:
         """``(work, idle)`` outside the graphs: sampling, accept, bookkeeping; the residue."""
@@ -309,32 +349,36 @@ class StepModel:
 
         Priced at the next power of two of requests, linear in tokens between powers of two.
         """
-        captured = self._bucket(tokens)
-        tokens, graphs = captured or tokens, captured is not None
-        power = 1 << (max(1, requests) - 1).bit_length()
-        seq = max(1.0, tokens / power)
-        low = 1 << int(np.log2(seq))
-        parts = self._price_prefill(power, low, prefix, graphs)
-        if low < seq:
-            high = self._price_prefill(power, 2 * low, prefix, graphs)
-            parts = parts + (high - parts) * (seq / low - 1)
-        return parts
+        key = (requests, tokens, prefix)
+        found = self._prefill_parts.get(key)
+        if found is None:
+            captured = self._bucket(tokens)
+            tokens, graphs = captured or tokens, captured is not None
+            power = 1 << (max(1, requests) - 1).bit_length()
+            seq = max(1.0, tokens / power)
+            low = 1 << (int(seq).bit_length() - 1)
+            found = self._price_prefill(power, low, prefix, graphs)
+            if low < seq:
+                high = self._price_prefill(power, 2 * low, prefix, graphs)
+                found = found + (high - found) * (seq / low - 1)
+            self._prefill_parts[key] = found
+        return found
 
     def prefill_s(self, *, requests: int, tokens: int, prefix: float = 0.0) -> float:
         """GPU seconds of a prefill batch of ``tokens`` new tokens in all."""
         key = (requests, tokens, prefix)
         if key not in self._prefill_s:
             parts = self.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)
-            self._prefill_s[key] = float(seconds_of(parts))
+            self._prefill_s[key] = sum(by_evidence(parts).tolist())
         return self._prefill_s[key]
 
     def prefill_launch_s(self, tokens: int) -> float:
         """Host seconds of launching a prefill of ``tokens`` new tokens, any number of requests."""
         e, graphs = self.engine, self._bucket(tokens) is not None
-        if graphs not in self._prefill_launches:
-            self._prefill_launches[graphs] = self._count_launches(graphs=graphs)
-        each_s = e["eager_launch"] * e["time_factor"] * e["host_factor"]
-        return self._prefill_launches[graphs] * each_s
+        if graphs not in self._prefill_launch_s:
+            each_s = e["eager_launch"] * e["time_factor"] * e["host_factor"]
+            self._prefill_launch_s[graphs] = each_s * self._count_launches(graphs=graphs)
+        return self._prefill_launch_s[graphs]
 
     def _count_launches(self, *, graphs: bool) -> float:
         """Kernels that a prefill launches one by one, with pieces of graphs in that unit [1]."""
@@ -352,13 +396,18 @@ class StepModel:
         return self.prefill_sizes[i] if i < len(self.prefill_sizes) else None
 
     def _price_prefill(self, requests: int, seq: int, prefix: float, graphs: bool) -> np.ndarray:
-        def price() -> np.ndarray:
+        what = (requests, seq, prefix, graphs)
+
+        def calls() -> list[AnyCall]:
             size = {"requests": requests, "seq": seq}
             phases = self.cycle.prefill(**size, prefix=prefix, captured=graphs)
-            calls = [call for phase in phases for call in phase.calls]
+            return [call for phase in phases for call in phase.calls]
+
+        def price() -> np.ndarray:
+            ready = self._known.get(("prefill calls", *what), self.engine, calls)
             between = self._between("prefill", requests=requests, rows=seq, ctx=prefix)
-            cost = self.cost.calls(calls, between).as_array()
+            cost = self.cost.calls(ready, between).as_array()
             cost[ASSUMED] += self.engine["step_eager_plain"]
             return cost * self.engine["prefill_factor"] * self.engine["time_factor"]
 
-        return self._known.get(("prefill", requests, seq, prefix, graphs), self.engine, price)
+        return self._known.get(("prefill", *what), self.engine, price)

@@ -62,7 +62,8 @@ class WidthSteps:
                 cycle=replace(self.cycle, block=width),
                 _tables={},
                 _prefill_s={},
-                _prefill_launches={},
+                _prefill_parts={},
+                _prefill_launch_s={},
                 _known=Priced(),
             )
         return self._models[width]

@@ -48,10 +48,9 @@ def priced(loops: Loops, step: StepModel, host: HostTime, *, syncs: bool) -> Pri
         launch_s[i] = max(host.rest_launch_s, step.prefill_launch_s(tokens))
     decodes = np.flatnonzero(kind != PREFILL)
     by_batch = decodes[np.argsort(batch[decodes], kind="stable")]
-    sizes, begin = np.unique(batch[by_batch], return_index=True)
-    ends = np.append(begin, len(by_batch))[1:]
-    for size, first, behind in zip(sizes.tolist(), begin, ends, strict=True):
-        rows = by_batch[first:behind]
+    changes = np.flatnonzero(np.diff(batch[by_batch])) + 1
+    for rows in np.split(by_batch, changes) if len(by_batch) else ():
+        size = int(batch[rows[0]])
         table = step.table(size)
         ctx = kv[rows] / size
         gpu_s[rows] = np.interp(ctx, table.ctx, table.total)

@@ -14,7 +14,7 @@ import numpy as np
 
 from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
-from dflash_sim.simulator.engine.leap_clock import FOREVER, NEVER, Pending, Pipeline
+from dflash_sim.simulator.engine.leap_clock import FOREVER, Pending, Pipeline
 from dflash_sim.simulator.engine.leap_memory import KvMemory
 from dflash_sim.simulator.engine.records import NOBODY, Loops, Run
 from dflash_sim.simulator.engine.scheduler import Limits, PrefillBatch, Req, Scheduler
@@ -113,8 +113,8 @@ class LeapEngine:
     def _iterate(self) -> None:
         """One scheduler loop, or as many decode loops as leave the batch unchanged."""
         pipeline, s = self.pipeline, self.scheduler
-        looks = s.polls(prefilled=self._prefilled)
-        self._receive(pipeline.decides_s if looks else NEVER)
+        if s.polls(prefilled=self._prefilled):
+            self._receive(pipeline.decides_s)
         if self._shrunk:
             s.filter_finished()
             self._shrunk = False
@@ -139,11 +139,10 @@ class LeapEngine:
     # ---- requests ------------------------------------------------------------------------
 
     def _receive(self, now: float) -> None:
-        before = self._looked
-        if now > NEVER:
-            self._looked = self.pipeline.loops
-        while self.arrivals and self.arrivals[0][0] <= now:
-            _, rid = heappop(self.arrivals)
+        before, self._looked = self._looked, self.pipeline.loops
+        arrivals = self.arrivals
+        while arrivals and arrivals[0][0] <= now:
+            _, rid = heappop(arrivals)
             req = Req(
                 rid, isl=self._isl[rid], osl=self._osl[rid], cached=self._cached[rid], commits=[]
             )
@@ -176,9 +175,10 @@ class LeapEngine:
         before = self.draws.before(req.rid)
         if self.memory is not None:
             self.memory.admit(req, start, before)
-        before += req.isl
-        self.kv[start : start + n] += before[:n]
-        self._final_kv[req.rid] = int(before[n])
+        kv = self.kv[start : start + n]
+        kv += before[:n]
+        kv += req.isl
+        self._final_kv[req.rid] = req.isl + int(before[n])
         if n:
             heappush(self.ends, (start + n, req.rid, req))
 
@@ -195,7 +195,7 @@ class LeapEngine:
     # ---- iterations ----------------------------------------------------------------------
 
     def _prefill(self, batch: PrefillBatch) -> None:
-        ready = tuple(r for r in batch.reqs if r is not batch.chunked)
+        ready = tuple([r for r in batch.reqs if r is not batch.chunked])
         for req in ready:
             self._admit(req)
         finishing = [r for r in ready if not self._cycles[r.rid]]
@@ -211,7 +211,7 @@ class LeapEngine:
         if wasted:
             while self.steps + 2 > len(self.kv):
                 self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
-            self.kv[self.steps] += sum(self._final_kv[r.rid] for r in wasted)
+            self.kv[self.steps] += sum([self._final_kv[r.rid] for r in wasted])
         until, s, watched = FOREVER, self.scheduler, False
         if self.limits.recv_interval == 1:
             watched = not s.batch_is_full and self._could_admit()
@@ -250,9 +250,9 @@ class LeapEngine:
 
     def _collect_finished(self) -> None:
         """Requests whose last step was just launched finish with that step's result."""
-        finishing = []
-        while self.ends and self.ends[0][0] <= self.steps:
-            finishing.append(heappop(self.ends)[2])
+        finishing, ends, steps = [], self.ends, self.steps
+        while ends and ends[0][0] <= steps:
+            finishing.append(heappop(ends)[2])
         if len(finishing) > 1:
             finishing.sort(key=self.scheduler.running.index)
         if self.pipeline.pending is not None:
@@ -264,9 +264,8 @@ class LeapEngine:
     def _run(self) -> Run:
         log = self.pipeline.log
         n = len(log.emit)  # a last iteration still on the GPU is dropped
-        loops = self._decided(np.array(log.kv))
-        assert loops.launched is not None
-        kind, batch, kv, prefix = loops.launched
+        kind, batch, prefix, after_idle = log.expand()
+        kv = np.array(log.kv)
         finish = np.array(self.finish_s)
         done = np.isfinite(finish)
         cycles = np.where(done, self.draws.cycles, 0)
@@ -284,26 +283,20 @@ class LeapEngine:
             gpu_start_s=np.array(log.start)[:n],
             gpu_end_s=np.array(log.end)[:n],
             emit_s=np.array(log.emit),
-            after_idle=log.after_idle()[:n],
+            after_idle=after_idle[:n],
             cached=np.array(self._found, np.int64),
             retractions=0,
             engine="leap",
             client_s=self.turnaround_s,
-            loops=loops,
+            loops=replace(
+                self.loops,
+                pauses=log.pauses,
+                launched=(kind, batch, kv, prefix),
+                looked=self._looked,
+            ),
         )
 
     def _committed(self, done: np.ndarray) -> np.ndarray:
         """Tokens that verify steps committed to each request that is done."""
         committed = np.array(self._final_kv) - self.workload.isl
         return np.where(done, committed, 0).astype(np.int64)
-
-    def _decided(self, kv: np.ndarray) -> Loops:
-        """What was decided, with the tokens of every iteration."""
-        log = self.pipeline.log
-        kind, batch, prefix = log.expand()
-        return replace(
-            self.loops,
-            pauses=log.pauses,
-            launched=(kind, batch, kv, prefix),
-            looked=self._looked,
-        )

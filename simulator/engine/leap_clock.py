@@ -6,8 +6,10 @@ leap engine's business: it is told through ``settle``.
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,8 @@ from dflash_sim.simulator.engine.records import DECODE, NOBODY, PREFILL
 from dflash_sim.simulator.engine.scheduler import PrefillBatch, Req
 
 FOREVER = float("inf")
-NEVER = -FOREVER
-_SCALAR_STEPS = 2**5  # shorter leaps are stepped in Python: cheaper than numpy's call overhead
-_FEW_STEPS = 2**3  # of which the price is looked up one by one
+_FEW_STEPS = 5  # of a leap: they are walked one by one
+_LIST_STEPS = 2**4  # of shorter leaps lists are cheaper than numpy's call overhead
 
 
 @dataclass(slots=True)
@@ -54,17 +55,12 @@ class Columns:
         self.kv = array("q")
         self.gpu_s, self.start, self.end, self.emit = (array("d") for _ in range(4))
 
-    def expand(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``kind, batch, prefix`` by iteration."""
-        kind, batch, prefix, _, n = (np.array(c) for c in zip(*self.spans, strict=True))
-        return np.repeat(kind, n), np.repeat(batch, n), np.repeat(prefix, n)
-
-    def after_idle(self) -> np.ndarray:
-        """Whether each iteration follows a pause."""
-        *_, idle, n = (np.array(c) for c in zip(*self.spans, strict=True))
-        after = np.zeros(n.sum(), bool)
-        after[np.cumsum(n) - n] = idle
-        return after
+    def expand(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """``kind, batch, prefix`` by iteration, and whether it follows a pause."""
+        kind, batch, prefix, idle, n = (np.array(c) for c in zip(*self.spans, strict=True))
+        after_idle = np.zeros(n.sum(), bool)
+        after_idle[np.cumsum(n) - n] = idle
+        return np.repeat(kind, n), np.repeat(batch, n), np.repeat(prefix, n), after_idle
 
 
 def _extend(column: "array[Any]", values: np.ndarray) -> None:
@@ -139,7 +135,7 @@ class Pipeline:
         self._note(PREFILL, n, 1, prefix=batch.prefix)
         self.log.kv.append(batch.tokens)
         if self.mode == "v2":
-            self._overlapped(n, [gpu_s], None, FOREVER, new, received=True, launch_s=launch_s)
+            self._overlapped(n, [gpu_s], new, FOREVER, launch_s=launch_s)
         else:
             self._chained(n, np.array([gpu_s]), new, speculative=False, launch_s=launch_s)
 
@@ -167,44 +163,48 @@ class Pipeline:
 
     def _decode_overlapped(self, batch: int, kv: np.ndarray, until: float) -> int:
         """Steps of one batch under overlap; returns how many were launched."""
-        if len(kv) <= _SCALAR_STEPS or self.syncs:
-            return self._walk(batch, kv, until, received=True)
-        # Two steps bring the pipeline into the steady state of this batch.
-        lead = self._walk(batch, kv[:2], until, received=True)
-        if lead < 2:
-            return lead
-        kv = kv[2:]
-        gpu_s = self.step.decode_array(batch, kv)
-        if self._gpu_bound(batch, float(gpu_s.min())):
-            return 2 + self._leap(batch, kv, gpu_s, until)
-        return 2 + self._walk(batch, kv, until, received=False)
-
-    def _walk(self, batch: int, kv: np.ndarray, until: float, *, received: bool) -> int:
-        """Steps one at a time."""
-        tails = None
-        if self.syncs:
-            tails = self.step.tail_array(batch, kv).tolist()
+        last = Pending(batch, [])
+        if len(kv) > _LIST_STEPS and not self.syncs:
+            return self._decode_many(batch, kv, until, last)
         cached = kv.tolist()
-        if len(cached) > _FEW_STEPS:
-            gpu_s = self.step.decode_array(batch, kv).tolist()
-        else:
-            seconds = self.step.table(batch).seconds
-            gpu_s = [seconds(k / batch) for k in cached]
-        done = self._overlapped(batch, gpu_s, tails, until, Pending(batch, []), received=received)
-        if done:
-            self._note(DECODE, batch, done)
-            self.log.kv.extend(cached[:done])
+        gpu_s = self.step.table(batch).seconds_each(batch, cached)
+        tails = self.step.tail_array(batch, kv).tolist() if self.syncs else None
+        if tails is not None or len(gpu_s) <= _FEW_STEPS:
+            done = self._overlapped(batch, gpu_s, last, until, tails)
+        else:  # two steps bring the pipeline into the steady state of this batch
+            done = self._overlapped(batch, gpu_s[:2], last, until)
+            if done == 2:
+                rest = gpu_s[2:]
+                if self._gpu_bound(batch, min(rest)):
+                    done += self._leap(batch, rest, until)
+                else:
+                    done += self._overlapped(batch, rest, last, until)
+        self._note(DECODE, batch, done)
+        self.log.kv.extend(cached[:done])
+        return done
+
+    def _decode_many(self, batch: int, kv: np.ndarray, until: float, last: Pending) -> int:
+        """As with a few steps, on arrays."""
+        line = self.step.table(batch).line(batch, int(kv[0]), int(kv[-1]))
+        gpu_s = self.step.decode_array(batch, kv) if line is None else line[0] + line[1] * kv
+        done = self._overlapped(batch, gpu_s[:2].tolist(), last, until)
+        if done == 2:
+            rest = gpu_s[2:]
+            if self._gpu_bound(batch, float(np.minimum.reduce(rest))):
+                done += self._leap_many(batch, rest, until)
+            else:
+                done += self._overlapped(batch, rest.tolist(), last, until)
+        self._note(DECODE, batch, done)
+        _extend(self.log.kv, kv[:done])
         return done
 
     def _overlapped(
         self,
         batch: int,
         gpu_s: list[float],
-        tail_s: list[float] | None,
-        until: float,
         last: Pending,
-        *,
-        received: bool,
+        until: float,
+        tail_s: list[float] | None = None,
         launch_s: float | None = None,
     ) -> int:
         """The recurrence of the overlapped loop; stops before a loop that receives at ``until``.
@@ -215,42 +215,44 @@ class Pipeline:
         """
         c, h, log = self.clock, self.host, self.log
         host, gpu, copy = c.host, c.gpu, c.copy
-        to_launch = h.recv_s + h.get_next_batch(batch)
-        process = h.process(batch)
+        recv_s, first_s, d2h_s = h.recv_s, h.first_launch_s, h.d2h_s
+        to_enqueue = recv_s + h.get_next_batch(batch) + first_s
+        process, syncs = h.process(batch), self.syncs
         rest_s = h.rest_launch_s if launch_s is None else launch_s
-        first_s, d2h_s, tail = h.first_launch_s, h.d2h_s, 0.0
         begins, ends, emits = log.start.append, log.end.append, log.emit.append
-        for j, seconds in enumerate(gpu_s):
-            if (j or not received) and host + h.recv_s >= until:
-                del gpu_s[j:]
+        before, done = self.pending, 0
+        for seconds in gpu_s:
+            # The first loop after a change of the batch has received already.
+            if before is last and host + recv_s >= until:
                 break
-            scheduled = host + to_launch
-            if tail_s is not None:
-                if self.pending is not None:
-                    scheduled = max(scheduled, c.publish)
-                tail = tail_s[j]
-            enqueued = scheduled + first_s
+            enqueued = host + to_enqueue
+            if tail_s is not None and before is not None:
+                enqueued = max(enqueued, c.publish + first_s)
             launched = enqueued + rest_s
             start = gpu if gpu > enqueued else enqueued
             gpu = start + seconds
-            c.publish = gpu - tail + d2h_s
+            if syncs:
+                c.publish = gpu - (tail_s[done] if tail_s is not None else 0.0) + d2h_s
             if gpu < launched:
                 gpu = launched
             begins(start)
             ends(gpu)
-            host = launched
-            before = self.pending
             if before is last:  # a step of this batch: nobody ends with it
                 host = (copy if copy > launched else launched) + process
                 emits(host)
             elif before is not None:
                 host = (copy if copy > launched else launched) + h.process(before.batch)
-                self._settle(host)
+                emits(host)
+                self.settle(before, host)
+            else:
+                host = launched
             copy = (gpu if gpu > copy else copy) + d2h_s
-            self.pending = last
-        log.gpu_s.extend(gpu_s)
+            before = last
+            done += 1
+        self.pending = before
+        log.gpu_s.extend(gpu_s[:done])
         c.host, c.gpu, c.copy = host, gpu, copy
-        return len(gpu_s)
+        return done
 
     def _gpu_bound(self, batch: int, shortest_s: float) -> bool:
         """Return True if the host stays ahead from here on, with no step under ``shortest_s``."""
@@ -263,31 +265,44 @@ class Pipeline:
         in_step = c.copy == c.gpu + h.d2h_s
         return shortest_s >= max(enough, h.d2h_s) and ahead and waits and in_step
 
-    def _leap(self, batch: int, kv: np.ndarray, gpu_s: np.ndarray, until: float) -> int:
+    def _leap(self, batch: int, gpu_s: list[float], until: float) -> int:
         """Steps back to back on the GPU: the host waits for each result one step later."""
-        c, h = self.clock, self.host
-        ends = c.gpu + np.cumsum(gpu_s)
-        copies = ends + h.d2h_s
-        hosts = np.empty_like(ends)
-        hosts[0] = c.copy
-        hosts[1:] = copies[:-1]
-        hosts += h.process(batch)
+        c, h, log = self.clock, self.host, self.log
+        ends = list(accumulate(gpu_s, initial=c.gpu))  # of the step before, and of each
+        told_s = h.d2h_s + h.process(batch)
+        hosts = [end + told_s for end in ends[:-1]]
         n = len(gpu_s)
         if until < FOREVER:
-            begins = np.concatenate(([c.host], hosts[:-1]))
-            n = int(np.searchsorted(begins + h.recv_s, until, side="left"))
+            n = bisect_left([c.host, *hosts[:-1]], until, key=lambda begins: begins + h.recv_s)
             if n == 0:
                 return 0
-        log = self.log
-        self._note(DECODE, batch, n)
-        log.start.append(c.gpu)
-        _extend(log.kv, kv[:n])
+        log.gpu_s.extend(gpu_s[:n])
+        log.start.extend(ends[:n])
+        log.end.extend(ends[1 : n + 1])
+        log.emit.extend(hosts[:n])
+        c.gpu, c.host = ends[n], hosts[n - 1]
+        c.copy = c.gpu + h.d2h_s
+        return n
+
+    def _leap_many(self, batch: int, gpu_s: np.ndarray, until: float) -> int:
+        """As a few steps back to back, on arrays."""
+        c, h, log = self.clock, self.host, self.log
+        ends = np.empty(len(gpu_s) + 1)  # of the step before, and of each
+        ends[0] = c.gpu
+        ends[1:] = gpu_s
+        ends = ends.cumsum()
+        hosts = ends[:-1] + (h.d2h_s + h.process(batch))
+        n = len(gpu_s)
+        if until < FOREVER:
+            if c.host + h.recv_s >= until:
+                return 0
+            n = 1 + int((hosts[:-1] + h.recv_s).searchsorted(until))
         _extend(log.gpu_s, gpu_s[:n])
-        _extend(log.start, ends[: n - 1])
-        _extend(log.end, ends[:n])
+        _extend(log.start, ends[:n])
+        _extend(log.end, ends[1 : n + 1])
         _extend(log.emit, hosts[:n])
-        c.gpu, c.copy, c.host = float(ends[n - 1]), float(copies[n - 1]), float(hosts[n - 1])
-        c.publish = c.copy
+        c.gpu, c.host = float(ends[n]), float(hosts[n - 1])
+        c.copy = c.gpu + h.d2h_s
         return n
 
     # ---- no overlap ----------------------------------------------------------------------

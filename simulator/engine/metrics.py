@@ -5,6 +5,7 @@ with speculation one chunk is one verify step of several tokens. ``bench_serving
 divides such a gap by its tokens; its OpenAI backends, vLLM and this module do not.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -191,6 +192,12 @@ def median_gap_s(run: Run, done: npt.NDArray[np.bool_]) -> float:
     return float(_quantiles(gaps, weights, [0.5])[0]) if len(gaps) else 0.0
 
 
+def quantiles(sample: Floats, shares: Sequence[float]) -> Floats:
+    """Quantiles, linear between ordered values: NumPy's, which take longer to load than to find."""
+    at = (len(sample) - 1) * np.array(shares)
+    return np.interp(at, np.arange(len(sample)), np.sort(sample))
+
+
 def _quantiles(sample: Floats, weight: Floats, shares: Sequence[float]) -> Floats:
     order = np.argsort(sample, kind="stable")
     share = np.cumsum(weight[order]) / weight.sum()
@@ -214,7 +221,7 @@ def _latency(name: str, sample: Floats, weight: Floats | None) -> dict[str, floa
         sample, weight = np.zeros(1), None
     if weight is None:
         mean, std = float(sample.mean()), float(sample.std())
-        points = np.quantile(sample, list(QUANTILES.values()))
+        points = quantiles(sample, list(QUANTILES.values()))
     else:
         mean = float(np.average(sample, weights=weight))
         std = float(np.sqrt(np.average((sample - mean) ** 2, weights=weight)))
@@ -235,22 +242,15 @@ def step_anatomy(
     decode = run.kind == DECODE
     parts = np.zeros((len(PHASES), len(PARTS)))
     for table, rows in _priced_by(run, step, decode):
-        ctx = run.kv_tokens[rows] / run.batch[rows]
-        for p in range(len(PHASES)):
-            for k in range(len(PARTS)):
-                if table.parts[p, k].any():
-                    parts[p, k] += np.interp(ctx, table.ctx, table.parts[p, k]).sum()
+        parts += table.parts @ _node_weights(table.ctx, run.kv_tokens[rows] / run.batch[rows])
     evidence = by_evidence(parts.sum(axis=0))
     between_s = float(parts[:, IDLE].sum())
     prefills = np.flatnonzero(run.kind == PREFILL)
-    keys = np.stack([c[prefills] for c in (run.batch, run.kv_tokens, run.prefix)], axis=1)
-    if len(keys):
-        kinds, count = np.unique(keys, axis=0, return_counts=True)
-        for (requests, tokens, prefix), n in zip(kinds.tolist(), count.tolist(), strict=True):
-            shape = {"requests": int(requests), "tokens": int(tokens)}
-            priced = step.prefill_parts(**shape, prefix=prefix)
-            evidence = evidence + n * by_evidence(priced)
-            between_s += n * priced[IDLE]
+    shapes = (c[prefills].tolist() for c in (run.batch, run.kv_tokens, run.prefix))
+    for (requests, tokens, prefix), n in Counter(zip(*shapes, strict=True)).items():
+        priced = step.prefill_parts(requests=requests, tokens=tokens, prefix=prefix)
+        evidence = evidence + n * by_evidence(priced)
+        between_s += n * priced[IDLE]
     idle = np.maximum(0.0, np.diff(run.gpu_end_s, prepend=0.0) - run.gpu_s)
     idle[run.after_idle] = 0.0
     exposed = idle[decode]
@@ -280,9 +280,19 @@ def step_anatomy(
     }, evidence
 
 
+def _node_weights(nodes: Floats, at: Floats) -> Floats:
+    """How often each node counts in the sum of what is interpolated linearly at so many places."""
+    at = np.clip(at, nodes[0], nodes[-1])
+    below = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, len(nodes) - 2)
+    share = (at - nodes[below]) / (nodes[below + 1] - nodes[below])
+    weights: Floats = np.bincount(below, 1 - share, len(nodes))
+    weights += np.bincount(below + 1, share, len(nodes))
+    return weights
+
+
 def _priced_by(
     run: Run, step: StepModel | WidthSteps, decode: npt.NDArray[np.bool_]
-) -> Iterator[tuple[BatchTable, npt.NDArray[np.bool_]]]:
+) -> Iterator[tuple[BatchTable, npt.NDArray[np.integer] | npt.NDArray[np.bool_]]]:
     """Tables, and the decode iterations that each prices."""
     if isinstance(run, AdaptiveRun):
         assert isinstance(step, WidthSteps)
@@ -292,8 +302,11 @@ def _priced_by(
             batch, rows, drafted = kinds[i].tolist()
             yield step.mixed_table(batch, rows=rows, drafted=drafted), decode & (which == i)
         return
-    for batch in np.unique(run.batch[decode]):
-        yield step.table(int(batch)), decode & (run.batch == batch)
+    order = np.argsort(run.batch, kind="stable")
+    order = order[decode[order]]
+    changes = np.flatnonzero(np.diff(run.batch[order])) + 1
+    for rows in np.split(order, changes) if len(order) else ():
+        yield step.table(int(run.batch[rows[0]])), rows
 
 
 def _host_work_s(

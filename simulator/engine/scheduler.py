@@ -6,10 +6,14 @@ engines call this one policy; they differ only in how they let time pass.
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from itertools import filterfalse
+from operator import attrgetter
 
 from dflash_sim.simulator.engine.radix_cache import Match, Node, RadixCache
 from dflash_sim.simulator.requests.prompts import Texts
 from dflash_sim.simulator.requests.workload import Workload
+
+_DONE = attrgetter("done")
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Req:
         self.kept = self.branch = 0  # tokens up to it, and those kept without a state
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PrefillBatch:
     """Requests and new tokens of each; ``prefix`` is the mean of cached tokens they attend to."""
 
@@ -162,7 +166,7 @@ class Scheduler:
     def filter_finished(self) -> None:
         """Drop finished requests; only a shrinking batch clears ``batch_is_full``."""
         before = len(self.running)
-        self.running = [r for r in self.running if not r.done]
+        self.running = list(filterfalse(_DONE, self.running))
         if len(self.running) < before:
             self.batch_is_full = False
 
@@ -185,7 +189,8 @@ class Scheduler:
         if len(self.waiting) <= lim.sorted_up_to:
             for r in self.waiting:
                 self._look_up(r)
-            self.waiting = deque(sorted(self.waiting, key=lambda r: -r.cached))
+            if len(self.waiting) > 1:
+                self.waiting = deque(sorted(self.waiting, key=lambda r: -r.cached))
         return self._add_requests()
 
     def _add_requests(self) -> PrefillBatch | None:
@@ -224,9 +229,10 @@ class Scheduler:
             req.chunk_done += take
             tokens += take
             reqs.append(req)
-            rem_chunk -= lim.page_ceil(take)
-            rem_input -= lim.page_ceil(take)
-            rem_total -= lim.page_ceil(take) + ahead + lim.page_size
+            paged = lim.page_ceil(take)
+            rem_chunk -= paged
+            rem_input -= paged
+            rem_total -= paged + ahead + lim.page_size
             if req.chunk_done < req.prompt:
                 last_chunked = self.chunked_req = req
                 break

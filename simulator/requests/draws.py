@@ -7,7 +7,7 @@ drawn, and the width cuts it: all policies share it too.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from dflash_sim.simulator.requests.survival import Survival
 from dflash_sim.simulator.requests.workload import Workload
 
 Floats32 = npt.NDArray[np.float32]
+_SUMMED, _SUMS = 2**6, 2**3  # requests whose commits are summed at once; sums that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,15 +138,28 @@ class Draws:
     shared: bool = False
     latent: bool = False
     head: "ConfidenceHead | None" = None
+    _sums: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict, repr=False, compare=False)
 
     def before(self, rid: int) -> npt.NDArray[np.int64]:
-        """Tokens committed before each cycle of a request, and after its last."""
+        """Tokens committed before each cycle of a request, and after its last; all share them."""
         n = int(self.cycles[rid])
         if self.commits.strides == (0, 0):  # one number for all cycles
-            return np.arange(n + 1) * int(self.commits[0, 0])
-        total = np.zeros(n + 1, np.int64)
-        np.cumsum(self.commits[rid, :n], out=total[1:])
-        return total
+            each = int(self.commits[0, 0])
+            return np.arange(0, (n + 1) * each, each)
+        group, row = divmod(rid, _SUMMED)
+        sums = self._sums.get(group)
+        if sums is None:
+            sums = self._summed(self.commits[group * _SUMMED : (group + 1) * _SUMMED])
+            while len(self._sums) >= _SUMS:
+                del self._sums[next(iter(self._sums))]
+            self._sums[group] = sums
+        return sums[row, : n + 1]
+
+    @staticmethod
+    def _summed(commits: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        sums = np.zeros((commits.shape[0], commits.shape[1] + 1), np.int64)
+        np.cumsum(commits, axis=1, out=sums[:, 1:])
+        return sums
 
 
 @dataclass(frozen=True)

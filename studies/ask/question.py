@@ -13,7 +13,6 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import FOLDERS, find_sheet
 from dflash_sim.profiles.presets import load_preset
@@ -110,6 +109,8 @@ def ask(
     layers: list[Layer] = [("flag", fields), *files]
     ignored: tuple[str, ...] = ()
     if from_launch is not None:
+        from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+
         said = flags.get("build") or flags.get("engine")
         launch = scenario_from_launch(from_launch, str(said) if said else None)
         layers.append(("--from-launch", {"build": launch.build, **launch.fields}))

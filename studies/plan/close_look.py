@@ -301,11 +301,11 @@ def load_of(service: Service, setup: Setup) -> Load:
 def _of_one(engine: Replica, setup: Setup) -> tuple[float, ...]:
     """Seconds and counts of one server: busy, prefill, host, span, steps, requests, full, kv."""
     log = engine.pipeline.log
-    kind, batch, _ = log.expand()
+    kind, batch, _, after_idle = log.expand()
     start, end, gpu_s = (np.array(c) for c in (log.start, log.end, log.gpu_s))
     decode = kind == DECODE
     gaps = np.maximum(0.0, start[1:] - end[:-1])
-    waits = gaps[~log.after_idle()[1:]].sum() + (end - start - gpu_s).clip(min=0).sum()
+    waits = gaps[~after_idle[1:]].sum() + (end - start - gpu_s).clip(min=0).sum()
     full = decode & (batch >= setup.limits.max_running_requests)
     held = np.array(log.kv)[decode]
     return (

@@ -6,13 +6,16 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
-from rich.progress import Progress as Bar
 from rich.segment import Segment, Segments
 
 from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.visible import visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 FILE_WIDTH = 100  # of a page in a file or a pipe, unless COLUMNS says otherwise
 _PATIENCE_S = 0.5
@@ -83,6 +86,8 @@ class Progress:
         self.done += 1
         patient = time.monotonic() - self.start_s < _PATIENCE_S
         if self.bar is None and not patient and sys.stderr.isatty():
+            from rich.progress import Progress as Bar
+
             self.bar = Bar(console=Console(stderr=True), transient=True)
             self.bar.add_task("runs", total=self.total)
             self.bar.start()
