@@ -189,8 +189,8 @@ class StepModel:
     def forget(self, most: int) -> None:
         """Drop what is remembered of prefills when it is more than ``most`` of them."""
         if len(self._prefill_s) > most:
-            known = (self._prefill_s, self._prefill_parts, self._known.known, self.cost._known.known)
-            for prices in known:
+            here = (self._prefill_s, self._prefill_parts)
+            for prices in (*here, self._known.known, self.cost._known.known):
                 prices.clear()
 
     def table(self, batch: int) -> BatchTable:

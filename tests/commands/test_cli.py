@@ -874,9 +874,17 @@ LONG_NAMES = {
     "list gpus --profiles": "File name too long",
     "calibrate import-silicon --system": "unknown system 'aaa",
 }
-PRINTING = ["--help", "--version", "predict --help", "predict --print-config", "list models",
-    f"predict {SMALL}", f"explain {SMALL}", f"trace {SMALL} -o -",
-    "plan --jobs 1 --rate 1 --model qwen3-8b --gpu h200 --tp 1 --block 16 --isl 64 --osl 64"]  # fmt: skip
+PRINTING = [
+    "--help",
+    "--version",
+    "predict --help",
+    "predict --print-config",
+    "list models",
+    f"predict {SMALL}",
+    f"explain {SMALL}",
+    f"trace {SMALL} -o -",
+    "plan --jobs 1 --rate 1 --model qwen3-8b --gpu h200 --tp 1 --block 16 --isl 64 --osl 64",
+]
 
 
 class TestSystem:
