@@ -53,6 +53,5 @@ def ui(
         if browser:
             webbrowser.open(address)
 
-    serve(
-        state.query if asked or price else "", port=port, workers=max(1, cores() - 1), ready=ready
-    )
+    first = state.query if asked or price else ""
+    serve(first, port=port, workers=max(1, cores() - 1), ready=ready)
