@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from dflash_sim.commands.options import OUTPUT, cores, option, tell
+from dflash_sim.commands.options import OUTPUT, Price, cores, option, tell
 from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_asked
 
 
@@ -10,6 +10,7 @@ from dflash_sim.commands.scenario_options import Flags, takes_scenario, what_is_
 def ui(
     flags: Flags,
     *,
+    price: Price = None,
     port: Annotated[
         int | None, option(OUTPUT, "Port of this machine; left out, 8050 or a free one")
     ] = None,
@@ -33,13 +34,16 @@ def ui(
     import webbrowser
 
     from dflash_sim.profiles.find import ENV, users_folders
+    from dflash_sim.studies.ask.prices import own_prices
     from dflash_sim.studies.ask.question import only_scenario
     from dflash_sim.ui.server import serve
-    from dflash_sim.ui.state import from_fields
+    from dflash_sim.ui.state import from_fields, from_query
 
     asked = what_is_asked(flags)
     only_scenario(asked)
     state = from_fields({name: given.value for name, given in asked.items()})
+    if own_prices(price or ()):
+        state = (state if asked else from_query("")).but(price=",".join(price or ()))
     # The page is answered by other threads and processes, which learn of the folders from here.
     os.environ[ENV] = os.pathsep.join(map(str, users_folders()))
 
@@ -49,4 +53,5 @@ def ui(
         if browser:
             webbrowser.open(address)
 
-    serve(state.query if asked else "", port=port, workers=max(1, cores() - 1), ready=ready)
+    first = state.query if asked or price else ""
+    serve(first, port=port, workers=max(1, cores() - 1), ready=ready)

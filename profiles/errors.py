@@ -20,6 +20,7 @@ from typing import Any
 
 _MANY, _SHOWN = 12, 8  # names that a message lists in full, and of more those most like
 _LONGEST, _KEPT = 1200, 80  # letters of a message, and those kept of a name or value
+_PERCENT = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*%\s*")
 _ENDLESS = re.compile(r"""(?<!\w)'[^']{200,}'|(?<!\w)"[^"]{200,}"|[^\s'"]{300,}""")
 # Kinds of names that a command lists.
 _LISTED = {
@@ -199,7 +200,9 @@ def field_error(first: Mapping[str, Any], fields: Mapping[str, Any], *, told: st
         return str(unknown(kind=name.replace("_", " "), value=str(value), allowed=allowed))
     flag = "--" + name.replace("_", "-")
     if first.get("ctx", {}).get("le") == 1:
-        return f"{flag} {value}: it is a share, from 0 to 1."
+        return f"{flag} {value}: it is a share, from 0 to 1, such as 0.9."
+    if first["type"] == "float_parsing" and (part := _PERCENT.fullmatch(str(value))):
+        return f"{flag} {value}: it is a number; give {float(part[1]) / 100:g}."
     otherwise = (fields[name].description or "").partition("default")[2].strip(": ")
     if fields[name].default is not None:
         otherwise = str(fields[name].default)

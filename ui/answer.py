@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.row import to_row
+from dflash_sim.studies.ask.prices import own_price
 from dflash_sim.studies.explain.explain import explain, to_json
 from dflash_sim.studies.predict.memory import memory_row
 from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.titles import method_title, phase_title, title
 from dflash_sim.ui.meanings import PHASES
-from dflash_sim.ui.state import scenario_of
+from dflash_sim.ui.state import prices_of, scenario_of
 
 SHORT, WHOLE = "short", "whole"  # one run without intervals, or as the command line answers
 
@@ -82,10 +84,11 @@ def answered(
     whole = quality == WHOLE
     asked = dict(fields) if whole else {**fields, "runs": 1}
     try:
+        prices = prices_of(fields)
         found = predict(scenario_of(asked), with_interval=whole, with_baseline=baseline)
     except DflashSimError as error:
         return Refusal(str(error), fits=not isinstance(error, InfeasibleError))
-    return _plainly(found, quality)
+    return _plainly(found, quality, own_price(found.setup.device, prices))
 
 
 def reasons(fields: Mapping[str, Any]) -> Reasons | Refusal:
@@ -103,13 +106,13 @@ def reasons(fields: Mapping[str, Any]) -> Reasons | Refusal:
     )
 
 
-def _plainly(result: Result, quality: str) -> Answer:
+def _plainly(result: Result, quality: str, price: PriceRange | None) -> Answer:
     setup = result.setup
     phases = {name: phase_title(phase, setup) for name, phase, _ in PHASES}
     return Answer(
         quality=quality,
-        row=to_row(result),
-        plain=None if result.baseline is None else to_row(result.baseline),
+        row=to_row(result, price=price),
+        plain=None if result.baseline is None else to_row(result.baseline, price=price),
         memory=memory_row(setup),
         title=title(result),
         method=method_title(setup),

@@ -10,7 +10,7 @@ from dflash_sim.profiles.releases.engine_sheet import HOME
 from dflash_sim.profiles.releases.engine_versions import releases
 from dflash_sim.simulator.cost.methods import METHODS
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.ui.state import State, from_fields, spelled
+from dflash_sim.ui.state import NAMES, State, from_fields, spelled
 
 AUTO = ""  # the stop of a control whose field is left to its default
 _STEPS = (1, 1.25, 1.5, 1.75)  # between two powers of two
@@ -117,7 +117,7 @@ def chosen(values: Mapping[str, Any], kept: Mapping[str, str]) -> State:
     kept
         Fields of the address that no control shows.
     """
-    said = {n: v for n, v in values.items() if n in Scenario.model_fields and v not in (AUTO, None)}
+    said = {n: v for n, v in values.items() if n in NAMES and v not in (AUTO, None)}
     said.pop("rate" if values.get("load") == "closed" else "conc", None)
     for name in ("dataset",) if values.get("lengths") == "fixed" else ("isl", "osl"):
         said.pop(name, None)

@@ -2,15 +2,15 @@
 
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 
-from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.show.chart_style import go
 from dflash_sim.studies.show.figures import number, shares
 from dflash_sim.studies.show.html_report import Report
 from dflash_sim.ui.answer import Answer, Reasons
 from dflash_sim.ui.bars import accepted, cost, cycle, memory, waterfall
 from dflash_sim.ui.curves import frontier, gains
-from dflash_sim.ui.state import TRUTHS, State
+from dflash_sim.ui.state import NAMES, PRICE, TRUTHS, State
 from dflash_sim.ui.view import View
 
 _CAPTIONS: tuple[tuple[str, Callable[[Answer], go.Figure], str], ...] = (
@@ -24,7 +24,11 @@ _CAPTIONS: tuple[tuple[str, Callable[[Answer], go.Figure], str], ...] = (
 def command(state: State) -> str:
     """Return the ``dflash-sim`` command of a state."""
     words = ["dflash-sim", "predict"]
+    for gpu, usd in state.keywords().get(PRICE, {}).items():
+        words += ["--price", f"{gpu}={usd:g}"]
     for name, text in _ordered(state):
+        if name == PRICE:
+            continue
         flag = "--" + name.replace("_", "-")
         if name in TRUTHS:
             words.append(flag if text == "true" else flag.replace("--", "--no-", 1))
@@ -36,16 +40,14 @@ def command(state: State) -> str:
 def call(state: State) -> str:
     """Return the Python call of a state."""
     keywords = state.but().keywords()
-    named = ", ".join(f"{n}={_literal(keywords[n])}" for n, _ in _ordered(state))
+    named = ", ".join(f"{n}={_literal(keywords[n])}" for n, _ in _ordered(state) if n in keywords)
     return f"import dflash_sim as ds\n\nds.predict({named})"
 
 
 def _literal(value: object) -> str:
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return repr(kind(str(value)))
-        except ValueError:
-            continue
     return repr(value)
 
 
@@ -97,4 +99,4 @@ def _lead(best: Answer) -> str:
 
 
 def _ordered(state: State) -> list[tuple[str, str]]:
-    return [(n, state.fields[n]) for n in Scenario.model_fields if n in state.fields]
+    return [(n, state.fields[n]) for n in NAMES if n in state.fields]

@@ -99,7 +99,9 @@ def _words(view: View, best: Answer) -> dict[str, str]:
     cycle = row["accept_length_cycle"]
     said["about-accepted"] = _AVERAGE.format(cycle) if cycle else ""
     usd = row["usd_per_mtok_out"]
-    said["about-cost"] = "whiskers: the cheapest and the dearest rent" if usd else ""
+    ranged = usd and usd["low"] != usd["high"]
+    about = "whiskers: the cheapest and the dearest rent" if ranged else "at the price you pay"
+    said["about-cost"] = about if usd else ""
     said["tile-cost"] = f"${usd['typical']:.2f}" if usd else ""
     beside = plain["usd_per_mtok_out"]["typical"] if usd and plain and view.speculative else None
     said["span-cost"] = f"plain decoding ${beside:.2f}" if beside else ""

@@ -57,21 +57,9 @@ def panel(state: State) -> list[Part]:
                 hidden=not is_shown("thinking", said),
             ),
         ),
+        _section("Money", _typed("price", "You pay for a GPU", "USD/h; else list prices", state)),
         _section(
-            "Constants",
-            html.Div(
-                [
-                    html.Label("Calibration", htmlFor="calibration"),
-                    dcc.Input(
-                        id=field("calibration"),
-                        type="text",
-                        value=state.fields.get("calibration", AUTO),
-                        placeholder="shipped, none, or a file",
-                        debounce=True,
-                    ),
-                ],
-                className="row",
-            ),
+            "Constants", _typed("calibration", "Calibration", "shipped, none, or a file", state)
         ),
     ]
 
@@ -121,6 +109,23 @@ def _row(control: Control, state: State, *, hidden: bool) -> Part:
     return html.Div(inner, id=row(control.name), className="row", hidden=hidden)
 
 
+def _typed(name: str, label: str, hint: str, state: State) -> Part:
+    """A line for a text."""
+    return html.Div(
+        [
+            html.Label(label, htmlFor=name),
+            dcc.Input(
+                id=field(name),
+                type="text",
+                value=state.fields.get(name, AUTO),
+                placeholder=hint,
+                debounce=True,
+            ),
+        ],
+        className="row",
+    )
+
+
 def _words(control: Slide) -> list[str]:
     unit = control.unit if control.unit.startswith("/") else f" {control.unit}".rstrip()
     return [control.auto if s == AUTO else _spoken(s) + unit for s in control.stops]
@@ -132,7 +137,7 @@ def _spoken(stop: str) -> str:
 
 
 def _section(title: str, *rows: Part) -> Part:
-    return html.Details([html.Summary(title), *rows], open=title != "Constants")
+    return html.Details([html.Summary(title), *rows], open=title not in ("Money", "Constants"))
 
 
 def _toggle(name: str, value: str, options: dict[str, str]) -> Part:

@@ -11,14 +11,15 @@ from dflash_sim.ui.answer import Answer
 from dflash_sim.ui.controls import chosen, is_shown
 from dflash_sim.ui.desk import Desk, Task
 from dflash_sim.ui.dropped import Dropped
-from dflash_sim.ui.state import State, from_query, settled
+from dflash_sim.ui.state import PRICE, State, from_query, settled
 from dflash_sim.ui.view import Measured, Plan, View, viewed
 
 DROP = "drop"  # of an address: which file was dropped
 MOST_DROPS = 100
 _SHOWN = ("model", "quantization", "gpu", "tp", "build", "method", "block", "steps", "acceptance",
-    "conc", "rate", "dataset", "thinking", "isl", "osl", "cache_hit", "calibration")  # fmt: skip
-_LOAD = ("conc", "rate")
+    "conc", "rate", "dataset", "thinking", "isl", "osl", "cache_hit", "calibration",
+    PRICE)  # fmt: skip
+_NOT_OF_SERVER = ("conc", "rate", PRICE)
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Room:
         if found is None or not found.measured:
             return ()
         theirs, mine = (dict(s.fields) for s in (found.state, state))
-        for name in _LOAD:
+        for name in _NOT_OF_SERVER:
             theirs.pop(name, None), mine.pop(name, None)
         return found.measured if theirs == mine else ()
 

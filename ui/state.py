@@ -1,6 +1,7 @@
 """What is asked on the page: fields of a scenario as an address has them, and back."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -8,11 +9,14 @@ from urllib.parse import parse_qsl, urlencode
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.simulator.cost.methods import method_of
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.ask.prices import checked_prices, own_prices
 from dflash_sim.studies.ask.question import ask, only_scenario
 
 START = {"gpu": "b200", "model": "qwen3.5-397b-a17b", "method": "dflash", "block": "16",
     "dataset": "humaneval", "conc": "32"}  # fmt: skip
 TRUTHS = {name for name, f in Scenario.model_fields.items() if f.annotation is bool}
+PRICE = "price"  # beside the fields of a scenario: what the asker pays for a GPU
+NAMES = (*Scenario.model_fields, PRICE)
 _SAID = {"true": True, "false": False}
 _TOO_LONG = 4000  # letters of an address
 
@@ -24,7 +28,7 @@ class State:
     Parameters
     ----------
     fields
-        Fields of a scenario that are set, as text; the others have their defaults.
+        Fields of a scenario that are set, as text, and a price; the others have their defaults.
     dropped
         Parts of an address that are none, each with the reason.
     """
@@ -35,7 +39,7 @@ class State:
     @property
     def query(self) -> str:
         """The address of this state, from the question mark on."""
-        ordered = {n: self.fields[n] for n in Scenario.model_fields if n in self.fields}
+        ordered = {n: self.fields[n] for n in NAMES if n in self.fields}
         return "?" + urlencode(ordered, safe=":,/@")
 
     @property
@@ -53,7 +57,10 @@ class State:
 
     def keywords(self) -> dict[str, Any]:
         """The fields as the Python call has them."""
-        return {name: _value(name, text) for name, text in self.fields.items()}
+        found = {name: _value(name, text) for name, text in self.fields.items()}
+        if PRICE in found:
+            found[PRICE] = _of_one_gpu(self.fields)
+        return {name: value for name, value in found.items() if value != {}}
 
     def scenario(self) -> Scenario:
         """Return the scenario.
@@ -79,7 +86,29 @@ def scenario_of(fields: Mapping[str, Any]) -> Scenario:
     UsageError
         A value is none, there are several of a field, or two fields exclude each other.
     """
-    return only_scenario(ask(fields, preset=None, from_launch=None)[0])
+    asked = {name: value for name, value in fields.items() if name != PRICE}
+    return only_scenario(ask(asked, preset=None, from_launch=None)[0])
+
+
+def prices_of(fields: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the asker pays by GPU [USD/h]: ``h200=2.20``, or a number for the GPU asked for.
+
+    Raises
+    ------
+    UsageError
+        It is none.
+    """
+    gpu = fields.get("gpu") or Scenario.model_fields["gpu"].default
+    told = [part.strip() for part in str(fields.get(PRICE) or "").split(",") if part.strip()]
+    return own_prices(part if "=" in part else f"{gpu}={part}" for part in told)
+
+
+def _of_one_gpu(fields: Mapping[str, str]) -> dict[str, float]:
+    """The price of the GPU that is asked for, where it is one; of others the page says nothing."""
+    gpu = fields.get("gpu") or Scenario.model_fields["gpu"].default
+    with suppress(DflashSimError):
+        return checked_prices(prices_of(fields), [gpu])
+    return {}
 
 
 def spelled(value: Any) -> str:
@@ -103,7 +132,7 @@ def from_query(query: str) -> State:
         return State()
     fields, dropped = dict[str, str](), list[str]()
     for name, text in pairs:
-        if name in Scenario.model_fields:
+        if name in NAMES:
             fields[name] = text.strip()
         else:
             dropped.append(f"{name}: no field of a scenario is called so")

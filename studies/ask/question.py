@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -18,7 +17,14 @@ from dflash_sim.profiles.find import FOLDERS, find_sheet
 from dflash_sim.profiles.presets import load_preset
 from dflash_sim.simulator.cost.methods import method_of
 from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
-from dflash_sim.studies.ask.ranges import MOST, data_sets, real_numbers, whole_numbers, words
+from dflash_sim.studies.ask.ranges import (
+    MOST,
+    data_sets,
+    real_numbers,
+    shares,
+    whole_numbers,
+    words,
+)
 
 # Fields that take several values, outermost first in a grid.
 SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
@@ -35,7 +41,7 @@ SWEEPABLE: Mapping[str, Callable[[str, str], list[Any]]] = {
     "osl": whole_numbers,
     "num_prompts": whole_numbers,
     "rate": real_numbers,
-    "cache_hit": partial(real_numbers, zero=True),
+    "cache_hit": shares,
     "conc": whole_numbers,
 }
 # Of a grid the outermost axes are those that the command line takes no list of.

@@ -8,6 +8,8 @@ from dflash_sim.profiles.errors import UsageError
 MOST = 1000  # values of one flag; more is a typing error
 _NUMBER = r"\d{0,15}\.?\d{1,15}(?:[eE][+-]?\d{1,2})?"
 _RANGE = re.compile(rf"({_NUMBER})-({_NUMBER})(?::(x?)({_NUMBER}))?")
+_PERCENT = re.compile(rf"({_NUMBER}) ?%")
+_KILO = re.compile(rf"({_NUMBER})[kK]")
 _WHOLE = "a whole number above 0"
 _REAL = "a number above 0"
 
@@ -34,6 +36,18 @@ def real_numbers(flag: str, text: str, *, zero: bool = False) -> list[float]:
     return [float(value) for value in _values(flag, text, _REAL, zero=zero)]
 
 
+def shares(flag: str, text: str) -> list[float]:
+    """The values of a flag that takes shares from 0 to 1, or percent.
+
+    Examples
+    --------
+    >>> shares("--cache-hit", "0,0.5,90%")
+    [0.0, 0.5, 0.9]
+    """
+    found = _PERCENT.sub(lambda part: str(Decimal(part[1]) / 100), text)
+    return real_numbers(flag, found, zero=True)
+
+
 def words(flag: str, text: str) -> list[str]:
     """The values of a flag that takes names."""
     values = [part.strip() for part in text.split(",")]
@@ -55,6 +69,9 @@ def _values(flag: str, text: str, what: str, *, zero: bool) -> list[Decimal]:
             values += _spread(flag, text, *found.groups())
         elif re.fullmatch(_NUMBER, part):
             values.append(Decimal(part))
+        elif kilo := _KILO.fullmatch(part):
+            either = " or ".join(f"{(Decimal(kilo[1]) * k).normalize():f}" for k in (1000, 1024))
+            raise _refuse(flag, text, f"'{part}' may be either", form=either)
         else:
             raise _refuse(flag, text, f"'{part}' is not {what}")
         if len(values) > MOST:

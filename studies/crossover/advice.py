@@ -7,6 +7,7 @@ from math import isinf
 
 from dflash_sim.simulator.cost.methods import PLAIN
 from dflash_sim.studies.crossover.search import Crossover, Curve
+from dflash_sim.studies.crossover.server import Server
 
 # Gain below which a place keeps the method of the one before: neighbouring sizes of CUDA graphs
 # move the best method to and fro by as much.
@@ -106,11 +107,46 @@ def sentence(found: Crossover) -> str:
     parts = choices(found)
     low, high = map(found.axis.said, reach(found))
     across = f"from {low} to {high} {found.axis.title}"
+    but = "".join(f" But {_said_of(found, server)}." for server in thrown_out(found))
     if len(parts) == 1:
         if parts[0].curve is None:
-            return f"Use plain decoding: no method beats it clearly {across}."
-        return f"Use {parts[0].title}: it is the fastest {across}."
-    return f"Use {'; '.join(_stretches(found, parts))}."
+            return f"Use plain decoding: no method beats it clearly {across}.{but}"
+        return f"Use {parts[0].title}: it is the fastest {across}.{but}"
+    return f"Use {'; '.join(_stretches(found, parts))}.{but}"
+
+
+def thrown_out(found: Crossover) -> list[tuple[Server, tuple[float, ...]]]:
+    """Return the servers that throw running requests out for want of memory, and where."""
+    sides: dict[int, tuple[Server, set[float]]] = {}
+    for curve in found.curves:
+        for server in (curve.server, curve.plain):
+            where = sides.setdefault(id(server), (server, set()))[1]
+            where |= {v for v in curve.values if server.values(v).get("retractions")}
+    return [(server, tuple(sorted(where))) for server, where in sides.values() if where]
+
+
+def out_of_memory(found: Crossover, server: tuple[Server, tuple[float, ...]]) -> str:
+    """Say where a server throws running requests out for want of memory."""
+    who, where = server
+    axis = found.axis
+    return (
+        f"{who.title}: the KV cache runs out at {', '.join(map(axis.said, where))} {axis.title}, "
+        "and running requests are thrown out and computed again"
+    )
+
+
+def _said_of(found: Crossover, server: tuple[Server, tuple[float, ...]]) -> str:
+    """The same behind an answer, with what to do about it."""
+    (who, where), axis = server, found.axis
+    places = f"from {axis.said(where[0])} to {axis.said(where[-1])}"
+    if len(where) == 1:
+        places = f"at {axis.said(where[0])}"
+    conc = who.base.scenario.conc or 1
+    many = "so many" if axis.name == "conc" else f"{conc:,} request{'s' if conc > 1 else ''}"
+    return (
+        f"{places} {axis.title} {many} with {who.title} do not fit into the KV cache: some are "
+        "thrown out and computed again, and what is compared there is memory; ask for fewer at once"
+    )
 
 
 def _stretches(found: Crossover, parts: Sequence[Choice]) -> Iterator[str]:

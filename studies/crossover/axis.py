@@ -12,7 +12,7 @@ from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import build_workload
 from dflash_sim.simulator.whatif import changed, with_step
 
-_CLIENTS = 256
+_CLIENTS, _KIBI = 256, 2**10
 SHORTEST, _LONGEST = 512, 131_072  # tokens of a prompt
 _LENGTHS = 2  # accept lengths tried for each token more
 _WARMEST = 1.0
@@ -77,6 +77,12 @@ class Axis:
     def said(self, value: float) -> str:
         """Return a value as people write it."""
         return f"{value:,.0f}" if self.whole else f"{value:.3g}"
+
+    def briefly(self, value: float) -> str:
+        """Return a value as the head of a column has it, such as ``32k`` tokens of context."""
+        if self.name == "context" and value >= _KIBI and value % _KIBI == 0:
+            return f"{value / _KIBI:.0f}k"
+        return self.said(value)
 
     def reaches(self, base: Setup, value: float) -> bool:
         """Return False where a place cannot be asked of a server: it drafts fewer tokens."""

@@ -49,8 +49,11 @@ class CrossoverPage:
     def _table(self) -> FittedTable:
         found = self.found
         places = shown(found)
-        heads = (*HEADS, *(f"at {found.axis.said(x)}" for x in places))
-        table = FittedTable(heads=heads, words=frozenset(HEADS), spare=heads[-2:2:-1])
+        at = [f"at {found.axis.briefly(x)}" for x in places]
+        inner = at[1:-1]  # every other is left out before two that are beside one another
+        table = FittedTable(
+            heads=(*HEADS, *at), words=frozenset(HEADS), spare=(*inner[::2], *inner[1::2])
+        )
         for curve in found.curves:
             cells = (_speedup(curve, x) for x in places)
             table.add(curve.title, beats(curve), interval(curve), *cells)

@@ -5,7 +5,13 @@ from math import exp, isfinite
 from typing import Any
 
 from dflash_sim import __version__
-from dflash_sim.studies.crossover.advice import choices, reason, sentence
+from dflash_sim.studies.crossover.advice import (
+    choices,
+    out_of_memory,
+    reason,
+    sentence,
+    thrown_out,
+)
 from dflash_sim.studies.crossover.behind import doubted, facts, row
 from dflash_sim.studies.crossover.ends import Z90, Span
 from dflash_sim.studies.crossover.paste import settings
@@ -115,7 +121,8 @@ def warnings(found: Crossover, *, caps: bool = True) -> list[str]:
             said = curve.server.axis.said
             places = ", ".join(said(value) for value, _ in curve.missing)
             out.append(f"{curve.title} does not run at {places}: {curve.missing[0][1]}")
-        out += [*_unequal(found, curve), *_ran_out(curve)]
+        out += _unequal(found, curve)
+    out += [out_of_memory(found, server) for server in thrown_out(found)] if caps else []
     return list(dict.fromkeys([*out, *doubted(found, caps=caps)]))
 
 
@@ -129,18 +136,6 @@ def _unequal(found: Crossover, curve: Curve) -> Iterator[str]:
             f"{curve.title} runs {caps[0]:,} requests at once ({causes[0]}), plain decoding "
             f"{caps[1]:,} ({causes[1]}): beyond {min(caps):,} in flight unlike servers are compared"
         )
-
-
-def _ran_out(curve: Curve) -> Iterator[str]:
-    """Say at which loads a side throws running requests out for want of memory."""
-    said, title = curve.server.axis.said, curve.server.axis.title
-    for name, server in ((curve.title, curve.server), ("plain decoding", curve.plain)):
-        full = [v for v in curve.values if server.values(v).get("retractions")]
-        if full:
-            yield (
-                f"{name}: the KV cache runs out at {', '.join(map(said, full))} {title}, and "
-                "running requests are thrown out and computed again"
-            )
 
 
 def _tok_s(values: Mapping[str, float]) -> float:

@@ -89,7 +89,11 @@ def numbers_of(**texts: str | float | None) -> Numbers:
         except (TypeError, ValueError):
             value = float("nan")
         if not 0 < value < float("inf"):
-            msg = f"--{name.replace('_', '-')} {text}: it is a number above 0."
+            flag = f"--{name.replace('_', '-')}"
+            msg = f"{flag} {text}: it is a number above 0."
+            if str(text).endswith("%"):
+                such = "0.9 for 90 %" if name == "confidence" else "95 for 95 %"
+                msg = f"{flag} {text}: it is a number above 0, without a sign, such as {such}."
             raise UsageError(msg)
         values[name] = value
     return Numbers(values)

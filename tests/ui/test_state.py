@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.ui.answer import SHORT, Answer, Refusal, answered
 from dflash_sim.ui.copies import call, command
 from dflash_sim.ui.state import START, State, from_fields, from_query, settled
 
@@ -17,6 +18,7 @@ FIELDS = {
     "conc": st.integers(1, 512).map(str),
     "acceptance": st.sampled_from(["al:5.2", "table:0.9,0.8", "sglang-simulated:3.2"]),
     "thinking": st.sampled_from(["true", "false"]),
+    "price": st.sampled_from(["2.2", "h200=2.20", "h200=2.2,b200=4"]),
     "policy": st.sampled_from(["fixed", "table:[[1,8,15],[9,64,7]]"]),
 }
 STATES = st.fixed_dictionaries({"gpu": FIELDS.pop("gpu")}, optional=FIELDS).map(State)
@@ -46,6 +48,40 @@ def test_an_endless_address_is_not_read() -> None:
     found = from_query("?gpu=" + "x" * 5000)
     assert found.fields == START
     assert "5,005 letters" in found.dropped[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "paid"),
+    [("2.5", "h200=2.5"), ("h200=2.50", "h200=2.5"), ("b200=4", None), ("dear", None), ("", None)],
+)
+def test_a_price_goes_with_what_is_copied(typed: str, paid: str | None) -> None:
+    """That of the GPU that is asked for; one of another GPU would be refused there."""
+    state = State({"gpu": "h200", "model": "qwen3-8b", "price": typed})
+    words = shlex.split(command(state))
+    assert ("--price" in words) == ("price=" in call(state)) == (paid is not None)
+    if paid is not None:
+        assert words[words.index("--price") + 1] == paid
+        assert "price={'h200': 2.5}" in call(state)
+    assert state.scenario().gpu == "h200"
+
+
+def test_a_million_tokens_cost_what_is_paid() -> None:
+    """In proportion to the rent, beside plain decoding too; what is no price is refused."""
+    fields = {"gpu": "h200", "model": "qwen3-8b", "num_prompts": "4", "max_new_tokens": "32"}
+    one, two, other, none = (
+        answered({**fields, "conc": "2", "price": price}, SHORT, baseline=True)
+        for price in ("1", "h200=2", "b200=9", "-1")
+    )
+    assert isinstance(one, Answer)
+    assert isinstance(two, Answer)
+    assert isinstance(other, Answer)
+    for a, b in ((one.row, two.row), (one.plain, two.plain)):
+        assert a is not None
+        assert b is not None
+        assert b["usd_per_mtok_out"]["typical"] == pytest.approx(2 * a["usd_per_mtok_out"]["low"])
+    assert other.row["usd_per_mtok_out"]["low"] < other.row["usd_per_mtok_out"]["high"]
+    assert isinstance(none, Refusal)
+    assert "--price" in none.why
 
 
 def test_a_state_is_the_scenario_of_the_command() -> None:

@@ -1,8 +1,11 @@
 """The command's question, its search, what it advises and what it pastes."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
+from io import StringIO
+from itertools import pairwise
 from math import exp, log
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError
@@ -55,7 +59,7 @@ def straight(made: Question, at: list[float], *, least: float = 1.0) -> Crossove
         plain: Any = SimpleNamespace(
             axis=made.axis,
             base=made.plain,
-            title="plain",
+            title="plain decoding",
             values=_values(made.plain, None),
             setup=partial(made.axis.setup, made.plain),
         )
@@ -113,6 +117,20 @@ def test_a_dip_within_error_is_told_of_one_that_always_pays(made: Question) -> N
         assert row["within_error"] == [list(ends) for ends in told.within_error]
 
 
+def test_a_table_that_is_too_wide_leaves_out_every_other_place(made: Question) -> None:
+    """No gap of two, the ends are there; places of context are told briefly."""
+    wide = replace(made, values=tuple(float(2**n) for n in range(9)))
+    found = straight(wide, [1e3, 1e3])
+    console = Console(width=88, record=True, file=StringIO())
+    console.print(CrossoverPage(found))
+    head = next(x for x in console.export_text().splitlines() if x.startswith("method"))
+    places = [int(x) for x in re.findall(r"at (\d+)", head)]
+    assert (places[0], places[-1]) == (1, 256)
+    assert 3 < len(places) < 9
+    assert max(b / a for a, b in pairwise(places)) <= 4
+    assert [axis_of("context").briefly(x) for x in (512, 1000, 8192)] == ["512", "1,000", "8k"]
+
+
 def test_servers_that_are_unlike_are_named(made: Question) -> None:
     """A side that throws requests out, and sides that run different numbers of requests."""
     found = straight(made, [1e3, 1e3])
@@ -123,6 +141,7 @@ def test_servers_that_are_unlike_are_named(made: Question) -> None:
     )
     (line,) = [w for w in warnings(found) if "thrown out" in w]
     assert line.startswith("plain decoding: the KV cache runs out at 16 requests at once")
+    assert "at 16 requests at once so many with plain decoding do not fit" in sentence(found)
     few = asked(method="dflash", block="8", values="1-64:x4", max_running_requests="8")
     unlike = replace(few, plain=made.plain)
     said = [w for w in warnings(straight(unlike, [1e3])) if "unlike servers" in w]
