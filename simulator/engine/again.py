@@ -47,7 +47,7 @@ def priced(loops: Loops, step: StepModel, host: HostTime, *, syncs: bool) -> Pri
         gpu_s[i] = step.prefill_s(requests=requests, tokens=tokens, prefix=cached)
         launch_s[i] = max(host.rest_launch_s, step.prefill_launch_s(tokens))
     decodes = np.flatnonzero(kind != PREFILL)
-    by_batch = decodes[np.argsort(batch[decodes], kind="stable")]
+    by_batch = decodes[np.argsort(batch[decodes])]
     changes = np.flatnonzero(np.diff(batch[by_batch])) + 1
     for rows in np.split(by_batch, changes) if len(by_batch) else ():
         size = int(batch[rows[0]])

@@ -106,7 +106,8 @@ class LeapEngine:
         else:
             for rid in islice(self._heads, self.workload.conc):
                 self._arrive(rid, 0.0)
-        while self._left and not self.kv_ran_out:
+        memory = self.memory
+        while self._left and (memory is None or not memory.ran_out):
             self._iterate()
         return None if self.kv_ran_out else self._run()
 

@@ -199,7 +199,7 @@ def quantiles(sample: Floats, shares: Sequence[float]) -> Floats:
 
 
 def _quantiles(sample: Floats, weight: Floats, shares: Sequence[float]) -> Floats:
-    order = np.argsort(sample, kind="stable")
+    order = np.argsort(sample)
     share = np.cumsum(weight[order]) / weight.sum()
     at = np.searchsorted(share, list(shares))
     points: Floats = sample[order][np.minimum(at, len(sample) - 1)]
@@ -302,7 +302,7 @@ def _priced_by(
             batch, rows, drafted = kinds[i].tolist()
             yield step.mixed_table(batch, rows=rows, drafted=drafted), decode & (which == i)
         return
-    order = np.argsort(run.batch, kind="stable")
+    order = np.argsort(run.batch)
     order = order[decode[order]]
     changes = np.flatnonzero(np.diff(run.batch[order])) + 1
     for rows in np.split(order, changes) if len(order) else ():

@@ -25,7 +25,7 @@ from dflash_sim.simulator.requests.survival import Survival
 from dflash_sim.simulator.requests.workload import Workload
 
 Floats32 = npt.NDArray[np.float32]
-_SUMMED, _SUMS = 2**6, 2**3  # requests whose commits are summed at once; sums that are kept
+_SUMMED, _SUMS = 2**4, 2**3  # requests whose commits are summed at once; sums that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,16 +149,16 @@ class Draws:
         group, row = divmod(rid, _SUMMED)
         sums = self._sums.get(group)
         if sums is None:
-            sums = self._summed(self.commits[group * _SUMMED : (group + 1) * _SUMMED])
+            sums = self._summed(slice(group * _SUMMED, (group + 1) * _SUMMED))
             while len(self._sums) >= _SUMS:
                 del self._sums[next(iter(self._sums))]
             self._sums[group] = sums
         return sums[row, : n + 1]
 
-    @staticmethod
-    def _summed(commits: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    def _summed(self, rows: slice) -> npt.NDArray[np.int64]:
+        commits = self.commits[rows, : int(self.cycles[rows].max())]
         sums = np.zeros((commits.shape[0], commits.shape[1] + 1), np.int64)
-        np.cumsum(commits, axis=1, out=sums[:, 1:])
+        commits.cumsum(axis=1, out=sums[:, 1:])
         return sums
 
 

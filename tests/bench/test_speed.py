@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dflash_sim.simulator.cost import step_table
 from dflash_sim.simulator.engine.records import DECODE, Run
 from dflash_sim.simulator.predict import build_workload, predict, run_engine
 from dflash_sim.simulator.requests.draws import draw_commits
@@ -108,6 +109,19 @@ def timed(make: Callable[[], object]) -> float:
     start = time.process_time()
     make()
     return time.process_time() - start
+
+
+@pytest.mark.parametrize("constant", ["host_factor", "table_factor", "graph_node_gap"])
+def test_prices_at_another_constant_beside_all(constant: str) -> None:
+    """Of 32 batch sizes: only what rests on the constant is priced again."""
+    step_table._PRICED.clear()
+    setup = resolve(Scenario.parse(conc=32))
+    dearer = setup.engine.with_constants(**{constant: 1.1 * setup.engine[constant]})
+    all_s, again_s = (
+        timed(lambda step=made.step: [step.table(batch) for batch in range(1, 33)])  # type: ignore[misc]
+        for made in (setup, with_engine(setup, dearer))
+    )
+    print(f"\n{constant}: all {all_s:.3f} s, again {again_s:.3f} s, {all_s / again_s:.1f} x")
 
 
 def test_warm_answers() -> None:

@@ -415,3 +415,13 @@ def test_the_step_of_a_run_is_the_step_of_its_table() -> None:
     values, _ = step_anatomy(run_engine(s, work, draws), step=s.step, host=s.host)
     expected = np.mean([s.step.decode_s(1, 64 + 2 * i) for i in range(64)])
     assert values["step_ms"] - values["host_exposed_ms"] == pytest.approx(expected * 1e3)
+
+
+@pytest.mark.parametrize("tokens", [(900, 1000), (900, 1100), (0, 50), (9000, 10**6)])
+def test_steps_of_one_batch_are_read_off_at_once(tokens: tuple[int, int]) -> None:
+    """Between two nodes, over one, before the first and beyond the last: as one by one."""
+    nodes, parts = np.array([10.0, 256, 2048]), np.zeros((len(PHASES), len(PARTS), 3))
+    parts[0, 0] = 1e-3, 4e-3, 5e-3
+    table, several = BatchTable.of(4, nodes, parts), np.linspace(*tokens, 7).astype(int).tolist()
+    by_hand = np.interp(np.array(several) / 4, nodes, [1e-3, 4e-3, 5e-3])
+    assert table.seconds_each(4, several) == pytest.approx(by_hand.tolist(), rel=1e-12)

@@ -17,6 +17,7 @@ from dflash_sim.simulator.engine.metrics import (
     Summary,
     _wide_gaps,
     inter_token_gaps,
+    quantiles,
     served,
     summarise,
 )
@@ -370,3 +371,9 @@ def test_published_settings_are_plain_decoding_at_block_one() -> None:
         plain.workload, plain.step, acceptance=FixedAcceptance(1, 1), speculative=True
     )
     np.testing.assert_array_equal(plain.event().emit_s, block_one.event().emit_s)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30), st.floats(0, 1))
+def test_quantiles_are_numpys(sample: list[float], share: float) -> None:
+    want = np.quantile(sample, share)
+    assert quantiles(np.array(sample), [share])[0] == pytest.approx(want, rel=1e-9, abs=1e-9)

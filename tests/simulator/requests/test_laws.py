@@ -15,7 +15,7 @@ from scipy import stats
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.priors import load_acceptance_priors
-from dflash_sim.simulator.requests.draws import draw_runs
+from dflash_sim.simulator.requests.draws import Draws, draw_runs
 from dflash_sim.simulator.requests.parse import (
     Acceptance,
     FixedAcceptance,
@@ -320,3 +320,16 @@ def test_degenerate_laws() -> None:
     assert np.all(FixedAcceptance(4, 8).draw(rng, requests=3, cycles=4) == 4)
     with pytest.raises(UsageError, match=r"outside \[1, 8\]"):
         FixedAcceptance(9, 8)
+
+
+def test_tokens_before_each_cycle_are_sums_of_commits() -> None:
+    """Whoever asks in whatever order: sums are made for several requests, and few are kept."""
+    rng = np.random.default_rng(0)
+    commits = rng.integers(1, 9, (300, 40)).astype(np.int8)
+    cycles = rng.integers(0, 39, 300)
+    draws = Draws(commits, cycles)
+    for rid in [*range(300), *rng.integers(0, 300, 60).tolist()]:
+        by_hand = [sum(commits[rid, :n].tolist()) for n in range(cycles[rid] + 1)]
+        assert draws.before(rid).tolist() == by_hand
+    plain = Draws(np.broadcast_to(np.int8(1), (300, 40)), cycles)
+    assert plain.before(7).tolist() == list(range(cycles[7] + 1))
