@@ -20,6 +20,10 @@ def window(
 ) -> tuple[dict[str, Any], dict[str, float]] | None:
     """A row as ``bench_serving`` would write it, and the seconds of the scheduler's stages.
 
+    An answer's tokens are counted when it ends, which for few requests in step may be just before
+    or after a scrape. Where their times are counted as they come, so are they: the row's duration
+    is the time in which the tokens of the answers that ended were written.
+
     Returns
     -------
     tuple or None
@@ -30,22 +34,30 @@ def window(
     inward = moved.get("total_input_tokens", 0.0)
     if done < 1 or not out or not inward:
         return None
+    (first_s, first), (between_s, between) = (
+        [_grown(before, after, f"{_HISTOGRAMS[name]}_{part}") for part in ("sum", "count")]
+        for name in ("ttft", "tpot")
+    )
+    written, spent_s = first + between, first_s + between_s
+    duration = seconds * out / written if first and between else seconds
     row: dict[str, Any] = {
         "dataset_name": "random",
         "random_range_ratio": 0.0,
         "completed": int(done),
         "num_prompts": int(done),
-        "duration": seconds,
+        "duration": duration,
         "total_input_tokens": inward,
         "total_output_tokens": out,
-        "output_throughput": out / seconds,
-        "request_throughput": done / seconds,
+        "output_throughput": out / duration,
+        "request_throughput": done / duration,
     }
     for name, theirs in _HISTOGRAMS.items():
         total, count = (_grown(before, after, f"{theirs}_{part}") for part in ("sum", "count"))
         if total > 0 and count > 0:
             row[f"mean_{name}_ms"] = total / count / MS
-    if "mean_e2e_latency_ms" in row:  # Little's law
+    if first and between:
+        row["concurrency"] = spent_s / seconds
+    elif "mean_e2e_latency_ms" in row:  # Little's law
         row["concurrency"] = done / seconds * row["mean_e2e_latency_ms"] * MS
     seen = row.get("concurrency") or gauge(after, "num_running_reqs") or 1.0
     row["max_concurrency"] = max(1, round(seen))

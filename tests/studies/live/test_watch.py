@@ -123,6 +123,30 @@ sglang:e2e_request_latency_seconds_count {n}
     assert row["max_concurrency"] == 2  # Little: one answer a second, two seconds each
 
 
+def test_tokens_of_answers_that_go_on_are_counted_as_they_come() -> None:
+    """Four requests in step: twelve answers end just before the second scrape, or just after it."""
+    text = """sglang:num_requests_total {n}
+sglang:generation_tokens_total {out}
+sglang:prompt_tokens_total {inward}
+sglang:time_to_first_token_seconds_sum {first_s}
+sglang:time_to_first_token_seconds_count {first}
+sglang:inter_token_latency_seconds_sum {between_s}
+sglang:inter_token_latency_seconds_count {between}
+"""
+    zero = dict.fromkeys(("n", "out", "inward", "first_s", "first", "between_s", "between"), 0)
+    came = {"first_s": 1.0, "first": 14, "between_s": 39.0, "between": 2586}
+    (before,), _ = snapshots(text.format(**zero), "before")
+    for n in (12, 16):
+        told = text.format(**came, n=n, out=200 * n, inward=256 * n)
+        (after,), _ = snapshots(told, "after")
+        found = window(before, after, 10.0)
+        assert found is not None
+        assert found[0]["output_throughput"] == pytest.approx(260.0)
+        assert found[0]["concurrency"] == pytest.approx(4.0)
+        assert found[0]["total_output_tokens"] / found[0]["completed"] == 200
+        assert found[0]["request_throughput"] == pytest.approx(1.3)
+
+
 def test_a_server_that_was_started_again_is_watched_on(tmp_path: Path) -> None:
     served = Served(resolve(Scenario.parse(**ASKED, acceptance="al:3.7", isl=64, osl=64)))
     terms = Terms(served.connect, tmp_path / "r", assume=("gpu=b200",), run=served.run)
