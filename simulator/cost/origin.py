@@ -21,6 +21,7 @@ from dflash_sim.simulator.cost.ops import (
 )
 from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.untabled_kernels import (
+    SEARCHES,
     attention_rows,
     busy_share,
     cached_s,
@@ -70,6 +71,9 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
     if engine.wide is not None and cost.wide_s(op) is not None:
         return (wide_words(op, engine.wide, cost.backend),)
     if isinstance(op, Elementwise):
+        if op.kind in SEARCHES:
+            rate = engine.constants[SEARCHES[op.kind].rate]
+            return (f"search at {rate.value:.1f} {rate.unit} an SM ({rate.evidence})",)
         if cached_s(op, engine.wide, cost.device)[0]:
             return (f"{op.kind} kernel, bytes from the L2 cache (fitted)",)
         rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
