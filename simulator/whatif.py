@@ -121,7 +121,8 @@ def host_stages(engine: EngineSheet) -> set[str]:
     plans = ("attention_plan", "draft_plan")
     host = HostTime.from_sheet(engine.with_constants(), plans=plans)  # whose reads nobody counts
     stages = [stage for v1 in (False, True) for stage in host.stages(v1=v1, sheet=engine)]
-    names = {"eager_launch", *(name for stage in stages for name in stage.constants)}
+    launches = ("eager_launch", "eager_call")
+    names = {*launches, *(name for stage in stages for name in stage.constants)}
     return {name for name in names if engine.constants[name].unit in _TIMES}
 
 

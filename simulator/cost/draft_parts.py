@@ -69,13 +69,14 @@ def select_path(
     vectors, pairs = rows * s.top_k * s.rank, rows * s.top_k**2
     calls = [
         *base_logits(model, tp=tp, rows=rows, precision=precision),
-        Call(Elementwise("selector_top_k", k.value * local, "vocab"), 1),
+        Call(Elementwise("selector_top_k", k.value * local, "radix_top_k"), 1),
         k.gemm("selector_projection", rows, s.rank, model.hidden, of="other"),
         k.small("selector_codebooks", 2.0 * vectors, 2),
         k.small("selector_scaling", 2.0 * vectors + rows * s.rank),
         k.small("selector_scores", 2.0 * vectors + pairs),
         k.small("selector_add", 2.0 * pairs),
         k.small("selector_walk", float(pairs)),
+        k.small("selector_copies", float(rows * s.top_k), 6),  # noise, and what is handed out
     ]
     # Values and ids of each rank's candidates.
     gathered = bytes_of(LOGITS) * rows * s.top_k * tp
@@ -93,17 +94,23 @@ def markov_steps(
 ) -> list[AnyCall]:
     """DSpark's drafts one after the other: a look-up, a product over the vocabulary, the largest.
 
-    The logits of the block are there; each step reads its row of them and adds its own.
+    The logits of the block are there; each step reads its row of them and adds its own. Releases
+    since 0.5.17 have captured steps that could draw: they add noise, 0 where nothing is drawn, and
+    the corrected logits are kept for the verification.
     """
     k = Kernels(precision, tp)
+    local = float(requests * (model.vocab // tp))
+    noise = bytes_of(LOGITS) * local
     step = [
         k.small("markov_lookup", 2.0 * requests * m.rank),
         k.gemm("markov_bias", requests, model.vocab // tp, m.rank, of="other"),
-        *argmax(
-            "markov_argmax", tp=tp, rows=requests, vocab=model.vocab, reads=2, precision=precision
-        ),
+        k.small("markov_add", 3 * local),
+        Call(Elementwise("markov_noise", noise), 1),
+        Call(Elementwise("markov_argmax", k.value * local + noise, "vocab"), 1),
+        *k.gather("markov_argmax_all_gather", bytes_of(LOGITS) * requests * tp, 2),
     ]
     calls = step * drafts
+    calls.append(k.small("markov_collect", 2 * local * drafts, 2))
     if m.confidence:
         reads = model.hidden + (m.rank if m.confidence_reads_token else 0)
         calls.append(k.gemm("confidence", requests * drafts, 1, reads, of="other"))

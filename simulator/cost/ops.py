@@ -328,7 +328,7 @@ class Elementwise:
 
     name: str
     nbytes: float
-    kind: str = "small"  # | norm | gated_norm | vocab | stream (long) | cached (in L2) | pool_cast
+    kind: str = "small"  # | norm | gated_norm | vocab | stream | cached | pool_cast | a search
     rows: int = 1
     blocks: int | None = None  # fewer than SMs reach their share of the memory's rate
 

@@ -21,6 +21,7 @@ from dflash_sim.simulator.cost.ops import (
 )
 from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.untabled_kernels import (
+    SEARCHES,
     attention_rows,
     busy_share,
     cached_s,
@@ -73,6 +74,9 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
         each = engine.constants["pool_cast"]
         return (f"the whole pool at pool_cast {each.value:.0f} {each.unit} ({each.evidence})",)
     if isinstance(op, Elementwise):
+        if op.kind in SEARCHES:
+            rate = engine.constants[SEARCHES[op.kind].rate]
+            return (f"search at {rate.value:.1f} {rate.unit} an SM ({rate.evidence})",)
         if cached_s(op, engine.wide, cost.device)[0]:
             return (f"{op.kind} kernel, bytes from the L2 cache (fitted)",)
         rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"

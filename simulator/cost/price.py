@@ -49,7 +49,7 @@ from dflash_sim.simulator.cost.ops import (
     experts_touched,
 )
 from dflash_sim.simulator.cost.parts import Cost, Priced
-from dflash_sim.simulator.cost.untabled_kernels import elementwise_s, rows_factor, unpack_s, wide_s
+from dflash_sim.simulator.cost.untabled_kernels import elementwise, rows_factor, unpack_s, wide_s
 
 BALANCED = "balanced"
 _CACHED = Attention | PrefillAttention | MlaDecode | SparseAttention | CompressedAttention
@@ -162,19 +162,14 @@ class CostModel:
         if wide_s is not None:
             return Cost.of(wide_s, "fitted") + self._gap
         if isinstance(op, Elementwise):
-            return Cost.of(elementwise_s(op, self.engine, self.device), "assumed") + self._gap
+            return elementwise(op, self.engine, self.device) + self._gap
         if isinstance(op, Collective):
             return self._collective(op)
         if isinstance(op, Quantize):
             if self.quantises(op.product):
                 return Cost()
-            return (
-                Cost.of(
-                    elementwise_s(Elementwise(op.name, op.nbytes), self.engine, self.device),
-                    "assumed",
-                )
-                + self._gap
-            )
+            small = Elementwise(op.name, op.nbytes)
+            return elementwise(small, self.engine, self.device) + self._gap
         timing = self._lookup(op)
         if timing is None and isinstance(op, SparseModule):
             return sum((self.op(part) for part in op.parts), Cost())  # type: ignore[arg-type]

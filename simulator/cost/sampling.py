@@ -1,13 +1,13 @@
 """Sampling at a temperature: the kernels that run where greedy decoding takes a maximum.
 
 SGLang scales the logits and makes probabilities of them in float32, a [rows, vocabulary] matrix
-that no cache holds, and walks along the drafts by rejection. None of it is in a CUDA graph. All
-kernels together are as many passes over that matrix as were counted in SGLang's source, some 7
-without thresholds and 14 with top-p; how they are shared among the kernels is assumed.
+that no cache holds, and walks along the drafts by rejection. None of it is in a CUDA graph.
 
-Blocks of drafts have a top-k found first and the rest of a row cleared; chains and trees (EAGLE,
-MTP) have each threshold searched over whole rows (0.5.20, ``build_dflash_verify_target_probs`` and
-``eagle_sample``). A search has one block of threads a row, and the walk one a request.
+Kernels, their passes over the matrix and their blocks of threads are those of SGLang 0.5.17 to
+0.5.20 with FlashInfer 0.6.15 to 0.6.18 and PyTorch. Blocks of drafts have a top-k found first and
+the rest of a row cleared (``build_dflash_verify_target_probs``); chains and trees, EAGLE and MTP,
+have whole rows renormalised (``eagle_sample``). PyTorch's softmax of so wide a row has one block
+of threads for it, and the walk one for a request: few of them reach their SMs' share of the memory.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,16 @@ from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
 
 Proposals = Literal["greedy", "selected", "sampled"]
 SCALE = 2  # passes: read and write
-SOFTMAX = 3  # its maximum and sum, its values, and their writing
-CHOOSE = 5  # torch.topk finds a threshold by radix, a byte of it a pass, and collects what is above
-RENORM = 8  # FlashInfer searches a threshold: five passes, then the sum, and read and write
+SOFTMAX = 4  # PyTorch, one block a row: its maximum, its sum, and read and write
+ONLINE = 1  # FlashInfer: maximum and sum at once, by all SMs
+ONLINE_END = 2  # read and write, one block a row
+SPLIT_ROWS = 128  # more of them than that are left to one block each from the start
 CLEAR = 1  # zeros that probabilities of the chosen are scattered into, or those of no draft
+COPY = 2  # probabilities back into the logits
+WIDEN = 1.5  # bf16 to float32, of whose bytes the matrix is
 WALKED = 4  # rows of each request: where the walk ends, both distributions are read twice
-DRAW = 1  # a draw from probabilities, without thresholds
-DRAW_WITHIN = 3  # a draw by rejection until it lies within the thresholds
+DRAW = 8  # torch.multinomial: three checks, noise, read and write of a quotient, the largest
+DRAW_WITHIN = 3  # FlashInfer, one block a row: a draw by rejection until it lies within thresholds
 
 
 class Drawn(Protocol):
@@ -94,31 +97,15 @@ def sampled_rows(
     """
     if s.greedy or not requests:
         return []
-    each = matrix_bytes(requests * rows, vocab)
+    matrix = matrix_bytes(requests * rows, vocab)
     walked = WALKED * matrix_bytes(requests, vocab)
-    calls = [_small("sampling_repeat", 3), _pass("sampling_scale", SCALE * each)]
-    k = s.within(vocab)
-    if k is not None and not chain:
-        chosen = 2.0 * bytes_of(LOGITS) * requests * rows * k
-        calls += [
-            _pass("sampling_top_k", CHOOSE * each),
-            _small("sampling_mask", 1, chosen),
-            _small("sampling_softmax_of_chosen", 1, chosen),
-            *([_small("sampling_top_p_of_chosen", 3, chosen)] if s.top_p < 1 else []),
-            _pass("sampling_clear", CLEAR * each),
-            _small("sampling_scatter", 1, chosen),
-        ]
-    else:
-        calls.append(_pass("sampling_softmax", SOFTMAX * each))
-        searched = {"sampling_top_k_renorm": k is not None, "sampling_top_p": s.top_p < 1}
-        calls += [
-            _pass(name, RENORM * each, requests * rows) for name, asked in searched.items() if asked
-        ]
+    calls = _of_target(s, vocab=vocab, rows=requests * rows, proposals=proposals, chain=chain)
     calls += _of_drafts(proposals, requests=requests, rows=rows, vocab=vocab)
     calls += [
         _small("sampling_uniform", 2),
+        *([_pass("draft_clear", CLEAR * matrix)] if proposals == "greedy" else []),
         _pass("rejection_walk", walked, requests),
-        _small("sampling_gather", 2),
+        _small("sampling_gather", 1 if proposals == "sampled" else 2 if chain else 12),
     ]
     # Accept lengths and last tokens of the first rank are those of all.
     sent = bytes_of(LOGITS) * float(requests)
@@ -129,13 +116,19 @@ def sampled_tokens(s: Sampling, *, vocab: int, requests: int) -> list[AnyCall]:
     """One token of each request: plain decoding, and the first token behind a prompt."""
     if s.greedy or not requests:
         return []
-    each = matrix_bytes(requests, vocab)
+    matrix = matrix_bytes(requests, vocab)
     limited = s.top_p < 1 or s.within(vocab) is not None
+    draw = (
+        _pass("sampling_draw", DRAW_WITHIN * matrix, requests)
+        if limited
+        else _pass("sampling_draw", DRAW * matrix)
+    )
     return [
-        _pass("sampling_scale", SCALE * each),
-        _pass("sampling_softmax", SOFTMAX * each),
+        _pass("sampling_scale", SCALE * matrix),
+        _pass("sampling_softmax", SOFTMAX * matrix, requests),
+        _pass("sampling_copy", COPY * matrix),
         _small("sampling_uniform", 1),
-        _pass("sampling_draw", (DRAW_WITHIN if limited else DRAW) * each),
+        draw,
     ]
 
 
@@ -156,17 +149,63 @@ def extra_bytes(s: Sampling, *, vocab: int, requests: int, rows: int, chain: boo
     return (4 if renormalised else 3) * matrix_bytes(requests * rows, vocab)
 
 
-def _of_drafts(proposals: Proposals, *, requests: int, rows: int, vocab: int) -> list[AnyCall]:
-    """The distributions that the drafts were drawn from."""
-    drafted = matrix_bytes(requests * (rows - 1), vocab)
-    if proposals == "selected":  # a kept buffer: what was scattered before is cleared alone
-        return [_small("selector_draw", 1), _small("draft_scatter", 2)]
-    if proposals == "sampled":
+def _of_target(
+    s: Sampling, *, vocab: int, rows: int, proposals: Proposals, chain: bool
+) -> list[AnyCall]:
+    """The distributions that the target would draw from."""
+    matrix = matrix_bytes(rows, vocab)
+    k = s.within(vocab)
+    scaled = _pass("sampling_scale", SCALE * matrix)
+    if k is not None and not chain:
+        chosen = 2.0 * bytes_of(LOGITS) * rows * k
+        nucleus = [_small("sampling_top_p_of_chosen", 1, chosen)] if s.top_p < 1 else []
         return [
-            _pass("sampled_draft_softmax", SOFTMAX * drafted),
-            _pass("draft_draw", DRAW * drafted),
+            _small("sampling_repeat", 4 + len(nucleus)),
+            scaled,
+            _search("top_k", "sampling_top_k", matrix, rows),
+            _small("sampling_softmax_of_chosen", 1, chosen),
+            *nucleus,
+            _pass("sampling_clear", CLEAR * matrix),
+            _small("sampling_scatter", 1, chosen),
         ]
-    return [_pass("draft_clear", CLEAR * matrix_bytes(requests * rows, vocab))]
+    if k is None and s.top_p == 1 and proposals != "greedy":  # it scales as it reads
+        return [_small("sampling_repeat", 1), *_online("sampling_softmax", rows, vocab)]
+    searched = {"top_k_renorm": k is not None, "top_p_renorm": s.top_p < 1}
+    return [
+        _small("sampling_repeat", 1 + sum(searched.values())),
+        scaled,
+        _pass("sampling_softmax", SOFTMAX * matrix, rows),
+        *(_search(kind, f"sampling_{kind}", matrix, rows) for kind in searched if searched[kind]),
+    ]
+
+
+def _of_drafts(proposals: Proposals, *, requests: int, rows: int, vocab: int) -> list[AnyCall]:
+    """The distributions that the drafts were drawn from, which the graph of the drafter did.
+
+    Drafts that were taken as the most likely have zeros for one. Those of a selector are scattered
+    into a kept buffer, of which what was scattered before is cleared alone.
+    """
+    if proposals == "greedy":
+        return []
+    staged = _small("draft_parameters", 4)
+    if proposals == "selected":
+        return [staged, _small("draft_scatter", 2)]
+    drafts = requests * (rows - 1)
+    widen = _pass("draft_logits_cast", WIDEN * matrix_bytes(drafts, vocab))
+    return [staged, widen, *_online("sampled_draft_softmax", drafts, vocab)]
+
+
+def _online(name: str, rows: int, vocab: int) -> list[AnyCall]:
+    """FlashInfer's softmax: rows are shared among the SMs where they are few."""
+    matrix = matrix_bytes(rows, vocab)
+    if rows > SPLIT_ROWS:
+        return [_pass(name, (ONLINE + ONLINE_END) * matrix, rows)]
+    return [_pass(f"{name}_sum", ONLINE * matrix), _pass(name, ONLINE_END * matrix, rows)]
+
+
+def _search(kind: str, name: str, nbytes: float, rows: int) -> AnyCall:
+    """A search of each row, whose passes over the matrix are in the constants of its kind."""
+    return Call(Elementwise(name, nbytes, kind, blocks=rows), 1)
 
 
 def _pass(name: str, nbytes: float, blocks: int | None = None) -> AnyCall:

@@ -5,6 +5,7 @@ each other inside a request; the constants are those of an architecture, in the 
 """
 
 from math import ceil, hypot, sqrt
+from typing import NamedTuple
 
 from dflash_sim.profiles.formats import PLAIN, format_of
 from dflash_sim.profiles.precision import bytes_of
@@ -21,8 +22,25 @@ from dflash_sim.simulator.cost.ops import (
     Op,
     PrefillAttention,
 )
+from dflash_sim.simulator.cost.parts import Cost
 
 _FIXED = {"norm": "norm_kernel", "vocab": "vocab_kernel"}  # all others are small kernels
+
+
+class Search(NamedTuple):
+    """Constants of kernels that search rows of logits, bound by the atomics of the SMs."""
+
+    rate: str
+    kernels: str = ""  # their fixed time
+    row_rate: str = ""  # of what each row's own block of threads does at the end
+
+
+SEARCHES = {
+    "top_k": Search("top_k_rate", "top_k_kernels"),
+    "radix_top_k": Search("radix_top_k_rate", "radix_top_k_kernel"),
+    "top_k_renorm": Search("top_k_renorm_rate", "top_k_renorm_kernel"),
+    "top_p_renorm": Search("top_p_renorm_rate", row_rate="top_p_renorm_row_rate"),
+}
 
 
 def wide_s(op: Op, wide: WideKernels, device: Device, backend: str | None) -> float | None:
@@ -110,6 +128,25 @@ def rows_factor(op: Attention, engine: EngineSheet, backend: str | None) -> floa
     if own is None or own.factor is None:
         return engine["verify_attention_factor"]
     return own.factor.quantity.si
+
+
+def elementwise(op: Elementwise, engine: EngineSheet, device: Device) -> Cost:
+    """Return the cost of a kernel that no table has, without the gap behind it."""
+    search = SEARCHES.get(op.kind)
+    if search is None:
+        return Cost.of(elementwise_s(op, engine, device), "assumed")
+    return Cost.of(search_s(op, search, engine, device), "fitted")
+
+
+def search_s(op: Elementwise, search: Search, engine: EngineSheet, device: Device) -> float:
+    """Return the time of a search: what is fixed, what a row takes alone, and what the SMs do [s].
+
+    ``nbytes`` are those of the matrix, once; its passes are in the rates.
+    """
+    fixed = engine[search.kernels] if search.kernels else 0.0
+    if search.row_rate:
+        fixed += op.nbytes / (op.blocks or 1) / engine[search.row_rate]
+    return fixed + op.nbytes / (engine[search.rate] * device.sm_count)
 
 
 def elementwise_s(op: Elementwise, engine: EngineSheet, device: Device) -> float:

@@ -95,7 +95,7 @@ class HostTime:
             schedule_s=slow * engine["get_next_batch"],
             schedule_per_request_s=slow * engine["get_next_batch_per_request"],
             first_launch_s=slow * (engine["run_batch_first"] + plan),
-            rest_launch_s=slow * (engine["run_batch_rest"] + launches * engine["eager_launch"]),
+            rest_launch_s=slow * (engine["run_batch_rest"] + launches * engine["eager_call"]),
             process_s=slow * engine["process_batch_result"],
             process_per_request_s=slow * engine["process_batch_result_per_request"],
             d2h_s=slow * engine["d2h_sync"],

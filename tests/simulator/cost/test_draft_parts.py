@@ -61,6 +61,7 @@ def test_dflash2_is_dflash_with_convolutions_and_a_walk() -> None:
             "selector_scores": 1,
             "selector_add": 1,
             "selector_walk": 1,
+            "selector_copies": 6,
         }
     )
     made = products(draft("dflash2", "qwen3.6-27b-dflash2"))["conv_weights"]
@@ -90,6 +91,7 @@ def test_dspark_drafts_from_the_anchor_on() -> None:
     phase = draft("dspark", "qwen3.6-27b-dspark")
     found, made = counted(phase), products(phase)
     assert found["markov_lookup"] == found["markov_bias"] == found["markov_argmax"] == 7
+    assert found["markov_noise"] == found["markov_add"] == 7
     assert made["draft_lm_head"].m == made["qkv_proj"].m == REQUESTS * 7
     assert (made["markov_bias"].m, made["markov_bias"].n, made["markov_bias"].k) == (4, 248320, 256)
     assert (phase.graphs, phase.steps) == (1, 0)

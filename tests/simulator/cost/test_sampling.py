@@ -1,16 +1,25 @@
 """Sampling kernels: nothing where greedy, and what they cost grows with rows and vocabulary."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from dflash_sim.profiles.errors import UsageError
-from dflash_sim.profiles.units import GIGA, MS
+from dflash_sim.profiles.load import load_device
+from dflash_sim.profiles.releases.engine_sheet import load_engine
+from dflash_sim.profiles.units import GIGA, MS, US
 from dflash_sim.simulator.cost.methods import METHODS
+from dflash_sim.simulator.cost.ops import Call, Elementwise
+from dflash_sim.simulator.cost.parts import Priced
 from dflash_sim.simulator.cost.sampling import Sampling, extra_bytes, sampled_rows, sampled_tokens
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 
 WARM = Sampling(1.0)
 EVERY = [WARM, Sampling(0.6, 0.95), Sampling(1.0, 0.95, 20), Sampling(1.0, 1.0, 20)]
+VOCAB = 248_320
+ENGINE = load_engine("sglang-0.5.14")
 CARD = {"model": "qwen3.5-27b", "gpu": "b200", "block": 16, "conc": 32, "acceptance": "al:4"}
 
 
@@ -24,9 +33,23 @@ def added_s(requests: int, **fields: object) -> float:
     return made.step.cost.calls(made.step.cycle.sampled(requests)).seconds
 
 
-def nbytes(s: Sampling, *, vocab: int = 248_320, requests: int = 32, rows: int = 16) -> float:
+def rows_of(s: Sampling, *, requests: int, rows: int, **how: Any) -> dict[str, Elementwise]:
+    """The ops of a verification by name."""
+    asked = {"vocab": VOCAB, "proposals": "greedy"} | how
+    calls = sampled_rows(s, requests=requests, rows=rows, **asked)
+    return {c.op.name: c.op for c in calls if isinstance(c.op, Elementwise)}
+
+
+def nbytes(s: Sampling, *, vocab: int = VOCAB, requests: int = 32, rows: int = 16) -> float:
     calls = sampled_rows(s, vocab=vocab, requests=requests, rows=rows, proposals="greedy")
     return sum(call.count * call.op.nbytes for call in calls)
+
+
+def alone_s(op: Elementwise, gpu: str = "h200", **device: Any) -> float:
+    """Seconds of a kernel, with the gap that follows it."""
+    made = setup(model="qwen3.8-27b", gpu=gpu, block=8)
+    cost = replace(made.step.cost, device=replace(made.device, **device), _known=Priced())
+    return cost.calls([Call(op, 1)]).seconds
 
 
 # ---- laws ---------------------------------------------------------------------------------
@@ -67,40 +90,87 @@ def test_more_rows_and_a_larger_vocabulary_cost_more(s: Sampling) -> None:
 
 
 def test_thresholds_cost_more_than_none() -> None:
-    plain, nucleus, chosen = (nbytes(Sampling(1.0, *x)) for x in ((), (0.9,), (0.9, 20)))
-    assert plain < chosen < nucleus
-    assert nbytes(Sampling(1.0, 1.0, 248_320)) == plain, "a top-k of everything is none"
+    """A search of whole rows above all; a top-k of everything is none."""
+    plain, nucleus, chosen = (
+        added_s(32, temperature=1.0, **x) for x in ({}, {"top_p": 0.9}, {"top_p": 0.9, "top_k": 20})
+    )
+    assert plain < nucleus
+    assert plain < chosen
+    assert nbytes(Sampling(1.0, 1.0, VOCAB)) == nbytes(WARM)
 
 
 def test_passes_over_the_logits_are_those_of_the_source() -> None:
-    """About seven matrices at a temperature alone, and fourteen with a top-p."""
-    matrix = 32 * 16 * 248_320 * 4
-    assert nbytes(WARM) / matrix == pytest.approx(7, abs=1)
-    assert nbytes(Sampling(1.0, 0.95)) / matrix == pytest.approx(14, abs=1)
+    """PyTorch: ``div`` 2, ``softmax`` 4 and zeros 1; FlashInfer's softmax has 3 for both."""
+    matrix = 32 * 16 * VOCAB * 4
+    assert nbytes(WARM) / matrix == pytest.approx(2 + 4 + 1 + 4 / 16, abs=0.01)
+    online = {
+        c: o.nbytes / matrix
+        for c, o in rows_of(WARM, requests=32, rows=16, proposals="selected").items()
+    }
+    assert online["sampling_softmax"] == pytest.approx(3)
+    assert "sampling_scale" not in online
+    few = rows_of(WARM, requests=4, rows=16, proposals="selected")
+    assert few["sampling_softmax_sum"].blocks is None
+    assert few["sampling_softmax"].blocks == 4 * 16
 
 
 def test_a_cycle_on_b200_takes_what_the_passes_take() -> None:
-    """1.2 ms for 32 requests and 16 rows with a top-p, 0.6 ms without; little for one request."""
-    assert added_s(32, temperature=1.0, top_p=0.95) / MS == pytest.approx(1.2, rel=0.15)
+    """2.6 ms for 32 requests and 16 rows with a top-p, 0.6 ms without; little for one request."""
+    assert added_s(32, temperature=1.0, top_p=0.95) / MS == pytest.approx(2.6, rel=0.15)
     assert added_s(32, temperature=1.0) / MS == pytest.approx(0.6, rel=0.25)
-    assert added_s(1, temperature=1.0) / MS < 0.15
+    assert added_s(1, temperature=1.0) / MS < 0.3
 
 
 def test_a_kernel_of_few_blocks_has_their_share_of_the_memory() -> None:
-    """A search has one block a row: up to as many rows as SMs it takes as long as for one."""
-    made = setup(model="qwen3.8-27b", gpu="h200", block=8)
-    sms = made.device.sm_count
+    """A softmax has one block a row: up to as many rows as SMs it takes as long as for one."""
+    sms = load_device("h200").sm_count
 
     def seconds(rows: int) -> float:
-        calls = sampled_rows(
-            Sampling(1.0, 0.95), vocab=248_320, requests=rows, rows=1, proposals="greedy"
-        )
-        (search,) = [c for c in calls if c.op.name == "sampling_top_p"]
-        return made.step.cost.calls([search]).seconds
+        return alone_s(rows_of(WARM, requests=rows, rows=1)["sampling_softmax"])
 
     assert seconds(8) == pytest.approx(seconds(1), rel=1e-9)
     assert seconds(sms) == pytest.approx(seconds(1), rel=1e-9)
     assert seconds(4 * sms) == pytest.approx(4 * seconds(sms), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("op", "kernel"), [("top_k", "top_k_kernels"), ("top_k_renorm", "top_k_renorm_kernel")]
+)
+def test_a_search_has_a_fixed_time_and_a_rate_of_each_sm(op: str, kernel: str) -> None:
+    """``fixed + bytes / (rate x SMs)``: half the SMs take twice as long over the bytes."""
+    for sms in (66, 132):
+        none, some = (alone_s(Elementwise("", n, op, blocks=8), sm_count=sms) for n in (0.0, 1e6))
+        assert none == pytest.approx(ENGINE[kernel], abs=3 * US), "and a gap behind it"
+        assert some - none == pytest.approx(1e6 / (ENGINE[f"{op}_rate"] * sms))
+
+
+def test_a_row_of_a_nucleus_has_a_block_of_its_own_at_the_end() -> None:
+    """As many bytes in more rows are sooner done, by the row of each."""
+    wide, narrow = (alone_s(Elementwise("", 8e6, "top_p_renorm", blocks=n)) for n in (8, 16))
+    assert wide - narrow == pytest.approx((1e6 - 0.5e6) / ENGINE["top_p_renorm_row_rate"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "vocab", "published_us"),
+    [
+        ("top_k", 64, 16_384, 102),
+        ("top_k", 64, 131_072, 178),
+        ("top_k", 256, 262_144, 881),
+        ("top_k", 2048, 131_072, 3010),
+        ("radix_top_k", 64, 131_072, 45),
+        ("radix_top_k", 256, 262_144, 179),
+        ("radix_top_k", 2048, 131_072, 703),
+        ("top_k_renorm", 32, 128_256, 39),
+        ("top_k_renorm", 989, 128_256, 759),
+        ("top_p_renorm", 32, 128_256, 136),
+        ("top_p_renorm", 256, 163_840, 701),
+        ("top_p_renorm", 989, 128_256, 1870),
+    ],
+)
+def test_published_times_of_searches(kind: str, rows: int, vocab: int, published_us: float) -> None:
+    """FLASHINFER_PR3009 and SGL_PR38565, on as many SMs as a B200 has."""
+    op = Elementwise("search", 4.0 * rows * vocab, kind, blocks=rows)
+    assert alone_s(op, sm_count=148) / US == pytest.approx(published_us, rel=0.2)
 
 
 def test_chains_search_a_top_k_where_blocks_find_it() -> None:
@@ -110,10 +180,10 @@ def test_chains_search_a_top_k_where_blocks_find_it() -> None:
         {c.op.name for c in sampled_rows(Sampling(1.0, 0.95, 20), **how, chain=chain)}  # type: ignore[arg-type]
         for chain in (True, False)
     )
-    assert {"sampling_top_k_renorm", "sampling_top_p"} <= chain
+    assert {"sampling_top_k_renorm", "sampling_top_p_renorm"} <= chain
     assert not {"sampling_top_k", "sampling_clear"} & chain
     assert "sampling_top_k" in block
-    assert not {"sampling_top_k_renorm", "sampling_top_p"} & block
+    assert not {"sampling_top_k_renorm", "sampling_top_p_renorm"} & block
     sizes = {"vocab": 248_320, "requests": 8, "rows": 8}
     cut = Sampling(1.0, 1.0, 20)
     assert extra_bytes(cut, **sizes, chain=True) > extra_bytes(cut, **sizes)
