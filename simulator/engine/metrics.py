@@ -195,7 +195,8 @@ def median_gap_s(run: Run, done: npt.NDArray[np.bool_]) -> float:
 def quantiles(sample: Floats, shares: Sequence[float]) -> Floats:
     """Quantiles, linear between ordered values: NumPy's, which take longer to load than to find."""
     at = (len(sample) - 1) * np.array(shares)
-    return np.interp(at, np.arange(len(sample)), np.sort(sample))
+    found: Floats = np.interp(at, np.arange(len(sample)), np.sort(sample))
+    return found
 
 
 def _quantiles(sample: Floats, weight: Floats, shares: Sequence[float]) -> Floats:
@@ -285,9 +286,9 @@ def _node_weights(nodes: Floats, at: Floats) -> Floats:
     at = np.clip(at, nodes[0], nodes[-1])
     below = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, len(nodes) - 2)
     share = (at - nodes[below]) / (nodes[below + 1] - nodes[below])
-    weights: Floats = np.bincount(below, 1 - share, len(nodes))
-    weights += np.bincount(below + 1, share, len(nodes))
-    return weights
+    lower: Floats = np.bincount(below, weights=1 - share, minlength=len(nodes))
+    upper: Floats = np.bincount(below + 1, weights=share, minlength=len(nodes))
+    return lower + upper
 
 
 def _priced_by(
