@@ -286,9 +286,10 @@ def _node_weights(nodes: Floats, at: Floats) -> Floats:
     at = np.clip(at, nodes[0], nodes[-1])
     below = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, len(nodes) - 2)
     share = (at - nodes[below]) / (nodes[below + 1] - nodes[below])
-    lower: Floats = np.bincount(below, weights=1 - share, minlength=len(nodes))
-    upper: Floats = np.bincount(below + 1, weights=share, minlength=len(nodes))
-    return lower + upper
+    weights = np.zeros(len(nodes))
+    weights += np.bincount(below, 1 - share, len(nodes))
+    weights += np.bincount(below + 1, share, len(nodes))
+    return weights
 
 
 def _priced_by(
