@@ -114,6 +114,7 @@ class SyntheticStep:
 
 
 HOST_STAGES = tuple(HostTime.__dataclass_fields__)
+TICK_S = 2.0**-17  # a power of two: whole numbers of it are added without rounding
 NO_HOST = HostTime(**dict.fromkeys(HOST_STAGES, 0.0))
 
 
@@ -325,6 +326,40 @@ def systems(
         page_size=page,
         recv_interval=int(rng.choice([1, 1, 2, 7, 30])),
         sorted_up_to=int(rng.choice([0, 0, 2, 128])),
+    )
+
+
+@st.composite
+def on_a_grid(draw: st.DrawFn) -> System:
+    """Systems whose times are whole ticks, so that no sum is rounded and much happens at once."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    block, conc = draw(st.sampled_from([1, 1, 4])), draw(st.integers(1, 5))
+    n, longest = draw(st.integers(1, 12)), draw(st.sampled_from([1, 3, 12]))
+    step = draw(st.sampled_from([1, 8, 64]))
+    times = {name: TICK_S * int(rng.choice([0, 0, 0, 1, step, 3])) for name in HOST_STAGES}
+    workload = closed(rng.integers(1, longest + 1, n), conc=conc, isl=rng.integers(1, 40, n))
+    if draw(st.booleans()):
+        at = np.sort(rng.integers(0, step * longest * draw(st.sampled_from([1, 4])) + 2, n))
+        workload = replace(workload, arrival_s=TICK_S * at)
+    return System.of(
+        workload,
+        SyntheticStep(
+            fixed_s=TICK_S * step,
+            per_request_s=TICK_S * int(rng.choice([0, 1, 2])),
+            prefill_fixed_s=TICK_S * int(rng.choice([0, 1, step, 2 * step])),
+            prefill_launches_s=TICK_S * int(rng.choice([0, 1, 8])),
+            draft_share=0.25,
+            tail_share=float(rng.choice([0, 0.125])),
+        ),
+        acceptance=None if block == 1 else FixedAcceptance(draw(st.integers(1, block)), block),
+        host=HostTime(**times),
+        mode=draw(st.sampled_from(["v1", "v2-sync", "v2", "v2"])),
+        host_length_sync=draw(st.booleans()),
+        turnaround_s=TICK_S * int(rng.choice([0, 0, 1, step, 40])),
+        max_running_requests=int(rng.choice([64, conc, 1 + conc // 3])),
+        min_free_slots_delay=int(rng.choice([0, 0, 1, 2])),
+        chunked_prefill_size=int(rng.choice([5, 64])),
+        recv_interval=int(rng.choice([1, 1, 2, 7])),
     )
 
 

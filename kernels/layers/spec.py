@@ -151,11 +151,11 @@ def _numerics(flat: Mapping[str, Any], name: str) -> Numerics:
     if flat.get("hidden_act", "silu") != "silu":
         _refuse(name, f"activation {flat['hidden_act']!r}")
     part = PARTIAL_ROTARY if family in ZERO_CENTRED else 1.0
-    fields = Fields({**flat, **rope}, name)
+    fields = Fields({**flat, **{k: v for k, v in rope.items() if v is not None}}, name)
     return Numerics(
-        eps=fields.real("rms_norm_eps", default=DEFAULT_EPS, most=1.0),
-        theta=fields.real("rope_theta", default=DEFAULT_THETA, most=MAX_INT),
-        rotary_fraction=fields.real("partial_rotary_factor", default=part, most=1.0),
+        eps=fields.real("rms_norm_eps", most=1.0) or DEFAULT_EPS,
+        theta=fields.real("rope_theta", most=MAX_INT) or DEFAULT_THETA,
+        rotary_fraction=fields.real("partial_rotary_factor", most=1.0) or part,
         zero_centred=family in ZERO_CENTRED,
         renormalise=bool(flat.get("norm_topk_prob", family in ZERO_CENTRED)),
     )

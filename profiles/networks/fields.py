@@ -43,10 +43,10 @@ class Fields:
             self.reject(key, f"an integer from {low} to {high}")
         return value
 
-    def real(self, key: str, *, default: float, most: float) -> float:
+    def real(self, key: str, *, most: float) -> float | None:
         value = self.config.get(key)
         if value is None:
-            return default
+            return None
         if type(value) not in (int, float) or not 0 < value <= most:
             self.reject(key, f"a number above 0, up to {most:g}")
         return float(value)

@@ -96,7 +96,8 @@ def _cell(value: Any) -> Any:
         texts = [json.dumps(x, allow_nan=False) if nested else str(x) for x in value]
         return _cell(("; " if nested else joint).join(texts))
     if isinstance(value, str):
-        return f"'{visible(value)}" if value.startswith(_FORMULAS) else visible(value)
+        runs = value.startswith(_FORMULAS) or value.lstrip().startswith(_FORMULAS)  # some trim
+        return f"'{visible(value)}" if runs else visible(value)
     return value
 
 

@@ -60,7 +60,9 @@ def test_a_page_has_the_colours_it_was_given_and_no_others() -> None:
     assert as_page(Text(f"a {ESCAPES}"), to_file=False).startswith("a \\x1b[31mred\\x1b]0;title")
 
 
-@pytest.mark.parametrize("begun", ["=1+1", "+1", "-1", "@sum(a1)", "\tx", "\rx", "\nx", "\uff1d1"])
+@pytest.mark.parametrize(
+    "begun", ["=1+1", "+1", "-1", "@sum(a1)", "\tx", "\rx", "\nx", "\uff1d1", " =1"]
+)
 def test_a_cell_is_no_formula(begun: str) -> None:
     (_, row) = csv.reader(io.StringIO(as_text([{"tag": begun, "n": -1.5}], "csv"), newline=""))
     assert row[0].startswith("'")
