@@ -44,8 +44,10 @@ def exchanged(rows: Sequence[Row], index: Index, answers: Floats) -> Floats:
     """Return the covariance of first tokens and times per token of a row that wait for each other.
 
     With a share w of first tokens in the latency of a request, a deviation e moves them by
-    ``e (1 - w)`` and ``-e w``: together they last as long. Of c clients c - 1 can be waited for.
-    The variance of a first token itself is among its errors already.
+    ``e (1 - w)`` and ``-e w``: together they last as long. Of c clients there are
+    ``(c - 1) (1 - w)`` others between tokens, who can be waited for: none beside a client alone,
+    and few where nearly all wait for a slot. The variance of a first token itself is among its
+    errors already.
     """
     load = np.zeros((len(index), len(rows)))
     for entry, (i, m) in enumerate(index):
@@ -54,7 +56,7 @@ def exchanged(rows: Sequence[Row], index: Index, answers: Floats) -> Floats:
         if first is None or not clients or m not in (first, *TPOT):
             continue
         share = math.exp(min(0.0, answers[i, _MEAN] - answers[i, _LATENCY]))
-        moved = rows[i].errors[first] * math.sqrt(1 - 1 / clients)
+        moved = rows[i].errors[first] * math.sqrt((1 - 1 / clients) * (1 - share))
         load[entry, i] = moved * (1 - share) if m == first else -moved * share
     own = [m in TTFT for _, m in index]
     return np.asarray(load @ load.T - np.diag(own * (load**2).sum(axis=1)))

@@ -129,7 +129,7 @@ def test_what_is_waited_less_for_one_is_waited_for_others() -> None:
     index = [(i, m) for m in logs for i in range(3)]
     found = exchanged(rows, index, f)
     throughput, tpot, ttft = (index.index((0, m)) for m in logs)
-    joint = FIT.ttft_rel_err**2 * (1 - 1 / 8)
+    joint = FIT.ttft_rel_err**2 * (1 - 1 / 8) * (1 - SHARE[0])
     assert found[tpot, tpot] == pytest.approx(joint * SHARE[0] ** 2)
     assert found[tpot, ttft] == pytest.approx(-joint * SHARE[0] * (1 - SHARE[0]))
     assert found[ttft, ttft] == 0.0  # it is among the errors of the row
