@@ -84,7 +84,7 @@ COVERED = {
     "commands/test_cli": [
         "listing options predict scenario_options",
         "profiles: presets",
-        "studies/ask: answers question ranges",
+        "studies/ask: answers question",
         "studies/predict: answer_lines memory page table",
         "studies/show: figures files sheet_lists terminal titles",
     ],
