@@ -81,10 +81,8 @@ class CostModel:
 
     @property
     def _gap(self) -> Cost:
-        def gap() -> Cost:
-            return Cost.of(self.engine["graph_node_gap"], "assumed", idle=True)
-
-        return self._known.get("gap", self.engine, gap)
+        e = self.engine
+        return self._known.get("gap", e, lambda: Cost.of(e["graph_node_gap"], "assumed", idle=True))
 
     def op(self, op: Op) -> Cost:
         """The cost of one launch, the gap to the next kernel included."""
@@ -96,20 +94,15 @@ class CostModel:
         ``between`` is the time of a measured pass over the sum of its ops [1], which
         already includes what overlaps.
         """
-        measured = fitted = roofline = assumed = comm_s = idle_s = 0.0
+        m = f = r = a = comm_s = idle_s = 0.0
         for call in calls:
-            share = self.engine[call.exposed] if call.exposed else 1.0
-            if self.has_own(call.op):
-                share = between  # a measured pass includes its overlap: no exposed share
-            cost, times = self.op(call.op), call.count * share
-            m, f, r, a = cost.by_evidence
-            measured += times * m
-            fitted += times * f
-            roofline += times * r
-            assumed += times * a
-            comm_s += times * cost.comm_s
-            idle_s += times * cost.idle_s
-        return Cost((measured, fitted, roofline, assumed), comm_s, idle_s)
+            own = self.has_own(call.op)  # a measured pass includes its overlap: no exposed share
+            share = between if own else self.engine[call.exposed] if call.exposed else 1.0
+            cost, n = self.op(call.op), call.count * share
+            by = cost.by_evidence
+            m, f, r, a = m + n * by[0], f + n * by[1], r + n * by[2], a + n * by[3]
+            comm_s, idle_s = comm_s + n * cost.comm_s, idle_s + n * cost.idle_s
+        return Cost((m, f, r, a), comm_s, idle_s)
 
     def table_time(self, op: Op) -> Timing | None:
         """Return what the tables say of ``op``, before any constant of the engine, or None."""
@@ -135,11 +128,9 @@ class CostModel:
 
     def own_time(self, op: Op) -> Timing | None:
         """This machine's own time; of experts, at the tokens that touch as many by chance."""
-        measured = self.measured
-        if measured is None or formats_of(op) != BF16:
-            return None
-        if not isinstance(op, Moe):
-            return measured.timing(op)
+        measured = self.measured if self.measured and formats_of(op) == BF16 else None
+        if measured is None or not isinstance(op, Moe):
+            return None if measured is None else measured.timing(op)
         if op.ep > 1:
             return None
         share = min(self.touched(op) / op.experts, 1 - 1 / op.experts)
