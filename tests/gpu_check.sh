@@ -89,7 +89,7 @@ part() {
 }
 
 rm -f "$folder"/{machine,summary}.txt "$folder"/{tests,measure,captured,validate,kernels}.log
-"$python" tests/gpu_parts.py machine >"$folder/machine.txt" 2>&1
+timeout --kill-after=5 60 "$python" tests/gpu_parts.py machine >"$folder/machine.txt" 2>&1
 cuda=false
 grep -q '^cuda: yes' "$folder/machine.txt" && cuda=true
 say "dflash-sim on a GPU, $(date -u '+%Y-%m-%d %H:%M') UTC: $(grep '^device: ' "$folder/machine.txt" || tail -n 1 "$folder/machine.txt")"

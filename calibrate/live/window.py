@@ -63,7 +63,7 @@ def window(
     row["max_concurrency"] = max(1, round(seen))
     row["concurrency"] = min(seen, row["max_concurrency"])
     if steps := moved.get("verify_steps"):
-        row[STEPS] = steps
+        row[STEPS] = round(steps * duration / seconds)
     return row, {n: v for n, v in moved.items() if n.startswith("scheduler_stage_s.")}
 
 

@@ -17,6 +17,7 @@ from dflash_sim.studies.show.figures import number, signed
 # A cause that moves the speed by less is no drift: beside a speed outside its interval, and inside.
 _NAMED, _NAMED_INSIDE = 0.03, 0.1
 _MOST = 3  # causes in a line each
+_ROUNDS = 50  # answers of a client that is predicted, so that beginning and end count little
 
 
 def watch(
@@ -79,7 +80,9 @@ def lines(
         yield f"not compared: {read.refused[0][1]}"
         return
     seen = read.observations[0]
-    seen = replace(seen, metrics={**seen.metrics, **stages})
+    # The traffic went on before and after: it had no end, at which ever fewer requests run.
+    many = {"num_prompts": _ROUNDS * row["max_concurrency"]}
+    seen = replace(seen, fields=seen.fields | many, metrics={**seen.metrics, **stages})
     yield from said(compare(seen, own_acceptance=False), queued=queued)
 
 
