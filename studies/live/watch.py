@@ -82,7 +82,7 @@ def lines(
     seen = read.observations[0]
     # The traffic went on before and after: it had no end, at which ever fewer requests run.
     many = {"num_prompts": _ROUNDS * row["max_concurrency"]}
-    seen = replace(seen, fields=seen.fields | many, metrics={**seen.metrics, **stages})
+    seen = replace(seen, fields={**seen.fields, **many}, metrics={**seen.metrics, **stages})
     yield from said(compare(seen, own_acceptance=False), queued=queued)
 
 
