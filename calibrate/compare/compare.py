@@ -223,7 +223,7 @@ def _predicted(
         )
 
     def predicted(setup: Setup, **how: Any) -> Result:
-        return predict(setup.scenario, setup=setup, **options | how)
+        return predict(setup.scenario, setup=setup, **{**options, **how})
 
     if found is not None and own and _states(found) and "acceptance" not in row.assumed:
         short = {"with_baseline": False, "with_interval": False}
