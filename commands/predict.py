@@ -121,7 +121,8 @@ def predict(
         from dflash_sim.studies.predict.brief import brief as short_page
         from dflash_sim.studies.show.terminal import as_page
 
-        deliver(as_page(short_page(found[0].result), to_file=output is not None), output)
+        shown = short_page(found[0].result, price=found[0].price)
+        deliver(as_page(shown, to_file=output is not None), output)
         return
     _report(found, shape, output, given=asked, tag=tag)
 

@@ -6,8 +6,10 @@ from urllib.parse import urlsplit
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.caveats import in_flight
 from dflash_sim.simulator.predict import Result
+from dflash_sim.simulator.row import to_row
 from dflash_sim.studies.predict.answer_lines import Line, labelled, prompts, speed, step_bar
 from dflash_sim.studies.predict.lift import lifted, told
 from dflash_sim.studies.show.figures import number, percent, shares
@@ -18,12 +20,20 @@ _BAR_CELLS = 60
 _ALIKE = 0.03  # means of requests and of steps, as a share
 
 
-def brief(result: Result) -> RenderableType:
-    """The short page of one result; ``present`` is the full one."""
+def brief(result: Result, *, price: PriceRange | None = None) -> RenderableType:
+    """The short page of one result; ``present`` is the full one.
+
+    Parameters
+    ----------
+    price
+        What the asker pays for a GPU; without it nothing is said of cost.
+    """
     v = result.values
     lines = [*speed(result), ("Published", Text(_published(result)))]
     first, then = number(v["mean_ttft_ms"]), number(v["mean_tpot_ms"])
     lines.append(("Latency", f"TTFT {first} ms, TPOT {then} ms (means)"))
+    if price is not None:
+        lines.append(("Cost", _cost(result, price)))
     if result.scenario.cache_hit is not None:
         lines += prompts(result)
     if "accept_length" in v:
@@ -41,6 +51,15 @@ def accept_length(values: Mapping[str, float]) -> str:
     if abs(cycle / own - 1) <= _ALIKE:
         return f"{own:.2f} tokens per verify step"
     return f"{own:.2f} tokens per verify step as a mean over requests, {cycle:.2f} over all steps"
+
+
+def _cost(result: Result, price: PriceRange) -> str:
+    """Return what a million tokens cost at the asker's price, and what plain decoding costs."""
+    both = [r for r in (result, result.baseline) if r is not None]
+    rows = [to_row(r, price=price)["usd_per_mtok_out"] for r in both]
+    usd = [number(row["typical"]) for row in rows if isinstance(row, dict)]
+    beside = f"; plain decoding costs {usd[1]}" if len(usd) > 1 else ""
+    return f"{usd[0]} USD per million output tokens at {price.typical:g} USD/h for a GPU{beside}"
 
 
 def _published(result: Result) -> str:

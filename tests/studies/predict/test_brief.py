@@ -2,6 +2,7 @@
 
 import pytest
 
+from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.predict.brief import accept_length, brief
@@ -34,6 +35,11 @@ def test_requests_that_there_are_not_do_not_wait() -> None:
     assert "limited by the 8 requests that there are" in page
     assert "run at once" not in page
     assert "there are 8 requests, of which 64 were to be in flight" in page
+    assert "USD" not in page
+    price = PriceRange(2.0, 2.0, 2.0, "as given")
+    usd = 2.0 / (result.values["output_throughput"] * 3600 / 1e6)
+    paid = " ".join(as_page(brief(result, price=price), to_file=True).split())
+    assert f"Cost {usd:.2f} USD per million output tokens at 2 USD/h" in paid
 
 
 @pytest.mark.parametrize(("isl", "conc", "words"), [
