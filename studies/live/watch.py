@@ -81,8 +81,8 @@ def lines(
         return
     seen = read.observations[0]
     # The traffic went on before and after: it had no end, at which ever fewer requests run.
-    many = {"num_prompts": _ROUNDS * row["max_concurrency"]}
-    seen = replace(seen, fields={**seen.fields, **many}, metrics={**seen.metrics, **stages})
+    fields = {**seen.fields, "num_prompts": _ROUNDS * row["max_concurrency"]}
+    seen = replace(seen, fields=fields, metrics={**seen.metrics, **stages})
     yield from said(compare(seen, own_acceptance=False), queued=queued)
 
 
