@@ -130,7 +130,7 @@ class TestAnswers:
             assert len(page.splitlines()) <= 46
             absent = ["steps", "isl", "osl", "range_ratio", "rate", "burstiness", "acceptance"]
             absent += [n for n in Scenario.model_fields if "mamba" in n or "linear_" in n]
-            absent += ["content", "top_k", "cache_hit"]
+            absent += ["content", "top_k", "cache_hit", "context_length"]
             for name in Scenario.model_fields:
                 # Every field that applies is shown, with its default.
                 if name not in absent:
