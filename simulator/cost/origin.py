@@ -72,8 +72,8 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
         return (wide_words(op, engine.wide, cost.backend),)
     if isinstance(op, Elementwise):
         if op.kind in SEARCHES:
-            rate = engine.constants[SEARCHES[op.kind].rate]
-            return (f"search at {rate.value:.1f} {rate.unit} an SM ({rate.evidence})",)
+            searched = engine.constants[SEARCHES[op.kind].rate]
+            return (f"search at {searched.value:.1f} {searched.unit} an SM ({searched.evidence})",)
         if cached_s(op, engine.wide, cost.device)[0]:
             return (f"{op.kind} kernel, bytes from the L2 cache (fitted)",)
         rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
