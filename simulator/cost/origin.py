@@ -75,8 +75,8 @@ def _source(cost: CostModel, op: Op) -> tuple[str, ...]:
         return (f"the whole pool at pool_cast {each.value:.0f} {each.unit} ({each.evidence})",)
     if isinstance(op, Elementwise):
         if op.kind in SEARCHES:
-            found = engine.constants[SEARCHES[op.kind].rate]
-            return (f"search at {found.value:.1f} {found.unit} an SM ({found.evidence})",)
+            searched = engine.constants[SEARCHES[op.kind].rate]
+            return (f"search at {searched.value:.1f} {searched.unit} an SM ({searched.evidence})",)
         if cached_s(op, engine.wide, cost.device)[0]:
             return (f"{op.kind} kernel, bytes from the L2 cache (fitted)",)
         rate = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
