@@ -57,6 +57,7 @@ def test_a_profile_is_measured_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measuring, "clock_for", lambda *_, **__: InstantClock())
+    monkeypatch.setattr(measuring, "SWEEPS", {"cpu": 1})
     path = ds.measure(tmp_path / "mine.profile", model="tiny", device="cpu", quick=True,
                       block=[4], conc=[1], ctx=[64])  # fmt: skip
     assert not path.with_name("mine.profile.partial").exists()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.quantized import Quantized, read
+from dflash_sim.profiles.quantization.module_names import LAYERED, Patterns
 
 _SCALARS = st.sampled_from((None, True, -1, 4, 8.0, 16, 128, "4", "int", "Linear", "NVFP4", "re:("))
 _VALUES = st.recursive(
@@ -106,3 +107,30 @@ def test_any_value_is_read_or_refused(said: dict[str, Any]) -> None:
     with suppress(UsageError):
         found = read(_config(**said), name="x")
         assert found is None or isinstance(found, Quantized)
+
+
+_LISTED = (
+    "lm_head", "model.layers.3.mlp", "layers.3.mlp", "7.mlp.down_proj", "mlp.experts.0",
+    "*mlp.gate*", "model.layers.5.*", "layers.1*.mlp.*", "*.1*", "re:.*mlp.gate_proj$",
+    r"re:^model\.layers\.9\.mlp", r"re:.*layers\.[0-4]\.self_attn.*", "re:.*layers.{3}mlp.*",
+    "re:.*layers...mlp.*", "re:(.*o_proj|.*attn.q_proj)", "re:model.layers.11.mlp.*",
+)  # fmt: skip
+_PATHS = list(LAYERED.values())
+
+
+@settings(max_examples=60)
+@given(st.lists(st.sampled_from(_LISTED), max_size=4))
+def test_layers_that_no_list_tells_apart_have_the_same_modules(listed: list[str]) -> None:
+    names = Patterns(listed)
+    alike: dict[object, set[tuple[bool, ...]]] = {}
+    for layer in range(16):
+        found = tuple(names.match(path) for paths in _PATHS for path in paths("qwen3", layer))
+        alike.setdefault((not layer, names.said_of(layer)), set()).add(found)
+    assert {len(each) for each in alike.values()} == {1}
+
+
+def test_layers_of_which_lists_say_the_same_are_looked_at_once() -> None:
+    every = [f"model.layers.{i}.mlp.gate" for i in range(60)]
+    assert len({Patterns(every).said_of(i) for i in range(1, 60)}) == 1
+    assert len({Patterns([*every, "layers.7.mlp"]).said_of(i) for i in range(1, 60)}) == 2
+    assert len({Patterns(["re:.*[3-5].*"]).said_of(i) for i in range(1, 60)}) == 59
