@@ -3,8 +3,10 @@
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from copy import copy
+from functools import cache
 from typing import Annotated, NoReturn
 
 import typer
@@ -63,6 +65,23 @@ def options(
     """Predict DFlash speculative-decoding throughput in SGLang before renting the GPUs."""
 
 
+@cache
+def _parser(name: str) -> Callable[..., object]:
+    """The parser of a command, or of all where none has the name: all take a while to be made."""
+    own = copy(app)
+    own.registered_commands = [c for c in app.registered_commands if _called(c) == name]
+    own.registered_groups = [group for group in app.registered_groups if group.name == name]
+    known = own.registered_commands or own.registered_groups
+    command = typer.main.get_command(own if known else app)
+    for flag in command.params:
+        flag.default = flag.default or False  # as with Help
+    return command
+
+
+def _called(command: typer.models.CommandInfo) -> str:
+    return command.name or typer.main.get_command_name(command.callback.__name__)  # type: ignore[union-attr]
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code; an expected error is one line on stderr."""
     words = [word for word in arguments if word not in ("--debug", "--version")]
@@ -72,11 +91,9 @@ def run(arguments: Sequence[str]) -> int:
 
             print(PROGRAM, __version__)
             return 0
-        command = typer.main.get_command(app)
-        for flag in command.params:
-            flag.default = flag.default or False  # as with Help
+        parser = _parser(words[0] if words else "")
         # What a command sets for itself, such as folders of sheets, ends with it.
-        code = copy_context().run(command, words, prog_name=PROGRAM, standalone_mode=False)
+        code = copy_context().run(parser, words, prog_name=PROGRAM, standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         from dflash_sim.jobs.stopping import INTERRUPTED, asked_to_stop
 

@@ -862,7 +862,7 @@ LONG_NAMES = {
     "predict --output": "File name too long",
     "explain --model": "unknown model 'aaa",
     "trace -o t.json --model": "unknown model 'aaa",
-    "plan --rate 1 --model": "unknown model 'aaa",
+    "plan --jobs 1 --rate 1 --model": "unknown model 'aaa",
     "plan --trace": "File name too long",
     "sweep -o runs": "File name too long",
     "run --drafter": "File name too long",
@@ -871,7 +871,7 @@ LONG_NAMES = {
 }
 PRINTING = ["--help", "--version", "predict --help", "predict --print-config", "list models",
     f"predict {SMALL}", f"explain {SMALL}", f"trace {SMALL} -o -",
-    "plan --rate 1 --model qwen3-8b --gpu h200 --tp 1 --block 16 --isl 64 --osl 64"]  # fmt: skip
+    "plan --jobs 1 --rate 1 --model qwen3-8b --gpu h200 --tp 1 --block 16 --isl 64 --osl 64"]  # fmt: skip
 
 
 class TestSystem:
