@@ -10,6 +10,7 @@ from dflash_sim.calibrate.fit.rows import Row
 from dflash_sim.calibrate.fit.unstated import run_as
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.predict import predict
@@ -183,7 +184,7 @@ def predicted(
         rows = run_as(rows, release, engine)
     tasks = [(row, calibration, engine, held, runs, interval) for row in rows]
     together = max(1, len(rows) // (4 * jobs))
-    with Pool(jobs) as pool:
+    with one_look(), Pool(jobs) as pool:
         return list(pool.map(_predicted, tasks, together=together, on_done=on_row))
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.servers import TEST, role_of
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.profiles.releases.calibration import KINDS, Parameter, constant_prior
 from dflash_sim.profiles.releases.engine_sheet import HOME, EngineSheet, load_engine
@@ -150,14 +151,15 @@ def rows_of(
     rows: list[Row] = []
     refused: list[tuple[str, str]] = []
     read: TablesByGpu = {}
-    for observation in observations:
-        if not any(METRICS[m] in observation.metrics for m in (THROUGHPUT, *_TPOT)):
-            refused.append((observation.row, "no output_throughput and no tpot: nothing to fit"))
-            continue
-        try:
-            rows.append(_row(observation, engine, read, observation.source if owners else ""))
-        except DflashSimError as error:
-            refused.append((observation.row, str(error)))
+    with one_look():
+        for seen in observations:
+            if not any(METRICS[m] in seen.metrics for m in (THROUGHPUT, *_TPOT)):
+                refused.append((seen.row, "no output_throughput and no tpot: nothing to fit"))
+                continue
+            try:
+                rows.append(_row(seen, engine, read, seen.source if owners else ""))
+            except DflashSimError as error:
+                refused.append((seen.row, str(error)))
     return rows, refused
 
 

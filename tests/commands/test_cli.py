@@ -871,7 +871,7 @@ LONG_NAMES = {
 }
 PRINTING = ["--help", "--version", "predict --help", "predict --print-config", "list models",
     f"predict {SMALL}", f"explain {SMALL}", f"trace {SMALL} -o -",
-    "plan --jobs 1 --rate 1 --model qwen3-8b --gpu h200 --tp 1 --block 16 --isl 64 --osl 64"]  # fmt: skip
+    "plan --jobs 1 --rate 1 --model qwen3-8b --gpu h200 --tp 1 --isl 64 --osl 64"]  # fmt: skip
 
 
 class TestSystem:

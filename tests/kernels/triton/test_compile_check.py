@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,13 +64,15 @@ def in_a_process_that_compiles(
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def check_table(done: "subprocess.CompletedProcess[str]", kernels: set[str]) -> None:
-    """These kernels are there for both architectures, without faults, on the tensor cores."""
+def check_table(
+    done: "subprocess.CompletedProcess[str]", kernels: set[str], architectures: Collection[str]
+) -> None:
+    """These kernels are there for all architectures, without faults, on the tensor cores."""
     assert done.returncode == 0, done.stdout + done.stderr
     header, *lines = done.stdout.splitlines()
     assert header == HEADER
     rows = [line[len("case".ljust(28)) :].split() for line in lines]
-    assert {(row[0], row[1]) for row in rows} == {(k, a) for k in kernels for a in INSTRUCTION}
+    assert {(row[0], row[1]) for row in rows} == {(k, a) for k in kernels for a in architectures}
     for line, (kernel, arch, _, _, stack, _, mma, _) in zip(lines, rows, strict=True):
         assert stack == "0"
         products = kernel in ("attend", "expert_product") and not line.startswith(SMALL)
@@ -77,16 +80,20 @@ def check_table(done: "subprocess.CompletedProcess[str]", kernels: set[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("only", "kernels"),
+    ("only", "kernels", "architectures"),
     [
-        pytest.param(["--only", "norm-rope-write 8B"], {"norm_rope_write"}, id="one case"),
-        pytest.param([], KERNELS, id="every case"),
+        (["--only", "norm-rope-write 8B"], {"norm_rope_write"}, INSTRUCTION),
+        (["--arch", "90"], KERNELS, ["sm_90a"]),
+        (["--arch", "100"], KERNELS, ["sm_100a"]),
     ],
+    ids=["one case", "every case, Hopper", "every case, Blackwell"],
 )
 @pytest.mark.slow
-def test_compiles(tmp_path: Path, only: list[str], kernels: set[str]) -> None:
+def test_compiles(
+    tmp_path: Path, only: list[str], kernels: set[str], architectures: Collection[str]
+) -> None:
     module = ("-m", "dflash_sim.kernels.triton.compile_check")
-    check_table(in_a_process_that_compiles(tmp_path, *module, *only), kernels)
+    check_table(in_a_process_that_compiles(tmp_path, *module, *only), kernels, architectures)
 
 
 def test_an_unknown_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
+from dflash_sim.studies.published import cards
 from dflash_sim.studies.published.cards import card_rows
 from dflash_sim.studies.published.findings import Findings
 
@@ -153,17 +154,25 @@ def test_all_card_rows_within_ten_percent(errors: list[float]) -> None:
 
 
 @pytest.mark.slow
-def test_study_reproduces_all_of_its_output() -> None:
-    """The errors of 01_published_cards are those of today."""
+def test_study_reproduces_all_of_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The errors of 01_published_cards are those of today; of the changed priors one is tried."""
     spec = spec_from_file_location("published_cards", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     study = module_from_spec(spec)
     spec.loader.exec_module(study)
+    written = Findings.read(SCRIPT.with_suffix(".json"))
+    assert written.text() == SCRIPT.with_suffix(".out").read_text(encoding="utf-8")
+    monkeypatch.setattr(cards, "VARIANTS", cards.VARIANTS[:1])
     found = study.findings(runs=3, jobs=1)
     again = f"run python {SCRIPT.relative_to(GALLERY.parents[1])} --write"
-    assert found.text() == SCRIPT.with_suffix(".out").read_text(encoding="utf-8"), again
-    assert found == Findings.read(SCRIPT.with_suffix(".json")), again
+    assert found.words == written.words, again
+    for table, before in zip(found.tables, written.tables, strict=True):
+        changed = table.title == "sensitivity"
+        rows = {row for row in before.rows if row[0] in {r[0] for r in table.rows} or not changed}
+        assert (table.title, table.head) == (before.title, before.head)
+        assert set(table.rows) == rows, again
+        assert changed or table == before, again
 
 
 # -- what may stand beside a published number
