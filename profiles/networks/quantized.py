@@ -1,7 +1,7 @@
 """How a checkpoint is quantised, module by module."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -204,7 +204,7 @@ def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Q
     usual |= {m: _format(m, paths(depth), statement, kept, own) for m, paths in ONCE.items()}
     layers = tuple((i, odd) for i, formats in enumerate(by_layer) if (odd := _odd(formats, usual)))
     form_of = partial(_format, statement=statement, kept=kept, own=own)
-    listed = alike.values() if statement.kept or own else ()
+    listed: Iterable[int] = alike.values() if statement.kept or own else ()
     mixed = {i for i, *_ in split_modules(form_of, layers=listed)}
     split = tuple(
         (

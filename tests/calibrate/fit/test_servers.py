@@ -105,7 +105,8 @@ def study(spread: float) -> tuple[dict[int, float], dict[int, float]]:
             sd = np.sqrt(variance + own**2 + NOISE**2)
             off[k].append(float(np.abs(away).mean()))
             inside[k].append(float((np.abs(away) < Z90 * sd).mean()))
-    return ({k: float(np.mean(v)) for k, v in each.items()} for each in (off, inside))  # type: ignore[return-value]
+    means = ({k: float(np.mean(v)) for k, v in each.items()} for each in (off, inside))
+    return tuple(means)  # type: ignore[return-value]
 
 
 def test_rows_of_a_server_make_its_other_numbers_better() -> None:
