@@ -204,8 +204,8 @@ def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Q
     usual |= {m: _format(m, paths(depth), statement, kept, own) for m, paths in ONCE.items()}
     layers = tuple((i, odd) for i, formats in enumerate(by_layer) if (odd := _odd(formats, usual)))
     form_of = partial(_format, statement=statement, kept=kept, own=own)
-    listed: Iterable[int] = alike.values() if statement.kept or own else ()
-    mixed = {i for i, *_ in split_modules(form_of, layers=listed)}
+    told: Iterable[int] = alike.values() if statement.kept or own else ()
+    mixed = {i for i, *_ in split_modules(form_of, layers=told)}
     split = tuple(
         (
             i,
