@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from dflash_sim.calibrate.compare.common_definitions import AcceptLength, Values
 from dflash_sim.profiles.errors import DflashSimError
@@ -11,6 +12,7 @@ from dflash_sim.simulator.requests.other_laws import accept_length, with_accept_
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.trial import accepting
 
+Tokens: TypeAlias = float  # of a cycle
 OWN = "the row's own accept length"
 _ROUNDS = 2  # accept lengths of requests and of steps do not grow alike
 
@@ -32,8 +34,8 @@ class OwnAcceptance:
     """
 
     of: AcceptLength
-    measured: float
-    expected: float | None
+    measured: Tokens
+    expected: Tokens | None
     source: str
     values: Mapping[str, float]
 

@@ -14,6 +14,7 @@ from dflash_sim.calibrate.observations.acceptance_records import (
     is_acceptance,
     verified,
 )
+from dflash_sim.calibrate.observations.lengths import lengths_of
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.sampling import sampling_of
@@ -27,7 +28,6 @@ from dflash_sim.calibrate.observations.values import (
     number,
     short,
 )
-from dflash_sim.calibrate.readers.lengths import lengths_of
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError
 

@@ -7,6 +7,7 @@ TPOT here, it calls ``inter_token_latency_ms``.
 from collections.abc import Mapping
 from typing import Any
 
+from dflash_sim.calibrate.observations.lengths import lengths_of
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.sampling import sampling_of
@@ -19,7 +20,6 @@ from dflash_sim.calibrate.observations.values import (
     naming,
     number,
 )
-from dflash_sim.calibrate.readers.lengths import lengths_of
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 

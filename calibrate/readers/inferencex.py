@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from math import isfinite
 
+from dflash_sim.calibrate.observations.lengths import fixed_lengths
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import (
@@ -17,7 +18,6 @@ from dflash_sim.calibrate.observations.values import (
     whole,
     word,
 )
-from dflash_sim.calibrate.readers.lengths import fixed_lengths
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.cost.methods import PLAIN
 

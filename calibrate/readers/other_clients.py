@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from dflash_sim.calibrate.observations.lengths import AT_MEANS, fixed_lengths
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import (
@@ -15,7 +16,6 @@ from dflash_sim.calibrate.observations.values import (
     whole,
     word,
 )
-from dflash_sim.calibrate.readers.lengths import AT_MEANS, fixed_lengths
 from dflash_sim.profiles.units import MS
 
 _LLMPERF = {

@@ -4,6 +4,12 @@ from math import isinf
 from typing import Any
 
 from dflash_sim.calibrate.observations.conditions import tagged_conditions, with_lengths
+from dflash_sim.calibrate.observations.lengths import (
+    AT_MEANS,
+    SPREAD,
+    mean_lengths,
+    uniform_lengths,
+)
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.sampling import sampling_of
@@ -19,7 +25,6 @@ from dflash_sim.calibrate.observations.values import (
     whole,
     word,
 )
-from dflash_sim.calibrate.readers.lengths import AT_MEANS, SPREAD, mean_lengths, uniform_lengths
 from dflash_sim.calibrate.readers.sglang_server_info import read_server_info
 from dflash_sim.profiles.errors import UsageError
 

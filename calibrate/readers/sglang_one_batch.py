@@ -7,6 +7,7 @@ included.
 from typing import Any
 
 from dflash_sim.calibrate.observations.conditions import tagged_conditions, with_lengths
+from dflash_sim.calibrate.observations.lengths import AT_MEANS, fixed_lengths, mean_lengths
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import (
@@ -19,7 +20,6 @@ from dflash_sim.calibrate.observations.values import (
     whole,
     word,
 )
-from dflash_sim.calibrate.readers.lengths import AT_MEANS, fixed_lengths, mean_lengths
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 

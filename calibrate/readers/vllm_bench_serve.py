@@ -9,6 +9,7 @@ from dflash_sim.calibrate.observations.conditions import (
     read_conditions,
     with_lengths,
 )
+from dflash_sim.calibrate.observations.lengths import AT_MEANS, mean_lengths
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.sampling import sampling_of
@@ -21,7 +22,6 @@ from dflash_sim.calibrate.observations.values import (
     number,
     word,
 )
-from dflash_sim.calibrate.readers.lengths import AT_MEANS, mean_lengths
 from dflash_sim.calibrate.readers.sglang_bench_serving import load
 from dflash_sim.profiles.errors import UsageError
 

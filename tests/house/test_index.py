@@ -60,10 +60,10 @@ COVERED = {
         "studies/compare: profile_page profile_ratio",
     ],
     "calibrate/readers/test_readers": [
-        "aiperf csv_table files guidellm inferencex lengths read sglang_bench_serving",
+        "aiperf csv_table files guidellm inferencex read sglang_bench_serving",
         "sglang_metrics sglang_one_batch sglang_request_metrics sglang_server_info tools",
         "vllm_bench_serve",
-        "calibrate/observations: check conditions hints json_records observation",
+        "calibrate/observations: check conditions hints json_records lengths observation",
         "calibrate/observations: row_filter values",
     ],
     "calibrate/readers/test_other_forms": [

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_sim.calibrate.observations import hints as read_hints
+from dflash_sim.calibrate.observations import lengths
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import ALIASES, NAMES, Observation, ReadReport
 from dflash_sim.calibrate.observations.row_filter import parse_filter
-from dflash_sim.calibrate.readers import lengths
 from dflash_sim.calibrate.readers.read import KNOWN, read_observations
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_published

@@ -7,9 +7,12 @@ one, it is not simulated at its means.
 
 from collections.abc import Mapping
 from math import inf, isfinite, sqrt
+from typing import TypeAlias
 
 from dflash_sim.calibrate.observations.values import Metrics
 from dflash_sim.profiles.errors import UsageError
+
+Tokens: TypeAlias = float
 
 AT_MEANS = "simulated at the run's mean input and output length"
 SPREAD = "lengths are not in the file: taken as uniform up to twice the run's means"
@@ -40,7 +43,7 @@ def uniform_lengths(means: Mapping[str, float], ratio: float) -> dict[str, float
     return {**widest, "max_new_tokens": widest["osl"], "range_ratio": ratio}
 
 
-def lengths_of(isl: float, osl: float, deviation: float | None) -> tuple[dict[str, float], str]:
+def lengths_of(isl: float, osl: float, deviation: Tokens | None) -> tuple[dict[str, float], str]:
     """A workload with the mean lengths of a run and the spread of its outputs, and a remark.
 
     Parameters
