@@ -195,7 +195,8 @@ def median_gap_s(run: Run, done: npt.NDArray[np.bool_]) -> float:
 def quantiles(sample: Floats, shares: Sequence[float]) -> Floats:
     """Quantiles, linear between ordered values: NumPy's, which take longer to load than to find."""
     at = (len(sample) - 1) * np.array(shares)
-    return np.interp(at, np.arange(len(sample)), np.sort(sample))
+    points: Floats = np.interp(at, np.arange(len(sample)), np.sort(sample))
+    return points
 
 
 def _quantiles(sample: Floats, weight: Floats, shares: Sequence[float]) -> Floats:
@@ -285,7 +286,8 @@ def _node_weights(nodes: Floats, at: Floats) -> Floats:
     at = np.clip(at, nodes[0], nodes[-1])
     below = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, len(nodes) - 2)
     share = (at - nodes[below]) / (nodes[below + 1] - nodes[below])
-    weights: Floats = np.bincount(below, 1 - share, len(nodes))
+    weights = np.zeros(len(nodes))
+    weights += np.bincount(below, 1 - share, len(nodes))
     weights += np.bincount(below + 1, share, len(nodes))
     return weights
 
