@@ -90,8 +90,8 @@ def log_metrics(run: Run, workload: Workload) -> Floats:
         seen.tpot.mean() if seen.tpot.size else tiny,
         seen.ttft.mean(),
         seen.e2e.mean(),
-        quantiles(seen.tpot, [0.5])[0] if seen.tpot.size else tiny,
-        quantiles(seen.ttft, [0.5])[0],
+        quantiles(seen.tpot, [1 / 2])[0] if seen.tpot.size else tiny,
+        quantiles(seen.ttft, [1 / 2])[0],
         median_gap_s(run, seen.done),
     )
     logs: Floats = np.log(np.maximum(np.array(means, dtype=float), tiny))

@@ -99,8 +99,8 @@ class CostModel:
             own = self.has_own(call.op)  # a measured pass includes its overlap: no exposed share
             share = between if own else self.engine[call.exposed] if call.exposed else 1.0
             cost, n = self.op(call.op), call.count * share
-            by = cost.by_evidence
-            m, f, r, a = m + n * by[0], f + n * by[1], r + n * by[2], a + n * by[3]
+            by_m, by_f, by_r, by_a = cost.by_evidence
+            m, f, r, a = m + n * by_m, f + n * by_f, r + n * by_r, a + n * by_a
             comm_s, idle_s = comm_s + n * cost.comm_s, idle_s + n * cost.idle_s
         return Cost((m, f, r, a), comm_s, idle_s)
 
