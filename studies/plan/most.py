@@ -306,7 +306,7 @@ def _nothing(question: Question, gpus: int, found: Sequence[Carried]) -> DflashS
         return errors[0]
     why = next(c.binds for c in found if c.error is None)
     return InfeasibleError(
-        f"{gpus:,} GPUs carry nothing within {question.slo}: {why}. Loosen the limit that binds, "
+        f"{gpus:,} GPU{'s carry' if gpus > 1 else ' carries'} nothing within {question.slo}: {why}. Loosen the limit that binds, "
         "or try other --gpu, --tp or --method."
     )
 
