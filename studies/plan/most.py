@@ -305,8 +305,9 @@ def _nothing(question: Question, gpus: int, found: Sequence[Carried]) -> DflashS
     if len(errors) == len(found):
         return errors[0]
     why = next(c.binds for c in found if c.error is None)
+    what = f"{gpus:,} GPUs carry" if gpus > 1 else "1 GPU carries"
     return InfeasibleError(
-        f"{gpus:,} GPUs carry nothing within {question.slo}: {why}. Loosen the limit that binds, "
+        f"{what} nothing within {question.slo}: {why}. Loosen the limit that binds, "
         "or try other --gpu, --tp or --method."
     )
 

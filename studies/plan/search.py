@@ -336,7 +336,7 @@ def _rounds(surveys: Sequence[Survey]) -> Iterator[Sequence[Survey]]:
 
 
 def _nothing(question: Question, closest: Nearest, surveys: Sequence[Survey]) -> str:
-    sizes = f"{question.max_gpus:,} GPUs"
+    sizes = f"{question.max_gpus:,} GPU{'s' if question.max_gpus > 1 else ''}"
     tried = f"{len(surveys)} kind{'s' if len(surveys) > 1 else ''} of server"
     return f"no fleet of up to {sizes} meets {question.slo} ({tried} tried). {closest}"
 
