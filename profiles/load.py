@@ -149,24 +149,19 @@ def _model(name: str, profiles_dirs: Dirs) -> ModelShape:
     if held is None:
         path, label = find_network("models", name, profiles_dirs)
         model = _with_context(_parse(path, label, parse_model), name, read_sheet(path))
-        known = label == path.stem and _as_path(name) is None
-        return _saying(model, stands_for(name.rstrip("/"), label) if known else None)
+        shipped = label == path.stem and _as_path(name) is None
+        return model.saying(stands_for(name.rstrip("/"), label) if shipped else None)
     config = read_sheet(require_sheet("models", held.base, profiles_dirs))
     text = config.get("text_config")
     if isinstance(text, Mapping):  # which may say how the base is quantised
         config["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
     config["quantization_config"] = dict(held.quantization)
     model = parse_model(config, name=held.name, source=held.source)
-    model = _saying(_with_context(model, held.name, config), held.assumed)
-    model = _saying(model, stands_for(held.name, held.base))
+    model = _with_context(model, held.name, config)
+    model = model.saying(held.assumed).saying(stands_for(held.name, held.base))
     context = held.context or model.context
     own = model.quantized and replace(model.quantized, guessed=held.assumed is not None)
     return replace(model, base=held.base, context=context, quantized=own)
-
-
-def _saying(model: ModelShape, more: str | None) -> ModelShape:
-    """The model with one more thing to be cautious about, if there is any."""
-    return replace(model, caution="; ".join(filter(None, (more, model.caution))))
 
 
 def _with_context(model: ModelShape, name: str, sheet: Mapping[str, Any]) -> ModelShape:
@@ -410,14 +405,13 @@ def _none_known(kind: str, model: str, profiles_dirs: Dirs, drafts: str) -> Miss
 
 def _rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> tuple[_Row, ...]:
     """Rows of a table as ``record``, from every folder that has one; urls by ``source_id``."""
-    what = (file, tuple(profiles_dirs))
-    return made(what, lambda: tuple(_read_rows(record, file, profiles_dirs)))
 
+    def read() -> Iterator[_Row]:
+        for root in roots(profiles_dirs):
+            sources = read_csv(root / "published/sources.csv")
+            urls = {row.get("source_id"): row.get("url", "") for row in sources}
+            for number, row in enumerate(read_csv(root / file), start=2):
+                row.setdefault("url", urls.get(row.get("source_id"), ""))
+                yield read_row(record, row, f"{root / file}, line {number}")
 
-def _read_rows(record: type[_Row], file: str, profiles_dirs: Dirs) -> Iterator[_Row]:
-    for root in roots(profiles_dirs):
-        sources = read_csv(root / "published/sources.csv")
-        urls = {row.get("source_id"): row.get("url", "") for row in sources}
-        for number, row in enumerate(read_csv(root / file), start=2):
-            row.setdefault("url", urls.get(row.get("source_id"), ""))
-            yield read_row(record, row, f"{root / file}, line {number}")
+    return made((file, tuple(profiles_dirs)), lambda: tuple(read()))

@@ -61,15 +61,23 @@ def there(path: Path) -> Path:
         There is none; it says which file of that folder may be meant.
     """
     path = named_path(path)
-    if is_there(path):
-        return path
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise _absent(path, error) from None
+    return path
+
+
+def _absent(path: Path, error: OSError | ValueError) -> UsageError:
+    """The error about a file that is not there, or that no name of this kind can be."""
+    if not isinstance(error, FileNotFoundError):
+        return UsageError(f"{path}: {_refused(error)}")
     beside: list[str] = []
     with suppress(OSError, ValueError):
         beside = [each.name for each in path.parent.iterdir()]
     close = [str(path.parent / name) for name in close_to(path.name, beside)]
     guess = f"; did you mean {' or '.join(close)}?" if close else "."
-    msg = f"{path}: there is no such file{guess}"
-    raise UsageError(msg)
+    return UsageError(f"{path}: there is no such file{guess}")
 
 
 def is_there(name: str | os.PathLike[str]) -> bool:

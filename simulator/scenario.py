@@ -414,9 +414,7 @@ class Scenario(BaseModel):
         """Refuse a value that its field has nowhere, where nothing takes the field."""
         try:
             cls(**fields)
-        except ValidationError as error:
-            for told in error.errors():
-                if told["loc"]:
-                    raise UsageError(field_error(told, cls.model_fields, told=_UNKNOWN)) from None
-        except UsageError:  # of fields beside one another
-            pass
+        except (ValidationError, UsageError) as error:  # the latter of fields beside one another
+            found = error.errors() if isinstance(error, ValidationError) else []
+            for one in (one for one in found if one["loc"]):
+                raise UsageError(field_error(one, cls.model_fields, told=_UNKNOWN)) from None

@@ -92,6 +92,10 @@ class ModelShape:
         """The model whose answers and acceptance this one has: what it was made of, or itself."""
         return self.base or self.name
 
+    def saying(self, more: str | None) -> "ModelShape":
+        """The model with one more thing to be cautious about, if there is any."""
+        return replace(self, caution="; ".join(filter(None, (more, self.caution))))
+
     def dealt(self, ep: int) -> "ModelShape":
         """Return this model with its experts dealt whole to ``ep`` groups of ranks.
 

@@ -920,7 +920,7 @@ class TestSystem:
         monkeypatch.chdir(tmp_path)
         code, out, err = answer(line, ENDLESS)
         assert (code, out) == (2, "")
-        assert "aaa...: cannot be read: File name too long" in err
+        assert "aaa...: it cannot be read: File name too long" in err
         assert max(map(len, err.splitlines())) < 800
         assert list(tmp_path.iterdir()) == []
 

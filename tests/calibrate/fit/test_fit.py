@@ -591,11 +591,14 @@ class TestCommand:
     def test_files_that_are_none(self, answer: Answer, tmp_path: Path) -> None:
         empty = tmp_path / "e.csv"
         empty.write_text("")
-        for path in (empty, tmp_path / "missing.jsonl", tmp_path):
+        for path in (empty, tmp_path):
             code, _, told = answer("calibrate", "fit", path, "-o", tmp_path / "c.toml")
             assert code == 2
             assert "1 row read: 0 used, 1 refused by the reader" in told
             assert "no row to fit" in told
+        code, _, told = answer("calibrate", "fit", tmp_path / "no.jsonl", "-o", tmp_path / "c.toml")
+        assert code == 2
+        assert "no.jsonl: there is no such file" in told
 
     def test_nowhere_to_write_is_said_first(self, answer: Answer, tmp_path: Path) -> None:
         path = table(tmp_path / "t.csv")
