@@ -1,7 +1,9 @@
 """Scratch folders and files: gone at the end, and after a kill when the next one is made."""
 
 import os
+import re
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,7 +15,9 @@ try:
 except ImportError:  # Windows: what a killed command leaves stays there
     fcntl = None  # type: ignore[assignment]
 
-_FOLDER = "dflash-sim-scratch-"
+# Locks of other hosts are not always seen, in a folder that they share.
+_HOST = re.sub(r"[^\w-]", "_", socket.gethostname())
+_FOLDER = f"dflash-sim-scratch-{_HOST}-"
 _FILE = f".{_FOLDER}"
 
 

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dflash_sim.serve.backend import Ask, RefusedError
 from dflash_sim.serve.tokens import Tokens
@@ -14,7 +15,14 @@ NATIVE_TOKENS = 128  # of /generate, as SGLang has it
 MOST = 2**31
 LONGEST_NAME = 500  # letters of a model's, which every piece of a stream repeats
 
-Count = Annotated[int, Field(ge=0, le=MOST)]
+
+def _or(default: Any) -> BeforeValidator:
+    """Null is as if not given."""
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
+Count = Annotated[int, Field(ge=0, le=MOST), _or(0)]
+Flag = Annotated[bool, _or(False)]
 Many = Annotated[int, Field(ge=1, le=MOST)] | None
 Stop = str | list[str] | None
 Ids = Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)]
@@ -23,8 +31,8 @@ Ids = Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)]
 class StreamOptions(BaseModel):
     """What a stream says beside its text."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: Flag = False
+    continuous_usage_stats: Flag = False
 
 
 class Common(BaseModel):
@@ -35,8 +43,8 @@ class Common(BaseModel):
     model: Annotated[str, Field(max_length=LONGEST_NAME)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=MOST)] | None = None
     min_tokens: Count = 0
-    ignore_eos: bool = False
-    stream: bool = False
+    ignore_eos: Flag = False
+    stream: Flag = False
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=100)
     stop: Stop = None
@@ -74,7 +82,7 @@ class Sampling(BaseModel):
 
     max_new_tokens: Annotated[int, Field(ge=1, le=MOST)] | None = NATIVE_TOKENS
     min_new_tokens: Count = 0
-    ignore_eos: bool = False
+    ignore_eos: Flag = False
     temperature: float | None = Field(None, ge=0, le=100)
     stop: Stop = None
     n: Many = 1
@@ -87,8 +95,8 @@ class Generate(BaseModel):
 
     text: str | None = None
     input_ids: Ids | None = None
-    sampling_params: Sampling = Field(default_factory=lambda: Sampling.model_validate({}))
-    stream: bool = False
+    sampling_params: Annotated[Sampling, _or({})] = Sampling.model_validate({})
+    stream: Flag = False
 
 
 _PROBABILITIES = "log probabilities are not computed"
@@ -219,7 +227,19 @@ def prompts_of(body: Completion, tokens: Tokens) -> list[Sequence[int]]:
 
 def turns_of(body: Chat) -> list[dict[str, Any]]:
     """The conversation, message by message; parts of a text are joined."""
-    return [message.model_dump() | {"content": _said(message)} for message in body.messages]
+    return [_turn(message) for message in body.messages]
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as templates take it: without content it is empty, and calls have objects."""
+    turn = message.model_dump() | {"content": _said(message) or ""}
+    calls = turn.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        made = call.get("function") if isinstance(call, dict) else None
+        if isinstance(made, dict) and isinstance(made.get("arguments"), str):
+            with suppress(ValueError, RecursionError):
+                made["arguments"] = json.loads(made["arguments"])
+    return turn
 
 
 def _said(message: Message) -> str | None:

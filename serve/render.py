@@ -98,10 +98,12 @@ def rendered(template: Any, given: dict[str, Any]) -> str:
 
 def main() -> None:
     """Answer line by line until there are no more."""
-    with suppress(ImportError):  # where there is none, nothing bounds the memory
+    with suppress(ImportError, ValueError, OSError):  # a system that does not bound the memory
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        most = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     template: Any = None
     tokens: dict[str, str] = {}
     for line in sys.stdin:
@@ -117,7 +119,7 @@ def main() -> None:
                 text = rendered(template, {**tokens, **given})
             answer = {"text": text}
         except MemoryError:
-            answer = {"error": f"it needs more than {MEMORY // 2**20} MiB"}
+            answer = {"error": "it needs more memory than a template may"}
         except Exception as error:
             said = " ".join(str(error).split())[:160].rstrip(".")
             answer = {"error": said or type(error).__name__}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -44,6 +45,7 @@ class Template:
             The template refuses this conversation, or does not come to an end.
         """
         with self._lock:
+            began = time.monotonic()
             try:
                 if self._process is None or self._process.poll() is not None:
                     self._start()
@@ -52,6 +54,8 @@ class Template:
             except OSError:
                 self.close()
                 msg = f"messages: the chat template does not end within {RENDERING_S:g} s."
+                if time.monotonic() - began < RENDERING_S:
+                    msg = "messages: the process that renders chat templates ended by itself."
                 raise RefusedError(msg) from None
 
     def _start(self) -> None:

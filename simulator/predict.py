@@ -235,7 +235,7 @@ def doubts(setup: Setup) -> list[str]:
         share, (most, *rest) = setup.step.untimed(batch), setup.step.untimed_ops(batch)
         more = f" and {len(rest)} more" if rest else ""
         warnings.append(
-            f"unconfirmed: {share:.0%} of a step is a roofline estimate, as no table of "
+            f"unconfirmed: up to {share:.0%} of a step is a roofline estimate, as no table of "
             f"{setup.device.name} has kernels of {setup.model.name} ({most}{more}); the interval "
             f"allows for +-{sd:.0%} more"
         )

@@ -23,7 +23,7 @@ def overridden(text: str) -> dict[str, Any]:
     """
     try:
         given = json.loads(text or "{}")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
         msg = f"--from-launch: {OVERRIDE} {text[:60]} is no JSON object; change it or drop it."

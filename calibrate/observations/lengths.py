@@ -16,7 +16,7 @@ Tokens: TypeAlias = float
 
 AT_MEANS = "simulated at the run's mean input and output length"
 SPREAD = "lengths are not in the file: taken as uniform up to twice the run's means"
-AS_SPREAD = "lengths are simulated as uniform, with the mean and the spread that the run's have"
+AS_SPREAD = "lengths are simulated as uniform with the run's means; inputs spread as outputs do"
 _UNIFORM = sqrt(3)  # of a uniform distribution that begins at 0: its mean over its deviation
 
 

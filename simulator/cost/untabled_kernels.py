@@ -152,11 +152,12 @@ def search_s(op: Elementwise, search: Search, engine: EngineSheet, device: Devic
 def elementwise_s(op: Elementwise, engine: EngineSheet, device: Device) -> float:
     """Return a kernel's fixed time and its traffic, part of which may lie in the L2 cache [s].
 
-    A cast of a whole pool is bound by its instructions.
+    A cast of a whole pool is bound by its instructions, or by the memory.
     """
     if op.kind == "pool_cast":
         values = op.nbytes / (bytes_of("fp8") + bytes_of(PLAIN))  # read and written
-        return values / MEGA / device.sm_count * engine["pool_cast"]
+        streamed = op.nbytes / (device.mem_bw_byte_s * engine["weight_stream_bw_eff"])
+        return max(values / MEGA / device.sm_count * engine["pool_cast"], streamed)
     name = "weight_stream_bw_eff" if op.kind == "stream" else "elementwise_bw_eff"
     cached, left = cached_s(op, engine.wide, device)
     move = left / (device.mem_bw_byte_s * engine[name] * busy_share(op, device))

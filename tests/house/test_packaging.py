@@ -101,6 +101,7 @@ def test_every_module_is_shipped(wheel_names: set[str]) -> None:
 def test_only_the_package_lives_in_the_root() -> None:
     """Any other ``.py`` here would be shipped, and would shadow its namesake run from the root."""
     assert {p.name for p in ROOT.glob("*.py")} <= {"__init__.py", "__main__.py", "cli.py"}
+    assert not list(ROOT.glob("*.sh"))
 
 
 def test_every_sheet_is_shipped(wheel_names: set[str]) -> None:

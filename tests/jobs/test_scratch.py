@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from programs import Program
 
+from dflash_sim.jobs import scratch
 from dflash_sim.jobs.scratch import scratch_file, scratch_folder
 
 HOLDS = """
@@ -62,12 +63,12 @@ def test_what_a_living_process_has_stays(place: Path) -> None:
 def test_other_files_and_links_are_left_alone(place: Path) -> None:
     outside = place / "precious"
     outside.mkdir()
-    (place / "dflash-sim-scratch-link").symlink_to(outside)
-    (place / "dflash-sim-scratch-file").write_text("x")
+    (place / f"{scratch._FOLDER}link").symlink_to(outside)
+    (place / f"{scratch._FOLDER}file").write_text("x")
     with scratch_folder():
         pass
     assert outside.is_dir()
-    assert (place / "dflash-sim-scratch-file").exists()
+    assert (place / f"{scratch._FOLDER}file").exists()
 
 
 def test_where_files_have_no_locks_a_folder_is_made_all_the_same(
@@ -122,7 +123,7 @@ def test_one_that_is_being_written_stays(tmp_path: Path) -> None:
 
 def test_what_only_has_such_a_name_stays(tmp_path: Path) -> None:
     """No folder, pipe or link is one of ours, and opening a pipe would wait for ever."""
-    names = [f".dflash-sim-scratch-{kind}" for kind in ("folder", "pipe", "link")]
+    names = [f"{scratch._FILE}{kind}" for kind in ("folder", "pipe", "link")]
     (tmp_path / names[0]).mkdir()
     os.mkfifo(tmp_path / names[1])
     (tmp_path / names[2]).symlink_to(tmp_path / "precious")

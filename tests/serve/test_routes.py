@@ -278,6 +278,8 @@ def test_what_is_not_served_is_refused_by_name(path: str, body: Any, said: str) 
 
 # What clients send that changes nothing here: none of it is refused.
 QUIET: list[tuple[str, Any]] = [
+    ("/v1/completions", {"min_tokens": None, "ignore_eos": None, "stream": None}),
+    ("/v1/chat/completions", {"stream_options": {"include_usage": None}}),
     ("/v1/completions", {"logprobs": None, "echo": False, "n": 1, "best_of": 1, "suffix": None}),
     ("/v1/completions", {"stop": ["\n\n", "</s>"], "seed": 3, "user": "me", "temperature": 0.7}),
     ("/v1/completions", {"max_completion_tokens": 7, "stop_token_ids": [2], "priority": 0}),
@@ -286,6 +288,12 @@ QUIET: list[tuple[str, Any]] = [
     ("/v1/chat/completions", {"modalities": ["text"], "parallel_tool_calls": True, "stop": ""}),
     ("/v1/chat/completions", {"max_completion_tokens": 7, "chat_template_kwargs": None}),
 ]
+
+
+@pytest.mark.parametrize("own", [None, {"min_new_tokens": None, "ignore_eos": None}])
+def test_nulls_of_sampling_parameters_are_as_if_not_given(own: Any) -> None:
+    answer = post("/generate", {"text": "x", "sampling_params": own, "stream": None})
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize(("path", "more"), QUIET)

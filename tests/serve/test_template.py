@@ -13,6 +13,7 @@ pytest.importorskip("jinja2", reason="the extra [serve] is not installed")
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.serve import template
 from dflash_sim.serve.backend import RefusedError
+from dflash_sim.serve.bodies import Chat, read_body, turns_of
 from dflash_sim.serve.template import Template, read_template
 
 CHATML = """
@@ -80,13 +81,32 @@ def test_it_is_what_transformers_makes_of_it(text: str) -> None:
     made.close()
 
 
+def test_a_process_that_ends_by_itself_is_told_from_one_that_does_not_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(template.sys, "executable", "/bin/true")
+    made = Template(CHATML, {})
+    with pytest.raises(RefusedError, match="ended by itself"):
+        made.render(given())
+    made.close()
+
+
+def test_a_message_without_content_is_empty_and_calls_are_objects() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    said = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+    first, second = turns_of(read_body(Chat, {"messages": said}))
+    assert first == {"role": "user", "content": "x"}
+    assert second["content"] == ""
+    assert second["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+
+
 HOSTILE = [
     ("{{ raise_exception('Roles must\nalternate.') }}", "not take them: Roles must alternate.$"),
     ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
     ("{{ messages.append(1) }}", "unsafe"),
     ("{{ namespace(__class__=1) }}", "no name for a template"),
     ("{% set ns = namespace() %}{% set ns.__init__ = 1 %}", "no name for a template"),
-    ("{{ 'a' * 10 ** 11 }}", "more than 1024 MiB"),
+    ("{{ 'a' * 10 ** 11 }}", "more memory than a template may"),
     ("{% for i in range(9999) %}{{ 'a' * 99999 }}{% endfor %}", "more than 64 Mi letters"),
     ("{{ messages[0].content + 1 }}", "str"),
     ("{% for %}", "Expected an expression"),

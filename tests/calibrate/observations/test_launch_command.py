@@ -348,7 +348,9 @@ def test_scaled_positions_move_the_longest_request_alone(words: str, context: in
         ('{"max_position_embeddings": "long"}', "sets max_position_embeddings"),
         ("[1]", "no JSON object"),
         ("{", "no JSON object"),
+        ("[" * 100_000, "no JSON object"),
     ],
+    ids=["layers", "experts", "words", "list", "half", "deep"],
 )
 def test_an_override_of_sizes_is_refused_by_name(override: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -212,7 +212,14 @@ def test_a_pool_of_latents_is_cast_as_it_was_measured() -> None:
     for other in (flash, plain):
         assert "pool_cast" not in {c.op.name for c in decoding(other)}
     assert [w for w in doubts(fa3) if f"casts all {fa3.limits.kv_tokens:,} tokens" in w]
-    assert not [w for w in doubts(flash) + doubts(plain) if "casts all" in w]
+    dense = resolve(
+        Scenario.parse(gpu="h200", tp=1, model="qwen3-8b", method="none", kv_cache_dtype="fp8")
+    )
+    assert (dense.backend, dense.step.cycle.pool_tokens) == ("fa3", 0)  # it has no latents
+    assert not [w for w in doubts(flash) + doubts(plain) + doubts(dense) if "casts all" in w]
+    ada = load_device("l4")  # its memory is slower than its instructions
+    slow = CostModel(ada, load_engine(HOME), None).op(pool).seconds
+    assert slow > pool.nbytes / ada.mem_bw_byte_s
 
 
 @pytest.mark.parametrize(
