@@ -237,13 +237,13 @@ def limits_of(
     )
 
 
-def release_kernels(
-    engine: EngineSheet, backend: str, precision: Precision, limits: Limits, *, latents: bool
+def own_kernels(
+    engine: EngineSheet, backend: str, precision: Precision, limits: Limits, model: ModelShape
 ) -> dict[str, Any]:
     """Return what a release and a backend run in a layer that others do not, for a ``Cycle``."""
     attention, own = engine.attention, precision.of("attention")
     narrow = own.kv_cache != own.activations
-    pool, latent = limits.kv_tokens if narrow and latents else 0, attention.latent
+    pool, latent = limits.kv_tokens if narrow and model.latent_layers else 0, attention.latent
     return {
         "joined": engine.defaults.hybrid.joined,
         "kv_casts": attention.casts.get(backend, 0) if narrow else 0,

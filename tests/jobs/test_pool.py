@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,19 @@ OF_MAIN = {"init_main_from_name", "init_main_from_path"}
 SQUARES = [(float(i * i),) for i in range(23)]
 
 
+_BEFORE: set[BaseProcess] = set()
+
+
+@pytest.fixture(autouse=True)
+def _before() -> None:
+    """Other tests of this session may have processes that are still there."""
+    _BEFORE.update(active_children())
+
+
+def of_this_test() -> list[BaseProcess]:
+    return [child for child in active_children() if child not in _BEFORE]
+
+
 @pytest.mark.parametrize("together", [1, 4, 100])
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_results_are_those_of_a_loop(jobs: int, together: int) -> None:
@@ -41,14 +55,14 @@ def test_one_job_is_done_here_and_several_elsewhere() -> None:
     with Pool(1) as alone, Pool(2) as two:
         assert set(alone.map(os.getpid, [()] * 3)) == {os.getpid()}
         assert os.getpid() not in set(two.map(os.getpid, [()] * 9))
-    assert active_children() == []
+    assert of_this_test() == []
 
 
 def test_no_more_processes_begin_than_there_are_tasks() -> None:
     with Pool(8) as pool:
-        assert active_children() == []
+        assert of_this_test() == []
         assert list(pool.map(abs, [(-1,), (-2,)])) == [1, 2]
-        assert len(active_children()) == 2
+        assert len(of_this_test()) == 2
 
 
 def test_each_worker_makes_its_tool_once() -> None:
@@ -83,7 +97,7 @@ def test_an_error_of_ours_travels_whole(jobs: int) -> None:
     with Pool(jobs) as pool, pytest.raises(UsageError, match="unknown GPU 'b20'") as told:
         list(pool.map(load_device, [("b200",), ("b20",)]))
     assert told.value.exit_code == 2
-    assert active_children() == []
+    assert of_this_test() == []
 
 
 def test_an_error_while_the_tool_is_made_travels_too() -> None:
@@ -119,7 +133,7 @@ def test_a_task_that_ends_two_workers_is_one_line(
     assert re.fullmatch(said, str(told.value))
     assert caplog.messages[0] == f"a worker was lost: {why}; another one does its task again"
     assert capfd.readouterr() == ("", "")
-    assert active_children() == []
+    assert of_this_test() == []
 
 
 def test_a_lost_worker_is_told_and_its_task_done_again(
@@ -130,7 +144,7 @@ def test_a_lost_worker_is_told_and_its_task_done_again(
     commands = [("true",), (once,), ("true",), ("exit 1",)]
     with Pool(2) as pool:
         assert list(map(os.waitstatus_to_exitcode, pool.map(os.system, commands))) == [0, 3, 0, 1]
-        assert len(active_children()) == 1  # the others keep its memory
+        assert len(of_this_test()) == 1  # the others keep its memory
         assert list(pool.map(abs, [(-1,), (-2,)])) == [1, 2]
     assert [line.partition("; ")[2] for line in caplog.messages] == [
         "another one does its task again"
@@ -146,7 +160,7 @@ def test_the_last_worker_is_replaced(tmp_path: Path) -> None:
 def test_one_that_is_lost_while_it_is_free_takes_no_task(caplog: pytest.LogCaptureFixture) -> None:
     with Pool(2) as pool:
         list(pool.map(abs, [(-1,), (-2,)]))
-        victim = active_children()[0]
+        victim = of_this_test()[0]
         victim.kill()
         victim.join()
         assert list(pool.map(abs, [(-i,) for i in range(9)])) == list(range(9))
@@ -195,7 +209,7 @@ def test_a_worker_that_does_not_answer_is_ended_all_the_same() -> None:
         for pid in pool.map(os.getpid, [()] * 4):
             os.kill(pid, signal.SIGSTOP)
             break
-    assert active_children() == []
+    assert of_this_test() == []
 
 
 def test_linear_algebra_has_one_thread_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

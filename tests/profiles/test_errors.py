@@ -48,12 +48,15 @@ def test_an_extra_is_installed_from_where_the_package_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is on no index: from a checkout by its path, from a wheel by the packages' names."""
-    root = Path(errors.__file__).resolve().parents[1]
+    root = tmp_path / "dflash_sim"
+    root.mkdir()
+    (root / "pyproject.toml").touch()
+    monkeypatch.setattr(errors, "__file__", str(root / "profiles/errors.py"))
     monkeypatch.chdir(root)
     assert to_install("serve") == 'pip install ".[serve]"'
     monkeypatch.chdir(tmp_path)
-    assert to_install("serve") == f'pip install "{root}[serve]"'
-    monkeypatch.setattr(errors, "__file__", str(tmp_path / "dflash_sim/profiles/errors.py"))
+    assert to_install("serve") == f'pip install "{root.resolve()}[serve]"'
+    (root / "pyproject.toml").unlink()
     needed = ["numpy>=2", "httpx>=0.27; extra == 'serve'", "dash; extra == 'ui'"]
     monkeypatch.setattr(errors.metadata, "requires", lambda _: needed)
     assert to_install("serve") == "pip install 'httpx>=0.27'"

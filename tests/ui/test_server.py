@@ -112,4 +112,4 @@ def test_without_dash_the_command_says_what_to_type() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "ui needs dash: pip install " in done.stderr
-    assert "[ui]" in done.stderr
+    assert "[ui]" in done.stderr or "'dash<" in done.stderr  # from a checkout, or from a wheel
