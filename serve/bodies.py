@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from dflash_sim.profiles.ways_in import UnreadableError, parse_json
 from dflash_sim.serve.backend import Ask, RefusedError
 from dflash_sim.serve.tokens import Tokens
 
@@ -237,8 +238,8 @@ def _turn(message: Message) -> dict[str, Any]:
     for call in calls if isinstance(calls, list) else ():
         made = call.get("function") if isinstance(call, dict) else None
         if isinstance(made, dict) and isinstance(made.get("arguments"), str):
-            with suppress(ValueError, RecursionError):
-                made["arguments"] = json.loads(made["arguments"])
+            with suppress(UnreadableError):
+                made["arguments"] = parse_json(made["arguments"])
     return turn
 
 

@@ -50,22 +50,14 @@ class Sensitivity:
 
     def variance(self, metric: str) -> float:
         """Variance of the log of a metric from the parameters."""
-        return self._along(self.vector(metric))
+        g = self.vector(metric)
+        return float(g @ self.covariance @ g)
 
     def ratio_variance(self, metric: str, other: "Sensitivity") -> float:
         """Return the variance of the ratio to another scenario, which shares parameters."""
         there = other.slopes[METRICS.index(metric)]
-        return self._along(
-            self.vector(metric) - np.array([there.get(p.name, 0.0) for p in self.parameters])
-        )
-
-    def _along(self, g: Floats) -> float:
-        """The variance of what moves by ``g`` for each parameter.
-
-        BLAS adds up in an order that hangs on where arrays lie in memory: the last digit would
-        differ from process to process.
-        """
-        return float((g[:, None] * self.covariance * g).sum())
+        g = self.vector(metric) - np.array([there.get(p.name, 0.0) for p in self.parameters])
+        return float(g @ self.covariance @ g)
 
 
 def sensitivity(setup: Setup, first: Run | None = None) -> Sensitivity:

@@ -1,10 +1,10 @@
 """``--json-model-override-args`` of a launch: what it changes in a model's config."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.ways_in import UnreadableError, parse_json
 
 OVERRIDE = "--json-model-override-args"
 _LONGEST = "max_position_embeddings"
@@ -22,8 +22,8 @@ def overridden(text: str) -> dict[str, Any]:
         It is no object, or changes what a config alone can say: the sizes of the network.
     """
     try:
-        given = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        given = parse_json(text or "{}")
+    except UnreadableError:
         given = None
     if not isinstance(given, dict):
         msg = f"--from-launch: {OVERRIDE} {text[:60]} is no JSON object; change it or drop it."

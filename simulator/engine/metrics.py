@@ -243,8 +243,7 @@ def step_anatomy(
     decode = run.kind == DECODE
     parts = np.zeros((len(PHASES), len(PARTS)))
     for table, rows in _priced_by(run, step, decode):
-        weights = _node_weights(table.ctx, run.kv_tokens[rows] / run.batch[rows])
-        parts += (table.parts * weights).sum(axis=-1)
+        parts += table.parts @ _node_weights(table.ctx, run.kv_tokens[rows] / run.batch[rows])
     evidence = by_evidence(parts.sum(axis=0))
     between_s = float(parts[:, IDLE].sum())
     prefills = np.flatnonzero(run.kind == PREFILL)

@@ -169,7 +169,7 @@ def remarks(fit: Fit) -> Iterator[str]:
         yield f"NOT CONVERGED: {to_go}. Take the constants as rough"
     elif fit.converged:
         yield f"converged: every row is reached within its noise; {to_go}"
-    else:
+    if fit.strays:
         yield from _unfollowed(fit)
 
 
