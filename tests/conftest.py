@@ -49,3 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return of[len(of) * i // processes : len(of) * (i + 1) // processes]
 
     items[:] = [item for i in range(processes) for item in part(slow, i) + part(quick, i)]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Show a failure when it happens: a run that is stopped from outside tells no summary."""
+    if report.failed and os.environ.get("CI") and "PYTEST_XDIST_WORKER" not in os.environ:
+        said = f"\n{report.nodeid} ({report.when}): {report.longreprtext[-4000:]}"
+        print(said, file=sys.__stderr__, flush=True)
