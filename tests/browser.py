@@ -66,8 +66,8 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        with self._process:  # which closes its pipes: a process that it began may hold them too
+            self._process.kill()
         self._folder.cleanup()
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:

@@ -8,6 +8,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from threading import Timer
+
+PATIENCE_S = 60.0
 
 
 class Program:
@@ -37,13 +40,18 @@ class Program:
         return found
 
     def heard(self, word: str, times: int = 1) -> None:
-        """Wait until the program has said a word."""
+        """Wait until the program has said a word; one that does not is ended."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            times -= line.strip() == word
-            if not times:
-                return
-        raise AssertionError(self.process.communicate())
+        limit = Timer(PATIENCE_S, self.kill)
+        limit.start()
+        try:
+            for line in self.process.stdout:
+                times -= line.strip() == word
+                if not times:
+                    return
+        finally:
+            limit.cancel()
+        raise AssertionError(self.end())
 
     def left(self, patience_s: float) -> set[int]:
         """Processes that are still there when everything has had time to end."""
@@ -54,7 +62,11 @@ class Program:
 
     def end(self) -> str:
         """Kill whatever is left; return what was said on stderr."""
+        self.kill()
+        return self.process.communicate()[1]
+
+    def kill(self) -> None:
+        """Kill whatever is left."""
         for pid in self.processes():
             with suppress(ProcessLookupError):  # it has ended meanwhile
                 os.kill(pid, signal.SIGKILL)
-        return self.process.communicate()[1]
