@@ -125,12 +125,27 @@ def _expected(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return _refused_by_system(error)
+    if told := _of_server(getattr(error, "option_name", "")):
+        return told
     if hasattr(error, "format_message"):
         path = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
         said = str(error.format_message()).rstrip(".")
         stop = "" if said.endswith("?") else "."
         return f'{said}{stop} Try "{path} --help".' if said else ""
     return None
+
+
+def _of_server(option: str) -> str | None:
+    """What is known of a flag of SGLang's server that is none of a command; None if it is not."""
+    from dflash_sim.calibrate.launches.server_flags import spellings
+
+    known = spellings()
+    found = known.get(option) or known.get(f"--enable-{option.removeprefix('--')}")
+    if not option or found is None or found.flag.kind == "modelled":
+        return None
+    if found.flag.kind == "refused":
+        return f"{found.text}: {found.flag.why}"
+    return f"{found.text} is no option here: {found.flag.why.rstrip('.')}. Leave it out."
 
 
 def _refused_by_system(error: OSError) -> str:

@@ -25,7 +25,7 @@ from dflash_sim.profiles.units import GIGA, MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.cost.sampling import Sampling, extra_bytes
 from dflash_sim.simulator.defaults import default_backend, why_tp
-from dflash_sim.simulator.memory import KV_CACHE, MemoryPlan
+from dflash_sim.simulator.memory import MemoryPlan
 from dflash_sim.simulator.number_formats import (
     drafter_follows,
     drafter_taken_for,
@@ -80,11 +80,6 @@ def cautions(
         out.append(
             f"there are {s.num_prompts} requests, of which {s.conc} were to be in flight: give "
             f"--num-prompts {s.conc} or more"
-        )
-    if model.latent_layers and tp > 1 and memory.cap_cause == KV_CACHE:
-        out.append(
-            f"the latent cache of {model.name} is the same on each of {tp} ranks, and limits the "
-            f"requests; --enable-dp-attention would hold {tp} times as many; it is not simulated"
         )
     if not s.temperature and (s.top_p < 1 or s.top_k is not None):
         given = [name for name, said in (("top-p", s.top_p < 1), ("top-k", s.top_k)) if said]
@@ -226,6 +221,21 @@ def _kind(mixer: Mixer | None) -> str:
     if isinstance(mixer, MlaShape):
         return "sparse latent attention (DSA)" if mixer.indexer else "latent attention (MLA)"
     return _KINDS.get(type(mixer), "")
+
+
+def same_latents(
+    s: Scenario, model: ModelShape, tp: int, memory: MemoryPlan, values: Mapping[str, float]
+) -> list[str]:
+    """Say that ranks hold copies of one cache, where more of it would let more requests run."""
+    tokens = values["total_input_tokens"] + values["total_output_tokens"]
+    held = memory.holds(tokens / max(values["completed"], 1))
+    short = held < min(in_flight(s) or 0, memory.max_running_requests)
+    if tp == 1 or not model.latent_layers or not (short or values["retractions"]):
+        return []
+    return [
+        f"the latent cache of {model.name} is the same on each of {tp} ranks, and limits the "
+        f"requests; --enable-dp-attention would hold {tp} times as many; it is not simulated"
+    ]
 
 
 def overload(

@@ -7,7 +7,7 @@ import numpy as np
 
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.sheets import PublishedPoint
-from dflash_sim.simulator.caveats import overload
+from dflash_sim.simulator.caveats import overload, same_latents
 from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.engine.metrics import Summary, queue_growth, summarise
 from dflash_sim.simulator.engine.records import Run
@@ -218,6 +218,7 @@ def _predict(
             *overload(
                 scenario, setup.engine, setup.device.name, result.values, float(np.mean(growths))
             ),
+            *same_latents(scenario, setup.model, setup.tp, setup.memory, result.values),
         ),
     )
 

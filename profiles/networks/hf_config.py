@@ -94,7 +94,7 @@ def parse_model(config: Mapping[str, Any], *, name: str, source: str) -> ModelSh
         high=MAX_LAYERS,
     )
     if quantized is not None:
-        quantized, layers = quantized.fitted(layers, hidden, mtp=mtp_layers > 0)
+        quantized, layers = quantized.fitted(layers, hidden, mtp=mtp_layers > 0, of=name)
     return ModelShape(
         name=name,
         hidden=hidden,

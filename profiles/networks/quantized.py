@@ -47,7 +47,7 @@ class Quantized:
     guessed: bool = False
 
     def fitted(
-        self, layers: Sequence[LayerShape], hidden: int, *, mtp: bool
+        self, layers: Sequence[LayerShape], hidden: int, *, mtp: bool, of: str
     ) -> tuple["Quantized", tuple[LayerShape, ...]]:
         """The same of modules that a model has, and its layers with what differs in each.
 
@@ -55,11 +55,14 @@ class Quantized:
         ----------
         mtp
             True if the model has a layer for multi-token prediction.
+        of
+            Its name, for messages.
 
         Raises
         ------
         UsageError
-            Projections of one of its modules differ in format; names them and the formats.
+            Projections of one of its modules differ in format, or no module that it has is
+            quantised; names them and the formats.
         """
         every, own = dict(self.formats), dict(self.layers)
         has = [_modules(layer, hidden) for layer in layers]
@@ -86,7 +89,15 @@ class Quantized:
             for layer, x, mine in zip(layers, stored, has, strict=True)
         )
         odd = tuple((i, x.formats) for i, x in enumerate(differing) if x.formats)
-        return replace(self, formats=_quantised(usual), layers=odd, split=()), differing
+        formats = _quantised(usual)
+        if every and not formats and not odd:
+            what = " and ".join(sorted(set(every.values())))
+            msg = (
+                f"config of {of}: it is quantised with {self.name}, and the model has no "
+                f"{' or '.join(every)} to be in {what}; take both from one checkpoint."
+            )
+            raise UsageError(msg)
+        return replace(self, formats=formats, layers=odd, split=()), differing
 
     def _refuse_split(self, layers: Sequence[LayerShape], has: Sequence[set[str]]) -> None:
         for i, module, words in self.split:

@@ -87,7 +87,7 @@ def _batch(result: Result) -> str:
     running = f"{result.values['mean_batch']:.1f} requests"
     v = result.values
     length = (v["total_input_tokens"] + v["total_output_tokens"]) / max(v["completed"], 1)
-    holds = int(memory.kv_tokens / max(length, 1))
+    holds = memory.holds(length)
     if holds < min(cap, conc or cap):
         held = f"{memory.kv_tokens:,} tokens of keys and values hold {holds:,} of this length"
         return f"{running}, limited by memory: {held}"

@@ -292,6 +292,7 @@ def test_amds_own_kernels_read_a_cache_in_fp8(gpu: str) -> None:
     [
         ({"dtype": "fp8"}, "are --quantization fp8"),
         ({"dtype": "nvfp4"}, "are --quantization modelopt_fp4"),
+        ({"dtype": "float8_e4m3fn"}, "are --quantization fp8,"),
         ({"kv_cache_dtype": "fp8", "attention_backend": "fa4"}, "fa4 reads no KV cache in fp8"),
         ({"gpu": "h200", "attention_backend": "trtllm_mha"}, "h200 .* have: fa4, fa3, flash"),
         ({"attention_backend": "fa3"}, "fa3 has no kernels for b200 .* trtllm_mha, fa4, flash"),

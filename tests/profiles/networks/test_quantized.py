@@ -526,6 +526,13 @@ class TestProjections:
         with pytest.raises(UsageError, match="loads as one") if refused else nullcontext():
             parse_model(config, name="x", source="a test")
 
+    def test_of_no_module_are_refused(self) -> None:
+        """gpt-oss keeps all but its experts in bf16: without them it would be so in silence."""
+        with pytest.raises(UsageError, match="quantised with mxfp4, and the model has no experts"):
+            parse_model(shape({"quant_method": "mxfp4"}), name="x", source="a test")
+        dense = parse_model(shape({"quant_method": "awq", "bits": 4}), name="x", source="a test")
+        assert dense.precision.form("mlp") == "int4"  # control
+
     def test_of_one_layer_may_differ(self) -> None:
         from dflash_sim.simulator.cost.layers import Rows
         from dflash_sim.simulator.cost.passes import target_forward
