@@ -246,6 +246,8 @@ def own_kernels(
     pool, latent = limits.kv_tokens if narrow and model.latent_layers else 0, attention.latent
     return {
         "joined": engine.defaults.hybrid.joined,
+        "picked": engine.defaults.chains.picked,
+        "extended": engine.defaults.chains.extended,
         "kv_casts": attention.casts.get(backend, 0) if narrow else 0,
         "pool_tokens": pool if backend in latent.widens else 0,
         "captured_pool": pool if backend in latent.widens_captured else 0,

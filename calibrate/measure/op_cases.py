@@ -32,7 +32,13 @@ from dflash_sim.simulator.cost.ops import (
 FUSED = "fused"
 Calls = list[Callable[[], object]]
 FLOAT32 = torch.float32
-IN_FLOAT32 = {"argmax", "draft_softmax", "logits_cast", "gdn_state_commit"}  # whatever is measured
+IN_FLOAT32 = {
+    "argmax",
+    "draft_softmax",
+    "draft_rows",
+    "logits_cast",
+    "gdn_state_commit",
+}  # whatever is measured
 PAGE = 16  # tokens of a KV page
 # Done inside another kernel: rotation writes KV, attention multiplies by the gate, the shared
 # expert's gate adds the routed ones.
@@ -234,9 +240,12 @@ class Maker:
                 return [partial(embedding, ids, table)]
             case "argmax" | "draft_argmax":
                 return self._argmax(op, at)
-            case "draft_softmax":  # the simulator's are float32, read and written
-                rows = round(op.nbytes / 8 / at.vocab)
+            case "draft_softmax":  # the simulator's are float32
+                rows = op.blocks or 1
                 return self._streamed(partial(torch.softmax, dim=-1), rows, at.vocab, FLOAT32)
+            case "draft_rows":
+                rows = round(op.nbytes / 8 / at.vocab)
+                return self._streamed(torch.Tensor.clone, rows, at.vocab, FLOAT32)
             case "logits_cast":
                 rows = round(op.nbytes / 6 / at.vocab)
                 return self._streamed(torch.Tensor.float, rows, at.vocab)

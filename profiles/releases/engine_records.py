@@ -51,6 +51,27 @@ class Logits:
 
 
 @dataclass(frozen=True)
+class Chains:
+    """How a release picks the drafts of MTP and EAGLE-3, one step after the other.
+
+    Parameters
+    ----------
+    picked
+        Of a chain: ``softmax``, the largest of probabilities; ``argmax``, the largest logit;
+        ``fused``, that by kernels which also write the token and move positions on.
+    extended
+        The rows of a draft-extend whose logits are there: ``last``, that of each request which
+        drafts; ``all``; ``picked``, all of them, and its graph picks from each.
+    source
+        Where that is written.
+    """
+
+    picked: str
+    extended: str
+    source: str
+
+
+@dataclass(frozen=True)
 class HybridLayers:
     """How a release divides the layers of models with gated delta nets into kernels.
 
@@ -103,6 +124,7 @@ class Defaults:
     requests_per_client: int
     source: str
     logits: Logits
+    chains: Chains
     hybrid: HybridLayers
     outside_static: OutsideStatic
     vision: VisionRule

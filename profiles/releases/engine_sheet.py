@@ -30,7 +30,7 @@ from dflash_sim.profiles.releases.engine_records import (
     Modes,
     PrefillSheet,
 )
-from dflash_sim.profiles.releases.memory_rules import check_memory
+from dflash_sim.profiles.releases.memory_rules import check_memory, check_words
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.profiles.sheets import UNITS, Quantity
 from dflash_sim.profiles.typed_table import read_table
@@ -258,6 +258,7 @@ def _check_rest(sheet: _Sheet, path: Path) -> None:
     if min(defaults.page_size_by_backend.values(), default=1) < 1:
         msg = f"{path}, defaults.page_size_by_backend: a page holds 1 token or more."
         raise UsageError(msg)
+    check_words((defaults.memory, defaults.state_pool, defaults.chains), str(path))
     check_memory(
         defaults.memory, defaults.state_pool, defaults.outside_static, defaults.vision, str(path)
     )

@@ -1,6 +1,6 @@
 """Records of an engine sheet that say how a release divides the memory of a GPU."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import UsageError, unknown
@@ -13,6 +13,8 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "draft_kv": ("as-target", "own"),
     "prefill_graphs": ("text", "all", "none"),
     "sliding_draft": ("none", "chain", "own"),
+    "picked": ("softmax", "argmax", "fused"),
+    "extended": ("picked", "all", "last"),
 }
 STRATEGIES = ("auto", "extra_buffer", "extra_buffer_lazy", "no_buffer")
 # Static shares to advise [1]: SGLang takes any below 1, and activations need what is left.
@@ -162,21 +164,31 @@ class MemoryRules:
         return self.prefill_graphs == "all" or (self.prefill_graphs == "text" and not multimodal)
 
 
-def check_memory(
-    memory: MemoryRules, pool: StatePoolRules, outside: OutsideStatic, vision: VisionRule, path: str
-) -> None:
-    """Refuse words that no release knows, and sizes that nothing can be divided by.
+def check_words(records: Sequence[object], path: str) -> None:
+    """Refuse words that no release knows.
 
     Raises
     ------
     UsageError
         It names the file, the key, its value and what is allowed.
     """
-    for record in (memory, pool):
+    for record in records:
         for key, allowed in WORDS.items():
             said = getattr(record, key, allowed[0])
             if said not in allowed:
                 raise unknown(kind=f"{key} of {path}", value=said, allowed=allowed)
+
+
+def check_memory(
+    memory: MemoryRules, pool: StatePoolRules, outside: OutsideStatic, vision: VisionRule, path: str
+) -> None:
+    """Refuse sizes that nothing can be divided by.
+
+    Raises
+    ------
+    UsageError
+        It names the file, the key, its value and what is allowed.
+    """
     slots = pool.slots
     for key in ("no_buffer", "extra_buffer", "extra_buffer_sync", "no_radix"):
         if getattr(slots, key) < 1:

@@ -34,7 +34,7 @@ FUSED_S = 1e-9  # what stands for the time of an op that is done inside another 
 FAR = 4.0  # more work than this many times the nearest point's is not read off it
 OUTSIDE = 2.0  # an extrapolated time is trusted this much less
 # Ops of SGLang's passes that ours do not have: no part of what a pass takes beyond its ops.
-NOT_IN_PASSES = {"logits_cast", "draft_softmax"}
+NOT_IN_PASSES = {"logits_cast", "draft_softmax", "draft_rows"}
 
 # Kind of op -> the fields that must agree, and those between which times are interpolated.
 AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -176,6 +176,8 @@ class Cycle:
         Of a tree, its steps and the paths that each goes on from; of a chain, 0 and 1.
     chain_kernels
         Small kernels per step of a sequential draft: SGLang's ``select_top_k_tokens``.
+    picked, extended
+        How a release picks the drafts of a chain, and of which rows, as :class:`Chains` has it.
     replays_states
         True if verification keeps the inputs of recurrent states, and not a state for each row.
     gathers_logits
@@ -193,6 +195,8 @@ class Cycle:
     drafter: Drafter = None
     window: int | None = None
     chain_kernels: int = 0
+    picked: str = "argmax"
+    extended: str = "picked"
     precision: Precision = BF16
     gathers_logits: bool = True
     joined: bool = True

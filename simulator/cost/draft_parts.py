@@ -1,7 +1,8 @@
-"""What the drafters that descend from DFlash run besides its block, with one rank's shapes.
+"""What drafters run besides their layers: heads, selectors, steps along a block, and the pick.
 
-Structure and kernels follow SGLang's dflash.py, domino_utils.py and dspark_components. None of
-these parts is quantised or split over the ranks, but for what is as wide as the vocabulary.
+Structure and kernels follow SGLang's dflash.py, domino_utils.py, dspark_components and
+eagle_worker_v2.py. None of these parts is quantised or split over the ranks, but for what is as
+wide as the vocabulary.
 """
 
 from dflash_sim.profiles.networks.hf_config import (
@@ -16,6 +17,7 @@ from dflash_sim.simulator.cost.layers import Kernels
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
 
 LOGITS = "float32"  # in which samplers read them
+SOFTMAX = 4  # passes of PyTorch's, one block a row: its maximum, its sum, and read and write
 
 
 def convolution(
@@ -161,6 +163,25 @@ def recurrent_steps(
     # The anchor and the first drafts go through the GRU before any draft is corrected.
     before = fed * (1 + r.prefix) if later else []
     return [*first, *before, *(corrected * later), *(fed * max(0, later - 1))]
+
+
+def picked(how: str, *, rows: int, vocab: int, topk: int = 1) -> list[AnyCall]:
+    """The tokens that MTP and EAGLE-3 go on from, of ``rows`` rows of gathered logits.
+
+    A tree's are the most likely ones, and of a chain that is the largest logit: releases up to
+    0.5.12 take it of probabilities too.
+    """
+    matrix = float(bytes_of(LOGITS)) * rows * vocab
+    softmax = Call(Elementwise("draft_softmax", SOFTMAX * matrix, "stream", blocks=rows), 1)
+    if topk > 1:
+        return [softmax, Call(Elementwise("draft_top_k", matrix, "top_k", blocks=rows), 1)]
+    largest = Call(Elementwise("argmax", matrix, "vocab"), 1)
+    return [softmax, largest] if how == "softmax" else [largest]
+
+
+def last_rows(*, rows: int, vocab: int) -> list[AnyCall]:
+    """Copy the logits of the last token of each request out of those of its whole width."""
+    return [Call(Elementwise("draft_rows", 2.0 * bytes_of(LOGITS) * rows * vocab, "stream"), 1)]
 
 
 _GATES = ("reset", "update", "new")  # of a GRU

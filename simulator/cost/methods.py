@@ -32,12 +32,13 @@ from dflash_sim.profiles.networks.hf_config import (
     ModelShape,
 )
 from dflash_sim.profiles.precision import Precision
-from dflash_sim.simulator.cost import block_methods, passes
+from dflash_sim.simulator.cost import block_methods, draft_parts, passes
 from dflash_sim.simulator.cost.block_methods import EVERY, OF_DRAFTER, of_blocks
 from dflash_sim.simulator.cost.cycle import Cycle, DraftCache, Drafter, Method, Phase
 from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
 
+_Network = Callable[[Cycle, Rows, bool, int | None], list[AnyCall]]  # a pass; drafting, head rows
 _CHAIN = EVERY | {"steps", "topk"}
 
 
@@ -132,18 +133,49 @@ def _nothing(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
 # ---- chains: MTP and EAGLE-3 --------------------------------------------------------------
 
 
-def _chain(cycle: Cycle, step: list[AnyCall], extend: list[AnyCall]) -> tuple[Phase, Phase]:
+def _chain(cycle: Cycle, one: Rows, wide: Rows, network: _Network) -> tuple[Phase, Phase]:
     """A sequential draft: the extend after verification makes its first token.
 
     A tree takes as many small kernels once more, to choose its tokens and to lay out their mask.
     """
-    select: list[AnyCall] = [Call(Elementwise("select_top_k_tokens", 0.0), cycle.chain_kernels)]
+    one, wide = _steps_of(cycle, one, wide)
     more = cycle.depth - 1
     laid_out: list[AnyCall] = []
     if cycle.topk > 1:
         laid_out = [Call(Elementwise("build_tree", 0.0), cycle.chain_kernels)]
-    draft = Phase("draft", (step + select) * more + laid_out, graphs=int(more > 0), steps=more)
-    return draft, Phase("materialise", extend + select, graphs=1, steps=1)
+    step = network(cycle, one, True, None) + _picked(cycle, one.tokens) + _selected(cycle)
+    draft = Phase("draft", step * more + laid_out, graphs=int(more > 0), steps=more)
+    return draft, Phase("materialise", _extend(cycle, wide, network), graphs=1, steps=1)
+
+
+def _extend(cycle: Cycle, size: Rows, network: _Network) -> list[AnyCall]:
+    """The draft network on what was verified, and the first draft behind it."""
+    last = cycle.extended == "last" or size.prefill
+    calls = network(cycle, size, False, size.requests if last else None)
+    if cycle.extended == "picked" and not last:
+        calls += _picked(cycle, size.tokens)
+    if not last:
+        calls += draft_parts.last_rows(rows=size.requests, vocab=_draft_vocab(cycle))
+    how = "softmax" if size.prefill else cycle.picked  # no release leaves it out there
+    return calls + _picked(cycle, size.requests, how) + _selected(cycle)
+
+
+def _picked(cycle: Cycle, rows: int, how: str = "") -> list[AnyCall]:
+    how, vocab = how or cycle.picked, _draft_vocab(cycle)
+    return draft_parts.picked(how, rows=rows, vocab=vocab, topk=cycle.topk)
+
+
+def _selected(cycle: Cycle) -> list[AnyCall]:
+    """Small kernels behind a pick: one where kernels are fused, unless ids have to be mapped."""
+    mapped = _draft_vocab(cycle) != cycle.model.vocab
+    fused = cycle.picked == "fused" and cycle.topk == 1 and not mapped
+    count = min(1, cycle.chain_kernels) if fused else cycle.chain_kernels
+    return [Call(Elementwise("select_top_k_tokens", 0.0), count)]
+
+
+def _draft_vocab(cycle: Cycle) -> int:
+    head = cycle.drafter
+    return head.draft_vocab if isinstance(head, Eagle3Shape) else cycle.model.vocab
 
 
 def _steps_of(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Rows, Rows]:
@@ -153,15 +185,23 @@ def _steps_of(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Rows, Rows]:
     return replace(one, rows=cycle.topk), replace(wide, rows=cycle.depth + 1)
 
 
-def _mtp_step(cycle: Cycle, size: Rows, *, drafting: bool = False) -> list[AnyCall]:
+def _mtp_step(cycle: Cycle, size: Rows, drafting: bool, head_rows: int | None) -> list[AnyCall]:
     return passes.mtp_step(
-        cycle.model, tp=cycle.tp, size=size, precision=cycle.precision, drafting=drafting
+        cycle.model,
+        tp=cycle.tp,
+        size=size,
+        precision=cycle.precision,
+        drafting=drafting,
+        head_rows=head_rows,
     )
 
 
 def _mtp(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
-    one, wide = _steps_of(cycle, one, wide)
-    return _chain(cycle, _mtp_step(cycle, one, drafting=True), _mtp_step(cycle, wide))
+    return _chain(cycle, one, wide, _mtp_step)
+
+
+def _mtp_fill(cycle: Cycle, size: Rows) -> list[AnyCall]:
+    return _extend(cycle, size, _mtp_step)
 
 
 def _native(model: str, draft_model: str | None) -> Drafter:
@@ -195,25 +235,24 @@ def _eagle3_head(model: str, draft_model: str | None) -> Drafter:
         return head
 
 
-def _eagle3_step(cycle: Cycle, size: Rows, *, fuse_features: bool) -> list[AnyCall]:
+def _eagle3_step(cycle: Cycle, size: Rows, drafting: bool, head_rows: int | None) -> list[AnyCall]:
     assert isinstance(cycle.drafter, Eagle3Shape)
     return passes.eagle3_step(
         cycle.drafter,
         tp=cycle.tp,
         size=size,
-        fuse_features=fuse_features,
+        fuse_features=not drafting,
         precision=cycle.precision,
+        head_rows=head_rows,
     )
 
 
 def _eagle3(cycle: Cycle, one: Rows, wide: Rows) -> tuple[Phase, Phase]:
-    one, wide = _steps_of(cycle, one, wide)
-    step = _eagle3_step(cycle, one, fuse_features=False)
-    return _chain(cycle, step, _eagle3_fill(cycle, wide))
+    return _chain(cycle, one, wide, _eagle3_step)
 
 
 def _eagle3_fill(cycle: Cycle, size: Rows) -> list[AnyCall]:
-    return _eagle3_step(cycle, size, fuse_features=True)
+    return _extend(cycle, size, _eagle3_step)
 
 
 def _eagle3_cache(model: ModelShape, drafter: Drafter, tp: int, precision: Precision) -> DraftCache:
@@ -248,8 +287,8 @@ METHODS: dict[str, Method] = {
             load_drafter=_native,
             caches=_mtp_cache,
             draft=_mtp,
-            keep_up=lambda cycle, size: Phase("materialise", _mtp_step(cycle, size), 1),
-            prefill=_mtp_step,
+            keep_up=lambda cycle, size: Phase("materialise", _mtp_fill(cycle, size), 1),
+            prefill=_mtp_fill,
             own_engine=True,
         ),
         Method(

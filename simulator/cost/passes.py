@@ -206,14 +206,18 @@ def mtp_step(
     size: Rows,
     precision: Precision = BF16,
     drafting: bool = False,
+    head_rows: int | None = None,
 ) -> list[AnyCall]:
-    """One forward of the native MTP layer and head: where ``drafting`` a step, else the extend."""
+    """One forward of the native MTP layer and head: where ``drafting`` a step, else the extend.
+
+    All rows pass the head, or ``head_rows`` of them.
+    """
     k = Kernels(precision, tp)
     own = precision.of("mtp")
     full = model.mtp_draft_layer if drafting else model.mtp_layer
     assert full is not None  # whoever asks for MTP has checked that the target has it
     t = size.tokens
-    head_rows = size.requests if size.prefill else t
+    seen = head_rows or (size.requests if size.prefill else t)
     return [
         *embedding(model, tp=tp, tokens=t, precision=precision),
         k.norm("mtp_embed_norm", t, model.hidden),
@@ -221,23 +225,28 @@ def mtp_step(
         k.small("mtp_concat", 4.0 * t * model.hidden),
         k.gemm("mtp_fc", t, model.hidden, 2 * model.hidden, of="other"),
         *layers(full, hidden=model.hidden, tp=tp, size=size, count=1, precision=own),
-        *target_head(model, tp=tp, tokens=head_rows, precision=precision),
-        Call(
-            Elementwise("draft_softmax", 2.0 * bytes_of(LOGITS) * head_rows * model.vocab, "vocab"),
-            1,
-        ),
+        *target_head(model, tp=tp, tokens=seen, precision=precision, chosen=False),
     ]
 
 
 def eagle3_step(
-    head: Eagle3Shape, *, tp: int, size: Rows, fuse_features: bool, precision: Precision = BF16
+    head: Eagle3Shape,
+    *,
+    tp: int,
+    size: Rows,
+    fuse_features: bool,
+    precision: Precision = BF16,
+    head_rows: int | None = None,
 ) -> list[AnyCall]:
-    """One forward of the EAGLE-3 layer; ``fuse_features`` adds its 3H -> H product."""
+    """One forward of the EAGLE-3 layer; ``fuse_features`` adds its 3H -> H product.
+
+    All rows pass the head, or ``head_rows`` of them.
+    """
     k = Kernels(precision, tp)
     own = precision.of("drafter")
     t, hidden = size.tokens, head.hidden
-    head_rows = size.requests if size.prefill else t
-    logits = float(head_rows * head.draft_vocab)
+    seen = head_rows or (size.requests if size.prefill else t)
+    logits = float(seen * head.draft_vocab)
     calls = [
         k.small("eagle_embedding", 2.0 * t * hidden),
         *k.all_reduce("eagle_embedding_all_reduce", t, hidden, 1),
@@ -255,11 +264,9 @@ def eagle3_step(
         *dense_mlp(
             DenseMlp(head.intermediate), hidden=hidden, tp=tp, size=size, count=1, precision=own
         ),
-        k.norm("eagle_final_norm", head_rows, hidden),
-        k.gemm("eagle_lm_head", head_rows, head.draft_vocab // tp, hidden, of="other"),
+        k.norm("eagle_final_norm", seen, hidden),
+        k.gemm("eagle_lm_head", seen, head.draft_vocab // tp, hidden, of="other"),
         Call(Elementwise("eagle_logits_cast", (k.value + bytes_of(LOGITS)) * logits), 1),
-        Call(Elementwise("eagle_softmax", 2.0 * bytes_of(LOGITS) * logits, "vocab"), 1),
-        Call(Elementwise("eagle_topk", bytes_of(LOGITS) * logits, "vocab"), 1),
     ]
     for shape in [head.attention] * (head.num_layers - 1):
         calls += attention_mixer(

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from dflash_sim.profiles.precision import BF16, bytes_of
-from dflash_sim.simulator.cost.draft_parts import LOGITS
+from dflash_sim.simulator.cost.draft_parts import LOGITS, SOFTMAX
 from dflash_sim.simulator.cost.layers import Kernels
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
 
 Proposals = Literal["greedy", "selected", "sampled"]
 SCALE = 2  # passes: read and write
-SOFTMAX = 4  # PyTorch, one block a row: its maximum, its sum, and read and write
 ONLINE = 1  # FlashInfer: maximum and sum at once, by all SMs
 ONLINE_END = 2  # read and write, one block a row
 SPLIT_ROWS = 128  # more of them than that are left to one block each from the start

@@ -13,6 +13,7 @@ from dflash_sim.simulator.requests.laws import Acceptance, Commits, dtype_of
 from dflash_sim.simulator.requests.survival import Survival
 
 _FORM = "Write it as humaneval:0.3,mt-bench:0.7."
+_FORM_OF_ACCEPTANCE = "Write it as mix:0.3=al:6;0.7=al:3.5."
 _ROUNDING = 1e-6  # by how much shares that were rounded may miss 1
 
 
@@ -113,16 +114,17 @@ def check_shares(names: Sequence[str], shares: Sequence[float], text: str = "") 
     UsageError
         One line that names the share.
     """
-    what = f"mixture '{text}'" if text else "a mixture"
+    what = f"mixture '{text}'" if text else "acceptance 'mix:'"
+    form = _FORM if text else _FORM_OF_ACCEPTANCE
     for name, share in zip(names, shares, strict=True):
         if not 0 <= share <= 1:
-            msg = f"{what}: the share {share:g} of {name} is outside [0, 1]. {_FORM}"
+            msg = f"{what}: the share {share:g} of {name} is outside [0, 1]. {form}"
             raise UsageError(msg)
     if len(set(names)) < len(names):
         twice = next(n for n in names if list(names).count(n) > 1)
-        msg = f"{what}: {twice} comes twice; add its shares up. {_FORM}"
+        msg = f"{what}: {twice} comes twice; add its shares up. {form}"
         raise UsageError(msg)
     total = math.fsum(shares)
     if abs(total - 1) > _ROUNDING:
-        msg = f"{what}: the shares add up to {total:g}, not 1. {_FORM}"
+        msg = f"{what}: the shares add up to {total:g}, not 1. {form}"
         raise UsageError(msg)

@@ -1,6 +1,7 @@
 """A simulated server as the command that launches it: SGLang's flags, and the container of them."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.find import find_sheet, read_sheet
@@ -8,6 +9,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
 
 PORT = 30000
+TO_BE_NAMED = "PATH_OF_YOUR_DRAFTER"
 _LAUNCHER = ("python3", "-m", "sglang.launch_server")
 # Fields that a launch names as they are asked for; what is left out is SGLang's own default.
 _FLAGS = {
@@ -61,12 +63,14 @@ def sglang_flags(setup: Setup) -> str:
 
 
 def draft_path(setup: Setup) -> str | None:
-    """Return the repository of the drafting network; None where the target has it."""
+    """Return the repository of the drafting network; None where the target has it.
+
+    A sheet of a public training config names none: then it is for the reader to put one in.
+    """
     if setup.drafter is None:
         return None
-    asked = setup.scenario.draft_model
-    name = setup.drafter.name
-    return _repository("drafters", asked or name)
+    found = _repository("drafters", setup.scenario.draft_model or setup.drafter.name)
+    return found if "/" in found or Path(found).exists() else TO_BE_NAMED
 
 
 def launch_words(setup: Setup, *, host: str | None = None) -> list[str]:

@@ -50,7 +50,7 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
         "quantiles": {0.5, 0.9, 0.95, 0.99},
         "quarters of an open loop": {3, 4},
     },
-    "cost/draft_parts": {"passes and copies of a head": {3, 6}},
+    "cost/draft_parts": {"passes and copies of a head": {3, 4, 6}},
     "cost/sampling": {"passes over a matrix": {1.5, 3, 4, 8, 12}, "rows of a split softmax": {128}},
     "requests/numerics": {"iterations, nodes and brackets of solvers": {0.5, 6, 32, 64}},
     "cost/ops": {

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -41,7 +42,8 @@ def products(phase: Phase) -> dict[str, Gemm]:
 
 def setup(method: str, **fields: Any) -> Setup:
     asked = {"gpu": "b200", "model": "qwen3.6-27b", "block": 8, "acceptance": "al:4", "conc": 32}
-    return resolve(Scenario.parse(method=method, engine="sglang-0.5.20", **asked | fields))
+    asked |= {"engine": "sglang-0.5.20"}
+    return resolve(Scenario.parse(method=method, **asked | fields))
 
 
 def test_dflash2_is_dflash_with_convolutions_and_a_walk() -> None:
@@ -144,3 +146,68 @@ def test_a_block_of_one_is_kept_up_alone() -> None:
         phases = cycle.decode(requests=REQUESTS, ctx=CTX)
         assert not phases[0].calls
         assert products(phases[-1])["fc"].m == REQUESTS
+
+
+# ---- how MTP picks its drafts, by release ---------------------------------------------------
+
+
+def mtp_cycle(release: str) -> dict[str, Phase]:
+    """A cycle of three steps on 4 requests: two in the draft, and the extend."""
+    s = setup("mtp", engine=release, steps=3, block=None)
+    return {p.name: p for p in s.step.cycle.decode(requests=REQUESTS, ctx=CTX)}
+
+
+def head_rows(phase: Phase) -> list[int]:
+    return [c.op.m for c in phase.calls if isinstance(c.op, Gemm) and c.op.name == "lm_head"]
+
+
+@pytest.mark.parametrize(
+    ("release", "softmaxes", "maxima", "small", "extended"),
+    [
+        ("sglang-0.5.10", 2, [16, 4], 10, 16),
+        ("sglang-0.5.14", 0, [16, 4], 10, 16),
+        ("sglang-0.5.16", 0, [4], 1, 16),
+        ("sglang-0.5.20", 0, [4], 1, 4),
+    ],
+)
+def test_how_a_release_picks_the_drafts_of_a_chain(
+    release: str, softmaxes: int, maxima: list[int], small: int, extended: int
+) -> None:
+    """What its wheel has: probabilities or logits, of which rows, and with which small kernels."""
+    found, row_bytes = mtp_cycle(release), 4.0 * load_model("qwen3.6-27b").vocab
+    steps, extend = found["draft"], found["materialise"]
+    per_step = counted(steps)
+    assert per_step["draft_softmax"] == softmaxes
+    assert per_step["argmax"] == 2
+    assert per_step["select_top_k_tokens"] == 2 * small
+    assert head_rows(extend) == [extended]
+    largest = [c.op.nbytes / row_bytes for c in extend.calls if c.op.name == "argmax"]
+    assert largest == maxima
+    blocks = [c.op.blocks for c in extend.calls if c.op.name == "draft_softmax"]  # type: ignore[union-attr]
+    assert blocks == (maxima if softmaxes else [])
+
+
+def test_each_release_picks_faster_than_the_one_before() -> None:
+    s = setup("mtp", engine="sglang-0.5.20", steps=3, block=None)
+    kinds = [("softmax", "picked"), ("argmax", "picked"), ("fused", "all"), ("fused", "last")]
+    seconds = []
+    for picked, extended in kinds:
+        cycle = replace(s.step.cycle, picked=picked, extended=extended)
+        calls = [c for p in cycle.decode(requests=64, ctx=CTX) for c in p.calls]
+        seconds.append(s.step.cost.calls(calls).seconds)
+    assert all(a > 1.001 * b for a, b in pairwise(seconds))
+
+
+def eagle_draft(**fields: Any) -> Counter[str]:
+    s = setup("eagle3", model="qwen3-8b", steps=3, acceptance="al:2.5", **fields)
+    return counted(s.step.cycle.decode(requests=REQUESTS, ctx=CTX)[0])
+
+
+def test_a_head_of_fewer_tokens_keeps_what_maps_them() -> None:
+    """EAGLE-3's ids are looked up, so that its chain is not written by the fused kernels."""
+    assert eagle_draft(block=None)["select_top_k_tokens"] == 20
+
+
+def test_a_tree_searches_its_probabilities() -> None:
+    found = eagle_draft(block=8, topk=4)
+    assert (found["draft_softmax"], found["draft_top_k"], found["argmax"]) == (2, 2, 0)

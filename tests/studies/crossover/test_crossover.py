@@ -272,6 +272,14 @@ def test_a_block_drafter_has_its_repository_and_no_ladder(made: Question) -> Non
     assert sglang_flags(found.curves[1].setup) == told["SGLang, 1 to 7"]
 
 
+def test_a_drafter_without_a_repository_is_for_the_reader_to_name() -> None:
+    """A sheet of a public training config: a short name of ours is no path of a checkpoint."""
+    made = asked(model="qwen3-8b", method="dspark", acceptance="al:4")
+    told = [s.text for s in settings(straight(made, [8.0]))]
+    assert "--speculative-draft-model-path PATH_OF_YOUR_DRAFTER" in told[0]
+    assert not any("qwen3-8b-dspark" in text for text in told)
+
+
 def test_clients_are_told_how_answers_are_sampled(made: Question) -> None:
     """No flag of a launch says it, so it is a line for those that send requests."""
     assert "Clients" not in {s.engine for s in settings(straight(made, [8.0, 4.0]))}
