@@ -9,6 +9,7 @@ from dash.exceptions import PreventUpdate
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.ui import state as states
 from dflash_sim.ui.calls import (
+    OF_A_LOOK,
     OF_A_WISH,
     OF_AN_ANSWER,
     OF_THE_PAGE,
@@ -67,28 +68,19 @@ def _asking(app: Dash, room: Room) -> None:
         about = {"hidden": apart, "kept": page["kept"], "drop": page["drop"]}
         return shown | about | {"turn": turn}
 
-    @app.callback(
-        Output("whole", "data"),
-        Output("poll", "disabled"),
-        Input("poll", "n_intervals"),
-        Input("short", "data"),
-        State("page", "data"),
-        State("why", "data"),
-        State("whole", "data"),
-    )
-    def arrive(_ticks: int | None, short: Any, page: Any, why: bool, before: Any) -> Any:
-        short, page = checked(short, OF_AN_ANSWER), checked(page, OF_THE_PAGE)
-        if not short or not page:
+    @app.callback(Output("whole", "data"), Input("look", "data"), State("page", "data"))
+    def arrive(look: Any, page: Any) -> Any:
+        look, page = checked(look, OF_A_LOOK), checked(page, OF_THE_PAGE)
+        if not look or not page:
             raise PreventUpdate
-        if ctx.triggered_id == "short":
-            return no_update, not short["unfinished"]
-        state = states.from_query(short["query"])
+        query, why = look["query"], look["why"]
+        state = states.from_query(query)
         view, unfinished, known = room.look(page["id"], state, drop=page["drop"], why=why)
-        mark = [short["query"], known, why]
-        if isinstance(before, dict) and before.get("mark") == mark:
-            return no_update, not unfinished
-        shown = drawing(view, unfinished=unfinished)
-        return shown | {"mark": mark}, not unfinished
+        mark = [query, known, why, unfinished]
+        told = {"turn": look["turn"], "mark": mark, "unfinished": unfinished}
+        if look.get("mark") == mark:  # what the page has drawn already
+            return told
+        return drawing(view, unfinished=unfinished) | told
 
 
 def _dropping(app: Dash, room: Room) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 from dash import dcc, html
 
-POLL_MS = 300
 LATE_MS = 5000  # between looks for a wish whose answer never came
 CHARTS = {  # by id, the heading above each
     "frontier": "Throughput against interactivity",
@@ -34,10 +33,10 @@ def layout() -> Any:
             dcc.Store(id="page"),  # who asks, the fields without a control, the stops of sliders
             dcc.Store(id="wish"),  # what is asked for next, once the last answer is there
             dcc.Store(id="short"),
+            dcc.Store(id="look"),  # for news of the answer that is drawn, one look at a time
             dcc.Store(id="whole"),
             dcc.Store(id="why", data=False),
             dcc.Store(id="drawn"),
-            dcc.Interval(id="poll", interval=POLL_MS, disabled=True),
             dcc.Interval(id="late", interval=LATE_MS),
             dcc.Download(id="download"),
             html.Aside([_brand(), _drop(), html.Div(id="panel"), html.Div(id="kept")]),

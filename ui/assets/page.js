@@ -1,7 +1,8 @@
 "use strict";
 
 // Draws what the server says. Two answers come for one state: a short one at once, and the whole of it
-// bit by bit; the second is shown as long as it is of the state that is asked for.
+// bit by bit; the second is shown as long as it is of the state that is asked for. The page looks for
+// more only once the last look was answered: where answers are slow, looks would pile up.
 
 (() => {
   const root = document.documentElement;
@@ -11,11 +12,16 @@
   const template = JSON.parse(document.getElementById("house-style").textContent);
   const PAUSE_MS = 1500; // a change after a pause is a new entry of the history
   const LOST_MS = 20000; // an answer that takes longer is asked for again
+  const LOOK_MS = 300; // from what was drawn to the next look for more
   let turn = 0;
   let asked = "";
   let since = 0;
   let waiting = false;
   let shown = null;
+  let whole = null; // what was drawn last of the state that is asked for, bit by bit
+  let look = { turn: 0, at: Infinity }; // the last one that waits for its answer
+  let looks = 0;
+  let why = false;
   let drawn = false;
   let changedAt = 0;
 
@@ -132,12 +138,14 @@
   }
 
   /** Passes on what the controls say, one wish at a time: while one is answered, the next waits. */
-  function wish(values, why, short, _late, page) {
+  function wish(values, open, short, _late, page) {
     const controls = dash_clientside.callback_context.inputs_list[0];
     if (!page || !controls.length) return dash_clientside.no_update;
     const said = Object.fromEntries(controls.map(({ id, value }) => [id.name, value ?? null]));
+    why = open;
     const text = JSON.stringify([page.id, said, why]);
     const now = performance.now();
+    if (now - look.at > LOST_MS) later(short, LOOK_MS);
     if (short && short.turn === turn) waiting = false;
     if (text === asked && !(waiting && now - since > LOST_MS)) return dash_clientside.no_update;
     if (waiting && now - since <= LOST_MS) return dash_clientside.no_update;
@@ -148,9 +156,28 @@
     return { page: page.id, values: said, why, turn };
   }
 
-  function draw(short, whole) {
+  /** Looks for more of an answer, once what was drawn of it is on the screen. */
+  function later(short, after) {
+    const mine = { turn: ++looks, at: performance.now() };
+    look = mine;
+    setTimeout(() => {
+      if (look !== mine || !element("ui")) return; // something else is asked for by now
+      mine.at = performance.now();
+      set("look", { data: { query: short.query, why, mark: whole ? whole.mark : null, turn: mine.turn } });
+    }, after);
+  }
+
+  function draw(short, news) {
     if (!short || !element("ui")) return dash_clientside.no_update; // the page is being left
-    const found = whole && whole.query === short.query ? whole : short;
+    const cause = dash_clientside.callback_context.triggered_id;
+    if (cause === "whole" && news.turn !== look.turn) return dash_clientside.no_update;
+    look = { turn: 0, at: Infinity };
+    if (cause === "whole" && news.figures) whole = news;
+    if (whole && whole.query !== short.query) whole = null;
+    const found = whole ?? short;
+    const unfinished = cause === "whole" ? news.unfinished : short.unfinished;
+    if (unfinished) later(short, LOOK_MS);
+    if (cause === "whole" && !news.figures) return dash_clientside.no_update;
     shown = found;
     address(short.query, short.drop);
     hide(short.hidden);
