@@ -96,5 +96,5 @@ def _batch(result: Result) -> str:
     if conc != result.scenario.conc and conc <= cap:
         return f"{running}, limited by the {conc:,} requests that there are"
     if conc > cap:
-        return f"{running}, limited by the cap of {cap:,} ({memory.cap_cause}); others wait"
+        return f"{running}; at most {cap:,} of the {conc:,} at once ({memory.cap_cause})"
     return f"{running}, limited by the {conc:,} in flight (cap {cap:,}: {memory.cap_cause})"
