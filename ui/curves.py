@@ -25,10 +25,11 @@ def frontier(view: View) -> go.Figure:
     best = view.best
     if best is not None and view.curve:
         _path(figure, view.curve, best.method, color_of(best))
-    _published(figure, view)
-    _measured(figure, view)
     if best is not None:
         _ring(figure, best)
+    _published(figure, view)
+    _measured(figure, view)
+    _beside(figure, view)
     labels = {"x": "tokens/s of each user", "y": "tokens/s of the server"}
     figure.update_layout(
         xaxis=Axis(labels["x"]).layout(rangemode="tozero"),
@@ -174,6 +175,29 @@ def _measured(figure: go.Figure, view: View) -> None:
             mode="markers", name="your benchmark", marker=_diamond(hollow=True),
             text=[f"<b>{plain(m.row)}</b><br>{number(m.tok_s)} tok/s" for m in view.measured],
             hovertemplate="%{text}<extra></extra>",
+        )  # fmt: skip
+
+
+def letter(at: int) -> str:
+    """Return what an answer that was kept is called."""
+    return chr(ord("A") + at)
+
+
+def _beside(figure: go.Figure, view: View) -> None:
+    """Answers that were kept, each by its letter."""
+    kept = [(letter(i), b.found) for i, b in enumerate(view.beside)]
+    there = [(name, a) for name, a in kept if isinstance(a, Answer)]
+    if there:
+        figure.add_scatter(
+            x=[interactivity_tok_s(a.row) for _, a in there],
+            y=[a.row["output_throughput"] for _, a in there],
+            mode="markers+text", name="kept", text=[f"<b>{name}</b>" for name, _ in there],
+            textposition="middle right", cliponaxis=False,
+            marker={"symbol": "square-open", "size": 11, "line": {"width": 2},
+                    "color": [color_of(a) for _, a in there]},
+            customdata=[f"<b>{name}</b>: {plain(a.title)}<br>{number(a.row['output_throughput'])} "
+                        f"tok/s{_span(a.row)}" for name, a in there],
+            hovertemplate="%{customdata}<extra></extra>",
         )  # fmt: skip
 
 
