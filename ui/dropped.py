@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ def _benchmark(raw: bytes, name: str, state: State) -> Dropped:
     own = f"; it does not say its {taken}, which is the page's" if taken else ""
     words = (
         f"{name}: {report.counts}; the page shows the server of {first.row}, and the {len(points)} "
-        f"rows of it{own}"
+        f"rows of it{own}; dflash-sim compare {shlex.quote(name)} says why they differ"
     )
     return Dropped(changed, _renamed(words, path, name), points)
 
