@@ -39,9 +39,8 @@ class Stage:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Return the sources of its constants, each once, but of a factor that is exactly 1."""
-        said = [q.source for q in self.quantities if q.unit != "1" or q.value != 1 or q.rel_err]
-        return tuple(dict.fromkeys(said))
+        """Return the sources of its times, each once; factors are those of every stage."""
+        return tuple(dict.fromkeys(q.source for q in self.quantities if q.unit != "1"))
 
 
 @dataclass(frozen=True, slots=True)
