@@ -136,7 +136,12 @@ def _points(
     """The rows of the server that is shown, whatever their load."""
     same = [o for o in rows if _server(o) == _server(first) and _load(o)]
     return tuple(
-        Measured(_load(o), o.metrics["output_throughput"], _renamed(o.row, path, name))
+        Measured(
+            _load(o),
+            o.metrics["output_throughput"],
+            _renamed(o.row, path, name),
+            o.metrics.get("mean_tpot_ms"),
+        )
         for o in same
     )
 

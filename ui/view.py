@@ -18,11 +18,19 @@ _OTHERS = 2  # widths beside the one asked for
 
 @dataclass(frozen=True)
 class Measured:
-    """A row of somebody's benchmark: requests in flight, and throughput [token/s]."""
+    """A row of somebody's benchmark: requests in flight, throughput and each user's [token/s].
+
+    Where it has no time per token a user's is his share, which first tokens make less.
+    """
 
     load: float
     tok_s: float
     row: str
+    tpot_ms: float | None = None
+
+    @property
+    def each_tok_s(self) -> float:
+        return 1000 / self.tpot_ms if self.tpot_ms else self.tok_s / self.load
 
 
 @dataclass(frozen=True)
