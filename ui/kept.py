@@ -15,7 +15,7 @@ HEADS = ("server and load", "tok/s", "90 %", "tok/s per GPU", "x plain", "TPOT m
 def at_once(best: Answer) -> int:
     """Return how many requests of this length run at once, by slots and by memory."""
     holds = held_at_once(best.row, best.memory["kv_tokens"])
-    return min(best.row["max_running_requests"], max(holds, 1))
+    return min(int(best.row["max_running_requests"]), max(holds, 1))
 
 
 def at_once_words(best: Answer) -> str:

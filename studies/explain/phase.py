@@ -139,8 +139,8 @@ def stage_table(stages: tuple[Stage, ...], requests: int) -> FittedTable:
     total = sum(stage.seconds(requests) for stage in stages)
     factors = {name: q.value for s in stages for name, q in _factors(s)}
     said = " and ".join(f"{name} {value:.3g}" for name, value in factors.items())
-    each = Text(f"each with {said}" if said else "", style="dim")
-    table.add("all together", Text(number(total / US), style=STRONG), "", "", each)
+    stretched = Text(f"each with {said}" if said else "", style="dim")
+    table.add("all together", Text(number(total / US), style=STRONG), "", "", stretched)
     return table
 
 

@@ -196,6 +196,7 @@ def test_an_answer_is_kept_beside_the_next_and_in_the_address(page: Page) -> Non
     page.tab.click("#kept-rows button")
     page.tab.wait_for_selector("#kept-box", state="hidden")
     page.tab.wait_for_function("!location.search.includes('beside')")
+    assert page.text("#kept-rows") == ""
 
 
 def test_why_is_one_click_away(page: Page) -> None:
