@@ -6,10 +6,13 @@ from dflash_sim.studies.predict.memory import held_at_once
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import Answer, Refusal
 from dflash_sim.ui.curves import letter
+from dflash_sim.ui.state import State
 from dflash_sim.ui.view import View
 
 HEADS = ("server and load", "tok/s", "90 %", "tok/s per GPU", "x plain", "TPOT ms", "TTFT ms",
     "at once", "$ per M")  # fmt: skip
+_IN_TITLE = {"model", "gpu", "tp", "method", "block", "steps", "dataset", "thinking", "isl", "osl",
+    "conc", "rate"}  # fmt: skip
 
 
 def at_once(best: Answer) -> int:
@@ -31,13 +34,22 @@ def kept_lines(view: View) -> list[dict[str, Any]]:
     """Return what is asked for and what was kept, a line each; nothing where nothing was kept."""
     if not view.beside:
         return []
-    own = view.best or view.refusal
-    every = [("", view.state.query, own)]
-    every += [(letter(i), b.state.query, b.found) for i, b in enumerate(view.beside)]
-    return [{"name": n, "query": query, "cells": _cells(found)} for n, query, found in every]
+    every = [("", view.state, view.best or view.refusal)]
+    every += [(letter(i), b.state, b.found) for i, b in enumerate(view.beside)]
+    fields = [state.fields for _, state, _ in every]
+    told = {n for f in fields for n in f if any(f[n] != g.get(n) for g in fields)} - _IN_TITLE
+    return [
+        {"name": name, "query": state.query, "cells": _cells(found, _also(state, told))}
+        for name, state, found in every
+    ]
 
 
-def _cells(found: Answer | Refusal | None) -> list[str]:
+def _also(state: State, told: set[str]) -> str:
+    """What a title leaves out, where it is what tells lines apart."""
+    return "".join(f" · {n} {state.fields[n]}" for n in sorted(told) if n in state.fields)
+
+
+def _cells(found: Answer | Refusal | None, also: str) -> list[str]:
     """A line under ``HEADS``, or as much of it as is known."""
     if not isinstance(found, Answer):
         return ["being worked out" if found is None else found.why]
@@ -45,7 +57,7 @@ def _cells(found: Answer | Refusal | None) -> list[str]:
     gain = row.get("speedup")
     ends = row.get("output_throughput_ci90")
     return [
-        found.title,
+        found.title + also,
         number(row["output_throughput"]),
         f"{number(ends[0])} to {number(ends[1])}" if ends else "",
         number(row["output_tput_per_gpu"]),

@@ -39,6 +39,11 @@ def test_a_line_has_the_numbers_of_its_own_answer() -> None:
     assert each == pytest.approx([whole[0], whole[1] / 2], rel=1e-3)
 
 
+def test_lines_of_one_title_are_told_apart() -> None:
+    own, other = drawing(view_beside(ONE + "&quantization=fp8"), unfinished=False)["lines"]
+    assert other["cells"][0] == f"{own['cells'][0]} · quantization fp8"
+
+
 def test_what_has_no_answer_yet_or_none_at_all_says_so() -> None:
     far = ONE.replace("conc=2", "conc=3")  # which nobody has worked out
     assert drawing(view_beside(far), unfinished=True)["lines"][1]["cells"] == ["being worked out"]
