@@ -212,7 +212,9 @@ def _from_json(text: str, name: str, notes: list[str]) -> Rows:
         else:
             rows.append((where, value))
     if left_out:
-        notes.append(f"{left_out[LEFT_OUT]:,} requests of sub-agents are left out")
+        many = left_out[LEFT_OUT]
+        are = "request of a sub-agent is" if many == 1 else "requests of sub-agents are"
+        notes.append(f"{many:,} {are} left out")
     if not rows:
         msg = f"trace {name}: it has no requests; give one with some."
         raise UsageError(msg)
