@@ -1,5 +1,6 @@
-"""Compose, Kubernetes and Docker files -> the words or the script that a container runs."""
+"""Compose and Kubernetes files -> the words or the script that a container runs."""
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -7,48 +8,44 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dflash_sim.calibrate.launches.options import is_options, words_of
-from dflash_sim.profiles.ways_in import UnreadableError, parse_json, parse_yamls
+from dflash_sim.calibrate.launches.server_args import RESOLVED, words_of_resolved
+from dflash_sim.profiles.ways_in import UnreadableError, parse_yamls
 
 _LOOKS = re.compile(
     r"^[ \t]*(?:-[ \t]+)?[\"']?(?:command|args|entrypoint|containers|services|image)[\"']?\s*:"
     r"|^[ \t]*[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size|run)[\"']?\s*:"
-    r"|\A\s*(?:\w+:\s*)?\[|\A\s*-\s+\S",
+    r"|\A\s*(?:\w+:\s*)?\[|\A\s*-\s+\S|\A\s*\{\s*\"",
     re.MULTILINE,
 )
-_DOCKERFILE = re.compile(r"^[ \t]*(CMD|ENTRYPOINT)\s+(\[.*\])\s*$", re.MULTILINE)
 _NAMED = re.compile(r"(?<!\$)\$\(([A-Za-z_]\w*)\)")
 _LONGEST = 200_000
 _DEEPEST = 40
+_SHOWN = 80  # letters
 _DOCUMENTS = 1000
+FILE_OF_VARIABLES = "the variables in it are not in the text"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The command of a container: its words, or a script."""
+    """The command of a container: its words, or a script.
+
+    Parameters
+    ----------
+    unsaid
+        What it runs with and the text does not write out, each with why.
+    """
 
     words: tuple[str, ...] = ()
     script: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
+    unsaid: tuple[tuple[str, str], ...] = ()
 
 
 def manifests(text: str) -> Iterator[Manifest]:
-    """Every command that a YAML, JSON or Docker file holds; none if it is no such file."""
-    docker = {kind: words for kind, listed in _DOCKERFILE.findall(text) if (words := _json(listed))}
-    if docker:
-        said = re.findall(r"^[ \t]*ENV\s+(\w+)[= ](\S+)", text, re.MULTILINE)
-        image = re.search(r"^[ \t]*FROM\s+(\S+)", text, re.MULTILINE)
-        words = (*docker.get("ENTRYPOINT", ()), *docker.get("CMD", ()))
-        yield Manifest(words, environment=dict(said), image=image[1] if image else "")
-    elif _LOOKS.search(text) and len(text) <= _LONGEST:
+    """Every command that a YAML or JSON file holds; none if it is no such file."""
+    if _LOOKS.search(text) and len(text) <= _LONGEST:
         yield from _walk(_parsed(text), 0)
-
-
-def _json(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(map(str, parse_json(text)))
-    except (UnreadableError, TypeError):
-        return ()
 
 
 def _parsed(text: str) -> list[Any]:
@@ -71,10 +68,17 @@ def _walk(node: Any, depth: int) -> Iterator[Manifest]:
         for item in node:
             yield from _walk(item, depth + 1)
     elif isinstance(node, Mapping):
+        if isinstance(node.get("Config"), Mapping):  # as ``docker inspect`` tells of a container
+            said = {name.lower(): value for name, value in node["Config"].items()}
+            yield _container({**said, "command": said.pop("cmd", None)})
+            return
         if any(key in node for key in ("command", "args", "entrypoint")):
             yield _container(node)
         elif isinstance(node.get("run"), str):
             yield Manifest(script=node["run"], environment=_environment(node))
+        elif len(node) > RESOLVED and "model_path" in node:  # server_info, which names its release
+            words = ("sglang", "serve", *words_of_resolved(node))
+            yield Manifest(words, image=f"sglang:{node.get('version', '')}")
         elif is_options(node):
             yield Manifest(("sglang", "serve", *words_of(node)))
         for key, item in node.items():
@@ -91,6 +95,9 @@ def _container(node: Mapping[str, Any]) -> Manifest:
         if node.get(key)
     ]
     about: dict[str, Any] = {"environment": environment, "image": str(node.get("image", ""))}
+    if file := node.get("env_file"):
+        named = file if isinstance(file, str) else json.dumps(file)
+        about["unsaid"] = ((f"env_file: {named}"[:_SHOWN], FILE_OF_VARIABLES),)
     if all(isinstance(part, str) for part in parts):
         return Manifest(script=" ".join(part.strip() for part in parts), **about)
     words: list[str] = []
