@@ -13,7 +13,7 @@ from dflash_sim.profiles.ways_in import UnreadableError, parse_yamls
 
 _LOOKS = re.compile(
     r"^[ \t]*(?:-[ \t]+)?[\"']?(?:command|args|entrypoint|containers|services|image)[\"']?\s*:"
-    r"|^[ \t]*[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size|run)[\"']?\s*:"
+    r"|^[ \t]*(?:-[ \t]+)?[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size|run)[\"']?\s*:"
     r"|\A\s*(?:\w+:\s*)?\[|\A\s*-\s+\S|\A\s*\{\s*\"",
     re.MULTILINE,
 )
@@ -45,7 +45,7 @@ class Manifest:
 def manifests(text: str) -> Iterator[Manifest]:
     """Every command that a YAML or JSON file holds; none if it is no such file."""
     if _LOOKS.search(text) and len(text) <= _LONGEST:
-        yield from _walk(_parsed(text), 0)
+        yield from _walk(_parsed(text), 0, {})
 
 
 def _parsed(text: str) -> list[Any]:
@@ -58,37 +58,39 @@ def _parsed(text: str) -> list[Any]:
         return []
 
 
-def _walk(node: Any, depth: int) -> Iterator[Manifest]:
+def _walk(node: Any, depth: int, around: Mapping[str, str]) -> Iterator[Manifest]:
+    """Commands of a node and below it; they have the variables of the nodes ``around`` them too."""
     if depth > _DEEPEST:
         return
     if isinstance(node, list):
         if node and all(isinstance(item, str | int | float) for item in node):
-            yield Manifest(_words(node))
+            yield Manifest(_words(node), environment=around)
             return
         for item in node:
-            yield from _walk(item, depth + 1)
+            yield from _walk(item, depth + 1, around)
     elif isinstance(node, Mapping):
+        around = {**around, **_environment(node)}
         if isinstance(node.get("Config"), Mapping):  # as ``docker inspect`` tells of a container
             said = {name.lower(): value for name, value in node["Config"].items()}
-            yield _container({**said, "command": said.pop("cmd", None)})
+            yield _container({**said, "command": said.pop("cmd", None)}, around)
             return
         if any(key in node for key in ("command", "args", "entrypoint")):
-            yield _container(node)
+            yield _container(node, around)
         elif isinstance(node.get("run"), str):
-            yield Manifest(script=node["run"], environment=_environment(node))
+            yield Manifest(script=node["run"], environment=around)
         elif len(node) > RESOLVED and "model_path" in node:  # server_info, which names its release
             words = ("sglang", "serve", *words_of_resolved(node))
             yield Manifest(words, image=f"sglang:{node.get('version', '')}")
         elif is_options(node):
-            yield Manifest(("sglang", "serve", *words_of(node)))
+            yield Manifest(("sglang", "serve", *words_of(node)), environment=around)
         for key, item in node.items():
             if key not in ("command", "args", "entrypoint", "run"):
-                yield from _walk(item, depth + 1)
+                yield from _walk(item, depth + 1, around)
 
 
-def _container(node: Mapping[str, Any]) -> Manifest:
+def _container(node: Mapping[str, Any], around: Mapping[str, str]) -> Manifest:
     """Parts are joined as they are run: the entry point, the command, its arguments."""
-    environment = _environment(node)
+    environment = {**around, **_environment(node)}
     parts = [
         _filled(node[key], environment)
         for key in ("entrypoint", "command", "args")

@@ -93,6 +93,7 @@ OF_A_RELEASE = "lmsysorg/sglang:v0.5.9"
         (f"import os\nPopen({LISTED}, env=dict(os.environ, {V1}='0'))", None),
         (f'[{{"Config": {{"Image": "{OF_A_RELEASE}", "Env": ["{V1}=0"], "Cmd": {LISTED}}}}}]',
          "v0.5.9"),
+        (f"env: {{{V1}: 0}}\njobs:\n  a:\n    steps:\n    - run: {DRAFTS}", None),
         (f"image:\n  repository: lmsysorg/sglang\n  tag: v0.5.9\nx:\n  command: {LISTED}\n"
          f"  env: [{V1}=0]", "v0.5.9"),
     ],
