@@ -13,7 +13,8 @@ from dflash_sim.profiles.ways_in import UnreadableError, parse_yamls
 
 _LOOKS = re.compile(
     r"^[ \t]*(?:-[ \t]+)?[\"']?(?:command|args|entrypoint|containers|services|image)[\"']?\s*:"
-    r"|^[ \t]*(?:-[ \t]+)?[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size|run)[\"']?\s*:"
+    r"|^[ \t]*[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size)[\"']?\s*:"
+    r"|^[ \t]*(?:-[ \t]+)?run\s*:"
     r"|\A\s*(?:\w+:\s*)?\[|\A\s*-\s+\S|\A\s*\{\s*\"",
     re.MULTILINE,
 )

@@ -153,6 +153,20 @@ class TestMeanings:
             assert longest * (1 + ratio) / 2 == pytest.approx(512, abs=1)
             assert longest * ratio == pytest.approx(least, abs=1)
 
+    def test_aiperf_says_when_a_tokenizer_is_of_a_quantised_checkpoint(
+        self, tmp_path: Path
+    ) -> None:
+        """A summary that names the bf16 model may be of the other, with a quarter of the bytes."""
+        raw = json.loads((DATA / "aiperf/profile_export_aiperf.json").read_text())
+        notes = []
+        for tokenizer in ("nvidia/Qwen3-8B-NVFP4", "Qwen/Qwen3-8B"):
+            raw["input_config"] = {"models": "Qwen/Qwen3-8B", "concurrency": 16}
+            raw["input_config"]["tokenizer"] = {"name": tokenizer}
+            (run,) = written(tmp_path, json.dumps(raw), gpu="b200", method="none").observations
+            assert run.fields["model"] == "qwen3-8b"
+            notes.append([note for note in run.notes if "its tokenizer is that of" in note])
+        assert [len(found) for found in notes] == [1, 0]
+
     def test_aiperf_knows_a_model_by_its_tokenizer_too(self, tmp_path: Path) -> None:
         raw = json.loads((DATA / "aiperf/profile_export_aiperf.json").read_text())
         raw["input_config"] = {"models": "mine", "concurrency": 16}
