@@ -19,6 +19,7 @@ from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.sampling import sampling_of
 from dflash_sim.calibrate.observations.values import (
+    EVENLY,
     Metrics,
     Raw,
     anywhere,
@@ -231,6 +232,7 @@ def _most_at_once(sent: np.ndarray, done: np.ndarray) -> int:
     return int((np.arange(1, len(sent) + 1) - ended).max())
 
 
+_ARRIVALS = ("request_rate_mode", "arrival_pattern", "type")
 _COUNTS = ("request_count", "requests", "num_requests")
 
 
@@ -240,7 +242,11 @@ def _load(config: Any) -> dict[str, Any]:
     conc, rate = (_amount(phase, key) for key in ("concurrency", "request_rate"))
     rate = rate or _amount(phase, "rate")
     count = next((n for key in _COUNTS if (n := _amount(phase, key))), None)
-    found = {"conc": conc, "rate": None if conc else rate, "num_prompts": count}
+    how = next((v for key in _ARRIVALS if isinstance(v := anywhere(phase, key), str)), "")
+    even = EVENLY if rate and not conc and how.lower() == "constant" else None
+    found = {
+        "conc": conc, "rate": None if conc else rate, "burstiness": even, "num_prompts": count,
+    }  # fmt: skip
     return {name: value for name, value in found.items() if value is not None}
 
 
