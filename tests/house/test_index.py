@@ -22,7 +22,7 @@ COVERED = {
         "environment flags manifest router words server_flags",
     ],
     "calibrate/launches/test_wrappings": [
-        "options other_engines pasted server_args",
+        "options other_engines pasted server_args docker_file service_units python_strings",
         "calibrate/observations: launch_fields launch_methods launch_override",
     ],
     "calibrate/launches/test_scripts": ["shell_tests shell_text shell_values"],
