@@ -79,7 +79,8 @@ class LeapEngine:
         if self.limits.kv_tight:
             n = len(self.draws.cycles)
             self.memory = KvMemory(self.scheduler, n, overlapped=self.mode == "v2")
-        self._shrunk = self._prefilled = self._decoded = False
+        self._prefilled = self._decoded = False
+        self._ended: list[Req] = []  # still among those that run
         self._always_polls = self.limits.recv_interval == 1
         self._heads = iter(self.workload.heads)
         self._left = int(self.workload.measured.sum())
@@ -124,9 +125,9 @@ class LeapEngine:
             before, self._looked = self._looked, pipeline.loops
             if self.arrivals and self.arrivals[0][0] <= pipeline.decides_s:
                 self._receive(pipeline.decides_s, before)
-        if self._shrunk:
-            s.filter_finished()
-            self._shrunk = False
+        if self._ended:
+            s.filter_finished(self._ended[0] if len(self._ended) == 1 else None)
+            self._ended = []
         if self.memory is not None:
             self._look_at(self.memory)
         waits = s.waiting or s.chunked_req is not None
@@ -163,7 +164,8 @@ class LeapEngine:
         heappush(self.arrivals, (at, rid))
 
     def _finish(self, req: Req, now: float) -> None:
-        req.done = self._shrunk = True
+        req.done = True
+        self._ended.append(req)
         rid = req.rid
         self.finish_s[rid] = now
         self.loops.last[rid] = self.pipeline.results - 1
@@ -193,11 +195,12 @@ class LeapEngine:
 
     def _settle(self, result: Pending, now: float) -> None:
         """The host has processed a result."""
+        with_it = self.pipeline.results - 1
         for req in result.first_tokens:
             self.first_token_s[req.rid] = now
             self._found[req.rid] = req.cached
             self.scheduler.prefilled(req)
-            self.loops.first[req.rid] = self.pipeline.results - 1
+            self.loops.first[req.rid] = with_it
         for req in result.finishing:
             self._finish(req, now)
 
