@@ -201,7 +201,7 @@ class _Walk:
         ends = np.empty(n + len(pauses))  # of all loops
         ends[number], ends[pause_number] = self.told, self.pause_s
         # A result is processed in the next loop that launches, or in one of its own.
-        results = len(base.emit_s)
+        results = len(base.kind)
         loop = np.append(number[1:], NOBODY)[:results]
         drained = pauses[drains] - 1
         loop[drained] = pause_number[drains]
