@@ -276,7 +276,7 @@ class LeapEngine:
 
     def _run(self) -> Run:
         log = self.pipeline.log
-        n = len(log.emit)  # a last iteration still on the GPU is dropped
+        n = self.pipeline.results  # a last iteration still on the GPU is dropped
         kind, batch, prefix, after_idle = log.expand()
         kv = np.empty(len(kind), np.int64)
         kv[kind == DECODE], kv[kind == PREFILL] = self.held, log.prefilled

@@ -103,6 +103,11 @@ class Pipeline:
         return self.clock.host + self.host.recv_s
 
     @property
+    def launched(self) -> int:
+        """Iterations launched."""
+        return len(self.log.start)
+
+    @property
     def results(self) -> int:
         """Iterations whose results have been processed."""
         return len(self.log.emit)
@@ -111,7 +116,7 @@ class Pipeline:
         """Nothing to run and nothing to process: wait for a request."""
         self._idle = True
         self.loops += 1
-        self.log.pauses.append((len(self.log.start), rid))
+        self.log.pauses.append((self.launched, rid))
         now = self.decides_s
         wait = arrival_s - now
         self.clock.host = now + wait if wait > 0 else now
@@ -120,7 +125,7 @@ class Pipeline:
         """Nothing to run: process the result still pending."""
         assert self.pending is not None
         self.loops += 1
-        self.log.pauses.append((len(self.log.start), NOBODY))
+        self.log.pauses.append((self.launched, NOBODY))
         ready = max(self.decides_s, self.clock.copy)
         self.clock.host = ready + self.host.process(self.pending.batch)
         self._settle(self.clock.host)
