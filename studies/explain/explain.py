@@ -83,9 +83,9 @@ def explain(scenario: Scenario, *, on_run: Callable[[int], None] | None = None) 
     """
     result = predict(scenario, keep_runs=True, on_run=on_run)
     replay = Replay(result.setup, on_run)
-    for found in (result, result.baseline):
-        if found is not None and found.setup.policy is None:
-            replay.know(found)
+    for known in (result, result.baseline):
+        if known is not None and known.setup.policy is None:
+            replay.know(known)
     rungs: tuple[Rung, ...] = ()
     speedup = even = None
     if result.baseline is not None:
