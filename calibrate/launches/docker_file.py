@@ -10,17 +10,15 @@ from dflash_sim.calibrate.launches.shell_values import Shell
 from dflash_sim.profiles.ways_in import UnreadableError, parse_json
 
 _COMMENT = re.compile(r"^[ \t]*#[^\n]*\n?", re.MULTILINE)
-_INSTRUCTION = re.compile(
-    r"^[ \t]*(FROM|ARG|ENV|CMD|ENTRYPOINT)[ \t]+((?:[^\n]*\\[ \t]*\n)*[^\n]*)", re.MULTILINE
-)
+_INSTRUCTION = re.compile(r"^[ \t]*(FROM|ARG|ENV|CMD|ENTRYPOINT)[ \t]+([^\n]*)", re.MULTILINE)
 _CONTINUED = re.compile(r"\\[ \t]*\n")
 _FROM = re.compile(r"(?:--\S+\s+)*(\S+)(?:\s+(?i:as)\s+(\S+))?")
 
 
 def docker_files(text: str) -> Iterator[Manifest]:
     """The command of a Docker file; nothing if the text is none."""
-    found = [(kind, _CONTINUED.sub(" ", rest).strip()) for kind, rest in
-             _INSTRUCTION.findall(_COMMENT.sub("", text))]  # fmt: skip
+    lines = _CONTINUED.sub(" ", _COMMENT.sub("", text))
+    found = [(kind, rest.strip()) for kind, rest in _INSTRUCTION.findall(lines)]
     environment: dict[str, str] = {}
     stages: dict[str, str] = {}
     said: dict[str, str] = {}

@@ -205,7 +205,8 @@ def _tokens(text: str) -> Iterator[list[_Piece] | str]:
         if goes_on:
             operator, end = None, goes_on.end()
         if piece is not None:
-            word = [*(word or []), piece]
+            word = [] if word is None else word
+            word.append(piece)
         elif word is not None:
             descriptor = operator is not None and _REDIRECT.fullmatch(operator) and _digits(word)
             if not descriptor and not to_file:
