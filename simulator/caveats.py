@@ -177,8 +177,9 @@ def drafter_cautions(drafter: Drafter) -> list[str]:
     """Say that nobody described the drafting network, where that is so."""
     if drafter is None or SIZED_LIKE not in drafter.name:
         return []
+    what = drafter.name.partition(f" {SIZED_LIKE} ")[0]
     return [
-        f"no config of an EAGLE-3 head for {drafter.target} is known: predicted with one of "
+        f"no config of {what} for {drafter.target} is known: predicted with one of "
         f"{drafter.params / MEGA:,.0f} M weights, {drafter.source}; give yours with --draft-model "
         "path/to/config.json"
     ]
