@@ -125,7 +125,8 @@ def _expected(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return _refused_by_system(error)
-    if told := _of_server(getattr(error, "option_name", "")):
+    unknown = hasattr(error, "possibilities")  # else an option of ours, without its value
+    if unknown and (told := _of_server(getattr(error, "option_name", ""))):
         return told
     if hasattr(error, "format_message"):
         path = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)

@@ -751,6 +751,7 @@ MISTAKES = [
 ]  # fmt: skip
 OTHER_MISTAKES = [
     ("list gpu", 2, ["'gpu'", "did you mean gpus?", "Have: checkpoints"]),
+    ("serve --port", 2, ["'--port' requires an argument"]),  # a flag of SGLang's server too
     ("predct", 2, ["No such command 'predct'", "--help"]),
     ("calibrate import-silicon", 2, ["--system", "--help"]),
     ("calibrate import-silicon --system b20", 2, ["unknown system 'b20'"]),
