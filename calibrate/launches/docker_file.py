@@ -19,19 +19,19 @@ def docker_files(text: str) -> Iterator[Manifest]:
     """The command of a Docker file; nothing if the text is none."""
     lines = _CONTINUED.sub(" ", _COMMENT.sub("", text))
     found = [(kind, rest.strip()) for kind, rest in _INSTRUCTION.findall(lines)]
-    environment: dict[str, str] = {}
-    stages: dict[str, str] = {}
-    said: dict[str, str] = {}
-    image = ""
+    outside: dict[str, str] = {}  # arguments before the first stage
+    environment, said, image = outside, dict[str, str](), ""
+    stages: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {}
     for kind, rest in found:
         if kind in ("ARG", "ENV"):
             environment |= _pairs(rest)
         elif kind != "FROM":
             said[kind] = rest
         elif begun := _FROM.match(rest):
-            image = Shell(environment).filled(begun[1])
-            image = stages.get(image, image)
-            stages[begun[2] or ""] = image
+            base = Shell(dict(outside)).filled(begun[1])
+            image, around, before = stages.get(base, (base, outside, {}))
+            environment, said = dict(around), dict(before)
+            stages[begun[2] or ""] = image, environment, said
     entry, command = (_words(said.get(kind, "[]")) for kind in ("ENTRYPOINT", "CMD"))
     if entry is not None and command is not None:
         if words := (*entry, *command):

@@ -21,7 +21,8 @@ def as_typed(text: str) -> str:
     >>> as_typed("> sglang serve Qwen/Qwen3-8B \\u2014tp 2")
     'sglang serve Qwen/Qwen3-8B --tp 2'
     """
-    text = _DASH.sub("--", _FENCE.sub("", text.translate(_SIGNS)))
+    text = text.replace("\r\n", "\n").translate(_SIGNS)
+    text = _DASH.sub("--", _FENCE.sub("", text))
     lines = [line for line in text.split("\n") if line.strip()]
     for mark in _MARKS:
         if lines and all(line.lstrip().startswith((mark + " ", mark + "\t")) for line in lines):

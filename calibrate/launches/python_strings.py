@@ -59,4 +59,8 @@ def _spoken(node: ast.expr, known: dict[str, str]) -> str:
         return _spoken(node.value, known)
     if isinstance(node, ast.Name):
         return known.get(node.id, f"${{{node.id}}}")
-    return "${" + re.sub(r"\W+", "_", ast.unparse(node)) + "}"
+    try:
+        name = re.sub(r"\W+", "_", ast.unparse(node))
+    except RecursionError:  # a sum of a thousand terms
+        name = "VALUE"
+    return f"${{{name}}}"

@@ -24,6 +24,7 @@ _LONGEST = 30_000
 _MOST = 20  # calls and lists that are looked at
 _SHOWN = 40  # letters of what is not known
 _MORE = "more arguments are added, which the text does not say"
+_OTHER_ARGS = 4  # places before that argument of ``popen_launch_server``
 _OPEN = "the text does not say whether it is set; it is left out"
 
 
@@ -68,10 +69,11 @@ def _started(text: str) -> Iterator[Spoken]:
     for found in islice(_STARTED.finditer(text), _MOST):
         pairs = list(_arguments(text[found.end() : found.end() + _LONGEST]))
         said = {name: value for name, value in pairs if name}
-        first = next((value for name, value in pairs if not name), "MODEL")
+        places = [value for name, value in pairs if not name]
+        first = places[0] if places else "MODEL"
         literal = first.strip("'\"") if first[0] in "'\"" else f"${first}"
         target = str(said.get("model", literal))
-        others = said.get("other_args") or ()
+        others = said.get("other_args") or next((_value(p) for p in places[_OTHER_ARGS:]), ())
         known = isinstance(others, list | tuple)
         words = ("--model-path", target, *(map(str, others) if known else ()))
         yield Spoken(words, () if known else ((str(others).lstrip("$"), _MORE),))

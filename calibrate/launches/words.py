@@ -46,6 +46,7 @@ _WITHIN = re.compile(
 )
 _IMAGE = re.compile(r"(?:sglang(?!-runtime)[\w./-]*|sgl-dev):([\w.-]+)")
 _CHART = re.compile(r"repository:[ \t]*\S*sglang\S*\s+tag:[ \t]*[\"']?([\w.-]+)")  # of Helm
+_NAMED_IMAGE = re.compile(r"[\w./@-]+(?::[\w.-]+)*")
 _ENV_FILE = re.compile(r"(?<!\S)--env-file[= ]\S+")
 _DEEPEST = 6
 
@@ -147,7 +148,9 @@ def _in_manifest(text: str, *, contrary: bool) -> Iterator[Launch]:
             found = list(_of_words(words, shell, 1)) or _flags_alone(words)
         for launch in found:
             unsaid = (*launch.unsaid, *manifest.unsaid)
-            image = launch.image or _tag(manifest.image) or _tag(text)
+            image = launch.image or _tag(manifest.image)
+            if not image and not _NAMED_IMAGE.fullmatch(manifest.image):  # else it is another's
+                image = _tag(text)
             yield replace(launch, image=image, unsaid=unsaid)
 
 

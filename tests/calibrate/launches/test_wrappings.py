@@ -61,6 +61,7 @@ print(llm.generate(prompts))
         "import os\nm = 'Qwen/Qwen3-4B'\nos.system(f'sglang serve --model-path {m} --tp 2')",
         "self.p = popen_launch_server('Qwen/Qwen3-4B', url, timeout=9, other_args=['--tp', '2'])",
         "popen_launch_server(url, model='Qwen/Qwen3-4B', other_args=['--tp', '2'])",
+        "popen_launch_server('Qwen/Qwen3-4B', url, 600, None, ['--tp', '2'])",
         json.dumps({"model_path": "Qwen/Qwen3-4B", "tp_size": 2} | {f"_{i}": 0 for i in range(50)}),
     ],
 )  # fmt: skip
@@ -102,6 +103,35 @@ def test_the_environment_is_read_wherever_it_is_written(text: str, build: str | 
     launch = scenario_from_launch(text)
     assert (launch.fields["engine_mode"], launch.build) == ("v1", build)
     assert "engine_mode" not in scenario_from_launch(text.replace(V1, "OTHER")).fields
+
+
+@pytest.mark.parametrize(
+    ("text", "build"),
+    [
+        (f"FROM {OF_A_RELEASE} AS b\nENV {V1}=0\nENTRYPOINT [\"sh\"]\nFROM mine:1\nCMD {LISTED}",
+         None),
+        (f"services:\n  a: {{image: mine:1, command: {LISTED}}}\n  b: {{image: {OF_A_RELEASE}}}",
+         None),
+        (f"FROM {OF_A_RELEASE} AS b\nENV {V1}=0\nFROM {OF_A_RELEASE}\nCMD {LISTED}", "v0.5.9"),
+    ],
+)  # fmt: skip
+def test_another_stage_or_service_is_no_part_of_a_container(text: str, build: str | None) -> None:
+    launch = scenario_from_launch(text)
+    assert launch.build == build
+    assert launch.fields["model"] == "Qwen/Qwen3-8B"
+    assert "engine_mode" not in launch.fields
+
+
+def test_units_have_the_lines_of_any_system() -> None:
+    unit = f"[Service]\nEnvironment={V1}=0\nExecStart=/usr/bin/{DRAFTS}\n"
+    assert scenario_from_launch(unit.replace("\n", "\r\n")).fields["engine_mode"] == "v1"
+
+
+def test_an_expression_too_deep_to_print_is_a_name() -> None:
+    terms = "+".join(["a"] * 1500)
+    text = f"import os\nos.system(f'sglang serve --model-path Qwen/Qwen3-4B --tp {{{terms}}}')"
+    with pytest.raises(UsageError, match="VALUE"):
+        scenario_from_launch(text)
 
 
 @pytest.mark.parametrize(
