@@ -10,6 +10,7 @@ _RULE = re.compile(r"[\s|+:=\-━─┏┓┡┩╇┳╞╪╡├┼┤┌┬�
 _COLUMN = re.compile(r"(?<!\\)\|")
 _FEWEST = 2
 _DECIMAL = re.compile(r"\A\s*(\d+),(\d+)\s*\Z")
+_THOUSANDS = re.compile(r"\s*[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?\s*")
 
 
 def text_tables(text: str) -> Iterator[list[list[str]]]:
@@ -38,7 +39,9 @@ def text_tables(text: str) -> Iterator[list[list[str]]]:
 
 
 def with_commas(text: str) -> str:
-    """A table between tabs or semicolons as CSV; numbers beside semicolons may have a comma.
+    """A table between tabs or semicolons as CSV; its numbers may have a comma for a point.
+
+    Between tabs ``1,234`` is above a thousand, unless another number has a comma for a point.
 
     Examples
     --------
@@ -49,14 +52,23 @@ def with_commas(text: str) -> str:
     between = next((sign for sign in "\t;" if sign in head and "," not in head), "")
     if not between:
         return text
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     try:
-        for row in csv.reader(io.StringIO(text.lstrip("\ufeff")), delimiter=between):
-            writer.writerow([_DECIMAL.sub(r"\1.\2", cell) for cell in row])
+        rows = list(csv.reader(io.StringIO(text.lstrip("\ufeff")), delimiter=between))
     except csv.Error:
         return text
+    cells = [cell for row in rows for cell in row]
+    points = any(_DECIMAL.match(cell) and not _THOUSANDS.fullmatch(cell) for cell in cells)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for row in rows:
+        writer.writerow([_with_point(cell, points=points or between == ";") for cell in row])
     return out.getvalue()
+
+
+def _with_point(cell: str, *, points: bool) -> str:
+    if not points and _THOUSANDS.fullmatch(cell):
+        return cell.replace(",", "")
+    return _DECIMAL.sub(r"\1.\2", cell)
 
 
 def _of_block(block: Sequence[list[str] | None]) -> Iterator[list[list[str]]]:

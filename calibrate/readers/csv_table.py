@@ -137,9 +137,13 @@ def read_rows(text: str, name: str) -> Table:
 def _by_our_names(table: Table) -> Table:
     """The table with columns of numbers that are called otherwise under our names, in our units."""
     taken = {MEASURED.get(name, ALIASES.get(name, name)) for name in table.header}
+    meant = [column_of(name) for name in table.header]
+    closed = "conc" in taken or any(found and found[0] == "conc" for found in meant)
     for name in table.ignored:
-        found = column_of(name)
+        found = column_of(name) if len(name) > 1 else None  # ``n`` may count repeats
         if found is None or found[0] in taken or found[0] not in _read_columns():
+            continue
+        if found[0] == "rate" and closed:  # then ``rps`` is what came of it
             continue
         cells = [amount(row[name], *found) for _, row in table.rows]
         if not all(_is_amount(cell) for cell in cells):

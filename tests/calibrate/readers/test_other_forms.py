@@ -293,6 +293,30 @@ def test_columns_of_a_spreadsheet(tmp_path: Path, text: str) -> None:
     assert row.metrics["mean_ttft_ms"] == pytest.approx(35.5)
 
 
+def test_what_a_comma_is_hangs_on_the_table(tmp_path: Path) -> None:
+    """Between tabs 1,500 is not 1.5, unless a number beside it shows what the comma is."""
+    path = tmp_path / "a.csv"
+    found = []
+    for between, ttft in (("\t", "35.5"), ("\t", "35,5"), (";", "35,5")):
+        head = between.join(("conc", "isl", "osl", "output_throughput", "mean_ttft_ms"))
+        path.write_text(f"{head}\n{between.join(('8', '512', '64', '1,500', ttft))}\n")
+        fields = {"gpu": "b200", "method": "none", "model": "qwen3-8b"}
+        (row,) = read_observations([path], fields).observations
+        assert row.metrics["mean_ttft_ms"] == 35.5
+        found.append(row.metrics["output_throughput"])
+    assert found == [1500, 1.5, 1.5]
+
+
+def test_a_count_of_repeats_and_a_measured_rate_are_no_load(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("model,rps,conc,isl,osl,n,output_throughput\nqwen3-8b,23.4,8,512,64,3,1500\n")
+    report = read_observations([path], {"gpu": "b200", "method": "none"})
+    (row,) = report.observations
+    assert row.fields["conc"] == 8
+    assert not {"rate", "num_prompts"} & set(row.fields)
+    assert any("columns not read: rps, n" in note for note in report.notes)
+
+
 def test_cells_of_tables() -> None:
     text = "a | b\n| x | y |\n|:-:|---|\n| 1 | 2 |\n| 3 | |\ntext\n| p | q | r |\n| 1 | 2 | 3 |"
     assert list(text_tables(text)) == [
