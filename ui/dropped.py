@@ -97,7 +97,8 @@ def _launch(text: str, name: str, state: State) -> Dropped:
 
 # A launch command does not say these: they stay as they are on the page.
 _ABOUT_THE_LOAD = {"gpu", "dataset", "content", "thinking", "isl", "osl", "conc", "rate",
-    "range_ratio", "burstiness", "num_prompts", "cache_hit"}  # fmt: skip
+    "range_ratio", "burstiness", "num_prompts", "cache_hit", "temperature", "top_p",
+    "top_k"}  # fmt: skip
 
 
 def _benchmark(raw: bytes, name: str, state: State) -> Dropped:
@@ -125,8 +126,10 @@ def _benchmark(raw: bytes, name: str, state: State) -> Dropped:
     own = f"; it does not say its {taken}, which is the page's" if taken else ""
     words = (
         f"{name}: {report.counts}; the page shows the server of {first.row}, and the {len(points)} "
-        f"rows of it{own}; dflash-sim compare {shlex.quote(name)} says why they differ"
+        f"rows of it{own}"
     )
+    if suffix in name:  # else it was pasted, and there is no file to name
+        words += f"; dflash-sim compare {shlex.quote(name)} says why they differ"
     return Dropped(changed, _renamed(words, path, name), points)
 
 

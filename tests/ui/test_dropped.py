@@ -35,6 +35,16 @@ def test_a_launch_command_keeps_the_load_of_the_page() -> None:
     assert plain.state.scenario().method == "none"
 
 
+def test_a_temperature_of_the_page_stays_under_a_launch() -> None:
+    warm = PAGE.but(temperature=0.7)
+    assert read_dropped(LAUNCH.encode(), "run.sh", warm).state.scenario().temperature == 0.7
+
+
+def test_no_command_is_told_of_rows_that_were_pasted() -> None:
+    assert "dflash-sim compare bench.csv" in read_dropped(ROWS.encode(), "bench.csv", PAGE).words
+    assert "compare" not in read_dropped(ROWS.encode(), "what was pasted", PAGE).words
+
+
 def test_a_launch_that_cannot_be_read_says_why() -> None:
     with pytest.raises(UsageError, match="--tp"):
         read_dropped(LAUNCH.replace("--tp-size 2", "--tp-size two").encode(), "run.sh", PAGE)
