@@ -106,6 +106,9 @@ class Method:
         True if our own engine (``dflash-sim run``) has it too.
     load_drafter
         ``(model, draft_model) -> Drafter`` reads the drafting network, or raises what is missing.
+    sized
+        ``model -> Drafter``: what drafts for a target that nobody published a drafter of; None
+        where it is not known how large one would be.
     draft
         ``(cycle, one, wide) -> (before, after)`` lists the phases around the verification, for
         sizes of one row and of the whole width per request.
@@ -128,6 +131,7 @@ class Method:
     network: DraftNetwork = "none"
     prefill: Callable[["Cycle", Rows], list[AnyCall]] = lambda cycle, size: []
     load_drafter: Callable[[str, str | None], Drafter] = lambda model, draft_model: None
+    sized: Callable[[ModelShape], Drafter] = lambda model: None
     caches: Callable[[ModelShape, Drafter, int, Precision], DraftCache] = lambda *_: DraftCache()
     verify: Callable[["Cycle", Rows], list[AnyCall]] = lambda cycle, size: cycle.target(size)
     algorithm: str | None = None

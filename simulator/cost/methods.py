@@ -105,8 +105,8 @@ def drafter_for(method: Method, model: str, draft_model: str | None, *, accepts:
     Parameters
     ----------
     accepts
-        True if the asker says what its drafts are worth. Then a DFlash drafter that nobody has
-        published is sized like those of other targets; else there is no answer for it.
+        True if the asker says what its drafts are worth. Then one that nobody has published may
+        be sized like those of other targets; else there is no answer for it.
 
     Raises
     ------
@@ -118,9 +118,10 @@ def drafter_for(method: Method, model: str, draft_model: str | None, *, accepts:
     try:
         drafter = method.load_drafter(model, draft_model)
     except MissingProfileError:
-        sized = method.name == "dflash" and draft_model is None and accepts
-        if not sized or (drafter := dflash_like(load_model(model))) is None:
+        sized = method.sized(load_model(model)) if accepts and draft_model is None else None
+        if sized is None:
             raise
+        drafter = sized
     check_kind(method, drafter)
     return drafter
 
@@ -339,6 +340,7 @@ METHODS: dict[str, Method] = {
             block_methods.dflash,
             algorithm="DFLASH",
             follows_drafter=True,
+            sized=dflash_like,
             own_engine=True,
         ),
         of_blocks(
@@ -376,12 +378,14 @@ METHODS: dict[str, Method] = {
             "injection-only",
             "KV injection without diffusion, block {block}",
             block_methods.injection_only,
+            sized=dflash_like,
             samples=False,
         ),
         of_blocks(
             "diffusion-only",
             "diffusion without KV injection, block {block}",
             block_methods.diffusion_only,
+            sized=dflash_like,
             samples=False,
             keep_up=lambda cycle, size: Phase(
                 "materialise", block_methods.condition(cycle, size), 0

@@ -334,9 +334,12 @@ def test_a_drafter_is_sized_like_those_of_other_targets() -> None:
 
 
 def test_a_drafter_that_nobody_published_is_sized_for_those_who_know_what_it_accepts() -> None:
-    setup = resolve(Scenario.parse(model="deepseek-v3", acceptance="al:4", tp=8))
-    said = [w for w in setup.warnings if "no config of a DFlash drafter for deepseek-v3" in w]
-    assert len(said) == 1
+    for method in ("dflash", "injection-only", "diffusion-only"):  # one message leads all to it
+        asked = Scenario.parse(model="deepseek-v3", method=method, acceptance="al:4", tp=8)
+        said = "no config of a DFlash drafter for deepseek-v3"
+        assert [said in w for w in resolve(asked).warnings].count(True) == 1
+    with pytest.raises(MissingProfileError, match="no DSpark drafter"):
+        resolve(Scenario.parse(model="deepseek-v3", method="dspark", acceptance="al:4", tp=8))
     with pytest.raises(MissingProfileError, match=r"no DFlash drafter .* --acceptance al:4, or"):
         resolve(Scenario.parse(model="deepseek-v3", tp=8))
     known = resolve(Scenario.parse(model="qwen3-8b", acceptance="al:4"))
