@@ -196,7 +196,8 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu, owner
     fields = dict(observation.fields) | {"runs": 1, "calibration": "none"}
     scenario = Scenario.parse(**fields, build=None if engine.is_home(build) else build)
     response = _response(scenario, engine, read, owner)
-    requests_of(response.setup, 0)  # an endless workload is refused here, with the row's name
+    # An endless workload is refused here, with the row's name.
+    requests = len(requests_of(response.setup, 0).workload)
     fit = engine.fit
     timed = _first(TPOT, observation)
     arrive = scenario.rate is not None
@@ -208,7 +209,7 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu, owner
         ACCEPT_LENGTH: load_acceptance_priors().accept_length_error,
     }
     if arrive:  # a throughput is that of the clients, who came faster or slower than on average
-        least[THROUGHPUT] = math.hypot(least[THROUGHPUT], (scenario.num_prompts or 1) ** -0.5)
+        least[THROUGHPUT] = math.hypot(least[THROUGHPUT], requests**-0.5)
     known = [*timed, *_first(TTFT, observation)]
     if not (arrive and timed):
         known.insert(0, THROUGHPUT)

@@ -181,6 +181,18 @@ def test_an_open_loop_tells_of_its_server_by_the_time_per_token() -> None:
     assert np.abs(found.errors).max() < 0.05
 
 
+def test_a_throughput_alone_is_as_sure_as_its_requests_are_many() -> None:
+    fields = {"model": "qwen3-8b", "method": "none", "gpu": "h200", "tp": 1, "isl": 64, "osl": 64,
+              "rate": 4.0}  # fmt: skip
+    seen = Observation(row="a", source="A", fields=fields, metrics={"output_throughput": 200.0})
+    few, unsaid = (
+        rows_of([replace(seen, fields=fields | more)], ENGINE)[0][0].errors[THROUGHPUT]
+        for more in ({"num_prompts": 16}, {})
+    )
+    assert few == pytest.approx(0.25, rel=0.1)
+    assert unsaid < few  # of a file that does not say, as many are taken as are simulated
+
+
 def test_a_median_gap_tells_of_the_step_alone() -> None:
     """It is fitted for plain decoding, and prefills do not move it."""
     fields = {"model": "qwen3-8b", "gpu": "h200", "tp": 1, "conc": 8, "isl": 2048, "osl": 64}
