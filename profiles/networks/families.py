@@ -274,7 +274,7 @@ def _refuse_drafter(f: Fields) -> None:
     """Refuse the config of a drafter: its few layers would be priced as a small target."""
     named = f.config.get("architectures")
     found = str(named[0]) if isinstance(named, list) and named else ""
-    key = next((key for key in _OF_DRAFTERS if key in f.config), "")
+    key = next((key for key in _OF_DRAFTERS if f.config.get(key) is not None), "")
     if key or _DRAFTERS.search(found):
         why = f"field '{key}'" if key else f"field 'architectures' is {found!r}"
         msg = (

@@ -413,6 +413,7 @@ def test_a_drafter_is_no_target(name: str) -> None:
     assert path is not None
     with pytest.raises(UsageError, match=r"is a drafter's, not a target's[.] Give it with --draft"):
         parse_model(json.loads(path.read_text("utf-8")), name=name, source="test")
+    assert hf_model("qwen3-32b", draft_vocab_size=None) == hf_model("qwen3-32b")  # says nothing
 
 
 def test_missing_field_is_named() -> None:
