@@ -11,7 +11,7 @@ _NAMES = r"[\"']([A-Z][A-Z\d_]+)[\"']"
 _VALUES = r"[\"']?([\w.,:/-]*)[\"']?"
 _VARIABLE = re.compile(
     rf"(?:\w*env\w*\[{_NAMES}\]\s*=|env\w*\.setdefault\({_NAMES}\s*,|{_NAMES}\s*:"
-    rf"|dict\(os\.environ[^)]*?\b([A-Z][A-Z\d_]+)\s*=)\s*{_VALUES}"
+    rf"|dict\(os\.environ[^)]{{0,400}}?\b([A-Z][A-Z\d_]+)\s*=)\s*{_VALUES}"
 )
 
 

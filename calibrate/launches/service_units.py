@@ -17,9 +17,9 @@ _HOW = "-@:+!|"  # signs of systemd before the program: how it is run
 def service_units(text: str) -> Iterator[Manifest]:
     """What every service of the text runs; nothing if it has none."""
     for section in _SECTION.finditer(text):
-        rest = text[section.end() :]
-        ends = _NEXT.search(rest)
-        lines = _CONTINUED.sub(" ", _DROPPED.sub("", rest[: ends.start() if ends else None]))
+        ends = _NEXT.search(text, section.end())
+        rest = text[section.end() : ends.start() if ends else None]
+        lines = _CONTINUED.sub(" ", _DROPPED.sub("", rest))
         environment: dict[str, str] = {}
         unsaid: list[tuple[str, str]] = []
         script = image = ""
