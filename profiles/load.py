@@ -107,9 +107,12 @@ def _check_size(name: str, sheet: QuantitySheet) -> None:
     held = sheet["mem"] / GIGA
     for size in parsed_gpu(name).sizes_gb:
         if not size or abs(held / size - 1) > _SIZE_TOLERANCE:
+            other = f"{sheet.path.stem.partition('_')[0]}_{size:g}gb"
+            known = find_sheet("devices", other, ".toml") is not None
+            near = f"The nearest is {other}" if known else "There is none of that size"
             msg = (
-                f"'{name}' is not the {sheet.path.stem} sheet, which has {held:.0f} GB. "
-                "Write devices/<name>.toml for another."
+                f"'{name}' is not the {sheet.path.stem} sheet, which has {held:.0f} GB. {near}; "
+                "or write devices/<name>.toml."
             )
             raise UsageError(msg)
 

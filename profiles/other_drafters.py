@@ -47,6 +47,9 @@ def table() -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
+_SIZED = ", or what one of the usual size would have accepted, such as --acceptance al:4"
+
+
 def none_known(
     model: str, kind: str | None, *, own_layer: bool, head: object
 ) -> MissingProfileError:
@@ -67,7 +70,7 @@ def none_known(
     instead = f"{', '.join(others)} or none" if others else "none"
     msg = (
         f"no {what} is known for '{model}', and one of another model is of no use to it (see "
-        "dflash-sim list drafters). Give its own with --draft-model path/to/config.json, or "
-        f"ask for --method {instead}"
+        "dflash-sim list drafters). Give its own with --draft-model path/to/config.json"
+        f"{_SIZED if kind == 'DFlash' else ''}, or ask for --method {instead}"
     )
     return MissingProfileError(msg)

@@ -19,6 +19,7 @@ _MAKERS = {
     "huawei",
     "aws",
     "amd",
+    "instinct",
 }
 _WORDS = 3  # of a name such as RTX 2080 Ti; sizes and versions may follow
 

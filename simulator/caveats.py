@@ -18,7 +18,7 @@ from dflash_sim.profiles.networks.layers import (
 )
 from dflash_sim.profiles.releases.calibration import Calibration
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
-from dflash_sim.profiles.releases.server_levels import OWN, Server
+from dflash_sim.profiles.releases.server_levels import OWN, UNSTATED, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.units import GIGA, MEGA
@@ -139,10 +139,14 @@ def cautions(
     if new := unconfirmed(server, calibration):
         sds = engine.fit.priors.levels["time"]
         spread = math.sqrt(sum(sds[level] ** 2 for level in (*(level for level, _ in new), *OWN)))
-        named = ", ".join(f"{_LEVEL_WORDS[level]} {name}" for level, name in new)
+        named = ", ".join(
+            f"{_LEVEL_WORDS[level]} {name}" for level, name in new if name != UNSTATED
+        )
+        why = [f"no measurement of {named} stands behind this"] if named else []
+        if ("build", UNSTATED) in new:
+            why.append("nothing says which release of the engine was measured (build)")
         out.append(
-            f"unconfirmed: no measurement of {named} stands behind this; the interval allows for "
-            f"+-{spread:.0%} more"
+            f"unconfirmed: {', and '.join(why)}; the interval allows for +-{spread:.0%} more"
         )
     if new_kinds := unconfirmed_attention(model, server, calibration):
         out.append(
@@ -173,8 +177,9 @@ def drafter_cautions(drafter: Drafter) -> list[str]:
     """Say that nobody described the drafting network, where that is so."""
     if drafter is None or SIZED_LIKE not in drafter.name:
         return []
+    what = drafter.name.partition(f" {SIZED_LIKE} ")[0]
     return [
-        f"no config of an EAGLE-3 head for {drafter.target} is known: predicted with one of "
+        f"no config of {what} for {drafter.target} is known: predicted with one of "
         f"{drafter.params / MEGA:,.0f} M weights, {drafter.source}; give yours with --draft-model "
         "path/to/config.json"
     ]

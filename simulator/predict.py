@@ -1,5 +1,6 @@
 """Scenario -> Result: draw the workload, run an engine, reduce, compare with plain decoding."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +11,7 @@ from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.caveats import overload, same_latents
 from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.engine.metrics import Summary, queue_growth, summarise
-from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.engine.records import Run, without_times
 from dflash_sim.simulator.intervals import (
     Sensitivity,
     batch_of,
@@ -26,6 +27,10 @@ from dflash_sim.simulator.requests.mixtures import MixedAcceptance
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import beside, build_workload, run_engine
+
+# The latest predictions of plain decoding, and how they were asked for: questions about one server
+# that differ in how it drafts share them.
+_BASELINES: "deque[tuple[tuple[str, bool, bool], Result]]" = deque(maxlen=2**2)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Result:
         Shares of the simulated time that are measured, fitted, roofline and assumed [1].
     published
         The nearest published point of the same scenario, and our relative error against it.
+    runs
+        What was simulated, without its times, where it was asked for.
     """
 
     scenario: Scenario
@@ -61,6 +68,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     simulator_used: str = "leap"
     per_run: list[dict[str, float]] = field(default_factory=list, repr=False)
+    runs: tuple[Run, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def speedup(self) -> float | None:
@@ -120,6 +128,7 @@ def predict(
     with_interval: bool = True,
     baseline: "Result | None" = None,
     setup: Setup | None = None,
+    keep_runs: bool = False,
     on_run: Callable[[int], None] | None = None,
 ) -> Result:
     """Answer a scenario.
@@ -136,6 +145,8 @@ def predict(
         The prediction of plain decoding, where it is known already.
     setup
         A resolved scenario, to reuse its price tables or changed constants.
+    keep_runs
+        Keep what is simulated.
     on_run
         Called with the number of each finished run.
     """
@@ -147,6 +158,7 @@ def predict(
             with_interval=with_interval,
             baseline=baseline,
             setup=setup or resolve(scenario),
+            keep_runs=keep_runs,
             on_run=on_run,
         )
 
@@ -159,28 +171,25 @@ def _predict(
     with_interval: bool,
     baseline: "Result | None",
     setup: Setup,
+    keep_runs: bool,
     on_run: Callable[[int], None] | None,
 ) -> Result:
     expectation = setup.expectation
     summaries, growths, used = [], [], "leap"
-    first: Run | None = None
+    kept: list[Run] = []  # all of them, or the first
     for run in range(scenario.runs):
         summary, record = simulate(setup, expectation, run=run, simulator=simulator)
         summaries.append(summary)
         growths.append(queue_growth(record) if scenario.rate is not None else 0.0)
-        first = first or record
+        if keep_runs or not run:
+            kept.append(without_times(record) if run else record)
         used = record.engine
         if on_run is not None:
             on_run(run)
     if baseline is None and with_baseline and setup.speculative:
         plain = beside(setup, scenario.without_speculation(tp=setup.tp))
-        baseline = predict(
-            plain.scenario,
-            simulator=simulator,
-            with_baseline=False,
-            with_interval=with_interval,
-            setup=plain,
-        )
+        how = simulator, with_interval, keep_runs
+        baseline = _plain_decoding(plain, how)
     evidence = np.sum([s.evidence_s for s in summaries], axis=0)
     warnings = doubts(setup)
     per_run = [s.values for s in summaries]
@@ -188,7 +197,7 @@ def _predict(
     if with_interval:
         # How an answer moves with what is uncertain is taken at the full width.
         fixed = setup.policy is None
-        own = sensitivity(setup, first) if fixed else sensitivity(setup.under(None))
+        own = sensitivity(setup, kept[0]) if fixed else sensitivity(setup.under(None))
         found = intervals(
             setup,
             own,
@@ -209,6 +218,7 @@ def _predict(
         warnings=tuple(warnings),
         simulator_used=used,
         per_run=per_run,
+        runs=tuple(without_times(r) for r in kept) if keep_runs else (),
     )
     return replace(
         result,
@@ -221,6 +231,32 @@ def _predict(
             *same_latents(scenario, setup.model, setup.tp, setup.memory, result.values),
         ),
     )
+
+
+def _plain_decoding(setup: Setup, how: tuple[str, bool, bool]) -> Result:
+    """Predict a baseline, or return what this process predicted for the same server before."""
+    found = next((r for kept, r in list(_BASELINES) if kept == how and _same(r.setup, setup)), None)
+    if found is not None:
+        return replace(found, published=nearest_published(setup))
+    simulator, with_interval, keep_runs = how
+    found = predict(
+        setup.scenario,
+        simulator=simulator,
+        with_baseline=False,
+        with_interval=with_interval,
+        setup=setup,
+        keep_runs=keep_runs,
+    )
+    if not keep_runs:
+        _BASELINES.appendleft((how, found))
+    return found
+
+
+def _same(one: Setup, other: Setup) -> bool:
+    """Return True if two setups are equal; tables and calibrations are what was read once."""
+    if one.tables is not other.tables or one.measured is not other.measured:
+        return False
+    return one.calibration is other.calibration and one == other
 
 
 def doubts(setup: Setup) -> list[str]:

@@ -21,7 +21,7 @@ from dflash_sim.profiles.times.op_tables import OpTables
 from dflash_sim.simulator.asked_acceptance import expected, uncalibrated
 from dflash_sim.simulator.caveats import cautions, drafter_cautions
 from dflash_sim.simulator.cost.cycle import Cycle, Drafter, Method
-from dflash_sim.simulator.cost.methods import check_kind
+from dflash_sim.simulator.cost.methods import drafter_for
 from dflash_sim.simulator.cost.price import CostModel
 from dflash_sim.simulator.cost.sampling import Sampling
 from dflash_sim.simulator.cost.step_table import StepModel
@@ -282,8 +282,7 @@ def resolve(
     check_context(s, model)
     backend = backend_of(s, device, engine, model)
     method = s.speculation
-    drafter = method.load_drafter(s.model, s.draft_model)
-    check_kind(method, drafter)
+    drafter = drafter_for(method, s.model, s.draft_model, accepts=s.acceptance is not None)
     precision = precision_for(s, device, engine, model, backend=backend, drafter=drafter)
     server = server_of(s, engine, device, backend, model, measured, precision)
     if measured is None and not engine.is_on:

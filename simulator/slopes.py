@@ -18,7 +18,7 @@ from dflash_sim.profiles.releases.calibration import Parameter, cell
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import FACTORS, level_of, together
 from dflash_sim.simulator.engine.metrics import median_gap_s, quantiles, served
-from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.engine.records import Run, without_times
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.laws import NoSpeculation
@@ -46,7 +46,9 @@ _FACTOR_STEPS = {
     "time": 0.05, "host": 0.1, "prefill": 0.1, "wide": 0.05, "kernel": 0.3, "experts": 0.1,
 }  # fmt: skip
 # What was run, by requests and by how they are accepted.
-Runs: TypeAlias = dict[tuple[int, tuple[float, float, float]], tuple[Draws, Run]]
+_Key: TypeAlias = tuple[int, tuple[float, float, float]]
+Runs: TypeAlias = dict[_Key, tuple[Draws, Run]]
+_KEPT_ITERATIONS = 2**17  # of a run that is kept to be walked again: some megabytes
 WHOLE = ("correlation",)  # needs the whole workload: with few requests the slope is noise
 
 
@@ -118,6 +120,7 @@ class Response:
     ) -> None:
         self.setup = self._priced = setup  # the latter has prices to share
         self._first = first
+        self._answered: dict[int, Runs] = {}  # by run, the latest
         self.dataset = setup.dataset.name if setup.dataset else None
         self.expectation = setup.uncalibrated
         self._waves = waves
@@ -178,7 +181,14 @@ class Response:
 
     def answer(self, values: Mapping[str, float], *, runs: int) -> Floats:
         """Logarithms of ``METRICS`` on the full workload, the mean over runs."""
-        each = [self._run(requests_of(self.setup, run), values) for run in range(runs)]
+        each = []
+        for run in range(runs):
+            requests, before = requests_of(self.setup, run), self._answered.get(run, {})
+            each.append(self._run(requests, values, before))
+            key = self._key(requests, values)
+            draws, record = before[key]
+            few = len(record.kind) <= _KEPT_ITERATIONS
+            self._answered[run] = {key: (draws, without_times(record))} if few else {}
         mean: Floats = np.mean(each, axis=0)
         return mean
 
@@ -206,7 +216,7 @@ class Response:
             **(fixed or {}),
             **{p.name: p.value(x) for p, x in zip(parameters, at.tolist(), strict=True)},
         }
-        runs: Runs = {}
+        runs = dict(self._answered.get(0, {}))
         bases = {False: self._run(self._short, values, runs)}
         out = np.zeros((len(METRICS), len(parameters)))
         levels: dict[str, Floats] = {}  # all levels of a factor have one slope
@@ -239,7 +249,7 @@ class Response:
     ) -> Floats:
         """Logarithms of ``METRICS``; what was run with the same acceptance is walked again."""
         setup = with_engine(self._priced, self.engine(values))
-        key = len(requests.workload), self._accepts(values)
+        key = self._key(requests, values)
         before = runs.get(key) if runs is not None else None
         if before is not None:
             draws, known = before
@@ -255,6 +265,9 @@ class Response:
             if runs is not None:
                 runs[key] = draws, record
         return log_metrics(record, requests.workload)
+
+    def _key(self, requests: Requests, values: Mapping[str, float]) -> _Key:
+        return len(requests.workload), self._accepts(values)
 
     def _as_asked(self, expectation: Expectation | None) -> bool:
         """Return True if this is the acceptance that the scenario itself is answered with."""

@@ -10,6 +10,7 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.engine.again import walked_again
 from dflash_sim.simulator.engine.leap import LeapEngine, refusal
 from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.engine.rough_clock import decided
 from dflash_sim.simulator.requests.draws import Draws
 from dflash_sim.simulator.requests.expected import Expectation
 from dflash_sim.simulator.requests.workload import (
@@ -148,7 +149,8 @@ def run_engine(
     if setup.policy is not None:
         why = f"policy {setup.scenario.policy} chooses a verify width in every step"
     if simulator != "event" and not watch and not why:
-        run = LeapEngine(**parts).run()
+        engine = LeapEngine(**parts)
+        run = decided(engine) or engine.run()
         if run is not None:
             return run
         why = "the KV cache runs out, and requests are retracted"

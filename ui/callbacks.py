@@ -1,6 +1,7 @@
 """What happens on the page: a control moves, an answer arrives, a file is dropped."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, ctx, no_update
@@ -9,6 +10,7 @@ from dash.exceptions import PreventUpdate
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.ui import state as states
 from dflash_sim.ui.calls import (
+    OF_A_LOOK,
     OF_A_WISH,
     OF_AN_ANSWER,
     OF_THE_PAGE,
@@ -20,7 +22,15 @@ from dflash_sim.ui.copies import report
 from dflash_sim.ui.drawing import drawing
 from dflash_sim.ui.dropped import decoded, read_dropped
 from dflash_sim.ui.panel import panel, stops
-from dflash_sim.ui.room import Room, asked_for, hidden, unseen, values_of
+from dflash_sim.ui.room import (
+    MOST_BESIDE,
+    Room,
+    asked_for,
+    beside_of,
+    hidden,
+    unseen,
+    values_of,
+)
 
 
 def connect(app: Dash, room: Room) -> None:
@@ -36,6 +46,7 @@ def _opening(app: Dash, room: Room) -> None:
     @app.callback(
         Output("panel", "children"),
         Output("page", "data"),
+        Output("beside", "data"),
         Output("dropped", "children"),
         Input("address", "search"),
     )
@@ -48,7 +59,7 @@ def _opening(app: Dash, room: Room) -> None:
             "drop": drop,
             "dropped": list(state.dropped),
         }
-        return panel(state), page, words
+        return panel(state), page, beside_of(search or ""), words
 
 
 def _asking(app: Dash, room: Room) -> None:
@@ -62,33 +73,31 @@ def _asking(app: Dash, room: Room) -> None:
             asked = asked_for(values, page["kept"])
             apart, turn = hidden(values), wish["turn"]
             state = states.State(asked.fields, tuple(map(is_text, page["dropped"])))
-        view = room.first_look(page["id"], state, drop=page["drop"], why=wish["why"])
-        shown = drawing(view, unfinished=view.best is not None)
-        about = {"hidden": apart, "kept": page["kept"], "drop": page["drop"]}
+        others, drop = _states(wish["beside"]), page["drop"]
+        view = room.first_look(page["id"], state, drop=drop, why=wish["why"], beside=others)
+        shown = drawing(view, unfinished=view.best is not None or bool(others))
+        about = {"hidden": apart, "kept": page["kept"], "drop": drop, "beside": wish["beside"]}
         return shown | about | {"turn": turn}
 
-    @app.callback(
-        Output("whole", "data"),
-        Output("poll", "disabled"),
-        Input("poll", "n_intervals"),
-        Input("short", "data"),
-        State("page", "data"),
-        State("why", "data"),
-        State("whole", "data"),
-    )
-    def arrive(_ticks: int | None, short: Any, page: Any, why: bool, before: Any) -> Any:
-        short, page = checked(short, OF_AN_ANSWER), checked(page, OF_THE_PAGE)
-        if not short or not page:
+    @app.callback(Output("whole", "data"), Input("look", "data"), State("page", "data"))
+    def arrive(look: Any, page: Any) -> Any:
+        look, page = checked(look, OF_A_LOOK), checked(page, OF_THE_PAGE)
+        if not look or not page:
             raise PreventUpdate
-        if ctx.triggered_id == "short":
-            return no_update, not short["unfinished"]
-        state = states.from_query(short["query"])
-        view, unfinished, known = room.look(page["id"], state, drop=page["drop"], why=why)
-        mark = [short["query"], known, why]
-        if isinstance(before, dict) and before.get("mark") == mark:
-            return no_update, not unfinished
-        shown = drawing(view, unfinished=unfinished)
-        return shown | {"mark": mark}, not unfinished
+        query, why = look["query"], look["why"]
+        state = states.from_query(query)
+        others, drop = _states(look["beside"]), page["drop"]
+        view, unfinished, known = room.look(page["id"], state, drop=drop, why=why, beside=others)
+        mark = [query, known, why, unfinished, look["beside"]]
+        told = {"turn": look["turn"], "mark": mark, "unfinished": unfinished}
+        if look.get("mark") == mark:  # what the page has drawn already
+            return told
+        return drawing(view, unfinished=unfinished) | told
+
+
+def _states(queries: Sequence[Any]) -> list[states.State]:
+    """The states that stand beside the one that is asked for."""
+    return [states.from_query(is_text(query)) for query in queries[:MOST_BESIDE]]
 
 
 def _dropping(app: Dash, room: Room) -> None:
@@ -117,7 +126,7 @@ def _dropping(app: Dash, room: Room) -> None:
             found.state.scenario()
         except DflashSimError as error:
             return no_update, str(error)
-        return room.take(found), found.words
+        return room.take(found, short["beside"] if short else ()), found.words
 
 
 def _saving(app: Dash, room: Room) -> None:
@@ -134,7 +143,8 @@ def _saving(app: Dash, room: Room) -> None:
         if not short or not page:
             raise PreventUpdate
         state = states.from_query(short["query"])
-        view, *_ = room.look(page["id"], state, drop=page["drop"], why=why)
+        others, drop = _states(short["beside"]), page["drop"]
+        view, *_ = room.look(page["id"], state, drop=drop, why=why, beside=others)
         return {"content": report(view), "filename": "dflash-sim.html", "type": "text/html"}
 
 
@@ -151,6 +161,7 @@ def _drawing(app: Dash) -> None:
         Input("why", "data"),
         Input("short", "data"),
         Input("late", "n_intervals"),
+        Input("beside", "data"),
         State("page", "data"),
     )
     app.clientside_callback(

@@ -15,8 +15,9 @@ PATH = "/_dash-update-component"
 OF_THE_PAGE: Mapping[str, type] = {
     "id": str, "kept": dict, "stops": dict, "drop": str, "dropped": list,
 }  # fmt: skip
-OF_A_WISH: Mapping[str, type] = {"page": str, "values": dict, "why": bool}
-OF_AN_ANSWER: Mapping[str, type] = {"query": str, "unfinished": bool}
+OF_A_WISH: Mapping[str, type] = {"page": str, "values": dict, "why": bool, "beside": list}
+OF_A_LOOK: Mapping[str, type] = {"query": str, "why": bool, "turn": int, "beside": list}
+OF_AN_ANSWER: Mapping[str, type] = {"query": str, "unfinished": bool, "beside": list}
 _WRONG = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 

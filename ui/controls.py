@@ -78,22 +78,22 @@ def speculation(state: State) -> list[Control]:
 
 
 def load(state: State) -> list[Control]:
-    """Return the controls of the load; the one for cached prefixes where a scenario has them."""
+    """Return the controls of the load."""
     concs = _spread(1, 256)
     rates = [f"{n:g}" for n in (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20,
                                 24, 32, 48, 64)]  # fmt: skip
     lengths = [n for n in _spread(32, _LENGTHS) if int(n) % 8 == 0]
-    found: list[Control] = [
+    hits = [f"{n / 100:g}" for n in range(5, 100, 5)]
+    warmth = [f"{n / 10:g}" for n in range(1, 16)]
+    return [
         _slide("conc", "Requests in flight", concs, state),
         _slide("rate", "Arrivals", rates, state, unit="/s"),
         Choice("dataset", "Data set", _named(names("datasets"), state.fields.get("dataset"))),
         _slide("isl", "Prompt", lengths, state, unit="tokens"),
         _slide("osl", "Answer", lengths, state, unit="tokens"),
+        _slide("cache_hit", "Cached of a prompt", hits, state, auto="none"),
+        _slide("temperature", "Temperature", warmth, state, auto="greedy"),
     ]
-    if "cache_hit" in Scenario.model_fields:
-        hits = [f"{n / 100:g}" for n in range(5, 100, 5)]
-        found.append(_slide("cache_hit", "Cached of a prompt", hits, state, auto="none"))
-    return found
 
 
 MODES = {"closed": "conc", "open": "rate"}
@@ -136,6 +136,8 @@ def is_shown(name: str, values: Mapping[str, Any]) -> bool:
         return name in takes and not (name == "block" and "steps" in takes)
     if name == "acceptance":
         return name in takes
+    if name == "temperature":
+        return values.get("method") not in METHODS or METHODS[str(values["method"])].samples
     if name in ("conc", "rate"):
         return MODES[str(values.get("load"))] == name
     fixed = values.get("lengths") == "fixed"

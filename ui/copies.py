@@ -10,6 +10,7 @@ from dflash_sim.studies.show.html_report import Report
 from dflash_sim.ui.answer import Answer, Reasons
 from dflash_sim.ui.bars import accepted, cost, cycle, memory, waterfall
 from dflash_sim.ui.curves import frontier, gains
+from dflash_sim.ui.kept import HEADS, kept_lines
 from dflash_sim.ui.state import NAMES, PRICE, TRUTHS, State
 from dflash_sim.ui.view import View
 
@@ -66,6 +67,11 @@ def report(view: View) -> str:
         return found.html()
     row = best.row
     found = Report(best.title, _lead(best))
+    if view.beside:
+        found.section("Beside each other")
+        lines = [[line["name"] or "this", *line["cells"]] for line in kept_lines(view)]
+        whole = [line for line in lines if len(line) == len(HEADS) + 1]
+        found.table(("", *HEADS), whole, "The answer, and those that were kept beside it.")
     found.section("Speed")
     found.figure(frontier(view), "Throughput against the speed that each user sees, by load.")
     if view.speculative:

@@ -14,6 +14,7 @@ _MARGIN = {"l": 52, "r": 16, "t": 10, "b": 44}
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 11}}
 _DASHES = ("dot", "dash", "dashdot", "longdash")  # of other widths, the narrowest first
 _RING = 15
+_ROOM = 1.08  # of the height, for the words above the highest point
 _APART = 0.03  # of the height, that two labels need
 
 
@@ -25,16 +26,27 @@ def frontier(view: View) -> go.Figure:
     best = view.best
     if best is not None and view.curve:
         _path(figure, view.curve, best.method, color_of(best))
-    _published(figure, view)
-    _measured(figure, view)
     if best is not None:
         _ring(figure, best)
+    _published(figure, view)
+    _measured(figure, view)
+    _beside(figure, view)
     labels = {"x": "tokens/s of each user", "y": "tokens/s of the server"}
     figure.update_layout(
         xaxis=Axis(labels["x"]).layout(rangemode="tozero"),
-        yaxis=Axis(labels["y"]).layout(rangemode="tozero", tickformat="~s"),
+        yaxis=Axis(labels["y"]).layout(
+            rangemode="tozero", tickformat="~s", autorangeoptions={"include": _ROOM * _top(view)}
+        ),
     )
     return figure
+
+
+def _top(view: View) -> float:
+    """The highest throughput that is drawn [token/s]."""
+    answers = [a for points in (view.curve, view.plain) for a in points.values()]
+    answers += [b.found for b in view.beside if isinstance(b.found, Answer)]
+    seen = [a.row["output_throughput"] for a in answers]
+    return max([*seen, *(m.tok_s for m in view.measured)], default=1.0)
 
 
 def gains(view: View) -> go.Figure:
@@ -170,10 +182,34 @@ def _source(row: Mapping[str, Any]) -> str:
 def _measured(figure: go.Figure, view: View) -> None:
     if view.measured:
         figure.add_scatter(
-            x=[m.tok_s / m.load for m in view.measured], y=[m.tok_s for m in view.measured],
+            x=[m.each_tok_s for m in view.measured], y=[m.tok_s for m in view.measured],
             mode="markers", name="your benchmark", marker=_diamond(hollow=True),
-            text=[f"<b>{plain(m.row)}</b><br>{number(m.tok_s)} tok/s" for m in view.measured],
+            text=[f"<b>{plain(m.row)}</b><br>{m.load:g} in flight<br>{number(m.tok_s)} tok/s<br>"
+                  f"{number(m.each_tok_s)} tok/s each" for m in view.measured],
             hovertemplate="%{text}<extra></extra>",
+        )  # fmt: skip
+
+
+def letter(at: int) -> str:
+    """Return what an answer that was kept is called."""
+    return chr(ord("A") + at)
+
+
+def _beside(figure: go.Figure, view: View) -> None:
+    """Answers that were kept, each by its letter."""
+    kept = [(letter(i), b.found) for i, b in enumerate(view.beside)]
+    there = [(name, a) for name, a in kept if isinstance(a, Answer)]
+    if there:
+        figure.add_scatter(
+            x=[interactivity_tok_s(a.row) for _, a in there],
+            y=[a.row["output_throughput"] for _, a in there],
+            mode="markers+text", name="kept", text=[f"<b>{name}</b>" for name, _ in there],
+            textposition="middle right", cliponaxis=False,
+            marker={"symbol": "square-open", "size": 11, "line": {"width": 2},
+                    "color": [color_of(a) for _, a in there]},
+            customdata=[f"<b>{name}</b>: {plain(a.title)}<br>{number(a.row['output_throughput'])} "
+                        f"tok/s{_span(a.row)}" for name, a in there],
+            hovertemplate="%{customdata}<extra></extra>",
         )  # fmt: skip
 
 

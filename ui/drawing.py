@@ -10,11 +10,12 @@ from dflash_sim.ui.answer import WHOLE, Answer, Reasons, Refusal
 from dflash_sim.ui.bars import accepted, cost, cycle, memory, waterfall
 from dflash_sim.ui.copies import call, command, launch
 from dflash_sim.ui.curves import frontier, gains
+from dflash_sim.ui.kept import at_once_words, kept_lines
 from dflash_sim.ui.remedies import remedies
 from dflash_sim.ui.view import View
 
 _HUNDRED = 100
-_AVERAGE = "{:.2f} tokens a step with the bonus; dotted: mean drafts"
+_AVERAGE = "{:.2f} tokens over all steps, with the bonus; dotted: mean drafts"
 _HANGS, _LEAST = 4, 0.001  # quantities that are told, and the least effect of one [1]
 
 
@@ -41,6 +42,7 @@ def drawing(view: View, *, unfinished: bool) -> dict[str, Any]:
         "why": _why(view.why),
         "figures": {},
         "words": {},
+        "lines": kept_lines(view),
     }
     if view.refusal is not None and best is None:
         ways = [{"words": r.words, "query": r.query} for r in remedies(view.state)]
@@ -92,8 +94,7 @@ def _words(view: View, best: Answer) -> dict[str, str]:
         "span-tpot": _interval(row.get("mean_tpot_ms_ci90"), best, digits=2),
         "tile-ttft": f"{number(row['mean_ttft_ms'])} ms",
         "span-ttft": _interval(row.get("mean_ttft_ms_ci90"), best),
-        "about-memory": f"{row['max_running_requests']:,} requests at once, limited by: "
-        f"{row['max_running_requests_cause']}",
+        "about-memory": at_once_words(best),
         "about-cycle": f"{number(row['step_ms'])} ms with {row['mean_batch']:.1f} requests in it",
     }
     cycle = row["accept_length_cycle"]

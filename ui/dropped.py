@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ def _benchmark(raw: bytes, name: str, state: State) -> Dropped:
     own = f"; it does not say its {taken}, which is the page's" if taken else ""
     words = (
         f"{name}: {report.counts}; the page shows the server of {first.row}, and the {len(points)} "
-        f"rows of it{own}"
+        f"rows of it{own}; dflash-sim compare {shlex.quote(name)} says why they differ"
     )
     return Dropped(changed, _renamed(words, path, name), points)
 
@@ -135,7 +136,12 @@ def _points(
     """The rows of the server that is shown, whatever their load."""
     same = [o for o in rows if _server(o) == _server(first) and _load(o)]
     return tuple(
-        Measured(_load(o), o.metrics["output_throughput"], _renamed(o.row, path, name))
+        Measured(
+            _load(o),
+            o.metrics["output_throughput"],
+            _renamed(o.row, path, name),
+            o.metrics.get("mean_tpot_ms"),
+        )
         for o in same
     )
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from dash import dcc, html
 
-POLL_MS = 300
+from dflash_sim.ui.kept import HEADS
+
 LATE_MS = 5000  # between looks for a wish whose answer never came
 CHARTS = {  # by id, the heading above each
     "frontier": "Throughput against interactivity",
@@ -33,15 +34,18 @@ def layout() -> Any:
             dcc.Location(id="address", refresh=False),
             dcc.Store(id="page"),  # who asks, the fields without a control, the stops of sliders
             dcc.Store(id="wish"),  # what is asked for next, once the last answer is there
+            dcc.Store(id="beside", data=[]),  # addresses of answers that were kept
             dcc.Store(id="short"),
+            dcc.Store(id="look"),  # for news of the answer that is drawn, one look at a time
             dcc.Store(id="whole"),
             dcc.Store(id="why", data=False),
             dcc.Store(id="drawn"),
-            dcc.Interval(id="poll", interval=POLL_MS, disabled=True),
             dcc.Interval(id="late", interval=LATE_MS),
             dcc.Download(id="download"),
             html.Aside([_brand(), _drop(), html.Div(id="panel"), html.Div(id="kept")]),
-            html.Main([_head(), html.Div(id="refusal"), _tiles(), _charts(), html.Ul(id="notes")]),
+            html.Main(
+                [_head(), html.Div(id="refusal"), _tiles(), _kept(), _charts(), html.Ul(id="notes")]
+            ),
             _why(),
         ],
         id="ui",
@@ -79,6 +83,7 @@ def _head() -> Any:
     return html.Header(
         [
             html.H1(id="title"),
+            html.Button("Keep", id="keep", title="keep this answer beside the next ones"),
             html.Button("Why", id="ask-why", title="from plain decoding to this answer"),
             html.Details([html.Summary("Copy as"), html.Div(_copies())], id="copy"),
         ],
@@ -113,6 +118,13 @@ def _tiles() -> Any:
         ],
         id="tiles",
     )
+
+
+def _kept() -> Any:
+    """Answers beside each other, the one that is asked for first; hidden while there is one."""
+    heads = html.Tr([html.Th(head) for head in ("", *HEADS, "")])
+    table = html.Table([html.Thead(heads), html.Tbody(id="kept-rows")])
+    return html.Div(table, id="kept-box", hidden=True)
 
 
 def _charts() -> Any:

@@ -137,7 +137,7 @@ def _spoken(stop: str) -> str:
 
 
 def _section(title: str, *rows: Part) -> Part:
-    return html.Details([html.Summary(title), *rows], open=title not in ("Money", "Constants"))
+    return html.Details([html.Summary(title), *rows], open=True)
 
 
 def _toggle(name: str, value: str, options: dict[str, str]) -> Part:

@@ -11,7 +11,7 @@ from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.simulator.cost.methods import METHODS, PLAIN
 from dflash_sim.simulator.setup import resolve
-from dflash_sim.ui.state import State, settled
+from dflash_sim.ui.state import PRICE, State, prices_of, settled
 
 MOST = 5
 _TPS = (2, 4, 8)
@@ -44,8 +44,9 @@ def _fitting(state: State, changes: Iterable[Change]) -> Iterator[Remedy]:
 
 
 def fits(state: State) -> bool:
-    """Return True if there is such a server, and something is known about its drafts."""
+    """Return True if there is such a server at such a price, and its drafts are known of."""
     try:
+        prices_of(state.fields)
         setup = resolve(state.scenario())
         return setup.expectation is not None or not setup.speculative
     except DflashSimError:
@@ -67,6 +68,8 @@ def _pairs(state: State) -> Iterator[Change]:
 
 def _of_the_server(state: State) -> Iterator[Change]:
     fields = state.fields
+    if PRICE in fields:
+        yield "at list prices", {PRICE: None}
     if "mem_fraction_static" in fields:
         yield "the engine's own share of memory", {"mem_fraction_static": None}
     if "max_running_requests" in fields:

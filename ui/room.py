@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from dflash_sim.ui.answer import Answer
 from dflash_sim.ui.controls import chosen, is_shown
@@ -15,9 +15,11 @@ from dflash_sim.ui.state import PRICE, State, from_query, settled
 from dflash_sim.ui.view import Measured, Plan, View, viewed
 
 DROP = "drop"  # of an address: which file was dropped
+BESIDE = "beside"  # and which states stand beside it, each as its own address
+MOST_BESIDE = 8
 MOST_DROPS = 100
 _SHOWN = ("model", "quantization", "gpu", "tp", "build", "method", "block", "steps", "acceptance",
-    "conc", "rate", "dataset", "thinking", "isl", "osl", "cache_hit", "calibration",
+    "temperature", "conc", "rate", "dataset", "thinking", "isl", "osl", "cache_hit", "calibration",
     PRICE)  # fmt: skip
 _NOT_OF_SERVER = ("conc", "rate", PRICE)
 
@@ -37,46 +39,54 @@ class Room:
     desk: Desk
     drops: "OrderedDict[str, Dropped]" = field(default_factory=OrderedDict)
 
-    def take(self, found: Dropped) -> str:
-        """Keep a dropped file; return the address that shows it."""
+    def take(self, found: Dropped, beside: Sequence[str] = ()) -> str:
+        """Keep a dropped file; return the address that shows it, beside what stood there."""
         name = uuid.uuid4().hex[:8]
         self.drops[name] = found
         while len(self.drops) > MOST_DROPS:
             self.drops.popitem(last=False)
-        return f"{found.state.query}&{DROP}={name}"
+        others = "".join("&" + urlencode({BESIDE: query}) for query in beside)
+        return f"{found.state.query}&{DROP}={name}{others}"
 
     def opened(self, search: str) -> tuple[State, str, str]:
         """Return the state of an address, the file it is of, and a word about that."""
         pairs = parse_qsl((search or "").removeprefix("?"))
         name = dict(pairs).get(DROP, "")
         rest = "&".join(p for p in (search or "").removeprefix("?").split("&")
-                        if not p.startswith(f"{DROP}="))  # fmt: skip
+                        if not p.startswith((f"{DROP}=", f"{BESIDE}=")))  # fmt: skip
         found = from_query(f"?{rest}" if rest else "")
         if name and name not in self.drops:
             return found, "", "The file of this address is gone with the server; drop it again."
         return found, name, self.drops[name].words if name else ""
 
-    def first_look(self, page: str, state: State, *, drop: str, why: bool) -> View:
+    def first_look(
+        self, page: str, state: State, *, drop: str, why: bool, beside: Sequence[State] = ()
+    ) -> View:
         """Return the view with a short answer, and have the rest worked on."""
         plan = Plan(state)
         if self.desk.known(plan.whole) is None:
             self.desk.at_once(plan.short)
-        return self.look(page, state, drop=drop, why=why)[0]
+        return self.look(page, state, drop=drop, why=why, beside=beside)[0]
 
-    def tasks(self, state: State, *, why: bool) -> list[Task]:
-        """All that a state needs; nothing where it has no answer."""
+    def tasks(self, state: State, *, why: bool, beside: Sequence[State] = ()) -> list[Task]:
+        """All that a state and those beside it need; nothing of one that has no answer."""
         plan = Plan(state)
         found = self.desk.known(plan.whole) or self.desk.known(plan.short)
+        others = [Plan(other).whole for other in beside]
         if not isinstance(found, Answer):
-            return []
-        return list(plan.tasks(found, why=why))
+            return others
+        first, *rest = plan.tasks(found, why=why)
+        return [first, *others, *rest]
 
-    def look(self, page: str, state: State, *, drop: str, why: bool) -> tuple[View, bool, int]:
+    def look(
+        self, page: str, state: State, *, drop: str, why: bool, beside: Sequence[State] = ()
+    ) -> tuple[View, bool, int]:
         """Return the view, whether more is to come, and how many answers there are."""
-        tasks = self.tasks(state, why=why)
+        tasks = self.tasks(state, why=why, beside=beside)
         unfinished = self.desk.want(page, tasks)
         known = sum(self.desk.known(task) is not None for task in tasks)
-        view = viewed(state, self.desk.known, measured=self.measured(drop, state), why=why)
+        rows = self.measured(drop, state)
+        view = viewed(state, self.desk.known, measured=rows, why=why, beside=beside)
         return view, unfinished, known
 
     def measured(self, drop: str, state: State) -> tuple[Measured, ...]:
@@ -88,6 +98,12 @@ class Room:
         for name in _NOT_OF_SERVER:
             theirs.pop(name, None), mine.pop(name, None)
         return found.measured if theirs == mine else ()
+
+
+def beside_of(search: str) -> list[str]:
+    """Return the addresses of the states that stand beside that of an address."""
+    pairs = parse_qsl((search or "").removeprefix("?"))
+    return [value for name, value in pairs if name == BESIDE][:MOST_BESIDE]
 
 
 def values_of(said: Mapping[str, Any], scales: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -156,7 +156,8 @@ def settled(state: State) -> State:
         return state
     owned = {"block", "steps", "topk", "window", "draft_model", "acceptance", "policy",
         "speculative_draft_model_quantization"}  # fmt: skip
-    for name in owned - method.takes:
+    drawn = set[str]() if method.samples else {"temperature", "top_p", "top_k"}
+    for name in (owned - method.takes) | drawn:
         fields.pop(name, None)
     if "steps" in fields and "topk" not in fields:
         fields.pop("block", None)

@@ -18,11 +18,27 @@ _OTHERS = 2  # widths beside the one asked for
 
 @dataclass(frozen=True)
 class Measured:
-    """A row of somebody's benchmark: requests in flight, and throughput [token/s]."""
+    """A row of somebody's benchmark: requests in flight, throughput and each user's [token/s].
+
+    Where it has no time per token a user's is his share, which first tokens make less.
+    """
 
     load: float
     tok_s: float
     row: str
+    tpot_ms: float | None = None
+
+    @property
+    def each_tok_s(self) -> float:
+        return 1000 / self.tpot_ms if self.tpot_ms else self.tok_s / self.load
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another state that was kept for comparison, and its answer as far as there is one."""
+
+    state: State
+    found: Answer | Refusal | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,8 @@ class View:
         By width and load: the same server with other widths, that which is asked for among them.
     why
         The explanation, where it was asked for.
+    beside
+        Other states that were kept, each with its answer.
     """
 
     state: State
@@ -49,6 +67,7 @@ class View:
     widths: dict[int, dict[float, Answer]] = field(default_factory=dict)
     measured: tuple[Measured, ...] = ()
     why: Reasons | Refusal | None = None
+    beside: tuple[Beside, ...] = ()
 
     @property
     def best(self) -> Answer | None:
@@ -146,10 +165,17 @@ def viewed(
     *,
     measured: Sequence[Measured] = (),
     why: bool = False,
+    beside: Sequence[State] = (),
 ) -> View:
     """Return the view of a state with all that is known, the best answer of each."""
     plan = Plan(state)
-    view = View(state, short=known(plan.short), whole=known(plan.whole), measured=tuple(measured))
+    view = View(
+        state,
+        short=known(plan.short),
+        whole=known(plan.whole),
+        measured=tuple(measured),
+        beside=tuple(_kept(other, known) for other in beside),
+    )
     best = view.best
     if best is None:
         return view
@@ -168,6 +194,12 @@ def viewed(
         widths={w: points for w, points in sorted(widths.items()) if points},
         why=found if isinstance(found, Reasons | Refusal) else None,
     )
+
+
+def _kept(state: State, known: Callable[[Task], Found | None]) -> Beside:
+    plan = Plan(state)
+    found = known(plan.whole) or known(plan.short)
+    return Beside(state, found if isinstance(found, Answer | Refusal) else None)
 
 
 def _there(tasks: dict[float, Task], known: Callable[[Task], Found | None]) -> dict[float, Answer]:

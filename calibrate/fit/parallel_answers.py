@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.fit.rows import Row, TablesByGpu
 from dflash_sim.jobs.pool import Pool
+from dflash_sim.profiles.one_look import Looks, one_look
 from dflash_sim.profiles.releases.calibration import Parameter
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.slopes import WHOLE, Response, slope_steps
@@ -34,11 +35,13 @@ class _Worker:
         self.rows, self.engine, self.parameters, self.fixed = rows, engine, parameters, fixed
         self.responses: dict[int, Response] = {}
         self.tables: TablesByGpu = {}
+        self.files: Looks = {}  # read once for all rows
         self.steps = slope_steps(parameters)
 
     def response(self, i: int) -> Response:
         if i not in self.responses:
-            self.responses[i] = self.rows[i].response(self.engine, self.tables)
+            with one_look(self.files):
+                self.responses[i] = self.rows[i].response(self.engine, self.tables)
         return self.responses[i]
 
     def answer(self, i: int, x: Floats) -> Floats:

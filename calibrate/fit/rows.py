@@ -198,14 +198,20 @@ def _row(observation: Observation, engine: EngineSheet, read: TablesByGpu, owner
     response = _response(scenario, engine, read, owner)
     requests_of(response.setup, 0)  # an endless workload is refused here, with the row's name
     fit = engine.fit
-    whole = METRICS[THROUGHPUT] in observation.metrics
+    timed = _first(TPOT, observation)
+    arrive = scenario.rate is not None
+    whole = METRICS[THROUGHPUT] in observation.metrics and not arrive
     least = {
         **dict.fromkeys((THROUGHPUT, _ITL), fit.observation_rel_err),
         **dict.fromkeys(TPOT, fit.tpot_rel_err if whole else fit.observation_rel_err),
         **dict.fromkeys(TTFT, fit.ttft_rel_err),
         ACCEPT_LENGTH: load_acceptance_priors().accept_length_error,
     }
-    known = [THROUGHPUT, *_first(TPOT, observation), *_first(TTFT, observation)]
+    if arrive:  # a throughput is that of the clients, who came faster or slower than on average
+        least[THROUGHPUT] = math.hypot(least[THROUGHPUT], (scenario.num_prompts or 1) ** -0.5)
+    known = [*timed, *_first(TTFT, observation)]
+    if not (arrive and timed):
+        known.insert(0, THROUGHPUT)
     if not scenario.speculation.speculative and scenario.stream_interval == 1:
         known.append(_ITL)
     # An accept length that is the prior already would count twice.

@@ -1,5 +1,6 @@
-"""Compose, Kubernetes and Docker files -> the words or the script that a container runs."""
+"""Compose and Kubernetes files -> the words or the script that a container runs."""
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -7,48 +8,45 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dflash_sim.calibrate.launches.options import is_options, words_of
-from dflash_sim.profiles.ways_in import UnreadableError, parse_json, parse_yamls
+from dflash_sim.calibrate.launches.server_args import RESOLVED, words_of_resolved
+from dflash_sim.profiles.ways_in import UnreadableError, parse_yamls
 
 _LOOKS = re.compile(
     r"^[ \t]*(?:-[ \t]+)?[\"']?(?:command|args|entrypoint|containers|services|image)[\"']?\s*:"
-    r"|^[ \t]*[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size|run)[\"']?\s*:"
-    r"|\A\s*(?:\w+:\s*)?\[|\A\s*-\s+\S",
+    r"|^[ \t]*[\"']?(?:model[-_]path|tensor[-_]parallel[-_]size|tp[-_]size)[\"']?\s*:"
+    r"|^[ \t]*(?:-[ \t]+)?run\s*:"
+    r"|\A\s*(?:\w+:\s*)?\[|\A\s*-\s+\S|\A\s*\{\s*\"",
     re.MULTILINE,
 )
-_DOCKERFILE = re.compile(r"^[ \t]*(CMD|ENTRYPOINT)\s+(\[.*\])\s*$", re.MULTILINE)
 _NAMED = re.compile(r"(?<!\$)\$\(([A-Za-z_]\w*)\)")
 _LONGEST = 200_000
 _DEEPEST = 40
+_SHOWN = 80  # letters
 _DOCUMENTS = 1000
+FILE_OF_VARIABLES = "the variables in it are not in the text"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The command of a container: its words, or a script."""
+    """The command of a container: its words, or a script.
+
+    Parameters
+    ----------
+    unsaid
+        What it runs with and the text does not write out, each with why.
+    """
 
     words: tuple[str, ...] = ()
     script: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
+    unsaid: tuple[tuple[str, str], ...] = ()
 
 
 def manifests(text: str) -> Iterator[Manifest]:
-    """Every command that a YAML, JSON or Docker file holds; none if it is no such file."""
-    docker = {kind: words for kind, listed in _DOCKERFILE.findall(text) if (words := _json(listed))}
-    if docker:
-        said = re.findall(r"^[ \t]*ENV\s+(\w+)[= ](\S+)", text, re.MULTILINE)
-        image = re.search(r"^[ \t]*FROM\s+(\S+)", text, re.MULTILINE)
-        words = (*docker.get("ENTRYPOINT", ()), *docker.get("CMD", ()))
-        yield Manifest(words, environment=dict(said), image=image[1] if image else "")
-    elif _LOOKS.search(text) and len(text) <= _LONGEST:
-        yield from _walk(_parsed(text), 0)
-
-
-def _json(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(map(str, parse_json(text)))
-    except (UnreadableError, TypeError):
-        return ()
+    """Every command that a YAML or JSON file holds; none if it is no such file."""
+    if _LOOKS.search(text) and len(text) <= _LONGEST:
+        yield from _walk(_parsed(text), 0, {})
 
 
 def _parsed(text: str) -> list[Any]:
@@ -61,36 +59,48 @@ def _parsed(text: str) -> list[Any]:
         return []
 
 
-def _walk(node: Any, depth: int) -> Iterator[Manifest]:
+def _walk(node: Any, depth: int, around: Mapping[str, str]) -> Iterator[Manifest]:
+    """Commands of a node and below it; they have the variables of the nodes ``around`` them too."""
     if depth > _DEEPEST:
         return
     if isinstance(node, list):
         if node and all(isinstance(item, str | int | float) for item in node):
-            yield Manifest(_words(node))
+            yield Manifest(_words(node), environment=around)
             return
         for item in node:
-            yield from _walk(item, depth + 1)
+            yield from _walk(item, depth + 1, around)
     elif isinstance(node, Mapping):
+        around = {**around, **_environment(node)}
+        if isinstance(node.get("Config"), Mapping):  # as ``docker inspect`` tells of a container
+            said = {name.lower(): value for name, value in node["Config"].items()}
+            yield _container({**said, "command": said.pop("cmd", None)}, around)
+            return
         if any(key in node for key in ("command", "args", "entrypoint")):
-            yield _container(node)
+            yield _container(node, around)
         elif isinstance(node.get("run"), str):
-            yield Manifest(script=node["run"], environment=_environment(node))
+            yield Manifest(script=node["run"], environment=around)
+        elif len(node) > RESOLVED and "model_path" in node:  # server_info, which names its release
+            words = ("sglang", "serve", *words_of_resolved(node))
+            yield Manifest(words, image=f"sglang:{node.get('version', '')}")
         elif is_options(node):
-            yield Manifest(("sglang", "serve", *words_of(node)))
+            yield Manifest(("sglang", "serve", *words_of(node)), environment=around)
         for key, item in node.items():
             if key not in ("command", "args", "entrypoint", "run"):
-                yield from _walk(item, depth + 1)
+                yield from _walk(item, depth + 1, around)
 
 
-def _container(node: Mapping[str, Any]) -> Manifest:
+def _container(node: Mapping[str, Any], around: Mapping[str, str]) -> Manifest:
     """Parts are joined as they are run: the entry point, the command, its arguments."""
-    environment = _environment(node)
+    environment = {**around, **_environment(node)}
     parts = [
         _filled(node[key], environment)
         for key in ("entrypoint", "command", "args")
         if node.get(key)
     ]
     about: dict[str, Any] = {"environment": environment, "image": str(node.get("image", ""))}
+    if file := node.get("env_file"):
+        named = file if isinstance(file, str) else json.dumps(file)
+        about["unsaid"] = ((f"env_file: {named}"[:_SHOWN], FILE_OF_VARIABLES),)
     if all(isinstance(part, str) for part in parts):
         return Manifest(script=" ".join(part.strip() for part in parts), **about)
     words: list[str] = []

@@ -42,6 +42,12 @@ OF_VLLM: Mapping[str, str] = {
     "--enable-expert-parallel": "--ep-size",
     "--swap-space": "--cpu-offload-gb",
 }
+# Of vLLM, with short names: what changes speed and has no counterpart that is simulated.
+_UNASKED = {"--data-parallel-size", "-dp", "--pipeline-parallel-size", "-pp", "-ep",
+            "--enable-expert-parallel", "--decode-context-parallel-size", "-dcp",
+            "--cpu-offload-gb", "--enable-lora", "--kv-transfer-config",
+            "--speculative-model"}  # fmt: skip
+_SPECULATION = ("--speculative-config", "--spec-config", "-sc")
 _ASKED = {"--model-path", "--tp-size", "--max-running-requests", "--quantization",
           "--kv-cache-dtype", "--disable-cuda-graph", "--disable-radix-cache"}  # fmt: skip
 # How vLLM's methods end -> SGLang's algorithm, whether it takes a drafter, and steps.
@@ -86,24 +92,37 @@ def _of_vllm(text: str) -> str:
     rest = words[at + 1 :]
     if rest and not rest[0].startswith("-"):
         rest[:1] = ["--model", rest[0]]
-    out = _flags(rest)
+    out, left = _flags(rest)
     if "--model-path" not in out:
         return ""
-    return shlex.join(["sglang", "serve", *out])
+    without = f", which goes without {', '.join(left)}" if left else ""
+    return shlex.join(["sglang", "serve", *out]) + without
 
 
-def _flags(words: Sequence[str]) -> list[str]:
+def _flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags of SGLang, and those of vLLM that are left out."""
     out: list[str] = []
+    left: list[str] = []
+    dotted: dict[str, Any] = {}
     for i, word in enumerate(words):
         typed, equals, value = word.partition("=")
-        typed = "-tp" if typed == "-tp" else typed.replace("_", "-")
+        typed = typed if typed[:2] != "--" else typed.replace("_", "-")
         if not equals:
             value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("-") else ""
-        if typed == "--speculative-config":
-            out += _speculation(value)
+        name, _, key = typed.partition(".")
+        if name in _SPECULATION:
+            if key:
+                dotted[key.replace("-", "_")] = int(value) if value.isdecimal() else value
+                continue
+            found = _speculation(value)
+            out += found
+            left += [] if found else [typed]
         elif (flag := OF_VLLM.get(typed)) in _ASKED and flag is not None:
             out += [flag] if flag.startswith("--disable") else [flag, value]
-    return out
+        elif typed in _UNASKED and value not in ("0", "1"):
+            left.append(f"{typed} {value}".strip())
+    found = _speculation(json.dumps(dotted))
+    return out + found, left + ([] if found or not dotted else [_SPECULATION[0]])
 
 
 def _speculation(text: str) -> list[str]:

@@ -9,10 +9,11 @@ from itertools import islice
 from typing import Any
 
 from dflash_sim.calibrate.launches.options import flag_name, words_of
-from dflash_sim.calibrate.launches.server_args import words_of_resolved
+from dflash_sim.calibrate.launches.server_args import RESOLVED, words_of_resolved
 from dflash_sim.calibrate.launches.server_flags import spellings
 
 _CALL = re.compile(r"\b(ServerArgs|Engine|Runtime)\(")
+_STARTED = re.compile(r"(?<!def )\bpopen_launch_server\(")
 _LAUNCHER = re.compile(r"launch_server|sglang[\"']")
 _NAME = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)\s*|")
 _BETWEEN = re.compile(r"(?:\s|,|#[^\n]*)+")
@@ -48,6 +49,7 @@ def launches_in_python(text: str) -> Iterator[Spoken]:
             at = words.index("serve")
         if at is not None:
             yield Spoken(tuple(words[at + 1 :]), tuple((one, _MORE) for one in unsaid))
+    yield from _started(text)
     for found in islice(_CALL.finditer(text), _MOST):
         pairs = list(_arguments(text[found.end() : found.end() + _LONGEST]))
         arguments = {name: value for name, value in pairs if name}
@@ -56,9 +58,23 @@ def launches_in_python(text: str) -> Iterator[Spoken]:
         left = [(value, _MORE) for name, value in pairs if not name]
         switches = [name for name, value in arguments.items() if _is_open_switch(name, value)]
         left += [(f"{name}={arguments.pop(name)[1:]}", _OPEN) for name in switches]
-        resolved = found[1] == "ServerArgs" and len(arguments) > 40
+        resolved = found[1] == "ServerArgs" and len(arguments) > RESOLVED
         said = words_of_resolved(arguments) if resolved else words_of(_set(arguments))
         yield Spoken(tuple(said), tuple(left))
+
+
+def _started(text: str) -> Iterator[Spoken]:
+    """Servers that SGLang's own tests start: a model, and a list of other arguments."""
+    for found in islice(_STARTED.finditer(text), _MOST):
+        pairs = list(_arguments(text[found.end() : found.end() + _LONGEST]))
+        said = {name: value for name, value in pairs if name}
+        first = next((value for name, value in pairs if not name), "MODEL")
+        literal = first.strip("'\"") if first[0] in "'\"" else f"${first}"
+        target = str(said.get("model", literal))
+        others = said.get("other_args") or ()
+        known = isinstance(others, list | tuple)
+        words = ("--model-path", target, *(map(str, others) if known else ()))
+        yield Spoken(words, () if known else ((str(others).lstrip("$"), _MORE),))
 
 
 def _lists(text: str) -> Iterator[tuple[int, int]]:

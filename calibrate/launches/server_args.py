@@ -19,6 +19,7 @@ VALUES = (
     "mamba_scheduler_strategy", "mamba_full_memory_ratio", "max_mamba_cache_size",
     "linear_attn_decode_backend",
 )  # fmt: skip
+RESOLVED = 40  # arguments; nobody writes as many
 _CHUNK = "chunked_prefill_size"
 SWITCHES = ("disable_overlap_schedule", "disable_radix_cache")
 # A log tells of these too.

@@ -17,6 +17,11 @@ _GOES_ON = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*\r?\n[ \t]*(?=-{1,2}[A-Za-z]
 _NO_COMMANDS = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*")
 _REDIRECT = re.compile(r"&>>?|<<<|[<>]{1,2}(?:&[\d-]+)?")
 _BARE = re.compile(r"[^\s\\'\"`$&|;()<>]+|\$")
+_OTHER_SHELLS = (  # fish, csh and PowerShell
+    re.compile(r"set\x1f-\w*x\w*\x1f(\w+)\x1f(.*)"),
+    re.compile(r"setenv\x1f(\w+)\x1f(.*)"),
+    re.compile(r"(?i:\$env):(\w+)\x1f?=\x1f?(.*)"),
+)
 _SETS = ("export", "declare", "local", "readonly", "typeset", "ENV", "set")
 _ENDS = {"&", "&&", "||", ";", ";;", "|", "\n", "(", ")"}
 _PROGRAM = re.compile(r"\bpython[\d.]*\b[^\n]*<<-?[ \t]*(['\"]?)(\w+)\1")
@@ -116,6 +121,10 @@ def _command(words: list[str], shell: Shell, guess: str | None) -> Iterator[Comm
     """The command that words are; one that only sets variables is none."""
     own: dict[str, str] = {}
     at = 0
+    line = ITEM.join(words)
+    if pair := next((found for form in _OTHER_SHELLS if (found := form.fullmatch(line))), None):
+        shell.assign(f"{pair[1]}={pair[2].replace(ITEM, ' ')}", guess)
+        return
     if words[0] == "unset":
         for name in words[1:]:
             shell.unset(name, guess)
@@ -196,7 +205,8 @@ def _tokens(text: str) -> Iterator[list[_Piece] | str]:
         if goes_on:
             operator, end = None, goes_on.end()
         if piece is not None:
-            word = [*(word or []), piece]
+            word = [] if word is None else word
+            word.append(piece)
         elif word is not None:
             descriptor = operator is not None and _REDIRECT.fullmatch(operator) and _digits(word)
             if not descriptor and not to_file:

@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from dflash_sim.calibrate.launches.manifest import Manifest, manifests
+from dflash_sim.calibrate.launches.docker_file import docker_files
+from dflash_sim.calibrate.launches.manifest import FILE_OF_VARIABLES, Manifest, manifests
 from dflash_sim.calibrate.launches.options import with_file
 from dflash_sim.calibrate.launches.other_engines import refuse_other_engine
 from dflash_sim.calibrate.launches.pasted import as_typed, commands_within
+from dflash_sim.calibrate.launches.python_strings import scripts_in_python, variables_in_python
 from dflash_sim.calibrate.launches.python_text import launches_in_python
 from dflash_sim.calibrate.launches.router import MODULE, divided
+from dflash_sim.calibrate.launches.service_units import service_units
 from dflash_sim.calibrate.launches.shell_text import commands
 from dflash_sim.calibrate.launches.shell_values import Shell
 from dflash_sim.profiles.errors import UsageError
@@ -42,6 +45,8 @@ _WITHIN = re.compile(
     r"sglang(?:_router)?\.launch_server|dynamo\.sglang|launch_server\.py|\bsglang\s+(?:serve|launch.server)\b"
 )
 _IMAGE = re.compile(r"(?:sglang(?!-runtime)[\w./-]*|sgl-dev):([\w.-]+)")
+_CHART = re.compile(r"repository:[ \t]*\S*sglang\S*\s+tag:[ \t]*[\"']?([\w.-]+)")  # of Helm
+_ENV_FILE = re.compile(r"(?<!\S)--env-file[= ]\S+")
 _DEEPEST = 6
 
 
@@ -90,7 +95,7 @@ def launches(text: str, *, contrary: bool = False) -> list[Launch]:
         There is none, or a quotation is not closed.
     """
     text = as_typed(text)
-    found = list(_in_manifest(text, contrary=contrary))
+    found = list(_in_manifest(text, contrary=contrary)) or _in_program(text)
     if not found:
         try:
             found = list(_in_shell(text, Shell(contrary=contrary), 0))
@@ -108,7 +113,22 @@ def launches(text: str, *, contrary: bool = False) -> list[Launch]:
         shown = " ".join(words[:4]) or "nothing"
         msg = f"--from-launch '{shown[:80]}' is not an SGLang launch command; such as: {EXAMPLE}."
         raise UsageError(msg)
-    return [replace(launch, arguments=tuple(with_file(launch.arguments))) for launch in found]
+    around = variables_in_python(text)
+    return [
+        replace(
+            launch,
+            arguments=tuple(with_file(launch.arguments)),
+            environment={**around, **launch.environment},
+        )
+        for launch in found
+    ]
+
+
+def _in_program(text: str) -> list[Launch]:
+    """Launches of a Python program that has some in its strings; those of its lists come first."""
+    scripts = list(scripts_in_python(text))
+    said = list(_in_python(text)) if scripts else []
+    return said or [one for script in scripts for one in _in_shell(script, Shell(), 1)]
 
 
 def _in_python(text: str) -> Iterator[Launch]:
@@ -117,7 +137,7 @@ def _in_python(text: str) -> Iterator[Launch]:
 
 
 def _in_manifest(text: str, *, contrary: bool) -> Iterator[Launch]:
-    for manifest in manifests(text):
+    for manifest in _files(text):
         around = manifest.environment
         shell = Shell(dict(around), dict(around), contrary=contrary)
         if manifest.script is not None:
@@ -126,7 +146,15 @@ def _in_manifest(text: str, *, contrary: bool) -> Iterator[Launch]:
             words = [word for item in manifest.words for word in _expanded(item, shell)]
             found = list(_of_words(words, shell, 1)) or _flags_alone(words)
         for launch in found:
-            yield replace(launch, image=launch.image or _tag(manifest))
+            unsaid = (*launch.unsaid, *manifest.unsaid)
+            image = launch.image or _tag(manifest.image) or _tag(text)
+            yield replace(launch, image=image, unsaid=unsaid)
+
+
+def _files(text: str) -> list[Manifest]:
+    """What runs by the first kind of file that the text is."""
+    kinds = (docker_files, service_units, manifests)
+    return next((found for kind in kinds if (found := list(kind(text)))), [])
 
 
 def _expanded(item: str, shell: Shell) -> list[str]:
@@ -152,9 +180,10 @@ def _without_dynamo(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _tag(manifest: Manifest) -> str | None:
-    found = _IMAGE.search(manifest.image)
-    return found[1] if found else None
+def _tag(text: str) -> str | None:
+    """The tag of SGLang's image; None if there is none, or if there are several."""
+    tags = {*_IMAGE.findall(text), *_CHART.findall(text)}
+    return tags.pop() if len(tags) == 1 else None
 
 
 def _in_shell(text: str, shell: Shell, depth: int) -> Iterator[Launch]:
@@ -176,7 +205,10 @@ def _of_words(words: Sequence[str], shell: Shell, depth: int) -> Iterator[Launch
         image = next((m[1] for word in front if (m := _IMAGE.search(word))), None)
         around = {**shell.environment, **_assigned(front)}
         serves = front[-1] == "serve"
-        yield Launch(tuple(behind), around, image, serves=serves, router=tuple(router))
+        unsaid = tuple((file, FILE_OF_VARIABLES) for file in _ENV_FILE.findall(" ".join(front)))
+        yield Launch(
+            tuple(behind), around, image, serves=serves, router=tuple(router), unsaid=unsaid
+        )
         return
     for i, word in enumerate(words):
         if depth < _DEEPEST and re.search(r"\s", word.strip()) and _WITHIN.search(word):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 _UNIT = re.compile(r"[(\[]([^)\]]*)[)\]]")
+_SUFFIX = re.compile(r"(.*?\S) (ms|msec|s|sec|us|tok(?:en)?s?[ /]s|req(?:uest)?s?[ /]s)")
 _NUMBER = re.compile(r"([1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+)\s*([^\d\s.,][^\d]*)?")
 _LOADS = ("conc", "concurrency", "concurrencies", "max concurrency", "max request concurrency",
           "request concurrency", "concurrent requests", "concur", "batch size", "batch", "bs",
@@ -80,9 +81,14 @@ def column_of(heading: str) -> tuple[str, float] | None:
     --------
     >>> column_of("Median TTFT (s)"), column_of("Output tok/s"), column_of("Notes")
     (('median_ttft_ms', 1000.0), ('output_throughput', 1.0), None)
+    >>> column_of("tpot_s"), column_of("throughput_tok_s")
+    (('mean_tpot_ms', 1000.0), ('output_throughput', 1.0))
     """
     unit = " ".join(_UNIT.findall(heading)).strip().lower()
     bare = re.sub(r"[\s_]+", " ", _UNIT.sub(" ", heading)).strip(" :*#").lower()
+    behind = _SUFFIX.fullmatch(bare)
+    if behind and not unit and bare not in _PLAIN:  # ``ttft_s``, as ``TTFT (s)``
+        bare, unit = behind[1], behind[2].replace(" ", "/")
     if found := _STATISTIC.fullmatch(bare):
         said = found["before"] or found["behind"]
         statistic = _MEAN.get(said, said or "mean")
@@ -120,7 +126,7 @@ def as_csv(rows: Sequence[Sequence[str]]) -> str | None:
     writer.writerow(names)
     for row in rows[1:]:
         scaled = ((row[i], columns[i]) for i in kept)
-        writer.writerow([_amount(cell, *column) for cell, column in scaled if column is not None])
+        writer.writerow([amount(cell, *column) for cell, column in scaled if column is not None])
     return out.getvalue()
 
 
@@ -131,7 +137,7 @@ def _of_batches(heading: str) -> tuple[str, float] | None:
     return ("mean_tpot_ms", 1.0) if name == "itl" else (taken[name], 1.0) if name in taken else None
 
 
-def _amount(cell: str, column: str, scale: float) -> str:
+def amount(cell: str, column: str, scale: float) -> str:
     """The number of a cell in our unit; one in a unit that its column has not is left alone."""
     found = _NUMBER.fullmatch(cell.strip(" ~*"))
     if found is None:

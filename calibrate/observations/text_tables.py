@@ -1,5 +1,7 @@
 """Tables that were printed for people: Markdown, boxes and grids -> cells."""
 
+import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +9,7 @@ _BARS = str.maketrans(dict.fromkeys("│┃║", "|"))
 _RULE = re.compile(r"[\s|+:=\-━─┏┓┡┩╇┳╞╪╡├┼┤┌┬┐└┴┘╭╮╰╯═╔╗╚╝╠╣╦╩╬┠┨┯┷┿]*")
 _COLUMN = re.compile(r"(?<!\\)\|")
 _FEWEST = 2
+_DECIMAL = re.compile(r"\A\s*(\d+),(\d+)\s*\Z")
 
 
 def text_tables(text: str) -> Iterator[list[list[str]]]:
@@ -32,6 +35,28 @@ def text_tables(text: str) -> Iterator[list[list[str]]]:
         else:
             yield from _of_block(block)
             block = []
+
+
+def with_commas(text: str) -> str:
+    """A table between tabs or semicolons as CSV; numbers beside semicolons may have a comma.
+
+    Examples
+    --------
+    >>> with_commas("conc;ttft\\n1;35,5")
+    'conc,ttft\\n1,35.5\\n'
+    """
+    head = text.lstrip("\ufeff").lstrip().partition("\n")[0]
+    between = next((sign for sign in "\t;" if sign in head and "," not in head), "")
+    if not between:
+        return text
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    try:
+        for row in csv.reader(io.StringIO(text.lstrip("\ufeff")), delimiter=between):
+            writer.writerow([_DECIMAL.sub(r"\1.\2", cell) for cell in row])
+    except csv.Error:
+        return text
+    return out.getvalue()
 
 
 def _of_block(block: Sequence[list[str] | None]) -> Iterator[list[list[str]]]:

@@ -23,6 +23,7 @@ ACCEPTANCE = (
 )
 
 
+EVENLY = 1e6  # the gamma shape of arrivals that come one gap after the other
 MOST = 1e12  # of a measured value: milliseconds, tokens and requests are below
 
 

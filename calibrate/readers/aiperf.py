@@ -19,6 +19,7 @@ from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.sampling import sampling_of
 from dflash_sim.calibrate.observations.values import (
+    EVENLY,
     Metrics,
     Raw,
     anywhere,
@@ -30,6 +31,7 @@ from dflash_sim.calibrate.observations.values import (
 )
 from dflash_sim.profiles import units
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.precision import quantised_name
 
 _LATENCIES = {
     "time_to_first_token": "ttft",
@@ -101,6 +103,7 @@ def read_aiperf_summary(raw: Raw, where: str, names: Names) -> Observation:
     config = raw.get("input_config")
     isl, osl = (number(inner(tags, f"{way}_sequence_length"), "avg") for way in ("input", "output"))
     fields, notes = _load(config) | _model(config, names) | _sampling(config), list(metrics.notes)
+    notes += _doubt(config, fields.get("model"))
     if isl and osl:
         lengths, how = lengths_of(isl, osl, number(inner(tags, "output_sequence_length"), "std"))
         fields |= lengths
@@ -229,6 +232,7 @@ def _most_at_once(sent: np.ndarray, done: np.ndarray) -> int:
     return int((np.arange(1, len(sent) + 1) - ended).max())
 
 
+_ARRIVALS = ("request_rate_mode", "arrival_pattern", "type")
 _COUNTS = ("request_count", "requests", "num_requests")
 
 
@@ -238,7 +242,11 @@ def _load(config: Any) -> dict[str, Any]:
     conc, rate = (_amount(phase, key) for key in ("concurrency", "request_rate"))
     rate = rate or _amount(phase, "rate")
     count = next((n for key in _COUNTS if (n := _amount(phase, key))), None)
-    found = {"conc": conc, "rate": None if conc else rate, "num_prompts": count}
+    how = next((v for key in _ARRIVALS if isinstance(v := anywhere(phase, key), str)), "")
+    even = EVENLY if rate and not conc and how.lower() == "constant" else None
+    found = {
+        "conc": conc, "rate": None if conc else rate, "burstiness": even, "num_prompts": count,
+    }  # fmt: skip
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -282,6 +290,21 @@ def _model(config: Any, names: Names) -> dict[str, Any]:
         model = model.get("items", model.get("name")) if isinstance(model, Mapping) else model[0]
     if not isinstance(model, str):
         return {}
-    tokenizer = inner(config, "tokenizer").get("name") if _is_object(config) else None
+    tokenizer = _tokenizer(config)
     with naming("input_config"):
-        return {"model": names.model(model, *([tokenizer] if isinstance(tokenizer, str) else []))}
+        return {"model": names.model(model, *([tokenizer] if tokenizer else []))}
+
+
+def _tokenizer(config: Any) -> str:
+    name = inner(config, "tokenizer").get("name") if _is_object(config) else None
+    return name if isinstance(name, str) else ""
+
+
+def _doubt(config: Any, model: str | None) -> list[str]:
+    """Say that the tokenizer is of a quantised checkpoint where the model is named as none."""
+    tokenizer = _tokenizer(config)
+    if model is None or quantised_name(model) or not quantised_name(tokenizer):
+        return []
+    return [
+        f"its tokenizer is that of {short(tokenizer)}: if that was served, name it as the model"
+    ]

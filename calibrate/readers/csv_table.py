@@ -15,6 +15,7 @@ from math import sqrt
 from typing import Any
 
 from dflash_sim.calibrate.observations.conditions import ALIASES, COLUMNS, read_conditions
+from dflash_sim.calibrate.observations.headings import amount, column_of
 from dflash_sim.calibrate.observations.names import Names, stated
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import Metrics, number, short
@@ -115,7 +116,7 @@ def read_rows(text: str, name: str) -> Table:
             line = reader.line_num + 1
             continue
         if cells is None:
-            return table
+            return _by_our_names(table)
         where, line = f"{name}:{line}", reader.line_num + 1
         if not any(cell.strip() for cell in cells):
             continue
@@ -131,6 +132,28 @@ def read_rows(text: str, name: str) -> Table:
         else:
             row = zip(table.header, (cell.strip() for cell in cells), strict=True)
             table.rows.append((where, dict(row)))
+
+
+def _by_our_names(table: Table) -> Table:
+    """The table with columns of numbers that are called otherwise under our names, in our units."""
+    taken = {MEASURED.get(name, ALIASES.get(name, name)) for name in table.header}
+    for name in table.ignored:
+        found = column_of(name)
+        if found is None or found[0] in taken or found[0] not in _read_columns():
+            continue
+        cells = [amount(row[name], *found) for _, row in table.rows]
+        if not all(_is_amount(cell) for cell in cells):
+            continue
+        taken.add(found[0])
+        table.header = tuple(found[0] if one == name else one for one in table.header)
+        for (_, row), cell in zip(table.rows, cells, strict=True):
+            row[found[0]] = cell
+            del row[name]
+    return table
+
+
+def _is_amount(cell: str) -> bool:
+    return re.fullmatch(r"(?:\d+\.?\d*|\.\d+)?", cell) is not None
 
 
 def read_table_row(raw: Mapping[str, Any], where: str, names: Names) -> Observation:

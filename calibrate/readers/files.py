@@ -10,7 +10,7 @@ from dflash_sim.calibrate.observations.headings import as_csv, columns_of
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
-from dflash_sim.calibrate.observations.text_tables import pairs, text_tables
+from dflash_sim.calibrate.observations.text_tables import pairs, text_tables, with_commas
 from dflash_sim.calibrate.observations.values import Raw, short
 from dflash_sim.calibrate.readers.aiperf import is_statistics, read_aiperf_summary, statistics_of
 from dflash_sim.calibrate.readers.console_text import console_records, is_console, read_console
@@ -89,8 +89,8 @@ class Reading:
         elif is_console(text):
             for where, raw in console_records(text, name):
                 self._take(where, read_console, raw, where, self.names)
-        elif is_table(text):
-            self._table(text, name)
+        elif is_table(table := with_commas(text)):
+            self._table(table, name)
         elif _LOG.search(text):
             self.refused.append((name, _OF_LOG))
         elif re.search(r"^\s*[\[{]", text, re.MULTILINE):
@@ -101,7 +101,7 @@ class Reading:
     def _printed(self, text: str, name: str) -> bool:
         """Read tables that were made for people; False if there is none with a load in it."""
         met = self._met()
-        for every in (*text_tables(text), cells_of(text)):
+        for every in (*text_tables(text), cells_of(with_commas(text))):
             rows = [row for row in every if len(row) == len(every[0])]
             if is_statistics(rows):
                 raw = statistics_of(rows)

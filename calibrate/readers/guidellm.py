@@ -12,6 +12,7 @@ from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.sampling import sampling_of
 from dflash_sim.calibrate.observations.values import (
+    EVENLY,
     Metrics,
     Raw,
     anywhere,
@@ -115,7 +116,8 @@ def _load(raw: Raw) -> dict[str, Any]:
         return {}
     if kind in ("constant", "poisson", "async"):
         rate = number(strategy, "rate")
-        return {} if rate is None else {"rate": rate}
+        even = {"burstiness": EVENLY} if kind == "constant" else {}
+        return {} if rate is None else {"rate": rate, **even}
     if kind is None:
         return {}
     msg = f"strategy {kind!r} is not known; allowed: synchronous, concurrent, constant, poisson"

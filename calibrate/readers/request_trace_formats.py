@@ -155,15 +155,18 @@ FORMATS = {
 # What people call the three in files of their own, without case and signs.
 _TIMES = _fields(
     "arrivals arrivaltime arrival arrivedat arrivaltimes timestamp timestamps timestampms time ts "
-    "created createdat starttime start requesttime arrivalms arrivaltimems"
+    "created createdat starttime start requesttime arrivalms arrivaltimems "
+    "arrivaltimestamp createdtime timems requesttimestamp sendtime"
 )
 _PROMPTS = _fields(
     "isl inputtokens prompttokens inputlength promptlen promptlength inputlen inputlens "
-    "contexttokens requesttokens numprefilltokens tokensin inputtokencount prompttokencount"
+    "contexttokens requesttokens numprefilltokens tokensin inputtokencount prompttokencount "
+    "promptsize inputsize"
 )
 _ANSWERS = _fields(
     "osl outputtokens completiontokens outputlength outputlen answertokens generatedtokens "
-    "responsetokens numdecodetokens tokensout outputtokencount completiontokencount"
+    "responsetokens numdecodetokens tokensout outputtokencount completiontokencount "
+    "tokensize completionlength responselength outputsize"
 )
 _EPOCHS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"))  # since 1970, counted in these
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_sim.calibrate.observations.json_records import json_records
+from dflash_sim.calibrate.observations.text_tables import with_commas
 from dflash_sim.calibrate.observations.values import short
 from dflash_sim.calibrate.readers.agent_sessions import LEFT_OUT, is_session, opened
 from dflash_sim.calibrate.readers.request_trace_formats import (
@@ -40,6 +41,7 @@ TIME_UNITS = {"s": 1.0, "ms": units.MS, "us": units.US, "ns": units.US * units.M
 # Mean gaps between requests [s] outside of which a unit is doubted, and from how many requests on.
 _LONGEST_S = 1e9  # thirty years
 _SHORTEST_GAP_S, _LONGEST_GAP_S, _ENOUGH = 0.5e-3, 100.0, 20
+_SHORTEST_OF_MS_S = 2e-3  # below it, times in ms are likelier seconds
 _EPOCH = {"s": (3e8, 3e10), "ms": (3e11, 3e13), "us": (3e14, 3e16), "ns": (3e17, 3e19)}
 _DATE = re.compile(r"\s*\d{4}[-/]\d\d?[-/]\d\d?|\s*\d\d?:\d\d")
 _MOST_TOKENS = 10**7
@@ -212,7 +214,9 @@ def _from_json(text: str, name: str, notes: list[str]) -> Rows:
         else:
             rows.append((where, value))
     if left_out:
-        notes.append(f"{left_out[LEFT_OUT]:,} requests of sub-agents are left out")
+        many = left_out[LEFT_OUT]
+        are = "request of a sub-agent is" if many == 1 else "requests of sub-agents are"
+        notes.append(f"{many:,} {are} left out")
     if not rows:
         msg = f"trace {name}: it has no requests; give one with some."
         raise UsageError(msg)
@@ -229,7 +233,7 @@ def _from_csv(text: str, name: str, form: str | None) -> Rows:
 
 
 def _table(text: str, name: str, form: str | None) -> Rows:
-    reader = csv.DictReader(io.StringIO(text), restkey="", skipinitialspace=True)
+    reader = csv.DictReader(io.StringIO(with_commas(text)), restkey="", skipinitialspace=True)
     head = [h.strip() for h in reader.fieldnames or ()]
     reader.fieldnames = head
     top = [(f"{name}:1", dict.fromkeys(head))]
@@ -379,7 +383,8 @@ def _doubt(raw: Floats, unit: str, field: str, name: str) -> None:
     if len(raw) < _ENOUGH or not span:
         return
     gap = span / (len(raw) - 1)
-    if _SHORTEST_GAP_S <= gap * TIME_UNITS[unit] <= _LONGEST_GAP_S:
+    shortest_s = _SHORTEST_OF_MS_S if unit == "ms" else _SHORTEST_GAP_S
+    if shortest_s <= gap * TIME_UNITS[unit] <= _LONGEST_GAP_S:
         return
     rate = 1 / (gap * TIME_UNITS[unit])
     likely: Callable[[str], float] = lambda u: abs(math.log(gap * TIME_UNITS[u]))  # noqa: E731

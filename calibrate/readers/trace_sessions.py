@@ -72,7 +72,9 @@ def in_turns(rows: Rows, kind: TraceFormat, notes: list[str]) -> Turns:
     waiting = sum(delay is not None for delay in delays)
     if not waiting:
         return Turns(rows, before, delays)
-    notes.append(f"{waiting:,} follow-up turns come their delay after the answer before them")
+    turns = "follow-up turns come their delay after the answer before them"
+    one = "follow-up turn comes its delay after the answer before it"
+    notes.append(f"{waiting:,} {one if waiting == 1 else turns}")
     if not kind.time:
         return Turns(rows, before, delays)
     order = sorted(range(len(rows)), key=lambda i: at[i])

@@ -35,6 +35,8 @@ _VANILLA, _GQA = "vanilla", "gqa"  # the Markov head and the attention that are 
 SIZED_LIKE = "sized like"  # in the name of a head that no config describes
 _EAGLE3 = re.compile(r"(?i)eagle-?3")
 _MLP_OF_EXPERTS, _DRAFT_VOCAB = 6, 32000
+# Most published DFlash drafters have these: layers, rows, heads up to a width and beyond it.
+_LAYERS, _BLOCK, _HEADS, _WIDE, _HEADS_OF_WIDE, _MLP_OF_HIDDEN = 5, 16, 32, 5120, 64, 3
 
 
 def parse_drafter(config: Mapping[str, Any], *, name: str, source: str) -> DrafterShape:
@@ -179,13 +181,41 @@ def eagle3_like(target: ModelShape) -> Eagle3Shape | None:
     dense = [layer.mlp.intermediate for layer in target.layers if isinstance(layer.mlp, DenseMlp)]
     whole = len(dense) == len(target.layers)
     return Eagle3Shape(
-        name=f"EAGLE-3 head {SIZED_LIKE} {target.name}",
+        name=f"an EAGLE-3 head {SIZED_LIKE} {target.name}",
         target=target.name,
         hidden=target.hidden,
         intermediate=max(dense) if whole else _MLP_OF_EXPERTS * target.hidden,
         attention=AttentionShape(own.num_heads, own.num_kv_heads, own.head_dim),
         draft_vocab=min(_DRAFT_VOCAB, target.vocab),
         source="sized as SpecForge's training configs size the heads of other targets",
+    )
+
+
+def dflash_like(target: ModelShape) -> DrafterShape | None:
+    """Return the DFlash drafter that a target would have; None if it has too few layers to tap.
+
+    As most published ones: five layers of the target's width that see everything, 32 heads of 128
+    (64 where it is wider than 5,120) over 8 of keys, and an MLP of the target's width; for a
+    mixture of experts three times the hidden size.
+    """
+    depth = len(target.layers)
+    if depth < _LAYERS:
+        return None
+    mlps = [layer.mlp for layer in target.layers]
+    dense = [mlp.intermediate for mlp in mlps if isinstance(mlp, DenseMlp)]
+    heads = _HEADS_OF_WIDE if target.hidden > _WIDE else _HEADS
+    attention = AttentionShape(heads, 8, 128, qk_norm=True, causal=False)
+    step = (depth - 4) / (_LAYERS - 1)
+    return DrafterShape(
+        name=f"a DFlash drafter {SIZED_LIKE} {target.name}",
+        target=target.name,
+        hidden=target.hidden,
+        intermediate=max(dense) if len(dense) == depth else _MLP_OF_HIDDEN * target.hidden,
+        layers=(attention,) * _LAYERS,
+        block_size=_BLOCK,
+        target_layer_ids=tuple(round(1 + i * step) for i in range(_LAYERS)),
+        vocab=target.vocab,
+        source="sized as most published DFlash drafters of other targets are",
     )
 
 

@@ -3,6 +3,7 @@
 A new family is a row here, with readers of its own only where no other's fit.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,6 +33,8 @@ from dflash_sim.profiles.networks.read_mlps import (
 _EXPERTS = ("num_local_experts", "num_experts")
 _LATENT = ("kv_lora_rank", "n_routed_experts")
 _SHARED_EXPERTS = ("n_routed_experts",)
+_DRAFTERS = re.compile(r"Draft|CausalLMEagle|Eagle3|Medusa")
+_OF_DRAFTERS = ("dflash_config", "draft_vocab_size")
 _FOREIGN = (*_EXPERTS, *_SHARED_EXPERTS, "kv_lora_rank", "attention_chunk_size", "index_topk")
 
 
@@ -243,6 +246,7 @@ def family_of(f: Fields) -> tuple[str, Family]:
         The family is not known, or a key belongs to another one's layers, which would be priced
         as this one's.
     """
+    _refuse_drafter(f)
     name = f.text("model_type", default="").removesuffix("_text")
     name = SAME_TEXT.get(name, name)
     if name in NOT_MODELLED:
@@ -264,3 +268,17 @@ def family_of(f: Fields) -> tuple[str, Family]:
             )
             raise UsageError(msg)
     return name, family
+
+
+def _refuse_drafter(f: Fields) -> None:
+    """Refuse the config of a drafter: its few layers would be priced as a small target."""
+    named = f.config.get("architectures")
+    found = str(named[0]) if isinstance(named, list) and named else ""
+    key = next((key for key in _OF_DRAFTERS if key in f.config), "")
+    if key or _DRAFTERS.search(found):
+        why = f"field '{key}'" if key else f"field 'architectures' is {found!r}"
+        msg = (
+            f"config of {f.name}: {why}: it is a drafter's, not a target's. Give it with "
+            "--draft-model, and with --model the model that it drafts for."
+        )
+        raise UsageError(msg)

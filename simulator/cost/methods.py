@@ -24,7 +24,7 @@ from dataclasses import replace
 from dflash_sim.profiles.errors import MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.load import load_eagle3, load_model
 from dflash_sim.profiles.networks.drafter_shapes import KIND_TITLES
-from dflash_sim.profiles.networks.drafters import eagle3_like
+from dflash_sim.profiles.networks.drafters import dflash_like, eagle3_like
 from dflash_sim.profiles.networks.hf_config import (
     Cached,
     DrafterShape,
@@ -97,6 +97,32 @@ def method_with(method: Method, drafter: Drafter) -> Method:
     other = METHODS[drafter.kind]
     same = method.follows_drafter and method.algorithm == other.algorithm
     return other if same else method
+
+
+def drafter_for(method: Method, model: str, draft_model: str | None, *, accepts: bool) -> Drafter:
+    """The network that drafts: the one that is named, or known for the target.
+
+    Parameters
+    ----------
+    accepts
+        True if the asker says what its drafts are worth. Then a DFlash drafter that nobody has
+        published is sized like those of other targets; else there is no answer for it.
+
+    Raises
+    ------
+    UsageError
+        The network is of another kind than the method runs.
+    MissingProfileError
+        None is known.
+    """
+    try:
+        drafter = method.load_drafter(model, draft_model)
+    except MissingProfileError:
+        sized = method.name == "dflash" and draft_model is None and accepts
+        if not sized or (drafter := dflash_like(load_model(model))) is None:
+            raise
+    check_kind(method, drafter)
+    return drafter
 
 
 def check_kind(method: Method, drafter: Drafter) -> None:

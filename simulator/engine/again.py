@@ -113,11 +113,12 @@ class _Walk:
         h, n = self.host, len(self.kind)
         clean = self._clean()
         unclean = np.flatnonzero(~clean).tolist()
-        clean_at, until = clean.tolist(), self.until.tolist()
-        gpu_s, launch_s = self.prices.gpu_s.tolist(), self.prices.launch_s.tolist()
-        tails = None if self.prices.tail_s is None else self.prices.tail_s.tolist()
-        schedule, process = self.schedule.tolist(), self.process.tolist()
-        decode = (self.kind != PREFILL).tolist()
+        # Few places are looked at one by one: lists of all would take longer than the walk.
+        clean_at, until = clean.data, self.until.data
+        gpu_s, launch_s = self.prices.gpu_s.data, self.prices.launch_s.data
+        tails = None if self.prices.tail_s is None else self.prices.tail_s.data
+        schedule, process = self.schedule.data, self.process.data
+        decode = (self.kind != PREFILL).data
         pauses = [*self.loops.pauses, (n + 1, NOBODY)]
         first_s, d2h_s = h.first_launch_s, h.d2h_s
         host = gpu = copy = publish = 0.0
@@ -200,7 +201,7 @@ class _Walk:
         ends = np.empty(n + len(pauses))  # of all loops
         ends[number], ends[pause_number] = self.told, self.pause_s
         # A result is processed in the next loop that launches, or in one of its own.
-        results = len(base.emit_s)
+        results = len(base.kind)
         loop = np.append(number[1:], NOBODY)[:results]
         drained = pauses[drains] - 1
         loop[drained] = pause_number[drains]

@@ -39,8 +39,8 @@ class Stage:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Return the sources of its constants, each once."""
-        return tuple(dict.fromkeys(q.source for q in self.quantities))
+        """Return the sources of its times, each once; factors are those of every stage."""
+        return tuple(dict.fromkeys(q.source for q in self.quantities if q.unit != "1"))
 
 
 @dataclass(frozen=True, slots=True)

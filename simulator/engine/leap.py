@@ -16,7 +16,7 @@ from dflash_sim.simulator.cost.step_table import StepModel
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.leap_clock import FOREVER, Pending, Pipeline
 from dflash_sim.simulator.engine.leap_memory import KvMemory
-from dflash_sim.simulator.engine.records import NOBODY, Loops, Run
+from dflash_sim.simulator.engine.records import DECODE, NOBODY, PREFILL, Loops, Run
 from dflash_sim.simulator.engine.scheduler import Limits, PrefillBatch, Req, Scheduler
 from dflash_sim.simulator.requests.draws import Draws
 from dflash_sim.simulator.requests.workload import Workload
@@ -79,7 +79,9 @@ class LeapEngine:
         if self.limits.kv_tight:
             n = len(self.draws.cycles)
             self.memory = KvMemory(self.scheduler, n, overlapped=self.mode == "v2")
-        self._shrunk = self._prefilled = self._decoded = False
+        self._prefilled = self._decoded = False
+        self._ended: list[Req] = []  # still among those that run
+        self._always_polls = self.limits.recv_interval == 1
         self._heads = iter(self.workload.heads)
         self._left = int(self.workload.measured.sum())
         self._measured = self.workload.measured.tolist()
@@ -95,6 +97,11 @@ class LeapEngine:
     def kv_ran_out(self) -> bool:
         """Return True if a request would have been retracted: it cannot go on from there."""
         return self.memory is not None and self.memory.ran_out
+
+    @property
+    def held(self) -> np.ndarray:
+        """Tokens in the KV cache at each decode step so far."""
+        return self.kv[: self.steps]
 
     def run(self) -> Run | None:
         """Run until the last measured request has been answered; None where KV runs out."""
@@ -114,14 +121,17 @@ class LeapEngine:
     def _iterate(self) -> None:
         """One scheduler loop, or as many decode loops as leave the batch unchanged."""
         pipeline, s = self.pipeline, self.scheduler
-        if s.polls(prefilled=self._prefilled):
-            self._receive(pipeline.decides_s)
-        if self._shrunk:
-            s.filter_finished()
-            self._shrunk = False
+        if self._always_polls or s.polls(prefilled=self._prefilled):
+            before, self._looked = self._looked, pipeline.loops
+            if self.arrivals and self.arrivals[0][0] <= pipeline.decides_s:
+                self._receive(pipeline.decides_s, before)
+        if self._ended:
+            s.filter_finished(self._ended[0] if len(self._ended) == 1 else None)
+            self._ended = []
         if self.memory is not None:
             self._look_at(self.memory)
-        prefill = s.get_new_batch_prefill()
+        waits = s.waiting or s.chunked_req is not None
+        prefill = s.get_new_batch_prefill() if waits else None
         self._prefilled = prefill is not None
         if prefill is not None:
             s.merge(prefill)
@@ -139,8 +149,7 @@ class LeapEngine:
 
     # ---- requests ------------------------------------------------------------------------
 
-    def _receive(self, now: float) -> None:
-        before, self._looked = self._looked, self.pipeline.loops
+    def _receive(self, now: float, before: int) -> None:
         arrivals = self.arrivals
         while arrivals and arrivals[0][0] <= now:
             _, rid = heappop(arrivals)
@@ -155,7 +164,8 @@ class LeapEngine:
         heappush(self.arrivals, (at, rid))
 
     def _finish(self, req: Req, now: float) -> None:
-        req.done = self._shrunk = True
+        req.done = True
+        self._ended.append(req)
         rid = req.rid
         self.finish_s[rid] = now
         self.loops.last[rid] = self.pipeline.results - 1
@@ -185,18 +195,21 @@ class LeapEngine:
 
     def _settle(self, result: Pending, now: float) -> None:
         """The host has processed a result."""
+        with_it = self.pipeline.results - 1
         for req in result.first_tokens:
             self.first_token_s[req.rid] = now
             self._found[req.rid] = req.cached
             self.scheduler.prefilled(req)
-            self.loops.first[req.rid] = self.pipeline.results - 1
+            self.loops.first[req.rid] = with_it
         for req in result.finishing:
             self._finish(req, now)
 
     # ---- iterations ----------------------------------------------------------------------
 
     def _prefill(self, batch: PrefillBatch) -> None:
-        ready = tuple([r for r in batch.reqs if r is not batch.chunked])
+        ready = batch.reqs
+        if batch.chunked is not None:
+            ready = tuple([r for r in ready if r is not batch.chunked])
         for req in ready:
             self._admit(req)
         finishing = [r for r in ready if not self._cycles[r.rid]]
@@ -205,31 +218,34 @@ class LeapEngine:
 
     def _decode(self, batch: int) -> None:
         """Decode until a request ends or one that could be admitted arrives."""
-        ending = self.ends[0][0] if self.ends else self.steps + 1
-        pending = self.pipeline.pending
-        wasted = pending.finishing if pending is not None else []
-        steps = 1 if wasted else ending - self.steps
-        if wasted:
-            while self.steps + 2 > len(self.kv):
+        first, pending, s = self.steps, self.pipeline.pending, self.scheduler
+        if pending is not None and pending.finishing:  # a wasted step
+            behind = first + 1
+            while first + 2 > len(self.kv):
                 self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)])
-            self.kv[self.steps] += sum([self._final_kv[r.rid] for r in wasted])
-        until, s, watched = FOREVER, self.scheduler, False
-        if self.limits.recv_interval == 1:
-            watched = not s.batch_is_full and self._could_admit()
+            self.kv[first] += sum([self._final_kv[r.rid] for r in pending.finishing])
+        else:
+            behind = self.ends[0][0] if self.ends else first + 1
+        until, watched = FOREVER, False
+        if self._always_polls:
+            free = self.limits.max_running_requests - batch
+            watched = not s.batch_is_full and free > 0 and free >= self.limits.min_free_slots_delay
             if watched:
                 until = self._next_arrival_s()
         elif self._next_arrival_s() < FOREVER:
-            steps = min(steps, s.loops_until_poll)
-        kv = self.kv[self.steps : self.steps + steps]
+            behind = min(behind, first + s.loops_until_poll)
+        kv = self.kv[first:behind]
         done = self.pipeline.decode(batch, kv, until)
         if watched:  # in every loop of the leap
             self._looked = self.pipeline.loops - 1
-        s.pass_loops(done - 1)
+        if not self._always_polls:
+            s.pass_loops(done - 1)
         if self.memory is not None:
-            self.memory.decoded(self.steps, kv[:done], after_prefill=not self._decoded)
+            self.memory.decoded(first, kv[:done], after_prefill=not self._decoded)
         self._decoded = True
         self.steps += done
-        self._collect_finished()
+        if self.ends and self.ends[0][0] <= self.steps:
+            self._collect_finished()
 
     def _look_at(self, memory: KvMemory) -> None:
         """Before the scheduler looks for a prefill: what it knows of memory."""
@@ -244,10 +260,6 @@ class LeapEngine:
 
     def _next_arrival_s(self) -> float:
         return self.arrivals[0][0] if self.arrivals else FOREVER
-
-    def _could_admit(self) -> bool:
-        free = self.scheduler.free_slots
-        return free > 0 and free >= self.limits.min_free_slots_delay
 
     def _collect_finished(self) -> None:
         """Requests whose last step was just launched finish with that step's result."""
@@ -264,9 +276,10 @@ class LeapEngine:
 
     def _run(self) -> Run:
         log = self.pipeline.log
-        n = len(log.emit)  # a last iteration still on the GPU is dropped
+        n = self.pipeline.results  # a last iteration still on the GPU is dropped
         kind, batch, prefix, after_idle = log.expand()
-        kv = np.array(log.kv)
+        kv = np.empty(len(kind), np.int64)
+        kv[kind == DECODE], kv[kind == PREFILL] = self.held, log.prefilled
         finish = np.array(self.finish_s)
         done = np.isfinite(finish)
         cycles = np.where(done, self.draws.cycles, 0)

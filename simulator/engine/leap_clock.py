@@ -52,7 +52,7 @@ class Columns:
     def __init__(self) -> None:
         self.spans: list[tuple[int, int, float, bool, int]] = []  # kind, batch, prefix, idle, n
         self.pauses: list[tuple[int, int]] = []  # iterations before it, who is waited for
-        self.kv = array("q")
+        self.prefilled: list[int] = []  # tokens of each prefill
         self.gpu_s, self.start, self.end, self.emit = (array("d") for _ in range(4))
 
     def expand(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ class Columns:
 
 
 def _extend(column: "array[Any]", values: np.ndarray) -> None:
-    column.frombytes(values.tobytes())
+    column.frombytes(values.data.cast("B"))
 
 
 @dataclass
@@ -94,6 +94,7 @@ class Pipeline:
         self.clock = Clock()
         self.log = Columns()
         self.pending: Pending | None = None
+        self.loops = 0  # of the scheduler so far, those that launched nothing included
         self._idle = True
 
     @property
@@ -102,19 +103,20 @@ class Pipeline:
         return self.clock.host + self.host.recv_s
 
     @property
+    def launched(self) -> int:
+        """Iterations launched."""
+        return len(self.log.start)
+
+    @property
     def results(self) -> int:
         """Iterations whose results have been processed."""
         return len(self.log.emit)
 
-    @property
-    def loops(self) -> int:
-        """Scheduler loops so far, those that launched nothing included."""
-        return len(self.log.start) + len(self.log.pauses)
-
     def sleep_until(self, arrival_s: float, rid: int) -> None:
         """Nothing to run and nothing to process: wait for a request."""
         self._idle = True
-        self.log.pauses.append((len(self.log.start), rid))
+        self.loops += 1
+        self.log.pauses.append((self.launched, rid))
         now = self.decides_s
         wait = arrival_s - now
         self.clock.host = now + wait if wait > 0 else now
@@ -122,7 +124,8 @@ class Pipeline:
     def drain(self) -> None:
         """Nothing to run: process the result still pending."""
         assert self.pending is not None
-        self.log.pauses.append((len(self.log.start), NOBODY))
+        self.loops += 1
+        self.log.pauses.append((self.launched, NOBODY))
         ready = max(self.decides_s, self.clock.copy)
         self.clock.host = ready + self.host.process(self.pending.batch)
         self._settle(self.clock.host)
@@ -133,9 +136,9 @@ class Pipeline:
         gpu_s = self.step.prefill_s(requests=n, tokens=batch.tokens, prefix=batch.prefix)
         launch_s = max(self.host.rest_launch_s, self.step.prefill_launch_s(batch.tokens))
         self._note(PREFILL, n, 1, prefix=batch.prefix)
-        self.log.kv.append(batch.tokens)
+        self.log.prefilled.append(batch.tokens)
         if self.mode == "v2":
-            self._overlapped(n, [gpu_s], new, FOREVER, launch_s=launch_s)
+            self._first(n, gpu_s, new, launch_s)
         else:
             self._chained(n, np.array([gpu_s]), new, speculative=False, launch_s=launch_s)
 
@@ -157,46 +160,73 @@ class Pipeline:
 
     def _note(self, kind: int, batch: int, n: int, *, prefix: float = 0.0) -> None:
         self.log.spans.append((kind, batch, prefix, self._idle, n))
+        self.loops += n
         self._idle = False
 
     # ---- overlap -------------------------------------------------------------------------
 
     def _decode_overlapped(self, batch: int, kv: np.ndarray, until: float) -> int:
         """Steps of one batch under overlap; returns how many were launched."""
-        last = Pending(batch, [])
-        if len(kv) > _LIST_STEPS and not self.syncs:
-            return self._decode_many(batch, kv, until, last)
-        cached = kv.tolist()
-        gpu_s = self.step.table(batch).seconds_each(batch, cached)
-        tails = self.step.tail_array(batch, kv).tolist() if self.syncs else None
-        if tails is not None or len(gpu_s) <= _FEW_STEPS:
+        last, done = Pending(batch, []), 1
+        if self.syncs:
+            gpu_s = self.step.table(batch).seconds_each(batch, kv.tolist())
+            tails = self.step.tail_array(batch, kv).tolist()
             done = self._overlapped(batch, gpu_s, last, until, tails)
-        else:  # two steps bring the pipeline into the steady state of this batch
-            done = self._overlapped(batch, gpu_s[:2], last, until)
-            if done == 2:
-                rest = gpu_s[2:]
-                if self._gpu_bound(batch, min(rest)):
-                    done += self._leap(batch, rest, until)
-                else:
-                    done += self._overlapped(batch, rest, last, until)
+        else:  # where an answer has just left, its client's next request ends the leap at once
+            first_s = self.step.table(batch).seconds(int(kv[0]) / batch)
+            self._first(batch, first_s, last, self.host.rest_launch_s)
+            if len(kv) > 1 and self.clock.host + self.host.recv_s < until:
+                done += self._more(batch, kv[1:], last, until)
         self._note(DECODE, batch, done)
-        self.log.kv.extend(cached[:done])
         return done
 
-    def _decode_many(self, batch: int, kv: np.ndarray, until: float, last: Pending) -> int:
-        """As with a few steps, on arrays."""
-        line = self.step.table(batch).line(batch, int(kv[0]), int(kv[-1]))
-        gpu_s = self.step.decode_array(batch, kv) if line is None else line[0] + line[1] * kv
-        done = self._overlapped(batch, gpu_s[:2].tolist(), last, until)
-        if done == 2:
-            rest = gpu_s[2:]
-            if self._gpu_bound(batch, float(np.minimum.reduce(rest))):
-                done += self._leap_many(batch, rest, until)
-            else:
-                done += self._overlapped(batch, rest.tolist(), last, until)
-        self._note(DECODE, batch, done)
-        _extend(self.log.kv, kv[:done])
-        return done
+    def _first(self, batch: int, gpu_s: float, new: Pending, launch_s: float) -> None:
+        """The loop that launches a prefill or the first step of a batch, and waits for no lengths.
+
+        It processes what was launched before; ``launch_s`` is what launches take after the first.
+        """
+        c, h, log, before = self.clock, self.host, self.log, self.pending
+        enqueued = c.host + h.recv_s + (h.schedule_s + h.schedule_per_request_s * batch)
+        enqueued += h.first_launch_s
+        launched = host = enqueued + launch_s
+        start = c.gpu if c.gpu > enqueued else enqueued
+        gpu = start + gpu_s
+        if self.syncs:
+            c.publish = gpu + h.d2h_s
+        if gpu < launched:
+            gpu = launched
+        log.gpu_s.append(gpu_s)
+        log.start.append(start)
+        log.end.append(gpu)
+        if before is not None:
+            host = c.copy if c.copy > launched else launched
+            host += h.process_s + h.process_per_request_s * before.batch
+            log.emit.append(host)
+            if before.finishing or before.first_tokens:
+                self.settle(before, host)
+        c.copy = (gpu if gpu > c.copy else c.copy) + h.d2h_s
+        c.host, c.gpu = host, gpu
+        self.pending = new
+
+    def _more(self, batch: int, kv: np.ndarray, last: Pending, until: float) -> int:
+        """Steps after the first of a batch: one more brings the pipeline into its steady state."""
+        table = self.step.table(batch)
+        if len(kv) > _LIST_STEPS:
+            line = table.line(batch, int(kv[0]), int(kv[-1]))
+            many_s = self.step.decode_array(batch, kv) if line is None else line[0] + line[1] * kv
+            done = self._overlapped(batch, [float(many_s[0])], last, until)
+            many_s = many_s[1:]
+            if self._gpu_bound(batch, float(np.minimum.reduce(many_s))):
+                return done + self._leap_many(batch, many_s, until)
+            return done + self._overlapped(batch, many_s.tolist(), last, until)
+        gpu_s = table.seconds_each(batch, kv.tolist())
+        if len(gpu_s) < _FEW_STEPS:
+            return self._overlapped(batch, gpu_s, last, until)
+        done = self._overlapped(batch, gpu_s[:1], last, until)
+        rest = gpu_s[1:]
+        if self._gpu_bound(batch, min(rest)):
+            return done + self._leap(batch, rest, until)
+        return done + self._overlapped(batch, rest, last, until)
 
     def _overlapped(
         self,
@@ -205,20 +235,17 @@ class Pipeline:
         last: Pending,
         until: float,
         tail_s: list[float] | None = None,
-        launch_s: float | None = None,
     ) -> int:
         """The recurrence of the overlapped loop; stops before a loop that receives at ``until``.
 
-        ``launch_s`` is what a prefill's launches take after the first; a step's are the host's.
         The loop that launches step j begins when the result of step j-2 has been processed, and
         processes the result of step j-1.
         """
         c, h, log = self.clock, self.host, self.log
         host, gpu, copy = c.host, c.gpu, c.copy
-        recv_s, first_s, d2h_s = h.recv_s, h.first_launch_s, h.d2h_s
+        recv_s, first_s, d2h_s, rest_s = h.recv_s, h.first_launch_s, h.d2h_s, h.rest_launch_s
         to_enqueue = recv_s + h.get_next_batch(batch) + first_s
         process, syncs = h.process(batch), self.syncs
-        rest_s = h.rest_launch_s if launch_s is None else launch_s
         begins, ends, emits = log.start.append, log.end.append, log.emit.append
         before, done = self.pending, 0
         for seconds in gpu_s:
@@ -314,7 +341,6 @@ class Pipeline:
             batch, gpu_s, Pending(batch, []), speculative=self.speculative, until=until
         )
         self._note(DECODE, batch, done)
-        _extend(self.log.kv, kv[:done])
         return done
 
     def _chained(

@@ -1,7 +1,7 @@
 """The records that a run leaves: one row per request, and one per engine iteration."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +100,12 @@ class Run:
     engine: str
     client_s: float
     loops: Loops | None = field(default=None, kw_only=True, compare=False, repr=False)
+
+
+def without_times(run: Run) -> Run:
+    """Return what a run is walked again by: its decisions, and no time of an iteration."""
+    none = np.zeros(0)
+    return replace(run, gpu_s=none, gpu_start_s=none, gpu_end_s=none, emit_s=none)
 
 
 @dataclass(frozen=True)

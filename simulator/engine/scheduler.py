@@ -163,10 +163,19 @@ class Scheduler:
 
     # ---- who runs ------------------------------------------------------------------------
 
-    def filter_finished(self) -> None:
-        """Drop finished requests; only a shrinking batch clears ``batch_is_full``."""
+    def filter_finished(self, gone: Req | None = None) -> None:
+        """Drop finished requests; only a shrinking batch clears ``batch_is_full``.
+
+        Parameters
+        ----------
+        gone
+            The only one that runs and has finished, where that is known.
+        """
         before = len(self.running)
-        self.running = list(filterfalse(_DONE, self.running))
+        if gone is not None:
+            self.running.remove(gone)
+        else:
+            self.running = list(filterfalse(_DONE, self.running))
         if len(self.running) < before:
             self.batch_is_full = False
 
@@ -195,23 +204,25 @@ class Scheduler:
 
     def _add_requests(self) -> PrefillBatch | None:
         """SGLang's PrefillAdder: first come, first served, within the token budgets."""
-        lim = self.limits
+        lim, room, tight = self.limits, self.free_slots, self.limits.kv_tight
         rem_chunk = lim.chunked_prefill_size
         rem_input = lim.max_prefill_tokens
-        rem_total = self._rem_total() if lim.kv_tight else 0
+        rem_total = self._rem_total() if tight else 0
         reqs: list[Req] = []
-        tokens, prefix = 0, 0.0
+        tokens, prefix, ahead = 0, 0.0, 0
         last_chunked: Req | None = None
-        while (self.chunked_req or self.waiting) and len(reqs) < self.free_slots:
+        while (self.chunked_req or self.waiting) and len(reqs) < room:
             req = self.chunked_req or self.waiting[0]
-            rem_total -= self._hold(req)
+            if self.cache is not None:
+                rem_total -= self._hold(req)
             extend = req.prompt - req.chunk_done
-            ahead = self._may_generate(req)
-            new = lim.kv_tight and req is not self.chunked_req and (reqs or self.running)
-            if new and extend + ahead + lim.page_size >= rem_total:
-                self.batch_is_full = True
-                self._let_go(req)
-                break
+            if tight:
+                ahead = self._may_generate(req)
+                new = req is not self.chunked_req and (reqs or self.running)
+                if new and extend + ahead + lim.page_size >= rem_total:
+                    self.batch_is_full = True
+                    self._let_go(req)
+                    break
             if reqs and lim.page_ceil(extend) >= rem_input:
                 self._let_go(req)
                 break
@@ -244,7 +255,10 @@ class Scheduler:
 
     def merge(self, batch: PrefillBatch) -> None:
         """Requests whose prompt is complete join the running batch."""
-        self.running += [r for r in batch.reqs if r is not batch.chunked]
+        if batch.chunked is None:
+            self.running += batch.reqs
+        else:
+            self.running += [r for r in batch.reqs if r is not batch.chunked]
 
     def _rem_total(self) -> float:
         lim = self.limits

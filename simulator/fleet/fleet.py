@@ -157,7 +157,7 @@ def _in_turn(
     for k in range(min(replicas, n)):
         rows = np.arange(k, n, replicas)
         own = subset(workload, rows)
-        drawn = Draws(draws.commits[rows], draws.cycles[rows])
+        drawn = draws.of(rows)
         engine = Replica(**made_of, workload=own, draws=drawn, tally=tally)
         engine.serve_all()
         engines.append(engine)

@@ -138,14 +138,24 @@ class Draws:
     shared: bool = False
     latent: bool = False
     head: "ConfidenceHead | None" = None
+    _ramp: list[npt.NDArray[np.int64]] = field(default_factory=list, repr=False, compare=False)
     _sums: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict, repr=False, compare=False)
+
+    def of(self, rows: npt.NDArray[np.int64]) -> "Draws":
+        """Return those of some requests; one number for all cycles stays one."""
+        if self.commits.strides == (0, 0):
+            shape = len(rows), self.commits.shape[1]
+            return Draws(np.broadcast_to(self.commits[0, 0], shape), self.cycles[rows])
+        return Draws(self.commits[rows], self.cycles[rows])
 
     def before(self, rid: int) -> npt.NDArray[np.int64]:
         """Tokens committed before each cycle of a request, and after its last; all share them."""
         n = int(self.cycles[rid])
         if self.commits.strides == (0, 0):  # one number for all cycles
-            each = int(self.commits[0, 0])
-            return np.arange(0, (n + 1) * each, each)
+            if not len(self._ramp):
+                most = int(self.cycles.max(initial=0)) + 1
+                self._ramp.append(int(self.commits[0, 0]) * np.arange(most))
+            return self._ramp[0][: n + 1]
         group, row = divmod(rid, _SUMMED)
         sums = self._sums.get(group)
         if sums is None:

@@ -8,6 +8,7 @@ import numpy as np
 from dflash_sim.profiles.acceptance.conditions import FULL
 from dflash_sim.profiles.errors import MissingProfileError
 from dflash_sim.profiles.load import load_acceptance
+from dflash_sim.profiles.one_look import made
 from dflash_sim.profiles.priors import AcceptancePriors, load_acceptance_priors
 from dflash_sim.profiles.releases.calibration import Calibration, cell
 from dflash_sim.simulator.requests.inferred import in_context, inferred, of_any_drafter
@@ -114,11 +115,7 @@ def expected_acceptance(
     if text is not None:
         acceptance = parse_acceptance(text, block=block, priors=priors, law=law)
         return Expectation(acceptance, f"given: {acceptance.name}", "assumed", 0.0)
-    points = load_acceptance()
-    if dataset:
-        found = published(asked, priors, points) or inferred(asked, priors, points)
-    else:
-        found = _mean_of_cards(asked, priors, points)
+    found = made(("acceptance", asked), lambda: _found(asked, priors, load_acceptance()))
     if found is None:
         where = f"on {dataset}" if dataset else "on any card data set"
         msg = (
@@ -128,6 +125,12 @@ def expected_acceptance(
         )
         raise MissingProfileError(msg)
     return _expectation(in_context(found, asked), block)
+
+
+def _found(asked: Asked, priors: AcceptancePriors, points: Points) -> Found | None:
+    if asked.dataset:
+        return published(asked, priors, points) or inferred(asked, priors, points)
+    return _mean_of_cards(asked, priors, points)
 
 
 def _expectation(found: Found, block: int) -> Expectation:

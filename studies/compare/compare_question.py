@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from dflash_sim.calibrate.compare.compare import Comparison, compare, is_benchmark, joined
+from dflash_sim.calibrate.fit.unstated import marked
 from dflash_sim.calibrate.observations.observation import ALIASES, Observation, ReadReport
 from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.profiles.errors import UsageError
@@ -55,9 +56,12 @@ def answers(
     with_interval: bool,
     on_row: Callable[[int], None] | None = None,
 ) -> list[Comparison]:
-    """Compare every row with its prediction; ``on_row`` is called with the number of each."""
+    """Compare every row with its prediction; ``on_row`` is called with the number of each.
+
+    A row that names no release of the engine may be of any: its interval is as wide as that.
+    """
     found = []
-    for row in rows:
+    for row in marked(rows)[0]:
         made = compare(
             row, simulator=simulator, with_causes=with_causes, with_interval=with_interval
         )

@@ -151,7 +151,7 @@ def require(chosen: Chosen, *, allow_partial: bool) -> None:
     if not number:
         why = f"; --fit-on '{chosen.fit_on}' passes over {chosen.passed}" if chosen.passed else ""
         why += f"; refused {first}" if first else ""
-        msg = f"no row to fit{why}. A row needs a scenario and an output throughput."
+        msg = f"no row to fit{why}. A row needs a scenario, and a throughput or a time per token."
         raise UsageError(msg)
     if first and not allow_partial:
         msg = (

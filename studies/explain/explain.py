@@ -12,7 +12,6 @@ from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.row import DECIMALS
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.simulator.trial import run_engine
 from dflash_sim.simulator.whatif import host_stages
 from dflash_sim.studies.explain.break_even import BreakEven, break_even
 from dflash_sim.studies.explain.burden import Burden, burden
@@ -82,8 +81,11 @@ def explain(scenario: Scenario, *, on_run: Callable[[int], None] | None = None) 
     on_run
         Called with the number of each finished run.
     """
-    result = predict(scenario, on_run=on_run)
+    result = predict(scenario, keep_runs=True, on_run=on_run)
     replay = Replay(result.setup, on_run)
+    for known in (result, result.baseline):
+        if known is not None and known.setup.policy is None:
+            replay.know(known)
     rungs: tuple[Rung, ...] = ()
     speedup = even = None
     if result.baseline is not None:
@@ -91,7 +93,7 @@ def explain(scenario: Scenario, *, on_run: Callable[[int], None] | None = None) 
         speedup = replay.of(result) / replay.of(result.baseline)
         even = break_even(result, replay)
     found = elasticities(result, replay)
-    step = _step(result, replay)
+    step = _step(result)
     return Explanation(
         result=result,
         speedup=speedup,
@@ -113,10 +115,8 @@ def _burdens(result: Result, step: Anatomy) -> Iterator[Burden]:
         yield burden(result, requests=requests, ctx=step.ctx, host=own)
 
 
-def _step(result: Result, replay: Replay) -> Anatomy:
-    requests = replay.requests(0)
-    record = run_engine(result.setup, requests.workload, requests.draws(result.expectation))
-    batch, ctx = typical_step(record)
+def _step(result: Result) -> Anatomy:
+    batch, ctx = typical_step(result.runs[0])
     return anatomy(result.setup, requests=batch, ctx=ctx)
 
 

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dflash_sim.profiles.errors import UsageError, unknown
+from dflash_sim.profiles.sheets import Quantity
 from dflash_sim.profiles.units import MS, US
 from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.origin import CONSTANT
@@ -136,8 +137,17 @@ def stage_table(stages: tuple[Stage, ...], requests: int) -> FittedTable:
         us = number(stage.seconds(requests) / US)
         table.add(stage.name, us, each, rests, Text("; ".join(stage.sources), style="dim"))
     total = sum(stage.seconds(requests) for stage in stages)
-    table.add("all together", Text(number(total / US), style=STRONG))
+    factors = {name: q.value for s in stages for name, q in _factors(s)}
+    said = " and ".join(f"{name} {value:.3g}" for name, value in factors.items())
+    stretched = Text(f"each with {said}" if said else "", style="dim")
+    table.add("all together", Text(number(total / US), style=STRONG), "", "", stretched)
     return table
+
+
+def _factors(stage: Stage) -> Iterator[tuple[str, Quantity]]:
+    """The constants without a unit, which stretch the time of every stage."""
+    named = zip(stage.constants, stage.quantities, strict=True)
+    return ((name, q) for name, q in named if q.unit == "1")
 
 
 def _stages(detail: PhaseDetail) -> FittedTable:

@@ -60,6 +60,14 @@ class Replay:
         self._requests: dict[int, Requests] = {}
         self._known: dict[tuple[int, int], Known] = {}
 
+    def know(self, result: Result) -> None:
+        """Walk after what was simulated for a result, where the replay is of the same requests."""
+        setup, law = result.setup, result.expectation
+        for run, record in enumerate(result.runs):
+            draws = self.requests(run).draws(law)
+            mode = setup.scenario.engine_mode
+            self._known[run, id(law)] = Known(law, setup.limits, mode, draws, record)
+
     def shorter(self, waves: int) -> "Replay":
         """Return a replay with fewer requests, which are enough for a slope."""
         return Replay(self.setup, self.on_run, waves=waves)

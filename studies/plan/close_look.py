@@ -15,7 +15,6 @@ from dflash_sim.simulator.engine.records import DECODE, PREFILL
 from dflash_sim.simulator.fleet.fleet import Service, serve, subset
 from dflash_sim.simulator.fleet.replica import Replica, Tally
 from dflash_sim.simulator.predict import predict
-from dflash_sim.simulator.requests.draws import Draws
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.plan.demand import Demand
 from dflash_sim.studies.plan.judge import Judge, held
@@ -307,7 +306,6 @@ def _of_one(engine: Replica, setup: Setup) -> tuple[float, ...]:
     gaps = np.maximum(0.0, start[1:] - end[:-1])
     waits = gaps[~after_idle[1:]].sum() + (end - start - gpu_s).clip(min=0).sum()
     full = decode & (batch >= setup.limits.max_running_requests)
-    held = np.array(log.kv)[decode]
     return (
         float(gpu_s.sum()),
         float(gpu_s[kind == PREFILL].sum()),
@@ -316,7 +314,7 @@ def _of_one(engine: Replica, setup: Setup) -> tuple[float, ...]:
         float(decode.sum()),
         float(batch[decode].sum()),
         float(gpu_s[full].sum()),
-        min(1.0, float(held.max() / setup.limits.kv_tokens)) if len(held) else 0.0,
+        min(1.0, float(engine.held.max() / setup.limits.kv_tokens)) if engine.steps else 0.0,
     )
 
 
@@ -364,7 +362,7 @@ def _alone(judge: Judge, i: int) -> Kept:
     work, draws, slow = judge.question.demand.runs[0], judge.draws(i, 0), judge.slow(i)
     rows = np.unique(np.linspace(0, len(work) - 1, min(len(work), _ALONE)).astype(int))
     apart = replace(subset(work, rows), arrival_s=_APART_S * np.arange(len(rows)))
-    drawn = Draws(draws.commits[rows], draws.cycles[rows])
+    drawn = draws.of(rows)
     setup = judge.setup(i)
     tally = Tally(
         {},

@@ -144,6 +144,7 @@ class Judge:
     def __init__(self, question: Question) -> None:
         self.question = question
         self._setups: dict[int, Setup | DflashSimError] = {}
+        self.carries: dict[tuple[object, ...], tuple[float, str]] = {}  # what was pushed already
         self._spread: dict[int, tuple[float, float]] = {}
         self._sensitivity: dict[int, Sensitivity] = {}
         self._expectations: dict[tuple[object, ...], Expectation | None] = {}

@@ -14,6 +14,7 @@ import numpy as np
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.errors import DflashSimError, InfeasibleError, UsageError, unknown
 from dflash_sim.simulator.engine.metrics import served
+from dflash_sim.simulator.fleet.fleet import Service
 from dflash_sim.simulator.requests.draws import draw_commits
 from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.setup import Setup
@@ -162,9 +163,13 @@ def most_at(
     judge: Judge, i: int, replicas: int, slow: float, what: str, duration_s: float
 ) -> tuple[float, str]:
     """What a fleet carries where all times are ``slow`` as long, and what stops it."""
-    if what == "users":
-        return _users(judge, i, replicas, slow)
-    return _rate(judge, i, replicas, slow, duration_s)
+    key = i, replicas, slow, what, duration_s
+    if key not in judge.carries:
+        if what == "users":
+            judge.carries[key] = _users(judge, i, replicas, slow)
+        else:
+            judge.carries[key] = _rate(judge, i, replicas, slow, duration_s)
+    return judge.carries[key]
 
 
 def _rate(judge: Judge, i: int, replicas: int, slow: float, duration_s: float) -> tuple[float, str]:
@@ -187,7 +192,7 @@ def _pushed(
     count = min(_LARGEST, max(_LEAST, round(guess * duration_s)))
     asked = setup.scenario.model_copy(update={"rate": guess, "num_prompts": count})
     own = judge.of(of_rate(asked))
-    last: dict[float, str] = {}
+    broke: dict[float, tuple[str, Service]] = {}  # of the least factor that was not fine
     answers_s = {True: 0.0, False: 0.0}  # of the last rate that was fine, and that was not
 
     def fine(times: float, run: int = 0) -> bool:
@@ -198,15 +203,17 @@ def _pushed(
             answer_s = slow * float(np.nanmean(taken_s))
             met = met and count >= guess * times * answer_s  # or all come before one is answered
             answers_s[met] = answer_s
-        if not verdict.met:
-            last[times] = binds(verdict.broke, load_of(service, setup), setup)
+        if not verdict.met and times <= min(broke, default=math.inf):
+            broke.clear()
+            broke[times] = verdict.broke, service
         return met
 
     good = _largest(fine)
     runs = range(1, len(own.question.demand.runs))
     while good and not all(fine(good, run) for run in runs):
         good = good / _CLOSE if good > 1 / _FARTHEST else 0.0
-    return good * guess, last[min(last)] if last else "", answers_s[True] or answers_s[False]
+    why = "".join(binds(what, load_of(service, setup), setup) for what, service in broke.values())
+    return good * guess, why, answers_s[True] or answers_s[False]
 
 
 def _largest(fine: Callable[[float], bool]) -> float:

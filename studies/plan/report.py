@@ -9,7 +9,7 @@ from dflash_sim.profiles.units import HOUR_S, MEGA
 from dflash_sim.simulator.predict import Result, predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
-from dflash_sim.studies.ask.prices import priced
+from dflash_sim.studies.ask.prices import paid, priced
 from dflash_sim.studies.plan.choice import server_title
 from dflash_sim.studies.plan.close_look import Fleet
 from dflash_sim.studies.plan.judge import held
@@ -130,7 +130,8 @@ def _saves(report: Report, found: Plan) -> None:
             name = server_title(resolve(found.question.candidates[i]))
             gpus = "more GPUs than tried" if size is None else f"{size:,} GPUs"
             rows.append(Bar(name=name, value=usd or 0.0, group=name, note=gpus))
-    axis = Axis("rent at typical prices", "USD/month")
+    own = paid(found.question.prices)
+    axis = Axis(f"rent at typical prices{own and f', {own}'}", "USD/month")
     sure = percent_of(found.question.confidence)
     report.figure(
         bars(rows, axis=axis, palette=report.palette),

@@ -96,11 +96,17 @@ def _of_equals(found: Plan, fleet: Fleet) -> str:
         return ""
     others.sort(key=lambda i: -found.headroom[i].good)
     told = [f"{found.headroom[i].room} with {label(found.question.candidates[i])}" for i in others]
-    most = fleet.headroom >= found.headroom[others[0]].good
-    return (
-        f"Of fleets of that size and price it has {'the most' if most else 'as much'} headroom"
-        f"{'' if most else ' as any'}: {fleet.room} more requests, against {', '.join(told)}."
-    )
+    if fleet.unbroken and found.headroom[others[0]].bad is None:
+        names = ", ".join(label(found.question.candidates[i]) for i in others)
+        return (
+            f"As many GPUs of that price do with {names}; none breaks with "
+            f"{fleet.headroom:.0f} x the requests, and more is not tried."
+        )
+    room = f"{fleet.room} more requests".replace("more more", "more")
+    beside = f"{room}, against {', '.join(told)}"
+    if fleet.headroom >= found.headroom[others[0]].good:
+        return f"Of fleets of that size and price it has the most headroom: {beside}."
+    return f"No fleet of that size and price has clearly more headroom: {beside}."
 
 
 def doubts_of(fleet: Fleet, found: Plan) -> list[str]:

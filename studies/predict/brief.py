@@ -12,6 +12,7 @@ from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import to_row
 from dflash_sim.studies.predict.answer_lines import Line, labelled, prompts, speed, step_bar
 from dflash_sim.studies.predict.lift import lifted, told
+from dflash_sim.studies.predict.memory import held_at_once
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import STRONG
 from dflash_sim.studies.show.titles import title
@@ -85,9 +86,7 @@ def _batch(result: Result) -> str:
     memory, conc = result.setup.memory, in_flight(result.scenario)
     cap = memory.max_running_requests
     running = f"{result.values['mean_batch']:.1f} requests"
-    v = result.values
-    length = (v["total_input_tokens"] + v["total_output_tokens"]) / max(v["completed"], 1)
-    holds = memory.holds(length)
+    holds = held_at_once(result.values, memory.kv_tokens)
     if holds < min(cap, conc or cap):
         held = f"{memory.kv_tokens:,} tokens of keys and values hold {holds:,} of this length"
         return f"{running}, limited by memory: {held}"
@@ -96,5 +95,5 @@ def _batch(result: Result) -> str:
     if conc != result.scenario.conc and conc <= cap:
         return f"{running}, limited by the {conc:,} requests that there are"
     if conc > cap:
-        return f"{running}, limited by the cap of {cap:,} ({memory.cap_cause}); others wait"
+        return f"{running}; at most {cap:,} of the {conc:,} at once ({memory.cap_cause})"
     return f"{running}, limited by the {conc:,} in flight (cap {cap:,}: {memory.cap_cause})"

@@ -39,7 +39,8 @@ class Lift:
         only = f"only {now:,} of {asked:,} run at once"
         if not self.helps(of):
             before = number(of.values["output_throughput"])
-            return f"{only}; {self.flags} would not help: {ran}, {speed} against {before}"
+            costs = f"{only}, which costs no throughput"
+            return f"{costs}: with {self.flags} it is {speed} against {before}; {ran}"
         return (
             f"{only}: with {self.flags}, {ran}, and it gives {speed}, "
             f"TTFT {number(v['mean_ttft_ms'])} ms, TPOT {number(v['mean_tpot_ms'])} ms"

@@ -192,7 +192,7 @@ class TestBrief:
     @pytest.mark.parametrize(
         ("flags", "said"),
         [
-            ("--conc 8 --max-running-requests 2", "limited by the cap of 2 (--max-running-req"),
+            ("--conc 8 --max-running-requests 2", "at most 2 of the 8 at once (--max-running-req"),
             ("--rate 40", "at most 48 (engine default"),
             ("--conc 2", "limited by the 2 in flight (cap 48: "),
         ],

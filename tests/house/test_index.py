@@ -22,7 +22,7 @@ COVERED = {
         "environment flags manifest router words server_flags",
     ],
     "calibrate/launches/test_wrappings": [
-        "options other_engines pasted server_args",
+        "options other_engines pasted server_args docker_file service_units python_strings",
         "calibrate/observations: launch_fields launch_methods launch_override",
     ],
     "calibrate/launches/test_scripts": ["shell_tests shell_text shell_values"],
@@ -144,6 +144,7 @@ COVERED = {
     "simulator/cost/test_price": ["parts step_table"],
     "simulator/test_number_formats": ["simulator/cost: op_formats", "scale_blocks"],
     "simulator/engine/test_radix_cache": ["simulator/requests: prompts"],
+    "simulator/engine/test_again": ["rough_clock"],
     "simulator/engine/test_leap": ["leap_clock", "leap_memory"],
     "simulator/engine/test_metrics": ["records"],
     "simulator/fleet/test_conversations": ["routers", "profiles/releases: routers"],

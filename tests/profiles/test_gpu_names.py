@@ -1,5 +1,8 @@
 """GPUs as tools and people call them are known, or plainly unknown."""
 
+import re
+from importlib.resources import files
+
 import pytest
 
 from dflash_sim.calibrate.observations.names import Names
@@ -102,6 +105,14 @@ def test_another_machine_is_plainly_unknown(text: str) -> None:
         ("p5.48xlarge", "it is a machine of eight H100, so give h100 and --tp"),
         ("NVIDIA DGX B200", "give b200 and --tp"),
         ("a3-highgpu-8g", "give h100 and --tp"),
+        ("a3-megagpu-8g", "give h100 and --tp"),
+        ("a2-ultragpu-1g", "A100 of 80 GB, so give a100 and --tp"),
+        ("g6e.12xlarge", "give l40s and --tp"),
+        ("g6.xlarge", "give l4 and --tp"),
+        ("Standard_ND96isr_H200_v5", "give h200 and --tp"),
+        ("Standard_ND96asr_v4", "give a100_40gb and --tp"),
+        ("BM.GPU.H100.8", "give h100 and --tp"),
+        ("AMD Instinct MI300A", "less memory than an MI300X"),
     ],
 )
 def test_what_no_sheet_could_answer_for_is_refused_with_the_reason(text: str, why: str) -> None:
@@ -116,6 +127,18 @@ def test_what_no_sheet_could_answer_for_is_refused_with_the_reason(text: str, wh
 def test_another_size_is_another_gpu(text: str) -> None:
     with pytest.raises(UsageError, match=r"is not the \w+ sheet, which has \d+ GB"):
         load_device(text)
+
+
+def test_another_size_names_the_sheet_that_has_it() -> None:
+    with pytest.raises(UsageError, match="The nearest is a100_40gb; or write"):
+        load_device("NVIDIA A100-PCIE-40GB")
+
+
+def test_machines_of_clouds_name_sheets_that_are_there() -> None:
+    rows = files("dflash_sim.profiles").joinpath("devices/unserved.csv").read_text("utf-8")
+    given = re.findall(r"so give (\w+) and --tp", rows)
+    assert len(given) > 30
+    assert set(given) <= set(names("gpus"))
 
 
 def test_every_gpu_has_a_node_and_says_where_its_numbers_are_from() -> None:

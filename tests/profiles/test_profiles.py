@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.resources import files
 from itertools import pairwise
 from math import erf, exp, log, sqrt
@@ -34,7 +35,7 @@ from dflash_sim.profiles.load import (
     names,
     sheet_names,
 )
-from dflash_sim.profiles.networks.drafters import eagle3_like
+from dflash_sim.profiles.networks.drafters import dflash_like, eagle3_like
 from dflash_sim.profiles.quantity_sheet import quantities
 from dflash_sim.profiles.sheets import EVIDENCE, UNITS, AcceptancePoint, SurvivalPoint
 from dflash_sim.simulator.scenario import Scenario
@@ -315,6 +316,31 @@ def test_a_head_that_nobody_described_is_sized_and_said() -> None:
     assert setup.memory.draft_weight_bytes > 0
     known = resolve(Scenario.parse(model="qwen3-32b", **asked))
     assert not any("EAGLE-3 head" in w for w in known.warnings)
+
+
+def test_a_drafter_is_sized_like_those_of_other_targets() -> None:
+    for name in names("drafters"):
+        known = load_drafter(name)
+        if known.kind == "dflash":
+            sized = dflash_like(load_model(known.target))
+            assert sized is not None
+            assert sized.params == pytest.approx(known.params, rel=0.6), name
+    assert dflash_like(load_model("qwen3-8b")) == replace(
+        load_drafter("qwen3-8b-dflash"),
+        name="a DFlash drafter sized like qwen3-8b",
+        target="qwen3-8b",
+        source="sized as most published DFlash drafters of other targets are",
+    )
+
+
+def test_a_drafter_that_nobody_published_is_sized_for_those_who_know_what_it_accepts() -> None:
+    setup = resolve(Scenario.parse(model="deepseek-v3", acceptance="al:4", tp=8))
+    said = [w for w in setup.warnings if "no config of a DFlash drafter for deepseek-v3" in w]
+    assert len(said) == 1
+    with pytest.raises(MissingProfileError, match=r"no DFlash drafter .* --acceptance al:4, or"):
+        resolve(Scenario.parse(model="deepseek-v3", tp=8))
+    known = resolve(Scenario.parse(model="qwen3-8b", acceptance="al:4"))
+    assert not any("DFlash drafter for" in w for w in known.warnings)
 
 
 def test_a_copy_of_a_config_has_the_drafter_of_its_network(tmp_path: Path) -> None:

@@ -48,23 +48,22 @@ def calls() -> dict[str, dict[str, Any]]:
     values: dict[str, Any] = dict.fromkeys(about["stops"], 0)
     values |= {"model": "qwen3-8b", "gpu": "h200", "method": "dflash", "load": "closed",
         "lengths": "fixed", "thinking": [], "calibration": ""}  # fmt: skip
-    wish = {"page": about["id"], "values": values, "why": False, "turn": 1}
-    short = {"query": START, "unfinished": True}
+    wish = {"page": about["id"], "values": values, "why": False, "turn": 1, "beside": []}
+    short = {"query": START, "unfinished": True, "beside": []}
     found = {
         **opened,
         "wish.data": wish,
         "page.data": about,
         "short.data": short,
         "why.data": False,
-        "whole.data": None,
-        "poll.n_intervals": 1,
+        "look.data": {"query": START, "why": False, "turn": 1, "beside": [START]},
         "take.n_clicks": 1,
         "save.n_clicks": 1,
         "paste.value": COMMAND.decode(),
         "upload.filename": "a.json",
         "upload.contents": "data:;base64," + base64.b64encode(COMMAND).decode(),
     }
-    causes = ("address.search", "wish.data", "poll.n_intervals", "take.n_clicks",
+    causes = ("address.search", "wish.data", "look.data", "take.n_clicks",
         "upload.contents", "save.n_clicks")  # fmt: skip
     return {cause: _call(app, cause, found) for cause in causes}
 
@@ -135,9 +134,8 @@ def looked(data: bytes, folder: Path) -> object:
     app, _ = page()
     about = opened(data, folder)["page"]["data"]  # type: ignore[index]
     query = data.decode("utf-8", "replace")
-    short = {"query": query, "unfinished": True}
-    values = {"poll.n_intervals": 1, "short.data": short, "page.data": about, "why.data": False}
-    _told(_call(app, "poll.n_intervals", values))
+    look = {"query": query, "why": False, "turn": 1, "beside": []}
+    _told(_call(app, "look.data", {"look.data": look, "page.data": about}))
     said = dict(parse_qsl(query.removeprefix("?")))
     values = {"load": "open" if "rate" in said else "closed", "lengths": "fixed"}
     values |= {
@@ -145,7 +143,7 @@ def looked(data: bytes, folder: Path) -> object:
     }
     for name, stops in about["stops"].items():
         values[name] = stops.index(said[name]) if said.get(name) in stops else 0
-    wish = {"page": about["id"], "values": values, "why": False, "turn": 1}
+    wish = {"page": about["id"], "values": values, "why": False, "turn": 1, "beside": []}
     shown = _told(_call(app, "wish.data", {"wish.data": wish, "page.data": about}))["short"]["data"]
     if shown["refusal"] and len(shown["refusal"]["why"]) > LONGEST:
         msg = f"a refusal of {len(shown['refusal']['why'])} letters"

@@ -184,6 +184,21 @@ def test_what_is_seen_can_be_taken_away(page: Page) -> None:
     assert "<script src" not in text
 
 
+def test_an_answer_is_kept_beside_the_next_and_in_the_address(page: Page) -> None:
+    page.state("refining", "refined")
+    page.tab.click("#keep")
+    page.tab.wait_for_selector("#kept-rows tr:nth-child(2)")
+    page.tab.press('input[type="range"][id*="conc"]', "ArrowRight")
+    page.asked("conc=5")
+    page.tab.wait_for_selector('#kept-rows tr:first-child:has-text("5 in flight")')
+    page.tab.reload()  # all of it is in the address
+    page.tab.wait_for_selector('#kept-rows tr:nth-child(2):has-text("4 in flight")')
+    page.tab.click("#kept-rows button")
+    page.tab.wait_for_selector("#kept-box", state="hidden")
+    page.tab.wait_for_function("!location.search.includes('beside')")
+    assert page.text("#kept-rows") == ""
+
+
 def test_why_is_one_click_away(page: Page) -> None:
     page.state("refining", "refined")
     page.tab.click("#ask-why")

@@ -17,7 +17,7 @@ def answer(body: bytes) -> tuple[int, str]:
     return told.status_code, told.text
 
 
-WISH = {"page": "p", "values": {"load": "closed"}, "why": False, "turn": 1}
+WISH = {"page": "p", "values": {"load": "closed"}, "why": False, "turn": 1, "beside": []}
 PAGE = {"id": "p", "kept": {}, "stops": {}, "drop": "", "dropped": []}
 
 
@@ -52,6 +52,26 @@ MALFORMED = {
 @pytest.mark.parametrize("what", MALFORMED)
 def test_one_of_another_form_is_the_callers_mistake(what: str) -> None:
     assert answer(MALFORMED[what]) == (400, "Bad Request.")
+
+
+def test_a_look_without_news_is_answered_in_few_bytes() -> None:
+    """The page looks again and again: what it has drawn already is not sent once more."""
+    look = {"query": "?model=qwen3-8b&gpu=h200&conc=4", "why": False, "turn": 7, "beside": []}
+    first = looked(look)
+    assert "figures" in first
+    assert looked({**look, "mark": first["mark"]}) == {
+        "turn": 7, "mark": first["mark"], "unfinished": first["unfinished"]
+    }  # fmt: skip
+    assert "figures" in looked({**look, "mark": ["another state"]})
+
+
+def looked(look: object) -> dict[str, object]:
+    named = {"output": "whole.data", "outputs": {"id": "whole", "property": "data"}}
+    inputs = [{"id": "look", "property": "data", "value": look}]
+    status, told = answer(wished(WISH, PAGE, **named, inputs=inputs, changedPropIds=["look.data"]))
+    assert status == 200
+    found: dict[str, object] = json.loads(told)["response"]["whole"]["data"]
+    return found
 
 
 def test_control() -> None:

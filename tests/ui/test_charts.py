@@ -3,6 +3,7 @@
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -167,6 +168,20 @@ class TestDrawing:
         assert "on 2 GPUs (TP 2)" in [way["words"] for way in ways]
         for way in ways:  # each does what it promises
             resolve(from_query(way["query"]).scenario())
+
+    def test_a_price_that_is_none_is_left_out_to_have_an_answer(self) -> None:
+        state = from_query("?gpu=h200&tp=1&model=qwen3-8b&isl=64&osl=64&conc=2&price=cheap")
+        refused = found(Task.of(state.fields, SHORT))
+        assert isinstance(refused, Refusal)
+        (way,) = drawing(View(state, short=refused), unfinished=False)["refusal"]["remedies"]
+        assert way["words"] == "at list prices"
+        assert "price" not in from_query(way["query"]).fields
+
+    def test_a_benchmark_stands_where_its_time_per_token_puts_it(self, view: View) -> None:
+        rows = (Measured(4, 300.0, "a", 10.0), Measured(4, 300.0, "b"))
+        figure = frontier(replace(view, measured=rows))
+        (stars,) = (t for t in figure.data if t.name == "your benchmark")
+        assert list(stars.x) == [100.0, 75.0]
 
     def test_why_names_what_moves_the_answer_most(self, view: View) -> None:
         import dataclasses

@@ -1,7 +1,8 @@
 "use strict";
 
 // Draws what the server says. Two answers come for one state: a short one at once, and the whole of it
-// bit by bit; the second is shown as long as it is of the state that is asked for.
+// bit by bit; the second is shown as long as it is of the state that is asked for. The page looks for
+// more only once the last look was answered: where answers are slow, looks would pile up.
 
 (() => {
   const root = document.documentElement;
@@ -11,11 +12,18 @@
   const template = JSON.parse(document.getElementById("house-style").textContent);
   const PAUSE_MS = 1500; // a change after a pause is a new entry of the history
   const LOST_MS = 20000; // an answer that takes longer is asked for again
+  const MOST_BESIDE = 8;
+  const LOOK_MS = 300; // from what was drawn to the next look for more
   let turn = 0;
   let asked = "";
   let since = 0;
   let waiting = false;
   let shown = null;
+  let whole = null; // what was drawn last of the state that is asked for, bit by bit
+  let look = { turn: 0, at: Infinity }; // the last one that waits for its answer
+  let looks = 0;
+  let why = false;
+  let beside = []; // addresses of the answers that were kept
   let drawn = false;
   let changedAt = 0;
 
@@ -84,7 +92,7 @@
     why.textContent = found.why;
     const ways = found.remedies.map(({ words: text, query }) => {
       const link = document.createElement("a");
-      link.href = query;
+      link.href = among(query);
       link.textContent = text;
       return link;
     });
@@ -95,8 +103,46 @@
     place.replaceChildren(why, lead, row);
   }
 
+  /** The address of a state beside which stands what was kept. */
+  function among(query) {
+    return query + beside.map((other) => `&beside=${encodeURIComponent(other)}`).join("");
+  }
+
+  function keep(others) {
+    set("beside", { data: [...new Set(others)].slice(0, MOST_BESIDE) });
+  }
+
+  function lines(found) {
+    element("kept-box").hidden = !found.length;
+    element("kept-rows").replaceChildren(...found.map(({ name, query, cells }, at) => {
+      const row = document.createElement("tr");
+      const texts = [name, ...cells];
+      row.append(...texts.map((text, i) => {
+        const cell = document.createElement("td");
+        if (i === 1 && name) {
+          const link = document.createElement("a");
+          link.href = among(query);
+          link.textContent = text;
+          cell.append(link);
+        } else cell.textContent = text;
+        return cell;
+      }));
+      if (texts.length < 10) row.lastChild.colSpan = 11 - texts.length; // why there is no answer
+      const end = document.createElement("td");
+      if (name) {
+        const button = document.createElement("button");
+        button.textContent = "x";
+        button.title = `drop ${name}`;
+        button.dataset.kept = at - 1;
+        end.append(button);
+      }
+      row.append(end);
+      return row;
+    }));
+  }
+
   function address(query, drop) {
-    const wanted = drop ? `${query}&drop=${drop}` : query;
+    const wanted = among(drop ? `${query}&drop=${drop}` : query);
     if (wanted === location.search || (!location.search && !changedAt)) {
       changedAt = changedAt || 1;
       return;
@@ -132,12 +178,15 @@
   }
 
   /** Passes on what the controls say, one wish at a time: while one is answered, the next waits. */
-  function wish(values, why, short, _late, page) {
+  function wish(values, open, short, _late, others, page) {
     const controls = dash_clientside.callback_context.inputs_list[0];
     if (!page || !controls.length) return dash_clientside.no_update;
     const said = Object.fromEntries(controls.map(({ id, value }) => [id.name, value ?? null]));
-    const text = JSON.stringify([page.id, said, why]);
+    why = open;
+    beside = others ?? [];
+    const text = JSON.stringify([page.id, said, why, beside]);
     const now = performance.now();
+    if (now - look.at > LOST_MS) later(short, LOOK_MS);
     if (short && short.turn === turn) waiting = false;
     if (text === asked && !(waiting && now - since > LOST_MS)) return dash_clientside.no_update;
     if (waiting && now - since <= LOST_MS) return dash_clientside.no_update;
@@ -145,17 +194,39 @@
     asked = text;
     since = now;
     waiting = true;
-    return { page: page.id, values: said, why, turn };
+    return { page: page.id, values: said, why, turn, beside };
   }
 
-  function draw(short, whole) {
+  /** Looks for more of an answer, once what was drawn of it is on the screen. */
+  function later(short, after) {
+    const mine = { turn: ++looks, at: performance.now() };
+    look = mine;
+    setTimeout(() => {
+      if (look !== mine || !element("ui")) return; // something else is asked for by now
+      mine.at = performance.now();
+      const mark = whole ? whole.mark : null;
+      set("look", { data: { query: short.query, why, mark, turn: mine.turn, beside } });
+    }, after);
+  }
+
+  function draw(short, news) {
     if (!short || !element("ui")) return dash_clientside.no_update; // the page is being left
-    const found = whole && whole.query === short.query ? whole : short;
+    const cause = dash_clientside.callback_context.triggered_id;
+    if (cause === "whole" && news.turn !== look.turn) return dash_clientside.no_update;
+    look = { turn: 0, at: Infinity };
+    if (cause === "whole" && news.figures) whole = news;
+    if (whole && whole.query !== short.query) whole = null;
+    const found = whole ?? short;
+    const unfinished = cause === "whole" ? news.unfinished : short.unfinished;
+    if (unfinished) later(short, LOOK_MS);
+    if (cause === "whole" && !news.figures) return dash_clientside.no_update;
     shown = found;
     address(short.query, short.drop);
     hide(short.hidden);
     kept(short.kept);
     refusal(found.refusal);
+    lines(cause === "whole" ? news.lines : short.lines);
+    element("keep").disabled = Boolean(found.refusal) || beside.length >= MOST_BESIDE;
     if (!found.refusal) {
       drawn = true;
       for (const name of charts) figure(name, found.figures[name]);
@@ -194,6 +265,10 @@
     page: { draw, wish, toggleWhy, said },
   });
   addEventListener("popstate", () => location.reload());
+  addEventListener("click", ({ target }) => {
+    if (target.id === "keep" && shown) keep([...beside, shown.query]);
+    if (target.dataset?.kept) keep(beside.filter((_, at) => at !== Number(target.dataset.kept)));
+  });
   addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !element("overlay").hidden) element("shut").click();
   });

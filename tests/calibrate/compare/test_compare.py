@@ -28,6 +28,7 @@ from dflash_sim.simulator.requests.workload import fixed_workload
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.compare.compare_page import row_of, said_of_own, summary_line
+from dflash_sim.studies.compare.compare_question import answers
 
 DATA = Path(__file__).parents[2] / "data/readers"
 Fields = dict[str, Any]
@@ -625,6 +626,22 @@ class TestCommand:
         assert err.count("taken for the same run as runs.jsonl:3") == 2
         (row,) = [json.loads(line) for line in out.splitlines()]
         assert row["own_accept_length"]["metric"] == "accept_length_cycle"
+
+
+def test_a_file_that_names_no_release_may_be_of_any() -> None:
+    """What is known of the release makes the interval narrower, and moves no answer."""
+    row = measure(PLAIN | {"conc": 4, "num_prompts": 8})
+    named = replace(row, build="v0.5.14")
+    known, unknown = answers([named, row], simulator="auto", with_causes=False, with_interval=True)
+    assert known.result is not None
+    assert unknown.result is not None
+    narrow, wide = (c.metric("output_throughput") for c in (known, unknown))
+    assert narrow is not None
+    assert wide is not None
+    assert wide.predicted == narrow.predicted
+    assert wide.interval[0] < narrow.interval[0] < narrow.interval[1] < wide.interval[1]  # type: ignore[index]
+    assert any("which release" in warning for warning in unknown.result.warnings)
+    assert not any("which release" in warning for warning in known.result.warnings)
 
 
 def serving(row: Observation, factor: float) -> Mapping[str, Any]:

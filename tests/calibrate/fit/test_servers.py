@@ -17,7 +17,7 @@ from straight_lines import Lines
 from dflash_sim.calibrate.fit.fit import fit, solve
 from dflash_sim.calibrate.fit.held_out import predicted
 from dflash_sim.calibrate.fit.prior import Prior, posterior_prior, sheet_prior
-from dflash_sim.calibrate.fit.rows import THROUGHPUT, Row, rows_of, unknowns
+from dflash_sim.calibrate.fit.rows import THROUGHPUT, TPOT, Row, rows_of, unknowns
 from dflash_sim.calibrate.fit.servers import with_levels
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.profiles.errors import UsageError
@@ -160,6 +160,25 @@ def test_a_server_that_is_slower_is_predicted_slower() -> None:
     assert abs(after.error) < 0.05
     assert after.inside
     assert np.log(after.high / after.low) < 0.8 * np.log(before.high / before.low)
+
+
+def test_an_open_loop_tells_of_its_server_by_the_time_per_token() -> None:
+    """Clients that happen to come faster make the throughput higher, and no server faster."""
+    fields = {"model": "qwen3-8b", "method": "none", "gpu": "h200", "tp": 1, "isl": 64, "osl": 64,
+              "num_prompts": 24}  # fmt: skip
+    metrics = {"output_throughput": 1.0, "mean_tpot_ms": 1.0}
+    rows = []
+    for rate in (1.0, 2.0, 4.0):
+        seen = Observation(
+            row=f"{rate}", source="A", fields=fields | {"rate": rate}, metrics=metrics
+        )
+        ((plain,), _) = rows_of([seen], ENGINE)
+        answer = np.exp(plain.response(ENGINE, {}).answer(SHIPPED.values, runs=1))
+        lucky = {"output_throughput": 1.3 * answer[0], "mean_tpot_ms": 1.3e3 * answer[TPOT[0]]}
+        rows.append(replace(seen, metrics=lucky))
+    found = fit(rows_of(rows, ENGINE)[0], engine=ENGINE, name="mine", known=SHIPPED)
+    assert found.converged
+    assert np.abs(found.errors).max() < 0.05
 
 
 def test_a_median_gap_tells_of_the_step_alone() -> None:

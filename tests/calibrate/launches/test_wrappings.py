@@ -1,5 +1,6 @@
 """Launches pasted from pages, logs, Python and configuration files; and those of other engines."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,69 @@ print(llm.generate(prompts))
         "python3 -m dynamo.sglang.worker --model-path Qwen/Qwen3-4B --tp 2",
         "python3 -m dynamo.sglang --endpoint dyn://a --model Qwen/Qwen3-4B --store-kv=x --tp 2",
         "predictor:\n  model:\n    args: ['--model-path=Qwen/Qwen3-4B', '--tp=2']",
+        '{"kind": "Pod", "spec": {"containers": [{"command": ["sglang", "serve"], "args": '
+        '["--model-path", "Qwen/Qwen3-4B", "--tp", "2"]}]}}',
+        "[Service]\nEnvironment=M=Qwen/Qwen3-4B\n"
+        "ExecStart=/usr/bin/sglang serve --model-path ${M} --tp 2",
+        "[program:x]\ncommand=sglang serve --model-path Qwen/Qwen3-4B\n  --tp 2\nautostart=true",
+        "import os\nm = 'Qwen/Qwen3-4B'\nos.system(f'sglang serve --model-path {m} --tp 2')",
+        "self.p = popen_launch_server('Qwen/Qwen3-4B', url, timeout=9, other_args=['--tp', '2'])",
+        "popen_launch_server(url, model='Qwen/Qwen3-4B', other_args=['--tp', '2'])",
+        json.dumps({"model_path": "Qwen/Qwen3-4B", "tp_size": 2} | {f"_{i}": 0 for i in range(50)}),
     ],
 )  # fmt: skip
 def test_one_launch_as_it_is_pasted(text: str) -> None:
     launch = scenario_from_launch(text)
     assert launch.fields == PLAIN
     assert launch.not_modelled == ()
+
+
+V1 = "SGLANG_ENABLE_SPEC_V2"
+DRAFTS = "sglang serve --model-path Qwen/Qwen3-8B --speculative-algorithm DFLASH"
+LISTED = json.dumps(DRAFTS.split())
+OF_A_RELEASE = "lmsysorg/sglang:v0.5.9"
+
+
+@pytest.mark.parametrize(
+    ("text", "build"),
+    [
+        (f"FROM {OF_A_RELEASE}\nENV {V1}=0\nCMD {LISTED}", "v0.5.9"),
+        (f"FROM {OF_A_RELEASE} AS a\nFROM a\nENV A=1 \\\n  {V1}=0\nENTRYPOINT {DRAFTS}", "v0.5.9"),
+        (f"ARG T=v0.5.9\nFROM lmsysorg/sglang:$T\nENV {V1} 0\n# b\nCMD {DRAFTS}", "v0.5.9"),
+        (f"[Service]\nEnvironment=\"A=b c\" {V1}=0\nExecStart=-/usr/bin/{DRAFTS}", None),
+        (f"[program:a]\nenvironment=A=\"b,c\",{V1}=\"0\"\ncommand={DRAFTS}", None),
+        (f"[Container]\nImage={OF_A_RELEASE}\nEnvironment={V1}=0\nExec={DRAFTS}", "v0.5.9"),
+        (f"set -gx {V1} 0\n{DRAFTS}", None),
+        (f"setenv {V1} 0\n{DRAFTS}", None),
+        (f'$env:{V1} = "0"\n{DRAFTS}', None),
+        (f"import os\nos.environ['{V1}'] = '0'\nPopen({LISTED})", None),
+        (f"import os\nPopen({LISTED}, env={{**os.environ, '{V1}': '0'}})", None),
+        (f"import os\nPopen({LISTED}, env=dict(os.environ, {V1}='0'))", None),
+        (f'[{{"Config": {{"Image": "{OF_A_RELEASE}", "Env": ["{V1}=0"], "Cmd": {LISTED}}}}}]',
+         "v0.5.9"),
+        (f"env: {{{V1}: 0}}\njobs:\n  a:\n    steps:\n    - run: {DRAFTS}", None),
+        (f"image:\n  repository: lmsysorg/sglang\n  tag: v0.5.9\nx:\n  command: {LISTED}\n"
+         f"  env: [{V1}=0]", "v0.5.9"),
+    ],
+)  # fmt: skip
+def test_the_environment_is_read_wherever_it_is_written(text: str, build: str | None) -> None:
+    launch = scenario_from_launch(text)
+    assert (launch.fields["engine_mode"], launch.build) == ("v1", build)
+    assert "engine_mode" not in scenario_from_launch(text.replace(V1, "OTHER")).fields
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[Service]\nEnvironmentFile=-/etc/a.env\nExecStart=/usr/bin/{DRAFTS}",
+        f"services:\n  a:\n    env_file: [a.env]\n    command: {DRAFTS}",
+        f"docker run --env-file a.env {OF_A_RELEASE} {DRAFTS}",
+    ],
+)
+def test_a_file_of_variables_is_remarked_on(text: str) -> None:
+    (remark,) = scenario_from_launch(text).remarks
+    assert "a.env" in remark
+    assert "not in the text" in remark
 
 
 def test_the_arguments_that_a_log_tells_of_are_those_that_matter() -> None:
@@ -118,6 +176,13 @@ def test_options_of_a_file_come_before_those_of_the_command(tmp_path: Path) -> N
          "--speculative-num-steps 2 --speculative-eagle-topk 1 --speculative-num-draft-tokens 3 "
          "--disable-cuda-graph."),
         ("python -m vllm.entrypoints.openai.api_server \\\n --model a/b", "--model-path a/b."),
+        ("vllm serve a/b --speculative-config.method eagle3 --speculative-config.model c/d "
+         "--speculative-config.num_speculative_tokens=3 -dp 2 -ep",
+         "--speculative-algorithm EAGLE3 --speculative-draft-model-path c/d "
+         "--speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4, "
+         "which goes without -dp 2, -ep."),
+        ("vllm serve a/b -sc '{\"method\": \"ngram\"}'", "a/b, which goes without -sc."),
+        ("popen_launch_server(self.model, url)", "--model-path $self.model: the text does not set"),
         ("vllm serve --tp '", "Give its command: such as sglang serve MODEL"),
         ("trtllm-serve a/b --tp_size 8", "this launches TensorRT-LLM"),
         ("python -m sgl_jax.launch_server --model-path a/b", "this launches SGLang-JAX"),

@@ -271,6 +271,28 @@ def test_rows_of_another_width_and_without_results_are_named(tmp_path: Path, com
     assert any("row '16, 600' has 2 cells, the header 3" in why for _, why in report.refused)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "concurrency,input_len,output_len,throughput_tok_s,mean_ttft_ms\n8,512,64,1500.5,35.5\n",
+        "conc\tisl\tosl\toutput_throughput\tTTFT (ms)\n8\t512\t64\t1500.5\t35.5\n",
+        "conc;isl;osl;output_throughput;mean_ttft_ms\n8;512;64;1500,5;35,5\n",
+        "\ufeffconc,isl,osl,tok/s,ttft_s\n8,512,64,1500.5,0.0355\n",
+        "model,conc,isl,osl,output_throughput,ttft_s,output\nqwen3-8b,8,512,64,1500.5,0.0355,text\n",
+    ],
+)
+def test_columns_of_a_spreadsheet(tmp_path: Path, text: str) -> None:
+    """What a heading beside known ones means is read too: a length that is not is another load."""
+    path = tmp_path / "a.csv"
+    path.write_text(text, "utf-8")
+    (row,) = read_observations(
+        [path], {"gpu": "b200", "method": "none", "model": "qwen3-8b"}
+    ).observations
+    assert (row.fields["conc"], row.fields["isl"], row.fields["osl"]) == (8, 512, 64)
+    assert row.metrics["output_throughput"] == 1500.5
+    assert row.metrics["mean_ttft_ms"] == pytest.approx(35.5)
+
+
 def test_cells_of_tables() -> None:
     text = "a | b\n| x | y |\n|:-:|---|\n| 1 | 2 |\n| 3 | |\ntext\n| p | q | r |\n| 1 | 2 | 3 |"
     assert list(text_tables(text)) == [

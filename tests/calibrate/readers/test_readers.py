@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from dflash_sim.calibrate.observations.row_filter import parse_filter
 from dflash_sim.calibrate.readers.read import KNOWN, read_observations
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.load import load_published
+from dflash_sim.simulator.requests.workload import fixed_workload, open_loop
 from dflash_sim.simulator.scenario import Scenario
 
 DATA = Path(__file__).parents[2] / "data" / "readers"
@@ -153,6 +155,20 @@ class TestMeanings:
             assert longest * (1 + ratio) / 2 == pytest.approx(512, abs=1)
             assert longest * ratio == pytest.approx(least, abs=1)
 
+    def test_aiperf_says_when_a_tokenizer_is_of_a_quantised_checkpoint(
+        self, tmp_path: Path
+    ) -> None:
+        """A summary that names the bf16 model may be of the other, with a quarter of the bytes."""
+        raw = json.loads((DATA / "aiperf/profile_export_aiperf.json").read_text())
+        notes = []
+        for tokenizer in ("nvidia/Qwen3-8B-NVFP4", "Qwen/Qwen3-8B"):
+            raw["input_config"] = {"models": "Qwen/Qwen3-8B", "concurrency": 16}
+            raw["input_config"]["tokenizer"] = {"name": tokenizer}
+            (run,) = written(tmp_path, json.dumps(raw), gpu="b200", method="none").observations
+            assert run.fields["model"] == "qwen3-8b"
+            notes.append([note for note in run.notes if "its tokenizer is that of" in note])
+        assert [len(found) for found in notes] == [1, 0]
+
     def test_aiperf_knows_a_model_by_its_tokenizer_too(self, tmp_path: Path) -> None:
         raw = json.loads((DATA / "aiperf/profile_export_aiperf.json").read_text())
         raw["input_config"] = {"models": "mine", "concurrency": 16}
@@ -179,6 +195,28 @@ class TestMeanings:
         assert eight.metrics["mean_e2e_latency_ms"] == pytest.approx(140 + 255 * 2.2)
         assert [r.fields.get("conc") for r in (one, eight, arrivals)] == [1, 8, None]
         assert arrivals.fields["rate"] == 2.0
+
+    @pytest.mark.parametrize(("how", "even"), [("constant", True), ("poisson", False)])
+    def test_arrivals_that_come_evenly_are_told_from_others(
+        self, tmp_path: Path, how: str, even: bool
+    ) -> None:
+        """Gaps that are all the same leave no queue where those by chance do."""
+        aiperf = json.loads((DATA / "aiperf/profile_export_aiperf.json").read_text())
+        aiperf["input_config"] = {"models": "Qwen/Qwen3-8B", "loadgen": {
+            "request_rate": 2.0, "request_rate_mode": how, "request_count": 50}}  # fmt: skip
+        guidellm = json.loads((DATA / "guidellm/benchmarks.json").read_text())
+        del guidellm["benchmarks"][:2]
+        guidellm["benchmarks"][0]["config"]["strategy"] = {"type_": how, "rate": 2.0}
+        for raw in (aiperf, guidellm):
+            (run,) = written(tmp_path, json.dumps(raw), gpu="b200", method="none").observations
+            scenario = Scenario.parse(**run.fields, seed=1)
+            work = open_loop(
+                fixed_workload(isl=8, osl=8, requests=50, conc=1), rate=2.0,
+                burstiness=scenario.burstiness, rng=np.random.default_rng(1),
+            )  # fmt: skip
+            assert work.arrival_s is not None
+            gaps = np.diff(work.arrival_s)
+            assert (gaps.std() < 0.01 * gaps.mean()) == even
 
     def test_inferencex_is_in_seconds_and_per_gpu(self) -> None:
         (row,) = read("inferencex/agg_qwen3.5_1k1k_tp8_conc32.json").observations

@@ -55,6 +55,36 @@ def test_what_is_left_out_is_said() -> None:
     assert "share what their hash_ids share" in read_trace(DATA / "mooncake.jsonl").notes[0]
 
 
+@pytest.mark.parametrize("between", ["\t", ";", ","])
+def test_columns_between_other_signs(tmp_path: Path, between: str) -> None:
+    rows = ["time_ms prompt_size token_size", "0 100 7", "1500 200 8"]
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join(row.replace(" ", between) for row in rows), "utf-8")
+    trace = read_trace(path)
+    assert trace.isl.tolist() == [100, 200]
+    assert trace.arrival_s is not None
+    assert trace.arrival_s.tolist() == [0, 1.5]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms"])
+def test_seconds_under_names_that_mean_ms_are_asked_about(tmp_path: Path, unit: str) -> None:
+    """1.4 requests a second are 1,400 where seconds are taken for milliseconds."""
+    scale = 1 if unit == "s" else 1000
+    rows = [
+        {"timestamp": 0.7 * i * scale, "input_length": 9, "output_length": 9} for i in range(40)
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    if unit == "s":
+        with pytest.raises(
+            UsageError, match=r"it looks like s[.] Say which it is with --time-unit"
+        ):
+            read_trace(path)
+    trace = read_trace(path, time_unit=unit)
+    assert trace.arrival_s is not None
+    assert trace.arrival_s[-1] == pytest.approx(0.7 * 39)
+
+
 def test_a_gzipped_trace_is_read(tmp_path: Path) -> None:
     packed = tmp_path / "trace.jsonl.gz"
     packed.write_bytes(gzip.compress((DATA / "mooncake.jsonl").read_bytes()))

@@ -171,7 +171,7 @@ class TestSessions:
         assert trace.prompts is not None
         assert begins_with(trace.prompts.asked[2], trace.prompts.asked[1])
         assert trace.prompts.asked[0] != trace.prompts.asked[3]  # names are of a session's own
-        assert any("1 requests of sub-agents are left out" in note for note in trace.notes)
+        assert any("1 request of a sub-agent is left out" in note for note in trace.notes)
 
 
 def test_names_that_do_not_go_with_a_length(tmp_path: Path) -> None:

@@ -407,6 +407,14 @@ def test_odd_fields_are_named(changes: dict, complaint: str) -> None:
         hf_model("qwen3-32b", **changes)
 
 
+@pytest.mark.parametrize("name", names("drafters"))
+def test_a_drafter_is_no_target(name: str) -> None:
+    path = find_sheet("drafters", name, ".json")
+    assert path is not None
+    with pytest.raises(UsageError, match=r"is a drafter's, not a target's[.] Give it with --draft"):
+        parse_model(json.loads(path.read_text("utf-8")), name=name, source="test")
+
+
 def test_missing_field_is_named() -> None:
     raw = hf_config("qwen3-32b")
     del raw["hidden_size"]

@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from strategies import System, systems
+from strategies import SyntheticStep, System, closed, systems
 
 from dflash_sim.simulator.engine.again import walked_again
+from dflash_sim.simulator.engine.leap import LeapEngine
 from dflash_sim.simulator.engine.records import Run
+from dflash_sim.simulator.engine.rough_clock import decided
 
 
 def again(run: Run, system: System) -> Run | None:
@@ -61,3 +63,30 @@ def test_long_leaps_too(system: System, by: float) -> None:
     found = again(system.leap(), other)
     assume(found is not None)
     assert_equal(found, other.leap())
+
+
+@settings(max_examples=60)
+@given(systems(mode="v2"))
+def test_what_a_rough_clock_decides_is_what_the_engine_does(system: System) -> None:
+    found = decided(LeapEngine(**system.parts))
+    if found is not None:
+        expected = system.leap()
+        assert_equal(found, expected)
+        assert found.loops is not None
+        assert expected.loops is not None
+        for name in ("received", "missed", "after", "first", "last", "looked"):
+            assert getattr(found.loops, name) == getattr(expected.loops, name), name
+        assert list(found.loops.pauses) == list(expected.loops.pauses)
+
+
+def _steady(turnaround_s: float) -> LeapEngine:
+    step = SyntheticStep(fixed_s=8e-3, per_token_s=1e-7, prefill_fixed_s=4e-3)
+    work = closed(np.arange(60, 160), conc=8, isl=40)
+    return LeapEngine(**System.of(work, step, turnaround_s=turnaround_s).parts)
+
+
+def test_a_steady_loop_is_decided_roughly_and_an_open_one_is_not() -> None:
+    engine = _steady(3e-3)
+    assert decided(engine) is not None
+    at = np.arange(100) * 1e-2
+    assert decided(replace(engine, workload=replace(engine.workload, arrival_s=at))) is None

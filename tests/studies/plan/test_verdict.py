@@ -126,6 +126,14 @@ def test_the_headroom_of_equal_fleets_is_said(found: Plan) -> None:
     rest = tuple(s for s in found.solved if s.index != twin.index)
     tied = replace(found, headroom=rooms, surveys=surveys, solved=(*rest, solved))
     assert f"{mine.room} more requests, against 0 % with" in " ".join(verdict(tied))
+    roomy = replace(tied, headroom={mine.index: rooms[mine.index], twin.index: Limit(9.0, 9.9)})
+    assert "No fleet of that size and price has clearly more headroom" in " ".join(verdict(roomy))
+    endless = {i: Limit(3.0, None) for i in rooms}
+    mine_too = {mine.index: replace(mine, unbroken=True, headroom=3.0)}
+    fleets = {**tied.fleets, **mine_too}
+    told = " ".join(verdict(replace(tied, headroom=endless, fleets=fleets)))
+    assert "none breaks with 3 x the requests" in told
+    assert "most headroom" not in told
     assert "headroom" not in " ".join(verdict(found))
 
 

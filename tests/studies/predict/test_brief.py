@@ -44,7 +44,7 @@ def test_requests_that_there_are_not_do_not_wait() -> None:
 
 @pytest.mark.parametrize(("isl", "conc", "words"), [
     (30_000, 30, "limited by memory: "), (300, 30, "limited by the 30 in flight"),
-    (300, 60, "limited by the cap of 48"),
+    (300, 60, "at most 48 of the"),
 ])  # fmt: skip
 def test_what_limits_a_batch_is_what_binds_first(isl: int, conc: int, words: str) -> None:
     """Memory, where it holds fewer requests of this length than the cap and the load allow."""

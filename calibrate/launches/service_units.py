@@ -1,0 +1,48 @@
+"""Units of systemd, Podman and supervisor -> the line that they run, and its environment."""
+
+import re
+import shlex
+from collections.abc import Iterator
+
+from dflash_sim.calibrate.launches.manifest import FILE_OF_VARIABLES, Manifest
+
+_SECTION = re.compile(r"^\[(?:Service|Container|program:[^\]\n]+)\][ \t]*$", re.MULTILINE)
+_NEXT = re.compile(r"^\[", re.MULTILINE)
+_DROPPED = re.compile(r"^[ \t]*[#;][^\n]*\n?", re.MULTILINE)
+_CONTINUED = re.compile(r"\\[ \t]*\n|\n(?=[ \t])")
+_SETTING = re.compile(r"^([A-Za-z_]+)[ \t]*=[ \t]*(.*)$", re.MULTILINE)
+_HOW = "-@:+!|"  # signs of systemd before the program: how it is run
+
+
+def service_units(text: str) -> Iterator[Manifest]:
+    """What every service of the text runs; nothing if it has none."""
+    for section in _SECTION.finditer(text):
+        rest = text[section.end() :]
+        ends = _NEXT.search(rest)
+        lines = _CONTINUED.sub(" ", _DROPPED.sub("", rest[: ends.start() if ends else None]))
+        environment: dict[str, str] = {}
+        unsaid: list[tuple[str, str]] = []
+        script = image = ""
+        for name, value in _SETTING.findall(lines):
+            if name == "Environment":
+                environment |= _pairs(value, " \t")
+            elif name == "environment":
+                environment |= _pairs(value, ",\n ")
+            elif name == "EnvironmentFile":
+                unsaid.append((f"{name}={value.lstrip('-')}", FILE_OF_VARIABLES))
+            elif name == "Image":
+                image = value
+            elif name in ("ExecStart", "Exec", "command"):
+                script = value.lstrip(_HOW).replace("$$", "$")
+        if script:
+            unread = tuple(unsaid)
+            yield Manifest(script=script, environment=environment, image=image, unsaid=unread)
+
+
+def _pairs(value: str, between: str) -> dict[str, str]:
+    words = shlex.shlex(value, posix=True)
+    words.whitespace, words.whitespace_split, words.commenters = between, True, ""
+    try:
+        return dict(word.split("=", 1) for word in words if "=" in word)
+    except ValueError:  # a quotation that is not closed
+        return {}
