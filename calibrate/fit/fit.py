@@ -137,7 +137,7 @@ def fit(
     engine: EngineSheet,
     name: str,
     jobs: int = 1,
-    iterations: int = 12,
+    iterations: int = 16,
     about: dict[str, Any] | None = None,
     known: Calibration | None = None,
     on_row: Callable[[], None] | None = None,
@@ -201,7 +201,7 @@ def solve(
     prior: Prior,
     price: Price,
     *,
-    iterations: int = 12,
+    iterations: int = 16,
 ) -> Fit:
     """The fit of some parameters to rows, whatever prices them."""
     at = x = prior.mean
