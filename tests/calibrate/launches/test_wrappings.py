@@ -211,6 +211,8 @@ def test_options_of_a_file_come_before_those_of_the_command(tmp_path: Path) -> N
          "--speculative-algorithm EAGLE3 --speculative-draft-model-path c/d "
          "--speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4, "
          "which goes without -dp 2, -ep."),
+        ("vllm serve a/b --cpu-offload-gb 1 -dp 1", "a/b, which goes without --cpu-offload-gb 1."),
+        ("vllm serve a/b --cpu-offload-gb 0", "--model-path a/b."),
         ("vllm serve a/b -sc '{\"method\": \"ngram\"}'", "a/b, which goes without -sc."),
         ("popen_launch_server(self.model, url)", "--model-path $self.model: the text does not set"),
         ("vllm serve --tp '", "Give its command: such as sglang serve MODEL"),
