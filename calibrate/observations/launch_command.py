@@ -92,7 +92,7 @@ _MIRRORED = re.compile(r"___")  # ModelScope's folders have no dots
 _OF_TARGET = re.compile(r"(?i)next-?n|mtp")
 _NO_MODEL = "the text names no model: that of --model is asked about, or the default"
 _BY_REQUESTS = "--enable-dp-attention"
-_UNSET = re.compile(r"\$\{?([A-Za-z_]\w*)(?![\w.(\[])")
+_UNSET = re.compile(r"\$\{?((?:(?i:env):)?[A-Za-z_]\w*)(?![\w.(\[])")
 _BLANK = re.compile(r"\{\{.*\}\}|<.*>|\[.*\]")  # of a form that is to be filled in
 _OTHER_DRAFTERS = re.compile(r"(?i)domino|dspark|dflash-?2")
 
@@ -143,7 +143,7 @@ def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> Launc
     flags = list(written(launch.arguments, model_first=launch.serves))
     values = " ".join(v for one in flags if one.flag.name in FIELDS for v in one.values)
     if names := dict.fromkeys(_UNSET.findall(values)):
-        parsed.wanting = " ".join(f"{name}=VALUE" for name in names)
+        parsed.wanting = " ".join(f"{'$' if ':' in name else ''}{name}=VALUE" for name in names)
     # What splits attention says more of a server than how many parts there are.
     for one in sorted(flags, key=lambda one: one.flag.name != _BY_REQUESTS):
         parsed.take(one)

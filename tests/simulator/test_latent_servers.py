@@ -85,7 +85,7 @@ def test_a_cache_that_limits_requests_says_what_would_hold_more() -> None:
 
 
 @pytest.mark.parametrize(("rate", "short"), [(1.0, True), (0.02, False)])
-def test_a_cache_limits_what_arrives_where_more_of_it_is_in_flight(rate: float, short: bool) -> None:
+def test_a_cache_limits_what_arrives_where_more_is_in_flight(rate: float, short: bool) -> None:
     asked = ASKED | {"isl": 60_000, "osl": 32, "runs": 1, "conc": None, "rate": rate}
     found = predict(Scenario(**asked), with_interval=False)
     held = found.setup.memory.holds(60_032)
