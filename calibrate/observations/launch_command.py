@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dflash_sim.calibrate.launches.environment import (
+    check_devices,
     check_environment,
     simulated_acceptance,
     worker_of,
@@ -149,6 +150,7 @@ def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> Launc
         parsed.take(one)
     fields = parsed.scenario() | dict(client)
     around = check_environment(launch.environment)
+    check_devices(launch.environment, fields.get("tp", 1), parsed.flags.get("tp", "--tp"))
     left = [*parsed.left, *around, *launch.unsaid, *launch.guesses]
     return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag, launch.router)
 
