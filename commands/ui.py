@@ -25,22 +25,31 @@ def ui(
     """
     from importlib.util import find_spec
 
-    from dflash_sim.profiles.errors import UsageError, to_install
+    from dflash_sim.profiles.errors import (
+        InfeasibleError,
+        MissingProfileError,
+        UsageError,
+        to_install,
+    )
 
     if find_spec("dash") is None:
         msg = f"ui needs dash: {to_install('ui')}."
         raise UsageError(msg)
     import os
     import webbrowser
+    from contextlib import suppress
 
     from dflash_sim.profiles.find import ENV, users_folders
+    from dflash_sim.simulator.setup import resolve
     from dflash_sim.studies.ask.prices import own_prices
     from dflash_sim.studies.ask.question import only_scenario
     from dflash_sim.ui.server import serve
     from dflash_sim.ui.state import from_fields, from_query
 
     asked = what_is_asked(flags)
-    only_scenario(asked)
+    scenario = only_scenario(asked)
+    with suppress(InfeasibleError, MissingProfileError):  # of which the page says what to change
+        resolve(scenario)
     state = from_fields({name: given.value for name, given in asked.items()})
     if own_prices(price or ()):
         state = (state if asked else from_query("")).but(price=",".join(price or ()))

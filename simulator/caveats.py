@@ -162,6 +162,12 @@ def in_flight(s: Scenario) -> int | None:
     return None if s.conc is None else min(s.conc, s.num_prompts or s.conc)
 
 
+def asked_at_once(s: Scenario, values: Mapping[str, float]) -> float:
+    """Requests in flight; where they arrive at a rate, on average over a run."""
+    asked = in_flight(s)
+    return values["concurrency"] if asked is None else asked
+
+
 def over_cap(s: Scenario, memory: MemoryPlan, device: Device) -> str | None:
     """Say that not all requests in flight run at once, where that is so."""
     asked = in_flight(s)
@@ -234,7 +240,7 @@ def same_latents(
     """Say that ranks hold copies of one cache, where more of it would let more requests run."""
     tokens = values["total_input_tokens"] + values["total_output_tokens"]
     held = memory.holds(tokens / max(values["completed"], 1))
-    short = held < min(in_flight(s) or 0, memory.max_running_requests)
+    short = held < min(asked_at_once(s, values), memory.max_running_requests)
     if tp == 1 or not model.latent_layers or not (short or values["retractions"]):
         return []
     return [

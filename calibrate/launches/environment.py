@@ -1,5 +1,6 @@
 """Environment variables of a launch -> what they say about the answer."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from dflash_sim.profiles.releases.engine_versions import match_engine
 
 _OFF = {"0", "false", "no", "off", "n", ""}
 _WORKERS = ("SGLANG_ENABLE_SPEC_V2", "SGLANG_ENABLE_DFLASH_SPEC_V2")
+_DEVICES = "CUDA_VISIBLE_DEVICES"
+_LIST = re.compile(r"(?:\d+|GPU-[\w-]+|MIG-[\w/-]+)(?:,(?:\d+|GPU-[\w-]+|MIG-[\w/-]+))*")
 _ALWAYS_V2 = (0, 5, 14)  # releases from here on have no other worker, and no such variable
 _CHAINS_V2 = (0, 5, 13)  # from here on, chains without overlap run in the V2 worker
 
@@ -34,6 +37,24 @@ def check_environment(environment: Mapping[str, str]) -> list[tuple[str, str]]:
         if variable.kind == "unmodelled":
             found.append((name, variable.why))
     return found
+
+
+def check_devices(environment: Mapping[str, str], tp: int, flag: str) -> None:
+    """Refuse a server of more GPUs than ``CUDA_VISIBLE_DEVICES`` lists for it.
+
+    Raises
+    ------
+    UsageError
+        It has more, and would not start; names the ``flag`` and the variable.
+    """
+    listed = environment.get(_DEVICES, "").replace(" ", "")
+    count = len(listed.split(","))
+    if _LIST.fullmatch(listed) and tp > count:
+        msg = (
+            f"--from-launch: {flag} {tp} is of {tp} GPUs, and {_DEVICES}={listed[:80]} shows the "
+            f"server {count}; change one of them."
+        )
+        raise UsageError(msg)
 
 
 @dataclass(frozen=True)

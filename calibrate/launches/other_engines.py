@@ -47,6 +47,7 @@ _UNASKED = {"--data-parallel-size", "-dp", "--pipeline-parallel-size", "-pp", "-
             "--enable-expert-parallel", "--decode-context-parallel-size", "-dcp",
             "--cpu-offload-gb", "--enable-lora", "--kv-transfer-config",
             "--speculative-model"}  # fmt: skip
+_AMOUNTS = {"--cpu-offload-gb"}  # of which 1 is not as good as none
 _SPECULATION = ("--speculative-config", "--spec-config", "-sc")
 _ASKED = {"--model-path", "--tp-size", "--max-running-requests", "--quantization",
           "--kv-cache-dtype", "--disable-cuda-graph", "--disable-radix-cache"}  # fmt: skip
@@ -119,7 +120,7 @@ def _flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
             left += [] if found else [typed]
         elif (flag := OF_VLLM.get(typed)) in _ASKED and flag is not None:
             out += [flag] if flag.startswith("--disable") else [flag, value]
-        elif typed in _UNASKED and value not in ("0", "1"):
+        elif typed in _UNASKED and value not in (("0",) if typed in _AMOUNTS else ("0", "1")):
             left.append(f"{typed} {value}".strip())
     found = _speculation(json.dumps(dotted))
     return out + found, left + ([] if found or not dotted else [_SPECULATION[0]])

@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 from dflash_sim.calibrate.launches.manifest import FILE_OF_VARIABLES, Manifest
 
@@ -11,6 +12,7 @@ _NEXT = re.compile(r"^\[", re.MULTILINE)
 _DROPPED = re.compile(r"^[ \t]*[#;][^\n]*\n?", re.MULTILINE)
 _CONTINUED = re.compile(r"\\[ \t]*\n|\n(?=[ \t])")
 _SETTING = re.compile(r"^([A-Za-z_]+)[ \t]*=[ \t]*(.*)$", re.MULTILINE)
+_EXPANDED = re.compile(r"%(?:%|\((?:ENV_)?(\w+)\)\d*[sd])")  # by supervisor
 _HOW = "-@:+!|"  # signs of systemd before the program: how it is run
 
 
@@ -34,9 +36,15 @@ def service_units(text: str) -> Iterator[Manifest]:
                 image = value
             elif name in ("ExecStart", "Exec", "command"):
                 script = value.lstrip(_HOW).replace("$$", "$")
+        if section[0].startswith("[program:"):
+            script = _EXPANDED.sub(partial(_value, environment), script)
         if script:
             unread = tuple(unsaid)
             yield Manifest(script=script, environment=environment, image=image, unsaid=unread)
+
+
+def _value(known: Mapping[str, str], found: re.Match[str]) -> str:
+    return known.get(found[1], f"${{{found[1]}}}") if found[1] else "%"
 
 
 def _pairs(value: str, between: str) -> dict[str, str]:

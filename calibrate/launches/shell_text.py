@@ -17,10 +17,12 @@ _GOES_ON = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*\r?\n[ \t]*(?=-{1,2}[A-Za-z]
 _NO_COMMANDS = re.compile(r"(?:\r?\n[ \t]*(?:#[^\n]*)?)*")
 _REDIRECT = re.compile(r"&>>?|<<<|[<>]{1,2}(?:&[\d-]+)?")
 _BARE = re.compile(r"[^\s\\'\"`$&|;()<>]+|\$")
-_OTHER_SHELLS = (  # fish, csh and PowerShell
+_OTHER_SHELLS = (  # fish and csh
     re.compile(r"set\x1f-\w*x\w*\x1f(\w+)\x1f(.*)"),
     re.compile(r"setenv\x1f(\w+)\x1f(.*)"),
-    re.compile(r"(?i:\$env):(\w+)\x1f?=\x1f?(.*)"),
+)
+_SET_BY_POWERSHELL = re.compile(
+    r"(^|;)[ \t]*\$(?:(?i:env):)?([A-Za-z_]\w*)[ \t]*=(?!=)[ \t]*", re.MULTILINE
 )
 _SETS = ("export", "declare", "local", "readonly", "typeset", "ENV", "set")
 _ENDS = {"&", "&&", "||", ";", ";;", "|", "\n", "(", ")"}
@@ -64,7 +66,8 @@ def commands(text: str, shell: Shell) -> Iterator[Command]:
     """
     flow = Flow(contrary=shell.contrary)
     around: list[Shell | None] = []  # the shells that those in parentheses come from
-    for simple in _simple(_without_programs(text), shell):
+    text = _SET_BY_POWERSHELL.sub(r"\1\2=", _without_programs(text))
+    for simple in _simple(text, shell):
         brackets = "" if flow.at_patterns else simple.after
         run = flow.take(simple.words, simple.before, simple.after)
         guess = run.guess

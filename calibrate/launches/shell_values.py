@@ -10,7 +10,8 @@ from dflash_sim.calibrate.launches.shell_tests import verdict
 
 SET = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 ITEM = "\x1f"  # stands before each item of an array
-_PLAIN = re.compile(r"[A-Za-z_]\w*|\d")
+_OF_POWERSHELL = re.compile(r"(?i:env):([A-Za-z_]\w*)")
+_PLAIN = re.compile(rf"{_OF_POWERSHELL.pattern}|[A-Za-z_]\w*|\d")
 _BRACED = re.compile(r"([A-Za-z_]\w*|\d)(?:\[[@*]\])?(?:(:?[-=+?])(.*))?", re.DOTALL)
 _ARRAY = re.compile(r"\$\{([A-Za-z_]\w*)\[[@*]\](?::?[-+].*)?\}", re.DOTALL)
 _CHOSEN = re.compile(r"\s*(\[{1,2}\s.*?\s\]{1,2})\s*&&\s*echo\s+(\S+)\s*\|\|\s*echo\s+(\S+)\s*")
@@ -124,6 +125,11 @@ class Shell:
             holds = verdict([self.filled(word, depth + 1) for word in chosen[1].split()]).holds
             return text if holds is None else chosen[2 if holds else 3]
         inner = text[2:-1] if text.startswith("${") else text[1:]
+        if other_shells := _OF_POWERSHELL.fullmatch(inner):
+            known = self._value("env")  # of a shell where a colon ends a name
+            inner = other_shells[1]
+            if known is not None:
+                return f"{known}:{inner}"
         found = _BRACED.fullmatch(inner)
         if found is None:
             return text

@@ -37,6 +37,14 @@ _PLAIN = {
     **dict.fromkeys(("gpu", "hardware"), "gpu"),
     **dict.fromkeys(("tp", "tp size"), "tp"),
 }  # fmt: skip
+LENGTHS = ("isl", "osl")
+# Lengths and counts that may as well be those of a whole run, and lengths that are of a request.
+_UNSURE = {"input", "input tokens", "output", "output tokens", "decode", "prompts", "requests"}
+_OF_A_REQUEST = {
+    heading: column
+    for column, what in zip(LENGTHS, ("input tokens", "output tokens"), strict=True)
+    for heading in (f"{what} per request", *(f"{s} {what}" for s in ("mean", "avg", "average")))
+}
 _STATISTIC = re.compile(
     r"(?:(?P<before>mean|avg|average|median|p50|p90|p95|p99|std) )?(?P<what>ttft|tpot|itl|e2el?|"
     r"e2e latency|end-to-end latency|time to first token|time per output token|"
@@ -85,7 +93,7 @@ def column_of(heading: str) -> tuple[str, float] | None:
     (('mean_tpot_ms', 1000.0), ('output_throughput', 1.0))
     """
     unit = " ".join(_UNIT.findall(heading)).strip().lower()
-    bare = re.sub(r"[\s_]+", " ", _UNIT.sub(" ", heading)).strip(" :*#").lower()
+    bare = _bare(heading)
     behind = _SUFFIX.fullmatch(bare)
     if behind and not unit and bare not in _PLAIN:  # ``ttft_s``, as ``TTFT (s)``
         bare, unit = behind[1], behind[2].replace(" ", "/")
@@ -100,6 +108,25 @@ def column_of(heading: str) -> tuple[str, float] | None:
         name = _PLAIN.get(bare, "")
     scale = _units(name).get(unit) if name else None
     return None if scale is None else (name, scale)
+
+
+def _bare(heading: str) -> str:
+    return re.sub(r"[\s_]+", " ", _UNIT.sub(" ", heading)).strip(" :*#").lower()
+
+
+def column_beside(heading: str) -> tuple[str, float] | None:
+    """Our column for a heading beside known ones; None for what may be of a whole run.
+
+    Examples
+    --------
+    >>> column_beside("output_len"), column_beside("avg output tokens"), column_beside("requests")
+    (('osl', 1.0), ('osl', 1.0), None)
+    """
+    bare, found = _bare(heading), column_of(heading)
+    if bare in _OF_A_REQUEST:
+        return _OF_A_REQUEST[bare], 1.0
+    unsure = found is not None and found[0] in (*LENGTHS, "num_prompts") and bare in _UNSURE
+    return None if unsure else found
 
 
 def columns_of(headings: Sequence[str]) -> list[tuple[str, float] | None]:
@@ -148,4 +175,6 @@ def amount(cell: str, column: str, scale: float) -> str:
             return cell
         scale = own
     bare = found[1].replace(",", "")
+    if column in LENGTHS and "." in bare:
+        return f"{float(bare):.0f}"  # a mean
     return bare if scale == 1 else f"{float(bare) * scale:.10g}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dflash_sim.calibrate.launches.environment import (
+    check_devices,
     check_environment,
     simulated_acceptance,
     worker_of,
@@ -92,7 +93,7 @@ _MIRRORED = re.compile(r"___")  # ModelScope's folders have no dots
 _OF_TARGET = re.compile(r"(?i)next-?n|mtp")
 _NO_MODEL = "the text names no model: that of --model is asked about, or the default"
 _BY_REQUESTS = "--enable-dp-attention"
-_UNSET = re.compile(r"\$\{?([A-Za-z_]\w*)(?![\w.(\[])")
+_UNSET = re.compile(r"\$\{?((?:(?i:env):)?[A-Za-z_]\w*)(?![\w.(\[])")
 _BLANK = re.compile(r"\{\{.*\}\}|<.*>|\[.*\]")  # of a form that is to be filled in
 _OTHER_DRAFTERS = re.compile(r"(?i)domino|dspark|dflash-?2")
 
@@ -143,12 +144,13 @@ def _read(launch: Launch, build: str | None, client: Mapping[str, Any]) -> Launc
     flags = list(written(launch.arguments, model_first=launch.serves))
     values = " ".join(v for one in flags if one.flag.name in FIELDS for v in one.values)
     if names := dict.fromkeys(_UNSET.findall(values)):
-        parsed.wanting = " ".join(f"{name}=VALUE" for name in names)
+        parsed.wanting = " ".join(f"{'$' if ':' in name else ''}{name}=VALUE" for name in names)
     # What splits attention says more of a server than how many parts there are.
     for one in sorted(flags, key=lambda one: one.flag.name != _BY_REQUESTS):
         parsed.take(one)
     fields = parsed.scenario() | dict(client)
     around = check_environment(launch.environment)
+    check_devices(launch.environment, fields.get("tp", 1), parsed.flags.get("tp", "--tp"))
     left = [*parsed.left, *around, *launch.unsaid, *launch.guesses]
     return LaunchScenario(fields, tuple(dict.fromkeys(left)), tag, launch.router)
 

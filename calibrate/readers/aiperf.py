@@ -232,7 +232,7 @@ def _most_at_once(sent: np.ndarray, done: np.ndarray) -> int:
     return int((np.arange(1, len(sent) + 1) - ended).max())
 
 
-_ARRIVALS = ("request_rate_mode", "arrival_pattern", "type")
+_ARRIVALS = ("request_rate_mode", "arrival_pattern")
 _COUNTS = ("request_count", "requests", "num_requests")
 
 
@@ -242,8 +242,10 @@ def _load(config: Any) -> dict[str, Any]:
     conc, rate = (_amount(phase, key) for key in ("concurrency", "request_rate"))
     rate = rate or _amount(phase, "rate")
     count = next((n for key in _COUNTS if (n := _amount(phase, key))), None)
-    how = next((v for key in _ARRIVALS if isinstance(v := anywhere(phase, key), str)), "")
-    even = EVENLY if rate and not conc and how.lower() == "constant" else None
+    own = phase.get("type") if phase is not config else None  # other parts have types of their own
+    said = (*(anywhere(phase, key) for key in _ARRIVALS), own)
+    how = next((word.lower() for word in said if isinstance(word, str)), "")
+    even = EVENLY if rate and not conc and how == "constant" else None
     found = {
         "conc": conc, "rate": None if conc else rate, "burstiness": even, "num_prompts": count,
     }  # fmt: skip

@@ -15,7 +15,12 @@ from math import sqrt
 from typing import Any
 
 from dflash_sim.calibrate.observations.conditions import ALIASES, COLUMNS, read_conditions
-from dflash_sim.calibrate.observations.headings import amount, column_of
+from dflash_sim.calibrate.observations.headings import (
+    LENGTHS,
+    amount,
+    column_beside,
+    column_of,
+)
 from dflash_sim.calibrate.observations.names import Names, stated
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import Metrics, number, short
@@ -48,6 +53,7 @@ _KNOWN = frozenset(
         "precision",
     ]
 )
+_RANDOM = ("", "random", "synthetic")  # prompts that are made to a length
 _VERSION = re.compile(r"\d+\.\d+[\w.]*|nightly[\w.-]*")
 _DERIVED_REL_ERR = 0.04  # a product with a speed-up of one decimal: profiles/published/README.md
 
@@ -139,21 +145,31 @@ def _by_our_names(table: Table) -> Table:
     taken = {MEASURED.get(name, ALIASES.get(name, name)) for name in table.header}
     meant = [column_of(name) for name in table.header]
     closed = "conc" in taken or any(found and found[0] == "conc" for found in meant)
+    new: dict[str, tuple[str, list[str]]] = {}
     for name in table.ignored:
-        found = column_of(name) if len(name) > 1 else None  # ``n`` may count repeats
+        found = column_beside(name) if len(name) > 1 else None  # ``n`` may count repeats
         if found is None or found[0] in taken or found[0] not in _read_columns():
             continue
         if found[0] == "rate" and closed:  # then ``rps`` is what came of it
             continue
         cells = [amount(row[name], *found) for _, row in table.rows]
-        if not all(_is_amount(cell) for cell in cells):
-            continue
-        taken.add(found[0])
-        table.header = tuple(found[0] if one == name else one for one in table.header)
+        if all(_is_amount(cell) for cell in cells):
+            taken.add(found[0])
+            new[name] = found[0], cells
+    if not taken.issuperset(LENGTHS) or _names_data(table):
+        new = {name: column for name, column in new.items() if column[0] not in LENGTHS}
+    table.header = tuple(new[name][0] if name in new else name for name in table.header)
+    for name, (column, cells) in new.items():
         for (_, row), cell in zip(table.rows, cells, strict=True):
-            row[found[0]] = cell
+            row[column] = cell
             del row[name]
     return table
+
+
+def _names_data(table: Table) -> bool:
+    """Return True if rows name a data set, whose lengths are those of its sheet."""
+    of = [name for name in table.header if ALIASES.get(name, name) == "dataset"]
+    return any(row[name].lower() not in _RANDOM for _, row in table.rows for name in of)
 
 
 def _is_amount(cell: str) -> bool:

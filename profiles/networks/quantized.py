@@ -229,7 +229,14 @@ def _by_module(statement: Statement, *, family: str, depth: int, name: str) -> Q
             form_of, layers=[i for i in range(depth) if first[i] in mixed]
         )
     )
-    return Quantized(statement.name, _quantised(usual), statement.kv_cache, layers, split)
+    formats = _quantised(usual)
+    if statement.kept and not formats and not layers and any(map(statement.default, LAYERED)):
+        msg = (
+            f"{statement.file} of {name}: {statement.name} leaves out every module, so that its "
+            "weights are in bf16; ask about them without what it says of quantisation."
+        )
+        raise UsageError(msg)
+    return Quantized(statement.name, formats, statement.kv_cache, layers, split)
 
 
 def _odd(formats: Mapping[str, str], usual: Mapping[str, str]) -> Formats:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dflash_sim.profiles.sheets import PriceRange
-from dflash_sim.simulator.caveats import in_flight
+from dflash_sim.simulator.caveats import asked_at_once, in_flight
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import to_row
 from dflash_sim.studies.predict.answer_lines import Line, labelled, prompts, speed, step_bar
@@ -87,9 +87,11 @@ def _batch(result: Result) -> str:
     cap = memory.max_running_requests
     running = f"{result.values['mean_batch']:.1f} requests"
     holds = held_at_once(result.values, memory.kv_tokens)
-    if holds < min(cap, conc or cap):
-        held = f"{memory.kv_tokens:,} tokens of keys and values hold {holds:,} of this length"
+    held = f"{memory.kv_tokens:,} tokens of keys and values hold {holds:,} of this length"
+    if holds < min(cap, asked_at_once(result.scenario, result.values)):
         return f"{running}, limited by memory: {held}"
+    if conc is None and holds < cap:
+        return f"{running}; {held}"
     if conc is None:
         return f"{running}; at most {cap:,} ({memory.cap_cause})"
     if conc != result.scenario.conc and conc <= cap:

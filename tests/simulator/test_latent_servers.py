@@ -84,6 +84,16 @@ def test_a_cache_that_limits_requests_says_what_would_hold_more() -> None:
     assert not any("ranks" in w for w in room.warnings)
 
 
+@pytest.mark.parametrize(("rate", "short"), [(1.0, True), (0.02, False)])
+def test_a_cache_limits_what_arrives_where_more_is_in_flight(rate: float, short: bool) -> None:
+    asked = ASKED | {"isl": 60_000, "osl": 32, "runs": 1, "conc": None, "rate": rate}
+    found = predict(Scenario(**asked), with_interval=False)
+    held = found.setup.memory.holds(60_032)
+    assert held < found.setup.memory.max_running_requests
+    assert (found.values["concurrency"] > held) is short
+    assert any("the same on each of 8 ranks" in w for w in found.warnings) is short
+
+
 @pytest.mark.parametrize("model", ["deepseek-r1", "deepseek-v3.2"])
 def test_steps_are_priced_at_every_context(model: str) -> None:
     """A decode step grows with the context, and that of sparse attention far less."""

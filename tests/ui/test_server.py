@@ -11,10 +11,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from dflash_sim.cli import run
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.find import ENV
 from dflash_sim.ui.desk import Desk
 
 pytest.importorskip("dash", reason="no dash: pip install .[ui]")
+from dflash_sim.ui import server
 from dflash_sim.ui.server import HOST, PORT, address, application, bound, colours, new_token
 
 
@@ -113,3 +116,27 @@ def test_without_dash_the_command_says_what_to_type() -> None:
     assert done.stderr.count("\n") == 1
     assert "ui needs dash: pip install " in done.stderr
     assert "[ui]" in done.stderr or "'dash<" in done.stderr  # from a checkout, or from a wheel
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("--model nosuch", 2, "unknown model 'nosuch'"),
+        ("--gpu b20", 2, "unknown GPU 'b20'"),
+        ("--model qwen3-8b", 0, ""),
+        ("--model glm-5 --gpu b200 --tp 8 --method none", 0, ""),  # too large: the page says so
+    ],
+)
+def test_a_name_that_is_none_is_refused_before_the_page_opens(
+    line: str,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setenv(ENV, "")  # which the command sets
+    monkeypatch.setattr(server, "serve", lambda first, **_: opened.append(first))
+    assert run(["ui", "--no-browser", *line.split()]) == code
+    assert len(opened) == (code == 0)
+    assert said in capsys.readouterr().err

@@ -143,11 +143,12 @@ def test_a_test_of_nothing_known_is_open() -> None:
         ("${A}b$A", "1b1"), ("${B:-${A}2}", "12"), ("${A:+-x $A}", "-x 1"), ("${B:+-x}", ""),
         ("$B", "$B"), ("${E:-d}${E-d}", "d"), ("$((A + 2))", "3"), ("$((B + 2))", "$((B+2))"),
         ("${B?no}", "${B?no}"), ("$(date)", "$(date)"), ("${", "${"), ("$", "$"), ("${1:-q}", "q"),
-        ("$( [[ $A -gt 4 ]] && echo 30 || echo 10 )", "10"),
+        ("$( [[ $A -gt 4 ]] && echo 30 || echo 10 )", "10"), ("$env:A${ENV:A}$env:B", "11$env:B"),
     ],
 )  # fmt: skip
 def test_variables_are_filled_in(text: str, filled: str) -> None:
     assert Shell({"A": "1", "E": ""}).filled(text) == filled
+    assert Shell({"A": "1", "env": "x"}).filled("$env:A") == "x:A"
 
 
 def test_a_variable_that_is_left_out_is_asked_for() -> None:

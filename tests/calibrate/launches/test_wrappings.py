@@ -58,6 +58,12 @@ print(llm.generate(prompts))
         "[Service]\nEnvironment=M=Qwen/Qwen3-4B\n"
         "ExecStart=/usr/bin/sglang serve --model-path ${M} --tp 2",
         "[program:x]\ncommand=sglang serve --model-path Qwen/Qwen3-4B\n  --tp 2\nautostart=true",
+        '[program:x]\ncommand=sglang serve --model-path %(ENV_M)s --tp 2 --log-level 1%%\n'
+        'environment=M="Qwen/Qwen3-4B"',
+        f"CUDA_VISIBLE_DEVICES=0,1 {SERVE}",
+        f"CUDA_VISIBLE_DEVICES=$GPUS {SERVE}",
+        "$env:N=1; $env:N = 2\nsglang serve --model-path Qwen/Qwen3-4B --tp $env:N",
+        '$m = "Qwen/Qwen3-4B"\n$ENV:N="2"\nsglang serve --model-path $m --tp "${Env:N}"',
         "import os\nm = 'Qwen/Qwen3-4B'\nos.system(f'sglang serve --model-path {m} --tp 2')",
         "self.p = popen_launch_server('Qwen/Qwen3-4B', url, timeout=9, other_args=['--tp', '2'])",
         "popen_launch_server(url, model='Qwen/Qwen3-4B', other_args=['--tp', '2'])",
@@ -211,6 +217,8 @@ def test_options_of_a_file_come_before_those_of_the_command(tmp_path: Path) -> N
          "--speculative-algorithm EAGLE3 --speculative-draft-model-path c/d "
          "--speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4, "
          "which goes without -dp 2, -ep."),
+        ("vllm serve a/b --cpu-offload-gb 1 -dp 1", "a/b, which goes without --cpu-offload-gb 1."),
+        ("vllm serve a/b --cpu-offload-gb 0", "--model-path a/b."),
         ("vllm serve a/b -sc '{\"method\": \"ngram\"}'", "a/b, which goes without -sc."),
         ("popen_launch_server(self.model, url)", "--model-path $self.model: the text does not set"),
         ("vllm serve --tp '", "Give its command: such as sglang serve MODEL"),
@@ -223,6 +231,12 @@ def test_options_of_a_file_come_before_those_of_the_command(tmp_path: Path) -> N
         (f"{SERVE} --speculative-algorithm EAGLE --speculative-draft-model-path a/head",
          "asks for a head of EAGLE-2, which is not simulated, and Qwen/Qwen3-4B has no native"),
         (f"{SERVE} --dp 2 --enable-dp-attention", "--enable-dp-attention is not simulated"),
+        (f"CUDA_VISIBLE_DEVICES=3 {SERVE}",
+         "--tp 2 is of 2 GPUs, and CUDA_VISIBLE_DEVICES=3 shows the server 1; change one of them."),
+        (f"docker run -e CUDA_VISIBLE_DEVICES=0,1 {OF_A_RELEASE} {SERVE} --tp-size 4",
+         "--tp-size 4 is of 4 GPUs, and CUDA_VISIBLE_DEVICES=0,1 shows the server 2"),
+        (f"{SERVE} --tp $env:N", "--tp $env:N: the text does not set the variable; put $env:N=V"),
+        (f"[program:x]\ncommand={SERVE} --tp %(ENV_N)s", "put N=VALUE before the command"),
         ("sglang serve --model-path {{MODEL_NAME}}", "the text does not set the variable"),
         (f"{SERVE} --chunked-prefill-size 1.5", "is not a whole number above 0, or -1; change it"),
     ],

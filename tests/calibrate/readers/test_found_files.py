@@ -130,6 +130,19 @@ class TestPhases:
         assert row.fields["conc"] == 8
         assert row.fields["num_prompts"] == 90
 
+    @pytest.mark.parametrize(
+        ("said", "even"),
+        [({"type": "constant"}, True), ({"type": "poisson"}, False),
+         ({"ramp": {"type": "constant"}}, False), ({"arrival_pattern": "constant"}, True),
+         ({"type": "poisson", "rate_ramp": {"type": "constant"}}, False)],
+    )  # fmt: skip
+    def test_a_type_of_a_part_of_a_phase_says_nothing_of_arrivals(
+        self, tmp_path: Path, said: dict[str, Any], even: bool
+    ) -> None:
+        row = only(read(tmp_path, aiperf([WARM, {"name": "p", "rate": 2.0, **said}])))
+        assert row.fields["rate"] == 2
+        assert ("burstiness" in row.fields) == even
+
     def test_two_measured_phases_are_no_single_load(self, tmp_path: Path) -> None:
         twice = [{"name": "a", "concurrency": 8}, {"name": "b", "concurrency": 16}]
         assert "2 phases that are measured" in read(tmp_path, aiperf(twice)).refused[0][1]

@@ -317,6 +317,39 @@ def test_a_count_of_repeats_and_a_measured_rate_are_no_load(tmp_path: Path) -> N
     assert any("columns not read: rps, n" in note for note in report.notes)
 
 
+@pytest.mark.parametrize(
+    ("columns", "read_as", "left"),
+    [
+        ({"input_len": 512, "output_len": 64}, (512, 64, None), ""),
+        ({"isl": 512, "avg output tokens": 63.7}, (512, 64, None), ""),
+        ({"input tokens per request": 512, "mean_output_tokens": 64}, (512, 64, None), ""),
+        ({"dataset": "random", "input_len": 512, "output_len": 64}, (512, 64, None), ""),
+        ({"isl": 512, "osl": 64, "num requests": 80}, (512, 64, 80), ""),
+        ({"input tokens": 40960, "output tokens": 5120, "requests": 80}, (None, None, None),
+         "input tokens, output tokens, requests"),
+        ({"isl": 512, "osl": 64, "output tokens": 5120}, (512, 64, None), "output tokens"),
+        ({"dataset": "humaneval", "input_len": 512, "output_len": 64}, (None, None, None),
+         "input_len, output_len"),
+        ({"output_len": 64}, (None, None, None), "output_len"),
+    ],
+)  # fmt: skip
+def test_a_total_of_a_run_is_no_length(
+    tmp_path: Path,
+    columns: dict[str, object],
+    read_as: tuple[int | None, ...],
+    left: str,
+) -> None:
+    """Beside known columns one is a length where its heading says so, and both are there."""
+    path = tmp_path / "a.csv"
+    cells = {"model": "qwen3-8b", "conc": 8, "output_throughput": 1500} | columns
+    path.write_text(",".join(cells) + "\n" + ",".join(map(str, cells.values())) + "\n")
+    report = read_observations([path], {"gpu": "b200", "method": "none"})
+    (row,) = report.observations
+    assert tuple(row.fields.get(name) for name in ("isl", "osl", "num_prompts")) == read_as
+    told = [note.partition("not read: ")[2] for note in report.notes if "not read: " in note]
+    assert told == ([left] if left else [])
+
+
 def test_cells_of_tables() -> None:
     text = "a | b\n| x | y |\n|:-:|---|\n| 1 | 2 |\n| 3 | |\ntext\n| p | q | r |\n| 1 | 2 | 3 |"
     assert list(text_tables(text)) == [

@@ -572,3 +572,13 @@ class TestProjections:
         assert found is not None
         assert stored(found, "attention") == stored(found, "attention.o_proj") == "int4"
         assert stored(found, "mlp") == B
+
+
+@pytest.mark.parametrize("every", ["re:.*", "*"])
+def test_a_checkpoint_that_leaves_out_every_module_is_called_by_no_format(every: str) -> None:
+    said = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+    with pytest.raises(UsageError, match=r"config.json of x: fp8 leaves out .* are in bf16; ask"):
+        read(shape(said | {"modules_to_not_convert": ["lm_head", every]}), name="x")
+    found = read(shape(said | {"modules_to_not_convert": ["lm_head"]}), name="x")
+    assert found is not None
+    assert stored(found, "mlp") == "fp8"
