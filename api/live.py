@@ -181,10 +181,12 @@ def live(
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run it to its end; in a notebook, whose own loop runs already, in a thread."""
+    from dflash_sim.studies.live.question import to_its_end
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        return to_its_end(work)
     begun: Future[Callable[[], object]] = Future()
 
     async def main() -> Any:
@@ -197,7 +199,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     with ThreadPoolExecutor(1) as thread:
         try:
             with held_back():
-                done = thread.submit(copy_context().run, asyncio.run, main())
+                done = thread.submit(copy_context().run, to_its_end, main())
             return done.result()
         except KeyboardInterrupt:
             if done is not None:

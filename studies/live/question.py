@@ -40,6 +40,18 @@ _ENDS_A_VALUE = frozenset(" \t\r\n,;=")  # of a tag
 _ROUND_S = 0.5  # of a cell, beside its answers: scrapes, connections
 
 
+def to_its_end(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run it as :func:`asyncio.run` does, and end at Ctrl-C without a word of the task it hit."""
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(_say_unless_interrupted)
+        return runner.run(work)
+
+
+def _say_unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
+
+
 @dataclass(frozen=True)
 class Terms:
     """How a server is asked, and how much.
@@ -62,7 +74,7 @@ class Terms:
     engine: str | None = None
     prior: str = "shipped"
     jobs: int = 1
-    run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
+    run: Callable[[Coroutine[Any, Any, Any]], Any] = to_its_end
 
     def calibrated(self, file: Path) -> "Terms":
         """The same, predicted with a calibration of that server."""

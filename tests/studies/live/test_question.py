@@ -1,5 +1,7 @@
 """A server with constants that nobody tells is measured, and then predicted where it was not."""
 
+import asyncio
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +33,31 @@ from dflash_sim.studies.live.question import (
     learn,
     plan,
     same_of,
+    to_its_end,
     with_acceptance,
 )
 
 ASKED = {"gpu": "b200", "model": "qwen3-8b", "num_gpus": 1}
+
+
+@pytest.mark.parametrize(("run", "told"), [(to_its_end, 0), (asyncio.run, 1)])
+def test_ctrl_c_in_a_task_is_no_traceback(
+    run: Callable[[Any], Any], told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is raised wherever the loop is, and asyncio complains of a task that nobody waits for."""
+
+    async def hit() -> None:
+        raise KeyboardInterrupt
+
+    async def both() -> None:
+        task = asyncio.ensure_future(hit())
+        await asyncio.sleep(9)
+        await task
+
+    with pytest.raises(KeyboardInterrupt):
+        run(both())
+    gc.collect()
+    assert len(caplog.records) == told
 
 
 @pytest.fixture
