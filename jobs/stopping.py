@@ -8,7 +8,7 @@ anything that takes time.
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from types import FrameType
@@ -19,6 +19,7 @@ _ASKED = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal,
 _AGAIN_S = 0.01
 _heard: list[int] = []
 _waiting: list[bool] = []  # one for each held_back that the main thread is in: something was heard
+_instead: list[Callable[[], object]] = []  # what is done in place of raising it
 
 
 def listen() -> None:
@@ -48,7 +49,26 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     if _waiting:
         _waiting[0] = True
         return
+    if _instead:
+        _instead[-1]()
+        return
     raise KeyboardInterrupt
+
+
+@contextmanager
+def ended_by(ask: Callable[[], object]) -> Iterator[None]:
+    """Have what runs meanwhile asked to end, where it could not bear a KeyboardInterrupt anywhere.
+
+    Whoever drives an event loop asks its task, and raises KeyboardInterrupt once that has ended.
+    Signals are heard in the main thread alone: elsewhere this does nothing.
+    """
+    mine = [ask] if current_thread() is main_thread() else []
+    _instead.extend(mine)
+    try:
+        yield
+    finally:
+        if mine:
+            _instead.pop()
 
 
 def asked_to_stop() -> bool:

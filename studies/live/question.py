@@ -23,6 +23,7 @@ from dflash_sim.calibrate.live.target import Target, busy, look, scrape
 from dflash_sim.calibrate.observations.observation import ReadReport
 from dflash_sim.calibrate.readers.read import read_observations
 from dflash_sim.jobs.scratch import scratch_folder
+from dflash_sim.jobs.stopping import ended_by
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.slopes import METRICS
@@ -41,15 +42,27 @@ _ROUND_S = 0.5  # of a cell, beside its answers: scrapes, connections
 
 
 def to_its_end(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run it as :func:`asyncio.run` does, and end at Ctrl-C without a word of the task it hit."""
-    with asyncio.Runner() as runner:
-        runner.get_loop().set_exception_handler(_say_unless_interrupted)
-        return runner.run(work)
+    """Run it as :func:`asyncio.run` does; a signal that asks to end cancels it, wherever it is."""
+    asked = False
 
+    async def main() -> Any:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
 
-def _say_unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    if not isinstance(context.get("exception"), KeyboardInterrupt):
-        loop.default_exception_handler(context)
+        def cancel() -> None:
+            nonlocal asked
+            asked = True
+            loop.call_soon_threadsafe(task.cancel)
+
+        with ended_by(cancel):
+            return await work
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        if not asked:
+            raise
+    raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)

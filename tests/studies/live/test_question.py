@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from in_process import Served
 from dflash_sim.calibrate.live.client import Client, ServerError
 from dflash_sim.calibrate.live.experiment import Cell, measure
 from dflash_sim.calibrate.live.target import Target, look
+from dflash_sim.jobs import stopping
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.server_levels import FACTORS
 from dflash_sim.simulator.predict import predict
@@ -40,24 +43,35 @@ from dflash_sim.studies.live.question import (
 ASKED = {"gpu": "b200", "model": "qwen3-8b", "num_gpus": 1}
 
 
-@pytest.mark.parametrize(("run", "told"), [(to_its_end, 0), (asyncio.run, 1)])
-def test_ctrl_c_in_a_task_is_no_traceback(
-    run: Callable[[Any], Any], told: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_task_cancels_it(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is raised wherever the loop is, and asyncio complains of a task that nobody waits for."""
+    """Raised there, as by asyncio alone, it would come with tracebacks of task and group."""
+    before = signal.signal(number, stopping._stop)
+    monkeypatch.setattr(stopping, "_heard", [])
+    ended = []
 
     async def hit() -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        try:
+            await asyncio.sleep(9)
+        finally:
+            ended.append("hit")
 
     async def both() -> None:
-        task = asyncio.ensure_future(hit())
-        await asyncio.sleep(9)
-        await task
+        async with asyncio.TaskGroup() as group:
+            group.create_task(hit())
+            group.create_task(asyncio.sleep(9))
 
-    with pytest.raises(KeyboardInterrupt):
-        run(both())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            to_its_end(both())
+    finally:
+        signal.signal(number, before)
     gc.collect()
-    assert len(caplog.records) == told
+    assert ended == ["hit"]
+    assert caplog.records == []
 
 
 @pytest.fixture
