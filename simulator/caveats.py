@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from dflash_sim.profiles.load import load_model, load_published
 from dflash_sim.profiles.networks.drafters import SIZED_LIKE
@@ -168,6 +169,12 @@ def asked_at_once(s: Scenario, values: Mapping[str, float]) -> float:
     return values["concurrency"] if asked is None else asked
 
 
+def held_at_once(values: Mapping[str, Any], kv_tokens: int) -> int:
+    """Return how many requests of the mean length of a run the keys and values have room for."""
+    tokens = values["total_input_tokens"] + values["total_output_tokens"]
+    return int(kv_tokens / max(tokens / max(values["completed"], 1), 1))
+
+
 def over_cap(s: Scenario, memory: MemoryPlan, device: Device) -> str | None:
     """Say that not all requests in flight run at once, where that is so."""
     asked = in_flight(s)
@@ -238,8 +245,7 @@ def same_latents(
     s: Scenario, model: ModelShape, tp: int, memory: MemoryPlan, values: Mapping[str, float]
 ) -> list[str]:
     """Say that ranks hold copies of one cache, where more of it would let more requests run."""
-    tokens = values["total_input_tokens"] + values["total_output_tokens"]
-    held = memory.holds(tokens / max(values["completed"], 1))
+    held = held_at_once(values, memory.kv_tokens)
     short = held < min(asked_at_once(s, values), memory.max_running_requests)
     if tp == 1 or not model.latent_layers or not (short or values["retractions"]):
         return []

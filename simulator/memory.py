@@ -119,10 +119,6 @@ class MemoryPlan:
         """Left of the static share for states and KV cache."""
         return self.kv_bytes + self.gdn_bytes
 
-    def holds(self, tokens: float) -> int:
-        """Return how many requests of so many tokens the keys and values have room for."""
-        return int(self.kv_tokens / max(tokens, 1))
-
 
 def plan_memory(
     *,

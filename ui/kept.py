@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dflash_sim.studies.predict.memory import held_at_once
+from dflash_sim.simulator.caveats import held_at_once
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import Answer, Refusal
 from dflash_sim.ui.curves import letter

@@ -178,13 +178,11 @@ def eagle3_like(target: ModelShape) -> Eagle3Shape | None:
     own = next((m for m in mixers if isinstance(m, AttentionShape)), None)
     if own is None:
         return None
-    dense = [layer.mlp.intermediate for layer in target.layers if isinstance(layer.mlp, DenseMlp)]
-    whole = len(dense) == len(target.layers)
     return Eagle3Shape(
         name=f"an EAGLE-3 head {SIZED_LIKE} {target.name}",
         target=target.name,
         hidden=target.hidden,
-        intermediate=max(dense) if whole else _MLP_OF_EXPERTS * target.hidden,
+        intermediate=_mlp_width(target, of_experts=_MLP_OF_EXPERTS),
         attention=AttentionShape(own.num_heads, own.num_kv_heads, own.head_dim),
         draft_vocab=min(_DRAFT_VOCAB, target.vocab),
         source="sized as SpecForge's training configs size the heads of other targets",
@@ -201,22 +199,25 @@ def dflash_like(target: ModelShape) -> DrafterShape | None:
     depth = len(target.layers)
     if depth < _LAYERS:
         return None
-    mlps = [layer.mlp for layer in target.layers]
-    dense = [mlp.intermediate for mlp in mlps if isinstance(mlp, DenseMlp)]
     heads = _HEADS_OF_WIDE if target.hidden > _WIDE else _HEADS
     attention = AttentionShape(heads, 8, 128, qk_norm=True, causal=False)
-    step = (depth - 4) / (_LAYERS - 1)
     return DrafterShape(
         name=f"a DFlash drafter {SIZED_LIKE} {target.name}",
         target=target.name,
         hidden=target.hidden,
-        intermediate=max(dense) if len(dense) == depth else _MLP_OF_HIDDEN * target.hidden,
+        intermediate=_mlp_width(target, of_experts=_MLP_OF_HIDDEN),
         layers=(attention,) * _LAYERS,
         block_size=_BLOCK,
-        target_layer_ids=tuple(round(1 + i * step) for i in range(_LAYERS)),
+        target_layer_ids=_evenly_spaced(depth, _LAYERS),
         vocab=target.vocab,
         source="sized as most published DFlash drafters of other targets are",
     )
+
+
+def _mlp_width(target: ModelShape, *, of_experts: int) -> int:
+    """Width of the target's own MLP; with experts in it, so many times its hidden size."""
+    dense = [layer.mlp.intermediate for layer in target.layers if isinstance(layer.mlp, DenseMlp)]
+    return max(dense) if len(dense) == len(target.layers) else of_experts * target.hidden
 
 
 def _class_of(f: Fields, dflash: Fields) -> str:
@@ -254,7 +255,11 @@ def _target_layer_ids(f: Fields, dflash: Fields, num_layers: int) -> tuple[int, 
     ids = holder.integers("target_layer_ids", high=MAX_LAYERS)
     if ids:
         return ids
-    depth = f.integer("num_target_layers", low=4, high=MAX_LAYERS)
+    return _evenly_spaced(f.integer("num_target_layers", low=4, high=MAX_LAYERS), num_layers)
+
+
+def _evenly_spaced(depth: int, num_layers: int) -> tuple[int, ...]:
+    """Layers of a target, from the second to the third last, one for each drafter layer."""
     if num_layers == 1:
         return (depth // 2,)
     step = (depth - 4) / (num_layers - 1)

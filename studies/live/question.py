@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dflash_sim.calibrate.live.target import Target, busy, look, scrape
 from dflash_sim.calibrate.observations.observation import ReadReport
 from dflash_sim.calibrate.readers.read import read_observations
 from dflash_sim.jobs.scratch import scratch_folder
-from dflash_sim.jobs.stopping import ended_by
+from dflash_sim.jobs.stopping import asked_to_stop, ended_by
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.slopes import METRICS
@@ -43,26 +44,19 @@ _ROUND_S = 0.5  # of a cell, beside its answers: scrapes, connections
 
 def to_its_end(work: Coroutine[Any, Any, Any]) -> Any:
     """Run it as :func:`asyncio.run` does; a signal that asks to end cancels it, wherever it is."""
-    asked = False
 
     async def main() -> Any:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-
-        def cancel() -> None:
-            nonlocal asked
-            asked = True
-            loop.call_soon_threadsafe(task.cancel)
-
-        with ended_by(cancel):
+        with ended_by(partial(loop.call_soon_threadsafe, task.cancel)):
             return await work
 
     try:
         return asyncio.run(main())
     except asyncio.CancelledError:
-        if not asked:
-            raise
-    raise KeyboardInterrupt
+        if asked_to_stop():
+            raise KeyboardInterrupt from None
+        raise
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dflash_sim.profiles.sheets import PriceRange
-from dflash_sim.simulator.caveats import asked_at_once, in_flight
+from dflash_sim.simulator.caveats import asked_at_once, held_at_once, in_flight
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import to_row
 from dflash_sim.studies.predict.answer_lines import Line, labelled, prompts, speed, step_bar
 from dflash_sim.studies.predict.lift import lifted, told
-from dflash_sim.studies.predict.memory import held_at_once
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import STRONG
 from dflash_sim.studies.show.titles import title

@@ -1,7 +1,6 @@
 """The memory of a GPU as a sum: a page that goes step by step, and a flat row of the same."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -18,12 +17,6 @@ from dflash_sim.studies.show.styles import LABEL, STRONG
 from dflash_sim.studies.show.titles import method_title
 
 Step = tuple[str, str, str]  # what, how much with its unit, and how it came about
-
-
-def held_at_once(values: Mapping[str, Any], kv_tokens: int) -> int:
-    """Return how many requests of the mean length of a run the keys and values have room for."""
-    tokens = values["total_input_tokens"] + values["total_output_tokens"]
-    return int(kv_tokens / max(tokens / max(values["completed"], 1), 1))
 
 
 def memory_row(setup: Setup) -> Row:

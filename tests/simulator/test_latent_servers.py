@@ -79,7 +79,7 @@ def test_bf16_weights_that_do_not_fit_are_told_what_would() -> None:
 def test_a_cache_that_limits_requests_says_what_would_hold_more() -> None:
     long: dict[str, Any] = {"gpu": "h200", "isl": 60_000, "osl": 32, "runs": 1}
     crowded, room = (predict(Scenario(**ASKED | long | {"conc": n})) for n in (16, 4))
-    assert crowded.setup.memory.holds(60_032) in range(5, 16)
+    assert crowded.setup.memory.kv_tokens // 60_032 in range(5, 16)
     assert any("the same on each of 8 ranks" in w for w in crowded.warnings)
     assert not any("ranks" in w for w in room.warnings)
 
@@ -88,7 +88,7 @@ def test_a_cache_that_limits_requests_says_what_would_hold_more() -> None:
 def test_a_cache_limits_what_arrives_where_more_is_in_flight(rate: float, short: bool) -> None:
     asked = ASKED | {"isl": 60_000, "osl": 32, "runs": 1, "conc": None, "rate": rate}
     found = predict(Scenario(**asked), with_interval=False)
-    held = found.setup.memory.holds(60_032)
+    held = found.setup.memory.kv_tokens // 60_032
     assert held < found.setup.memory.max_running_requests
     assert (found.values["concurrency"] > held) is short
     assert any("the same on each of 8 ranks" in w for w in found.warnings) is short
