@@ -189,9 +189,6 @@ def test_what_is_seen_can_be_taken_away(page: Page) -> None:
     assert "<script src" not in text
 
 
-@pytest.mark.xfail(
-    strict=False, reason="on a busy machine the first line stayed that of the answer before, once"
-)
 def test_an_answer_is_kept_beside_the_next_and_in_the_address(page: Page) -> None:
     page.state("refining", "refined")
     page.tab.click("#keep")

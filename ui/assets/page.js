@@ -19,6 +19,7 @@
   let since = 0;
   let waiting = false;
   let shown = null;
+  let answered = 0; // the turn of the short answer that was drawn last
   let whole = null; // what was drawn last of the state that is asked for, bit by bit
   let look = { turn: 0, at: Infinity }; // the last one that waits for its answer
   let looks = 0;
@@ -211,7 +212,9 @@
 
   function draw(short, news) {
     if (!short || !element("ui")) return dash_clientside.no_update; // the page is being left
-    const cause = dash_clientside.callback_context.triggered_id;
+    // A short answer that comes together with a look at the one before it is what counts.
+    const cause = short.turn === answered ? dash_clientside.callback_context.triggered_id : "short";
+    answered = short.turn;
     if (cause === "whole" && news.turn !== look.turn) return dash_clientside.no_update;
     look = { turn: 0, at: Infinity };
     if (cause === "whole" && news.figures) whole = news;
