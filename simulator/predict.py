@@ -1,11 +1,14 @@
 """Scenario -> Result: draw the workload, run an engine, reduce, compare with plain decoding."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from dflash_sim.jobs.meanwhile import meanwhile
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.sheets import PublishedPoint
 from dflash_sim.simulator.caveats import overload, same_latents
@@ -151,30 +154,22 @@ def predict(
         Called with the number of each finished run.
     """
     with one_look():
-        return _predict(
-            scenario,
-            simulator=simulator,
-            with_baseline=with_baseline,
-            with_interval=with_interval,
-            baseline=baseline,
-            setup=setup or resolve(scenario),
-            keep_runs=keep_runs,
-            on_run=on_run,
-        )
+        setup = setup or resolve(scenario)
+        how = simulator, with_interval, keep_runs
+        asked = baseline is None and with_baseline and setup.speculative
+        with _plain_decoding(setup, scenario, how) if asked else nullcontext(lambda: baseline) as plain:
+            return _predict(scenario, setup, how, plain, on_run or (lambda _: None))
 
 
 def _predict(
     scenario: Scenario,
-    *,
-    simulator: str,
-    with_baseline: bool,
-    with_interval: bool,
-    baseline: "Result | None",
     setup: Setup,
-    keep_runs: bool,
-    on_run: Callable[[int], None] | None,
+    how: tuple[str, bool, bool],
+    plain: Callable[[], "Result | None"],
+    on_run: Callable[[int], None],
 ) -> Result:
     expectation = setup.expectation
+    simulator, with_interval, keep_runs = how
     summaries, growths, used = [], [], "leap"
     kept: list[Run] = []  # all of them, or the first
     for run in range(scenario.runs):
@@ -184,12 +179,7 @@ def _predict(
         if keep_runs or not run:
             kept.append(without_times(record) if run else record)
         used = record.engine
-        if on_run is not None:
-            on_run(run)
-    if baseline is None and with_baseline and setup.speculative:
-        plain = beside(setup, scenario.without_speculation(tp=setup.tp))
-        how = simulator, with_interval, keep_runs
-        baseline = _plain_decoding(plain, how)
+        on_run(run)
     evidence = np.sum([s.evidence_s for s in summaries], axis=0)
     warnings = doubts(setup)
     per_run = [s.values for s in summaries]
@@ -198,6 +188,8 @@ def _predict(
         # How an answer moves with what is uncertain is taken at the full width.
         fixed = setup.policy is None
         own = sensitivity(setup, kept[0]) if fixed else sensitivity(setup.under(None))
+    baseline = plain()
+    if own is not None:
         found = intervals(
             setup,
             own,
@@ -233,23 +225,39 @@ def _predict(
     )
 
 
-def _plain_decoding(setup: Setup, how: tuple[str, bool, bool]) -> Result:
-    """Predict a baseline, or return what this process predicted for the same server before."""
-    found = next((r for kept, r in list(_BASELINES) if kept == how and _same(r.setup, setup)), None)
-    if found is not None:
-        return replace(found, published=nearest_published(setup))
+@contextmanager
+def _plain_decoding(
+    setup: Setup, scenario: Scenario, how: tuple[str, bool, bool]
+) -> Iterator[Callable[[], Result]]:
+    """Predict the baseline meanwhile, or know what this process predicted for the same server."""
+    plain = beside(setup, scenario.without_speculation(tp=setup.tp))
+    known = next((r for kept, r in list(_BASELINES) if kept == how and _same(r.setup, plain)), None)
+    if known is not None:
+        found = replace(known, published=nearest_published(plain))
+        yield lambda: found
+        return
     simulator, with_interval, keep_runs = how
-    found = predict(
-        setup.scenario,
-        simulator=simulator,
-        with_baseline=False,
-        with_interval=with_interval,
-        setup=setup,
-        keep_runs=keep_runs,
-    )
-    if not keep_runs:
-        _BASELINES.appendleft((how, found))
-    return found
+
+    def predicted() -> dict[str, Any]:
+        """Return what another process sends: all but what both know."""
+        found = predict(
+            plain.scenario,
+            simulator=simulator,
+            with_baseline=False,
+            with_interval=with_interval,
+            setup=plain,
+            keep_runs=keep_runs,
+        )
+        return {name: value for name, value in vars(found).items() if name != "setup"}
+
+    def kept() -> Result:
+        found = Result(setup=plain, **later())
+        if not keep_runs:
+            _BASELINES.appendleft((how, found))
+        return found
+
+    with meanwhile(predicted) as later:
+        yield kept
 
 
 def _same(one: Setup, other: Setup) -> bool:

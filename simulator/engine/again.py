@@ -42,10 +42,16 @@ def priced(loops: Loops, step: StepModel, host: HostTime, *, syncs: bool) -> Pri
     tail_s = np.zeros(len(kind)) if syncs else None
     launch_s = np.full(len(kind), host.rest_launch_s)
     prefills = np.flatnonzero(kind == PREFILL)
-    ones = zip(*(c[prefills].tolist() for c in (batch, kv, prefix)), strict=True)
-    for i, (requests, tokens, cached) in zip(prefills.tolist(), ones, strict=True):
-        gpu_s[i] = step.prefill_s(requests=requests, tokens=tokens, prefix=cached)
-        launch_s[i] = max(host.rest_launch_s, step.prefill_launch_s(tokens))
+    ones = list(zip(*(c[prefills].tolist() for c in (batch, kv, prefix)), strict=True))
+    if ones:  # many are alike
+        times = {
+            (requests, tokens, cached): (
+                step.prefill_s(requests=requests, tokens=tokens, prefix=cached),
+                max(host.rest_launch_s, step.prefill_launch_s(tokens)),
+            )
+            for requests, tokens, cached in set(ones)
+        }
+        gpu_s[prefills], launch_s[prefills] = zip(*map(times.__getitem__, ones), strict=True)
     decodes = np.flatnonzero(kind != PREFILL)
     by_batch = decodes[np.argsort(batch[decodes])]
     changes = np.flatnonzero(np.diff(batch[by_batch])) + 1
@@ -102,10 +108,15 @@ class _Walk:
         """Iterations that start as the one before ends, if those before waited for results."""
         h, gpu_s = self.host, self.prices.gpu_s
         clean = np.zeros(len(gpu_s), bool)
-        if self.prices.tail_s is None:
-            late = np.maximum(0.0, self.prices.launch_s[2:] - h.d2h_s)
-            ahead = h.d2h_s + self.process[:-2] + self.schedule[2:] + h.first_launch_s + late
-            clean[2:] = (gpu_s[1:-1] >= ahead) & (gpu_s[2:] >= h.d2h_s)
+        if self.prices.tail_s is None and len(gpu_s) > 2:
+            clean[2:] = gpu_s[2:] >= h.d2h_s
+            told_s = h.d2h_s + self.process.max() + self.schedule.max() + h.first_launch_s
+            ahead_s = told_s + max(0.0, h.rest_launch_s - h.d2h_s)  # of any decode
+            slow = np.flatnonzero(gpu_s[1:-1] < ahead_s) + 2
+            rows = np.concatenate([slow, np.flatnonzero(self.kind[2:] == PREFILL) + 2])
+            late = np.maximum(0.0, self.prices.launch_s[rows] - h.d2h_s)
+            ahead = h.d2h_s + self.process[rows - 2] + self.schedule[rows] + h.first_launch_s + late
+            clean[rows] &= gpu_s[rows - 1] >= ahead
         clean[[at for at, _ in self.loops.pauses if at < len(clean)]] = False
         return clean
 
@@ -230,20 +241,20 @@ class _Walk:
         )
 
     def _fill(self) -> None:
-        """Write the times of steps and of leaps."""
+        """Write the times of leaps, and over them those of steps."""
+        if self._leaps:
+            first, behind, base = (np.array(c) for c in zip(*self._leaps, strict=True))
+            ahead = np.append(first[1:], len(self.start)) - first  # up to the leap after
+            before = np.repeat(base, ahead)
+            rows = slice(int(first[0]), None)
+            np.add(before, self.until[:-1][rows], out=self.start[rows])
+            np.add(before, self.until[1:][rows], out=self.end[rows])
+            told = self.told[rows]
+            np.add(self.start[rows], self.process[first[0] - 1 : -1], out=told)
+            told += self.host.d2h_s
         if self._steps:
             at = list(self._steps)
             self.start[at], self.end[at], self.told[at] = np.array(list(self._steps.values())).T
-        if not self._leaps:
-            return
-        first, behind, base = (np.array(c) for c in zip(*self._leaps, strict=True))
-        leapt = np.ones(len(self.start), bool)
-        leapt[list(self._steps)] = False
-        before = np.repeat(base, behind - first)
-        rows = np.flatnonzero(leapt)
-        self.start[rows] = before + self.until[rows]
-        self.end[rows] = before + self.until[rows + 1]
-        self.told[rows] = self.start[rows] + (self.host.d2h_s + self.process[rows - 1])
 
     def _received(self, ends: Floats, arrival: Floats, created: Ints) -> bool:
         """Return True if every loop would receive whom it received."""

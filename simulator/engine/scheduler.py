@@ -206,6 +206,12 @@ class Scheduler:
         """SGLang's PrefillAdder: first come, first served, within the token budgets."""
         lim, room, tight = self.limits, self.free_slots, self.limits.kv_tight
         rem_chunk = lim.chunked_prefill_size
+        if len(self.waiting) == 1 and self.chunked_req is None and not tight:
+            req = self.waiting[0]
+            if req.prompt <= rem_chunk:  # the budgets are for those behind the first
+                self.waiting.popleft()
+                req.chunk_done = req.prompt
+                return PrefillBatch((req,), req.prompt, float(req.cached))
         rem_input = lim.max_prefill_tokens
         rem_total = self._rem_total() if tight else 0
         reqs: list[Req] = []

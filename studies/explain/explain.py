@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
+from dflash_sim.jobs.meanwhile import apart, meanwhile
 from dflash_sim.profiles.sheets import Quantity
 from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.engine.host_stages import Stage
@@ -82,17 +83,17 @@ def explain(scenario: Scenario, *, on_run: Callable[[int], None] | None = None) 
         Called with the number of each finished run.
     """
     result = predict(scenario, keep_runs=True, on_run=on_run)
-    replay = Replay(result.setup, on_run)
+    replay = Replay(result.setup, lambda run: on_run(run) if on_run and not apart() else None)
     for known in (result, result.baseline):
         if known is not None and known.setup.policy is None:
             replay.know(known)
-    rungs: tuple[Rung, ...] = ()
     speedup = even = None
-    if result.baseline is not None:
-        rungs = waterfall(result, replay)
-        speedup = replay.of(result) / replay.of(result.baseline)
-        even = break_even(result, replay)
-    found = elasticities(result, replay)
+    with meanwhile(lambda: waterfall(result, replay) if result.baseline else ()) as rungs_later:
+        if result.baseline is not None:
+            speedup = replay.of(result) / replay.of(result.baseline)
+            even = break_even(result, replay)
+        found = elasticities(result, replay)
+        rungs = rungs_later()
     step = _step(result)
     return Explanation(
         result=result,
