@@ -98,17 +98,29 @@ class _Walk:
         n = len(self.kind)
         self.process = host.process_s + host.process_per_request_s * self.batch
         self.schedule = host.recv_s + (host.schedule_s + host.schedule_per_request_s * self.batch)
-        self.until = np.concatenate(([0.0], np.cumsum(prices.gpu_s)))  # GPU seconds before each
+        # In a leap: from the end of the step before to the start, and to the loop's wait's end.
+        self.bubble, self.waits = np.broadcast_to(0.0, n), np.broadcast_to(host.d2h_s, n)
+        busy_s = prices.gpu_s
+        if prices.tail_s is not None:
+            # The step waits for the lengths of the one before, which its tail hides.
+            self.told_before = host.d2h_s - np.concatenate(([0.0], prices.tail_s[:-1]))
+            enqueued = self.told_before + host.first_launch_s
+            self.bubble = np.maximum(0.0, enqueued)
+            self.waits = np.maximum(host.d2h_s, enqueued + prices.launch_s)
+            busy_s = busy_s + self.bubble
+        self.until = np.concatenate(([0.0], np.cumsum(busy_s)))  # GPU time before each
         self.start, self.end, self.told = np.empty(n), np.empty(n), np.empty(n)  # told: loop's end
         self.pause_s: list[float] = []  # when each pause ended
         self._leaps: list[tuple[int, int, float]] = []  # first, behind the last, GPU time before
         self._steps: dict[int, tuple[float, float, float]] = {}
 
     def _clean(self) -> npt.NDArray[np.bool_]:
-        """Iterations that start as the one before ends, if those before waited for results."""
+        """Iterations that a leap goes on with, if those before waited for results."""
         h, gpu_s = self.host, self.prices.gpu_s
         clean = np.zeros(len(gpu_s), bool)
-        if self.prices.tail_s is None and len(gpu_s) > 2:
+        if self.prices.tail_s is not None:
+            clean[2:] = self._clean_behind_lengths()
+        elif len(gpu_s) > 2:  # it starts as the one before ends
             clean[2:] = gpu_s[2:] >= h.d2h_s
             told_s = h.d2h_s + self.process.max() + self.schedule.max() + h.first_launch_s
             ahead_s = told_s + max(0.0, h.rest_launch_s - h.d2h_s)  # of any decode
@@ -118,6 +130,18 @@ class _Walk:
             ahead = h.d2h_s + self.process[rows - 2] + self.schedule[rows] + h.first_launch_s + late
             clean[rows] &= gpu_s[rows - 1] >= ahead
         clean[[at for at, _ in self.loops.pauses if at < len(clean)]] = False
+        return clean
+
+    def _clean_behind_lengths(self) -> npt.NDArray[np.bool_]:
+        """Decode steps that the lengths of the step before hold up, as that one was; from the third."""
+        gpu_s, told = self.prices.gpu_s, self.told_before
+        busy_s = self.bubble + gpu_s
+        ready = self.waits[1:-1] + self.process[:-2] + self.schedule[2:]
+        held_up = busy_s[1:-1] + told[2:] >= ready
+        launched = told[2:] + self.host.first_launch_s + self.prices.launch_s[2:]
+        in_step = busy_s[2:] >= np.maximum(launched, self.host.d2h_s)
+        decode = self.kind != PREFILL
+        clean: npt.NDArray[np.bool_] = held_up & in_step & decode[2:] & decode[1:-1]
         return clean
 
     def walk(self) -> None:
@@ -131,7 +155,7 @@ class _Walk:
         schedule, process = self.schedule.data, self.process.data
         decode = (self.kind != PREFILL).data
         pauses = [*self.loops.pauses, (n + 1, NOBODY)]
-        first_s, d2h_s = h.first_launch_s, h.d2h_s
+        first_s, d2h_s, waits = h.first_launch_s, h.d2h_s, self.waits.item
         host = gpu = copy = publish = 0.0
         pending = steady = copied = False
         j = at = look = 0
@@ -149,13 +173,14 @@ class _Walk:
                 base = gpu - until[j]
                 self._leaps.append((j, last, base))
                 gpu = base + until[last]
-                host = base + until[last - 1] + d2h_s + process[last - 2]
-                copy = publish = gpu + d2h_s
+                host = base + until[last - 1] + waits(last - 1) + process[last - 2]
+                copy = gpu + d2h_s
+                publish = copy - (tails[last - 1] if tails is not None else 0.0)
                 j = last
                 continue
-            scheduled = host + schedule[j]
-            if tails is not None and decode[j] and pending and publish > scheduled:
-                scheduled = publish
+            scheduled, held_up = host + schedule[j], tails is None
+            if tails is not None and decode[j] and pending and publish >= scheduled:
+                scheduled, held_up = publish, True
             enqueued = scheduled + first_s
             host = launched = enqueued + launch_s[j]
             start = gpu if gpu > enqueued else enqueued
@@ -166,7 +191,9 @@ class _Walk:
             steady = False
             if pending:
                 if copy >= launched:
-                    host, steady = copy, copied
+                    host, steady = copy, copied and held_up
+                elif tails is not None:
+                    steady = copied and held_up
                 host += process[j - 1]
             copied = gpu >= copy  # the copy of this one begins as it ends
             steady = steady and copied
@@ -198,7 +225,7 @@ class _Walk:
         if told is not None:
             return told[2] + self.turnaround_s
         base = next(base for first, last, base in self._leaps if first <= result + 1 < last)
-        known = base + self.until[result + 1] + self.host.d2h_s + self.process[result]
+        known = base + self.until[result + 1] + self.waits[result + 1] + self.process[result]
         return float(known) + self.turnaround_s
 
     def run(self) -> Run | None:
@@ -251,7 +278,9 @@ class _Walk:
             np.add(before, self.until[1:][rows], out=self.end[rows])
             told = self.told[rows]
             np.add(self.start[rows], self.process[first[0] - 1 : -1], out=told)
-            told += self.host.d2h_s
+            told += self.waits[rows]
+            if self.prices.tail_s is not None:
+                self.start[rows] += self.bubble[rows]
         if self._steps:
             at = list(self._steps)
             self.start[at], self.end[at], self.told[at] = np.array(list(self._steps.values())).T
