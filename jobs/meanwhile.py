@@ -32,30 +32,34 @@ def meanwhile(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
     """Call ``work`` in a forked process; what is yielded waits for its result.
 
     Where there are other threads, another system than Linux, one core, or something done meanwhile
-    already, ``work`` is called when its result is asked for; where it fails in the other process, once
-    more, for its error. It has to return all that counts: what it changes in memory is lost.
+    already, ``work`` is called when its result is asked for. Where it fails in the other process it
+    is called here once more, for its error. It has to return all that counts: what it changes in
+    memory is lost.
     """
     global _busy
     if not _may_fork():
         yield work
         return
     ours, theirs = os.pipe()
-    with warnings.catch_warnings(), forking():
-        # NumPy's threads are idle, and hold no lock.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process = os.fork()
-        if not process:
-            _serve(work, theirs)
-    os.close(theirs)
-    _busy = True
+    process = 0
     try:
+        with warnings.catch_warnings(), forking():
+            # NumPy's threads are idle, and hold no lock.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = os.fork()
+            if not process:
+                os.close(ours)
+                _serve(work, theirs)
+        os.close(theirs)
+        _busy = True
         with os.fdopen(ours, "rb") as pipe:
             yield lambda: _result(pipe, work)
     finally:
         _busy = False
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        if process:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
 
 
 def _may_fork() -> bool:

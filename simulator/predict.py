@@ -157,7 +157,11 @@ def predict(
         setup = setup or resolve(scenario)
         how = simulator, with_interval, keep_runs
         asked = baseline is None and with_baseline and setup.speculative
-        with _plain_decoding(setup, scenario, how) if asked else nullcontext(lambda: baseline) as plain:
+        with (
+            _plain_decoding(setup, scenario, how)
+            if asked
+            else nullcontext(lambda: baseline) as plain
+        ):
             return _predict(scenario, setup, how, plain, on_run or (lambda _: None))
 
 

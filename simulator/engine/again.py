@@ -133,7 +133,7 @@ class _Walk:
         return clean
 
     def _clean_behind_lengths(self) -> npt.NDArray[np.bool_]:
-        """Decode steps that the lengths of the step before hold up, as that one was; from the third."""
+        """From the third on: steps that the lengths of the one before hold up, as that one was."""
         gpu_s, told = self.prices.gpu_s, self.told_before
         busy_s = self.bubble + gpu_s
         ready = self.waits[1:-1] + self.process[:-2] + self.schedule[2:]
@@ -270,7 +270,7 @@ class _Walk:
     def _fill(self) -> None:
         """Write the times of leaps, and over them those of steps."""
         if self._leaps:
-            first, behind, base = (np.array(c) for c in zip(*self._leaps, strict=True))
+            first, _, base = (np.array(c) for c in zip(*self._leaps, strict=True))
             ahead = np.append(first[1:], len(self.start)) - first  # up to the leap after
             before = np.repeat(base, ahead)
             rows = slice(int(first[0]), None)

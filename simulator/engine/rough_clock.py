@@ -29,13 +29,11 @@ def decided(engine: LeapEngine) -> Run | None:
     closed = work.arrival_s is None and work.delay_s is None
     if engine.mode != "v2" or not closed or limits.kv_tight or limits.recv_interval != 1:
         return None
-    return walked_again(
-        _Rough(engine).run(),
-        engine.step,
-        engine.host,
-        syncs=engine.pipeline.syncs,
-        turnaround_s=engine.turnaround_s,
-    )
+    run = _Rough(engine).run()
+    if run is None:
+        return None
+    syncs, turnaround_s = engine.pipeline.syncs, engine.turnaround_s
+    return walked_again(run, engine.step, engine.host, syncs=syncs, turnaround_s=turnaround_s)
 
 
 class _Rough:
@@ -66,9 +64,9 @@ class _Rough:
         self._step_s: dict[int, float] = {}  # by batch
         self._prefill_s: dict[tuple[int, int, float], tuple[float, float]] = {}
 
-    def run(self) -> Run:
-        """Go on until the last measured request has been answered."""
-        work, loops, due, s, log = self.work, self.loops, self.due, self.scheduler, self.log
+    def run(self) -> Run | None:
+        """Go on until the last measured request has been answered; None where nobody is left."""
+        work, loops, due, s = self.work, self.loops, self.due, self.scheduler
         isl, osl, cached = work.isl.tolist(), work.osl.tolist(), work.cached.tolist()
         measured, follow = work.measured.tolist(), work.follow.tolist()
         recv_s, turnaround_s = self.engine.host.recv_s, self.engine.turnaround_s
@@ -93,8 +91,10 @@ class _Rough:
                 told_s = self._prefill(prefill)
             elif s.running:
                 told_s = self._decode(len(s.running))
-            else:
+            elif self.batch or due:
                 told_s = self._pause(now)
+            else:
+                return None
             for req in told:
                 loops.first[req.rid] = result
             for req in ended:

@@ -61,7 +61,6 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "cost/expert_ranks": {"reach and points of a quadrature": {8, 1601}},
     "engine/leap_memory": {"tokens looked up, to begin with": {14}},
     "engine/leap_clock": {"columns, leaps worth a numpy call": {4, 5}},
-    "engine/rough_clock": {"steps to a request": {8}},
     "requests/draws": {"requests summed at once, sums kept": {3, 4}},
     "predict": {"random streams: lengths, arrivals, acceptance": {3}},
     "engine/records": {"columns of an iteration": {6}},

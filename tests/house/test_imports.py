@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "simulator/cost": {"profiles/*"},
     "simulator/engine": {"profiles/*", "simulator/requests", "simulator/cost"},
     "simulator/policy": {"profiles/*", "simulator/requests", "simulator/engine"},
-    "simulator": {"profiles/*"}
+    "simulator": {"profiles/*", "jobs"}
     | {f"simulator/{room}" for room in ("requests", "cost", "engine", "policy")},
     "simulator/fleet": {"profiles/*", "simulator", "simulator/engine", "simulator/requests"},
     "kernels/reference": set(),
@@ -81,7 +81,7 @@ ALLOWED: dict[str, set[str]] = {
     "studies/ask": {"profiles/*", "jobs", "simulator/*", "calibrate/observations"},
     "studies/show": {"profiles/*", "jobs", "simulator/*"},
     "studies/predict": {"profiles/*", "simulator/*", "studies/ask", "studies/show"},
-    "studies/explain": {"profiles/*", "simulator/*", "studies/show"},
+    "studies/explain": {"profiles/*", "jobs", "simulator/*", "studies/show"},
     "studies/trace": {"profiles/*", "simulator/*", "studies/show"},
     "studies/sweep": {
         "profiles/*",
