@@ -177,12 +177,14 @@ def run_again(setup: Setup, run: Run, workload: Workload, draws: Draws) -> Run:
         What the same requests, draws and limits gave at other prices.
     """
     waits = workload.delay_s is not None  # between the turns of a conversation
-    if setup.scenario.engine_mode == "v2" and setup.policy is None and not waits:
+    if setup.policy is None and not waits:
         _reach(setup, workload)
         found = walked_again(
             run,
             setup.step,
             setup.host,
+            mode=setup.scenario.engine_mode,
+            speculative=setup.limits.speculative,
             syncs=setup.host_length_sync and setup.limits.speculative,
             turnaround_s=setup.engine["client_turnaround"],
         )

@@ -66,21 +66,33 @@ def priced(loops: Loops, step: StepModel, host: HostTime, *, syncs: bool) -> Pri
 
 
 def walked_again(
-    run: Run, step: StepModel, host: HostTime, *, syncs: bool, turnaround_s: float
+    run: Run,
+    step: StepModel,
+    host: HostTime,
+    *,
+    mode: str,
+    speculative: bool,
+    syncs: bool,
+    turnaround_s: float,
 ) -> Run | None:
-    """Return an overlapped run at other prices; None where the scheduler would decide otherwise.
+    """Return a run at other prices; None where the scheduler would decide otherwise.
 
     Parameters
     ----------
     run
-        What the leap engine answered, with the same requests, draws and limits.
+        What the leap engine answered, with the same requests, draws, limits and mode.
+    speculative
+        A decode step drafts and verifies.
     syncs
-        A step waits for the lengths of the one before.
+        An overlapped step waits for the lengths of the one before.
     """
     loops = run.loops
     if loops is None or loops.launched is None:
         return None
-    walk = _Walk(run, loops, priced(loops, step, host, syncs=syncs), host, turnaround_s)
+    prices = priced(loops, step, host, syncs=syncs and mode == "v2")
+    walk = _Walk(run, loops, prices, host, turnaround_s)
+    if mode != "v2":
+        walk = _InTurn(run, loops, prices, host, turnaround_s, v1=mode == "v1" and speculative)
     walk.walk()
     return walk.run()
 
@@ -238,11 +250,9 @@ class _Walk:
         pause_number = pauses + np.arange(len(pauses))
         ends = np.empty(n + len(pauses))  # of all loops
         ends[number], ends[pause_number] = self.told, self.pause_s
-        # A result is processed in the next loop that launches, or in one of its own.
         results = len(base.kind)
-        loop = np.append(number[1:], NOBODY)[:results]
-        drained = pauses[drains] - 1
-        loop[drained] = pause_number[drains]
+        loop = self._told_in(number)[:results]
+        loop[pauses[drains] - 1] = pause_number[drains]
         emit = ends[loop]
         arrival = base.arrival_s.copy()
         created = np.full(len(arrival), NOBODY)
@@ -266,6 +276,10 @@ class _Walk:
             emit_s=emit,
             client_s=self.turnaround_s,
         )
+
+    def _told_in(self, number: Ints) -> Ints:
+        """Loops that process results: where nothing drains, the next that launches."""
+        return np.append(number[1:], NOBODY)
 
     def _fill(self) -> None:
         """Write the times of leaps, and over them those of steps."""
@@ -299,3 +313,52 @@ class _Walk:
         waits = ~got & np.isfinite(arrival)
         seen = waits & (loops.looked > created)
         return not (begins[loops.looked] >= arrival[seen]).any()
+
+
+class _InTurn(_Walk):
+    """The clock without overlap, where an iteration is a sum of host and GPU time."""
+
+    def __init__(
+        self,
+        run: Run,
+        loops: Loops,
+        prices: Prices,
+        host: HostTime,
+        turnaround_s: float,
+        *,
+        v1: bool,
+    ) -> None:
+        super().__init__(run, loops, prices, host, turnaround_s)
+        self.before = self.schedule + host.first_launch_s
+        self.on_gpu = np.maximum(prices.gpu_s, prices.launch_s)
+        self.after = self.process + host.d2h_s
+        if v1:
+            decode = self.kind != PREFILL
+            accept_s = host.syncs_s + host.accept_s + host.accept_per_request_s * self.batch
+            self.before[decode] += host.prepare_draft_s - host.first_launch_s
+            self.on_gpu[decode] = (prices.gpu_s + host.prepare_verify_s + accept_s)[decode]
+            self.after[decode] = self.process[decode]
+
+    def walk(self) -> None:
+        until = np.concatenate(([0.0], np.cumsum(self.before + self.on_gpu + self.after)))
+        begun, late = 0, 0.0  # the first iteration since a pause, and what all pauses took
+        for at, waited_for in (*self.loops.pauses, (len(self.kind), NOBODY)):
+            rows = slice(begun, at)
+            np.add(until[:-1][rows] + late, self.before[rows], out=self.start[rows])
+            np.add(self.start[rows], self.on_gpu[rows], out=self.end[rows])
+            np.add(until[1:][rows], late, out=self.told[rows])
+            if waited_for != NOBODY:
+                late = self._paused(waited_for, until[at] + late, 0.0, 0.0) - until[at]
+            begun = at
+
+    def _arrival(self, rid: int) -> float:
+        sender = self.loops.after[rid]
+        if sender == NOBODY:
+            return float(self.base.arrival_s[rid])
+        return float(self.told[self.loops.last[sender]]) + self.turnaround_s
+
+    def _told_in(self, number: Ints) -> Ints:
+        return number.copy()
+
+    def _fill(self) -> None:
+        """Nothing: the walk has written all times."""

@@ -9,6 +9,7 @@ is looked at. Where one lies in another loop there is no run, and the engine has
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import islice
+from math import ceil
 
 import numpy as np
 
@@ -27,17 +28,27 @@ def decided(engine: LeapEngine) -> Run | None:
     """
     work, limits = engine.workload, engine.limits
     closed = work.arrival_s is None and work.delay_s is None
-    if engine.mode != "v2" or not closed or limits.kv_tight or limits.recv_interval != 1:
+    if not closed or limits.kv_tight or limits.recv_interval != 1:
         return None
-    run = _Rough(engine).run()
+    rough = _Rough(engine) if engine.mode == "v2" else _InTurn(engine)
+    run = rough.run()
     if run is None:
         return None
-    syncs, turnaround_s = engine.pipeline.syncs, engine.turnaround_s
-    return walked_again(run, engine.step, engine.host, syncs=syncs, turnaround_s=turnaround_s)
+    return walked_again(
+        run,
+        engine.step,
+        engine.host,
+        mode=engine.mode,
+        speculative=limits.speculative,
+        syncs=engine.pipeline.syncs,
+        turnaround_s=engine.turnaround_s,
+    )
 
 
 class _Rough:
     """The loops of a scheduler over the requests of a closed loop, and about when each begins."""
+
+    overlapped = True
 
     def __init__(self, engine: LeapEngine) -> None:
         self.engine, self.work = engine, engine.workload
@@ -95,6 +106,10 @@ class _Rough:
                 told_s = self._pause(now)
             else:
                 return None
+            if not self.overlapped:
+                told, ended, told_s = self.fresh, self.finishing, self.host
+                result = self.launched - 1
+                self.fresh, self.finishing = [], []
             for req in told:
                 loops.first[req.rid] = result
             for req in ended:
@@ -142,7 +157,7 @@ class _Rough:
         times = self._prefill_s.get(shape)
         if times is None:
             times = self._prefill_s[shape] = self._price(*shape)
-        return self._launch(many, *times)
+        return self._launch(PREFILL, many, *times)
 
     def _price(self, requests: int, tokens: int, prefix: float) -> tuple[float, float]:
         """What a prefill takes on the GPU, and to launch [s]."""
@@ -163,7 +178,7 @@ class _Rough:
         step_s = self._step_s.get(batch)
         if step_s is None:
             step_s = self._step_s[batch] = self.engine.step.table(batch).seconds(self._context)
-        told_s = self._launch(batch, step_s, self.engine.host.rest_launch_s)
+        told_s = self._launch(DECODE, batch, step_s, self.engine.host.rest_launch_s)
         free, many = self.engine.limits.max_running_requests - batch, 1
         watched = not s.batch_is_full and free > 0 and free >= s.limits.min_free_slots_delay
         if most > 1:
@@ -179,7 +194,7 @@ class _Rough:
             self.finishing.sort(key=s.running.index)
         return told_s
 
-    def _launch(self, batch: int, gpu_s: float, launch_s: float) -> float:
+    def _launch(self, kind: int, batch: int, gpu_s: float, launch_s: float) -> float:
         """One loop that launches an iteration and processes the result before; returns its end."""
         h, gpu, before = self.engine.host, self.gpu, self.batch
         enqueued = self.host + (
@@ -261,7 +276,8 @@ class _Rough:
     def _kv(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens in the KV cache at each decode step, and of each request in the end."""
         first, cycles = np.array(self.first_step), self.cycles
-        kv = np.zeros(int((first + self.engine.draws.cycles).max(initial=0)) + 1, np.int64)
+        last = max(self.steps, int((first + self.engine.draws.cycles).max(initial=0)))
+        kv = np.zeros(last + 1, np.int64)
         final = self.work.isl.astype(np.int64)
         before, isl = self.engine.draws.before, self.work.isl.tolist()
         for rid in np.flatnonzero(first != NOBODY).tolist():
@@ -274,3 +290,27 @@ class _Rough:
             steps, rids = (np.array(c) for c in zip(*self.wasted, strict=True))
             np.add.at(kv, steps, final[rids])
         return kv[: self.steps], final
+
+
+class _InTurn(_Rough):
+    """The loops where host and GPU work in turns: each tells the result of what it launches."""
+
+    overlapped = False
+
+    def _launch(self, kind: int, batch: int, gpu_s: float, launch_s: float) -> float:
+        h = self.engine.host
+        self._loop_s = h.recv_s + h.get_next_batch(batch) + h.process(batch)
+        if kind == DECODE and self.engine.mode == "v1" and self.engine.limits.speculative:
+            self._loop_s += h.prepare_draft_s + gpu_s + h.prepare_verify_s + h.v1_accept(batch)
+        else:
+            self._loop_s += h.first_launch_s + max(gpu_s, launch_s) + h.d2h_s
+        self.host += self._loop_s
+        return self.host
+
+    def _leap(self, batch: int, step_s: float, most: int, until: float | None) -> int:
+        more = most - 1
+        if until is not None:
+            ahead_s = until - self.engine.host.recv_s - self.host
+            more = min(more, max(0, ceil(ahead_s / self._loop_s)))
+        self.host += more * self._loop_s
+        return 1 + more

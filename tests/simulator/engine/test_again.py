@@ -15,10 +15,11 @@ from dflash_sim.simulator.engine.rough_clock import decided
 
 def again(run: Run, system: System) -> Run | None:
     """The run at the prices of ``system``."""
-    syncs = system.host_length_sync and system.limits.speculative
+    speculative = system.limits.speculative
     return walked_again(
-        run, system.step, system.host, syncs=syncs, turnaround_s=system.turnaround_s
-    )
+        run, system.step, system.host, mode=system.mode, speculative=speculative,
+        syncs=system.host_length_sync and speculative, turnaround_s=system.turnaround_s,
+    )  # fmt: skip
 
 
 def assert_equal(found: Run, expected: Run) -> None:
@@ -48,7 +49,7 @@ def dearer(system: System, by: float) -> System:
 
 
 @settings(max_examples=150)
-@given(systems(mode="v2"), st.sampled_from([1e-4, 1e-2, 0.3]))
+@given(systems(), st.sampled_from([1e-4, 1e-2, 0.3]))
 def test_it_is_the_run_that_the_engine_gives(system: System, by: float) -> None:
     other = dearer(system, by)
     found = again(system.leap(), other)
@@ -57,7 +58,7 @@ def test_it_is_the_run_that_the_engine_gives(system: System, by: float) -> None:
 
 
 @settings(max_examples=30)
-@given(systems(mode="v2", long=True), st.sampled_from([1e-4, 1e-2, 0.3]))
+@given(systems(long=True), st.sampled_from([1e-4, 1e-2, 0.3]))
 def test_long_leaps_too(system: System, by: float) -> None:
     other = dearer(system, by)
     found = again(system.leap(), other)
@@ -65,8 +66,8 @@ def test_long_leaps_too(system: System, by: float) -> None:
     assert_equal(found, other.leap())
 
 
-@settings(max_examples=60)
-@given(systems(mode="v2"))
+@settings(max_examples=100)
+@given(systems())
 def test_what_a_rough_clock_decides_is_what_the_engine_does(system: System) -> None:
     found = decided(LeapEngine(**system.parts))
     if found is not None:
