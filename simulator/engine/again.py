@@ -37,28 +37,22 @@ class Prices:
 def priced(loops: Loops, step: StepModel, host: HostTime, *, syncs: bool) -> Prices:
     """Price the iterations of a run."""
     assert loops.launched is not None
-    kind, batch, kv, prefix = loops.launched
-    gpu_s = np.empty(len(kind))
-    tail_s = np.zeros(len(kind)) if syncs else None
-    launch_s = np.full(len(kind), host.rest_launch_s)
-    prefills = np.flatnonzero(kind == PREFILL)
-    ones = list(zip(*(c[prefills].tolist() for c in (batch, kv, prefix)), strict=True))
-    if ones:  # many are alike
+    n = len(loops.launched[0])
+    gpu_s = np.empty(n)
+    tail_s = np.zeros(n) if syncs else None
+    launch_s = np.full(n, host.rest_launch_s)
+    rows, shapes = loops.prefills
+    if shapes:  # many are alike
         times = {
-            (requests, tokens, cached): (
-                step.prefill_s(requests=requests, tokens=tokens, prefix=cached),
+            (requests, tokens, prefix): (
+                step.prefill_s(requests=requests, tokens=tokens, prefix=prefix),
                 max(host.rest_launch_s, step.prefill_launch_s(tokens)),
             )
-            for requests, tokens, cached in set(ones)
+            for requests, tokens, prefix in set(shapes)
         }
-        gpu_s[prefills], launch_s[prefills] = zip(*map(times.__getitem__, ones), strict=True)
-    decodes = np.flatnonzero(kind != PREFILL)
-    by_batch = decodes[np.argsort(batch[decodes])]
-    changes = np.flatnonzero(np.diff(batch[by_batch])) + 1
-    for rows in np.split(by_batch, changes) if len(by_batch) else ():
-        size = int(batch[rows[0]])
-        table = step.table(size)
-        ctx = kv[rows] / size
+        gpu_s[rows], launch_s[rows] = zip(*map(times.__getitem__, shapes), strict=True)
+    for batch, rows, ctx in loops.decodes:
+        table = step.table(batch)
         gpu_s[rows] = np.interp(ctx, table.ctx, table.total)
         if tail_s is not None:
             tail_s[rows] = np.interp(ctx, table.ctx, table.tail)

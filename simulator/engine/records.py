@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,25 @@ class Loops:
     pauses: Sequence[tuple[int, int]] = ()
     launched: tuple[Ints, Ints, Ints, Floats] | None = None
     looked: int = NOBODY
+
+    @cached_property
+    def prefills(self) -> tuple[Ints, list[tuple[int, int, float]]]:
+        """The prefills among what was launched, and ``requests, tokens, prefix`` of each."""
+        assert self.launched is not None
+        kind, batch, kv, prefix = self.launched
+        rows = np.flatnonzero(kind == PREFILL)
+        return rows, list(zip(*(c[rows].tolist() for c in (batch, kv, prefix)), strict=True))
+
+    @cached_property
+    def decodes(self) -> list[tuple[int, Ints, Floats]]:
+        """By batch: the decode steps among what was launched, and the mean context in each."""
+        assert self.launched is not None
+        kind, batch, kv, _ = self.launched
+        rows = np.flatnonzero(kind != PREFILL)
+        rows = rows[np.argsort(batch[rows])]
+        changes = np.flatnonzero(np.diff(batch[rows])) + 1
+        alike = np.split(rows, changes) if len(rows) else []
+        return [(size := int(batch[at[0]]), at, kv[at] / size) for at in alike]
 
     @classmethod
     def of(cls, requests: int) -> "Loops":
