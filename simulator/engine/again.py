@@ -163,7 +163,7 @@ class _Walk:
         pauses = [*self.loops.pauses, (n + 1, NOBODY)]
         first_s, d2h_s, waits = h.first_launch_s, h.d2h_s, self.waits.item
         host = gpu = copy = publish = 0.0
-        pending = steady = copied = False
+        pending = steady = copied = late = False
         j = at = look = 0
         while True:
             while pauses[at][0] == j:
@@ -182,6 +182,7 @@ class _Walk:
                 host = base + until[last - 1] + waits(last - 1) + process[last - 2]
                 copy = gpu + d2h_s
                 publish = copy - (tails[last - 1] if tails is not None else 0.0)
+                late = False
                 j = last
                 continue
             scheduled, held_up = host + schedule[j], tails is None
@@ -192,7 +193,8 @@ class _Walk:
             start = gpu if gpu > enqueued else enqueued
             gpu = start + gpu_s[j]
             publish = gpu - (tails[j] if tails is not None else 0.0) + d2h_s
-            if gpu < launched:
+            late_before, late = late, gpu < launched  # its lengths are known before it ends
+            if late:
                 gpu = launched
             steady = False
             if pending:
@@ -200,6 +202,8 @@ class _Walk:
                     host, steady = copy, copied and held_up
                 elif tails is not None:
                     steady = copied and held_up
+                if tails is not None and (late or late_before):
+                    steady = False
                 host += process[j - 1]
             copied = gpu >= copy  # the copy of this one begins as it ends
             steady = steady and copied
