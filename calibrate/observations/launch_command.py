@@ -173,7 +173,7 @@ class _Parsed:
             self.served = one.values[-1]
         if name in SWITCHES:
             key, setting = SWITCHES[name]
-            self.found[key] = setting
+            self.found[key], self.flags[key] = setting, one.typed
         elif name in FIELDS:
             self._field(one)
         elif name == OVERRIDE:

@@ -40,6 +40,7 @@ _FLAGS = {
 }
 _DRAFTING = ("window", "speculative_draft_model_quantization")
 _SWITCHES = {
+    ("speculative_use_rejection_sampling", True): "--speculative-use-rejection-sampling",
     ("radix_cache", False): "--disable-radix-cache",
     ("linear_replayssm_spec", True): "--enable-linear-replayssm-spec",
     ("engine_mode", "v2-sync"): "--disable-overlap-schedule",

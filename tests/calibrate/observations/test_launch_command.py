@@ -144,6 +144,16 @@ def test_the_card() -> None:
             {"method": "mtp", "model": "Qwen/Qwen3.5-35B-A3B", "steps": 3},
         ),
         (
+            "sglang serve --model-path Qwen/Qwen3.5-35B-A3B --speculative-algorithm NEXTN "
+            "--speculative-num-steps 3 --speculative-use-rejection-sampling",
+            {
+                "method": "mtp",
+                "model": "Qwen/Qwen3.5-35B-A3B",
+                "steps": 3,
+                "speculative_use_rejection_sampling": True,
+            },
+        ),
+        (
             "sglang serve --model-path Qwen/Qwen3.5-35B-A3B --speculative-algorithm EAGLE "
             "--speculative-num-draft-tokens 8",
             {"method": "mtp", "model": "Qwen/Qwen3.5-35B-A3B", "steps": 7},
