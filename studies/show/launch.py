@@ -40,7 +40,6 @@ _FLAGS = {
 }
 _DRAFTING = ("window", "speculative_draft_model_quantization")
 _SWITCHES = {
-    ("speculative_use_rejection_sampling", True): "--speculative-use-rejection-sampling",
     ("radix_cache", False): "--disable-radix-cache",
     ("linear_replayssm_spec", True): "--enable-linear-replayssm-spec",
     ("engine_mode", "v2-sync"): "--disable-overlap-schedule",
@@ -60,6 +59,8 @@ def sglang_flags(setup: Setup) -> str:
         steps, topk = setup.most_tokens - 1, setup.scenario.topk
         words += ["--speculative-num-steps", str(steps), "--speculative-eagle-topk", str(topk)]
     words += ["--speculative-num-draft-tokens", str(setup.block)]
+    if setup.scenario.speculative_use_rejection_sampling:
+        words += ["--speculative-use-rejection-sampling"]
     return " ".join(words)
 
 
