@@ -169,7 +169,7 @@ def _drawn_and_greedy(engine: EngineSheet) -> str:
         )
     return (
         f"{flag}: {engine.title} draws the drafts of greedy requests too, as at temperature 1, and "
-        "fewer are accepted; leave it out at temperature 0"
+        "fewer are accepted, as up to 0.5.20; leave it out at temperature 0"
     )
 
 
