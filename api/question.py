@@ -49,6 +49,7 @@ class Question(TypedDict, total=False):
     temperature: Real
     top_p: Real
     top_k: Whole
+    speculative_use_rejection_sampling: Truth
     policy: Word
     engine: Word
     calibration: Word | File

@@ -34,6 +34,7 @@ _SWITCHES = (
     "quick",
     "radix_cache",
     "resume",
+    "speculative_use_rejection_sampling",
     "thinking",
 )
 

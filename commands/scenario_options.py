@@ -89,6 +89,15 @@ class ScenarioOptions:
     temperature: Annotated[Str, number(SPECULATION, "Of sampling; 0 is greedy")]
     top_p: Annotated[Str, number(SPECULATION, "Share of probability that sampling draws from")]
     top_k: Annotated[Str, number(SPECULATION, "How many tokens sampling draws from")]
+    speculative_use_rejection_sampling: Annotated[
+        Bool,
+        option(
+            SPECULATION,
+            "Drafts of mtp and eagle3 drawn, not the likeliest",
+            "--speculative-use-rejection-sampling/--no-speculative-use-rejection-sampling",
+            metavar="",
+        ),
+    ]
     policy: Annotated[
         Str,
         option(

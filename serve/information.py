@@ -56,6 +56,7 @@ def speculation_info(setup: Setup) -> dict[str, Any]:
         info |= {
             "speculative_num_steps": s.steps or setup.block - 1,
             "speculative_eagle_topk": s.topk,
+            "speculative_use_rejection_sampling": s.speculative_use_rejection_sampling,
         }
     if setup.drafter is not None:
         info["speculative_draft_model_path"] = s.draft_model or setup.drafter.name

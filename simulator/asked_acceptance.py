@@ -9,9 +9,10 @@ from dflash_sim.profiles.load import load_dataset
 from dflash_sim.profiles.networks.hf_config import AttentionShape, DrafterShape, ModelShape
 from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.profiles.releases.calibration import Calibration
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Dataset
 from dflash_sim.simulator.cost.cycle import Drafter, Method
-from dflash_sim.simulator.cost.sampling import Sampling
+from dflash_sim.simulator.cost.sampling import Sampling, draws
 from dflash_sim.simulator.requests.expected import (
     Expectation,
     calibrated,
@@ -29,6 +30,8 @@ class Server(Protocol):
 
     @property
     def scenario(self) -> Scenario: ...
+    @property
+    def engine(self) -> EngineSheet: ...
     @property
     def model(self) -> ModelShape: ...
     @property
@@ -137,10 +140,17 @@ def _of(setup: Server, name: str | None, *, refined: bool) -> Expectation:
         temperature=Sampling.of(s).degrees,
         context=_context(setup),
         memory=memory(setup),
+        drawn=_drawn(s, setup),
     )
     if not refined:
         return found
     return calibrated(found, setup.calibration, **about, given=s.acceptance is not None)
+
+
+def _drawn(s: Scenario, setup: Server) -> float:
+    """Return the temperature that drafts are drawn at: SGLang serves 0 as 1, with a top-k of 1."""
+    how = setup.engine.defaults.chains.drawn if s.speculative_use_rejection_sampling else ""
+    return (s.temperature or 1.0) if draws(how, Sampling.of(s)) else 0.0
 
 
 def _context(setup: Server) -> float | None:

@@ -24,7 +24,7 @@ from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.units import GIGA, MEGA
 from dflash_sim.simulator.cost.cycle import Drafter
-from dflash_sim.simulator.cost.sampling import Sampling, extra_bytes
+from dflash_sim.simulator.cost.sampling import GREEDY, Sampling, draws, extra_bytes
 from dflash_sim.simulator.defaults import default_backend, why_tp
 from dflash_sim.simulator.memory import MemoryPlan
 from dflash_sim.simulator.number_formats import (
@@ -93,6 +93,8 @@ def cautions(
         out.append(
             f"top-k {s.top_k} takes the likeliest token at any temperature: predicted as greedy"
         )
+    if s.speculative_use_rejection_sampling and Sampling.of(s).greedy:
+        out.append(_drawn_and_greedy(engine))
     batch = min(memory.max_running_requests, s.conc or memory.max_running_requests)
     drawn = extra_bytes(
         Sampling.of(s),
@@ -156,6 +158,19 @@ def cautions(
             "allow for more"
         )
     return out
+
+
+def _drawn_and_greedy(engine: EngineSheet) -> str:
+    flag = "--speculative-use-rejection-sampling"
+    if not draws(engine.defaults.chains.drawn, GREEDY):
+        return (
+            f"{flag} changes nothing at temperature 0: {engine.title} takes the likeliest drafts; "
+            "a draw in each cycle is left, which nothing reads"
+        )
+    return (
+        f"{flag}: {engine.title} draws the drafts of greedy requests too, as at temperature 1, and "
+        "fewer are accepted, as up to 0.5.20; leave it out at temperature 0"
+    )
 
 
 def in_flight(s: Scenario) -> int | None:

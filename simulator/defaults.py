@@ -4,7 +4,12 @@ from typing import Any
 
 from dflash_sim.profiles.errors import InfeasibleError, MissingProfileError, UsageError, unknown
 from dflash_sim.profiles.load import default_node, load_device, names
-from dflash_sim.profiles.networks.hf_config import DrafterShape, ModelShape, check_tp
+from dflash_sim.profiles.networks.hf_config import (
+    DrafterShape,
+    Eagle3Shape,
+    ModelShape,
+    check_tp,
+)
 from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device, Node
@@ -84,14 +89,18 @@ def page_of(s: Scenario, engine: EngineSheet, backend: str) -> int:
     return s.page_size or d.page_size_by_backend.get(backend, d.page_size)
 
 
-def check_tree(s: Scenario, engine: EngineSheet, backend: str) -> None:
-    """Refuse a tree of drafts with attention that masks no tree.
+def check_drafts(
+    s: Scenario, engine: EngineSheet, backend: str, drafter: Drafter, model: ModelShape
+) -> None:
+    """Refuse a tree with attention that masks none, and drafts that a release cannot draw.
 
     Raises
     ------
     UsageError
-        It names the backends that do.
+        It names the backends that mask trees, or what can draw.
     """
+    if s.speculative_use_rejection_sampling:
+        _check_drawn(engine, drafter, model)
     able = engine.attention.trees
     if s.topk == 1 or backend in able:
         return
@@ -100,6 +109,19 @@ def check_tree(s: Scenario, engine: EngineSheet, backend: str) -> None:
         f"have: {', '.join(able)}. Give one with --attention-backend, or --topk 1."
     )
     raise UsageError(msg)
+
+
+def _check_drawn(engine: EngineSheet, drafter: Drafter, model: ModelShape) -> None:
+    flag = "--speculative-use-rejection-sampling"
+    if engine.defaults.chains.drawn == "never":
+        msg = f"{engine.title} has no {flag}; drop it, or give --engine sglang-0.5.14 or later."
+        raise UsageError(msg)
+    if isinstance(drafter, Eagle3Shape) and drafter.draft_vocab != model.vocab:
+        msg = (
+            f"{drafter.name} drafts {drafter.draft_vocab:,} of {model.vocab:,} tokens: SGLang does "
+            f"not start with {flag} and a drafter of fewer tokens than its target; drop it."
+        )
+        raise UsageError(msg)
 
 
 def chunk_of(s: Scenario, device: Device, engine: EngineSheet) -> int:
@@ -238,16 +260,22 @@ def limits_of(
 
 
 def own_kernels(
-    engine: EngineSheet, backend: str, precision: Precision, limits: Limits, model: ModelShape
+    s: Scenario,
+    engine: EngineSheet,
+    backend: str,
+    precision: Precision,
+    limits: Limits,
+    model: ModelShape,
 ) -> dict[str, Any]:
     """Return what a release and a backend run in a layer that others do not, for a ``Cycle``."""
-    attention, own = engine.attention, precision.of("attention")
+    attention, own, chains = engine.attention, precision.of("attention"), engine.defaults.chains
     narrow = own.kv_cache != own.activations
     pool, latent = limits.kv_tokens if narrow and model.latent_layers else 0, attention.latent
     return {
         "joined": engine.defaults.hybrid.joined,
-        "picked": engine.defaults.chains.picked,
-        "extended": engine.defaults.chains.extended,
+        "picked": chains.picked,
+        "extended": chains.extended,
+        "drawn": chains.drawn if s.speculative_use_rejection_sampling else "",
         "kv_casts": attention.casts.get(backend, 0) if narrow else 0,
         "pool_tokens": pool if backend in latent.widens else 0,
         "captured_pool": pool if backend in latent.widens_captured else 0,

@@ -6,6 +6,7 @@ is one path: ``steps`` drafts and a token at most. And whether a drafter is its 
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.drafter_shapes import DrafterShape, Eagle3Shape
@@ -22,24 +23,34 @@ def most_tokens(topk: int, steps: int) -> int:
     return 1 + topk + (steps - 1) * topk**2
 
 
-def draft_shape_problems(
-    method: str, *, topk: int, steps: int | None, block: int | None, policy: str
-) -> Iterator[str]:
+class Shaped(Protocol):
+    """What says which drafts are asked for; a scenario does."""
+
+    topk: int
+    steps: int | None
+    block: int | None
+    policy: str
+    speculative_use_rejection_sampling: bool
+
+
+def draft_shape_problems(method: str, s: Shaped) -> Iterator[str]:
     """Say what is wrong with the shape of the drafts of a sequential method.
 
     Parameters
     ----------
     method
         Its name, for messages.
-    block
-        Tokens that are verified; for a chain they follow from the steps.
-    policy
-        How the width is chosen.
     """
+    topk, steps, block = s.topk, s.steps, s.block
     if topk == 1:
         if block and steps:
             yield f"method {method}: give steps k or block k+1, not both"
         return
+    if s.speculative_use_rejection_sampling:
+        yield (
+            f"speculative_use_rejection_sampling draws chains alone, and topk {topk} makes a tree; "
+            "drop one of them"
+        )
     if not steps or not block:
         yield (
             f"topk {topk} makes a tree: give --steps, and with --block the tokens that are "
@@ -52,9 +63,9 @@ def draft_shape_problems(
             f"block {block} is more than a tree of {steps} steps and topk {topk} has; it verifies "
             f"{most} tokens at most. Give --block {most} or less"
         )
-    if policy != FIXED:
+    if s.policy != FIXED:
         yield (
-            f"policy {policy} chooses the length of a chain, and topk {topk} makes a tree; "
+            f"policy {s.policy} chooses the length of a chain, and topk {topk} makes a tree; "
             "drop one of the two"
         )
 

@@ -49,6 +49,7 @@ def _as_published(s: Scenario, setup: Setup) -> bool:
         _own_drafter(s, setup)
         and s.acceptance is None
         and s.content is None
+        and not s.speculative_use_rejection_sampling
         and s.quantization in (None, UNQUANTISED)
         and s.speculative_draft_model_quantization in (None, UNQUANTISED)
         and setup.precision.kv_cache == setup.model.precision.kv_cache

@@ -133,6 +133,7 @@ Real = Annotated[float, BeforeValidator(_no_truth("a number"))]
 Count = Annotated[Whole, Field(ge=1, le=10**7)]
 Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[Real, Field(gt=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[Real, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Scenario(BaseModel):
@@ -201,6 +202,9 @@ class Scenario(BaseModel):
     )
     top_k: Count | None = Field(
         None, description="at a temperature, how many tokens are drawn from; default: all"
+    )
+    speculative_use_rejection_sampling: bool = Field(
+        False, description="drafts of mtp and eagle3 are drawn, and verified by both distributions"
     )
     policy: str = Field(
         "fixed",
@@ -293,12 +297,8 @@ class Scenario(BaseModel):
     thinking: bool = Field(True, description="thinking mode of the dataset's answers")
     isl: Count | None = Field(None, description="fixed input length [token]")
     osl: Count | None = Field(None, description="fixed output length [token]")
-    range_ratio: Real = Field(
-        1.0,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="fixed lengths are uniform between this share and all of isl and osl",
+    range_ratio: Share = Field(
+        1.0, description="fixed lengths are uniform between this share and all of isl and osl"
     )
     cache_hit: Real | None = Field(
         None, ge=0, le=1, allow_inf_nan=False, description="prompt tokens found in the cache [1]"
@@ -364,9 +364,7 @@ class Scenario(BaseModel):
                 f"method {method.name} verifies greedily alone; drop temperature, or give dflash"
             )
         if "topk" in method.takes:
-            found += draft_shape_problems(
-                method.name, topk=self.topk, steps=self.steps, block=self.block, policy=self.policy
-            )
+            found += draft_shape_problems(method.name, self)
         return found
 
     @property

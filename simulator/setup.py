@@ -30,7 +30,7 @@ from dflash_sim.simulator.defaults import (
     as_launched,
     backend_of,
     check_context,
-    check_tree,
+    check_drafts,
     chunk_of,
     context_cautions,
     default_backend,
@@ -199,7 +199,9 @@ class Setup:
                 chain_kernels=round(self.engine["chain_step_kernels"]),
                 precision=self.precision,
                 gathers_logits=self.engine.defaults.logits.gathered,
-                **own_kernels(self.engine, self.backend, self.precision, self.limits, self.model),
+                **own_kernels(
+                    s, self.engine, self.backend, self.precision, self.limits, self.model
+                ),
                 replays_states=s.linear_replayssm_spec,
                 sampling=Sampling.of(s),
             ),
@@ -297,7 +299,7 @@ def resolve(
         check_pair(drafter, model)
     if isinstance(drafter, DrafterShape):
         check_tp(drafter, tp)
-    check_tree(s, engine, backend)
+    check_drafts(s, engine, backend, drafter, model)
     chunk = chunk_of(s, device, engine)
     launch = launch_of(s, engine, model, tp=tp, block=block, backend=backend)
     launched = as_launched(s, launch)

@@ -155,7 +155,7 @@ def settled(state: State) -> State:
     except DflashSimError:
         return state
     owned = {"block", "steps", "topk", "window", "draft_model", "acceptance", "policy",
-        "speculative_draft_model_quantization"}  # fmt: skip
+        "speculative_draft_model_quantization", "speculative_use_rejection_sampling"}  # fmt: skip
     drawn = set[str]() if method.samples else {"temperature", "top_p", "top_k"}
     for name in (owned - method.takes) | drawn:
         fields.pop(name, None)

@@ -140,7 +140,8 @@ class Plan:
 
 
 _OF_SPECULATION = {"block", "steps", "topk", "window", "draft_model", "acceptance", "policy",
-    "speculative_draft_model_quantization", "engine_mode"}  # fmt: skip
+    "speculative_draft_model_quantization", "speculative_use_rejection_sampling",
+    "engine_mode"}  # fmt: skip
 
 
 def width_of(answer: Answer) -> int:

@@ -21,7 +21,7 @@ VALUES = (
 )  # fmt: skip
 RESOLVED = 40  # arguments; nobody writes as many
 _CHUNK = "chunked_prefill_size"
-SWITCHES = ("disable_overlap_schedule", "disable_radix_cache")
+SWITCHES = ("disable_overlap_schedule", "disable_radix_cache", "speculative_use_rejection_sampling")
 # A log tells of these too.
 _LOGGED = ("disable_cuda_graph", "enable_dp_attention", "enable_lora", "enable_torch_compile",
     "enable_mixed_chunk", "enable_two_batch_overlap", "enable_hierarchical_cache",

@@ -85,6 +85,7 @@ def _by_reason(left: Sequence[tuple[str, str]]) -> tuple[str, ...]:
 _OFF = {"--cuda-graph-backend-decode": "disabled"}
 _DRAFTING = ("steps", "topk", "window", "draft_model", "speculative_draft_model_quantization")
 _UNQUANT = "unquant"
+_BLOCKS = "--speculative-use-block-verification"
 _IDLE = "it acts with another --speculative-algorithm"
 _LONGEST = "context_length"
 _PARTS = 4  # of a path, from its end, one of which may name the checkpoint
@@ -173,7 +174,7 @@ class _Parsed:
             self.served = one.values[-1]
         if name in SWITCHES:
             key, setting = SWITCHES[name]
-            self.found[key] = setting
+            self.found[key], self.flags[key] = setting, one.typed
         elif name in FIELDS:
             self._field(one)
         elif name == OVERRIDE:
@@ -240,6 +241,8 @@ class _Parsed:
             self.left += [(self.flags[n], _IDLE) for n in self.flags if n in drafting]
             return {name: value for name, value in out.items() if name not in drafting}
         self._width(out, method, width)
+        if method.sequential and any(name == _BLOCKS for name, _ in self.left):
+            out["speculative_use_rejection_sampling"] = True  # as the server resolves it
         if method.network == "mtp-layer" and "draft_model" in out:
             self._own_layer(out.pop("draft_model"), out.get("model"))
         # DFLASH sets the steps to 1; MTP reads its layer from the target.

@@ -84,6 +84,7 @@ SWITCHES: Mapping[str, tuple[str, Any]] = {
     "--disable-radix-cache": ("radix_cache", False),
     "--enable-linear-replayssm-spec": ("linear_replayssm_spec", True),
     "--enable-gdn-replayssm-spec": ("linear_replayssm_spec", True),
+    "--speculative-use-rejection-sampling": ("speculative_use_rejection_sampling", True),
     "--disable-cuda-graph": ("cuda_graph_max_bs", 0),
     "--disable-decode-cuda-graph": ("cuda_graph_max_bs", 0),
     "--disable-prefill-cuda-graph": ("cuda_graph_backend_prefill", "disabled"),

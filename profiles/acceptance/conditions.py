@@ -77,6 +77,8 @@ class Conditions:
     temperature : of such text at temperature 1 over greedy, and of methods without pairs
     thinking : answers with thinking over answers without, by method
     without_thinking : the way back, where only answers with thinking are known
+    drawn : drafts that are drawn, ``sampled`` or ``greedy`` as the target is, over greedy ones of a
+        greedy target; of those, drawn at temperature 1
     context : by method and by what the drafter sees, ``full``, ``windowed`` or ``native``
     drafters : log rejection of a method's published drafters, mean of the cards' data sets
     """
@@ -86,6 +88,7 @@ class Conditions:
     temperature: Spread
     thinking: Mapping[str, Spread]
     without_thinking: Spread
+    drawn: Mapping[str, Spread]
     context: Mapping[str, ContextLaw]
     drafters: Mapping[str, Spread]
 
@@ -126,6 +129,7 @@ def load_conditions() -> Conditions:
         temperature=spread("temperature"),
         thinking=MappingProxyType({k: spread("thinking", k) for k in sheet["thinking"]}),
         without_thinking=spread("without_thinking"),
+        drawn=MappingProxyType({k: spread("drawn", k) for k in sheet["drawn"]}),
         context=MappingProxyType(
             {k: read_table(ContextLaw, v, f"{where} [{k}]") for k, v in sheet["context"].items()}
         ),

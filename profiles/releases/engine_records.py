@@ -62,12 +62,18 @@ class Chains:
     extended
         The rows of a draft-extend whose logits are there: ``last``, that of each request which
         drafts; ``all``; ``picked``, all of them, and its graph picks from each.
+    drawn
+        How drafts are drawn that shall be (``--speculative-use-rejection-sampling``): ``never``;
+        ``multinomial``, by PyTorch's, which checks what it is given; ``race``, as the largest of
+        probabilities over noise; ``race-at-temperature``, so, but for greedy requests, which have
+        their likeliest. Before that they are drawn for those too, as at temperature 1.
     source
         Where that is written.
     """
 
     picked: str
     extended: str
+    drawn: str
     source: str
 
 

@@ -15,6 +15,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "sliding_draft": ("none", "chain", "own"),
     "picked": ("softmax", "argmax", "fused"),
     "extended": ("picked", "all", "last"),
+    "drawn": ("multinomial", "race", "race-at-temperature", "never"),
 }
 STRATEGIES = ("auto", "extra_buffer", "extra_buffer_lazy", "no_buffer")
 # Static shares to advise [1]: SGLang takes any below 1, and activations need what is left.

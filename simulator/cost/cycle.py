@@ -22,6 +22,7 @@ from dflash_sim.simulator.cost.sampling import (
     GREEDY,
     Proposals,
     Sampling,
+    draws,
     sampled_rows,
     sampled_tokens,
 )
@@ -182,6 +183,8 @@ class Cycle:
         Small kernels per step of a sequential draft: SGLang's ``select_top_k_tokens``.
     picked, extended
         How a release picks the drafts of a chain, and of which rows, as :class:`Chains` has it.
+    drawn
+        How it draws them, as :class:`Chains` has it; empty where it is not asked to.
     replays_states
         True if verification keeps the inputs of recurrent states, and not a state for each row.
     gathers_logits
@@ -201,6 +204,7 @@ class Cycle:
     chain_kernels: int = 0
     picked: str = "argmax"
     extended: str = "picked"
+    drawn: str = ""
     precision: Precision = BF16
     gathers_logits: bool = True
     joined: bool = True
@@ -216,6 +220,11 @@ class Cycle:
     def depth(self) -> int:
         """Drafts along a path."""
         return self.steps or self.block - 1
+
+    @property
+    def draws(self) -> bool:
+        """True if every draft of a chain is drawn, and not the most likely."""
+        return draws(self.drawn, self.sampling)
 
     def target(self, size: Rows) -> list[AnyCall]:
         """The target's forward pass with its head."""
@@ -283,7 +292,7 @@ class Cycle:
             vocab=vocab,
             requests=requests,
             rows=self.block,
-            proposals=self.method.proposals,
+            proposals="drawn" if self.drawn else self.method.proposals,
             chain=self.method.sequential,
             tp=self.tp,
         )

@@ -37,9 +37,10 @@ from dflash_sim.simulator.cost.block_methods import EVERY, OF_DRAFTER, of_blocks
 from dflash_sim.simulator.cost.cycle import Cycle, DraftCache, Drafter, Method, Phase
 from dflash_sim.simulator.cost.layers import Rows
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
+from dflash_sim.simulator.cost.sampling import drawn_drafts, handed_on, kept_drafts
 
 _Network = Callable[[Cycle, Rows, bool, int | None], list[AnyCall]]  # a pass; drafting, head rows
-_CHAIN = EVERY | {"steps", "topk"}
+_CHAIN = EVERY | {"steps", "topk", "speculative_use_rejection_sampling"}
 
 
 def spellings() -> dict[str, str]:
@@ -170,7 +171,11 @@ def _chain(cycle: Cycle, one: Rows, wide: Rows, network: _Network) -> tuple[Phas
     laid_out: list[AnyCall] = []
     if cycle.topk > 1:
         laid_out = [Call(Elementwise("build_tree", 0.0), cycle.chain_kernels)]
-    step = network(cycle, one, True, None) + _picked(cycle, one.tokens) + _selected(cycle)
+    step = network(cycle, one, True, None) + _next(cycle, one.tokens, drawn=cycle.draws)
+    if cycle.drawn:
+        sizes = {"requests": one.requests, "vocab": cycle.model.vocab}
+        laid_out += handed_on(**sizes)
+        laid_out += kept_drafts(**sizes, drafts=cycle.depth) if cycle.draws else []
     draft = Phase("draft", step * more + laid_out, graphs=int(more > 0), steps=more)
     return draft, Phase("materialise", _extend(cycle, wide, network), graphs=1, steps=1)
 
@@ -184,7 +189,15 @@ def _extend(cycle: Cycle, size: Rows, network: _Network) -> list[AnyCall]:
     if not last:
         calls += draft_parts.last_rows(rows=size.requests, vocab=_draft_vocab(cycle))
     how = "softmax" if size.prefill else cycle.picked  # no release leaves it out there
-    return calls + _picked(cycle, size.requests, how) + _selected(cycle)
+    return calls + _next(cycle, size.requests, how, drawn=bool(cycle.drawn))
+
+
+def _next(cycle: Cycle, rows: int, how: str = "", *, drawn: bool) -> list[AnyCall]:
+    """The tokens that a step goes on from, picked or drawn, and what lays them out."""
+    if not drawn:
+        return _picked(cycle, rows, how) + _selected(cycle)
+    small = Call(Elementwise("select_top_k_tokens", 0.0), cycle.chain_kernels)
+    return [*drawn_drafts(cycle.drawn, rows=rows, vocab=cycle.model.vocab), small]
 
 
 def _picked(cycle: Cycle, rows: int, how: str = "") -> list[AnyCall]:

@@ -8,6 +8,10 @@ Kernels, their passes over the matrix and their blocks of threads are those of S
 the rest of a row cleared (``build_dflash_verify_target_probs``); chains and trees, EAGLE and MTP,
 have whole rows renormalised (``eagle_sample``). PyTorch's softmax of so wide a row has one block
 of threads for it, and the walk one for a request: few of them reach their SMs' share of the memory.
+
+Chains whose drafts are drawn (``--speculative-use-rejection-sampling``) walk by a kernel in Triton,
+over as many rows. Each draft takes a softmax and a draw more (``spec_utils.fast_sample``), all but
+the first in a graph, and each distribution is kept: those of SGLang 0.5.14 to 0.5.23.
 """
 
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ from dflash_sim.simulator.cost.draft_parts import LOGITS, SOFTMAX
 from dflash_sim.simulator.cost.layers import Kernels
 from dflash_sim.simulator.cost.ops import AnyCall, Call, Elementwise
 
-Proposals = Literal["greedy", "selected", "sampled"]
+Proposals = Literal["greedy", "selected", "sampled", "drawn"]
 SCALE = 2  # passes: read and write
 ONLINE = 1  # FlashInfer: maximum and sum at once, by all SMs
 ONLINE_END = 2  # read and write, one block a row
@@ -27,7 +31,11 @@ CLEAR = 1  # zeros that probabilities of the chosen are scattered into, or those
 COPY = 2  # probabilities back into the logits
 WIDEN = 1.5  # bf16 to float32, of whose bytes the matrix is
 WALKED = 4  # rows of each request: where the walk ends, both distributions are read twice
-DRAW = 8  # torch.multinomial: three checks, noise, read and write of a quotient, the largest
+CHECKS = 3  # torch.multinomial: the largest, the smallest and the sum of each row
+NOISE = 1  # exponential
+QUOTIENT = 3  # probabilities over noise
+LARGEST = 1
+DRAW = CHECKS + NOISE + QUOTIENT + LARGEST
 DRAW_WITHIN = 3  # FlashInfer, one block a row: a draw by rejection until it lies within thresholds
 
 
@@ -76,6 +84,7 @@ class Sampling:
 
 
 GREEDY = Sampling()
+AT_TEMPERATURE = "race-at-temperature"  # of a release that gives greedy requests their likeliest
 
 
 def sampled_rows(
@@ -92,7 +101,8 @@ def sampled_rows(
 
     Thresholds are searched over whole rows where drafts are a ``chain`` or a tree.
     ``proposals`` tells drafts that were taken as the most likely, whose distribution is empty;
-    those of a selector, whose few probabilities are scattered; and those drawn from a whole row.
+    those of a selector, whose few probabilities are scattered; those sampled from a whole row of
+    logits, that are made probabilities here; and those drawn from probabilities, which are there.
     """
     if s.greedy or not requests:
         return []
@@ -109,6 +119,11 @@ def sampled_rows(
     # Accept lengths and last tokens of the first rank are those of all.
     sent = bytes_of(LOGITS) * float(requests)
     return calls + Kernels(BF16, tp).gather("accept_broadcast", sent, 2)
+
+
+def draws(how: str, s: Sampling) -> bool:
+    """Return True if every draft of a chain is drawn, where a release draws so; empty for never."""
+    return bool(how) and not (s.greedy and how == AT_TEMPERATURE)
 
 
 def sampled_tokens(s: Sampling, *, vocab: int, requests: int) -> list[AnyCall]:
@@ -129,6 +144,42 @@ def sampled_tokens(s: Sampling, *, vocab: int, requests: int) -> list[AnyCall]:
         _small("sampling_uniform", 1),
         draw,
     ]
+
+
+def drawn_drafts(how: str, *, rows: int, vocab: int) -> list[AnyCall]:
+    """Draw a draft from each of ``rows`` rows of logits, at the temperature of its request.
+
+    Parameters
+    ----------
+    how
+        As a release does it: ``drawn`` of its :class:`Chains`. One that knows greedy requests looks
+        for the likeliest of each row beside, and takes that for theirs.
+    """
+    matrix = matrix_bytes(rows, vocab)
+    checks = [_pass("draft_checks", CHECKS * matrix), _small("draft_checks_small", 8)]
+    floor = [_pass("draft_noise_floor", SCALE * matrix)]
+    largest: list[AnyCall] = [Call(Elementwise("argmax", LARGEST * matrix, "vocab"), 1)]
+    greedy = [*largest, _small("draft_greedy", 3)]
+    return [
+        _pass("draft_scale", SCALE * matrix),
+        _pass("draft_softmax", SOFTMAX * matrix, rows),
+        *(checks if how == "multinomial" else floor),
+        _pass("draft_noise", NOISE * matrix),
+        _pass("draft_quotient", QUOTIENT * matrix),
+        *largest,
+        _small("draft_probability", 1),
+        *(greedy if how == AT_TEMPERATURE else []),
+    ]
+
+
+def kept_drafts(*, requests: int, drafts: int, vocab: int) -> list[AnyCall]:
+    """Put the distributions that drafts were drawn from beside each other, for verification."""
+    return [_pass("draft_stack", COPY * matrix_bytes(requests * drafts, vocab))]
+
+
+def handed_on(*, requests: int, vocab: int) -> list[AnyCall]:
+    """Copy the distribution of the first drafts to where the graph of the later ones reads it."""
+    return [_pass("draft_copy", COPY * matrix_bytes(requests, vocab))]
 
 
 def matrix_bytes(rows: int, vocab: int) -> float:
@@ -167,7 +218,7 @@ def _of_target(
             _pass("sampling_clear", CLEAR * matrix),
             _small("sampling_scatter", 1, chosen),
         ]
-    if k is None and s.top_p == 1 and proposals != "greedy":  # it scales as it reads
+    if k is None and s.top_p == 1 and proposals in ("selected", "sampled"):  # it scales as it reads
         return [_small("sampling_repeat", 1), *_online("sampling_softmax", rows, vocab)]
     searched = {"top_k_renorm": k is not None, "top_p_renorm": s.top_p < 1}
     return [
@@ -184,7 +235,7 @@ def _of_drafts(proposals: Proposals, *, requests: int, rows: int, vocab: int) ->
     Drafts that were taken as the most likely have zeros for one. Those of a selector are scattered
     into a kept buffer, of which what was scattered before is cleared alone.
     """
-    if proposals == "greedy":
+    if proposals in ("greedy", "drawn"):
         return []
     staged = _small("draft_parameters", 4)
     if proposals == "selected":

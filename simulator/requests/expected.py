@@ -25,6 +25,7 @@ from dflash_sim.simulator.requests.published_lengths import (
     Found,
     Points,
     published,
+    with_drawn_drafts,
 )
 from dflash_sim.simulator.requests.survival import MAX_BETA, FrailtyWeibull, fit_one
 
@@ -91,6 +92,7 @@ def expected_acceptance(
     temperature: float = 0.0,
     context: float | None = None,
     memory: str = FULL,
+    drawn: float = 0.0,
 ) -> Expectation:
     """Acceptance of ``method`` at verify width ``block``.
 
@@ -102,16 +104,27 @@ def expected_acceptance(
     ----------
     law, dataset, temperature, context, memory
         As in :class:`~dflash_sim.simulator.requests.published_lengths.Asked`.
+    drawn
+        Temperature that drafts are drawn at; 0 where they are the most likely tokens [1].
 
     Raises
     ------
     MissingProfileError
         Nothing is published; says how to give an acceptance.
     """
-    asked = Asked(model, method, law, block, dataset, thinking, temperature, context, memory)
+    # Drawn and verified by both distributions, drafts are as likely to be kept as by greedy ones.
+    degrees = 0.0 if drawn else temperature
+    asked = Asked(model, method, law, block, dataset, thinking, degrees, context, memory)
+
+    def carried(found: Found) -> Expectation:
+        if drawn:
+            target = "sampled" if temperature else "greedy"
+            found = with_drawn_drafts(found, block, degrees=drawn, target=target)
+        return _expectation(found, block)
+
     priors = load_acceptance_priors().on(dataset)
     if text is not None and text.strip() == PRIOR:
-        return _expectation(of_any_drafter(asked, priors), block)
+        return carried(of_any_drafter(asked, priors))
     if text is not None:
         acceptance = parse_acceptance(text, block=block, priors=priors, law=law)
         return Expectation(acceptance, f"given: {acceptance.name}", "assumed", 0.0)
@@ -124,7 +137,7 @@ def expected_acceptance(
             "Give one, such as --acceptance al:4.5, or --acceptance prior for any drafter's."
         )
         raise MissingProfileError(msg)
-    return _expectation(in_context(found, asked), block)
+    return carried(in_context(found, asked))
 
 
 def _found(asked: Asked, priors: AcceptancePriors, points: Points) -> Found | None:

@@ -138,6 +138,19 @@ def at_temperature(found: Found, degrees: float, asked: Asked) -> Found:
     return found.moved(rise, sd, asked.block, words)
 
 
+def with_drawn_drafts(found: Found, block: int, *, degrees: float, target: str) -> Found:
+    """Carry what a greedy server accepts to drafts that are drawn at temperature ``degrees``.
+
+    Parameters
+    ----------
+    target
+        How the target chooses: ``sampled``, and both distributions verify, or ``greedy``.
+    """
+    law = load_conditions().drawn[target]
+    words = f"carried to drafts that are drawn at temperature {degrees:g}"
+    return found.moved(law.mean * degrees, law.sd * degrees, block, words)
+
+
 def _by_nearness(
     points: Iterable[AcceptancePoint], asked: Asked
 ) -> list[tuple[float, list[AcceptancePoint]]]:

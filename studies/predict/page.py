@@ -57,6 +57,7 @@ _PANELS = {
         "temperature",
         "top_p",
         "top_k",
+        "speculative_use_rejection_sampling",
         "policy",
     ),
     "engine": (

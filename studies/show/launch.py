@@ -59,6 +59,8 @@ def sglang_flags(setup: Setup) -> str:
         steps, topk = setup.most_tokens - 1, setup.scenario.topk
         words += ["--speculative-num-steps", str(steps), "--speculative-eagle-topk", str(topk)]
     words += ["--speculative-num-draft-tokens", str(setup.block)]
+    if setup.scenario.speculative_use_rejection_sampling:
+        words += ["--speculative-use-rejection-sampling"]
     return " ".join(words)
 
 

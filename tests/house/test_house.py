@@ -100,7 +100,7 @@ UNITS_BY_NAME = {
         mamba_full_memory_ratio new_token_ratio_min_factor decay_borrowed unconfirmed_gpu
         growth roofline_gpu observation_rel_err tpot_rel_err ttft_rel_err noise prefills
         first_factor piece least most kept per_tower ratio sliding_share vision_share
-        full_memory_ratio degrees effect slope temperature_sd
+        full_memory_ratio degrees drawn effect slope temperature_sd
     """,
     "token/second": "predicted",
     "token": """

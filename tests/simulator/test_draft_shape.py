@@ -26,6 +26,8 @@ CHAIN: dict[str, Any] = {
     "runs": 1,
 }
 TREE = CHAIN | {"topk": 10, "block": 60}
+MTP = {"model": "qwen3.5-27b", "method": "mtp", "steps": 3, "topk": 1, "block": None}
+DRAWN = {"speculative_use_rejection_sampling": True}
 
 
 def setup(**fields: Any) -> Setup:
@@ -111,6 +113,19 @@ def test_a_tree_costs_more_than_its_chain_at_equal_length() -> None:
         ({"method": "dflash", "steps": None, "block": 16}, "method dflash takes no topk"),
         ({"topk": 1}, "give steps k or block k+1, not both"),
         ({"topk": 0}, "--topk 0: input should be greater than or equal to 1"),
+        (DRAWN, "speculative_use_rejection_sampling draws chains alone, and topk 10 makes a tree"),
+        (
+            CHAIN | DRAWN | {"topk": 1, "block": None},
+            "qwen3-8b-eagle3 drafts 32,000 of 151,936 tokens",
+        ),
+        (
+            MTP | DRAWN | {"engine": "sglang-0.5.13"},
+            "SGLang 0.5.13 has no --speculative-use-rejection-sampling",
+        ),
+        (
+            DFLASH | DRAWN | {"topk": 1, "steps": None, "block": 16},
+            "method dflash takes no speculative_use_rejection_sampling",
+        ),
     ],
 )
 def test_a_shape_that_cannot_be_is_one_line(fields: dict[str, Any], says: str) -> None:
@@ -175,3 +190,26 @@ def test_a_known_drafter_of_another_method_is_called_so(asked: dict[str, Any], s
     with pytest.raises(UsageError, match=said) as error:
         resolve(Scenario.parse(model="qwen3-4b", gpu="h200", **asked))
     assert "unknown" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "temperature", "says"),
+    [
+        ("0.5.20", 0.0, "draws the drafts of greedy requests too, as at temperature 1"),
+        ("0.5.23", 0.0, "changes nothing at temperature 0"),
+        ("0.5.20", 1.0, None),
+        ("0.5.23", 1.0, None),
+    ],
+)
+def test_drawn_drafts_of_a_greedy_server_are_told(
+    engine: str, temperature: float, says: str | None
+) -> None:
+    asked = CHAIN | MTP | {"engine": engine, "temperature": temperature}
+    bare, drawn = (resolve(Scenario.parse(**asked | more)) for more in ({}, DRAWN))
+    told = [w for w in drawn.warnings if "rejection-sampling" in w]
+    assert [says in w for w in told] == ([True] if says else [])
+    assert drawn.expectation is not None
+    assert bare.expectation is not None
+    more = accept_length(drawn.expectation) / accept_length(bare.expectation)
+    assert (more > 1) == bool(temperature)
+    assert (more == 1) == (engine == "0.5.23" and not temperature)

@@ -209,6 +209,8 @@ class TestDrawing:
         "?gpu=h200&model=qwen3-8b&method=none&quantization=fp8&tp=2&conc=4",
         "?gpu=h200&model=qwen3-8b&method=eagle3&steps=4&conc=4&radix_cache=false",
         "?gpu=b200&model=qwen3.5-27b&method=mtp&steps=3&max_running_requests=20&conc=4",
+        "?gpu=h200&model=qwen3.5-27b&method=mtp&steps=3&conc=4"
+        "&speculative_use_rejection_sampling=true",
         "?gpu=h200&model=qwen3-8b&window=2048&attention_backend=fa3&engine_mode=v2-sync",
     ],
 )
@@ -226,6 +228,7 @@ def test_a_launch_command_is_read_back(query: str) -> None:
     for name in ("method", "block", "tp", "quantization", "backend", "kv_cache_dtype", "window"):
         assert getattr(again, name) == getattr(asked, name), name
     assert again.memory == asked.memory
+    assert again.step.cycle.drawn == asked.step.cycle.drawn
 
 
 def test_a_plan_begins_with_what_is_looked_at_first() -> None:

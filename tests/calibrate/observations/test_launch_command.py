@@ -82,6 +82,17 @@ def test_the_card() -> None:
     assert load_drafter(str(scenario.draft_model)).name == "qwen3.5-397b-a17b-dflash"
 
 
+@pytest.mark.parametrize(("algorithm", "drawn"), [("NEXTN", True), ("DFLASH", None)])
+def test_blocks_of_a_chain_are_verified_by_drafts_that_are_drawn(
+    algorithm: str, drawn: bool | None
+) -> None:
+    """SGLang resolves it so for EAGLE and NEXTN, and refuses it to no other."""
+    words = f"--speculative-algorithm {algorithm} --speculative-use-block-verification"
+    launch = scenario_from_launch(f"sglang serve --model-path Qwen/Qwen3.5-27B {words}")
+    assert launch.fields.get("speculative_use_rejection_sampling") is drawn
+    assert [name for name, _ in launch.not_modelled] == ["--speculative-use-block-verification"]
+
+
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
@@ -142,6 +153,16 @@ def test_the_card() -> None:
             "sglang serve --model-path Qwen/Qwen3.5-35B-A3B --speculative-algorithm NEXTN "
             "--speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4",
             {"method": "mtp", "model": "Qwen/Qwen3.5-35B-A3B", "steps": 3},
+        ),
+        (
+            "sglang serve --model-path Qwen/Qwen3.5-35B-A3B --speculative-algorithm NEXTN "
+            "--speculative-num-steps 3 --speculative-use-rejection-sampling",
+            {
+                "method": "mtp",
+                "model": "Qwen/Qwen3.5-35B-A3B",
+                "steps": 3,
+                "speculative_use_rejection_sampling": True,
+            },
         ),
         (
             "sglang serve --model-path Qwen/Qwen3.5-35B-A3B --speculative-algorithm EAGLE "

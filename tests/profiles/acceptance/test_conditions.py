@@ -219,6 +219,53 @@ def test_a_drafter_left_out_is_inside_the_prior_of_the_others(method: str) -> No
     assert np.mean(covered) >= 0.75
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(raised / raised.sum(1, keepdims=True))
+
+
+def rejections(sharpest: float, noise: float, trust: float) -> dict[str, float]:
+    """Log rejection of a first draft at temperature 1 over greedy, by how it is drawn and verified.
+
+    A target of Gumbel logits, from flat to ``sharpest``; its drafter reads them through ``noise``,
+    and is as sure of them as ``trust`` times what that noise allows.
+    """
+    rng = np.random.default_rng(0)
+    scale = np.exp(rng.uniform(np.log(2.0), np.log(sharpest), 8000))[:, None]
+    logits = rng.gumbel(size=(8000, 150)) * scale
+    heard = logits + rng.normal(size=logits.shape) * noise * scale
+    p, q = softmax(logits), softmax(trust * heard / (1 + noise**2 * 6 / np.pi**2))
+    every, likeliest = np.arange(len(p)), q.argmax(1)
+    kept = {
+        "greedy": float(np.mean(likeliest == p.argmax(1))),
+        "likeliest": float(p[every, likeliest].mean()),
+        "drawn": float(np.minimum(p, q).sum(1).mean()),
+        "drawn for greedy": float(q[every, p.argmax(1)].mean()),
+    }
+    level = {name: math.log(-math.log(kept[name])) for name in kept}
+    return {name: level[name] - level["greedy"] for name in level}
+
+
+@pytest.mark.parametrize("sharpest", [20.0, 60.0])
+@pytest.mark.parametrize("noise", [0.1, 0.4])
+def test_a_calibrated_drafter_gets_back_what_a_temperature_takes(
+    sharpest: float, noise: float
+) -> None:
+    """min(1, p/q) is as greedy drafts of a greedy target, however much the temperature takes.
+
+    The control: the likeliest drafts lose that much, and drafts that are drawn for a greedy target.
+    """
+    found = rejections(sharpest, noise, trust=1.0)
+    assert abs(found["drawn"] - LAWS.drawn["sampled"].mean) < 0.15 < LAWS.drawn["sampled"].sd
+    assert found["likeliest"] > found["drawn"] + 0.05
+    assert found["drawn for greedy"] == pytest.approx(found["likeliest"], abs=0.1)
+
+
+def test_a_drafter_that_is_too_sure_or_too_timid_gets_back_less() -> None:
+    right, sure, timid = (rejections(20.0, 0.2, trust)["drawn"] for trust in (1.0, 2.0, 0.5))
+    assert right < min(sure, timid)
+
+
 def test_an_unknown_content_is_one_line_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean translation"):
         LAWS.check_content("translations")

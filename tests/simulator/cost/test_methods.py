@@ -114,6 +114,7 @@ def test_a_question_without_speculation() -> None:
 def test_what_it_does_not_take_is_refused(method: str, field: str) -> None:
     words = {"draft_model": "qwen3-8b-dflash", "acceptance": "al:2", "policy": "ema"}
     words["speculative_draft_model_quantization"] = "fp8"
+    words["speculative_use_rejection_sampling"] = "true"
     value = words.get(field, 4)
     with pytest.raises(UsageError, match=f"method {method} takes no {field}"):
         Scenario.parse(method=method, **{field: value})

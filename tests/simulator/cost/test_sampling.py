@@ -208,6 +208,57 @@ def test_ranks_gather_all_logits_to_sample() -> None:
     assert found[1][0] > 100 * found[0][0]
 
 
+# ---- drafts that are drawn ----------------------------------------------------------------
+
+CHAIN = {"method": "mtp", "block": None, "steps": 3}
+DRAWN = CHAIN | {"speculative_use_rejection_sampling": True}
+
+
+def cycle_of(requests: int = 8, **fields: Any) -> dict[str, dict[str, list[Elementwise]]]:
+    """Element-wise kernels of a cycle, as often as they run, by phase and name."""
+    found: dict[str, dict[str, list[Elementwise]]] = {}
+    for phase in setup(**fields).step.cycle.decode(requests=requests, ctx=100):
+        names = found.setdefault(phase.name, {})
+        for call in phase.calls:
+            if isinstance(call.op, Elementwise):
+                names.setdefault(call.op.name, []).extend([call.op] * call.count)
+    return found
+
+
+@pytest.mark.parametrize("engine", ["0.5.14", "0.5.20", "0.5.23"])
+def test_each_draft_of_a_chain_is_drawn_from_its_row(engine: str) -> None:
+    """Two steps draw in the graph, the extend draws the first; the walk has a distribution."""
+    warm = {"engine": engine, "temperature": 1.0}
+    drawn, likeliest = cycle_of(**DRAWN, **warm), cycle_of(**CHAIN, **warm)
+    row = 8 * VOCAB * 4
+    assert [op.nbytes for op in drawn["draft"]["draft_quotient"]] == [3 * row] * 2
+    assert [op.nbytes for op in drawn["materialise"]["draft_quotient"]] == [3 * row]
+    assert [op.nbytes for op in drawn["draft"]["draft_stack"]] == [2 * 3 * row]
+    assert all(op.blocks == 8 for op in drawn["draft"]["draft_softmax"])
+    checked = {n for n in drawn["draft"] if n.startswith("draft_checks")}
+    assert bool(checked) == (engine == "0.5.14"), "torch.multinomial checks what it is given"
+    assert set(likeliest["other"]) - set(drawn["other"]) == {"draft_clear"}
+    assert not set(drawn["other"]) - set(likeliest["other"])
+
+
+def test_a_greedy_server_draws_for_nobody_since_it_knows_who_is_greedy() -> None:
+    """0.5.23 leaves the draw of the extend, and takes the largest beside; 0.5.20 draws all."""
+    new, old = (cycle_of(**DRAWN, engine=engine) for engine in ("0.5.23", "0.5.20"))
+    bare = cycle_of(**CHAIN, engine="0.5.23")
+    assert set(new["draft"]) - set(bare["draft"]) == {"draft_copy"}
+    assert len(new["materialise"]["argmax"]) == 2
+    assert len(old["draft"]["draft_quotient"]) == 2
+    assert len(new["materialise"]["draft_quotient"]) == 1
+    assert "other" not in new
+
+
+def test_a_server_that_is_not_asked_to_draw_is_what_it_was() -> None:
+    """The control: without the flag no kernel of it runs, at any temperature."""
+    for temperature in (0.0, 1.0):
+        for phase in cycle_of(**CHAIN, temperature=temperature).values():
+            assert not {"draft_quotient", "draft_stack", "draft_copy"} & set(phase)
+
+
 # ---- bad input ----------------------------------------------------------------------------
 
 

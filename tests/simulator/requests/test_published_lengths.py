@@ -83,6 +83,49 @@ def test_known_at_temperature_alone_is_carried_back_to_greedy() -> None:
     assert greedy.inferred
 
 
+# ---- drafts that are drawn ----------------------------------------------------------------
+
+MTP = {"model": "qwen3.5-27b", "method": "mtp", "law": "mtp", "block": 4, "dataset": None}
+
+
+@pytest.mark.parametrize("dataset", [None, "gsm8k", "aime25"])
+def test_drawn_drafts_give_back_what_a_temperature_takes(dataset: str | None) -> None:
+    """Wider than either: nobody has measured the pair."""
+    of = MTP | {"dataset": dataset}
+    greedy, sampled = asked(**of), asked(**of, temperature=1.0)
+    drawn = asked(**of, temperature=1.0, drawn=1.0)
+    assert length(sampled) < length(drawn) == pytest.approx(length(greedy))
+    assert drawn.rel_err > greedy.rel_err
+    assert (drawn.evidence, drawn.inferred) == ("assumed", True)
+    assert drawn.source == f"{greedy.source}, carried to drafts that are drawn at temperature 1"
+
+
+def test_less_is_unknown_of_drafts_that_are_drawn_at_a_lower_temperature() -> None:
+    errors = [asked(**MTP, temperature=t, drawn=t).rel_err for t in (0.1, 0.5, 1.0)]
+    assert errors == sorted(errors)
+    assert errors[0] == pytest.approx(asked(**MTP).rel_err, rel=0.02)
+
+
+def test_a_greedy_target_refuses_what_was_drawn() -> None:
+    """16 to 20 % fewer tokens of a chain of three that accepts 2.6 to 3.2; half at 0.5."""
+    law = LAWS.drawn["greedy"]
+    before = [fit_one(al, 4, beta=1.45, theta=0.05) for al in (2.6, 2.9, 3.2)]
+    losses = [
+        1 - Found(p, "", "", 0.0).moved(law.mean, 0.0, 4, "").params.accept_length(4) / al
+        for p, al in zip(before, (2.6, 2.9, 3.2), strict=True)
+    ]
+    assert 0.12 < min(losses) <= max(losses) < 0.22
+    likeliest, half, whole = (asked(**MTP, drawn=t) for t in (0.0, 0.5, 1.0))
+    assert length(likeliest) > length(half) > length(whole)
+    assert "drawn at temperature 0.5" in half.source
+
+
+def test_a_given_length_is_that_of_the_drafts_that_were_drawn() -> None:
+    given = asked(**MTP, text="al:3", temperature=1.0, drawn=1.0)
+    assert length(given) == pytest.approx(3.0)
+    assert given.rel_err == 0
+
+
 # ---- context ------------------------------------------------------------------------------
 
 
