@@ -13,9 +13,9 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
-from dflash_sim.jobs.stopping import forked, forking
+from dflash_sim.jobs.stopping import die_with_parent, forked, forking
 
 T = TypeVar("T")
 _busy = False  # something is done meanwhile, or this process was begun for that
@@ -29,37 +29,26 @@ def apart() -> bool:
 
 @contextmanager
 def meanwhile(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
-    """Call ``work`` in a forked process; what is yielded waits for its result.
+    """Call ``work`` in a forked process; what is yielded waits for its result, and is called once.
 
     Where there are other threads, another system than Linux, one core, or something done meanwhile
-    already, ``work`` is called when its result is asked for. Where it fails in the other process it
-    is called here once more, for its error. It has to return all that counts: what it changes in
-    memory is lost.
+    already, and where no process can be forked, ``work`` is called when its result is asked for.
+    Where it fails in the other process it is called here once more, for its error. It has to return
+    all that counts: what it changes in memory is lost.
     """
     global _busy
-    if not _may_fork():
-        yield work
-        return
-    ours, theirs = os.pipe()
-    process = 0
+    other = None
     try:
-        with warnings.catch_warnings(), forking():
-            # NumPy's threads are idle, and hold no lock.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            process = os.fork()
-            if not process:
-                os.close(ours)
-                _serve(work, theirs)
-        os.close(theirs)
-        _busy = True
-        with os.fdopen(ours, "rb") as pipe:
-            yield lambda: _result(pipe, work)
+        if _may_fork():
+            with forking(), suppress(OSError):
+                other = _Forked(work)
+                _busy = True
+        yield work if other is None else other.result
     finally:
-        _busy = False
-        if process:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
+        if other is not None:
+            _busy = False
+            with forking():  # who interrupts waits until it is gone
+                other.end()
 
 
 def _may_fork() -> bool:
@@ -70,21 +59,54 @@ def _may_fork() -> bool:
     return not worker and len(os.sched_getaffinity(0)) > 1
 
 
-def _result(pipe: Any, work: Callable[[], T]) -> T:
-    try:
-        result: T = pickle.load(pipe)
-    except EOFError:  # it was killed or met an error, which is met here again
-        return work()
-    return result
+class _Forked(Generic[T]):
+    """A process that calls a function, and sends what it returns."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work, self._told, here = work, False, os.getpid()
+        ours, theirs = os.pipe()
+        try:
+            with warnings.catch_warnings():
+                # NumPy's threads are idle, and hold no lock.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._process = os.fork()
+            if not self._process:
+                os.close(ours)
+                _serve(work, theirs, here)
+        except OSError:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        self._pipe = os.fdopen(ours, "rb")
+
+    def result(self) -> T:
+        """Wait for what the function returns, or call it here."""
+        try:
+            found: T = pickle.load(self._pipe)
+        except (EOFError, pickle.UnpicklingError):  # killed, or it met an error
+            return self._work()
+        self._told = True
+        return found
+
+    def end(self) -> None:
+        """Leave nothing of it; one that has told its result ends by itself."""
+        if not self._told:
+            with suppress(ProcessLookupError):
+                os.kill(self._process, signal.SIGKILL)
+        with suppress(ChildProcessError):  # somebody else has waited for it
+            os.waitpid(self._process, 0)
+        self._pipe.close()
 
 
-def _serve(work: Callable[[], T], to: int) -> NoReturn:
+def _serve(work: Callable[[], Any], to: int, parent: int) -> NoReturn:
     global _busy, _apart
     _busy = _apart = True
     try:
         forked()
-        found = pickle.dumps(work(), pickle.HIGHEST_PROTOCOL)
+        die_with_parent(parent)
+        found = work()
         with os.fdopen(to, "wb") as pipe:
-            pipe.write(found)
+            pickle.dump(found, pipe, pickle.HIGHEST_PROTOCOL)
     finally:
         os._exit(0)  # the parent's exit handlers and streams are its own

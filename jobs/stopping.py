@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 _ASKED = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
 _AGAIN_S = 0.01
+_PR_SET_PDEATHSIG = 1
 _heard: list[int] = []
 _waiting: list[bool] = []  # one for each held_back that the main thread is in: something was heard
 _instead: list[Callable[[], object]] = []  # what is done in place of raising it
@@ -132,3 +133,23 @@ def forked() -> None:
         signal.signal(number, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have Linux kill this process when the thread that began it ends, also one that is stopped.
+
+    No thread of ours can do that while a task keeps the interpreter to itself.
+
+    Parameters
+    ----------
+    parent
+        The number of its process, which may be gone already.
+    """
+    if sys.platform != "linux":
+        return
+    from ctypes import CDLL
+
+    with suppress(OSError):
+        CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)

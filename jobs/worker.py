@@ -3,11 +3,9 @@
 This module imports nothing heavy, so that a worker watches its parent from the beginning.
 """
 
-import ctypes
 import os
 import pickle
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,9 +16,9 @@ from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any, NoReturn, TypeAlias
 
+from dflash_sim.jobs.stopping import die_with_parent
 from dflash_sim.profiles.errors import DflashSimError
 
-_PR_SET_PDEATHSIG = 1
 OUT_OF_MEMORY = 71  # exit code of a worker that could not allocate: EX_OSERR of sysexits.h
 
 
@@ -96,8 +94,8 @@ def serve(pipe: Connection, environment: Mapping[str, str], *, dies_with_thread:
     if os.name == "posix":
         os.set_inheritable(pipe.fileno(), False)  # or a process begun by a task would keep it open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
-    if dies_with_thread:
-        die_with_parent()
+    if dies_with_thread and (parent := parent_process()) and parent.pid:
+        die_with_parent(parent.pid)
     Thread(target=_end_with_parent, daemon=True).start()
     code = 0
     try:
@@ -106,20 +104,6 @@ def serve(pipe: Connection, environment: Mapping[str, str], *, dies_with_thread:
     except MemoryError:
         code = OUT_OF_MEMORY
     os._exit(code)  # what libraries do at an exit may wait for a thread that is stopped by then
-
-
-def die_with_parent() -> None:
-    """Have Linux kill this process when the thread that began it ends, also one that is stopped.
-
-    No thread of ours can do that while a task keeps the interpreter to itself.
-    """
-    if sys.platform != "linux":
-        return
-    with suppress(OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = parent_process()
-    if parent is not None and os.getppid() != parent.pid:  # it was gone before that
-        os._exit(0)
 
 
 def _end_with_parent() -> None:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,9 +31,19 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.simulator.trial import beside, build_workload, run_engine
 
+
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """What was asked for besides the scenario."""
+
+    simulator: str
+    with_interval: bool
+    keep_runs: bool
+
+
 # The latest predictions of plain decoding, and how they were asked for: questions about one server
 # that differ in how it drafts share them.
-_BASELINES: "deque[tuple[tuple[str, bool, bool], Result]]" = deque(maxlen=2**2)
+_BASELINES: "deque[tuple[_How, Result]]" = deque(maxlen=2**2)
 
 
 @dataclass(frozen=True)
@@ -153,42 +163,39 @@ def predict(
     on_run
         Called with the number of each finished run.
     """
+    how = _How(simulator=simulator, with_interval=with_interval, keep_runs=keep_runs)
     with one_look():
         setup = setup or resolve(scenario)
-        how = simulator, with_interval, keep_runs
-        asked = baseline is None and with_baseline and setup.speculative
-        with (
-            _plain_decoding(setup, scenario, how)
-            if asked
-            else nullcontext(lambda: baseline) as plain
-        ):
-            return _predict(scenario, setup, how, plain, on_run or (lambda _: None))
+        if baseline is not None or not with_baseline or not setup.speculative:
+            return _predict(scenario, setup, how, lambda: baseline, on_run)
+        with _plain_decoding(setup, scenario, how) as plain:
+            return _predict(scenario, setup, how, plain, on_run)
 
 
 def _predict(
     scenario: Scenario,
     setup: Setup,
-    how: tuple[str, bool, bool],
+    how: _How,
     plain: Callable[[], "Result | None"],
-    on_run: Callable[[int], None],
+    on_run: Callable[[int], None] | None,
 ) -> Result:
     expectation = setup.expectation
-    simulator, with_interval, keep_runs = how
     summaries, growths, used = [], [], "leap"
     kept: list[Run] = []  # all of them, or the first
     for run in range(scenario.runs):
-        summary, record = simulate(setup, expectation, run=run, simulator=simulator)
+        summary, record = simulate(setup, expectation, run=run, simulator=how.simulator)
         summaries.append(summary)
         growths.append(queue_growth(record) if scenario.rate is not None else 0.0)
-        if keep_runs or not run:
+        if how.keep_runs or not run:
             kept.append(without_times(record) if run else record)
         used = record.engine
-        on_run(run)
+        if on_run is not None:
+            on_run(run)
     evidence = np.sum([s.evidence_s for s in summaries], axis=0)
     warnings = doubts(setup)
     per_run = [s.values for s in summaries]
     own, found = None, {}
-    if with_interval:
+    if how.with_interval:
         # How an answer moves with what is uncertain is taken at the full width.
         fixed = setup.policy is None
         own = sensitivity(setup, kept[0]) if fixed else sensitivity(setup.under(None))
@@ -214,7 +221,7 @@ def _predict(
         warnings=tuple(warnings),
         simulator_used=used,
         per_run=per_run,
-        runs=tuple(without_times(r) for r in kept) if keep_runs else (),
+        runs=tuple(without_times(r) for r in kept) if how.keep_runs else (),
     )
     return replace(
         result,
@@ -230,9 +237,7 @@ def _predict(
 
 
 @contextmanager
-def _plain_decoding(
-    setup: Setup, scenario: Scenario, how: tuple[str, bool, bool]
-) -> Iterator[Callable[[], Result]]:
+def _plain_decoding(setup: Setup, scenario: Scenario, how: _How) -> Iterator[Callable[[], Result]]:
     """Predict the baseline meanwhile, or know what this process predicted for the same server."""
     plain = beside(setup, scenario.without_speculation(tp=setup.tp))
     known = next((r for kept, r in list(_BASELINES) if kept == how and _same(r.setup, plain)), None)
@@ -240,23 +245,22 @@ def _plain_decoding(
         found = replace(known, published=nearest_published(plain))
         yield lambda: found
         return
-    simulator, with_interval, keep_runs = how
 
     def predicted() -> dict[str, Any]:
         """Return what another process sends: all but what both know."""
         found = predict(
             plain.scenario,
-            simulator=simulator,
+            simulator=how.simulator,
             with_baseline=False,
-            with_interval=with_interval,
+            with_interval=how.with_interval,
             setup=plain,
-            keep_runs=keep_runs,
+            keep_runs=how.keep_runs,
         )
         return {name: value for name, value in vars(found).items() if name != "setup"}
 
     def kept() -> Result:
         found = Result(setup=plain, **later())
-        if not keep_runs:
+        if not how.keep_runs:
             _BASELINES.appendleft((how, found))
         return found
 

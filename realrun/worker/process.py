@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from ctypes import Array, c_long
 from datetime import timedelta
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
@@ -17,8 +18,7 @@ from typing import Any, NoReturn, TypeAlias
 import torch
 import torch.distributed as dist
 
-from dflash_sim.jobs.stopping import forked
-from dflash_sim.jobs.worker import die_with_parent
+from dflash_sim.jobs.stopping import die_with_parent, forked
 from dflash_sim.kernels.backend import backend_for
 from dflash_sim.kernels.comm import Comm, OneRank
 from dflash_sim.kernels.heap import keep_heap
@@ -98,7 +98,8 @@ def prepare_process(*, crowded: bool) -> None:
     """
     forked()
     keep_heap()
-    die_with_parent()
+    if (parent := parent_process()) and parent.pid:
+        die_with_parent(parent.pid)
     if sys.platform == "linux" and crowded:
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -1,7 +1,7 @@
 """The records that a run leaves: one row per request, and one per engine iteration."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -65,6 +65,10 @@ class Loops:
         changes = np.flatnonzero(np.diff(batch[rows])) + 1
         alike = np.split(rows, changes) if len(rows) else []
         return [(size := int(batch[at[0]]), at, kv[at] / size) for at in alike]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out what is worked out again when another process asks."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
     def of(cls, requests: int) -> "Loops":

@@ -30,7 +30,7 @@ def decided(engine: LeapEngine) -> Run | None:
     closed = work.arrival_s is None and work.delay_s is None
     if not closed or limits.kv_tight or limits.recv_interval != 1:
         return None
-    rough = _Rough(engine) if engine.mode == "v2" else _InTurn(engine)
+    rough = _Overlapped(engine) if engine.mode == "v2" else _InTurn(engine)
     run = rough.run()
     if run is None:
         return None
@@ -45,10 +45,11 @@ def decided(engine: LeapEngine) -> Run | None:
     )
 
 
-class _Rough:
+class _Overlapped:
     """The loops of a scheduler over the requests of a closed loop, and about when each begins."""
 
     overlapped = True
+    loop_s = 0.0  # that of the latest, without overlap
 
     def __init__(self, engine: LeapEngine) -> None:
         self.engine, self.work = engine, engine.workload
@@ -292,25 +293,25 @@ class _Rough:
         return kv[: self.steps], final
 
 
-class _InTurn(_Rough):
+class _InTurn(_Overlapped):
     """The loops where host and GPU work in turns: each tells the result of what it launches."""
 
     overlapped = False
 
     def _launch(self, kind: int, batch: int, gpu_s: float, launch_s: float) -> float:
         h = self.engine.host
-        self._loop_s = h.recv_s + h.get_next_batch(batch) + h.process(batch)
+        self.loop_s = h.recv_s + h.get_next_batch(batch) + h.process(batch)
         if kind == DECODE and self.engine.mode == "v1" and self.engine.limits.speculative:
-            self._loop_s += h.prepare_draft_s + gpu_s + h.prepare_verify_s + h.v1_accept(batch)
+            self.loop_s += h.prepare_draft_s + gpu_s + h.prepare_verify_s + h.v1_accept(batch)
         else:
-            self._loop_s += h.first_launch_s + max(gpu_s, launch_s) + h.d2h_s
-        self.host += self._loop_s
+            self.loop_s += h.first_launch_s + max(gpu_s, launch_s) + h.d2h_s
+        self.host += self.loop_s
         return self.host
 
     def _leap(self, batch: int, step_s: float, most: int, until: float | None) -> int:
         more = most - 1
         if until is not None:
             ahead_s = until - self.engine.host.recv_s - self.host
-            more = min(more, max(0, ceil(ahead_s / self._loop_s)))
-        self.host += more * self._loop_s
+            more = min(more, max(0, ceil(ahead_s / self.loop_s)))
+        self.host += more * self.loop_s
         return 1 + more

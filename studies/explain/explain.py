@@ -87,13 +87,16 @@ def explain(scenario: Scenario, *, on_run: Callable[[int], None] | None = None) 
     for known in (result, result.baseline):
         if known is not None and known.setup.policy is None:
             replay.know(known)
+    rungs: tuple[Rung, ...] = ()
     speedup = even = None
-    with meanwhile(lambda: waterfall(result, replay) if result.baseline else ()) as rungs_later:
-        if result.baseline is not None:
+    if result.baseline is None:
+        found = elasticities(result, replay)
+    else:
+        with meanwhile(lambda: waterfall(result, replay)) as the_rungs:
             speedup = replay.of(result) / replay.of(result.baseline)
             even = break_even(result, replay)
-        found = elasticities(result, replay)
-        rungs = rungs_later()
+            found = elasticities(result, replay)
+            rungs = the_rungs()
     step = _step(result)
     return Explanation(
         result=result,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 FILE_WIDTH = 100  # of a page in a file or a pipe, unless COLUMNS says otherwise
+_FRAME_S = 0.1
 _PATIENCE_S = 0.5
 
 
@@ -76,6 +77,7 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.start_s = total, 0, time.monotonic()
+        self.drawn_s = self.start_s
         self.bar: Bar | None = None
 
     def __enter__(self) -> "Progress":
@@ -84,15 +86,19 @@ class Progress:
     def advance(self, _run: int) -> None:
         """One more run is done."""
         self.done += 1
-        patient = time.monotonic() - self.start_s < _PATIENCE_S
+        now = time.monotonic()
+        patient = now - self.start_s < _PATIENCE_S
         if self.bar is None and not patient and sys.stderr.isatty():
             from rich.progress import Progress as Bar
 
-            self.bar = Bar(console=Console(stderr=True), transient=True)
+            # Without a thread of its own, beside which nothing is done in a second process.
+            self.bar = Bar(console=Console(stderr=True), transient=True, auto_refresh=False)
             self.bar.add_task("runs", total=self.total)
             self.bar.start()
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=self.done)
+            due = now - self.drawn_s >= _FRAME_S
+            self.drawn_s = now if due else self.drawn_s
+            self.bar.update(self.bar.task_ids[0], completed=self.done, refresh=due)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

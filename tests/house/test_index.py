@@ -144,7 +144,7 @@ COVERED = {
     "simulator/cost/test_price": ["parts step_table"],
     "simulator/test_number_formats": ["simulator/cost: op_formats", "scale_blocks"],
     "simulator/engine/test_radix_cache": ["simulator/requests: prompts"],
-    "simulator/engine/test_again": ["rough_clock"],
+    "simulator/engine/test_again": ["rough_clock walk walk_overlapped"],
     "simulator/engine/test_leap": ["leap_clock", "leap_memory"],
     "simulator/engine/test_metrics": ["records"],
     "simulator/fleet/test_conversations": ["routers", "profiles/releases: routers"],

@@ -93,6 +93,59 @@ with meanwhile(killed) as later:
     assert said(asked) == ["True"]
 
 
+def test_one_that_is_killed_while_it_sends_is_done_here() -> None:
+    asked = """
+def much():
+    if apart():
+        os.set_blocking(1, True)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return list(range(10**6))
+with meanwhile(much) as later:
+    time.sleep(0.6)
+    print(len(later()))
+"""
+    assert said(asked) == ["1000000"]
+
+
+@pytest.mark.parametrize("refused", ["fork", "pipe"])
+def test_where_nothing_can_be_forked_it_is_done_here_and_no_file_stays_open(refused: str) -> None:
+    asked = f"""
+def refuse():
+    raise BlockingIOError
+os.{refused} = refuse
+before = len(os.listdir("/proc/self/fd"))
+with meanwhile(os.getpid) as later:
+    print(later() == os.getpid(), len(os.listdir("/proc/self/fd")) == before)
+"""
+    assert said(asked) == ["True", "True"]
+
+
+def test_somebody_else_may_wait_for_it() -> None:
+    asked = """
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+with meanwhile(os.getpid) as later:
+    print(later() == os.getpid())
+"""
+    assert said(asked) == ["False"]
+
+
+def test_it_ends_with_this_process() -> None:
+    asked = """
+ours, theirs = os.pipe()
+parent = os.fork()
+if not parent:
+    with meanwhile(lambda: time.sleep(60)):
+        os.write(theirs, b"x")
+        time.sleep(60)
+os.read(ours, 1)
+os.close(theirs)
+os.kill(parent, signal.SIGKILL)
+begun = time.monotonic()
+print(os.read(ours, 1), time.monotonic() - begun < 30)  # nobody has the other end
+"""
+    assert said(asked) == ["b''", "True"]
+
+
 def test_nothing_is_left_of_one_that_nobody_waits_for() -> None:
     asked = """
 begun = time.monotonic()
