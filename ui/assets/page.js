@@ -75,9 +75,9 @@
   function chart(name, spec) {
     const layout = { ...spec.layout, template, autosize: true };
     if (keyed.includes(name)) key(name, spec, layout);
-    const graph = element(name);
-    if (graph) graph.style.height = `${spec.layout.height}px`; // first: a chart is drawn into its height
-    set(name, { figure: { data: painted(spec.data), layout: painted(layout) }, config: settings });
+    // As a property: the element is not there before Plotly is, which may come after the answer.
+    const style = { height: `${spec.layout.height}px` };
+    set(name, { figure: { data: painted(spec.data), layout: painted(layout) }, config: settings, style });
   }
 
   /** The legend of a bar as a line above it: what is too narrow for a word in the bar. */
