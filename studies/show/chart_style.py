@@ -17,6 +17,7 @@ from dflash_sim.studies.show.palette import SERIES
 __all__ = ["TEMPLATE", "Axis", "Chart", "area", "error_bars", "get_plotlyjs", "go", "plain"]
 
 _AREA_OPACITY = 0.16
+_PLAINLY = ",~r"  # 0.5 and 20,000: Plotly's own log ticks say 2 for 20, and SI says 500m for 0.5
 _FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "var(--ink)"}
 _AXIS = {
     "automargin": True,
@@ -87,7 +88,8 @@ class Axis:
         unit = f" [{self.unit}]" if self.unit else ""
         kind = {"type": "log", "dtick": "D2"} if self.log else {}
         title = plain(f"{before} {self.title}{unit}".strip())
-        return {"title": {"text": title}, "tickformat": "~s" if self.log else "", **kind, **more}
+        said = _PLAINLY if self.log else ""
+        return {"title": {"text": title}, "tickformat": said, **kind, **more}
 
 
 @dataclass
