@@ -1,13 +1,14 @@
 """Charts over the load: throughput against interactivity, and speed-up by width."""
 
 from collections.abc import Mapping, Sequence
+from math import log10
 from typing import Any
 
 from dflash_sim.studies.show.chart_style import Axis, Chart, error_bars, plain
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import SHORT, WHOLE, Answer
 from dflash_sim.ui.meanings import ASKED, MEASURED, PLAIN
-from dflash_sim.ui.view import View, width_field, width_of
+from dflash_sim.ui.view import Plan, View, width_field, width_of
 
 HEIGHT = 268
 _MARGIN = {"l": 52, "r": 16, "t": 10, "b": 44}
@@ -15,6 +16,7 @@ _LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"
 _DASHES = ("dot", "dash", "dashdot", "longdash")  # of other widths, the narrowest first
 _RING = 15
 _ROOM = 1.08  # of the height, for the words above the highest point
+_BESIDE = 1.06  # times the first and the last load, for marks at the ends
 _APART = 0.03  # of the height, that two labels need
 
 
@@ -70,10 +72,16 @@ def gains(view: View) -> Chart:
     figure.line_at("y", 1, color=PLAIN, width=1.5)
     what = "arrivals/s" if view.state.open_loop else "requests in flight"
     figure.lay_out(
-        xaxis=Axis(what, log=True).layout(),
+        xaxis=Axis(what, log=True).layout(range=_of_all_loads(view)),
         yaxis=Axis("times plain decoding").layout(rangemode="tozero", ticksuffix=" x"),
     )
     return figure
+
+
+def _of_all_loads(view: View) -> list[float]:
+    """The loads that are to come too, as a logarithmic axis has its ends: it does not move."""
+    loads = Plan(view.state).loads()
+    return [log10(loads[0] / _BESIDE), log10(_BESIDE * loads[-1])]
 
 
 def _gain(view: View, load: float, answer: Answer) -> float | None:

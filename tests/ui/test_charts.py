@@ -76,6 +76,12 @@ class TestCurves:
         dashes = {t.line.dash for t in named.values()}
         assert len(dashes) == 3
 
+    def test_the_axis_of_loads_does_not_move_as_answers_arrive(self, view: View) -> None:
+        alone = replace(view, curve={}, plain={}, widths={})
+        low, high = checked(gains(alone)).layout.xaxis.range
+        assert checked(gains(view)).layout.xaxis.range == (low, high)
+        assert 10**low < 1 < 128 < 10**high
+
     def test_what_is_measured_is_beside_it(self, view: View) -> None:
         import dataclasses
 
