@@ -70,10 +70,11 @@ def done(task: Task) -> Found:
 
     Sheets are read once for as long as no file of the user's is another than it was.
     """
-    if task.files not in _READ:
+    read = _READ.get(task.files)
+    if read is None:
         _READ.clear()
-        _READ[task.files] = {}
-    with one_look(_READ[task.files]):
+        read = _READ[task.files] = {}
+    with one_look(read):
         if task.quality == WHY:
             return reasons(dict(task.fields))
         return answered(dict(task.fields), task.quality, baseline=task.baseline)

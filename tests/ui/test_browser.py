@@ -48,7 +48,10 @@ class Page:
         self.tab.goto(url)
 
     def _said(self, kind: str, text: str) -> None:
-        """Keep errors, but for Plotly's of an axis title that it has no place for yet."""
+        """Keep errors, but for Plotly's of a title beside labels that are all hidden.
+
+        It hides them where a chart is some 20 pixels high or wide; none of ours should ever be.
+        """
         if kind == "error" and not (text.startswith("Error: <text>") and "Infinity" in text):
             self.complaints.append(text)
 
