@@ -66,6 +66,7 @@
   }
 
   function drawCharts() {
+    if (!undrawn.size) return;
     const [name, spec] = undrawn.entries().next().value;
     undrawn.delete(name);
     if (undrawn.size) afterFrame(drawCharts);
@@ -218,6 +219,8 @@
     since = now;
     waiting = true;
     look = NONE; // of the answer before, nothing more is wanted
+    for (const name of undrawn.keys()) delete specs[name];
+    undrawn.clear();
     return { page: page.id, values: said, why, turn, beside };
   }
 
