@@ -20,6 +20,13 @@ from typing import Any
 
 _MANY, _SHOWN = 12, 8  # names that a message lists in full, and of more those most like
 _LONGEST, _KEPT = 1200, 80  # letters of a message, and those kept of a name or value
+_NUMBERS = {  # by pydantic's error
+    "float_parsing": "number",
+    "finite_number": "number",
+    "int_parsing": "whole number",
+    "int_from_float": "whole number",
+}
+_NO_END = 10**7  # an upper end that nobody meets needs no word
 _PERCENT = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*%\s*")
 _ENDLESS = re.compile(r"""(?<!\w)'[^']{200,}'|(?<!\w)"[^"]{200,}"|[^\s'"]{300,}""")
 # Kinds of names that a command lists.
@@ -207,4 +214,15 @@ def field_error(first: Mapping[str, Any], fields: Mapping[str, Any], *, told: st
     if fields[name].default is not None:
         otherwise = str(fields[name].default)
     left_out = f" Left out, it is {otherwise}." if otherwise else ""
+    if kind := _NUMBERS.get(first["type"]):
+        return f"{flag} {value}: it is a {kind}{_bounds(fields[name].metadata)}.{left_out}"
     return f"{flag} {value}: {first['msg'].lower()}.{left_out}"
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    """Say how small and how large a number may be."""
+    ends = {n: getattr(m, n) for m in metadata for n in ("gt", "ge", "le") if hasattr(m, n)}
+    said = [f"above {ends['gt']:g}"] if "gt" in ends else []
+    said += [f"at least {ends['ge']:g}"] if "ge" in ends else []
+    said += [f"at most {ends['le']:,}"] if ends.get("le", _NO_END) < _NO_END else []
+    return ", " + " and ".join(said) if said else ""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dflash_sim.profiles.units import GIGA
-from dflash_sim.studies.show.chart_style import Axis, error_bars, go, plain
+from dflash_sim.studies.show.chart_style import Axis, Chart, error_bars, plain
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import Answer, Reasons
 from dflash_sim.ui.curves import color_of
@@ -38,7 +38,7 @@ _HIDDEN_OPACITY = 0.35
 Part = tuple[str, float, str, str]  # what, how much, its colour, a note
 
 
-def cycle(answer: Answer) -> go.Figure:
+def cycle(answer: Answer) -> Chart:
     """One step in time: what the GPU does, and below it what of the host's work it hides."""
     row = answer.row
     parts = [
@@ -48,14 +48,14 @@ def cycle(answer: Answer) -> go.Figure:
     ]
     figure = _stacked(parts, "ms", lane="GPU")
     hidden = max(0.0, row["host_ms"] - row["host_exposed_ms"])
-    figure.add_bar(
-        x=[hidden], y=["host"], orientation="h", width=0.5, name="hidden host",
+    figure.add(
+        "bar", x=[hidden], y=["host"], orientation="h", width=0.5, name="hidden host",
         marker={"color": HOST, "opacity": _HIDDEN_OPACITY}, showlegend=False,
         hovertemplate=f"<b>host work hidden behind the GPU</b><br>{hidden:.2f} ms<extra></extra>",
         text=[f"host, hidden {hidden:.2f}"], textposition="outside",
         textfont={"size": 11, "color": "var(--ink)"}, cliponaxis=False,
     )  # fmt: skip
-    figure.update_layout(
+    figure.lay_out(
         height=128,
         xaxis=Axis("one step", "ms").layout(rangemode="tozero"),
         yaxis={"categoryorder": "array", "categoryarray": ["host", "GPU"], "showgrid": False},
@@ -63,10 +63,10 @@ def cycle(answer: Answer) -> go.Figure:
     return figure
 
 
-def memory(answer: Answer) -> go.Figure:
+def memory(answer: Answer) -> Chart:
     """The memory of one GPU, in the order in which it is given out."""
     figure = _stacked(memory_parts(answer.memory), "GB", lane="")
-    figure.update_layout(
+    figure.lay_out(
         height=128,
         xaxis=Axis("memory of one GPU", "GB").layout(rangemode="tozero"),
         yaxis={"showticklabels": False, "ticks": "", "showgrid": False},
@@ -94,27 +94,27 @@ def memory_parts(memory: Mapping[str, Any]) -> list[Part]:
     return [(what, size / GIGA, color, note) for what, size, color, note in parts if size > 0]
 
 
-def cost(answer: Answer) -> go.Figure:
+def cost(answer: Answer) -> Chart:
     """What a million tokens of answers cost, beside plain decoding."""
     lanes = [("plain decoding", answer.plain, PLAIN), (answer.method, answer.row, color_of(answer))]
     prices = [(n, row["usd_per_mtok_out"], c) for n, row, c in lanes if row is not None]
     prices = [(n, usd, c) for n, usd, c in prices if usd]
-    figure = go.Figure()
+    figure = Chart()
     for name, usd, color in prices:
         middle = [usd["typical"]]
         bars = error_bars(middle, [usd["low"]], [usd["high"]], color="var(--ink)")
-        figure.add_bar(
-            x=middle, y=[plain(name)], orientation="h", width=0.55, marker={"color": color},
+        figure.add(
+            "bar", x=middle, y=[plain(name)], orientation="h", width=0.55, marker={"color": color},
             error_x=bars, showlegend=False,
             hovertemplate=f"<b>{plain(name)}</b><br>${usd['typical']:.2f}, from ${usd['low']:.2f} "
             f"to ${usd['high']:.2f} by who rents the GPU out<extra></extra>",
         )  # fmt: skip
-        figure.add_annotation(
+        figure.annotate(
             x=usd["high"], y=plain(name), text=f"${usd['typical']:.2f}", showarrow=False,
             xanchor="left", xshift=6,
         )  # fmt: skip
     most = max((usd["high"] for _, usd, _ in prices), default=1)
-    figure.update_layout(
+    figure.lay_out(
         height=140, margin={**_MARGIN, "t": 8},
         xaxis=Axis("$ per million output tokens").layout(range=[0, 1.25 * most]),
         yaxis={"showgrid": False, "automargin": True},
@@ -122,20 +122,21 @@ def cost(answer: Answer) -> go.Figure:
     return figure
 
 
-def accepted(answer: Answer) -> go.Figure:
+def accepted(answer: Answer) -> Chart:
     """How many drafts a verify step accepts, as shares of the steps."""
     counts = list(answer.row["accept_histogram"] or [])
     total = sum(counts) or 1
     share = [100 * n / total for n in counts]
-    figure = go.Figure()
-    figure.add_bar(
-        x=list(range(len(counts))), y=share, marker={"color": ASKED}, width=0.8, showlegend=False,
+    figure = Chart()
+    figure.add(
+        "bar", x=list(range(len(counts))), y=share, marker={"color": ASKED}, width=0.8,
+        showlegend=False,
         hovertemplate="<b>%{x} drafts accepted</b><br>%{y:.1f} % of the steps<extra></extra>",
     )  # fmt: skip
     if counts:
         drafts = sum(i * n for i, n in enumerate(counts)) / total
-        figure.add_vline(x=drafts, line={"color": "var(--ink)", "width": 1, "dash": "dot"})
-    figure.update_layout(
+        figure.line_at("x", drafts, color="var(--ink)", width=1, dash="dot")
+    figure.lay_out(
         height=140, margin={**_MARGIN, "l": 40, "t": 8}, bargap=0.1,
         xaxis=Axis("drafts accepted in a step").layout(dtick=1 if len(counts) < 20 else 4),
         yaxis={"ticksuffix": " %", "nticks": 4, "rangemode": "tozero"},
@@ -143,37 +144,38 @@ def accepted(answer: Answer) -> go.Figure:
     return figure
 
 
-def waterfall(found: Reasons) -> go.Figure:
+def waterfall(found: Reasons) -> Chart:
     """From plain decoding to the answer, a bar for each change of the server."""
     rungs = found.rungs
     ends = [r["speed_tok_s"] for r in rungs]
-    figure = go.Figure()
+    figure = Chart()
     for i, rung in enumerate(rungs):
         begin = 0 if i == 0 else ends[i - 1]
         color = _RUNGS.get(rung["name"], HOST)
-        figure.add_bar(
-            x=[ends[i] - begin], base=[begin], y=[i], orientation="h", width=0.62,
+        figure.add(
+            "bar", x=[ends[i] - begin], base=[begin], y=[i], orientation="h", width=0.62,
             marker={"color": color}, showlegend=False,
             hovertemplate=f"<b>{plain(rung['name'])}</b><br>{plain(rung['why'])}<br>"
             f"{number(ends[i])} tok/s<extra></extra>",
         )  # fmt: skip
         said = number(ends[0]) if i == 0 else f"x {rung['factor']:.2f}"
-        figure.add_annotation(
+        figure.annotate(
             x=max(begin, ends[i]), y=i, xanchor="left", xshift=6, showarrow=False,
             text=f"<b>{said}</b>  {plain(rung['why'])}", font={"size": 12},
         )  # fmt: skip
     if rungs:
-        figure.add_bar(
-            x=[ends[-1]], y=[len(rungs)], orientation="h", width=0.62, marker={"color": ASKED},
-            showlegend=False, hovertemplate=f"{number(ends[-1])} tok/s<extra></extra>",
+        figure.add(
+            "bar", x=[ends[-1]], y=[len(rungs)], orientation="h", width=0.62,
+            marker={"color": ASKED}, showlegend=False,
+            hovertemplate=f"{number(ends[-1])} tok/s<extra></extra>",
         )  # fmt: skip
-        figure.add_annotation(
+        figure.annotate(
             x=ends[-1], y=len(rungs), xanchor="left", xshift=6, showarrow=False,
             text=f"<b>{number(ends[-1])} tok/s</b>",
         )  # fmt: skip
     names = [*(plain(r["name"]) for r in rungs), "the answer"]
     what = "tokens/s of one request" if found.open_loop else "tokens/s of the server"
-    figure.update_layout(
+    figure.lay_out(
         height=70 + 36 * len(names), margin={**_MARGIN, "b": 44},
         xaxis=Axis(what).layout(range=[0, 1.55 * max(ends, default=1)], tickformat="~s"),
         yaxis={
@@ -184,16 +186,16 @@ def waterfall(found: Reasons) -> go.Figure:
     return figure
 
 
-def _stacked(parts: Sequence[Part], unit: str, *, lane: str) -> go.Figure:
+def _stacked(parts: Sequence[Part], unit: str, *, lane: str) -> Chart:
     """Parts beside each other; a wide one has its name in it, a narrow one in the legend."""
-    figure = go.Figure()
+    figure = Chart()
     total = sum(size for _, size, *_ in parts) or 1
     for what, size, color, note in parts:
         said = f"{plain(what)} {number(size)}"
         wide = size / total >= (len(said) + 2) / _LETTERS
         more = f"<br>{plain(note)}" if note else ""
-        figure.add_bar(
-            x=[size], y=[lane], orientation="h", width=0.7, name=said, showlegend=not wide,
+        figure.add(
+            "bar", x=[size], y=[lane], orientation="h", width=0.7, name=said, showlegend=not wide,
             marker={"color": color, "line": {"color": "var(--page)", "width": 1}},
             text=[said if wide else ""], textposition="inside", insidetextanchor="middle",
             textangle=0, constraintext="none", cliponaxis=True,
@@ -201,5 +203,5 @@ def _stacked(parts: Sequence[Part], unit: str, *, lane: str) -> go.Figure:
             hovertemplate=f"<b>{plain(what)}</b><br>{number(size)} {unit}, "
             f"{100 * size / total:.1f} %{more}<extra></extra>",
         )  # fmt: skip
-    figure.update_layout(barmode="stack", margin=_MARGIN, legend=_LEGEND, showlegend=True)
+    figure.lay_out(barmode="stack", margin=_MARGIN, legend=_LEGEND, showlegend=True)
     return figure

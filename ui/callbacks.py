@@ -87,6 +87,7 @@ def _asking(app: Dash, room: Room) -> None:
         query, why = look["query"], look["why"]
         state = states.from_query(query)
         others, drop = _states(look["beside"]), page["drop"]
+        room.wait(state, why=why)
         view, unfinished, known = room.look(page["id"], state, drop=drop, why=why, beside=others)
         mark = [query, known, why, unfinished, look["beside"]]
         told = {"turn": look["turn"], "mark": mark, "unfinished": unfinished}
@@ -164,8 +165,13 @@ def _drawing(app: Dash) -> None:
         Input("beside", "data"),
         State("page", "data"),
     )
+    app.clientside_callback(here("draw"), Output("drawn", "data"), Input("short", "data"))
     app.clientside_callback(
-        here("draw"), Output("drawn", "data"), Input("short", "data"), Input("whole", "data")
+        here("arrive"),
+        Output("drawn", "data", allow_duplicate=True),
+        Input("whole", "data"),
+        State("short", "data"),
+        prevent_initial_call=True,
     )
     app.clientside_callback(
         here("said"),

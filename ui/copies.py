@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from contextlib import suppress
 
-from dflash_sim.studies.show.chart_style import go
+from dflash_sim.studies.show.chart_style import Chart
 from dflash_sim.studies.show.figures import number, shares
 from dflash_sim.studies.show.html_report import Report
 from dflash_sim.ui.answer import Answer, Reasons
@@ -14,7 +14,7 @@ from dflash_sim.ui.kept import HEADS, kept_lines
 from dflash_sim.ui.state import NAMES, PRICE, TRUTHS, State
 from dflash_sim.ui.view import View
 
-_CAPTIONS: tuple[tuple[str, Callable[[Answer], go.Figure], str], ...] = (
+_CAPTIONS: tuple[tuple[str, Callable[[Answer], Chart], str], ...] = (
     ("One step", cycle, "Phases of a step [ms], and the host's work that it hides."),
     ("Memory", memory, "Memory of one GPU [GB]."),
     ("Cost", cost, "USD per million output tokens; whiskers: cheapest and dearest rent."),

@@ -1,13 +1,14 @@
 """Charts over the load: throughput against interactivity, and speed-up by width."""
 
 from collections.abc import Mapping, Sequence
+from math import log10
 from typing import Any
 
-from dflash_sim.studies.show.chart_style import Axis, error_bars, go, plain
+from dflash_sim.studies.show.chart_style import Axis, Chart, error_bars, plain
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import SHORT, WHOLE, Answer
 from dflash_sim.ui.meanings import ASKED, MEASURED, PLAIN
-from dflash_sim.ui.view import View, width_field, width_of
+from dflash_sim.ui.view import Plan, View, width_field, width_of
 
 HEIGHT = 268
 _MARGIN = {"l": 52, "r": 16, "t": 10, "b": 44}
@@ -15,10 +16,11 @@ _LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"
 _DASHES = ("dot", "dash", "dashdot", "longdash")  # of other widths, the narrowest first
 _RING = 15
 _ROOM = 1.08  # of the height, for the words above the highest point
+_BESIDE = 1.06  # times the first and the last load, for marks at the ends
 _APART = 0.03  # of the height, that two labels need
 
 
-def frontier(view: View) -> go.Figure:
+def frontier(view: View) -> Chart:
     """Throughput of the server against the speed that each user sees, along the load."""
     figure = _framed()
     if view.plain:
@@ -32,7 +34,7 @@ def frontier(view: View) -> go.Figure:
     _measured(figure, view)
     _beside(figure, view)
     labels = {"x": "tokens/s of each user", "y": "tokens/s of the server"}
-    figure.update_layout(
+    figure.lay_out(
         xaxis=Axis(labels["x"]).layout(rangemode="tozero"),
         yaxis=Axis(labels["y"]).layout(
             rangemode="tozero", tickformat="~s", autorangeoptions={"include": _ROOM * _top(view)}
@@ -49,7 +51,7 @@ def _top(view: View) -> float:
     return max([*seen, *(m.tok_s for m in view.measured)], default=1.0)
 
 
-def gains(view: View) -> go.Figure:
+def gains(view: View) -> Chart:
     """Speed over plain decoding along the load, a curve for each width."""
     figure = _framed()
     own = width_of(view.best) if view.best else None
@@ -62,18 +64,24 @@ def gains(view: View) -> go.Figure:
         low, high = view.best.row.get("speedup_ci90") or (None, None)
         bars = error_bars([gain], [low], [high], color=ASKED)
         bars |= {"thickness": 2, "width": 5}
-        figure.add_scatter(
-            x=[asked], y=[gain], mode="markers", marker=_ring_mark(view.best), error_y=bars,
-            showlegend=False, hovertemplate=f"<b>{gain:.2f} x</b> at {asked:g}<extra></extra>",
+        figure.add(
+            "scatter", x=[asked], y=[gain], mode="markers", marker=_ring_mark(view.best),
+            error_y=bars, showlegend=False,
+            hovertemplate=f"<b>{gain:.2f} x</b> at {asked:g}<extra></extra>",
         )  # fmt: skip
-    figure.add_hline(y=1, line={"color": PLAIN, "width": 1.5})
+    figure.line_at("y", 1, color=PLAIN, width=1.5)
     what = "arrivals/s" if view.state.open_loop else "requests in flight"
-    ticks = sorted({*view.curve, asked})
-    figure.update_layout(
-        xaxis=Axis(what).layout(type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks]),
+    figure.lay_out(
+        xaxis=Axis(what, log=True).layout(range=_of_all_loads(view)),
         yaxis=Axis("times plain decoding").layout(rangemode="tozero", ticksuffix=" x"),
     )
     return figure
+
+
+def _of_all_loads(view: View) -> list[float]:
+    """The loads that are to come too, as a logarithmic axis has its ends: it does not move."""
+    loads = Plan(view.state).loads()
+    return [log10(loads[0] / _BESIDE), log10(_BESIDE * loads[-1])]
 
 
 def _gain(view: View, load: float, answer: Answer) -> float | None:
@@ -87,15 +95,15 @@ def _gain(view: View, load: float, answer: Answer) -> float | None:
 
 
 def _gain_line(
-    figure: go.Figure, view: View, width: int, speeds: Mapping[float, float], own: int | None
+    figure: Chart, view: View, width: int, speeds: Mapping[float, float], own: int | None
 ) -> None:
     what = "steps" if width_field(view.state) == "steps" else "block"
     mine = width == own
     others = [w for w in view.widths if w != own]
     dash = "solid" if mine else _DASHES[others.index(width) % len(_DASHES)]
     hover = [f"<b>{what} {width}</b><br>{s:.2f} x at {at:g}" for at, s in speeds.items()]
-    figure.add_scatter(
-        x=list(speeds), y=list(speeds.values()), mode="lines", name=f"{what} {width}",
+    figure.add(
+        "scatter", x=list(speeds), y=list(speeds.values()), mode="lines", name=f"{what} {width}",
         line={"color": ASKED, "width": 2.5 if mine else 1.5, "dash": dash},
         opacity=1 if mine else 0.7,
         text=hover, hovertemplate="%{text}<extra></extra>",
@@ -107,7 +115,7 @@ def interactivity_tok_s(row: Mapping[str, Any]) -> float:
     return float(1000 / row["mean_tpot_ms"])
 
 
-def _path(figure: go.Figure, points: Mapping[float, Answer], name: str, color: str) -> None:
+def _path(figure: Chart, points: Mapping[float, Answer], name: str, color: str) -> None:
     rows = [(load, a.row, a.quality) for load, a in sorted(points.items())]
     hover = [
         f"<b>{plain(name)}</b><br>{load:g} {_loaded(row)}<br>{number(row['output_throughput'])} "
@@ -116,8 +124,8 @@ def _path(figure: go.Figure, points: Mapping[float, Answer], name: str, color: s
         for load, row, quality in rows
     ]
     ends = zip(*(r.get("output_throughput_ci90") or (None, None) for _, r, _ in rows), strict=True)
-    figure.add_scatter(
-        x=[interactivity_tok_s(row) for _, row, _ in rows],
+    figure.add(
+        "scatter", x=[interactivity_tok_s(row) for _, row, _ in rows],
         y=[row["output_throughput"] for _, row, _ in rows],
         mode="lines+markers+text", name=plain(name),
         line={"color": color, "width": 2},
@@ -157,14 +165,14 @@ def _span(row: Mapping[str, Any]) -> str:
     return f"<br>90 % interval {number(found[0])} to {number(found[1])}" if found else ""
 
 
-def _published(figure: go.Figure, view: View) -> None:
+def _published(figure: Chart, view: View) -> None:
     """Published rows of these very servers, where each user has his share of the throughput."""
     answers = [a for points in (view.curve, view.plain) for a in points.values()]
     rows = [a.row for a in answers if a.row.get("published_output_throughput")]
     if rows:
         seen = [(r["max_concurrency"], r["published_output_throughput"]) for r in rows]
-        figure.add_scatter(
-            x=[tok_s / conc for conc, tok_s in seen], y=[tok_s for _, tok_s in seen],
+        figure.add(
+            "scatter", x=[tok_s / conc for conc, tok_s in seen], y=[tok_s for _, tok_s in seen],
             mode="markers", name="published", marker=_diamond(hollow=False),
             text=[_source(r) for r in rows], hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
@@ -179,10 +187,10 @@ def _source(row: Mapping[str, Any]) -> str:
     )
 
 
-def _measured(figure: go.Figure, view: View) -> None:
+def _measured(figure: Chart, view: View) -> None:
     if view.measured:
-        figure.add_scatter(
-            x=[m.each_tok_s for m in view.measured], y=[m.tok_s for m in view.measured],
+        figure.add(
+            "scatter", x=[m.each_tok_s for m in view.measured], y=[m.tok_s for m in view.measured],
             mode="markers", name="your benchmark", marker=_diamond(hollow=True),
             text=[f"<b>{plain(m.row)}</b><br>{m.load:g} in flight<br>{number(m.tok_s)} tok/s<br>"
                   f"{number(m.each_tok_s)} tok/s each" for m in view.measured],
@@ -195,13 +203,13 @@ def letter(at: int) -> str:
     return chr(ord("A") + at)
 
 
-def _beside(figure: go.Figure, view: View) -> None:
+def _beside(figure: Chart, view: View) -> None:
     """Answers that were kept, each by its letter."""
     kept = [(letter(i), b.found) for i, b in enumerate(view.beside)]
     there = [(name, a) for name, a in kept if isinstance(a, Answer)]
     if there:
-        figure.add_scatter(
-            x=[interactivity_tok_s(a.row) for _, a in there],
+        figure.add(
+            "scatter", x=[interactivity_tok_s(a.row) for _, a in there],
             y=[a.row["output_throughput"] for _, a in there],
             mode="markers+text", name="kept", text=[f"<b>{name}</b>" for name, _ in there],
             textposition="middle right", cliponaxis=False,
@@ -233,18 +241,18 @@ def _ring_mark(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _ring(figure: go.Figure, answer: Answer) -> None:
+def _ring(figure: Chart, answer: Answer) -> None:
     row = answer.row
     low, high = row.get("output_throughput_ci90") or (None, None)
     bars = error_bars([row["output_throughput"]], [low], [high], color=color_of(answer))
-    figure.add_scatter(
-        x=[interactivity_tok_s(row)], y=[row["output_throughput"]], mode="markers",
+    figure.add(
+        "scatter", x=[interactivity_tok_s(row)], y=[row["output_throughput"]], mode="markers",
         marker=_ring_mark(answer), error_y=bars | {"thickness": 2, "width": 5},
         showlegend=False, hoverinfo="skip",
     )  # fmt: skip
 
 
-def _framed() -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(height=HEIGHT, margin=_MARGIN, legend=_LEGEND, hovermode="closest")
+def _framed() -> Chart:
+    figure = Chart()
+    figure.lay_out(height=HEIGHT, margin=_MARGIN, legend=_LEGEND, hovermode="closest")
     return figure

@@ -15,6 +15,7 @@ from threading import Condition, Lock, Thread
 from typing import Any, Self, TypeAlias
 
 from dflash_sim.profiles.find import users_folders
+from dflash_sim.profiles.one_look import Looks, one_look
 from dflash_sim.profiles.ways_in import named_path
 from dflash_sim.ui.answer import SHORT, Answer, Reasons, Refusal, answered, reasons
 from dflash_sim.ui.hand import Hand
@@ -24,6 +25,7 @@ WHY = "why"
 MOST_KNOWN = 4000  # answers that are kept, some kilobytes each
 MOST_PAGES = 50
 _MOST_FILES = 1000  # of a folder that are looked at
+_READ: dict[tuple[str, ...], Looks] = {}  # what this process read, by the state of user's files
 _BUG = "no answer; this is a bug, please report it"
 
 
@@ -64,10 +66,18 @@ def _state(path: Path) -> Iterator[str]:
 
 
 def done(task: Task) -> Found:
-    """Do a task, wherever it is done."""
-    if task.quality == WHY:
-        return reasons(dict(task.fields))
-    return answered(dict(task.fields), task.quality, baseline=task.baseline)
+    """Do a task, wherever it is done, with what was read for the ones before it.
+
+    Sheets are read once for as long as no file of the user's is another than it was.
+    """
+    read = _READ.get(task.files)
+    if read is None:
+        _READ.clear()
+        read = _READ[task.files] = {}
+    with one_look(read):
+        if task.quality == WHY:
+            return reasons(dict(task.fields))
+        return answered(dict(task.fields), task.quality, baseline=task.baseline)
 
 
 @dataclass
@@ -105,6 +115,13 @@ class Desk:
         """Return what was found; None as long as nothing was."""
         with self._news:
             return self._known.get(task)
+
+    def wait(self, tasks: Iterable[Task], most_s: float) -> None:
+        """Wait until one of these that is open is done, or for as long as a page waits."""
+        with self._news:
+            missing = [task for task in tasks if task not in self._known]
+            if missing:
+                self._news.wait_for(lambda: any(t in self._known for t in missing), most_s)
 
     def want(self, page: str, tasks: Iterable[Task]) -> bool:
         """Have these worked on for a page, first things first; return True if some are open.

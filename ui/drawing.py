@@ -1,10 +1,8 @@
 """A view as what the browser draws: specs of figures, words, and what can be copied."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dflash_sim.studies.show.chart_style import go
 from dflash_sim.studies.show.figures import number
 from dflash_sim.ui.answer import WHOLE, Answer, Reasons, Refusal
 from dflash_sim.ui.bars import accepted, cost, cycle, memory, waterfall
@@ -68,14 +66,7 @@ def _figures(view: View, best: Answer) -> dict[str, Any]:
         figures["accepted"] = accepted(best)
     if isinstance(view.why, Reasons) and view.why.rungs:
         figures["waterfall"] = waterfall(view.why)
-    return {name: _spec(figure) for name, figure in figures.items()}
-
-
-def _spec(figure: go.Figure) -> dict[str, Any]:
-    """The figure without the template, which the page has once."""
-    spec = json.loads(figure.to_json(engine="json"))
-    spec["layout"].pop("template", None)
-    return {"data": spec["data"], "layout": spec["layout"]}
+    return {name: figure.spec() for name, figure in figures.items()}
 
 
 def _words(view: View, best: Answer) -> dict[str, str]:

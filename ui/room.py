@@ -18,6 +18,7 @@ DROP = "drop"  # of an address: which file was dropped
 BESIDE = "beside"  # and which states stand beside it, each as its own address
 MOST_BESIDE = 8
 MOST_DROPS = 100
+LOOK_S = 0.3  # that a look waits for the whole answer
 _SHOWN = ("model", "quantization", "gpu", "tp", "build", "method", "block", "steps", "acceptance",
     "temperature", "conc", "rate", "dataset", "thinking", "isl", "osl", "cache_hit", "calibration",
     PRICE)  # fmt: skip
@@ -38,6 +39,7 @@ class Room:
 
     desk: Desk
     drops: "OrderedDict[str, Dropped]" = field(default_factory=OrderedDict)
+    _gpus: int = 1  # of the last answer; most likely the next one has as many
 
     def take(self, found: Dropped, beside: Sequence[str] = ()) -> str:
         """Keep a dropped file; return the address that shows it, beside what stood there."""
@@ -65,7 +67,10 @@ class Room:
         """Return the view with a short answer, and have the rest worked on."""
         plan = Plan(state)
         if self.desk.known(plan.whole) is None:
-            self.desk.at_once(plan.short)
+            # Beside the short answer a worker begins with plain decoding, on as many GPUs as last.
+            self.desk.want(page, [plan.plain(self._gpus)[state.load]])
+            found = self.desk.at_once(plan.short)
+            self._gpus = found.row["tp"] if isinstance(found, Answer) else self._gpus
         return self.look(page, state, drop=drop, why=why, beside=beside)[0]
 
     def tasks(self, state: State, *, why: bool, beside: Sequence[State] = ()) -> list[Task]:
@@ -88,6 +93,11 @@ class Room:
         rows = self.measured(drop, state)
         view = viewed(state, self.desk.known, measured=rows, why=why, beside=beside)
         return view, unfinished, known
+
+    def wait(self, state: State, *, why: bool) -> None:
+        """Wait a moment for what is looked at first, as far as it is open."""
+        plan = Plan(state)
+        self.desk.wait([plan.whole, *([plan.why] if why else [])], LOOK_S)
 
     def measured(self, drop: str, state: State) -> tuple[Measured, ...]:
         """Return the rows of a dropped benchmark, as long as the server is that of the file."""

@@ -76,7 +76,8 @@ def write_report(path: Path, found: Plan) -> None:
     model = found.fewest.setup.model.name
     plain, others = _behaviours(found)
     drawn = others[:SERIES]
-    palette = Palette((b.title for b in drawn), plain=[b.title for b in plain])
+    grey = [*(b.title for b in plain), *_plain_compared(found)]
+    palette = Palette((b.title for b in drawn), plain=grey)
     report = Report(f"A fleet for {model}", "\n\n".join(verdict(found)), palette)
     report.facts(
         {
@@ -137,6 +138,14 @@ def _saves(report: Report, found: Plan) -> None:
         bars(rows, axis=axis, palette=report.palette),
         f"Monthly rent, each fleet sized for {sure} confidence of its own.",
     )
+
+
+def _plain_compared(found: Plan) -> Iterator[str]:
+    """Plain decoding that is set beside another fleet, also on a GPU of which nothing is drawn."""
+    for i in {place: None for d in found.differences for place in (d.one, d.other)}:
+        candidate = found.question.candidates[i]
+        if not candidate.speculation.speculative:
+            yield server_title(resolve(candidate))
 
 
 def _day(report: Report, found: Plan) -> None:

@@ -7,8 +7,9 @@ from html import escape
 from importlib.resources import files
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
-from dflash_sim.studies.show.chart_style import TEMPLATE, get_plotlyjs, go
+from dflash_sim.studies.show.chart_style import TEMPLATE, Chart, get_plotlyjs, go
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.files import write_whole
 from dflash_sim.studies.show.palette import Palette
@@ -100,11 +101,10 @@ class Report:
         """Add paragraphs."""
         self._body.append(_paragraphs(text))
 
-    def figure(self, figure: go.Figure, caption: str) -> None:
+    def figure(self, figure: go.Figure | Chart, caption: str) -> None:
         """Add a figure, in the house style whatever its template, with a caption below."""
-        spec = json.loads(figure.to_json(engine="json"))
-        spec["layout"].pop("template", None)
-        self._figures.append(_script_json({"data": spec["data"], "layout": spec["layout"]}))
+        spec = figure.spec() if isinstance(figure, Chart) else _spec(figure)
+        self._figures.append(_script_json(spec))
         n = len(self._figures)
         height = spec["layout"].get("height", TEMPLATE["layout"]["height"])
         self._body.append(
@@ -188,6 +188,12 @@ class Report:
             for n, title in enumerate(self._sections, start=1)
         )
         return f"<nav><ol>{''.join(items)}</ol></nav>\n"
+
+
+def _spec(figure: go.Figure) -> dict[str, Any]:
+    spec = json.loads(figure.to_json(engine="json"))
+    spec["layout"].pop("template", None)
+    return {"data": spec["data"], "layout": spec["layout"]}
 
 
 def _inline(text: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
 from dflash_sim.simulator.setup import resolve
-from dflash_sim.studies.show.chart_style import go
+from dflash_sim.studies.show.chart_style import Chart, go
 from dflash_sim.studies.show.launch import TO_BE_NAMED, launch_command
 from dflash_sim.ui import meanings
 from dflash_sim.ui.answer import SHORT, WHOLE, Answer, Reasons, Refusal
@@ -42,6 +42,11 @@ def view() -> View:
     return viewed(from_query(QUERY), known)
 
 
+def checked(chart: Chart) -> go.Figure:
+    """The chart as Plotly takes it: it refuses words that it does not know."""
+    return go.Figure(chart.spec())
+
+
 def answer(**fields: object) -> Answer:
     state = from_query(QUERY).but(**fields)
     one = found(Task.of(state.fields, SHORT))
@@ -51,7 +56,7 @@ def answer(**fields: object) -> Answer:
 
 class TestCurves:
     def test_every_load_is_drawn_where_it_is(self, view: View) -> None:
-        figure = frontier(view)
+        figure = checked(frontier(view))
         mine = next(t for t in figure.data if t.name == "DFlash, block 8")
         rows = [answer(conc=int(load)).row for load in LOADS]
         assert list(mine.x) == [interactivity_tok_s(row) for row in rows]
@@ -61,7 +66,7 @@ class TestCurves:
             assert 0.6 * x * load < y < 1.02 * x * load
 
     def test_gains_are_ratios_and_one_is_plain(self, view: View) -> None:
-        figure = gains(view)
+        figure = checked(gains(view))
         named = {t.name: t for t in figure.data if t.name}
         assert set(named) == {"block 4", "block 8", "block 16"}
         plain = answer(method="none", block=None).row["output_throughput"]
@@ -71,23 +76,29 @@ class TestCurves:
         dashes = {t.line.dash for t in named.values()}
         assert len(dashes) == 3
 
+    def test_the_axis_of_loads_does_not_move_as_answers_arrive(self, view: View) -> None:
+        alone = replace(view, curve={}, plain={}, widths={})
+        low, high = checked(gains(alone)).layout.xaxis.range
+        assert checked(gains(view)).layout.xaxis.range == (low, high)
+        assert 10**low < 1 < 128 < 10**high
+
     def test_what_is_measured_is_beside_it(self, view: View) -> None:
         import dataclasses
 
         beside = dataclasses.replace(view, measured=(Measured(4, 1000, "bench.jsonl:1"),))
-        mark = next(t for t in frontier(beside).data if t.name == "your benchmark")
+        mark = next(t for t in checked(frontier(beside)).data if t.name == "your benchmark")
         assert (list(mark.x), list(mark.y)) == ([250.0], [1000.0])
 
     def test_nothing_known_is_no_crash(self) -> None:
         empty = View(from_query(QUERY))
-        assert len(frontier(empty).data) == 0
-        assert [t for t in gains(empty).data if t.x] == []
+        assert len(checked(frontier(empty)).data) == 0
+        assert [t for t in checked(gains(empty)).data if t.x] == []
 
 
 class TestBars:
     def test_the_cycle_adds_up_to_the_step(self) -> None:
         one = answer()
-        bars = [t for t in cycle(one).data if list(t.y) == ["GPU"]]
+        bars = [t for t in checked(cycle(one)).data if list(t.y) == ["GPU"]]
         assert sum(t.x[0] for t in bars) == pytest.approx(one.row["step_ms"], rel=0.01)
 
     @pytest.mark.parametrize("query", [QUERY, "?gpu=b200&conc=32", "?gpu=b200&method=none&conc=8"])
@@ -100,7 +111,7 @@ class TestBars:
         assert all(size > 0 for _, size, *_ in parts)
 
     def test_accepted_drafts_are_shares(self) -> None:
-        bars = accepted(answer()).data[0]
+        bars = checked(accepted(answer())).data[0]
         assert len(bars.y) == 8
         assert sum(bars.y) == pytest.approx(100)
 
@@ -108,7 +119,7 @@ class TestBars:
         state = from_query(QUERY)
         both = found(Task.of(state.fields, SHORT, baseline=True))
         assert isinstance(both, Answer)
-        bars = {t.y[0]: t for t in cost(both).data}
+        bars = {t.y[0]: t for t in checked(cost(both)).data}
         assert set(bars) == {"plain decoding", "DFlash, block 8"}
         ratio = bars["plain decoding"].x[0] / bars["DFlash, block 8"].x[0]
         assert ratio == pytest.approx(both.row["speedup"], rel=1e-4)
@@ -118,7 +129,7 @@ class TestBars:
                  ("verification", 300.0, 0.6, "<c>")]  # fmt: skip
         names = ("name", "speed_tok_s", "factor", "why")
         rungs = tuple(dict(zip(names, step, strict=True)) for step in steps)
-        figure = waterfall(Reasons("t", rungs))
+        figure = checked(waterfall(Reasons("t", rungs)))
         assert figure.data[-1].x[0] == 300
         assert [(t.base[0] if t.base else 0) + t.x[0] for t in figure.data[:-1]] == [100, 500, 300]
         assert "&lt;c&gt;" in figure.data[2].hovertemplate
@@ -136,7 +147,7 @@ def colours_by_name(figure: go.Figure) -> dict[str, set[str]]:
 def test_a_colour_means_one_thing(view: View) -> None:
     one = answer()
     meant: dict[str, set[str]] = defaultdict(set)
-    for figure in (cycle(one), memory(one), frontier(view)):
+    for figure in map(checked, (cycle(one), memory(one), frontier(view))):
         for colour, names in colours_by_name(figure).items():
             meant[colour] |= names - {""}
     assert meant[meanings.TARGET] == {"verify", "weights"}
@@ -145,7 +156,7 @@ def test_a_colour_means_one_thing(view: View) -> None:
     assert meant[meanings.PLAIN] == {"plain decoding"}
     assert meant[meanings.ASKED] == {"DFlash, block 8"}
     alone = View(from_query("?method=none"), short=answer(method="none", block=None))
-    assert meanings.ASKED not in colours_by_name(frontier(alone))
+    assert meanings.ASKED not in colours_by_name(checked(frontier(alone)))
 
 
 class TestDrawing:
@@ -179,7 +190,7 @@ class TestDrawing:
 
     def test_a_benchmark_stands_where_its_time_per_token_puts_it(self, view: View) -> None:
         rows = (Measured(4, 300.0, "a", 10.0), Measured(4, 300.0, "b"))
-        figure = frontier(replace(view, measured=rows))
+        figure = checked(frontier(replace(view, measured=rows)))
         (stars,) = (t for t in figure.data if t.name == "your benchmark")
         assert list(stars.x) == [100.0, 75.0]
 

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from dflash_sim.jobs.crew import Alone, NoWorkerError
+from dflash_sim.profiles import find
 from dflash_sim.profiles.find import ENV
 from dflash_sim.ui.answer import SHORT, Answer, Refusal
-from dflash_sim.ui.desk import Desk, Found, Task
+from dflash_sim.ui.desk import Desk, Found, Task, done
 from dflash_sim.ui.hand import Hand
 
 SMALL = {"gpu": "h200", "model": "qwen3-4b", "isl": 64, "osl": 32, "conc": 1, "num_prompts": 2,
@@ -75,8 +77,8 @@ def test_two_pages_take_turns_and_share_what_is_found(scripted: tuple[Desk, Scri
     hand.go.set()
     wait_for(lambda: desk.known(task(conc=13)))
     wait_for(lambda: desk.known(task(conc=3)))
-    done = [dict(t.fields)["conc"] for t in hand.asked]
-    assert done == [1, 2, 11, 3, 13]
+    order = [dict(t.fields)["conc"] for t in hand.asked]
+    assert order == [1, 2, 11, 3, 13]
 
 
 def test_an_answer_is_made_once() -> None:
@@ -140,3 +142,38 @@ def test_a_sheet_that_is_written_again_is_another_question(
     (tmp_path / "devices").mkdir()
     (tmp_path / "devices/mine.toml").write_text("")
     assert task() != before
+
+
+def test_sheets_are_read_once_and_again_when_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV, str(tmp_path))
+    mine = tmp_path / "devices/h200.toml"
+    mine.parent.mkdir()
+    text = Path(str(files("dflash_sim.profiles") / "devices/h200.toml")).read_text()
+    mine.write_text(text.replace("value = 141\n", "value = 282\n"))
+    read: list[Path] = []
+    parsed = find._parsed
+    monkeypatch.setattr(find, "_parsed", lambda path: read.append(path) or parsed(path))
+    first = done(task())
+    assert mine in read
+    read.clear()
+    assert isinstance(done(task(conc=2)), Answer)
+    assert read == []
+    mine.write_text(text)
+    second = done(task())
+    assert mine in read
+    assert isinstance(first, Answer)
+    assert isinstance(second, Answer)
+    assert first.memory["gpu_bytes"] == 2 * second.memory["gpu_bytes"]
+
+
+def test_a_page_waits_for_its_answer_and_not_for_long(scripted: tuple[Desk, Scripted]) -> None:
+    desk, hand = scripted
+    desk.want("a", [task(conc=1)])
+    desk.wait([task(conc=1)], 0.01)
+    assert desk.known(task(conc=1)) is None
+    hand.go.set()
+    desk.wait([task(conc=1)], PATIENCE_S)
+    assert desk.known(task(conc=1)) is not None
+    desk.wait([task(conc=1)], PATIENCE_S)  # nothing is open

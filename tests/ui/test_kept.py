@@ -56,15 +56,15 @@ def test_what_has_no_answer_yet_or_none_at_all_says_so() -> None:
 def test_nothing_stands_beside_what_was_not_kept() -> None:
     assert drawing(view_beside(), unfinished=False)["lines"] == []
     assert "Beside each other" not in report(view_beside())
-    assert "kept" not in [trace.name for trace in frontier(view_beside()).data]
+    assert "kept" not in [trace.get("name") for trace in frontier(view_beside()).data]
 
 
 def test_they_are_drawn_and_taken_away_too() -> None:
     view = view_beside(TWICE)
-    (marks,) = (trace for trace in frontier(view).data if trace.name == "kept")
+    (marks,) = (trace for trace in frontier(view).data if trace.get("name") == "kept")
     found = view.beside[0].found
     assert isinstance(found, Answer)
-    assert list(marks.y) == [found.row["output_throughput"]]
+    assert marks["y"] == [found.row["output_throughput"]]
     assert "Beside each other" in report(view)
 
 

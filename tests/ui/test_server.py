@@ -77,6 +77,17 @@ def test_the_page_asks_nobody_else(served: str) -> None:
     assert "--series-1" in page
 
 
+def test_a_short_answer_is_drawn_whatever_look_is_out() -> None:
+    """Dash has a callback wait for every one that is out and sets an input of it."""
+    app = application(Desk(), "t")
+    inputs = [
+        [each["id"] for each in call["inputs"]]
+        for call in app._callback_list
+        if call["output"].startswith("drawn.data")
+    ]
+    assert sorted(inputs) == [["short"], ["whole"]]
+
+
 class TestPort:
     def test_one_that_is_in_use_is_said(self) -> None:
         with closing(socket.socket()) as taken:

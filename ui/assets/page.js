@@ -2,7 +2,8 @@
 
 // Draws what the server says. Two answers come for one state: a short one at once, and the whole of it
 // bit by bit; the second is shown as long as it is of the state that is asked for. The page looks for
-// more only once the last look was answered: where answers are slow, looks would pile up.
+// more only once the last look was answered: where answers are slow, looks would pile up. Each has a
+// callback of its own: one with both as inputs would wait for a look that is out to draw a short answer.
 
 (() => {
   const root = document.documentElement;
@@ -14,19 +15,22 @@
   const LOST_MS = 20000; // an answer that takes longer is asked for again
   const MOST_BESIDE = 8;
   const LOOK_MS = 300; // from what was drawn to the next look for more
+  const SOON_MS = 20; // and to one that the server answers once the whole answer is there
   let turn = 0;
   let asked = "";
   let since = 0;
   let waiting = false;
   let shown = null;
-  let answered = 0; // the turn of the short answer that was drawn last
   let whole = null; // what was drawn last of the state that is asked for, bit by bit
-  let look = { turn: 0, at: Infinity }; // the last one that waits for its answer
+  const NONE = { turn: 0, at: Infinity };
+  let look = NONE; // the last one that waits for its answer
   let looks = 0;
   let why = false;
   let beside = []; // addresses of the answers that were kept
   let drawn = false;
   let changedAt = 0;
+  const specs = {}; // by chart, what it shows
+  const undrawn = new Map(); // and what is to be drawn, a chart a frame: numbers are seen before them
 
   /** A value with every "var(--name)" in it replaced by what the stylesheet says now. */
   function painted(value, styles = getComputedStyle(root)) {
@@ -50,12 +54,31 @@
   function figure(name, spec) {
     const box = element(`box-${name}`) ?? element(name);
     if (box) box.hidden = !spec;
-    if (!spec) return;
+    const text = JSON.stringify(spec);
+    if (specs[name] === text) return;
+    specs[name] = text;
+    if (!undrawn.size) afterFrame(drawCharts);
+    undrawn.set(name, spec);
+  }
+
+  function afterFrame(act) {
+    requestAnimationFrame(() => setTimeout(act));
+  }
+
+  function drawCharts() {
+    if (!undrawn.size) return;
+    const [name, spec] = undrawn.entries().next().value;
+    undrawn.delete(name);
+    if (undrawn.size) afterFrame(drawCharts);
+    if (spec && element("ui")) chart(name, spec);
+  }
+
+  function chart(name, spec) {
     const layout = { ...spec.layout, template, autosize: true };
     if (keyed.includes(name)) key(name, spec, layout);
-    const graph = element(name);
-    if (graph) graph.style.height = `${spec.layout.height}px`; // first: a chart is drawn into its height
-    set(name, { figure: { data: painted(spec.data), layout: painted(layout) }, config: settings });
+    // As a property: the element is not there before Plotly is, which may come after the answer.
+    const style = { height: `${spec.layout.height}px` };
+    set(name, { figure: { data: painted(spec.data), layout: painted(layout) }, config: settings, style });
   }
 
   /** The legend of a bar as a line above it: what is too narrow for a word in the bar. */
@@ -195,6 +218,9 @@
     asked = text;
     since = now;
     waiting = true;
+    look = NONE; // of the answer before, nothing more is wanted
+    for (const name of undrawn.keys()) delete specs[name];
+    undrawn.clear();
     return { page: page.id, values: said, why, turn, beside };
   }
 
@@ -210,31 +236,41 @@
     }, after);
   }
 
-  function draw(short, news) {
+  /** Draws a short answer, or what is known of the whole of it. */
+  function draw(short) {
     if (!short || !element("ui")) return dash_clientside.no_update; // the page is being left
-    // A short answer that comes together with a look at the one before it is what counts.
-    const cause = short.turn === answered ? dash_clientside.callback_context.triggered_id : "short";
-    answered = short.turn;
-    if (cause === "whole" && news.turn !== look.turn) return dash_clientside.no_update;
-    look = { turn: 0, at: Infinity };
-    if (cause === "whole" && news.figures) whole = news;
     if (whole && whole.query !== short.query) whole = null;
-    const found = whole ?? short;
-    const unfinished = cause === "whole" ? news.unfinished : short.unfinished;
-    if (unfinished) later(short, LOOK_MS);
-    if (cause === "whole" && !news.figures) return dash_clientside.no_update;
+    next(short, short.unfinished);
+    return show(whole ?? short, short, short.lines);
+  }
+
+  /** Draws what a look has found. */
+  function arrive(news, short) {
+    if (!news || !short || !element("ui")) return dash_clientside.no_update;
+    if (news.turn !== look.turn || news.mark[0] !== short.query) return dash_clientside.no_update;
+    if (news.figures) whole = news;
+    next(short, news.unfinished);
+    return news.figures ? show(news, short, news.lines) : dash_clientside.no_update;
+  }
+
+  function next(short, unfinished) {
+    look = NONE;
+    if (unfinished) later(short, whole?.quality === "whole" ? LOOK_MS : SOON_MS);
+  }
+
+  function show(found, short, others) {
     shown = found;
     address(short.query, short.drop);
     hide(short.hidden);
     kept(short.kept);
     refusal(found.refusal);
-    lines(cause === "whole" ? news.lines : short.lines);
+    lines(others);
     element("keep").disabled = Boolean(found.refusal) || beside.length >= MOST_BESIDE;
     if (!found.refusal) {
       drawn = true;
-      for (const name of charts) figure(name, found.figures[name]);
       for (const [id, text] of Object.entries(found.words)) words(id, text);
       sparks(found.figures.accepted);
+      for (const name of charts) figure(name, found.figures[name]);
     }
     for (const [name, text] of Object.entries(found.copies)) words(`copy-${name}`, text);
     list("notes", found.notes);
@@ -265,7 +301,7 @@
   }
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
-    page: { draw, wish, toggleWhy, said },
+    page: { draw, arrive, wish, toggleWhy, said },
   });
   addEventListener("popstate", () => location.reload());
   addEventListener("click", ({ target }) => {

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from browser import Browser, find_chromium
+from page_colours import colours_of, meanings
 
 from dflash_sim.cli import run
+from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.plan.report import _plain_compared
 
 MAX_BYTES = 6_000_000
 COMMAND = ["plan", "--model", "qwen3.5-35b-a3b", "--rate", "20", "--num-prompts", "150", "--isl",
@@ -37,6 +42,26 @@ def test_it_says_what_was_asked_and_found(page: Path) -> None:
     for words in (*SECTIONS, "TTFT &lt;= 1,500 ms", "tok/s/GPU", "tok/s/user", "price range",
                   "first tokens as late", "sources", "list prices"):  # fmt: skip
         assert words in text, words
+
+
+def test_plain_decoding_is_grey(page: Path) -> None:
+    things, _ = meanings(colours_of(page.read_text(encoding="utf-8")))
+    plain = [colours for thing, colours in things.items() if "plain decoding" in thing]
+    assert plain
+    assert all(colours == {"var(--muted)"} for colours in plain)
+
+
+def test_plain_decoding_is_grey_on_a_gpu_of_which_nothing_else_is_drawn() -> None:
+    """Where the fewest GPUs are of one kind and the cheapest fleet is of another."""
+    one, other = (
+        Scenario(gpu="h200", model="qwen3-4b", isl=64, osl=64, conc=1, tp=1, method=method)
+        for method in ("dflash", "none")
+    )
+    found: Any = SimpleNamespace(
+        differences=[SimpleNamespace(one=0, other=1)],
+        question=SimpleNamespace(candidates=[one, other]),
+    )
+    assert list(_plain_compared(found)) == ["1 x h200, plain decoding"]
 
 
 @pytest.mark.slow
