@@ -1,21 +1,28 @@
-"""Summaries of llmperf and EvalScope: means and quantiles in **seconds**."""
+"""Summaries of llmperf, EvalScope and genai-bench: means and quantiles in **seconds**.
+
+The last has a file for each load, and may say that its latencies are in milliseconds.
+"""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from dflash_sim.calibrate.observations.lengths import AT_MEANS, fixed_lengths
+from dflash_sim.calibrate.observations.lengths import AT_MEANS, fixed_lengths, lengths_of
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import (
+    STATISTICS,
     Metrics,
     Raw,
+    inner,
     known,
     naming,
     number,
+    short,
     whole,
     word,
 )
+from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 
 _LLMPERF = {
@@ -40,6 +47,18 @@ _EVALSCOPE_TOTALS = {
     "total_throughput": "total token throughput (tok/s)",
     "request_throughput": "request throughput (req/s)",
 }
+_GENAI_LATENCIES = ("ttft", "tpot", "e2e_latency")
+_GENAI_STATISTIC = {"median": "p50", "std": "stddev"}
+_GENAI_TOTALS = {
+    "duration": "run_duration",
+    "completed": "num_completed_requests",
+    "request_throughput": "requests_per_second",
+    "input_throughput": "mean_input_throughput_tokens_per_s",
+    "output_throughput": "mean_output_throughput_tokens_per_s",
+    "total_throughput": "mean_total_tokens_throughput_tokens_per_s",
+}
+_GENAI_UNITS = {"s": 1 / MS, "ms": 1.0}
+_BY_RATE = "request_rate"
 _INPUTS = "average input tokens per request"
 _OUTPUTS = "average output tokens per request"
 
@@ -92,6 +111,59 @@ def read_evalscope(raw: Raw, where: str, names: Names) -> Observation:
     fields = known(conc=whole(said, "number of concurrency"), num_prompts=prompts)
     isl, osl = number(said, _INPUTS), number(said, _OUTPUTS)
     return _observation("evalscope", said, "model", where, names, fields, metrics, isl, osl)
+
+
+def is_genai_bench(raw: Raw) -> bool:
+    """Keys that tell it from other tools."""
+    return isinstance(raw.get("aggregated_metrics"), Mapping)
+
+
+def read_genai_bench(raw: Raw, where: str, names: Names) -> Observation:
+    """One run of ``genai-bench``; the model and the server are in another file."""
+    run = inner(raw, "aggregated_metrics")
+    unit = word(raw, "_time_unit") or "s"
+    if unit not in _GENAI_UNITS:
+        msg = f"_time_unit is {short(unit)}; expected s or ms"
+        raise UsageError(msg)
+    if (batch := whole(run, "batch_size") or 1) > 1:
+        msg = f"batch_size {batch}: several prompts in a request are not simulated"
+        raise UsageError(msg)
+    metrics = Metrics()
+    for ours, theirs in _GENAI_TOTALS.items():
+        metrics.take(ours, run, theirs)
+    for latency in _GENAI_LATENCIES:
+        of = inner(run, "stats", latency)
+        for statistic in STATISTICS:
+            theirs = _GENAI_STATISTIC.get(statistic, statistic)
+            metrics.take(f"{statistic}_{latency}_ms", of, theirs, _GENAI_UNITS[unit])
+    fields, notes = _genai_load(run), list(metrics.notes)
+    tokens = {way: inner(run, "stats", f"num_{way}_tokens") for way in ("input", "output")}
+    isl, osl = (number(of, "mean") for of in tokens.values())
+    if isl and osl:
+        lengths, how = lengths_of(isl, osl, number(tokens["output"], "stddev"))
+        fields |= lengths
+        notes.append(how)
+    return Observation(
+        row=where,
+        source="",
+        fields=fields,
+        metrics=metrics.values,
+        assumed=("engine",),
+        about=known(
+            tool="genai-bench",
+            scenario=word(run, "scenario"),
+            failed=number(run, "num_error_requests"),
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _genai_load(run: Raw) -> dict[str, Any]:
+    """So many clients, or arrivals at a rate: what the runs of an experiment differ in."""
+    prompts = whole(run, "num_completed_requests")
+    if word(run, "iteration_type") == _BY_RATE:
+        return known(rate=number(run, _BY_RATE), num_prompts=prompts)
+    return known(conc=whole(run, "num_concurrency"), num_prompts=prompts)
 
 
 def _lowered(raw: Raw) -> dict[str, Any]:

@@ -24,8 +24,10 @@ from dflash_sim.calibrate.readers.guidellm import is_guidellm
 from dflash_sim.calibrate.readers.inferencex import is_inferencex, read_inferencex
 from dflash_sim.calibrate.readers.other_clients import (
     is_evalscope,
+    is_genai_bench,
     is_llmperf,
     read_evalscope,
+    read_genai_bench,
     read_llmperf,
 )
 from dflash_sim.calibrate.readers.sglang_bench_serving import is_bench_serving, read_bench_serving
@@ -78,6 +80,7 @@ TOOLS = (
     Tool("sglang bench_one_batch_server", is_one_batch, read_one_batch),
     Tool("sglang bench_one_batch", is_batch_alone, read_batch_alone),
     Tool("sglang bench_offline_throughput", is_offline, read_offline),
+    Tool("genai-bench", is_genai_bench, read_genai_bench),
     Tool("llmperf", is_llmperf, read_llmperf),
     Tool("evalscope perf", is_evalscope, read_evalscope),
     Tool("InferenceX", is_inferencex, read_inferencex),

@@ -1,4 +1,4 @@
-"""Results in other forms: llmperf, EvalScope, batches without a server, tables made for people."""
+"""Results in other forms: other clients, batches without a server, tables made for people."""
 
 import json
 from collections.abc import Mapping
@@ -27,6 +27,16 @@ EVALSCOPE = {
     "Average time to first token (s)": 0.1, "Average time per output token (s)": 0.007,
     "Average latency (s)": 1.85, "Average input tokens per request": 512.0,
     "Average output tokens per request": 250.0,
+}  # fmt: skip
+GENAI_BENCH = {
+    "scenario": "D(100,100)", "num_concurrency": 4, "batch_size": 1, "run_duration": 50.0,
+    "iteration_type": "num_concurrency", "mean_output_throughput_tokens_per_s": 400.0,
+    "requests_per_second": 4.0, "num_completed_requests": 200,
+    "stats": {
+        "ttft": {"mean": 0.05, "p50": 0.04}, "tpot": {"mean": 0.009, "stddev": 0.001},
+        "e2e_latency": {"mean": 0.95}, "output_throughput": {"mean": 110.0},
+        "num_input_tokens": {"mean": 106.0}, "num_output_tokens": {"mean": 100.0, "stddev": 0.0},
+    },
 }  # fmt: skip
 OLD = """============ Serving Benchmark Result ============
 Backend:                                 sglang
@@ -69,6 +79,33 @@ def test_evalscope_as_saved_and_as_printed(tmp_path: Path, printed: bool) -> Non
     assert row.metrics["mean_tpot_ms"] == pytest.approx(7)
     assert row.metrics["mean_e2e_latency_ms"] == pytest.approx(1850)
     assert row.metrics["duration"] == 20
+
+
+@pytest.mark.parametrize(("unit", "scale"), [(None, 1.0), ("s", 1.0), ("ms", 1e3)])
+def test_genai_bench_says_its_unit(tmp_path: Path, unit: str | None, scale: float) -> None:
+    stats: Any = GENAI_BENCH["stats"]
+    times = {name: {k: v * scale for k, v in stats[name].items()}
+             for name in ("ttft", "tpot", "e2e_latency")}  # fmt: skip
+    run = GENAI_BENCH | {"stats": stats | times}
+    (row,) = read(tmp_path, {"aggregated_metrics": run, "_time_unit": unit})
+    assert (row.fields["conc"], row.fields["isl"], row.fields["osl"]) == (4, 106, 100)
+    assert row.metrics["mean_ttft_ms"] == pytest.approx(50)
+    assert row.metrics["median_ttft_ms"] == pytest.approx(40)
+    assert row.metrics["std_tpot_ms"] == pytest.approx(1)
+    assert row.metrics["mean_e2e_latency_ms"] == pytest.approx(950)
+    assert row.metrics["output_throughput"] == 400  # of the server, not of one request
+    assert "engine" in row.assumed
+
+
+def test_genai_bench_at_a_rate_and_with_batches_of_prompts(tmp_path: Path) -> None:
+    rate = {"iteration_type": "request_rate", "request_rate": 4, "num_concurrency": 64}
+    (row,) = read(tmp_path, {"aggregated_metrics": GENAI_BENCH | rate})
+    assert row.fields["rate"] == 4
+    assert "conc" not in row.fields
+    path = tmp_path / "batches.json"
+    path.write_text(json.dumps({"aggregated_metrics": GENAI_BENCH | {"batch_size": 8}}))
+    ((_, why),) = read_observations([path], ASSUMED).refused
+    assert "batch_size 8" in why
 
 
 def test_one_batch_without_a_server(tmp_path: Path) -> None:
