@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _UNIT = re.compile(r"[(\[]([^)\]]*)[)\]]")
 _SUFFIX = re.compile(r"(.*?\S) (ms|msec|s|sec|us|tok(?:en)?s?[ /]s|req(?:uest)?s?[ /]s)")
@@ -78,6 +78,10 @@ _UNITS = {
     "duration": _SECONDS | {"min": 60.0},
 }
 _BATCHES = {"batch size", "acc length", "input cost"}  # of bench_one_batch_server
+_WHOLE = ("isl", "osl", "num_prompts", "output_throughput")  # of its batches
+_OF_BATCHES = {"batch size": "conc", "latency": "duration", "acc length": "accept_length_cycle",
+               "itl": "mean_tpot_ms", **dict(zip(_WHOLE, _WHOLE, strict=True))}  # fmt: skip
+_OF_PHASES = ("input len", "input throughput", "output throughput")
 
 
 def column_of(heading: str) -> tuple[str, float] | None:
@@ -131,9 +135,40 @@ def column_beside(heading: str) -> tuple[str, float] | None:
 
 def columns_of(headings: Sequence[str]) -> list[tuple[str, float] | None]:
     """Return :func:`column_of` each heading, or what a table of one batch has under it."""
-    if {heading.strip().lower().split(" (")[0] for heading in headings} >= _BATCHES:
-        return [_of_batches(heading) for heading in headings]
+    if _BATCHES.issubset(bare := _without_units(headings)):
+        return [(_OF_BATCHES[name], 1.0) if name in _OF_BATCHES else None for name in bare]
     return [column_of(heading) for heading in headings]
+
+
+def _without_units(headings: Sequence[str]) -> list[str]:
+    return [heading.strip().lower().split(" (")[0] for heading in headings]
+
+
+def with_whole_batches(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """A table of batches with what its whole time tells, where it has the prompts' length.
+
+    Its throughputs are of the prefill and of decoding alone: when each ended follows from them.
+    """
+    bare = _without_units(rows[0]) if rows else []
+    if not {*_BATCHES, *_OF_PHASES, "latency"}.issubset(bare):
+        return [list(row) for row in rows]
+    kept = [i for i, name in enumerate(bare) if name not in _OF_PHASES]
+    whole = (_whole_batch(dict(zip(bare, row, strict=True))) for row in rows[1:])
+    behind = [_WHOLE, *whole]
+    return [[*(row[i] for i in kept), *more] for row, more in zip(rows, behind, strict=True)]
+
+
+def _whole_batch(row: Mapping[str, str]) -> Sequence[str]:
+    names = ("batch size", "latency", *_OF_PHASES)
+    try:
+        batch, latency_s, isl, prefill, decode = (
+            float(amount(row[name], "duration", 1.0)) for name in names
+        )
+        made = decode * (latency_s - batch * isl / prefill)
+        figures = (isl, round(made / batch), batch, made / latency_s)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return [""] * len(_WHOLE)
+    return [f"{figure:.10g}" for figure in figures]
 
 
 def _units(column: str) -> dict[str, float]:
@@ -155,13 +190,6 @@ def as_csv(rows: Sequence[Sequence[str]]) -> str | None:
         scaled = ((row[i], columns[i]) for i in kept)
         writer.writerow([amount(cell, *column) for cell, column in scaled if column is not None])
     return out.getvalue()
-
-
-def _of_batches(heading: str) -> tuple[str, float] | None:
-    """Throughputs of one batch count decoding alone, so its duration and its steps are taken."""
-    name = heading.strip().lower().split(" (")[0]
-    taken = {"batch size": "conc", "latency": "duration", "acc length": "accept_length_cycle"}
-    return ("mean_tpot_ms", 1.0) if name == "itl" else (taken[name], 1.0) if name in taken else None
 
 
 def amount(cell: str, column: str, scale: float) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dflash_sim.calibrate.observations.headings import as_csv, columns_of
+from dflash_sim.calibrate.observations.headings import as_csv, columns_of, with_whole_batches
 from dflash_sim.calibrate.observations.json_records import json_records
+from dflash_sim.calibrate.observations.method_columns import by_method
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.text_tables import pairs, text_tables, with_commas
@@ -102,7 +103,8 @@ class Reading:
         """Read tables that were made for people; False if there is none with a load in it."""
         met = self._met()
         for every in (*text_tables(text), cells_of(with_commas(text))):
-            rows = [row for row in every if len(row) == len(every[0])]
+            wide = len(every[0]) if every else 0
+            rows = by_method(with_whole_batches([row for row in every if len(row) == wide]))
             if is_statistics(rows):
                 raw = statistics_of(rows)
                 self._take(name, read_aiperf_summary, raw, name, self.names)
@@ -115,12 +117,9 @@ class Reading:
                     self.notes.append(f"{name}: columns not read: {', '.join(left)}")
                 self._table(table, name)
                 self.refused += [
-                    (
-                        name,
-                        f"row '{', '.join(row)}' has {len(row)} cells, the header {len(rows[0])}",
-                    )
+                    (name, f"row '{', '.join(row)}' has {len(row)} cells, the header {wide}")
                     for row in every
-                    if len(row) != len(rows[0])
+                    if len(row) != wide
                 ]
         return self._met() > met
 

@@ -187,6 +187,20 @@ def test_the_table_of_one_batch_counts_its_whole_time(tmp_path: Path) -> None:
     assert "output_throughput" not in row.metrics  # which would be of decoding alone
 
 
+def test_the_table_of_one_batch_tells_lengths_from_when_each_phase_ended(tmp_path: Path) -> None:
+    batch, isl, osl, prefill_s, decode_s = 4, 2048, 300, 0.5, 2.5
+    cells = (batch, isl, prefill_s + decode_s, batch * isl / prefill_s, batch * osl / decode_s)
+    text = (
+        "| batch size | input len | latency (s) | input throughput (tok/s) | output throughput "
+        "(tok/s) | acc length | ITL (ms) | input cost ($/1M) |\n|---|---|---|---|---|---|---|---|\n"
+        f"| {' | '.join(map(str, cells))} | n/a | {1e3 * decode_s / osl} | 0.01 |\n"
+    )
+    (row,) = read(tmp_path, text)
+    lengths = [row.fields[name] for name in ("conc", "num_prompts", "isl", "osl")]
+    assert lengths == [batch, batch, isl, osl]
+    assert row.metrics["output_throughput"] == pytest.approx(batch * osl / (prefill_s + decode_s))
+
+
 def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
     text = (
         "Metric,avg,min,max,p99,p50,std\nTime to First Token (ms),120.5,50,400,300,100,30\n"
