@@ -14,9 +14,9 @@ _LOADS = ("conc", "concurrency", "concurrencies", "max concurrency", "max reques
 _PLAIN = {
     **dict.fromkeys(_LOADS, "conc"),
     **dict.fromkeys(("isl", "input len", "input length", "input", "prompt len", "prefill",
-                     "input tokens", "random input"), "isl"),
+                     "input tokens", "random input", "random input len", "prompt length"), "isl"),
     **dict.fromkeys(("osl", "output len", "output length", "output", "decode", "gen len",
-                     "output tokens", "random output"), "osl"),
+                     "output tokens", "random output", "random output len"), "osl"),
     **dict.fromkeys(("num prompts", "prompts", "n", "requests", "num requests"), "num_prompts"),
     **dict.fromkeys(("request rate", "rate", "rps", "qps target"), "rate"),
     **dict.fromkeys(("accept length", "acceptance length", "accept len", "acc length", "acc len",
@@ -25,7 +25,7 @@ _PLAIN = {
     **dict.fromkeys(("output tok/s", "output throughput", "output token throughput", "tok/s",
                      "tokens/s", "output tokens/s", "throughput", "output tps", "tps",
                      "decode throughput", "generation throughput", "output thpt",
-                     "output token/s", "output toks/s", "toks/s", "token/s"),
+                     "output token/s", "output toks/s", "toks/s", "token/s", "gen. toks/s"),
                     "output_throughput"),
     **dict.fromkeys(("total throughput", "total token throughput", "total tok/s", "total tps"),
                     "total_throughput"),
@@ -47,12 +47,14 @@ _OF_A_REQUEST = {
 }
 _STATISTIC = re.compile(
     r"(?:(?P<before>mean|avg|average|median|p50|p90|p95|p99|std) )?(?P<what>ttft|tpot|itl|e2el?|"
-    r"e2e latency|end-to-end latency|time to first token|time per output token|"
+    r"e2e latency|end-to-end latency|latency|lat|time to first token|time per output token|"
     r"inter-token latency)(?: (?P<behind>mean|avg|average|median|p50|p90|p95|p99|std))?"
 )
+_OF_STATISTICS = ("latency", "lat")  # of whole answers; alone it may be that of a token
 _WHAT = {"time to first token": "ttft", "time per output token": "tpot", "e2e": "e2e_latency",
          "inter-token latency": "itl", "e2el": "e2e_latency", "e2e latency": "e2e_latency",
-         "end-to-end latency": "e2e_latency"}  # fmt: skip
+         "end-to-end latency": "e2e_latency", "latency": "e2e_latency",
+         "lat": "e2e_latency"}  # fmt: skip
 _MEAN = {"avg": "mean", "average": "mean", None: "mean", "p50": "median"}
 # Units that the numbers of a column may be in, and what they are multiplied by to be in ours.
 _TIMES = {
@@ -101,8 +103,9 @@ def column_of(heading: str) -> tuple[str, float] | None:
     behind = _SUFFIX.fullmatch(bare)
     if behind and not unit and bare not in _PLAIN:  # ``ttft_s``, as ``TTFT (s)``
         bare, unit = behind[1], behind[2].replace(" ", "/")
-    if found := _STATISTIC.fullmatch(bare):
-        said = found["before"] or found["behind"]
+    found = _STATISTIC.fullmatch(bare)
+    said = found and (found["before"] or found["behind"])
+    if found and (said or found["what"] not in _OF_STATISTICS):
         statistic = _MEAN.get(said, said or "mean")
         what = _WHAT.get(found["what"], found["what"])
         name = f"{statistic}_{what}_ms"
@@ -115,7 +118,7 @@ def column_of(heading: str) -> tuple[str, float] | None:
 
 
 def _bare(heading: str) -> str:
-    return re.sub(r"[\s_]+", " ", _UNIT.sub(" ", heading)).strip(" :*#").lower()
+    return re.sub(r"[\s_]+", " ", _UNIT.sub(" ", heading)).strip(" :*#.").lower()
 
 
 def column_beside(heading: str) -> tuple[str, float] | None:
@@ -137,7 +140,11 @@ def columns_of(headings: Sequence[str]) -> list[tuple[str, float] | None]:
     """Return :func:`column_of` each heading, or what a table of one batch has under it."""
     if _BATCHES.issubset(bare := _without_units(headings)):
         return [(_OF_BATCHES[name], 1.0) if name in _OF_BATCHES else None for name in bare]
-    return [column_of(heading) for heading in headings]
+    found = [column_of(heading) for heading in headings]
+    if not any(column and column[0] == "conc" for column in found):
+        return found
+    # A rate beside clients is what came of them.
+    return [None if column and column[0] == "rate" else column for column in found]
 
 
 def _without_units(headings: Sequence[str]) -> list[str]:
