@@ -122,7 +122,7 @@ def read_rows(text: str, name: str) -> Table:
             line = reader.line_num + 1
             continue
         if cells is None:
-            return _by_our_names(table)
+            return table
         where, line = f"{name}:{line}", reader.line_num + 1
         if not any(cell.strip() for cell in cells):
             continue
@@ -140,7 +140,7 @@ def read_rows(text: str, name: str) -> Table:
             table.rows.append((where, dict(row)))
 
 
-def _by_our_names(table: Table) -> Table:
+def by_our_names(table: Table) -> Table:
     """The table with columns of numbers that are called otherwise under our names, in our units."""
     taken = {MEASURED.get(name, ALIASES.get(name, name)) for name in table.header}
     meant = [column_of(name) for name in table.header]

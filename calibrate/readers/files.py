@@ -15,7 +15,13 @@ from dflash_sim.calibrate.observations.text_tables import pairs, text_tables, wi
 from dflash_sim.calibrate.observations.values import Raw, short
 from dflash_sim.calibrate.readers.aiperf import is_statistics, read_aiperf_summary, statistics_of
 from dflash_sim.calibrate.readers.console_text import console_records, is_console, read_console
-from dflash_sim.calibrate.readers.csv_table import cells_of, is_table, read_rows, read_table_row
+from dflash_sim.calibrate.readers.csv_table import (
+    by_our_names,
+    cells_of,
+    is_table,
+    read_rows,
+    read_table_row,
+)
 from dflash_sim.calibrate.readers.guidellm import read_guidellm
 from dflash_sim.calibrate.readers.other_clients import is_evalscope, read_evalscope
 from dflash_sim.calibrate.readers.sglang_metrics import (
@@ -24,7 +30,14 @@ from dflash_sim.calibrate.readers.sglang_metrics import (
     read_prometheus,
     snapshots,
 )
-from dflash_sim.calibrate.readers.tools import GUIDELLM, TOOLS, Tool, of_no_tool, tool_of
+from dflash_sim.calibrate.readers.tools import (
+    GUIDELLM,
+    TOOLS,
+    Tool,
+    kept_as_table,
+    of_no_tool,
+    tool_of,
+)
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text
 
@@ -90,7 +103,7 @@ class Reading:
         elif is_console(text):
             for where, raw in console_records(text, name):
                 self._take(where, read_console, raw, where, self.names)
-        elif is_table(table := with_commas(text)):
+        elif is_table(table := with_commas(text)) or kept_as_table(_heading(table)):
             self._table(table, name)
         elif _LOG.search(text):
             self.refused.append((name, _OF_LOG))
@@ -192,11 +205,14 @@ class Reading:
 
     def _table(self, text: str, name: str) -> None:
         table = read_rows(text, name)
+        read = kept_as_table(table.header)
+        if read is None:
+            table, read = by_our_names(table), read_table_row
+            if table.ignored:
+                self.notes.append(f"{name}: columns not read: {', '.join(table.ignored)}")
         self.refused += table.damaged
-        if table.ignored:
-            self.notes.append(f"{name}: columns not read: {', '.join(table.ignored)}")
         for where, cells in table.rows:
-            self._take(where, read_table_row, cells, where, self.names)
+            self._take(where, read, cells, where, self.names)
 
     def _take(self, where: str, read: Callable[..., Observation], *what: object) -> None:
         stood_in = len(self.names.stood_in)
@@ -208,6 +224,10 @@ class Reading:
         if len(self.names.stood_in) > stood_in:
             row = replace(row, assumed=(*row.assumed, "model"))
         self.found.append(row)
+
+
+def _heading(table: str) -> list[str]:
+    return next(iter(cells_of(table.lstrip("\ufeff \n").partition("\n")[0])), [])
 
 
 def _text(path: Path) -> str:
