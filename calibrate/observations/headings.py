@@ -17,6 +17,8 @@ _PLAIN = {
                      "input tokens", "random input", "random input len", "prompt length"), "isl"),
     **dict.fromkeys(("osl", "output len", "output length", "output", "decode", "gen len",
                      "output tokens", "random output", "random output len"), "osl"),
+    "total input tokens": "total_input_tokens",
+    **dict.fromkeys(("total output tokens", "total generated tokens"), "total_output_tokens"),
     **dict.fromkeys(("num prompts", "prompts", "n", "requests", "num requests"), "num_prompts"),
     **dict.fromkeys(("request rate", "rate", "rps", "qps target"), "rate"),
     **dict.fromkeys(("accept length", "acceptance length", "accept len", "acc length", "acc len",

@@ -522,7 +522,7 @@ class TestCommand:
         self, answer: Answer, tmp_path: Path
     ) -> None:
         path = tmp_path / "steps.csv"
-        path.write_text("conc,mean_tpot_ms\n1,5.25\n2,6.5\n")
+        path.write_text("conc,mean_tpot_ms,duration\n1,5.25,9\n2,6.5,9\n")
         told = (f"{key}={value}" for key, value in
                 {"model": "qwen3-8b", "method": "none", "isl": 64, "osl": 8}.items())  # fmt: skip
         assumed = (word for value in told for word in ("--assume", value))
@@ -533,6 +533,9 @@ class TestCommand:
             (False, True),
         ]
         assert all("mean_tpot_ms; no throughput" in line for line in lines)
+        _, out, _ = answer(path, *assumed, "--format", "jsonl", "--no-causes")
+        compared = [set(json.loads(line)["metrics"]) for line in out.splitlines()]
+        assert compared == [{"mean_tpot_ms"}] * 2  # of how many requests the duration is, none says
 
     def test_formats_and_files(self, answer: Answer, bench: Path, tmp_path: Path) -> None:
         _, out, _ = answer(bench, "--format", "csv", "--no-causes")

@@ -201,6 +201,27 @@ def test_the_table_of_one_batch_tells_lengths_from_when_each_phase_ended(tmp_pat
     assert row.metrics["output_throughput"] == pytest.approx(batch * osl / (prefill_s + decode_s))
 
 
+@pytest.mark.parametrize(
+    ("heads", "lengths"),
+    [("Requests | Input tokens | Output tokens", (1000, 500)),
+     ("Num prompts | Total input tokens | Total generated tokens", (1000, 500)),
+     ("Of | Input tokens | Output tokens", (None, None))],
+)  # fmt: skip
+def test_tokens_of_a_whole_run_are_no_lengths(
+    tmp_path: Path, heads: str, lengths: tuple[int | None, int | None]
+) -> None:
+    text = (
+        f"| Concurrency | {heads} | Duration (s) | Output tok/s |\n|---|---|---|---|---|---|\n"
+        "| 16 | 320 | 320000 | 160000 | 72.6 | 2204 |\n"
+    )
+    (row,) = read(tmp_path, text, dataset="gsm8k")
+    assert (row.fields.get("isl"), row.fields.get("osl")) == lengths
+    assert row.metrics["total_output_tokens"] == 160000
+    if "Total" not in heads:
+        (row,) = read(tmp_path, text.replace("320000 | 160000", "1000 | 500"))
+        assert (row.fields["isl"], row.fields["osl"]) == (1000, 500)
+
+
 def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
     text = (
         "Metric,avg,min,max,p99,p50,std\nTime to First Token (ms),120.5,50,400,300,100,30\n"
