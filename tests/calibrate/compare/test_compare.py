@@ -525,7 +525,7 @@ class TestCommand:
         path.write_text("conc,mean_tpot_ms,duration\n1,5.25,9\n2,6.5,9\n")
         told = (f"{key}={value}" for key, value in
                 {"model": "qwen3-8b", "method": "none", "isl": 64, "osl": 8}.items())  # fmt: skip
-        assumed = (word for value in told for word in ("--assume", value))
+        assumed = [word for value in told for word in ("--assume", value)]
         _, out, _ = answer(path, *assumed, "--format", "table", "--no-causes")
         lines = [line for line in out.splitlines() if line.startswith("steps.csv:")]
         assert [("5.25" in line, "6.50" in line) for line in lines] == [
