@@ -260,9 +260,9 @@ def _metrics(
         values["speedup"] = result.speedup
     # What was predicted with would be compared with itself.
     with_own = result.scenario.acceptance and "acceptance" not in row.fields
-    known = (*ACCEPTANCE, "accept_rate") if own is not None or with_own else ()
+    known = {*ACCEPTANCE, "accept_rate"} if own is not None or with_own else set()
     if "num_prompts" in row.assumed:  # what hangs on how many requests there were
-        known += (*TOTALS, "verify_steps")
+        known |= {*TOTALS, "verify_steps"}
     for field in load_schema():
         name = field.name
         if name not in seen or name not in values or name in known:

@@ -86,7 +86,7 @@ def console_records(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]
     """
     lines = text.splitlines()
     starts = [i for i, line in enumerate(lines) if _TITLE.search(line)]
-    launch = _launch(text)
+    launch = launch_above(text)
     before = 0
     for start in starts:
         end = next((i for i in range(start + 1, len(lines)) if _RULE.search(lines[i])), len(lines))
@@ -173,7 +173,7 @@ def _called(text: str) -> dict[str, Any]:
     return {n: v for n, v in found.items() if n not in bodies} | client_sampling(text)
 
 
-def _launch(text: str) -> str | None:
+def launch_above(text: str) -> str | None:
     """The launch of the server, if the text has one that can be read."""
     begun = _LAUNCH.search(text)
     if begun is None:

@@ -233,8 +233,8 @@ def _with_lengths(given: Mapping[str, Any], metrics: Metrics) -> tuple[dict[str,
     if "completed" in metrics.values:
         fields.setdefault("num_prompts", round(metrics.get("completed")))
     requests = fields.get("num_prompts")
-    told = requests is not None and metrics.values.keys() >= {*_TOTALS}
-    if told and not fields.keys() & {"dataset", *LENGTHS}:
+    told = metrics.values.keys() >= {*_TOTALS} and not fields.keys() & {"dataset", *LENGTHS}
+    if told and requests is not None:
         fields |= fixed_lengths(*(metrics.get(total) / requests for total in _TOTALS))
         notes.append(AT_MEANS)
     return fields, notes

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dflash_sim.calibrate.observations.decode_log import before_batches, is_log, steady_batches
 from dflash_sim.calibrate.observations.headings import as_csv, columns_of, with_whole_batches
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.method_columns import by_method
@@ -14,7 +15,12 @@ from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.text_tables import pairs, text_tables, with_commas
 from dflash_sim.calibrate.observations.values import Raw, short
 from dflash_sim.calibrate.readers.aiperf import is_statistics, read_aiperf_summary, statistics_of
-from dflash_sim.calibrate.readers.console_text import console_records, is_console, read_console
+from dflash_sim.calibrate.readers.console_text import (
+    console_records,
+    is_console,
+    launch_above,
+    read_console,
+)
 from dflash_sim.calibrate.readers.csv_table import (
     by_our_names,
     cells_of,
@@ -30,6 +36,7 @@ from dflash_sim.calibrate.readers.sglang_metrics import (
     read_prometheus,
     snapshots,
 )
+from dflash_sim.calibrate.readers.sglang_server_info import read_decode_log
 from dflash_sim.calibrate.readers.tools import (
     GUIDELLM,
     TOOLS,
@@ -41,10 +48,10 @@ from dflash_sim.calibrate.readers.tools import (
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text
 
-_LOG = re.compile(r"^\[?\d{4}-\d\d-\d\d[^\n]*(?:Decode|Prefill) batch[,. ]", re.MULTILINE)
-_OF_LOG = (
-    "a log of the server, which no benchmark wrote: give what the benchmark printed or saved, or "
-    "two scrapes of /metrics"
+_OF_VLLM = re.compile(r"Avg generation throughput: [\d.]+ tokens/s|SpecDecoding metrics: ")
+_NO_SGLANG = (
+    "a log of vLLM's server, which is not simulated; of what it accepted, predict takes the mean "
+    "length: --acceptance al:3.2"
 )
 
 
@@ -105,8 +112,11 @@ class Reading:
                 self._take(where, read_console, raw, where, self.names)
         elif is_table(table := with_commas(text)) or kept_as_table(_heading(table)):
             self._table(table, name)
-        elif _LOG.search(text):
-            self.refused.append((name, _OF_LOG))
+        elif is_log(text):
+            if not self._printed(text, name):
+                self._log(text, name)
+        elif _OF_VLLM.search(text):
+            self.refused.append((name, _NO_SGLANG))
         elif re.search(r"^\s*[\[{]", text, re.MULTILINE):
             self._json(text, name)
         elif not self._printed(text, name):
@@ -194,6 +204,13 @@ class Reading:
         if good and combine is not None:
             self._take(name, combine, good, name)
             self.notes.append(f"{name}: {len(good)} records are summed up in one row")
+
+    def _log(self, text: str, name: str) -> None:
+        """Read what a server wrote of its batches, and of its launch before them."""
+        launch = launch_above(before_batches(text))
+        for batch in steady_batches(text):
+            where = f"{name}: {batch.requests} running"
+            self._take(where, read_decode_log, batch, launch, where, self.names)
 
     def _guidellm(self, raw: Raw, name: str) -> None:
         for i, member in enumerate(raw["benchmarks"]):

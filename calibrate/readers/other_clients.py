@@ -36,13 +36,13 @@ _LLMPERF = {
 _LLMPERF_LATENCIES = {"ttft": "ttft_s", "itl": "inter_token_latency_s",
                       "e2e_latency": "end_to_end_latency_s"}  # fmt: skip
 # Labels of EvalScope without "Average" or "Avg", those of its first releases before today's.
-_EVALSCOPE = {
+_EVALSCOPE: Mapping[str, Sequence[str]] = {
     "mean_ttft_ms": ("time to first token", "ttft"),
     "mean_tpot_ms": ("time per output token", "tpot"),
     "mean_itl_ms": ("inter-token latency", "itl"),
     "mean_e2e_latency_ms": ("latency",),
 }
-_EVALSCOPE_TOTALS = {
+_EVALSCOPE_TOTALS: Mapping[str, Sequence[str]] = {
     "duration": ("time taken for tests (s)", "test duration (s)"),
     "output_throughput": ("output token throughput (tok/s)", "output throughput (tok/s)"),
     "total_throughput": ("total token throughput (tok/s)", "total throughput (tok/s)"),

@@ -235,13 +235,6 @@ def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
     assert (row.fields["isl"], row.fields["osl"]) == (1024, 500)
 
 
-def test_a_servers_log_is_named_as_such(tmp_path: Path) -> None:
-    path = tmp_path / "server.log"
-    path.write_text("[2026-07-04 04:32:38 TP0] Decode batch, #running-req: 45, cuda graph: True\n")
-    ((_, why),) = read_observations([path], ASSUMED).refused
-    assert why.startswith("a log of the server, which no benchmark wrote: give what")
-
-
 def test_a_name_that_only_the_server_knows_gives_way_to_the_assumed_model(tmp_path: Path) -> None:
     path = tmp_path / "row.json"
     path.write_text(json.dumps(LLMPERF | {"model": "my-chatbot"}))
