@@ -23,7 +23,7 @@ _PLAIN = {
     **dict.fromkeys(("request rate", "rate", "rps", "qps target"), "rate"),
     **dict.fromkeys(("accept length", "acceptance length", "accept len", "acc length", "acc len",
                      "al", "mean accept length", "avg accept length", "mean acceptance length",
-                     "tau"), "accept_length"),
+                     "tau", "\N{GREEK SMALL LETTER TAU}"), "accept_length"),
     **dict.fromkeys(("output tok/s", "output throughput", "output token throughput", "tok/s",
                      "tokens/s", "output tokens/s", "throughput", "output tps", "tps",
                      "decode throughput", "generation throughput", "output thpt",
@@ -34,6 +34,7 @@ _PLAIN = {
     **dict.fromkeys(("req/s", "request throughput", "requests/s", "qps", "throughput req/s",
                      "throughput requests/s", "throughput rps"), "request_throughput"),
     **dict.fromkeys(("duration", "benchmark duration"), "duration"),
+    **dict.fromkeys(("dataset", "data set", "task"), "dataset"),
     **dict.fromkeys(("model", "target"), "model"),
     **dict.fromkeys(("method", "algorithm"), "method"),
     **dict.fromkeys(("gpu", "hardware"), "gpu"),
@@ -42,10 +43,15 @@ _PLAIN = {
 LENGTHS = ("isl", "osl")
 # Lengths and counts that may as well be those of a whole run, and lengths that are of a request.
 _UNSURE = {"input", "input tokens", "output", "output tokens", "decode", "prompts", "requests"}
+_MADE = {"isl": ("input tokens", "prompt tokens"), "osl": ("output tokens", "completion tokens")}
 _OF_A_REQUEST = {
     heading: column
-    for column, what in zip(LENGTHS, ("input tokens", "output tokens"), strict=True)
-    for heading in (f"{what} per request", *(f"{s} {what}" for s in ("mean", "avg", "average")))
+    for column, kinds in _MADE.items()
+    for what in kinds
+    for heading in (
+        f"{what} per request",
+        *(" ".join(pair) for s in ("mean", "avg", "average") for pair in ((s, what), (what, s))),
+    )
 }
 _STATISTIC = re.compile(
     r"(?:(?P<before>mean|avg|average|median|p50|p90|p95|p99|std) )?(?P<what>ttft|tpot|itl|e2el?|"
@@ -114,13 +120,14 @@ def column_of(heading: str) -> tuple[str, float] | None:
     elif (name := _PLAIN.get(f"{bare} {unit}", "")) and unit:
         return name, 1.0
     else:
-        name = _PLAIN.get(bare, "")
+        name = _PLAIN.get(bare) or _OF_A_REQUEST.get(bare, "")
     scale = _units(name).get(unit) if name else None
     return None if scale is None else (name, scale)
 
 
 def _bare(heading: str) -> str:
-    return re.sub(r"[\s_]+", " ", _UNIT.sub(" ", heading)).strip(" :*#.").lower()
+    bare = re.sub(r"[\s_]+", " ", _UNIT.sub(" ", heading)).strip(" :*#.").lower()
+    return re.sub(r" per sec(?:ond)?$", "/s", bare)
 
 
 def column_beside(heading: str) -> tuple[str, float] | None:
@@ -132,8 +139,6 @@ def column_beside(heading: str) -> tuple[str, float] | None:
     (('osl', 1.0), ('osl', 1.0), None)
     """
     bare, found = _bare(heading), column_of(heading)
-    if bare in _OF_A_REQUEST:
-        return _OF_A_REQUEST[bare], 1.0
     unsure = found is not None and found[0] in (*LENGTHS, "num_prompts") and bare in _UNSURE
     return None if unsure else found
 
@@ -189,7 +194,8 @@ def as_csv(rows: Sequence[Sequence[str]]) -> str | None:
     columns = columns_of(rows[0])
     names = [column[0] for column in columns if column is not None]
     measured = [n for n in names if n.endswith(("_ms", "_throughput")) or n == "accept_length"]
-    if "conc" not in names or not measured or len(set(names)) < len(names):
+    loaded = "conc" in names or "dataset" in names
+    if not loaded or not measured or len(set(names)) < len(names):
         return None
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -137,7 +137,7 @@ def _arguments(lines: list[str]) -> dict[str, Any]:
         if printed := _NAMESPACE.search(line):
             found |= _keywords(printed[1])
     if not found:
-        found = _called("\n".join(lines))
+        found = called("\n".join(lines))
     return {name: found[name] for name in _ARGUMENTS if found.get(name) is not None}
 
 
@@ -158,7 +158,8 @@ def _keywords(text: str) -> dict[str, Any]:
     return found
 
 
-def _called(text: str) -> dict[str, Any]:
+def called(text: str) -> dict[str, Any]:
+    """Arguments of the last benchmark that a text of commands runs."""
     try:
         called = [c.words for c in commands(text, Shell()) if is_client(c.words)]
     except UsageError:

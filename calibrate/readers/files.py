@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from dflash_sim.calibrate.observations.decode_log import before_batches, is_log, steady_batches
 from dflash_sim.calibrate.observations.headings import as_csv, columns_of, with_whole_batches
@@ -16,6 +17,7 @@ from dflash_sim.calibrate.observations.text_tables import pairs, text_tables, wi
 from dflash_sim.calibrate.observations.values import Raw, short
 from dflash_sim.calibrate.readers.aiperf import is_statistics, read_aiperf_summary, statistics_of
 from dflash_sim.calibrate.readers.console_text import (
+    called,
     console_records,
     is_console,
     launch_above,
@@ -48,10 +50,13 @@ from dflash_sim.calibrate.readers.tools import (
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text
 
-_OF_VLLM = re.compile(r"Avg generation throughput: [\d.]+ tokens/s|SpecDecoding metrics: ")
+_AIPERF = re.compile(r"\b(?:aiperf|genai-perf) profile[^\n]*(?:\\\n[^\n]*)*")
+_OF_VLLM = re.compile(
+    r"Avg generation throughput: [\d.]+ tokens/s|SpecDecoding metrics: |^vllm:\w+[{ ]", re.MULTILINE
+)
 _NO_SGLANG = (
-    "a log of vLLM's server, which is not simulated; of what it accepted, predict takes the mean "
-    "length: --acceptance al:3.2"
+    "a log or metrics of vLLM's server, which is not simulated; of what it accepted, predict takes "
+    "the mean length: --acceptance al:3.2"
 )
 
 
@@ -129,7 +134,7 @@ class Reading:
             wide = len(every[0]) if every else 0
             rows = by_method(with_whole_batches([row for row in every if len(row) == wide]))
             if is_statistics(rows):
-                raw = statistics_of(rows)
+                raw = statistics_of(rows) | {"input_config": _as_called(text)}
                 self._take(name, read_aiperf_summary, raw, name, self.names)
             elif is_evalscope(said := pairs(rows)):
                 self._take(name, read_evalscope, said, name, self.names)
@@ -241,6 +246,12 @@ class Reading:
         if len(self.names.stood_in) > stood_in:
             row = replace(row, assumed=(*row.assumed, "model"))
         self.found.append(row)
+
+
+def _as_called(text: str) -> dict[str, Any]:
+    """The load of AIPerf's command, which it prints below its table."""
+    found = _AIPERF.search(text)
+    return {} if found is None else called(found[0])
 
 
 def _heading(table: str) -> list[str]:

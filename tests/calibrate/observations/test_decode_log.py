@@ -68,6 +68,7 @@ def test_sizes_of_the_batch_are_rows_of_their_own(tmp_path: Path) -> None:
      ([PREFILL.format(0)], "no batch stayed as"),
      ([PREFILL.format(0).replace("TP0", f"DP{rank} TP0") for rank in (0, 1)], "of their own"),
      (["INFO [loggers.py:248] Engine 000: Avg generation throughput: 39.1 tokens/s"], "of vLLM's"),
+     (['vllm:num_requests_running{engine="0",model_name="Qwen/Qwen3-8B"} 16.0'], "of vLLM's"),
      (["INFO [metrics.py:100] SpecDecoding metrics: Mean acceptance length: 3.00"], "of vLLM's")],
 )  # fmt: skip
 def test_other_logs_are_refused_by_what_they_are(

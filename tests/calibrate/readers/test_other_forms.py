@@ -235,6 +235,41 @@ def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
     assert (row.fields["isl"], row.fields["osl"]) == (1024, 500)
 
 
+def test_aiperf_prints_its_command_below_its_table(tmp_path: Path) -> None:
+    text = (
+        "┏━━━┳━━━┳━━━┓\n┃ Metric ┃ avg ┃ p50 ┃\n┡━━━╇━━━╇━━━┩\n"
+        "│ Time to First Token (ms) │ 120.5 │ 100 │\n│ Inter Token Latency (ms) │ 9.5 │ 9.4 │\n"
+        "│ Input Sequence Length (tokens) │ 1,024 │ 1024 │\n"
+        "│ Output Sequence Length (tokens) │ 500 │ 500 │\n└───┴───┴───┘\n"
+        "CLI Command: aiperf profile --model Qwen/Qwen3-4B --concurrency 24 --request-count 240\n"
+    )
+    (row,) = read(tmp_path, text)
+    told = [row.fields[name] for name in ("model", "conc", "num_prompts", "isl")]
+    assert told == ["qwen3-4b", 24, 240, 1024]
+
+
+def test_headings_of_means_and_of_rates(tmp_path: Path) -> None:
+    text = (
+        "strategy,concurrency,output_tokens_per_second,prompt_tokens_mean,output_tokens_mean\n"
+        "concurrent@16,16,1987.3,1000,500\n"
+    )
+    (row,) = read(tmp_path, text)
+    assert row.metrics["output_throughput"] == 1987.3
+    assert (row.fields["isl"], row.fields["osl"]) == (1000, 500)
+
+
+def test_a_row_for_each_data_set_needs_no_column_of_clients(tmp_path: Path) -> None:
+    text = (
+        "| Dataset | TPS | τ |\n|---|---|---|\n| GSM8K | 690.2 | 6.35 |\n| MATH-500 | 720 | 7 |\n"
+    )
+    told = {"method": "dflash", "block": 16}
+    rows = read(tmp_path, text, conc=1, **told)
+    assert [row.fields["dataset"] for row in rows] == ["gsm8k", "math500"]
+    assert [row.metrics["accept_length"] for row in rows] == [6.35, 7]
+    report = read_observations([tmp_path / "result.txt"], ASSUMED | told)
+    assert all("no concurrency" in why for _, why in report.refused)
+
+
 def test_a_name_that_only_the_server_knows_gives_way_to_the_assumed_model(tmp_path: Path) -> None:
     path = tmp_path / "row.json"
     path.write_text(json.dumps(LLMPERF | {"model": "my-chatbot"}))
