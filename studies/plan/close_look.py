@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from dflash_sim.profiles.units import HOUR_S, MEGA, MS
+from dflash_sim.profiles.units import HOUR_S, MEGA, MS, in_percent
 from dflash_sim.simulator.engine.records import DECODE, PREFILL
 from dflash_sim.simulator.fleet.fleet import Service, serve, subset
 from dflash_sim.simulator.fleet.replica import Replica, Tally
@@ -331,11 +331,9 @@ def binds(broke: str, load: Load, setup: Setup) -> str:
         cap = f"{memory.max_running_requests:,} requests a server ({memory.cap_cause})"
         return f"{late}{kind}{cap}"
     if load.kv > 1 - _MOSTLY / 2:
-        return f"{late}memory: the KV cache is {load.kv:.0%} full and admits no more".replace(
-            "%", " %"
-        )
+        return f"{late}memory: the KV cache is {in_percent(load.kv)} full and admits no more"
     if load.host > _MOSTLY * load.busy:
-        return f"{late}host: the GPUs wait for it {load.host:.0%} of the time".replace("%", " %")
+        return f"{late}host: the GPUs wait for it {in_percent(load.host)} of the time"
     what = "prefills" if load.prefill > _MOSTLY else "decoding"
     return f"{late}compute: {what}, with {load.mean_batch:.1f} requests in a step"
 
