@@ -26,6 +26,8 @@ _STEPS = (1.04, 1.15, 1.4, 2.0, 3.0)  # beyond the last no limit is looked for
 CLEAR = _STEPS[0] ** 2  # two limits that are found to a step each differ where they do by more
 _MOSTLY = 0.5  # of the time, and it binds
 _ALONE = 400  # requests that are served one by one to see the best that a server can do
+_FAR = 20.0  # times a limit: it may have been meant in seconds
+_UNIT = " Limits are in milliseconds."
 _APART_S = 1e4
 SLOTS = "slots: "  # begins what is said where it is slots that bind
 
@@ -169,6 +171,7 @@ class Nearest:
             f"The time of a single {'prefill' if self.latency == 'TTFT' else 'step'} binds, "
             "which no number of servers changes; "
             f"loosen the limit to {self.excess:.2f} times, or try other --gpu, --tp or --method."
+            f"{_UNIT if self.excess > _FAR else ''}"
         )
 
 
