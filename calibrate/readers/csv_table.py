@@ -231,7 +231,7 @@ def _with_lengths(given: Mapping[str, Any], metrics: Metrics) -> tuple[dict[str,
         fields.pop("max_new_tokens", None)
         notes.append("tokens are totals of the run, as throughput and duration say")
     if "completed" in metrics.values:
-        fields.setdefault("num_prompts", round(metrics.get("completed")))
+        fields.setdefault("num_prompts", max(1, round(metrics.get("completed"))))
     requests = fields.get("num_prompts")
     told = metrics.values.keys() >= {*_TOTALS} and not fields.keys() & {"dataset", *LENGTHS}
     if told and requests is not None:
