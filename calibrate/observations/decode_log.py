@@ -9,7 +9,9 @@ from statistics import fmean, median
 from dflash_sim.profiles.errors import UsageError
 
 _LINE = re.compile(r"\b(Decode|Prefill) batch[,.:]? ([^\n]*)")
-_VALUE = re.compile(r"#?([A-Za-z][\w -]*?)(?: \(token/s\))?: ([\d.]+|True|False)(?=,|\s|$)")
+_VALUE = re.compile(
+    r"([A-Za-z][\w -]{0,30}?)(?: \(token/s\))?: (\d{1,12}(?:\.\d+)?|True|False)(?=,|\s|$)"
+)
 _RANK = re.compile(r"\bDP(\d+)\b")
 _FEWEST = 2  # lines that say the same of a batch
 
@@ -86,8 +88,8 @@ def _steady_lines(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     before = 0
     for line in _LINE.finditer(text):
         values = {name.lower(): value for name, value in _VALUE.findall(line[2])}
-        running = int(values.get("running-req", "0")) if line[1] == "Decode" else 0
-        if running and running == before and float(values.get("gen throughput", "0")) > 0:
+        running = int(float(values.get("running-req", 0))) if line[1] == "Decode" else 0
+        if running and running == before and float(values.get("gen throughput", 0)) > 0:
             yield running, values
         before = running
 

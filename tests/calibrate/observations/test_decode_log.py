@@ -66,6 +66,7 @@ def test_sizes_of_the_batch_are_rows_of_their_own(tmp_path: Path) -> None:
     ("lines", "why"),
     [([RELEASES["2026"].format(n=n, speed=9, cached=n) for n in (1, 2, 3)], "no batch stayed as"),
      ([PREFILL.format(0)], "no batch stayed as"),
+     ([RELEASES["2026"].format(n="0.5", speed="1.2.3", cached="x")] * 3, "no batch stayed as"),
      ([PREFILL.format(0).replace("TP0", f"DP{rank} TP0") for rank in (0, 1)], "of their own"),
      (["INFO [loggers.py:248] Engine 000: Avg generation throughput: 39.1 tokens/s"], "of vLLM's"),
      (['vllm:num_requests_running{engine="0",model_name="Qwen/Qwen3-8B"} 16.0'], "of vLLM's"),
