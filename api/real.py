@@ -12,6 +12,7 @@ from dflash_sim.api.rows import RowView
 from dflash_sim.api.spoken import speaking, spoken
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.find import searching
+from dflash_sim.profiles.units import in_percent
 from dflash_sim.studies.real.torch_needed import need_gpus, need_torch
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.files import check_writable, write_whole
@@ -236,7 +237,8 @@ def measure(
     write_whole(path, to_text(report.profile))
     Path(f"{path}.partial").unlink(missing_ok=True)
     if report.drifted:
-        text = f"the machine drifted by {report.drift:.0%} while it was measured; measure again"
+        drift = in_percent(report.drift)
+        text = f"the machine drifted by {drift} while it was measured; measure again"
         warnings.warn(text, stacklevel=3)
     return path
 

@@ -106,9 +106,11 @@ def measure(
     Path(f"{output}.partial").unlink(missing_ok=True)
     _conclude(report.profile, output)
     if report.drifted:
+        from dflash_sim.profiles.units import in_percent
+
         warn(
-            f"the machine drifted by {report.drift:.0%} while it was measured: something else ran "
-            "on it, or its clock changed. Measure again when it is quiet."
+            f"the machine drifted by {in_percent(report.drift)} while it was measured: something "
+            "else ran on it, or its clock changed. Measure again when it is quiet."
         )
 
 

@@ -17,3 +17,8 @@ GDN_HEAD_DIM = 128  # keys and values of the heads that GDN kernels were timed w
 GDN_GATES_BESIDE_ROWS = (
     64  # token rows up to which the product of the gates runs beside its neighbour
 )
+
+
+def in_percent(share: float, digits: int = 0) -> str:
+    """Return a share as it is written in a sentence."""
+    return f"{share:.{digits}%}".replace("%", " %")

@@ -22,7 +22,7 @@ from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.releases.server_levels import OWN, UNSTATED, Server
 from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
-from dflash_sim.profiles.units import GIGA, MEGA
+from dflash_sim.profiles.units import GIGA, MEGA, in_percent
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.cost.sampling import GREEDY, Sampling, draws, extra_bytes
 from dflash_sim.simulator.defaults import default_backend, why_tp
@@ -149,7 +149,8 @@ def cautions(
         if ("build", UNSTATED) in new:
             why.append("nothing says which release of the engine was measured (build)")
         out.append(
-            f"unconfirmed: {', and '.join(why)}; the interval allows for +-{spread:.0%} more"
+            f"unconfirmed: {', and '.join(why)}; the interval allows for "
+            f"+-{in_percent(spread)} more"
         )
     if new_kinds := unconfirmed_attention(model, server, calibration):
         out.append(
@@ -283,7 +284,7 @@ def overload(
     out = []
     if s.rate is not None and 1 - growth < engine.defaults.keeps_up_share:
         out.append(
-            f"{gpu}: of {s.rate:g} requests/s that arrive {growth:.0%} are added to those "
+            f"{gpu}: of {s.rate:g} requests/s that arrive {in_percent(growth)} are added to those "
             f"who wait; {QUEUE_GROWS}, and latencies depend on the length of the run"
         )
     if values["retractions"]:

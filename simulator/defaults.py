@@ -13,6 +13,7 @@ from dflash_sim.profiles.networks.hf_config import (
 from dflash_sim.profiles.precision import Precision
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.profiles.sheets import Device, Node
+from dflash_sim.profiles.units import in_percent
 from dflash_sim.simulator.cost.cycle import Drafter
 from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import TP_SIZES, Launch, MemoryPlan
@@ -414,6 +415,6 @@ def why_tp(s: Scenario, device: Device, engine: EngineSheet, model: ModelShape, 
     if share >= 1:
         return f"{picked} the weights do not fit {here}"
     return (
-        f"{picked} the weights take {share:.0%} of the memory that {here} "
+        f"{picked} the weights take {in_percent(share)} of the memory that {here} "
         f"{'has' if fewer == 1 else 'have'} for weights and caches; --tp {fewer} asks for that"
     )

@@ -11,6 +11,7 @@ import numpy as np
 from dflash_sim.jobs.meanwhile import meanwhile
 from dflash_sim.profiles.one_look import one_look
 from dflash_sim.profiles.sheets import PublishedPoint
+from dflash_sim.profiles.units import in_percent
 from dflash_sim.simulator.caveats import overload, same_latents
 from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.engine.metrics import Summary, queue_growth, summarise
@@ -288,9 +289,9 @@ def doubts(setup: Setup) -> list[str]:
         share, (most, *rest) = setup.step.untimed(batch), setup.step.untimed_ops(batch)
         more = f" and {len(rest)} more" if rest else ""
         warnings.append(
-            f"unconfirmed: up to {share:.0%} of a step is a roofline estimate, as no table of "
-            f"{setup.device.name} has kernels of {setup.model.name} ({most}{more}); the interval "
-            f"allows for +-{sd:.0%} more"
+            f"unconfirmed: up to {in_percent(share)} of a step is a roofline estimate, as no table "
+            f"of {setup.device.name} has kernels of {setup.model.name} ({most}{more}); the "
+            f"interval allows for +-{in_percent(sd)} more"
         )
     if setup.lender is not None:
         warnings.append(
@@ -304,12 +305,12 @@ def doubts(setup: Setup) -> list[str]:
             "bfloat16 it does not, nor does --attention-backend flashmla on Hopper"
         )
     if expectation is not None and expectation.evidence == "assumed" and expectation.rel_err:
-        warnings.append(f"acceptance is {expectation.source}, +-{expectation.rel_err:.0%}")
+        warnings.append(f"acceptance is {expectation.source}, +-{in_percent(expectation.rel_err)}")
     law = expectation.acceptance if expectation else None
     parts = law.parts if isinstance(law, MixedAcceptance) else (law,)
     return warnings + [
-        f"{part.cut:.1%} of the histogram's steps accepted more than the {part.block - 1} "
-        f"drafts of block {part.block}: they are counted as {part.block - 1}"
+        f"{in_percent(part.cut, 1)} of the histogram's steps accepted more than the "
+        f"{part.block - 1} drafts of block {part.block}: they are counted as {part.block - 1}"
         for part in parts
         if isinstance(part, HistogramAcceptance) and part.cut
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from dflash_sim.profiles.checkpoints import find_checkpoint
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.formats import format_of
 from dflash_sim.profiles.networks.hf_config import DenseMlp, ModelShape, MoeMlp
@@ -56,8 +57,11 @@ def check_blocks(model: ModelShape, tp: int, *, ep: int) -> None:
         return
     ranks = [f"--tp {n}" for n in TP_SIZES if n < tp and n % ep == 0 and not cuts_blocks(model, n)]
     dealt = [f"--ep-size {n}" for n in TP_SIZES if ep < n <= tp and _deals(model, tp, n)]
+    named = find_checkpoint(model.name)
+    doubt = named is not None and named.assumed is not None
+    unless = ", unless its config.json, which can be given by its path, has no blocks"
     msg = (
-        f"tp {tp} {why}, and SGLang refuses to load it; "
+        f"tp {tp} {why}, and SGLang refuses to load it{unless if doubt else ''}; "
         f"give {' or '.join([*ranks[-1:], *dealt[:1]]) or 'another model'}."
     )
     raise UsageError(msg)

@@ -17,7 +17,7 @@ from dflash_sim.calibrate.compare.common_definitions import (
 from dflash_sim.calibrate.compare.own_acceptance import OwnAcceptance, at_own_length
 from dflash_sim.calibrate.observations.check import TIMED
 from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
-from dflash_sim.calibrate.observations.values import ACCEPTANCE
+from dflash_sim.calibrate.observations.values import ACCEPTANCE, TOTALS
 from dflash_sim.calibrate.readers.sglang_bench_serving import POOLED
 from dflash_sim.profiles.errors import DflashSimError, MissingProfileError
 from dflash_sim.profiles.releases.engine_sheet import load_engine
@@ -260,7 +260,9 @@ def _metrics(
         values["speedup"] = result.speedup
     # What was predicted with would be compared with itself.
     with_own = result.scenario.acceptance and "acceptance" not in row.fields
-    known = (*ACCEPTANCE, "accept_rate") if own is not None or with_own else ()
+    known = {*ACCEPTANCE, "accept_rate"} if own is not None or with_own else set()
+    if "num_prompts" in row.assumed:  # what hangs on how many requests there were
+        known |= {*TOTALS, "verify_steps"}
     for field in load_schema():
         name = field.name
         if name not in seen or name not in values or name in known:

@@ -9,6 +9,11 @@ _SIGNS = str.maketrans(
 )  # fmt: skip
 # A word processor makes one dash of two.
 _DASH = re.compile(r"(?<![^\s\"'])(?:\u2014|\u2013)[-\u2013]?(?=[A-Za-z])")
+_SET_OF_CMD = re.compile(
+    r'^[ \t]*@?set[ \t]+"?(\w+)=([^"\n]*?)"?[ \t]*$', re.IGNORECASE | re.MULTILINE
+)
+_OF_CMD = re.compile(r'^[ \t]*@?set[ \t]+"?(\w+)=([^"\n]*?)"?[ \t]*$', re.IGNORECASE | re.MULTILINE)
+_OF_CMD = re.compile(r"%(\w+)%")
 _MARKS = (">", "+", "|")  # of a quotation, of a patch
 _CALL = re.compile(r"(?:\S*/)?(?:python[\d.]*|sglang)\b[^\n]*")
 
@@ -22,12 +27,24 @@ def as_typed(text: str) -> str:
     'sglang serve Qwen/Qwen3-8B --tp 2'
     """
     text = text.replace("\r\n", "\n").translate(_SIGNS)
-    text = _DASH.sub("--", _FENCE.sub("", text))
+    text = _filled_as_cmd(_DASH.sub("--", _FENCE.sub("", text)))
     lines = [line for line in text.split("\n") if line.strip()]
     for mark in _MARKS:
         if lines and all(line.lstrip().startswith((mark + " ", mark + "\t")) for line in lines):
             return "\n".join(line.lstrip()[2:] for line in lines)
     return text
+
+
+def _filled_as_cmd(text: str) -> str:
+    """The text with variables of a batch file of Windows in place of ``%NAME%``."""
+    known: dict[str, str] = {}
+
+    def fill(part: str) -> str:
+        return _OF_CMD.sub(lambda named: known.get(named[1].lower(), named[0]), part)
+
+    for name, value in _SET_OF_CMD.findall(text) if "%" in text else ():
+        known[name.lower()] = fill(value)
+    return fill(text) if known else text
 
 
 def commands_within(text: str) -> str:

@@ -21,6 +21,7 @@ from dflash_sim.calibrate.launches.router import MODULE, divided
 from dflash_sim.calibrate.launches.service_units import service_units
 from dflash_sim.calibrate.launches.shell_text import commands
 from dflash_sim.calibrate.launches.shell_values import Shell
+from dflash_sim.calibrate.launches.slurm_jobs import variables_of_job
 from dflash_sim.profiles.errors import UsageError
 
 EXAMPLE = (
@@ -99,7 +100,8 @@ def launches(text: str, *, contrary: bool = False) -> list[Launch]:
     found = list(_in_manifest(text, contrary=contrary)) or _in_program(text)
     if not found:
         try:
-            found = list(_in_shell(text, Shell(contrary=contrary), 0))
+            job = Shell(variables_of_job(text), contrary=contrary)
+            found = list(_in_shell(text, job, 0))
         except UsageError:
             found = [*_in_python(text), *_in_shell(commands_within(text), Shell(), 0)]
             if not found:

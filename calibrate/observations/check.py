@@ -47,6 +47,8 @@ _TWO_SPEEDS = 1.5  # runs of one setting differ by a few percent, of two builds 
 _NO_CONDITION = ("id", "measured", "date", "failed", "version")
 _BF16 = ("bf16", "bfloat16", "auto", "float16", "half")
 _THOUSAND = 300.0  # a ratio above this, or below its inverse, is a unit
+_SHORTEST_MS = 0.08  # between tokens of one answer on any server: what is less is in seconds
+_PER_TOKEN = ("mean_tpot_ms", "median_tpot_ms", "mean_itl_ms")
 
 
 def complete(row: Observation, names: Names, assume: Mapping[str, Any]) -> Observation:
@@ -254,6 +256,18 @@ def _rates(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[
 
 def _units(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[str]:
     """Latencies in another unit: so many clients cannot have made that throughput with them."""
+    for known in _PER_TOKEN:
+        if metrics.get(known, nan) < _SHORTEST_MS:
+            yield f"{known} {metrics[known]:g}: seconds, not milliseconds?"
+            return
+    for statistic in ("mean", "median"):
+        first, each = (metrics.get(f"{statistic}_{of}_ms", nan) for of in ("ttft", "tpot"))
+        if first * _OTHER_UNIT < each:
+            yield (
+                f"{statistic}_ttft_ms {first:g} is a fraction of {statistic}_tpot_ms {each:g}: "
+                "seconds, not milliseconds?"
+            )
+            return
     conc, osl = fields.get("conc"), fields.get("osl")
     speed = metrics.get("output_throughput", nan)
     if not conc or not osl:

@@ -83,7 +83,7 @@ def _of_block(block: Sequence[list[str] | None]) -> Iterator[list[list[str]]]:
             if len(rows) > 1:
                 yield rows
             rows, ruled = [cells], False
-        elif boxed and len(rows) > 1 and above is not None and _goes_on(cells):
+        elif boxed and above is not None and _goes_on(rows, cells, ruled=ruled):
             rows[-1] = [" ".join(filter(None, pair)) for pair in zip(rows[-1], cells, strict=True)]
         else:
             rows.append(cells)
@@ -99,8 +99,13 @@ def _cells(line: str) -> list[str] | None:
     return [part.strip(" *`") for part in parts[first : len(parts) - last]]
 
 
-def _goes_on(cells: Sequence[str]) -> bool:
-    """Return True if it is no row of its own: a load without results is one."""
+def _goes_on(rows: Sequence[Sequence[str]], cells: Sequence[str], *, ruled: bool) -> bool:
+    """Return True if it is no row of its own: a load without results is one.
+
+    A heading that begins without a word is broken over lines up to the rule below it.
+    """
+    if len(rows) <= 1:
+        return bool(rows) and not ruled and not rows[0][0]
     return not cells[0] or not (any(cells[1:]) or re.fullmatch(r"[\d.,]+", cells[0]))
 
 

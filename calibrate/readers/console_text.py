@@ -19,8 +19,14 @@ from dflash_sim.calibrate.launches.words import launches
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.sampling import SAMPLING, client_sampling, is_client
-from dflash_sim.calibrate.observations.values import short
+from dflash_sim.calibrate.observations.values import Metrics, short
 from dflash_sim.calibrate.readers.sglang_bench_serving import read_bench_serving
+from dflash_sim.calibrate.readers.vllm_bench_serve import (
+    PERCENT,
+    accepted_histogram,
+    take_drafts,
+    with_block,
+)
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.precision import quantised_name
 
@@ -49,9 +55,14 @@ _LABELS = {
     "total token throughput (tok/s)": "total_throughput",
     "concurrency": "concurrency",
     "accept length": "accept_length",
-    "acceptance length": "accept_length",
+    "acceptance length": "spec_decode_acceptance_length",
+    "acceptance rate (%)": "spec_decode_acceptance_rate",
+    "drafts": "spec_decode_num_drafts",
+    "draft tokens": "spec_decode_draft_tokens",
 }
 _VLLM_ONLY = ("maximum request concurrency", "request rate configured (rps)", "acceptance length")
+_POSITION = re.compile(r"position \d+")
+_POSITIONS = "spec_decode_per_position_acceptance_rates"
 _ARGUMENTS = (
     "backend", "dataset_name", "num_prompts", "request_rate", "max_concurrency", "model",
     "random_range_ratio", "random_input_len", "random_output_len", "burstiness", "tag",
@@ -75,7 +86,7 @@ def console_records(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]
     """
     lines = text.splitlines()
     starts = [i for i, line in enumerate(lines) if _TITLE.search(line)]
-    launch = _launch(text)
+    launch = launch_above(text)
     before = 0
     for start in starts:
         end = next((i for i in range(start + 1, len(lines)) if _RULE.search(lines[i])), len(lines))
@@ -103,6 +114,8 @@ def _table(lines: list[str]) -> dict[str, Any]:
             found[f"{statistic[1]}_{kind}_ms"] = _amount(
                 value, 1.0 if statistic[3] == "ms" else 1e3
             )
+        elif _POSITION.fullmatch(label):
+            found.setdefault(_POSITIONS, []).append(_amount(value, PERCENT))
         elif label in _LABELS and value.lower() not in _UNSET:
             found.setdefault(_LABELS[label], _amount(value, 1.0))
             if label in _VLLM_ONLY:
@@ -124,7 +137,7 @@ def _arguments(lines: list[str]) -> dict[str, Any]:
         if printed := _NAMESPACE.search(line):
             found |= _keywords(printed[1])
     if not found:
-        found = _called("\n".join(lines))
+        found = called("\n".join(lines))
     return {name: found[name] for name in _ARGUMENTS if found.get(name) is not None}
 
 
@@ -145,7 +158,8 @@ def _keywords(text: str) -> dict[str, Any]:
     return found
 
 
-def _called(text: str) -> dict[str, Any]:
+def called(text: str) -> dict[str, Any]:
+    """Arguments of the last benchmark that a text of commands runs."""
     try:
         called = [c.words for c in commands(text, Shell()) if is_client(c.words)]
     except UsageError:
@@ -160,7 +174,7 @@ def _called(text: str) -> dict[str, Any]:
     return {n: v for n, v in found.items() if n not in bodies} | client_sampling(text)
 
 
-def _launch(text: str) -> str | None:
+def launch_above(text: str) -> str | None:
     """The launch of the server, if the text has one that can be read."""
     begun = _LAUNCH.search(text)
     if begun is None:
@@ -178,8 +192,13 @@ def _launch(text: str) -> str | None:
 
 def read_console(raw: Mapping[str, Any], where: str, names: Names) -> Observation:
     """One table, read as the saved result of the same benchmark would be."""
-    row = read_bench_serving({**raw, "dataset_name": raw.get("dataset_name")}, where, names)
-    fields, notes = dict(row.fields), list(row.notes)
+    raw = {**raw, "dataset_name": raw.get("dataset_name")}
+    if raw.get("vllm"):
+        raw["random_range_ratio"] = _ratio_of_vllm(raw.get("random_range_ratio"))
+    row = read_bench_serving(raw, where, names)
+    drafts = Metrics(dict(row.metrics), list(row.notes))
+    take_drafts(drafts, raw)
+    fields, notes = with_block(row.fields, raw), drafts.notes
     model = raw.get("model")
     if isinstance(model, str) and "model" not in fields:
         try:
@@ -194,4 +213,21 @@ def read_console(raw: Mapping[str, Any], where: str, names: Names) -> Observatio
         notes.append("who served is not said: taken for SGLang")
     assumed = (*row.assumed, "engine") if "backend" not in raw else row.assumed
     about = {**row.about, "tool": "printed result"}
-    return replace(row, fields=fields, about=about, assumed=assumed, notes=tuple(notes))
+    return replace(
+        row,
+        fields=fields,
+        metrics=drafts.values,
+        accept_histogram=accepted_histogram(raw),
+        about=about,
+        assumed=assumed,
+        notes=tuple(notes),
+    )
+
+
+def _ratio_of_vllm(told: Any) -> float | None:
+    """The shortest length over the longest; vLLM's ratio is how far lengths are from their mean."""
+    try:
+        away = float(told)
+    except (TypeError, ValueError):
+        return None
+    return (1 - away) / (1 + away) if 0 <= away < 1 else None

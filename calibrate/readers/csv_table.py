@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from math import sqrt
+from math import nan, sqrt
 from typing import Any
 
 from dflash_sim.calibrate.observations.conditions import ALIASES, COLUMNS, read_conditions
@@ -21,6 +21,7 @@ from dflash_sim.calibrate.observations.headings import (
     column_beside,
     column_of,
 )
+from dflash_sim.calibrate.observations.lengths import AT_MEANS, fixed_lengths
 from dflash_sim.calibrate.observations.names import Names, stated
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import Metrics, number, short
@@ -55,6 +56,8 @@ _KNOWN = frozenset(
 )
 _RANDOM = ("", "random", "synthetic")  # prompts that are made to a length
 _VERSION = re.compile(r"\d+\.\d+[\w.]*|nightly[\w.-]*")
+_TOTALS = ("total_input_tokens", "total_output_tokens")
+_DIGITS = 0.05  # of a product of rounded numbers
 _DERIVED_REL_ERR = 0.04  # a product with a speed-up of one decimal: profiles/published/README.md
 
 
@@ -122,7 +125,7 @@ def read_rows(text: str, name: str) -> Table:
             line = reader.line_num + 1
             continue
         if cells is None:
-            return _by_our_names(table)
+            return table
         where, line = f"{name}:{line}", reader.line_num + 1
         if not any(cell.strip() for cell in cells):
             continue
@@ -140,7 +143,7 @@ def read_rows(text: str, name: str) -> Table:
             table.rows.append((where, dict(row)))
 
 
-def _by_our_names(table: Table) -> Table:
+def by_our_names(table: Table) -> Table:
     """The table with columns of numbers that are called otherwise under our names, in our units."""
     taken = {MEASURED.get(name, ALIASES.get(name, name)) for name in table.header}
     meant = [column_of(name) for name in table.header]
@@ -193,6 +196,7 @@ def read_table_row(raw: Mapping[str, Any], where: str, names: Names) -> Observat
     for theirs, ours in MEASURED.items():
         if cells.get(theirs):
             metrics.take(ours, cells, theirs)
+    fields, how = _with_lengths(said.fields, metrics)
     about: dict[str, Any] = {name: cells[name] for name in _ABOUT if stated(cells.get(name))}
     if stated(cells.get("precision")):  # of weights, whatever products are in
         about["dtype"] = cells["precision"]
@@ -202,14 +206,38 @@ def read_table_row(raw: Mapping[str, Any], where: str, names: Names) -> Observat
     return Observation(
         row=where,
         source=source,
-        fields=said.fields,
+        fields=fields,
         metrics=metrics.values,
         rel_err=_rel_err(cells, metrics),
         assumed=tuple(said.assumed),
         build=_build(cells, published),
         about={name: value for name, value in about.items() if value not in ("", ())},
-        notes=(*said.notes, *metrics.notes),
+        notes=(*said.notes, *how, *metrics.notes),
     )
+
+
+def _with_lengths(given: Mapping[str, Any], metrics: Metrics) -> tuple[dict[str, Any], list[str]]:
+    """The fields with mean lengths where only totals of the run are told, and remarks.
+
+    A column of tokens is a total where so many were made in all: of several clients, no answer is
+    as long.
+    """
+    fields, notes = dict(given), []
+    made = metrics.get("output_throughput") * metrics.get("duration")
+    if fields.get("conc", 1) > 1 and abs(fields.get("osl", nan) / made - 1) < _DIGITS:
+        for name, total in zip(LENGTHS, _TOTALS, strict=True):
+            if name in fields:
+                metrics.values[total] = float(fields.pop(name))
+        fields.pop("max_new_tokens", None)
+        notes.append("tokens are totals of the run, as throughput and duration say")
+    if "completed" in metrics.values:
+        fields.setdefault("num_prompts", max(1, round(metrics.get("completed"))))
+    requests = fields.get("num_prompts")
+    told = metrics.values.keys() >= {*_TOTALS} and not fields.keys() & {"dataset", *LENGTHS}
+    if told and requests is not None:
+        fields |= fixed_lengths(*(metrics.get(total) / requests for total in _TOTALS))
+        notes.append(AT_MEANS)
+    return fields, notes
 
 
 def _text(value: Any) -> str:

@@ -5,16 +5,31 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from dflash_sim.calibrate.observations.headings import as_csv, columns_of
+from dflash_sim.calibrate.observations.decode_log import before_batches, is_log, steady_batches
+from dflash_sim.calibrate.observations.headings import as_csv, columns_of, with_whole_batches
 from dflash_sim.calibrate.observations.json_records import json_records
+from dflash_sim.calibrate.observations.method_columns import by_method
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.text_tables import pairs, text_tables, with_commas
 from dflash_sim.calibrate.observations.values import Raw, short
 from dflash_sim.calibrate.readers.aiperf import is_statistics, read_aiperf_summary, statistics_of
-from dflash_sim.calibrate.readers.console_text import console_records, is_console, read_console
-from dflash_sim.calibrate.readers.csv_table import cells_of, is_table, read_rows, read_table_row
+from dflash_sim.calibrate.readers.console_text import (
+    called,
+    console_records,
+    is_console,
+    launch_above,
+    read_console,
+)
+from dflash_sim.calibrate.readers.csv_table import (
+    by_our_names,
+    cells_of,
+    is_table,
+    read_rows,
+    read_table_row,
+)
 from dflash_sim.calibrate.readers.guidellm import read_guidellm
 from dflash_sim.calibrate.readers.other_clients import is_evalscope, read_evalscope
 from dflash_sim.calibrate.readers.sglang_metrics import (
@@ -23,14 +38,25 @@ from dflash_sim.calibrate.readers.sglang_metrics import (
     read_prometheus,
     snapshots,
 )
-from dflash_sim.calibrate.readers.tools import GUIDELLM, TOOLS, Tool, of_no_tool, tool_of
+from dflash_sim.calibrate.readers.sglang_server_info import read_decode_log
+from dflash_sim.calibrate.readers.tools import (
+    GUIDELLM,
+    TOOLS,
+    Tool,
+    kept_as_table,
+    of_no_tool,
+    tool_of,
+)
 from dflash_sim.profiles.errors import DflashSimError, UsageError
 from dflash_sim.profiles.ways_in import TABLE, UnreadableError, read_text
 
-_LOG = re.compile(r"^\[?\d{4}-\d\d-\d\d[^\n]*(?:Decode|Prefill) batch[,. ]", re.MULTILINE)
-_OF_LOG = (
-    "a log of the server, which no benchmark wrote: give what the benchmark printed or saved, or "
-    "two scrapes of /metrics"
+_AIPERF = re.compile(r"\b(?:aiperf|genai-perf) profile[^\n]*(?:\\\n[^\n]*)*")
+_OF_VLLM = re.compile(
+    r"Avg generation throughput: [\d.]+ tokens/s|SpecDecoding metrics: |^vllm:\w+[{ ]", re.MULTILINE
+)
+_NO_SGLANG = (
+    "a log or metrics of vLLM's server, which is not simulated; of what it accepted, predict takes "
+    "the mean length: --acceptance al:3.2"
 )
 
 
@@ -89,10 +115,13 @@ class Reading:
         elif is_console(text):
             for where, raw in console_records(text, name):
                 self._take(where, read_console, raw, where, self.names)
-        elif is_table(table := with_commas(text)):
+        elif is_table(table := with_commas(text)) or kept_as_table(_heading(table)):
             self._table(table, name)
-        elif _LOG.search(text):
-            self.refused.append((name, _OF_LOG))
+        elif is_log(text):
+            if not self._printed(text, name):
+                self._log(text, name)
+        elif _OF_VLLM.search(text):
+            self.refused.append((name, _NO_SGLANG))
         elif re.search(r"^\s*[\[{]", text, re.MULTILINE):
             self._json(text, name)
         elif not self._printed(text, name):
@@ -102,9 +131,10 @@ class Reading:
         """Read tables that were made for people; False if there is none with a load in it."""
         met = self._met()
         for every in (*text_tables(text), cells_of(with_commas(text))):
-            rows = [row for row in every if len(row) == len(every[0])]
+            wide = len(every[0]) if every else 0
+            rows = by_method(with_whole_batches([row for row in every if len(row) == wide]))
             if is_statistics(rows):
-                raw = statistics_of(rows)
+                raw = statistics_of(rows) | {"input_config": _as_called(text)}
                 self._take(name, read_aiperf_summary, raw, name, self.names)
             elif is_evalscope(said := pairs(rows)):
                 self._take(name, read_evalscope, said, name, self.names)
@@ -115,12 +145,9 @@ class Reading:
                     self.notes.append(f"{name}: columns not read: {', '.join(left)}")
                 self._table(table, name)
                 self.refused += [
-                    (
-                        name,
-                        f"row '{', '.join(row)}' has {len(row)} cells, the header {len(rows[0])}",
-                    )
+                    (name, f"row '{', '.join(row)}' has {len(row)} cells, the header {wide}")
                     for row in every
-                    if len(row) != len(rows[0])
+                    if len(row) != wide
                 ]
         return self._met() > met
 
@@ -183,6 +210,13 @@ class Reading:
             self._take(name, combine, good, name)
             self.notes.append(f"{name}: {len(good)} records are summed up in one row")
 
+    def _log(self, text: str, name: str) -> None:
+        """Read what a server wrote of its batches, and of its launch before them."""
+        launch = launch_above(before_batches(text))
+        for batch in steady_batches(text):
+            where = f"{name}: {batch.requests} running"
+            self._take(where, read_decode_log, batch, launch, where, self.names)
+
     def _guidellm(self, raw: Raw, name: str) -> None:
         for i, member in enumerate(raw["benchmarks"]):
             where = f"{name}[{i}]"
@@ -193,11 +227,14 @@ class Reading:
 
     def _table(self, text: str, name: str) -> None:
         table = read_rows(text, name)
+        read = kept_as_table(table.header)
+        if read is None:
+            table, read = by_our_names(table), read_table_row
+            if table.ignored:
+                self.notes.append(f"{name}: columns not read: {', '.join(table.ignored)}")
         self.refused += table.damaged
-        if table.ignored:
-            self.notes.append(f"{name}: columns not read: {', '.join(table.ignored)}")
         for where, cells in table.rows:
-            self._take(where, read_table_row, cells, where, self.names)
+            self._take(where, read, cells, where, self.names)
 
     def _take(self, where: str, read: Callable[..., Observation], *what: object) -> None:
         stood_in = len(self.names.stood_in)
@@ -209,6 +246,16 @@ class Reading:
         if len(self.names.stood_in) > stood_in:
             row = replace(row, assumed=(*row.assumed, "model"))
         self.found.append(row)
+
+
+def _as_called(text: str) -> dict[str, Any]:
+    """The load of AIPerf's command, which it prints below its table."""
+    found = _AIPERF.search(text)
+    return {} if found is None else called(found[0])
+
+
+def _heading(table: str) -> list[str]:
+    return next(iter(cells_of(table.lstrip("\ufeff \n").partition("\n")[0])), [])
 
 
 def _text(path: Path) -> str:

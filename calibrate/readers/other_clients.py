@@ -1,21 +1,28 @@
-"""Summaries of llmperf and EvalScope: means and quantiles in **seconds**."""
+"""Summaries of llmperf, EvalScope and genai-bench: means and quantiles in **seconds**.
+
+The last has a file for each load, and may say that its latencies are in milliseconds.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dflash_sim.calibrate.observations.lengths import AT_MEANS, fixed_lengths
+from dflash_sim.calibrate.observations.lengths import AT_MEANS, fixed_lengths, lengths_of
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import (
+    STATISTICS,
     Metrics,
     Raw,
+    inner,
     known,
     naming,
     number,
+    short,
     whole,
     word,
 )
+from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 
 _LLMPERF = {
@@ -28,20 +35,37 @@ _LLMPERF = {
 }
 _LLMPERF_LATENCIES = {"ttft": "ttft_s", "itl": "inter_token_latency_s",
                       "e2e_latency": "end_to_end_latency_s"}  # fmt: skip
-_EVALSCOPE = {
-    "mean_ttft_ms": ("average time to first token (s)", "avg ttft (s)"),
-    "mean_tpot_ms": ("average time per output token (s)", "avg tpot (s)"),
-    "mean_itl_ms": ("average inter-token latency (s)", "avg itl (s)"),
-    "mean_e2e_latency_ms": ("average latency (s)", "avg latency (s)"),
+# Labels of EvalScope without "Average" or "Avg", those of its first releases before today's.
+_EVALSCOPE: Mapping[str, Sequence[str]] = {
+    "mean_ttft_ms": ("time to first token", "ttft"),
+    "mean_tpot_ms": ("time per output token", "tpot"),
+    "mean_itl_ms": ("inter-token latency", "itl"),
+    "mean_e2e_latency_ms": ("latency",),
 }
-_EVALSCOPE_TOTALS = {
-    "duration": "time taken for tests (s)",
-    "output_throughput": "output token throughput (tok/s)",
-    "total_throughput": "total token throughput (tok/s)",
-    "request_throughput": "request throughput (req/s)",
+_EVALSCOPE_TOTALS: Mapping[str, Sequence[str]] = {
+    "duration": ("time taken for tests (s)", "test duration (s)"),
+    "output_throughput": ("output token throughput (tok/s)", "output throughput (tok/s)"),
+    "total_throughput": ("total token throughput (tok/s)", "total throughput (tok/s)"),
+    "request_throughput": ("request throughput (req/s)", "req throughput (req/s)"),
 }
-_INPUTS = "average input tokens per request"
-_OUTPUTS = "average output tokens per request"
+_CLIENTS = ("number of concurrency", "concurrency")
+_INPUTS = ("input tokens per request", "input tokens")
+_OUTPUTS = ("output tokens per request", "output tokens")
+_DECODED = ("decoded tokens per iter", "decoded tokens/iter", "decoded tok/iter")
+_SPEAKS = 1.25  # tokens a chunk: fewer are chunks that a busy client read together
+_COUNTS = re.compile(r"(\d+) / (\d+) / \d+")  # "total / success / failed"
+_GENAI_LATENCIES = ("ttft", "tpot", "e2e_latency")
+_GENAI_STATISTIC = {"median": "p50", "std": "stddev"}
+_GENAI_TOTALS = {
+    "duration": "run_duration",
+    "completed": "num_completed_requests",
+    "request_throughput": "requests_per_second",
+    "input_throughput": "mean_input_throughput_tokens_per_s",
+    "output_throughput": "mean_output_throughput_tokens_per_s",
+    "total_throughput": "mean_total_tokens_throughput_tokens_per_s",
+}
+_UNITS = {"s": 1 / MS, "ms": 1.0}
+_BY_RATE = "request_rate"
 
 
 def is_llmperf(raw: Raw) -> bool:
@@ -74,28 +98,97 @@ def read_llmperf(raw: Raw, where: str, names: Names) -> Observation:
 
 def is_evalscope(raw: Raw) -> bool:
     """Keys that tell it from other tools."""
-    keys = _lowered(raw)
-    return "number of concurrency" in keys and _EVALSCOPE_TOTALS["output_throughput"] in keys
+    said = _labels(raw)
+    return all(
+        any(label in said for label in labels)
+        for labels in (_CLIENTS, _EVALSCOPE_TOTALS["output_throughput"], _INPUTS)
+    )
 
 
 def read_evalscope(raw: Raw, where: str, names: Names) -> Observation:
     """One run of ``evalscope perf``, as its summary or as it is printed."""
-    said = _lowered(raw)
+    said = _labels(raw)
+    if counts := _COUNTS.fullmatch(str(said.get("total / success / failed"))):
+        said |= {"total requests": counts[1], "succeed requests": counts[2]}
     metrics = Metrics()
     metrics.take("completed", said, "succeed requests")
-    for ours, theirs in _EVALSCOPE_TOTALS.items():
-        metrics.take(ours, said, theirs)
-    for ours, spellings in _EVALSCOPE.items():
-        for theirs in spellings:
-            metrics.take(ours, said, theirs, 1 / MS)
+    for ours, labels in _EVALSCOPE_TOTALS.items():
+        metrics.take(ours, said, _first(said, labels))
+    for ours, labels in _EVALSCOPE.items():
+        for unit, scale in _UNITS.items():
+            for label in labels:
+                metrics.take(ours, said, f"{label} ({unit})", scale)
+    if (decoded := number(said, _first(said, _DECODED)) or 0.0) >= _SPEAKS:
+        metrics.values["accept_length"] = decoded
+        metrics.notes.append("accept_length is tokens a chunk, as the client saw them")
     prompts = whole(said, "total requests") or whole(said, "succeed requests")
-    fields = known(conc=whole(said, "number of concurrency"), num_prompts=prompts)
-    isl, osl = number(said, _INPUTS), number(said, _OUTPUTS)
+    fields = known(conc=whole(said, _first(said, _CLIENTS)), num_prompts=prompts)
+    isl, osl = (number(said, _first(said, labels)) for labels in (_INPUTS, _OUTPUTS))
     return _observation("evalscope", said, "model", where, names, fields, metrics, isl, osl)
 
 
-def _lowered(raw: Raw) -> dict[str, Any]:
-    return {re.sub(r"\s+", " ", str(key)).strip().lower(): value for key, value in raw.items()}
+def _first(said: Raw, labels: Sequence[str]) -> str:
+    return next((label for label in labels if label in said), labels[0])
+
+
+def _labels(raw: Raw) -> dict[str, Any]:
+    """Values by label, without what makes an average of it or heads the labels below it."""
+    bare = ((re.sub(r"\s+|─+[^─]*─+", " ", str(key)).strip().lower(), value)
+            for key, value in raw.items())  # fmt: skip
+    return {re.sub(r"^(?:average|avg\.?) ", "", label): value for label, value in bare}
+
+
+def is_genai_bench(raw: Raw) -> bool:
+    """Keys that tell it from other tools."""
+    return isinstance(raw.get("aggregated_metrics"), Mapping)
+
+
+def read_genai_bench(raw: Raw, where: str, names: Names) -> Observation:
+    """One run of ``genai-bench``; the model and the server are in another file."""
+    run = inner(raw, "aggregated_metrics")
+    unit = word(raw, "_time_unit") or "s"
+    if unit not in _UNITS:
+        msg = f"_time_unit is {short(unit)}; expected s or ms"
+        raise UsageError(msg)
+    if (batch := whole(run, "batch_size") or 1) > 1:
+        msg = f"batch_size {batch}: several prompts in a request are not simulated"
+        raise UsageError(msg)
+    metrics = Metrics()
+    for ours, theirs in _GENAI_TOTALS.items():
+        metrics.take(ours, run, theirs)
+    for latency in _GENAI_LATENCIES:
+        of = inner(run, "stats", latency)
+        for statistic in STATISTICS:
+            theirs = _GENAI_STATISTIC.get(statistic, statistic)
+            metrics.take(f"{statistic}_{latency}_ms", of, theirs, _UNITS[unit])
+    fields, notes = _genai_load(run), list(metrics.notes)
+    tokens = {way: inner(run, "stats", f"num_{way}_tokens") for way in ("input", "output")}
+    isl, osl = (number(of, "mean") for of in tokens.values())
+    if isl and osl:
+        lengths, how = lengths_of(isl, osl, number(tokens["output"], "stddev"))
+        fields |= lengths
+        notes.append(how)
+    return Observation(
+        row=where,
+        source="",
+        fields=fields,
+        metrics=metrics.values,
+        assumed=("engine",),
+        about=known(
+            tool="genai-bench",
+            scenario=word(run, "scenario"),
+            failed=number(run, "num_error_requests"),
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _genai_load(run: Raw) -> dict[str, Any]:
+    """So many clients, or arrivals at a rate: what the runs of an experiment differ in."""
+    prompts = whole(run, "num_completed_requests")
+    if word(run, "iteration_type") == _BY_RATE:
+        return known(rate=number(run, _BY_RATE), num_prompts=prompts)
+    return known(conc=whole(run, "num_concurrency"), num_prompts=prompts)
 
 
 def _observation(

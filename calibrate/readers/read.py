@@ -4,7 +4,7 @@ The tool is told by the keys of each record, so a file's name does not matter.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from dflash_sim.calibrate.readers.files import Reading, TableText
 from dflash_sim.calibrate.readers.tools import KNOWN, TOOLS
 from dflash_sim.profiles.errors import DflashSimError, UsageError, unknown
 from dflash_sim.profiles.one_look import one_look
+from dflash_sim.simulator.cost.methods import method_of
 from dflash_sim.simulator.scenario import Scenario
 
 __all__ = ["KNOWN", "TOOLS", "Source", "read_observations"]
@@ -85,9 +86,11 @@ def _report(reading: Reading, standing: Mapping[str, Any], build: str | None) ->
     """Complete every row, refuse repeated ones, and gather what is worth saying."""
     refused, kept = list(reading.refused), []
     seen: dict[str, str] = {}
+    methods = {row.fields["method"] for row in reading.found if row.fields.get("method")}
     for row in reading.found:
         try:
-            done = complete(_of_build(row, build), reading.names, standing)
+            fitting = _of_its_method(standing, row, methods)
+            done = complete(_of_build(row, build), reading.names, fitting)
         except DflashSimError as error:
             refused.append((row.row, str(error)))
             continue
@@ -114,6 +117,18 @@ def _stood_in(names: Names) -> list[str]:
         f"no sheet is called {short(name)}: the assumed {names.assumed_model} stands in"
         for name in dict.fromkeys(names.stood_in)
     ]
+
+
+def _of_its_method(
+    standing: Mapping[str, Any], row: Observation, methods: Collection[str]
+) -> dict[str, Any]:
+    """The assumptions less those that only methods of other rows take, such as steps of a chain."""
+    own = row.fields.get("method")
+    if own is None:
+        return dict(standing)
+    others = frozenset[str]().union(*(method_of(name).takes for name in methods))
+    left_out = others - method_of(own).takes
+    return {name: value for name, value in standing.items() if name not in left_out}
 
 
 def _of_build(row: Observation, build: str | None) -> Observation:

@@ -1,15 +1,21 @@
-"""``server_info`` of an SGLang server -> scenario fields, by way of its launch flags."""
+"""What an SGLang server says of itself: ``server_info`` and its log, by way of its launch flags."""
 
 import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from dflash_sim.calibrate.launches.server_args import SWITCHES, VALUES, words_of_resolved
+from dflash_sim.calibrate.observations.decode_log import SteadyBatch
 from dflash_sim.calibrate.observations.launch_command import scenario_from_launch
+from dflash_sim.calibrate.observations.lengths import fixed_lengths
 from dflash_sim.calibrate.observations.names import Names
+from dflash_sim.calibrate.observations.observation import Observation, drafts_nothing
 from dflash_sim.calibrate.observations.values import Raw, naming, word
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.units import MS
 
+AT_CONTEXT = "simulated at its mean context, a prefill before it"
+_SIMULATED = 256  # tokens of each answer, so that the context stays near the log's
 _LAUNCH = ("python", "-m", "sglang.launch_server")
 
 
@@ -58,6 +64,32 @@ def read_server_info(info: Raw, names: Names) -> Server:
         else:
             fields["draft_model"] = drafter
     return Server(fields, build, notes)
+
+
+def read_decode_log(
+    batch: SteadyBatch, launch: str | None, where: str, names: Names
+) -> Observation:
+    """A steady batch of a log: its time per token, at the context that it had on average."""
+    server = read_server_info({} if launch is None else {"launch_command": launch}, names)
+    fields: dict[str, Any] = {"conc": batch.requests, "num_prompts": batch.requests}
+    notes = [*server.notes, f"{batch.lines} lines of the log are one batch; {AT_CONTEXT}"]
+    if batch.context is not None:
+        made = min(_SIMULATED, batch.context)
+        fields |= fixed_lengths(batch.context - made / 2, made)
+    if not batch.in_graphs:
+        notes.append("decoding ran outside CUDA graphs, as the log says")
+    metrics = {"mean_tpot_ms": batch.requests / batch.tokens_s / MS}
+    if batch.accept_length is not None and not drafts_nothing(server.fields):
+        metrics["accept_length_cycle"] = batch.accept_length
+    return Observation(
+        row=where,
+        source="",
+        fields=server.fields | fields,
+        metrics=metrics,
+        build=server.build,
+        about={"tool": "sglang log", "engine": "sglang"},
+        notes=tuple(notes),
+    )
 
 
 def stated(info: Raw) -> dict[str, Any]:

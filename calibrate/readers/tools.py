@@ -1,7 +1,7 @@
 """The tools whose records are known, and how each is told from the others by its keys."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dflash_sim.calibrate.observations.acceptance_records import (
@@ -9,8 +9,11 @@ from dflash_sim.calibrate.observations.acceptance_records import (
     read_acceptance,
     verified,
 )
+from dflash_sim.calibrate.observations.conditions import ALIASES, COLUMNS, read_conditions
+from dflash_sim.calibrate.observations.headings import LENGTHS
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
+from dflash_sim.calibrate.observations.sampling import SAMPLING
 from dflash_sim.calibrate.observations.values import Raw, short
 from dflash_sim.calibrate.readers.aiperf import (
     check_aiperf_request,
@@ -24,8 +27,10 @@ from dflash_sim.calibrate.readers.guidellm import is_guidellm
 from dflash_sim.calibrate.readers.inferencex import is_inferencex, read_inferencex
 from dflash_sim.calibrate.readers.other_clients import (
     is_evalscope,
+    is_genai_bench,
     is_llmperf,
     read_evalscope,
+    read_genai_bench,
     read_llmperf,
 )
 from dflash_sim.calibrate.readers.sglang_bench_serving import is_bench_serving, read_bench_serving
@@ -44,6 +49,8 @@ from dflash_sim.calibrate.readers.sglang_request_metrics import (
 )
 from dflash_sim.calibrate.readers.vllm_bench_serve import is_vllm, read_vllm
 
+Reader = Callable[[Raw, str, Names], Observation]
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -61,9 +68,13 @@ class Tool:
 
     name: str
     detect: Callable[[Raw], bool]
-    read: Callable[[Raw, str, Names], Observation] | None = None
+    read: Reader | None = None
     check: Callable[[Raw], object] | None = None
     combine: Callable[[Sequence[Raw], str], Observation] | None = None
+
+
+_LOAD = frozenset(["rate", "burstiness", "conc", "num_prompts", "dataset", *LENGTHS, *SAMPLING,
+                   "max_new_tokens", "range_ratio"])  # fmt: skip
 
 
 def _is_result_row(raw: Raw) -> bool:
@@ -71,17 +82,23 @@ def _is_result_row(raw: Raw) -> bool:
 
 
 GUIDELLM = Tool("guidellm", is_guidellm)  # one file, several observations
+_SAVED = {"random_range_ratio", "max_concurrency", "total_output_tokens", "output_throughput"}
+_SERVING = Tool("sglang bench_serving", is_bench_serving, read_bench_serving)
+_INFERENCEX = Tool("InferenceX", is_inferencex, read_inferencex)
+_VLLM = Tool("vllm bench serve", is_vllm, read_vllm)
+_IN_TABLES = (replace(_SERVING, detect=lambda raw: raw.keys() >= _SAVED), _INFERENCEX, _VLLM)
 TOOLS = (
     GUIDELLM,
     Tool("dflash-sim result rows", _is_result_row, read_table_row),
-    Tool("sglang bench_serving", is_bench_serving, read_bench_serving),
+    _SERVING,
     Tool("sglang bench_one_batch_server", is_one_batch, read_one_batch),
     Tool("sglang bench_one_batch", is_batch_alone, read_batch_alone),
     Tool("sglang bench_offline_throughput", is_offline, read_offline),
+    Tool("genai-bench", is_genai_bench, read_genai_bench),
     Tool("llmperf", is_llmperf, read_llmperf),
     Tool("evalscope perf", is_evalscope, read_evalscope),
-    Tool("InferenceX", is_inferencex, read_inferencex),
-    Tool("vllm bench serve", is_vllm, read_vllm),
+    _INFERENCEX,
+    _VLLM,
     Tool("AIPerf summary", is_aiperf_summary, read_aiperf_summary),
     Tool(
         "AIPerf requests",
@@ -115,6 +132,27 @@ def tool_of(raw: Any) -> Tool | None:
     if not isinstance(raw, Mapping):
         return None
     return next((tool for tool in TOOLS if tool.detect(raw)), None)
+
+
+def kept_as_table(header: Sequence[str]) -> Reader | None:
+    """The reader of a table whose rows are records of a tool, as data frames of them are saved.
+
+    Columns that somebody added tell of the server what the tool does not know.
+    """
+    raw = dict.fromkeys(header)
+    tool = next((t for t in _IN_TABLES if t.detect(raw)), None)
+    if tool is None or tool.read is None:
+        return None
+    read = tool.read
+
+    def of_row(cells: Raw, where: str, names: Names) -> Observation:
+        said = {name: cell for name, cell in cells.items() if cell != ""}
+        row = read(said, where, names)
+        about = {ALIASES.get(name, name): cell for name, cell in said.items()}
+        added = {name: cell for name, cell in about.items() if name in COLUMNS - _LOAD}
+        return replace(row, fields=read_conditions(added, names).fields | {**row.fields})
+
+    return of_row
 
 
 def of_no_tool(raw: Any) -> str:

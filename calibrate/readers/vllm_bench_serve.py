@@ -1,6 +1,8 @@
 """A result of ``vllm bench serve``; ``--metadata gpu=b200 method=dflash`` completes it."""
 
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 from dflash_sim.calibrate.observations.acceptance_records import count
 from dflash_sim.calibrate.observations.conditions import (
@@ -31,7 +33,7 @@ _IN_SECONDS = tuple(
     f"{s}_{name}" for s in ("mean", "median", "p99") for name in _LATENCIES.values()
 )
 _OWN = {"num_prompts", "request_rate", "burstiness", "max_concurrency"}
-_PERCENT = 0.01
+PERCENT = 0.01
 
 
 def is_vllm(raw: Raw) -> bool:
@@ -48,9 +50,7 @@ def read_vllm(raw: Raw, where: str, names: Names) -> Observation:
     metrics.take("input_throughput", raw, "input_throughput")
     metrics.take_latencies(raw, _LATENCIES)
     metrics.take_latencies(raw, _LATENCIES, suffix="")
-    metrics.take("accept_length_cycle", raw, "spec_decode_acceptance_length")
-    metrics.take("accept_rate", raw, "spec_decode_acceptance_rate", _PERCENT)
-    metrics.take("verify_steps", raw, "spec_decode_num_drafts")
+    take_drafts(metrics, raw)
     cells = {
         ALIASES.get(key, key): str(value)
         for key, value in raw.items()
@@ -60,15 +60,13 @@ def read_vllm(raw: Raw, where: str, names: Names) -> Observation:
         cells["model"] = model
     with naming("model_id and metadata"):
         said = read_conditions(cells, names)
-    fields = said.fields | load(raw) | sampling_of(raw)
-    if (block := _block(raw)) is not None and not drafts_nothing(fields):
-        fields.setdefault("block", block)
+    fields = with_block(said.fields | load(raw) | sampling_of(raw), raw)
     return Observation(
         row=where,
         source="",
         fields=with_lengths(fields, mean_lengths(metrics)),
         metrics=metrics.values,
-        accept_histogram=_histogram(raw),
+        accept_histogram=accepted_histogram(raw),
         assumed=("engine",) if "engine" not in raw else (),
         about=known(
             tool="vllm bench serve",
@@ -81,13 +79,22 @@ def read_vllm(raw: Raw, where: str, names: Names) -> Observation:
     )
 
 
-def _block(raw: Raw) -> int | None:
-    """Verify width: drafts a step and the anchor."""
+def take_drafts(metrics: Metrics, raw: Raw) -> None:
+    """Store what the run's own verify steps accepted, whoever may have served before it."""
+    metrics.take("accept_length_cycle", raw, "spec_decode_acceptance_length")
+    metrics.take("accept_rate", raw, "spec_decode_acceptance_rate", PERCENT)
+    metrics.take("verify_steps", raw, "spec_decode_num_drafts")
+
+
+def with_block(fields: Mapping[str, Any], raw: Raw) -> dict[str, Any]:
+    """The fields with the verify width: drafts a step and the anchor."""
     steps, drafts = (count(raw, f"spec_decode_{k}") for k in ("num_drafts", "draft_tokens"))
-    return None if not steps or not drafts or drafts % steps else drafts // steps + 1
+    if not steps or not drafts or drafts % steps or drafts_nothing(fields):
+        return dict(fields)
+    return {"block": drafts // steps + 1, **fields}
 
 
-def _histogram(raw: Raw) -> tuple[int, ...] | None:
+def accepted_histogram(raw: Raw) -> tuple[int, ...] | None:
     """Steps by accepted drafts, from the share of steps that accepted each position."""
     steps = count(raw, "spec_decode_num_drafts")
     rates = raw.get("spec_decode_per_position_acceptance_rates")

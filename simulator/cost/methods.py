@@ -307,7 +307,7 @@ METHODS: dict[str, Method] = {
         Method(
             name="none",
             title="plain decoding",
-            aliases=("baseline", "off"),
+            aliases=("baseline", "off", "plain", "vanilla", "autoregressive", "no spec"),
             drafts="none",
             takes=frozenset(),
             draft=_nothing,

@@ -134,7 +134,9 @@ def parse_acceptance(
     """
     kind, _, body = text.strip().partition(":")
     if kind not in FORMS:
-        meant = f"al:{kind}" if _NUMBER.fullmatch(kind) else FORMS["al"]
+        meant = FORMS["al"]
+        if _NUMBER.fullmatch(kind):  # a length counts the bonus token, so less is a share of drafts
+            meant = f"al:{kind}" if float(kind) >= 1 else f"geometric:{kind}"
         raise unknown(kind="acceptance", value=kind, allowed=FORMS, hint=f"Such as {meant}.")
     try:
         return _build(kind, body, block=block, law=law, priors=priors)

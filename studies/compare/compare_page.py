@@ -24,6 +24,9 @@ _IDENTITY = (
 )  # fmt: skip
 _THROUGHPUT = "output_throughput"
 _TARGETS = {_THROUGHPUT: "throughput", "mean_e2e_latency_ms": "mean e2e latency"}
+# What a row without a throughput is told by, in a table.
+_INSTEAD = ("mean_tpot_ms", "median_tpot_ms", "mean_e2e_latency_ms", "mean_itl_ms", "accept_length",
+            "accept_length_cycle")  # fmt: skip
 # Of the workload, so of interest only where they differ.
 _GIVEN = ("completed", "total_input_tokens", "total_output_tokens")
 _AGREES = 0.001
@@ -302,11 +305,11 @@ def _conditions(c: Comparison) -> dict[str, str]:
 
 
 def _line(c: Comparison, *, with_interval: bool) -> list[str]:
-    m = c.metric(_THROUGHPUT)
+    m = next(filter(None, map(c.metric, (_THROUGHPUT, *_INSTEAD))), None)
     inside = [_WORD[m.inside if m else None]] if with_interval else []
     if c.error is not None or m is None:
         return ["", "", "", *inside, "no prediction" if c.error else "no throughput"]
-    cause = ""
+    cause = "" if m.name == _THROUGHPUT else f"{m.name}; no throughput"
     if c.diagnosis is not None and c.diagnosis.causes:
         largest = max(c.diagnosis.causes, key=lambda cause: abs(cause.share))
         of = "" if c.diagnosis.target == _THROUGHPUT else " of e2e:"

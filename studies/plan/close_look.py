@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from dflash_sim.profiles.units import HOUR_S, MEGA, MS
+from dflash_sim.profiles.units import HOUR_S, MEGA, MS, in_percent
 from dflash_sim.simulator.engine.records import DECODE, PREFILL
 from dflash_sim.simulator.fleet.fleet import Service, serve, subset
 from dflash_sim.simulator.fleet.replica import Replica, Tally
@@ -26,6 +26,8 @@ _STEPS = (1.04, 1.15, 1.4, 2.0, 3.0)  # beyond the last no limit is looked for
 CLEAR = _STEPS[0] ** 2  # two limits that are found to a step each differ where they do by more
 _MOSTLY = 0.5  # of the time, and it binds
 _ALONE = 400  # requests that are served one by one to see the best that a server can do
+_FAR = 20.0  # times a limit: it may have been meant in seconds
+_UNIT = " Limits are in milliseconds."
 _APART_S = 1e4
 SLOTS = "slots: "  # begins what is said where it is slots that bind
 
@@ -169,6 +171,7 @@ class Nearest:
             f"The time of a single {'prefill' if self.latency == 'TTFT' else 'step'} binds, "
             "which no number of servers changes; "
             f"loosen the limit to {self.excess:.2f} times, or try other --gpu, --tp or --method."
+            f"{_UNIT if self.excess > _FAR else ''}"
         )
 
 
@@ -331,11 +334,9 @@ def binds(broke: str, load: Load, setup: Setup) -> str:
         cap = f"{memory.max_running_requests:,} requests a server ({memory.cap_cause})"
         return f"{late}{kind}{cap}"
     if load.kv > 1 - _MOSTLY / 2:
-        return f"{late}memory: the KV cache is {load.kv:.0%} full and admits no more".replace(
-            "%", " %"
-        )
+        return f"{late}memory: the KV cache is {in_percent(load.kv)} full and admits no more"
     if load.host > _MOSTLY * load.busy:
-        return f"{late}host: the GPUs wait for it {load.host:.0%} of the time".replace("%", " %")
+        return f"{late}host: the GPUs wait for it {in_percent(load.host)} of the time"
     what = "prefills" if load.prefill > _MOSTLY else "decoding"
     return f"{late}compute: {what}, with {load.mean_batch:.1f} requests in a step"
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dflash_sim.calibrate.readers.request_traces import Trace
 from dflash_sim.profiles.errors import UsageError
+from dflash_sim.profiles.units import in_percent
 from dflash_sim.simulator.engine.radix_cache import RadixCache
 from dflash_sim.simulator.requests.workload import (
     Part,
@@ -27,7 +28,7 @@ from dflash_sim.simulator.scenario import Scenario
 MOST_REQUESTS = 200_000  # a run holds all of their commits in memory
 DURATION_S = 600.0
 WARM_UP = 1 / 5  # of the requests of a rate, which find fleets emptier than they will be
-_WARM = f"{WARM_UP:.0%} of the requests".replace("%", " %")
+_WARM = f"{in_percent(WARM_UP)} of the requests"
 LEAD_IN_S = 600.0  # of a trace before its busiest stretch, at most
 
 

@@ -1,6 +1,7 @@
 """The question of ``plan``: candidates, demand and objective, from flags."""
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -38,6 +39,9 @@ DEFAULTS: Mapping[str, Any] = {
     "method": ["none", "dflash"],
     "runs": RUNS,
 }
+_LATENCIES = ("ttft", "tpot", "e2e")
+_TIME = re.compile(r"(\d*\.?\d+) ?(ms|s)")
+_IN_MS = {"ms": 1.0, "s": 1 / MS}
 _DEMANDED = (
     "rate",
     "dataset",
@@ -69,7 +73,7 @@ class Numbers:
     def of_question(self) -> dict[str, Any]:
         """Arguments of :func:`question`."""
         given = self.values
-        limits = {f"{n}_s": given[n] * MS for n in ("ttft", "tpot", "e2e") if n in given}
+        limits = {f"{n}_s": given[n] * MS for n in _LATENCIES if n in given}
         slo = Slo(**limits, percentile=given.get("percentile", Slo.percentile))
         out: dict[str, Any] = {"slo": slo, "busiest_s": given.get("busiest")}
         out["duration_s"] = given.get("duration", DURATION_S)
@@ -84,8 +88,9 @@ def numbers_of(**texts: str | float | None) -> Numbers:
     for name, text in texts.items():
         if text is None:
             continue
+        unit = _TIME.fullmatch(str(text)) if name in _LATENCIES else None
         try:
-            value = float(text)
+            value = float(text) if unit is None else float(unit[1]) * _IN_MS[unit[2]]
         except (TypeError, ValueError):
             value = float("nan")
         if not 0 < value < float("inf"):

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dflash_sim.profiles.load import load_acceptance
 from dflash_sim.profiles.sheets import PriceRange
-from dflash_sim.profiles.units import GIGA
+from dflash_sim.profiles.units import GIGA, in_percent
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import to_row
 from dflash_sim.studies.predict.answer_lines import (
@@ -209,7 +209,7 @@ def _facts(result: Result, price: PriceRange | None) -> Table:
         rows.append(("Cost [USD]", f"{_cost(usd, price)} per million output tokens"))
     if result.expectation is not None:
         e = result.expectation
-        doubt = f", +-{e.rel_err:.0%}".replace("%", " %") if e.rel_err else ""
+        doubt = f", +-{in_percent(e.rel_err)}" if e.rel_err else ""
         rows.append(("Acceptance", Text(f"{e.source}{doubt}")))
         shown = result.published.url if result.published else ""
         rows += [("", Text(url, style="dim")) for url in _links(e.source) if url != shown]

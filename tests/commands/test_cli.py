@@ -693,6 +693,8 @@ MISTAKES = [
     ("--preset {tmp}/flat.yaml", 2, ["no 'scenario:'", "such as 'gpu: b200'"]),
     ("--preset {tmp}/typo.yaml", 2, ["unknown field 'blok'", "did you mean block"]),
     ("--preset {tmp}/empty.yaml", 2, ["--conc: an empty list", "leave it out"]),
+    ("--acceptance 0.7", 2, ["unknown acceptance '0.7'", "Such as geometric:0.7"]),
+    ("--acceptance 3.2", 2, ["Such as al:3.2"]),
     ("--acceptance foo:3", 2, ["unknown acceptance 'foo'", "Have: al", "Such as al:6.6"]),
     ("--acceptance al:nan", 2, ["'al:nan'", "not a finite number", "Write it as al:6.6"]),
     ("--tp 3", 2, ["tp 3", "qwen3.5-397b-a17b", "allowed: 1, 2, 4, 8", "--tp"]),

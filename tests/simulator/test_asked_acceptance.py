@@ -153,7 +153,7 @@ def test_a_histogram_that_a_block_cuts_is_told() -> None:
     assert not [w for w in doubts(setup(block=4, acceptance=wide)) if "histogram" in w]
     cut = [w for w in doubts(setup(block=3, acceptance=wide)) if "histogram" in w]
     assert len(cut) == 1
-    assert cut[0].startswith("10.0% of the histogram's steps accepted more than the 2 drafts")
+    assert cut[0].startswith("10.0 % of the histogram's steps accepted more than the 2 drafts")
 
 
 @pytest.mark.parametrize(

@@ -456,3 +456,15 @@ def test_a_kind_of_attention_that_nobody_measured_is_unconfirmed(
     said = [w for w in plain(model=model).warnings if "no measured server with" in w]
     assert len(said) == (kind is not None)
     assert kind is None or kind in said[0]
+
+
+def test_ranks_cut_blocks_of_scales_where_the_files_say_that_there_are_some() -> None:
+    """What a name alone is taken to say is refused with where to look; channels have no blocks."""
+    said = {}
+    for owner in ("Qwen", "acme"):
+        with pytest.raises(UsageError, match="give --tp 2 or --ep-size 4") as refused:
+            resolve(Scenario(model=f"{owner}/Qwen3-30B-A3B-FP8", gpu="h200", tp=8, method="none"))
+        said[owner] = "unless its config.json" in str(refused.value)
+    assert said == {"Qwen": False, "acme": True}
+    glm = Scenario(model="zai-org/GLM-4.7-FP8", gpu="h200", tp=8, method="none")
+    assert resolve(glm).tp == 8  # as its makers launch it

@@ -518,6 +518,25 @@ class TestCommand:
         assert "40.0 % above the measured one" in out
         assert "unexplained" in out
 
+    def test_a_row_without_a_throughput_is_told_by_its_time_per_token(
+        self, answer: Answer, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "steps.csv"
+        path.write_text("conc,mean_tpot_ms,duration\n1,5.25,9\n2,6.5,9\n")
+        told = (f"{key}={value}" for key, value in
+                {"model": "qwen3-8b", "method": "none", "isl": 64, "osl": 8}.items())  # fmt: skip
+        assumed = [word for value in told for word in ("--assume", value)]
+        _, out, _ = answer(path, *assumed, "--format", "table", "--no-causes")
+        lines = [line for line in out.splitlines() if line.startswith("steps.csv:")]
+        assert [("5.25" in line, "6.50" in line) for line in lines] == [
+            (True, False),
+            (False, True),
+        ]
+        assert all("mean_tpot_ms; no throughput" in line for line in lines)
+        _, out, _ = answer(path, *assumed, "--format", "jsonl", "--no-causes")
+        compared = [set(json.loads(line)["metrics"]) for line in out.splitlines()]
+        assert compared == [{"mean_tpot_ms"}] * 2  # of how many requests the duration is, none says
+
     def test_formats_and_files(self, answer: Answer, bench: Path, tmp_path: Path) -> None:
         _, out, _ = answer(bench, "--format", "csv", "--no-causes")
         table = list(csv.DictReader(io.StringIO(out)))

@@ -34,6 +34,8 @@ print(llm.generate(prompts))
         SERVE.replace(" ", "\u00a0"),
         "docker run img `\n python3 -m sglang.launch_server `\n --model Qwen/Qwen3-4B `\n --tp 2",
         "docker run img ^\n python3 -m sglang.launch_server ^\n --model Qwen/Qwen3-4B ^\n --tp 2",
+        "@echo off\nset TP=2\nset \"OF=Qwen\"\nset Model=%of%/Qwen3-4B\n"
+        "python -m sglang.launch_server ^\n --model-path %MODEL% ^\n --tp %TP%",
         f"I don't see it. We start with\n\n    {SERVE} \\\n      --port 1\n\nand it's slow.",
         f"Run `{SERVE}` first.",
         f"[Service]\nEnvironment='A=1'\nExecStart=/opt/bin/{SERVE} \\\n --port 1\nRestart=no",

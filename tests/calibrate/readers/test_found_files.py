@@ -83,6 +83,27 @@ class TestPrinted:
         assert row.metrics["mean_e2e_latency_ms"] == 995.1
         assert "engine" in row.assumed
 
+    def test_of_vllm_says_what_its_own_steps_accepted(self, tmp_path: Path) -> None:
+        drafts = (
+            "---------------Speculative Decoding---------------\n"
+            "Acceptance rate (%):  25.00\nAcceptance length:  2.75\nDrafts:  4000\n"
+            "Draft tokens:  28,000\nAccepted tokens:  7000\nPer-position acceptance (%):\n"
+            "  Position 0:  75.00\n  Position 1:  50.00\n  Position 2:  25.00\n"
+        )
+        args = "Namespace(dataset_name='random', random_range_ratio='{}')\n"
+        end = VLLM.index("Mean E2EL")
+        text = args.format(0.0) + VLLM[:end] + drafts + VLLM[end:]
+        report = read(tmp_path, text, method="dflash")
+        row = only(report)
+        assert row.fields["block"] == 8  # seven drafts a step, and the anchor
+        assert row.metrics["accept_length_cycle"] == 2.75
+        assert row.accept_histogram is not None
+        assert row.accept_histogram[:3] == (1000, 1000, 1000)
+        assert not any("server started" in note for note in row.notes)
+        assert "range_ratio" not in row.fields  # lengths are as asked for
+        wide = only(read(tmp_path, text.replace("'0.0'", "'0.6'"), method="dflash"))
+        assert wide.fields["range_ratio"] == pytest.approx(0.25)  # from 0.4 to 1.6 of the mean
+
     def test_several_in_one_log_in_a_quotation(self, tmp_path: Path) -> None:
         other = SGLANG.replace("concurrency:                 8", "concurrency:                 16")
         other = other.replace("1600.00", "1500.00").replace("20.00", "21.33")

@@ -1,4 +1,4 @@
-"""Results in other forms: llmperf, EvalScope, batches without a server, tables made for people."""
+"""Results in other forms: other clients, batches without a server, tables made for people."""
 
 import json
 from collections.abc import Mapping
@@ -27,6 +27,16 @@ EVALSCOPE = {
     "Average time to first token (s)": 0.1, "Average time per output token (s)": 0.007,
     "Average latency (s)": 1.85, "Average input tokens per request": 512.0,
     "Average output tokens per request": 250.0,
+}  # fmt: skip
+GENAI_BENCH = {
+    "scenario": "D(100,100)", "num_concurrency": 4, "batch_size": 1, "run_duration": 50.0,
+    "iteration_type": "num_concurrency", "mean_output_throughput_tokens_per_s": 400.0,
+    "requests_per_second": 4.0, "num_completed_requests": 200,
+    "stats": {
+        "ttft": {"mean": 0.05, "p50": 0.04}, "tpot": {"mean": 0.009, "stddev": 0.001},
+        "e2e_latency": {"mean": 0.95}, "output_throughput": {"mean": 110.0},
+        "num_input_tokens": {"mean": 106.0}, "num_output_tokens": {"mean": 100.0, "stddev": 0.0},
+    },
 }  # fmt: skip
 OLD = """============ Serving Benchmark Result ============
 Backend:                                 sglang
@@ -69,6 +79,33 @@ def test_evalscope_as_saved_and_as_printed(tmp_path: Path, printed: bool) -> Non
     assert row.metrics["mean_tpot_ms"] == pytest.approx(7)
     assert row.metrics["mean_e2e_latency_ms"] == pytest.approx(1850)
     assert row.metrics["duration"] == 20
+
+
+@pytest.mark.parametrize(("unit", "scale"), [(None, 1.0), ("s", 1.0), ("ms", 1e3)])
+def test_genai_bench_says_its_unit(tmp_path: Path, unit: str | None, scale: float) -> None:
+    stats: Any = GENAI_BENCH["stats"]
+    times = {name: {k: v * scale for k, v in stats[name].items()}
+             for name in ("ttft", "tpot", "e2e_latency")}  # fmt: skip
+    run = GENAI_BENCH | {"stats": stats | times}
+    (row,) = read(tmp_path, {"aggregated_metrics": run, "_time_unit": unit})
+    assert (row.fields["conc"], row.fields["isl"], row.fields["osl"]) == (4, 106, 100)
+    assert row.metrics["mean_ttft_ms"] == pytest.approx(50)
+    assert row.metrics["median_ttft_ms"] == pytest.approx(40)
+    assert row.metrics["std_tpot_ms"] == pytest.approx(1)
+    assert row.metrics["mean_e2e_latency_ms"] == pytest.approx(950)
+    assert row.metrics["output_throughput"] == 400  # of the server, not of one request
+    assert "engine" in row.assumed
+
+
+def test_genai_bench_at_a_rate_and_with_batches_of_prompts(tmp_path: Path) -> None:
+    rate = {"iteration_type": "request_rate", "request_rate": 4, "num_concurrency": 64}
+    (row,) = read(tmp_path, {"aggregated_metrics": GENAI_BENCH | rate})
+    assert row.fields["rate"] == 4
+    assert "conc" not in row.fields
+    path = tmp_path / "batches.json"
+    path.write_text(json.dumps({"aggregated_metrics": GENAI_BENCH | {"batch_size": 8}}))
+    ((_, why),) = read_observations([path], ASSUMED).refused
+    assert "batch_size 8" in why
 
 
 def test_one_batch_without_a_server(tmp_path: Path) -> None:
@@ -150,6 +187,41 @@ def test_the_table_of_one_batch_counts_its_whole_time(tmp_path: Path) -> None:
     assert "output_throughput" not in row.metrics  # which would be of decoding alone
 
 
+def test_the_table_of_one_batch_tells_lengths_from_when_each_phase_ended(tmp_path: Path) -> None:
+    batch, isl, osl, prefill_s, decode_s = 4, 2048, 300, 0.5, 2.5
+    cells = (batch, isl, prefill_s + decode_s, batch * isl / prefill_s, batch * osl / decode_s)
+    text = (
+        "| batch size | input len | latency (s) | input throughput (tok/s) | output throughput "
+        "(tok/s) | acc length | ITL (ms) | input cost ($/1M) |\n|---|---|---|---|---|---|---|---|\n"
+        f"| {' | '.join(map(str, cells))} | n/a | {1e3 * decode_s / osl} | 0.01 |\n"
+    )
+    (row,) = read(tmp_path, text)
+    lengths = [row.fields[name] for name in ("conc", "num_prompts", "isl", "osl")]
+    assert lengths == [batch, batch, isl, osl]
+    assert row.metrics["output_throughput"] == pytest.approx(batch * osl / (prefill_s + decode_s))
+
+
+@pytest.mark.parametrize(
+    ("heads", "lengths"),
+    [("Requests | Input tokens | Output tokens", (1000, 500)),
+     ("Num prompts | Total input tokens | Total generated tokens", (1000, 500)),
+     ("Of | Input tokens | Output tokens", (None, None))],
+)  # fmt: skip
+def test_tokens_of_a_whole_run_are_no_lengths(
+    tmp_path: Path, heads: str, lengths: tuple[int | None, int | None]
+) -> None:
+    text = (
+        f"| Concurrency | {heads} | Duration (s) | Output tok/s |\n|---|---|---|---|---|---|\n"
+        "| 16 | 320 | 320000 | 160000 | 72.6 | 2204 |\n"
+    )
+    (row,) = read(tmp_path, text, dataset="gsm8k")
+    assert (row.fields.get("isl"), row.fields.get("osl")) == lengths
+    assert row.metrics["total_output_tokens"] == 160000
+    if "Total" not in heads:
+        (row,) = read(tmp_path, text.replace("320000 | 160000", "1000 | 500"))
+        assert (row.fields["isl"], row.fields["osl"]) == (1000, 500)
+
+
 def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
     text = (
         "Metric,avg,min,max,p99,p50,std\nTime to First Token (ms),120.5,50,400,300,100,30\n"
@@ -163,11 +235,39 @@ def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
     assert (row.fields["isl"], row.fields["osl"]) == (1024, 500)
 
 
-def test_a_servers_log_is_named_as_such(tmp_path: Path) -> None:
-    path = tmp_path / "server.log"
-    path.write_text("[2026-07-04 04:32:38 TP0] Decode batch, #running-req: 45, cuda graph: True\n")
-    ((_, why),) = read_observations([path], ASSUMED).refused
-    assert why.startswith("a log of the server, which no benchmark wrote: give what")
+def test_aiperf_prints_its_command_below_its_table(tmp_path: Path) -> None:
+    text = (
+        "┏━━━┳━━━┳━━━┓\n┃ Metric ┃ avg ┃ p50 ┃\n┡━━━╇━━━╇━━━┩\n"
+        "│ Time to First Token (ms) │ 120.5 │ 100 │\n│ Inter Token Latency (ms) │ 9.5 │ 9.4 │\n"
+        "│ Input Sequence Length (tokens) │ 1,024 │ 1024 │\n"
+        "│ Output Sequence Length (tokens) │ 500 │ 500 │\n└───┴───┴───┘\n"
+        "CLI Command: aiperf profile --model Qwen/Qwen3-4B --concurrency 24 --request-count 240\n"
+    )
+    (row,) = read(tmp_path, text)
+    told = [row.fields[name] for name in ("model", "conc", "num_prompts", "isl")]
+    assert told == ["qwen3-4b", 24, 240, 1024]
+
+
+def test_headings_of_means_and_of_rates(tmp_path: Path) -> None:
+    text = (
+        "strategy,concurrency,output_tokens_per_second,prompt_tokens_mean,output_tokens_mean\n"
+        "concurrent@16,16,1987.3,1000,500\n"
+    )
+    (row,) = read(tmp_path, text)
+    assert row.metrics["output_throughput"] == 1987.3
+    assert (row.fields["isl"], row.fields["osl"]) == (1000, 500)
+
+
+def test_a_row_for_each_data_set_needs_no_column_of_clients(tmp_path: Path) -> None:
+    text = (
+        "| Dataset | TPS | τ |\n|---|---|---|\n| GSM8K | 690.2 | 6.35 |\n| MATH-500 | 720 | 7 |\n"
+    )
+    told = {"method": "dflash", "block": 16}
+    rows = read(tmp_path, text, conc=1, **told)
+    assert [row.fields["dataset"] for row in rows] == ["gsm8k", "math500"]
+    assert [row.metrics["accept_length"] for row in rows] == [6.35, 7]
+    report = read_observations([tmp_path / "result.txt"], ASSUMED | told)
+    assert all("no concurrency" in why for _, why in report.refused)
 
 
 def test_a_name_that_only_the_server_knows_gives_way_to_the_assumed_model(tmp_path: Path) -> None:

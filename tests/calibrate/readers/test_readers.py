@@ -1,6 +1,8 @@
 """Benchmark files in, observations out: every tool's words, and all that can be wrong."""
 
+import csv
 import doctest
+import io
 import json
 import random
 from contextlib import suppress
@@ -227,6 +229,27 @@ class TestMeanings:
         )
         assert row.fields["gpu"] == "b200"
         assert row.build == "0.5.14"
+
+    @pytest.mark.parametrize(
+        "name",
+        ["inferencex/agg_qwen3.5_1k1k_tp8_conc32.json",
+         "vllm_bench_serve/openai-infqps-concurrency8.json", "sglang_bench_serving/runs.jsonl"],
+    )  # fmt: skip
+    def test_records_that_are_kept_as_a_table(self, name: str, tmp_path: Path) -> None:
+        """All that is not nested: of SGLang's server, columns that somebody added."""
+        text, server = (DATA / name).read_text(), {"method": "dflash", "block": 16}
+        saved, _ = json.JSONDecoder().raw_decode(text)
+        (row,) = written(tmp_path, json.dumps(saved), **server).observations
+        added = {"gpu": "b200", "tp": 8, "model": "qwen3.5-397b-a17b", "method": "dflash"}
+        flat = {key: value for key, value in (added | saved).items() if key != "server_info"}
+        out = io.StringIO()
+        writer = csv.DictWriter(out, flat)
+        writer.writeheader()
+        writer.writerow(flat)
+        (kept,) = written(tmp_path, out.getvalue(), **server).observations
+        assert kept.metrics == row.metrics
+        same = ("model", "gpu", "method", "conc", "isl", "osl", "num_prompts", "range_ratio")
+        assert [kept.fields.get(n) for n in same] == [row.fields.get(n) for n in same]
 
     def test_request_metrics_sum_up(self) -> None:
         report = read("sglang_request_metrics/sglang-request-metrics-20261102_10.log")
@@ -485,6 +508,8 @@ class TestBadInput:
             ({"output_throughput": 9000.0}, "is not total_output_tokens"),
             ({"mean_e2e_latency_ms": 4.86}, "exceeds mean_e2e_latency_ms"),
             ({"mean_tpot_ms": 0.0045}, "seconds and milliseconds mixed"),
+            ({"mean_tpot_ms": 0.0045, "mean_e2e_latency_ms": None}, "seconds, not milliseconds?"),
+            ({"mean_ttft_ms": 0.21}, "is a fraction of mean_tpot_ms 4.55: seconds"),
             ({"concurrency": 64.0}, "exceeds the 32 requests in flight"),
             ({"accept_length": 19.0}, "exceeds block 16"),
             ({"max_concurrency": "32 or so"}, "expected a number"),

@@ -23,10 +23,11 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.trial import run_engine
 from dflash_sim.studies.plan.candidate import solve, survey
-from dflash_sim.studies.plan.close_look import Limit, largest
+from dflash_sim.studies.plan.close_look import Limit, Nearest, largest
 from dflash_sim.studies.plan.demand import Demand, faster, led_in, of_rate, of_trace, shares_of
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo, kept
+from dflash_sim.studies.plan.question import numbers_of
 from dflash_sim.studies.plan.rows import to_json
 from dflash_sim.studies.plan.search import ENDS, OBJECTIVES, Plan, plan
 from dflash_sim.studies.plan.verdict import warnings
@@ -482,6 +483,19 @@ def test_a_trace_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "has times of its own" in capsys.readouterr().err
     assert run([*flags, "--e2e", "3000", "--isl", "3", "--osl", "3"]) == 2
     assert "has lengths of its own" in capsys.readouterr().err
+
+
+def test_limits_are_milliseconds_and_may_have_a_unit() -> None:
+    slo = numbers_of(ttft="2s", tpot="20ms", e2e=3000).of_question()["slo"]
+    assert (slo.ttft_s, slo.tpot_s, slo.e2e_s) == (2.0, 0.02, 3.0)
+    for text in ("20us", "2 m", "s", "-2s"):
+        with pytest.raises(UsageError, match="above 0"):
+            numbers_of(tpot=text)
+    with pytest.raises(UsageError):
+        numbers_of(duration="60s")
+    far = Nearest("one", excess=100.0, latency="TPOT", quantile_s=2e-3, percentile=95, max_gpus=8)
+    assert str(far).endswith("Limits are in milliseconds.")
+    assert "milliseconds" not in str(replace(far, excess=1.5))
 
 
 @pytest.mark.parametrize(
