@@ -20,6 +20,7 @@ from dflash_sim.studies.show.plain_table import Table, text_of
 _TOLD = 0.9  # a server's factor that is left this uncertain and unmoved goes unsaid [prior sd]
 _MOVED = 1.0  # prior sds: what an acceptance cell may move without a word
 _MOST, _PARTS = 6, 3  # lines about what is left open, parameters in each
+_NOTHING = 1e-6  # of the prior variance along a direction [1]
 
 
 def page(fit: Fit, chosen: Chosen) -> str:
@@ -120,13 +121,15 @@ def unsettled(fit: Fit) -> Table:
         for a, b, r in fit.undetermined
     ]
     every = open_directions(fit.calibration)
-    every.sort(key=lambda d: all(not name.startswith("constant:") for name, _ in d.parts))
-    for direction in every:
+    # Of several that no row says anything of, any mixture is one: which come out is chance.
+    told = [d for d in every if abs(d.learned) > _NOTHING or len(every) == 1]
+    told.sort(key=lambda d: all(not name.startswith("constant:") for name, _ in d.parts))
+    for direction in told:
         signed_parts = [f"{'-+'[w > 0]} {_short(name)}" for name, w in direction.parts[:_PARTS]]
         more = " ..." if len(direction.parts) > _PARTS else ""
         words = " ".join(signed_parts).removeprefix("+ ") + more
         lines.append((words, f"{percent(direction.learned)} learned"))
-    hidden = len(lines) - _MOST
+    hidden = max(0, len(lines) - _MOST) + len(every) - len(told)
     if hidden > 0:
         lines[_MOST:] = [(f"and {hidden} more", "-")]
     return Table("not told apart by these rows", ("combination", "how far"), tuple(lines))
