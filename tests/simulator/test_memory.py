@@ -424,7 +424,7 @@ def test_flashinfer_refuses_other_states_on_blackwell() -> None:
     [
         (
             {"gpu": "rtx_3090", "model": "qwen3-8b"},
-            r"tp 2 is picked, as .* 76% .* 1 x rtx_3090 has",
+            r"tp 2 is picked, as .* 76 % .* 1 x rtx_3090 has",
         ),
         (
             {"gpu": "rtx_3090", "model": "qwen3.6-27b"},

@@ -221,7 +221,7 @@ def test_kernels_without_a_table_widen_an_interval_by_their_share() -> None:
     assert 0.3 < share < 0.9
     assert part.step.untimed_ops(4)[0] == "routed_experts"
     assert unmodelled(part) == pytest.approx(misfit(part) + (prior * share) ** 2)
-    said = f"unconfirmed: up to {share:.0%} of a step is a roofline"
+    said = f"unconfirmed: up to {100 * share:.0f} % of a step is a roofline"
     assert [w for w in doubts(part) if said in w]
     timed = resolve(Scenario.parse(model="qwen3-8b", gpu="b200", tp=1, **asked))
     assert unmodelled(timed) == pytest.approx(misfit(timed), rel=0.01)

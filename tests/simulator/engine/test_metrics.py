@@ -317,7 +317,9 @@ def in_bytes(value: Any) -> Any:
         return value.tobytes()
     if isinstance(value, tuple):
         return tuple(in_bytes(part) for part in value)
-    return in_bytes(tuple(vars(value).values())) if isinstance(value, Loops) else value
+    if isinstance(value, Loops):
+        return tuple(in_bytes(getattr(value, f.name)) for f in fields(Loops))
+    return value
 
 
 def test_one_seed_one_answer() -> None:
