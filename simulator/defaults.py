@@ -93,15 +93,22 @@ def page_of(s: Scenario, engine: EngineSheet, backend: str) -> int:
 def check_drafts(
     s: Scenario, engine: EngineSheet, backend: str, drafter: Drafter, model: ModelShape
 ) -> None:
-    """Refuse a tree with attention that masks none, and drafts that a release cannot draw.
+    """Refuse trees that attention or the vocabulary has no room for, and drafts nobody can draw.
 
     Raises
     ------
     UsageError
-        It names the backends that mask trees, or what can draw.
+        It names the backends that mask trees, how wide one can be, or what can draw.
     """
     if s.speculative_use_rejection_sampling:
         _check_drawn(engine, drafter, model)
+    known = drafter.draft_vocab if isinstance(drafter, Eagle3Shape) else model.vocab
+    if s.topk > known:
+        msg = (
+            f"topk {s.topk}: a step drafts from {known:,} tokens; give --topk {known} at most. "
+            "Servers run with 1 to 10."
+        )
+        raise UsageError(msg)
     able = engine.attention.trees
     if s.topk == 1 or backend in able:
         return

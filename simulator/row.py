@@ -126,7 +126,7 @@ def _resolved(setup: Setup) -> Row:
         "quantization": setup.quantization,
         "kv_cache_dtype": setup.kv_cache_dtype,
         "block": setup.block,
-        "steps": setup.method.steps(setup.most_tokens),
+        "steps": setup.scenario.steps or setup.method.steps(setup.block),
         "attention_backend": setup.backend,
         "engine_mode": setup.scenario.engine_mode,
         "overlap": setup.scenario.engine_mode == "v2",

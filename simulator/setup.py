@@ -129,9 +129,9 @@ class Setup:
 
     @property
     def most_tokens(self) -> int:
-        """Most tokens of a request in a cycle: a path of a tree is shorter than its width."""
+        """Most tokens of a request in a cycle: a path of a tree may be shorter than its width."""
         s = self.scenario
-        return (s.steps or 0) + 1 if s.topk > 1 else self.block
+        return min((s.steps or 0) + 1, self.block) if s.topk > 1 else self.block
 
     @property
     def default_backend(self) -> str:

@@ -29,6 +29,7 @@ from dflash_sim.simulator.requests.published_lengths import (
 )
 from dflash_sim.simulator.requests.survival import MAX_BETA, FrailtyWeibull, fit_one
 
+_USUAL = 4.5  # token: an accept length in messages
 _LARGEST_EXPONENT = 700.0  # of e, in a float
 
 
@@ -134,10 +135,16 @@ def expected_acceptance(
         msg = (
             f"no accept length is published for {model} with {method} at block {block} {where} "
             f"(thinking {'on' if thinking else 'off'}); published: {_known(model, method)}. "
-            "Give one, such as --acceptance al:4.5, or --acceptance prior for any drafter's."
+            f"Give one, such as --acceptance al:{such_as(block):g}, or --acceptance prior for any "
+            "drafter's."
         )
         raise MissingProfileError(msg)
     return carried(in_context(found, asked))
+
+
+def such_as(block: int) -> float:
+    """Return an accept length that a message can name: one that this many tokens allow."""
+    return min(_USUAL, (1 + block) / 2)
 
 
 def _found(asked: Asked, priors: AcceptancePriors, points: Points) -> Found | None:

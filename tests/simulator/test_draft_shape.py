@@ -213,3 +213,26 @@ def test_drawn_drafts_of_a_greedy_server_are_told(
     more = accept_length(drawn.expectation) / accept_length(bare.expectation)
     assert (more > 1) == bool(temperature)
     assert (more == 1) == (engine == "0.5.23" and not temperature)
+
+
+def test_a_path_is_as_long_as_what_is_verified() -> None:
+    """Of a tree of three steps two tokens are verified: no more than these can be kept."""
+    few = {"steps": 3, "topk": 4, "dataset": None, "isl": 64, "osl": 64, "thinking": True}
+    assert setup(**few, block=2, acceptance="al:2").most_tokens == 2
+    assert setup(**few, block=16, acceptance="al:3").most_tokens == 4
+    with pytest.raises(UsageError, match=r"accept length 3 is outside \[1, 2\]"):
+        _ = setup(**few, block=2, acceptance="al:3").expectation
+
+
+def test_a_step_has_no_more_paths_than_the_drafter_has_tokens() -> None:
+    wide = {"steps": 3, "block": 60, "acceptance": "al:3"}
+    known = 32_000  # of the published EAGLE-3 head
+    assert setup(**wide, topk=known).scenario.topk == known
+    with pytest.raises(UsageError, match="drafts from 32,000 tokens; give --topk 32000 at most"):
+        setup(**wide, topk=known + 1)
+
+
+def test_a_message_names_an_accept_length_that_the_drafts_allow() -> None:
+    asked = Scenario.parse(model="deepseek-v3", method="mtp", steps=1, gpu="h200", isl=64, osl=64)
+    with pytest.raises(DflashSimError, match=r"such as --acceptance al:1\.5"):
+        _ = resolve(asked).expectation
