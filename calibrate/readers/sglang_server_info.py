@@ -14,7 +14,7 @@ from dflash_sim.calibrate.observations.values import Raw, naming, word
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 
-AT_CONTEXT = "simulated at its mean context, a prefill before it"
+AT_CONTEXT = "simulated at its median context, a prefill before it"
 _SIMULATED = 256  # tokens of each answer, so that the context stays near the log's
 _LAUNCH = ("python", "-m", "sglang.launch_server")
 
@@ -69,7 +69,7 @@ def read_server_info(info: Raw, names: Names) -> Server:
 def read_decode_log(
     batch: SteadyBatch, launch: str | None, where: str, names: Names
 ) -> Observation:
-    """A steady batch of a log: its time per token, at the context that it had on average."""
+    """A steady batch of a log: its time per token, at the context that it had then."""
     server = read_server_info({} if launch is None else {"launch_command": launch}, names)
     fields: dict[str, Any] = {"conc": batch.requests, "num_prompts": batch.requests}
     notes = [*server.notes, f"{batch.lines} lines of the log are one batch; {AT_CONTEXT}"]

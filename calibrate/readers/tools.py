@@ -86,7 +86,11 @@ _SAVED = {"random_range_ratio", "max_concurrency", "total_output_tokens", "outpu
 _SERVING = Tool("sglang bench_serving", is_bench_serving, read_bench_serving)
 _INFERENCEX = Tool("InferenceX", is_inferencex, read_inferencex)
 _VLLM = Tool("vllm bench serve", is_vllm, read_vllm)
-_IN_TABLES = (replace(_SERVING, detect=lambda raw: raw.keys() >= _SAVED), _INFERENCEX, _VLLM)
+_IN_TABLES = (
+    replace(_SERVING, detect=lambda raw: raw.keys() >= _SAVED),
+    _INFERENCEX,
+    replace(_VLLM, detect=lambda raw: is_vllm(raw) and "max_concurrency" in raw),
+)
 TOOLS = (
     GUIDELLM,
     Tool("dflash-sim result rows", _is_result_row, read_table_row),

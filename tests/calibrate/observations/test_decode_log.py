@@ -62,6 +62,38 @@ def test_sizes_of_the_batch_are_rows_of_their_own(tmp_path: Path) -> None:
     assert any("outside CUDA graphs" in note for note in only(eager).notes)
 
 
+def test_servers_that_were_started_one_after_the_other_are_apart(tmp_path: Path) -> None:
+    def line(speed: float, tokens: int = 16000) -> str:
+        return RELEASES["2026"].format(n=16, speed=speed, cached=tokens)
+
+    plain = LAUNCH.replace("'DFLASH'", "None").rstrip("\n")
+    report = read(tmp_path, *[line(6000)] * 3, plain, *[line(2000)] * 3, line(9.0))
+    drafted, alone = report.observations
+    assert report.refused == ()
+    assert [row.fields["method"] for row in (drafted, alone)] == ["dflash", "none"]
+    assert drafted.metrics["mean_tpot_ms"] == pytest.approx(1e3 * 16 / 6000)
+    assert alone.metrics["mean_tpot_ms"] == pytest.approx(1e3 * 16 / 2000)
+
+
+def test_the_context_is_that_of_the_speed(tmp_path: Path) -> None:
+    # Two loads in one log: the line in the middle tells both.
+    lines = [RELEASES["2026"].format(n=1, speed=s, cached=c)
+             for s, c in [(150, 1000)] * 5 + [(90, 60000)] * 3]  # fmt: skip
+    row = only(read(tmp_path, *lines))
+    assert row.metrics["mean_tpot_ms"] == pytest.approx(1e3 / 150)
+    assert row.fields["isl"] + row.fields["osl"] / 2 == 1000
+
+
+def test_a_record_may_quote_a_line_of_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "bench.jsonl"
+    path.write_text(
+        '{"server_info": {"model_path": "Qwen/Qwen3-8B"}, "mean_e2e_latency_ms": 90,'
+        '"completed": 8, "max_concurrency": 1, "texts": ["Decode batch, #running-req: 1"]}'
+    )
+    report = read_observations([path], {"gpu": "b200", "isl": 9, "osl": 9, "tp": 1})
+    assert only(report).about["tool"] == "sglang bench_serving"
+
+
 @pytest.mark.parametrize(
     ("lines", "why"),
     [([RELEASES["2026"].format(n=n, speed=9, cached=n) for n in (1, 2, 3)], "no batch stayed as"),

@@ -222,6 +222,40 @@ def test_tokens_of_a_whole_run_are_no_lengths(
         assert (row.fields["isl"], row.fields["osl"]) == (1000, 500)
 
 
+def test_the_speed_of_one_answer_has_made_no_total(tmp_path: Path) -> None:
+    text = (
+        "| conc | ISL | OSL | Duration (s) | tok/s | TPOT (ms) |\n|---|---|---|---|---|---|\n"
+        "| 8 | 500 | 1000 | 10 | 100 | 9.8 |\n"
+    )
+    (row,) = read(tmp_path, text)
+    assert (row.fields["isl"], row.fields["osl"]) == (500, 1000)
+    (row,) = read(tmp_path, text.replace("9.8", "78"))
+    assert row.metrics["total_output_tokens"] == 1000
+
+
+@pytest.mark.parametrize(("heading", "fits"), [("RPS", True), ("Request rate (req/s)", False)])
+def test_a_rate_that_may_have_limited_the_load_is_no_closed_loop(
+    tmp_path: Path, heading: str, fits: bool
+) -> None:
+    path = tmp_path / "issue.md"
+    path.write_text(f"| Max concurrency | {heading} | tok/s |\n|---|---|---|\n| 64 | 4 | 1900 |\n")
+    assumed = {"gpu": "b200", "model": "qwen3-8b", "method": "none", "isl": 1000, "osl": 500}
+    report = read_observations([path], assumed)
+    assert len(report.observations) == fits
+    assert len(report.refused) == (not fits)
+
+
+def test_clients_of_a_table_are_no_others_than_its_own(tmp_path: Path) -> None:
+    """A table with the model as vLLM writes it, and the load as it does not."""
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "concurrency,model_id,output_throughput,total_token_throughput,num_prompts,request_rate\n"
+        "8,Qwen/Qwen3-8B,900,1800,80,inf\n"
+    )
+    assumed = {"gpu": "b200", "model": "qwen3-8b", "method": "none", "isl": 1000, "osl": 1000}
+    assert [r.fields["conc"] for r in read_observations([path], assumed).observations] in ([], [8])
+
+
 def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
     text = (
         "Metric,avg,min,max,p99,p50,std\nTime to First Token (ms),120.5,50,400,300,100,30\n"
