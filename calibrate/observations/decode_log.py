@@ -56,13 +56,10 @@ def before_batches(text: str) -> str:
 
 
 def servers(text: str) -> list[str]:
-    """The log of each server: those of several, one started after the other, may be in one file."""
-    parts = [""]
-    for part in _BEFORE_LAUNCH.split(text):
-        if is_log(parts[-1]):
-            parts.append("")
-        parts[-1] += part
-    return parts
+    """The log of each server with a batch in it; one file may have several, or failed starts."""
+    before, *logs = _BEFORE_LAUNCH.split(text)
+    logs[:1] = [before + logs[0]] if logs and not is_log(before) else [before, *logs[:1]]
+    return [log for log in logs if is_log(log)]
 
 
 def steady_batches(text: str) -> list[SteadyBatch]:

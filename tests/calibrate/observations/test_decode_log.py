@@ -6,6 +6,8 @@ import pytest
 
 from dflash_sim.calibrate.observations.observation import Observation, ReadReport
 from dflash_sim.calibrate.readers.read import read_observations
+from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.scenario import Scenario
 
 LAUNCH = (
     "[2026-10-05 12:00:01] server_args=ServerArgs(model_path='Qwen/Qwen3-8B', tp_size=1, "
@@ -62,15 +64,29 @@ def test_sizes_of_the_batch_are_rows_of_their_own(tmp_path: Path) -> None:
     assert any("outside CUDA graphs" in note for note in only(eager).notes)
 
 
+@pytest.mark.parametrize("flag", ["", "disable_radix_cache=True, "])
+def test_what_is_simulated_is_the_batch_alone(tmp_path: Path, flag: str) -> None:
+    """32 prompts of 8,000 tokens would be prefilled longer than 256 tokens are decoded."""
+    line = (
+        RELEASES["2026"].format(n=32, speed=2000, cached=32 * 8000).replace("len: 3.00", "len: 1")
+    )
+    launch = LAUNCH.replace("'DFLASH'", "None").replace("tp_size", f"{flag}tp_size")
+    row = only(read(tmp_path, launch, *[line] * 3))
+    found = predict(Scenario.parse(**row.fields), with_interval=False).values
+    assert found["mean_tpot_ms"] == pytest.approx(found["step_ms"], rel=0.02)
+
+
 def test_servers_that_were_started_one_after_the_other_are_apart(tmp_path: Path) -> None:
     def line(speed: float, tokens: int = 16000) -> str:
         return RELEASES["2026"].format(n=16, speed=speed, cached=tokens)
 
     plain = LAUNCH.replace("'DFLASH'", "None").rstrip("\n")
-    report = read(tmp_path, *[line(6000)] * 3, plain, *[line(2000)] * 3, line(9.0))
-    drafted, alone = report.observations
+    failed = plain.replace("tp_size=1", "tp_size=8")
+    report = read(tmp_path, *[line(6000)] * 3, failed, plain, *[line(2000)] * 3, line(9.0))
+    drafted, alone = report.observations  # of the last start, one that failed has no batch
     assert report.refused == ()
-    assert [row.fields["method"] for row in (drafted, alone)] == ["dflash", "none"]
+    launched = [(row.fields["method"], row.fields["tp"]) for row in (drafted, alone)]
+    assert launched == [("dflash", 1), ("none", 1)]
     assert drafted.metrics["mean_tpot_ms"] == pytest.approx(1e3 * 16 / 6000)
     assert alone.metrics["mean_tpot_ms"] == pytest.approx(1e3 * 16 / 2000)
 
