@@ -213,3 +213,22 @@ def test_drawn_drafts_of_a_greedy_server_are_told(
     more = accept_length(drawn.expectation) / accept_length(bare.expectation)
     assert (more > 1) == bool(temperature)
     assert (more == 1) == (engine == "0.5.23" and not temperature)
+
+
+@pytest.mark.parametrize(
+    ("engine", "more", "says"),
+    [
+        ("0.5.20", {}, "greedily at any temperature"),
+        ("0.5.20", DRAWN, "greedily at any temperature"),
+        ("0.5.23", {}, "by itself; give it here"),
+        ("0.5.23", DRAWN, None),
+        ("0.5.23", {"temperature": 0.0}, None),
+        ("0.5.23", {"gpu": "h200"}, None),
+    ],
+)
+def test_what_amd_gpus_verify_at_a_temperature_is_told(
+    engine: str, more: dict[str, Any], says: str | None
+) -> None:
+    asked = CHAIN | MTP | {"gpu": "mi300x", "engine": engine, "temperature": 1.0} | more
+    told = [w for w in resolve(Scenario.parse(**asked)).warnings if "on AMD GPUs" in w]
+    assert [says in w for w in told] == ([True] if says else [])
