@@ -10,6 +10,7 @@ from dflash_sim.calibrate.observations.observation import Observation, drafts_no
 from dflash_sim.calibrate.observations.values import (
     ACCEPTANCE,
     LATENCIES,
+    OF_CHUNKS,
     STATISTICS,
     THROUGHPUTS,
     naming,
@@ -74,12 +75,21 @@ def complete(row: Observation, names: Names, assume: Mapping[str, Any]) -> Obser
     fields = {name: getattr(scenario, name) for name in fields}
     if timed:
         names.check_network(scenario.method, scenario.model, scenario.draft_model)
+    row = _of_steps(row, fields)
     for problem in contradictions(row, fields):
         raise UsageError(problem)
     lacking = [name for name in _conditions(fields, timed) if name not in row.fields]
     taken = [name for name in assume if name in fields and name not in row.fields]
     assumed = tuple(dict.fromkeys([*row.assumed, *lacking, *taken]))
     return replace(row, fields=fields, assumed=assumed)
+
+
+def _of_steps(row: Observation, fields: Mapping[str, Any]) -> Observation:
+    """The row without tokens a chunk that no step commits: the server or the client joined some."""
+    if OF_CHUNKS not in row.notes or not any(_acceptance(row.metrics, fields)):
+        return row
+    metrics = {name: value for name, value in row.metrics.items() if name != "accept_length"}
+    return replace(row, metrics=metrics, notes=tuple(n for n in row.notes if n != OF_CHUNKS))
 
 
 def _with_assumptions(row: Observation, assume: Mapping[str, Any]) -> dict[str, Any]:

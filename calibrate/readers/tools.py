@@ -141,7 +141,8 @@ def tool_of(raw: Any) -> Tool | None:
 def kept_as_table(header: Sequence[str]) -> Reader | None:
     """The reader of a table whose rows are records of a tool, as data frames of them are saved.
 
-    Columns that somebody added tell of the server what the tool does not know.
+    Columns that somebody added tell of the server what the tool does not know, and lengths where
+    its own columns tell none.
     """
     raw = dict.fromkeys(header)
     tool = next((t for t in _IN_TABLES if t.detect(raw)), None)
@@ -153,7 +154,10 @@ def kept_as_table(header: Sequence[str]) -> Reader | None:
         said = {name: cell for name, cell in cells.items() if cell != ""}
         row = read(said, where, names)
         about = {ALIASES.get(name, name): cell for name, cell in said.items()}
-        added = {name: cell for name, cell in about.items() if name in COLUMNS - _LOAD}
+        taken = COLUMNS - _LOAD
+        if not row.fields.keys() & {"dataset", *LENGTHS}:
+            taken |= {*LENGTHS}
+        added = {name: cell for name, cell in about.items() if name in taken}
         return replace(row, fields=read_conditions(added, names).fields | {**row.fields})
 
     return of_row

@@ -256,6 +256,30 @@ def test_clients_of_a_table_are_no_others_than_its_own(tmp_path: Path) -> None:
     assert [r.fields["conc"] for r in read_observations([path], assumed).observations] in ([], [8])
 
 
+@pytest.mark.parametrize(
+    ("server", "tokens", "kept"),
+    [({"method": "none"}, 1.6, None), ({"method": "dflash", "block": 8}, 3.2, 3.2),
+     ({"method": "dflash", "block": 8}, 50.0, None)],
+)  # fmt: skip
+def test_chunks_that_were_joined_are_no_steps(
+    tmp_path: Path, server: dict[str, Any], tokens: float, kept: float | None
+) -> None:
+    (row,) = read(tmp_path, EVALSCOPE | {"Decoded tokens per iter": tokens}, **server)
+    assert row.metrics.get("accept_length") == kept
+    assert row.metrics["output_throughput"] == 1000
+    assert any("tokens a chunk" in note for note in row.notes) == bool(kept)
+
+
+def test_lengths_that_were_added_to_a_record_are_its_own(tmp_path: Path) -> None:
+    """All that tells this from a table of our own are words that SGLang's benchmark has too."""
+    (row,) = read(
+        tmp_path,
+        "gpu,max_concurrency,isl,osl,random_range_ratio,total_output_tokens,output_throughput\n"
+        "b200,8,1000,500,1.0,25000,1000\n",
+    )
+    assert (row.fields["conc"], row.fields["isl"], row.fields["osl"]) == (8, 1000, 500)
+
+
 def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
     text = (
         "Metric,avg,min,max,p99,p50,std\nTime to First Token (ms),120.5,50,400,300,100,30\n"
