@@ -49,6 +49,7 @@ _NO_CONDITION = ("id", "measured", "date", "failed", "version")
 _BF16 = ("bf16", "bfloat16", "auto", "float16", "half")
 _THOUSAND = 300.0  # a ratio above this, or below its inverse, is a unit
 _SHORTEST_MS = 0.08  # between tokens of one answer on any server: what is less is in seconds
+_AT_ONCE = 0.9  # of an answer's time, and it came in one piece: a stream interval of its length
 _PER_TOKEN = ("mean_tpot_ms", "median_tpot_ms", "mean_itl_ms")
 
 
@@ -266,7 +267,8 @@ def _rates(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[
 
 def _units(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[str]:
     """Latencies in another unit: so many clients cannot have made that throughput with them."""
-    for known in _PER_TOKEN:
+    first, whole = (metrics.get(f"mean_{of}_ms", nan) for of in ("ttft", "e2e_latency"))
+    for known in () if first > _AT_ONCE * whole else _PER_TOKEN:
         if metrics.get(known, nan) < _SHORTEST_MS:
             yield f"{known} {metrics[known]:g}: seconds, not milliseconds?"
             return
