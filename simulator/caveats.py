@@ -190,7 +190,8 @@ def _of_amd(s: Scenario, engine: EngineSheet) -> list[str]:
             f"on AMD GPUs {engine.title} verifies the drafts of {s.speculation.title} greedily at "
             f"any temperature, with {flag} too: predicted as if they were sampled"
         ]
-    if s.method == "mtp" and s.topk == 1 and not s.speculative_use_rejection_sampling:
+    own_layer = s.speculation.network == "mtp-layer"
+    if own_layer and s.topk == 1 and not s.speculative_use_rejection_sampling:
         return [f"on AMD GPUs {engine.title} sets {flag} for MTP by itself; give it here"]
     return []
 
