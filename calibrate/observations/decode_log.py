@@ -12,7 +12,10 @@ _LINE = re.compile(r"\b(Decode|Prefill) batch[,.:]? ([^\n]*)")
 _VALUE = re.compile(
     r"([A-Za-z][\w -]{0,30}?)(?: \(token/s\))?: (\d{1,12}(?:\.\d+)?|True|False)(?=,|\s|$)"
 )
-_BEFORE_LAUNCH = re.compile(r"^(?=[^\n]*\bServerArgs\()", re.MULTILINE)
+_BEFORE_LAUNCH = re.compile(
+    r"^(?=[^\n]*(?:\bServerArgs\(|sglang\.launch_server|\bsglang\s+serve\b))", re.MULTILINE
+)
+_RESOLVED = re.compile(r"\bServerArgs\(")
 _RANK = re.compile(r"\bDP(\d+)\b")
 _FEWEST = 2  # lines that say the same of a batch
 
@@ -57,9 +60,13 @@ def before_batches(text: str) -> str:
 
 def servers(text: str) -> list[str]:
     """The log of each server with a batch in it; one file may have several, or failed starts."""
-    before, *logs = _BEFORE_LAUNCH.split(text)
-    logs[:1] = [before + logs[0]] if logs and not is_log(before) else [before, *logs[:1]]
-    return [log for log in logs if is_log(log)]
+    parts = [""]
+    for part in _BEFORE_LAUNCH.split(text):
+        again = _RESOLVED.search(parts[-1]) and _RESOLVED.search(part)
+        if is_log(parts[-1]) or again:
+            parts.append("")
+        parts[-1] += part
+    return [part for part in parts if is_log(part)]
 
 
 def steady_batches(text: str) -> list[SteadyBatch]:

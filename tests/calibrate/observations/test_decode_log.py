@@ -91,6 +91,26 @@ def test_servers_that_were_started_one_after_the_other_are_apart(tmp_path: Path)
     assert alone.metrics["mean_tpot_ms"] == pytest.approx(1e3 * 16 / 2000)
 
 
+WARNED = """launch_server.py:51: Warning: 'python -m sglang.launch_server' is still supported, but
+'sglang serve' is the recommended entrypoint.
+  Example: sglang serve --model-path <model> [options]
+"""
+
+
+def test_what_the_server_says_of_its_launch_counts(tmp_path: Path) -> None:
+    typed = "+ SGLANG_ENABLE_SPEC_V2=0 python -m sglang.launch_server --model-path Qwen/Qwen3-4B\n"
+    batches = "\n".join([RELEASES["2026"].format(n=4, speed=900, cached=4000)] * 3)
+    path = tmp_path / "server.log"
+    for above, mode in (("", None), (typed, "v1")):
+        path.write_text(above + WARNED + LAUNCH + batches)
+        row = only(read_observations([path], {"gpu": "b200"}))
+        assert (row.fields["model"], row.fields["method"]) == ("qwen3-8b", "dflash")
+        assert row.fields.get("engine_mode") == mode
+    path.write_text(f"{typed}{batches}\n{typed.replace('4B', '14B')}{batches}")
+    report = read_observations([path], {"gpu": "b200"})
+    assert [row.fields["model"] for row in report.observations] == ["qwen3-4b", "qwen3-14b"]
+
+
 def test_the_context_is_that_of_the_speed(tmp_path: Path) -> None:
     # Two loads in one log: the line in the middle tells both.
     lines = [RELEASES["2026"].format(n=1, speed=s, cached=c)
