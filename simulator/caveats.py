@@ -24,7 +24,13 @@ from dflash_sim.profiles.sheets import Device
 from dflash_sim.profiles.times.machine_profile import MeasuredProfile
 from dflash_sim.profiles.units import GIGA, MEGA, in_percent
 from dflash_sim.simulator.cost.cycle import Drafter
-from dflash_sim.simulator.cost.sampling import GREEDY, Sampling, draws, extra_bytes
+from dflash_sim.simulator.cost.sampling import (
+    AT_TEMPERATURE,
+    GREEDY,
+    Sampling,
+    draws,
+    extra_bytes,
+)
 from dflash_sim.simulator.defaults import default_backend, why_tp
 from dflash_sim.simulator.memory import MemoryPlan
 from dflash_sim.simulator.number_formats import (
@@ -95,6 +101,8 @@ def cautions(
         )
     if s.speculative_use_rejection_sampling and Sampling.of(s).greedy:
         out.append(_drawn_and_greedy(engine))
+    if device.vendor == "AMD" and s.speculation.sequential and not Sampling.of(s).greedy:
+        out += _of_amd(s, engine)
     batch = min(memory.max_running_requests, s.conc or memory.max_running_requests)
     drawn = extra_bytes(
         Sampling.of(s),
@@ -172,6 +180,20 @@ def _drawn_and_greedy(engine: EngineSheet) -> str:
         f"{flag}: {engine.title} draws the drafts of greedy requests too, as at temperature 1, and "
         "fewer are accepted, as up to 0.5.20; leave it out at temperature 0"
     )
+
+
+def _of_amd(s: Scenario, engine: EngineSheet) -> list[str]:
+    """No kernel there verifies sampled trees: the one of drawn chains does, where it is used."""
+    flag = "--speculative-use-rejection-sampling"
+    if engine.defaults.chains.drawn != AT_TEMPERATURE:
+        return [
+            f"on AMD GPUs {engine.title} verifies the drafts of {s.speculation.title} greedily at "
+            f"any temperature, with {flag} too: predicted as if they were sampled"
+        ]
+    own_layer = s.speculation.network == "mtp-layer"
+    if own_layer and s.topk == 1 and not s.speculative_use_rejection_sampling:
+        return [f"on AMD GPUs {engine.title} sets {flag} for MTP by itself; give it here"]
+    return []
 
 
 def in_flight(s: Scenario) -> int | None:

@@ -24,6 +24,7 @@ Found: TypeAlias = Answer | Reasons | Refusal
 WHY = "why"
 MOST_KNOWN = 4000  # answers that are kept, some kilobytes each
 MOST_PAGES = 50
+_CONFIG = ".json"
 _MOST_FILES = 1000  # of a folder that are looked at
 _READ: dict[tuple[str, ...], Looks] = {}  # what this process read, by the state of user's files
 _BUG = "no answer; this is a bug, please report it"
@@ -58,8 +59,10 @@ def files_now(fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _state(path: Path) -> Iterator[str]:
+    """Of a config, those beside it too: a checkpoint may say there how it is quantised."""
     with suppress(OSError, ValueError):  # no file, or no name of one
-        every = [path, *path.rglob("*")] if path.is_dir() else [path]
+        beside = path.parent.glob(f"*{_CONFIG}") if path.suffix == _CONFIG else ()
+        every = [path, *(path.rglob("*") if path.is_dir() else beside)]
         for file in islice(every, _MOST_FILES):
             told = file.stat()
             yield f"{file} {told.st_mtime_ns} {told.st_size}"

@@ -12,7 +12,6 @@ _DASH = re.compile(r"(?<![^\s\"'])(?:\u2014|\u2013)[-\u2013]?(?=[A-Za-z])")
 _SET_OF_CMD = re.compile(
     r'^[ \t]*@?set[ \t]+"?(\w+)=([^"\n]*?)"?[ \t]*$', re.IGNORECASE | re.MULTILINE
 )
-_OF_CMD = re.compile(r'^[ \t]*@?set[ \t]+"?(\w+)=([^"\n]*?)"?[ \t]*$', re.IGNORECASE | re.MULTILINE)
 _OF_CMD = re.compile(r"%(\w+)%")
 _MARKS = (">", "+", "|")  # of a quotation, of a patch
 _CALL = re.compile(r"(?:\S*/)?(?:python[\d.]*|sglang)\b[^\n]*")

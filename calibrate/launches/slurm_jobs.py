@@ -22,13 +22,14 @@ def variables_of_job(text: str) -> dict[str, str]:
     """
     asked: dict[str, int] = {}
     for name, value in _ASKED.findall(text):
-        if count := _COUNT.fullmatch(value):
-            asked[_ALIASES.get(name, name)] = int(count[1])
-    if not asked:
+        count = _COUNT.fullmatch(value)  # of a range, such as ``1-2`` nodes, Slurm takes its pick
+        asked[_ALIASES.get(name, name)] = int(count[1]) if count else 0
+    if not any(asked.values()):
         return {}
     nodes = asked.get("--nodes", 1)
-    found = dict.fromkeys(_NODES, str(nodes))
-    named = next((names for names in _OF_A_NODE if asked.keys() >= {*names}), None)
+    found = dict.fromkeys(_NODES if nodes else (), str(nodes))
+    counted = {name for name, count in asked.items() if count}
+    named = next((names for names in _OF_A_NODE if counted >= {*names}), None)
     if named is not None:
         found |= dict.fromkeys(_GPUS, str(prod(asked[name] for name in named)))
     elif nodes and asked.get("--gpus", 0) >= nodes:

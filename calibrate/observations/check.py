@@ -10,6 +10,7 @@ from dflash_sim.calibrate.observations.observation import Observation, drafts_no
 from dflash_sim.calibrate.observations.values import (
     ACCEPTANCE,
     LATENCIES,
+    OF_CHUNKS,
     STATISTICS,
     THROUGHPUTS,
     naming,
@@ -48,6 +49,7 @@ _NO_CONDITION = ("id", "measured", "date", "failed", "version")
 _BF16 = ("bf16", "bfloat16", "auto", "float16", "half")
 _THOUSAND = 300.0  # a ratio above this, or below its inverse, is a unit
 _SHORTEST_MS = 0.08  # between tokens of one answer on any server: what is less is in seconds
+_AT_ONCE = 0.9  # of an answer's time, and it came in one piece: a stream interval of its length
 _PER_TOKEN = ("mean_tpot_ms", "median_tpot_ms", "mean_itl_ms")
 
 
@@ -74,12 +76,21 @@ def complete(row: Observation, names: Names, assume: Mapping[str, Any]) -> Obser
     fields = {name: getattr(scenario, name) for name in fields}
     if timed:
         names.check_network(scenario.method, scenario.model, scenario.draft_model)
+    row = _of_steps(row, fields)
     for problem in contradictions(row, fields):
         raise UsageError(problem)
     lacking = [name for name in _conditions(fields, timed) if name not in row.fields]
     taken = [name for name in assume if name in fields and name not in row.fields]
     assumed = tuple(dict.fromkeys([*row.assumed, *lacking, *taken]))
     return replace(row, fields=fields, assumed=assumed)
+
+
+def _of_steps(row: Observation, fields: Mapping[str, Any]) -> Observation:
+    """The row without tokens a chunk that no step commits: the server or the client joined some."""
+    if OF_CHUNKS not in row.notes or not any(_acceptance(row.metrics, fields)):
+        return row
+    metrics = {name: value for name, value in row.metrics.items() if name != "accept_length"}
+    return replace(row, metrics=metrics, notes=tuple(n for n in row.notes if n != OF_CHUNKS))
 
 
 def _with_assumptions(row: Observation, assume: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,7 +267,8 @@ def _rates(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[
 
 def _units(metrics: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[str]:
     """Latencies in another unit: so many clients cannot have made that throughput with them."""
-    for known in _PER_TOKEN:
+    first, whole = (metrics.get(f"mean_{of}_ms", nan) for of in ("ttft", "e2e_latency"))
+    for known in () if first > _AT_ONCE * whole else _PER_TOKEN:
         if metrics.get(known, nan) < _SHORTEST_MS:
             yield f"{known} {metrics[known]:g}: seconds, not milliseconds?"
             return

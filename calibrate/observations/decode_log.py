@@ -12,6 +12,10 @@ _LINE = re.compile(r"\b(Decode|Prefill) batch[,.:]? ([^\n]*)")
 _VALUE = re.compile(
     r"([A-Za-z][\w -]{0,30}?)(?: \(token/s\))?: (\d{1,12}(?:\.\d+)?|True|False)(?=,|\s|$)"
 )
+_BEFORE_LAUNCH = re.compile(
+    r"^(?=[^\n]*(?:\bServerArgs\(|sglang\.launch_server|\bsglang\s+serve\b))", re.MULTILINE
+)
+_RESOLVED = re.compile(r"\bServerArgs\(")
 _RANK = re.compile(r"\bDP(\d+)\b")
 _FEWEST = 2  # lines that say the same of a batch
 
@@ -27,7 +31,8 @@ class SteadyBatch:
     tokens_s
         Median throughput of those lines [token/s].
     context
-        Mean cached tokens of a request; None in a log that does not count them [token].
+        Median cached tokens of a request, as the longer they are the less that is: those of the
+        same line; None in a log that does not count them [token].
     accept_length
         Mean tokens of a verify step; None without drafts.
     in_graphs
@@ -51,6 +56,17 @@ def before_batches(text: str) -> str:
     """The lines above the first of a batch, which tell of the launch."""
     found = _LINE.search(text)
     return text if found is None else text[: text.rfind("\n", 0, found.start()) + 1]
+
+
+def servers(text: str) -> list[str]:
+    """The log of each server with a batch in it; one file may have several, or failed starts."""
+    parts = [""]
+    for part in _BEFORE_LAUNCH.split(text):
+        again = _RESOLVED.search(parts[-1]) and _RESOLVED.search(part)
+        if is_log(parts[-1]) or again:
+            parts.append("")
+        parts[-1] += part
+    return [part for part in parts if is_log(part)]
 
 
 def steady_batches(text: str) -> list[SteadyBatch]:
@@ -103,7 +119,7 @@ def _batch(requests: int, lines: list[dict[str, str]]) -> SteadyBatch:
         requests=requests,
         lines=len(lines),
         tokens_s=median(of("gen throughput")),
-        context=fmean(cached) / requests if cached else None,
+        context=median(cached) / requests if cached else None,
         accept_length=fmean(accepted) if accepted else None,
         in_graphs=all(line.get("cuda graph") != "False" for line in lines),
     )

@@ -39,8 +39,10 @@ _PLAIN = {
     **dict.fromkeys(("method", "algorithm"), "method"),
     **dict.fromkeys(("gpu", "hardware"), "gpu"),
     **dict.fromkeys(("tp", "tp size"), "tp"),
+    "block": "block",
 }  # fmt: skip
 LENGTHS = ("isl", "osl")
+_CAME = "rps"
 # Lengths and counts that may as well be those of a whole run, and lengths that are of a request.
 _UNSURE = {"input", "input tokens", "output", "output tokens", "decode", "prompts", "requests"}
 _MADE = {"isl": ("input tokens", "prompt tokens"), "osl": ("output tokens", "completion tokens")}
@@ -150,8 +152,9 @@ def columns_of(headings: Sequence[str]) -> list[tuple[str, float] | None]:
     found = [column_of(heading) for heading in headings]
     if not any(column and column[0] == "conc" for column in found):
         return found
-    # A rate beside clients is what came of them.
-    return [None if column and column[0] == "rate" else column for column in found]
+    # ``rps`` beside clients is what came of them; a request rate may be one that was asked for.
+    came = (_bare(heading) == _CAME for heading in headings)
+    return [None if out else column for out, column in zip(came, found, strict=True)]
 
 
 def _without_units(headings: Sequence[str]) -> list[str]:

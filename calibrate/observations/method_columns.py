@@ -11,12 +11,15 @@ _METHOD = "method"
 _UNIT = re.compile(r"[(\[][^)\]]*[)\]]")
 _NOTHING_IN = re.compile(r"\(\s*\)|\[\s*\]")
 _EMPTY = ("", "-", "n/a", "—")
+_MEASURED = ("_ms", "_throughput", "duration")
+_WHOSE = "(of which method?)"  # no unit of a column, so that it is told and not read
 
 
 def by_method(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """A table with a row for each method, where headings name two of them or more.
 
-    An accept length that is no method's own is that of the only one that drafts.
+    An accept length that is no method's own is that of the only one that drafts; another measured
+    value that is none's own may be anybody's. A width is of those that draft.
 
     Examples
     --------
@@ -29,18 +32,26 @@ def by_method(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     if len(methods) <= 1 or any(_column(head) == _METHOD for head in heads):
         return [list(row) for row in rows]
     drafting = [name for name in methods if method_of(name).speculative]
+    drafts = frozenset[str]().union(*(method_of(name).takes for name in drafting))
     what = list(dict.fromkeys(head for _, head in of.values()))
     shared = [i for i in range(len(heads)) if i not in of]
-    out = [[*(heads[i] for i in shared), _METHOD, *what]]
+    names = [f"{heads[i]} {_WHOSE}" if _measured(heads[i]) else heads[i] for i in shared]
+    out = [[*names, _METHOD, *what]]
     for row in rows[1:]:
         for method in methods:
             own = {head: row[i] for i, (whose, head) in of.items() if whose == method}
             if all(cell.strip().lower() in _EMPTY for cell in own.values()):
                 continue
             alone = drafting == [method]
-            kept = [row[i] if alone or _column(heads[i]) != _ACCEPTED else "" for i in shared]
+            others = set() if alone else {_ACCEPTED}
+            others |= drafts - method_of(method).takes
+            kept = ["" if _column(heads[i]) in others else row[i] for i in shared]
             out.append([*kept, method, *(own.get(head, "") for head in what)])
     return out
+
+
+def _measured(heading: str) -> bool:
+    return _column(heading).endswith(_MEASURED)
 
 
 def _column(heading: str) -> str:

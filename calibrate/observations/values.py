@@ -23,6 +23,8 @@ ACCEPTANCE = (
 )
 
 
+OF_CHUNKS = "accept_length is tokens a chunk, as the client saw them"
+
 EVENLY = 1e6  # the gamma shape of arrivals that come one gap after the other
 MOST = 1e12  # of a measured value: milliseconds, tokens and requests are below
 

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import takewhile
 from math import inf
 from typing import Any
 
@@ -70,6 +71,7 @@ _ARGUMENTS = (
 )  # fmt: skip
 _NAMESPACE = re.compile(r"\b(?:Namespace|BenchArgs)\((.*)\)\s*$")
 _LAUNCH = re.compile(r"sglang\.launch_server|\bsglang\s+(?:serve|launch_server)\b|\bServerArgs\(")
+_RESOLVED = re.compile(r"\bServerArgs\(")
 _RULE = re.compile(r"={8,}\s*$")
 _UNSET = {"not set", "none", "n/a", ""}
 
@@ -175,7 +177,23 @@ def called(text: str) -> dict[str, Any]:
 
 
 def launch_above(text: str) -> str | None:
-    """The launch of the server, if the text has one that can be read."""
+    """The launch of the server, if the text has one that can be read.
+
+    What the server says of it counts, in the environment of the command that is above that: SGLang
+    warns of one command and names another as an example.
+    """
+    said = _RESOLVED.search(text)
+    if said is None or _TITLE.search(text, 0, said.start()):
+        return _first_launch(text)
+    start = text.rfind("\n", 0, said.start()) + 1
+    typed, resolved = _first_launch(text[:start]), _first_launch(text[start:])
+    if typed is None or resolved is None:
+        return resolved or typed
+    around = takewhile(lambda word: word != "python", shlex.split(typed))
+    return shlex.join([*around, *shlex.split(resolved)])
+
+
+def _first_launch(text: str) -> str | None:
     begun = _LAUNCH.search(text)
     if begun is None:
         return None

@@ -27,6 +27,7 @@ from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import Metrics, number, short
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.schema import load_schema
+from dflash_sim.profiles.units import MS
 
 MEASURED = {
     "output_tok_s": "output_throughput",
@@ -58,6 +59,7 @@ _RANDOM = ("", "random", "synthetic")  # prompts that are made to a length
 _VERSION = re.compile(r"\d+\.\d+[\w.]*|nightly[\w.-]*")
 _TOTALS = ("total_input_tokens", "total_output_tokens")
 _DIGITS = 0.05  # of a product of rounded numbers
+_ONE_ANSWER = 0.3  # from the inverse of its time per token; two answers are 1 away
 _DERIVED_REL_ERR = 0.04  # a product with a speed-up of one decimal: profiles/published/README.md
 
 
@@ -220,11 +222,13 @@ def _with_lengths(given: Mapping[str, Any], metrics: Metrics) -> tuple[dict[str,
     """The fields with mean lengths where only totals of the run are told, and remarks.
 
     A column of tokens is a total where so many were made in all: of several clients, no answer is
-    as long.
+    as long. A speed that is that of one answer has made one answer.
     """
     fields, notes = dict(given), []
     made = metrics.get("output_throughput") * metrics.get("duration")
-    if fields.get("conc", 1) > 1 and abs(fields.get("osl", nan) / made - 1) < _DIGITS:
+    each = metrics.get("output_throughput") * metrics.get("mean_tpot_ms") * MS
+    all_of_them = fields.get("conc", 1) > 1 and not abs(each - 1) < _ONE_ANSWER
+    if all_of_them and abs(fields.get("osl", nan) / made - 1) < _DIGITS:
         for name, total in zip(LENGTHS, _TOTALS, strict=True):
             if name in fields:
                 metrics.values[total] = float(fields.pop(name))

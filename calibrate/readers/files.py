@@ -7,7 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dflash_sim.calibrate.observations.decode_log import before_batches, is_log, steady_batches
+from dflash_sim.calibrate.observations.decode_log import (
+    before_batches,
+    is_log,
+    servers,
+    steady_batches,
+)
 from dflash_sim.calibrate.observations.headings import as_csv, columns_of, with_whole_batches
 from dflash_sim.calibrate.observations.json_records import json_records
 from dflash_sim.calibrate.observations.method_columns import by_method
@@ -117,7 +122,7 @@ class Reading:
                 self._take(where, read_console, raw, where, self.names)
         elif is_table(table := with_commas(text)) or kept_as_table(_heading(table)):
             self._table(table, name)
-        elif is_log(text):
+        elif is_log(text) and not _holds_records(text, name):
             if not self._printed(text, name):
                 self._log(text, name)
         elif _OF_VLLM.search(text):
@@ -212,10 +217,18 @@ class Reading:
 
     def _log(self, text: str, name: str) -> None:
         """Read what a server wrote of its batches, and of its launch before them."""
-        launch = launch_above(before_batches(text))
-        for batch in steady_batches(text):
-            where = f"{name}: {batch.requests} running"
-            self._take(where, read_decode_log, batch, launch, where, self.names)
+        logs = servers(text)
+        for i, log in enumerate(logs):
+            of = f"{name}[{i}]" if len(logs) > 1 else name
+            try:
+                batches = steady_batches(log)
+            except UsageError as error:
+                self.refused.append((of, str(error)))
+                continue
+            launch = launch_above(before_batches(log))
+            for batch in batches:
+                where = f"{of}: {batch.requests} running"
+                self._take(where, read_decode_log, batch, launch, where, self.names)
 
     def _guidellm(self, raw: Raw, name: str) -> None:
         for i, member in enumerate(raw["benchmarks"]):
@@ -256,6 +269,12 @@ def _as_called(text: str) -> dict[str, Any]:
 
 def _heading(table: str) -> list[str]:
     return next(iter(cells_of(table.lstrip("\ufeff \n").partition("\n")[0])), [])
+
+
+def _holds_records(text: str, name: str) -> bool:
+    """Return True for JSON of a known tool, whose texts may quote a line of a log."""
+    begun = re.match(r"\s*(?:\[\s*)?\{", text) is not None
+    return begun and any(tool_of(raw) for _, raw in json_records(text, name).found)
 
 
 def _text(path: Path) -> str:

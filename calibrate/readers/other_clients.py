@@ -11,6 +11,7 @@ from dflash_sim.calibrate.observations.lengths import AT_MEANS, fixed_lengths, l
 from dflash_sim.calibrate.observations.names import Names
 from dflash_sim.calibrate.observations.observation import Observation
 from dflash_sim.calibrate.observations.values import (
+    OF_CHUNKS,
     STATISTICS,
     Metrics,
     Raw,
@@ -120,7 +121,7 @@ def read_evalscope(raw: Raw, where: str, names: Names) -> Observation:
                 metrics.take(ours, said, f"{label} ({unit})", scale)
     if (decoded := number(said, _first(said, _DECODED)) or 0.0) >= _SPEAKS:
         metrics.values["accept_length"] = decoded
-        metrics.notes.append("accept_length is tokens a chunk, as the client saw them")
+        metrics.notes.append(OF_CHUNKS)
     prompts = whole(said, "total requests") or whole(said, "succeed requests")
     fields = known(conc=whole(said, _first(said, _CLIENTS)), num_prompts=prompts)
     isl, osl = (number(said, _first(said, labels)) for labels in (_INPUTS, _OUTPUTS))

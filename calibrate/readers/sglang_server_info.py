@@ -14,7 +14,8 @@ from dflash_sim.calibrate.observations.values import Raw, naming, word
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.units import MS
 
-AT_CONTEXT = "simulated at its mean context, a prefill before it"
+AT_CONTEXT = "simulated at its median context, the prompts in the cache"
+_STRATEGY = "mamba_radix_cache_strategy"
 _SIMULATED = 256  # tokens of each answer, so that the context stays near the log's
 _LAUNCH = ("python", "-m", "sglang.launch_server")
 
@@ -69,13 +70,20 @@ def read_server_info(info: Raw, names: Names) -> Server:
 def read_decode_log(
     batch: SteadyBatch, launch: str | None, where: str, names: Names
 ) -> Observation:
-    """A steady batch of a log: its time per token, at the context that it had on average."""
+    """A steady batch of a log: its time per token, at the context that it had then.
+
+    Nothing was prefilled meanwhile, so the simulated prompts are in the cache: many long ones would
+    be prefilled between the first tokens of some and their next, and that counts as time per token.
+    """
     server = read_server_info({} if launch is None else {"launch_command": launch}, names)
-    fields: dict[str, Any] = {"conc": batch.requests, "num_prompts": batch.requests}
+    fields: dict[str, Any] = server.fields | {"conc": batch.requests, "num_prompts": batch.requests}
     notes = [*server.notes, f"{batch.lines} lines of the log are one batch; {AT_CONTEXT}"]
     if batch.context is not None:
         made = min(_SIMULATED, batch.context)
         fields |= fixed_lengths(batch.context - made / 2, made)
+        if fields.get("radix_cache") is False:  # then its states have no places in one
+            fields.pop(_STRATEGY, None)
+        fields |= {"cache_hit": 1.0, "radix_cache": True}
     if not batch.in_graphs:
         notes.append("decoding ran outside CUDA graphs, as the log says")
     metrics = {"mean_tpot_ms": batch.requests / batch.tokens_s / MS}
@@ -84,7 +92,7 @@ def read_decode_log(
     return Observation(
         row=where,
         source="",
-        fields=server.fields | fields,
+        fields=fields,
         metrics=metrics,
         build=server.build,
         about={"tool": "sglang log", "engine": "sglang"},

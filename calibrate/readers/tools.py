@@ -86,7 +86,11 @@ _SAVED = {"random_range_ratio", "max_concurrency", "total_output_tokens", "outpu
 _SERVING = Tool("sglang bench_serving", is_bench_serving, read_bench_serving)
 _INFERENCEX = Tool("InferenceX", is_inferencex, read_inferencex)
 _VLLM = Tool("vllm bench serve", is_vllm, read_vllm)
-_IN_TABLES = (replace(_SERVING, detect=lambda raw: raw.keys() >= _SAVED), _INFERENCEX, _VLLM)
+_IN_TABLES = (
+    replace(_SERVING, detect=lambda raw: raw.keys() >= _SAVED),
+    _INFERENCEX,
+    replace(_VLLM, detect=lambda raw: is_vllm(raw) and "max_concurrency" in raw),
+)
 TOOLS = (
     GUIDELLM,
     Tool("dflash-sim result rows", _is_result_row, read_table_row),
@@ -137,7 +141,8 @@ def tool_of(raw: Any) -> Tool | None:
 def kept_as_table(header: Sequence[str]) -> Reader | None:
     """The reader of a table whose rows are records of a tool, as data frames of them are saved.
 
-    Columns that somebody added tell of the server what the tool does not know.
+    Columns that somebody added tell of the server what the tool does not know, and lengths where
+    its own columns tell none.
     """
     raw = dict.fromkeys(header)
     tool = next((t for t in _IN_TABLES if t.detect(raw)), None)
@@ -149,7 +154,10 @@ def kept_as_table(header: Sequence[str]) -> Reader | None:
         said = {name: cell for name, cell in cells.items() if cell != ""}
         row = read(said, where, names)
         about = {ALIASES.get(name, name): cell for name, cell in said.items()}
-        added = {name: cell for name, cell in about.items() if name in COLUMNS - _LOAD}
+        taken = COLUMNS - _LOAD
+        if not row.fields.keys() & {"dataset", *LENGTHS}:
+            taken |= {*LENGTHS}
+        added = {name: cell for name, cell in about.items() if name in taken}
         return replace(row, fields=read_conditions(added, names).fields | {**row.fields})
 
     return of_row

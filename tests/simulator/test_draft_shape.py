@@ -236,3 +236,22 @@ def test_a_message_names_an_accept_length_that_the_drafts_allow() -> None:
     asked = Scenario.parse(model="deepseek-v3", method="mtp", steps=1, gpu="h200", isl=64, osl=64)
     with pytest.raises(DflashSimError, match=r"such as --acceptance al:1\.5"):
         _ = resolve(asked).expectation
+
+
+@pytest.mark.parametrize(
+    ("engine", "more", "says"),
+    [
+        ("0.5.20", {}, "greedily at any temperature"),
+        ("0.5.20", DRAWN, "greedily at any temperature"),
+        ("0.5.23", {}, "by itself; give it here"),
+        ("0.5.23", DRAWN, None),
+        ("0.5.23", {"temperature": 0.0}, None),
+        ("0.5.23", {"gpu": "h200"}, None),
+    ],
+)
+def test_what_amd_gpus_verify_at_a_temperature_is_told(
+    engine: str, more: dict[str, Any], says: str | None
+) -> None:
+    asked = CHAIN | MTP | {"gpu": "mi300x", "engine": engine, "temperature": 1.0} | more
+    told = [w for w in resolve(Scenario.parse(**asked)).warnings if "on AMD GPUs" in w]
+    assert [says in w for w in told] == ([True] if says else [])

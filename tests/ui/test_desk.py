@@ -144,6 +144,16 @@ def test_a_sheet_that_is_written_again_is_another_question(
     assert task() != before
 
 
+def test_how_a_checkpoint_is_quantised_may_be_in_a_file_beside_its_config(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    before = task(model=str(config))
+    (tmp_path / "notes.txt").write_text("of something else")
+    assert task(model=str(config)) == before
+    (tmp_path / "hf_quant_config.json").write_text("{}")
+    assert task(model=str(config)) != before
+
+
 def test_sheets_are_read_once_and_again_when_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

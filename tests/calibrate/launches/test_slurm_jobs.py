@@ -37,3 +37,7 @@ def test_nodes_share_the_gpus_of_a_job() -> None:
     assert variables_of_job(asked)["SLURM_GPUS_ON_NODE"] == "8"
     assert variables_of_job(asked)["SLURM_NNODES"] == "2"
     assert variables_of_job("srun python x.py") == {}
+    ranged = variables_of_job("#SBATCH --nodes=1-2\n#SBATCH --gpus=16\n")
+    assert ranged == {}  # Slurm takes as many as there are
+    kept = variables_of_job("#SBATCH --nodes=1-2\n#SBATCH --gres=gpu:8\n")
+    assert set(kept) == {"SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE"}

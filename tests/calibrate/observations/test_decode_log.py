@@ -6,6 +6,8 @@ import pytest
 
 from dflash_sim.calibrate.observations.observation import Observation, ReadReport
 from dflash_sim.calibrate.readers.read import read_observations
+from dflash_sim.simulator.predict import predict
+from dflash_sim.simulator.scenario import Scenario
 
 LAUNCH = (
     "[2026-10-05 12:00:01] server_args=ServerArgs(model_path='Qwen/Qwen3-8B', tp_size=1, "
@@ -60,6 +62,72 @@ def test_sizes_of_the_batch_are_rows_of_their_own(tmp_path: Path) -> None:
     assert [row.fields["conc"] for row in report.observations] == [1, 4]
     eager = read(tmp_path, *(line.replace("graph: True", "graph: False") for line in lines[:3]))
     assert any("outside CUDA graphs" in note for note in only(eager).notes)
+
+
+@pytest.mark.parametrize("flag", ["", "disable_radix_cache=True, "])
+def test_what_is_simulated_is_the_batch_alone(tmp_path: Path, flag: str) -> None:
+    """32 prompts of 8,000 tokens would be prefilled longer than 256 tokens are decoded."""
+    line = (
+        RELEASES["2026"].format(n=32, speed=2000, cached=32 * 8000).replace("len: 3.00", "len: 1")
+    )
+    launch = LAUNCH.replace("'DFLASH'", "None").replace("tp_size", f"{flag}tp_size")
+    row = only(read(tmp_path, launch, *[line] * 3))
+    found = predict(Scenario.parse(**row.fields), with_interval=False).values
+    assert found["mean_tpot_ms"] == pytest.approx(found["step_ms"], rel=0.02)
+
+
+def test_servers_that_were_started_one_after_the_other_are_apart(tmp_path: Path) -> None:
+    def line(speed: float, tokens: int = 16000) -> str:
+        return RELEASES["2026"].format(n=16, speed=speed, cached=tokens)
+
+    plain = LAUNCH.replace("'DFLASH'", "None").rstrip("\n")
+    failed = plain.replace("tp_size=1", "tp_size=8")
+    report = read(tmp_path, *[line(6000)] * 3, failed, plain, *[line(2000)] * 3, line(9.0))
+    drafted, alone = report.observations  # of the last start, one that failed has no batch
+    assert report.refused == ()
+    launched = [(row.fields["method"], row.fields["tp"]) for row in (drafted, alone)]
+    assert launched == [("dflash", 1), ("none", 1)]
+    assert drafted.metrics["mean_tpot_ms"] == pytest.approx(1e3 * 16 / 6000)
+    assert alone.metrics["mean_tpot_ms"] == pytest.approx(1e3 * 16 / 2000)
+
+
+WARNED = """launch_server.py:51: Warning: 'python -m sglang.launch_server' is still supported, but
+'sglang serve' is the recommended entrypoint.
+  Example: sglang serve --model-path <model> [options]
+"""
+
+
+def test_what_the_server_says_of_its_launch_counts(tmp_path: Path) -> None:
+    typed = "+ SGLANG_ENABLE_SPEC_V2=0 python -m sglang.launch_server --model-path Qwen/Qwen3-4B\n"
+    batches = "\n".join([RELEASES["2026"].format(n=4, speed=900, cached=4000)] * 3)
+    path = tmp_path / "server.log"
+    for above, mode in (("", None), (typed, "v1")):
+        path.write_text(above + WARNED + LAUNCH + batches)
+        row = only(read_observations([path], {"gpu": "b200"}))
+        assert (row.fields["model"], row.fields["method"]) == ("qwen3-8b", "dflash")
+        assert row.fields.get("engine_mode") == mode
+    path.write_text(f"{typed}{batches}\n{typed.replace('4B', '14B')}{batches}")
+    report = read_observations([path], {"gpu": "b200"})
+    assert [row.fields["model"] for row in report.observations] == ["qwen3-4b", "qwen3-14b"]
+
+
+def test_the_context_is_that_of_the_speed(tmp_path: Path) -> None:
+    # Two loads in one log: the line in the middle tells both.
+    lines = [RELEASES["2026"].format(n=1, speed=s, cached=c)
+             for s, c in [(150, 1000)] * 5 + [(90, 60000)] * 3]  # fmt: skip
+    row = only(read(tmp_path, *lines))
+    assert row.metrics["mean_tpot_ms"] == pytest.approx(1e3 / 150)
+    assert row.fields["isl"] + row.fields["osl"] / 2 == 1000
+
+
+def test_a_record_may_quote_a_line_of_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "bench.jsonl"
+    path.write_text(
+        '{"server_info": {"model_path": "Qwen/Qwen3-8B"}, "mean_e2e_latency_ms": 90,'
+        '"completed": 8, "max_concurrency": 1, "texts": ["Decode batch, #running-req: 1"]}'
+    )
+    report = read_observations([path], {"gpu": "b200", "isl": 9, "osl": 9, "tp": 1})
+    assert only(report).about["tool"] == "sglang bench_serving"
 
 
 @pytest.mark.parametrize(

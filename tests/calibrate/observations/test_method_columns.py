@@ -50,6 +50,20 @@ def test_an_assumption_of_one_method_leaves_the_rows_of_others_alone(tmp_path: P
     assert "steps" not in block.fields
 
 
+def test_a_measured_column_of_no_method_is_nobodys(tmp_path: Path) -> None:
+    text = SIDE_BY_SIDE.replace("Accept len", "TTFT (ms)").format("Baseline tok/s | DFlash tok/s")
+    report = read(tmp_path, text, block=8)
+    assert all(set(row.metrics) == {"output_throughput"} for row in report.observations)
+    assert any("TTFT (ms) (of which method?)" in note for note in report.notes)
+
+
+def test_a_width_is_that_of_the_method_that_drafts(tmp_path: Path) -> None:
+    text = SIDE_BY_SIDE.replace("Speedup", "Block").replace("3.4x", "8")
+    report = read(tmp_path, text.format("Baseline tok/s | DFlash tok/s"))
+    found = [(row.fields["method"], row.fields.get("block")) for row in report.observations]
+    assert found == [("none", None), ("dflash", 8), ("none", None)]
+
+
 def test_a_table_with_a_method_in_each_row_stays_as_it_is() -> None:
     rows = [["Method", "conc", "DFlash tok/s", "MTP tok/s"], ["dflash", "1", "600", "400"]]
     assert by_method(rows) == rows

@@ -222,6 +222,64 @@ def test_tokens_of_a_whole_run_are_no_lengths(
         assert (row.fields["isl"], row.fields["osl"]) == (1000, 500)
 
 
+def test_the_speed_of_one_answer_has_made_no_total(tmp_path: Path) -> None:
+    text = (
+        "| conc | ISL | OSL | Duration (s) | tok/s | TPOT (ms) |\n|---|---|---|---|---|---|\n"
+        "| 8 | 500 | 1000 | 10 | 100 | 9.8 |\n"
+    )
+    (row,) = read(tmp_path, text)
+    assert (row.fields["isl"], row.fields["osl"]) == (500, 1000)
+    (row,) = read(tmp_path, text.replace("9.8", "78"))
+    assert row.metrics["total_output_tokens"] == 1000
+
+
+@pytest.mark.parametrize(("heading", "fits"), [("RPS", True), ("Request rate (req/s)", False)])
+def test_a_rate_that_may_have_limited_the_load_is_no_closed_loop(
+    tmp_path: Path, heading: str, fits: bool
+) -> None:
+    path = tmp_path / "issue.md"
+    path.write_text(f"| Max concurrency | {heading} | tok/s |\n|---|---|---|\n| 64 | 4 | 1900 |\n")
+    assumed = {"gpu": "b200", "model": "qwen3-8b", "method": "none", "isl": 1000, "osl": 500}
+    report = read_observations([path], assumed)
+    assert len(report.observations) == fits
+    assert len(report.refused) == (not fits)
+
+
+def test_clients_of_a_table_are_no_others_than_its_own(tmp_path: Path) -> None:
+    """A table with the model as vLLM writes it, and the load as it does not."""
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "concurrency,model_id,output_throughput,total_token_throughput,num_prompts,request_rate\n"
+        "8,Qwen/Qwen3-8B,900,1800,80,inf\n"
+    )
+    assumed = {"gpu": "b200", "model": "qwen3-8b", "method": "none", "isl": 1000, "osl": 1000}
+    assert [r.fields["conc"] for r in read_observations([path], assumed).observations] in ([], [8])
+
+
+@pytest.mark.parametrize(
+    ("server", "tokens", "kept"),
+    [({"method": "none"}, 1.6, None), ({"method": "dflash", "block": 8}, 3.2, 3.2),
+     ({"method": "dflash", "block": 8}, 50.0, None)],
+)  # fmt: skip
+def test_chunks_that_were_joined_are_no_steps(
+    tmp_path: Path, server: dict[str, Any], tokens: float, kept: float | None
+) -> None:
+    (row,) = read(tmp_path, EVALSCOPE | {"Decoded tokens per iter": tokens}, **server)
+    assert row.metrics.get("accept_length") == kept
+    assert row.metrics["output_throughput"] == 1000
+    assert any("tokens a chunk" in note for note in row.notes) == bool(kept)
+
+
+def test_lengths_that_were_added_to_a_record_are_its_own(tmp_path: Path) -> None:
+    """All that tells this from a table of our own are words that SGLang's benchmark has too."""
+    (row,) = read(
+        tmp_path,
+        "gpu,max_concurrency,isl,osl,random_range_ratio,total_output_tokens,output_throughput\n"
+        "b200,8,1000,500,1.0,25000,1000\n",
+    )
+    assert (row.fields["conc"], row.fields["isl"], row.fields["osl"]) == (8, 1000, 500)
+
+
 def test_aiperfs_table_of_statistics(tmp_path: Path) -> None:
     text = (
         "Metric,avg,min,max,p99,p50,std\nTime to First Token (ms),120.5,50,400,300,100,30\n"

@@ -496,6 +496,13 @@ class TestBadInput:
             "cannot be read: No such file or directory",
         ]
 
+    def test_answers_that_came_in_one_piece_are_not_in_seconds(self, tmp_path: Path) -> None:
+        raw = records("sglang_bench_serving/runs.jsonl")[0]
+        raw |= {"mean_ttft_ms": raw["mean_e2e_latency_ms"] - 10, "mean_tpot_ms": 0.05}
+        raw |= {name: None for name in raw if name.startswith(("median_", "p99_", "mean_itl"))}
+        (row,) = written(tmp_path, json.dumps(raw)).observations
+        assert row.metrics["mean_tpot_ms"] == 0.05
+
     def test_infinity_is_no_measurement(self, tmp_path: Path) -> None:
         raw = records("sglang_bench_serving/runs.jsonl")[0] | {"p99_itl_ms": float("inf")}
         (row,) = written(tmp_path, json.dumps(raw)).observations
