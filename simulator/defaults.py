@@ -6,7 +6,6 @@ from dflash_sim.profiles.errors import InfeasibleError, MissingProfileError, Usa
 from dflash_sim.profiles.load import default_node, load_device, names
 from dflash_sim.profiles.networks.hf_config import (
     DrafterShape,
-    Eagle3Shape,
     ModelShape,
     check_tp,
 )
@@ -88,48 +87,6 @@ def page_of(s: Scenario, engine: EngineSheet, backend: str) -> int:
     """Return the tokens of a KV page: given, or the default of the attention backend."""
     d = engine.defaults
     return s.page_size or d.page_size_by_backend.get(backend, d.page_size)
-
-
-def check_drafts(
-    s: Scenario, engine: EngineSheet, backend: str, drafter: Drafter, model: ModelShape
-) -> None:
-    """Refuse trees that attention or the vocabulary has no room for, and drafts nobody can draw.
-
-    Raises
-    ------
-    UsageError
-        It names the backends that mask trees, how wide one can be, or what can draw.
-    """
-    if s.speculative_use_rejection_sampling:
-        _check_drawn(engine, drafter, model)
-    known = drafter.draft_vocab if isinstance(drafter, Eagle3Shape) else model.vocab
-    if s.topk > known:
-        msg = (
-            f"topk {s.topk}: a step drafts from {known:,} tokens; give --topk {known} at most. "
-            "Servers run with 1 to 10."
-        )
-        raise UsageError(msg)
-    able = engine.attention.trees
-    if s.topk == 1 or backend in able:
-        return
-    msg = (
-        f"topk {s.topk}: attention backend {backend} has no kernels for trees of drafts; these "
-        f"have: {', '.join(able)}. Give one with --attention-backend, or --topk 1."
-    )
-    raise UsageError(msg)
-
-
-def _check_drawn(engine: EngineSheet, drafter: Drafter, model: ModelShape) -> None:
-    flag = "--speculative-use-rejection-sampling"
-    if engine.defaults.chains.drawn == "never":
-        msg = f"{engine.title} has no {flag}; drop it, or give --engine sglang-0.5.14 or later."
-        raise UsageError(msg)
-    if isinstance(drafter, Eagle3Shape) and drafter.draft_vocab != model.vocab:
-        msg = (
-            f"{drafter.name} drafts {drafter.draft_vocab:,} of {model.vocab:,} tokens: SGLang does "
-            f"not start with {flag} and a drafter of fewer tokens than its target; drop it."
-        )
-        raise UsageError(msg)
 
 
 def chunk_of(s: Scenario, device: Device, engine: EngineSheet) -> int:

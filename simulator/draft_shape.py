@@ -11,6 +11,8 @@ from typing import Protocol
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.networks.drafter_shapes import DrafterShape, Eagle3Shape
 from dflash_sim.profiles.networks.hf_config import ModelShape
+from dflash_sim.profiles.releases.engine_sheet import EngineSheet
+from dflash_sim.simulator.cost.cycle import Drafter
 
 # Configs of one vocabulary differ by the rows that pad it; two tokenizers differ by more.
 _PADDING = 0.01  # of the target's
@@ -68,6 +70,48 @@ def draft_shape_problems(method: str, s: Shaped) -> Iterator[str]:
             f"policy {s.policy} chooses the length of a chain, and topk {topk} makes a tree; "
             "drop one of the two"
         )
+
+
+def check_drafts(
+    s: Shaped, engine: EngineSheet, backend: str, drafter: Drafter, model: ModelShape
+) -> None:
+    """Refuse trees that attention or the vocabulary has no room for, and drafts nobody can draw.
+
+    Raises
+    ------
+    UsageError
+        It names the backends that mask trees, how wide one can be, or what can draw.
+    """
+    if s.speculative_use_rejection_sampling:
+        _check_drawn(engine, drafter, model)
+    known = drafter.draft_vocab if isinstance(drafter, Eagle3Shape) else model.vocab
+    if s.topk > known:
+        msg = (
+            f"topk {s.topk}: a step drafts from {known:,} tokens; give --topk {known} at most. "
+            "Servers run with 1 to 10."
+        )
+        raise UsageError(msg)
+    able = engine.attention.trees
+    if s.topk == 1 or backend in able:
+        return
+    msg = (
+        f"topk {s.topk}: attention backend {backend} has no kernels for trees of drafts; these "
+        f"have: {', '.join(able)}. Give one with --attention-backend, or --topk 1."
+    )
+    raise UsageError(msg)
+
+
+def _check_drawn(engine: EngineSheet, drafter: Drafter, model: ModelShape) -> None:
+    flag = "--speculative-use-rejection-sampling"
+    if engine.defaults.chains.drawn == "never":
+        msg = f"{engine.title} has no {flag}; drop it, or give --engine sglang-0.5.14 or later."
+        raise UsageError(msg)
+    if isinstance(drafter, Eagle3Shape) and drafter.draft_vocab != model.vocab:
+        msg = (
+            f"{drafter.name} drafts {drafter.draft_vocab:,} of {model.vocab:,} tokens: SGLang does "
+            f"not start with {flag} and a drafter of fewer tokens than its target; drop it."
+        )
+        raise UsageError(msg)
 
 
 def check_pair(drafter: DrafterShape | Eagle3Shape, model: ModelShape) -> None:

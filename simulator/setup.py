@@ -30,7 +30,6 @@ from dflash_sim.simulator.defaults import (
     as_launched,
     backend_of,
     check_context,
-    check_drafts,
     chunk_of,
     context_cautions,
     default_backend,
@@ -43,7 +42,7 @@ from dflash_sim.simulator.defaults import (
     share_of,
     verify_rows,
 )
-from dflash_sim.simulator.draft_shape import check_pair
+from dflash_sim.simulator.draft_shape import check_drafts, check_pair
 from dflash_sim.simulator.engine.host_stages import HostTime
 from dflash_sim.simulator.engine.scheduler import Limits
 from dflash_sim.simulator.memory import TP_SIZES, MemoryPlan, plan_memory

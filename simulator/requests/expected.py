@@ -29,7 +29,6 @@ from dflash_sim.simulator.requests.published_lengths import (
 )
 from dflash_sim.simulator.requests.survival import MAX_BETA, FrailtyWeibull, fit_one
 
-_USUAL = 4.5  # token: an accept length in messages
 _LARGEST_EXPONENT = 700.0  # of e, in a float
 
 
@@ -144,7 +143,7 @@ def expected_acceptance(
 
 def such_as(block: int) -> float:
     """Return an accept length that a message can name: one that this many tokens allow."""
-    return min(_USUAL, (1 + block) / 2)
+    return (1 + block) / 2
 
 
 def _found(asked: Asked, priors: AcceptancePriors, points: Points) -> Found | None:
