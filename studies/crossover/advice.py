@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import isinf
+from math import ceil, floor, isinf
 
 from dflash_sim.simulator.cost.methods import PLAIN
 from dflash_sim.studies.crossover.search import Crossover, Curve
@@ -92,6 +92,10 @@ def _places(found: Crossover) -> list[float]:
         return [float(n) for n in range(int(low), int(high) + 1)]
     a, b = axis.scale(low), axis.scale(high)
     raw = [axis.unscale(a + (b - a) * n / _PLACES) for n in range(_PLACES + 1)]
+    # What is said ends where the table has it end, and not at a place beside.
+    ends = [floor(end) for c in found.curves for s in c.stretches for end in s if low <= end < high]
+    if axis.whole:
+        raw += [float(end + more) for end in ends for more in (0, 1)]
     return sorted({float(round(x)) if axis.whole else x for x in raw})
 
 
@@ -169,7 +173,10 @@ def where(curve: Curve) -> str:
 
 
 def _stretch(curve: Curve, since: float, until: float) -> str:
-    said = curve.server.axis.said
+    axis = curve.server.axis
+    said = axis.said
+    if axis.whole:  # at the next whole place it pays no longer, at the one before not yet
+        since, until = float(ceil(since)), until if isinf(until) else float(floor(until))
     if since == 0:
         return f"up to {said(until)}"
     return f"from {said(since)}" if isinf(until) else f"from {said(since)} to {said(until)}"
