@@ -356,10 +356,11 @@ def test_folded_flags_are_one_command() -> None:
 
 
 def test_every_form_says_the_same(made: Question, tmp_path: Path) -> None:
-    found = straight(made, [8.0, 32.0])
+    found = straight(made, [8.4, 32.4])
     page = as_page(CrossoverPage(found), to_file=True)
     assert sentence(found) in page
-    assert "up to 8" in page
+    assert "up to 8 " in page
+    assert "up to 32 " in sentence(found)
     data = json.loads(json.dumps(to_json(found), allow_nan=False))
     assert data["answer"] == sentence(found)
     assert [row["pays"] for row in crossover_rows(found)] == ["until", "until"]
