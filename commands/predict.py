@@ -135,7 +135,10 @@ def _page(path: Path, found: "Sequence[Answer]") -> None:
     if any(answer.result is not None for answer in found):
         table = GridTable(found)
         gains, remarks, prices = table.gains(), table.warnings(), table.prices()
-        write_rows(path, table.rows, gains=gains, remarks=remarks, prices=prices)
+        differing = table.varying
+        write_rows(
+            path, table.rows, differing=differing, gains=gains, remarks=remarks, prices=prices
+        )
         tell(f"wrote {path}")
 
 

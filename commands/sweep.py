@@ -158,6 +158,7 @@ def _finish(
     folder: "SweepFolder", formats: Sequence[str], html: Path | None, shard: "Shard | None" = None
 ) -> None:
     """Write the rows if every point is there, and end with the fastest."""
+    from dflash_sim.studies.predict.varied import varied
     from dflash_sim.studies.sweep.ending import fastest
     from dflash_sim.studies.sweep.job import write_files
 
@@ -172,13 +173,16 @@ def _finish(
     tell(f"wrote {', '.join(map(str, paths))}: {points:,} rows")
     rows = list(folder.rows(folder.done(), lambda _: None))
     prices = folder.about.get("prices")
-    best = fastest(rows, prices)
+    study = folder.study
+    asked = [dict(zip(study.axes, point.values, strict=True)) for point in folder.points]
+    rows, differing = varied(rows, asked)
+    best = fastest(rows, prices, differing)
     if best is not None:
         typer.echo(best.text())
         if html is not None:
             from dflash_sim.studies.predict.report import write_rows
 
-            write_rows(html, rows, prices=prices)
+            write_rows(html, rows, differing=differing, prices=prices)
             tell(f"wrote {html}")
     if failed:
         warn(f"{len(failed):,} of {points:,} points have no answer: {failed[0]}")

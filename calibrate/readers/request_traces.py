@@ -67,6 +67,8 @@ class Trace:
         The next turn of each request that waits for its answer; -1 of the others; None of none.
     delay_s
         How long it waits then [s].
+    sharing
+        What prompts are taken to share, in words.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Trace:
     prompts: Prompts | None = None
     follow: Ints | None = None
     delay_s: Floats | None = None
+    sharing: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.isl)
@@ -158,13 +161,14 @@ def read_trace(path: Path, *, form: str | None = None, time_unit: str | None = N
     rows = turns.rows
     isl = np.array([_length(row, kind.isl, where) for where, row in rows], dtype=np.int64)
     osl = np.array([_length(row, kind.osl, where) for where, row in rows], dtype=np.int64)
-    prompts = prompts_of(turns, kind, isl.tolist(), osl.tolist(), notes)
+    sharing: list[str] = []
+    prompts = prompts_of(turns, kind, isl.tolist(), osl.tolist(), sharing)
     time = kind.time or ("timestamp" if all("timestamp" in row for _, row in rows) else "")
     arrival_s = None
     if time:
         arrival_s = _times(rows, time, kind, time_unit, name)
     follow, delay_s = _followed(turns, TIME_UNITS[time_unit or kind.unit])
-    said = tuple(notes), _contents(rows), prompts, follow, delay_s
+    said = tuple(notes), _contents(rows), prompts, follow, delay_s, tuple(sharing)
     return Trace(name, kind.name, arrival_s, isl, osl, *said)
 
 

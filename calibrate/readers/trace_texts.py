@@ -13,11 +13,16 @@ HASHES, BLOCK = "hash_ids", "block_size"
 
 
 def prompts_of(
-    turns: Turns, kind: TraceFormat, isl: Sequence[int], osl: Sequence[int], notes: list[str]
+    turns: Turns, kind: TraceFormat, isl: Sequence[int], osl: Sequence[int], sharing: list[str]
 ) -> Prompts | None:
     """Return the texts of a trace's prompts; None where nothing tells what they share.
 
     Where a later turn repeats prompt and answer of the turn before, the answer is kept as its part.
+
+    Parameters
+    ----------
+    sharing
+        Gets what prompts are taken to share, in words.
 
     Raises
     ------
@@ -28,9 +33,9 @@ def prompts_of(
     linked = any(before >= 0 for before in turns.before)
     if any(named):
         asked = _of_blocks(turns, kind, isl)
-        notes.append("prompts share what their hash_ids share")
+        sharing.append("prompts share what their hash_ids share")
     elif linked:
-        asked = _of_sessions(turns, isl, osl, notes)
+        asked = _of_sessions(turns, isl, osl, sharing)
     else:
         return None
     following = dict(_first_behind(turns.before))
@@ -93,7 +98,7 @@ def _size(row: Mapping[str, Any], kind: TraceFormat, where: str) -> int:
 
 
 def _of_sessions(
-    turns: Turns, isl: Sequence[int], osl: Sequence[int], notes: list[str]
+    turns: Turns, isl: Sequence[int], osl: Sequence[int], sharing: list[str]
 ) -> list[Text]:
     """A turn goes on from the turn before, if it is long enough for its prompt and answer."""
     texts: list[Text] = []
@@ -102,7 +107,7 @@ def _of_sessions(
         goes_on = before >= 0 and isl[i] >= isl[before] + osl[before]
         apart += before >= 0 and not goes_on
         texts.append((((texts[before][0][0] if goes_on else i), isl[i]),))
-    notes.append("a turn's prompt begins with the turn before and its answer")
+    sharing.append("a turn's prompt begins with the turn before and its answer")
     if apart:
-        notes.append(f"{apart:,} turns are too short for that and share nothing")
+        sharing.append(f"{apart:,} turns are too short for that and share nothing")
     return texts

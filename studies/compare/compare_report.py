@@ -26,7 +26,8 @@ def write_report(
     path: Path, found: Sequence[Comparison], total: Summary, said: Collection[str] = ()
 ) -> None:
     """Write the page; ``said`` are conditions that the asker said to assume."""
-    lead = [f"{summary_line(total)}.".capitalize()]
+    summary = summary_line(total)
+    lead = [f"{summary[:1].upper()}{summary[1:]}."]
     missing = unnamed_gpu(found, said)
     own = said_of_own(found[0]) if len(found) == 1 else said_of_owns(found)
     words = " ".join(filter(None, [*lead, missing, own and f"{own.rstrip('.')}."]))

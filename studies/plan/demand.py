@@ -159,9 +159,8 @@ def of_trace(trace: Trace, scenario: Scenario, *, capped: bool, lead: int = 0) -
     if s.cache_hit is not None:
         trace = replace(trace, prompts=None)
     names = list(dict.fromkeys(trace.content))
-    notes = list(trace.notes)
-    if trace.prompts is None:
-        notes.append(hits_note(s))
+    told = trace.prompts is not None and s.radix_cache
+    notes = [*trace.notes, *(trace.sharing if told else [hits_note(s)])]
     if trace.arrival_s is not None:
         work = with_hits(_requests(trace, s, names, capped=capped), s.cache_hit or 0.0, 1)
         name = f"trace {trace.name} ({trace.form})"

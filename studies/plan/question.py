@@ -49,6 +49,7 @@ _DEMANDED = (
     "osl",
     "max_new_tokens",
     "cache_hit",
+    "radix_cache",
     "burstiness",
     "seed",
     "runs",

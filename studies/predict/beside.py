@@ -1,13 +1,16 @@
 """Answers of one table side by side: by how much one is ahead of another, and how sure that is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dflash_sim.simulator.intervals import Side, ratio_interval
 from dflash_sim.simulator.predict import Result
 from dflash_sim.simulator.row import NO_TABLES, Row
 
-_LOADS = ("dataset_name", "isl", "osl", "num_prompts", "request_rate", "max_concurrency")
+# What clients ask, or is taken to be so: no choice that could be ahead of another.
+_LOADS = ("dataset_name", "content", "thinking", "isl", "osl", "range_ratio", "max_new_tokens",
+    "num_prompts", "request_rate", "burstiness", "max_concurrency", "temperature", "top_p", "top_k",
+    "acceptance", "calibration", "seed", "replications")  # fmt: skip
 _SHOWN = 6
 
 
@@ -42,7 +45,7 @@ class Gain:
 
 
 def gains(
-    rows: Sequence[Row], results: Sequence[Result | None], asked: dict[str, str]
+    rows: Sequence[Row], results: Sequence[Result | None], asked: Mapping[str, str]
 ) -> list[str]:
     """What is ahead at each load of a table, as far as there is more than one answer to it.
 
@@ -58,14 +61,14 @@ def gains(
 
 
 def _gains(
-    rows: Sequence[Row], results: Sequence[Result | None], asked: dict[str, str]
+    rows: Sequence[Row], results: Sequence[Result | None], asked: Mapping[str, str]
 ) -> Iterator[Gain]:
     loads = [n for n in asked if n in _LOADS]
     choices = [n for n in asked if n not in _LOADS]
     groups: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         if results[i] is not None:
-            groups.setdefault(words(row, loads, asked), []).append(i)
+            groups.setdefault(words(row, {n: asked[n] for n in loads}), []).append(i)
     for load, members in groups.items():
         by_speed = sorted(members, key=lambda i: -_tok_s(results[i]))
         if len(by_speed) > 1 and choices:
@@ -75,8 +78,8 @@ def _gains(
                 continue
             sides = (Side(r.setup, r.sensitivity, r.per_run) for r in (one, other) if r.sensitivity)
             low, high = ratio_interval(*sides)
-            differ = [n for n in choices if rows[i][n] != rows[j][n]]
-            mine, theirs = (words(rows[k], differ, asked) for k in (i, j))
+            differ = {n: asked[n] for n in choices if rows[i][n] != rows[j][n]}
+            mine, theirs = (words(rows[k], differ) for k in (i, j))
             yield Gain(mine, theirs, load, _tok_s(one) / _tok_s(other) - 1, (low - 1, high - 1))
 
 
@@ -94,9 +97,9 @@ def is_roofline(row: Row) -> bool:
     return row["profile_hash"] == NO_TABLES
 
 
-def words(row: Row, names: Sequence[str], asked: dict[str, str]) -> str:
+def words(row: Row, heads: Mapping[str, str]) -> str:
     """Fields of a row with their headings, such as ``block 8, conc 64``."""
-    cells = [(asked[n], row[n]) for n in names if row[n] is not None]
+    cells = [(head, row[n]) for n, head in heads.items() if row[n] is not None]
     return ", ".join(
         f"{head} {x:g}" if isinstance(x, float) else f"{head} {x}" for head, x in cells
     )

@@ -6,8 +6,10 @@ from typing import Any
 
 from dflash_sim.simulator.cost.methods import METHODS, PLAIN
 from dflash_sim.simulator.row import Row
+from dflash_sim.simulator.scenario import ONLY_SPECULATION, Scenario
 from dflash_sim.studies.ask.prices import paid
 from dflash_sim.studies.predict.beside import estimated, is_roofline
+from dflash_sim.studies.predict.varied import headings
 from dflash_sim.studies.show.chart_style import Axis
 from dflash_sim.studies.show.charts import Bar, Curve, bars, lines, not_drawn
 from dflash_sim.studies.show.figures import number, shares
@@ -21,6 +23,7 @@ _KINDS = {
     "model": "",
     "method": "",
     "block": "block ",
+    "policy": "policy ",
     "engine_mode": "mode ",
     "quantization": "weights ",
     "kv_cache_dtype": "KV ",
@@ -53,6 +56,7 @@ def write_rows(
     path: Path,
     rows: Sequence[Row],
     *,
+    differing: Mapping[str, str] | None = None,
     gains: Sequence[str] = (),
     remarks: Sequence[str] = (),
     prices: Mapping[str, float] | None = None,
@@ -61,6 +65,8 @@ def write_rows(
 
     Parameters
     ----------
+    differing
+        Headings of other fields that differ between rows.
     gains
         What is ahead at each load, in sentences.
     remarks
@@ -70,13 +76,22 @@ def write_rows(
     """
     given = paid(prices or {})
     found = [row for row in rows if row.get("output_throughput") is not None]
-    varying = [n for n in _KINDS if len({str(row[n]) for row in rows}) > 1]
+    own = {n: f"{head} " for n, head in (differing or {}).items() if n not in _LOADS}
+    kinds = headings(_KINDS, own)
+    values = {n: {str(row[n]) for row in rows} for n in kinds}
+    varying = {n: told for n, told in kinds.items() if len(values[n]) > 1}
     first = rows[0]
-    same = [f"{told}{first[n]}" for n, told in _KINDS.items() if n not in varying and first[n]]
+    usual = Scenario.model_fields["policy"].default
+    same = [
+        f"{told}{first[n]}"
+        for n, told in _KINDS.items()
+        if n not in varying and first[n] and first[n] != usual
+    ]
     things, plain = _things(found, varying)
     palette = Palette(things, plain=plain)
     drawn = [row for row in found if _thing(row, varying) in {*things, *plain}]
-    report = Report(f"Predicted: {first['model']}", " ".join(_lead(found, varying, given)), palette)
+    model = "several models" if "model" in varying else first["model"]
+    report = Report(f"Predicted: {model}", " ".join(_lead(found, varying, given)), palette)
     report.facts({"For all": ", ".join(same), "Rows": f"{len(rows):,}"})
     if gains:
         report.section("What is ahead", "\n\n".join(f"{gain}." for gain in gains))
@@ -93,7 +108,7 @@ def write_rows(
     report.write(path)
 
 
-def _lead(found: Sequence[Row], varying: Sequence[str], given: str) -> list[str]:
+def _lead(found: Sequence[Row], varying: Mapping[str, str], given: str) -> list[str]:
     """The answer in plain words: the fastest, what it gains, and what it costs."""
     if not found:
         return ["No row has an answer."]
@@ -118,7 +133,9 @@ def _lead(found: Sequence[Row], varying: Sequence[str], given: str) -> list[str]
     return out
 
 
-def _against_users(report: Report, found: Sequence[Row], varying: Sequence[str], more: str) -> None:
+def _against_users(
+    report: Report, found: Sequence[Row], varying: Mapping[str, str], more: str
+) -> None:
     def user(row: Row) -> float:
         tpot = _value(row, "mean_tpot_ms")
         return 1e3 / tpot if tpot else 0.0
@@ -139,7 +156,7 @@ def _against_users(report: Report, found: Sequence[Row], varying: Sequence[str],
     report.figure(lines(curves, x=x, y=y, palette=report.palette), f"{caption}{more}")
 
 
-def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str], more: str) -> None:
+def _over_load(report: Report, found: Sequence[Row], varying: Mapping[str, str], more: str) -> None:
     sped = [row for row in found if isinstance(row.get("speedup"), float)]
     loads = {_position(row) for row in sped}
     if len(loads) < 2:
@@ -152,7 +169,7 @@ def _over_load(report: Report, found: Sequence[Row], varying: Sequence[str], mor
         report.figure(figure, f"Speed-up against load.{more}")
 
 
-def _costs(report: Report, found: Sequence[Row], varying: Sequence[str], given: str) -> None:
+def _costs(report: Report, found: Sequence[Row], varying: Mapping[str, str], given: str) -> None:
     known = [row for row in found if _usd(row) is not None]
     if not known:
         return
@@ -183,7 +200,7 @@ def _costs(report: Report, found: Sequence[Row], varying: Sequence[str], given: 
     )
 
 
-def _cycle(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None:
+def _cycle(report: Report, found: Sequence[Row], varying: Mapping[str, str]) -> None:
     if not found:
         return
     best = max(found, key=lambda row: _value(row, "output_throughput"))
@@ -200,14 +217,14 @@ def _cycle(report: Report, found: Sequence[Row], varying: Sequence[str]) -> None
 
 
 def _table(
-    report: Report, rows: Sequence[Row], varying: Sequence[str], drawn: Collection[str]
+    report: Report, rows: Sequence[Row], varying: Mapping[str, str], drawn: Collection[str]
 ) -> None:
     loads = [n for n in _LOADS if len({str(row[n]) for row in rows}) > 1]
     named = [*varying, *loads]
     plain = {"max_concurrency": "in flight", "request_rate": "requests/s", "dataset_name": "data"}
-    head = [*(plain.get(n, n) for n in named), *_TABLE.values(), "USD/M tokens"]
+    head = [*(plain.get(n, n.replace("_", " ")) for n in named), *_TABLE.values(), "USD/M tokens"]
     lines_ = [
-        [*(_cell(row[n]) for n in named), *(_cell(row[n]) for n in _TABLE), _usd(row)]
+        [*(_word(row[n]) for n in named), *(_cell(row[n]) for n in _TABLE), _usd(row)]
         for row in rows
     ]
     report.section("Every row")
@@ -243,7 +260,7 @@ def _grounds(found: Sequence[Row]) -> dict[str, str]:
 
 def _curves(
     found: Sequence[Row],
-    varying: Sequence[str],
+    varying: Mapping[str, str],
     x: Callable[[Row], float],
     field: str,
     per: Callable[[Row], float] = lambda _: 1.0,
@@ -268,7 +285,7 @@ def _curves(
     return out
 
 
-def _things(found: Sequence[Row], varying: Sequence[str]) -> tuple[list[str], list[str]]:
+def _things(found: Sequence[Row], varying: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """The kinds of servers that have a colour: those that speculate, and plain decoding."""
     names: dict[bool, dict[str, None]] = {True: {}, False: {}}
     for row in sorted(found, key=_position):
@@ -279,21 +296,23 @@ def _things(found: Sequence[Row], varying: Sequence[str]) -> tuple[list[str], li
     return list(names[True])[:SERIES], list(names[False])
 
 
-def _thing(row: Row, varying: Sequence[str]) -> str:
+def _thing(row: Row, varying: Mapping[str, str]) -> str:
     """What a row is of, whatever its load: the same words and colour all over the page."""
     return _name(row, varying) or _method(row)
 
 
-def _plain(row: Row, varying: Sequence[str]) -> str:
+def _plain(row: Row, varying: Mapping[str, str]) -> str:
     """What plain decoding of the same server is."""
     return _thing({**row, "method": PLAIN.name}, varying)
 
 
-def _name(row: Row, varying: Sequence[str]) -> str:
+def _name(row: Row, varying: Mapping[str, str]) -> str:
     plain = not METHODS[str(row["method"])].speculative
     said = {n: _method(row) if n == "method" else row[n] for n in varying}
-    told = {n: v for n, v in said.items() if v is not None and not (plain and n == "block")}
-    words = [f"{_KINDS[n]}{value}" for n, value in told.items()]
+    told = {
+        n: v for n, v in said.items() if v is not None and not (plain and n in ONLY_SPECULATION)
+    }
+    words = [f"{varying[n]}{_word(value)}" for n, value in told.items()]
     return ", ".join([*words, PLAIN_DECODING] if plain and "method" not in told else words)
 
 
@@ -328,6 +347,11 @@ def _usd(row: Row) -> float | None:
     prices = row.get("usd_per_mtok_out")
     usd = prices.get("typical") if isinstance(prices, Mapping) else None
     return float(usd) if usd is not None else None
+
+
+def _word(value: Any) -> Cell:
+    """A value that was asked for, with all its digits."""
+    return f"{value:g}" if isinstance(value, float) else _cell(value)
 
 
 def _cell(value: Any) -> Cell:

@@ -11,10 +11,12 @@ from dflash_sim.profiles.errors import InfeasibleError
 from dflash_sim.profiles.formats import PLAIN
 from dflash_sim.simulator.number_formats import UNQUANTISED
 from dflash_sim.simulator.row import Cell, Row, failed_row, to_row
+from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.answers import Answer
 from dflash_sim.studies.ask.prices import paid
 from dflash_sim.studies.predict.beside import estimated, gains, is_roofline, words
 from dflash_sim.studies.predict.lift import in_lockstep, lifted, told
+from dflash_sim.studies.predict.varied import headings, varied
 from dflash_sim.studies.show.figures import number, percent, shares
 from dflash_sim.studies.show.styles import LABEL, STRONG
 
@@ -24,6 +26,7 @@ _ASKED = {
     "tp": "tp",
     "method": "method",
     "block": "block",
+    "policy": "policy",
     "engine_mode": "mode",
     "quantization": "weights",
     "kv_cache_dtype": "KV",
@@ -35,7 +38,8 @@ _ASKED = {
     "request_rate": "req/s",
     "max_concurrency": "conc",
 }
-_USUAL = (UNQUANTISED, PLAIN)  # in the line above a table only where it is another
+# In the line above a table only where it is another.
+_USUAL = (UNQUANTISED, PLAIN, Scenario.model_fields["policy"].default)
 _FOUND = ("tok/s", "+-", "x plain", "TTFT", "p95", "TPOT", "p95", "accept", "step", "USD/M",
     "plain", "published")  # fmt: skip
 # Columns that a narrow terminal goes without, the first one first.
@@ -68,9 +72,12 @@ class GridTable:
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self.answers = answers
-        self.rows = [answer_row(answer) for answer in answers]
+        rows = [answer_row(answer) for answer in answers]
+        self.rows, differing = varied(rows, [dict(answer.scenario) for answer in answers])
+        heads = headings(_ASKED, differing)
         self.reasons = list(dict.fromkeys(str(a.error) for a in answers if a.error))
-        self.varying = [n for n in _ASKED if len({str(row[n]) for row in self.rows}) > 1]
+        values = {n: {str(row[n]) for row in self.rows} for n in heads}
+        self.varying = {n: head for n, head in heads.items() if len(values[n]) > 1}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(self._title(), style=STRONG)
@@ -88,12 +95,10 @@ class GridTable:
 
     def gains(self) -> list[str]:
         """What is ahead at each load, with the interval of the difference."""
-        asked = {name: _ASKED[name] for name in self.varying}
-        return gains(self.rows, [a.result for a in self.answers], asked)
+        return gains(self.rows, [a.result for a in self.answers], self.varying)
 
     def warnings(self) -> list[str]:
         """Warnings, each once and with the rows that it is about, and what would lift some."""
-        asked = {name: _ASKED[name] for name in self.varying}
         rows: dict[str, list[str]] = {}
         lifts = 0
         for row, answer in zip(self.rows, self.answers, strict=True):
@@ -102,7 +107,7 @@ class GridTable:
             lift = lifted(answer.result) if lifts < _LIFTED else None
             lifts += lift is not None
             for warning in told(answer.result, lift):
-                rows.setdefault(warning, []).append(words(row, self.varying, asked))
+                rows.setdefault(warning, []).append(words(row, self.varying))
         out = []
         for warning, named in rows.items():
             everywhere = len(named) == sum(a.result is not None for a in self.answers)
@@ -114,7 +119,7 @@ class GridTable:
         last = next((a.result for a in reversed(self.answers) if a.result), None)
         lockstep = in_lockstep(last) if last is not None else None
         if lockstep is not None:
-            out.append(f"{words(self.rows[-1], self.varying, asked)}: {lockstep}")
+            out.append(f"{words(self.rows[-1], self.varying)}: {lockstep}")
         return out
 
     def _footnotes(self) -> list[str]:
@@ -135,11 +140,12 @@ class GridTable:
         first = self.rows[0]
         same = [n for n in _ASKED if n not in self.varying and first[n]]
         same = [n for n in same if first[n] not in _USUAL]
-        return " · ".join([str(first["model"]), *(f"{_ASKED[n]} {_cell(first[n])}" for n in same)])
+        model = "several models" if "model" in self.varying else str(first["model"])
+        return " · ".join([model, *(f"{_ASKED[n]} {_cell(first[n])}" for n in same)])
 
     def _table(self, width: int) -> Table:
         lines = [self._line(row, a) for row, a in zip(self.rows, self.answers, strict=True)]
-        heads = [*(_ASKED[name] for name in self.varying), *_FOUND]
+        heads = [*self.varying.values(), *_FOUND]
         columns = [list(cells) for cells in zip(heads, *lines, strict=True)]
         shown = [i for i, column in enumerate(columns) if any(column[1:])]
         for spare in (len(self.varying) + i for i in _SPARE):
@@ -149,7 +155,8 @@ class GridTable:
         gap = 2 if content + 2 * len(shown) <= width else 1
         table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style=LABEL)
         for i in shown:
-            words = i < len(self.varying) and isinstance(self.rows[0][self.varying[i]], str)
+            asked = list(self.varying)[i : i + 1]
+            words = any(isinstance(row[n], str) for n in asked for row in self.rows)
             justify: Literal["left", "right"] = "left" if words else "right"
             style = "bold green" if heads[i] == _FOUND[0] else ""
             table.add_column(heads[i], justify=justify, overflow="fold", style=style)

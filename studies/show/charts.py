@@ -112,7 +112,7 @@ def lines(
     palette: Palette,
     interval: str = "90 % interval",
 ) -> go.Figure:
-    """Curves over one abscissa, with shaded intervals; those of marks are whiskers.
+    """Curves over one abscissa, with shaded intervals; whiskers at marks and at a single point.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def lines(
         else:
             shown["text"] = texts
         hover = "%{customdata}" if curve.labels else "%{text}"
-        if curve.low and curve.points:
+        if curve.low and (curve.points or len(curve.x) == 1):
             shown["error_y"] = error_bars(curve.y, curve.low, curve.high, color=paint.colour)
         elif curve.low:
             own = {"color": paint.colour, "meta": thing, "legendgroup": curve.name}

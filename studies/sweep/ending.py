@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from dflash_sim.simulator.row import Row
+from dflash_sim.simulator.row import Cell, Row
 from dflash_sim.studies.ask.prices import paid
 from dflash_sim.studies.predict.beside import estimated
+from dflash_sim.studies.predict.varied import headings
 from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.plain_table import Table
 
@@ -16,24 +17,32 @@ _ASKED = {
 }  # fmt: skip
 
 
-def fastest(rows: Sequence[Row], prices: Mapping[str, float] | None = None) -> Table | None:
+def fastest(
+    rows: Sequence[Row],
+    prices: Mapping[str, float] | None = None,
+    differing: Mapping[str, str] | None = None,
+) -> Table | None:
     """The rows with most tokens a second for a GPU, best first; None where no row has an answer.
 
     Parameters
     ----------
     prices
         What the asker pays, by GPU [USD/h].
+    differing
+        Headings of other fields that differ between rows.
     """
     found = [row for row in rows if isinstance(row.get("output_tput_per_gpu"), float)]
     if not found:
         return None
-    kinds = {n: {str(row[n]) for row in rows if row[n] is not None} for n in _ASKED}
-    varying = [n for n in _ASKED if len(kinds[n]) > 1]
+    more = differing or {}
+    shown = headings(_ASKED, more)
+    kinds = {n: {str(row[n]) for row in rows if row[n] is not None} for n in shown}
+    varying = [n for n in shown if n in more or len(kinds[n]) > 1]
     ranked = sorted(found, key=lambda row: -_figure(row, "output_tput_per_gpu"))[:_SHOWN]
-    heads = (*(_ASKED[n] for n in varying), "tok/s", "tok/s/GPU", "x plain", "TPOT ms", "USD/M")
+    heads = (*(shown[n] for n in varying), "tok/s", "tok/s/GPU", "x plain", "TPOT ms", "USD/M")
     lines = []
     for row in ranked:
-        asked = ("-" if row[n] is None else str(row[n]) for n in varying)
+        asked = (_asked(row[n]) for n in varying)
         figures = ("output_throughput", "output_tput_per_gpu", "speedup", "mean_tpot_ms")
         lines.append((*asked, *(_told(row, name) for name in figures), _usd(row)))
     given = paid(prices or {})
@@ -45,6 +54,10 @@ def fastest(rows: Sequence[Row], prices: Mapping[str, float] | None = None) -> T
 def _figure(row: Row, name: str) -> float:
     value = row[name]
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _asked(value: Cell) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _told(row: Row, name: str) -> str:

@@ -695,6 +695,7 @@ class TestPage:
     def test_a_gpu_that_is_assumed_is_said_first(self, tmp_path: Path) -> None:
         text = self.compared(tmp_path)
         assert text.count("names no GPU") == 2
+        assert "Throughput of 1 row: MAPE " in text
         assert "--assume gpu=NAME" in text
 
     def test_one_that_the_asker_said_is_not(self, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_what_is_left_out_is_said() -> None:
     assert read_trace(DATA / "burstgpt.csv").notes == (
         "1 failed requests (no answer) are left out",
     )
-    assert "share what their hash_ids share" in read_trace(DATA / "mooncake.jsonl").notes[0]
+    assert "share what their hash_ids share" in read_trace(DATA / "mooncake.jsonl").sharing[0]
 
 
 @pytest.mark.parametrize("between", ["\t", ";", ","])

@@ -117,7 +117,7 @@ class TestSessions:
         first, second, third = trace.prompts.asked
         assert begins_with(second, first)
         assert not begins_with(second, third)
-        assert any("1 turns are too short" in note for note in trace.notes)
+        assert any("1 turns are too short" in note for note in trace.sharing)
 
     def test_rows_that_are_taken_keep_their_turns(self, tmp_path: Path) -> None:
         rows = [{"session_id": "a", **mooncake(0, 512, [1])}]

@@ -62,7 +62,11 @@ def test_one_server_finds_all_but_what_is_new(trace: Trace) -> None:
     question = asked(trace)
     assert shares(question, 1) == pytest.approx(by_hand(64))
     assert question.demand.found == pytest.approx(by_hand(1), abs=0.01)
-    assert shares(asked(trace, radix_cache=False), 1) == 0
+    off = asked(trace, radix_cache=False)
+    assert shares(off, 1) == 0
+    for told, said in ((question, True), (off, False), (asked(trace, cache_hit=0.5), False)):
+        assert any("hash_ids" in note for note in told.demand.notes) == said
+    assert "no prompt is found in a prefix cache" in off.demand.notes
 
 
 def test_routers_differ_in_what_is_found(trace: Trace) -> None:

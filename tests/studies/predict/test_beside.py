@@ -29,7 +29,9 @@ def found() -> list[Answer]:
 def test_a_warning_names_its_row_and_what_lifts_it(found: list[Answer]) -> None:
     told = GridTable(found).warnings()
     (line,) = [w for w in told if "run at once" in w]
-    assert line.startswith("block 16: only 2 of 4 run at once: with --max-running-requests 4, ")
+    assert line.startswith(
+        "block 16, max running requests 2: only 2 of 4 run at once: with --max-running-requests 4, "
+    )
     result = found[1].result
     assert result is not None
     lift = lifted(result)

@@ -198,6 +198,19 @@ def drawn(curves: list[Curve]) -> go.Figure:
     return lines(curves, x=AXIS, y=AXIS, palette=Palette())
 
 
+@pytest.mark.parametrize("points", [1, 2])
+def test_an_interval_is_drawn_of_a_single_point_too(points: int) -> None:
+    """A band between two ends of one abscissa has no area; there it is whiskers."""
+    x = [1.0, 2.0][:points]
+    low, high = [v - 0.5 for v in x], [v + 1.0 for v in x]
+    figure = drawn([Curve(name="t", x=x, y=x, low=low, high=high)])
+    curve = figure.data[-1]
+    assert len(figure.data) == points
+    assert (list(curve.error_y.array or ()), list(curve.error_y.arrayminus or ())) == (
+        ([1.0], [0.5]) if points == 1 else ([], [])
+    )
+
+
 def plain_twin() -> Report:
     report = Report("t", "t")
     report.section("t", "t")
