@@ -1,6 +1,7 @@
 """What owned GPUs carry: the load that is found is kept, and more is not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import dflash_sim as ds
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.simulator.scenario import Scenario
+from dflash_sim.studies.plan.close_look import SLOTS
 from dflash_sim.studies.plan.demand import of_rate
 from dflash_sim.studies.plan.difference import ends
 from dflash_sim.studies.plan.judge import Judge, Question
-from dflash_sim.studies.plan.most import Most, most, most_at
-from dflash_sim.studies.plan.most_page import notes, said
+from dflash_sim.studies.plan.most import Most, Ratio, most, most_at
+from dflash_sim.studies.plan.most_page import HEADS, cells, notes, said
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.show.palette import Palette
 
@@ -179,6 +181,29 @@ def test_files_and_the_page_start_what_carries_most(carried: ds.Carried, tmp_pat
     shown = dict(keys_of(text))
     assert shown == {c.title: Palette([c.title])[c.title].colour if c.block else "var(--muted)"
         for c in carried.found.carried}  # fmt: skip
+
+
+def test_slots_of_the_engine_are_told_beside_what_they_make_of_a_gain(rate: Most) -> None:
+    """A gain over a server that its own default stops says so, unless more slots are tried too."""
+    by_index = {c.index: c for c in rate.carried}
+    full = replace(by_index[2], binds=f"the queue grows first; {SLOTS}48 requests a server")
+    free = replace(full, binds="TPOT breaks first; compute")
+    ratio = Ratio(2, 0, -0.6, (-0.7, -0.4))
+    told = []
+    for c in (full, free):
+        found = replace(rate, carried=(by_index[0], by_index[1], c), ratios=(ratio,))
+        told.append(said(found)[-1])
+    assert "-60 %" in told[0]
+    assert "only 48 requests of a server" in told[0]
+    assert "--max-running-requests default,192 tries more beside" in told[0]
+    assert "max-running" not in told[1]
+    capped = rate.question.candidates[2].model_copy(update={"max_running_requests": 192})
+    question = replace(rate.question, candidates=(*rate.question.candidates, capped))
+    more = replace(full, index=3)
+    found = replace(rate, question=question, carried=(more, *by_index.values()), ratios=(ratio,))
+    assert "max-running" not in said(found)[-1]
+    assert "block 16, cap 192" in said(found)[0]
+    assert cells(found, more)[HEADS.index("cap")] == "192"
 
 
 def test_what_is_in_doubt_is_in_the_first_sentence() -> None:
