@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import Setup, resolve
-from dflash_sim.studies.ask.slots import more_room
+from dflash_sim.studies.ask.slots import Room, more_room
 from dflash_sim.studies.show.titles import method_title
 
 OWN_CAP = "default"  # in a list of caps: as many as the engine itself lets each method run
@@ -57,20 +57,26 @@ def out_of_slots(full: Sequence[Scenario], tried: Sequence[Scenario]) -> list[st
 
 def _slots(c: Scenario, tried: Sequence[Scenario]) -> Iterator[str]:
     """How many slots a candidate has and what gives it more, if that is not among ``tried``."""
-    setup = resolve(c)
-    cap, room = setup.memory.max_running_requests, more_room(setup)
-    alike = (o for o in tried if o.model_copy(update={"max_running_requests": None}) == c)
-    if room is None or any((other.max_running_requests or 0) > cap for other in alike):
+    room = roomier_than(c, tried)
+    if room is None:
         return
-    words = (
-        f"only {cap:,} requests of a server run at once ({setup.memory.cap_cause}), which limits it"
-    )
-    flags = dict(room.flags)
-    more = flags.pop("max_running_requests")
-    if flags:  # which every candidate of a plan would have
+    memory = resolve(c).memory
+    cap, more = memory.max_running_requests, room.flags["max_running_requests"]
+    words = f"only {cap:,} requests of a server run at once ({memory.cap_cause})"
+    if len(room.flags) > 1:  # which every candidate of a plan would have
         yield f"{words}; {room.at_once:,} would in a plan of --method {c.method} {room.words}"
     else:
         yield f"{words}; --max-running-requests {OWN_CAP},{more} tries more beside"
+
+
+def roomier_than(c: Scenario, tried: Sequence[Scenario]) -> Room | None:
+    """What gives a candidate more slots than the engine does, if none of ``tried`` has more."""
+    setup = resolve(c)
+    alike = (o for o in tried if o.model_copy(update={"max_running_requests": None}) == c)
+    cap = setup.memory.max_running_requests
+    if any((other.max_running_requests or 0) > cap for other in alike):
+        return None
+    return more_room(setup)
 
 
 def chosen(names: Sequence[str], candidates: Sequence[Scenario]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """What owned GPUs carry, as a page of terminal text, and as data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -79,7 +79,7 @@ def said(found: Most) -> list[str]:
         f"{amount(found, found.as_predicted)} with times as predicted. "
         f"What stops it: {best.binds}."
     )
-    return [line, *(_more(found, r) for r in found.ratios)]
+    return [line, *(_more(found, r) for r in found.ratios), *_lifts(found)]
 
 
 def to_json(found: Most) -> dict[str, Any]:
@@ -159,13 +159,29 @@ def _more(found: Most, r: Ratio) -> str:
         f"{one} over {other}: {_signed(r.gain)} with both as predicted, 90 % {_signed(low)} to "
         f"{_signed(high)}."
     )
-    line = " ".join([line, *(f"There, {told}." for told in _slots(found, (r.one, r.other)))])
     most = {c.index: c.most for c in found.carried}
     if (most[r.one] - most[r.other]) * r.gain >= 0:
         return line
     mine, theirs = (amount(found, most[i]) for i in (r.one, r.other))
     sure = percent_of(found.question.confidence)
     return f"{line} At {sure} of each alone it is the other way round, {mine} against {theirs}."
+
+
+def _lifts(found: Most) -> Iterator[str]:
+    """Say what more slots would make of those that the engine's own stop."""
+    for c in found.carried:
+        lifted = found.lifted.get(c.index)
+        if lifted is None:
+            continue
+        s = found.question.candidates[c.index]
+        cap = f"{resolve(s).memory.max_running_requests:,} requests of a server at once"
+        more = amount(found, lifted.most)
+        if lifted.helps(c):
+            there = f"{amount(found, c.most)} with the {cap} that the engine lets run"
+            yield f"{label(s)} carries {there}, {more} with {lifted.flags}."
+        else:
+            adds = f"more than the {cap} that the engine lets run add nothing"
+            yield f"For {label(s)} {adds}: {more} with {lifted.flags}."
 
 
 def amount(found: Most, most: float) -> str:
@@ -218,15 +234,13 @@ def servers_of(found: Most) -> Servers:
 def notes(found: Most) -> list[str]:
     """What else to keep in mind; what is in doubt stands in the first sentence."""
     own = remarks_of_server(setup_of(found))
-    slots = _slots(found, [c.index for c in found.carried])
-    return list(dict.fromkeys([*found.question.notes, *own, *slots]))
-
-
-def _slots(found: Most, among: Sequence[int]) -> list[str]:
-    """What is said of candidates that their slots stop, though more can be had."""
     q = found.question
-    full = [q.candidates[c.index] for c in found.carried if c.index in among and SLOTS in c.binds]
-    return out_of_slots(full, q.candidates)
+    full = [
+        q.candidates[c.index]
+        for c in found.carried
+        if SLOTS in c.binds and (c.index not in found.lifted or found.lifted[c.index].helps(c))
+    ]
+    return list(dict.fromkeys([*q.notes, *own, *out_of_slots(full, q.candidates)]))
 
 
 def assumed(found: Most) -> list[str]:

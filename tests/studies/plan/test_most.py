@@ -13,11 +13,10 @@ import dflash_sim as ds
 from dflash_sim.cli import run
 from dflash_sim.profiles.errors import InfeasibleError, UsageError
 from dflash_sim.simulator.scenario import Scenario
-from dflash_sim.studies.plan.close_look import SLOTS
 from dflash_sim.studies.plan.demand import of_rate
 from dflash_sim.studies.plan.difference import ends
 from dflash_sim.studies.plan.judge import Judge, Question
-from dflash_sim.studies.plan.most import Most, Ratio, most, most_at
+from dflash_sim.studies.plan.most import Lifted, Most, most, most_at
 from dflash_sim.studies.plan.most_page import HEADS, cells, notes, said
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.show.palette import Palette
@@ -183,27 +182,27 @@ def test_files_and_the_page_start_what_carries_most(carried: ds.Carried, tmp_pat
         for c in carried.found.carried}  # fmt: skip
 
 
-def test_slots_of_the_engine_are_told_beside_what_they_make_of_a_gain(rate: Most) -> None:
-    """A gain over a server that its own default stops says so, unless more slots are tried too."""
-    by_index = {c.index: c for c in rate.carried}
-    full = replace(by_index[2], binds=f"the queue grows first; {SLOTS}48 requests a server")
-    free = replace(full, binds="TPOT breaks first; compute")
-    ratio = Ratio(2, 0, -0.6, (-0.7, -0.4))
-    told = []
-    for c in (full, free):
-        found = replace(rate, carried=(by_index[0], by_index[1], c), ratios=(ratio,))
-        told.append(said(found)[-1])
-    assert "-60 %" in told[0]
-    assert "only 48 requests of a server" in told[0]
-    assert "--max-running-requests default,192 tries more beside" in told[0]
-    assert "max-running" not in told[1]
-    capped = rate.question.candidates[2].model_copy(update={"max_running_requests": 192})
-    question = replace(rate.question, candidates=(*rate.question.candidates, capped))
-    more = replace(full, index=3)
-    found = replace(rate, question=question, carried=(more, *by_index.values()), ratios=(ratio,))
-    assert "max-running" not in said(found)[-1]
-    assert "block 16, cap 192" in said(found)[0]
-    assert cells(found, more)[HEADS.index("cap")] == "192"
+def test_slots_of_the_engine_are_told_with_what_more_of_them_carry() -> None:
+    """As many users more as slots, until memory is full; nothing is said of a cap that is tried."""
+    found = most(asked(Slo()), gpus=1, what="users", duration_s=1.0)
+    index = 2
+    own, lift = next(c for c in found.carried if c.index == index), found.lifted[index]
+    capped = found.question.candidates[index].model_copy(update={"max_running_requests": 192})
+    assert (own.most, lift) == (48, Lifted("--max-running-requests 192", 192))
+    told = said(found)[-1]
+    assert told.startswith("h200/tp1/dflash/block16 carries 48 with the 48 requests of a server")
+    assert told.endswith("192 with --max-running-requests 192.")
+    assert any("--max-running-requests default,192 tries more beside" in n for n in notes(found))
+    as_much = replace(found, lifted={index: replace(lift, most=48.0)})
+    assert "add nothing" in said(as_much)[-1]
+    assert not any("max-running" in note for note in notes(as_much))
+    both = replace(found.question, candidates=(*found.question.candidates[::2], capped))
+    tried = most(both, gpus=1, what="users", duration_s=1.0)
+    assert 1 not in tried.lifted
+    assert not any("max-running" in line for line in [*said(tried), *notes(tried)])
+    (more,) = [c for c in tried.carried if c.index == index]
+    assert more.most == 192
+    assert cells(tried, more)[HEADS.index("cap")] == "192"
 
 
 def test_what_is_in_doubt_is_in_the_first_sentence() -> None:
