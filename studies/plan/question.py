@@ -332,11 +332,12 @@ def _with_caps(fields: Mapping[str, Given], caps: str | None) -> list[Scenario]:
     """Each candidate with each cap on running requests, those of a preset if no others."""
     fields = dict(fields)
     own = fields.get("max_running_requests")
-    if caps is not None:
-        own = Given(_caps(caps), "flag")
-    if own is None:
+    if own is None and caps is None:
         return scenarios(fields)
-    tried = own.value if isinstance(own.value, list) else [own.value]
+    tried = caps if own is None or caps is not None else own.value
+    if isinstance(tried, str):
+        tried = _caps(tried)
+    tried = tried if isinstance(tried, list) else [tried]
     fields.pop("max_running_requests", None)
     return [
         Scenario.parse(**(s.model_dump() | {"max_running_requests": cap}))

@@ -426,7 +426,10 @@ def test_slots_that_limit_a_server_come_with_the_flag_that_gives_more() -> None:
     given = {name: Given(value, "") for name, value in fields.items()}
     methods = Given(["none", "dflash"], "")
     caps: dict[str, set[int]] = {"none": set(), "dflash": set()}
-    for c in _with_caps(given | {"method": methods}, listed):
+    tried = _with_caps(given | {"method": methods}, listed)
+    words = Given(["default", max(c.max_running_requests or 0 for c in tried)], "")
+    assert _with_caps(given | {"method": methods, "max_running_requests": words}, None) == tried
+    for c in tried:
         caps[c.method].add(resolve(c).memory.max_running_requests)
     plain = Scenario.parse(**fields, method="none")
     # Nothing that is a candidate without the list is gone with it.
