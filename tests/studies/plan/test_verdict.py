@@ -182,6 +182,24 @@ def test_a_bill_is_that_of_the_fleets_it_names(found: Plan) -> None:
     assert "0.00 USD" not in saved(free, found)
 
 
+def test_what_is_saved_over_a_server_of_few_slots_says_so(found: Plan) -> None:
+    """Where slots limit the speculation that is compared, and nowhere else."""
+    (d,) = found.differences
+    assert found.question.candidates[d.one].speculation.speculative
+    fleets = {i: replace(fleet, binds="TPOT breaks first") for i, fleet in found.fleets.items()}
+    lines = []
+    for capped in (False, True):
+        surveys = tuple(
+            replace(s, capped=capped and s.index == d.one, need=2.0) for s in found.surveys
+        )
+        told = verdict(replace(found, surveys=surveys, fleets=fleets))
+        lines.append([line for line in told if line.startswith("There, ")])
+    assert lines[0] == []
+    (line,) = lines[1]
+    assert "only 48 requests of a server" in line
+    assert line.endswith("--max-running-requests default,192 tries more beside.")
+
+
 def test_goodput_is_told_of_what_came(found: Plan) -> None:
     """Arrivals are drawn: of 90 a second that are asked for, those of a run are not just 90."""
     (line,) = [text for label, text in facts(found.fewest, found) if label == "Goodput"]
