@@ -1,9 +1,9 @@
 """Two kinds of server under one load: what one saves over the other, and how sure that is.
 
 Both predictions hang on the same constants, so their errors move together. The logarithms of
-their throughputs have a joint normal law; fleets are sized at its centre and at its two ends along
-the difference, each side where it is expected to be there. What one fleet saves is told of such
-pairs; that each is sized at a confidence of its own is another matter.
+their throughputs have a joint normal law; pairs of fleets are sized at its centre and at its two
+ends along the difference, each side where it is expected to be there. What one fleet saves is told
+of the two that are rented, each at the confidence of its own, and the interval spans all pairs.
 """
 
 import math
@@ -27,26 +27,27 @@ class Difference:
     one, other
         Candidates, by their place in the question.
     gpus
-        Of each fleet at the stated confidence of its own; None beyond the largest fleet.
+        Of each fleet at the stated confidence of its own; the least that was not too few where
+        ``at_least``.
     central_gpus
         Of each fleet with both as predicted; one more server than the largest fleet has, where
         that is too few.
     at_least
-        True if the other fleet is larger than any that was tried, with both as predicted.
+        True if the other fleet is larger than any that was tried.
     saved_gpus
-        That ``one`` needs fewer than ``other``, with both as predicted.
+        That ``one`` has fewer than ``other``, as sized.
     saved_gpus_ci90
-        The least and the most of that from the 5 % to the 95 % point of the joint law, at its two
-        ends and its centre.
+        The least and the most of that as sized, and as needed from the 5 % to the 95 % point of
+        the joint law: at its two ends and its centre.
     usd_month
-        Rent of each fleet at its confidence, at typical prices [USD/month].
+        Rent of each fleet as sized, at typical prices [USD/month].
     saved_usd_month, saved_usd_month_ci90
         As for GPUs; None where a price is not known.
     """
 
     one: int
     other: int
-    gpus: tuple[int, int | None]
+    gpus: tuple[int, int]
     central_gpus: tuple[int, int]
     at_least: bool
     saved_gpus: int
@@ -90,20 +91,21 @@ def difference(
     sizes = list(judges.map(needed_at, tasks))
     needed = [task[3] + 1 if n is None else n for n, task in zip(sizes, tasks, strict=True)]
     pairs = list(zip(needed[::2], needed[1::2], strict=True))
-    saved = [b * t.tp - a * s.tp for a, b in pairs]
     least = theirs.replicas if theirs.replicas is not None else theirs.failed + 1
-    usd = _month(s, mine.replicas), _month(t, least)
+    pairs.append((mine.replicas, least))
+    saved = [b * t.tp - a * s.tp for a, b in pairs]
     money, money_ci = None, None
+    usd = _month(s, mine.replicas), _month(t, least)
     if usd[0] is not None and usd[1] is not None:
         each = [(_month(t, b) or 0.0) - (_month(s, a) or 0.0) for a, b in pairs]
-        money, money_ci = each[0], (min(each), max(each))
+        money, money_ci = each[-1], (min(each), max(each))
     return Difference(
         one=s.index,
         other=t.index,
-        gpus=(mine.replicas * s.tp, None if theirs.replicas is None else least * t.tp),
+        gpus=(mine.replicas * s.tp, least * t.tp),
         central_gpus=(pairs[0][0] * s.tp, pairs[0][1] * t.tp),
-        at_least=sizes[1] is None,
-        saved_gpus=saved[0],
+        at_least=theirs.replicas is None,
+        saved_gpus=saved[-1],
         saved_gpus_ci90=(min(saved), max(saved)),
         usd_month=usd,
         saved_usd_month=money,

@@ -6,8 +6,8 @@ server, of lengths that vary, so that they do not run in lockstep.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from dflash_sim.simulator.requests.laws import NoSpeculation
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.simulator.trial import build_workload, run_engine
 from dflash_sim.studies.plan.candidate import estimate
-from dflash_sim.studies.plan.choice import server_title
+from dflash_sim.studies.plan.choice import roomier_than, server_title
 from dflash_sim.studies.plan.close_look import SLOTS, binds, load_of
 from dflash_sim.studies.plan.demand import of_rate
 from dflash_sim.studies.plan.difference import CENTRE, ends
@@ -74,6 +74,18 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Lifted:
+    """What a candidate carries with the flags that give it more slots."""
+
+    flags: str
+    most: float
+
+    def helps(self, c: Carried) -> bool:
+        """Return True if that is more than the search for it may be off by."""
+        return self.most > _CLOSE * c.most
+
+
+@dataclass(frozen=True)
 class Most:
     """The answer: candidates with most first, those without an answer last.
 
@@ -89,6 +101,7 @@ class Most:
     carried: tuple[Carried, ...]
     ratios: tuple[Ratio, ...]
     as_predicted: float
+    lifted: Mapping[int, Lifted] = field(default_factory=dict)
 
     @property
     def best(self) -> Carried:
@@ -125,7 +138,34 @@ def most(question: Question, *, gpus: int, what: str, duration_s: float, jobs: i
                 strict=True,
             )
         )
-    return Most(question, gpus, what, tuple(found), ratios, max(likely, best.most))
+    lifts = _lifted(question, pairs, gpus, what, duration_s, jobs)
+    return Most(question, gpus, what, tuple(found), ratios, max(likely, best.most), lifts)
+
+
+def _lifted(
+    question: Question,
+    pairs: Sequence[tuple[Carried, Carried]],
+    gpus: int,
+    what: str,
+    duration_s: float,
+    jobs: int,
+) -> dict[int, Lifted]:
+    full = {c.index for pair in pairs for c in pair if SLOTS in c.binds}
+    every = question.candidates
+    found = {i: roomier_than(every[i], every) for i in sorted(full)}
+    rooms = {i: room for i, room in found.items() if room is not None}
+    if not rooms:
+        return {}
+    scenarios = (
+        every[i].model_copy(update=dict(room.flags)) for i, room in rooms.items()
+    )  # a room's own is of clients in a closed loop
+    with Pool(jobs, Judge, replace(question, candidates=tuple(scenarios))) as judges:
+        each = judges.map(carried, [(k, gpus, what, duration_s) for k in range(len(rooms))])
+        return {
+            i: Lifted(room.words, c.most)
+            for (i, room), c in zip(rooms.items(), each, strict=True)
+            if c.error is None
+        }
 
 
 def carried(judge: Judge, i: int, gpus: int, what: str, duration_s: float) -> Carried:

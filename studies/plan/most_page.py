@@ -1,5 +1,6 @@
 """What owned GPUs carry, as a page of terminal text, and as data."""
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +11,7 @@ from dflash_sim.profiles.load import load_device
 from dflash_sim.profiles.units import MS
 from dflash_sim.simulator.setup import Setup, resolve
 from dflash_sim.studies.ask.prices import HOURS_A_MONTH, priced
-from dflash_sim.studies.plan.choice import label, out_of_slots
+from dflash_sim.studies.plan.choice import capped, label, out_of_slots
 from dflash_sim.studies.plan.close_look import SLOTS
 from dflash_sim.studies.plan.demand import hits_note
 from dflash_sim.studies.plan.deploy import Servers
@@ -29,7 +30,7 @@ from dflash_sim.studies.show.palette import PLAIN_DECODING
 from dflash_sim.studies.show.styles import LABEL, STRONG
 
 UNITS = {"rate": "requests/s", "users": "users"}
-HEADS = ("gpu", "tp", "servers", "idle", "method", "block", "carries", "USD/month")
+HEADS = ("gpu", "tp", "servers", "idle", "method", "block", "cap", "carries", "USD/month")
 
 
 class MostPage:
@@ -78,7 +79,7 @@ def said(found: Most) -> list[str]:
         f"{amount(found, found.as_predicted)} with times as predicted. "
         f"What stops it: {best.binds}."
     )
-    return [line, *(_more(found, r) for r in found.ratios)]
+    return [line, *(_more(found, r) for r in found.ratios), *_lifts(found)]
 
 
 def to_json(found: Most) -> dict[str, Any]:
@@ -123,6 +124,7 @@ def rows(found: Most) -> list[dict[str, Any]]:
                 "method": s.method,
                 "block": c.block,
                 "steps": s.steps,
+                "max_running_requests": s.max_running_requests,
                 found.what: round(c.most, 6) if c.error is None else None,
                 "binds": c.binds or None,
                 "usd_per_month": None if usd is None else round(usd, 6),
@@ -142,6 +144,7 @@ def _servers(found: Most, c: Carried) -> str:
     s = found.question.candidates[c.index]
     block = f", block {c.block}" if c.block else ""
     how = f"{s.method}{block}" if s.speculation.speculative else PLAIN_DECODING
+    how += capped(s)
     idle = found.gpus - c.tp * c.replicas
     rest = f", {idle} GPU{'s' if idle > 1 else ''} idle" if idle else ""
     return f"{c.replicas} x (TP {c.tp} on {s.gpu}), {how}{rest}"
@@ -164,6 +167,23 @@ def _more(found: Most, r: Ratio) -> str:
     return f"{line} At {sure} of each alone it is the other way round, {mine} against {theirs}."
 
 
+def _lifts(found: Most) -> Iterator[str]:
+    """Say what more slots would make of those that the engine's own stop."""
+    for c in found.carried:
+        lifted = found.lifted.get(c.index)
+        if lifted is None:
+            continue
+        s = found.question.candidates[c.index]
+        cap = f"{resolve(s).memory.max_running_requests:,} requests of a server at once"
+        more = amount(found, lifted.most)
+        if lifted.helps(c):
+            there = f"{amount(found, c.most)} with the {cap} that the engine lets run"
+            yield f"{label(s)} carries {there}, {more} with {lifted.flags}."
+        else:
+            adds = f"more than the {cap} that the engine lets run add nothing"
+            yield f"For {label(s)} {adds}: {more} with {lifted.flags}."
+
+
 def amount(found: Most, most: float) -> str:
     """A number of requests a second, or of users."""
     return f"{most:,.0f}" if found.what == "users" else number(most)
@@ -184,6 +204,7 @@ def cells(found: Most, c: Carried) -> tuple[str, ...]:
         str(found.gpus - c.tp * c.replicas or "-"),
         s.method,
         str(c.block or "-"),
+        str(s.max_running_requests or "-"),
         amount(found, c.most),
         "-" if usd is None else number(usd),
         c.binds,
@@ -213,8 +234,13 @@ def servers_of(found: Most) -> Servers:
 def notes(found: Most) -> list[str]:
     """What else to keep in mind; what is in doubt stands in the first sentence."""
     own = remarks_of_server(setup_of(found))
-    slots = [found.question.candidates[c.index] for c in found.carried if SLOTS in c.binds]
-    return list(dict.fromkeys([*found.question.notes, *own, *out_of_slots(slots)]))
+    q = found.question
+    full = [
+        q.candidates[c.index]
+        for c in found.carried
+        if SLOTS in c.binds and (c.index not in found.lifted or found.lifted[c.index].helps(c))
+    ]
+    return list(dict.fromkeys([*q.notes, *own, *out_of_slots(full, q.candidates)]))
 
 
 def assumed(found: Most) -> list[str]:

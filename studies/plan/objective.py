@@ -118,6 +118,8 @@ class Kept:
         Share of the requests that keep every limit at once [1].
     goodput
         Those requests per second of arrivals; of the whole time where all arrive at once.
+    came
+        All requests that are judged, over the same time.
     waiting
         Requests without a first token when the last one arrives.
     mean_e2e_s
@@ -128,6 +130,7 @@ class Kept:
     share: Mapping[str, float]
     all_limits: float
     goodput: float
+    came: float
     waiting: int
     mean_e2e_s: float
 
@@ -176,6 +179,7 @@ def kept(service: Service, workload: Workload, slo: Slo, *, slow: float, lead: i
         share=share,
         all_limits=float(good.mean()),
         goodput=float(good.sum() / span),
+        came=float(n / span),
         waiting=int((~(service.first_token_s <= last)).sum()),
         mean_e2e_s=float(np.nanmean(every["e2e"])) if np.isfinite(every["e2e"]).any() else np.inf,
     )

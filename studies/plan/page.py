@@ -94,7 +94,7 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
         ),
         (
             "Goodput",
-            f"{number(fleet.expected.goodput)} requests/s keep every limit "
+            f"{number(fleet.expected.goodput)} of {_came(fleet, found)} keep every limit "
             f"({percent(fleet.expected.all_limits)}); {number(fleet.sure.goodput)} at {sure}",
         ),
         ("Headroom", f"{fleet.room} more requests at {sure}".replace("more more", "more")),
@@ -115,6 +115,14 @@ def facts(fleet: Fleet, found: Plan) -> list[tuple[str, str]]:
     rows.append(("Server", f"{m.max_running_requests:,} requests ({m.cap_cause}), "
         f"{m.kv_tokens:,} tokens; {fleet.load.mean_batch:.1f} at once on average"))  # fmt: skip
     return rows
+
+
+def _came(fleet: Fleet, found: Plan) -> str:
+    """The requests that are judged, which at a rate are drawn, and not just as many as asked."""
+    drawn = ""
+    if found.question.demand.steady:
+        drawn = f" (drawn by chance at {number(found.question.demand.asked_rate)} on average)"
+    return f"the {number(fleet.expected.came)} requests/s that came{drawn}"
 
 
 def _latency_heads(q: Any) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.prices import checked_prices, own_prices
 from dflash_sim.studies.ask.question import Given, as_yaml, left_out, scenarios
 from dflash_sim.studies.ask.ranges import whole_numbers
-from dflash_sim.studies.plan.choice import chosen
+from dflash_sim.studies.plan.choice import OWN_CAP, chosen
 from dflash_sim.studies.plan.demand import (
     DURATION_S,
     Demand,
@@ -220,7 +220,8 @@ def config(asked: Mapping[str, Given], *, given: Collection[str], **about: Any) 
     trace, unit, busiest_s = about["trace"], about["time_unit"], about["busiest_s"]
     fields, _ = _planned(asked, trace, unit, busiest_s, about.get("over_long", CHOICES[0]))
     if about["caps"] is not None:
-        fields["max_running_requests"] = Given(_caps(about["caps"]), "flag")
+        several = _caps(about["caps"])
+        fields["max_running_requests"] = Given(several if several[1:] else several[0], "flag")
     slo: Slo = about["slo"]
     own: dict[str, Any] = {n: None if trace is None else about[n] for n in ("trace", "time_unit")}
     own["over_long"] = None if trace is None else about.get("over_long")
@@ -320,21 +321,26 @@ def _traced(
     return fields, of_trace(trace, scenario, capped=capped, lead=lead)
 
 
-def _caps(text: str) -> int | list[int]:
-    values: list[int] = whole_numbers("--max-running-requests", text)
-    return values if len(values) > 1 else values[0]
+def _caps(text: str) -> list[int | str]:
+    """The caps of a list, in which ``default`` is the engine's own for each method."""
+    parts = [part.strip() for part in text.split(",")]
+    numbers = ",".join(part for part in parts if part != OWN_CAP)
+    own: list[int | str] = [OWN_CAP] if OWN_CAP in parts else []
+    return [*own, *(whole_numbers("--max-running-requests", numbers) if numbers else ())]
 
 
 def _with_caps(fields: Mapping[str, Given], caps: str | None) -> list[Scenario]:
     """Each candidate with each cap on running requests, those of a preset if no others."""
     fields = dict(fields)
     own = fields.get("max_running_requests")
-    if caps is not None:
-        own = Given(_caps(caps), "flag")
-    if own is None or not isinstance(own.value, list):
-        return scenarios(fields if own is None else fields | {"max_running_requests": own})
+    if own is None and caps is None:
+        return scenarios(fields)
+    tried = caps if own is None or caps is not None else own.value
+    if isinstance(tried, str):
+        tried = _caps(tried)
+    tried = tried if isinstance(tried, list) else [tried]
     fields.pop("max_running_requests", None)
     return [
         Scenario.parse(**(s.model_dump() | {"max_running_requests": cap}))
-        for s, cap in product(scenarios(fields), own.value)
+        for s, cap in product(scenarios(fields), (None if c == OWN_CAP else c for c in tried))
     ]

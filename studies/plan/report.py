@@ -129,8 +129,8 @@ def _saves(report: Report, found: Plan) -> None:
     for d in shown:
         for i, usd, size in zip((d.one, d.other), d.usd_month, d.gpus, strict=True):
             name = server_title(resolve(found.question.candidates[i]))
-            gpus = "more GPUs than tried" if size is None else f"{size:,} GPUs"
-            rows.append(Bar(name=name, value=usd or 0.0, group=name, note=gpus))
+            least = "at least " if d.at_least and i == d.other else ""
+            rows.append(Bar(name=name, value=usd or 0.0, group=name, note=f"{least}{size:,} GPUs"))
     own = paid(found.question.prices)
     axis = Axis(f"rent at typical prices{own and f', {own}'}", "USD/month")
     sure = percent_of(found.question.confidence)

@@ -4,7 +4,7 @@ Whatever could overturn the first sentence is part of it; what is left for the e
 not touch the size of a fleet.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dflash_sim.simulator.caveats import unconfirmed
 from dflash_sim.simulator.defaults import CONTEXT
@@ -173,13 +173,20 @@ def warnings(found: Plan) -> list[str]:
 
 def remarks(found: Plan) -> list[str]:
     """Say what else to keep in mind; nothing of it changes a fleet."""
-    out = list(found.question.notes)
+    q = found.question
+    out = list(q.notes)
     for _, fleet in roles(found):
         out += remarks_of_server(fleet.setup)
+    out += _slots(found, range(len(q.candidates)))
+    return list(dict.fromkeys(out))
+
+
+def _slots(found: Plan, among: Iterable[int]) -> list[str]:
+    """What is said of candidates that their slots limit, though more can be had."""
+    q = found.question
     full = {i for i, fleet in found.fleets.items() if SLOTS in fleet.binds}
     full |= {s.index for s in found.surveys if s.capped and (s.need or 0.0) > 1}
-    out += out_of_slots([found.question.candidates[i] for i in sorted(full)])
-    return list(dict.fromkeys(out))
+    return out_of_slots([q.candidates[i] for i in sorted(full.intersection(among))], q.candidates)
 
 
 def remarks_of_server(setup: Setup) -> list[str]:
@@ -191,7 +198,9 @@ def remarks_of_server(setup: Setup) -> list[str]:
 def savings(found: Plan) -> list[str]:
     """Say what one fleet saves over another, with intervals; or why there is nothing to compare."""
     if found.differences:
-        return [saved(each, found) for each in found.differences]
+        compared = dict.fromkeys(i for d in found.differences for i in (d.one, d.other))
+        capped = [f"There, {told}." for told in _slots(found, compared)]
+        return [*(saved(each, found) for each in found.differences), *capped]
     candidates = found.question.candidates
     families: dict[bool, list[str]] = {}
     for i, near in found.alone.items():
@@ -222,29 +231,20 @@ def saved(d: Difference, found: Plan) -> str:
     what = "needs as many GPUs as"
     if d.saved_gpus:
         what = f"needs {gpus(abs(d.saved_gpus))} {fewer} than"
-    span = _span_of(d.saved_gpus_ci90, fewer)
-    mine, theirs = d.central_gpus
+    sure = percent_of(found.question.confidence)
     line = (
-        f"{one} {what} {other}, {mine:,} against {least}{theirs:,} with both as predicted "
-        f"(90 % interval {span})"
+        f"{one} {what} {other}, {d.gpus[0]:,} against {least}{d.gpus[1]:,}, each sized for {sure} "
+        f"confidence (90 % interval {_span_of(d.saved_gpus_ci90, fewer)})"
     )
     money, ends = d.saved_usd_month, d.saved_usd_month_ci90
     if money is not None and ends is not None and any((money, *ends)):
-        cheaper = money >= 0
-        told = _between(*(ends if cheaper else (-ends[1], -ends[0])))
-        verb = "saves" if cheaper else "costs"
-        more = "" if cheaper else " more"
-        line += f"; that {verb} {least}{number(abs(money))} USD a month{more} ({told})"
-    if d.gpus == d.central_gpus:
-        return f"{line}."
-    sure = f"{d.gpus[1]:,}" if d.gpus[1] is not None else f"more than {found.question.max_gpus:,}"
-    confident = percent_of(found.question.confidence)
-    rents = [number(usd) for usd in d.usd_month if usd is not None]
-    bill = f", {' against '.join(rents)} USD a month" if len(rents) > 1 else ""
-    return (
-        f"{line}. Each sized for {confident} confidence of its own: {d.gpus[0]:,} against {sure}"
-        f"{bill}."
-    )
+        verb, word = ("saves", "less") if money >= 0 else ("costs", "more")
+        rents = " against ".join(number(usd) for usd in d.usd_month if usd is not None)
+        line += (
+            f"; that {verb} {least}{number(abs(money))} USD a month{'' if money >= 0 else ' more'} "
+            f"({_bills(ends, word)}), {rents}"
+        )
+    return f"{line}."
 
 
 def _span_of(ends: tuple[int, int], word: str) -> str:
@@ -258,9 +258,14 @@ def _span_of(ends: tuple[int, int], word: str) -> str:
     return f"{-low:,} {other} to {f'{high:,} {word}' if high else 'as many'}"
 
 
-def _between(low: float, high: float) -> str:
-    texts = [number(x) for x in (low, high)]
-    return texts[0] if texts[0] == texts[1] else " to ".join(texts)
+def _bills(ends: tuple[float, float], word: str) -> str:
+    """An interval of bills that are less or more, as people say it."""
+    low, high = ends if word == "less" else (0.0 - ends[1], 0.0 - ends[0])
+    other = "more" if word == "less" else "less"
+    if low >= 0:
+        each = list(dict.fromkeys(number(x) for x in (low, high)))
+        return f"{' to '.join(each)} {word}"
+    return f"{number(-low)} {other} to {f'{number(high)} {word}' if high else 'as much'}"
 
 
 def _kind(found: Plan, i: int, d: Difference) -> str:

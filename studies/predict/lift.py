@@ -1,6 +1,7 @@
 """The flags that lift what binds, with what they would give: predicted, not guessed."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dflash_sim.profiles.errors import DflashSimError
@@ -11,6 +12,7 @@ from dflash_sim.studies.show.figures import number
 
 _SPREAD_LENGTHS = 0.8
 _CLEAR = 0.02  # of throughput: a smaller gain is none
+_MOVED = 0.03  # of a mean latency: less is not worth a word
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,19 @@ class Lift:
         if not self.helps(of):
             before = number(of.values["output_throughput"])
             costs = f"{only}, which costs no throughput"
-            return f"{costs}: with {self.flags} it is {speed} against {before}; {ran}"
+            moved = "".join(f", {each}" for each in self._moved(of))
+            return f"{costs}: with {self.flags} it is {speed} against {before}{moved}; {ran}"
         return (
             f"{only}: with {self.flags}, {ran}, and it gives {speed}, "
             f"TTFT {number(v['mean_ttft_ms'])} ms, TPOT {number(v['mean_tpot_ms'])} ms"
         )
+
+    def _moved(self, of: Result) -> Iterator[str]:
+        """Latencies that the flags move, beside what they are: a slot is waited for or shared."""
+        for name in ("ttft", "tpot"):
+            after, before = (r.values[f"mean_{name}_ms"] for r in (self.result, of))
+            if abs(after - before) > _MOVED * before:
+                yield f"{name.upper()} {number(after)} ms against {number(before)}"
 
     def helps(self, of: Result) -> bool:
         """Return True if throughput gains by more than neighbouring sizes of graphs move it."""

@@ -1,6 +1,7 @@
 """What owned GPUs carry: the load that is found is kept, and more is not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.plan.demand import of_rate
 from dflash_sim.studies.plan.difference import ends
 from dflash_sim.studies.plan.judge import Judge, Question
-from dflash_sim.studies.plan.most import Most, most, most_at
-from dflash_sim.studies.plan.most_page import notes, said
+from dflash_sim.studies.plan.most import Lifted, Most, most, most_at
+from dflash_sim.studies.plan.most_page import HEADS, cells, notes, said
 from dflash_sim.studies.plan.objective import Slo
 from dflash_sim.studies.show.palette import Palette
 
@@ -179,6 +180,29 @@ def test_files_and_the_page_start_what_carries_most(carried: ds.Carried, tmp_pat
     shown = dict(keys_of(text))
     assert shown == {c.title: Palette([c.title])[c.title].colour if c.block else "var(--muted)"
         for c in carried.found.carried}  # fmt: skip
+
+
+def test_slots_of_the_engine_are_told_with_what_more_of_them_carry() -> None:
+    """As many users more as slots, until memory is full; nothing is said of a cap that is tried."""
+    found = most(asked(Slo()), gpus=1, what="users", duration_s=1.0)
+    index = 2
+    own, lift = next(c for c in found.carried if c.index == index), found.lifted[index]
+    capped = found.question.candidates[index].model_copy(update={"max_running_requests": 192})
+    assert (own.most, lift) == (48, Lifted("--max-running-requests 192", 192))
+    told = said(found)[-1]
+    assert told.startswith("h200/tp1/dflash/block16 carries 48 with the 48 requests of a server")
+    assert told.endswith("192 with --max-running-requests 192.")
+    assert any("--max-running-requests default,192 tries more beside" in n for n in notes(found))
+    as_much = replace(found, lifted={index: replace(lift, most=48.0)})
+    assert "add nothing" in said(as_much)[-1]
+    assert not any("max-running" in note for note in notes(as_much))
+    both = replace(found.question, candidates=(*found.question.candidates[::2], capped))
+    tried = most(both, gpus=1, what="users", duration_s=1.0)
+    assert 1 not in tried.lifted
+    assert not any("max-running" in line for line in [*said(tried), *notes(tried)])
+    (more,) = [c for c in tried.carried if c.index == index]
+    assert more.most == 192
+    assert cells(tried, more)[HEADS.index("cap")] == "192"
 
 
 def test_what_is_in_doubt_is_in_the_first_sentence() -> None:

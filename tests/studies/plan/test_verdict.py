@@ -18,6 +18,7 @@ from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.studies.ask.prices import HOURS_A_MONTH
+from dflash_sim.studies.ask.question import Given
 from dflash_sim.studies.plan.candidate import Solved, Survey
 from dflash_sim.studies.plan.choice import chosen, label, out_of_slots
 from dflash_sim.studies.plan.close_look import Limit
@@ -27,9 +28,11 @@ from dflash_sim.studies.plan.difference import ends, joint_ends, needed_at
 from dflash_sim.studies.plan.hours import shares_by_hour
 from dflash_sim.studies.plan.judge import Judge, Question
 from dflash_sim.studies.plan.objective import Slo
-from dflash_sim.studies.plan.page import PlanPage, candidate_rows
+from dflash_sim.studies.plan.page import PlanPage, candidate_rows, facts
+from dflash_sim.studies.plan.question import _with_caps
 from dflash_sim.studies.plan.search import Plan, _roomiest, plan
 from dflash_sim.studies.plan.verdict import doubts_of, remarks, saved, verdict
+from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.show.launch import launch_command
 from dflash_sim.studies.show.terminal import as_page
 
@@ -159,13 +162,53 @@ def test_an_interval_of_gpus_has_no_signs(
 
 
 def test_a_bill_is_that_of_the_fleets_it_names(found: Plan) -> None:
-    d = found.differences[0]
-    apart = replace(d, gpus=(3, 5), central_gpus=(2, 5), usd_month=(4380.0, 7300.0))
-    assert "confidence of its own: 3 against 5, 4,380 against 7,300 USD a month." in saved(
-        apart, found
-    )
+    """One statement of cost, of the two that would be rented; its interval holds it."""
+    d = replace(
+        found.differences[0], gpus=(3, 5), central_gpus=(2, 2), usd_month=(4380.0, 7300.0),
+        saved_gpus=2, saved_gpus_ci90=(-1, 2), saved_usd_month=2920.0,
+        saved_usd_month_ci90=(-1460.0, 2920.0),
+    )  # fmt: skip
+    said = saved(d, found)
+    assert "needs 2 GPUs fewer than" in said
+    assert "3 against 5, each sized for 90 % confidence (90 % interval 1 more to 2 fewer)" in said
+    bills = "(1,460 more to 2,920 less), 4,380 against 7,300."
+    assert said.endswith(f"saves 2,920 USD a month {bills}")
+    assert said.count("USD") == 1
+    money = {"saved_usd_month": -2920.0, "saved_usd_month_ci90": (-2920.0, 0.0)}
+    dear = replace(d, usd_month=(7300.0, 4380.0), **money)
+    bills = "(0.00 to 2,920 more), 7,300 against 4,380."
+    assert saved(dear, found).endswith(f"costs 2,920 USD a month more {bills}")
     free = replace(d, saved_usd_month=0.0, saved_usd_month_ci90=(0.0, 0.0))
     assert "0.00 USD" not in saved(free, found)
+
+
+def test_what_is_saved_over_a_server_of_few_slots_says_so(found: Plan) -> None:
+    """Where slots limit the speculation that is compared, and nowhere else."""
+    (d,) = found.differences
+    assert found.question.candidates[d.one].speculation.speculative
+    fleets = {i: replace(fleet, binds="TPOT breaks first") for i, fleet in found.fleets.items()}
+    lines = []
+    for capped in (False, True):
+        surveys = tuple(
+            replace(s, capped=capped and s.index == d.one, need=2.0) for s in found.surveys
+        )
+        told = verdict(replace(found, surveys=surveys, fleets=fleets))
+        lines.append([line for line in told if line.startswith("There, ")])
+    assert lines[0] == []
+    (line,) = lines[1]
+    assert "only 48 requests of a server" in line
+    assert line.endswith("--max-running-requests default,192 tries more beside.")
+
+
+def test_goodput_is_told_of_what_came(found: Plan) -> None:
+    """Arrivals are drawn: of 90 a second that are asked for, those of a run are not just 90."""
+    (line,) = [text for label, text in facts(found.fewest, found) if label == "Goodput"]
+    came = number(found.fewest.expected.came)
+    assert f"of the {came} requests/s that came (drawn by chance at 90.00 on average)" in line
+    run = found.question.demand.runs[0]
+    judged = run.arrival_s[found.question.demand.lead :]
+    rate = len(judged) / (judged.max() - judged.min()) * (len(judged) - 1) / len(judged)
+    assert float(came) == pytest.approx(rate, rel=1e-3)
 
 
 def test_a_million_tokens_are_those_of_the_day(found: Plan) -> None:
@@ -178,7 +221,7 @@ def test_a_million_tokens_are_those_of_the_day(found: Plan) -> None:
 
 
 def test_savings_are_those_of_fleets_sized_in_pairs() -> None:
-    """Each number is of two fleets at one point of the joint law; none is of two confidences."""
+    """The number is of the two that are rented, the ends of pairs at points of the joint law."""
     question = asked(tpot_s=0.009, prices={"h200": 2.0})
     found = plan(replace(question, candidates=question.candidates[:2]))
     judge = Judge(found.question)
@@ -194,17 +237,16 @@ def test_savings_are_those_of_fleets_sized_in_pairs() -> None:
         sizes = [(tp[0] * needed(d.one, a), tp[1] * needed(d.other, b)) for a, b in points]
         saved = [b - a for a, b in sizes]
         assert d.central_gpus == sizes[0]
-        assert d.saved_gpus == saved[0]
+        assert d.saved_gpus == d.gpus[1] - d.gpus[0] != saved[0]  # what is rented is what is told
+        saved.append(d.saved_gpus)
         assert d.saved_gpus_ci90 == (min(saved), max(saved))
-        assert d.gpus[1] is not None
-        assert d.gpus[1] - d.gpus[0] != d.saved_gpus  # of one confidence each: another statement
         assert d.saved_usd_month is not None
         assert d.usd_month[0] is not None
         each = d.usd_month[0] / d.gpus[0]
         assert d.saved_usd_month == pytest.approx(each * d.saved_gpus)
     text = " ".join(verdict(found))
     assert "90 % interval" in text
-    assert "confidence of its own" in text
+    assert "each sized for 90 % confidence" in text
 
 
 def test_fewer_requests_need_no_more_servers(found: Plan) -> None:
@@ -395,9 +437,22 @@ def test_slots_that_limit_a_server_come_with_the_flag_that_gives_more() -> None:
     """What it names is a cap that the server then has; a cap that was asked for is no news."""
     fields = {"model": "qwen3-8b", "gpu": "h200", "tp": 1}
     capped = Scenario.parse(**fields, method="dflash", block=16)
-    (told,) = out_of_slots([capped])
+    (told,) = out_of_slots([capped], [capped])
     assert told.startswith("h200/tp1/dflash/block16: only 48 requests")
-    more = int(told.partition("--max-running-requests 48,")[2].split()[0])
-    own = capped.model_copy(update={"max_running_requests": more})
-    assert resolve(own).memory.max_running_requests == more > 48
-    assert out_of_slots([own]) == []
+    listed = told.partition("--max-running-requests ")[2].split()[0]
+    assert listed.startswith("default,")
+    given = {name: Given(value, "") for name, value in fields.items()}
+    methods = Given(["none", "dflash"], "")
+    caps: dict[str, set[int]] = {"none": set(), "dflash": set()}
+    tried = _with_caps(given | {"method": methods}, listed)
+    words = Given(["default", max(c.max_running_requests or 0 for c in tried)], "")
+    assert _with_caps(given | {"method": methods, "max_running_requests": words}, None) == tried
+    for c in tried:
+        caps[c.method].add(resolve(c).memory.max_running_requests)
+    plain = Scenario.parse(**fields, method="none")
+    # Nothing that is a candidate without the list is gone with it.
+    assert resolve(plain).memory.max_running_requests in caps["none"]
+    assert min(caps["dflash"]) == 48 < max(caps["dflash"])
+    own = capped.model_copy(update={"max_running_requests": max(caps["dflash"])})
+    assert out_of_slots([own], [own]) == []
+    assert out_of_slots([capped], [capped, own]) == []  # it is tried beside already

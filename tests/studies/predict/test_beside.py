@@ -1,5 +1,6 @@
 """What stands beside a table of predictions: differences, what lifts what binds, and its page."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.studies.ask.answers import Answer, answers
 from dflash_sim.studies.predict.answer_lines import speed
-from dflash_sim.studies.predict.lift import in_lockstep, lifted
+from dflash_sim.studies.predict.lift import Lift, in_lockstep, lifted
 from dflash_sim.studies.predict.report import write_rows
 from dflash_sim.studies.predict.table import GridTable
+from dflash_sim.studies.show.figures import number
 from dflash_sim.studies.sweep.ending import fastest
 
 SMALL = {"gpu": "h200", "model": "qwen3-8b", "isl": 200, "osl": 100, "num_prompts": 12, "runs": 1}
@@ -100,6 +102,25 @@ def test_a_lift_says_what_its_own_run_shows(asks: dict[str, int], helps: bool) -
     gain = v["output_throughput"] / result.values["output_throughput"] - 1
     assert (gain > 0.02) == helps
     assert ("costs no throughput" in said) != helps
+
+
+def test_slots_that_cost_no_throughput_may_cost_the_wait_for_one() -> None:
+    """TTFT is named where requests wait for a slot, and no latency that stays as it is."""
+    fields = SMALL | {"conc": 8, "max_running_requests": 4, "num_prompts": 24}
+    result = predict(Scenario.parse(**fields), with_baseline=False, with_interval=False)
+    found = lifted(result)
+    assert found is not None
+    before, after = result.values, found.result.values
+    slow = {"output_throughput": before["output_throughput"]}
+    same = Lift(found.flags, found.at_once, replace(found.result, values={**after, **slow}))
+    said = same.said(result)
+    assert "costs no throughput" in said
+    assert before["mean_ttft_ms"] > 2 * after["mean_ttft_ms"]
+    times = [number(v["mean_ttft_ms"]) for v in (after, before)]
+    assert f"TTFT {times[0]} ms against {times[1]}" in said
+    still = Lift(found.flags, found.at_once, replace(found.result, values={**before, "x": 0.0}))
+    assert "TTFT" not in still.said(result)
+    assert "TPOT" not in still.said(result)
 
 
 @pytest.mark.parametrize(
