@@ -42,13 +42,17 @@ def gains(result: Result, other: Result) -> list[float]:
     return sorted(a / b - 1 for a, b in zip(speeds(result), speeds(other), strict=True))
 
 
+def _percent(gain: float) -> str:
+    return f"{round(100 * gain, 1) + 0.0:+.1f}"  # no minus before a zero
+
+
 def gained(found: dict[tuple[int, str], Result], policies: dict[str, str]) -> Table:
     """Throughput of each policy over the fixed block."""
     rows = []
     for c in CLIENTS:
         fixed = found[c, "fixed"]
         each = [gains(found[c, p], fixed) for p in policies.values()]
-        cells = [f"{100 * g[0]:+.1f} to {100 * g[-1]:+.1f}" for g in each]
+        cells = [f"{_percent(g[0])} to {_percent(g[-1])}" for g in each]
         rows.append((str(c), number(fixed.values["output_throughput"]), *cells))
     title = "tok/s of block 16, and over it, least to most of three seeds in %"
     return Table(title, ("c", "block 16", *policies), tuple(rows))

@@ -48,11 +48,14 @@ class MostPage:
         for line in said(found):
             yield Text(line, style="bold green")
         yield Text()
-        table = FittedTable(heads=(*HEADS, "binds"), words=frozenset({"gpu", "method", "binds"}),
-            spare=("idle", "USD/month"), folded="binds")  # fmt: skip
-        for c in found.carried:
-            if c.error is None:
-                table.add(*cells(found, c))
+        heads = (*HEADS, "binds")
+        rows = [cells(found, c) for c in found.carried if c.error is None]
+        silent = {"cap"} if all(row[HEADS.index("cap")] == "-" for row in rows) else set()
+        told = [n for n, head in enumerate(heads) if head not in silent]
+        table = FittedTable(heads=tuple(heads[n] for n in told), folded="binds",
+            words=frozenset({"gpu", "method", "binds"}), spare=("idle", "USD/month"))  # fmt: skip
+        for row in rows:
+            table.add(*(row[n] for n in told))
         yield table
         errors = [c.error for c in found.carried if c.error is not None]
         if errors:
