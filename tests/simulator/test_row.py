@@ -85,7 +85,7 @@ def test_rows_are_the_schema_exactly(rows: dict[str, Row], name: str) -> None:
 
 def test_every_field_is_filled_by_some_row(rows: dict[str, Row]) -> None:
     empty = [f.name for f in load_schema() if all(row[f.name] is None for row in rows.values())]
-    assert empty == ["tag", "window", "cache_hit", "top_k"]
+    assert empty == ["tag", "window", "cache_hit"]
     tagged = to_row(predict(Scenario.parse(**SMALL, window=512, conc=1)), tag="mine")
     assert (tagged["tag"], tagged["window"]) == ("mine", 512)
 
