@@ -731,7 +731,7 @@ MISTAKES = [
     ("--method mtp --steps 3 --model qwen3-8b", 2, ["no native MTP", "Try --method dflash"]),
     ("--method eagle3 --steps 3", 3, ["no accept length is published", "--acceptance"]),
     ("--model qwen3-4b --no-thinking --dataset mbpp --method injection-only", 3,
-     ["no accept length is published for qwen3-4b", "--acceptance al:4.5"]),
+     ["no accept length is published for qwen3-4b", "--acceptance al:8.5"]),
     ("--model {tmp}/absent.json", 2, ["cannot read", "absent.json", "dflash-sim list models"]),
     ("--model {tmp}", 2, ["cannot read", "config.json", "its folder", "dflash-sim list models"]),
     ("--model {tmp}/broken", 2, ["cannot read", "broken", "correct it"]),
