@@ -47,7 +47,7 @@ class Processes:
 
     def __init__(self, jobs: int, make: Callable[..., Any] | None = None, *arguments: Any) -> None:
         self._jobs, self._made = jobs, (make, arguments)
-        self._hired = 0
+        self._hired, self._last = 0, -1
         self._ready: set[int] = set()
         self._why = ""
         self.workers: dict[int, tuple[BaseProcess, Connection]] = {}
@@ -82,6 +82,8 @@ class Processes:
     def heard(self) -> tuple[int, Word]:
         """Wait for the next word of any worker; one whose pipe ends is lost.
 
+        Of several who have one, the next after the last heard is: none waits for ever.
+
         Raises
         ------
         NoWorkerError
@@ -90,9 +92,9 @@ class Processes:
         if not self.workers:
             raise NoWorkerError(self._why)
         pipes = {pipe: number for number, (_, pipe) in self.workers.items()}
-        ready = wait(list(pipes))[0]
-        assert isinstance(ready, Connection)
-        number = pipes[ready]
+        spoke = [pipes[pipe] for pipe in wait(list(pipes)) if isinstance(pipe, Connection)]
+        number = min(spoke, key=lambda worker: (worker <= self._last, worker))
+        ready, self._last = self.workers[number][1], number
         try:
             word: Word = ready.recv()
         except (EOFError, OSError):
