@@ -16,6 +16,7 @@ from threading import Lock, current_thread, main_thread
 from types import ModuleType
 from typing import Any
 
+from dflash_sim.jobs import leaving
 from dflash_sim.jobs.crew import NO_MEMORY, NoWorkerError
 from dflash_sim.jobs.stopping import held_back
 from dflash_sim.jobs.worker import OUT_OF_MEMORY, Lost, Word, serve
@@ -78,6 +79,13 @@ class Processes:
     def _send(self, worker: int, message: tuple[Any, ...]) -> None:
         with suppress(OSError):
             self.workers[worker][1].send(message)
+
+    def leave(self, worker: int) -> None:
+        """Have a worker that has begun a task leave it: it says so, unless it is done before."""
+        with suppress(KeyError):  # it is lost
+            pid = self.workers[worker][0].pid
+            assert pid is not None
+            leaving.ask(pid)
 
     def heard(self) -> tuple[int, Word]:
         """Wait for the next word of any worker; one whose pipe ends is lost.

@@ -16,9 +16,11 @@ from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any, NoReturn, TypeAlias
 
+from dflash_sim.jobs import leaving
 from dflash_sim.jobs.stopping import die_with_parent
 from dflash_sim.profiles.errors import DflashSimError
 
+_LEFT = "left, as it was asked to"
 OUT_OF_MEMORY = 71  # exit code of a worker that could not allocate: EX_OSERR of sysexits.h
 
 
@@ -96,6 +98,7 @@ def serve(pipe: Connection, environment: Mapping[str, str], *, dies_with_thread:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
     if dies_with_thread and (parent := parent_process()) and parent.pid:
         die_with_parent(parent.pid)
+    leaving.listen()
     Thread(target=_end_with_parent, daemon=True).start()
     code = 0
     try:
@@ -139,7 +142,12 @@ def _answer_all(pipe: Connection) -> None:
     call = partial(_called, word.value)
     pipe.send(None)
     while True:
-        word = attempted(partial(_acted, call, pipe.recv_bytes()))
+        message = pipe.recv_bytes()
+        leaving.begin()
+        try:
+            word = attempted(partial(_acted, call, message))
+        except leaving.Left:
+            word = leaving.LeftError(_LEFT)
         try:
             pipe.send(word)
         except (OSError, MemoryError):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from dflash_sim.jobs.leaving import may_leave
 from dflash_sim.profiles.errors import UsageError
 from dflash_sim.profiles.releases.engine_sheet import EngineSheet
 from dflash_sim.simulator.engine.again import walked_again
@@ -126,6 +127,7 @@ def run_engine(
     watch
         What only the event engine takes: ``on_interval``, ``on_count``, ``stop_after``.
     """
+    may_leave()
     _reach(setup, workload)
     limits = setup.limits.for_workload(workload)
     parts: dict[str, Any] = {
@@ -176,6 +178,7 @@ def run_again(setup: Setup, run: Run, workload: Workload, draws: Draws) -> Run:
     run
         What the same requests, draws and limits gave at other prices.
     """
+    may_leave()
     waits = workload.delay_s is not None  # between the turns of a conversation
     if setup.policy is None and not waits:
         _reach(setup, workload)

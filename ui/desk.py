@@ -2,7 +2,7 @@
 
 A short answer is made at once, in this process, so that a drag is followed. All else goes to
 worker processes in the order in which a page needs it. When a page asks for another state, what it
-no longer needs is not begun; what was found stays known to every page.
+no longer needs is not begun, or left where it was; what was found stays known to every page.
 """
 
 from collections import OrderedDict
@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Condition, Lock, Thread
 from typing import Any, Self, TypeAlias
 
+from dflash_sim.jobs.leaving import LeftError
 from dflash_sim.profiles.find import users_folders
 from dflash_sim.profiles.one_look import Looks, one_look
 from dflash_sim.profiles.ways_in import named_path
@@ -99,7 +100,7 @@ class Desk:
     hand: Callable[[], Hand] = Hand
     _known: "OrderedDict[Task, Found]" = field(default_factory=OrderedDict)
     _wanted: "OrderedDict[str, list[Task]]" = field(default_factory=OrderedDict)
-    _at_work: set[Task] = field(default_factory=set)
+    _at_work: dict[Task, Hand] = field(default_factory=dict)
     _news: Condition = field(default_factory=Condition)
     _short: Lock = field(default_factory=Lock)
     _open: bool = True
@@ -129,7 +130,7 @@ class Desk:
     def want(self, page: str, tasks: Iterable[Task]) -> bool:
         """Have these worked on for a page, first things first; return True if some are open.
 
-        What it wanted before and is not among them is dropped.
+        What it wanted before and is not among them is dropped, and left if no page wants it.
         """
         with self._news:
             missing = [task for task in dict.fromkeys(tasks) if task not in self._known]
@@ -139,6 +140,10 @@ class Desk:
                 self._wanted.pop(page, None)
             while len(self._wanted) > MOST_PAGES:  # pages that were closed long ago
                 self._wanted.popitem(last=False)
+            needed = {task for tasks in self._wanted.values() for task in tasks}
+            for task, hand in self._at_work.items():
+                if task not in needed:
+                    hand.leave()
             self._news.notify_all()
             return bool(missing)
 
@@ -152,12 +157,12 @@ class Desk:
     def _keep(self, task: Task, found: Found) -> None:
         with self._news:
             self._known[task] = found
-            self._at_work.discard(task)
+            self._at_work.pop(task, None)
             self._news.notify_all()
             while len(self._known) > MOST_KNOWN:
                 self._known.popitem(last=False)
 
-    def _next(self) -> Task | None:
+    def _next(self, hand: Hand) -> Task | None:
         """Wait for a task that nobody works on, of the page that has waited longest for one."""
         with self._news:
             while self._open:
@@ -165,10 +170,16 @@ class Desk:
                     task = next((t for t in tasks if self._is_free(t)), None)
                     if task is not None:
                         self._wanted.move_to_end(page)
-                        self._at_work.add(task)
+                        self._at_work[task] = hand
                         return task
                 self._news.wait()
         return None
+
+    def _let_go(self, task: Task) -> None:
+        """A task was left: whoever wants it again has it begun again."""
+        with self._news:
+            self._at_work.pop(task, None)
+            self._news.notify_all()
 
     def _is_free(self, task: Task) -> bool:
         return task not in self._known and task not in self._at_work
@@ -176,9 +187,12 @@ class Desk:
     def _work(self) -> None:
         hand = self.hand()
         try:
-            while (task := self._next()) is not None:
+            while (task := self._next(hand)) is not None:
                 try:
                     found: Found = hand.do(done, task)
+                except LeftError:
+                    self._let_go(task)
+                    continue
                 except Exception as error:
                     found = Refusal(f"{_BUG}: {str(error).strip().splitlines()[-1]}")
                 self._keep(task, found)

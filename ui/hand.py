@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from dflash_sim.jobs.crew import Crew, NoWorkerError
+from dflash_sim.jobs.crew import NoWorkerError
 from dflash_sim.jobs.processes import Processes
 from dflash_sim.jobs.worker import Done, Lost, raised
 
@@ -19,16 +19,19 @@ class Hand:
         Makes a crew of one process.
     """
 
-    def __init__(self, make: Callable[[], Crew] = lambda: Processes(1)) -> None:
+    def __init__(self, make: Callable[[], Processes] = lambda: Processes(1)) -> None:
         self._make, self._crew = make, make()
         self._crew.reach(1)  # it loads what it needs while nothing is asked of it
         self._ready: int | None = None  # the number of the one that waits for a task
+        self._busy = False
 
     def do(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a function of an importable module returns.
 
         Raises
         ------
+        LeftError
+            It was left, as :meth:`leave` asked.
         NoWorkerError
             The process was lost, and the one after it.
         Exception
@@ -39,7 +42,9 @@ class Hand:
             self._begin()
             assert self._ready is not None
             self._crew.give(self._ready, work, *arguments)
+            self._busy = True
             _, word = self._crew.heard()
+            self._busy = False
             if isinstance(word, Done):
                 return word.value
             if not isinstance(word, Lost):
@@ -47,6 +52,12 @@ class Hand:
                 raise raised(word)
             self._ready, why = None, word.why
         raise NoWorkerError(why)
+
+    def leave(self) -> None:
+        """Have the task that is being done left soon, from another thread than does it."""
+        number = self._ready
+        if self._busy and number is not None:
+            self._crew.leave(number)
 
     def close(self) -> None:
         """End the process, whatever it is doing."""

@@ -1,6 +1,7 @@
 """Answers are made in the order in which pages need them, and none is lost with a worker."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from dflash_sim.jobs.crew import Alone, NoWorkerError
+from dflash_sim.jobs.crew import NoWorkerError
+from dflash_sim.jobs.leaving import LeftError
 from dflash_sim.profiles import find
 from dflash_sim.profiles.find import ENV
-from dflash_sim.ui.answer import SHORT, Answer, Refusal
+from dflash_sim.ui.answer import SHORT, WHOLE, Answer, Refusal
 from dflash_sim.ui.desk import Desk, Found, Task, done
 from dflash_sim.ui.hand import Hand
 
@@ -40,13 +42,23 @@ class Scripted(Hand):
     asked: list[Task]
 
     def __init__(self) -> None:
-        super().__init__(Alone)
         self.asked, self.go = [], Event()
+        self.hears, self.left = True, False
 
     def do(self, work: Callable[..., Any], *arguments: Any) -> Found:
-        self.go.wait(PATIENCE_S)
+        self.left = False
         self.asked.append(arguments[0])
+        while not self.go.wait(0.01) and not self.left:
+            pass
+        if self.left:
+            raise LeftError(str(arguments[0]))
         return Refusal(f"no {len(self.asked)}")
+
+    def leave(self) -> None:
+        self.left = self.hears
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -58,8 +70,9 @@ def scripted() -> Iterator[tuple[Desk, Scripted]]:
 
 def test_what_a_page_no_longer_needs_is_not_begun(scripted: tuple[Desk, Scripted]) -> None:
     desk, hand = scripted
+    hand.hears = False
     assert desk.want("a", [task(conc=n) for n in (1, 2, 3)])
-    time.sleep(0.2)  # the first is at work
+    wait_for(lambda: hand.asked or None)  # the first is at work
     assert desk.want("a", [task(conc=n) for n in (8, 9)])
     hand.go.set()
     wait_for(lambda: desk.known(task(conc=9)))
@@ -69,10 +82,26 @@ def test_what_a_page_no_longer_needs_is_not_begun(scripted: tuple[Desk, Scripted
     assert not desk.want("a", [task(conc=n) for n in (8, 9)])
 
 
+def test_what_no_page_needs_any_more_is_left(scripted: tuple[Desk, Scripted]) -> None:
+    desk, hand = scripted
+    desk.want("a", [task(conc=1), task(conc=2)])
+    wait_for(lambda: hand.asked or None)
+    desk.want("b", [task(conc=1)])
+    desk.want("a", [task(conc=3)])
+    assert not hand.left  # b still waits for it
+    desk.want("b", [])
+    wait_for(lambda: len(hand.asked) == 2 or None)
+    desk.want("b", [task(conc=1)])
+    hand.go.set()
+    assert wait_for(lambda: desk.known(task(conc=1))) is not None
+    assert [dict(t.fields)["conc"] for t in hand.asked] == [1, 3, 1]
+    assert desk.known(task(conc=2)) is None
+
+
 def test_two_pages_take_turns_and_share_what_is_found(scripted: tuple[Desk, Scripted]) -> None:
     desk, hand = scripted
     desk.want("a", [task(conc=n) for n in (1, 2, 3)])
-    time.sleep(0.2)
+    wait_for(lambda: hand.asked or None)
     desk.want("b", [task(conc=n) for n in (11, 2, 13)])
     hand.go.set()
     wait_for(lambda: desk.known(task(conc=13)))
@@ -103,6 +132,20 @@ def test_a_worker_answers_as_this_process_does() -> None:
         found = wait_for(lambda: desk.known(task()))
         assert isinstance(found, Answer)
         assert found.row == Desk().at_once(task()).row  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a task is done to its end there")
+def test_an_answer_that_is_left_is_no_answer_and_changes_no_later_one() -> None:
+    long = Task.of({**SMALL, "osl": 4000, "conc": 8, "num_prompts": 4000, "runs": 99}, WHOLE)
+    with Desk(1) as desk:
+        desk.want("a", [task(), long])
+        first = wait_for(lambda: desk.known(task()))
+        time.sleep(0.1)  # the long one is at work, or soon
+        desk.want("a", [task(conc=2)])
+        assert wait_for(lambda: desk.known(task(conc=2))).row == done(task(conc=2)).row  # type: ignore[union-attr]
+        assert desk.known(long) is None
+        assert first.row == done(task()).row  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
