@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_sim.profiles.errors import UsageError, unknown
-from dflash_sim.profiles.one_look import seen
+from dflash_sim.profiles.one_look import listed, seen
 from dflash_sim.profiles.precision import quantised_name
 from dflash_sim.profiles.unserved import refuse_unmodelled, refuse_unserved
 from dflash_sim.profiles.ways_in import (
@@ -95,7 +95,7 @@ def searching(folders: Sequence[Path]) -> Iterator[None]:
 def sheets(folder: str, suffix: str, profiles_dirs: Dirs = ()) -> Iterator[Path]:
     """Every sheet of ``folder``, in order of precedence."""
     for root in roots(profiles_dirs):
-        yield from sorted((root / folder).glob(f"*{suffix}"))
+        yield from listed(root / folder, suffix)
 
 
 def sheet_names(folder: str, suffix: str, profiles_dirs: Dirs = ()) -> list[str]:
@@ -118,7 +118,7 @@ def find_sheet(folder: str, name: str, suffix: str, profiles_dirs: Dirs = ()) ->
     """
     wanted = name.lower()
     for root in roots(profiles_dirs):
-        paths = sorted((root / folder).glob(f"*{suffix}"))
+        paths = listed(root / folder, suffix)
         for path in paths:
             if path.stem.lower() == wanted:
                 return path

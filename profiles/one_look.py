@@ -1,7 +1,8 @@
 """One look at the files: within a block each is read once, however often it is asked for.
 
 A prediction looks a sheet up in many places. Outside a block every reading is a fresh one, so that
-a process that lives on gets what the files say now.
+a process that lives on gets what the files say now. What is shipped stays read for as long as the
+date and the size of a file are what they were.
 """
 
 import os
@@ -10,12 +11,15 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
+from importlib.resources import files as of_package
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 _Parsed = TypeVar("_Parsed")
 Looks: TypeAlias = dict[Hashable, object]  # by file and by who reads it
 _JUST_NOW_NS = 2_000_000_000  # longer than any file system's resolution of dates
+_SHIPPED = str(of_package("dflash_sim.profiles"))
+_LASTING: dict[Hashable, tuple[tuple[int, int], object]] = {}  # of what is shipped, and its state
 _SHARED = (str, float, int, bool, type(None))
 _SEEN: ContextVar[Looks | None] = ContextVar("seen", default=None)
 
@@ -49,8 +53,35 @@ def seen(path: Path, read: Callable[[Path], _Parsed], *, frozen: bool = False) -
     """
     reader = getattr(read, "func", read)  # of a partial, what it calls
     look = (path, str(reader.__qualname__))  # one file may be read as a sheet and as text
-    found = made(look, lambda: read(path))
-    return found if frozen or _SEEN.get() is None else _copied(found)
+    lasts = str(path).startswith(_SHIPPED)
+    found = made(look, lambda: _lasting(path, look, read) if lasts else read(path))
+    return found if frozen or not (lasts or _SEEN.get() is not None) else _copied(found)
+
+
+def listed(folder: Path, suffix: str) -> tuple[Path, ...]:
+    """Return the files of a folder whose names end so, by name; none where there is no folder."""
+
+    def read(folder: Path) -> tuple[Path, ...]:
+        return tuple(sorted(folder.glob(f"*{suffix}"), key=lambda path: path.name))
+
+    look = (folder, suffix)
+    lasts = str(folder).startswith(_SHIPPED)
+    return made(look, lambda: _lasting(folder, look, read) if lasts else read(folder))
+
+
+def _lasting(path: Path, what: Hashable, read: Callable[[Path], _Parsed]) -> _Parsed:
+    """Return what ``read`` makes of a path, or made of it in its present state."""
+    try:
+        told = path.stat()
+    except OSError:
+        return read(path)
+    state, before = (told.st_mtime_ns, told.st_size), _LASTING.get(what)
+    if before is not None and before[0] == state:
+        return before[1]  # type: ignore[return-value]
+    found = read(path)
+    if time.time_ns() - told.st_mtime_ns > _JUST_NOW_NS:
+        _LASTING[what] = state, found
+    return found
 
 
 def _copied(found: Any) -> Any:

@@ -16,6 +16,7 @@ from dflash_sim.profiles.load import (
     load_device,
     load_model,
 )
+from dflash_sim.profiles.one_look import listed
 from dflash_sim.profiles.precision import called, quantised_name
 from dflash_sim.profiles.times.machine_profile import is_profile, load_measured
 from dflash_sim.profiles.unserved import refuse_unserved
@@ -77,7 +78,7 @@ class Names:
             folder, suffix = FOLDERS[kind]
             table = self._tables[kind] = {}
             for root in roots():
-                paths = sorted((root / folder).glob(f"*{suffix}"))
+                paths = listed(root / folder, suffix)
                 for path in paths:
                     table.setdefault(path.stem.lower(), path.stem)
                 for path in paths:

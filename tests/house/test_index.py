@@ -200,7 +200,7 @@ COVERED = {
     "ui/test_browser": ["callbacks page panel"],
     "ui/test_charts": ["answer bars copies curves drawing meanings remedies view"],
     "ui/test_controls": ["room"],
-    "ui/test_desk": ["hand"],
+    "ui/test_desk": ["hand", "jobs: leaving"],
     "ui/test_server": ["commands: ui"],
     "kernels/layers/test_latent": ["kernels/reference: routing"],
     "profiles/networks/test_latent": ["mla"],

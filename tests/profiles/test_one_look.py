@@ -1,5 +1,6 @@
 """A prediction reads each file once; the next one reads them anew."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ import pytest
 
 import dflash_sim.profiles
 from dflash_sim.cli import run
+from dflash_sim.profiles import one_look as one_look_module
 from dflash_sim.profiles.find import read_sheet
 from dflash_sim.profiles.load import load_model, load_published
-from dflash_sim.profiles.one_look import one_look
+from dflash_sim.profiles.one_look import listed, one_look
 from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.scenario import Scenario
 
@@ -40,6 +42,11 @@ def files_read() -> Iterator[Counter[str]]:
         watched.pop()
 
 
+@pytest.fixture(autouse=True)
+def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_look_module, "_LASTING", {})
+
+
 def test_a_prediction_reads_each_file_once() -> None:
     with files_read() as first:
         predict(ASKED)
@@ -47,8 +54,31 @@ def test_a_prediction_reads_each_file_once() -> None:
         predict(ASKED)
     assert {name: n for name, n in first.items() if n > 1} == {}
     assert {name: n for name, n in second.items() if n > 1} == {}
-    # What a user may change is read by the second, too.
-    assert {"devices/b200.toml", "workloads/humaneval.toml"} <= set(second)
+    assert {"devices/b200.toml", "workloads/humaneval.toml"} <= set(first)
+    assert set(second) == {name for name in second if name.endswith(".csv")}
+
+
+def test_what_is_shipped_is_read_again_where_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_look_module, "_SHIPPED", str(tmp_path))
+    sheet = tmp_path / "sheet.toml"
+
+    def written(text: str, when: float) -> None:
+        sheet.write_text(text, encoding="utf-8")
+        for path in (sheet, tmp_path):
+            os.utime(path, (when, when))
+
+    written("a = 1", 1e9)
+    read_sheet(sheet)["a"] = 7
+    assert read_sheet(sheet) == {"a": 1}
+    assert listed(tmp_path, ".toml") == (sheet,)
+    sheet.write_text("a = 2", encoding="utf-8")  # of the same size, just now
+    assert read_sheet(sheet) == {"a": 2}
+    sheet.write_text("a = 3", encoding="utf-8")
+    assert read_sheet(sheet) == {"a": 3}
+    sheet.rename(tmp_path / "other.toml")
+    assert listed(tmp_path, ".toml") == (tmp_path / "other.toml",)
 
 
 def test_so_does_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,8 +92,9 @@ def test_so_does_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert {name: n for name, n in once.items() if n > 1 and not name.endswith(".csv")} == {}
 
 
-def test_without_a_look_it_is_read_each_time() -> None:
-    """The control."""
+def test_without_a_look_it_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: of files that are not shipped."""
+    monkeypatch.setattr(one_look_module, "_SHIPPED", "/nowhere")
     with files_read() as found:
         load_published()
         load_published()

@@ -18,8 +18,18 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 NEED_TORCH = {"run", "validate --real", "measure"}
 NEED_HTTP = {"live": "httpx", "serve": "starlette", "ui": "dash"}
 AFTER_S = {"run": 6.0, "validate --real": 8.0, "live": 9.0}
-# They go on for minutes when a worker is lost: ``make kill`` waits for them.
-FOR_MAKE_KILL = {(name, "worker") for name in ("measure", "validate --real", "live")}
+# Every command is stopped in one way, and those with processes of different kinds in all ways that
+# do not take minutes; ``make kill`` stops all of them in every way.
+ONE_WAY = {
+    "plan": "interrupt", "fit": "worker", "validate": "terminate", "validate --real": "interrupt",
+    "measure": "kill", "ui": "terminate",
+}  # fmt: skip
+ENOUGH = [
+    (name, how)
+    for name in COMMANDS
+    for how in HOWS
+    if ONE_WAY.get(name, how) == how and (name, how) != ("live", "worker")
+]
 BUSY = """
 import sys, time
 sys.argv[0] = "dflash-sim"
@@ -30,10 +40,7 @@ __main__.main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "how"),
-    [(name, how) for name in COMMANDS for how in HOWS if (name, how) not in FOR_MAKE_KILL],
-)
+@pytest.mark.parametrize(("name", "how"), ENOUGH)
 def test_a_command_that_is_stopped(name: str, how: str, tmp_path: Path) -> None:
     if name in NEED_TORCH and find_spec("torch") is None:
         pytest.skip("needs torch")
