@@ -37,6 +37,10 @@ PASSES = 8  # over the rows, in a typical fit
 # A fit is at rest where a step lowers twice the negative log posterior by less: no parameter is
 # then half its standard deviation from where the rows put it, and simulated runs are that rough.
 _FALL = 0.25
+# With many parameters their roughness adds up: a fit is at rest too where a step promises less than
+# this for each of them, a quarter of its standard deviation, and no less than half of what the step
+# before it did. From there on it would follow the noise of runs.
+_EACH = 1 / 16
 _STRIDE = 2.0  # prior sds that no constant exceeds in one step
 # Slopes that failed to foresee an answer by this much [1] are taken anew this far [prior sd] from
 # where they were taken; a fit comes to rest no further from there than the second.
@@ -209,6 +213,7 @@ def solve(
     problem, sd = Problem(rows, prior, before), prior.sd
     f, slopes = problem.take(before), problem.take(price.slopes(x))
     stride, gained, bent, steps = _STRIDE, math.inf, False, list[float]()
+    promised, rough = math.inf, _EACH * len(sd)
     while True:
         line = Linear(problem, x, f, slopes)
         spread = line.likely()
@@ -216,14 +221,16 @@ def solve(
         promise = line.promise(goal, spread)
         away = float(np.max(np.abs(x - at) / sd))
         settled = bool(steps) and min(promise, gained) < _FALL
+        settled = settled or promised / 2 < promise < rough
         if bent and away > (_NEAR if settled else _AWAY):
             of = _to_look_at(prior, np.abs(x - at) / sd)
             slopes = slopes.copy()
             slopes[:, of] = problem.take(price.slopes(x, of))
-            at, gained, bent = at.copy(), math.inf, False
+            at, gained, bent, promised = at.copy(), math.inf, False, math.inf
             at[of] = x[of]
             continue
         steps.append(promise)
+        promised = promise
         size = float(np.max(np.abs(goal - x) / sd))
         if settled or not size or len(steps) > iterations:
             break

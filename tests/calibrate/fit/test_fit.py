@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from straight_lines import Lines
 
+from dflash_sim.calibrate.fit import fit as fit_of_rows
 from dflash_sim.calibrate.fit import gaussian as linear
 from dflash_sim.calibrate.fit import prior as prior_of_fit
 from dflash_sim.calibrate.fit.fit import Fit, fit, solve
@@ -222,6 +223,32 @@ class TestStraightLines:
         assert len(patient.steps) > len(right.steps)
         away = np.abs(patient.calibration.mean - right.calibration.mean)
         assert max(away / right.calibration.sd) < 0.5
+
+    def test_a_fit_rests_where_runs_are_rough(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Answers that jump by a third of their error: control, without that rule it goes on."""
+
+        class Rough(Lines):
+            def answers(self, x: Floats) -> Floats:
+                seed = np.abs(x * 1e9).astype(np.uint64).tolist()
+                jump = np.random.default_rng(seed).standard_normal(len(self.matrix))
+                return super().answers(x) + 0.004 * jump[:, None]
+
+        rng = np.random.default_rng(15)
+        many = 24
+        price = Rough(LINES.matrix @ rng.standard_normal((len(SDS), many)) / 4)
+        price.matrix[:] += 0.05 * rng.standard_normal(price.matrix.shape)
+        prior = Prior.independent(
+            [Parameter("constant", f"k{i}", "log", 0.0, 0.5) for i in range(many)]
+        )
+        rows = draw([16])[1]
+        early = solve(rows, prior, price)
+        exact = solve(rows, prior, Lines(price.matrix))
+        monkeypatch.setattr(fit_of_rows, "_EACH", 0.0)
+        late = solve(rows, prior, price)
+        assert early.settled
+        assert len(early.steps) < 8 < len(late.steps)
+        away = np.abs(early.calibration.mean - exact.calibration.mean) / exact.calibration.sd
+        assert np.sqrt(np.mean(away**2)) < 0.3
 
     def test_slopes_are_near_their_parameters_though_others_were_renewed(self) -> None:
         """Renewing those of a factor does not make those of a constant any newer."""

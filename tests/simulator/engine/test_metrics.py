@@ -13,6 +13,7 @@ from strategies import NO_HOST, SyntheticStep, System, closed, crowded, systems
 from dflash_sim.simulator.cost.cycle import PHASES
 from dflash_sim.simulator.cost.parts import EVIDENCE
 from dflash_sim.simulator.cost.step_table import StepModel
+from dflash_sim.simulator.engine import metrics
 from dflash_sim.simulator.engine.metrics import (
     Summary,
     _wide_gaps,
@@ -379,3 +380,12 @@ def test_published_settings_are_plain_decoding_at_block_one() -> None:
 def test_quantiles_are_numpys(sample: list[float], share: float) -> None:
     want = np.quantile(sample, share)
     assert quantiles(np.array(sample), [share])[0] == pytest.approx(want, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("weight", [np.ones(7), np.full(7, 3.0), np.array([1.0, 4, 1, 2, 1, 3, 1])])
+def test_weighted_quantiles_are_those_of_as_many_values(weight: Any) -> None:
+    """NumPy's of each value repeated, whether weights are alike or not."""
+    sample, shares = np.array([5.0, 1, 4, 4, 9, 2, 7]), [0.01, 0.35, 0.62, 0.9, 1.0]
+    many = np.repeat(sample, weight.astype(int))
+    wanted = np.quantile(many, shares, method="inverted_cdf")
+    assert metrics._quantiles(sample, weight, shares).tolist() == wanted.tolist()
