@@ -12,12 +12,12 @@ from dflash_sim.api.show import Paged, counted
 from dflash_sim.api.spoken import spoken
 from dflash_sim.studies.crossover.advice import sentence
 from dflash_sim.studies.crossover.behind import facts
+from dflash_sim.studies.crossover.leads import answer
 from dflash_sim.studies.crossover.page import CrossoverPage
 from dflash_sim.studies.crossover.paste import settings
 from dflash_sim.studies.crossover.question import question as crossover_question
 from dflash_sim.studies.crossover.rows import crossover_rows, points, to_json, warnings
 from dflash_sim.studies.crossover.search import Crossover as Found
-from dflash_sim.studies.crossover.search import crossover as answer
 from dflash_sim.studies.crossover.search import steps
 from dflash_sim.studies.show.files import check_writable
 

@@ -51,10 +51,10 @@ def crossover(
     drafts by batch size, and SGLang's adaptive ladder where it has one.
     """
     from dflash_sim.studies.ask.answers import check_options
+    from dflash_sim.studies.crossover.leads import answer
     from dflash_sim.studies.crossover.page import CrossoverPage
     from dflash_sim.studies.crossover.question import question
     from dflash_sim.studies.crossover.rows import crossover_rows, to_json
-    from dflash_sim.studies.crossover.search import crossover as answer
     from dflash_sim.studies.crossover.search import steps
     from dflash_sim.studies.show.files import as_text, check_writable, chosen_format
     from dflash_sim.studies.show.terminal import Progress, as_page, deliver

@@ -177,7 +177,10 @@ def intervals(
         if metric == _FIRST:
             beyond += _unsure_median(runs)
         variance = own.variance(metric) + beyond + _scatter(runs, metric)
-        out[metric] = _around(float(np.mean([r[metric] for r in runs])), variance)
+        low, high = _around(float(np.mean([r[metric] for r in runs])), variance)
+        if metric == "accept_length":
+            low, high = max(low, 1.0), min(high, float(setup.most_tokens))
+        out[metric] = low, high
     if plain is not None:
         mine, theirs = Side(setup, own, runs), Side(setup, plain, plain_runs)
         out["speedup"] = ratio_interval(mine, theirs)

@@ -11,11 +11,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 import dflash_sim
+from dflash_sim.profiles.acceptance.conditions import load_conditions
 from dflash_sim.profiles.priors import load_acceptance_priors
 from dflash_sim.simulator.requests.survival import fit_one
 
@@ -39,6 +42,7 @@ KINDS = {
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 DRAFTERS = ("dflash", "dflash2", "dspark", "domino", "mtp", "eagle3")
 K = 1024
+Z90 = 1.645
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Row:
     context: int  # of a sweep [token]; 0 elsewhere
     accept_len: float
 
-    @property
+    @cached_property
     def rejection(self) -> float:
         """Log of the rejection rate."""
         beta = PRIORS.beta_of(self.method).mean
@@ -65,6 +69,11 @@ class Row:
     @property
     def whose(self) -> tuple[str, str]:
         return self.model, self.drafter
+
+    @property
+    def text(self) -> str:
+        """What its level is taken from: a coding set that one source alone has is code."""
+        return "code" if self.dataset == "speed-bench-coding" else self.dataset
 
 
 def rows() -> list[Row]:
@@ -208,3 +217,90 @@ def context_slopes(
             (r.rejection - start.rejection) / math.log2(r.context / base) for r in beyond
         ]
     return {k: v for k, v in found.items() if v}
+
+
+# ---- drafters -----------------------------------------------------------------------------
+
+Levels = Mapping[tuple[str, str, str], float]  # by model, drafter and mode of thinking
+
+
+def levels(rows: Iterable[Row], effects: Mapping[str, float]) -> dict[str, Levels]:
+    """Greedy log rejection of each method's drafters at their widest blocks, in the cards' mean.
+
+    Rows that name no mode of thinking count where no row of their drafter names one.
+    """
+    each: dict[str, dict[tuple[str, ...], dict[int, list[float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    for r in rows:
+        if not r.context and r.text in effects:
+            at_one = load_conditions().of_content(r.text).temperature
+            level = r.rejection - effects[r.text] - at_one * r.temperature
+            each[r.method][(*r.whose, r.thinking, r.source, r.dataset)][r.block].append(level)
+    found = {}
+    for method, cells in each.items():
+        named = {who[:2] for who in cells if who[2]}
+        mine: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        for (model, drafter, thinking, *_), by_block in cells.items():
+            if thinking or (model, drafter) not in named:
+                mine[model, drafter, thinking].append(float(np.mean(by_block[max(by_block)])))
+        found[method] = {who: float(np.mean(values)) for who, values in mine.items()}
+    return found
+
+
+@dataclass(frozen=True)
+class Drafters:
+    """Drafters of one method: models differ, and drafters of a model do.
+
+    Parameters
+    ----------
+    mean, variance : of the log rejection of one drafter of one model [1]
+    weight : how many models of one drafter would tell the mean as well
+    models, drafters : how many there are; a drafter with and without thinking is two
+    """
+
+    mean: float
+    variance: float
+    weight: float
+    models: int
+    drafters: int
+
+
+def between_models(each: Levels) -> Drafters:
+    """The components of variance of a one-way table: models, and drafters within them."""
+    by_model: dict[str, list[float]] = defaultdict(list)
+    for (model, *_), level in each.items():
+        by_model[model].append(level)
+    n = np.array([len(v) for v in by_model.values()])
+    means = np.array([np.mean(v) for v in by_model.values()])
+    models, total = len(n), int(n.sum())
+    squares = sum(float(np.sum((np.array(v) - np.mean(v)) ** 2)) for v in by_model.values())
+    within = squares / (total - models) if total > models else 0.0
+    between = 0.0
+    if models > 1:
+        whole = float(np.sum(n * means) / total)
+        mean_square = float(np.sum(n * (means - whole) ** 2)) / (models - 1)
+        between = max((mean_square - within) * (models - 1) / (total - np.sum(n**2) / total), 0.0)
+    variance = between + within
+    alike = between / variance if models > 1 and variance else 1.0
+    weights = 1 / (alike + (1 - alike) / n)
+    mean = float(np.sum(weights * means) / np.sum(weights))
+    return Drafters(mean, variance, float(np.sum(weights)), models, total)
+
+
+def new_drafter(each: Mapping[str, Levels], method: str) -> tuple[float, float]:
+    """Mean and sd of the log rejection of a drafter of a model that none is published for.
+
+    The variance of the method's drafters, and of those of all methods, which count as one method
+    more; 1.645 of these sd are what Student's t of as many models spans at 90 %, the error of the
+    mean included.
+    """
+    groups = {name: between_models(there) for name, there in each.items() if there}
+    known = [g for g in groups.values() if g.models > 1]
+    free = sum(g.models - 1 for g in known)
+    pooled = sum((g.models - 1) * g.variance for g in known) / free
+    own, others = groups[method], free / len(known)
+    mine = own.models - 1
+    variance = (others * pooled + mine * own.variance) / (others + mine)
+    t = float(stats.t.ppf(0.95, others + mine))
+    return own.mean, t / Z90 * math.sqrt(variance * (1 + 1 / own.weight))

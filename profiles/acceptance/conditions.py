@@ -67,6 +67,26 @@ class ContentLaw:
 
 
 @dataclass(frozen=True)
+class DrafterSpread:
+    """The log of the rejection rate of a method's drafter of a new model, in the cards' mean.
+
+    Parameters
+    ----------
+    mean, sd : 1.645 sd to either side hold 90 % of such drafters [1]
+    models, drafters : how many are published; one with and without thinking is two
+    coverage : of the rows of models left out, in the 90 % interval of the others [1]
+    """
+
+    mean: float
+    sd: float
+    models: int
+    drafters: int
+    evidence: str
+    source: str
+    coverage: float | None = None
+
+
+@dataclass(frozen=True)
 class Conditions:
     """Every law.
 
@@ -80,7 +100,7 @@ class Conditions:
     drawn : drafts that are drawn, ``sampled`` or ``greedy`` as the target is, over greedy ones of a
         greedy target; of those, drawn at temperature 1
     context : by method and by what the drafter sees, ``full``, ``windowed`` or ``native``
-    drafters : log rejection of a method's published drafters, mean of the cards' data sets
+    drafters : what a method's published drafters say of one that is not
     """
 
     content: Mapping[str, ContentLaw]
@@ -90,7 +110,7 @@ class Conditions:
     without_thinking: Spread
     drawn: Mapping[str, Spread]
     context: Mapping[str, ContextLaw]
-    drafters: Mapping[str, Spread]
+    drafters: Mapping[str, DrafterSpread]
 
     def of_content(self, name: str | None) -> ContentLaw:
         """The law of a data set or kind; of the cards' mean without one, wide where unknown."""
@@ -133,7 +153,12 @@ def load_conditions() -> Conditions:
         context=MappingProxyType(
             {k: read_table(ContextLaw, v, f"{where} [{k}]") for k, v in sheet["context"].items()}
         ),
-        drafters=MappingProxyType({k: spread("drafters", k) for k in sheet["drafters"]}),
+        drafters=MappingProxyType(
+            {
+                k: read_table(DrafterSpread, v, f"{where} [drafters.{k}]")
+                for k, v in sheet["drafters"].items()
+            }
+        ),
     )
 
 

@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from dflash_sim.profiles.acceptance.conditions import FULL, load_conditions
+from dflash_sim.profiles.acceptance.conditions import FULL, DrafterSpread, load_conditions
 from dflash_sim.profiles.errors import unknown
 from dflash_sim.profiles.priors import AcceptancePriors
+from dflash_sim.profiles.units import in_percent
 from dflash_sim.simulator.requests.published_lengths import (
     CARD_DATASETS,
     Asked,
     Found,
     Points,
     at_temperature,
+    error_of_90,
     published,
 )
 from dflash_sim.simulator.requests.survival import FrailtyWeibull, fit_one
@@ -33,7 +35,7 @@ def inferred(asked: Asked, priors: AcceptancePriors, points: Points) -> Found | 
 
 
 def of_any_drafter(asked: Asked, priors: AcceptancePriors) -> Found:
-    """Return the spread of a method's published drafters, as wide as that is.
+    """Return what a drafter of a new model would have, by the published ones of the method.
 
     Raises
     ------
@@ -43,13 +45,22 @@ def of_any_drafter(asked: Asked, priors: AcceptancePriors) -> Found:
     conditions = load_conditions()
     if asked.law not in conditions.drafters:
         raise unknown(kind="prior of drafters", value=asked.law, allowed=conditions.drafters)
-    prior, law = conditions.drafters[asked.law], conditions.of_content(asked.dataset)
+    spread, law = conditions.drafters[asked.law], conditions.of_content(asked.dataset)
     beta = priors.beta_of(asked.law).mean
-    start = Found(FrailtyWeibull(1.0, beta, priors.theta), "", "assumed", 0.0)
-    words = f"the spread of published {asked.law} drafters"
-    mean, sd = prior.mean + law.effect, math.hypot(prior.sd, law.sd)
-    found = replace(start.moved(mean, sd, asked.block, words), source=words)
+    params = FrailtyWeibull(math.exp(spread.mean + law.effect), beta, priors.theta)
+    err = error_of_90(params, math.hypot(spread.sd, law.sd), asked.block)
+    found = Found(params, _origin(asked.law, spread), "assumed", err, inferred=True)
     return in_context(at_temperature(found, 0.0, asked), asked)
+
+
+def _origin(method: str, spread: DrafterSpread) -> str:
+    if spread.models == 1:
+        return f"that of one published {method} drafter, with the spread of all methods' drafters"
+    words = f"the spread of {spread.drafters} published {method} drafters of {spread.models} models"
+    if spread.coverage is None:
+        return words
+    share = in_percent(spread.coverage)
+    return f"{words}, whose 90 % interval holds {share} of accept lengths left out"
 
 
 def in_context(found: Found, asked: Asked) -> Found:

@@ -14,6 +14,7 @@ from dflash_sim.profiles.sheets import AcceptancePoint
 from dflash_sim.simulator.requests.survival import FrailtyWeibull, fit_many, fit_one, fit_two
 
 CARD_DATASETS = ("gsm8k", "math500", "humaneval", "mbpp", "mt-bench")
+_Z90 = 1.645  # two-sided 90 % point of the normal law
 _ABLATION = "ablation"  # how the published rows name drafters that were trained for one
 
 
@@ -80,6 +81,21 @@ def log_slope(params: FrailtyWeibull, block: int) -> float:
     ends = (replace(params, lam=params.lam * math.exp(x)) for x in (h, -h))
     low, high = (math.log(p.accept_length(block)) for p in ends)
     return abs(low - high) / (2 * h)
+
+
+def error_of_90(params: FrailtyWeibull, sd: float, block: int) -> float:
+    """Return the relative error whose 90 % interval holds what 1.645 ``sd`` do to either side.
+
+    A block bounds accept lengths above, so they may fall further than they rise.
+
+    Parameters
+    ----------
+    sd : of the log of the rejection rate [1]
+    """
+    ends = (replace(params, lam=params.lam * math.exp(z * sd)) for z in (-_Z90, _Z90))
+    high, low = (p.accept_length(block) for p in ends)
+    middle = params.accept_length(block)
+    return math.log(max(high / middle, middle / low)) / _Z90
 
 
 Points: TypeAlias = Sequence[AcceptancePoint]

@@ -78,12 +78,15 @@ class Spread:
         offset_variance: float,
     ) -> "Spread":
         """The spread of a server's gain over another's, from the sensitivities of both."""
-        names = [p.name for p in own[0].parameters]
+        names, covariance = together(own[0], plain[0])
         rows = []
         for one, other in zip(own, plain, strict=True):
-            there = dict(zip([p.name for p in other.parameters], other.vector(METRIC), strict=True))
-            rows.append(one.vector(METRIC) - [there.get(name, 0.0) for name in names])
-        return cls(at, np.array(rows), own[0].covariance, offset_variance)
+            ours, theirs = (
+                dict(zip([p.name for p in each.parameters], each.vector(METRIC), strict=True))
+                for each in (one, other)
+            )
+            rows.append([ours.get(name, 0.0) - theirs.get(name, 0.0) for name in names])
+        return cls(at, np.array(rows), covariance, offset_variance)
 
     def sd(self, x: Floats) -> Floats:
         """Standard deviation of the gain at each position [1]."""
@@ -105,6 +108,24 @@ class Spread:
         """``[position, parameter]``, linear between the positions that are known."""
         columns = [np.interp(x, self.at, column) for column in self.slopes.T]
         return np.array(columns).T
+
+
+def together(one: Sensitivity, other: Sensitivity) -> tuple[list[str], Floats]:
+    """``(names, covariance)`` of the parameters of both, those of ``one`` first.
+
+    What is one's alone and what is the other's alone, as the acceptance of two methods, go together
+    by what they share and no further.
+    """
+    names, theirs = ([p.name for p in each.parameters] for each in (one, other))
+    added = [i for i, name in enumerate(theirs) if name not in names]
+    if not added:
+        return names, one.covariance
+    shared = [i for i, name in enumerate(theirs) if name in names]
+    here = [names.index(theirs[i]) for i in shared]
+    within, across = (other.covariance[np.ix_(shared, some)] for some in (shared, added))
+    cross = one.covariance[:, here] @ np.linalg.pinv(within, hermitian=True) @ across
+    whole = np.block([[one.covariance, cross], [cross.T, other.covariance[np.ix_(added, added)]]])
+    return [*names, *(theirs[i] for i in added)], whole
 
 
 def ends(x: Floats, gain: Floats) -> Ends:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
-from math import exp, isinf
+from math import exp, floor, isinf
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
@@ -33,6 +33,8 @@ class CrossoverPage:
         yield Text(sentence(found), style="bold green")
         yield Text()
         yield self._table()
+        for line in overtaken(found):
+            yield Text(line)
         for curve in found.curves:
             if why := reason(curve):
                 yield Text(f"{curve.title}: {why}", style="dim")
@@ -117,6 +119,17 @@ def interval(curve: Curve) -> str:
     if dips and words[-1] in ("always", "never"):
         words.pop()
     return "; ".join([*words, *(f"within error {_from_to(curve, dip)}" for dip in dips)])
+
+
+def overtaken(found: Crossover) -> Iterator[str]:
+    """Say up to where each method is faster than the one that the answer names after it."""
+    axis = found.axis
+    for lead in found.leads:
+        until = floor(lead.until.value) if axis.whole else lead.until.value
+        yield (
+            f"{lead.title} is faster than {lead.plain.title} up to {axis.said(until)} {axis.title} "
+            f"(90 % interval {_span(lead, lead.until, low='never', high='always')})"
+        )
 
 
 def _holds(span: Span, dip: tuple[float, float]) -> bool:

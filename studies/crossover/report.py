@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dflash_sim.studies.crossover.advice import reason, sentence
 from dflash_sim.studies.crossover.behind import facts
-from dflash_sim.studies.crossover.page import beats, interval, title
+from dflash_sim.studies.crossover.page import beats, interval, overtaken, title
 from dflash_sim.studies.crossover.paste import settings
 from dflash_sim.studies.crossover.rows import points, warnings
 from dflash_sim.studies.crossover.search import Crossover, Curve
@@ -38,7 +38,7 @@ def write_report(path: Path, found: Crossover) -> None:
     rows = [(c.title, beats(c), interval(c), reason(c) or None) for c in found.curves]
     told = f"Where each method beats plain decoding, in {axis.title}."
     report.table(head, rows, told, things=[_thing(c, drawn) for c in found.curves])
-    for line in facts(found):
+    for line in (*overtaken(found), *facts(found)):
         report.text(f"{line}.")
     paste = {s.engine + (f" ({s.note})" if s.note else ""): f"`{s.text}`" for s in settings(found)}
     if paste:

@@ -48,6 +48,7 @@ def to_json(found: Crossover) -> dict[str, Any]:
             }
             for part in choices(found)
         ],
+        "leads": [_lead(curve) for curve in found.leads],
         "settings": [
             {"engine": s.engine, "text": s.text, "note": s.note or None} for s in settings(found)
         ],
@@ -85,6 +86,19 @@ def _row(curve: Curve) -> dict[str, Any]:
         "speedup_at_to": _rounded(exp(float(curve.gain[-1]))),
         "reason": reason(curve) or None,
         **row(curve),
+    }
+
+
+def _lead(curve: Curve) -> dict[str, Any]:
+    """Return until where a method is faster than the one that the answer names after it."""
+    ours, theirs = curve.setup, curve.plain.base
+    return {
+        "method": ours.method.name,
+        "block": ours.block,
+        "than_method": theirs.method.name,
+        "than_block": theirs.block,
+        "until": _rounded(curve.until.value),
+        "until_ci90": _ends(curve.until),
     }
 
 

@@ -26,6 +26,8 @@ _ASKED = 5  # places at most where what is uncertain is asked for
 class Curve:
     """One server's gain over plain decoding along the axis, and where it pays.
 
+    Or over another one that speculates, which is ``plain`` then, and where it is the faster.
+
     Parameters
     ----------
     values
@@ -96,12 +98,15 @@ class Crossover:
         In the order of the question.
     failed
         Servers that run nowhere along the axis, with the reason.
+    leads
+        Of a method that the answer leaves for another one: its gain over that.
     """
 
     question: Question
     curves: tuple[Curve, ...]
     failed: tuple[tuple[str, DflashSimError], ...] = ()
     with_interval: bool = field(default=True)
+    leads: tuple[Curve, ...] = ()
 
     @property
     def axis(self) -> Axis:
@@ -143,7 +148,7 @@ def crossover(
             server = Server(setup, question.axis, told)
             try:
                 places = reached(server, question.values)
-                curves.append(_curve(server, plain, places, interval=interval))
+                curves.append(curve_of(server, plain, places, interval=interval))
             except DflashSimError as error:
                 failed.append((server.title, error))
     if not curves:
@@ -151,13 +156,20 @@ def crossover(
     return Crossover(question, tuple(curves), tuple(failed), interval)
 
 
-def _curve(
+def curve_of(
     server: Server,
     plain: Server,
     values: Sequence[float],
     *,
     interval: bool,
 ) -> Curve:
+    """Return the gain of a server over another, which decodes plainly or not.
+
+    Raises
+    ------
+    DflashSimError
+        Both run at fewer than two of the values.
+    """
     found: dict[float, float] = {}
     missing: dict[float, DflashSimError] = {}
     for value in values:

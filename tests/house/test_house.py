@@ -79,7 +79,10 @@ PURE_NUMBERS: dict[str, dict[str, set[float]]] = {
     "cost/step_table": {"first context of a grid, models whose prices are kept": {7, 3}},
     "requests/other_laws": {"log of the power of a survival, at most": {20}},
     "requests/mixtures": {"rounding of shares": {1e-6}},
-    "requests/published_lengths": {"third root of a rounding error": {3}},
+    "requests/published_lengths": {
+        "third root of a rounding error": {3},
+        "90 % point of the normal law": {1.645},
+    },
     "requests/survival": {
         "beyond it a step function": {64},
         "variance of a factor of mean one, and what is none": {4, 1e-9},

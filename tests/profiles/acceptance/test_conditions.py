@@ -135,7 +135,7 @@ def test_accept_length_at_temperature_left_out_model_by_model() -> None:
     assert np.mean(covered) > 0.8
 
 
-# ---- context, thinking, drafters ----------------------------------------------------------
+# ---- context, thinking --------------------------------------------------------------------
 
 
 def test_context_slopes_are_those_of_published_sweeps() -> None:
@@ -176,47 +176,6 @@ def test_thinking_is_what_pairs_say() -> None:
     law = LAWS.thinking["other"]
     assert (law.mean, law.sd) == pytest.approx((np.mean(other), np.std(other, ddof=1)), abs=0.02)
     assert LAWS.thinking["dflash"].mean == pytest.approx(np.mean(dflash) / 2, abs=0.02)
-
-
-def levels() -> dict[str, dict[tuple[str, str], float]]:
-    """Greedy levels of each method's drafters, those with one data set included."""
-    fit = fit_content(ROWS)
-    found: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for w, level in fit.levels.items():
-        model, drafter, method, _, temperature, _ = w
-        rise = LAWS.temperature.mean * float(str(temperature))
-        found[str(method)][str(model), str(drafter)].append(level - rise)
-    alone: dict[tuple[str, tuple[str, str]], dict[int, list[float]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for r in ROWS:
-        name = "code" if r.dataset == "speed-bench-coding" else r.dataset
-        if not r.context and name in fit.effects and r.whose not in found[r.method]:
-            rise = LAWS.temperature.mean * r.temperature
-            alone[r.method, r.whose][r.block].append(r.rejection - fit.effects[name] - rise)
-    for (method, whose), by_block in alone.items():
-        found[method][whose] += by_block[max(by_block)]
-    return {m: {w: float(np.mean(v)) for w, v in each.items()} for m, each in found.items()}
-
-
-def test_drafters_are_as_far_apart_as_the_published_ones() -> None:
-    for method, each in levels().items():
-        law, found = LAWS.drafters[method], list(each.values())
-        assert law.mean == pytest.approx(np.mean(found), abs=0.03), method
-        spread = np.std(found, ddof=1) if len(found) > 2 else 0.0
-        assert law.sd > 0.95 * spread, method
-
-
-@pytest.mark.parametrize("method", ["dflash", "mtp", "eagle3", "dspark"])
-def test_a_drafter_left_out_is_inside_the_prior_of_the_others(method: str) -> None:
-    each = levels()[method]
-    covered = []
-    for whose, level in each.items():
-        others = [x for w, x in each.items() if w != whose]
-        sd = max(float(np.std(others, ddof=1)), LAWS.drafters[method].sd)
-        covered.append(abs(level - np.mean(others)) < Z90 * sd * math.sqrt(1 + 1 / len(others)))
-    assert len(covered) >= 4
-    assert np.mean(covered) >= 0.75
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

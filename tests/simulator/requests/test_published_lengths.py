@@ -1,6 +1,7 @@
 """Which published accept lengths speak for a question, and how they are carried over."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from dflash_sim.profiles.acceptance.conditions import load_conditions
 from dflash_sim.profiles.errors import MissingProfileError, UsageError
+from dflash_sim.profiles.units import in_percent
 from dflash_sim.simulator.requests.expected import Expectation, expected_acceptance
-from dflash_sim.simulator.requests.published_lengths import Found, log_slope
+from dflash_sim.simulator.requests.published_lengths import Found, error_of_90, log_slope
 from dflash_sim.simulator.requests.survival import FrailtyWeibull, fit_one
 
 LAWS = load_conditions()
@@ -188,13 +190,34 @@ def test_the_surer_of_two_ways_is_taken() -> None:
 def test_any_drafter_is_as_wide_as_the_published_ones() -> None:
     """What drafters of other models have lies inside: 90 % of them, roughly."""
     found = asked(text="prior")
-    assert found.source == "the spread of published dflash drafters"
+    spread = LAWS.drafters["dflash"]
+    assert found.source.startswith(f"the spread of {spread.drafters} published dflash drafters")
+    assert found.source.endswith("holds 92 % of accept lengths left out")
     assert (found.evidence, found.inferred) == ("assumed", True)
     half = math.exp(1.645 * found.rel_err)
     low, high = length(found) / half, length(found) * half
     for seen in (5.404, 6.4, 5.748, 4.31, 3.98):  # GSM8K, five drafters, blocks 8 to 16
         assert low < seen < high
     assert found.rel_err > 0.15
+    alone = asked(text="prior", method="domino", law="domino")
+    assert "one published domino drafter, with the spread of all methods'" in alone.source
+
+
+@pytest.mark.parametrize("block", [2, 4, 8, 16])
+@pytest.mark.parametrize("level", [-3.0, -2.0, 1.0])
+def test_an_interval_of_any_drafter_reaches_both_ends(block: int, level: float) -> None:
+    """Of the rejection rate's own interval; it is closer to it the narrower that is."""
+    params = FrailtyWeibull(math.exp(level), 1.2, 0.05)
+    for sd in (0.5, 0.01):
+        half = math.exp(1.645 * error_of_90(params, sd, block))
+        low, high = (
+            replace(params, lam=params.lam * math.exp(z * sd)).accept_length(block)
+            for z in (1.645, -1.645)
+        )
+        middle = params.accept_length(block)
+        assert middle / half <= low * (1 + 1e-12)
+        assert high <= middle * half * (1 + 1e-12)
+    assert error_of_90(params, sd, block) == pytest.approx(sd * log_slope(params, block), rel=0.02)
 
 
 def test_any_drafter_of_an_ablation_is_refused() -> None:
@@ -239,7 +262,8 @@ def test_the_page_has_what_the_laws_say() -> None:
 
     def shown(e: Expectation) -> str:
         mean, half = length(e), math.exp(1.645 * e.rel_err)
-        return f"{mean:.1f} ({mean / half:.1f} to {mean * half:.1f})"
+        most = float(e.acceptance.block)
+        return f"{mean:.1f} ({mean / half:.1f} to {min(mean * half, most):.1f})"
 
     for name, first, *others in rows:
         if name in LAWS.content:
@@ -250,8 +274,15 @@ def test_the_page_has_what_the_laws_say() -> None:
         elif name in LAWS.drafters:
             of = {**drafter, "method": name, "law": name, "dataset": None, "block": 8}
             ways = [{"temperature": 1.0}]
+            spread = LAWS.drafters[name]
+            share = spread.coverage
+            assert others[1:] == [
+                f"{spread.drafters} of {spread.models}",
+                "none to leave out" if share is None else in_percent(share),
+            ], name
         else:
             continue
         assert first == shown(asked(**of)), name
-        assert others == [f"{length(asked(**of, **way)):.1f}" for way in ways], name
+        seen = others[: len(ways)]
+        assert seen == [f"{length(asked(**of, **way)):.1f}" for way in ways], name
     assert len(rows) >= 18

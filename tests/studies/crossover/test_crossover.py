@@ -26,7 +26,7 @@ from dflash_sim.studies.crossover.paste import settings, sglang_ladder, vllm_tab
 from dflash_sim.studies.crossover.question import Question, question
 from dflash_sim.studies.crossover.report import write_report
 from dflash_sim.studies.crossover.rows import crossover_rows, to_json, warnings
-from dflash_sim.studies.crossover.search import Crossover, Curve, _curve, crossover
+from dflash_sim.studies.crossover.search import Crossover, Curve, crossover, curve_of
 from dflash_sim.studies.show.launch import sglang_flags
 from dflash_sim.studies.show.terminal import as_page
 
@@ -63,7 +63,7 @@ def straight(made: Question, at: list[float], *, least: float = 1.0) -> Crossove
             values=_values(made.plain, None),
             setup=partial(made.axis.setup, made.plain),
         )
-        curve = _curve(server, plain, [v for v in made.values if v >= least], interval=False)
+        curve = curve_of(server, plain, [v for v in made.values if v >= least], interval=False)
         curves.append(curve)
     return Crossover(made, tuple(curves), (), False)
 
@@ -418,7 +418,7 @@ def test_a_range_where_nothing_fits_says_which_end(made: Question) -> None:
 
     server.values = values
     with pytest.raises(InfeasibleError, match="only 1 is left, the upper end does not run; at 4"):
-        _curve(server, plain, made.values, interval=False)  # type: ignore[arg-type]
+        curve_of(server, plain, made.values, interval=False)  # type: ignore[arg-type]
 
 
 def test_nobody_named_is_nobody_refused() -> None:
