@@ -456,3 +456,12 @@ def test_slots_that_limit_a_server_come_with_the_flag_that_gives_more() -> None:
     own = capped.model_copy(update={"max_running_requests": max(caps["dflash"])})
     assert out_of_slots([own], [own]) == []
     assert out_of_slots([capped], [capped, own]) == []  # it is tried beside already
+
+
+@pytest.mark.parametrize(("gpu", "method"), [("h200", "dflash"), ("b200", "none")])
+def test_slots_of_states_are_given_by_other_flags_than_the_cap(gpu: str, method: str) -> None:
+    c = Scenario.parse(model="qwen3.5-27b", gpu=gpu, tp=1, method=method)
+    (told,) = out_of_slots([c], [c])
+    assert "GDN state slots" in told
+    assert f"would in a plan of --method {method} --" in told
+    assert "--max-running-requests" not in told
