@@ -61,7 +61,8 @@ def _slots(c: Scenario, tried: Sequence[Scenario]) -> Iterator[str]:
     if room is None:
         return
     memory = resolve(c).memory
-    words = f"only {memory.max_running_requests:,} requests of a server run at once ({memory.cap_cause})"
+    cap = memory.max_running_requests
+    words = f"only {cap:,} requests of a server run at once ({memory.cap_cause})"
     more = room.flags.get("max_running_requests")
     if more is None or len(room.flags) > 1:  # flags that every candidate of a plan would have
         yield f"{words}; {room.at_once:,} would in a plan of --method {c.method} {room.words}"
