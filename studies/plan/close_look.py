@@ -231,8 +231,9 @@ def likely_largest(fine: Callable[[float], bool], likely: Callable[[], float | N
         if not good < factor < bad:
             return factor <= good
         guess = likely() if guesses > 0 else None
-        known = guess is not None and good <= guess <= bad
-        return factor <= guess if known else tried(factor)
+        if guess is None or not good <= guess <= bad:
+            return tried(factor)
+        return factor <= guess
 
     while True:
         found = largest(thought)
