@@ -223,9 +223,8 @@ def likely_largest(fine: Callable[[float], bool], likely: Callable[[], float | N
 
     def tried(factor: float) -> bool:
         nonlocal good, bad
-        met = fine(factor)
-        good, bad = (factor, bad) if met else (good, factor)
-        return met
+        good, bad = (factor, bad) if fine(factor) else (good, factor)
+        return good == factor
 
     def thought(factor: float) -> bool:
         if not good < factor < bad:
