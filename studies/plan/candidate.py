@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from dflash_sim.profiles.errors import DflashSimError
 from dflash_sim.profiles.sheets import PriceRange
 from dflash_sim.simulator.setup import Setup
-from dflash_sim.studies.plan.judge import Judge
+from dflash_sim.studies.plan.judge import Judge, Verdict
+from dflash_sim.studies.plan.objective import crossing
 
 _AT_MOST_FEWER = 2  # times fewer servers than estimated that could have the capacity
+_GUESSES = 4  # of the size of a fleet, before it is looked for by halves
 _FULL = 0.9  # of a server's capacity that an estimate uses
 
 
@@ -103,11 +105,16 @@ def estimate(judge: Judge, i: int, setup: Setup) -> tuple[float | None, bool]:
     return demand.rate / (best * _FULL) if best else None, capped
 
 
-def solve(judge: Judge, i: int, guess: int | None, most: int) -> Solved:
+def solve(judge: Judge, i: int, guess: int | None, most: int, failed: int = 0) -> Solved:
     """The fewest replicas up to ``most``, from a guess outwards, then by bisection.
 
     Where requests come in an order that is given, one server more may meet less: round robin cuts
     a pattern of lengths otherwise. Then all smaller fleets are tried that could have the capacity.
+
+    Parameters
+    ----------
+    failed
+        Fleets up to this size are known to fail.
     """
     if most < 1:
         return Solved(i, None, 0)
@@ -119,43 +126,54 @@ def solve(judge: Judge, i: int, guess: int | None, most: int) -> Solved:
         if hopeless and not judge.meets(i, most, slow=math.exp(least)):
             return Solved(i, None, most)
     slow = judge.slow(i)
-    tried: dict[int, bool] = {}
+    tried: dict[int, Verdict] = {}
 
-    def met(replicas: int) -> bool:
+    def look(replicas: int) -> Verdict:
         if replicas not in tried:
-            tried[replicas] = judge.meets(i, replicas, slow=slow)
+            tried[replicas] = judge.every(i, replicas, slow=slow)
         return tried[replicas]
 
-    good, bad = _fewest(met, guess, most)
+    good, bad = _fewest(look, guess, most, failed)
     if patterned:
-        least_size = max(1, (guess or good) // _AT_MOST_FEWER)
+        least_size = max(1, (guess or good) // _AT_MOST_FEWER, failed + 1)
         for replicas in range(good - 1, least_size - 1, -1):
-            good = replicas if met(replicas) else good
+            good = replicas if look(replicas).met else good
         bad = good - 1
     return Solved(i, good if good <= most else None, bad)
 
 
 def fewest_at(judge: Judge, i: int, slow: float, guess: int, most: int) -> int | None:
     """The fewest replicas where all times are ``slow`` as long; None if more than ``most``."""
-    good, _ = _fewest(lambda n: judge.meets(i, n, slow=slow), min(guess, most), most)
+    good, _ = _fewest(lambda n: judge.every(i, n, slow=slow), min(guess, most), most)
     return good if good <= most else None
 
 
-def _fewest(met: Callable[[int], bool], guess: int | None, most: int) -> tuple[int, int]:
-    """A fleet that meets, and the next smaller one, which does not; ``most + 1`` is not tried."""
-    bad, good = 0, most + 1
-    probe = min(guess or most, most)
-    stride = 1
-    while bad < probe < good:
-        if met(probe):
-            good, probe = probe, probe - stride
-        else:
-            bad, probe = probe, min(probe + stride, most) if good > most else probe
-        stride *= 2
+def _fewest(
+    look: Callable[[int], Verdict], guess: int | None, most: int, failed: int = 0
+) -> tuple[int, int]:
+    """A fleet that meets, and the next smaller one, which does not; ``most + 1`` is not tried.
+
+    The next that is tried is the one where too few requests begin to be late, by what was seen;
+    else those around a guess, ever farther out; then the one in the middle.
+    """
+    bad, good = failed, most + 1
+    probe, stride, guesses = min(max(guess or most, bad + 1), most), 1, _GUESSES
+    seen: dict[float, float] = {}
     while good - bad > 1:
-        middle = (good + bad) // 2
-        if met(middle):
-            good = middle
+        found = look(probe)
+        seen[1 / probe] = found.excess
+        if found.met:
+            good = probe
         else:
-            bad = middle
+            bad = probe
+        load = crossing(seen) if guesses else None
+        likely = math.ceil(1 / load) if load else 0
+        if bad < likely and (likely <= good or good > most):
+            probe, guesses = likely, guesses - 1
+        elif bad > failed and good <= most:
+            probe = (good + bad) // 2
+        else:
+            probe += stride if good > most else -stride
+            stride *= 2
+        probe = min(max(probe, bad + 1), good - 1)
     return good, bad

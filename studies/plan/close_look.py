@@ -18,10 +18,11 @@ from dflash_sim.simulator.predict import predict
 from dflash_sim.simulator.setup import Setup
 from dflash_sim.studies.plan.demand import Demand
 from dflash_sim.studies.plan.judge import Judge, held
-from dflash_sim.studies.plan.objective import WORDS, Kept, kept
+from dflash_sim.studies.plan.objective import WORDS, Kept, crossing, kept
 from dflash_sim.studies.show.titles import method_title
 
 ENDS = ("low", "typical", "high")
+_GUESSES = 4  # of where a limit is, before it is looked for by halves
 _STEPS = (1.04, 1.15, 1.4, 2.0, 3.0)  # beyond the last no limit is looked for
 CLEAR = _STEPS[0] ** 2  # two limits that are found to a step each differ where they do by more
 _MOSTLY = 0.5  # of the time, and it binds
@@ -200,13 +201,48 @@ def room_in_words(headroom: float, unbroken: bool) -> str:
 def limit_of(judge: Judge, i: int, replicas: int, faster: bool) -> Limit:
     """Requests may come so many times as ``faster``, or times be as long, by the first run."""
     slow = judge.slow(i)
+    seen: dict[float, float] = {}
 
     def fine(times: float) -> bool:
         if faster:
-            return judge.verdict(i, replicas, slow=slow, times=times).met
-        return judge.verdict(i, replicas, slow=slow * times).met
+            found = judge.verdict(i, replicas, slow=slow, times=times)
+        else:
+            found = judge.verdict(i, replicas, slow=slow * times)
+        seen[times] = found.excess
+        return found.met
 
-    return largest(fine)
+    return likely_largest(fine, lambda: crossing(seen))
+
+
+def likely_largest(fine: Callable[[float], bool], likely: Callable[[], float | None]) -> Limit:
+    """As :func:`largest`, where what is fine at a factor is fine at smaller ones.
+
+    Fewer are tried: those first where the limit is ``likely``, as far as what was tried tells.
+    """
+    good, bad, guesses = 1.0, math.inf, _GUESSES
+
+    def tried(factor: float) -> bool:
+        nonlocal good, bad
+        good, bad = (factor, bad) if fine(factor) else (good, factor)
+        return good == factor
+
+    def thought(factor: float) -> bool:
+        if not good < factor < bad:
+            return factor <= good
+        guess = likely() if guesses > 0 else None
+        if guess is None or not good <= guess <= bad:
+            return tried(factor)
+        return factor <= guess
+
+    while True:
+        found = largest(thought)
+        if found.good > good:
+            tried(found.good)
+        elif found.bad is not None and found.bad < bad:
+            tried(found.bad)
+        else:
+            return found
+        guesses -= 1
 
 
 def largest(fine: Callable[[float], bool]) -> Limit:

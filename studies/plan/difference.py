@@ -116,12 +116,12 @@ def difference(
 def needed_at(judge: Judge, i: int, slow: float, found: Solved, most: int) -> int | None:
     """The fewest replicas where all times are ``slow`` as long; None if more than ``most``.
 
-    A fleet that was found to do with longer times is enough with shorter ones.
+    A fleet that was found to do with longer times is enough with shorter ones, and is not tried.
     """
-    n = fewest_at(judge, i, slow, found.replicas or found.failed + 1, most)
-    if found.replicas is None or slow > judge.slow(i):
-        return n
-    return found.replicas if n is None else min(n, found.replicas)
+    n = found.replicas
+    if n is None or slow > judge.slow(i):
+        return fewest_at(judge, i, slow, n or found.failed + 1, most)
+    return fewest_at(judge, i, slow, n - 1, n - 1) or n
 
 
 def _month(s: Survey, replicas: int) -> float | None:

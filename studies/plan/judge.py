@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dflash_sim.profiles.errors import DflashSimError, UsageError
+from dflash_sim.profiles.one_look import Looks, one_look
 from dflash_sim.simulator.fleet.fleet import Service, serve
 from dflash_sim.simulator.intervals import Sensitivity, ratio_variance, sensitivity, unmodelled
 from dflash_sim.simulator.requests.draws import Draws, draw_commits
@@ -88,9 +89,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One simulation, judged: what broke, or nothing; empty where it is met."""
+    """One simulation, judged: what broke, or nothing; empty where it is met.
+
+    Parameters
+    ----------
+    excess
+        The odds of being late over those that may be, by the limit that is worst, of as many
+        requests as were seen [1]; 0 where that is not what tells.
+    """
 
     broke: str = ""
+    excess: float = 0.0
 
     @property
     def met(self) -> bool:
@@ -143,6 +152,7 @@ class Judge:
 
     def __init__(self, question: Question) -> None:
         self.question = question
+        self._files: Looks = {}  # sheets are read once for all candidates
         self._setups: dict[int, Setup | DflashSimError] = {}
         self.carries: dict[tuple[object, ...], tuple[float, str]] = {}  # what was pushed already
         self._spread: dict[int, tuple[float, float]] = {}
@@ -153,7 +163,7 @@ class Judge:
     def of(self, demand: Demand) -> "Judge":
         """A judge of the same servers under another demand, as uncertain as under this one."""
         other = Judge(replace(self.question, demand=demand))
-        other._setups = self._setups
+        other._files, other._setups = self._files, self._setups
         other._spread, other._expectations = self._spread, self._expectations
         other._sensitivity = self._sensitivity
         return other
@@ -162,7 +172,8 @@ class Judge:
         """The candidate, resolved; what it raises is raised again."""
         if i not in self._setups:
             try:
-                setup = resolve(self.question.candidates[i])
+                with one_look(self._files):
+                    setup = resolve(self.question.candidates[i])
                 device = priced(setup.device, self.question.prices)
                 self._setups[i] = replace(setup, device=device)
             except DflashSimError as error:
@@ -177,7 +188,8 @@ class Judge:
         setup = self.setup(i)
         key = self._law(setup)
         if key not in self._expectations:
-            self._expectations[key] = self._of_demand(setup).expectation
+            with one_look(self._files):
+                self._expectations[key] = self._of_demand(setup).expectation
         return self._expectations[key]
 
     def _of_demand(self, setup: Setup) -> Setup:
@@ -206,13 +218,14 @@ class Judge:
         if i not in self._spread:
             setup = self.setup(i)
             conc = min(_AT_CONC, setup.limits.max_running_requests)
-            one = resolve(
-                held(setup.scenario, self.question.demand, conc),
-                engine=setup.engine,
-                tables=setup.tables,
-                calibration=setup.calibration,
-            )
-            found = self._sensitivity[i] = sensitivity(one)
+            with one_look(self._files):
+                one = resolve(
+                    held(setup.scenario, self.question.demand, conc),
+                    engine=setup.engine,
+                    tables=setup.tables,
+                    calibration=setup.calibration,
+                )
+                found = self._sensitivity[i] = sensitivity(one)
             whole, first = (
                 math.sqrt(found.variance(name) + unmodelled(setup, name))
                 for name in (_THROUGHPUT, "mean_ttft_ms")
@@ -315,15 +328,17 @@ class Judge:
     def broken(self, i: int, replicas: int, **how: Any) -> tuple[Service, Verdict]:
         """Return the verdict with the simulation, which stops where the objective is missed."""
         service = self.serve(i, replicas, **how, early=True)
-        broke = ""
+        late: Mapping[str, int] = service.tally.late
+        worst = max(late, key=lambda name: late[name])
         if service.kv_ran_out:
-            broke = "kv"
-        elif service.tally.over:
-            late: Mapping[str, int] = service.tally.late
-            broke = max(late, key=lambda name: late[name])
-        elif self._falls_behind(i, service, replicas):
-            broke = "queue"
-        return service, Verdict(broke)
+            return service, Verdict("kv")
+        if not service.tally.over and self._falls_behind(i, service, replicas):
+            return service, Verdict("queue")
+        seen = int(np.isfinite(service.first_token_s[self.question.demand.lead :]).sum())
+        may = 1 - self.question.slo.percentile / 100
+        odds = late[worst] / max(1, seen - late[worst])
+        excess = odds * (1 - may) / may if may else 0.0
+        return service, Verdict(worst if service.tally.over else "", excess)
 
     def _falls_behind(self, i: int, service: Service, replicas: int) -> bool:
         """Return True if what waits grows, at one rate; else if too many are left waiting."""
@@ -338,5 +353,14 @@ class Judge:
 
     def meets(self, i: int, replicas: int, *, slow: float) -> bool:
         """Return True if every run meets it."""
-        runs = range(len(self.question.demand.runs))
-        return all(self.verdict(i, replicas, run=run, slow=slow).met for run in runs)
+        return self.every(i, replicas, slow=slow).met
+
+    def every(self, i: int, replicas: int, *, slow: float) -> Verdict:
+        """Judge all runs: the first that misses the objective, else the one that is closest."""
+        closest = Verdict()
+        for run in range(len(self.question.demand.runs)):
+            found = self.verdict(i, replicas, run=run, slow=slow)
+            if not found.met:
+                return found
+            closest = max(closest, found, key=lambda v: v.excess)
+        return closest

@@ -135,6 +135,29 @@ class Kept:
     mean_e2e_s: float
 
 
+def crossing(excess: Mapping[float, float]) -> float | None:
+    """Where too many requests begin to be late, as far as what was simulated tells.
+
+    Parameters
+    ----------
+    excess
+        By load: the odds of being late over those that may be [1]; 0 where they are not known.
+
+    Returns
+    -------
+    The load on the line through the two nearest to it, both as logarithms; None without such a
+    line, or where that falls.
+    """
+    known = [(math.log(load), math.log(late)) for load, late in excess.items() if late > 0]
+    below = sorted((p for p in known if p[1] <= 0), key=lambda p: -p[0])
+    above = sorted(p for p in known if p[1] > 0)
+    near = [*below[:1], *above[:1]] if below and above else (below or above)[:2]
+    if len(near) < 2 or (near[1][0] - near[0][0]) * (near[1][1] - near[0][1]) <= 0:
+        return None
+    (x, y), (x1, y1) = near
+    return math.exp(x - y * (x1 - x) / (y1 - y))
+
+
 def latencies_s(service: Service, workload: Workload, *, slow: float) -> dict[str, Floats]:
     """TTFT, TPOT and E2E of every request of a whole simulation, as its client sees them [s].
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from dflash_sim.jobs.pool import Pool
 from dflash_sim.profiles.errors import InfeasibleError
-from dflash_sim.studies.plan.candidate import Solved, Survey, fewest_at, solve, survey
+from dflash_sim.studies.plan.candidate import Solved, Survey, solve, survey
 from dflash_sim.studies.plan.close_look import (
     CLEAR,
     Fleet,
@@ -22,7 +22,7 @@ from dflash_sim.studies.plan.close_look import (
     limit_of,
     nearest,
 )
-from dflash_sim.studies.plan.difference import Difference, difference
+from dflash_sim.studies.plan.difference import Difference, difference, needed_at
 from dflash_sim.studies.plan.hours import Hour, hours
 from dflash_sim.studies.plan.judge import Judge, Question
 
@@ -140,13 +140,18 @@ def plan(
         sizes = {i: replicas[i] for i in sorted(set(answer.values()))}
         fleets = _examined(judges, sizes, headroom, tell)
         first = surveys[answer["gpus"]]
-        task = first.index, 1.0, replicas[first.index], question.max_gpus // first.tp
-        fewer = next(iter(judges.map(fewest_at, [task])))
         pairs = _pairs(question, surveys, sized, too_slow, headroom)
         told = tuple(
             difference(judges, (surveys[i], sized[i]), (surveys[j], sized[j]), question.max_gpus)
             for i, j in pairs
         )
+        central = {d.one: d.central_gpus[0] for d in told} | {
+            d.other: d.central_gpus[1] for d in told if not d.at_least
+        }
+        if first.index not in central:
+            task = first.index, 1.0, sized[first.index], question.max_gpus // first.tp
+            fewer = next(iter(judges.map(needed_at, [task])))
+            central[first.index] = (fewer or replicas[first.index]) * first.tp
         shares = question.by_hour
         day = hours(judges, first.index, replicas[first.index], shares) if shares else ()
     return Plan(
@@ -156,7 +161,7 @@ def plan(
         answer,
         fleets,
         too_slow,
-        None if fewer is None else fewer * first.tp,
+        central[first.index],
         headroom,
         told,
         day,
@@ -176,7 +181,8 @@ def _numbered(
     tasks = []
     for s in open_:
         least = found[s.index].failed + 1
-        tasks.append((s.index, max(least, s.guess or 1), question.max_gpus // s.tp))
+        known = 0 if s.guess is None and question.demand.as_given else found[s.index].failed
+        tasks.append((s.index, max(least, s.guess or 1), question.max_gpus // s.tp, known))
     hopeless = [s.index for s in open_ if s.guess is None]
     alone = {
         i: n

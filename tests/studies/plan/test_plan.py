@@ -22,11 +22,11 @@ from dflash_sim.simulator.requests.workload import given_requests
 from dflash_sim.simulator.scenario import Scenario
 from dflash_sim.simulator.setup import resolve
 from dflash_sim.simulator.trial import run_engine
-from dflash_sim.studies.plan.candidate import solve, survey
-from dflash_sim.studies.plan.close_look import Limit, Nearest, largest
+from dflash_sim.studies.plan.candidate import _fewest, solve, survey
+from dflash_sim.studies.plan.close_look import Limit, Nearest, largest, likely_largest
 from dflash_sim.studies.plan.demand import Demand, faster, led_in, of_rate, of_trace, shares_of
-from dflash_sim.studies.plan.judge import Judge, Question
-from dflash_sim.studies.plan.objective import Slo, kept
+from dflash_sim.studies.plan.judge import Judge, Question, Verdict
+from dflash_sim.studies.plan.objective import Slo, crossing, kept
 from dflash_sim.studies.plan.question import numbers_of
 from dflash_sim.studies.plan.rows import to_json
 from dflash_sim.studies.plan.search import ENDS, OBJECTIVES, Plan, plan
@@ -254,6 +254,52 @@ def test_a_limit_is_found(truth: float) -> None:
         assert found.bad is not None
         assert found.bad > truth
         assert found.bad / found.good <= 1.041
+
+
+@given(st.floats(1.0, 3.5), st.none() | st.floats(0.1, 9.0), st.floats(0.5, 6.0))
+def test_guesses_change_what_is_tried_and_no_limit(
+    truth: float, wrong: float | None, power: float
+) -> None:
+    """Whoever guesses wrong, or not at all, finds what halving finds; who knows tries no more."""
+    whole: list[float] = []
+    few: list[float] = []
+    seen: dict[float, float] = {}
+
+    def fine(times: float, tried: list[float]) -> bool:
+        tried.append(times)
+        seen[times] = (times / truth) ** power
+        return times <= truth
+
+    found = largest(lambda times: fine(times, whole))
+    assert likely_largest(lambda times: fine(times, []), lambda: wrong) == found
+    seen.clear()
+    assert likely_largest(lambda times: fine(times, few), lambda: crossing(seen)) == found
+    assert len(few) <= len(whole)
+    assert len(few) <= 5
+
+
+@given(st.integers(0, 40), st.integers(1, 60), st.integers(1, 40), st.floats(-4.0, 4.0))
+def test_the_fewest_are_found_whatever_is_late(
+    failed: int, truth: int, guess: int, power: float
+) -> None:
+    """What is late guides the search, rightly or wrongly; what meets decides."""
+    failed, most, tried = min(failed, truth - 1), 45, []
+
+    def look(n: int) -> Verdict:
+        tried.append(n)
+        return Verdict("" if n >= truth else "ttft", (truth / n) ** power)
+
+    assert _fewest(look, guess, most, failed) == (min(truth, most + 1), min(truth - 1, most))
+    assert len(tried) == len(set(tried))
+    assert all(failed < n <= most for n in tried)
+
+
+def test_where_lateness_crosses_is_read_off_a_line() -> None:
+    assert crossing({1.0: 0.25, 2.0: 4.0}) == pytest.approx(2**0.5)
+    assert crossing({1.0: 0.01, 1.5: 0.25, 6.0: 4.0, 9.0: 50.0}) == pytest.approx(3.0)
+    assert crossing({2.0: 4.0, 4.0: 16.0, 9.0: 99.0}) == pytest.approx(1.0)  # beyond both
+    assert crossing({1.0: 0.0, 2.0: 4.0}) is None  # nobody was late, or nobody knows
+    assert crossing({1.0: 4.0, 2.0: 0.5}) is None  # later with less to do
 
 
 def test_what_was_not_tried_is_no_limit() -> None:
